@@ -1,0 +1,43 @@
+"""What poolwatch raises in its own programs; each error knows its exit code.
+
+Nothing here is ever raised into an instrumented application, except TypeError and
+ValueError for wrong arguments of a call that the application itself wrote.
+"""
+
+from __future__ import annotations
+
+
+class PoolwatchError(Exception):
+    """Base of all: one sentence that says what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class UsageError(PoolwatchError):
+    """An option, DSN or directory that cannot be used."""
+
+
+class MissingExtraError(PoolwatchError):
+    """A face was asked for whose libraries are not installed."""
+
+
+class NoProcessError(PoolwatchError):
+    """No instrumented process was found."""
+
+    exit_code = 3
+
+
+class ForbiddenError(PoolwatchError):
+    """The directory or the socket belongs to somebody else."""
+
+    exit_code = 4
+
+
+class UnreachableError(PoolwatchError):
+    """A socket is there but its process does not give a usable answer."""
+
+    exit_code = 3
+
+
+class ServerViewError(PoolwatchError):
+    """PostgreSQL could not be read; the rest goes on without it."""

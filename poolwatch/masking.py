@@ -1,0 +1,96 @@
+"""Take the literals out of a statement before it leaves the process.
+
+Written for safety first: a statement may be cut off in the middle (PostgreSQL keeps
+``track_activity_query_size`` bytes), may be no valid SQL at all, and may contain
+secrets as literals. Whatever might be a literal is replaced; when a quote can be read
+in two ways (a backslash before it), the rest of the statement goes.
+
+sqlparse is not used here: this runs inside the instrumented application, which need
+not have it, and a parser is too slow for megabytes of text.
+"""
+
+from __future__ import annotations
+
+import re
+
+LIMIT = 8192
+"""Characters of a statement that are kept."""
+
+_MASK = "?"
+_CUT = " …"
+
+_TOKEN = re.compile(
+    r"""
+      (?P<line>--[^\n]*)
+    | (?P<block>/\*)
+    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+    | (?P<string>(?:\b[eEbBxXnN]|\b[uU]&)?')
+    | (?P<name>"(?:[^"]|"")*"?)
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<place>(?:[$:@]|%\()\w+)
+    | (?P<number>\.?\d(?:[eE][+-]\d|[\w.])*)
+    """,
+    re.VERBOSE,
+)
+_QUOTED = re.compile(r"'(?:[^']|'')*(?:'|$)")
+_IN_COMMENT = re.compile(r"""'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*""")
+
+
+def mask_literals(sql: str) -> str:
+    """Return ``sql`` with every literal as ``?``; at most LIMIT characters of it.
+
+    Keywords, identifiers, placeholders and comments stay. Inside comments quoted
+    text and numbers are masked as well.
+    """
+    cut = len(sql) > LIMIT
+    text = sql[:LIMIT]
+    out: list[str] = []
+    position = 0
+    while (token := _TOKEN.search(text, position)) is not None:
+        out.append(text[position : token.start()])
+        kept, position = _replace(text, token)
+        out.append(kept)
+    out.append(text[position:])
+    return "".join(out) + (_CUT if cut else "")
+
+
+def _replace(text: str, token: re.Match[str]) -> tuple[str, int]:
+    """What stands for ``token``, and where to go on."""
+    kind = token.lastgroup
+    if kind == "string":
+        return _string(text, token)
+    if kind == "dollar":
+        end = text.find(token.group(), token.end())
+        return _MASK, len(text) if end < 0 else end + len(token.group())
+    if kind == "line":
+        return _IN_COMMENT.sub(_MASK, token.group()), token.end()
+    if kind == "block":
+        end = _end_of_block(text, token.end())
+        return _IN_COMMENT.sub(_MASK, text[token.start() : end]), end
+    if kind == "number":
+        return _MASK, token.end()
+    return token.group(), token.end()
+
+
+def _string(text: str, token: re.Match[str]) -> tuple[str, int]:
+    quote = token.end() - 1
+    match = _QUOTED.match(text, quote)
+    end = match.end() if match else len(text)
+    if "\\" in text[quote:end]:  # an escaped quote or a plain backslash: not decidable
+        return _MASK + _CUT, len(text)
+    return _MASK, end
+
+
+def _end_of_block(text: str, position: int) -> int:
+    """End of a block comment; PostgreSQL's nest."""
+    depth = 1
+    while depth:
+        opening = text.find("/*", position)
+        closing = text.find("*/", position)
+        if closing < 0:
+            return len(text)
+        if 0 <= opening < closing:
+            depth, position = depth + 1, opening + 2
+        else:
+            depth, position = depth - 1, closing + 2
+    return position

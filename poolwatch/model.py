@@ -1,0 +1,289 @@
+"""The records everything else is written in terms of: frozen, and free of behaviour.
+
+The names, and the words in the docstrings, are the words of the whole project:
+*pool*, *hold*, *holder*, *wait*, *call site*, *backend*, *verdict*, *finding*,
+*source*. Durations are seconds. What is not known is ``None``, never 0 or "-".
+
+:mod:`poolwatch.wire` turns a :class:`Snapshot` into the JSON document and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+SCHEMA = 1
+"""Version of the snapshot document."""
+
+VIEWERS_ONLY = {"viewers_only": True}
+"""Field metadata: passed between poolwatch's own programs, not in the document."""
+
+Verdict = Literal["ok", "long", "leaked"]
+Severity = Literal["info", "warning", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One line of a stack: where a function was, not the frame object itself."""
+
+    file: str
+    """Path as the interpreter knows it (``co_filename``)."""
+    line: int
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram boiled down to what people ask of it. All but ``count`` in seconds."""
+
+    count: int
+    sum: float
+    max: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+NO_SAMPLES = Distribution(0, 0.0, None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What happened on a pool since it was instrumented.
+
+    ``checkouts`` is always ``checkins`` plus the holds of the same snapshot.
+    """
+
+    checkouts: int
+    checkins: int
+    timeouts: int
+    """Waits that ended with the pool's own timeout error."""
+    connects: int
+    closes: int
+    invalidated: int
+    collected: int
+    """Holds that nobody returned: the garbage collector ended them."""
+    leaked: int
+    """Holds ever found leaked, the collected ones among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """One instrumented pool. ``None`` where this kind of pool has no such number."""
+
+    id: str
+    name: str
+    kind: str
+    """Class name of the pool, e.g. ``QueuePool``."""
+    url: str | None
+    """Database URL, the password hidden."""
+    size: int | None
+    max_overflow: int | None
+    """Connections allowed beyond ``size``; -1 is no limit."""
+    timeout_s: float | None
+    checked_out: int
+    idle: int | None
+    overflow: int | None
+    waiting: int
+    counters: Counters
+    wait_s: Distribution
+    hold_s: Distribution
+    create_s: Distribution
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRow:
+    """What ``pg_stat_activity`` says of the backend behind a hold."""
+
+    state: str | None
+    state_age_s: float | None
+    xact_age_s: float | None
+    wait_event: str | None
+    """``type:event``, e.g. ``Lock:transactionid``."""
+    query: str | None
+    """The statement, literals masked."""
+    blocked_by: tuple[int, ...]
+    """Pids of the backends it waits for (``pg_blocking_pids``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a held connection was made: the facts that prove which backend is its own."""
+
+    age_s: float
+    """Since the driver's connect call returned, on the process's monotonic clock."""
+    connect_s: float | None
+    """How long that call took; None when the connection is older than the
+    instrumentation (then ``age_s`` is SQLAlchemy's own start time of the connection,
+    taken just before its connect call)."""
+    address: str | None
+    """``host:port`` or socket directory the driver says it is connected to."""
+    client_port: int | None
+    """Our end of the TCP connection; None for a Unix socket or if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One checkout that has not come back."""
+
+    id: str
+    pool: str
+    backend_pid: int | None
+    held_s: float
+    waited_s: float
+    thread: str | None
+    task: str | None
+    labels: Mapping[str, str]
+    site: Frame | None
+    stack: tuple[Frame, ...]
+    """Where it was taken, innermost frame first."""
+    now: tuple[Frame, ...]
+    """Where the holder is at this moment, innermost frame first; empty if it has
+    ended or cannot be read."""
+    statement: str | None
+    """The last statement sent through it, literals masked."""
+    in_sql_s: float | None
+    in_transaction_idle_s: float | None
+    verdict: Verdict
+    evidence: tuple[str, ...]
+    server: ServerRow | None
+    connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One request for a connection that has not been served yet."""
+
+    id: str
+    pool: str
+    waited_s: float
+    thread: str | None
+    task: str | None
+    labels: Mapping[str, str]
+    site: Frame | None
+    stack: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStats:
+    """What one call site did to one pool since it was instrumented."""
+
+    pool: str
+    site: Frame
+    count: int
+    connections: float
+    """Average number held at once: held time per elapsed time (Little's law)."""
+    hold_s: Distribution
+    wait_s: Distribution
+    leaked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, with its proof and its remedy."""
+
+    kind: str
+    severity: Severity
+    pool: str | None
+    text: str
+    proof: str
+    remedy: str
+    holds: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+    sites: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """How the server view of one process (or of some of its pools) went."""
+
+    pools: tuple[str, ...]
+    """Ids of the pools it speaks for."""
+    source: Literal["agent", "dsn", "environment"]
+    """Who read it: the process itself, ``--dsn``/``POOLWATCH_DSN``, or
+    ``DATABASE_URL`` and the libpq environment."""
+    error: str | None
+    """One sentence when the server could not be read, else None."""
+    address: str | None = None
+    version: str | None = None
+    sessions: int | None = None
+    """Client backends on the server now."""
+    max_connections: int | None = None
+    read_s: float | None = None
+    """How long the reading took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One instrumented process at one moment."""
+
+    pid: int
+    host: str
+    program: str
+    name: str | None
+    python: str
+    poolwatch: str
+    started_at: str
+    """ISO 8601, UTC."""
+    pools: tuple[PoolStats, ...]
+    holds: tuple[Hold, ...]
+    waits: tuple[Wait, ...]
+    sites: tuple[SiteStats, ...]
+    findings: tuple[Finding, ...]
+    servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A process that has a socket but gave no answer."""
+
+    pid: int | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A picture of one moment. It locks nothing and reserves nothing."""
+
+    processes: tuple[Process, ...] = ()
+    unreachable: tuple[Unreachable, ...] = field(default=())
+
+
+class Source(Protocol):
+    """Anything that can be looked at: the ledger, a client, a recording, a fake."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the newest picture; raises PoolwatchError if there can be none."""
+        ...
+
+
+# -- the server's side of the join; rows before they are joined with holds ----------
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One row of ``pg_stat_activity``, with what is needed to know whose it is."""
+
+    pid: int
+    age_s: float
+    """Since ``backend_start``, on the server's clock, when the row was read."""
+    client_port: int | None
+    """-1 for a Unix socket."""
+    application: str | None
+    row: ServerRow
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReading:
+    """One look at one PostgreSQL server."""
+
+    identity: str
+    """Tells one running server from every other (its system identifier and the
+    start time of its postmaster)."""
+    version: str
+    sessions: int
+    max_connections: int
+    backends: tuple[Backend, ...]
+    address: str | None = None
+    read_s: float | None = None

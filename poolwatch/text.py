@@ -1,0 +1,101 @@
+"""Words for numbers and records, the same in the log, the table and the dashboard."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import PurePath
+
+from poolwatch.model import Frame
+
+_BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_VISIBLE = {
+    **{code: 0x2400 + code for code in range(0x20)},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+    **dict.fromkeys(map(ord, _BIDI + "\u2028\u2029\ufeff"), 0xFFFD),
+    **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),
+}
+_VISIBLE_LINES = {**_VISIBLE, 0x09: "    ", 0x0A: "\n", 0x0D: ""}
+
+
+def neutral(text: str, *, lines: bool = False) -> str:
+    """Make text from elsewhere harmless for a terminal.
+
+    Control characters (C0, DEL, C1), bidirectional controls and lone surrogates become
+    visible signs. With ``lines``, line ends and tabs stay what they are.
+    """
+    return text.translate(_VISIBLE_LINES if lines else _VISIBLE)
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """Fold white space and cut, for a cell of a table."""
+    folded = " ".join(text[: limit * 4].split())
+    return neutral(folded if len(folded) <= limit else folded[: limit - 1] + "…")
+
+
+def duration(seconds: float | None) -> str:
+    """``0.3s``, ``38s``, ``1m12s``, ``4h03m``, ``2d05h``; "-" if not known."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def short_time(seconds: float | None) -> str:
+    """A latency: ``12 µs``, ``3.4 ms``, ``1.2 s``; "-" if not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.0009995:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s"
+
+
+def place(frame: Frame | None, parts: int = 2) -> str:
+    """``billing/export.py:88``: the last ``parts`` of the path, and the line."""
+    if frame is None:
+        return "?"
+    path = "/".join(PurePath(frame.file.replace("\\", "/")).parts[-parts:])
+    return neutral(f"{path}:{frame.line}")
+
+
+def width(text: str) -> int:
+    """Terminal cells a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if wide(c) else 1 for c in text)
+
+
+def wide(character: str) -> bool:
+    """Whether a character takes two cells."""
+    return unicodedata.east_asian_width(character) in "WF"
+
+
+def fit(text: str, cells: int) -> str:
+    """Cut or pad a text to exactly ``cells``."""
+    missing = cells - width(text)
+    if missing >= 0:
+        return text + " " * missing
+    kept, used = [], 0
+    for character in text:
+        size = width(character)
+        if used + size > cells - 1:
+            break
+        kept.append(character)
+        used += size
+    return "".join(kept) + "…" + " " * (cells - 1 - used)
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 hold``, ``2 holds``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
