@@ -35,7 +35,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A histogram boiled down to what people ask of it. All but ``count`` in seconds."""
+    """What people ask of a histogram. All but ``count`` in seconds."""
 
     count: int
     sum: float
@@ -90,6 +90,8 @@ class PoolStats:
     wait_s: Distribution
     hold_s: Distribution
     create_s: Distribution
+    long_after_s: float = field(default=30.0, metadata=VIEWERS_ONLY)
+    """From when on a hold counts as long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ from pathlib import PurePath
 from poolwatch.model import Frame
 
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_VISIBLE = {
+_VISIBLE: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(0x20)},
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
     **dict.fromkeys(map(ord, _BIDI + "\u2028\u2029\ufeff"), 0xFFFD),
     **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),
 }
-_VISIBLE_LINES = {**_VISIBLE, 0x09: "    ", 0x0A: "\n", 0x0D: ""}
+_VISIBLE_LINES: dict[int, int | str] = {**_VISIBLE, 0x09: "    ", 0x0A: "\n", 0x0D: ""}
 
 
 def neutral(text: str, *, lines: bool = False) -> str:

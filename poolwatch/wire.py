@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -38,6 +38,24 @@ def to_json(snapshot: Snapshot, *, viewers: bool = False) -> str:
 
 def from_json(text: str | bytes) -> Snapshot:
     """Read a document; raises UnreachableError with one sentence if it is none."""
+    return from_object(Snapshot, _document(text))
+
+
+def list_to_json(records: Sequence[object], member: str) -> str:
+    """Return a document with a list of records, viewers' fields included."""
+    items = [to_object(record, viewers=True) for record in records]
+    return json.dumps({"schema": SCHEMA, member: items}, ensure_ascii=False)
+
+
+def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
+    """Read the records under one member of a document; raises UnreachableError."""
+    items = _document(text).get(member)
+    if not isinstance(items, list):
+        raise UnreachableError(f"the document has no list of {member}")
+    return [from_object(kind, item) for item in items]
+
+
+def _document(text: str | bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except ValueError:
@@ -49,7 +67,7 @@ def from_json(text: str | bytes) -> Snapshot:
             f"the document has schema {document['schema']!r}, this poolwatch reads "
             f"schema {SCHEMA}: use the same version of poolwatch on both sides"
         )
-    return from_object(Snapshot, document)
+    return document
 
 
 def from_object(kind: type[T], value: object) -> T:
@@ -62,7 +80,7 @@ def from_object(kind: type[T], value: object) -> T:
 
 def to_object(record: Any, *, viewers: bool = False) -> Any:
     """Return the JSON-able form of a record, a sequence or a plain value."""
-    if is_dataclass(record):
+    if is_dataclass(record) and not isinstance(record, type):
         return {
             name: to_object(getattr(record, name), viewers=viewers)
             for name, private in _members(type(record))
@@ -89,32 +107,38 @@ def _hints(kind: type) -> tuple[tuple[str, Any, bool], ...]:
 
 
 def _decode(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object for {kind.__name__}")
-        return kind(
-            **{
-                name: _decode(hint, value[name])
-                for name, hint, required in _hints(kind)
-                if required or name in value
-            }
-        )
     origin = typing.get_origin(kind)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError("expected a list")
-        item = typing.get_args(kind)[0]
-        return tuple(_decode(item, each) for each in value)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _decode(typing.get_args(kind)[0], value)
-    if origin is typing.Literal:
-        return value
-    if origin is not None and issubclass(origin, Mapping):
-        return {str(key): str(each) for key, each in dict(value).items()}
-    if kind is float and isinstance(value, int):
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _decode_record(kind, value)
+    if origin is not None:
+        return _decode_generic(kind, origin, value)
+    if kind is float and type(value) is int:
         return float(value)
     if not isinstance(value, kind):
         raise TypeError(f"expected {kind.__name__}, found {value!r:.40}")
     return value
+
+
+def _decode_record(kind: type, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object for {kind.__name__}")
+    return kind(
+        **{
+            name: _decode(hint, value[name])
+            for name, hint, required in _hints(kind)
+            if required or name in value
+        }
+    )
+
+
+def _decode_generic(kind: Any, origin: Any, value: Any) -> Any:
+    item = typing.get_args(kind)[0]
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError("expected a list")
+        return tuple(_decode(item, each) for each in value)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _decode(item, value)
+    if origin is typing.Literal:
+        return value
+    return {str(key): str(each) for key, each in dict(value).items()}

@@ -1,0 +1,442 @@
+"""SQLAlchemy's pools, sync and async.
+
+SQLAlchemy has no event for "asked" or "waiting", so the pool's ``connect`` is wrapped,
+on the instance; everything after the checkout is told by pool events. ``recreate`` is
+wrapped too: ``Engine.dispose()`` makes a new pool by it, which must be followed (event
+listeners carry over to the new pool by themselves, wrappers do not).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from asyncio import current_task
+from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
+from contextlib import suppress
+from sys import _getframe as frame_at
+from threading import get_ident
+from time import monotonic
+from typing import Any
+from weakref import ref
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.callsites import CallSites, Path
+from poolwatch.guard import Guard
+from poolwatch.holders import Holder, PerThread, TaskRef
+from poolwatch.labels import ambience
+from poolwatch.ledger import Checkout, ConnectionFacts, Gauges, PoolBook, Usage
+from poolwatch.masking import LIMIT
+
+try:
+    from greenlet import getcurrent as current_greenlet
+except ImportError:  # SQLAlchemy works without, then there are no async engines
+    current_greenlet = None
+
+
+class PoolHooks:
+    """Everything that is attached to one pool, and how it comes off again."""
+
+    def __init__(
+        self,
+        target: Engine | Pool,
+        book: PoolBook,
+        sites: CallSites,
+        per_thread: PerThread,
+        meet_thread: Callable[[], Holder],
+    ) -> None:
+        pool = target.pool if isinstance(target, Engine) else target
+        self.book = book
+        self.guard = Guard(f"pool {book.name!r}")
+        self._sites = sites
+        self._per_thread = per_thread
+        self._meet_thread = meet_thread
+        self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
+        """One record may be lent several times: holds are told apart by proxy."""
+        self._async = bool(pool._is_asyncio)
+        self._target: Callable[[], Any] = ref(target)
+        self._first: Pool | None = None
+        self._pool = ref(pool)
+        self._records: dict[int, ref[Any]] = {}
+        """Tell when the facts of a connection may be forgotten."""
+        book.gauges = self.gauges
+        self._wrap(pool)
+        self._listeners = self._wanted_listeners(target)
+        for name, listener in self._listeners:
+            event.listen(target, name, listener)
+
+    @property
+    def pool(self) -> Pool | None:
+        """The pool that is hooked now; None once it is gone."""
+        return self._pool()
+
+    def remove(self) -> None:
+        """Take everything off again. What is in flight passes through."""
+        self.guard.tripped = True
+        target, pool = self._target(), self._pool()
+        if pool is not None:
+            for name in ("connect", "recreate"):
+                wrapper: Any = pool.__dict__.get(name)
+                if getattr(wrapper, "poolwatch", None) is self:
+                    delattr(pool, name)
+                    if wrapper.around is not None:  # somebody wrapped it before us
+                        setattr(pool, name, wrapper.around)
+        if target is not None:
+            for name, listener in self._listeners:
+                with suppress(Exception):  # an event that is gone needs no removal
+                    event.remove(target, name, listener)
+
+    # -- hooking -------------------------------------------------------------------
+
+    def _wanted_listeners(self, target: Engine | Pool) -> list[tuple[str, Any]]:
+        guarded = self._guarded
+        pool_events: list[tuple[str, Any]] = [
+            ("connect", guarded(self._on_connect)),
+            (
+                "checkin",
+                guarded(self._on_shared_checkin)
+                if self._shared
+                else self._checkin_listener(),
+            ),
+            ("invalidate", guarded(self._on_invalidate)),
+            ("close", guarded(self._on_close)),
+            ("detach", guarded(self._on_detach)),
+            ("close_detached", guarded(self._on_close_detached)),
+        ]
+        if self._shared:
+            pool_events.append(("reset", guarded(self._on_reset)))
+        if isinstance(target, Engine):
+            pool_events += [
+                ("before_cursor_execute", guarded(self._on_statement)),
+                ("after_cursor_execute", guarded(self._on_statement_end)),
+                ("handle_error", guarded(self._on_error)),
+            ]
+        return pool_events
+
+    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
+        guard = self.guard
+
+        def listener(*args: Any) -> None:
+            if guard.tripped:
+                return
+            try:
+                hook(*args)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+
+        return listener
+
+    def _wrap(self, pool: Pool) -> None:
+        wrappers: list[Any] = [
+            self._connect_wrapper(pool),
+            self._recreate_wrapper(pool),
+        ]
+        for wrapper in wrappers:
+            wrapper.poolwatch = self
+            wrapper.around = pool.__dict__.get(wrapper.__name__)
+            setattr(pool, wrapper.__name__, wrapper)
+
+    def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
+        original = _unbound(pool, "recreate")
+        here = ref(pool)
+
+        def recreate() -> Pool:
+            old = here()
+            assert old is not None  # it is the one being called
+            new: Pool = original(old)
+            if not self.guard.tripped:
+                try:
+                    self._follow(old, new)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                    self.guard.failed(error)
+            return new
+
+        return recreate
+
+    def _follow(self, old: Pool, new: Pool) -> None:
+        """Move on to the pool that takes the place of ``old``."""
+        if self._first is None and self._target() is old:
+            self._first = old  # the key to its listeners, which the new pool carries
+        self._wrap(new)
+        self._pool = ref(new)
+
+    def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:
+        """The hot path: everything it needs is a local of this closure."""
+        here = ref(pool)
+        original = _unbound(pool, "connect")
+        book, guard = self.book, self.guard
+        holds, waits, connections = book.holds, book.waits, book.connections
+        per_thread, capture = self._per_thread, self._sites.capture
+        get_ambience = ambience.get
+        shared, is_async = self._shared, self._async
+
+        def connect() -> Any:
+            pool = here()
+            if guard.tripped:
+                return original(pool)
+            try:
+                holder = per_thread.holder or self._meet_thread()
+                if is_async or running_loop() is not None:
+                    path, task = self._async_caller(frame_at(1))
+                else:
+                    path, task = capture(frame_at(1)), None
+                wait = Checkout(path, holder, get_ambience(), task, monotonic())
+                key = id(wait)
+                waits[key] = wait
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+                return original(pool)
+            try:
+                proxy = original(pool)
+            except BaseException as error:
+                self._gave_up(key, error)
+                raise
+            try:
+                wait.taken = monotonic()
+                if shared:
+                    self._take_shared(wait, proxy)
+                else:
+                    record = id(proxy._connection_record)
+                    wait.connection = connections.get(record) or self._meet(proxy)
+                    wait.proxy = watch(proxy)
+                    holds[record] = wait
+                del waits[key]
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                waits.pop(key, None)
+                guard.failed(error)
+            return proxy
+
+        return connect
+
+    def _async_caller(self, frame: Any) -> tuple[Path, TaskRef | None]:
+        loop = running_loop()
+        task = current_task(loop) if loop is not None else None
+        greenlet = current_greenlet() if current_greenlet is not None else None
+        if greenlet is None or greenlet.parent is None:
+            path = self._sites.capture(frame)
+        else:
+            path = self._sites.capture_across_greenlets(frame, greenlet)
+        return path, TaskRef(task) if task is not None else None
+
+    def _gave_up(self, key: int, error: BaseException) -> None:
+        wait = self.book.waits.pop(key, None)
+        if wait is not None and isinstance(error, PoolTimeoutError):
+            self.book.timed_out(wait, monotonic())
+
+    def _take_shared(self, wait: Checkout, proxy: Any) -> None:
+        """A proxy may be handed out again (SingletonThreadPool): that is one hold."""
+        known = self.book.holds.get(id(proxy))
+        if known is not None and known.proxy() is proxy:
+            return
+        key = id(proxy._connection_record)
+        wait.connection = self.book.connections.get(key) or self._meet(proxy)
+        wait.proxy = watch(proxy)
+        self.book.holds[id(proxy)] = wait
+
+    # -- pool events -----------------------------------------------------------------
+
+    def _meet(self, proxy: Any) -> ConnectionFacts:
+        """A connection that was opened before the pool was instrumented."""
+        record = proxy._connection_record
+        age = max(0.0, time.time() - record.starttime)
+        return self._remember(proxy.dbapi_connection, record, monotonic() - age, None)
+
+    def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
+        # SQLAlchemy notes the time just before it calls the driver, and tells us after
+        # its own set-up of the connection: that is the creation time of OpenTelemetry.
+        took = max(0.0, time.time() - record.starttime)
+        self._remember(dbapi_connection, record, monotonic(), took)
+        self.book.connected(took)
+
+    def _remember(
+        self, dbapi_connection: Any, record: Any, opened: float, took: float | None
+    ) -> ConnectionFacts:
+        pid, address, port = connection_facts(dbapi_connection)
+        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid())
+        key, table = id(record), self.book.connections
+        table[key] = facts
+        records = self._records
+        records[key] = ref(record, _forgetting(key, table, records))
+        return facts
+
+    def _checkin_listener(self) -> Callable[[Any, Any], None]:
+        """The other half of the hot path."""
+        guard, book = self.guard, self.book
+        take_out, end = book.holds.pop, book.end
+
+        def checkin(dbapi_connection: Any, record: Any) -> None:
+            try:
+                hold = take_out(id(record), None)
+                if hold is not None:
+                    end(hold, monotonic(), hold.proxy() is None)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+
+        return checkin
+
+    def _on_shared_checkin(self, dbapi_connection: Any, record: Any) -> None:
+        self._end_invalidated()
+
+    def _on_reset(self, dbapi_connection: Any, record: Any, state: Any) -> None:
+        """Shared pools only: the one event at every return of such a connection.
+
+        It does not name the proxy, and the record may be lent several times: the proxy
+        is the ``self`` of the caller.
+        """
+        holds = self.book.holds
+        frame = frame_at(1)
+        while frame is not None and frame.f_code.co_name != "_reset":
+            frame = frame.f_back  # type: ignore[assignment]
+        closing = id(frame.f_locals.get("self")) if frame is not None else 0
+        hold = holds.pop(closing, None)
+        if hold is not None:
+            self.book.end(hold, monotonic(), hold.proxy() is None)
+            return
+        self._end_invalidated()
+
+    def _end_invalidated(self) -> None:
+        """Shared pools only: end the holds whose proxy is dead or has no connection."""
+        for key, hold in list(self.book.holds.items()):
+            proxy = hold.proxy()
+            over = proxy is None or proxy.dbapi_connection is None
+            if over and self.book.holds.pop(key, None) is not None:
+                self.book.end(hold, monotonic(), proxy is None)
+
+    def _on_invalidate(
+        self, dbapi_connection: Any, record: Any, error: BaseException | None
+    ) -> None:
+        self.book.invalidated += 1
+
+    def _on_close(self, dbapi_connection: Any, record: Any) -> None:
+        self.book.closes += 1
+
+    def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
+        hold = self.book.holds.pop(id(record), None)
+        if hold is None:
+            return
+        if hold.proxy() is None:  # a dropped async connection: nobody detached it
+            self.book.end(hold, monotonic(), True)
+        else:
+            self.book.detached[id(dbapi_connection)] = hold
+
+    def _on_close_detached(self, dbapi_connection: Any) -> None:
+        self.book.closes += 1
+        hold = self.book.detached.pop(id(dbapi_connection), None)
+        if hold is not None:
+            self.book.end(hold, monotonic(), False)
+
+    # -- statements --------------------------------------------------------------------
+
+    def _hold_of(self, connection: Any) -> Checkout | None:
+        proxy = getattr(connection, "_dbapi_connection", None)
+        record = getattr(proxy, "_connection_record", None)
+        key = id(proxy) if self._shared else id(record)
+        return self.book.holds.get(key)
+
+    def _on_statement(
+        self, connection: Any, cursor: Any, statement: str, *_: Any
+    ) -> None:
+        hold = self._hold_of(connection)
+        if hold is not None:
+            usage = hold.usage
+            if usage is None:
+                usage = hold.usage = Usage()
+            if len(statement) > LIMIT:  # do not keep a megabyte alive
+                statement = statement[:LIMIT]
+            usage.statement = statement
+            usage.began = monotonic()
+            if hold.task is not None:
+                loop = running_loop()
+                task = current_task(loop) if loop is not None else None
+                usage.by_others = usage.by_others or not hold.task.is_of(task)
+            elif hold.holder.ident != get_ident():
+                usage.by_others = True
+
+    def _on_statement_end(self, connection: Any, *_: Any) -> None:
+        hold = self._hold_of(connection)
+        if hold is not None and hold.usage is not None:
+            now = monotonic()
+            hold.usage.in_sql = hold.usage.in_sql_until(now)
+            hold.usage.began = None
+
+    def _on_error(self, context: Any) -> None:
+        self._on_statement_end(context.connection)
+
+    # -- gauges ------------------------------------------------------------------------
+
+    def gauges(self) -> Gauges:
+        """What the pool says of itself; nothing once it is gone."""
+        pool = self._pool()
+        if isinstance(pool, QueuePool):
+            return Gauges(
+                size=pool.size(),
+                max_overflow=pool._max_overflow,
+                timeout_s=float(pool.timeout()),
+                idle=pool.checkedin(),
+                overflow=max(0, pool.overflow()),
+            )
+        return Gauges()
+
+
+def _unbound(pool: Pool, name: str) -> Callable[[Any], Any]:
+    """The method as a function of the pool, so that no wrapper refers to its pool."""
+    theirs = pool.__dict__.get(name)
+    if theirs is not None:  # somebody has wrapped it before us
+        return lambda _: theirs()
+    method: Callable[[Any], Any] = getattr(type(pool), name)
+    return method
+
+
+def _cleared_early(proxy: Any) -> Callable[[], Any]:
+    return ref(proxy, _no_op)
+
+
+def _no_op(dead: object) -> None:
+    """Do nothing."""
+
+
+# A weak reference that is dead by the time a dropped proxy comes back. From Python 3.15
+# on it needs a callback for that, if the proxy was in a cycle (cpython gh-135552).
+watch: Callable[[Any], Callable[[], Any]] = (
+    _cleared_early if sys.version_info >= (3, 15) else ref
+)
+
+
+def _forgetting(
+    key: int, table: dict[int, ConnectionFacts], records: dict[int, Any]
+) -> Callable[[Any], None]:
+    def forget(dead: Any) -> None:
+        if records.get(key) is dead:
+            del records[key]
+            table.pop(key, None)
+
+    return forget
+
+
+def pool_url(target: Engine | Pool) -> str | None:
+    """The URL of an engine, password and whatever looks like a secret hidden."""
+    if not isinstance(target, Engine):
+        return None
+    url = target.url
+    hidden = {key: "***" for key in url.query if _SECRET.search(key)}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def pool_name(target: Engine | Pool) -> str:
+    """A name when the user gave none: the logging name, the database, or the class."""
+    pool = target.pool if isinstance(target, Engine) else target
+    if pool._orig_logging_name:
+        return pool._orig_logging_name
+    if isinstance(target, Engine):
+        return target.url.database or target.url.get_backend_name()
+    return type(pool).__name__
+
+
+_SECRET = re.compile("pass|secret|token|key|credential", re.IGNORECASE)

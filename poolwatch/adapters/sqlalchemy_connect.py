@@ -1,0 +1,139 @@
+"""Make a connection the way an engine makes its own, outside of its pool.
+
+The pool's creator is called, not the pool: ``creator=``, ``connect_args`` and
+``do_connect`` listeners (tokens in place of passwords) apply, while no pool event
+fires, no slot is taken, and nothing that instruments the pool is involved.
+
+SQLAlchemy is not imported here; what is needed hangs on the engine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S, connector
+from poolwatch.errors import ServerViewError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import Pool
+
+    Target = Engine | AsyncEngine | Pool
+
+__all__ = ["connection_facts", "server_connect"]
+
+Recipe = tuple[list[Any], dict[str, Any]]
+
+_TIMEOUTS = {
+    "psycopg2": "connect_timeout",
+    "psycopg2cffi": "connect_timeout",
+    "psycopg": "connect_timeout",
+    "pg8000": "timeout",
+}
+
+
+def server_connect(target: Target) -> Callable[[], Any] | None:
+    """Return the call that opens one DBAPI connection like those of ``target``.
+
+    None if ``target`` is not on PostgreSQL. Nothing is kept alive by the call, and it
+    follows ``engine.dispose()``. It raises ServerViewError when there is no such way,
+    and otherwise what the driver raises. A bare Pool, which knows no dialect, may turn
+    out to be on another database: that is said once and remembered.
+    """
+    owner: Any = getattr(target, "sync_engine", target)
+    dialect = _dialect(owner)
+    if dialect is not None and dialect.name != "postgresql":
+        return None
+    reference = weakref.ref(owner)
+    foreign = False
+
+    def connect() -> Any:
+        nonlocal foreign
+        alive = reference()
+        if alive is None:
+            raise ServerViewError("the engine is gone")
+        if foreign:
+            raise _foreign()
+        connection = _connect(getattr(alive, "pool", alive), _dialect(alive))
+        if connection_facts(connection)[0] is None:
+            foreign = dialect is None
+            connection.close()
+            raise _foreign()
+        return connection
+
+    return connect
+
+
+def _foreign() -> ServerViewError:
+    return ServerViewError("the pool's connections are not known as PostgreSQL's")
+
+
+def _dialect(owner: Any) -> Any | None:
+    """The engine's dialect; None for a Pool that no engine has adopted."""
+    found = getattr(owner, "dialect", None) or getattr(owner, "_dialect", None)
+    return found if hasattr(found, "dispatch") else None
+
+
+def _connect(pool: Any, dialect: Any | None) -> Any:
+    recipe = _recipe(pool)
+    if dialect is not None and dialect.is_async:
+        return _connect_async(dialect, recipe)
+    if recipe is None or dialect is None:
+        # made anew: what the pool holds as its own may be wrapped by a measurement
+        return pool._should_wrap_creator(pool._creator)(None)  # noqa: SLF001
+    positional, keywords = recipe
+    timeout = _TIMEOUTS.get(dialect.driver)
+    if timeout is not None:
+        keywords.setdefault(timeout, CONNECT_TIMEOUT_S)
+    made = _listeners(dialect, positional, keywords)
+    return made if made is not None else dialect.connect(*positional, **keywords)
+
+
+def _connect_async(dialect: Any, recipe: Recipe | None) -> Any:
+    if recipe is None or "async_creator_fn" in recipe[1]:
+        raise ServerViewError(
+            "the engine connects through an async_creator of its own, which only its "
+            "event loop can call: give --dsn"
+        )
+    positional, keywords = recipe
+    if _listeners(dialect, positional, keywords) is not None:
+        raise ServerViewError(
+            "the engine's do_connect listener connects by itself, asynchronously: "
+            "give --dsn"
+        )
+    return connector(dialect.driver, keywords)()
+
+
+def _listeners(dialect: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
+    """Let ``do_connect`` listeners change the arguments, or connect themselves."""
+    if dialect._has_events:  # noqa: SLF001 - as create_engine() asks it
+        for listener in dialect.dispatch.do_connect:
+            made = listener(dialect, None, positional, keywords)
+            if made is not None:
+                return made
+    return None
+
+
+def _recipe(pool: Any) -> Recipe | None:
+    """The driver's arguments, copied out of the closure create_engine() has made.
+
+    There is no other place that has ``connect_args``. None if the creator is somebody
+    else's, or no longer looks like this.
+    """
+    creator = pool._creator  # noqa: SLF001 - see above
+    code = getattr(creator, "__code__", None)
+    if not str(getattr(creator, "__module__", "")).startswith("sqlalchemy."):
+        return None
+    cells = getattr(creator, "__closure__", None) or ()
+    held = {
+        name: cell.cell_contents
+        for name, cell in zip(code.co_freevars if code else (), cells, strict=False)
+    }
+    positional, keywords = held.get("cargs_tup"), held.get("cparams")
+    if not isinstance(positional, list | tuple) or not isinstance(keywords, Mapping):
+        return None
+    return list(positional), dict(keywords)

@@ -1,0 +1,139 @@
+"""Which engines and pools of SQLAlchemy are instrumented, and how to reach them all."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import Pool
+
+from poolwatch.adapters.sqlalchemy import PoolHooks, pool_name, pool_url
+from poolwatch.adapters.sqlalchemy_connect import server_connect
+from poolwatch.callsites import CallSites
+from poolwatch.guard import log
+from poolwatch.holders import Holder, PerThread
+from poolwatch.ledger import Gauges, Ledger
+from poolwatch.settings import Settings
+
+
+def accepts(target: Any) -> bool:
+    """Whether ``target`` is an engine or a pool."""
+    return isinstance(_unwrapped(target), Engine | Pool)
+
+
+def _unwrapped(target: Any) -> Any:
+    """The engine behind an AsyncEngine or an engine with options; else the target."""
+    target = getattr(target, "sync_engine", target)
+    return getattr(target, "_proxied", target) if isinstance(target, Engine) else target
+
+
+class Engines:
+    """The instrumented pools of this process. They are not kept alive."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sites: CallSites,
+        per_thread: PerThread,
+        meet_thread: Callable[[], Holder],
+    ) -> None:
+        self._ledger = ledger
+        self._sites = sites
+        self._per_thread = per_thread
+        self._meet_thread = meet_thread
+        self._hooks: dict[str, PoolHooks] = {}
+        self._lock = threading.Lock()
+        self._every: Settings | None = None
+        self._original_init: Any = None
+
+    def watch(self, target: Any, settings: Settings) -> str:
+        """Instrument a pool, or change its settings; returns the id of the pool."""
+        target = _unwrapped(target)
+        pool = target.pool if isinstance(target, Engine) else target
+        with self._lock:
+            hooks = self._of(pool)
+            if hooks is None:
+                hooks = self._hook(target, settings)
+        book = hooks.book
+        book.name = settings.name or pool_name(target)
+        book.long_after = settings.long_after
+        book.server_view = settings.server_view
+        return book.id
+
+    def forget(self, target: Any) -> None:
+        """Take the hooks off one pool, if it has any."""
+        target = _unwrapped(target)
+        pool = target.pool if isinstance(target, Engine) else target
+        with self._lock:
+            hooks = self._of(pool)
+            if hooks is not None:
+                self._unhook(hooks.book.id)
+
+    def watch_every(self, settings: Settings) -> None:
+        """Instrument all engines there are, and those to come."""
+        with self._lock:
+            self._every = settings
+            if self._original_init is None:
+                self._original_init = Engine.__init__
+                Engine.__init__ = self._watching_init(Engine.__init__)  # type: ignore[method-assign]
+        for each in gc.get_objects():
+            if type(each) is Engine:
+                self.watch(each, settings)
+
+    def forget_every(self) -> None:
+        """Take off all hooks."""
+        with self._lock:
+            self._every = None
+            if self._original_init is not None:
+                Engine.__init__ = self._original_init  # type: ignore[method-assign]
+                self._original_init = None
+            for pool_id in list(self._hooks):
+                self._unhook(pool_id)
+
+    def _watching_init(self, original: Any) -> Any:
+        def watched_init(engine: Engine, *args: Any, **kwargs: Any) -> None:
+            original(engine, *args, **kwargs)
+            try:
+                if self._every is not None:
+                    self.watch(engine, self._every)
+            except Exception:  # noqa: BLE001 - whatever it is, the app gets its engine
+                log.exception("poolwatch could not instrument an engine")
+
+        return watched_init
+
+    def _of(self, pool: Pool) -> PoolHooks | None:
+        wrapper = pool.__dict__.get("connect")
+        hooks = getattr(wrapper, "poolwatch", None)
+        return hooks if hooks in self._hooks.values() else None
+
+    def _hook(self, target: Engine | Pool, settings: Settings) -> PoolHooks:
+        pool = target.pool if isinstance(target, Engine) else target
+        book = self._ledger.open(
+            name=settings.name or pool_name(target),
+            kind=type(pool).__name__,
+            url=pool_url(target),
+            long_after=settings.long_after,
+            gauges=Gauges,
+        )
+        book.server_connect = server_connect(target)
+        hooks = PoolHooks(
+            target, book, self._sites, self._per_thread, self._meet_thread
+        )
+        self._hooks[book.id] = hooks
+        weakref.finalize(target, self._gone, book.id).atexit = False
+        return hooks
+
+    def _gone(self, pool_id: str) -> None:
+        """The engine was collected: forget its pool. Runs in a finalizer: no lock."""
+        hooks = self._hooks.pop(pool_id, None)
+        if hooks is not None:
+            self._ledger.close(hooks.book)
+
+    def _unhook(self, pool_id: str) -> None:
+        hooks = self._hooks.pop(pool_id)
+        hooks.remove()
+        self._ledger.close(hooks.book)

@@ -1,0 +1,248 @@
+"""instrument() and its undo: one line in the application, and what hangs on it.
+
+A pool is any object that an adapter knows. Nothing of a pool library is imported here
+that the application has not imported itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poolwatch import rundir
+from poolwatch.callsites import CallSites
+from poolwatch.errors import PoolwatchError
+from poolwatch.guard import log
+from poolwatch.holders import Holder, PerThread
+from poolwatch.ledger import Ledger
+from poolwatch.model import Hold, Snapshot
+from poolwatch.picture import LedgerSource
+from poolwatch.settings import LONG_AFTER, Settings, disabled
+
+if TYPE_CHECKING:
+    from poolwatch.server import Server
+
+
+class Watch:
+    """What :func:`instrument` returns: a handle on what is watched."""
+
+    def __init__(self, agent: Agent, pool_id: str | None) -> None:
+        self._agent = agent
+        self._pool_id = pool_id
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot of this process (of all its pools)."""
+        return self._agent.source.snapshot()
+
+    def holds(self) -> tuple[Hold, ...]:
+        """Return the open holds of this pool, the oldest first.
+
+        Those of all pools if the watch is on every engine.
+        """
+        holds = self._agent.source.process().holds
+        if self._pool_id is None:
+            return holds
+        return tuple(hold for hold in holds if hold.pool == self._pool_id)
+
+    def __repr__(self) -> str:
+        """Name the pool."""
+        return f"<poolwatch.Watch on {self._pool_id or 'every engine'}>"
+
+
+class Agent:
+    """The part of poolwatch that lives in the application's process."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.sites = CallSites()
+        self.per_thread = PerThread()
+        self.source = LedgerSource(self.ledger)
+        self.engines: Any = None
+        """The adapter's registry, once SQLAlchemy is there."""
+        self.servers: Any = None
+        self._server: Server | None = None
+        self._tried_in: int | None = None
+        self._starting = threading.Lock()
+
+    # -- called on the way of a checkout ---------------------------------------------
+
+    def meet_thread(self) -> Holder:
+        """Make the record of a thread at its first checkout, and begin to listen."""
+        holder = self.per_thread.holder = Holder()
+        if self._tried_in != os.getpid():
+            self.listen()
+        return holder
+
+    def listen(self) -> None:
+        """Open the socket, once per process; without one the app goes on unwatched."""
+        with self._starting:
+            if self._tried_in == os.getpid():
+                return
+            self._tried_in = os.getpid()
+        directory = rundir.runtime_directory()
+        try:
+            rundir.prepare(directory)
+            server = self._open(directory)
+            server.start()
+        except (PoolwatchError, OSError, RuntimeError) as error:
+            log.warning("poolwatch is not reachable from outside: %s", error)
+            return
+        self._server = server
+
+    def _open(self, directory: Path) -> Server:
+        from poolwatch import wire
+        from poolwatch.adapters.connection_facts import connection_facts
+        from poolwatch.server import Server
+        from poolwatch.serverside import ServerSide
+
+        source, servers = self.source, ServerSide(self.ledger, connection_facts)
+        self.servers = servers
+        return Server(
+            rundir.new_path(directory),
+            quick={
+                "/snapshot": lambda _: wire.to_json(source.snapshot()),
+                "/view": lambda _: wire.to_json(source.snapshot(), viewers=True),
+            },
+            slow={
+                "/servers": lambda query: wire.list_to_json(
+                    servers.readings(_seconds(query.get("linger"))), "servers"
+                )
+            },
+            idle=servers.close_idle,
+        )
+
+    # -- forks and the end -----------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Have no thread while the process forks."""
+        if self._server is not None:
+            self._server.pause()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._server is not None and self._server.pid == os.getpid():
+            self._server.start()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what is out is the parent's."""
+        server, self._server = self._server, None
+        self._starting = threading.Lock()
+        self.per_thread.__dict__.clear()
+        self.ledger.forget_parent()
+        if server is not None:
+            server.abandon()
+
+    def close(self) -> None:
+        """Stop listening; the next first checkout of a thread would begin again."""
+        server, self._server = self._server, None
+        self._tried_in = None
+        if server is not None and server.pid == os.getpid():
+            server.close()
+            self.servers.close()
+
+
+agent = Agent()
+os.register_at_fork(
+    before=agent.before_fork,
+    after_in_parent=agent.after_fork_in_parent,
+    after_in_child=agent.after_fork_in_child,
+)
+atexit.register(agent.close)
+
+
+def instrument(
+    target: Any = None,
+    *,
+    name: str | None = None,
+    long_after: float = LONG_AFTER,
+    server_view: bool = True,
+) -> Watch:
+    """Record who holds each connection of a pool, and let viewers ask.
+
+    Args:
+        target: an ``Engine``, ``AsyncEngine`` or ``Pool`` of SQLAlchemy 2.0 or later;
+            without one, every engine of this process, existing and future.
+        name: what the pool is called everywhere; else the engine's own logging name or
+            its database.
+        long_after: seconds after which a hold counts as long.
+        server_view: whether a viewer may have this process read ``pg_stat_activity``
+            over a short-lived connection of its own, outside the pool.
+
+    Calling it again for the same pool changes its settings. It goes on working after
+    ``engine.dispose()``. With POOLWATCH_DISABLE=1 in the environment it does nothing.
+
+    Raises:
+        TypeError: for a target that is no pool, or a setting of the wrong type.
+        ValueError: for a setting out of range.
+    """
+    settings = Settings(name=name, long_after=long_after, server_view=server_view)
+    if target is not None and not _is_sqlalchemy(target):
+        raise TypeError(_unknown(target))
+    if disabled():
+        return Watch(agent, None)
+    engines = _engines()
+    if target is None:
+        engines.watch_every(settings)
+        return Watch(agent, None)
+    return Watch(agent, engines.watch(target, settings))
+
+
+def uninstrument(target: Any = None) -> None:
+    """Undo :func:`instrument`: no listener, wrapper or thread is left behind.
+
+    ``target`` is what was instrumented; without one, everything. Something that is not
+    instrumented is left alone. Raises TypeError for a target that is no pool.
+    """
+    if target is not None and not _is_sqlalchemy(target):
+        raise TypeError(_unknown(target))
+    if agent.engines is None:
+        return
+    if target is None:
+        agent.engines.forget_every()
+    else:
+        agent.engines.forget(target)
+    if not agent.ledger.books:
+        agent.close()
+
+
+def snapshot() -> Snapshot:
+    """Return the snapshot of this process; its holds are not joined with a server."""
+    return agent.source.snapshot()
+
+
+def _engines() -> Any:
+    if agent.engines is None:
+        from poolwatch.adapters.sqlalchemy_engines import Engines
+
+        agent.engines = Engines(
+            agent.ledger, agent.sites, agent.per_thread, agent.meet_thread
+        )
+    return agent.engines
+
+
+def _is_sqlalchemy(target: Any) -> bool:
+    """Whether an adapter knows this; loads nothing that is not loaded."""
+    if "sqlalchemy" not in sys.modules:
+        return False
+    from poolwatch.adapters.sqlalchemy_engines import accepts
+
+    return accepts(target)
+
+
+def _unknown(target: Any) -> str:
+    kind = f"{type(target).__module__}.{type(target).__qualname__}"
+    return (
+        f"cannot instrument {kind}: poolwatch takes a sqlalchemy Engine, AsyncEngine "
+        "or Pool, or no argument for every engine"
+    )
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

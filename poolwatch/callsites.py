@@ -1,0 +1,272 @@
+"""Stacks at the price of a few pointers: capture now, words later.
+
+A stack is kept as (code object, ``f_lasti``) pairs, never as frames: a frame keeps its
+locals alive, and with them the very connection that leaks. Lines and names are looked
+up when somebody wants to read them.
+
+Walking thirty frames at every checkout would cost more than the checkout. Equal stacks
+are the rule, though, so captured stacks live in a tree of chunks of eight frames, the
+nearest first, and a hold only points to a node. A walk stops at the first chunk that
+has seen enough of the user's code. What lies beyond (the *tail*) is kept from the first
+time this path was met, compared with the next few and then ever more rarely, and cut
+back to what all of them had in common. So the call site and its nearest callers are
+always exact; the far end is what every look so far has confirmed, and a viewer adds the
+rest from the running stack where the holder is still in it (see ``extended``).
+
+Two walks are needed. Under asyncio SQLAlchemy runs in a greenlet, whose frames end in
+SQLAlchemy; the user's ``await`` chain hangs on the parent greenlet.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+from poolwatch.model import Frame
+from poolwatch.ownership import Owner, owner_of
+
+Pairs = tuple[tuple[CodeType, int], ...]
+
+CHUNK = 8
+"""Frames in one step of the walk; the fast walk below is written out for it."""
+DEEPEST = 64
+"""Frames of a stack that are kept at most."""
+_USER_FRAMES_WANTED = 4
+_LOOKS = 4
+"""Times a tail is compared before it is trusted for a while."""
+_MOST_NODES = 512
+"""Distinct paths remembered, before the tree starts anew."""
+
+
+class Path:
+    """One chunk of a stack, and through its parents the whole of it."""
+
+    __slots__ = (
+        "_frames",
+        "_site",
+        "_tail",
+        "children",
+        "codes",
+        "deeper",
+        "depth",
+        "fast",
+        "lastis",
+        "looks",
+        "owners",
+        "parent",
+    )
+
+    def __init__(
+        self,
+        parent: Path | None,
+        codes: tuple[CodeType, ...] = (),
+        lastis: tuple[int, ...] = (),
+        owners: bytes = b"",
+    ) -> None:
+        self.parent = parent
+        self.codes = codes
+        self.lastis = lastis
+        self.owners = owners
+        self.children: dict[tuple[int, ...], Path] = {}
+        self.depth: int = len(codes) + (parent.depth if parent else 0)
+        self.fast = False
+        """The walk may stop here without a further look."""
+        self.deeper = False
+        """The walk must go on: too little of the user's code so far."""
+        self.looks = 0
+        self._tail: Pairs = ()
+        self._site: Frame | None = None
+        self._frames: tuple[Frame, ...] | None = None
+
+    def frames(self) -> tuple[Frame, ...]:
+        """The whole stack in words, innermost first."""
+        if self._frames is None:
+            self._frames = resolve(self.near() + self._tail)
+        return self._frames
+
+    def site(self) -> Frame | None:
+        """The call site: the first frame of the user's own code."""
+        if self._site is None:
+            self._find_site((), b"")
+        return self._site
+
+    def look_again(self) -> None:
+        """Compare the tail at the next hold on this path."""
+        self.fast = False
+
+    def learn(self, tail: Pairs, owners: bytes) -> None:
+        """Take in what lies beyond: decides ``fast`` and ``deeper``."""
+        self.looks += 1
+        if self.looks == 1:
+            self._tail = tail
+            self._find_site(tail, owners)
+        elif tail != self._tail:
+            self._tail, self._frames = _common(tail, self._tail), None
+        if tail and self.depth < DEEPEST and not self._enough(owners):
+            self.deeper = True
+        elif self.looks >= _LOOKS:
+            self.fast = True
+
+    def _enough(self, beyond: bytes) -> bool:
+        """Whether the near part holds the call site and its nearest callers."""
+        near = self.owners_near()
+        if Owner.USER in near or Owner.USER in beyond:
+            return near.count(Owner.USER) >= _USER_FRAMES_WANTED
+        return near.count(Owner.PACKAGE) >= _USER_FRAMES_WANTED
+
+    def _find_site(self, tail: Pairs, owners: bytes) -> None:
+        pairs, whose = self.near() + tail, self.owners_near() + owners
+        for wanted in (Owner.USER, Owner.PACKAGE, Owner.PLUMBING):
+            if wanted in whose:
+                self._site = _frame(*pairs[whose.index(wanted)])
+                return
+
+    def near(self) -> Pairs:
+        """What was walked of the stack."""
+        near = tuple(zip(self.codes, self.lastis, strict=True))
+        return (self.parent.near() if self.parent else ()) + near
+
+    def owners_near(self) -> bytes:
+        """Whose code that is."""
+        return (self.parent.owners_near() if self.parent else b"") + self.owners
+
+
+class CallSites:
+    """The tree of all paths seen, bounded."""
+
+    def __init__(self) -> None:
+        self._root = Path(None)
+        self._tails: dict[tuple[int, ...], Pairs] = {}
+        self._nodes = 0
+
+    def capture(self, frame: FrameType | None) -> Path:
+        """Return the path of a stack that begins at ``frame``.
+
+        Written out eight frames a step: the loop a reader would expect costs twice as
+        much on CPython 3.11, and this runs at every checkout.
+        """
+        path = self._root
+        while True:
+            near = frame
+            try:
+                c0, l0, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c1, l1, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c2, l2, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c3, l3, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c4, l4, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c5, l5, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c6, l6, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+                c7, l7, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
+            except AttributeError:  # fewer than eight frames are left
+                return self._end(path, near)
+            lastis = (l0, l1, l2, l3, l4, l5, l6, l7)
+            codes = (c0, c1, c2, c3, c4, c5, c6, c7)
+            child = path.children.get(lastis)
+            if child is None or child.codes != codes:
+                child = self._grow(path, list(_chain(near, CHUNK)))
+            path = child
+            if path.fast:
+                return path
+            if not path.deeper:
+                self._learn(path, frame)
+                if not path.deeper:
+                    return path
+
+    def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
+        """Like capture, going on with the frames of the parent greenlets."""
+        frames = list(_chain(frame, DEEPEST))
+        parent = current.parent
+        while parent is not None and len(frames) < DEEPEST:
+            frames += _chain(parent.gr_frame, DEEPEST - len(frames))
+            parent = parent.parent
+        return self._leaf(self._root, frames)
+
+    def _end(self, path: Path, near: FrameType | None) -> Path:
+        """The last, short chunk of a stack."""
+        return path if near is None else self._leaf(path, list(_chain(near, CHUNK)))
+
+    def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
+        lastis = tuple([frame.f_lasti for frame in frames])
+        codes = tuple([frame.f_code for frame in frames])
+        child = parent.children.get(lastis)
+        if child is None or child.codes != codes:
+            child = self._grow(parent, frames)
+            child.learn((), b"")
+        return child
+
+    def _grow(self, parent: Path, frames: list[FrameType]) -> Path:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:  # holds keep the nodes they point to
+            self._nodes, self._tails, self._root = 1, {}, Path(None)
+        child = Path(
+            parent,
+            tuple([frame.f_code for frame in frames]),
+            tuple([frame.f_lasti for frame in frames]),
+            _owners(frames),
+        )
+        parent.children[child.lastis] = child
+        return child
+
+    def _learn(self, path: Path, beyond: FrameType | None) -> None:
+        frames = list(_chain(beyond, max(0, DEEPEST - path.depth)))
+        pairs = tuple([(frame.f_code, frame.f_lasti) for frame in frames])
+        # Tails repeat (the server, the framework): one copy of each is kept. The key
+        # is by identity because hashing a code object reads all of its contents.
+        key = tuple([part for code, lasti in pairs for part in (id(code), lasti)])
+        path.learn(self._tails.setdefault(key, pairs), _owners(frames))
+
+
+def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
+    """``frame`` and its callers."""
+    while frame is not None and most > 0:
+        yield frame
+        frame, most = frame.f_back, most - 1
+
+
+def _owners(frames: list[FrameType]) -> bytes:
+    return bytes(
+        [
+            owner_of(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+            for frame in frames
+        ]
+    )
+
+
+def _common(one: Pairs, other: Pairs) -> Pairs:
+    """What two stacks have in common, from the near end."""
+    both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other))  # noqa: B905 - to the shorter end
+    return tuple([mine for mine, _ in both])
+
+
+def extended(known: tuple[Frame, ...], live: tuple[Frame, ...]) -> tuple[Frame, ...]:
+    """Add the callers of a known stack from the running stack of the same holder.
+
+    The outermost known frame must stand exactly once in the running stack, at the same
+    line: then its callers have not changed since.
+    """
+    if not known or live.count(known[-1]) != 1:
+        return known
+    return known + live[live.index(known[-1]) + 1 :]
+
+
+def resolve(pairs: Pairs) -> tuple[Frame, ...]:
+    """Put pairs into words."""
+    return tuple([_frame(code, lasti) for code, lasti in pairs])
+
+
+def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
+    """The stack that begins at ``frame`` now, innermost first."""
+    return tuple([(each.f_code, each.f_lasti) for each in _chain(frame, most)])
+
+
+def _frame(code: CodeType, lasti: int) -> Frame:
+    return Frame(code.co_filename, _line(code, lasti), code.co_name)
+
+
+def _line(code: CodeType, lasti: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= lasti < end and line is not None:
+            return line
+    return code.co_firstlineno

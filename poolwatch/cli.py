@@ -1,0 +1,197 @@
+"""The command line: wires a client, and a server, to a face.
+
+The only place that prints errors. Each face is imported by its own command, so that
+``poolwatch ps`` needs nothing but the base install.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poolwatch.client import Client, no_process
+from poolwatch.errors import PoolwatchError
+from poolwatch.version import VERSION
+
+if TYPE_CHECKING:
+    from poolwatch.live import LiveSource
+
+_EXIT_CODES = """\
+exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
+"""
+
+_HOW = """\
+In the application, one line:
+
+    import poolwatch
+    poolwatch.instrument(engine)      # an Engine, AsyncEngine or Pool of SQLAlchemy
+
+then, from any terminal of the same user:
+
+    poolwatch tui                     # the dashboard
+    poolwatch ps                      # the same as one table
+
+No application at hand?  poolwatch demo  starts one, with PostgreSQL and real faults.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except PoolwatchError as error:
+        print(f"poolwatch: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="poolwatch",
+        description="Who holds my database connections?",
+        epilog=_HOW + "\n" + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"poolwatch {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_ps(commands)
+    _add_tui(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    ps = commands.add_parser(
+        "ps",
+        help="the holds of now, as one table or as JSON",
+        description="Show who holds each connection of every instrumented process.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ps.add_argument("--json", action="store_true", help="print the snapshot document")
+    _add_sources(ps)
+    ps.set_defaults(command=_ps)
+
+
+def _add_tui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tui = commands.add_parser(
+        "tui",
+        help="the dashboard",
+        description="Watch all instrumented processes, live. Press ? inside for help.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tui.add_argument(
+        "--refresh",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two looks (default 1)",
+    )
+    _add_sources(tui)
+    tui.set_defaults(command=_tui)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="PostgreSQL, a small application with real faults, and the dashboard",
+        description="Start PostgreSQL and a small real application with faults that "
+        "people really write, and show them in the dashboard.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument(
+        "--headless", action="store_true", help="no terminal: run, then print"
+    )
+    demo.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help="how long to run before printing (default 10)",
+    )
+    demo.add_argument("--json", action="store_true", help="print the snapshot document")
+    demo.add_argument(
+        "--dsn", help="your own PostgreSQL; a schema poolwatch_demo is made and removed"
+    )
+    demo.add_argument("--dir", type=Path, help="socket directory (default: its own)")
+    demo.set_defaults(command=_demo)
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where the sockets are (default: POOLWATCH_DIR or the user's own)",
+    )
+    parser.add_argument(
+        "--dsn",
+        metavar="DSN",
+        help="read pg_stat_activity here: a SQLAlchemy URL or a libpq string (default: "
+        "POOLWATCH_DSN, or each process reads its own server)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds >= 0.1")
+    return seconds
+
+
+def _live(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
+    from poolwatch.live import LiveSource
+
+    dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
+    return LiveSource(Client(options.dir), dsn=dsn, linger_s=linger_s)
+
+
+def _ps(options: argparse.Namespace) -> int:
+    from poolwatch import table, wire
+
+    source = _live(options, linger_s=0.0)
+    try:
+        snapshot = source.snapshot()
+    finally:
+        source.close()
+        if source.server_error:
+            print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
+    if options.json:
+        print(wire.to_json(snapshot))
+    else:
+        print(table.render(snapshot, shutil.get_terminal_size((120, 24)).columns))
+    return 0
+
+
+def _tui(options: argparse.Namespace) -> int:
+    from poolwatch import tui
+
+    source = _live(options, linger_s=5.0)
+    hint = no_process(Client(options.dir).directory)
+    tui.run(source, refresh=options.refresh, empty_hint=hint, on_close=source.close)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from poolwatch.demo.command import run_demo
+
+    return run_demo(
+        headless=options.headless,
+        seconds=options.seconds,
+        as_json=options.json,
+        dsn=options.dsn,
+        directory=options.dir,
+    )

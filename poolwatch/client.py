@@ -1,0 +1,113 @@
+"""The viewer's side of the socket: find the processes and ask them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+from poolwatch import rundir, wire
+from poolwatch.errors import ForbiddenError, NoProcessError, UnreachableError
+from poolwatch.joining import AgentReading
+from poolwatch.model import Process
+from poolwatch.rundir import Address
+
+PATIENCE_S = 3.0
+
+
+class Client:
+    """Asks all instrumented processes of one directory."""
+
+    def __init__(
+        self, directory: Path | None = None, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        """Look in ``directory``, or else where an application would put its socket."""
+        self.directory = rundir.runtime_directory(directory)
+        self._patience_s = patience_s
+
+    def agents(self) -> Sequence[Address]:
+        """Return where processes listen; sweeps the sockets of dead ones.
+
+        Raises NoProcessError if there are none, ForbiddenError if the directory is not
+        to be trusted.
+        """
+        alive = []
+        for address in rundir.addresses(self.directory):
+            if _listens(address):
+                alive.append(address)
+            else:
+                rundir.sweep(address)
+        if not alive:
+            raise NoProcessError(no_process(self.directory))
+        return alive
+
+    def view(self, address: Address) -> Process:
+        """Return one process as it is now; raises UnreachableError with a sentence."""
+        snapshot = wire.from_json(self._get(address, "/view"))
+        if len(snapshot.processes) != 1:
+            raise UnreachableError("the answer is not about one process")
+        return snapshot.processes[0]
+
+    def servers(self, address: Address, *, linger: float) -> Sequence[AgentReading]:
+        """Let the process read its own servers; raises UnreachableError."""
+        query = urlencode({"linger": linger})
+        text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
+        return wire.list_from_json(AgentReading, text, "servers")
+
+    def _get(
+        self, address: Address, target: str, patience_s: float | None = None
+    ) -> bytes:
+        connection = _UnixConnection(address.path, patience_s or self._patience_s)
+        try:
+            connection.request("GET", target)
+            response = connection.getresponse()
+            body = response.read()
+        except TimeoutError:
+            raise UnreachableError("it does not answer") from None
+        except PermissionError:
+            raise ForbiddenError("its socket belongs to another user") from None
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise UnreachableError(f"the connection broke: {why}") from None
+        finally:
+            connection.close()
+        if response.status != http.client.OK:
+            raise UnreachableError(f"it answered {response.status} {response.reason}")
+        return body
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("poolwatch", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
+def _listens(address: Address) -> bool:
+    """Whether somebody is behind the socket. A full queue is somebody, too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.5)
+        try:
+            probe.connect(os.fspath(address.path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def no_process(directory: Path) -> str:
+    """Say where was looked, and how to begin."""
+    return (
+        f"no instrumented process found in {directory}\n"
+        "add one line to the application: poolwatch.instrument(engine)\n"
+        "its socket appears with the first checkout; a process with another user or "
+        "POOLWATCH_DIR is found with --dir"
+    )

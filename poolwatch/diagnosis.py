@@ -1,0 +1,322 @@
+"""What is wrong, and how we know: pure functions over records.
+
+A verdict is about one hold; a finding is one thing that is wrong. Each comes with its
+proof, because a false accusation is as bad as a missed leak: nothing is said here that
+the records do not show.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from poolwatch.model import (
+    Finding,
+    Frame,
+    Hold,
+    PoolStats,
+    Process,
+    ServerStatus,
+    Severity,
+    SiteStats,
+    Verdict,
+    Wait,
+)
+from poolwatch.text import duration, place, plural
+
+Key = tuple[str | None, int | None]
+"""A server by its address, and a backend pid on it."""
+
+_GRAVITY: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
+
+
+def verdict(
+    *,
+    held_s: float,
+    long_after: float,
+    owner_ended: str | None,
+    long_hold: str | None,
+    detached: bool,
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge one open hold.
+
+    ``owner_ended`` names the thread or task that took the hold if it has ended and
+    nobody else has used the connection since; ``long_hold`` is the declared reason.
+    """
+    evidence = []
+    if owner_ended:
+        evidence.append(f"{owner_ended} took it and has ended")
+    if detached:
+        evidence.append("detached: the pool has already replaced this connection")
+    if long_hold:
+        return "ok", (*evidence, f"declared long: {long_hold}")
+    if held_s < long_after:
+        return "ok", tuple(evidence)
+    evidence.append(f"held {duration(held_s)}, longer than {duration(long_after)}")
+    return ("leaked" if owner_ended else "long"), tuple(evidence)
+
+
+def long_holds(holds: Iterable[Hold]) -> list[Finding]:
+    """``leaked.orphaned`` and ``long_hold``, one finding per pool and call site."""
+    groups: dict[tuple[str, Frame | None, str], list[Hold]] = defaultdict(list)
+    for hold in holds:
+        if hold.verdict != "ok":
+            groups[hold.pool, hold.site, hold.verdict].append(hold)
+    findings = []
+    for (pool, site, judged), group in groups.items():
+        oldest = max(hold.held_s for hold in group)
+        many, where = plural(len(group), "connection"), place(site)
+        if judged == "leaked":
+            findings.append(
+                Finding(
+                    kind="leaked.orphaned",
+                    severity="critical",
+                    pool=pool,
+                    text=f"{where} took {many} and ended without returning "
+                    f"{'it' if len(group) == 1 else 'them'}",
+                    proof="; ".join(group[0].evidence),
+                    remedy="Take the connection in a with block, so that it goes back "
+                    "when the thread or task ends.",
+                    holds=_ids(group),
+                    sites=_sites(site),
+                )
+            )
+        else:
+            findings.append(
+                Finding(
+                    kind="long_hold",
+                    severity="warning",
+                    pool=pool,
+                    text=f"{where} holds {many}, the oldest for {duration(oldest)}",
+                    proof="; ".join(group[0].evidence),
+                    remedy="Return the connection before slow work; if the hold is "
+                    'meant to last, say so: with poolwatch.long_hold("why").',
+                    holds=_ids(group),
+                    sites=_sites(site),
+                )
+            )
+    return findings
+
+
+def collected(sites: Iterable[SiteStats]) -> list[Finding]:
+    """``leaked.collected``: connections that came back only by garbage collection."""
+    return [
+        Finding(
+            kind="leaked.collected",
+            severity="warning",
+            pool=each.pool,
+            text=f"{place(each.site)} dropped {plural(each.leaked, 'connection')} "
+            "without returning",
+            proof="nobody called close(): the connection object was already dead when "
+            "its connection came back",
+            remedy="Use a with block, or close() in a finally clause.",
+            sites=(each.site,),
+        )
+        for each in sites
+        if each.leaked
+    ]
+
+
+def exhausted(
+    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+) -> list[Finding]:
+    """``exhausted``: somebody waits and nothing is free; says who holds what."""
+    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
+        return []
+    capacity = pool.size + pool.max_overflow
+    if not waits or not capacity or len(holds) < capacity:
+        return []
+    by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    oldest = max(wait.waited_s for wait in waits)
+    return [
+        Finding(
+            kind="exhausted",
+            severity="critical",
+            pool=pool.id,
+            text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
+            f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
+            proof="held by " + ", ".join(f"{site} ({n})" for site, n in by_site),
+            remedy="Look at the holders before making the pool larger.",
+            holds=_ids(holds),
+            waits=_ids(waits),
+            sites=_sites(*(hold.site for hold in holds)),
+        )
+    ]
+
+
+def nested(
+    pool: PoolStats, holders: Mapping[object, tuple[Sequence[Hold], Sequence[Wait]]]
+) -> list[Finding]:
+    """``nested`` and ``pool_deadlock``.
+
+    ``holders`` groups the holds and waits of this pool by the thread or task they
+    belong to.
+    """
+    findings = []
+    stuck: list[Hold] = []
+    wanted: list[Wait] = []
+    for holds, waits in holders.values():
+        active = [hold for hold in holds if waits or still_there(hold)]
+        if not active or len(active) + len(waits) < 2:
+            continue
+        if waits:
+            stuck += active
+            wanted += waits
+        findings.append(_nested(pool, active, waits))
+    everything = [hold for holds, _ in holders.values() for hold in holds]
+    capacity = (pool.size or 0) + (pool.max_overflow or 0)
+    if (
+        stuck
+        and pool.size is not None
+        and len(stuck) == len(everything) >= capacity > 0
+    ):
+        findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
+    return findings
+
+
+def still_there(hold: Hold) -> bool:
+    """Whether the function that took the hold is still on its holder's stack."""
+    site = hold.site
+    return site is not None and any(
+        (frame.file, frame.function) == (site.file, site.function) for frame in hold.now
+    )
+
+
+def _nested(pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]) -> Finding:
+    outer = max(holds, key=lambda hold: hold.held_s)
+    inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
+    who = f"task {outer.task}" if outer.task else f"thread {outer.thread}"
+    doing = "waits for another one" if waits else "has taken another one"
+    return Finding(
+        kind="nested",
+        severity="critical" if waits else "warning",
+        pool=pool.id,
+        text=f"{who} holds a connection from {place(outer.site)} and {doing} "
+        f"at {place(inner.site)}",
+        proof=f"one holder, two requests on pool {pool.name!r}",
+        remedy="Pass the connection that is already held to the inner code; as many "
+        "such callers as the pool has connections lock each other out.",
+        holds=_ids(holds),
+        waits=_ids(waits),
+        sites=_sites(outer.site, inner.site),
+    )
+
+
+def _deadlock(
+    pool: PoolStats, stuck: Sequence[Hold], wanted: Sequence[Wait], capacity: int
+) -> Finding:
+    return Finding(
+        kind="pool_deadlock",
+        severity="critical",
+        pool=pool.id,
+        text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
+        "held by somebody who waits for another one",
+        proof=f"{plural(len(wanted), 'holder')} of a connection, all waiting; nobody "
+        "else can return one",
+        remedy=f"Pass the held connection to the inner code; a pool of {capacity + 1} "
+        "is the smallest in which these holders can move.",
+        holds=_ids(stuck),
+        waits=_ids(wanted),
+        sites=_sites(*(hold.site for hold in stuck), *(wait.site for wait in wanted)),
+    )
+
+
+def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
+    """Add what only the server can prove: lock waits and idle transactions.
+
+    Takes processes whose holds are joined with their server rows already. Backend pids
+    are compared only between processes that look at the same server.
+    """
+    holders: dict[Key, tuple[Process, Hold]] = {
+        (server.address, hold.backend_pid): (process, hold)
+        for process in processes
+        for hold, server in _joined(process)
+    }
+    return tuple(
+        replace(
+            process,
+            findings=by_gravity(
+                [*process.findings, *_server_findings(process, holders)]
+            ),
+        )
+        for process in processes
+    )
+
+
+def _joined(process: Process) -> list[tuple[Hold, ServerStatus]]:
+    servers = {pool: server for server in process.servers for pool in server.pools}
+    return [
+        (hold, servers[hold.pool])
+        for hold in process.holds
+        if hold.server is not None and hold.pool in servers
+    ]
+
+
+def _server_findings(
+    process: Process, holders: Mapping[Key, tuple[Process, Hold]]
+) -> list[Finding]:
+    long_after = {pool.id: pool.long_after_s for pool in process.pools}
+    findings = []
+    for hold, server in _joined(process):
+        row = hold.server
+        assert row is not None  # _joined takes no others
+        if row.blocked_by:
+            blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
+            findings.append(_lock_wait(hold, [each for each in blockers if each]))
+        age = row.state_age_s or 0.0
+        if (row.state or "").startswith("idle in transaction") and (
+            age >= long_after[hold.pool] and hold.verdict != "ok"
+        ):
+            findings.append(_idle_in_transaction(hold, age))
+    return findings
+
+
+def _lock_wait(hold: Hold, blockers: Sequence[tuple[Process, Hold]]) -> Finding:
+    row = hold.server
+    assert row is not None  # the caller read blocked_by from it
+    pids = ", ".join(map(str, row.blocked_by))
+    names = [
+        f"{place(blocker.site)} ({(blocker.server and blocker.server.state) or '?'}, "
+        f"pid {blocker.backend_pid})"
+        for _, blocker in blockers
+    ]
+    by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
+    return Finding(
+        kind="lock_wait",
+        severity="critical",
+        pool=hold.pool,
+        text=f"{place(hold.site)} is blocked by {by}",
+        proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
+        f"{duration(row.state_age_s)}",
+        remedy="Commit or roll back the blocking transaction before slow work.",
+        holds=(hold.id,),
+        sites=_sites(hold.site, *(blocker.site for _, blocker in blockers)),
+    )
+
+
+def _idle_in_transaction(hold: Hold, age: float) -> Finding:
+    return Finding(
+        kind="idle_in_transaction",
+        severity="warning",
+        pool=hold.pool,
+        text=f"{place(hold.site)} has been idle in a transaction for {duration(age)}",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} is "
+        f"{hold.server.state if hold.server else '?'}",
+        remedy="Commit before work that does not need the database.",
+        holds=(hold.id,),
+        sites=_sites(hold.site),
+    )
+
+
+def by_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The worst first; otherwise in the order given."""
+    return tuple(sorted(findings, key=lambda finding: _GRAVITY[finding.severity]))
+
+
+def _ids(things: Iterable[Hold | Wait]) -> tuple[str, ...]:
+    return tuple(thing.id for thing in things)
+
+
+def _sites(*sites: Frame | None) -> tuple[Frame, ...]:
+    return tuple(dict.fromkeys(site for site in sites if site is not None))

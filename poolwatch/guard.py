@@ -1,0 +1,33 @@
+"""Nothing of ours reaches the application: a hook that fails is switched off."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger("poolwatch")
+
+
+class Guard:
+    """Counts the failures of one set of hooks and says when they must stop."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.failures = 0
+        self.tripped = False
+        """The hooks do nothing any more."""
+
+    def failed(self, error: BaseException) -> None:
+        """Take note of an exception; logs the first one with its traceback.
+
+        Call it from the ``except`` block. MemoryError and RecursionError are the
+        application's own trouble, and pass: they do not switch anything off.
+        """
+        self.failures += 1
+        if isinstance(error, MemoryError | RecursionError):
+            return
+        if not self.tripped:
+            self.tripped = True
+            log.exception(  # noqa: LOG004 - its callers are in their except blocks
+                "poolwatch failed on %s and is now off there; the pool goes on",
+                self.what,
+            )

@@ -1,0 +1,114 @@
+"""Who takes a connection: the thread and, under asyncio, the task.
+
+Neither is kept alive by us: what they carry may be the very thing that leaks. A thread
+is met once, in a thread-local record that dies with it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from poolwatch.callsites import DEEPEST, Pairs, pairs_of
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+
+class Holder:
+    """A thread, as far as it may be remembered."""
+
+    __slots__ = ("_name", "_thread", "ident")
+
+    def __init__(self) -> None:
+        thread = threading.current_thread()
+        self.ident = threading.get_ident()
+        self._name = thread.name
+        self._thread = ref(thread)
+
+    @property
+    def name(self) -> str:
+        """The thread's name; its last known one once it has ended."""
+        thread = self._thread()
+        return self._name if thread is None else thread.name
+
+    def has_ended(self) -> bool:
+        """Whether the thread has run to its end."""
+        thread = self._thread()
+        return thread is None or not thread.is_alive()
+
+
+class PerThread(threading.local):
+    """The holder record of the thread that looks."""
+
+    holder: Holder | None = None
+
+
+class TaskRef:
+    """An asyncio task, as far as it may be remembered."""
+
+    __slots__ = ("_hash", "_name", "_task")
+
+    def __init__(self, task: Task[Any]) -> None:
+        self._name = task.get_name()
+        self._task = ref(task)
+        self._hash = hash(self._task)
+
+    def __eq__(self, other: object) -> bool:
+        """Two references to one task are equal, as long as it lives."""
+        return isinstance(other, TaskRef) and self._task == other._task
+
+    def __hash__(self) -> int:
+        """By the task."""
+        return self._hash
+
+    def is_of(self, task: Task[Any] | None) -> bool:
+        """Whether this refers to that very task."""
+        return self._task() is task
+
+    @property
+    def name(self) -> str:
+        """The task's name; the one it had when it took the hold once it is gone."""
+        task = self._task()
+        return self._name if task is None else task.get_name()
+
+    def has_ended(self) -> bool:
+        """Whether the task is done, or gone altogether."""
+        task = self._task()
+        return task is None or task.done()
+
+    def stack(self) -> Pairs:
+        """Where the task is now, innermost await first.
+
+        ``Task.get_stack`` shows only the outermost frame; the rest hangs on
+        ``cr_await`` and its kin.
+        """
+        task = self._task()
+        pairs: list[tuple[Any, int]] = []
+        awaited: Any = None if task is None or task.done() else task.get_coro()
+        while awaited is not None and len(pairs) < DEEPEST:
+            frame = _first(awaited, "cr_frame", "gi_frame", "ag_frame")
+            if frame is None:
+                break
+            pairs.append((frame.f_code, frame.f_lasti))
+            awaited = _first(awaited, "cr_await", "gi_yieldfrom", "ag_await")
+        return tuple(reversed(pairs))
+
+
+def _first(thing: object, *names: str) -> Any:
+    """The first attribute of those that is there and not None."""
+    values = (getattr(thing, name, None) for name in names)
+    return next((value for value in values if value is not None), None)
+
+
+def thread_stacks() -> dict[int, Pairs]:
+    """Where every thread is now, innermost frame first, by thread ident.
+
+    The frames themselves are let go before this returns.
+    """
+    return {
+        ident: pairs_of(frame)
+        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the documented way
+    }

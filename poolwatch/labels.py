@@ -1,0 +1,63 @@
+"""What the application says about its own work: labels, and holds meant to be long.
+
+Both are context variables, so they follow the thread, the task and everything awaited
+inside the ``with`` block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+MOST = 16
+"""Labels kept on one hold."""
+LONGEST = 200
+"""Characters of a label's value that are kept."""
+
+
+class Ambience(NamedTuple):
+    """What surrounds the code that asks for a connection."""
+
+    labels: dict[str, str]
+    long_hold: str | None
+    """Why a long hold is fine here, or None."""
+
+
+NOTHING_SAID = Ambience({}, None)
+
+ambience: ContextVar[Ambience] = ContextVar("poolwatch", default=NOTHING_SAID)
+
+
+@contextmanager
+def label(**labels: object) -> Iterator[None]:
+    """Give the holds and waits begun inside labels, e.g. ``label(endpoint="/orders")``.
+
+    Inner labels are added to outer ones. Values are kept as text, at most 16 of 200
+    characters: they are shown to whoever may read this process's socket.
+    """
+    said = ambience.get()
+    texts = {key: str(value)[:LONGEST] for key, value in labels.items()}
+    both = dict(list({**said.labels, **texts}.items())[:MOST])
+    token = ambience.set(said._replace(labels=both))
+    try:
+        yield
+    finally:
+        ambience.reset(token)
+
+
+@contextmanager
+def long_hold(reason: str) -> Iterator[None]:
+    """Declare that holds taken inside are meant to last: they are never flagged.
+
+    ``reason`` is shown with the hold. Raises ValueError if it is empty: a reader must
+    be able to tell why.
+    """
+    if not isinstance(reason, str) or not reason.strip():
+        raise ValueError('long_hold() needs a reason, e.g. long_hold("LISTEN loop")')
+    token = ambience.set(ambience.get()._replace(long_hold=reason[:LONGEST]))
+    try:
+        yield
+    finally:
+        ambience.reset(token)

@@ -1,0 +1,237 @@
+"""The source behind every face: what the processes say, joined with the server.
+
+Who reads PostgreSQL, for each pool:
+
+1. With a DSN, the viewer reads that server, once a refresh for all processes. It speaks
+   for the pools that are proven to be on it; the agents of the others read theirs.
+2. Without one, every agent reads for its own pools.
+3. Where an agent cannot, DATABASE_URL or the libpq environment of the viewer is tried,
+   with the same proof.
+
+The proof that a pool is on the server of a DSN: its agent, over a connection made the
+pool's own way, finds the same running server (ServerReading.identity). It is asked
+again whenever the two differ, so a restarted server is recognised. Where the agent
+cannot tell, each hold has to prove it by its TCP port, or by its address on this same
+machine; the first that does speaks for its pool.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.diagnosis import with_server
+from poolwatch.joining import AgentReading
+from poolwatch.model import Process, ServerReading, Snapshot, Unreachable
+from poolwatch.parallel import Calls, Outcome
+from poolwatch.postgres.viewer import ViewerReader, environment_dsn
+from poolwatch.refresh import (
+    SILENT,
+    Look,
+    Memory,
+    ReadBy,
+    error_of,
+    explain,
+    hear,
+    pids_of,
+    postgres_pools,
+    use_agent,
+    use_where_at_home,
+    use_where_claimed,
+)
+
+LINGER_S = 5.0
+"""How long an agent is asked to keep its connection for our next refresh."""
+
+ASK_AGAIN_S = 10.0
+"""After an agent could not tell which server its pools are on."""
+
+
+class Address(Protocol):
+    """Where an agent listens; the same, and hashable, as long as its process lives."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process's pid."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class Client(Protocol):
+    """What is needed of :class:`poolwatch.client.Client`."""
+
+    def agents(self) -> Sequence[Any]:
+        """Return the Address of every process that has a socket."""
+        ...
+
+    def view(self, address: Any) -> Process:
+        """Return a process's own picture; raises PoolwatchError."""
+        ...
+
+    def servers(self, address: Any, *, linger: float) -> Sequence[AgentReading]:
+        """Let the agent read its servers; raises PoolwatchError."""
+        ...
+
+
+class Reader(Protocol):
+    """What is needed of a ViewerReader."""
+
+    def read(self, pids: Collection[int]) -> ServerReading:
+        """Read the server; raises PoolwatchError."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+class LiveSource:
+    """A Source for the viewer. One thread at a time may call it."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        dsn: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+        patience_s: float = 3.0,
+        reader: Callable[[str], Reader] = lambda dsn: ViewerReader(
+            dsn, connection_facts
+        ),
+        host: str | None = None,
+        linger_s: float = LINGER_S,
+    ) -> None:
+        """``dsn``: read this server; ``patience_s``: how long a refresh waits.
+
+        ``linger_s``: how long agents keep their connection for our next refresh.
+        """
+        self._linger_s = linger_s
+        self._client = client
+        self._patience_s = patience_s
+        self._calls = Calls()
+        self._host = host or socket.gethostname()
+        self._dsn = reader(dsn) if dsn is not None else None
+        fallback = environment_dsn(environ) if dsn is None else None
+        self._environment = reader(fallback) if fallback is not None else None
+        self._memories: dict[Hashable, Memory] = {}
+        self._dsn_identity: str | None = None
+        self.server_error: str | None = None
+        """What is wrong with the DSN, one sentence, as of the last snapshot; also when
+        there is no process yet that would show it."""
+
+    def snapshot(self) -> Snapshot:
+        """Return all processes as they are now, joined with their servers.
+
+        Raises only what finding the processes raises.
+        """
+        addresses = self._client.agents()
+        self._memories = {a: self._memories.get(a) or Memory() for a in addresses}
+        looks, unreachable = self._views(addresses)
+        outcomes = self._ask(looks)
+        for address, look in looks.items():
+            hear(look, outcomes.get(("servers", address)))
+        if "dsn" in outcomes:
+            self._use_dsn(looks.values(), outcomes["dsn"])
+        for look in looks.values():
+            use_agent(look)
+        self._use_evidence(looks.values(), outcomes.get("dsn"))
+        for look in looks.values():
+            explain(look, dsn=self._dsn is not None)
+        return Snapshot(
+            processes=with_server([look.joined() for look in looks.values()]),
+            unreachable=tuple(unreachable),
+        )
+
+    def close(self) -> None:
+        """Close our own connections to PostgreSQL."""
+        for reader in (self._dsn, self._environment):
+            if reader is not None:
+                reader.close()
+
+    # -- asking ---------------------------------------------------------------------
+
+    def _views(
+        self, addresses: Sequence[Any]
+    ) -> tuple[dict[Hashable, Look], list[Unreachable]]:
+        looks: dict[Hashable, Look] = {}
+        unreachable: list[Unreachable] = []
+        jobs: dict[Hashable, Callable[[], Any]] = {
+            ("view", a): partial(self._client.view, a) for a in addresses
+        }
+        outcomes = self._calls.run(jobs, self._patience_s)
+        for address in addresses:
+            got = outcomes["view", address]
+            why = error_of(got, "it does not answer in time")
+            if why is not None or got.ended is None:
+                unreachable.append(Unreachable(address.pid, why or ""))
+                continue
+            pools = postgres_pools(got.value)
+            memory = self._memories[address]
+            looks[address] = Look(got.value, got.began, got.ended, memory, pools)
+        return looks, unreachable
+
+    def _ask(self, looks: Mapping[Hashable, Look]) -> dict[Hashable, Outcome]:
+        """Let our own connection and the agents read, all at the same time."""
+        jobs: dict[Hashable, Callable[[], Any]] = {}
+        for address, look in looks.items():
+            if self._agent_needed(look):
+                jobs["servers", address] = partial(
+                    self._client.servers, address, linger=self._linger_s
+                )
+        any_pool = any(look.pools for look in looks.values())
+        if self._dsn is not None and (any_pool or self._dsn_identity is None):
+            jobs["dsn"] = partial(self._dsn.read, pids_of(looks.values()))
+        return self._calls.run(jobs, self._patience_s)
+
+    def _agent_needed(self, look: Look) -> bool:
+        if not look.pools or self._dsn is None:
+            return bool(look.pools)
+        homes = look.memory.homes
+        if any(pool in homes and not self._is_here(look, pool) for pool in look.pools):
+            return self._dsn_identity is not None
+        asked = look.memory.asked
+        recently = asked is not None and time.monotonic() - asked < ASK_AGAIN_S
+        return not recently and not all(pool in homes for pool in look.pools)
+
+    def _is_here(self, look: Look, pool: str) -> bool:
+        """Whether the pool is proven to be on the server of the DSN."""
+        identity, _ = look.memory.homes.get(pool, (None, None))
+        return identity is not None and identity == self._dsn_identity
+
+    # -- using what came back -------------------------------------------------------
+
+    def _use_dsn(self, looks: Collection[Look], outcome: Outcome) -> None:
+        self.server_error = error_of(outcome, SILENT)
+        if self.server_error is None:
+            self._dsn_identity = outcome.value.identity
+            for look in looks:
+                use_where_at_home(look, "dsn", outcome)
+            return
+        for look in looks:
+            elsewhere = look.memory.homes if self._dsn_identity else {}
+            unsaid = (
+                pool
+                for pool in look.pools
+                if pool not in elsewhere or self._is_here(look, pool)
+            )
+            look.complain(unsaid, "dsn", self.server_error)
+
+    def _use_evidence(self, looks: Collection[Look], outcome: Outcome | None) -> None:
+        """For pools whose agent could not tell: each hold proves its own server."""
+        lacking = [look for look in looks if look.untold()]
+        source: ReadBy = "dsn"
+        if self._environment is not None and lacking:
+            source = "environment"
+            job = partial(self._environment.read, pids_of(lacking))
+            outcome = self._calls.run({source: job}, self._patience_s)[source]
+        if outcome is None or error_of(outcome, SILENT) is not None:
+            return
+        for look in lacking:
+            use_where_at_home(look, source, outcome)
+            use_where_claimed(look, source, outcome, self._host)

@@ -1,0 +1,91 @@
+"""Whose code a frame is: the user's, a library's, or plumbing nobody wants to see.
+
+The call site of a hold is the first frame of the user's own code. That is code outside
+the standard library and outside site-packages. In a container the application itself
+is often installed into site-packages; then the first frame there that is no known
+database or framework package counts.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from enum import IntEnum
+from functools import cache, lru_cache
+from pathlib import Path
+
+
+class Owner(IntEnum):
+    """Whose code it is, from the least to the most interesting for a call site."""
+
+    PLUMBING = 0
+    """poolwatch, the standard library, database libraries, web and task frameworks."""
+    PACKAGE = 1
+    """Anything else that is installed: a third-party library, or an application
+    that was installed as a package."""
+    USER = 2
+    """Code that is not installed: the project at hand."""
+
+
+# Packages between an application and its connection pool, or around the application.
+# They matter only when no frame at all lies outside site-packages.
+# fmt: off
+_KNOWN = frozenset({
+    "sqlalchemy", "sqlmodel", "flask_sqlalchemy", "fastapi_async_sqlalchemy",
+    "databases", "advanced_alchemy", "alembic", "geoalchemy2", "sqlalchemy_utils",
+    "pandas", "ormar", "piccolo", "psycopg", "psycopg_pool", "psycopg2", "asyncpg",
+    "aiosqlite", "pg8000", "aiopg", "greenlet", "gevent", "eventlet", "anyio", "trio",
+    "sniffio", "uvloop", "fastapi", "starlette", "uvicorn", "hypercorn", "gunicorn",
+    "waitress", "uwsgi", "flask", "werkzeug", "django", "aiohttp", "sanic", "quart",
+    "litestar", "falcon", "bottle", "tornado", "pyramid", "strawberry", "graphene",
+    "celery", "kombu", "billiard", "rq", "dramatiq", "huey", "arq", "apscheduler",
+    "click", "typer", "pytest", "_pytest", "pluggy", "pytest_asyncio", "xdist",
+    "opentelemetry", "ddtrace", "sentry_sdk", "newrelic", "elasticapm", "wrapt",
+    "tenacity",
+})
+# fmt: on
+_INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_HERE = str(Path(__file__).parent)
+_DEMO = str(Path(__file__).parent / "demo" / "app")
+
+
+@cache
+def _standard_library() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({paths["stdlib"], paths["platstdlib"]})
+
+
+@cache
+def _script_directories() -> tuple[str, ...]:
+    """Where console scripts live: ``bin/uvicorn`` is nobody's call site."""
+    return tuple({sysconfig.get_path("scripts"), str(Path(sys.executable).parent)})
+
+
+@lru_cache(maxsize=2048)
+def owner_of(file: str, module: object) -> Owner:
+    """Tell whose code a frame of ``file`` in ``module`` (its ``__name__``) is."""
+    if file.startswith(_HERE):
+        return Owner.USER if file.startswith(_DEMO) else Owner.PLUMBING
+    package = module.partition(".")[0] if isinstance(module, str) else ""
+    if file.startswith("<"):
+        return _generated(file, package)
+    if _INSTALLED.search(file):
+        return Owner.PLUMBING if package in _KNOWN else Owner.PACKAGE
+    if file.startswith(_standard_library()):
+        return Owner.PLUMBING
+    if module == "__main__" and str(Path(file).parent) in _script_directories():
+        return Owner.PLUMBING
+    return Owner.USER
+
+
+def _generated(file: str, package: str) -> Owner:
+    """Code without a file: typed at a prompt, ``python -c``, or made by a library."""
+    if file.startswith(("<frozen", "<attrs", "<decorator", "<template", "<__array")):
+        return Owner.PLUMBING
+    if package in _KNOWN or package in sys.stdlib_module_names:
+        return Owner.PLUMBING
+    home = getattr(sys.modules.get(package), "__file__", None)
+    if package and package != "__main__" and home:
+        return owner_of(home, package)
+    return Owner.USER

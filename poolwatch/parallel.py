@@ -1,0 +1,76 @@
+"""Ask several at once, and wait for nobody longer than agreed.
+
+An executor will not do: the program could not end before its slowest call does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call went, and when: seconds of ``time.monotonic``."""
+
+    value: Any
+    error: Exception | None
+    began: float
+    ended: float | None
+    """None while it has not come back."""
+
+
+@dataclass(slots=True)
+class _Call:
+    began: float
+    done: threading.Event = field(default_factory=threading.Event)
+    outcome: Outcome | None = None
+
+
+class Calls:
+    """Calls by key, each in a daemon thread of its own, at most one per key."""
+
+    def __init__(self) -> None:
+        self._running: dict[Hashable, _Call] = {}
+
+    def run(
+        self, jobs: Mapping[Hashable, Callable[[], Any]], patience_s: float
+    ) -> dict[Hashable, Outcome]:
+        """Return the outcome of every job, waiting ``patience_s`` for all together.
+
+        A call that has not come back from an earlier run is neither repeated nor
+        waited for; when it does come back its result is too old to be of use.
+        """
+        self._running = {k: c for k, c in self._running.items() if c.outcome is None}
+        fresh = {
+            key: self._start(jobs[key]) for key in jobs if key not in self._running
+        }
+        deadline = time.monotonic() + patience_s
+        for call in fresh.values():
+            call.done.wait(max(0.0, deadline - time.monotonic()))
+        self._running |= {k: c for k, c in fresh.items() if c.outcome is None}
+        calls = self._running | fresh
+        return {key: _outcome(calls[key]) for key in jobs}
+
+    @staticmethod
+    def _start(job: Callable[[], Any]) -> _Call:
+        call = _Call(time.monotonic())
+
+        def work() -> None:
+            value, error = None, None
+            try:
+                value = job()
+            except Exception as raised:  # noqa: BLE001 - the caller's to judge
+                error = raised
+            call.outcome = Outcome(value, error, call.began, time.monotonic())
+            call.done.set()
+
+        threading.Thread(target=work, name="poolwatch-call", daemon=True).start()
+        return call
+
+
+def _outcome(call: _Call) -> Outcome:
+    return call.outcome or Outcome(None, None, call.began, None)

@@ -1,0 +1,217 @@
+"""One process in one refresh: which reading speaks for which of its pools, and why not.
+
+Filled in step by step by :mod:`poolwatch.live`, which does the asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from poolwatch.errors import PoolwatchError
+from poolwatch.joining import AgentReading, Window, claimed, join
+from poolwatch.model import Process, ServerReading, ServerStatus
+from poolwatch.parallel import Outcome
+
+SILENT = "PostgreSQL has not answered in time"
+_NO_ANSWER = "the process has not answered in time when asked for its server view"
+_SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
+_UNPROVEN = "not known which server this pool is on"
+
+ReadBy = Literal["agent", "dsn", "environment"]
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of one process between two refreshes."""
+
+    homes: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    """By pool id: identity of its server, and address in the words of its driver."""
+    asked: float | None = None
+    answers: tuple[AgentReading, ...] = ()
+    """The agent's last answer: its readings are past, its errors still stand."""
+    servers: tuple[ServerStatus, ...] = ()
+    """What was last shown."""
+
+
+@dataclass(slots=True)
+class Look:
+    """One process in one refresh, filled in step by step."""
+
+    process: Process
+    began: float
+    ended: float
+    memory: Memory
+    pools: tuple[str, ...]
+    """Ids of those on PostgreSQL."""
+    fresh: tuple[AgentReading, ...] = ()
+    """What the agent has read in this refresh, between ``asked`` and ``told``."""
+    asked: float = 0.0
+    told: float = 0.0
+    pending: bool = False
+    """The agent was asked and has not answered yet."""
+    readings: dict[str, ServerReading] = field(default_factory=dict)
+    windows: dict[str, Window] = field(default_factory=dict)
+    servers: list[ServerStatus] = field(default_factory=list)
+
+    def untold(self) -> tuple[str, ...]:
+        """Ids of the pools for which nothing has been said yet."""
+        told = {pool for status in self.servers for pool in status.pools}
+        return tuple(pool for pool in self.pools if pool not in told)
+
+    def use(
+        self,
+        readings: Mapping[str, ServerReading],
+        source: ReadBy,
+        address: str | None,
+        moment: tuple[float, float],
+    ) -> None:
+        """Join ``readings``, by pool, taken between the two ends of ``moment``."""
+        if not readings:
+            return
+        one = next(iter(readings.values()))
+        self.readings |= readings
+        window = (moment[0] - self.ended, moment[1] - self.began)
+        self.windows |= dict.fromkeys(readings, window)
+        self.servers.append(_status(tuple(readings), source, one, address))
+
+    def complain(self, pools: Iterable[str], source: ReadBy, why: str) -> None:
+        """Say for ``pools`` why there is no server's side to them, now."""
+        pools = tuple(pools)
+        if not pools:
+            return
+        last = next((s for s in self.memory.servers if s.pools == pools), None)
+        known = last or ServerStatus(pools=pools, source=source, error=why)
+        self.servers.append(replace(known, source=source, error=why, read_s=None))
+
+    def joined(self) -> Process:
+        """Return the process with all that was given."""
+        self.memory.servers = tuple(self.servers)
+        process = join(self.process, self.readings, windows=self.windows)
+        for hold in process.holds:
+            if hold.server and hold.connection and hold.pool not in self.memory.homes:
+                home = self.readings[hold.pool].identity, hold.connection.address
+                self.memory.homes[hold.pool] = home
+        return replace(process, servers=tuple(self.servers))
+
+
+def hear(look: Look, outcome: Outcome | None) -> None:
+    """Take in what the agent answered, if it was asked."""
+    if outcome is None:
+        return
+    look.pending = outcome.ended is None
+    if outcome.ended is None:
+        return
+    look.asked, look.told = outcome.began, outcome.ended
+    look.memory.asked = outcome.ended
+    if outcome.error is None:
+        look.fresh = look.memory.answers = tuple(outcome.value)
+    else:
+        why = error_of(outcome, _NO_ANSWER)
+        look.memory.answers = (AgentReading(look.pools, None, why),)
+    for answer in look.fresh:
+        if answer.reading is not None:
+            home = answer.reading.identity, answer.reading.address
+            look.memory.homes |= dict.fromkeys(answer.pools, home)
+
+
+def use_where_at_home(look: Look, source: ReadBy, outcome: Outcome) -> None:
+    """Use a reading of ours for the pools that are proven to be on that server."""
+    reading, moment = _read(outcome)
+    homes = look.memory.homes
+    here = {
+        pool: replace(reading, address=homes[pool][1])
+        for pool in look.untold()
+        if pool in homes and homes[pool][0] == reading.identity
+    }
+    look.use(here, source, reading.address, moment)
+
+
+def use_where_claimed(look: Look, source: ReadBy, outcome: Outcome, host: str) -> None:
+    """Use it also for single holds that prove by themselves to be on that server."""
+    reading, moment = _read(outcome)
+    address = reading.address if look.process.host == host else None
+    found = {
+        pool: claimed(look.process, pool, reading, address)
+        for pool in look.untold()
+        if pool not in look.memory.homes
+    }
+    proven = {pool: rows for pool, rows in found.items() if rows.backends}
+    look.use(proven, source, reading.address, moment)
+
+
+def use_agent(look: Look) -> None:
+    untold = look.untold()
+    for answer in look.fresh:
+        if answer.reading is not None:
+            mine = {pool: answer.reading for pool in answer.pools if pool in untold}
+            moment = (look.asked, look.told)
+            look.use(mine, "agent", answer.reading.address, moment)
+
+
+def explain(look: Look, dsn: bool) -> None:
+    """Say why, for each pool that is still left."""
+    for answer in look.memory.answers:
+        why = answer.error if answer.enabled else _SWITCHED_OFF
+        if why is None or look.pending:
+            continue
+        if dsn:
+            why = f"not proven to be on the server of the DSN ({why})"
+        elif not answer.enabled:
+            why += ": give --dsn"
+        untold = look.untold()
+        look.complain((p for p in answer.pools if p in untold), "agent", why)
+    look.complain(look.untold(), "agent", _NO_ANSWER if look.pending else _UNPROVEN)
+
+
+def _read(outcome: Outcome) -> tuple[ServerReading, tuple[float, float]]:
+    """A reading of our own and when it was taken; what came before was connecting."""
+    reading: ServerReading = outcome.value
+    ended = outcome.ended or outcome.began
+    began = outcome.began if reading.read_s is None else ended - reading.read_s
+    return reading, (began, ended)
+
+
+def error_of(outcome: Outcome, late: str) -> str | None:
+    """One sentence if the call failed or is late; what is no word of ours is raised."""
+    if outcome.ended is None:
+        return late
+    if outcome.error is not None and not isinstance(outcome.error, PoolwatchError):
+        raise outcome.error
+    return None if outcome.error is None else str(outcome.error)
+
+
+def _status(
+    pools: tuple[str, ...], source: ReadBy, reading: ServerReading, address: str | None
+) -> ServerStatus:
+    return ServerStatus(
+        pools=pools,
+        source=source,
+        error=None,
+        address=address,
+        version=reading.version,
+        sessions=reading.sessions,
+        max_connections=reading.max_connections,
+        read_s=reading.read_s,
+    )
+
+
+def postgres_pools(process: Process) -> tuple[str, ...]:
+    """Ids of the pools that are on PostgreSQL, as far as one can know."""
+    with_backend = {hold.pool for hold in process.holds if hold.backend_pid is not None}
+    return tuple(
+        pool.id
+        for pool in process.pools
+        if (pool.url.startswith("postgres") if pool.url else pool.id in with_backend)
+    )
+
+
+def pids_of(looks: Iterable[Look]) -> set[int]:
+    """The backends of all holds on PostgreSQL."""
+    return {
+        hold.backend_pid
+        for look in looks
+        for hold in look.process.holds
+        if hold.backend_pid is not None and hold.pool in look.pools
+    }

@@ -1,0 +1,120 @@
+"""The application's own look at its servers, when a viewer asks for it.
+
+One reader per database URL, over a connection made the way the engine makes its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from poolwatch.errors import ServerViewError
+from poolwatch.joining import AgentReading
+from poolwatch.model import ServerReading
+from poolwatch.postgres.in_process import InProcessReader
+
+if TYPE_CHECKING:
+    from poolwatch.ledger import Ledger, PoolBook
+    from poolwatch.postgres.connecting import Facts
+
+_MOST_READERS = 16
+"""Different databases of one process that are read in one go."""
+
+
+class ServerSide:
+    """Reads pg_stat_activity for the pools of this process, on request."""
+
+    def __init__(self, ledger: Ledger, facts: Facts) -> None:
+        """``facts`` tells the backend pid of a DBAPI connection."""
+        self._ledger = ledger
+        self._facts = facts
+        self._readers: dict[str, InProcessReader] = {}
+        self._lock = threading.Lock()
+
+    def readings(self, linger: float) -> Sequence[AgentReading]:
+        """Read every server once; keep the connections for ``linger`` seconds."""
+        groups: dict[str, list[PoolBook]] = {}
+        for book in list(self._ledger.books.values()):
+            if book.server_connect is not None:
+                groups.setdefault(_server_of(book), []).append(book)
+        self._forget_others(groups)
+        chosen = list(groups.items())[:_MOST_READERS]
+        answers: list[AgentReading | None] = [None] * len(chosen)
+
+        def read(number: int) -> None:
+            answers[number] = self._read(*chosen[number], linger)
+
+        others = [
+            threading.Thread(target=read, args=(number,), name="poolwatch", daemon=True)
+            for number in range(1, len(chosen))
+        ]
+        for thread in others:
+            thread.start()
+        if chosen:
+            read(0)
+        for thread in others:
+            thread.join(5.0)
+        return [answer for answer in answers if answer is not None]
+
+    def close_idle(self) -> bool:
+        """Close connections that were kept long enough; True while any is kept."""
+        kept = False
+        for reader in list(self._readers.values()):
+            reader.close_idle()
+            kept = kept or reader.keeps
+        return kept
+
+    def close(self) -> None:
+        """Close all connections."""
+        for reader in list(self._readers.values()):
+            reader.close()
+
+    def _read(self, key: str, books: list[PoolBook], linger: float) -> AgentReading:
+        pools = tuple(book.id for book in books)
+        willing = next((book for book in books if book.server_view), None)
+        if willing is None:
+            return AgentReading(pools, None, None, enabled=False)
+        assert willing.server_connect is not None  # or the book would not be here
+        reader = self._reader(key, willing.server_connect)
+        try:
+            return AgentReading(pools, self._ask(reader, books, linger), None)
+        except ServerViewError as error:
+            return AgentReading(pools, None, str(error))
+
+    @staticmethod
+    def _ask(
+        reader: InProcessReader, books: Collection[PoolBook], linger: float
+    ) -> ServerReading:
+        pids = {
+            hold.connection.backend_pid
+            for book in books
+            for hold in book.open_holds()
+            if hold.connection is not None and hold.connection.backend_pid is not None
+        }
+        return reader.read(pids, linger=linger)
+
+    def _reader(self, key: str, connect: Callable[[], Any]) -> InProcessReader:
+        with self._lock:
+            reader = self._readers.get(key)
+            if reader is None:
+                reader = self._readers[key] = InProcessReader(connect, self._facts)
+            return reader
+
+    def _forget_others(self, groups: Mapping[str, object]) -> None:
+        with self._lock:
+            gone = [key for key in self._readers if key not in groups]
+            readers = [self._readers.pop(key) for key in gone]
+        for reader in readers:
+            reader.close()
+
+
+def _server_of(book: PoolBook) -> str:
+    """What pools of one server have in common; apart when in doubt.
+
+    The URL alone does not tell: connect_args or a creator may name the host.
+    """
+    addresses = {facts.address for facts in list(book.connections.values())}
+    if len(addresses) != 1 or book.url is None:
+        return book.id
+    return f"{book.url} {addresses.pop()}"

@@ -1,0 +1,88 @@
+"""``poolwatch ps`` for people: who holds what, in plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from poolwatch.model import Hold, PoolStats, Process, Snapshot
+from poolwatch.text import duration, fit, one_line, place, plural, width
+
+_HEAD = ("VERDICT", "HELD", "HOLDER", "CALL SITE", "PID", "SERVER", "STATEMENT")
+_NARROWEST = 12
+"""Cells that the last column keeps at least."""
+
+
+def render(snapshot: Snapshot, columns: int) -> str:
+    """Return the table, as wide as the terminal."""
+    lines: list[str] = []
+    for process in snapshot.processes:
+        lines += [*_process(process, columns), ""]
+    for lost in snapshot.unreachable:
+        lines += [f"pid {lost.pid or '?'} could not be read: {one_line(lost.why)}", ""]
+    return "\n".join(lines).rstrip()
+
+
+def _process(process: Process, columns: int) -> Iterable[str]:
+    name = process.name or process.program
+    yield one_line(f"{name}  pid {process.pid} on {process.host}")
+    errors = {pool: s.error for s in process.servers if s.error for pool in s.pools}
+    for pool in process.pools:
+        yield f"  {_pool(pool)}"
+        if pool.id in errors:
+            yield f"    server view: {one_line(errors[pool.id] or '')}"
+    explained: set[str] = set()
+    for finding in process.findings:
+        yield f"  {finding.severity.upper()} {finding.kind}: {one_line(finding.text)}"
+        if finding.remedy not in explained:
+            yield f"    {one_line(finding.remedy)}"
+        explained.add(finding.remedy)
+    if process.holds:
+        yield from _table([_HEAD, *map(_row, process.holds)], columns)
+    else:
+        yield "  no connection is held"
+    for wait in process.waits:
+        who = one_line(wait.task or wait.thread or "?")
+        yield f"  waiting {duration(wait.waited_s)}: {who} at {place(wait.site)}"
+
+
+def _pool(pool: PoolStats) -> str:
+    most = "" if pool.size is None else f" of {pool.size}"
+    if pool.max_overflow:
+        most += "+∞" if pool.max_overflow < 0 else f"+{pool.max_overflow}"
+    figures = [
+        f"{pool.checked_out}{most} out",
+        f"{pool.waiting} waiting",
+        f"{pool.counters.checkouts} checkouts",
+        f"p95 hold {duration(pool.hold_s.p95)}",
+    ]
+    if pool.counters.timeouts:
+        figures.append(plural(pool.counters.timeouts, "timeout"))
+    if pool.counters.leaked:
+        figures.append(f"{pool.counters.leaked} leaked")
+    return f"{one_line(pool.name)} ({pool.kind}): " + ", ".join(figures)
+
+
+def _row(hold: Hold) -> tuple[str, ...]:
+    row = hold.server
+    statement = (row and row.query) or hold.statement or ""
+    state = "" if row is None else (row.state or "?")
+    if row is not None and row.blocked_by:
+        state += f", blocked by {', '.join(map(str, row.blocked_by))}"
+    return (
+        hold.verdict,
+        duration(hold.held_s),
+        one_line(hold.task or hold.thread or "?", 24),
+        place(hold.site),
+        str(hold.backend_pid or "-"),
+        state or "-",
+        one_line(statement, 200),
+    )
+
+
+def _table(rows: Sequence[Sequence[str]], columns: int) -> Iterable[str]:
+    sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    used = 2 + sum(size + 2 for size in sizes[:-1])
+    sizes[-1] = max(_NARROWEST, min(sizes[-1], columns - used))
+    for row in rows:
+        cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        yield ("  " + "  ".join(cells)).rstrip()
