@@ -56,6 +56,7 @@ class Path:
         "looks",
         "owners",
         "parent",
+        "whole",
     )
 
     def __init__(
@@ -79,6 +80,8 @@ class Path:
         self._tail: Pairs = ()
         self._site: Frame | None = None
         self._frames: tuple[Frame, ...] | None = None
+        self.whole = True
+        """Nothing of the stack was cut off so far."""
 
     def frames(self) -> tuple[Frame, ...]:
         """The whole stack in words, innermost first."""
@@ -104,6 +107,7 @@ class Path:
             self._find_site(tail, owners)
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
+            self.whole = False
         if tail and self.depth < DEEPEST and not self._enough(owners):
             self.deeper = True
         elif self.looks >= _LOOKS:
@@ -262,7 +266,19 @@ def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
 
 
 def _frame(code: CodeType, lasti: int) -> Frame:
-    return Frame(code.co_filename, _line(code, lasti), code.co_name)
+    # by identity: hashing a code object reads all of its contents
+    known = _frames.get((id(code), lasti))
+    if known is not None and known[0] is code:
+        return known[1]
+    if len(_frames) >= _MOST_FRAMES:
+        _frames.clear()
+    frame = Frame(code.co_filename, _line(code, lasti), code.co_name)
+    _frames[id(code), lasti] = code, frame
+    return frame
+
+
+_frames: dict[tuple[int, int], tuple[CodeType, Frame]] = {}
+_MOST_FRAMES = 2048
 
 
 def _line(code: CodeType, lasti: int) -> int:

@@ -12,6 +12,7 @@ not have it, and a parser is too slow for megabytes of text.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 LIMIT = 8192
 """Characters of a statement that are kept."""
@@ -36,6 +37,7 @@ _QUOTED = re.compile(r"'(?:[^']|'')*(?:'|$)")
 _IN_COMMENT = re.compile(r"""'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*""")
 
 
+@lru_cache(maxsize=128)
 def mask_literals(sql: str) -> str:
     """Return ``sql`` with every literal as ``?``; at most LIMIT characters of it.
 

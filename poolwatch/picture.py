@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 
 from poolwatch import diagnosis
 from poolwatch.callsites import Pairs, extended, resolve
-from poolwatch.holders import thread_stacks
+from poolwatch.holders import Holder, thread_stacks
 from poolwatch.ledger import Checkout, Ledger, PoolBook
 from poolwatch.masking import mask_literals
 from poolwatch.model import (
@@ -68,6 +68,7 @@ class _Look:
     def __init__(self, threads: dict[int, Pairs]) -> None:
         self.now = time.monotonic()
         self.threads = threads
+        self._stacks: dict[Holder, tuple[Frame, ...]] = {}
         self.pools: list[PoolStats] = []
         self.holds: list[Hold] = []
         self.waits: list[Wait] = []
@@ -106,6 +107,7 @@ class _Look:
             detached=checkout in book.detached.values(),
         )
         now = self._now(checkout)
+        known = checkout.path.frames()
         statement = usage.statement if usage else None
         return Hold(
             id=f"h{checkout.number}",
@@ -117,7 +119,7 @@ class _Look:
             task=checkout.task.name if checkout.task else None,
             labels=ambience.labels,
             site=checkout.path.site(),
-            stack=extended(checkout.path.frames(), now),
+            stack=known if checkout.path.whole else extended(known, now),
             now=now,
             statement=None if statement is None else mask_literals(statement),
             in_sql_s=usage.in_sql_until(self.now) if usage else None,
@@ -143,9 +145,12 @@ class _Look:
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:
         if checkout.task is not None:
             return resolve(checkout.task.stack())
-        if checkout.holder.has_ended():  # its ident may be another thread's by now
-            return ()
-        return resolve(self.threads.get(checkout.holder.ident, ()))
+        holder = checkout.holder
+        if holder not in self._stacks:
+            ended = holder.has_ended()  # then its ident may be another thread's by now
+            pairs = () if ended else self.threads.get(holder.ident, ())
+            self._stacks[holder] = resolve(pairs)
+        return self._stacks[holder]
 
 
 def _by_holder(

@@ -5,46 +5,56 @@ of each object are the fields of the record of the same meaning in
 :mod:`poolwatch.model`, by the same names. Durations are seconds, unknown is null.
 
 Fields marked VIEWERS_ONLY there are left out, unless both ends are poolwatch's own.
+
+The text is made record by record, not by one call of ``json.dumps``: that would hold
+the application's interpreter for as long as a thousand stacks take. Equal stacks are
+the same object in a snapshot, and are put into words once.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from json.encoder import encode_basestring_ascii as _quoted
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from poolwatch.errors import UnreachableError
-from poolwatch.model import SCHEMA, Snapshot
+from poolwatch.model import SCHEMA, Frame, Snapshot
 
 T = TypeVar("T")
-
-
-def to_document(snapshot: Snapshot, *, viewers: bool = False) -> dict[str, Any]:
-    """Return the JSON-able document of a snapshot.
-
-    ``viewers`` adds the fields that only poolwatch's own programs use.
-    """
-    return {"schema": SCHEMA, **to_object(snapshot, viewers=viewers)}
+Decoder = Callable[[Any], Any]
 
 
 def to_json(snapshot: Snapshot, *, viewers: bool = False) -> str:
-    """Return the document as text, on one line."""
-    return json.dumps(to_document(snapshot, viewers=viewers), ensure_ascii=False)
+    """Return the document as ASCII text, on one line.
 
-
-def from_json(text: str | bytes) -> Snapshot:
-    """Read a document; raises UnreachableError with one sentence if it is none."""
-    return from_object(Snapshot, _document(text))
+    ``viewers`` adds the fields that only poolwatch's own programs use.
+    """
+    members = _Encoder(viewers=viewers).record(snapshot)
+    return f'{{"schema": {SCHEMA}, {members[1:]}'
 
 
 def list_to_json(records: Sequence[object], member: str) -> str:
     """Return a document with a list of records, viewers' fields included."""
-    items = [to_object(record, viewers=True) for record in records]
-    return json.dumps({"schema": SCHEMA, member: items}, ensure_ascii=False)
+    items = _Encoder(viewers=True).value(tuple(records))
+    return f'{{"schema": {SCHEMA}, {_quoted(member)}: {items}}}'
+
+
+def to_document(snapshot: Snapshot, *, viewers: bool = False) -> dict[str, Any]:
+    """Return the document as the objects that JSON is made of."""
+    document: dict[str, Any] = json.loads(to_json(snapshot, viewers=viewers))
+    return document
+
+
+def from_json(text: str | bytes) -> Snapshot:
+    """Read a document; raises UnreachableError with one sentence if it is none."""
+    return _from_object(Snapshot, _document(text))
 
 
 def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
@@ -52,93 +62,201 @@ def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
     items = _document(text).get(member)
     if not isinstance(items, list):
         raise UnreachableError(f"the document has no list of {member}")
-    return [from_object(kind, item) for item in items]
+    return [_from_object(kind, item) for item in items]
 
 
 def _document(text: str | bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnreachableError("the answer is not a whole JSON document") from None
     if not isinstance(document, dict) or "schema" not in document:
         raise UnreachableError("the answer is not a poolwatch document")
     if document["schema"] != SCHEMA:
         raise UnreachableError(
-            f"the document has schema {document['schema']!r}, this poolwatch reads "
+            f"the document has schema {document['schema']!r:.20}, this poolwatch reads "
             f"schema {SCHEMA}: use the same version of poolwatch on both sides"
         )
     return document
 
 
-def from_object(kind: type[T], value: object) -> T:
-    """Build a record from its JSON object; raises UnreachableError if it is none."""
+def _from_object(kind: type[T], value: object) -> T:
     try:
-        return typing.cast(T, _decode(kind, value))
-    except (TypeError, ValueError, KeyError) as error:
+        return typing.cast("T", _decoder(kind)(value))
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise UnreachableError(f"the document is damaged: {error}") from None
 
 
-def to_object(record: Any, *, viewers: bool = False) -> Any:
-    """Return the JSON-able form of a record, a sequence or a plain value."""
-    if is_dataclass(record) and not isinstance(record, type):
-        return {
-            name: to_object(getattr(record, name), viewers=viewers)
-            for name, private in _members(type(record))
-            if viewers or not private
-        }
-    if isinstance(record, tuple | list):
-        return [to_object(item, viewers=viewers) for item in record]
-    if isinstance(record, Mapping):
-        return dict(record)
-    if isinstance(record, float):
-        return round(record, 6)  # microseconds: the clock gives no more
-    return record
+# -- writing -----------------------------------------------------------------------
+
+
+class _Encoder:
+    """Writes one document."""
+
+    def __init__(self, *, viewers: bool) -> None:
+        self._viewers = viewers
+        self._known: dict[int, str] = {}
+        """Texts of frames and stacks, by identity: the snapshot keeps them alive."""
+
+    def value(self, value: Any) -> str:
+        write = _WRITERS.get(type(value))
+        if write is not None:
+            return write(value)
+        if type(value) is tuple:
+            return self._sequence(value)
+        if type(value) is Frame:
+            return self._frame(value)
+        if is_dataclass(value):
+            return self.record(value)
+        return json.dumps(dict(value))
+
+    def record(self, record: Any) -> str:
+        names, get = _members(type(record), self._viewers)
+        value = self.value
+        pairs = zip(names, get(record), strict=True)
+        return "{" + ", ".join([name + value(each) for name, each in pairs]) + "}"
+
+    def _sequence(self, items: tuple[Any, ...]) -> str:
+        if not items:
+            return "[]"
+        text = self._known.get(id(items))
+        if text is None:
+            text = "[" + ", ".join(map(self.value, items)) + "]"
+            if type(items[0]) is Frame:
+                self._known[id(items)] = text
+        return text
+
+    def _frame(self, frame: Frame) -> str:
+        text = self._known.get(id(frame))
+        if text is None:
+            text = self._known[id(frame)] = self.record(frame)
+        return text
+
+
+def _number(value: float) -> str:
+    """Seconds to the microsecond: the clock gives no more."""
+    return repr(round(value, 6)) if math.isfinite(value) else "null"
+
+
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    str: _quoted,
+    float: _number,
+    int: repr,
+    bool: json.dumps,
+    type(None): json.dumps,
+}
 
 
 @cache
-def _members(kind: type) -> tuple[tuple[str, bool], ...]:
-    return tuple((f.name, bool(f.metadata.get("viewers_only"))) for f in fields(kind))
+def _members(kind: type, viewers: bool) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
+    """The beginnings of all members, and what reads their values."""
+    chosen = [
+        field.name
+        for field in fields(kind)
+        if viewers or not field.metadata.get("viewers_only")
+    ]
+    return tuple(f"{_quoted(name)}: " for name in chosen), attrgetter(*chosen)
+
+
+# -- reading -----------------------------------------------------------------------
 
 
 @cache
-def _hints(kind: type) -> tuple[tuple[str, Any, bool], ...]:
-    hints = typing.get_type_hints(kind)
-    return tuple((f.name, hints[f.name], f.default is MISSING) for f in fields(kind))
-
-
-def _decode(kind: Any, value: Any) -> Any:
-    origin = typing.get_origin(kind)
-    if isinstance(kind, type) and is_dataclass(kind):
-        return _decode_record(kind, value)
-    if origin is not None:
-        return _decode_generic(kind, origin, value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if not isinstance(value, kind):
-        raise TypeError(f"expected {kind.__name__}, found {value!r:.40}")
-    return value
-
-
-def _decode_record(kind: type, value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object for {kind.__name__}")
-    return kind(
-        **{
-            name: _decode(hint, value[name])
-            for name, hint, required in _hints(kind)
-            if required or name in value
-        }
-    )
-
-
-def _decode_generic(kind: Any, origin: Any, value: Any) -> Any:
-    item = typing.get_args(kind)[0]
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError("expected a list")
-        return tuple(_decode(item, each) for each in value)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _decode(item, value)
+def _decoder(hint: Any) -> Decoder:
+    """What builds a value of this type from JSON; made once per type."""
+    if hint is Frame:
+        return _read_frame
+    if hint is float:
+        return _read_float
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _record_decoder(hint)
+    origin = typing.get_origin(hint)
+    if origin is None:
+        return _plain_decoder(hint)
     if origin is typing.Literal:
+        return _literal_decoder(typing.get_args(hint))
+    if origin is tuple:
+        return _list_decoder(_decoder(typing.get_args(hint)[0]))
+    if origin in (typing.Union, types.UnionType):
+        return _optional_decoder(_decoder(typing.get_args(hint)[0]))
+    return _read_texts
+
+
+def _record_decoder(kind: type) -> Decoder:
+    hints = typing.get_type_hints(kind)
+    required = [
+        (field.name, _decoder(hints[field.name]))
+        for field in fields(kind)
+        if field.default is MISSING
+    ]
+    optional = [
+        (field.name, _decoder(hints[field.name]))
+        for field in fields(kind)
+        if field.default is not MISSING
+    ]
+
+    def read(value: Any) -> Any:
+        given = {name: decode(value[name]) for name, decode in required}
+        for name, decode in optional:
+            if name in value:
+                given[name] = decode(value[name])
+        return kind(**given)
+
+    return read
+
+
+def _list_decoder(item: Decoder) -> Decoder:
+    def read(value: Any) -> Any:
+        if type(value) is not list:
+            raise TypeError(f"expected a list, found {value!r:.40}")
+        return tuple(map(item, value))
+
+    return read
+
+
+def _optional_decoder(item: Decoder) -> Decoder:
+    return lambda value: None if value is None else item(value)
+
+
+def _literal_decoder(allowed: tuple[object, ...]) -> Decoder:
+    def read(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"{value!r:.40} is none of {allowed}")
         return value
-    return {str(key): str(each) for key, each in dict(value).items()}
+
+    return read
+
+
+def _plain_decoder(kind: type) -> Decoder:
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"expected {kind.__name__}, found {value!r:.40}")
+        return value
+
+    return read
+
+
+def _read_float(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"expected a number, found {value!r:.40}")
+    return float(value)
+
+
+def _read_texts(value: Any) -> Mapping[str, str]:
+    return {str(key): str(each) for key, each in value.items()}
+
+
+_frames: dict[tuple[str, int, str], Frame] = {}
+"""The few frames that all documents are made of."""
+
+
+def _read_frame(value: Any) -> Frame:
+    key = (value["file"], value["line"], value["function"])
+    frame = _frames.get(key)
+    if frame is None:
+        if [type(part) for part in key] != [str, int, str]:
+            raise TypeError(f"expected a frame, found {value!r:.60}")
+        if len(_frames) > 20_000:
+            _frames.clear()
+        frame = _frames[key] = Frame(*key)
+    return frame
