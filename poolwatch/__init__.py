@@ -3,24 +3,30 @@
 ``poolwatch.instrument(engine)`` in the application records who holds each connection of
 its pool, with the stack that took it; ``poolwatch tui`` shows it from another terminal,
 joined with what PostgreSQL says.
+
+The names below are loaded when they are first used, so that ``import poolwatch`` costs
+an application next to nothing.
 """
 
-from poolwatch.agent import Watch, instrument, snapshot, uninstrument
-from poolwatch.errors import PoolwatchError
-from poolwatch.labels import label, long_hold
-from poolwatch.model import (
-    Finding,
-    Frame,
-    Hold,
-    PoolStats,
-    Process,
-    ServerRow,
-    SiteStats,
-    Snapshot,
-    Source,
-    Wait,
-)
 from poolwatch.version import VERSION as __version__
+
+TYPE_CHECKING = False  # importing typing takes longer than all of this module
+if TYPE_CHECKING:
+    from poolwatch.agent import Watch, instrument, snapshot, uninstrument
+    from poolwatch.errors import PoolwatchError
+    from poolwatch.labels import label, long_hold
+    from poolwatch.model import (
+        Finding,
+        Frame,
+        Hold,
+        PoolStats,
+        Process,
+        ServerRow,
+        SiteStats,
+        Snapshot,
+        Source,
+        Wait,
+    )
 
 __all__ = [
     "Finding",
@@ -42,3 +48,29 @@ __all__ = [
     "snapshot",
     "uninstrument",
 ]
+
+_HOME = {
+    "PoolwatchError": "errors",
+    "Watch": "agent",
+    "instrument": "agent",
+    "label": "labels",
+    "long_hold": "labels",
+    "snapshot": "agent",
+    "uninstrument": "agent",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'poolwatch' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"poolwatch.{_HOME.get(name, 'model')}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Name what is public, loaded or not."""
+    return sorted(__all__)

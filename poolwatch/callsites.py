@@ -20,6 +20,7 @@ SQLAlchemy; the user's ``await`` chain hangs on the parent greenlet.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any
@@ -36,7 +37,7 @@ DEEPEST = 64
 _USER_FRAMES_WANTED = 4
 _LOOKS = 4
 """Times a tail is compared before it is trusted for a while."""
-_MOST_NODES = 512
+_MOST_NODES = 1024
 """Distinct paths remembered, before the tree starts anew."""
 
 
@@ -137,13 +138,17 @@ class Path:
         return (self.parent.owners_near() if self.parent else b"") + self.owners
 
 
+_NOBODY = Path(None, (compile("", "", "exec"),) * CHUNK)
+"""Stands for a child that is not there: its code runs nowhere."""
+
+
 class CallSites:
     """The tree of all paths seen, bounded."""
 
     def __init__(self) -> None:
         self._root = Path(None)
         self._tails: dict[tuple[int, ...], Pairs] = {}
-        self._nodes = 0
+        self._nodes: list[Path] = []
 
     def capture(self, frame: FrameType | None) -> Path:
         """Return the path of a stack that begins at ``frame``.
@@ -165,11 +170,20 @@ class CallSites:
                 c7, l7, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
             except AttributeError:  # fewer than eight frames are left
                 return self._end(path, near)
-            lastis = (l0, l1, l2, l3, l4, l5, l6, l7)
-            codes = (c0, c1, c2, c3, c4, c5, c6, c7)
-            child = path.children.get(lastis)
-            if child is None or child.codes != codes:
-                child = self._grow(path, list(_chain(near, CHUNK)))
+            child = path.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NOBODY)
+            known = child.codes
+            # by identity: equal code objects may come from different files
+            if not (
+                known[0] is c0
+                and known[1] is c1
+                and known[2] is c2
+                and known[3] is c3
+                and known[4] is c4
+                and known[5] is c5
+                and known[6] is c6
+                and known[7] is c7
+            ):
+                child = self._child(path, list(_chain(near, CHUNK)))
             path = child
             if path.fast:
                 return path
@@ -192,26 +206,48 @@ class CallSites:
         return path if near is None else self._leaf(path, list(_chain(near, CHUNK)))
 
     def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
-        lastis = tuple([frame.f_lasti for frame in frames])
-        codes = tuple([frame.f_code for frame in frames])
-        child = parent.children.get(lastis)
-        if child is None or child.codes != codes:
-            child = self._grow(parent, frames)
+        child = self._child(parent, frames)
+        if not child.looks:
             child.learn((), b"")
         return child
 
-    def _grow(self, parent: Path, frames: list[FrameType]) -> Path:
-        self._nodes += 1
-        if self._nodes > _MOST_NODES:  # holds keep the nodes they point to
-            self._nodes, self._tails, self._root = 1, {}, Path(None)
+    def _child(self, parent: Path, frames: list[FrameType]) -> Path:
+        """The child of these frames, made if there is none yet.
+
+        Functions of the same shape have the same offsets: the first one met stands
+        under the offsets alone, its twins under offsets and code.
+        """
+        lastis = tuple([frame.f_lasti for frame in frames])
+        child = parent.children.get(lastis)
+        if child is None:
+            return self._grow(parent, lastis, frames)
+        codes = [frame.f_code for frame in frames]
+        if all(map(operator.is_, child.codes, codes)):
+            return child
+        key = lastis + tuple(map(id, codes))
+        child = parent.children.get(key)
+        return child or self._grow(parent, key, frames)
+
+    def _grow(
+        self, parent: Path, key: tuple[int, ...], frames: list[FrameType]
+    ) -> Path:
+        if len(self._nodes) >= _MOST_NODES:
+            self._begin_anew()
         child = Path(
             parent,
             tuple([frame.f_code for frame in frames]),
             tuple([frame.f_lasti for frame in frames]),
             _owners(frames),
         )
-        parent.children[child.lastis] = child
+        parent.children[key] = child
+        self._nodes.append(child)
         return child
+
+    def _begin_anew(self) -> None:
+        """Let go of all paths but those that holds and tallies point to."""
+        old, self._nodes, self._tails, self._root = self._nodes, [], {}, Path(None)
+        for path in old:
+            path.children = {}
 
     def _learn(self, path: Path, beyond: FrameType | None) -> None:
         frames = list(_chain(beyond, max(0, DEEPEST - path.depth)))

@@ -1,6 +1,6 @@
-"""Durations counted in buckets: bounded memory, percentiles within 6 %.
+"""Durations counted in buckets: bounded memory, percentiles within 10 %.
 
-Buckets are an eighth of an octave wide, kept sparsely. Not thread-safe: whoever owns a
+Buckets are a quarter of an octave wide, kept sparsely. Not thread-safe: whoever owns a
 histogram calls it from one thread at a time.
 """
 
@@ -12,7 +12,7 @@ from math import log2
 
 from poolwatch.model import NO_SAMPLES, Distribution
 
-_STEPS = 8
+_STEPS = 4
 """Buckets per octave."""
 _ZERO = 64 * _STEPS
 """Number of the bucket that begins at one second; keeps all numbers positive."""
@@ -24,7 +24,7 @@ class Histogram:
     __slots__ = ("buckets", "count", "longest", "total")
 
     def __init__(self) -> None:
-        self.buckets: Counter[int] = Counter()
+        self.buckets: dict[int, int] = {}
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -37,8 +37,8 @@ class Histogram:
         repeated = Counter([int(seconds * 1e6) for seconds in samples])
         buckets = self.buckets
         for microseconds, count in repeated.items():
-            number = _STEPS * log2((microseconds + 0.5) / 1e6) + _ZERO
-            buckets[int(number)] += count
+            number = int(_STEPS * log2((microseconds + 0.5) / 1e6) + _ZERO)
+            buckets[number] = buckets.get(number, 0) + count
         self.count += len(samples)
         self.total += sum(samples)
         longest = max(samples)
@@ -75,7 +75,7 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
     total = Histogram()
     for each in histograms:
         for bucket, count in each.buckets.items():
-            total.buckets[bucket] += count
+            total.buckets[bucket] = total.buckets.get(bucket, 0) + count
         total.count += each.count
         total.total += each.total
         total.longest = max(total.longest, each.longest)

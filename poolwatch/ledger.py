@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.holders import Holder, TaskRef
 
-BATCH = 64
+BATCH = 32
 """Ended holds of a call site that may queue up before they are folded."""
 MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
@@ -319,7 +319,7 @@ class PoolBook:
         if site not in self._by_site and len(self._by_site) >= MOST_SITES:
             site = OTHER_SITES
         tally = self._by_site.setdefault(site, Tally())
-        tally.paths = [*tally.paths[-15:], path]
+        tally.paths = [*tally.paths[-3:], path]
         return self._by_path.setdefault(path, tally)
 
     # -- read by viewers ---------------------------------------------------------------

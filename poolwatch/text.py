@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import PurePath
 
 from poolwatch.model import Frame
 
-_BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_VISIBLE: dict[int, int | str] = {
-    **{code: 0x2400 + code for code in range(0x20)},
-    0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-    **dict.fromkeys(map(ord, _BIDI + "\u2028\u2029\ufeff"), 0xFFFD),
-    **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD),
-}
-_VISIBLE_LINES: dict[int, int | str] = {**_VISIBLE, 0x09: "    ", 0x0A: "\n", 0x0D: ""}
+_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ufeff\ud800-\udfff]")
 
 
 def neutral(text: str, *, lines: bool = False) -> str:
@@ -24,7 +18,19 @@ def neutral(text: str, *, lines: bool = False) -> str:
     Control characters (C0, DEL, C1), bidirectional controls and lone surrogates become
     visible signs. With ``lines``, line ends and tabs stay what they are.
     """
-    return text.translate(_VISIBLE_LINES if lines else _VISIBLE)
+    if lines:
+        text = text.replace("\r\n", "\n")
+        return "\n".join(
+            [neutral(line.replace("\t", "    ")) for line in text.split("\n")]
+        )
+    return _UNSAFE.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)  # the picture of that control character
+    return "\u2421" if code == 0x7F else "\ufffd"
 
 
 def one_line(text: str, limit: int = 400) -> str:

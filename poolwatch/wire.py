@@ -82,7 +82,7 @@ def _document(text: str | bytes) -> dict[str, Any]:
 
 def _from_object(kind: type[T], value: object) -> T:
     try:
-        return typing.cast("T", _decoder(kind)(value))
+        return typing.cast("T", _decoder(typing.cast("Any", kind))(value))
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise UnreachableError(f"the document is damaged: {error}") from None
 
@@ -111,7 +111,8 @@ class _Encoder:
         return json.dumps(dict(value))
 
     def record(self, record: Any) -> str:
-        names, get = _members(type(record), self._viewers)
+        kind: Any = type(record)
+        names, get = _members(kind, self._viewers)
         value = self.value
         pairs = zip(names, get(record), strict=True)
         return "{" + ", ".join([name + value(each) for name, each in pairs]) + "}"
@@ -164,15 +165,11 @@ def _members(kind: type, viewers: bool) -> tuple[tuple[str, ...], Callable[[Any]
 @cache
 def _decoder(hint: Any) -> Decoder:
     """What builds a value of this type from JSON; made once per type."""
-    if hint is Frame:
-        return _read_frame
-    if hint is float:
-        return _read_float
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _record_decoder(hint)
+    if hint in (Frame, float):
+        return _read_frame if hint is Frame else _read_float
     origin = typing.get_origin(hint)
     if origin is None:
-        return _plain_decoder(hint)
+        return _record_decoder(hint) if is_dataclass(hint) else _plain_decoder(hint)
     if origin is typing.Literal:
         return _literal_decoder(typing.get_args(hint))
     if origin is tuple:
@@ -182,7 +179,7 @@ def _decoder(hint: Any) -> Decoder:
     return _read_texts
 
 
-def _record_decoder(kind: type) -> Decoder:
+def _record_decoder(kind: Any) -> Decoder:
     hints = typing.get_type_hints(kind)
     required = [
         (field.name, _decoder(hints[field.name]))
