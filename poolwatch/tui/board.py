@@ -1,0 +1,97 @@
+"""What the dashboard knows between two frames: the data, and what the user asked for.
+
+No Textual here. The screens draw a board; keys and readings change it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from poolwatch.model import Finding, Process, Snapshot
+from poolwatch.tui.filtering import Filter
+from poolwatch.tui.reading import Mode, Reading, freshness
+from poolwatch.tui.rows import SORTS, Key, Row, Sort, build, ordered
+from poolwatch.tui.selection import Selection
+
+TICKS = 30
+"""Readings a sparkline remembers."""
+
+PoolKey = tuple[int, str]
+
+_SEVERITY = {"critical": 0, "warning": 1, "info": 2}
+
+
+@dataclass(slots=True)
+class Board:
+    """The state that all panels are drawn from."""
+
+    refresh: float = 1.0
+    empty_hint: str = ""
+    last: Reading | None = None
+    """The newest answer, good or bad."""
+    kept: Reading | None = None
+    """The newest answer with a process in it."""
+    paused: bool = False
+    sort: Sort = "harm"
+    filter: Filter = field(default_factory=Filter)
+    selection: Selection = field(default_factory=Selection)
+    rows: dict[Key, Row] = field(default_factory=dict)
+    """Every hold of the kept reading."""
+    history: dict[PoolKey, deque[int]] = field(default_factory=dict)
+    hidden: int = 0
+    """Rows the filter hides."""
+    unfold: bool = False
+    """Whether library frames are shown."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The data on the screen."""
+        kept = self.kept.snapshot if self.kept else None
+        return kept or (self.last.snapshot if self.last else None) or Snapshot()
+
+    @property
+    def error(self) -> str | None:
+        """Why the newest reading failed, if it did."""
+        return self.last.error if self.last else None
+
+    def age(self, now: float) -> float:
+        """How old the data on the screen is at least."""
+        kept = self.kept or self.last
+        return now - kept.asked_at if kept else 0.0
+
+    def mode(self, now: float) -> Mode:
+        """Say in one word how far the screen can be trusted."""
+        return freshness(self.last, self.kept, self.age(now), self.refresh, self.paused)
+
+    def take(self, reading: Reading, now: float) -> None:
+        """Accept an answer of the source; a bad one leaves the data as it was."""
+        self.last = reading
+        if reading.alive and reading.snapshot is not None:
+            self.kept = reading
+            self.rows = {row.key: row for row in build(reading.snapshot)}
+            self._remember(reading.snapshot)
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """Filter and sort anew, and let the selection find its hold."""
+        shown = [row for row in self.rows.values() if self.filter(row)]
+        self.hidden = len(self.rows) - len(shown)
+        self.selection.follow(ordered(shown, self.sort), self.rows.keys(), now)
+
+    def cycle_sort(self) -> None:
+        """Take the next sort key."""
+        self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        past, self.history = self.history, {}
+        for process in snapshot.processes:
+            for pool in process.pools:
+                key = (process.pid, pool.id)
+                self.history[key] = past.get(key) or deque(maxlen=TICKS)
+                self.history[key].append(pool.checked_out)
+
+    def findings(self) -> list[tuple[Process, Finding]]:
+        """Everything that is wrong, the worst first."""
+        found = [(p, f) for p in self.snapshot.processes for f in p.findings]
+        return sorted(found, key=lambda pair: _SEVERITY[pair[1].severity])

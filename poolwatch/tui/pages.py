@@ -1,0 +1,125 @@
+"""The screens above the first (a hold, what is wrong, help), loaded when opened."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from poolwatch.tui import footer
+from poolwatch.tui.board import Board
+from poolwatch.tui.board_screen import BoardScreen
+from poolwatch.tui.detail import detail_lines, finding_lines, headline
+from poolwatch.tui.header import header
+from poolwatch.tui.help import help_lines
+from poolwatch.tui.ink import BLANK, Line, rule
+from poolwatch.tui.painted import Painted
+from poolwatch.tui.rows import Row
+
+
+class Page(BoardScreen):
+    """A page to read: a title, lines that scroll, and the way back."""
+
+    KEYS = footer.PAGE
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "back", show=False),
+        Binding("down,j", "scroll(1)", show=False),
+        Binding("up,k", "scroll(-1)", show=False),
+        Binding("pagedown,space", "scroll(15)", show=False),
+        Binding("pageup", "scroll(-15)", show=False),
+        Binding("g,home", "scroll(-100000)", show=False),
+        Binding("G,end", "scroll(100000)", show=False),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """Stack title, body and keys."""
+        for part in ("header", "head", "body", "footer"):
+            yield Painted(id=part)
+
+    def paint(self, now: float, clock: str) -> None:
+        """Draw the page from the board."""
+        width = self.app.size.width
+        top = [header(self.board, now, clock, width)]
+        self.part("header").paint(top, fixed=True)
+        self.part("head").paint([BLANK, self.head(width)], fixed=True)
+        self.part("body").paint([BLANK, *self.body(width - 1)])
+        self.part("footer").paint([footer.footer(self.KEYS, width)], fixed=True)
+
+    def head(self, cells: int) -> Line:
+        """Give the title line."""
+        raise NotImplementedError
+
+    def body(self, cells: int) -> list[Line]:
+        """Give the lines to read."""
+        raise NotImplementedError
+
+    def action_back(self) -> None:
+        """Go one step back."""
+        self.dismiss()
+
+    def action_scroll(self, by: int) -> None:
+        """Scroll the body."""
+        body = self.part("body")
+        body.jump(min(body.scroll_offset.y + by, body.max_scroll_y))
+
+
+class HelpPage(Page):
+    """Says what every key, word and column means."""
+
+    def head(self, cells: int) -> Line:
+        """Give the title line."""
+        return rule((("HELP", "title"),), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        """Give the words."""
+        return help_lines(cells)
+
+
+class WhyPage(Page):
+    """Lists everything that is wrong, with its proof and its remedy."""
+
+    def head(self, cells: int) -> Line:
+        """Give the title line with the count."""
+        count = len(self.board.findings())
+        return rule((("FINDINGS", "title"), (f" {count}", "strong")), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        """Give the findings, the worst first."""
+        lines: list[Line] = []
+        for process, finding in self.board.findings():
+            lines += finding_lines(finding, min(cells, 140))
+            places = f"    {finding.kind}, process {process.pid}"
+            lines += [((places, "faint"),), BLANK]
+        return lines or [(("  ✓ nothing is wrong", "good"),)]
+
+
+class DetailPage(Page):
+    """One hold in full; it keeps following that hold, and says when it ended."""
+
+    KEYS = footer.DETAIL
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f", "fold", show=False)]
+
+    def __init__(self, board: Board, row: Row) -> None:
+        super().__init__(board)
+        self.row = row
+        """The hold as it was last seen."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the hold is no longer in the data."""
+        return self.row.key not in self.board.rows
+
+    def head(self, cells: int) -> Line:
+        """Give the verdict, or say that it is over."""
+        self.row = self.board.rows.get(self.row.key, self.row)
+        return rule((("HOLD", "title"), *headline(self.row, gone=self.gone)), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        """Give both truths."""
+        return detail_lines(self.board, self.row, cells)
+
+    def action_fold(self) -> None:
+        """Fold or unfold library frames."""
+        self.board.unfold = not self.board.unfold
+        self.redraw()

@@ -1,0 +1,146 @@
+"""The pools panel: one line each, how full it is and how it has been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poolwatch.model import PoolStats, Process
+from poolwatch.text import duration, fit, one_line, short_time
+from poolwatch.tui.board import TICKS, Board
+from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
+from poolwatch.tui.filtering import process_name
+from poolwatch.tui.gauge import bar, spark
+from poolwatch.tui.ink import Line, Run, crop, right
+
+COLUMNS = (
+    Column("pool", "POOLS", 10, 16, 0),
+    Column("process", "process", 14, 22, 6),
+    Column("gauge", "", 10, 30, 2),
+    Column("out", "out", 7, 7, 1, right=True),
+    Column("waiting", "waiting", 7, 7, 3, right=True),
+    Column("p99wait", "p99 wait", 8, 8, 4, right=True),
+    Column("p99hold", "p99 hold", 8, 8, 5, right=True),
+    Column("timeouts", "timeouts", 8, 8, 8, right=True),
+    Column("leaked", "leaked", 6, 6, 7, right=True),
+    Column("spark", "out, lately", 11, TICKS, 9, right=True),
+)
+
+
+def capacity(pool: PoolStats) -> int | None:
+    """Give the most connections the pool lends; None is no limit or not known."""
+    if pool.size is None or pool.max_overflow == -1:
+        return None
+    return pool.size + (pool.max_overflow or 0)
+
+
+def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
+    """Draw at most ``limit`` lines, titles and notes included."""
+    snapshot = board.snapshot
+    several = len(snapshot.processes) > 1
+    hidden = () if several else ("process",)
+    layout = arrange(COLUMNS, cells - 4, hidden)
+    lines = [_heads(layout)]
+    pairs = [(p, pool) for p in snapshot.processes for pool in p.pools]
+    pairs.sort(key=lambda pair: (-_pressure(pair[1]), pair[1].name, pair[0].pid))
+    notes = _notes(board, cells)
+    room = max(limit - 1 - len(notes), 1)
+    if len(pairs) > room:
+        shown = max(room - 1, 1)
+        pairs, more = pairs[:shown], len(pairs) - shown
+        notes.insert(0, ((f"  +{more} calmer pools", "muted"),))
+    lines += [_line(board, layout, process, pool) for process, pool in pairs]
+    return [*lines, *notes][: max(limit, 2)]
+
+
+def _heads(layout: Layout) -> Line:
+    """Give the titles, the first of them being the panel's own."""
+    (margin, _), (first, _), *others = heads(layout)
+    return ((margin, "text"), (first, "title"), *others)
+
+
+def _pressure(pool: PoolStats) -> float:
+    """Order pools by who is in need: waiters first, then fullness."""
+    return pool.waiting * 10 + _share(pool)
+
+
+def _share(pool: PoolStats) -> float:
+    top = capacity(pool) or max(pool.checked_out + (pool.idle or 0), 1)
+    return pool.checked_out / max(top, 1)
+
+
+def level(pool: PoolStats) -> str:
+    """Ink of a gauge: calm, into the overflow, or full."""
+    top = capacity(pool)
+    if pool.waiting or (top is not None and pool.checked_out >= top > 1):
+        return "bad"
+    return "warn" if pool.size and pool.checked_out > pool.size else "accent"
+
+
+def _line(board: Board, layout: Layout, process: Process, pool: PoolStats) -> Line:
+    runs: list[Run] = [("  ", "text")]
+    for column, cells in layout:
+        if column.key == "gauge":
+            top = capacity(pool)
+            soft = (pool.size or 0) / top if top else 1.0
+            runs += [*bar(_share(pool), cells, level(pool), soft), (GAP, "text")]
+        elif column.key == "spark":
+            history = board.history.get((process.pid, pool.id), ())
+            line = spark(list(history), capacity(pool) or 1, cells)
+            runs.append((line + GAP, "accent"))
+        else:
+            text, ink = _CELLS[column.key](process, pool)
+            place = right if column.right else fit
+            runs.append((place(text, cells) + GAP, ink))
+    return tuple(runs)
+
+
+def _out(pool: PoolStats) -> Run:
+    top = capacity(pool)
+    of = "∞" if pool.max_overflow == -1 else "-" if top is None else str(top)
+    return f"{pool.checked_out}/{of}", level(pool).replace("accent", "text")
+
+
+def _whose(process: Process) -> Run:
+    return one_line(f"{process.pid} {process_name(process)}", 60), "muted"
+
+
+_CELLS: dict[str, Callable[[Process, PoolStats], Run]] = {
+    "pool": lambda _, pool: (one_line(pool.name, 60), "strong"),
+    "process": lambda process, _: _whose(process),
+    "out": lambda _, pool: _out(pool),
+    "waiting": lambda _, pool: _count(pool.waiting, "bad"),
+    "p99wait": lambda _, pool: _time(pool.wait_s.p99),
+    "p99hold": lambda _, pool: _time(pool.hold_s.p99),
+    "timeouts": lambda _, pool: _count(pool.counters.timeouts, "warn"),
+    "leaked": lambda _, pool: _count(pool.counters.leaked, "bad"),
+}
+
+
+def _count(number: int, ink: str) -> Run:
+    return str(number), ink if number else "faint"
+
+
+def _time(seconds: float | None) -> Run:
+    if seconds is None:
+        return "-", "faint"
+    short = short_time(seconds) if seconds < 9.95 else duration(seconds)
+    return short, "text"
+
+
+def _notes(board: Board, cells: int) -> list[Line]:
+    """Say why there is no server view, and who did not answer."""
+    notes: list[Line] = []
+    told: set[str] = set()
+    for process in board.snapshot.processes:
+        names = {pool.id: pool.name for pool in process.pools}
+        for status in process.servers:
+            if status.error and status.error not in told:
+                told.add(status.error)
+                whose = ", ".join(names.get(pool, pool) for pool in status.pools)
+                text = f"no server view of {whose}: {status.error}"
+                notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))
+    for gone in board.snapshot.unreachable:
+        pid = "a process" if gone.pid is None else f"process {gone.pid}"
+        text = f"{pid} gives no answer: {gone.why}"
+        notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))
+    return [crop(note, cells - 2) for note in notes]

@@ -1,0 +1,83 @@
+"""A stack as people want to read it: their own lines, the libraries' folded away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from poolwatch.model import Frame
+from poolwatch.text import neutral, place, plural
+from poolwatch.tui.ink import Line
+from poolwatch.tui.source_lines import around
+
+_LIBRARY = re.compile(
+    r"[\\/](?:site|dist)-packages[\\/]|[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]|^<",
+    re.IGNORECASE,
+)
+MOST = 60
+"""Frames that are drawn."""
+
+
+def is_library(frame: Frame) -> bool:
+    """Whether a frame is installed code rather than the application's own."""
+    return _LIBRARY.search(frame.file) is not None
+
+
+def stack_lines(
+    frames: Sequence[Frame], site: Frame | None, *, unfold: bool
+) -> list[Line]:
+    """Draw a stack, innermost frame first, the call site emphasised."""
+    lines: list[Line] = []
+    folded = 0
+    for frame in frames[:MOST]:
+        if is_library(frame) and frame != site and not unfold:
+            folded += 1
+            continue
+        lines += _folded(folded)
+        folded = 0
+        lines += _frame(frame, emphasised=frame == site)
+    lines += _folded(folded)
+    if len(frames) > MOST:
+        lines.append(((f"  … {len(frames) - MOST} more frames", "muted"),))
+    return lines
+
+
+def _folded(count: int) -> list[Line]:
+    if not count:
+        return []
+    return [
+        ((f"    … {plural(count, 'library frame')}", "faint"), ("  f unfolds", "faint"))
+    ]
+
+
+def _frame(frame: Frame, *, emphasised: bool) -> list[Line]:
+    library = is_library(frame)
+    ink = "title" if emphasised else "muted" if library else "text"
+    mark = "▸ " if emphasised else "  "
+    head: Line = (
+        (f"  {mark}", "accent"),
+        (place(frame, 3), ink),
+        ("  in ", "muted"),
+        (neutral(frame.function[:80]), "muted" if library else "text"),
+    )
+    reach = (2, 2) if emphasised else (0, 0)
+    source = around(frame.file, frame.line, *reach)
+    indent = min((_indent(code) for _, code in source if code.strip()), default=0)
+    return [
+        head,
+        *(_code(n, code[indent:], n == frame.line, emphasised) for n, code in source),
+    ]
+
+
+def _indent(code: str) -> int:
+    return len(code) - len(code.lstrip())
+
+
+def _code(number: int, code: str, here: bool, emphasised: bool) -> Line:
+    if not emphasised:
+        return (("           ", "faint"), (code, "muted"))
+    pointer = "→" if here else " "
+    return (
+        (f"    {pointer}{number:>5}  ", "accent" if here else "faint"),
+        (code, "strong" if here else "muted"),
+    )

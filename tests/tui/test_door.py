@@ -1,0 +1,31 @@
+"""The package's one door: lazy, and clear about what is missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from poolwatch.errors import MissingExtraError
+from poolwatch.tui import run
+
+
+def test_importing_the_package_loads_no_textual():
+    code = (
+        "import sys, poolwatch.tui; print([m for m in sys.modules if 'textual' in m])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "textual", None)
+    for name in [n for n in sys.modules if n.startswith("poolwatch.tui.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [n for n in sys.modules if n.startswith("textual.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    closed = []
+    with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[tui\]'"):
+        run(None, on_close=lambda: closed.append(1))
+    assert closed == [1]
