@@ -1,0 +1,1 @@
+"""``poolwatch demo``: PostgreSQL, a small real app with real faults, the dashboard."""

@@ -1,0 +1,75 @@
+"""The demo as a user runs it: in processes and a directory of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short temporary directory (socket paths are limited), removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix="pw-", dir="/tmp"))
+    path.chmod(0o755)  # PostgreSQL may have to run as another user
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Start]:
+    """Start a Python process whose temporary files are in ``place``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(place)} | environment,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        if process.stdin and process.stdin.closed:
+            process.stdin = None  # a test did; communicate() would flush it
+        process.communicate()
+
+
+def processes_of(place: Path) -> list[str]:
+    """Command lines of the processes that have to do with a directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(place) in word for word in words):
+            found.append(" ".join(process.cmdline()) or process.name())
+    return found
+
+
+def nothing_left(place: Path, seconds: float = 30.0) -> bool:
+    """Wait until no process and no file of the demo is left."""
+    deadline = time.monotonic() + seconds
+    while processes_of(place) or list(place.iterdir()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
