@@ -1,0 +1,236 @@
+"""The cost contract: bare, instrumented and the hand-written recipe, side by side.
+
+    python -m pytest tests/benchmarks --benchmark-only
+
+Each way is timed over the same cycles in the same run; the ratios are printed at the
+end and asserted nowhere, because machines are noisy.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import Pool, QueuePool
+
+import poolwatch
+from poolwatch import wire
+
+DEPTH = 30
+WAYS = ["bare", "instrumented", "recipe"]
+
+
+class NullConnection:
+    """A driver that does nothing."""
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def recipe(pool: Any) -> None:
+    """What people write by hand to find out who holds a connection."""
+    holders: dict[int, str] = {}
+
+    def checkout(dbapi_connection: Any, record: Any, proxy: Any) -> None:
+        holders[id(record)] = "".join(traceback.format_stack())
+
+    def checkin(dbapi_connection: Any, record: Any) -> None:
+        holders.pop(id(record), None)
+
+    event.listen(pool, "checkout", checkout)
+    event.listen(pool, "checkin", checkin)
+
+
+def prepare(way: str, target: Any) -> None:
+    if way == "instrumented":
+        poolwatch.instrument(target)
+    elif way == "recipe":
+        recipe(target)
+
+
+def deep(frames: int, work: Callable[[], None]) -> None:
+    """Call ``work`` that many frames further down."""
+    if frames:
+        deep(frames - 1, work)
+    else:
+        work()
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path_factory: Any, monkeypatch: Any) -> Iterator[None]:
+    monkeypatch.setenv("POOLWATCH_DIR", str(tmp_path_factory.mktemp("run")))
+    yield
+    poolwatch.uninstrument()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.benchmark(group="checkout + checkin, 30 frames deep, null driver")
+def test_cycle(benchmark: Any, way: str) -> None:
+    cycles = 2000
+    pool: Pool = QueuePool(NullConnection)  # type: ignore[arg-type]
+    prepare(way, pool)
+
+    def cycle() -> None:
+        for _ in range(cycles):
+            pool.connect().close()
+
+    benchmark.extra_info.update(way=way, cycles=cycles)
+    benchmark.pedantic(deep, args=(DEPTH, cycle), rounds=40, warmup_rounds=3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.benchmark(group="SELECT 1 through an engine, local PostgreSQL")
+def test_select(benchmark: Any, way: str, postgres: Any) -> None:
+    cycles = 200
+    engine = create_engine(postgres.url("psycopg2"))
+    prepare(way, engine)
+    statement = text("SELECT 1")
+
+    def cycle() -> None:
+        for _ in range(cycles):
+            with engine.connect() as connection:
+                connection.execute(statement)
+
+    benchmark.extra_info.update(way=way, cycles=cycles)
+    benchmark.pedantic(deep, args=(DEPTH, cycle), rounds=40, warmup_rounds=2)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("way", ["bare", "instrumented"])
+@pytest.mark.benchmark(group="start of an interpreter: bare, and with import poolwatch")
+def test_import(benchmark: Any, way: str) -> None:
+    code = "import poolwatch" if way == "instrumented" else "pass"
+    command = [sys.executable, "-c", code]
+    benchmark.extra_info.update(way=way)
+    benchmark.pedantic(
+        subprocess.run, args=(command,), kwargs={"check": True}, rounds=30
+    )
+
+
+@pytest.fixture
+def thousand_holds() -> Iterator[None]:
+    """A pool of 1,000 with everything out, held by 200 threads 25 frames deep."""
+    pool: Pool = QueuePool(NullConnection, pool_size=1000)  # type: ignore[arg-type]
+    poolwatch.instrument(pool)
+    enough = threading.Event()
+    ready = threading.Barrier(201)
+
+    def hold() -> None:
+        held = [pool.connect() for _ in range(5)]
+        ready.wait()
+        enough.wait()
+        for connection in held:
+            connection.close()
+
+    threads = [threading.Thread(target=deep, args=(25, hold)) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    yield
+    enough.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.benchmark(group="snapshot of 1,000 holds")
+def test_snapshot(benchmark: Any, thousand_holds: None) -> None:
+    benchmark.extra_info.update(way="records")
+    snapshot = benchmark.pedantic(poolwatch.snapshot, rounds=20, warmup_rounds=2)
+    assert len(snapshot.processes[0].holds) == 1000
+
+
+@pytest.mark.benchmark(group="snapshot of 1,000 holds")
+def test_document(benchmark: Any, thousand_holds: None) -> None:
+    benchmark.extra_info.update(way="JSON text")
+    snapshot = poolwatch.snapshot()
+    benchmark.pedantic(wire.to_json, args=(snapshot,), rounds=20, warmup_rounds=2)
+
+
+@pytest.mark.benchmark(group="snapshot of 1,000 holds")
+def test_longest_stop(benchmark: Any, thousand_holds: None, figure: Any) -> None:
+    """How long another thread is kept from running while snapshots are made."""
+    longest = 0.0
+    done = threading.Event()
+
+    def run() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while not done.is_set():
+            time.sleep(0.0002)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    runner = threading.Thread(target=run)
+    benchmark.extra_info.update(way="both")
+    runner.start()
+    benchmark.pedantic(lambda: wire.to_json(poolwatch.snapshot()), rounds=10)
+    done.set()
+    runner.join()
+    figure(f"longest stop of another thread meanwhile: {longest * 1e3:.1f} ms")
+
+
+def test_memory(benchmark: Any, figure: Any) -> None:
+    """Memory of a hold, and of a pool after 100,000 cycles from 100 call sites."""
+    benchmark.pedantic(lambda: None)  # only to be run with the benchmarks
+    pool: Pool = QueuePool(NullConnection, pool_size=1001)  # type: ignore[arg-type]
+    callers = [_caller(number) for number in range(100)]
+    tracemalloc.start()
+    try:
+        bare = [pool.connect() for _ in range(1000)]
+        proxy_bytes = _in_poolwatch()
+        for connection in bare:
+            connection.close()
+        poolwatch.instrument(pool)
+        for number in range(100_000):
+            callers[number % 100](pool).close()
+        gc.collect()
+        pool_bytes = _in_poolwatch() - proxy_bytes
+        held = [pool.connect() for _ in range(1000)]
+        hold_bytes = (_in_poolwatch() - proxy_bytes - pool_bytes) / 1000
+    finally:
+        tracemalloc.stop()
+    del held
+    figure(f"memory of a hold: {hold_bytes:.0f} bytes")
+    figure(
+        f"memory of a pool after 100,000 cycles from 100 call sites: "
+        f"{pool_bytes / 1024:.0f} KiB"
+    )
+
+
+def _caller(number: int) -> Callable[[Pool], Any]:
+    """A function of its own, at a line of its own."""
+    source = "\n" * number + f"def take_{number}(pool): return pool.connect()"
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, "callers.py", "exec"), space)
+    return space[f"take_{number}"]
+
+
+def _in_poolwatch() -> int:
+    """Bytes that were allocated by poolwatch's own lines."""
+    here = os.path.dirname(poolwatch.__file__) + "/*"
+    mine = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, here)])
+    return sum(trace.size for trace in mine.traces)
+
+
+def test_idle_agent(benchmark: Any, figure: Any) -> None:
+    """CPU time of the agent when nobody looks and the application does nothing."""
+    benchmark.pedantic(lambda: None)
+    pool: Pool = QueuePool(NullConnection)  # type: ignore[arg-type]
+    poolwatch.instrument(pool)
+    pool.connect().close()
+    time.sleep(0.5)  # its thread is loading what it needs
+    before = time.process_time()
+    time.sleep(10)
+    used = time.process_time() - before
+    figure(f"CPU of an idle process with its agent: {used * 10:.4f} % of a core")
