@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.diagnosis import with_server
+from poolwatch.errors import PoolwatchError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Process, ServerReading, Snapshot, Unreachable
 from poolwatch.parallel import Calls, Outcome
@@ -34,7 +35,7 @@ from poolwatch.refresh import (
     SILENT,
     Look,
     Memory,
-    ReadBy,
+    ServerSource,
     error_of,
     explain,
     hear,
@@ -128,16 +129,20 @@ class LiveSource:
     def snapshot(self) -> Snapshot:
         """Return all processes as they are now, joined with their servers.
 
-        Raises only what finding the processes raises.
+        Raises only what finding the processes raises, and then has looked at the
+        server of the DSN all the same (see ``server_error``).
         """
-        addresses = self._client.agents()
+        try:
+            addresses = self._client.agents()
+        except PoolwatchError:
+            self._use_dsn((), self._ask({}).get("dsn"))
+            raise
         self._memories = {a: self._memories.get(a) or Memory() for a in addresses}
         looks, unreachable = self._views(addresses)
         outcomes = self._ask(looks)
         for address, look in looks.items():
             hear(look, outcomes.get(("servers", address)))
-        if "dsn" in outcomes:
-            self._use_dsn(looks.values(), outcomes["dsn"])
+        self._use_dsn(looks.values(), outcomes.get("dsn"))
         for look in looks.values():
             use_agent(look)
         self._use_evidence(looks.values(), outcomes.get("dsn"))
@@ -192,6 +197,8 @@ class LiveSource:
     def _agent_needed(self, look: Look) -> bool:
         if not look.pools or self._dsn is None:
             return bool(look.pools)
+        if any(pool in look.memory.hidden for pool in look.pools):
+            return True
         homes = look.memory.homes
         if any(pool in homes and not self._is_here(look, pool) for pool in look.pools):
             return self._dsn_identity is not None
@@ -206,7 +213,9 @@ class LiveSource:
 
     # -- using what came back -------------------------------------------------------
 
-    def _use_dsn(self, looks: Collection[Look], outcome: Outcome) -> None:
+    def _use_dsn(self, looks: Collection[Look], outcome: Outcome | None) -> None:
+        if outcome is None:
+            return
         self.server_error = error_of(outcome, SILENT)
         if self.server_error is None:
             self._dsn_identity = outcome.value.identity
@@ -225,7 +234,7 @@ class LiveSource:
     def _use_evidence(self, looks: Collection[Look], outcome: Outcome | None) -> None:
         """For pools whose agent could not tell: each hold proves its own server."""
         lacking = [look for look in looks if look.untold()]
-        source: ReadBy = "dsn"
+        source: ServerSource = "dsn"
         if self._environment is not None and lacking:
             source = "environment"
             job = partial(self._environment.read, pids_of(lacking))

@@ -268,8 +268,9 @@ class Backend:
     """One row of ``pg_stat_activity``, with what is needed to know whose it is."""
 
     pid: int
-    age_s: float
-    """Since ``backend_start``, on the server's clock, when the row was read."""
+    age_s: float | None
+    """Since ``backend_start``, on the server's clock, when the row was read; None if
+    this role may not see it."""
     client_port: int | None
     """-1 for a Unix socket."""
     application: str | None

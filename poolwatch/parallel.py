@@ -52,8 +52,12 @@ class Calls:
         for call in fresh.values():
             call.done.wait(max(0.0, deadline - time.monotonic()))
         self._running |= {k: c for k, c in fresh.items() if c.outcome is None}
-        calls = self._running | fresh
-        return {key: _outcome(calls[key]) for key in jobs}
+        return {
+            key: fresh[key].outcome or _late(fresh[key])
+            if key in fresh
+            else _late(self._running[key])
+            for key in jobs
+        }
 
     @staticmethod
     def _start(job: Callable[[], Any]) -> _Call:
@@ -72,5 +76,5 @@ class Calls:
         return call
 
 
-def _outcome(call: _Call) -> Outcome:
-    return call.outcome or Outcome(None, None, call.began, None)
+def _late(call: _Call) -> Outcome:
+    return Outcome(None, None, call.began, None)

@@ -18,8 +18,12 @@ SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
 _UNPROVEN = "not known which server this pool is on"
+_HIDDEN = (
+    "the role of the DSN may not see the application's sessions: "
+    "grant it pg_read_all_stats"
+)
 
-ReadBy = Literal["agent", "dsn", "environment"]
+ServerSource = Literal["agent", "dsn", "environment"]
 
 
 @dataclass(slots=True)
@@ -28,6 +32,8 @@ class Memory:
 
     homes: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     """By pool id: identity of its server, and address in the words of its driver."""
+    hidden: set[str] = field(default_factory=set)
+    """Ids of the pools whose sessions our own role may not see."""
     asked: float | None = None
     answers: tuple[AgentReading, ...] = ()
     """The agent's last answer: its readings are past, its errors still stand."""
@@ -63,7 +69,7 @@ class Look:
     def use(
         self,
         readings: Mapping[str, ServerReading],
-        source: ReadBy,
+        source: ServerSource,
         address: str | None,
         moment: tuple[float, float],
     ) -> None:
@@ -76,7 +82,7 @@ class Look:
         self.windows |= dict.fromkeys(readings, window)
         self.servers.append(_status(tuple(readings), source, one, address))
 
-    def complain(self, pools: Iterable[str], source: ReadBy, why: str) -> None:
+    def complain(self, pools: Iterable[str], source: ServerSource, why: str) -> None:
         """Say for ``pools`` why there is no server's side to them, now."""
         pools = tuple(pools)
         if not pools:
@@ -116,7 +122,7 @@ def hear(look: Look, outcome: Outcome | None) -> None:
             look.memory.homes |= dict.fromkeys(answer.pools, home)
 
 
-def use_where_at_home(look: Look, source: ReadBy, outcome: Outcome) -> None:
+def use_where_at_home(look: Look, source: ServerSource, outcome: Outcome) -> None:
     """Use a reading of ours for the pools that are proven to be on that server."""
     reading, moment = _read(outcome)
     homes = look.memory.homes
@@ -124,24 +130,36 @@ def use_where_at_home(look: Look, source: ReadBy, outcome: Outcome) -> None:
         pool: replace(reading, address=homes[pool][1])
         for pool in look.untold()
         if pool in homes and homes[pool][0] == reading.identity
+        if not _is_hidden(look, pool, reading)
     }
     look.use(here, source, reading.address, moment)
 
 
-def use_where_claimed(look: Look, source: ReadBy, outcome: Outcome, host: str) -> None:
+def use_where_claimed(
+    look: Look, source: ServerSource, outcome: Outcome, host: str
+) -> None:
     """Use it also for single holds that prove by themselves to be on that server."""
     reading, moment = _read(outcome)
     address = reading.address if look.process.host == host else None
     found = {
         pool: claimed(look.process, pool, reading, address)
         for pool in look.untold()
-        if pool not in look.memory.homes
+        if pool not in look.memory.homes and not _is_hidden(look, pool, reading)
     }
     proven = {pool: rows for pool, rows in found.items() if rows.backends}
     look.use(proven, source, reading.address, moment)
 
 
+def _is_hidden(look: Look, pool: str, reading: ServerReading) -> bool:
+    """Whether our role sees no more than the pids; the agent's own role may see all."""
+    pids = {hold.backend_pid for hold in look.process.holds if hold.pool == pool}
+    hidden = any(b.age_s is None for b in reading.backends if b.pid in pids)
+    (look.memory.hidden.add if hidden else look.memory.hidden.discard)(pool)
+    return hidden
+
+
 def use_agent(look: Look) -> None:
+    """Use what the agent has read for the pools of which nothing was said yet."""
     untold = look.untold()
     for answer in look.fresh:
         if answer.reading is not None:
@@ -152,6 +170,9 @@ def use_agent(look: Look) -> None:
 
 def explain(look: Look, dsn: bool) -> None:
     """Say why, for each pool that is still left."""
+    if dsn and not look.pending:
+        hidden = look.memory.hidden
+        look.complain((p for p in look.untold() if p in hidden), "dsn", _HIDDEN)
     for answer in look.memory.answers:
         why = answer.error if answer.enabled else _SWITCHED_OFF
         if why is None or look.pending:
@@ -183,7 +204,10 @@ def error_of(outcome: Outcome, late: str) -> str | None:
 
 
 def _status(
-    pools: tuple[str, ...], source: ReadBy, reading: ServerReading, address: str | None
+    pools: tuple[str, ...],
+    source: ServerSource,
+    reading: ServerReading,
+    address: str | None,
 ) -> ServerStatus:
     return ServerStatus(
         pools=pools,

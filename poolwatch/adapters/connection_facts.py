@@ -21,9 +21,9 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     The address is that of the peer, ``10.0.0.5:5432``, or ``/socket/dir:5432``; the
     port is our own end of a TCP connection, None for a Unix socket. Never raises.
     """
-    connection = getattr(dbapi_connection, "driver_connection", None)
-    if connection is None:
-        connection = dbapi_connection
+    connection = dbapi_connection
+    with suppress(Exception):
+        connection = getattr(connection, "driver_connection", None) or connection
     pid: int | None = None
     ends: tuple[Any, Any] = (None, None)
     with suppress(Exception):

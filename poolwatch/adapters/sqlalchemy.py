@@ -15,19 +15,18 @@ import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
-from contextlib import suppress
 from sys import _getframe as frame_at
 from threading import get_ident
 from time import monotonic
 from typing import Any
-from weakref import ref
+from weakref import finalize, ref
 
-from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.callsites import CallSites, Path
 from poolwatch.guard import Guard
 from poolwatch.holders import Holder, PerThread, TaskRef
@@ -61,39 +60,55 @@ class PoolHooks:
         self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
         """One record may be lent several times: holds are told apart by proxy."""
         self._async = bool(pool._is_asyncio)
+        book.shared = self._shared
         self._target: Callable[[], Any] = ref(target)
-        self._first: Pool | None = None
-        self._pool = ref(pool)
+        self._wrapped: list[_Wrapped] = []
+        """Pools of this target, the newest last: old ones may have holds out."""
+        self.on_gone: Callable[[str], None] = lambda _: None
+        """Called with the id of the book once the last pool is gone."""
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
         book.gauges = self.gauges
         self._wrap(pool)
         self._listeners = self._wanted_listeners(target)
         for name, listener in self._listeners:
-            event.listen(target, name, listener)
+            listen(target, name, listener, self._dispatches(target))
 
     @property
     def pool(self) -> Pool | None:
         """The pool that is hooked now; None once it is gone."""
-        return self._pool()
+        target = self._target()
+        if target is not None:
+            return target.pool if isinstance(target, Engine) else self._newest()
+        return self._newest()
+
+    def has(self, pool: Pool) -> bool:
+        """Whether these hooks are on ``pool``."""
+        return any(each.pool() is pool for each in self._wrapped)
 
     def remove(self) -> None:
         """Take everything off again. What is in flight passes through."""
         self.guard.tripped = True
-        target, pool = self._target(), self._pool()
-        if pool is not None:
-            for name in ("connect", "recreate"):
-                wrapper: Any = pool.__dict__.get(name)
-                if getattr(wrapper, "poolwatch", None) is self:
-                    delattr(pool, name)
-                    if wrapper.around is not None:  # somebody wrapped it before us
-                        setattr(pool, name, wrapper.around)
-        if target is not None:
-            for name, listener in self._listeners:
-                with suppress(Exception):  # an event that is gone needs no removal
-                    event.remove(target, name, listener)
+        target = self._target()
+        for name, listener in self._listeners:
+            unlisten(target, name, listener, self._dispatches(target))
+        for wrapped in self._wrapped:
+            wrapped.unwrap()
+        self._wrapped.clear()
 
     # -- hooking -------------------------------------------------------------------
+
+    def _newest(self) -> Pool | None:
+        alive = (each.pool() for each in reversed(self._wrapped))
+        return next((pool for pool in alive if pool is not None), None)
+
+    def _dispatches(self, target: Engine | Pool | None) -> list[Any]:
+        """Where listeners of ours may hang."""
+        pools = (each.pool() for each in self._wrapped)
+        found = [pool.dispatch for pool in pools if pool is not None]
+        if isinstance(target, Engine):
+            found += [target.dispatch, target.dialect.dispatch]
+        return found
 
     def _wanted_listeners(self, target: Engine | Pool) -> list[tuple[str, Any]]:
         guarded = self._guarded
@@ -138,38 +153,38 @@ class PoolHooks:
             self._connect_wrapper(pool),
             self._recreate_wrapper(pool),
         ]
+        end = finalize(pool, self._one_pool_gone)
+        end.atexit = False
+        self._wrapped.append(_Wrapped(pool, wrappers, end))
         for wrapper in wrappers:
-            wrapper.poolwatch = self
-            wrapper.around = pool.__dict__.get(wrapper.__name__)
             setattr(pool, wrapper.__name__, wrapper)
+
+    def _one_pool_gone(self) -> None:
+        """Tell when it was the last. Runs in a finalizer."""
+        alive = [each for each in self._wrapped if each.pool() is not None]
+        self._wrapped = alive
+        if not alive and not self.guard.tripped:
+            self.on_gone(self.book.id)
 
     def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
         original = _unbound(pool, "recreate")
-        here = ref(pool)
 
         def recreate() -> Pool:
-            old = here()
-            assert old is not None  # it is the one being called
-            new: Pool = original(old)
+            new: Pool = original(pool)
             if not self.guard.tripped:
                 try:
-                    self._follow(old, new)
+                    self._wrap(new)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                     self.guard.failed(error)
             return new
 
         return recreate
 
-    def _follow(self, old: Pool, new: Pool) -> None:
-        """Move on to the pool that takes the place of ``old``."""
-        if self._first is None and self._target() is old:
-            self._first = old  # the key to its listeners, which the new pool carries
-        self._wrap(new)
-        self._pool = ref(new)
-
     def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:
-        """The hot path: everything it needs is a local of this closure."""
-        here = ref(pool)
+        """The hot path: everything it needs is a local of this closure.
+
+        It keeps its pool alive, as the bound method does in whose place it stands.
+        """
         original = _unbound(pool, "connect")
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
@@ -178,7 +193,6 @@ class PoolHooks:
         shared, is_async = self._shared, self._async
 
         def connect() -> Any:
-            pool = here()
             if guard.tripped:
                 return original(pool)
             try:
@@ -208,8 +222,10 @@ class PoolHooks:
                     wait.proxy = watch(proxy)
                     holds[record] = wait
                 del waits[key]
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            except BaseException as error:
                 waits.pop(key, None)
+                if not isinstance(error, Exception):
+                    raise  # Ctrl-C, or a greenlet or thread that was told to end
                 guard.failed(error)
             return proxy
 
@@ -226,15 +242,19 @@ class PoolHooks:
         return path, TaskRef(task) if task is not None else None
 
     def _gave_up(self, key: int, error: BaseException) -> None:
-        wait = self.book.waits.pop(key, None)
-        if wait is not None and isinstance(error, PoolTimeoutError):
-            self.book.timed_out(wait, monotonic())
+        try:
+            wait = self.book.waits.pop(key, None)
+            if wait is not None and isinstance(error, PoolTimeoutError):
+                self.book.timed_out(wait, monotonic())
+        except Exception as ours:  # noqa: BLE001 - the application waits for its own
+            self.guard.failed(ours)
 
     def _take_shared(self, wait: Checkout, proxy: Any) -> None:
         """A proxy may be handed out again (SingletonThreadPool): that is one hold."""
         known = self.book.holds.get(id(proxy))
         if known is not None and known.proxy() is proxy:
             return
+        self._end_invalidated()  # one of the dead may stand under this very id
         key = id(proxy._connection_record)
         wait.connection = self.book.connections.get(key) or self._meet(proxy)
         wait.proxy = watch(proxy)
@@ -303,11 +323,11 @@ class PoolHooks:
 
     def _end_invalidated(self) -> None:
         """Shared pools only: end the holds whose proxy is dead or has no connection."""
-        for key, hold in list(self.book.holds.items()):
+        holds = self.book.holds
+        for hold in list(holds.values()):
             proxy = hold.proxy()
-            over = proxy is None or proxy.dbapi_connection is None
-            if over and self.book.holds.pop(key, None) is not None:
-                self.book.end(hold, monotonic(), proxy is None)
+            if proxy is None or proxy.dbapi_connection is None:
+                self.book.end_shared(hold, monotonic(), proxy is None)
 
     def _on_invalidate(
         self, dbapi_connection: Any, record: Any, error: BaseException | None
@@ -318,13 +338,39 @@ class PoolHooks:
         self.book.closes += 1
 
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
-        hold = self.book.holds.pop(id(record), None)
+        hold = self._hold_detached(dbapi_connection, record)
         if hold is None:
             return
-        if hold.proxy() is None:  # a dropped async connection: nobody detached it
+        proxy = hold.proxy()
+        if proxy is None:  # a dropped async connection: nobody detached it
             self.book.end(hold, monotonic(), True)
+            return
+        # From here on no event tells of its end if it is dropped, or closed by the
+        # driver's own close().
+        key = id(dbapi_connection)
+        hold.proxy = ref(proxy, self._guarded(lambda _: self._dropped(key, hold)))
+        self.book.detached[key] = hold
+
+    def _hold_detached(self, dbapi_connection: Any, record: Any) -> Checkout | None:
+        """Take out the hold of a connection that has left its record.
+
+        The record was given back before we are told: it may be another's by now.
+        """
+        holds = self.book.holds
+        if self._shared:
+            found = list(holds.items())
         else:
-            self.book.detached[id(dbapi_connection)] = hold
+            found = [(key, hold) for key in (id(record),) if (hold := holds.get(key))]
+        for key, hold in found:
+            proxy = hold.proxy()
+            if proxy is None or proxy.dbapi_connection is dbapi_connection:
+                return holds.pop(key, None)
+        return None
+
+    def _dropped(self, key: int, hold: Checkout) -> None:
+        if self.book.detached.get(key) is hold:
+            del self.book.detached[key]
+            self.book.end(hold, monotonic(), True)
 
     def _on_close_detached(self, dbapi_connection: Any) -> None:
         self.book.closes += 1
@@ -373,7 +419,7 @@ class PoolHooks:
 
     def gauges(self) -> Gauges:
         """What the pool says of itself; nothing once it is gone."""
-        pool = self._pool()
+        pool = self.pool
         if isinstance(pool, QueuePool):
             return Gauges(
                 size=pool.size(),
@@ -385,9 +431,39 @@ class PoolHooks:
         return Gauges()
 
 
+class _Wrapped:
+    """A pool whose methods stand under wrappers of ours, and the way back."""
+
+    def __init__(self, pool: Pool, wrappers: list[Any], end: finalize[..., Pool]):
+        self.pool = ref(pool)
+        self._end = end
+        self._ours = [
+            # weakly, since they refer to the pool
+            (each.__name__, ref(each), pool.__dict__.get(each.__name__) is not None)
+            for each in wrappers
+        ]
+        for each in wrappers:
+            each.around = pool.__dict__.get(each.__name__)
+
+    def unwrap(self) -> None:
+        """Take ours off where it is the outermost; below another's it stays."""
+        self._end.detach()
+        pool = self.pool()
+        if pool is None:
+            return
+        for name, reference, inside in self._ours:
+            ours: Any = reference()
+            if ours is None or pool.__dict__.get(name) is not ours:
+                continue
+            if inside:  # somebody had wrapped it before us
+                setattr(pool, name, ours.around)
+            else:
+                delattr(pool, name)
+
+
 def _unbound(pool: Pool, name: str) -> Callable[[Any], Any]:
     """The method as a function of the pool, so that no wrapper refers to its pool."""
-    theirs = pool.__dict__.get(name)
+    theirs: Any = pool.__dict__.get(name)
     if theirs is not None:  # somebody has wrapped it before us
         return lambda _: theirs()
     method: Callable[[Any], Any] = getattr(type(pool), name)
@@ -425,7 +501,11 @@ def pool_url(target: Engine | Pool) -> str | None:
     if not isinstance(target, Engine):
         return None
     url = target.url
-    hidden = {key: "***" for key in url.query if _SECRET.search(key)}
+    hidden = {
+        key: "***"
+        for key, value in url.query.items()
+        if _SECRET.search(key) or _SECRET.search(str(value))
+    }
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
@@ -439,4 +519,4 @@ def pool_name(target: Engine | Pool) -> str:
     return type(pool).__name__
 
 
-_SECRET = re.compile("pass|secret|token|key|credential", re.IGNORECASE)
+_SECRET = re.compile("pass|pwd|secret|token|key|credential", re.IGNORECASE)

@@ -84,7 +84,7 @@ def _connect(pool: Any, dialect: Any | None) -> Any:
         return _connect_async(dialect, recipe)
     if recipe is None or dialect is None:
         # made anew: what the pool holds as its own may be wrapped by a measurement
-        return pool._should_wrap_creator(pool._creator)(None)  # noqa: SLF001
+        return pool._should_wrap_creator(pool._creator)(None)
     positional, keywords = recipe
     timeout = _TIMEOUTS.get(dialect.driver)
     if timeout is not None:
@@ -110,7 +110,7 @@ def _connect_async(dialect: Any, recipe: Recipe | None) -> Any:
 
 def _listeners(dialect: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
     """Let ``do_connect`` listeners change the arguments, or connect themselves."""
-    if dialect._has_events:  # noqa: SLF001 - as create_engine() asks it
+    if dialect._has_events:
         for listener in dialect.dispatch.do_connect:
             made = listener(dialect, None, positional, keywords)
             if made is not None:
@@ -124,7 +124,7 @@ def _recipe(pool: Any) -> Recipe | None:
     There is no other place that has ``connect_args``. None if the creator is somebody
     else's, or no longer looks like this.
     """
-    creator = pool._creator  # noqa: SLF001 - see above
+    creator = pool._creator
     code = getattr(creator, "__code__", None)
     if not str(getattr(creator, "__module__", "")).startswith("sqlalchemy."):
         return None

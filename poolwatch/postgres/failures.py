@@ -1,0 +1,106 @@
+"""One sentence for whatever a driver raises, made of our own words only.
+
+Drivers quote what they were given: a mistyped DSN puts parts of the password into the
+host name or the option that "does not exist". So nothing of their text is passed on;
+it is only recognised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from poolwatch.errors import ServerViewError
+
+_PASSWORD = "PostgreSQL refused the password"  # noqa: S105 - a sentence
+_NO_PASSWORD = "PostgreSQL asks for a password and none was given"  # noqa: S105
+_ROLE = "PostgreSQL refused this role or this address (see its pg_hba.conf)"
+_NO_DATABASE = "PostgreSQL has no database of that name"
+_FULL = "PostgreSQL is full: it has no connection slot left"
+_NOT_UP = "PostgreSQL is starting up or shutting down"
+_ENDED = "PostgreSQL closed the connection"
+_SLOW = "PostgreSQL took too long to read pg_stat_activity, the reading was cancelled"
+_TOO_OLD = "this server is no PostgreSQL 14 or later"
+_PERMISSION = "the role may not read pg_stat_activity"
+_ABSENT = "no PostgreSQL answers at this address"
+_NO_NAME = "the host name of the database cannot be resolved"
+_NO_ANSWER = "PostgreSQL did not answer in time"
+_TLS = "the TLS connection to PostgreSQL failed (its certificate, or the SSL mode)"
+_DSN = "the DSN cannot be read: give a libpq string or a PostgreSQL URL"
+_SERVICE = "the libpq service that the DSN names is not defined"
+
+_STATES = {
+    "28P01": _PASSWORD,
+    "28000": _ROLE,
+    "3D000": _NO_DATABASE,
+    "53300": _FULL,
+    "57P03": _NOT_UP,
+    "57P01": _ENDED,
+    "57P02": _ENDED,
+    "57P05": _ENDED,
+    "57014": _SLOW,
+    "55P03": _SLOW,
+    "42501": _PERMISSION,
+    "42704": _TOO_OLD,
+    "42883": _TOO_OLD,
+    "42P01": _TOO_OLD,
+}
+_TEXTS = tuple(
+    (re.compile(pattern, re.IGNORECASE), sentence)
+    for pattern, sentence in (
+        (r"password authentication failed", _PASSWORD),
+        (r"no password supplied|password was not|requires a password", _NO_PASSWORD),
+        (r"too many clients|connection slots are|too many connections", _FULL),
+        (r"starting up|shutting down|in recovery mode", _NOT_UP),
+        (r"FATAL: .*database .* does not exist", _NO_DATABASE),
+        (r"pg_hba\.conf|authentication failed|FATAL: .*role .*", _ROLE),
+        (r"statement timeout|lock timeout", _SLOW),
+        (r"definition of service|service file", _SERVICE),
+        (r"invalid dsn|invalid (connection option|integer value|port)", _DSN),
+        (r"missing \"=\"|invalid URI|could not parse|invalid literal for int", _DSN),
+        (r"could not translate|name or service|getaddrinfo|gaierror", _NO_NAME),
+        (r"timeout expired|timed out|TimeoutError", _NO_ANSWER),
+        (r"certificate|\bssl\b.*(error|support|required|refuses)|SSLError", _TLS),
+        (r"connection refused|no such file|can't create a conn|no route", _ABSENT),
+        (r"closed|terminat|reset by peer|broken pipe|network error|EOF", _ENDED),
+    )
+)
+
+
+def as_failure(error: BaseException) -> ServerViewError:
+    """Return what to raise instead of ``error``; free of anything a DSN contains."""
+    if isinstance(error, ServerViewError):
+        return error
+    state = next((found for e in _chain(error) if (found := _sqlstate(e))), None)
+    sentence = _STATES.get(state or "") or _recognised(error)
+    if sentence is None:
+        kind = type(error).__name__ + (f", SQLSTATE {state}" if state else "")
+        sentence = f"PostgreSQL could not be read ({kind})"
+    return ServerViewError(sentence)
+
+
+def took_too_long(error: BaseException) -> bool:
+    """Whether the server itself gave up: asking again would only take as long."""
+    return str(as_failure(error)) == _SLOW
+
+
+def _recognised(error: BaseException) -> str | None:
+    text = "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
+    return next((said for pattern, said in _TEXTS if pattern.search(text)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    seen = 0
+    while error is not None and seen < 10:
+        yield error
+        error, seen = error.__cause__ or error.__context__, seen + 1
+
+
+def _sqlstate(error: Any) -> str | None:
+    """Return what psycopg calls sqlstate, psycopg2 pgcode, and pg8000 "C"."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state is None and error.args and isinstance(error.args[0], dict):
+        state = error.args[0].get("C")
+    return state if isinstance(state, str) and re.fullmatch(r"\w{5}", state) else None

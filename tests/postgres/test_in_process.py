@@ -1,0 +1,196 @@
+"""The agent's reader takes one short-lived connection, and leaves none behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.errors import ServerViewError
+from poolwatch.postgres.in_process import InProcessReader
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Connects:
+    """Counts and keeps what it opens."""
+
+    def __init__(self, server):
+        self.server = server
+        self.made = []
+
+    def __call__(self):
+        self.made.append(self.server.connect())
+        return self.made[-1]
+
+    @property
+    def open(self):
+        return [connection for connection in self.made if not connection.closed]
+
+
+@pytest.fixture
+def connects(postgres):
+    return Connects(postgres)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def reader(connects, clock):
+    reader = InProcessReader(connects, connection_facts, clock=clock)
+    yield reader
+    reader.close()
+    assert connects.open == []
+
+
+def test_nothing_stays_open(reader, connects):
+    assert reader.read([]).version.startswith("18")
+    assert len(connects.made) == 1
+    assert connects.open == []
+
+
+def test_a_viewer_that_polls_gets_by_with_one_connection(reader, connects, clock):
+    for _ in range(5):
+        reader.read([], linger=5)
+        clock.now += 1
+        reader.close_idle()
+    assert len(connects.made) == 1
+    clock.now += 5
+    reader.close_idle()
+    assert connects.open == []
+
+
+def test_nobody_keeps_a_connection_for_longer_than_ten_seconds(reader, connects, clock):
+    reader.read([], linger=3600)
+    reader.close_idle(clock.now + 9.9)
+    assert len(connects.open) == 1
+    reader.close_idle(clock.now + 10)
+    assert connects.open == []
+
+
+def test_the_next_request_closes_what_is_overdue(reader, connects, clock):
+    reader.read([], linger=5)
+    clock.now += 6
+    reader.read([])
+    assert len(connects.made) == 2
+    assert connects.open == []
+
+
+def test_a_kept_connection_that_has_ended_is_replaced(reader, connects, postgres):
+    reader.read([], linger=5)
+    postgres.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        f"where pid = {connects.made[0].info.backend_pid}"
+    )
+    assert reader.read([]).sessions
+    assert len(connects.made) == 2
+
+
+def test_an_error_leaves_nothing_open(connects):
+    """Neither while preparing nor while reading."""
+
+    def no_facts(connection):
+        raise RuntimeError("facts")
+
+    with pytest.raises(ServerViewError, match="RuntimeError"):
+        InProcessReader(connects, no_facts).read([], linger=5)
+    assert connects.open == []
+
+
+def test_a_transaction_left_open_by_the_creator_is_ended(postgres):
+    """A creator may have run statements of its own."""
+    made = []
+
+    def creator():
+        connection = postgres.connect()
+        connection.autocommit = False
+        connection.cursor().execute("select 1")
+        made.append(connection)
+        return connection
+
+    reader = InProcessReader(creator, connection_facts)
+    assert reader.read([]).version
+    assert made[0].closed
+
+
+def test_one_reading_at_a_time_and_the_others_wait(postgres, connects):
+    """Ten viewers at once are no ten connections."""
+    reader = InProcessReader(connects, connection_facts)
+    failures = []
+
+    def view():
+        try:
+            reader.read([], linger=5)
+        except ServerViewError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=view) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(connects.made) == 1
+    reader.close()
+
+
+def test_a_hung_server_does_not_queue_everybody(postgres):
+    release = threading.Event()
+
+    def hangs():
+        release.wait(10)
+        return postgres.connect()
+
+    reader = InProcessReader(hangs, connection_facts, patience_s=0.1)
+    first = threading.Thread(target=reader.read, args=([],))
+    first.start()
+    time.sleep(0.05)
+    with pytest.raises(ServerViewError, match="has not come back"):
+        reader.read([])
+    release.set()
+    first.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000.dbapi"])
+def test_a_fork_leaves_the_parents_connection_alone(postgres, driver):
+    """The child makes its own; the parent's goes on after the child has ended."""
+    module = pytest.importorskip(driver)
+    made = []
+
+    def connect():
+        if driver == "pg8000.dbapi":
+            path = f"{postgres.host}/.s.PGSQL.{postgres.port}"
+            made.append(module.connect("postgres", unix_sock=path))
+        else:
+            made.append(module.connect(postgres.dsn))
+        return made[-1]
+
+    reader = InProcessReader(connect, connection_facts)
+    reader.read([], linger=10)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            reader.close_idle()
+            reader.read([], linger=10)
+            made.clear()
+            reader.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    reader.read([], linger=10)
+    assert len(made) == 1
+    reader.close()

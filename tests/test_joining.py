@@ -1,0 +1,217 @@
+"""A row is joined with a hold when it is proven to be its own, and never otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from poolwatch.joining import SLACK_S, claimed, join
+from poolwatch.model import (
+    NO_SAMPLES,
+    Backend,
+    Connection,
+    Counters,
+    Hold,
+    PoolStats,
+    Process,
+    ServerReading,
+    ServerRow,
+)
+
+ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
+HIDDEN = ServerRow(None, None, None, None, None, ())
+
+
+def hold(pid=100, pool="p1", **connection):
+    facts = {"age_s": 60.0, "connect_s": 0.02, "address": None, "client_port": None}
+    return Hold(
+        id=f"h{pid}-{pool}",
+        pool=pool,
+        backend_pid=pid,
+        held_s=1.0,
+        waited_s=0.0,
+        thread="t",
+        task=None,
+        labels={},
+        site=None,
+        stack=(),
+        now=(),
+        statement=None,
+        in_sql_s=None,
+        in_transaction_idle_s=None,
+        verdict="ok",
+        evidence=(),
+        server=None,
+        connection=Connection(**(facts | connection)),
+    )
+
+
+def process(*holds, pools=("p1",), url="postgresql://h/d"):
+    return Process(
+        pid=1,
+        host="here",
+        program="app",
+        name=None,
+        python="3",
+        poolwatch="0",
+        started_at="",
+        pools=tuple(
+            PoolStats(
+                id=pool,
+                name=pool,
+                kind="QueuePool",
+                url=url,
+                size=5,
+                max_overflow=0,
+                timeout_s=30.0,
+                checked_out=0,
+                idle=0,
+                overflow=0,
+                waiting=0,
+                counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
+                wait_s=NO_SAMPLES,
+                hold_s=NO_SAMPLES,
+                create_s=NO_SAMPLES,
+            )
+            for pool in pools
+        ),
+        holds=holds,
+        waits=(),
+        sites=(),
+        findings=(),
+    )
+
+
+def backend(pid=100, age_s=60.01, client_port=-1, row=ROW):
+    return Backend(pid, age_s, client_port, "app", row)
+
+
+def reading(*backends, identity="a/1", address=None):
+    return ServerReading(identity, "18.4", 3, 100, backends, address)
+
+
+def server_of(the_hold, the_backend, window=(0.0, 0.0), address=None):
+    given = {"p1": reading(the_backend, address=address)}
+    joined = join(process(the_hold), given, windows={"p1": window})
+    return joined.holds[0].server
+
+
+def test_the_age_of_a_unix_connection_is_proof():
+    """PostgreSQL forks the backend during the connect call."""
+    assert server_of(hold(), backend(age_s=60.0)) == ROW
+    assert server_of(hold(), backend(age_s=60.02)) == ROW
+    assert server_of(hold(connect_s=1.5), backend(age_s=61.4)) == ROW
+
+
+@pytest.mark.parametrize("younger", [0.1, 0.5, 5.0, 59.9])
+def test_a_pid_that_was_used_again_is_not_joined(younger):
+    """Whoever took the pid over is younger than the connection."""
+    assert server_of(hold(), backend(age_s=60.0 - younger)) is None
+
+
+def test_a_backend_older_than_the_connect_call_is_somebody_elses():
+    """What PgBouncer hands out may be the pid of a long-lived stranger."""
+    assert server_of(hold(), backend(age_s=61.0)) is None
+    assert server_of(hold(), backend(age_s=86400.0)) is None
+
+
+def test_time_between_the_two_looks_counts():
+    """A reading half a second later sees a backend half a second older."""
+    assert server_of(hold(), backend(age_s=60.5)) is None
+    assert server_of(hold(), backend(age_s=60.5), window=(0.4, 0.6)) == ROW
+    assert server_of(hold(), backend(age_s=60.0), window=(0.4, 0.6)) is None
+    assert server_of(hold(), backend(age_s=59.5), window=(-0.6, -0.4)) == ROW
+
+
+def test_the_tolerance_is_small_and_grows_slowly():
+    """Two clocks may drift apart, but not by as much as they like."""
+    young = hold(age_s=1.0, connect_s=0.0)
+    assert server_of(young, backend(age_s=1.0 + SLACK_S)) == ROW
+    assert server_of(young, backend(age_s=1.0 + 2 * SLACK_S)) is None
+    day = hold(age_s=86400.0)
+    assert server_of(day, backend(age_s=86401.5)) == ROW
+    assert server_of(day, backend(age_s=86403.0)) is None
+
+
+def test_equal_ports_are_proof_whatever_the_clocks_say():
+    """After a laptop slept, the server's clock is hours ahead of a monotonic one."""
+    tcp = hold(client_port=40000, address="10.0.0.5:5432")
+    assert server_of(tcp, backend(age_s=7200.0, client_port=40000)) == ROW
+
+
+def test_other_ports_leave_it_to_the_age():
+    """A proxy or a container network may stand in between."""
+    tcp = hold(client_port=40000)
+    assert server_of(tcp, backend(client_port=50000)) == ROW
+    assert server_of(tcp, backend(client_port=50000, age_s=59.0)) is None
+    loose = hold(client_port=40000, connect_s=None)
+    assert server_of(loose, backend(client_port=50000, age_s=59.9)) is None
+
+
+def test_a_connection_older_than_the_instrumentation_has_a_loose_age():
+    """Its age then begins before the connect call, of unknown length."""
+    old = hold(connect_s=None)
+    assert server_of(old, backend(age_s=59.5)) == ROW
+    assert server_of(old, backend(age_s=60.2)) is None
+    assert server_of(old, backend(age_s=58.0)) is None
+
+
+def test_nothing_known_of_the_connection_is_no_proof():
+    assert server_of(replace(hold(), connection=None), backend()) is None
+    assert server_of(replace(hold(), backend_pid=None), backend()) is None
+
+
+def test_a_hidden_row_without_age_and_port_is_not_shown():
+    """An unprivileged role learns nothing that could prove whose it is."""
+    unseen = backend(age_s=None, client_port=None, row=HIDDEN)
+    assert server_of(hold(), unseen) is None
+    assert server_of(hold(client_port=40000), unseen) is None
+
+
+def test_a_row_of_unknowns_is_joined_as_such():
+    assert server_of(hold(), backend(row=HIDDEN)) == HIDDEN
+
+
+def test_the_same_pid_on_another_server_of_the_same_pool():
+    """A pool with several hosts: the reading is of one of them."""
+    there = hold(address="10.0.0.6:5432", client_port=40000)
+    mine = "10.0.0.5:5432"
+    assert server_of(there, backend(client_port=50000), address=mine) is None
+    assert server_of(there, backend(), address="10.0.0.6:5432") == ROW
+    assert server_of(there, backend(client_port=40000), address=mine) == ROW
+
+
+def test_every_pool_is_joined_with_its_own_server():
+    """Two pools, two servers, one pid."""
+    one, two = hold(100, "p1"), hold(100, "p2")
+    other = replace(ROW, state="active")
+    joined = join(
+        process(one, two, pools=("p1", "p2")),
+        {"p1": reading(backend()), "p2": reading(backend(row=other), identity="b/1")},
+    )
+    assert [h.server.state for h in joined.holds] == ["idle in transaction", "active"]
+    only = join(process(one, two), {"p2": reading(backend())})
+    assert [h.server for h in only.holds] == [None, ROW]
+
+
+def test_no_readings_change_nothing():
+    unjoined = process(hold())
+    assert join(unjoined, {}) is unjoined
+
+
+def test_what_a_pool_of_unknown_server_may_claim():
+    """Its port, or its address on this machine; not its pid."""
+    by_port = hold(100, client_port=40000)
+    by_address = hold(101, address="/run/pg:5432")
+    by_pid = hold(102)
+    rows = (backend(100, client_port=40000), backend(101), backend(102), backend(103))
+    holds = process(by_port, by_address, by_pid)
+
+    def pids(address):
+        found = claimed(holds, "p1", reading(*rows), address)
+        return [b.pid for b in found.backends]
+
+    assert pids("/run/pg:5432") == [100, 101]
+    assert pids(None) == [100]
+    assert claimed(holds, "p2", reading(*rows)).backends == ()

@@ -1,0 +1,600 @@
+"""The viewer's source: every hold with its own server's row, or with none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.errors import (
+    MissingExtraError,
+    NoProcessError,
+    ServerViewError,
+    UnreachableError,
+)
+from poolwatch.joining import AgentReading, join
+from poolwatch.live import LiveSource
+from poolwatch.model import (
+    NO_SAMPLES,
+    Connection,
+    Counters,
+    Hold,
+    PoolStats,
+    Process,
+    ServerStatus,
+    Unreachable,
+)
+from poolwatch.postgres.in_process import InProcessReader
+
+HOST = "this-machine"
+
+
+def stats(pool, url="postgresql://h/d"):
+    return PoolStats(
+        id=pool,
+        name=pool,
+        kind="QueuePool",
+        url=url,
+        size=5,
+        max_overflow=0,
+        timeout_s=30.0,
+        checked_out=0,
+        idle=0,
+        overflow=0,
+        waiting=0,
+        counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
+        wait_s=NO_SAMPLES,
+        hold_s=NO_SAMPLES,
+        create_s=NO_SAMPLES,
+    )
+
+
+@dataclass
+class Held:
+    """A real connection, with what a ledger would know of it."""
+
+    pool: str
+    connection: object
+    began: float
+    ended: float
+    facts: tuple
+    measured: bool = True
+
+    def hold(self):
+        now = time.monotonic()
+        pid, address, port = self.facts
+        since = self.ended if self.measured else self.began
+        return Hold(
+            id=f"{self.pool}-{pid}",
+            pool=self.pool,
+            backend_pid=pid,
+            held_s=1.0,
+            waited_s=0.0,
+            thread="t",
+            task=None,
+            labels={},
+            site=None,
+            stack=(),
+            now=(),
+            statement=None,
+            in_sql_s=None,
+            in_transaction_idle_s=None,
+            verdict="ok",
+            evidence=(),
+            server=None,
+            connection=Connection(
+                age_s=now - since,
+                connect_s=self.ended - self.began if self.measured else None,
+                address=address,
+                client_port=port,
+            ),
+        )
+
+
+@dataclass
+class App:
+    """An instrumented process, without the instrumentation."""
+
+    pid: int
+    servers: dict = field(default_factory=dict)
+    """Server by pool."""
+    other_pools: tuple = ()
+    enabled: bool = True
+    broken: str | None = None
+    slow: threading.Event | None = None
+    held: list = field(default_factory=list)
+    asked: int = 0
+    host: str = HOST
+
+    def __hash__(self):
+        return self.pid
+
+    def hold(self, pool, **more):
+        began = time.monotonic()
+        connection = self.servers[pool].connect(**more)
+        ended = time.monotonic()
+        held = Held(pool, connection, began, ended, connection_facts(connection))
+        self.held.append(held)
+        return held
+
+    def view(self):
+        return Process(
+            pid=self.pid,
+            host=self.host,
+            program="app",
+            name=None,
+            python="3",
+            poolwatch="0",
+            started_at="",
+            pools=(*map(stats, self.servers), *self.other_pools),
+            holds=tuple(held.hold() for held in self.held),
+            waits=(),
+            sites=(),
+            findings=(),
+        )
+
+    def read(self):
+        self.asked += 1
+        if self.slow is not None:
+            self.slow.wait(20)
+        if self.broken or not self.enabled:
+            pools = tuple(self.servers)
+            return [AgentReading(pools, None, self.broken, self.enabled)]
+        return [
+            AgentReading(
+                (pool,),
+                InProcessReader(server.connect, connection_facts).read(
+                    [held.facts[0] for held in self.held if held.pool == pool]
+                ),
+                None,
+            )
+            for pool, server in self.servers.items()
+        ]
+
+
+class FakeClient:
+    """A client whose processes are here."""
+
+    def __init__(self, *apps):
+        self.apps = list(apps)
+
+    def agents(self):
+        return list(self.apps)
+
+    def view(self, address):
+        return address.view()
+
+    def servers(self, address, *, linger):
+        assert 0 < linger <= 10
+        return address.read()
+
+
+@pytest.fixture
+def apps():
+    made = []
+
+    def app(pid=1, **more):
+        made.append(App(pid, **more))
+        return made[-1]
+
+    yield app
+    for each in made:
+        if each.slow is not None:
+            each.slow.set()
+        for held in each.held:
+            held.connection.close()
+
+
+@pytest.fixture
+def live():
+    made = []
+
+    def source(*apps, environ=(), **more):
+        more = {"host": HOST, "environ": dict(environ)} | more
+        made.append(LiveSource(FakeClient(*apps), **more))
+        return made[-1]
+
+    yield source
+    for each in made:
+        each.close()
+
+
+def states(process):
+    return [hold.server and hold.server.state for hold in process.holds]
+
+
+def in_transaction(held):
+    held.connection.autocommit = False
+    held.connection.cursor().execute("select 1")
+
+
+# -- without a DSN ------------------------------------------------------------------
+
+
+def test_agents_read_for_their_own_pools(apps, live, postgres, second_postgres):
+    """Two servers in one process, each pool joined with its own."""
+    app = apps(servers={"a": postgres, "b": second_postgres})
+    in_transaction(app.hold("a"))
+    app.hold("b")
+    (process,) = live(app).snapshot().processes
+    assert states(process) == ["idle in transaction", "idle"]
+    assert process.holds[0].server.query == "select ?"
+    assert [(s.pools, s.source, s.error) for s in process.servers] == [
+        (("a",), "agent", None),
+        (("b",), "agent", None),
+    ]
+    status = process.servers[0]
+    assert status.address == f"{postgres.host}:{postgres.port}"
+    assert status.version.startswith("18")
+    assert (status.max_connections, status.read_s > 0) == (100, True)
+    assert status.sessions >= 1
+
+
+def test_over_tcp_and_with_connections_older_than_the_watch(
+    apps, live, postgres, postgres_tcp
+):
+    app = apps(servers={"unix": postgres, "tcp": postgres_tcp})
+    for pool in app.servers:
+        app.hold(pool).measured = False
+        app.hold(pool)
+    (process,) = live(app).snapshot().processes
+    assert states(process) == ["idle"] * 4
+
+
+def test_without_postgresql_nobody_is_asked(apps, live):
+    """Neither the agent nor a server."""
+    app = apps(other_pools=(stats("s", "sqlite://"), stats("n", None)))
+    (process,) = live(app, environ={"PGHOST": "nowhere.invalid"}).snapshot().processes
+    assert process.servers == ()
+    assert app.asked == 0
+
+
+def test_an_agent_that_fails_says_why(apps, live, postgres):
+    app = apps(servers={"a": postgres}, broken="PostgreSQL refused the password")
+    app.hold("a")
+    (process,) = live(app).snapshot().processes
+    assert states(process) == [None]
+    assert process.servers == (
+        ServerStatus(("a",), "agent", "PostgreSQL refused the password"),
+    )
+
+
+def test_a_switched_off_view_says_so(apps, live, postgres):
+    app = apps(servers={"a": postgres}, enabled=False)
+    (process,) = live(app).snapshot().processes
+    assert process.servers[0].error == (
+        "the server view is switched off in this process (server_view=False): "
+        "give --dsn"
+    )
+
+
+@pytest.mark.parametrize("door", ["postgres", "postgres_tcp"])
+def test_the_environment_helps_where_the_agent_cannot(apps, live, request, door):
+    """With the same proof: the port, or the address on this machine."""
+    server = request.getfixturevalue(door)
+    app = apps(servers={"a": server}, enabled=False)
+    app.hold("a")
+    source = live(app, environ={"DATABASE_URL": server.url("asyncpg")})
+    (process,) = source.snapshot().processes
+    assert states(process) == ["idle"]
+    assert process.servers[0].source == "environment"
+    assert process.servers[0].error is None
+
+
+def test_the_environment_of_another_server_proves_nothing(
+    apps, live, postgres, second_postgres
+):
+    app = apps(servers={"a": postgres}, broken="it broke")
+    app.hold("a")
+    for url in (second_postgres.dsn, "postgresql://127.0.0.1:1/x"):
+        source = live(app, environ={"DATABASE_URL": url})
+        (process,) = source.snapshot().processes
+        assert states(process) == [None]
+        assert process.servers == (ServerStatus(("a",), "agent", "it broke"),)
+
+
+def test_a_hung_process_does_not_hold_up_the_others(apps, live, postgres):
+    """Its last status stays, marked; the next refresh does not wait for it at all."""
+    good, bad = apps(1, servers={"a": postgres}), apps(2, servers={"a": postgres})
+    good.hold("a")
+    bad.hold("a")
+    source = live(good, bad, patience_s=0.4)
+    assert [states(p) for p in source.snapshot().processes] == [["idle"], ["idle"]]
+    bad.slow = threading.Event()
+    began = time.monotonic()
+    first, second = source.snapshot().processes
+    assert 0.4 <= time.monotonic() - began < 1.0
+    assert (states(first), states(second)) == (["idle"], [None])
+    (status,) = second.servers
+    assert "not answered in time" in status.error
+    assert status.version.startswith("18")
+    began = time.monotonic()
+    source.snapshot()
+    assert time.monotonic() - began < 0.4
+    bad.slow.set()
+    bad.slow = None
+    deadline = time.monotonic() + 5
+    while states(source.snapshot().processes[1]) != ["idle"]:
+        assert time.monotonic() < deadline
+
+
+def test_a_process_that_does_not_answer_is_unreachable(apps, live):
+    class Client(FakeClient):
+        def view(self, address):
+            raise UnreachableError("the document is damaged")
+
+    app = apps(7)
+    source = LiveSource(Client(app), environ={}, host=HOST)
+    assert source.snapshot().unreachable == (Unreachable(7, "the document is damaged"),)
+
+
+# -- with a DSN ---------------------------------------------------------------------
+
+
+def test_a_dsn_is_read_once_for_all_processes(apps, live, start_postgres):
+    """And the agents are asked once, for the proof."""
+    server = start_postgres(log_statement="all", log_line_prefix="%a|")
+    one, two = apps(1, servers={"a": server}), apps(2, servers={"a": server})
+    one.hold("a")
+    two.hold("a")
+    source = live(one, two, dsn=server.dsn)
+    source.snapshot()
+    before = server.log.count("poolwatch|LOG:  statement")
+    for _ in range(5):
+        processes = source.snapshot().processes
+    assert server.log.count("poolwatch|LOG:  statement") - before == 5
+    assert [states(process) for process in processes] == [["idle"], ["idle"]]
+    assert (one.asked, two.asked) == (1, 1)
+    assert {p.servers[0].source for p in processes} == {"dsn"}
+
+
+def test_a_dsn_speaks_only_for_its_own_server(apps, live, postgres, second_postgres):
+    """The pools elsewhere are read by their agents, at every refresh."""
+    app = apps(servers={"a": postgres, "b": second_postgres})
+    in_transaction(app.hold("a"))
+    app.hold("b")
+    source = live(app, dsn=postgres.dsn)
+    for count in (1, 2, 3):
+        (process,) = source.snapshot().processes
+        assert states(process) == ["idle in transaction", "idle"]
+        assert [(s.pools, s.source) for s in process.servers] == [
+            (("a",), "dsn"),
+            (("b",), "agent"),
+        ]
+        assert app.asked == count
+
+
+@pytest.mark.parametrize("door", ["postgres", "postgres_tcp"])
+@pytest.mark.parametrize("cannot", [{"enabled": False}, {"broken": "it broke"}])
+def test_a_dsn_where_the_agent_cannot_tell(apps, live, request, postgres, door, cannot):
+    app = apps(servers={"a": request.getfixturevalue(door)}, **cannot)
+    app.hold("a")
+    source = live(app, dsn=app.servers["a"].dsn)
+    for _ in range(3):
+        (process,) = source.snapshot().processes
+        assert states(process) == ["idle"]
+        assert process.servers[0].error is None
+    assert app.asked == 1
+
+
+def test_the_port_proves_it_across_addresses_and_machines(apps, live, postgres_tcp):
+    """Seen from another container, by another door: the TCP port is the same."""
+    app = apps(servers={"a": postgres_tcp}, enabled=False, host="container-1")
+    app.hold("a")
+    unix = replace(postgres_tcp, host=str(postgres_tcp.directory))
+    (process,) = live(app, dsn=unix.dsn).snapshot().processes
+    assert states(process) == ["idle"]
+
+
+def test_nothing_is_claimed_without_proof(apps, live, postgres):
+    """A Unix socket in another container may be anybody's, whatever its name."""
+    app = apps(servers={"a": postgres}, enabled=False, host="container-1")
+    app.hold("a")
+    (process,) = live(app, dsn=postgres.dsn).snapshot().processes
+    assert states(process) == [None]
+    assert process.servers[0].error.startswith("not proven to be on the server of")
+
+
+def test_a_dsn_whose_role_sees_nothing(apps, live, postgres):
+    """The agent's own role does; where it cannot help, the remedy is named."""
+    postgres.execute("drop role if exists onlooker")
+    postgres.execute("create role onlooker login")
+    dsn = postgres.as_role("onlooker").dsn
+    app = apps(servers={"a": postgres})
+    app.hold("a")
+    source = live(app, dsn=dsn)
+    for _ in range(3):
+        (process,) = source.snapshot().processes
+        assert states(process) == ["idle"]
+        assert process.servers[0].source == "agent"
+    app.enabled = False
+    for each in (source, live(app, dsn=dsn)):
+        (process,) = each.snapshot().processes
+        assert states(process) == [None]
+        assert "grant it pg_read_all_stats" in process.servers[0].error
+    postgres.execute("grant pg_read_all_stats to onlooker")
+    (process,) = source.snapshot().processes
+    assert states(process) == ["idle"]
+    postgres.execute("drop role onlooker")
+
+
+def test_a_wrong_dsn_is_one_sentence_and_the_rest_goes_on(
+    apps, live, postgres, tmp_path: Path
+):
+    app = apps(servers={"a": postgres}, other_pools=(stats("s", "sqlite://"),))
+    app.hold("a")
+    source = live(app, dsn=f"host={tmp_path} password=hunter2")
+    for _ in range(2):
+        (process,) = source.snapshot().processes
+        assert states(process) == [None]
+        assert process.servers == (
+            ServerStatus(("a",), "dsn", "no PostgreSQL answers at this address"),
+        )
+    assert source.server_error == "no PostgreSQL answers at this address"
+
+
+def test_a_wrong_dsn_is_said_before_there_is_a_process(live, postgres):
+    source = live(dsn="host=/nowhere")
+    assert source.snapshot().processes == ()
+    assert source.server_error == "no PostgreSQL answers at this address"
+    right = live(dsn=postgres.dsn)
+    right.snapshot()
+    assert right.server_error is None
+
+
+def test_a_missing_extra_is_said_the_same_way(apps, live, postgres):
+    class Reader:
+        def read(self, pids):
+            raise MissingExtraError("install this")
+
+        def close(self):
+            pass
+
+    app = apps(servers={"a": postgres})
+    source = live(app, dsn="host=h", reader=lambda dsn: Reader())
+    (process,) = source.snapshot().processes
+    assert process.servers[0].error == "install this"
+
+
+def test_a_restarted_server_is_recognised(apps, live, start_postgres):
+    """A new start is a new identity, for the DSN and for the pool."""
+    server = start_postgres()
+    app = apps(servers={"a": server})
+    app.hold("a")
+    source = live(app, dsn=server.dsn)
+    assert states(source.snapshot().processes[0]) == ["idle"]
+    server.stop()
+    (process,) = source.snapshot().processes
+    assert process.servers[0].error == "PostgreSQL closed the connection"
+    assert process.servers[0].version.startswith("18"), "last known"
+    server.start()
+    app.held.clear()
+    app.hold("a")
+    deadline = time.monotonic() + 10
+    while states(source.snapshot().processes[0]) != ["idle"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+# -- the proof, for real ------------------------------------------------------------
+
+
+def reuse_pid(server, pid):
+    """A connection whose backend has this pid; None if the kernel does not let us."""
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    for _ in range(300):
+        try:
+            last.write_text(str(pid - 1))
+        except OSError:
+            return None
+        connection = server.connect()
+        if connection.info.backend_pid == pid:
+            return connection
+        connection.close()
+    return None
+
+
+@pytest.mark.parametrize("door", ["postgres", "postgres_tcp"])
+@pytest.mark.parametrize("after", [0.3, 1.0])
+def test_a_pid_used_again_is_never_shown(apps, live, request, door, after):
+    """The backend of a hold is killed, and its pid goes to somebody else."""
+    server = request.getfixturevalue(door)
+    app = apps(servers={"a": server})
+    held = app.hold("a")
+    source = live(app)
+    assert states(source.snapshot().processes[0]) == ["idle"]
+    server.execute(f"select pg_terminate_backend({held.facts[0]}, 5000)")
+    (process,) = source.snapshot().processes
+    assert states(process) == [None]
+    time.sleep(after)
+    stranger = reuse_pid(server, held.facts[0])
+    if stranger is None:
+        pytest.skip("the kernel gives out pids as it likes (no write to ns_last_pid)")
+    (process,) = source.snapshot().processes
+    assert states(process) == [None]
+    rows = app.read()[0].reading.backends
+    assert [row.pid for row in rows] == [held.facts[0]], "the row was there"
+    stranger.close()
+
+
+def test_the_same_pid_on_another_server_is_never_shown(apps, postgres, second_postgres):
+    """Both servers have a backend of this pid, of nearly the same age."""
+    app = apps(servers={"a": postgres})
+    held = app.hold("a")
+    reader = InProcessReader(second_postgres.connect, connection_facts)
+    other = reader.read([])
+    mine = InProcessReader(postgres.connect, connection_facts).read([held.facts[0]])
+    disguised = replace(other, backends=mine.backends)
+    window = {"a": (-1.0, 1.0)}
+    assert states(join(app.view(), {"a": mine}, windows=window)) == ["idle"]
+    assert states(join(app.view(), {"a": disguised}, windows=window)) == [None]
+
+
+def test_a_pid_that_a_pooler_made_up_is_never_shown(apps, live, postgres):
+    """The driver believes in a pid that belongs to a stranger on the same server."""
+    app = apps(servers={"a": postgres})
+    with_pid_of = app.hold("a")
+    time.sleep(0.3)
+    held = app.hold("a")
+    held.facts = (with_pid_of.facts[0], *held.facts[1:])
+    (process,) = live(app).snapshot().processes
+    assert states(process) == ["idle", None]
+
+
+def test_through_a_proxy_the_age_is_the_proof(apps, live, postgres, start_proxy):
+    """The server sees the proxy's port, not ours."""
+    app = apps(servers={"a": start_proxy(postgres)})
+    held = app.hold("a")
+    (row,) = app.read()[0].reading.backends
+    assert row.client_port != held.facts[2]
+    assert states(live(app).snapshot().processes[0]) == ["idle"]
+    held.began -= 5.0
+    held.ended -= 5.0
+    assert states(live(app).snapshot().processes[0]) == [None]
+
+
+def test_behind_a_pooler_it_is_unknown_and_said_so(
+    apps, live, postgres, start_proxy, start_postgres
+):
+    """The pids are made up, here even one that a stranger's backend has."""
+    stranger = postgres.connect()
+    app = apps(servers={"a": start_proxy(postgres, pid=stranger.info.backend_pid)})
+    held = app.hold("a")
+    assert held.facts[0] == stranger.info.backend_pid
+    reader = InProcessReader(app.servers["a"].connect, connection_facts)
+    with pytest.raises(ServerViewError, match="pooler such as PgBouncer"):
+        reader.read([])
+    app.broken = "it goes through a pooler"
+    for dsn in (None, postgres.dsn, postgres.over_tcp().dsn):
+        (process,) = live(app, dsn=dsn).snapshot().processes
+        assert states(process) == [None]
+        assert "pooler" in process.servers[0].error
+    stranger.close()
+
+
+def test_no_process_and_a_wrong_dsn(live):
+    """A client that raises does not keep the DSN from being checked."""
+
+    class Client(FakeClient):
+        def agents(self):
+            raise NoProcessError("none")
+
+    source = LiveSource(Client(), dsn="host=/nowhere", environ={}, host=HOST)
+    with pytest.raises(NoProcessError):
+        source.snapshot()
+    assert source.server_error == "no PostgreSQL answers at this address"
+
+
+def test_failures_of_a_foreign_kind_are_not_swallowed(apps, live):
+    """A bug of ours is not a server that is down."""
+
+    class Client(FakeClient):
+        def view(self, address):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        LiveSource(Client(apps()), environ={}, host=HOST).snapshot()

@@ -1,0 +1,46 @@
+"""Several are asked at once, and nobody is waited for longer than agreed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from poolwatch.parallel import Calls
+
+
+def test_all_run_at_the_same_time():
+    """Three that only end together do end."""
+    together = threading.Barrier(3, timeout=5)
+    calls = Calls()
+    outcomes = calls.run(dict.fromkeys("abc", together.wait), 5.0)
+    assert sorted(outcome.value for outcome in outcomes.values()) == [0, 1, 2]
+    assert all(outcome.began <= outcome.ended for outcome in outcomes.values())
+
+
+def test_an_error_is_an_outcome():
+    outcome = Calls().run({"a": lambda: 1 // 0}, 5.0)["a"]
+    assert isinstance(outcome.error, ZeroDivisionError)
+    assert outcome.value is None
+
+
+def test_a_late_call_is_not_repeated_nor_waited_for():
+    """Its result is dropped when it comes; then the call is made again."""
+    release, made = threading.Event(), []
+
+    def slow():
+        made.append(1)
+        release.wait(10)
+        return len(made)
+
+    calls = Calls()
+    assert calls.run({"a": slow}, 0.05)["a"].ended is None
+    began = time.monotonic()
+    outcomes = calls.run({"a": slow, "b": lambda: "quick"}, 5.0)
+    assert time.monotonic() - began < 2.5
+    assert (outcomes["a"].ended, outcomes["b"].value) == (None, "quick")
+    assert len(made) == 1
+    release.set()
+    deadline = time.monotonic() + 5
+    while (outcome := calls.run({"a": slow}, 1.0)["a"]).ended is None:
+        assert time.monotonic() < deadline
+    assert outcome.value == 2
