@@ -1,0 +1,67 @@
+"""Make the pictures of this folder from the running program.
+
+    python screenshots/make.py
+
+Starts PostgreSQL and the demo application as ``poolwatch demo`` does, opens the real
+dashboard on them in a terminal of a given size, presses the keys a user would press,
+and lets Textual export what it shows. Needs ``pip install '.[demo]'``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from pathlib import Path
+
+from poolwatch.client import Client
+from poolwatch.demo import children
+from poolwatch.live import LiveSource
+from poolwatch.tui.app import Dashboard
+
+HERE = Path(__file__).parent
+SETTLED = 14.0
+"""Seconds until every planted fault shows and the sparklines have a shape."""
+
+PICTURES = {
+    "overview.svg": ((160, 45), []),
+    "detail.svg": ((160, 45), ["j", "j", "enter"]),
+    "findings.svg": ((120, 36), ["w"]),
+    "small.svg": ((80, 24), []),
+}
+
+
+async def picture(sockets: Path, name: str) -> None:
+    """Open the dashboard, press the keys, save what it shows."""
+    size, keys = PICTURES[name]
+    source = LiveSource(Client(sockets), environ={})
+    dashboard = Dashboard(source, refresh=0.5)
+    async with dashboard.run_test(size=size) as pilot:
+        await asyncio.sleep(SETTLED)
+        svg = "returned after"
+        while "returned after" in svg.replace("&#160;", " "):  # the hold has just ended
+            await pilot.press("escape", "g", *keys)
+            await asyncio.sleep(1.0)
+            svg = dashboard.export_screenshot(title="poolwatch tui", simplify=True)
+    source.close()
+    # the fonts of the page that shows it, none from the network
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    svg = svg.replace("Fira Code", "ui-monospace, DejaVu Sans Mono, Menlo")
+    (HERE / name).write_text(svg, encoding="utf-8")
+    print(f"{name}: {len(svg) // 1024} KiB")
+
+
+def main() -> None:
+    """Make all pictures, one after the other, from one running demo."""
+    with (
+        children.temporary_directory() as base,
+        children.database(base, None, print) as database,
+        tempfile.TemporaryDirectory() as sockets,
+        children.app(database, Path(sockets), base / "app.log"),
+    ):
+        for name in PICTURES:
+            asyncio.run(picture(Path(sockets), name))
+
+
+if __name__ == "__main__":
+    main()
