@@ -23,28 +23,28 @@ def pytest_terminal_summary(
         if each.group and each.stats:
             per_cycle = each.stats.min / each.extra_info.get("cycles", 1)
             groups.setdefault(each.group, {})[each.extra_info["way"]] = per_cycle
-    if not groups and not FIGURES:
-        return
-    terminalreporter.section("cost contract")
-    for name, ways in groups.items():
-        terminalreporter.line(f"{name}:")
-        for way, seconds in ways.items():
-            terminalreporter.line(f"    {way:<13} {seconds * 1e6:10.2f} µs a cycle")
-        bare, ours = ways.get("bare"), ways.get("instrumented")
-        recipe = ways.get("recipe")
-        if bare and ours:
-            terminalreporter.line(
-                f"    instrumented / bare   {ours / bare:.3f}   "
-                f"(added {(ours - bare) * 1e6:.2f} µs)"
+    lines = [line for name, ways in groups.items() for line in _ratios(name, ways)]
+    if lines or FIGURES:
+        terminalreporter.section("cost contract")
+        for line in [*lines, *FIGURES]:
+            terminalreporter.line(line)
+
+
+def _ratios(name: str, ways: dict[str, float]) -> list[str]:
+    lines = [f"{name}:"]
+    lines += [
+        f"    {way:<13} {took * 1e6:10.2f} µs a cycle" for way, took in ways.items()
+    ]
+    bare, ours, recipe = (ways.get(way) for way in ("bare", "instrumented", "recipe"))
+    for name, other in (("instrumented", ours), ("recipe", recipe)):
+        if bare and other:
+            lines.append(
+                f"    {name} / bare: {other / bare:.3f} "
+                f"(adds {(other - bare) * 1e6:.2f} µs)"
             )
-        if bare and ours and recipe:
-            terminalreporter.line(
-                f"    recipe / bare         {recipe / bare:.3f}   "
-                f"(added {(recipe - bare) * 1e6:.2f} µs)"
-            )
-            terminalreporter.line(
-                f"    recipe / instrumented {recipe / ours:.1f}, of what is added "
-                f"{(recipe - bare) / (ours - bare):.1f}"
-            )
-    for line in FIGURES:
-        terminalreporter.line(line)
+    if bare and ours and recipe:
+        lines.append(
+            f"    what the recipe adds / what poolwatch adds: "
+            f"{(recipe - bare) / (ours - bare):.1f}"
+        )
+    return lines
