@@ -7,6 +7,7 @@ The only place that prints errors. Each face is imported by its own command, so 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import sys
@@ -14,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolwatch.client import Client, no_process
 from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
 if TYPE_CHECKING:
     from poolwatch.live import LiveSource
+    from poolwatch.model import Snapshot
 
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
@@ -43,6 +44,9 @@ No application at hand?  poolwatch demo  starts one, with PostgreSQL and real fa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII only
+            stream.reconfigure(errors="replace")
     try:
         return int(options.command(options))
     except PoolwatchError as error:
@@ -153,6 +157,7 @@ def _seconds(text: str) -> float:
 
 
 def _live(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
+    from poolwatch.client import Client
     from poolwatch.live import LiveSource
 
     dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
@@ -167,8 +172,8 @@ def _ps(options: argparse.Namespace) -> int:
         snapshot = source.snapshot()
     finally:
         source.close()
-        if source.server_error:
-            print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
+    if source.server_error:
+        print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
     if options.json:
         print(wire.to_json(snapshot))
     else:
@@ -176,12 +181,31 @@ def _ps(options: argparse.Namespace) -> int:
     return 0
 
 
+class _WhenAsked:
+    """A live source whose modules are loaded by its first look.
+
+    The dashboard looks from a thread of its own, so its first frame need not wait.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._source: LiveSource | None = None
+
+    def snapshot(self) -> Snapshot:
+        if self._source is None:
+            self._source = _live(self._options, linger_s=5.0)
+        return self._source.snapshot()
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+
+
 def _tui(options: argparse.Namespace) -> int:
     from poolwatch import tui
 
-    source = _live(options, linger_s=5.0)
-    hint = no_process(Client(options.dir).directory)
-    tui.run(source, refresh=options.refresh, empty_hint=hint, on_close=source.close)
+    source = _WhenAsked(options)
+    tui.run(source, refresh=options.refresh, on_close=source.close)
     return 0
 
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.diagnosis import with_server
-from poolwatch.errors import PoolwatchError
+from poolwatch.errors import NoProcessError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Process, ServerReading, Snapshot, Unreachable
 from poolwatch.parallel import Calls, Outcome
@@ -129,14 +129,17 @@ class LiveSource:
     def snapshot(self) -> Snapshot:
         """Return all processes as they are now, joined with their servers.
 
-        Raises only what finding the processes raises, and then has looked at the
-        server of the DSN all the same (see ``server_error``).
+        Raises only what finding the processes raises. If there are none, the server of
+        the DSN is looked at all the same: what is wrong with it is said early.
         """
         try:
             addresses = self._client.agents()
-        except PoolwatchError:
+        except NoProcessError as error:
             self._use_dsn((), self._ask({}).get("dsn"))
-            raise
+            if self.server_error is None:
+                raise
+            why = f"{error}\n\nserver view: {self.server_error}"
+            raise NoProcessError(why) from None
         self._memories = {a: self._memories.get(a) or Memory() for a in addresses}
         looks, unreachable = self._views(addresses)
         outcomes = self._ask(looks)
@@ -187,7 +190,7 @@ class LiveSource:
         for address, look in looks.items():
             if self._agent_needed(look):
                 jobs["servers", address] = partial(
-                    self._client.servers, address, linger=self._linger_s
+                    self._client.servers, address, linger=self._linger_for(look)
                 )
         any_pool = any(look.pools for look in looks.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
@@ -205,6 +208,11 @@ class LiveSource:
         asked = look.memory.asked
         recently = asked is not None and time.monotonic() - asked < ASK_AGAIN_S
         return not recently and not all(pool in homes for pool in look.pools)
+
+    def _linger_for(self, look: Look) -> float:
+        """No longer than needed where the agent is only asked which server it is."""
+        elsewhere = any(not self._is_here(look, pool) for pool in look.memory.homes)
+        return self._linger_s if self._dsn is None or elsewhere else 0.0
 
     def _is_here(self, look: Look, pool: str) -> bool:
         """Whether the pool is proven to be on the server of the DSN."""

@@ -169,7 +169,7 @@ class FakeClient:
         return address.view()
 
     def servers(self, address, *, linger):
-        assert 0 < linger <= 10
+        assert 0 <= linger <= 10
         return address.read()
 
 
