@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch import rundir
 from poolwatch.callsites import CallSites
-from poolwatch.errors import PoolwatchError
 from poolwatch.guard import log
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
@@ -67,6 +66,8 @@ class Agent:
         self._server: Server | None = None
         self._tried_in: int | None = None
         self._starting = threading.Lock()
+        self._ended = False
+        """The interpreter is going down."""
 
     # -- called on the way of a checkout ---------------------------------------------
 
@@ -80,15 +81,20 @@ class Agent:
     def listen(self) -> None:
         """Open the socket, once per process; without one the app goes on unwatched."""
         with self._starting:
-            if self._tried_in == os.getpid():
+            if self._ended or self._tried_in == os.getpid():
                 return
             self._tried_in = os.getpid()
-        directory = rundir.runtime_directory()
         try:
+            directory = rundir.runtime_directory()
             rundir.prepare(directory)
             server = self._open(directory)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            log.warning("poolwatch is not reachable from outside: %s", error)
+            return
+        try:
             server.start()
-        except (PoolwatchError, OSError, RuntimeError) as error:
+        except RuntimeError as error:  # no more threads
+            server.close()
             log.warning("poolwatch is not reachable from outside: %s", error)
             return
         self._server = server
@@ -133,16 +139,29 @@ class Agent:
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
         self.ledger.forget_parent()
+        if self.engines is not None:
+            self.engines.forget_parent()
         if server is not None:
             server.abandon()
 
     def close(self) -> None:
-        """Stop listening; the next first checkout of a thread would begin again."""
+        """Stop listening, until a thread that was not met yet checks out."""
         server, self._server = self._server, None
         self._tried_in = None
         if server is not None and server.pid == os.getpid():
             server.close()
             self.servers.close()
+
+    def end(self) -> None:
+        """Stop listening for good: nobody would take away a later socket."""
+        self._ended = True
+        self.close()
+
+    def begin_anew(self) -> None:
+        """After the last pool: nothing is left but what a new start needs."""
+        self.close()
+        self.per_thread = PerThread()  # every thread is met again, and then we listen
+        self.engines = None
 
 
 agent = Agent()
@@ -151,7 +170,7 @@ os.register_at_fork(
     after_in_parent=agent.after_fork_in_parent,
     after_in_child=agent.after_fork_in_child,
 )
-atexit.register(agent.close)
+atexit.register(agent.end)
 
 
 def instrument(
@@ -205,8 +224,8 @@ def uninstrument(target: Any = None) -> None:
         agent.engines.forget_every()
     else:
         agent.engines.forget(target)
-    if not agent.ledger.books:
-        agent.close()
+    if not agent.ledger.books and not agent.engines.watches_every:
+        agent.begin_anew()
 
 
 def snapshot() -> Snapshot:

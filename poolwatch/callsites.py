@@ -23,11 +23,12 @@ import itertools
 import operator
 from collections.abc import Iterator
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from poolwatch.model import Frame
 from poolwatch.ownership import Owner, owner_of
 
+T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
 
 CHUNK = 8
@@ -57,7 +58,6 @@ class Path:
         "looks",
         "owners",
         "parent",
-        "whole",
     )
 
     def __init__(
@@ -80,15 +80,13 @@ class Path:
         self.looks = 0
         self._tail: Pairs = ()
         self._site: Frame | None = None
-        self._frames: tuple[Frame, ...] | None = None
-        self.whole = True
-        """Nothing of the stack was cut off so far."""
+        self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
 
-    def frames(self) -> tuple[Frame, ...]:
-        """The whole stack in words, innermost first."""
+    def frames(self, live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
+        """The stack in words, innermost first; ``live`` is where its holder is now."""
         if self._frames is None:
-            self._frames = resolve(self.near() + self._tail)
-        return self._frames
+            self._frames = resolve(self.near()), resolve(self._tail)
+        return extended(*self._frames, live)
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
@@ -108,7 +106,6 @@ class Path:
             self._find_site(tail, owners)
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
-            self.whole = False
         if tail and self.depth < DEEPEST and not self._enough(owners):
             self.deeper = True
         elif self.looks >= _LOOKS:
@@ -202,8 +199,8 @@ class CallSites:
         return self._leaf(self._root, frames)
 
     def _end(self, path: Path, near: FrameType | None) -> Path:
-        """The last, short chunk of a stack."""
-        return path if near is None else self._leaf(path, list(_chain(near, CHUNK)))
+        """The last, short chunk of a stack; empty if it ends with a full one."""
+        return self._leaf(path, list(_chain(near, CHUNK)))
 
     def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
         child = self._child(parent, frames)
@@ -245,7 +242,8 @@ class CallSites:
 
     def _begin_anew(self) -> None:
         """Let go of all paths but those that holds and tallies point to."""
-        old, self._nodes, self._tails, self._root = self._nodes, [], {}, Path(None)
+        old = [self._root, *self._nodes]
+        self._nodes, self._tails, self._root = [], {}, Path(None)
         for path in old:
             path.children = {}
 
@@ -267,28 +265,38 @@ def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
 
 def _owners(frames: list[FrameType]) -> bytes:
     return bytes(
-        [
-            owner_of(frame.f_code.co_filename, frame.f_globals.get("__name__"))
-            for frame in frames
-        ]
+        [owner_of(frame.f_code.co_filename, _module(frame)) for frame in frames]
     )
 
 
-def _common(one: Pairs, other: Pairs) -> Pairs:
+def _module(frame: FrameType) -> str | None:
+    name = frame.f_globals.get("__name__")  # exec() takes any globals
+    return name if isinstance(name, str) else None
+
+
+def _common(one: tuple[T, ...], other: tuple[T, ...]) -> tuple[T, ...]:
     """What two stacks have in common, from the near end."""
     both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other))  # noqa: B905 - to the shorter end
     return tuple([mine for mine, _ in both])
 
 
-def extended(known: tuple[Frame, ...], live: tuple[Frame, ...]) -> tuple[Frame, ...]:
-    """Add the callers of a known stack from the running stack of the same holder.
+def extended(
+    near: tuple[Frame, ...], tail: tuple[Frame, ...], live: tuple[Frame, ...]
+) -> tuple[Frame, ...]:
+    """A stack in words: its exact part and, as far as it is certain, the far end.
 
-    The outermost known frame must stand exactly once in the running stack, at the same
-    line: then its callers have not changed since.
+    ``tail`` is what holds on this path had in common whenever it was compared. If the
+    holder seems to be in ``near`` still, ``live`` (its running stack) goes on from
+    there; but a running stack may be that of a later call. Where the two disagree it
+    cannot be told which is right, so what they share is all that is said.
     """
-    if not known or live.count(known[-1]) != 1:
-        return known
-    return known + live[live.index(known[-1]) + 1 :]
+    places = [at for at, frame in enumerate(live) if near and frame is near[-1]]
+    if len(places) != 1:
+        return near + tail
+    beyond = live[places[0] + 1 :]
+    if beyond[: len(tail)] == tail:
+        return near + beyond
+    return near + _common(tail, beyond)
 
 
 def resolve(pairs: Pairs) -> tuple[Frame, ...]:

@@ -14,8 +14,11 @@ from poolwatch.errors import ForbiddenError, NoProcessError, UnreachableError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Process
 from poolwatch.rundir import Address
+from poolwatch.text import one_line
 
 PATIENCE_S = 3.0
+_MOST_BYTES = 256 * 1024 * 1024
+"""Of an answer that are read."""
 
 
 class Client:
@@ -64,7 +67,7 @@ class Client:
         try:
             connection.request("GET", target)
             response = connection.getresponse()
-            body = response.read()
+            body = response.read(_MOST_BYTES + 1)
         except TimeoutError:
             raise UnreachableError("it does not answer") from None
         except PermissionError:
@@ -75,7 +78,10 @@ class Client:
         finally:
             connection.close()
         if response.status != http.client.OK:
-            raise UnreachableError(f"it answered {response.status} {response.reason}")
+            why = one_line(response.reason, 60)
+            raise UnreachableError(f"it answered {response.status} {why}")
+        if len(body) > _MOST_BYTES:
+            raise UnreachableError("its answer has no end")
         return body
 
 
@@ -93,7 +99,7 @@ class _UnixConnection(http.client.HTTPConnection):
 def _listens(address: Address) -> bool:
     """Whether somebody is behind the socket. A full queue is somebody, too."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0.5)
+        probe.setblocking(False)  # a full queue says so at once
         try:
             probe.connect(os.fspath(address.path))
         except (ConnectionRefusedError, FileNotFoundError):
@@ -108,6 +114,6 @@ def no_process(directory: Path) -> str:
     return (
         f"no instrumented process found in {directory}\n"
         "add one line to the application: poolwatch.instrument(engine)\n"
-        "its socket appears with the first checkout; a process with another user or "
-        "POOLWATCH_DIR is found with --dir"
+        "its socket appears with the first checkout; a process that runs with another "
+        "POOLWATCH_DIR is found with --dir DIRECTORY"
     )

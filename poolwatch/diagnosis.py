@@ -165,12 +165,9 @@ def nested(
             wanted += waits
         findings.append(_nested(pool, active, waits))
     everything = [hold for holds, _ in holders.values() for hold in holds]
+    limited = pool.size is not None and (pool.max_overflow or 0) >= 0
     capacity = (pool.size or 0) + (pool.max_overflow or 0)
-    if (
-        stuck
-        and pool.size is not None
-        and len(stuck) == len(everything) >= capacity > 0
-    ):
+    if stuck and limited and len(stuck) == len(everything) >= capacity > 0:
         findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
     return findings
 

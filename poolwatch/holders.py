@@ -37,7 +37,10 @@ class Holder:
     def has_ended(self) -> bool:
         """Whether the thread has run to its end."""
         thread = self._thread()
-        return thread is None or not thread.is_alive()
+        try:
+            return thread is None or not thread.is_alive()
+        except RuntimeError:  # how a thread that Python did not start says it has
+            return True
 
 
 class PerThread(threading.local):

@@ -7,8 +7,8 @@ inside the ``with`` block.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from typing import NamedTuple
 
 MOST = 16
@@ -38,13 +38,13 @@ def label(**labels: object) -> Iterator[None]:
     characters: they are shown to whoever may read this process's socket.
     """
     said = ambience.get()
-    texts = {key: str(value)[:LONGEST] for key, value in labels.items()}
+    texts = {key: _text(value) for key, value in labels.items()}
     both = dict(list({**said.labels, **texts}.items())[:MOST])
     token = ambience.set(said._replace(labels=both))
     try:
         yield
     finally:
-        ambience.reset(token)
+        _reset(token)
 
 
 @contextmanager
@@ -60,4 +60,19 @@ def long_hold(reason: str) -> Iterator[None]:
     try:
         yield
     finally:
+        _reset(token)
+
+
+def _reset(token: Token[Ambience]) -> None:
+    """Leave the block. A generator (a fixture, a dependency) may be ended in another
+    context than it was begun in: then there is nothing to reset there.
+    """
+    with suppress(ValueError):
         ambience.reset(token)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)[:LONGEST]
+    except Exception:  # noqa: BLE001 - its own __str__; a label is not worth a failure
+        return f"({type(value).__name__})"

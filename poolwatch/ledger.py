@@ -14,7 +14,8 @@ import itertools
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ BATCH = 32
 """Ended holds of a call site that may queue up before they are folded."""
 MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
+_PATIENCE_S = 0.05
+"""How long a viewer waits for a fold under way before it reads all the same."""
 BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
 
@@ -222,6 +225,9 @@ class PoolBook:
         self.url = url
         self.long_after = long_after
         self.gauges = gauges
+        self.shared = False
+        """One connection may be lent several times; then holds are keyed by proxy, and
+        one that was dropped may end without any event."""
         self.server_view = True
         self.server_connect: Callable[[], Any] | None = None
         """Opens a connection to this pool's PostgreSQL, outside the pool; None if it
@@ -257,9 +263,16 @@ class PoolBook:
         tally.waited.append(taken - hold.asked)
         if collected:
             tally.collected += 1
-            self.leaked += not getattr(hold, "leaked", False)
+            if not getattr(hold, "leaked", False):
+                self.leaked += 1
         if len(tally.held) >= BATCH:
             self._fold(tally)
+
+    def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
+        """Close the books of a hold that is keyed by its proxy, wherever it stands."""
+        for key in list(self.holds):
+            if self.holds.get(key) is hold and self.holds.pop(key, None) is hold:
+                self.end(hold, now, collected)
 
     def timed_out(self, wait: Checkout, now: float) -> None:
         """Count a wait that the pool itself ended."""
@@ -290,26 +303,34 @@ class PoolBook:
         self.connects = self.closes = self.invalidated = self.leaked = 0
         self.begun = time.monotonic()
 
-    def _fold(self, *tallies: Tally, patience: float = 0.0) -> None:
-        """Fold tallies, or leave it to others if they are at it.
+    def _fold(self, *tallies: Tally) -> None:
+        """Fold tallies, or leave it to others if they are at it."""
+        with self._folded(tallies, 0.0):
+            pass
 
-        ``patience`` is how long a viewer's thread may wait for them, in seconds.
-        """
-        if not self._folding.acquire(timeout=patience):
-            return
+    @contextmanager
+    def _folded(self, tallies: Iterable[Tally], patience: float) -> Iterator[None]:
+        """Fold; inside, the tallies stay as they are, if the lock could be had."""
+        mine = self._folding.acquire(timeout=patience)
         try:
-            for tally in tallies:
-                tally.fold()
-            for histogram, samples in (
-                (self._create, self._created),
-                (self._failed_waits, self._failed),
-            ):
-                ready = len(samples)
-                if ready:
-                    histogram.add(samples[:ready])
-                    del samples[:ready]
+            if mine:
+                self._fold_now(tallies)
+            yield
         finally:
-            self._folding.release()
+            if mine:
+                self._folding.release()
+
+    def _fold_now(self, tallies: Iterable[Tally]) -> None:
+        for tally in tallies:
+            tally.fold()
+        for histogram, samples in (
+            (self._create, self._created),
+            (self._failed_waits, self._failed),
+        ):
+            ready = len(samples)
+            if ready:
+                histogram.add(samples[:ready])
+                del samples[:ready]
 
     def _tally(self, path: Path) -> Tally:
         """The tally of a path met for the first time (or for the first in a while)."""
@@ -327,12 +348,12 @@ class PoolBook:
     def open_holds(self) -> list[Checkout]:
         """Holds that are out now.
 
-        A detached connection can die without any event: its hold ends here.
+        A shared connection can be dropped without any event: its hold ends here.
         """
-        now = time.monotonic()
-        for key, hold in list(self.detached.items()):
-            if hold.proxy() is None and self.detached.pop(key, None) is not None:
-                self.end(hold, now, True)
+        if self.shared:
+            for hold in list(self.holds.values()):
+                if hold.proxy() is None:
+                    self.end_shared(hold, time.monotonic(), True)
         return [*self.holds.values(), *self.detached.values()]
 
     def open_waits(self, now: float) -> list[Checkout]:
@@ -342,39 +363,39 @@ class PoolBook:
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Figures of the pool, for a snapshot with so many holds and waits."""
         tallies = list(self._by_site.values())
-        self._fold(*tallies, patience=0.05)
-        hold_s = merged(tally.hold for tally in tallies)
-        ended = sum(tally.count for tally in tallies)
-        gauges = self.gauges()
-        return PoolStats(
-            id=self.id,
-            name=self.name,
-            kind=self.kind,
-            url=self.url,
-            size=gauges.size,
-            max_overflow=gauges.max_overflow,
-            timeout_s=gauges.timeout_s,
-            checked_out=holds,
-            idle=gauges.idle,
-            overflow=gauges.overflow,
-            waiting=waits,
-            counters=Counters(
-                checkouts=ended + holds,
-                checkins=ended,
-                timeouts=self._failed_waits.count + len(self._failed),
-                connects=self.connects,
-                closes=self.closes,
-                invalidated=self.invalidated,
-                collected=sum(tally.collected for tally in tallies),
-                leaked=self.leaked,
-            ),
-            wait_s=merged(
-                [*(t.wait for t in tallies), self._failed_waits]
-            ).distribution(),
-            hold_s=hold_s.distribution(),
-            create_s=self._create.distribution(),
-            long_after_s=self.long_after,
-        )
+        with self._folded(tallies, _PATIENCE_S):
+            hold_s = merged(tally.hold for tally in tallies)
+            ended = sum(tally.count for tally in tallies)
+            gauges = self.gauges()
+            return PoolStats(
+                id=self.id,
+                name=self.name,
+                kind=self.kind,
+                url=self.url,
+                size=gauges.size,
+                max_overflow=gauges.max_overflow,
+                timeout_s=gauges.timeout_s,
+                checked_out=holds,
+                idle=gauges.idle,
+                overflow=gauges.overflow,
+                waiting=waits,
+                counters=Counters(
+                    checkouts=ended + holds,
+                    checkins=ended,
+                    timeouts=self._failed_waits.count + len(self._failed),
+                    connects=self.connects,
+                    closes=self.closes,
+                    invalidated=self.invalidated,
+                    collected=sum(tally.collected for tally in tallies),
+                    leaked=self.leaked,
+                ),
+                wait_s=merged(
+                    [*(t.wait for t in tallies), self._failed_waits]
+                ).distribution(),
+                hold_s=hold_s.distribution(),
+                create_s=self._create.distribution(),
+                long_after_s=self.long_after,
+            )
 
     def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:
         """Figures per call site, the holds that are out included in the average."""

@@ -28,7 +28,7 @@ _TOKEN = re.compile(
     | (?P<string>(?:\b[eEbBxXnN]|\b[uU]&)?')
     | (?P<name>"(?:[^"]|"")*"?)
     | (?P<word>[^\W\d][\w$]*)
-    | (?P<place>(?:[$:@]|%\()\w+)
+    | (?P<place>\$\d+|[$:@][^\W\d]\w*|%\(\w+)
     | (?P<number>\.?\d(?:[eE][+-]\d|[\w.])*)
     """,
     re.VERBOSE,

@@ -8,6 +8,7 @@ database or framework package counts.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import sysconfig
@@ -46,14 +47,14 @@ _KNOWN = frozenset({
 })
 # fmt: on
 _INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
-_HERE = str(Path(__file__).parent)
-_DEMO = str(Path(__file__).parent / "demo" / "app")
+_HERE = str(Path(__file__).parent) + os.sep
+_DEMO = str(Path(__file__).parent / "demo" / "app") + os.sep
 
 
 @cache
 def _standard_library() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    return tuple({paths["stdlib"], paths["platstdlib"]})
+    return tuple({paths[key] + os.sep for key in ("stdlib", "platstdlib")})
 
 
 @cache

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
 from poolwatch import diagnosis
-from poolwatch.callsites import Pairs, extended, resolve
+from poolwatch.callsites import Pairs, resolve
 from poolwatch.holders import Holder, thread_stacks
 from poolwatch.ledger import Checkout, Ledger, PoolBook
 from poolwatch.masking import mask_literals
@@ -107,7 +107,6 @@ class _Look:
             detached=checkout in book.detached.values(),
         )
         now = self._now(checkout)
-        known = checkout.path.frames()
         statement = usage.statement if usage else None
         return Hold(
             id=f"h{checkout.number}",
@@ -119,7 +118,7 @@ class _Look:
             task=checkout.task.name if checkout.task else None,
             labels=ambience.labels,
             site=checkout.path.site(),
-            stack=known if checkout.path.whole else extended(known, now),
+            stack=checkout.path.frames(now),
             now=now,
             statement=None if statement is None else mask_literals(statement),
             in_sql_s=usage.in_sql_until(self.now) if usage else None,
@@ -139,7 +138,7 @@ class _Look:
             task=checkout.task.name if checkout.task else None,
             labels=checkout.ambience.labels,
             site=checkout.path.site(),
-            stack=extended(checkout.path.frames(), self._now(checkout)),
+            stack=checkout.path.frames(self._now(checkout)),
         )
 
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:

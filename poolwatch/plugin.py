@@ -39,3 +39,5 @@ class PoolwatchPlugin(CreateEnginePlugin):
         except (TypeError, ValueError) as error:
             log.warning("poolwatch: %s in the database URL; not used", error)
             instrument(engine)
+        except Exception:  # noqa: BLE001 - whatever it is, the app gets its engine
+            log.exception("poolwatch could not instrument an engine")

@@ -27,10 +27,18 @@ class Address:
 
 
 def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """Return the socket directory: ``chosen``, POOLWATCH_DIR or the user's own."""
+    """Return the socket directory: ``chosen``, POOLWATCH_DIR or the user's own.
+
+    Raises UsageError if there can be no such directory (``~nobody``).
+    """
     given = chosen or os.environ.get("POOLWATCH_DIR")
     if given:
-        return Path(given).expanduser().absolute()
+        try:
+            return Path(given).expanduser().absolute()
+        except (RuntimeError, OSError) as error:
+            raise UsageError(
+                f"cannot use {given} as socket directory: {error}"
+            ) from None
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir():
         return Path(runtime) / "poolwatch"
@@ -51,32 +59,43 @@ def prepare(directory: Path) -> None:
         raise UsageError(f"{directory} is not a directory") from None
     except OSError as error:
         raise UsageError(f"cannot make {directory}: {error.strerror}") from None
-    check(directory)
+    check(directory, own=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ForbiddenError(f"cannot write to {directory}")
 
 
-def check(directory: Path) -> None:
+def check(directory: Path, *, own: bool = False) -> None:
     """Refuse a directory that others could have planted or can write to.
 
-    Raises ForbiddenError with one sentence; FileNotFoundError if there is none.
+    Root may look into everybody's; with ``own`` it must be one's own for root, too.
+    Raises ForbiddenError or UsageError with one sentence; FileNotFoundError if there
+    is none.
     """
-    try:
-        status = directory.lstat()
-    except PermissionError:
-        raise ForbiddenError(f"may not look into {directory.parent}") from None
-    except NotADirectoryError:
-        raise UsageError(f"{directory} is not a directory") from None
+    status = _status(directory)
     if stat.S_ISLNK(status.st_mode):
         raise ForbiddenError(f"{directory} is a symbolic link: not trusted")
     if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{directory} is not a directory")
-    if status.st_uid not in (os.getuid(), 0) and os.getuid() != 0:
+    mine = status.st_uid in (os.getuid(), 0)
+    if not mine and (own or os.getuid() != 0):
         raise ForbiddenError(f"{directory} belongs to uid {status.st_uid}: not trusted")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ForbiddenError(
             f"others may write to {directory}: not trusted; chmod 700 makes it so"
         )
+
+
+def _status(directory: Path) -> os.stat_result:
+    try:
+        return directory.lstat()
+    except FileNotFoundError:
+        raise
+    except PermissionError:
+        raise ForbiddenError(f"may not look into {directory.parent}") from None
+    except NotADirectoryError:
+        raise UsageError(f"{directory} is not a directory") from None
+    except OSError as error:  # a name that is too long, a disk that is gone
+        raise UsageError(f"cannot use {directory}: {error.strerror}") from None
 
 
 def new_path(directory: Path) -> Path:
@@ -102,6 +121,8 @@ def addresses(directory: Path) -> Iterator[Address]:
         return
     except PermissionError:
         raise ForbiddenError(f"may not look into {directory}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {directory}: {error.strerror}") from None
     found = [(_NAME.fullmatch(name), name) for name in names]
     pids = [(int(match["pid"]), name) for match, name in found if match]
     for pid, name in sorted(pids):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ class Settings:
             self.long_after, int | float
         ):
             raise TypeError(f"long_after must be seconds, not {self.long_after!r}")
-        if not self.long_after > 0 or math.isnan(self.long_after):
+        if not self.long_after > 0:  # nan is not, either
             raise ValueError(
                 f"long_after must be more than 0 seconds, not {self.long_after!r}"
             )

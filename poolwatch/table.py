@@ -8,8 +8,9 @@ from poolwatch.model import Hold, PoolStats, Process, Snapshot
 from poolwatch.text import duration, fit, one_line, place, plural, width
 
 _HEAD = ("VERDICT", "HELD", "HOLDER", "CALL SITE", "PID", "SERVER", "STATEMENT")
-_NARROWEST = 12
-"""Cells that the last column keeps at least."""
+_NARROWEST = (7, 6, 8, 16, 6, 8, 8)
+"""Cells that each column keeps at least: together they fit into 80."""
+_SITE = _HEAD.index("CALL SITE")
 
 
 def render(snapshot: Snapshot, columns: int) -> str:
@@ -32,7 +33,8 @@ def _process(process: Process, columns: int) -> Iterable[str]:
             yield f"    server view: {one_line(errors[pool.id] or '')}"
     explained: set[str] = set()
     for finding in process.findings:
-        yield f"  {finding.severity.upper()} {finding.kind}: {one_line(finding.text)}"
+        kind = one_line(finding.kind)
+        yield f"  {finding.severity.upper()} {kind}: {one_line(finding.text)}"
         if finding.remedy not in explained:
             yield f"    {one_line(finding.remedy)}"
         explained.add(finding.remedy)
@@ -59,7 +61,7 @@ def _pool(pool: PoolStats) -> str:
         figures.append(plural(pool.counters.timeouts, "timeout"))
     if pool.counters.leaked:
         figures.append(f"{pool.counters.leaked} leaked")
-    return f"{one_line(pool.name)} ({pool.kind}): " + ", ".join(figures)
+    return f"{one_line(pool.name)} ({one_line(pool.kind)}): " + ", ".join(figures)
 
 
 def _row(hold: Hold) -> tuple[str, ...]:
@@ -74,15 +76,34 @@ def _row(hold: Hold) -> tuple[str, ...]:
         one_line(hold.task or hold.thread or "?", 24),
         place(hold.site),
         str(hold.backend_pid or "-"),
-        state or "-",
+        one_line(state, 60) or "-",
         one_line(statement, 200),
     )
 
 
 def _table(rows: Sequence[Sequence[str]], columns: int) -> Iterable[str]:
     sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    used = 2 + sum(size + 2 for size in sizes[:-1])
-    sizes[-1] = max(_NARROWEST, min(sizes[-1], columns - used))
+    _shrink(sizes, columns - 2 * len(sizes))
     for row in rows:
         cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        cells[_SITE] = _fit_end(row[_SITE], sizes[_SITE])
         yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _shrink(sizes: list[int], cells: int) -> None:
+    """Take from the columns that have most to give, the last one first."""
+    order = [len(sizes) - 1, *range(len(sizes) - 1)]
+    while sum(sizes) > cells:
+        spare = [sizes[at] - _NARROWEST[at] for at in order]
+        if max(spare) <= 0:
+            return
+        sizes[order[spare.index(max(spare))]] -= 1
+
+
+def _fit_end(text: str, cells: int) -> str:
+    """Like fit, but what is cut is the beginning: a line number stands at the end."""
+    if width(text) <= cells:
+        return fit(text, cells)
+    while width(text) > cells - 1:
+        text = text[1:]
+    return fit("…" + text, cells)

@@ -83,7 +83,13 @@ def _document(text: str | bytes) -> dict[str, Any]:
 def _from_object(kind: type[T], value: object) -> T:
     try:
         return typing.cast("T", _decoder(typing.cast("Any", kind))(value))
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        KeyError,
+        OverflowError,
+    ) as error:
         raise UnreachableError(f"the document is damaged: {error}") from None
 
 
@@ -108,7 +114,8 @@ class _Encoder:
             return self._frame(value)
         if is_dataclass(value):
             return self.record(value)
-        return json.dumps(dict(value))
+        # labels, and what only resembles a text or a number: a member of an enum
+        return json.dumps(dict(value) if isinstance(value, Mapping) else value)
 
     def record(self, record: Any) -> str:
         kind: Any = type(record)
@@ -236,7 +243,10 @@ def _plain_decoder(kind: type) -> Decoder:
 def _read_float(value: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError(f"expected a number, found {value!r:.40}")
-    return float(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a number of seconds, found {value!r:.40}")
+    return number
 
 
 def _read_texts(value: Any) -> Mapping[str, str]:

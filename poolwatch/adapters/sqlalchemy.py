@@ -15,6 +15,7 @@ import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
+from contextlib import suppress
 from sys import _getframe as frame_at
 from threading import get_ident
 from time import monotonic
@@ -105,7 +106,7 @@ class PoolHooks:
     def _dispatches(self, target: Engine | Pool | None) -> list[Any]:
         """Where listeners of ours may hang."""
         pools = (each.pool() for each in self._wrapped)
-        found = [pool.dispatch for pool in pools if pool is not None]
+        found: list[Any] = [pool.dispatch for pool in pools if pool is not None]
         if isinstance(target, Engine):
             found += [target.dispatch, target.dialect.dispatch]
         return found
@@ -153,17 +154,18 @@ class PoolHooks:
             self._connect_wrapper(pool),
             self._recreate_wrapper(pool),
         ]
-        end = finalize(pool, self._one_pool_gone)
-        end.atexit = False
-        self._wrapped.append(_Wrapped(pool, wrappers, end))
+        wrapped = _Wrapped(pool, wrappers)
+        self._wrapped.append(wrapped)
+        wrapped.end = finalize(pool, self._one_pool_gone, wrapped)
+        wrapped.end.atexit = False
         for wrapper in wrappers:
             setattr(pool, wrapper.__name__, wrapper)
 
-    def _one_pool_gone(self) -> None:
+    def _one_pool_gone(self, wrapped: _Wrapped) -> None:
         """Tell when it was the last. Runs in a finalizer."""
-        alive = [each for each in self._wrapped if each.pool() is not None]
-        self._wrapped = alive
-        if not alive and not self.guard.tripped:
+        with suppress(ValueError):
+            self._wrapped.remove(wrapped)
+        if not self._wrapped:
             self.on_gone(self.book.id)
 
     def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
@@ -191,6 +193,7 @@ class PoolHooks:
         per_thread, capture = self._per_thread, self._sites.capture
         get_ambience = ambience.get
         shared, is_async = self._shared, self._async
+        take_shared = self._take_shared
 
         def connect() -> Any:
             if guard.tripped:
@@ -210,23 +213,24 @@ class PoolHooks:
             try:
                 proxy = original(pool)
             except BaseException as error:
-                self._gave_up(key, error)
+                if key in waits:  # no call: the stack may be full
+                    del waits[key]
+                self._gave_up(wait, error)
                 raise
             try:
                 wait.taken = monotonic()
                 if shared:
-                    self._take_shared(wait, proxy)
+                    take_shared(wait, proxy)
                 else:
                     record = id(proxy._connection_record)
                     wait.connection = connections.get(record) or self._meet(proxy)
                     wait.proxy = watch(proxy)
                     holds[record] = wait
                 del waits[key]
-            except BaseException as error:
-                waits.pop(key, None)
-                if not isinstance(error, Exception):
-                    raise  # Ctrl-C, or a greenlet or thread that was told to end
-                guard.failed(error)
+            except BaseException as error:  # noqa: BLE001 - raised again there
+                if key in waits:
+                    del waits[key]
+                self._failed_after_connect(error)
             return proxy
 
         return connect
@@ -241,13 +245,17 @@ class PoolHooks:
             path = self._sites.capture_across_greenlets(frame, greenlet)
         return path, TaskRef(task) if task is not None else None
 
-    def _gave_up(self, key: int, error: BaseException) -> None:
+    def _gave_up(self, wait: Checkout, error: BaseException) -> None:
         try:
-            wait = self.book.waits.pop(key, None)
-            if wait is not None and isinstance(error, PoolTimeoutError):
+            if isinstance(error, PoolTimeoutError):
                 self.book.timed_out(wait, monotonic())
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
+
+    def _failed_after_connect(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            raise error  # Ctrl-C, or a greenlet or thread that was told to end
+        self.guard.failed(error)
 
     def _take_shared(self, wait: Checkout, proxy: Any) -> None:
         """A proxy may be handed out again (SingletonThreadPool): that is one hold."""
@@ -338,7 +346,7 @@ class PoolHooks:
         self.book.closes += 1
 
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
-        hold = self._hold_detached(dbapi_connection, record)
+        hold = self._hold_detached(record)
         if hold is None:
             return
         proxy = hold.proxy()
@@ -351,19 +359,20 @@ class PoolHooks:
         hold.proxy = ref(proxy, self._guarded(lambda _: self._dropped(key, hold)))
         self.book.detached[key] = hold
 
-    def _hold_detached(self, dbapi_connection: Any, record: Any) -> Checkout | None:
+    def _hold_detached(self, record: Any) -> Checkout | None:
         """Take out the hold of a connection that has left its record.
 
         The record was given back before we are told: it may be another's by now.
         """
         holds = self.book.holds
+        keys = [id(record)]
         if self._shared:
-            found = list(holds.items())
-        else:
-            found = [(key, hold) for key in (id(record),) if (hold := holds.get(key))]
-        for key, hold in found:
-            proxy = hold.proxy()
-            if proxy is None or proxy.dbapi_connection is dbapi_connection:
+            self._end_invalidated()
+            keys = list(holds)
+        for key in keys:
+            hold = holds.get(key)
+            proxy = hold.proxy() if hold is not None else None
+            if proxy is None or proxy._connection_record is None:
                 return holds.pop(key, None)
         return None
 
@@ -434,31 +443,28 @@ class PoolHooks:
 class _Wrapped:
     """A pool whose methods stand under wrappers of ours, and the way back."""
 
-    def __init__(self, pool: Pool, wrappers: list[Any], end: finalize[..., Pool]):
+    def __init__(self, pool: Pool, wrappers: list[Any]) -> None:
         self.pool = ref(pool)
-        self._end = end
-        self._ours = [
-            # weakly, since they refer to the pool
-            (each.__name__, ref(each), pool.__dict__.get(each.__name__) is not None)
-            for each in wrappers
+        self.end: Any = None
+        """What runs when the pool is gone."""
+        self._ours: list[tuple[str, Callable[[], Any]]] = [
+            (each.__name__, ref(each)) for each in wrappers
         ]
         for each in wrappers:
             each.around = pool.__dict__.get(each.__name__)
 
     def unwrap(self) -> None:
         """Take ours off where it is the outermost; below another's it stays."""
-        self._end.detach()
+        self.end.detach()
         pool = self.pool()
-        if pool is None:
-            return
-        for name, reference, inside in self._ours:
+        for name, reference in self._ours:
             ours: Any = reference()
-            if ours is None or pool.__dict__.get(name) is not ours:
+            if pool is None or pool.__dict__.get(name) is not ours or not ours:
                 continue
-            if inside:  # somebody had wrapped it before us
-                setattr(pool, name, ours.around)
-            else:
+            if ours.around is None:
                 delattr(pool, name)
+            else:  # somebody had wrapped it before us
+                setattr(pool, name, ours.around)
 
 
 def _unbound(pool: Pool, name: str) -> Callable[[Any], Any]:

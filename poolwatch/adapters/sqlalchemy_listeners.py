@@ -51,7 +51,7 @@ class _Stage(deque[Any]):
 
 @contextmanager
 def _copy_on_write(name: str, dispatches: Iterable[Any]) -> Iterator[list[Any]]:
-    found = [getattr(dispatch, name, None) for dispatch in dispatches]
+    found: list[Any] = [getattr(dispatch, name, None) for dispatch in dispatches]
     collections = [
         each for each in found if isinstance(getattr(each, "listeners", None), deque)
     ]

@@ -1,0 +1,696 @@
+"""SQLAlchemy's pools: every hold is counted once and ends once, whatever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+
+import pytest
+import sqlalchemy
+from fix_core import Look, null_pool_of
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import (
+    AssertionPool,
+    AsyncAdaptedQueuePool,
+    NullPool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+)
+
+
+def figures(watch):
+    """(checkouts, checkins, collected) and the holds that are out."""
+    look = Look()
+    counters = look.counters(watch)
+    holds = look.holds(watch)
+    assert counters.checkouts == counters.checkins + len(holds)
+    return (counters.checkouts, counters.checkins, counters.collected), holds
+
+
+# -- kinds of pools ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [QueuePool, NullPool, AssertionPool, StaticPool])
+def test_a_checkout_is_a_hold_until_it_is_closed(instrument, kind):
+    """Every kind of pool shows one hold per checkout, with the caller's line."""
+    pool = null_pool_of(kind)
+    watch = instrument(pool)
+    connection = pool.connect()
+    counts, (hold,) = figures(watch)
+    assert counts == (1, 0, 0)
+    assert hold.site.file == __file__
+    assert hold.site.function == "test_a_checkout_is_a_hold_until_it_is_closed"
+    assert Look().pool(watch).kind == kind.__name__
+    connection.close()
+    assert figures(watch) == ((1, 1, 0), [])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_static_pool_lends_one_record_twice(instrument, first):
+    """Two holds on the one connection of a StaticPool end apart, in either order."""
+    pool = null_pool_of(StaticPool)
+    watch = instrument(pool)
+
+    def one():
+        return pool.connect()
+
+    def two():
+        return pool.connect()
+
+    taken = [one(), two()]
+    assert {h.site.function for h in figures(watch)[1]} == {"one", "two"}
+    taken.pop(first).close()
+    counts, (left,) = figures(watch)
+    assert counts == (2, 1, 0)
+    assert left.site.function == ["two", "one"][first]
+    taken.pop().close()
+    assert figures(watch) == ((2, 2, 0), [])
+
+
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_a_dropped_hold_of_a_static_pool_is_found(instrument, dropped):
+    """A StaticPool's dropped hold is collected, also when the other one is still out
+    and SQLAlchemy therefore says nothing."""
+    pool = null_pool_of(StaticPool)
+    watch = instrument(pool)
+    taken = [pool.connect(), pool.connect()]
+    del taken[dropped]
+    gc.collect()
+    counts, holds = figures(watch)
+    assert (counts, len(holds)) == ((2, 1, 1), 1)
+    taken.pop().close()
+    assert figures(watch) == ((2, 2, 1), [])
+
+
+def test_one_thread_of_a_singleton_pool_has_one_hold(instrument):
+    """A SingletonThreadPool gives a thread the same proxy again: that is one hold."""
+    pool = null_pool_of(SingletonThreadPool)
+    watch = instrument(pool)
+    outer = pool.connect()
+    inner = pool.connect()
+    assert inner is outer
+    assert len(figures(watch)[1]) == 1
+    inner.close()
+    assert len(figures(watch)[1]) == 1
+    outer.close()
+    assert figures(watch) == ((1, 1, 0), [])
+    thread = threading.Thread(target=lambda: pool.connect().close())
+    thread.start()
+    thread.join()
+    assert figures(watch) == ((2, 2, 0), [])
+
+
+def test_options_are_seen_through(instrument, sqlite):
+    """An engine with execution options, also twice over, is the engine itself."""
+    engine = sqlite()
+    once = engine.execution_options(stream_results=True)
+    twice = once.execution_options(logging_token="x")
+    watch = instrument(twice)
+    assert watch._pool_id == instrument(once)._pool_id == instrument(engine)._pool_id
+    del once, twice
+    gc.collect()
+    with engine.execution_options(logging_token="y").connect() as connection:
+        connection.execute(text("select 1"))
+        (hold,) = figures(watch)[1]
+        assert hold.statement == "select ?"
+    assert figures(watch) == ((1, 1, 0), [])
+
+
+def test_gauges_are_those_of_the_pool(instrument):
+    """Size, overflow, timeout and idle come from the pool; unknown is null."""
+    pool = null_pool_of(pool_size=1, max_overflow=2, timeout=7)
+    watch = instrument(pool)
+    taken = [pool.connect(), pool.connect()]
+    seen = Look().pool(watch)
+    assert (seen.size, seen.max_overflow, seen.timeout_s) == (1, 2, 7.0)
+    assert (seen.checked_out, seen.overflow, seen.idle) == (2, 1, 0)
+    for each in taken:
+        each.close()
+    unpooled = null_pool_of(NullPool)
+    unpooled_watch = instrument(unpooled)
+    other = Look().pool(unpooled_watch)
+    assert (other.size, other.idle, other.timeout_s) == (None, None, None)
+
+
+# -- how a hold ends ---------------------------------------------------------------
+
+
+def test_a_dropped_connection_is_proven(instrument, sqlite):
+    """A dropped sync connection is counted as collected, at the line that took it."""
+    engine = sqlite()
+    watch = instrument(engine)
+
+    def forgets():
+        engine.connect().execute(text("select 1"))
+
+    forgets()
+    gc.collect()
+    assert figures(watch) == ((1, 1, 1), [])
+    look = Look()
+    assert look.sites(watch)["forgets"].leaked == 1
+    assert look.counters(watch).leaked == 1
+    (finding,) = [f for f in look.process.findings if f.kind == "leaked.collected"]
+    assert finding.sites[0].function == "forgets"
+
+
+def test_closed_connections_are_never_called_dropped(instrument, sqlite):
+    """with blocks, exceptions and explicit close() are honest returns."""
+    engine = sqlite()
+    watch = instrument(engine)
+    with engine.begin() as connection:
+        connection.execute(text("select 1"))
+    with pytest.raises(ZeroDivisionError), engine.connect():
+        raise ZeroDivisionError
+    engine.raw_connection().close()
+    gc.collect()
+    assert figures(watch) == ((3, 3, 0), [])
+    assert Look().kinds() == []
+
+
+def test_dispose_while_a_hold_is_out(instrument, sqlite):
+    """A hold survives engine.dispose(), any number of times, and the new pool is
+    watched like the old one."""
+    engine = sqlite(pool_size=3)
+    watch = instrument(engine)
+    pools = [engine.pool]
+    old = engine.connect()
+    for _ in range(5):
+        engine.dispose()
+    new = engine.connect()
+    counts, holds = figures(watch)
+    assert (counts, len(holds)) == ((2, 0, 0), 2)
+    assert Look().pool(watch).size == 3
+    old.close()
+    new.close()
+    assert figures(watch) == ((2, 2, 0), [])
+    pools.append(engine.pool)
+    engine.dispose(close=False)
+    with engine.connect():
+        assert len(figures(watch)[1]) == 1
+    for each in pools:
+        each.dispose()
+
+
+def test_a_bare_pool_is_followed_to_its_successor(instrument):
+    """recreate() on a pool without an engine carries the watch over, and both pools
+    go on being watched."""
+    pool = null_pool_of()
+    watch = instrument(pool)
+    first = pool.connect()
+    successor = pool.recreate()
+    second = successor.connect()
+    assert len(figures(watch)[1]) == 2
+    first.close()
+    second.close()
+    assert figures(watch) == ((2, 2, 0), [])
+    assert instrument(successor)._pool_id == watch._pool_id
+    del pool, first, second
+    gc.collect()
+    successor.connect().close()
+    assert figures(watch) == ((3, 3, 0), [])
+
+
+def test_a_successor_nobody_keeps_changes_nothing(instrument, sqlite):
+    """A pool that was recreated and thrown away leaves the watch where it was."""
+    engine = sqlite(pool_size=4)
+    watch = instrument(engine)
+    engine.pool.recreate()
+    gc.collect()
+    with engine.connect():
+        assert len(figures(watch)[1]) == 1
+        assert Look().pool(watch).size == 4
+
+
+def test_invalidate_ends_the_hold(instrument, sqlite):
+    """An invalidated connection has gone back; its next use is a hold of its own."""
+    engine = sqlite()
+    watch = instrument(engine)
+    with engine.connect() as connection:
+        connection.invalidate()
+        assert figures(watch) == ((1, 1, 0), [])
+        connection.rollback()
+        connection.execute(text("select 1"))
+        assert len(figures(watch)[1]) == 1
+    counters = Look().counters(watch)
+    assert (counters.checkouts, counters.checkins) == (2, 2)
+    assert (counters.invalidated, counters.connects) == (1, 2)
+
+
+@pytest.mark.parametrize("kind", [QueuePool, StaticPool])
+def test_a_soft_invalidation_keeps_the_hold(instrument, kind):
+    """Soft invalidation only marks the connection: the hold lasts until its return."""
+    pool = null_pool_of(kind)
+    watch = instrument(pool)
+    proxy = pool.connect()
+    proxy.invalidate(soft=True)
+    assert len(figures(watch)[1]) == 1
+    proxy.close()
+    assert figures(watch) == ((1, 1, 0), [])
+    pool.connect().close()
+    assert Look().counters(watch).connects == 2
+
+
+@pytest.mark.parametrize("kind", [QueuePool, NullPool, StaticPool])
+def test_an_invalidated_proxy_has_gone_back(instrument, kind):
+    """invalidate() on the proxy itself ends the hold in every kind of pool."""
+    pool = null_pool_of(kind)
+    watch = instrument(pool)
+    pool.connect().invalidate()
+    assert figures(watch) == ((1, 1, 0), [])
+
+
+@pytest.mark.parametrize("kind", [QueuePool, NullPool, StaticPool])
+def test_detach_and_close(instrument, kind):
+    """A detached connection is a hold until it is closed, and says it is detached."""
+    pool = null_pool_of(kind)
+    watch = instrument(pool)
+    proxy = pool.connect()
+    proxy.detach()
+    counts, (hold,) = figures(watch)
+    assert counts == (1, 0, 0)
+    assert "detached" in hold.evidence[0]
+    proxy.close()
+    assert figures(watch) == ((1, 1, 0), [])
+    assert Look().counters(watch).closes == 1
+
+
+def test_detach_and_drop(instrument):
+    """A detached connection that is dropped is collected at once: nobody has to look,
+    so nothing piles up."""
+    from poolwatch.agent import agent
+
+    pool = null_pool_of()
+    watch = instrument(pool)
+    for _ in range(3):
+        proxy = pool.connect()
+        proxy.detach()
+        del proxy
+        gc.collect()
+        assert agent.ledger.books[watch._pool_id].detached == {}
+    assert figures(watch) == ((3, 3, 3), [])
+
+
+def test_a_detached_record_that_is_lent_again_keeps_its_hold(instrument):
+    """SQLAlchemy gives a detached record back before it tells: the hold of whoever got
+    it meanwhile is not taken for the detached one."""
+    pool = null_pool_of(pool_size=1, max_overflow=0)
+    watch = instrument(pool)
+    proxy = pool.connect()
+    given_back = pool._do_return_conn
+    others = []
+
+    def give_back_and_lend(record):
+        given_back(record)
+        pool._do_return_conn = given_back
+        others.append(pool.connect())
+
+    pool._do_return_conn = give_back_and_lend
+    proxy.detach()
+    (hold,) = Look().holds(watch)
+    assert hold.evidence == ()
+    others.pop().close()
+    assert Look().holds(watch) == []
+
+
+def test_a_connection_that_cannot_be_made(instrument):
+    """A failed connect is no checkout, leaves no wait, and its error is unchanged."""
+
+    def creator():
+        raise ConnectionRefusedError("no server")
+
+    pool = QueuePool(creator)
+    watch = instrument(pool)
+    with pytest.raises(ConnectionRefusedError, match="no server"):
+        pool.connect()
+    assert figures(watch) == ((0, 0, 0), [])
+    assert Look().waits(watch) == []
+    assert Look().counters(watch).timeouts == 0
+
+
+def test_a_timed_out_wait(instrument):
+    """A pool timeout counts once, its wait is gone and its time is in wait_s."""
+    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=0.02)
+    watch = instrument(pool)
+    held = pool.connect()
+    with pytest.raises(PoolTimeoutError):
+        pool.connect()
+    look = Look()
+    assert look.counters(watch).timeouts == 1
+    assert look.waits(watch) == []
+    assert look.pool(watch).wait_s.count == 1  # of what has ended
+    assert look.pool(watch).wait_s.max >= 0.02
+    held.close()
+
+
+def test_a_wait_names_its_caller(instrument):
+    """While a thread waits it is shown with its line, and the pool as exhausted."""
+    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=10)
+    watch = instrument(pool)
+    held = pool.connect()
+
+    def waits_here():
+        pool.connect().close()
+
+    thread = threading.Thread(target=waits_here, name="waiter")
+    thread.start()
+    while not (found := Look().waits(watch)):
+        pass
+    assert (found[0].thread, found[0].site.function) == ("waiter", "waits_here")
+    assert "exhausted" in Look().kinds()
+    held.close()
+    thread.join()
+    assert Look().waits(watch) == []
+    assert figures(watch) == ((2, 2, 0), [])
+
+
+def test_an_interrupted_wait_is_gone(instrument):
+    """Ctrl-C while waiting, or right after the pool has answered, leaves no wait."""
+    pool = null_pool_of()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    pool._do_get, original = interrupted, pool._do_get
+    watch = instrument(pool)
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    pool._do_get = original
+    from poolwatch.agent import agent
+
+    book = agent.ledger.books[watch._pool_id]
+    assert book.waits == {}
+    pool.connect().close()
+    book.connections.clear()
+    hooks = agent.engines._hooks[book.id]
+    hooks._meet = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    assert book.waits == {}
+    assert not hooks.guard.tripped
+
+
+@pytest.mark.parametrize("how", ["rollback", "commit", None])
+def test_reset_on_return_does_not_matter(instrument, how):
+    """Holds end with every reset_on_return."""
+    for kind in (QueuePool, StaticPool):
+        pool = null_pool_of(kind, reset_on_return=how)
+        watch = instrument(pool)
+        pool.connect().close()
+        assert figures(watch) == ((1, 1, 0), [])
+
+
+def test_handed_over_to_another_thread(instrument, sqlite):
+    """A connection used by another thread than its taker is not leaked when the taker
+    ends; one that nobody took over is, once it is over the threshold."""
+    engine = sqlite(connect_args={"check_same_thread": False})
+    watch = instrument(engine, long_after=1e-9)
+    taken = {}
+
+    def take(key):
+        taken[key] = engine.connect()
+
+    for key in ("handed over", "forgotten"):
+        thread = threading.Thread(target=take, args=(key,), name=key)
+        thread.start()
+        thread.join()
+    taken["handed over"].execute(text("select 1"))
+    verdicts = {hold.thread: hold.verdict for hold in figures(watch)[1]}
+    assert verdicts == {"handed over": "long", "forgotten": "leaked"}
+    for each in taken.values():
+        each.close()
+    assert figures(watch)[0] == (2, 2, 0)
+
+
+def test_what_is_running_now(instrument, sqlite):
+    """The last statement and the time in SQL are noted, also when it fails."""
+    engine = sqlite()
+    watch = instrument(engine)
+    with engine.connect() as connection:
+        connection.execute(text("select 'secret', :x"), {"x": "param"})
+        (hold,) = figures(watch)[1]
+        assert hold.statement == "select ?, ?"
+        assert hold.in_sql_s > 0
+        with pytest.raises(OperationalError):
+            connection.execute(text("select * from nowhere"))
+        (hold,) = figures(watch)[1]
+        assert hold.statement == "select * from nowhere"
+        in_sql = hold.in_sql_s
+        assert figures(watch)[1][0].in_sql_s == in_sql  # nothing is running
+
+
+# -- PostgreSQL --------------------------------------------------------------------
+
+
+def test_pre_ping_replaces_a_killed_backend(instrument, postgres):
+    """A backend that was killed while idle: the hold has the new backend's pid, and
+    the pool's own repair counts as invalidated."""
+    engine = create_engine(postgres.url(), pool_pre_ping=True)
+    watch = instrument(engine)
+    with engine.connect() as connection:
+        pid = connection.scalar(text("select pg_backend_pid()"))
+        assert figures(watch)[1][0].backend_pid == pid
+    postgres.execute(f"select pg_terminate_backend({pid}, 5000)")
+    with engine.connect() as connection:
+        new = connection.scalar(text("select pg_backend_pid()"))
+        (hold,) = figures(watch)[1]
+        assert hold.backend_pid == new != pid
+    counters = Look().counters(watch)
+    assert (counters.checkouts, counters.checkins, counters.connects) == (2, 2, 2)
+    assert counters.invalidated == 1
+    engine.dispose()
+
+
+def test_a_backend_killed_while_held(instrument, postgres):
+    """A disconnect in the middle of a hold ends it, and nothing is called leaked."""
+    engine = create_engine(postgres.url())
+    watch = instrument(engine)
+    with engine.connect() as connection:
+        pid = connection.scalar(text("select pg_backend_pid()"))
+        postgres.execute(f"select pg_terminate_backend({pid}, 5000)")
+        with pytest.raises(OperationalError):
+            connection.execute(text("select 1"))
+        assert figures(watch) == ((1, 1, 0), [])
+    assert figures(watch) == ((1, 1, 0), [])
+    engine.dispose()
+
+
+# -- async engines -----------------------------------------------------------------
+
+ASYNC = ["psycopg", "asyncpg", "aiosqlite"]
+
+
+@pytest.fixture(params=ASYNC)
+async def async_engine(request, instrument, tmp_path):
+    if request.param == "aiosqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path}/async.db"
+    else:
+        url = request.getfixturevalue("postgres").url(request.param)
+    engine = create_async_engine(
+        url, poolclass=AsyncAdaptedQueuePool, pool_size=2, max_overflow=0
+    )
+    yield engine
+    await engine.dispose()
+
+
+async def test_an_async_hold(instrument, async_engine):
+    """An async hold has its task, its line and its statement, and ends with its
+    block."""
+    watch = instrument(async_engine)
+    async with async_engine.connect() as connection:
+        await connection.execute(text("select 1"))
+        counts, (hold,) = figures(watch)
+        assert counts == (1, 0, 0)
+        assert hold.task == asyncio.current_task().get_name()
+        assert hold.site.function == "test_an_async_hold"
+        assert hold.statement == "select ?"
+        assert hold.now[-1].function == "test_an_async_hold"
+    assert figures(watch) == ((1, 1, 0), [])
+    assert Look().pool(watch).size == 2
+
+
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_dropped_async_connection(instrument, async_engine):
+    """A dropped async connection never fires checkin: it is collected all the same."""
+    watch = instrument(async_engine)
+
+    async def forgets():
+        connection = await async_engine.connect()
+        await connection.execute(text("select 1"))
+
+    before = set(threading.enumerate())
+    await forgets()
+    workers = set(threading.enumerate()) - before
+    gc.collect()
+    assert figures(watch) == ((1, 1, 1), [])
+    while any("worker" in t.name and t.is_alive() for t in workers):
+        await asyncio.sleep(0.01)  # aiosqlite's thread must end before its loop does
+    assert Look().sites(watch)["forgets"].leaked == 1
+    async with async_engine.connect():
+        assert len(figures(watch)[1]) == 1
+
+
+async def test_a_cancelled_wait(instrument, async_engine):
+    """A task that is cancelled while it waits for the pool leaves no wait behind, and
+    the counters add up."""
+    watch = instrument(async_engine)
+
+    async def take():
+        async with async_engine.connect():
+            pass
+
+    async with async_engine.connect(), async_engine.connect():
+        task = asyncio.create_task(take(), name="impatient")
+        while not (waits := Look().waits(watch)):
+            await asyncio.sleep(0.002)
+        assert (waits[0].task, waits[0].site.function) == ("impatient", "take")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert Look().waits(watch) == []
+        assert len(figures(watch)[1]) == 2
+    assert figures(watch) == ((2, 2, 0), [])
+
+
+async def test_a_cancelled_statement_is_over(instrument, postgres):
+    """After a cancelled statement nothing is said to be running any more."""
+    engine = create_async_engine(postgres.url("asyncpg"))
+    watch = instrument(engine)
+    async with engine.connect() as connection:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await connection.execute(text("select pg_sleep(10)"))
+        holds = figures(watch)[1]
+        assert [hold.in_sql_s for hold in holds] == [
+            hold.in_sql_s for hold in figures(watch)[1]
+        ]
+    assert figures(watch)[1] == []
+    await engine.dispose()
+
+
+async def test_an_async_timeout(instrument, async_engine):
+    """The async pool's own timeout counts once."""
+    async_engine.pool._timeout = 0.02
+    watch = instrument(async_engine)
+    async with async_engine.connect(), async_engine.connect():
+        with pytest.raises(PoolTimeoutError):
+            await async_engine.connect()
+    assert Look().counters(watch).timeouts == 1
+    assert figures(watch) == ((2, 2, 0), [])
+
+
+@pytest.mark.parametrize("kind", [NullPool, StaticPool])
+async def test_async_engines_with_other_pools(instrument, tmp_path, kind):
+    """NullPool and StaticPool are right under asyncio, too."""
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/other.db", poolclass=kind
+    )
+    watch = instrument(engine)
+    async with engine.connect() as connection:
+        await connection.execute(text("select 1"))
+        (hold,) = figures(watch)[1]
+        assert hold.site.function == "test_async_engines_with_other_pools"
+    assert figures(watch) == ((1, 1, 0), [])
+    await engine.dispose()
+
+
+# -- many at once --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["null driver", "sqlite"])
+def test_the_counters_add_up(instrument, sqlite, pool):
+    """100,000 cycles over 16 threads: checkouts are checkins plus holds, exactly."""
+    cycles, threads = (100_000, 16) if pool == "null driver" else (8_000, 16)
+    if pool == "sqlite":
+        target = sqlite(
+            pool_size=16, max_overflow=0, connect_args={"check_same_thread": False}
+        )
+    else:
+        target = null_pool_of(pool_size=8, max_overflow=8)
+    watch = instrument(target)
+    connect = target.raw_connection if pool == "sqlite" else target.connect
+    kept = []
+
+    def work(number):
+        for _ in range(cycles // threads):
+            connect().close()
+        if number < 3:
+            kept.append(connect())
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    seen = 0
+    while any(worker.is_alive() for worker in workers):
+        counters = Look().counters(watch)
+        assert counters.checkins >= seen  # never backwards
+        seen = counters.checkins
+        workers[0].join(0.01)
+    assert (figures(watch)[0], len(figures(watch)[1])) == ((cycles + 3, cycles, 0), 3)
+    look = Look().pool(watch)
+    assert look.hold_s.count == look.wait_s.count == cycles
+    assert sum(site.count for site in Look().process.sites) == cycles + 3
+    for each in kept:
+        each.close()
+
+
+async def test_the_counters_add_up_with_tasks(instrument, tmp_path):
+    """The same with tasks on one event loop."""
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/many.db",
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=4,
+        max_overflow=0,
+    )
+    watch = instrument(engine)
+
+    async def work():
+        for _ in range(50):
+            async with engine.connect():
+                pass
+
+    await asyncio.gather(*(work() for _ in range(40)))
+    assert figures(watch) == ((2000, 2000, 0), [])
+    assert Look().counters(watch).connects == 4
+    await engine.dispose()
+
+
+# -- nobody notices ----------------------------------------------------------------
+
+
+def test_bound_methods_keep_their_pool(instrument):
+    """``connect = pool.connect`` works on, also when nobody keeps the pool itself."""
+    pool = null_pool_of()
+    instrument(pool)
+    connect, recreate = pool.connect, pool.recreate
+    del pool
+    gc.collect()
+    connect().close()
+    assert isinstance(recreate(), QueuePool)
+
+
+def test_the_version_is_supported():
+    """These tests ran with a SQLAlchemy of the supported range."""
+    assert sqlalchemy.__version__ >= "2.0"
+
+
+def test_other_listeners_go_on(instrument, sqlite):
+    """Listeners of the application are called once each, before and after."""
+    engine = sqlite()
+    calls = []
+    for name in ("connect", "checkout", "checkin", "close"):
+        event.listen(engine, name, lambda *_, name=name: calls.append(name))
+    instrument(engine)
+    engine.connect().close()
+    import poolwatch
+
+    poolwatch.uninstrument(engine)
+    engine.connect().close()
+    engine.dispose()
+    assert calls == ["connect", "checkout", "checkin", "checkout", "checkin", "close"]

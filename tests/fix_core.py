@@ -1,0 +1,96 @@
+"""Instrumented pools for tests, and what looks at them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.pool import QueuePool
+
+import poolwatch
+from poolwatch.agent import agent
+
+
+class Driver:
+    """A DBAPI connection that does nothing."""
+
+    closed = False
+
+    def rollback(self) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def null_pool_of(kind: type = QueuePool, **settings: Any) -> Any:
+    """A pool without an engine, on a driver that does nothing."""
+    return kind(lambda: Driver(), **settings)
+
+
+class Look:
+    """One look at this process, in the words of tests."""
+
+    def __init__(self) -> None:
+        (self.process,) = poolwatch.snapshot().processes
+
+    def pool(self, watch: poolwatch.Watch) -> Any:
+        (found,) = [p for p in self.process.pools if p.id == watch._pool_id]
+        return found
+
+    def counters(self, watch: poolwatch.Watch) -> Any:
+        return self.pool(watch).counters
+
+    def holds(self, watch: poolwatch.Watch) -> list[Any]:
+        return [h for h in self.process.holds if h.pool == watch._pool_id]
+
+    def waits(self, watch: poolwatch.Watch) -> list[Any]:
+        return [w for w in self.process.waits if w.pool == watch._pool_id]
+
+    def sites(self, watch: poolwatch.Watch) -> dict[str, Any]:
+        return {
+            s.site.function: s for s in self.process.sites if s.pool == watch._pool_id
+        }
+
+    def kinds(self) -> list[str]:
+        return [finding.kind for finding in self.process.findings]
+
+
+@pytest.fixture
+def socket_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A socket directory of the test's own, its name short enough for a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp"))
+    monkeypatch.setenv("POOLWATCH_DIR", str(directory))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def instrument(socket_dir: Path) -> Iterator[Callable[..., poolwatch.Watch]]:
+    """``poolwatch.instrument``, undone after the test, whatever it did."""
+    poolwatch.uninstrument()
+    yield poolwatch.instrument
+    poolwatch.uninstrument()
+    assert agent.ledger.books == {}
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Makes engines on one SQLite file, with a QueuePool unless told otherwise."""
+    engines: list[Any] = []
+
+    def make(**settings: Any) -> Any:
+        settings.setdefault("poolclass", QueuePool)
+        engine = create_engine(f"sqlite:///{tmp_path}/test.db", **settings)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.dispose()

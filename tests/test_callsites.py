@@ -1,0 +1,420 @@
+"""The call site is the user's own line, and nobody is shown another's callers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import sysconfig
+import textwrap
+import threading
+import types
+
+import pytest
+
+from poolwatch.callsites import DEEPEST, CallSites, Path, extended, pairs_of
+from poolwatch.model import Frame
+from poolwatch.ownership import Owner, owner_of
+
+
+@pytest.fixture
+def sites():
+    return CallSites()
+
+
+def caught(sites):
+    return sites.capture(sys._getframe(1))
+
+
+def names(path):
+    return [frame.function for frame in path.frames()]
+
+
+def load(source, file, module="app"):
+    """Code that claims to come from ``file``, in a module of that name."""
+    scope = {"__name__": module, "caught": caught}
+    exec(compile(textwrap.dedent(source), file, "exec"), scope)
+    return types.SimpleNamespace(**scope)
+
+
+# -- whose code ----------------------------------------------------------------------
+
+LIB = sysconfig.get_paths()["stdlib"]
+
+
+@pytest.mark.parametrize(
+    ("file", "module", "owner"),
+    [
+        ("/srv/app/orders.py", "orders", Owner.USER),
+        ("orders.py", "__main__", Owner.USER),
+        (f"{LIB}/threading.py", "threading", Owner.PLUMBING),
+        (f"{LIB}-of-mine/work.py", "work", Owner.USER),
+        (f"{LIB}/site-packages/sqlalchemy/pool.py", "sqlalchemy.p", Owner.PLUMBING),
+        (f"{LIB}/site-packages/fastapi/routing.py", "fastapi.r", Owner.PLUMBING),
+        (f"{LIB}/site-packages/shop/orders.py", "shop.orders", Owner.PACKAGE),
+        ("/usr/lib/python3/dist-packages/shop/a.py", "shop.a", Owner.PACKAGE),
+        ("<string>", "__main__", Owner.USER),
+        ("<stdin>", "__main__", Owner.USER),
+        ("<frozen importlib._bootstrap>", "importlib", Owner.PLUMBING),
+        ("<string>", "sqlalchemy.orm", Owner.PLUMBING),
+        ("<string>", None, Owner.USER),
+        ("", "", Owner.USER),
+    ],
+)
+def test_owner(file, module, owner):
+    """Installed code, the standard library and databases' packages are not the
+    user's; a directory that only begins like one of them is."""
+    assert owner_of(file, module) is owner
+
+
+def test_a_neighbour_of_poolwatch():
+    """A project called poolwatch-something is not taken for poolwatch itself."""
+    import poolwatch
+
+    home = poolwatch.__file__.rpartition("/")[0]
+    assert owner_of(f"{home}/agent.py", "poolwatch.agent") is Owner.PLUMBING
+    assert owner_of(f"{home}_shop/agent.py", "poolwatch_shop") is Owner.USER
+    assert owner_of(f"{home}/demo/app/etl.py", "poolwatch.demo.app") is Owner.USER
+    assert owner_of(f"{home}/demo/keeper.py", "poolwatch.demo") is Owner.PLUMBING
+
+
+# -- one stack -------------------------------------------------------------------------
+
+
+def test_line_and_function(sites):
+    """The site is this very line."""
+    path = caught(sites)
+    here = sys._getframe().f_lineno - 1
+    assert path.site() == Frame(__file__, here, sys._getframe().f_code.co_name)
+    assert path.frames()[0] == path.site()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5, 6, 7, 8, 9, 15, 16, 17, 40, 500])
+def test_every_depth(sites, depth):
+    """From shallow to deep recursion: the site is exact, what is shown is the stack as
+    it was, its length bounded."""
+
+    def dive(left):
+        return dive(left - 1) if left else (caught(sites), pairs_of(sys._getframe()))
+
+    for _ in range(10):
+        path, pairs = dive(depth)
+        assert path.site().function == "dive"
+        frames = path.frames()
+        assert len(frames) <= DEEPEST
+        assert [f.function for f in frames] == [
+            code.co_name for code, _ in pairs[: len(frames)]
+        ]
+        assert len(frames) >= min(8, depth)
+
+
+RUN = ["run", "_bootstrap_inner", "_bootstrap"]
+
+
+@pytest.mark.parametrize("depth", range(1, 20))
+def test_a_thread_of_any_depth(sites, depth):
+    """A stack that ends soon, as a thread's does, is whole; also when a longer one has
+    begun like it."""
+
+    def bottom():
+        return caught(sites)
+
+    source = "def step(f, left):\n    return step(f, left - 1) if left else f()\n"
+    step = load(source, "/srv/app/step.py").step
+    got = []
+    for _ in range(8):
+        step(bottom, depth)
+        thread = threading.Thread(target=lambda: got.append(step(bottom, depth)))
+        thread.start()
+        thread.join()
+    for path in got:
+        functions = names(path)
+        whole = ["bottom", *["step"] * (depth + 1), "<lambda>", *RUN]
+        assert functions == whole[: len(functions)]
+        assert len(functions) >= min(8, len(whole))
+
+
+def test_nearest_user_code_wins(sites):
+    """Frameworks and helpers around: the site is the user's frame nearest to the
+    pool."""
+    orm = load(
+        "def execute(s):\n    return caught(s)\n",
+        f"{LIB}/site-packages/sqlalchemy/orm.py",
+        "sqlalchemy.orm",
+    )
+    mine = load("def handler(call, s):\n    return call(s)\n", "/srv/app/web.py")
+    framework = load(
+        "def route(handler, *rest):\n    return handler(*rest)\n",
+        f"{LIB}/site-packages/fastapi/routing.py",
+        "fastapi.routing",
+    )
+    path = framework.route(mine.handler, orm.execute, sites)
+    assert path.site() == Frame("/srv/app/web.py", 2, "handler")
+
+
+def test_an_installed_application(sites):
+    """An application in site-packages is the site when nothing outside is."""
+    app = load(
+        "def job(s):\n    return caught(s)\n",
+        f"{LIB}/site-packages/shop/jobs.py",
+        "shop.jobs",
+    )
+    got = []
+
+    def start():  # a thread's stack has the standard library below only
+        thread = threading.Thread(target=lambda f, s: got.append(f(s)))
+        thread._target = app.job
+        thread._args = (sites,)
+        thread.run = functools.partial(run, thread)
+        thread.start()
+        thread.join()
+
+    run = load(
+        "def run(t):\n    t.got = t._target(*t._args)\n",
+        f"{LIB}/threading.py",
+        "threading",
+    ).run
+    thread = threading.Thread()
+    thread._target, thread._args = app.job, (sites,)
+    thread.run = functools.partial(run, thread)
+    thread.start()
+    thread.join()
+    assert thread.got.site() == Frame(f"{LIB}/site-packages/shop/jobs.py", 2, "job")
+
+
+def test_code_without_a_proper_module(sites):
+    """Code run by exec() with odd globals is captured like any other."""
+    scope = {"caught": caught, "sites": sites, "__name__": ["not a name"]}
+    exec("path = caught(sites)", scope)
+    assert scope["path"].site().file == "<string>"
+
+
+def test_twins(sites):
+    """Functions of the same shape, and copies of one file, are told apart every
+    time, and do not push each other out."""
+    source = "def take(s):\n    return caught(s)\n"
+    twins = {
+        f"/srv/app/{name}.py": load(source, f"/srv/app/{name}.py") for name in "abcdef"
+    }
+    paths = {file: set() for file in twins}
+    for _ in range(20):
+        for file, twin in twins.items():
+            path = twin.take(sites)
+            assert path.site().file == file
+            paths[file].add(path)
+    assert [len(each) for each in paths.values()] == [1] * 6
+
+
+def test_two_callers_are_not_shown_each_others(sites):
+    """Two callers that share the nearest frames: neither is shown the other's outer
+    frames when their stacks have been compared."""
+
+    def shared(depth):
+        return shared(depth - 1) if depth else caught(sites)
+
+    def one():
+        return shared(10)
+
+    def two():
+        return shared(10)
+
+    for _ in range(3):
+        one_path, two_path = one(), two()
+    assert "two" not in names(one_path)
+    assert "one" not in names(two_path)
+    assert one_path.site() == two_path.site()
+
+
+def test_a_late_second_caller_is_found_out(sites):
+    """A caller that turns up after the tail was trusted: its running stack wins over
+    the remembered one, and the next comparison cuts the tail."""
+
+    def shared(depth):
+        if depth:
+            return shared(depth - 1)
+        path = caught(sites)
+        live = tuple(Frame(c.co_filename, 0, c.co_name) for c, _ in [])
+        return path, live
+
+    def usual():
+        return shared(10)
+
+    def late():
+        return shared(10)
+
+    for _ in range(10):
+        path, _ = usual()
+    assert "usual" in names(path)
+    path.look_again()
+    path, _ = late()
+    assert "usual" not in names(path)
+    assert "late" not in names(path)
+
+
+def frames_of(text):
+    return tuple(_FRAMES.setdefault(name, Frame("f.py", 1, name)) for name in text)
+
+
+_FRAMES: dict[str, Frame] = {}
+
+
+@pytest.mark.parametrize(
+    ("near", "tail", "live", "shown"),
+    [
+        ("ab", "cd", "", "abcd"),  # the holder has gone
+        ("ab", "cd", "xbcde", "abcde"),  # still in it, and more is known now
+        ("ab", "", "xbcde", "abcde"),
+        ("ab", "cd", "xbcz", "abc"),  # they disagree: what they share
+        ("ab", "cd", "xbz", "ab"),
+        ("ab", "cd", "xyz", "abcd"),  # it is elsewhere: nothing can be told
+        ("ab", "cd", "bxbcd", "abcd"),  # recursion: not clear which
+        ("", "", "abc", ""),
+    ],
+)
+def test_the_far_end(near, tail, live, shown):
+    """The running stack adds callers, and never contradicts: what is not certain is
+    left out."""
+    assert extended(*map(frames_of, (near, tail, live))) == frames_of(shown)
+
+
+# -- bounds ----------------------------------------------------------------------------
+
+
+def test_many_call_sites_are_forgotten_again(sites):
+    """10,000 generated functions: each is seen right, few are remembered."""
+    import gc
+    import weakref
+
+    codes = []
+    for number in range(10_000):
+        scope = {"caught": caught, "s": sites, "__name__": "generated"}
+        exec(f"def f{number}():\n    return caught(s)\npath = f{number}()", scope)
+        assert scope["path"].site().function == f"f{number}"
+        if number % 100 == 0:
+            codes.append(weakref.ref(scope[f"f{number}"].__code__))
+    del scope
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) is Path]
+    assert len(alive) < 2_000
+    assert sum(code() is not None for code in codes) < 20
+
+
+def test_a_path_that_is_kept_keeps_no_others(sites):
+    """A hold that is out for ever keeps its own path only, not the tree it was in."""
+    import gc
+
+    kept = []
+    for number in range(6_000):
+        scope = {"caught": caught, "s": sites, "__name__": "generated"}
+        exec(f"def f{number}():\n    return caught(s)\npath = f{number}()", scope)
+        if number % 100 == 0:
+            kept.append(scope["path"])
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) is Path]
+    assert len(alive) < 2_000
+
+
+# -- through real pools ------------------------------------------------------------------
+
+
+def test_the_ways_people_write_it(instrument, sqlite):
+    """Core, ORM, scoped sessions, dependencies, decorators, lambdas, methods, exec'd
+    code: always the user's own function nearest to the pool."""
+    from sqlalchemy import text
+    from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+    engine = sqlite()
+    watch = instrument(engine)
+    factory = sessionmaker(engine)
+
+    def site():
+        (hold,) = watch.holds()
+        assert hold.site in hold.stack
+        return hold.site
+
+    def core():
+        with engine.connect():
+            return site()
+
+    def begun():
+        with engine.begin():
+            return site()
+
+    def raw():
+        connection = engine.raw_connection()
+        try:
+            return site()
+        finally:
+            connection.close()
+
+    def orm():
+        with Session(engine) as session:
+            session.execute(text("select 1"))
+            return site()
+
+    def made():
+        with factory() as session, session.begin():
+            session.scalar(text("select 1"))
+            return site()
+
+    def scoped():
+        registry = scoped_session(factory)
+        try:
+            registry.execute(text("select 1"))
+            return site()
+        finally:
+            registry.remove()
+
+    @contextlib.contextmanager
+    def dependency():
+        with engine.connect() as connection:
+            yield connection
+
+    def uses_dependency():
+        with dependency():
+            return site()
+
+    def decorated(function):
+        @functools.wraps(function)
+        def wrapper():
+            with engine.connect():
+                return function()
+
+        return wrapper
+
+    class Repository:
+        def method(self):
+            with engine.connect():
+                return site()
+
+    def in_lambda():
+        connect = lambda: engine.connect()  # noqa: E731
+        with connect():
+            return site()
+
+    def multi_line():
+        with engine.connect(
+            # a comment
+        ):
+            return site()
+
+    for function in (core, begun, raw, orm, made, scoped, Repository().method):
+        assert site_of(function).function == function.__name__, function
+    assert site_of(uses_dependency).function == "dependency"
+    assert site_of(decorated(core_of_nothing(site))).function == "wrapper"
+    assert site_of(in_lambda).function == "<lambda>"
+    assert multi_line().line == multi_line.__code__.co_firstlineno + 1
+    scope = {"engine": engine, "site": site, "__name__": "typed"}
+    exec("def typed():\n  with engine.connect():\n    return site()", scope)
+    assert scope["typed"]() == Frame("<string>", 2, "typed")
+
+
+def site_of(function):
+    return function()
+
+
+def core_of_nothing(site):
+    def nothing():
+        return site()
+
+    return nothing
