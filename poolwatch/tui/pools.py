@@ -41,13 +41,14 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     layout = arrange(COLUMNS, cells - 4, hidden)
     lines = [_heads(layout)]
     pairs = [(p, pool) for p in snapshot.processes for pool in p.pools]
-    pairs.sort(key=lambda pair: (-_pressure(pair[1]), pair[1].name, pair[0].pid))
+    pairs.sort(key=lambda pair: (pair[1].name, pair[0].pid, pair[1].id))
     notes = _notes(board, cells)
     room = max(limit - 1 - len(notes), 1)
     if len(pairs) > room:
         shown = max(room - 1, 1)
-        pairs, more = pairs[:shown], len(pairs) - shown
-        notes.insert(0, ((f"  +{more} calmer pools", "muted"),))
+        most = sorted(pairs, key=lambda pair: -_pressure(pair[1]))[:shown]
+        notes.insert(0, ((f"  +{len(pairs) - shown} calmer pools", "muted"),))
+        pairs = [pair for pair in pairs if pair in most]  # each stays in its place
     lines += [_line(board, layout, process, pool) for process, pool in pairs]
     return [*lines, *notes][: max(limit, 2)]
 
