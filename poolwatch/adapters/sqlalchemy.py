@@ -17,7 +17,6 @@ from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from contextlib import suppress
 from sys import _getframe as frame_at
-from threading import get_ident
 from time import monotonic
 from typing import Any
 from weakref import finalize, ref
@@ -28,12 +27,12 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
+from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.callsites import CallSites, Path
 from poolwatch.guard import Guard
 from poolwatch.holders import Holder, PerThread, TaskRef
 from poolwatch.labels import ambience
-from poolwatch.ledger import Checkout, ConnectionFacts, Gauges, PoolBook, Usage
-from poolwatch.masking import LIMIT
+from poolwatch.ledger import Checkout, ConnectionFacts, Gauges, PoolBook
 
 try:
     from greenlet import getcurrent as current_greenlet
@@ -71,9 +70,14 @@ class PoolHooks:
         """Tell when the facts of a connection may be forgotten."""
         book.gauges = self.gauges
         self._wrap(pool)
-        self._listeners = self._wanted_listeners(target)
+        self._statements = (
+            StatementHooks(target.dialect, book, self.guard)
+            if isinstance(target, Engine)
+            else None
+        )
+        self._listeners = self._wanted_listeners()
         for name, listener in self._listeners:
-            listen(target, name, listener, self._dispatches(target))
+            listen(target, name, listener, self._dispatches())
 
     @property
     def pool(self) -> Pool | None:
@@ -92,7 +96,9 @@ class PoolHooks:
         self.guard.tripped = True
         target = self._target()
         for name, listener in self._listeners:
-            unlisten(target, name, listener, self._dispatches(target))
+            unlisten(target, name, listener, self._dispatches())
+        if self._statements is not None:
+            self._statements.remove()
         for wrapped in self._wrapped:
             wrapped.unwrap()
         self._wrapped.clear()
@@ -103,15 +109,12 @@ class PoolHooks:
         alive = (each.pool() for each in reversed(self._wrapped))
         return next((pool for pool in alive if pool is not None), None)
 
-    def _dispatches(self, target: Engine | Pool | None) -> list[Any]:
+    def _dispatches(self) -> list[Any]:
         """Where listeners of ours may hang."""
         pools = (each.pool() for each in self._wrapped)
-        found: list[Any] = [pool.dispatch for pool in pools if pool is not None]
-        if isinstance(target, Engine):
-            found += [target.dispatch, target.dialect.dispatch]
-        return found
+        return [pool.dispatch for pool in pools if pool is not None]
 
-    def _wanted_listeners(self, target: Engine | Pool) -> list[tuple[str, Any]]:
+    def _wanted_listeners(self) -> list[tuple[str, Any]]:
         guarded = self._guarded
         pool_events: list[tuple[str, Any]] = [
             ("connect", guarded(self._on_connect)),
@@ -128,12 +131,6 @@ class PoolHooks:
         ]
         if self._shared:
             pool_events.append(("reset", guarded(self._on_reset)))
-        if isinstance(target, Engine):
-            pool_events += [
-                ("before_cursor_execute", guarded(self._on_statement)),
-                ("after_cursor_execute", guarded(self._on_statement_end)),
-                ("handle_error", guarded(self._on_error)),
-            ]
         return pool_events
 
     def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
@@ -182,7 +179,7 @@ class PoolHooks:
 
         return recreate
 
-    def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:
+    def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:  # noqa: C901 - written out
         """The hot path: everything it needs is a local of this closure.
 
         It keeps its pool alive, as the bound method does in whose place it stands.
@@ -195,7 +192,7 @@ class PoolHooks:
         shared, is_async = self._shared, self._async
         take_shared = self._take_shared
 
-        def connect() -> Any:
+        def connect() -> Any:  # noqa: C901 - every call would cost
             if guard.tripped:
                 return original(pool)
             try:
@@ -386,43 +383,6 @@ class PoolHooks:
         hold = self.book.detached.pop(id(dbapi_connection), None)
         if hold is not None:
             self.book.end(hold, monotonic(), False)
-
-    # -- statements --------------------------------------------------------------------
-
-    def _hold_of(self, connection: Any) -> Checkout | None:
-        proxy = getattr(connection, "_dbapi_connection", None)
-        record = getattr(proxy, "_connection_record", None)
-        key = id(proxy) if self._shared else id(record)
-        return self.book.holds.get(key)
-
-    def _on_statement(
-        self, connection: Any, cursor: Any, statement: str, *_: Any
-    ) -> None:
-        hold = self._hold_of(connection)
-        if hold is not None:
-            usage = hold.usage
-            if usage is None:
-                usage = hold.usage = Usage()
-            if len(statement) > LIMIT:  # do not keep a megabyte alive
-                statement = statement[:LIMIT]
-            usage.statement = statement
-            usage.began = monotonic()
-            if hold.task is not None:
-                loop = running_loop()
-                task = current_task(loop) if loop is not None else None
-                usage.by_others = usage.by_others or not hold.task.is_of(task)
-            elif hold.holder.ident != get_ident():
-                usage.by_others = True
-
-    def _on_statement_end(self, connection: Any, *_: Any) -> None:
-        hold = self._hold_of(connection)
-        if hold is not None and hold.usage is not None:
-            now = monotonic()
-            hold.usage.in_sql = hold.usage.in_sql_until(now)
-            hold.usage.began = None
-
-    def _on_error(self, context: Any) -> None:
-        self._on_statement_end(context.connection)
 
     # -- gauges ------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Engines:
         self._named: set[str] = set()
         """Ids of pools that were instrumented by themselves."""
         self._hooks: dict[str, PoolHooks] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may come in between
         self._every: Settings | None = None
         self._original_init: Any = None
 
@@ -121,7 +121,7 @@ class Engines:
 
     def forget_parent(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _watching_init(self, original: Any) -> Any:
         def watched_init(engine: Engine, *args: Any, **kwargs: Any) -> None:

@@ -350,6 +350,7 @@ def test_in_the_middle_of_traffic(instrument, sqlite, other_listener):
         for thread in threads:
             thread.join()
     assert errors == []
+    assert [t.name for t in threading.enumerate()].count("poolwatch") == 1
     counters = Look().counters(watch)
     assert counters.checkouts == counters.checkins > 0
     assert Look().holds(watch) == []
@@ -424,7 +425,7 @@ def test_many_rounds_leave_nothing_to_collect(instrument, sqlite):
 
 # -- a hook that fails ---------------------------------------------------------------
 
-HOOKS = ["capture", "Checkout", "end", "_remember", "_hold_of", "timed_out", "watch"]
+HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "watch"]
 
 
 @pytest.mark.parametrize("where", HOOKS)
@@ -432,6 +433,7 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     """Whatever fails in a hook is counted, logged once with its traceback and switched
     off; the application gets its connections all the same."""
     from poolwatch.adapters import sqlalchemy as adapter
+    from poolwatch.adapters import sqlalchemy_statements
     from poolwatch.ledger import PoolBook
 
     def broken(*_, **__):
@@ -439,6 +441,8 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
 
     if where in ("Checkout", "watch"):
         monkeypatch.setattr(adapter, where, broken)
+    elif where == "Usage":
+        monkeypatch.setattr(sqlalchemy_statements, where, broken)
     elif where == "capture":
         monkeypatch.setattr(agent.sites.__class__, "capture", broken)
     elif where in ("end", "timed_out"):

@@ -225,4 +225,4 @@ def test_the_pool_in_need_is_shown_however_little_room_there_is(board):
     for limit in (3, 6):
         lines = pools.pool_lines(b, 80, limit)
         assert len(lines) <= limit
-        assert "needy" in plain(lines[1])
+        assert any("needy" in plain(line) for line in lines)
