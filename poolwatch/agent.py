@@ -24,6 +24,7 @@ from poolwatch.settings import LONG_AFTER, Settings, disabled
 
 if TYPE_CHECKING:
     from poolwatch.server import Server
+    from poolwatch.serverside import ServerSide
 
 
 class Watch:
@@ -66,6 +67,8 @@ class Agent:
         self._server: Server | None = None
         self._tried_in: int | None = None
         self._starting = threading.Lock()
+        self._attempt = 0
+        """Number of times that close() was called."""
         self._ended = False
         """The interpreter is going down."""
 
@@ -84,10 +87,11 @@ class Agent:
             if self._ended or self._tried_in == os.getpid():
                 return
             self._tried_in = os.getpid()
+            attempt = self._attempt
         try:
             directory = rundir.runtime_directory()
             rundir.prepare(directory)
-            server = self._open(directory)
+            server, servers = self._open(directory)
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             log.warning("poolwatch is not reachable from outside: %s", error)
             return
@@ -97,17 +101,21 @@ class Agent:
             server.close()
             log.warning("poolwatch is not reachable from outside: %s", error)
             return
-        self._server = server
+        with self._starting:
+            wanted = attempt == self._attempt
+            if wanted:
+                self._server, self.servers = server, servers
+        if not wanted:  # uninstrument() came in between
+            server.close()
 
-    def _open(self, directory: Path) -> Server:
+    def _open(self, directory: Path) -> tuple[Server, ServerSide]:
         from poolwatch import wire
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.server import Server
         from poolwatch.serverside import ServerSide
 
         source, servers = self.source, ServerSide(self.ledger, connection_facts)
-        self.servers = servers
-        return Server(
+        server = Server(
             rundir.new_path(directory),
             quick={
                 "/snapshot": lambda _: wire.to_json(source.snapshot()),
@@ -120,6 +128,7 @@ class Agent:
             },
             idle=servers.close_idle,
         )
+        return server, servers
 
     # -- forks and the end -----------------------------------------------------------
 
@@ -146,8 +155,10 @@ class Agent:
 
     def close(self) -> None:
         """Stop listening, until a thread that was not met yet checks out."""
-        server, self._server = self._server, None
-        self._tried_in = None
+        with self._starting:
+            server, self._server = self._server, None
+            self._tried_in = None
+            self._attempt += 1
         if server is not None and server.pid == os.getpid():
             server.close()
             self.servers.close()

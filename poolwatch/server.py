@@ -130,7 +130,7 @@ class Server:
                 selector.register(self._socket, selectors.EVENT_READ)
                 selector.register(self._waker, selectors.EVENT_READ)
                 while not stopping.is_set():
-                    self._round(selector, silent)
+                    self._round(selector, silent, stopping)
         except Exception:  # noqa: BLE001 - the application goes on without a listener
             log.warning("poolwatch no longer answers viewers", exc_info=True)
         finally:
@@ -138,7 +138,10 @@ class Server:
                 connection.close()
 
     def _round(
-        self, selector: selectors.BaseSelector, silent: dict[socket.socket, float]
+        self,
+        selector: selectors.BaseSelector,
+        silent: dict[socket.socket, float],
+        stopping: threading.Event,
     ) -> None:
         """Wait for something to happen and attend to it.
 
@@ -156,7 +159,7 @@ class Server:
                 connection: Any = key.fileobj
                 selector.unregister(connection)
                 del silent[connection]
-                self._handle(connection)
+                self._handle(connection, stopping)
         now = time.monotonic()
         for connection in [c for c, until in silent.items() if until < now]:
             self._dismiss(connection, selector, silent)
@@ -189,11 +192,14 @@ class Server:
         del silent[connection]
         connection.close()
 
-    def _handle(self, connection: socket.socket) -> None:
+    def _handle(self, connection: socket.socket, stopping: threading.Event) -> None:
         from poolwatch.http import handle
 
         self._handled = connection
         try:
+            if stopping.is_set():  # looked at after the line above: see pause()
+                connection.close()
+                return
             connection.settimeout(_PATIENCE_S)
             handle(connection, self._answer)
         except Exception:  # noqa: BLE001 - a strange client must not silence the agent

@@ -1,3 +1,3 @@
 """Fixtures by subject, in files of their own."""
 
-pytest_plugins = ["fix_core", "fix_postgres"]
+pytest_plugins = ["fix_core", "fix_postgres", "fix_processes"]

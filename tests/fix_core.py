@@ -31,7 +31,7 @@ class Driver:
 
 def null_pool_of(kind: type = QueuePool, **settings: Any) -> Any:
     """A pool without an engine, on a driver that does nothing."""
-    return kind(lambda: Driver(), **settings)
+    return kind(Driver, **settings)
 
 
 class Look:

@@ -314,10 +314,10 @@ def test_a_path_that_is_kept_keeps_no_others(sites):
     assert len(alive) < 2_000
 
 
-# -- through real pools ------------------------------------------------------------------
+# -- through real pools ------------------------------------------------------
 
 
-def test_the_ways_people_write_it(instrument, sqlite):
+def test_the_ways_people_write_it(instrument, sqlite):  # noqa: C901
     """Core, ORM, scoped sessions, dependencies, decorators, lambdas, methods, exec'd
     code: always the user's own function nearest to the pool."""
     from sqlalchemy import text
@@ -388,7 +388,7 @@ def test_the_ways_people_write_it(instrument, sqlite):
                 return site()
 
     def in_lambda():
-        connect = lambda: engine.connect()  # noqa: E731
+        connect = lambda: engine.connect()  # noqa: E731, PLW0108
         with connect():
             return site()
 

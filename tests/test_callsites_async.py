@@ -101,7 +101,7 @@ async def test_many_tasks(instrument, engine):
         for number in range(4):
             group.create_task(handler(), name=f"handler-{number}")
             group.create_task(other(), name=f"other-{number}")
-        while len(watch.holds()) < 8:
+        while len(watch.holds()) < 8:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.01)
         for hold in watch.holds():

@@ -314,7 +314,7 @@ def test_another_tools_wrapper(instrument, sqlite, order, wraps):
 
 
 @pytest.mark.parametrize("other_listener", [True, False])
-def test_in_the_middle_of_traffic(instrument, sqlite, other_listener):
+def test_in_the_middle_of_traffic(instrument, sqlite, other_listener):  # noqa: C901
     """instrument() and uninstrument() while 16 threads hammer the pool: no exception
     reaches them, and afterwards the counters add up."""
     engine = sqlite(pool_size=16, connect_args={"check_same_thread": False})
@@ -391,7 +391,7 @@ def test_a_dropped_pool_is_forgotten(instrument):
 
 
 def test_a_hold_that_outlives_its_engine(instrument, tmp_path):
-    """A connection kept by an application that has dropped the engine is still shown."""
+    """A connection kept by an application that has dropped the engine is still shown."""  # noqa: E501
     engine = create_engine(f"sqlite:///{tmp_path}/o.db", poolclass=QueuePool)
     watch = instrument(engine)
     raw = engine.raw_connection()

@@ -529,7 +529,7 @@ async def test_a_dropped_async_connection(instrument, async_engine):
     workers = set(threading.enumerate()) - before
     gc.collect()
     assert figures(watch) == ((1, 1, 1), [])
-    while any("worker" in t.name and t.is_alive() for t in workers):
+    while any("worker" in t.name and t.is_alive() for t in workers):  # noqa: ASYNC110
         await asyncio.sleep(0.01)  # aiosqlite's thread must end before its loop does
     assert Look().sites(watch)["forgets"].leaked == 1
     async with async_engine.connect():
@@ -547,7 +547,7 @@ async def test_a_cancelled_wait(instrument, async_engine):
 
     async with async_engine.connect(), async_engine.connect():
         task = asyncio.create_task(take(), name="impatient")
-        while not (waits := Look().waits(watch)):
+        while not (waits := Look().waits(watch)):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         assert (waits[0].task, waits[0].site.function) == ("impatient", "take")
         task.cancel()
