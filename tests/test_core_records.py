@@ -274,3 +274,34 @@ def test_nested_and_deadlock(instrument):
     first.close()
     second.close()
     assert Look().kinds() == []
+
+
+# -- holders ------------------------------------------------------------------------
+
+
+def test_threads_that_python_did_not_start(instrument):
+    """A thread started below ``threading`` is a holder like others, and its end is seen
+    or at least not an error."""
+    import _thread
+    import threading
+
+    pool = null_pool_of()
+    watch = instrument(pool, long_after=1e-9)
+    taken, go, ended = [], threading.Event(), threading.Event()
+
+    def work():
+        taken.append(pool.connect())
+        go.set()
+        ended.wait()
+
+    _thread.start_new_thread(work, ())
+    go.wait()
+    assert watch.holds()[0].verdict == "long"
+    ended.set()
+    for _ in range(200):
+        if watch.holds()[0].now == ():
+            break
+        ended.wait(0.001)
+    assert watch.holds()[0].verdict in ("long", "leaked")
+    taken.pop().close()
+    assert watch.holds() == ()

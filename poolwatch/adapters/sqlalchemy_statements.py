@@ -85,6 +85,8 @@ class StatementHooks:
     def _begin(self, statement: str, context: Any) -> Usage | None:
         """Note the statement on the hold of its connection; None if there is none."""
         try:
+            if context is None:  # somebody calls the dialect by itself
+                return None
             proxy = context.root_connection._dbapi_connection
             shared = self._book.shared
             key = id(proxy) if shared else id(proxy._connection_record)

@@ -443,6 +443,21 @@ def test_what_is_running_now(instrument, sqlite):
         assert figures(watch)[1][0].in_sql_s == in_sql  # nothing is running
 
 
+def test_a_statement_without_a_context(instrument, sqlite):
+    """Code that calls the dialect by itself, without a context, is served as before and
+    switches nothing off."""
+    from poolwatch.agent import agent
+
+    engine = sqlite()
+    watch = instrument(engine)
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        engine.dialect.do_execute(cursor, "select 42", ())
+        assert cursor.fetchall() == [(42,)]
+        engine.dialect.do_executemany(cursor, "create table if not exists t (a)", [()])
+    assert not agent.engines._hooks[watch._pool_id].guard.tripped
+
+
 # -- PostgreSQL --------------------------------------------------------------------
 
 
