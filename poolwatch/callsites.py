@@ -38,7 +38,7 @@ DEEPEST = 64
 _USER_FRAMES_WANTED = 4
 _LOOKS = 4
 """Times a tail is compared before it is trusted for a while."""
-_MOST_NODES = 1024
+_MOST_NODES = 512
 """Distinct paths remembered, before the tree starts anew."""
 
 

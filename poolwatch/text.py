@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import PurePath
 
 from poolwatch.model import Frame
@@ -75,11 +76,19 @@ def place(frame: Frame | None, parts: int = 2) -> str:
     return neutral(f"{path}:{frame.line}")
 
 
+@lru_cache(maxsize=4096)
 def width(text: str) -> int:
     """Terminal cells a text takes."""
-    if text.isascii():
+    if _ALL_NARROW.fullmatch(text):
         return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if wide(c) else 1 for c in text)
+    return sum([2 if wide(c) else not unicodedata.combining(c) for c in text])
+
+
+# Latin and Cyrillic, and the signs we draw with: nothing wide, nothing combining.
+_ALL_NARROW = re.compile(
+    "[\x20-\x7e\xa0-\u02ff\u0400-\u0482\u048a-\u052f"
+    "\u2010-\u2027\u2190-\u22ff\u2400-\u2426\u2500-\u25fc]*"
+)
 
 
 def wide(character: str) -> bool:
@@ -92,6 +101,8 @@ def fit(text: str, cells: int) -> str:
     missing = cells - width(text)
     if missing >= 0:
         return text + " " * missing
+    if _ALL_NARROW.fullmatch(text):
+        return text[: cells - 1] + "…" if cells > 0 else ""
     kept, used = [], 0
     for character in text:
         size = width(character)

@@ -70,11 +70,9 @@ class PoolHooks:
         """Tell when the facts of a connection may be forgotten."""
         book.gauges = self.gauges
         self._wrap(pool)
-        self._statements = (
-            StatementHooks(target.dialect, book, self.guard)
-            if isinstance(target, Engine)
-            else None
-        )
+        self._statements: StatementHooks | None = None
+        if isinstance(target, Engine):
+            self.note_statements(target)
         self._listeners = self._wanted_listeners()
         for name, listener in self._listeners:
             listen(target, name, listener, self._dispatches())
@@ -86,6 +84,11 @@ class PoolHooks:
         if target is not None:
             return target.pool if isinstance(target, Engine) else self._newest()
         return self._newest()
+
+    def note_statements(self, engine: Engine) -> None:
+        """Note the statements of an engine, too; a bare pool knows none."""
+        if self._statements is None:
+            self._statements = StatementHooks(engine.dialect, self.book, self.guard)
 
     def has(self, pool: Pool) -> bool:
         """Whether these hooks are on ``pool``."""

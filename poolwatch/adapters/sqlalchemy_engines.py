@@ -69,6 +69,8 @@ class Engines:
             hooks = self._of(pool)
             if hooks is None:
                 hooks = self._hook(target, settings)
+            elif isinstance(target, Engine):
+                hooks.note_statements(target)
             book = hooks.book
             if by_itself:
                 self._named.add(book.id)
