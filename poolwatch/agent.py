@@ -10,12 +10,13 @@ import atexit
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolwatch import rundir
+from poolwatch import incident, rundir, watchdog
 from poolwatch.callsites import CallSites
-from poolwatch.guard import log
+from poolwatch.guard import Guard, log
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
 from poolwatch.model import Hold, Snapshot
@@ -64,6 +65,9 @@ class Agent:
         self.engines: Any = None
         """The adapter's registry, once SQLAlchemy is there."""
         self.servers: Any = None
+        self._watchdog: Any = None
+        self._guard = Guard("its watch over leaks")
+        self._explained: dict[str, tuple[float, str]] = {}
         self._server: Server | None = None
         self._tried_in: int | None = None
         self._starting = threading.Lock()
@@ -108,6 +112,26 @@ class Agent:
         if not wanted:  # uninstrument() came in between
             server.close()
 
+    def _tick(self) -> None:
+        if self._watchdog is None or self._guard.tripped:
+            return
+        try:
+            self._watchdog.tick()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self._guard.failed(error)
+
+    def explain_timeout(self, pool_id: str) -> str:
+        """What the pool's own TimeoutError does not say; at most once a second anew.
+
+        An application in trouble may raise hundreds a second.
+        """
+        now = time.monotonic()
+        known = self._explained.get(pool_id)
+        if known is None or now - known[0] > 1.0:
+            known = now, incident.note(self.source.process(), pool_id)
+            self._explained[pool_id] = known
+        return known[1]
+
     def _open(self, directory: Path) -> tuple[Server, ServerSide]:
         from poolwatch import wire
         from poolwatch.adapters.connection_facts import connection_facts
@@ -115,6 +139,7 @@ class Agent:
         from poolwatch.serverside import ServerSide
 
         source, servers = self.source, ServerSide(self.ledger, connection_facts)
+        self._watchdog = watchdog.Watchdog(source, self.ledger)
         server = Server(
             rundir.new_path(directory),
             quick={
@@ -127,6 +152,8 @@ class Agent:
                 )
             },
             idle=servers.close_idle,
+            tick=self._tick,
+            period_s=watchdog.PERIOD_S,
         )
         return server, servers
 
@@ -249,7 +276,11 @@ def _engines() -> Any:
         from poolwatch.adapters.sqlalchemy_engines import Engines
 
         agent.engines = Engines(
-            agent.ledger, agent.sites, agent.per_thread, agent.meet_thread
+            agent.ledger,
+            agent.sites,
+            agent.per_thread,
+            agent.meet_thread,
+            agent.explain_timeout,
         )
     return agent.engines
 

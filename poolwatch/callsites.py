@@ -26,7 +26,7 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from poolwatch.model import Frame
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, is_ours, owner_of
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
@@ -305,8 +305,14 @@ def resolve(pairs: Pairs) -> tuple[Frame, ...]:
 
 
 def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
-    """The stack that begins at ``frame`` now, innermost first."""
-    return tuple([(each.f_code, each.f_lasti) for each in _chain(frame, most)])
+    """The stack that begins at ``frame`` now, innermost first, without our frames."""
+    return tuple(
+        [
+            (each.f_code, each.f_lasti)
+            for each in _chain(frame, most)
+            if not is_ours(each.f_code.co_filename)
+        ]
+    )
 
 
 def _frame(code: CodeType, lasti: int) -> Frame:

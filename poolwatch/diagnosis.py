@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from poolwatch.model import (
     Finding,
@@ -20,7 +21,6 @@ from poolwatch.model import (
     ServerStatus,
     Severity,
     SiteStats,
-    Verdict,
     Wait,
 )
 from poolwatch.text import duration, place, plural
@@ -31,71 +31,70 @@ Key = tuple[str | None, int | None]
 _GRAVITY: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
 
 
-def verdict(
-    *,
-    held_s: float,
-    long_after: float,
-    owner_ended: str | None,
-    long_hold: str | None,
-    detached: bool,
-) -> tuple[Verdict, tuple[str, ...]]:
-    """Judge one open hold.
+class _Wording(NamedTuple):
+    severity: Severity
+    text: str
+    remedy: str
 
-    ``owner_ended`` names the thread or task that took the hold if it has ended and
-    nobody else has used the connection since; ``long_hold`` is the declared reason.
+
+_PER_SITE = {
+    "leaked.orphaned": _Wording(
+        "critical",
+        "{where} took {many} and ended without returning {them}",
+        "Take the connection in a with block, so that it goes back when the thread or "
+        "task ends.",
+    ),
+    "leaked.abandoned": _Wording(
+        "critical",
+        "{where} took {many} that nothing uses any more, the oldest {age} ago",
+        "Use a with block, or close() in a finally clause, where it was taken.",
+    ),
+    "held_across_io": _Wording(
+        "warning",
+        "{where} holds {many} across work that is not the database, for {age}",
+        "Return the connection (or end the session) before slow work, and take one "
+        "again afterwards.",
+    ),
+    "long_hold": _Wording(
+        "warning",
+        "{where} holds {many}, the oldest for {age}",
+        "Return the connection before slow work; if the hold is meant to last, say so: "
+        'with poolwatch.long_hold("why").',
+    ),
+}
+
+
+def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
+    """Findings about single holds, one per kind, pool and call site.
+
+    Takes holds with the kind their judgement amounts to; kinds that have no finding of
+    their own (a statement is running: the server tells more) are left out.
     """
-    evidence = []
-    if owner_ended:
-        evidence.append(f"{owner_ended} took it and has ended")
-    if detached:
-        evidence.append("detached: the pool has already replaced this connection")
-    if long_hold:
-        return "ok", (*evidence, f"declared long: {long_hold}")
-    if held_s < long_after:
-        return "ok", tuple(evidence)
-    evidence.append(f"held {duration(held_s)}, longer than {duration(long_after)}")
-    return ("leaked" if owner_ended else "long"), tuple(evidence)
-
-
-def long_holds(holds: Iterable[Hold]) -> list[Finding]:
-    """``leaked.orphaned`` and ``long_hold``, one finding per pool and call site."""
-    groups: dict[tuple[str, Frame | None, str], list[Hold]] = defaultdict(list)
-    for hold in holds:
-        if hold.verdict != "ok":
-            groups[hold.pool, hold.site, hold.verdict].append(hold)
+    groups: dict[tuple[str, str, Frame | None], list[Hold]] = defaultdict(list)
+    for hold, kind in judged:
+        if kind in _PER_SITE:
+            groups[kind, hold.pool, hold.site].append(hold)
     findings = []
-    for (pool, site, judged), group in groups.items():
-        oldest = max(hold.held_s for hold in group)
-        many, where = plural(len(group), "connection"), place(site)
-        if judged == "leaked":
-            findings.append(
-                Finding(
-                    kind="leaked.orphaned",
-                    severity="critical",
-                    pool=pool,
-                    text=f"{where} took {many} and ended without returning "
-                    f"{'it' if len(group) == 1 else 'them'}",
-                    proof="; ".join(group[0].evidence),
-                    remedy="Take the connection in a with block, so that it goes back "
-                    "when the thread or task ends.",
-                    holds=_ids(group),
-                    sites=_sites(site),
-                )
+    for (kind, pool, site), group in groups.items():
+        severity, text, remedy = _PER_SITE[kind]
+        oldest = max(group, key=lambda hold: hold.held_s)
+        findings.append(
+            Finding(
+                kind=kind,
+                severity=severity,
+                pool=pool,
+                text=text.format(
+                    where=place(site),
+                    many=plural(len(group), "connection"),
+                    them="it" if len(group) == 1 else "them",
+                    age=duration(oldest.held_s),
+                ),
+                proof="; ".join(oldest.evidence),
+                remedy=remedy,
+                holds=_ids(group),
+                sites=_sites(site),
             )
-        else:
-            findings.append(
-                Finding(
-                    kind="long_hold",
-                    severity="warning",
-                    pool=pool,
-                    text=f"{where} holds {many}, the oldest for {duration(oldest)}",
-                    proof="; ".join(group[0].evidence),
-                    remedy="Return the connection before slow work; if the hold is "
-                    'meant to last, say so: with poolwatch.long_hold("why").',
-                    holds=_ids(group),
-                    sites=_sites(site),
-                )
-            )
+        )
     return findings
 
 
@@ -262,10 +261,12 @@ def _server_findings(
             blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
             findings.append(_lock_wait(hold, [each for each in blockers if each]))
         age = row.state_age_s or 0.0
-        if (row.state or "").startswith("idle in transaction") and (
-            age >= long_after[hold.pool] and hold.verdict != "ok"
-        ):
+        if hold.verdict == "ok" or age < long_after[hold.pool]:
+            continue
+        if (row.state or "").startswith("idle in transaction"):
             findings.append(_idle_in_transaction(hold, age))
+        elif row.state == "active" and not row.blocked_by:
+            findings.append(_slow_query(hold, age))
     return findings
 
 
@@ -301,6 +302,20 @@ def _idle_in_transaction(hold: Hold, age: float) -> Finding:
         proof=f"pg_stat_activity: backend {hold.backend_pid} is "
         f"{hold.server.state if hold.server else '?'}",
         remedy="Commit before work that does not need the database.",
+        holds=(hold.id,),
+        sites=_sites(hold.site),
+    )
+
+
+def _slow_query(hold: Hold, age: float) -> Finding:
+    return Finding(
+        kind="slow_query",
+        severity="warning",
+        pool=hold.pool,
+        text=f"{place(hold.site)} has waited {duration(age)} for one statement",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
+        "the time, and waits for nobody's lock",
+        remedy="Look at the statement (EXPLAIN), not at the pool.",
         holds=(hold.id,),
         sites=_sites(hold.site),
     )

@@ -67,6 +67,11 @@ class TaskRef:
         """By the task."""
         return self._hash
 
+    @property
+    def reference(self) -> ref[Task[Any]]:
+        """A weak reference to it."""
+        return self._task
+
     def is_of(self, task: Task[Any] | None) -> bool:
         """Whether this refers to that very task."""
         return self._task() is task

@@ -104,6 +104,11 @@ class Checkout:
         """The one that holds or waits: equal for two requests of one task or thread."""
         return self.holder if self.task is None else self.task
 
+    def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
+        """The ident of the thread, None if it has ended, and the task, by weakref."""
+        ident = None if self.holder.has_ended() else self.holder.ident
+        return ident, self.task.reference if self.task is not None else None
+
     def ended_owner(self) -> str | None:
         """Who took it, in words, if that thread or task has ended.
 
@@ -359,6 +364,14 @@ class PoolBook:
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have not been served for a moment."""
         return [wait for wait in list(self.waits.values()) if now - wait.asked >= BRIEF]
+
+    def collected_at(self) -> list[tuple[Frame, int]]:
+        """Call sites whose connections the garbage collector returned, and how many."""
+        return [
+            (site, tally.collected)
+            for site, tally in list(self._by_site.items())
+            if tally.collected and site is not None
+        ]
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Figures of the pool, for a snapshot with so many holds and waits."""

@@ -63,6 +63,11 @@ def _script_directories() -> tuple[str, ...]:
     return tuple({sysconfig.get_path("scripts"), str(Path(sys.executable).parent)})
 
 
+def is_ours(file: str) -> bool:
+    """Whether a file is poolwatch's own; its demo application is the user's."""
+    return file.startswith(_HERE) and not file.startswith(_DEMO)
+
+
 @lru_cache(maxsize=2048)
 def owner_of(file: str, module: object) -> Owner:
     """Tell whose code a frame of ``file`` in ``module`` (its ``__name__``) is."""

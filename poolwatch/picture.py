@@ -7,11 +7,13 @@ import platform
 import sys
 import time
 from collections import defaultdict
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
 from poolwatch import diagnosis
 from poolwatch.callsites import Pairs, resolve
+from poolwatch.doing import doing
 from poolwatch.holders import Holder, thread_stacks
 from poolwatch.ledger import Checkout, Ledger, PoolBook
 from poolwatch.masking import mask_literals
@@ -25,10 +27,17 @@ from poolwatch.model import (
     Snapshot,
     Wait,
 )
+from poolwatch.onstack import still_on_stack, taking_frames
 from poolwatch.settings import process_name
+from poolwatch.verdicts import Keeping, Seen, judge, suspicious
 from poolwatch.version import VERSION
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+_TRUST_S = 3.0
+"""How long the answer to "who keeps it alive" is used again: a look costs the
+application some ten milliseconds of computing time."""
 
 
 class LedgerSource:
@@ -36,6 +45,8 @@ class LedgerSource:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._kept: dict[int, tuple[float, Keeping]] = {}
+        """By the number of the hold: when somebody asked, and the answer."""
 
     def snapshot(self) -> Snapshot:
         """Return this process as it is now; reads no database and blocks nobody."""
@@ -46,6 +57,7 @@ class LedgerSource:
         look = _Look(thread_stacks())
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
+        look.judge(self._keeping(look.suspects()))
         return Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -61,6 +73,50 @@ class LedgerSource:
             findings=diagnosis.by_gravity(look.findings),
         )
 
+    def _keeping(self, suspects: list[Checkout]) -> dict[int, Keeping]:
+        """Who keeps these holds alive, asked anew only when the answers are old."""
+        now = time.monotonic()
+        numbers = {each.number for each in suspects}
+        for number in list(self._kept):
+            if number not in numbers:
+                self._kept.pop(number, None)
+        if any(now - self._kept.get(n, _NEVER)[0] > _TRUST_S for n in numbers):
+            found = _ask(suspects)
+            self._kept.update({number: (now, told) for number, told in found.items()})
+        return {number: told for number, (_, told) in list(self._kept.items())}
+
+
+_NEVER = (float("-inf"), None)
+
+
+def _ask(suspects: list[Checkout]) -> dict[int, Keeping]:
+    from poolwatch.keepers import keepers  # only a suspicion needs it
+
+    proxies = {str(each.number): each.proxy for each in suspects}
+    takers = {str(each.number): each.taker() for each in suspects}
+    result = keepers(proxies, taker=takers)
+    if not result.all_frames:  # deep stacks, large objects: worth a second, longer look
+        result = keepers(proxies, taker=takers, budget_s=0.3, nodes=2_000_000)
+    told = {}
+    for each in suspects:
+        keeper = result.found.get(str(each.number))
+        told[each.number] = Keeping(
+            in_use=keeper is not None and keeper.in_hand and keeper.near,
+            words=" -> ".join(keeper.path) if keeper is not None else None,
+            complete=result.all_frames,
+        )
+    return told
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A hold before it is judged."""
+
+    checkout: Checkout
+    now: tuple[Frame, ...]
+    stack: tuple[Frame, ...]
+    seen: Seen
+
 
 class _Look:
     """One look at all pools, at one moment."""
@@ -69,6 +125,7 @@ class _Look:
         self.now = time.monotonic()
         self.threads = threads
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
+        self._drafts: list[tuple[PoolBook, list[_Draft], list[Checkout]]] = []
         self.pools: list[PoolStats] = []
         self.holds: list[Hold] = []
         self.waits: list[Wait] = []
@@ -76,58 +133,96 @@ class _Look:
         self.findings: list[Finding] = []
 
     def at(self, book: PoolBook, ledger: Ledger) -> None:
+        """Take down what is out and who waits on one pool."""
         out, asked = book.open_holds(), book.open_waits(self.now)
         for each in (*out, *asked):
             if not hasattr(each, "number"):
                 each.number = next(ledger.numbers)
-        holds = [self._hold(book, each) for each in out]
-        waits = [self._wait(book, each) for each in asked]
-        for checkout, hold in zip(out, holds, strict=True):
-            if hold.verdict == "leaked":
-                book.found_leaked(checkout)
-        stats, sites = book.stats(len(holds), len(waits)), book.sites(self.now, out)
-        self.pools.append(stats)
-        self.holds += holds
-        self.waits += waits
-        self.sites += sites
-        self.findings += diagnosis.long_holds(holds)
-        self.findings += diagnosis.collected(sites)
-        self.findings += diagnosis.exhausted(stats, holds, waits)
-        self.findings += diagnosis.nested(stats, _by_holder(out, holds, asked, waits))
+        drafts = [self._draft(book, each) for each in out]
+        self._drafts.append((book, drafts, asked))
 
-    def _hold(self, book: PoolBook, checkout: Checkout) -> Hold:
-        usage, ambience = checkout.usage, checkout.ambience
-        facts = checkout.connection
+    def suspects(self) -> list[Checkout]:
+        """Holds of which it matters who keeps them alive."""
+        return [
+            draft.checkout
+            for _, drafts, _ in self._drafts
+            for draft in drafts
+            if suspicious(draft.seen)
+        ]
+
+    def judge(self, keeping: dict[int, Keeping]) -> None:
+        """Turn what was taken down into records, with verdicts and findings."""
+        for book, drafts, asked in self._drafts:
+            judged = [
+                self._hold(book, draft, keeping.get(draft.checkout.number))
+                for draft in drafts
+            ]
+            holds = [hold for hold, _ in judged]
+            out = [draft.checkout for draft in drafts]
+            for checkout, hold in zip(out, holds, strict=True):
+                if hold.verdict == "leaked":
+                    book.found_leaked(checkout)
+            waits = [self._wait(book, each) for each in asked]
+            stats = book.stats(len(holds), len(waits))
+            sites = book.sites(self.now, out)
+            self.pools.append(stats)
+            self.holds += holds
+            self.waits += waits
+            self.sites += sites
+            self.findings += diagnosis.of_holds(judged)
+            self.findings += diagnosis.collected(sites)
+            self.findings += diagnosis.exhausted(stats, holds, waits)
+            by_holder = _by_holder(out, holds, asked, waits)
+            self.findings += diagnosis.nested(stats, by_holder)
+
+    def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
+        now = self._now(checkout)
+        stack = checkout.path.frames(now)
         held_s = max(0.0, self.now - checkout.taken)
-        judged, evidence = diagnosis.verdict(
+        over = held_s >= book.long_after
+        usage = checkout.usage
+        seen = Seen(
             held_s=held_s,
             long_after=book.long_after,
-            owner_ended=checkout.ended_owner(),
-            long_hold=ambience.long_hold,
+            ended_owner=checkout.ended_owner(),
+            long_hold=checkout.ambience.long_hold,
             detached=checkout in book.detached.values(),
+            in_sql=usage is not None and usage.began is not None,
+            taken_by=len(taking_frames(stack)) if over else 0,
+            still_there=still_on_stack(stack, now) if over else 0,
+            doing=doing(now) if over else None,
+            keeping=None,
         )
-        now = self._now(checkout)
+        return _Draft(checkout, now, stack, seen)
+
+    def _hold(
+        self, book: PoolBook, draft: _Draft, keeping: Keeping | None
+    ) -> tuple[Hold, str | None]:
+        checkout, seen = draft.checkout, draft.seen
+        judgement = judge(replace(seen, keeping=keeping))
+        facts, usage = checkout.connection, checkout.usage
         statement = usage.statement if usage else None
-        return Hold(
+        hold = Hold(
             id=f"h{checkout.number}",
             pool=book.id,
             backend_pid=facts.backend_pid if facts else None,
-            held_s=held_s,
+            held_s=seen.held_s,
             waited_s=checkout.taken - checkout.asked,
             thread=checkout.holder.name,
             task=checkout.task.name if checkout.task else None,
-            labels=ambience.labels,
+            labels=checkout.ambience.labels,
             site=checkout.path.site(),
-            stack=checkout.path.frames(now),
-            now=now,
+            stack=draft.stack,
+            now=draft.now,
             statement=None if statement is None else mask_literals(statement),
             in_sql_s=usage.in_sql_until(self.now) if usage else None,
             in_transaction_idle_s=None,
-            verdict=judged,
-            evidence=evidence,
+            verdict=judgement.verdict,
+            evidence=judgement.evidence,
             server=None,
             connection=facts.record(self.now) if facts else None,
         )
+        return hold, judgement.kind
 
     def _wait(self, book: PoolBook, checkout: Checkout) -> Wait:
         return Wait(

@@ -49,6 +49,8 @@ class Server:
         quick: Mapping[str, Answer],
         slow: Mapping[str, Answer],
         idle: Callable[[], bool],
+        tick: Callable[[], None] = lambda: None,
+        period_s: float = 60.0,
     ) -> None:
         """Listen on ``path`` (mode 0600); raises OSError if that cannot be.
 
@@ -58,6 +60,8 @@ class Server:
         self.path = path
         self.pid = os.getpid()
         self._quick, self._slow, self._idle = dict(quick), dict(slow), idle
+        self._tick, self._period_s = tick, period_s
+        self._next_tick = time.monotonic() + period_s
         self._busy = threading.BoundedSemaphore(_MOST_SLOW)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -149,7 +153,8 @@ class Server:
         may keep silent. Nobody waits for them: they are read when there is something.
         """
         busy = self._idle() or silent
-        for key, _ in selector.select(_HOUSEKEEPING_S if busy else None):
+        left = max(0.0, self._next_tick - time.monotonic())
+        for key, _ in selector.select(min(_HOUSEKEEPING_S, left) if busy else left):
             if key.fileobj is self._socket:
                 self._accept(selector, silent)
             elif key.fileobj is self._waker:
@@ -161,6 +166,9 @@ class Server:
                 del silent[connection]
                 self._handle(connection, stopping)
         now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + self._period_s
+            self._tick()
         for connection in [c for c, until in silent.items() if until < now]:
             self._dismiss(connection, selector, silent)
 

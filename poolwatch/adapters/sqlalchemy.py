@@ -43,13 +43,14 @@ except ImportError:  # SQLAlchemy works without, then there are no async engines
 class PoolHooks:
     """Everything that is attached to one pool, and how it comes off again."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made in one place
         self,
         target: Engine | Pool,
         book: PoolBook,
         sites: CallSites,
         per_thread: PerThread,
         meet_thread: Callable[[], Holder],
+        explain: Callable[[str], str],
     ) -> None:
         pool = target.pool if isinstance(target, Engine) else target
         self.book = book
@@ -57,6 +58,7 @@ class PoolHooks:
         self._sites = sites
         self._per_thread = per_thread
         self._meet_thread = meet_thread
+        self._explain = explain
         self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
         """One record may be lent several times: holds are told apart by proxy."""
         self._async = bool(pool._is_asyncio)
@@ -249,6 +251,7 @@ class PoolHooks:
         try:
             if isinstance(error, PoolTimeoutError):
                 self.book.timed_out(wait, monotonic())
+                error.add_note(self._explain(self.book.id))
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 

@@ -45,7 +45,10 @@ class Engines:
         sites: CallSites,
         per_thread: PerThread,
         meet_thread: Callable[[], Holder],
+        explain: Callable[[str], str],
     ) -> None:
+        """``explain`` tells, for a pool's id, who holds its connections."""
+        self._explain = explain
         self._ledger = ledger
         self._sites = sites
         self._per_thread = per_thread
@@ -154,7 +157,12 @@ class Engines:
         )
         book.server_connect = server_connect(target)
         hooks = PoolHooks(
-            target, book, self._sites, self._per_thread, self._meet_thread
+            target,
+            book,
+            self._sites,
+            self._per_thread,
+            self._meet_thread,
+            self._explain,
         )
         hooks.on_gone = self._gone
         self._hooks[book.id] = hooks

@@ -404,12 +404,14 @@ def test_reset_on_return_does_not_matter(instrument, how):
         assert figures(watch) == ((1, 1, 0), [])
 
 
+taken = {}
+
+
 def test_handed_over_to_another_thread(instrument, sqlite):
     """A connection used by another thread than its taker is not leaked when the taker
-    ends; one that nobody took over is, once it is over the threshold."""
+    ends; one that nobody took over is."""
     engine = sqlite(connect_args={"check_same_thread": False})
     watch = instrument(engine, long_after=1e-9)
-    taken = {}
 
     def take(key):
         taken[key] = engine.connect()
@@ -418,11 +420,12 @@ def test_handed_over_to_another_thread(instrument, sqlite):
         thread = threading.Thread(target=take, args=(key,), name=key)
         thread.start()
         thread.join()
-    taken["handed over"].execute(text("select 1"))
+    mine = taken.pop("handed over")
+    mine.execute(text("select 1"))
     verdicts = {hold.thread: hold.verdict for hold in figures(watch)[1]}
-    assert verdicts == {"handed over": "long", "forgotten": "leaked"}
-    for each in taken.values():
-        each.close()
+    assert verdicts == {"handed over": "long", "forgotten": "leaked"}, [h.evidence for h in figures(watch)[1]]
+    mine.close()
+    taken.popitem()[1].close()
     assert figures(watch)[0] == (2, 2, 0)
 
 

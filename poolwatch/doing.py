@@ -1,0 +1,129 @@
+"""What a holder is doing now, told by its stack: the database, HTTP, a lock, sleep ...
+
+A stack shows Python frames only. A thread that sleeps inside ``time.sleep`` ends in the
+line that called it, so for such a frame the source line is read, if it is there.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from poolwatch.model import Frame
+from poolwatch.ownership import Owner, is_ours, owner_of
+from poolwatch.text import place
+
+Kind = Literal[
+    "database", "http", "network", "sleep", "lock", "file", "process", "code"
+]
+
+OUTSIDE: frozenset[Kind] = frozenset(
+    {"http", "network", "sleep", "lock", "file", "process"}
+)
+"""What is surely not the database."""
+
+_WORDS: dict[Kind, str] = {
+    "database": "in the database",
+    "http": "in an HTTP request",
+    "network": "on the network",
+    "sleep": "asleep",
+    "lock": "waiting for a lock, queue or other thread",
+    "file": "reading or writing a file",
+    "process": "waiting for another process",
+    "code": "in its own code",
+}
+
+_FILES: dict[Kind, tuple[str, ...]] = {
+    "database": (
+        "sqlalchemy/",
+        "psycopg/",
+        "psycopg2/",
+        "psycopg_pool/",
+        "asyncpg/",
+        "aiosqlite/",
+        "pg8000/",
+    ),
+    "http": (
+        "http/client.py",
+        "urllib/request.py",
+        "urllib3/",
+        "requests/",
+        "httpx/",
+        "httpcore/",
+        "aiohttp/",
+        "botocore/",
+        "grpc/",
+    ),
+    "process": ("subprocess.py",),
+    "lock": (
+        "threading.py",
+        "queue.py",
+        "asyncio/locks.py",
+        "asyncio/queues.py",
+        "asyncio/futures.py",
+        "concurrent/futures/",
+        "multiprocessing/",
+    ),
+    "network": ("socket.py", "ssl.py", "smtplib.py", "ftplib.py", "asyncio/streams.py"),
+}
+_BY_FILE = {
+    kind: re.compile("(?:^|/)(?:" + "|".join(map(re.escape, names)) + ")")
+    for kind, names in _FILES.items()
+}
+_BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("sleep", re.compile(r"\bsleep\(")),
+    ("lock", re.compile(r"\.(?:acquire|join|wait|get|result)\(|\bwith\s+[\w.]*lock\b")),
+    ("network", re.compile(r"\.(?:recv|recv_into|send|sendall|connect|accept)\(")),
+    ("file", re.compile(r"\bopen\(|\.(?:read|write|readline|readlines|flush)\(")),
+    ("process", re.compile(r"\bos\.(?:system|wait|waitpid)\(")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What a holder does, and where in the user's code."""
+
+    kind: Kind
+    frame: Frame
+
+    @property
+    def words(self) -> str:
+        """``app.py:12: asleep``."""
+        return f"{place(self.frame)}: {_WORDS[self.kind]}"
+
+
+def doing(now: Sequence[Frame]) -> Doing | None:
+    """Read a stack, innermost first; None if there is none."""
+    inner: list[Frame] = []
+    mine: Frame | None = None
+    for frame in now:
+        if is_ours(frame.file):
+            continue
+        if owner_of(frame.file, None) is Owner.USER:
+            mine = frame
+            break
+        inner.append(frame)
+    if mine is None and not inner:
+        return None
+    kinds = [_kind_of_file(frame) for frame in inner]
+    known = next((kind for kind in kinds if kind is not None), None)
+    if "database" in kinds:  # its own waiting is the database's, too
+        known = "database"
+    if known is None and not inner and mine is not None:
+        known = _kind_of_call(mine)
+    return Doing(known or "code", mine or inner[-1])
+
+
+def _kind_of_file(frame: Frame) -> Kind | None:
+    if frame.function == "sleep":
+        return "sleep"
+    file = frame.file.replace("\\", "/")
+    return next((kind for kind, names in _BY_FILE.items() if names.search(file)), None)
+
+
+def _kind_of_call(frame: Frame) -> Kind | None:
+    line = linecache.getline(frame.file, frame.line)
+    return next((kind for kind, call in _BY_CALL if call.search(line)), None)

@@ -1,0 +1,1 @@
+"""How :mod:`poolwatch.keepers` finds out: references, roots, the walk, the words."""

@@ -1,0 +1,258 @@
+"""Where references begin: running frames, tasks, modules, stored exceptions.
+
+A *root* is read anew in every step of a search and let go at its end: it holds frames
+and values of the application. Between two steps only weak references and numbers are
+kept.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType, ModuleType
+from typing import Any, Literal
+from weakref import ref
+
+from poolwatch.keeping.references import Guide, local_variables
+from poolwatch.ownership import Owner, owner_of
+
+RootKind = Literal[
+    "running frame", "suspended frame", "global", "context variable", "exception",
+    "unknown",
+]  # fmt: skip
+
+DEEPEST = 256
+"""Frames of one stack that are read, the innermost first."""
+_OURS = str(Path(__file__).parent)
+_DEMO = str(Path(__file__).parent / "demo" / "app")
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """The thread, or the task in it, that a root belongs to."""
+
+    name: str
+    thread: int | None
+    task: ref[Any] | None = None
+    task_known: bool = True
+    """Whether ``task`` says it all: False if a task may run here unseen."""
+
+
+NOBODY = Who("", None)
+
+
+class Place:
+    """One frame, module or the like, with the objects it refers to."""
+
+    __slots__ = ("code", "is_user", "kind", "lasti", "names", "title", "values", "who")
+
+    def __init__(
+        self,
+        kind: RootKind,
+        who: Who,
+        values: list[Any],
+        names: Callable[[], Iterable[tuple[str, Any]]],
+        *,
+        is_user: bool,
+        title: str = "",
+        frame: FrameType | None = None,
+    ) -> None:
+        self.kind = kind
+        self.who = who
+        self.values = values
+        self.names = names
+        """Gives names with values, for the one place that is told of."""
+        self.is_user = is_user
+        self.title = title
+        self.code: CodeType | None = frame.f_code if frame is not None else None
+        self.lasti = frame.f_lasti if frame is not None else 0
+
+
+@dataclass(slots=True)
+class Root:
+    """Something to begin a search at."""
+
+    what: Literal["threads", "tasks", "modules", "others"]
+    read: Callable[[], list[Place]]
+    """The places as they are now, the innermost first."""
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether it runs code of the user's own, or of a package that is not plumbing."""
+    module = frame.f_globals.get("__name__")
+    module = module if type(module) is str else None
+    return owner_of(frame.f_code.co_filename, module) is not Owner.PLUMBING
+
+
+def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
+    """All threads, those of ``first`` at the beginning."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    idents = list(sys._current_frames())  # noqa: SLF001 - the documented way
+    early = set(first)
+    idents.sort(key=lambda each: each not in early)
+    return [
+        Root("threads", _thread_reader(guide, ident, names.get(ident, str(ident))))
+        for ident in idents
+    ]
+
+
+def exception_roots() -> list[Root]:
+    """What threads are in an ``except`` clause for, and what an interpreter keeps."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return [Root("others", lambda: _handled_exceptions(names))]
+
+
+def _thread_reader(guide: Guide, ident: int, name: str) -> Callable[[], list[Place]]:
+    def read() -> list[Place]:
+        # No variable here: in this thread that frame would be the one it stands in.
+        places = list(
+            stack_places(_innermost(ident), Who(name, ident), "running frame")
+        )
+        return _with_tasks(guide, places, ident)
+
+    return read
+
+
+def _innermost(ident: int) -> FrameType | None:
+    return sys._current_frames().get(ident)  # noqa: SLF001 - the documented way
+
+
+def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[Place]:
+    """The locals of a stack. poolwatch's own frames are not read: it looks, no more."""
+    above: list[Any] = []
+    for _ in range(DEEPEST):
+        if frame is None:
+            return
+        names: list[Any] = []
+        values: list[Any] = []
+        file = frame.f_code.co_filename
+        ours = file.startswith(_OURS) and not file.startswith(_DEMO)
+        if not ours and not _being_traced(frame, above):
+            names, values = local_variables(frame)
+            yield Place(
+                kind,
+                who,
+                values,
+                pairs(names, values),
+                is_user=is_users(frame),
+                frame=frame,
+            )
+        above, frame = values, frame.f_back
+
+
+def pairs(
+    names: list[Any], values: list[Any]
+) -> Callable[[], Iterable[tuple[str, Any]]]:
+    """Names with values, for when they are asked for."""
+    return lambda: zip(names, values, strict=False)
+
+
+def _being_traced(frame: FrameType, above: list[Any]) -> bool:
+    """Whether what runs above it is a trace or profile function that was given it."""
+    if sys.version_info >= (3, 13):
+        return False
+    flat = [part for each in above if type(each) is tuple for part in each[:8]]
+    return any(each is frame for each in (*above, *flat))
+
+
+def _with_tasks(guide: Guide, places: list[Place], ident: int) -> list[Place]:
+    """Say of the inner part of an event loop's stack which task it belongs to."""
+    for loop in _loops_among(guide, places):
+        try:
+            task = guide.asyncio.current_task(loop)
+        except RuntimeError:
+            continue
+        coroutine: Any = task.get_coro() if task is not None else None
+        code = getattr(getattr(coroutine, "cr_frame", None), "f_code", None)
+        if task is None or code is None:
+            continue
+        ends = [at for at, place in enumerate(places) if place.code is code]
+        who = Who(task.get_name(), ident, ref(task))
+        for place in places[: ends[-1] + 1] if ends else ():
+            place.who = who
+        break
+    return places
+
+
+def _loops_among(guide: Guide, places: list[Place]) -> Iterator[Any]:
+    if guide.asyncio is None:
+        return
+    kind, runner = guide.asyncio.AbstractEventLoop, guide.asyncio.Runner
+    for place in places:
+        for value in place.values:
+            loop = getattr(value, "_loop", None) if type(value) is runner else value
+            if issubclass(type(loop), kind):
+                guide.loops.add(ref(loop))
+                yield loop
+
+
+def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:
+    places = []
+    handled: dict[int, Any] = sys._current_exceptions()  # noqa: SLF001 - the documented way
+    for ident, error in handled.items():
+        if error is not None and ident != threading.get_ident():
+            who = Who(names.get(ident, str(ident)), ident)
+            title = f"the exception that thread {who.name} is handling"
+            places.append(single("exception", who, title, [error]))
+    for name in ("last_exc", "last_value", "last_traceback"):
+        error = getattr(sys, name, None)
+        if error is not None:
+            places.append(single("exception", NOBODY, f"sys.{name}", [error]))
+    return places
+
+
+def single(kind: RootKind, who: Who, title: str, values: list[Any]) -> Place:
+    """A place that is no frame, and whose values have no names."""
+    return Place(kind, who, values, tuple, is_user=False, title=title)
+
+
+def module_roots(wanted: Owner) -> list[Root]:
+    """The globals of the user's own modules, or of other packages."""
+    roots = []
+    for name, module in list(sys.modules.items()):
+        if issubclass(type(module), ModuleType):
+            file = _variables(module).get("__file__")
+            if name == "__main__" and file is None:
+                file = "<main>"
+            if type(file) is str and owner_of(file, name) is wanted:
+                roots.append(Root("modules", _module_reader(name, ref(module))))
+    return roots
+
+
+def _variables(module: ModuleType) -> dict[str, Any]:
+    """Its globals; a module may have ideas of its own about attributes."""
+    variables: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
+    return variables
+
+
+def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Place]]:
+    def read() -> list[Place]:
+        module = weakly()
+        if module is None:
+            return []
+        variables = _variables(module)
+        names, values = list(variables), list(variables.values())
+        place = Place("global", NOBODY, values, pairs(names, values), is_user=True)
+        place.title = f"module {name}"
+        return [place]
+
+    return read
+
+
+def loop_roots(guide: Guide) -> list[Root]:
+    """What event loops are to call, now or later."""
+    return [Root("others", _loop_reader(weakly)) for weakly in guide.loops]
+
+
+def _loop_reader(weakly: ref[Any]) -> Callable[[], list[Place]]:
+    def read() -> list[Place]:
+        loop = weakly()
+        title = "a call scheduled on the event loop"
+        held = gc.get_referents(loop) if loop is not None else []
+        return [single("unknown", NOBODY, title, held)]
+
+    return read

@@ -1,0 +1,110 @@
+"""Asyncio tasks as roots: their suspended frames, down to the innermost await."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
+from types import FrameType
+from typing import Any
+from weakref import ref
+
+from poolwatch.keeping.references import (
+    SUSPENDABLE,
+    Guide,
+    awaited_by,
+    frame_of,
+    held_by,
+    local_variables,
+)
+from poolwatch.keeping.roots import (
+    DEEPEST,
+    Place,
+    Root,
+    Who,
+    is_users,
+    pairs,
+    single,
+    stack_places,
+)
+
+_ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
+
+
+def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
+    """The tasks ``known`` and then all others of their loops and of the loops met."""
+    found: dict[ref[Any], None] = {}
+    for weakly in known:
+        task = weakly()
+        if task is not None:
+            found[ref(task)] = None
+            guide.loops.add(ref(task.get_loop()))
+    for loop in guide.loops:
+        found.update(dict.fromkeys(_tasks_of(guide, loop())))
+    return [Root("tasks", _task_reader(guide, weakly)) for weakly in found]
+
+
+def _tasks_of(guide: Guide, loop: Any) -> list[ref[Any]]:
+    if loop is None:
+        return []
+    try:
+        return [ref(task) for task in guide.asyncio.all_tasks(loop)]
+    except RuntimeError:  # it changed all the time
+        return []
+
+
+def _task_reader(guide: Guide, weakly: ref[Any]) -> Callable[[], list[Place]]:
+    def read() -> list[Place]:
+        task = weakly()
+        if task is None or task.done():
+            return []
+        who = Who(task.get_name(), None, weakly)
+        places = list(_await_chain(guide, task.get_coro(), who))
+        for context in gc.get_referents(task):
+            if type(context) is Context:
+                title = f"a context variable of task {who.name}"
+                values = list(context.values())
+                places.append(_context_place(context, values, who, title))
+        return places
+
+    return read
+
+
+def _context_place(context: Any, values: list[Any], who: Who, title: str) -> Place:
+    names = [variable.name for variable in context]
+    place = single("context variable", who, title, values)
+    place.names = pairs(names, values)
+    return place
+
+
+def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
+    """The suspended frames of a task, from its coroutine to the innermost await."""
+    for _ in range(DEEPEST):
+        if type(awaited).__name__ in _ASEND:
+            inner = [a for a in gc.get_referents(awaited) if type(a) in SUSPENDABLE]
+            awaited = inner[0] if inner else None
+        frame = frame_of(awaited)
+        if frame is None:
+            return
+        held = list(held_by(awaited))
+        running = frame.f_back is not None
+        yield Place(
+            "running frame" if running else "suspended frame",
+            who,
+            held,
+            _names_in(frame),
+            is_user=is_users(frame),
+            frame=frame,
+        )
+        for greenlet in _greenlets(guide, held):
+            yield from stack_places(greenlet.gr_frame, who, "suspended frame")
+        awaited = awaited_by(awaited)
+
+
+def _names_in(frame: FrameType) -> Callable[[], Iterable[tuple[str, Any]]]:
+    return lambda: zip(*local_variables(frame), strict=False)
+
+
+def _greenlets(guide: Guide, held: list[Any]) -> list[Any]:
+    kind = guide.greenlet
+    return [g for g in held if issubclass(type(g), kind)] if kind is not None else []

@@ -1,0 +1,85 @@
+"""Is the code that took a connection still running? A comparison of two stacks.
+
+A stack is compared by the user's own frames, by file and function: lines move on while
+a function runs. It is compared from the outside in, because that is how it unwinds: of
+the frames that took the hold, the innermost ended first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from poolwatch.callsites import DEEPEST
+from poolwatch.model import Frame
+from poolwatch.ownership import Owner, owner_of
+
+_PACKAGE = re.compile(r"[\\/](?:site|dist)-packages[\\/](\w+)")
+_TASK_BEGINS = re.compile(r"[\\/](?:asyncio|uvloop|anyio|greenlet|uvicorn)[\\/]")
+
+Name = tuple[str, str]
+
+
+def taking_frames(stack: Sequence[Frame]) -> tuple[Frame, ...]:
+    """The frames of a stack that are the user's own, innermost first.
+
+    An application may be installed as a package: if nothing is the user's, then what
+    belongs to no known library or framework is.
+    """
+    whose = [_owner(frame) for frame in stack]
+    wanted = Owner.USER if Owner.USER in whose else Owner.PACKAGE
+    return tuple([f for f, owner in zip(stack, whose, strict=True) if owner is wanted])
+
+
+def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> int:
+    """How many of the user's frames that took a hold are on its holder's stack now.
+
+    Both stacks are innermost first. Counted from the outermost inwards: a helper that
+    returned the connection to its caller leaves all but one; a worker that went on to
+    its next job leaves only the loop (compare with ``len(taking_frames(...))``). Frames
+    that have come between do not matter: a generator may be resumed from elsewhere, a
+    decorator may have been entered. A second call of the same function counts as the
+    first: two stacks cannot tell them apart, which may spare a leak but accuses nobody.
+    """
+    taken = [_name(frame) for frame in reversed(taking_frames(stack_at_checkout))]
+    present = [_name(frame) for frame in reversed(taking_frames(now))]
+    if not taken or not present:
+        return 0
+    outside = _outside(stack_at_checkout, now, taken, present)
+    matched = _in_order(taken[outside:], present)
+    return outside + matched if matched else 0
+
+
+def _outside(
+    stack: Sequence[Frame], now: Sequence[Frame], taken: list[Name], present: list[Name]
+) -> int:
+    """Outermost frames of the one stack that the other one never shows.
+
+    A task's stack ends where the task begins, while the checkout also saw what runs the
+    event loop. And of a very deep stack only the inner part is kept.
+    """
+    if taken[0] in present or present[0] not in taken:
+        return 0
+    at = taken.index(present[0])
+    outer = taking_frames(stack)[::-1][at - 1]
+    beyond = list(stack)[: len(stack) - 1 - list(stack)[::-1].index(outer)]
+    begun = any(_TASK_BEGINS.search(frame.file) for frame in beyond)
+    return at if begun or len(now) >= DEEPEST else 0
+
+
+def _in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
+    """How many of ``taken`` are among ``present``, one after the other."""
+    matched = 0
+    for name in present:
+        if matched < len(taken) and name == taken[matched]:
+            matched += 1
+    return matched
+
+
+def _name(frame: Frame) -> Name:
+    return frame.file, frame.function
+
+
+def _owner(frame: Frame) -> Owner:
+    package = _PACKAGE.search(frame.file)
+    return owner_of(frame.file, package[1] if package else None)

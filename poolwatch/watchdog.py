@@ -1,0 +1,117 @@
+"""Says in the log what leaked, once, with no viewer attached.
+
+It runs in the agent's thread, every second. On an application that leaks nothing it
+reads a few numbers and goes back to sleep; only a hold over its threshold, or one whose
+thread or task has ended, makes it look closer.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from poolwatch.guard import log
+from poolwatch.ledger import Checkout, Ledger, PoolBook
+from poolwatch.model import Frame, Hold
+from poolwatch.picture import LedgerSource
+from poolwatch.text import duration, one_line, place
+
+PERIOD_S = 1.0
+_MOST_REPORTED = 1000
+_LINES = 12
+"""Frames of a stack in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    pool: str
+    site: Frame | None
+    taken: float
+
+
+class Watchdog:
+    """Reports each leak once, and once more if the connection comes back."""
+
+    def __init__(self, source: LedgerSource, ledger: Ledger) -> None:
+        self._source = source
+        self._ledger = ledger
+        self._reported: dict[int, _Reported] = {}
+        self._collected: dict[tuple[str, Frame], int] = {}
+
+    def tick(self) -> None:
+        """Look once."""
+        now = time.monotonic()
+        books = list(self._ledger.books.values())
+        self._returned(books, now)
+        self._dropped(books)
+        if any(_worth_a_look(hold, book, now) for book in books for hold in _out(book)):
+            self._leaked(now)
+
+    def _leaked(self, now: float) -> None:
+        process = self._source.process()
+        names = {pool.id: pool.name for pool in process.pools}
+        for hold in process.holds:
+            number = int(hold.id[1:])
+            if hold.verdict != "leaked" or number in self._reported:
+                continue
+            if len(self._reported) >= _MOST_REPORTED:
+                self._reported.pop(next(iter(self._reported)))
+            self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
+            log.warning("%s", _leak(hold, names.get(hold.pool, "?")))
+
+    def _returned(self, books: list[PoolBook], now: float) -> None:
+        if not self._reported:
+            return
+        out = {getattr(hold, "number", None) for book in books for hold in _out(book)}
+        for number in [each for each in self._reported if each not in out]:
+            gone = self._reported.pop(number)
+            log.info(
+                "the connection leaked at %s returned after %s",
+                place(gone.site),
+                duration(now - gone.taken),
+            )
+
+    def _dropped(self, books: list[PoolBook]) -> None:
+        for book in books:
+            for site, count in book.collected_at():
+                new = count - self._collected.get((book.id, site), 0)
+                if new <= 0:
+                    continue
+                if len(self._collected) >= _MOST_REPORTED:
+                    self._collected.clear()
+                self._collected[book.id, site] = count
+                log.warning(
+                    "leak on pool %s: %d connection(s) taken at %s came back only by "
+                    "garbage collection: nobody called close()",
+                    one_line(repr(book.name)),
+                    new,
+                    place(site),
+                )
+
+
+def _out(book: PoolBook) -> list[Checkout]:
+    return [*list(book.holds.values()), *list(book.detached.values())]
+
+
+def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:
+    if hold.ambience.long_hold:
+        return False
+    return now - hold.taken >= book.long_after or hold.ended_owner() is not None
+
+
+def _leak(hold: Hold, pool: str) -> str:
+    function = f" in {hold.site.function}" if hold.site else ""
+    lines = [
+        one_line(
+            f"leak on pool {pool!r}: connection taken at {place(hold.site)}{function}, "
+            f"{duration(hold.held_s)} ago, is still out"
+        ),
+        *(f"  {one_line(each)}" for each in hold.evidence),
+        "  taken here:",
+        *(
+            "  "
+            + one_line(f'File "{frame.file}", line {frame.line}, in {frame.function}')
+            for frame in hold.stack[:_LINES]
+        ),
+    ]
+    return "\n  ".join(lines)
