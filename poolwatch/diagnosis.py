@@ -28,6 +28,10 @@ from poolwatch.text import duration, place, plural
 Key = tuple[str | None, int | None]
 """A server by its address, and a backend pid on it."""
 
+_NOTICEABLE_WAIT_S = 0.05
+_ENOUGH_HOLDS = 10
+"""Ended holds that show how long holds of this pool usually last."""
+
 _GRAVITY: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
 
 
@@ -121,10 +125,8 @@ def exhausted(
     pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
 ) -> list[Finding]:
     """``exhausted``: somebody waits and nothing is free; says who holds what."""
-    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
-        return []
-    capacity = pool.size + pool.max_overflow
-    if not waits or not capacity or len(holds) < capacity:
+    capacity = _capacity(pool)
+    if not waits or capacity is None or len(holds) < capacity:
         return []
     by_site = Counter(place(hold.site) for hold in holds).most_common(3)
     oldest = max(wait.waited_s for wait in waits)
@@ -144,29 +146,112 @@ def exhausted(
     ]
 
 
+def undersized(
+    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+) -> list[Finding]:
+    """``undersized``: honest work waits; says how many connections would do for it."""
+    capacity = _capacity(pool)
+    longest = max((wait.waited_s for wait in waits), default=0.0)
+    if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
+        return []
+    if any(hold.verdict != "ok" for hold in holds) or pool.counters.leaked:
+        return []
+    usual = pool.hold_s.p99
+    if pool.hold_s.count < _ENOUGH_HOLDS or usual is None:
+        return []
+    if max(hold.held_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
+        return []  # it waits for these holds, not for want of connections
+    enough = len(holds) + len(waits)
+    return [
+        Finding(
+            kind="undersized",
+            severity="warning",
+            pool=pool.id,
+            text=f"pool {pool.name!r} is too small for its work: "
+            f"{plural(len(waits), 'request')} wait, the longest for "
+            f"{duration(longest)}, and no hold is leaked or long",
+            proof=f"{len(holds)} of {capacity} out; 99 % of all holds last less than "
+            f"{duration(usual)}",
+            remedy=f"A pool of {enough} would have served everybody now; or let the "
+            "holders be quicker.",
+            holds=_ids(holds),
+            waits=_ids(waits),
+        )
+    ]
+
+
+def mostly_outside(
+    pool: PoolStats, sites: Iterable[tuple[Frame, int, float, float]]
+) -> list[Finding]:
+    """``held_across_io`` of a call site, without any threshold: most of the time that
+    its many holds lasted was not spent in SQL.
+
+    Takes call sites with the number of their holds, the seconds those lasted, and the
+    seconds of that in SQL.
+    """
+    return [
+        Finding(
+            kind="held_across_io",
+            severity="info",
+            pool=pool.id,
+            text=f"{place(site)} holds connections mostly for work that is not the "
+            f"database: {in_sql / held:.0%} of the held time is SQL",
+            proof=f"{count} holds lasted {duration(held)} together, "
+            f"{duration(in_sql)} of that in statements",
+            remedy="Return the connection (or end the session) before slow work, and "
+            "take one again afterwards.",
+            sites=(site,),
+        )
+        for site, count, held, in_sql in sites
+    ]
+
+
+def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
+    """``fork_shared``: two processes use one connection."""
+    return [
+        Finding(
+            kind="fork_shared",
+            severity="critical",
+            pool=pool.id,
+            text=f"{place(hold.site)} uses a connection that was opened before the "
+            "process forked: parent and child share it",
+            proof=f"backend {hold.backend_pid} was connected to by another process",
+            remedy="Call engine.dispose(close=False) in the child, right after the "
+            "fork.",
+            holds=(hold.id,),
+            sites=_sites(hold.site),
+        )
+        for hold in holds
+    ]
+
+
+def _capacity(pool: PoolStats) -> int | None:
+    """The most connections the pool lends; None if there is no limit."""
+    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
+        return None
+    return pool.size + pool.max_overflow or None
+
+
 def nested(
     pool: PoolStats, holders: Mapping[object, tuple[Sequence[Hold], Sequence[Wait]]]
 ) -> list[Finding]:
     """``nested`` and ``pool_deadlock``.
 
     ``holders`` groups the holds and waits of this pool by the thread or task they
-    belong to.
+    belong to, and use.
     """
     findings = []
     stuck: list[Hold] = []
     wanted: list[Wait] = []
     for holds, waits in holders.values():
-        active = [hold for hold in holds if waits or still_there(hold)]
-        if not active or len(active) + len(waits) < 2:
+        if not holds or len(holds) + len(waits) < 2:
             continue
         if waits:
-            stuck += active
+            stuck += holds
             wanted += waits
-        findings.append(_nested(pool, active, waits))
-    everything = [hold for holds, _ in holders.values() for hold in holds]
-    limited = pool.size is not None and (pool.max_overflow or 0) >= 0
-    capacity = (pool.size or 0) + (pool.max_overflow or 0)
-    if stuck and limited and len(stuck) == len(everything) >= capacity > 0:
+        findings.append(_nested(pool, holds, waits))
+    capacity = _capacity(pool)
+    if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
         findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
     return findings
 

@@ -48,7 +48,7 @@ from poolwatch.keeping.roots import (
     module_roots,
     thread_roots,
 )
-from poolwatch.keeping.tasks import task_roots
+from poolwatch.keeping.tasks import holding_task_roots, task_roots
 from poolwatch.keeping.walk import Walk
 from poolwatch.keeping.words import Kind, frame_in_words, kind_of, told
 from poolwatch.model import Frame
@@ -149,6 +149,8 @@ class _Search:
         but what leads to a hold that is worth asking about is older than the look."""
         self._found: dict[str, Keeper] = {}
         self._skipped: dict[str, int] = {}
+        self._further = False
+        """What is found now is farther from its root than all before."""
         self._cut = 0
         self._why: str | None = None
         self._began = time.perf_counter()
@@ -161,29 +163,29 @@ class _Search:
             return
         guide, takers = self._guide, self._taker.values()
         cut = self._look(thread_roots(guide, [ident for ident, _ in takers]), STEP)
-        cut += self._look(task_roots(guide, [t for _, t in takers if t]), STEP)
+        tasks = [task for _, task in takers if task is not None]
+        cut += self._look(holding_task_roots(guide, tasks), STEP)
+        cut += self._look(task_roots(guide, tasks), STEP)
         if not self._open():
             return
         cut += self._look(exception_roots(), STEP)
         cut += self._look(module_roots(Owner.USER), STEP)
         cut += self._look(loop_roots(guide), STEP)
         cut += self._look(module_roots(Owner.PACKAGE), STEP)
+        self._further = True
         self._cut = len(self._look(cut, _FURTHER))
 
     def _open(self) -> bool:
         """Whether there are holds of which no running frame is the evident owner."""
-        found = self._found
-        return any(
-            hold not in found or not (found[hold].in_hand and found[hold].near)
-            for hold in self._wanted.values()
-        )
+        known = [self._found.get(hold) for hold in self._wanted.values()]
+        return not all(keeper is not None and _evident(keeper) for keeper in known)
 
     def _look(self, roots: Iterable[Root], limit: int) -> list[Root]:
         """Search from each root; returns those with more behind them."""
         cut = []
         for root in roots:
             if self._spent():
-                self._skipped[root.what] = self._skipped.get(root.what, 0) + 1
+                self._skipped[root.what] = self._skipped.get(root.what, 0) + root.count
             elif not self._step(root, limit):
                 cut.append(root)
         return cut
@@ -235,8 +237,12 @@ class _Search:
         hold = self._wanted[id(chain[-1])]
         if self._holds[hold]() is not chain[-1]:
             return
-        keeper = _keeper(place, chain, self._same(hold, place.who))
         known = self._found.get(hold)
+        if known is not None and (
+            self._further or (_evident(known) and not place.is_user)
+        ):
+            return  # it would not win: spare the words
+        keeper = _keeper(place, chain, self._same(hold, place.who))
         if known is None or _rank(keeper) < _rank(known):
             self._found[hold] = keeper
 
@@ -295,13 +301,18 @@ def _is_module(frame: Frame | None) -> bool:
     return frame is not None and frame.function == "<module>"
 
 
+def _evident(keeper: Keeper) -> bool:
+    """Whether it belongs to a frame."""
+    return keeper.in_hand and keeper.near
+
+
 def _rank(keeper: Keeper) -> tuple[int, ...]:
     """What is told if there are several: the least.
 
     First a frame that it evidently belongs to: the user's before a library's, another
     holder's before the taker's own, a running one before a suspended one.
     """
-    if keeper.in_hand and keeper.near:
+    if _evident(keeper):
         return (
             0,
             not keeper.is_user,

@@ -39,6 +39,11 @@ MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
 _PATIENCE_S = 0.05
 """How long a viewer waits for a fold under way before it reads all the same."""
+_ENOUGH_HOLDS = 10
+_BRIEF_HOLD_S = 0.02
+"""Below this, on average, a call site is not said to hold across anything."""
+_MOSTLY_OUTSIDE = 0.25
+"""Share of the held time in SQL below which the rest is mostly something else."""
 BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
 
@@ -136,6 +141,11 @@ class Usage:
         """When the statement that is running now was sent, else None."""
         self.in_sql = 0.0
 
+    def running_s(self, now: float) -> float | None:
+        """How long the statement has been running that runs now; None if none does."""
+        began = self.began
+        return None if began is None else max(0.0, now - began)
+
     def in_sql_until(self, now: float) -> float:
         """Seconds spent in statements, the running one included."""
         began = self.began
@@ -179,7 +189,17 @@ class Gauges:
 class Tally:
     """What one call site has done to one pool."""
 
-    __slots__ = ("collected", "folds", "held", "hold", "paths", "wait", "waited")
+    __slots__ = (
+        "collected",
+        "folds",
+        "held",
+        "hold",
+        "in_sql",
+        "paths",
+        "used",
+        "wait",
+        "waited",
+    )
 
     def __init__(self) -> None:
         self.held = array("d")
@@ -189,6 +209,10 @@ class Tally:
         self.hold = Histogram()
         self.wait = Histogram()
         self.collected = 0
+        self.used = 0
+        """Ended holds through which statements were seen, and ..."""
+        self.in_sql = 0.0
+        """... the seconds they spent in those."""
         self.paths: list[Path] = []
         self.folds = 0
 
@@ -266,6 +290,10 @@ class PoolBook:
         taken = hold.taken
         tally.held.append(now - taken)
         tally.waited.append(taken - hold.asked)
+        usage = hold.usage
+        if usage is not None:
+            tally.used += 1
+            tally.in_sql += usage.in_sql
         if collected:
             tally.collected += 1
             if not getattr(hold, "leaked", False):
@@ -364,6 +392,20 @@ class PoolBook:
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have not been served for a moment."""
         return [wait for wait in list(self.waits.values()) if now - wait.asked >= BRIEF]
+
+    def mostly_outside(self) -> list[tuple[Frame, int, float, float]]:
+        """Call sites whose held time is mostly not in SQL.
+
+        With the number of holds, the seconds they lasted, and those of them in SQL.
+        """
+        found = []
+        for site, tally in list(self._by_site.items()):
+            held, ended = tally.hold.total, tally.hold.count
+            if site is None or ended < _ENOUGH_HOLDS or held < ended * _BRIEF_HOLD_S:
+                continue
+            if tally.used >= ended and tally.in_sql < held * _MOSTLY_OUTSIDE:
+                found.append((site, ended, held, tally.in_sql))
+        return found
 
     def collected_at(self) -> list[tuple[Frame, int]]:
         """Call sites whose connections the garbage collector returned, and how many."""

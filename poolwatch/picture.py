@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -103,6 +104,7 @@ def _ask(suspects: list[Checkout]) -> dict[int, Keeping]:
         told[each.number] = Keeping(
             in_use=keeper is not None and keeper.in_hand and keeper.near,
             words=" -> ".join(keeper.path) if keeper is not None else None,
+            in_use_by_taker=keeper.same_holder if keeper is not None else None,
             complete=result.all_frames,
         )
     return told
@@ -116,6 +118,8 @@ class _Draft:
     now: tuple[Frame, ...]
     stack: tuple[Frame, ...]
     seen: Seen
+    one_of_several: bool = False
+    """Its holder has other holds or waits on the same pool."""
 
 
 class _Look:
@@ -139,6 +143,9 @@ class _Look:
             if not hasattr(each, "number"):
                 each.number = next(ledger.numbers)
         drafts = [self._draft(book, each) for each in out]
+        requests = Counter(each.owner() for each in (*out, *asked))
+        for draft in drafts:
+            draft.one_of_several = requests[draft.checkout.owner()] > 1
         self._drafts.append((book, drafts, asked))
 
     def suspects(self) -> list[Checkout]:
@@ -147,7 +154,7 @@ class _Look:
             draft.checkout
             for _, drafts, _ in self._drafts
             for draft in drafts
-            if suspicious(draft.seen)
+            if suspicious(draft.seen) or draft.one_of_several
         ]
 
     def judge(self, keeping: dict[int, Keeping]) -> None:
@@ -172,8 +179,19 @@ class _Look:
             self.findings += diagnosis.of_holds(judged)
             self.findings += diagnosis.collected(sites)
             self.findings += diagnosis.exhausted(stats, holds, waits)
-            by_holder = _by_holder(out, holds, asked, waits)
-            self.findings += diagnosis.nested(stats, by_holder)
+            self.findings += diagnosis.mostly_outside(stats, book.mostly_outside())
+            self.findings += diagnosis.fork_shared(stats, _inherited(out, holds))
+            if not book.shared:  # one connection for all: nobody can wait for another
+                mine = [
+                    (checkout, hold)
+                    for checkout, hold in zip(out, holds, strict=True)
+                    if _in_its_hands(checkout, hold, keeping.get(checkout.number))
+                ]
+                by_holder = _by_holder(mine, zip(asked, waits, strict=True))
+                nested = diagnosis.nested(stats, by_holder)
+                self.findings += nested
+                if not nested:
+                    self.findings += diagnosis.undersized(stats, holds, waits)
 
     def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
         now = self._now(checkout)
@@ -187,7 +205,7 @@ class _Look:
             ended_owner=checkout.ended_owner(),
             long_hold=checkout.ambience.long_hold,
             detached=checkout in book.detached.values(),
-            in_sql=usage is not None and usage.began is not None,
+            statement_s=usage.running_s(self.now) if usage is not None else None,
             taken_by=len(taking_frames(stack)) if over else 0,
             still_there=still_on_stack(stack, now) if over else 0,
             doing=doing(now) if over else None,
@@ -247,13 +265,31 @@ class _Look:
         return self._stacks[holder]
 
 
+def _in_its_hands(checkout: Checkout, hold: Hold, keeping: Keeping | None) -> bool:
+    """Whether who took it is also who uses it: not leaked, not handed over."""
+    if hold.verdict == "leaked" or (checkout.usage and checkout.usage.by_others):
+        return False
+    if diagnosis.still_there(hold):
+        return keeping is None or keeping.in_use_by_taker is not False
+    return keeping is not None and keeping.in_use
+
+
+def _inherited(out: list[Checkout], holds: list[Hold]) -> list[Hold]:
+    """Holds of connections that were opened before a fork."""
+    return [
+        hold
+        for checkout, hold in zip(out, holds, strict=True)
+        if checkout.connection and checkout.connection.process != os.getpid()
+    ]
+
+
 def _by_holder(
-    out: list[Checkout], holds: list[Hold], asked: list[Checkout], waits: list[Wait]
+    mine: list[tuple[Checkout, Hold]], waiting: Iterable[tuple[Checkout, Wait]]
 ) -> dict[object, tuple[list[Hold], list[Wait]]]:
     groups: dict[object, tuple[list[Hold], list[Wait]]] = defaultdict(lambda: ([], []))
-    for checkout, hold in zip(out, holds, strict=True):
+    for checkout, hold in mine:
         groups[checkout.owner()][0].append(hold)
-    for checkout, wait in zip(asked, waits, strict=True):
+    for checkout, wait in waiting:
         groups[checkout.owner()][1].append(wait)
     return groups
 

@@ -21,6 +21,8 @@ class Keeping:
     """Code that is running, or suspended and alive, has it in its hands."""
     words: str | None
     """The chain of references, from a variable to the connection."""
+    in_use_by_taker: bool | None
+    """Whether that is the thread or task that took it; None if not known."""
     complete: bool
     """Everybody who could have it in his hands was looked at."""
 
@@ -36,8 +38,8 @@ class Seen:
     long_hold: str | None
     """The declared reason for a long hold."""
     detached: bool
-    in_sql: bool
-    """A statement is running on the connection."""
+    statement_s: float | None
+    """How long the statement has been running that is on the connection now."""
     taken_by: int
     """User frames that were on the stack when it was taken, and ..."""
     still_there: int
@@ -58,7 +60,7 @@ class Judgement:
 
 def suspicious(seen: Seen) -> bool:
     """Whether it matters who keeps this connection alive."""
-    if seen.long_hold or seen.in_sql:
+    if seen.long_hold or seen.statement_s is not None:
         return False
     if seen.ended_owner:
         return True
@@ -89,8 +91,9 @@ def _long(seen: Seen, evidence: tuple[str, ...]) -> Judgement:
     evidence = (_age(seen), *evidence)
     if seen.keeping is not None and seen.keeping.in_use and seen.keeping.words:
         evidence = (*evidence, f"in use by {seen.keeping.words}")
-    if seen.in_sql:
-        return Judgement("long", "in_sql", (*evidence, "a statement is running on it"))
+    if seen.statement_s is not None and seen.statement_s >= seen.held_s / 2:
+        running = f"one statement has been running for {duration(seen.statement_s)}"
+        return Judgement("long", "in_sql", (*evidence, running))
     if seen.doing is None:
         return Judgement("long", "long_hold", evidence)
     outside = seen.doing.kind in OUTSIDE

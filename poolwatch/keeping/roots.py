@@ -48,7 +48,17 @@ NOBODY = Who("", None)
 class Place:
     """One frame, module or the like, with the objects it refers to."""
 
-    __slots__ = ("code", "is_user", "kind", "lasti", "names", "title", "values", "who")
+    __slots__ = (
+        "begun",
+        "code",
+        "is_user",
+        "kind",
+        "lasti",
+        "names",
+        "title",
+        "values",
+        "who",
+    )
 
     def __init__(
         self,
@@ -68,6 +78,8 @@ class Place:
         """Gives names with values, for the one place that is told of."""
         self.is_user = is_user
         self.title = title
+        self.begun: dict[int, str] = {}
+        """How chains begin that were told already, by the object they begin with."""
         self.code: CodeType | None = frame.f_code if frame is not None else None
         self.lasti = frame.f_lasti if frame is not None else 0
 
@@ -79,6 +91,7 @@ class Root:
     what: Literal["threads", "tasks", "modules", "others"]
     read: Callable[[], list[Place]]
     """The places as they are now, the innermost first."""
+    count: int = 1
 
 
 def is_users(frame: FrameType) -> bool:

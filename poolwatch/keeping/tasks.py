@@ -31,17 +31,32 @@ from poolwatch.keeping.roots import (
 _ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
 
 
-def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
-    """The tasks ``known`` and then all others of their loops and of the loops met."""
+_TOGETHER = 16
+"""Tasks of one root: there may be ten thousand, most of them idle."""
+
+
+def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
+    """The tasks that took the holds in question, one by one."""
     found: dict[ref[Any], None] = {}
     for weakly in known:
         task = weakly()
         if task is not None:
             found[ref(task)] = None
             guide.loops.add(ref(task.get_loop()))
-    for loop in guide.loops:
-        found.update(dict.fromkeys(_tasks_of(guide, loop())))
-    return [Root("tasks", _task_reader(guide, weakly)) for weakly in found]
+    return [Root("tasks", _task_reader(guide, (weakly,))) for weakly in found]
+
+
+def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
+    """All other tasks of the event loops that were met so far."""
+    others: list[ref[Any]] = []
+    for loop in list(guide.loops):
+        others += _tasks_of(guide, loop())
+    taken = {id(weakly()) for weakly in known}
+    others = [weakly for weakly in others if id(weakly()) not in taken]
+    groups = [
+        tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
+    ]
+    return [Root("tasks", _task_reader(guide, group), len(group)) for group in groups]
 
 
 def _tasks_of(guide: Guide, loop: Any) -> list[ref[Any]]:
@@ -53,21 +68,30 @@ def _tasks_of(guide: Guide, loop: Any) -> list[ref[Any]]:
         return []
 
 
-def _task_reader(guide: Guide, weakly: ref[Any]) -> Callable[[], list[Place]]:
+def _task_reader(
+    guide: Guide, group: tuple[ref[Any], ...]
+) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
-        task = weakly()
-        if task is None or task.done():
-            return []
-        who = Who(task.get_name(), None, weakly)
-        places = list(_await_chain(guide, task.get_coro(), who))
-        for context in gc.get_referents(task):
-            if type(context) is Context:
-                title = f"a context variable of task {who.name}"
-                values = list(context.values())
-                places.append(_context_place(context, values, who, title))
+        places: list[Place] = []
+        for weakly in group:
+            places += _places_of(guide, weakly)
         return places
 
     return read
+
+
+def _places_of(guide: Guide, weakly: ref[Any]) -> list[Place]:
+    task = weakly()
+    if task is None or task.done():
+        return []
+    who = Who(task.get_name(), None, weakly)
+    places = list(_await_chain(guide, task.get_coro(), who))[::-1]
+    for context in gc.get_referents(task):
+        if type(context) is Context:
+            title = f"task {who.name}"
+            values = list(context.values())
+            places.append(_context_place(context, values, who, title))
+    return places
 
 
 def _context_place(context: Any, values: list[Any], who: Who, title: str) -> Place:

@@ -146,10 +146,16 @@ def _family(one: Any) -> str | None:
 
 
 def _begin(place: Place, chain: Sequence[Any]) -> str:
-    first: list[Any] = [chain[0]]
-    if isinstance_of(chain[0], (CellType,)) and len(chain) > 1:
-        first.append(chain[1])
-    name = _name_among(place.names(), first)
+    key = id(chain[0])
+    if key not in place.begun:
+        place.begun[key] = _named(place, chain)
+    return place.begun[key]
+
+
+def _named(place: Place, chain: Sequence[Any]) -> str:
+    name = _name_among(place.names(), chain[0])
+    if name is None and isinstance_of(chain[0], (CellType,)) and len(chain) > 1:
+        name = _name_among(place.names(), chain[1])
     if place.code is not None:
         where = _where(place.code, place.lasti)
         return f"local '{name}' of {where}" if name else f"a temporary of {where}"
@@ -163,9 +169,9 @@ def _where(code: Any, lasti: int) -> str:
     return f"{code.co_qualname} at {PurePath(frame.file).name}:{frame.line}"
 
 
-def _name_among(pairs: Iterable[tuple[Any, Any]], values: Sequence[Any]) -> str | None:
+def _name_among(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
     for name, value in pairs:
-        if any(value is each for each in values):
+        if value is wanted:
             return name if type(name) is str else None
     return None
 
@@ -174,7 +180,7 @@ def _step(before: Any, one: Any, other: Any) -> str | None:
     """What leads from ``one`` to ``other``; None if that needs no words."""
     attributes = _attributes(before)
     if attributes is not None and one is attributes:
-        name = _name_among(attributes.items(), (other,))
+        name = _name_among(attributes.items(), other)
         return f"attribute '{name}'" if name else "an attribute"
     for kinds, tell in _TELLERS:
         if isinstance_of(one, kinds):
@@ -183,7 +189,7 @@ def _step(before: Any, one: Any, other: Any) -> str | None:
 
 
 def _of_dict(one: Any, other: Any) -> str:
-    name = _name_among(dict.items(one), (other,))
+    name = _name_among(dict.items(one), other)
     if name is not None and _PLAIN.fullmatch(name):
         return f"key '{name}'"
     return "an entry of a dict"
@@ -197,7 +203,7 @@ def _of_function(one: Any, other: Any) -> str:
     if not isinstance_of(other, (CellType,)):
         return f"a default or attribute of function {one.__qualname__}"
     cells = zip(one.__code__.co_freevars, one.__closure__ or (), strict=False)
-    name = _name_among(cells, (other,))
+    name = _name_among(cells, other)
     return f"closure variable '{name}' of {one.__qualname__}"
 
 
@@ -216,10 +222,10 @@ def _of_ended(one: Any, other: Any) -> str:
 
 
 def _local_of(frame: FrameType, value: Any, state: str, more: str) -> str:
-    values = [value]
+    names, values = local_variables(frame)
     if isinstance_of(value, (CellType,)):
-        values.append(value.cell_contents)
-    name = _name_among(zip(*local_variables(frame), strict=False), values)
+        value = value.cell_contents
+    name = _name_among(zip(names, values, strict=False), value)
     what = f"local '{name}'" if name else "a temporary"
     return f"{what} of {state}{_where(frame.f_code, frame.f_lasti)}{more}"
 
@@ -231,13 +237,13 @@ def _of_exception(one: Any, other: Any) -> str:
 
 
 def _of_class(one: Any, other: Any) -> str:
-    name = _name_among(class_members(one).items(), (other,))
+    name = _name_among(class_members(one).items(), other)
     return f"class attribute '{name}' of {class_name(one)}"
 
 
 def _of_context(one: Any, other: Any) -> str:
     named = ((variable.name, value) for variable, value in Context.items(one))
-    return f"context variable '{_name_among(named, (other,))}'"
+    return f"context variable '{_name_among(named, other)}'"
 
 
 def _without_words(*_: Any) -> None:
@@ -263,8 +269,8 @@ def _of_instance(one: Any, other: Any) -> str | None:
     attributes = _attributes(one)
     if attributes is other:
         return None
-    name = _name_among((attributes or {}).items(), (other,))
-    name = name or _name_among(_slots(one), (other,))
+    name = _name_among((attributes or {}).items(), other)
+    name = name or _name_among(_slots(one), other)
     if name:
         return f"attribute '{name}'"
     if _is_future(kind):
