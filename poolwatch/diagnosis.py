@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from poolwatch.model import (
+    Backend,
+    Departed,
     Finding,
     Frame,
     Hold,
@@ -390,6 +392,52 @@ def _idle_in_transaction(hold: Hold, age: float) -> Finding:
         holds=(hold.id,),
         sites=_sites(hold.site),
     )
+
+
+def strays(left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
+    """``stray_session``: the application has given a connection up, the server has not.
+
+    Takes such connections with their backends.
+    """
+    return [
+        Finding(
+            kind="stray_session",
+            severity="warning",
+            pool=gone.pool,
+            text=f"backend {backend.pid} still serves a connection that the "
+            f"application gave up {duration(gone.closed_s)} ago "
+            f"({backend.row.state or '?'})",
+            proof="no hold and no idle connection of the pool is its own; pid and age "
+            "are those of the closed connection",
+            remedy="Let the statement end, or SELECT "
+            f"pg_terminate_backend({backend.pid}); give statements a "
+            "statement_timeout.",
+        )
+        for gone, backend in left
+    ]
+
+
+def ghosts(process: Process, holds: Iterable[str]) -> Process:
+    """Add ``ghost``: holds, by id, that the server has no backend for."""
+    wanted = set(holds)
+    names = {pool.id: pool.name for pool in process.pools}
+    found = [
+        Finding(
+            kind="ghost",
+            severity="critical",
+            pool=hold.pool,
+            text=f"{place(hold.site)} holds a connection that the server has ended",
+            proof=f"the server of pool {names.get(hold.pool, '?')!r} has no backend "
+            f"{hold.backend_pid}, before and after which the hold was open",
+            remedy="Its next statement will fail: return the connection, and let the "
+            "pool test connections first (pool_pre_ping=True).",
+            holds=(hold.id,),
+            sites=_sites(hold.site),
+        )
+        for hold in process.holds
+        if hold.id in wanted
+    ]
+    return replace(process, findings=by_gravity([*process.findings, *found]))
 
 
 def _slow_query(hold: Hold, age: float) -> Finding:

@@ -27,7 +27,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from poolwatch.model import Backend, Connection, Hold, Process, ServerReading, ServerRow
+from poolwatch.model import (
+    Backend,
+    Connection,
+    Departed,
+    Hold,
+    Process,
+    ServerReading,
+    ServerRow,
+)
 
 SLACK_S = 0.05
 """Between the connect call's return and the moment it is noted, at most."""
@@ -110,6 +118,44 @@ def claimed(
         and (same_port(connection, backend) or connection.address == (address or "-"))
     )
     return replace(reading, backends=backends)
+
+
+def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozenset[str]:
+    """Ids of holds that have no backend on their server, in whole readings of it.
+
+    Only a hold that was open before and after the reading is proven to be missing.
+    """
+    found = set()
+    for hold in process.holds:
+        reading = readings.get(hold.pool)
+        facts = hold.connection
+        if reading is None or facts is None or hold.backend_pid is None:
+            continue
+        if facts.address is None or facts.address != reading.address:
+            continue
+        if all(backend.pid != hold.backend_pid for backend in reading.backends):
+            found.add(hold.id)
+    return frozenset(found)
+
+
+def strays(
+    process: Process,
+    readings: Mapping[str, ServerReading],
+    windows: Mapping[str, Window],
+) -> tuple[tuple[Departed, Backend], ...]:
+    """Connections that the application gave up and the server still serves."""
+    return tuple(
+        (gone, backend)
+        for gone in process.departed
+        for backend in getattr(readings.get(gone.pool), "backends", ())
+        if backend.pid == gone.backend_pid
+        if _row(
+            gone.connection,
+            backend,
+            readings[gone.pool].address,
+            windows.get(gone.pool, SAME_MOMENT),
+        )
+    )
 
 
 def same_port(connection: Connection, backend: Backend) -> bool:

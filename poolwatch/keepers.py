@@ -184,10 +184,13 @@ class _Search:
         """Search from each root; returns those with more behind them."""
         cut = []
         for root in roots:
-            if self._spent():
-                self._skipped[root.what] = self._skipped.get(root.what, 0) + root.count
-            elif not self._step(root, limit):
+            if not self._spent():
+                if not self._step(root, limit):
+                    cut.append(root)
+            elif self._further:  # its nearest objects were looked at
                 cut.append(root)
+            else:
+                self._skipped[root.what] = self._skipped.get(root.what, 0) + root.count
         return cut
 
     def _spent(self) -> bool:

@@ -14,6 +14,7 @@ import itertools
 import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
 _PATIENCE_S = 0.05
 """How long a viewer waits for a fold under way before it reads all the same."""
+_DEPARTED = 32
 _ENOUGH_HOLDS = 10
 _BRIEF_HOLD_S = 0.02
 """Below this, on average, a call site is not said to hold across anything."""
@@ -273,6 +275,8 @@ class PoolBook:
         self.connects = 0
         self.closes = 0
         self.invalidated = 0
+        self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
+        """When connections were closed of late, and what was known of them."""
         self.leaked = 0
         """Open holds that were found leaked; ended ones are counted by their tally."""
         self._created = array("d")
@@ -316,6 +320,12 @@ class PoolBook:
         self.connects += 1
         self._created.append(took)
 
+    def closed(self, facts: ConnectionFacts | None, now: float) -> None:
+        """Count a connection that was closed; the server may not know yet."""
+        self.closes += 1
+        if facts is not None and facts.backend_pid is not None:
+            self.departed.append((now, facts))
+
     def found_leaked(self, hold: Checkout) -> None:
         """Count an open hold as leaked, once."""
         if not getattr(hold, "leaked", False):
@@ -330,6 +340,7 @@ class PoolBook:
         for table in (self.holds, self.detached, self.waits, self._by_path):
             table.clear()
         self._by_site.clear()
+        self.departed.clear()
         del self._created[:], self._failed[:]
         self._folding = threading.Lock()  # a thread of the parent may have held it
         self._create, self._failed_waits = Histogram(), Histogram()

@@ -25,8 +25,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.diagnosis import with_server
-from poolwatch.errors import NoProcessError
+from poolwatch.diagnosis import ghosts, with_server
+from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Process, ServerReading, Snapshot, Unreachable
 from poolwatch.parallel import Calls, Outcome
@@ -151,10 +151,24 @@ class LiveSource:
         self._use_evidence(looks.values(), outcomes.get("dsn"))
         for look in looks.values():
             explain(look, dsn=self._dsn is not None)
+        joined = [
+            ghosts(look.joined(), self._still_out(address, look.missing()))
+            for address, look in looks.items()
+        ]
         return Snapshot(
-            processes=with_server([look.joined() for look in looks.values()]),
+            processes=with_server(joined),
             unreachable=tuple(unreachable),
         )
+
+    def _still_out(self, address: Any, missing: frozenset[str]) -> frozenset[str]:
+        """Those of the holds that are open even now; asks only for a suspicion."""
+        if not missing:
+            return missing
+        try:
+            again = self._client.view(address)
+        except PoolwatchError:
+            return frozenset()
+        return missing & {hold.id for hold in again.holds}
 
     def close(self) -> None:
         """Close our own connections to PostgreSQL."""

@@ -126,6 +126,17 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class Departed:
+    """A connection that the application has closed or given up a moment ago."""
+
+    pool: str
+    backend_pid: int
+    closed_s: float
+    """How long ago."""
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """One checkout that has not come back."""
 
@@ -234,6 +245,7 @@ class Process:
     sites: tuple[SiteStats, ...]
     findings: tuple[Finding, ...]
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    departed: tuple[Departed, ...] = field(default=(), metadata=VIEWERS_ONLY)
 
 
 @dataclass(frozen=True, slots=True)

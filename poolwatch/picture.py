@@ -19,6 +19,7 @@ from poolwatch.holders import Holder, thread_stacks
 from poolwatch.ledger import Checkout, Ledger, PoolBook
 from poolwatch.masking import mask_literals
 from poolwatch.model import (
+    Departed,
     Finding,
     Frame,
     Hold,
@@ -39,6 +40,11 @@ _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 _TRUST_S = 3.0
 """How long the answer to "who keeps it alive" is used again: a look costs the
 application some ten milliseconds of computing time."""
+
+
+_GRACE_S = 1.0
+"""A server needs a moment to end the session of a connection that was closed."""
+_FORGOTTEN_S = 600.0
 
 
 class LedgerSource:
@@ -72,6 +78,7 @@ class LedgerSource:
             waits=tuple(sorted(look.waits, key=lambda wait: -wait.waited_s)),
             sites=tuple(look.sites),
             findings=diagnosis.by_gravity(look.findings),
+            departed=tuple(look.departed),
         )
 
     def _keeping(self, suspects: list[Checkout]) -> dict[int, Keeping]:
@@ -135,6 +142,7 @@ class _Look:
         self.waits: list[Wait] = []
         self.sites: list[SiteStats] = []
         self.findings: list[Finding] = []
+        self.departed: list[Departed] = []
 
     def at(self, book: PoolBook, ledger: Ledger) -> None:
         """Take down what is out and who waits on one pool."""
@@ -147,6 +155,12 @@ class _Look:
         for draft in drafts:
             draft.one_of_several = requests[draft.checkout.owner()] > 1
         self._drafts.append((book, drafts, asked))
+        self.departed += [
+            Departed(book.id, pid, self.now - closed, facts.record(self.now))
+            for closed, facts in list(book.departed)
+            if (pid := facts.backend_pid) is not None
+            if _GRACE_S < self.now - closed < _FORGOTTEN_S
+        ]
 
     def suspects(self) -> list[Checkout]:
         """Holds of which it matters who keeps them alive."""

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from poolwatch import diagnosis
 from poolwatch.errors import PoolwatchError
-from poolwatch.joining import AgentReading, Window, claimed, join
+from poolwatch.joining import AgentReading, Window, claimed, join, missing, strays
 from poolwatch.model import Process, ServerReading, ServerStatus
 from poolwatch.parallel import Outcome
 
@@ -60,6 +61,13 @@ class Look:
     readings: dict[str, ServerReading] = field(default_factory=dict)
     windows: dict[str, Window] = field(default_factory=dict)
     servers: list[ServerStatus] = field(default_factory=list)
+    whole: set[str] = field(default_factory=set)
+    """Ids of the pools whose reading has all rows that were asked for."""
+
+    def missing(self) -> frozenset[str]:
+        """Ids of holds that their server has no backend for."""
+        whole = {pool: self.readings[pool] for pool in self.whole}
+        return missing(self.process, whole)
 
     def untold(self) -> tuple[str, ...]:
         """Ids of the pools for which nothing has been said yet."""
@@ -72,12 +80,19 @@ class Look:
         source: ServerSource,
         address: str | None,
         moment: tuple[float, float],
+        *,
+        whole: bool = True,
     ) -> None:
-        """Join ``readings``, by pool, taken between the two ends of ``moment``."""
+        """Join ``readings``, by pool, taken between the two ends of ``moment``.
+
+        Not ``whole`` if there are rows left out: then a missing one means nothing.
+        """
         if not readings:
             return
         one = next(iter(readings.values()))
         self.readings |= readings
+        if whole:
+            self.whole |= readings.keys()
         window = (moment[0] - self.ended, moment[1] - self.began)
         self.windows |= dict.fromkeys(readings, window)
         self.servers.append(_status(tuple(readings), source, one, address))
@@ -99,7 +114,9 @@ class Look:
             if hold.server and hold.connection and hold.pool not in self.memory.homes:
                 home = self.readings[hold.pool].identity, hold.connection.address
                 self.memory.homes[hold.pool] = home
-        return replace(process, servers=tuple(self.servers))
+        left = strays(process, self.readings, self.windows)
+        findings = (*process.findings, *diagnosis.strays(left))
+        return replace(process, servers=tuple(self.servers), findings=findings)
 
 
 def hear(look: Look, outcome: Outcome | None) -> None:
@@ -147,7 +164,7 @@ def use_where_claimed(
         if pool not in look.memory.homes and not _is_hidden(look, pool, reading)
     }
     proven = {pool: rows for pool, rows in found.items() if rows.backends}
-    look.use(proven, source, reading.address, moment)
+    look.use(proven, source, reading.address, moment, whole=False)
 
 
 def _is_hidden(look: Look, pool: str, reading: ServerReading) -> bool:
@@ -232,10 +249,10 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
 
 
 def pids_of(looks: Iterable[Look]) -> set[int]:
-    """The backends of all holds on PostgreSQL."""
-    return {
-        hold.backend_pid
-        for look in looks
-        for hold in look.process.holds
-        if hold.backend_pid is not None and hold.pool in look.pools
-    }
+    """The backends of all holds on PostgreSQL, and of connections closed of late."""
+    pids = set()
+    for look in looks:
+        known = [(hold.pool, hold.backend_pid) for hold in look.process.holds]
+        known += [(gone.pool, gone.backend_pid) for gone in look.process.departed]
+        pids |= {pid for pool, pid in known if pid is not None and pool in look.pools}
+    return pids

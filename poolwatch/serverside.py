@@ -86,12 +86,14 @@ class ServerSide:
     def _ask(
         reader: InProcessReader, books: Collection[PoolBook], linger: float
     ) -> ServerReading:
-        pids = {
-            hold.connection.backend_pid
+        known = [
+            hold.connection
             for book in books
             for hold in book.open_holds()
-            if hold.connection is not None and hold.connection.backend_pid is not None
-        }
+            if hold.connection is not None
+        ]
+        known += [facts for book in books for _, facts in list(book.departed)]
+        pids = {each.backend_pid for each in known if each.backend_pid is not None}
         return reader.read(pids, linger=linger)
 
     def _reader(self, key: str, connect: Callable[[], Any]) -> InProcessReader:

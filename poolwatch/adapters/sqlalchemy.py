@@ -346,7 +346,7 @@ class PoolHooks:
         self.book.invalidated += 1
 
     def _on_close(self, dbapi_connection: Any, record: Any) -> None:
-        self.book.closes += 1
+        self.book.closed(self.book.connections.get(id(record)), monotonic())
 
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
         hold = self._hold_detached(record)
@@ -385,10 +385,11 @@ class PoolHooks:
             self.book.end(hold, monotonic(), True)
 
     def _on_close_detached(self, dbapi_connection: Any) -> None:
-        self.book.closes += 1
+        now = monotonic()
         hold = self.book.detached.pop(id(dbapi_connection), None)
+        self.book.closed(hold.connection if hold is not None else None, now)
         if hold is not None:
-            self.book.end(hold, monotonic(), False)
+            self.book.end(hold, now, False)
 
     # -- gauges ------------------------------------------------------------------------
 

@@ -423,7 +423,7 @@ def test_handed_over_to_another_thread(instrument, sqlite):
     mine = taken.pop("handed over")
     mine.execute(text("select 1"))
     verdicts = {hold.thread: hold.verdict for hold in figures(watch)[1]}
-    assert verdicts == {"handed over": "long", "forgotten": "leaked"}, [h.evidence for h in figures(watch)[1]]
+    assert verdicts == {"handed over": "long", "forgotten": "leaked"}
     mine.close()
     taken.popitem()[1].close()
     assert figures(watch)[0] == (2, 2, 0)
