@@ -1,0 +1,148 @@
+"""The process of one case: ``python -m zoo.run_case MODULE NAME DIRECTORY [URL]``.
+
+With SQLite a thread of this process looks at it and its last line on stdout is the
+result. With PostgreSQL (URL) the parent looks at it, as a viewer does, and kills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event
+from zoo.app import SCHEMA
+from zoo.judge import Judge, Result
+from zoo.registry import ASYNC, Case, load
+
+import poolwatch
+
+RESULT = "zoo: "
+"""Begins the line of stdout that matters."""
+
+
+class World:
+    """What a program of the zoo runs in; ``zoo`` is its name inside the cases."""
+
+    def __init__(self, case: Case, directory: Path, url: str | None) -> None:
+        self._case = case
+        self._url = url
+        self._file = directory / "app.db"
+        if url is None:
+            with sqlite3.connect(self._file) as connection:
+                for statement in SCHEMA:
+                    connection.execute(statement)
+            connection.close()
+
+    @cached_property
+    def engine(self) -> Any:
+        """The engine of the application."""
+        return self.new_engine("app")
+
+    def new_engine(self, name: str, **settings: Any) -> Any:
+        """One more engine on the same database, instrumented as well."""
+        case = self._case
+        settings = {**case.pool, **settings}
+        url = self._url or f"sqlite:///{self._file}"
+        if case.world not in ASYNC:
+            engine: Any = create_engine(url, **settings)
+        else:
+            from sqlalchemy.ext.asyncio import create_async_engine
+
+            url = url.replace("sqlite:", "sqlite+aiosqlite:")
+            engine = create_async_engine(url, **settings)
+        if self._url is None:
+            event.listen(getattr(engine, "sync_engine", engine), "connect", _pg_sleep)
+        poolwatch.instrument(engine, name=name, long_after=case.long_after)
+        return engine
+
+    def go_on(self) -> None:
+        """The main loop of the application, busy with other things from here on."""
+        while True:
+            time.sleep(0.02)
+
+    @cached_property
+    def slow_url(self) -> str:
+        """A web service that takes its time."""
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+        class Slow(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                time.sleep(30)
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    def dba(self, sql: str) -> None:
+        """Somebody else runs a statement on the server, in another process."""
+        script = (
+            "import sys, psycopg2; c = psycopg2.connect(sys.argv[1]);"
+            "c.autocommit = True; c.cursor().execute(sys.argv[2]); c.close()"
+        )
+        assert self._url is not None
+        dsn = self._url.replace(self._url.partition("://")[0], "postgresql")
+        subprocess.run([sys.executable, "-c", script, dsn, sql], check=True)
+
+    @property
+    def dsn(self) -> str:
+        """The database, in the words of a driver."""
+        assert self._url is not None
+        return self._url.replace(self._url.partition("://")[0], "postgresql")
+
+
+def _pg_sleep(connection: Any, record: object) -> None:
+    connection.create_function("pg_sleep", 1, time.sleep)
+
+
+def run(case: Case, world: World) -> None:
+    """Run the case's program; it may end, the process goes on."""
+    if asyncio.iscoroutinefunction(case.run):
+        asyncio.run(_run_async(case, world))
+    else:
+        case.run(world)
+        world.go_on()
+
+
+async def _run_async(case: Case, world: World) -> None:
+    await case.run(world)
+    while True:  # noqa: ASYNC110 - the application is busy with other things
+        await asyncio.sleep(0.02)
+
+
+def tell(result: Result) -> None:
+    """Give the result to the parent and end, whatever still runs."""
+    print(RESULT + json.dumps(result.to_dict()), flush=True)
+    os._exit(0)
+
+
+def main(module: str, name: str, directory: str, url: str | None = None) -> None:
+    """Run one case."""
+    case = load(module)[name]
+    world = World(case, Path(directory), url)
+    print(RESULT + "begun", flush=True)
+    if url is None:
+        judge = Judge(case)
+        threading.Thread(
+            target=lambda: tell(judge.watch(poolwatch.snapshot)),
+            name="viewer",
+            daemon=True,
+        ).start()
+    try:
+        run(case, world)
+    except BaseException:
+        tell(Result(name, crash=traceback.format_exc()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
