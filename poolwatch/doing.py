@@ -110,8 +110,10 @@ def doing(now: Sequence[Frame]) -> Doing | None:
         return None
     kinds = [_kind_of_file(frame) for frame in inner]
     known = next((kind for kind in kinds if kind is not None), None)
-    if "database" in kinds:  # its own waiting is the database's, too
-        known = "database"
+    for kind in ("database", "http"):  # whose own waiting on a socket or lock is theirs
+        if kind in kinds:
+            known = kind
+            break
     if known is None and not inner and mine is not None:
         known = _kind_of_call(mine)
     return Doing(known or "code", mine or inner[-1])

@@ -88,7 +88,7 @@ class WhyPage(Page):
         """Give the findings, the worst first."""
         lines: list[Line] = []
         for process, finding in self.board.findings():
-            lines += finding_lines(finding, min(cells, 140))
+            lines += finding_lines(finding, min(cells - 4, 140))
             places = f"    {finding.kind}, process {process.pid}"
             lines += [((places, "faint"),), BLANK]
         return lines or [(("  ✓ nothing is wrong", "good"),)]

@@ -1,0 +1,84 @@
+"""The log: a leak once, and once more if it comes back."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+
+import pytest
+from fix_core import null_pool_of
+
+import poolwatch
+from poolwatch.agent import agent
+from poolwatch.watchdog import Watchdog
+
+KEPT = {}
+
+
+@pytest.fixture
+def watchdog(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("POOLWATCH_DIR", str(tmp_path / "s"))
+    caplog.set_level(logging.INFO, "poolwatch")
+    agent.close()
+    monkeypatch.setattr(agent, "_tick", lambda: None)  # the agent's own stays quiet
+    yield Watchdog(agent.source, agent.ledger)
+    poolwatch.uninstrument()
+
+
+def said(caplog):
+    return [
+        (r.levelname, r.getMessage()) for r in caplog.records if r.name == "poolwatch"
+    ]
+
+
+def test_a_leak_is_said_once_and_once_more_when_it_returns(watchdog, caplog):
+    """WARNING with the call site and the stack, then INFO "returned after"."""
+    pool = null_pool_of()
+    poolwatch.instrument(pool, name="orders")
+
+    def forget():
+        KEPT["connection"] = pool.connect()
+
+    thread = threading.Thread(target=forget, name="boot")
+    thread.start()
+    thread.join()
+    watchdog.tick()
+    watchdog.tick()
+    ((level, text),) = said(caplog)
+    assert level == "WARNING"
+    assert "leak on pool 'orders': connection taken at tests/test_watchdog.py:" in text
+    assert "thread boot took it and has ended" in text
+    assert "in forget" in text
+    KEPT.pop("connection").close()
+    watchdog.tick()
+    assert said(caplog)[1][0] == "INFO"
+    assert "returned after" in said(caplog)[1][1]
+    watchdog.tick()
+    assert len(said(caplog)) == 2
+
+
+def test_a_dropped_connection_is_said(watchdog, caplog):
+    """It came back by itself, which nobody would notice."""
+    pool = null_pool_of()
+    poolwatch.instrument(pool, name="orders")
+    pool.connect()
+    gc.collect()
+    watchdog.tick()
+    watchdog.tick()
+    ((level, text),) = said(caplog)
+    assert level == "WARNING"
+    assert "came back only by garbage collection" in text
+
+
+def test_nothing_is_said_of_honest_holds(watchdog, caplog):
+    """Not of a short one, not of a declared one, not of one in use."""
+    pool = null_pool_of()
+    poolwatch.instrument(pool, long_after=1e-9)
+    with poolwatch.long_hold("LISTEN loop"):
+        declared = pool.connect()
+    in_use = pool.connect()
+    watchdog.tick()
+    assert said(caplog) == []
+    declared.close()
+    in_use.close()
