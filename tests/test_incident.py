@@ -28,10 +28,8 @@ def watched(tmp_path, monkeypatch):
 
 
 def line_of(mark):
-    with open(__file__, encoding="utf-8") as source:
-        return next(
-            n for n, line in enumerate(source, 1) if line.rstrip().endswith(mark)
-        )
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(n for n, line in enumerate(lines, 1) if line.endswith(mark))
 
 
 def test_note(watched, tmp_path):
