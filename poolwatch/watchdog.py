@@ -17,6 +17,10 @@ from poolwatch.picture import LedgerSource
 from poolwatch.text import duration, one_line, place
 
 PERIOD_S = 1.0
+_AGAIN_S = 5.0
+"""When the same suspicious holds are looked at again, at the earliest ..."""
+_SHARE = 50
+"""... and not before so many times what the last look cost: 2 % of a core."""
 _MOST_REPORTED = 1000
 _LINES = 12
 """Frames of a stack in the log."""
@@ -37,6 +41,8 @@ class Watchdog:
         self._ledger = ledger
         self._reported: dict[int, _Reported] = {}
         self._collected: dict[tuple[str, Frame], int] = {}
+        self._seen: frozenset[int] = frozenset()
+        self._again = 0.0
 
     def tick(self) -> None:
         """Look once."""
@@ -44,8 +50,18 @@ class Watchdog:
         books = list(self._ledger.books.values())
         self._returned(books, now)
         self._dropped(books)
-        if any(_worth_a_look(hold, book, now) for book in books for hold in _out(book)):
+        suspects = frozenset(
+            id(hold)
+            for book in books
+            for hold in _out(book)
+            if _worth_a_look(hold, book, now)
+            if getattr(hold, "number", None) not in self._reported
+        )
+        if suspects and (suspects != self._seen or now >= self._again):
+            began = time.thread_time()
             self._leaked(now)
+            cost = time.thread_time() - began
+            self._seen, self._again = suspects, now + max(_AGAIN_S, _SHARE * cost)
 
     def _leaked(self, now: float) -> None:
         process = self._source.process()
