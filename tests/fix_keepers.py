@@ -37,7 +37,8 @@ class Taken:
         results: list[Result] = []
 
         def agent() -> None:
-            settings.setdefault("budget_s", 5.0)
+            settings.setdefault("budget_s", 5.0)  # the heap of a long test run is large
+            settings.setdefault("nodes", 20_000_000)
             results.append(keepers(self.holds, taker=self.takers, **settings))
 
         thread = threading.Thread(target=agent, name="agent")

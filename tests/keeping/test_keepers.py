@@ -1,0 +1,717 @@
+"""Who keeps a connection alive: every kind of root, with real pools."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from weakref import ref
+
+import fix_keepers
+import pytest
+from fix_keepers import Taken, running
+from sqlalchemy import text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import QueuePool
+
+from poolwatch.keepers import keepers
+from poolwatch.model import Frame
+
+pooled, taken = fix_keepers.pooled, fix_keepers.taken
+
+KEPT = {}
+"""A cache, as applications have them."""
+CURRENT = contextvars.ContextVar("current_session")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache():
+    yield
+    KEPT.clear()
+
+
+def connected(session):
+    session.execute(text("select 1"))
+    return session
+
+
+class Driver:
+    def rollback(self): ...
+    def close(self): ...
+
+
+# -- running frames ------------------------------------------------------------------
+
+
+def test_local_of_the_taker(taken, pooled):
+    """A variable of the function that took it, in the words of its author."""
+    connection = pooled.connect()
+    line = sys._getframe().f_lineno + 1
+    keeper = taken.keeper()
+    assert (keeper.kind, keeper.owner) == ("running frame", "MainThread")
+    assert (keeper.same_holder, keeper.is_user) == (True, True)
+    assert keeper.in_hand
+    assert keeper.near
+    assert keeper.frame == Frame(__file__, line, "test_local_of_the_taker")
+    assert keeper.path == (
+        f"local 'connection' of test_local_of_the_taker at test_keepers.py:{line}",
+        "its connection",
+    )
+    connection.close()
+
+
+def test_raw_connection(taken, pooled):
+    """The proxy itself needs no further words."""
+    raw = pooled.raw_connection()
+    keeper = taken.keeper()
+    assert len(keeper.path) == 1
+    assert keeper.path[0].startswith("local 'raw' of test_raw_connection")
+    raw.close()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_every_object_of_sqlalchemy(taken, pooled, deep):  # noqa: C901 - a list
+    """Sessions, transactions, results: one step to the connection."""
+
+    def session():
+        return connected(Session(pooled))
+
+    def bound_session():
+        return Session(bind=pooled.connect())
+
+    def transaction():
+        return pooled.connect().begin()
+
+    def result():
+        return pooled.connect().execute(text("select 1"))
+
+    def mappings():
+        return pooled.connect().execute(text("select 1")).mappings()
+
+    def savepoint():
+        return connected(Session(pooled)).begin_nested()
+
+    def bound_maker():
+        return sessionmaker(bind=pooled.connect())
+
+    for make in (
+        session, bound_session, transaction, result, mappings, savepoint, bound_maker
+    ):  # fmt: skip
+        holder = {"thing": make()} if deep else make()
+        keeper = taken.keeper()
+        words = ["key 'thing'"] if deep else []
+        assert keeper.path[1:] == (*words, "its connection"), make
+        assert (keeper.kind, keeper.near) == ("running frame", True)
+        holder = None
+        gc.collect()
+        taken.holds.clear()
+    del holder
+
+
+def test_used_by_another_thread(taken, pooled):
+    """Handed over: the other thread's frame is told, not the taker's own."""
+    connection = pooled.connect()
+
+    def uses(ready, stop, conn=connection):
+        ready.set()
+        stop.wait()
+
+    with running(uses, "consumer"):
+        keeper = taken.keeper()
+    assert (keeper.kind, keeper.owner) == ("running frame", "consumer")
+    assert keeper.same_holder is False
+    assert keeper.path[0].startswith("local 'conn' of test_used_by_another_thread")
+    connection.close()
+
+
+def test_in_a_call_of_the_library(taken, pooled):
+    """In the middle of a statement, the user's frame is told before SQLAlchemy's."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow():
+        entered.set()
+        leave.wait(10)
+        return 1
+
+    def queries():
+        with pooled.connect() as mine:
+            mine.connection.driver_connection.create_function("slow", 0, slow)
+            mine.execute(text("select slow()"))
+
+    thread = threading.Thread(target=queries, name="slow one")
+    thread.start()
+    entered.wait(10)
+    keeper = taken.keeper()
+    leave.set()
+    thread.join()
+    assert keeper.owner == "slow one"
+    assert (keeper.is_user, keeper.same_holder) == (True, True)
+    assert keeper.frame.function == "queries"
+    assert "local 'mine'" in keeper.path[0]
+
+
+def test_instances_and_containers(taken, pooled):
+    """Attributes, slots, lists and deques that a running function has."""
+
+    class Repository:
+        def __init__(self, session):
+            self.session = session
+
+    class Slotted:
+        __slots__ = ("inner",)
+
+    for wrap, words in (
+        (Repository, ["attribute 'session'"]),
+        (lambda s: [s], ["an item of a list"]),
+        (lambda s: deque([s]), ["an item of a deque"]),
+        (lambda s: {"secret-token-1234": s}, ["an entry of a dict"]),
+        (lambda s: {"main": s}, ["key 'main'"]),
+    ):
+        holder = wrap(connected(Session(pooled)))
+        keeper = taken.keeper()
+        assert list(keeper.path[1:]) == [*words, "its connection"]
+        assert keeper.in_hand
+        assert keeper.near
+        holder = None
+        gc.collect()
+        taken.holds.clear()
+    slotted = Slotted()
+    slotted.inner = Repository(connected(Session(pooled)))
+    keeper = taken.keeper()
+    assert keeper.path[1:-1] == ("attribute 'inner'", "attribute 'session'")
+    slotted.inner.session.close()
+    del holder
+
+
+# -- parked: generators and the like -------------------------------------------------
+
+
+def get_db(engine):
+    """As a yield dependency is written."""
+    db = Session(engine)
+    try:
+        yield connected(db)
+    finally:
+        db.close()
+
+
+def test_generator_of_a_running_function(taken, pooled):
+    """A dependency that waits for the request to end is in hand."""
+
+    def request():
+        dependency = get_db(pooled)
+        next(dependency)
+        keeper = taken.keeper()
+        dependency.close()
+        return keeper
+
+    keeper = request()
+    assert keeper.kind == "generator"
+    assert (keeper.in_hand, keeper.near) == (True, True)
+    assert (keeper.is_user, keeper.same_holder) == (True, True)
+    assert keeper.frame.function == "request"
+    assert "local 'dependency'" in keeper.path[0]
+    assert keeper.path[1].startswith("local 'db' of suspended get_db at ")
+
+
+def test_generator_in_an_exit_stack(taken, pooled):
+    """The stack's own machinery needs no words."""
+    session = contextmanager(get_db)
+    with ExitStack() as stack:
+        stack.enter_context(session(pooled))
+        keeper = taken.keeper()
+    assert keeper.kind == "generator"
+    assert keeper.in_hand
+    assert keeper.near
+    assert keeper.path[1] == "an open context manager"
+    assert keeper.path[2].startswith("local 'db' of suspended get_db")
+    assert keeper.path[3:] == ("its connection",)
+
+
+def test_forgotten_generator(taken, pooled):
+    """One that only a cache still has is in nobody's hand."""
+    KEPT["rows"] = get_db(pooled)
+    next(KEPT["rows"])
+    keeper = taken.keeper()
+    assert (keeper.kind, keeper.in_hand, keeper.frame) == ("generator", False, None)
+    assert keeper.path[0] == f"global 'KEPT' of module {__name__}"
+    assert keeper.path[1] == "key 'rows'"
+    KEPT.pop("rows").close()
+
+
+# -- nobody's hand ---------------------------------------------------------------------
+
+
+def test_cache_of_a_module(taken, pooled):
+    """The user took it and went on."""
+    KEPT["daily"] = connected(Session(pooled))
+    keeper = taken.keeper()
+    assert keeper.kind == "global"
+    assert keeper.path == (
+        f"global 'KEPT' of module {__name__}",
+        "key 'daily'",
+        "its connection",
+    )
+    assert (keeper.owner, keeper.same_holder, keeper.frame) == (None, None, None)
+    assert not keeper.in_hand
+    assert keeper.is_user
+    KEPT.pop("daily").close()
+
+
+class Reports:
+    current = None
+
+
+def test_class_attribute(taken, pooled):
+    Reports.current = pooled.connect()
+    keeper = taken.keeper()
+    assert keeper.kind == "global"
+    assert keeper.path[0] == f"global 'Reports' of module {__name__}"
+    assert keeper.path[1] == "class attribute 'current' of Reports"
+    Reports.current.close()
+    Reports.current = None
+
+
+def test_closure(taken, pooled):
+    """A callback that was registered and never called."""
+
+    def later(session):
+        def callback():
+            return session
+
+        return callback
+
+    KEPT["callback"] = later(connected(Session(pooled)))
+    keeper = taken.keeper()
+    assert (keeper.kind, keeper.in_hand) == ("closure", False)
+    assert keeper.path[2].startswith("closure variable 'session' of test_closure")
+    KEPT.pop("callback")().close()
+
+
+Registry = scoped_session(sessionmaker())
+
+
+def test_thread_local_registry(taken, pooled):
+    """scoped_session without remove(): the thread lives on with other work."""
+
+    def job():
+        Registry(bind=pooled)
+        Registry.execute(text("select 1"))
+
+    def loop(ready, stop):
+        job()
+        ready.set()
+        stop.wait()
+        Registry.remove()
+
+    with running(loop):
+        keeper = taken.keeper()
+    assert (keeper.kind, keeper.in_hand) == ("thread-local", False)
+    assert keeper.path == (
+        f"global 'Registry' of module {__name__}",
+        "its value for one thread",
+        "its connection",
+    )
+
+
+LOCAL = threading.local()
+
+
+def test_thread_local(taken, pooled):
+    def loop(ready, stop):
+        LOCAL.connection = pooled.connect()
+        ready.set()
+        stop.wait()
+        LOCAL.connection.close()
+
+    with running(loop):
+        keeper = taken.keeper()
+    assert (keeper.kind, keeper.in_hand) == ("thread-local", False)
+    assert keeper.path[:2] == (
+        f"global 'LOCAL' of module {__name__}",
+        "its value for one thread",
+    )
+
+
+def test_stored_exception(taken, pooled):
+    """Its traceback keeps the locals of functions that have ended."""
+
+    def job():
+        connection = pooled.connect()
+        connection.execute(text("select 1"))
+        raise ValueError("no")
+
+    def loop(ready, stop):
+        try:
+            job()
+        except ValueError as error:
+            failed = error
+        ready.set()
+        stop.wait()
+        failed.__traceback__.tb_next.tb_frame.f_locals["connection"].close()
+
+    with running(loop):
+        keeper = taken.keeper()
+    assert (keeper.kind, keeper.owner) == ("exception", "worker")
+    assert not keeper.in_hand
+    assert keeper.frame.function == "loop"
+    assert "local 'failed'" in keeper.path[0]
+    assert keeper.path[1] == "the traceback of ValueError"
+    assert "local 'connection' of test_stored_exception" in keeper.path[2]
+    assert keeper.path[2].endswith(", which has ended")
+
+
+def test_exception_being_handled(taken, pooled):
+    """Nobody gave it a name, and it keeps the connection all the same."""
+
+    def job():
+        connection = pooled.connect()
+        raise ValueError(connection is None)
+
+    def loop(ready, stop):
+        try:
+            job()
+        except ValueError:
+            ready.set()
+            stop.wait()
+
+    with running(loop):
+        keeper = taken.keeper()
+    assert (keeper.kind, keeper.owner) == ("exception", "worker")
+    assert keeper.path[0] == "the exception that thread worker is handling"
+    assert not keeper.in_hand
+    gc.collect()
+
+
+def test_last_exception(taken, pooled, monkeypatch):
+    """What a prompt keeps for a post-mortem."""
+
+    def job():
+        connection = pooled.connect()
+        raise ValueError(connection is None)
+
+    try:
+        job()
+    except ValueError as error:
+        monkeypatch.setattr(sys, "last_value", error, raising=False)
+    keeper = taken.keeper()
+    assert keeper.kind == "exception"
+    assert keeper.path[0] == "sys.last_value"
+
+
+def test_result_of_a_finished_future(taken, pooled):
+    """A session that a job returned, in a future that nobody asks any more."""
+    with ThreadPoolExecutor(1) as executor:
+        KEPT["future"] = executor.submit(lambda: connected(Session(pooled)))
+    keeper = taken.keeper()
+    assert (keeper.kind, keeper.in_hand) == ("task result", False)
+    assert keeper.path[1:3] == ("key 'future'", "attribute '_result'")
+    KEPT.pop("future").result().close()
+
+
+def test_the_worker_went_on(taken, pooled):
+    """The loop's frame sees the cache of the application, but is not its owner."""
+
+    class App:
+        def __init__(self):
+            self.services = {"reports": {"last": []}}
+
+    app = KEPT["app"] = App()
+
+    def job(app):
+        app.services["reports"]["last"].append(connected(Session(pooled)))
+
+    def loop(ready, stop):
+        job(app)
+        ready.set()
+        stop.wait()
+
+    with running(loop):
+        keeper = taken.keeper()
+        assert not (keeper.in_hand and keeper.near)
+    app.services["reports"]["last"].pop().close()
+
+
+def test_dropped(taken, pooled):
+    """What is gone has no keeper."""
+    pooled.connect()
+    gc.collect()
+    assert taken.look().found == {}
+
+
+# -- several at once -----------------------------------------------------------------
+
+
+def test_a_thousand(taken, capsys):
+    """All of them in one look, whatever they are kept by."""
+    pool = taken.watch(QueuePool(Driver, pool_size=1000))
+    mine = [pool.connect() for _ in range(900)]
+    for number in range(100):
+        KEPT[number] = pool.connect()
+    began = time.perf_counter()
+    result = taken.look(budget_s=0.05)
+    took = time.perf_counter() - began
+    assert len(result.found) == 1000
+    assert result.all_frames
+    kinds = [keeper.kind for keeper in result.found.values()]
+    assert (kinds.count("running frame"), kinds.count("global")) == (900, 100)
+    with capsys.disabled():
+        print(f"\n1,000 holds: {took * 1000:.1f} ms, left out: {result.left_out}")
+    for connection in mine:
+        connection.close()
+
+
+def test_budget(taken, pooled):
+    """A look that had to stop says so, and says that it proves nothing."""
+    connection = pooled.connect()
+    result = taken.look(budget_s=0.0)
+    assert result.found == {}
+    assert not result.all_frames
+    assert "the time for a look was over" in result.left_out
+    assert "threads: " in result.left_out
+    result = taken.look(nodes=0)
+    assert not result.all_frames
+    assert "enough objects" in result.left_out
+    assert taken.look().all_frames
+    connection.close()
+
+
+def test_large_container(taken, pooled):
+    """Of a large cache the newest entries are looked at, and it is said so."""
+    KEPT["many"] = [[number] for number in range(50_000)]
+    KEPT["many"].append(connected(Session(pooled)))
+    result = taken.look()
+    (keeper,) = result.found.values()
+    assert keeper.path[1:3] == ("key 'many'", "an item of a list")
+    assert "large containers" in result.left_out
+    KEPT["many"].pop().close()
+
+
+def test_large_heap(taken, capsys):
+    """The application is not stopped for long, however large it is."""
+    pool = taken.watch(QueuePool(Driver, pool_size=20))
+    KEPT["heap"] = [{"inner": [number], "more": {}} for number in range(333_000)]
+    KEPT["c"] = pool.connect()
+    gaps, stop = [], threading.Event()
+
+    def ticks():
+        while not stop.is_set():
+            began = time.perf_counter()
+            time.sleep(0.0002)
+            gaps.append(time.perf_counter() - began)
+
+    ticker = threading.Thread(target=ticks, name="ticker")
+    ticker.start()
+    time.sleep(0.2)
+    quiet, gaps[:] = max(gaps), []
+    for _ in range(10):
+        result = taken.look(budget_s=0.05)
+    stop.set()
+    ticker.join()
+    assert result.found["h1"].kind == "global"
+    with capsys.disabled():
+        print(
+            f"\na heap of a million: longest stop {max(gaps) * 1000:.1f} ms"
+            f" (without a look {quiet * 1000:.1f} ms)"
+        )
+    KEPT["c"].close()
+
+
+# -- manners -------------------------------------------------------------------------
+
+
+class Canary:
+    pass
+
+
+def test_prolongs_no_life(taken, pooled):
+    """What a running function drops after a look is gone at once: nothing of ours,
+    and no dict of locals that the frame would keep, has it."""
+    gone, canary = [], Canary()
+    seen = ref(canary)
+
+    def job(ready, stop):
+        connection = pooled.connect()
+        proxy = ref(connection._dbapi_connection)
+        mine = Canary()
+        weak = ref(mine)
+        captured = [lambda: mine]  # noqa: F821 - deleted later
+        taken.look()
+        captured.clear()
+        gone.append((proxy() is not None, weak() is not None))
+        del connection, mine
+        gone.append((proxy() is None, weak() is None))
+        ready.set()
+        stop.wait()
+
+    def parked():
+        inside = pooled.connect()
+        yield ref(inside._dbapi_connection)
+        del inside
+        yield
+
+    generator = parked()
+    proxy = next(generator)
+    gc.collect()
+    gc.disable()
+    try:
+        with running(job):
+            pass
+        assert gone == [(True, True), (True, True)]
+        taken.look()
+        assert proxy() is not None
+        next(generator)
+        assert proxy() is None
+        del canary
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+def test_leaves_nothing_behind(taken, pooled):
+    """No object of ours, nor of the application, outlives the look in a cycle."""
+    connection = connected(Session(pooled))
+    taken.look()
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(20):
+            keepers(taken.holds, taker=taken.takers)
+        assert gc.collect() < 50
+        assert len(gc.get_objects()) - before < 50
+    finally:
+        gc.enable()
+    connection.close()
+
+
+def test_locals_in_the_application_hands(taken, pooled):
+    """A dict from locals() is not emptied under its owner."""
+
+    def job(ready, stop):
+        connection = pooled.connect()
+        mine = locals()
+        ready.set()
+        stop.wait()
+        seen.update(mine)
+        connection.close()
+
+    seen = {}
+    with running(job):
+        assert "local" in taken.keeper().path[0]
+    assert "connection" in seen
+
+
+def test_traced_function(taken, pooled):
+    """Under a debugger's or profiler's function the variables stay what they are."""
+    inside, go_on = threading.Event(), threading.Event()
+    results = []
+
+    def tracer(frame, event, arg):
+        if event == "line" and "value" in frame.f_locals and not inside.is_set():
+            inside.set()
+            go_on.wait(10)
+        return tracer if frame.f_code.co_name == "job" else None
+
+    def job():
+        value = pooled.connect()
+        other = 1
+        results.append((value is not None, other))
+        value.close()
+
+    def traced():
+        sys.settrace(tracer)
+        try:
+            job()
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=traced)
+    thread.start()
+    assert inside.wait(10)
+    taken.look()
+    go_on.set()
+    thread.join()
+    assert results == [(True, 1)]
+
+
+def test_runs_no_code_of_the_application(taken, pooled):  # noqa: C901 - a list
+    """Objects that answer every question with an error are in nobody's way."""
+
+    class Hostile:
+        def __getattr__(self, name):
+            raise SystemError(name)
+
+        def __getattribute__(self, name):
+            raise SystemError(name)
+
+        def __eq__(self, other):
+            raise SystemError
+
+        def __hash__(self):
+            raise SystemError
+
+        def __len__(self):
+            raise SystemError
+
+        def __iter__(self):
+            raise SystemError
+
+        def __bool__(self):
+            raise SystemError
+
+    class HostileDict(dict):
+        __len__ = __iter__ = items = values = keys = Hostile.__bool__
+
+    class Meta(type):
+        @property
+        def __module__(cls):
+            raise SystemError
+
+    class Odd(metaclass=Meta):
+        pass
+
+    hostile = Hostile()
+    fields = HostileDict()
+    dict.__setitem__(fields, "deep", connected(Session(pooled)))
+    KEPT["hostile"] = [hostile, fields, Odd(), Odd]
+    del fields
+    result = taken.look()
+    assert result.left_out is None or "failed" not in result.left_out
+    (keeper,) = result.found.values()
+    assert keeper.path[3:5] == ("key 'deep'", "its connection")
+    dict.__getitem__(KEPT["hostile"][1], "deep").close()
+
+
+def test_never_raises(pooled):
+    """Whatever it is given."""
+    connection = pooled.connect()
+    proxy = connection._dbapi_connection
+    assert keepers({}, taker={}).found == {}
+    assert keepers({"h": ref(proxy)}, taker={}).found["h"].same_holder is False
+    connection.close()
+
+
+def test_taker_unknown_by_then(taken, pooled):
+    """A thread that has ended is nobody's equal."""
+    connection = pooled.connect()
+    (hold,) = taken.holds
+    taken.takers[hold] = None, None
+    assert taken.keeper().same_holder is False
+    connection.close()
+
+
+def test_another_proxy_at_that_address():
+    """An id alone proves nothing."""
+    taken = Taken()
+    pool = taken.watch(QueuePool(Driver))
+    proxy = pool.connect()
+    taken.holds["h1"] = ref(proxy)
+    found = keepers(taken.holds, taker=taken.takers).found
+    assert set(found) == {"h1"}
+    proxy.close()
