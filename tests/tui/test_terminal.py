@@ -75,12 +75,20 @@ class Terminal:
         return self.process.wait(30)
 
 
+@pytest.fixture
+def terminal(width, height, env):
+    opened = Terminal(width, height, **env)
+    yield opened
+    if opened.process.poll() is None:  # the test has failed: leave nothing running
+        opened.process.kill()
+        opened.process.wait()
+
+
 @pytest.mark.parametrize(
     ("width", "height", "env"),
     [(160, 45, {}), (80, 24, {}), (80, 24, {"NO_COLOR": "1"})],
 )
-def test_no_control_character_of_a_statement_reaches_the_terminal(width, height, env):
-    terminal = Terminal(width, height, **env)
+def test_no_control_character_of_a_statement_reaches_the_terminal(terminal, width):
     terminal.read_until("HOLDERS 30")
     os.write(terminal.master, b"j")
     os.write(terminal.master, b"\r")
