@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.holders import Holder, TaskRef
 
-BATCH = 32
+BATCH = 64
 """Ended holds of a call site that may queue up before they are folded."""
 MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
@@ -349,8 +349,11 @@ class PoolBook:
 
     def _fold(self, *tallies: Tally) -> None:
         """Fold tallies, or leave it to others if they are at it."""
-        with self._folded(tallies, 0.0):
-            pass
+        if self._folding.acquire(blocking=False):
+            try:
+                self._fold_now(tallies)
+            finally:
+                self._folding.release()
 
     @contextmanager
     def _folded(self, tallies: Iterable[Tally], patience: float) -> Iterator[None]:

@@ -239,7 +239,7 @@ class _Look:
         self, book: PoolBook, draft: _Draft, keeping: Keeping | None
     ) -> tuple[Hold, str | None]:
         checkout, seen = draft.checkout, draft.seen
-        judgement = judge(replace(seen, keeping=keeping))
+        judgement = judge(seen if keeping is None else replace(seen, keeping=keeping))
         facts, usage = checkout.connection, checkout.usage
         statement = usage.statement if usage else None
         hold = Hold(
