@@ -128,7 +128,7 @@ class Agent:
         now = time.monotonic()
         known = self._explained.get(pool_id)
         if known is None or now - known[0] > 1.0:
-            known = now, incident.note(self.source.process(), pool_id)
+            known = now, incident.note(self.source.process(search=False), pool_id)
             self._explained[pool_id] = known
         return known[1]
 

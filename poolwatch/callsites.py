@@ -19,9 +19,11 @@ SQLAlchemy; the user's ``await`` chain hangs on the parent greenlet.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import operator
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -302,6 +304,27 @@ def extended(
 def resolve(pairs: Pairs) -> tuple[Frame, ...]:
     """Put pairs into words."""
     return tuple([_frame(code, lasti) for code, lasti in pairs])
+
+
+def current_frames() -> dict[int, FrameType]:
+    """The running frame of every thread."""
+    return undisturbed(sys._current_frames)  # noqa: SLF001 - the documented way
+
+
+def undisturbed(call: Callable[[], T]) -> T:
+    """Call without a garbage collection in between.
+
+    CPython holds an internal lock while it lists the frames or exceptions of all
+    threads. A collection at that moment may run a finalizer that needs the lock, and
+    the process stands still: cpython gh-106883, mended there in this same way.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return call()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:

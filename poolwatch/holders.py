@@ -6,12 +6,11 @@ is met once, in a thread-local record that dies with it.
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from poolwatch.callsites import DEEPEST, Pairs, pairs_of
+from poolwatch.callsites import DEEPEST, Pairs, current_frames, pairs_of
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -116,7 +115,4 @@ def thread_stacks() -> dict[int, Pairs]:
 
     The frames themselves are let go before this returns.
     """
-    return {
-        ident: pairs_of(frame)
-        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the documented way
-    }
+    return {ident: pairs_of(frame) for ident, frame in current_frames().items()}

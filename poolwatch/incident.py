@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from poolwatch.doing import doing
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
-from poolwatch.ownership import Owner, owner_of
 from poolwatch.text import duration, one_line, place, plural
 
 MOST_SITES = 8
@@ -55,7 +55,7 @@ def _holder(site: Frame | None, group: Sequence[Hold]) -> str:
     function = f" in {site.function}" if site else ""
     return _line(
         f"{len(group)} held by {place(site)}{function}, longest "
-        f"{duration(first.held_s)} ({_who(first)}); now: {doing(first)}"
+        f"{duration(first.held_s)} ({_who(first)}); now: {_now(first)}"
     )
 
 
@@ -81,15 +81,11 @@ def _finding(findings: Sequence[Finding]) -> list[str]:
     ]
 
 
-def doing(hold: Hold) -> str:
-    """Where the holder is now, in the user's own words if it is in their code."""
-    if not hold.now:
-        return "; ".join(hold.evidence[:1]) or "not running"
-    inner = hold.now[0]
-    mine = next((f for f in hold.now if owner_of(f.file, None) is Owner.USER), None)
-    if mine is None or mine is inner:
-        return f"{place(inner)} in {inner.function}"
-    return f"{place(mine)} in {mine.function}, inside {inner.function}"
+def _now(hold: Hold) -> str:
+    told = doing(hold.now)
+    if told is not None:
+        return told.words
+    return "; ".join(hold.evidence[:1]) or "not running"
 
 
 def _line(text: str) -> str:

@@ -62,12 +62,17 @@ class LedgerSource:
         """Return this process as it is now; reads no database and blocks nobody."""
         return Snapshot((self.process(),))
 
-    def process(self) -> Process:
-        """Return the one process of the snapshot."""
+    def process(self, *, search: bool = True) -> Process:
+        """Return the one process of the snapshot.
+
+        Without ``search`` nobody is asked anew who keeps a connection alive: what the
+        watchdog has found out is used. That is for the application's own threads, an
+        event loop's above all, which must not wait for a search.
+        """
         look = _Look(thread_stacks())
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
-        look.judge(self._keeping(look.suspects()))
+        look.judge(self._keeping(look.suspects()) if search else self._known())
         return Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -99,6 +104,9 @@ class LedgerSource:
             cost = time.thread_time() - began
             self._trust_s, self._asked = max(_TRUST_S, _SHARE * cost), now
             self._kept.update({number: (now, told) for number, told in found.items()})
+        return self._known()
+
+    def _known(self) -> dict[int, Keeping]:
         return {number: told for number, (_, told) in list(self._kept.items())}
 
 

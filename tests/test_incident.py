@@ -59,7 +59,7 @@ def test_note(watched, tmp_path):
     note = "\n".join(caught.value.__notes__)
     assert "pool 'orders' (size 2) has 2 connections out" in note
     assert f"2 held by tests/test_incident.py:{line_of('# site: hold')} in hold" in note
-    assert "inside wait" in note
+    assert ": waiting for a lock, queue or other thread" in note
 
 
 async def test_note_under_asyncio(watched, tmp_path):

@@ -17,6 +17,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
 from weakref import ref
 
+from poolwatch.callsites import current_frames, undisturbed
 from poolwatch.keeping.references import Guide, local_variables
 from poolwatch.ownership import Owner, owner_of
 
@@ -104,7 +105,7 @@ def is_users(frame: FrameType) -> bool:
 def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     """All threads, those of ``first`` at the beginning."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    idents = list(sys._current_frames())  # noqa: SLF001 - the documented way
+    idents = list(current_frames())
     early = set(first)
     idents.sort(key=lambda each: each not in early)
     return [
@@ -131,7 +132,7 @@ def _thread_reader(guide: Guide, ident: int, name: str) -> Callable[[], list[Pla
 
 
 def _innermost(ident: int) -> FrameType | None:
-    return sys._current_frames().get(ident)  # noqa: SLF001 - the documented way
+    return current_frames().get(ident)
 
 
 def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[Place]:
@@ -205,7 +206,7 @@ def _loops_among(guide: Guide, places: list[Place]) -> Iterator[Any]:
 
 def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:
     places = []
-    handled: dict[int, Any] = sys._current_exceptions()  # noqa: SLF001 - the documented way
+    handled: dict[int, Any] = undisturbed(sys._current_exceptions)  # noqa: SLF001 - the documented way
     for ident, error in handled.items():
         if error is not None and ident != threading.get_ident():
             who = Who(names.get(ident, str(ident)), ident)
