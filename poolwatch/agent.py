@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch import incident, rundir, watchdog
 from poolwatch.callsites import CallSites
+from poolwatch.collector import undisturbed
 from poolwatch.guard import Guard, log
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
@@ -26,6 +27,12 @@ from poolwatch.settings import LONG_AFTER, Settings, disabled
 if TYPE_CHECKING:
     from poolwatch.server import Server
     from poolwatch.serverside import ServerSide
+
+
+_SOON_S = 0.02
+"""An empty pool is looked at after this time: most waits are over by then."""
+_HURRY_AGAIN_S = 0.5
+_NEVER = float("-inf")
 
 
 class Watch:
@@ -68,6 +75,7 @@ class Agent:
         self._watchdog: Any = None
         self._guard = Guard("its watch over leaks")
         self._explained: dict[str, tuple[float, str]] = {}
+        self._hurried: dict[str, float] = {}
         self._server: Server | None = None
         self._tried_in: int | None = None
         self._starting = threading.Lock()
@@ -128,9 +136,23 @@ class Agent:
         now = time.monotonic()
         known = self._explained.get(pool_id)
         if known is None or now - known[0] > 1.0:
-            known = now, incident.note(self.source.process(search=False), pool_id)
+            process = self.source.process(search=False)
+            self.source.freezer.keep(pool_id, "timeout", process)
+            known = now, incident.note(process, pool_id)
             self._explained[pool_id] = known
         return known[1]
+
+    def look_soon(self, pool_id: str) -> None:
+        """Have the watchdog look at a pool that is empty, if it is for the first time.
+
+        Called on the way of a checkout that will probably have to wait.
+        """
+        now = time.monotonic()
+        if self._server is None or self.source.freezer.has(pool_id, "exhausted"):
+            return
+        if now - self._hurried.get(pool_id, _NEVER) > _HURRY_AGAIN_S:
+            self._hurried[pool_id] = now
+            self._server.hurry(_SOON_S)
 
     def _open(self, directory: Path) -> tuple[Server, ServerSide]:
         from poolwatch import wire
@@ -140,11 +162,17 @@ class Agent:
 
         source, servers = self.source, ServerSide(self.ledger, connection_facts)
         self._watchdog = watchdog.Watchdog(source, self.ledger)
+
+        def document(*, viewers: bool) -> str:
+            """The records are gone when the collector comes back."""
+            return undisturbed(lambda: wire.to_json(source.snapshot(), viewers=viewers))
+
         server = Server(
             rundir.new_path(directory),
             quick={
-                "/snapshot": lambda _: wire.to_json(source.snapshot()),
-                "/view": lambda _: wire.to_json(source.snapshot(), viewers=True),
+                "/snapshot": lambda _: document(viewers=False),
+                "/frozen": lambda _: source.freezer.document(),
+                "/view": lambda _: document(viewers=True),
             },
             slow={
                 "/servers": lambda query: wire.list_to_json(
@@ -175,6 +203,8 @@ class Agent:
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
         self.ledger.forget_parent()
+        self.source.freezer.forget()
+        self._hurried.clear()
         if self.engines is not None:
             self.engines.forget_parent()
         if server is not None:
@@ -273,14 +303,18 @@ def snapshot() -> Snapshot:
 
 def _engines() -> Any:
     if agent.engines is None:
+        from poolwatch.adapters.context import AdapterContext
         from poolwatch.adapters.sqlalchemy_engines import Engines
 
         agent.engines = Engines(
-            agent.ledger,
-            agent.sites,
-            agent.per_thread,
-            agent.meet_thread,
-            agent.explain_timeout,
+            AdapterContext(
+                agent.ledger,
+                agent.sites,
+                agent.per_thread,
+                agent.meet_thread,
+                agent.explain_timeout,
+                agent.look_soon,
+            )
         )
     return agent.engines
 

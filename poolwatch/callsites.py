@@ -19,14 +19,15 @@ SQLAlchemy; the user's ``await`` chain hangs on the parent greenlet.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
+from poolwatch.collector import undisturbed
 from poolwatch.model import Frame
 from poolwatch.ownership import Owner, is_ours, owner_of
 
@@ -60,6 +61,7 @@ class Path:
         "looks",
         "owners",
         "parent",
+        "wanted",
     )
 
     def __init__(
@@ -75,6 +77,8 @@ class Path:
         self.owners = owners
         self.children: dict[tuple[int, ...], Path] = {}
         self.depth: int = len(codes) + (parent.depth if parent else 0)
+        self.wanted: int = parent.wanted if parent else _USER_FRAMES_WANTED
+        """Frames of the user's own that are enough."""
         self.fast = False
         """The walk may stop here without a further look."""
         self.deeper = False
@@ -117,8 +121,8 @@ class Path:
         """Whether the near part holds the call site and its nearest callers."""
         near = self.owners_near()
         if Owner.USER in near or Owner.USER in beyond:
-            return near.count(Owner.USER) >= _USER_FRAMES_WANTED
-        return near.count(Owner.PACKAGE) >= _USER_FRAMES_WANTED
+            return near.count(Owner.USER) >= self.wanted
+        return near.count(Owner.PACKAGE) >= self.wanted
 
     def _find_site(self, tail: Pairs, owners: bytes) -> None:
         pairs, whose = self.near() + tail, self.owners_near() + owners
@@ -144,10 +148,19 @@ _NOBODY = Path(None, (compile("", "", "exec"),) * CHUNK)
 class CallSites:
     """The tree of all paths seen, bounded."""
 
-    def __init__(self) -> None:
-        self._root = Path(None)
+    def __init__(self, user_frames: int = _USER_FRAMES_WANTED) -> None:
+        """Keep exact at least so many of the user's nearest frames."""
+        self._user_frames = user_frames
+        self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Path] = []
+
+    @cached_property
+    def of_statements(self) -> CallSites:
+        """A tree of its own for the places of statements: they are many, and one frame
+        of the user's is enough of each, since the checkout has told the others.
+        """
+        return CallSites(user_frames=1)
 
     def capture(self, frame: FrameType | None) -> Path:
         """Return the path of a stack that begins at ``frame``.
@@ -242,10 +255,15 @@ class CallSites:
         self._nodes.append(child)
         return child
 
+    def _new_root(self) -> Path:
+        root = Path(None)
+        root.wanted = self._user_frames
+        return root
+
     def _begin_anew(self) -> None:
         """Let go of all paths but those that holds and tallies point to."""
         old = [self._root, *self._nodes]
-        self._nodes, self._tails, self._root = [], {}, Path(None)
+        self._nodes, self._tails, self._root = [], {}, self._new_root()
         for path in old:
             path.children = {}
 
@@ -309,22 +327,6 @@ def resolve(pairs: Pairs) -> tuple[Frame, ...]:
 def current_frames() -> dict[int, FrameType]:
     """The running frame of every thread."""
     return undisturbed(sys._current_frames)  # noqa: SLF001 - the documented way
-
-
-def undisturbed(call: Callable[[], T]) -> T:
-    """Call without a garbage collection in between.
-
-    CPython holds an internal lock while it lists the frames or exceptions of all
-    threads. A collection at that moment may run a finalizer that needs the lock, and
-    the process stands still: cpython gh-106883, mended there in this same way.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return call()
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 class Holder:
     """A thread, as far as it may be remembered."""
 
-    __slots__ = ("_name", "_thread", "ident")
+    __slots__ = ("_name", "_thread", "ident", "out")
 
     def __init__(self) -> None:
         thread = threading.current_thread()
         self.ident = threading.get_ident()
         self._name = thread.name
         self._thread = ref(thread)
+        self.out = 0
+        """Holds of this thread that are open, on all pools. A hint: threads that give
+        back each other's connections write it without a lock."""
 
     @property
     def name(self) -> str:

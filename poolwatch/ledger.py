@@ -17,22 +17,17 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.histogram import Histogram, merged
-from poolwatch.labels import Ambience
-from poolwatch.model import (
-    Connection,
-    Counters,
-    Frame,
-    PoolStats,
-    SiteStats,
-)
+from poolwatch.model import Counters, Frame, PoolStats, SiteStats
+from poolwatch.nestings import Nestings
+from poolwatch.tally import Outside, Tally
+from poolwatch.waitrate import WaitRate
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
-    from poolwatch.holders import Holder, TaskRef
 
 BATCH = 64
 """Ended holds of a call site that may queue up before they are folded."""
@@ -50,191 +45,6 @@ BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
 
 OTHER_SITES = Frame("(other call sites)", 0, "")
-
-
-class Checkout:
-    """One request for a connection, and the hold it turns into.
-
-    One is made at every checkout: nothing is stored before it is needed.
-    """
-
-    __slots__ = (
-        "ambience",
-        "asked",
-        "collected",
-        "connection",
-        "ended",
-        "holder",
-        "leaked",
-        "number",
-        "path",
-        "proxy",
-        "taken",
-        "task",
-        "usage",
-    )
-
-    path: Path
-    holder: Holder
-    ambience: Ambience
-    task: TaskRef | None
-    asked: float
-    """``time.monotonic()`` of the request."""
-    taken: float
-    ended: float
-    proxy: Callable[[], Any]
-    """Weak reference to the connection proxy that the application holds."""
-    connection: ConnectionFacts | None
-    collected: bool
-    leaked: bool
-    """Already counted as leaked."""
-    number: int
-    """Given when somebody first looks."""
-    usage: Usage | None
-
-    def __init__(
-        self,
-        path: Path,
-        holder: Holder,
-        ambience: Ambience,
-        task: TaskRef | None,
-        asked: float,
-    ) -> None:
-        self.path = path
-        self.holder = holder
-        self.ambience = ambience
-        self.task = task
-        self.asked = asked
-        self.usage = None
-
-    def owner(self) -> object:
-        """The one that holds or waits: equal for two requests of one task or thread."""
-        return self.holder if self.task is None else self.task
-
-    def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
-        """The ident of the thread, None if it has ended, and the task, by weakref."""
-        ident = None if self.holder.has_ended() else self.holder.ident
-        return ident, self.task.reference if self.task is not None else None
-
-    def ended_owner(self) -> str | None:
-        """Who took it, in words, if that thread or task has ended.
-
-        None if somebody else has used the connection: then it was handed over.
-        """
-        if self.task is not None:
-            ended, who = self.task.has_ended(), f"task {self.task.name}"
-        else:
-            ended, who = self.holder.has_ended(), f"thread {self.holder.name}"
-        if not ended or (self.usage is not None and self.usage.by_others):
-            return None
-        return who
-
-
-class Usage:
-    """What was done with a held connection."""
-
-    __slots__ = ("began", "by_others", "in_sql", "statement")
-
-    def __init__(self) -> None:
-        self.by_others = False
-        """A thread or task that did not take the connection has used it."""
-        self.statement: str | None = None
-        self.began: float | None = None
-        """When the statement that is running now was sent, else None."""
-        self.in_sql = 0.0
-
-    def running_s(self, now: float) -> float | None:
-        """How long the statement has been running that runs now; None if none does."""
-        began = self.began
-        return None if began is None else max(0.0, now - began)
-
-    def in_sql_until(self, now: float) -> float:
-        """Seconds spent in statements, the running one included."""
-        began = self.began
-        return self.in_sql + (0.0 if began is None else now - began)
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionFacts:
-    """What was learned of a DBAPI connection when it was opened or first met."""
-
-    backend_pid: int | None
-    opened: float
-    """``time.monotonic()`` at the end of the connect call."""
-    connect_s: float | None
-    address: str | None
-    client_port: int | None
-    process: int
-    """Pid of the process that opened it."""
-
-    def record(self, now: float) -> Connection:
-        """The form that viewers get."""
-        return Connection(
-            age_s=now - self.opened,
-            connect_s=self.connect_s,
-            address=self.address,
-            client_port=self.client_port,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """What the pool itself says of its present state."""
-
-    size: int | None = None
-    max_overflow: int | None = None
-    timeout_s: float | None = None
-    idle: int | None = None
-    overflow: int | None = None
-
-
-class Tally:
-    """What one call site has done to one pool."""
-
-    __slots__ = (
-        "collected",
-        "folds",
-        "held",
-        "hold",
-        "in_sql",
-        "paths",
-        "used",
-        "wait",
-        "waited",
-    )
-
-    def __init__(self) -> None:
-        self.held = array("d")
-        """Seconds of ended holds that are not folded yet, and beside them ..."""
-        self.waited = array("d")
-        """... the seconds each had waited before."""
-        self.hold = Histogram()
-        self.wait = Histogram()
-        self.collected = 0
-        self.used = 0
-        """Ended holds through which statements were seen, and ..."""
-        self.in_sql = 0.0
-        """... the seconds they spent in those."""
-        self.paths: list[Path] = []
-        self.folds = 0
-
-    @property
-    def count(self) -> int:
-        """Holds that have ended."""
-        return self.hold.count + len(self.held)
-
-    def fold(self) -> None:
-        """Move what was appended into the histograms; one thread at a time."""
-        ready = min(len(self.held), len(self.waited))
-        if not ready:
-            return
-        self.hold.add(self.held[:ready])
-        self.wait.add(self.waited[:ready])
-        del self.held[:ready], self.waited[:ready]
-        self.folds += 1
-        if self.folds & (self.folds - 1) == 0:  # ever more rarely
-            for path in self.paths:
-                path.look_again()
 
 
 class PoolBook:
@@ -274,7 +84,14 @@ class PoolBook:
         self._create = Histogram()
         self.connects = 0
         self.closes = 0
+        self.timeouts = 0
         self.invalidated = 0
+        self.gave_up = 0
+        """Waits that the application itself has ended."""
+        self.most_wanted = 0
+        """Connections out or asked for at once, at the worst moment beyond capacity."""
+        self.switched_off: Callable[[], bool] = lambda: False
+        self.nestings = Nestings()
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
         """When connections were closed of late, and what was known of them."""
         self.leaked = 0
@@ -285,6 +102,7 @@ class PoolBook:
         self._by_path: dict[Path, Tally] = {}
         self._by_site: dict[Frame | None, Tally] = {}
         self._failed_waits = Histogram()
+        self._wait_rate = WaitRate(self.begun)
 
     # -- written by the adapter, in the application's threads ------------------------
 
@@ -298,10 +116,11 @@ class PoolBook:
         if usage is not None:
             tally.used += 1
             tally.in_sql += usage.in_sql
+            tally.idle += usage.idle_until(now)
+        hold.holder.out -= 1
         if collected:
             tally.collected += 1
-            if not getattr(hold, "leaked", False):
-                self.leaked += 1
+            self._leaked(hold, tally)
         if len(tally.held) >= BATCH:
             self._fold(tally)
 
@@ -314,6 +133,16 @@ class PoolBook:
     def timed_out(self, wait: Checkout, now: float) -> None:
         """Count a wait that the pool itself ended."""
         self._failed.append(now - wait.asked)
+        self.timeouts += 1
+
+    def given_up(self, wait: Checkout, now: float) -> None:
+        """Count a wait that the application ended: a cancelled task, an interrupt."""
+        self._failed.append(now - wait.asked)
+        self.gave_up += 1
+
+    def wanted_more(self) -> None:
+        """Somebody asks while as many are out as there can be."""
+        self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
 
     def connected(self, took: float) -> None:
         """Count a connection that was just opened, and the seconds it took."""
@@ -328,9 +157,13 @@ class PoolBook:
 
     def found_leaked(self, hold: Checkout) -> None:
         """Count an open hold as leaked, once."""
+        self._leaked(hold, self._by_path.get(hold.path) or self._tally(hold.path))
+
+    def _leaked(self, hold: Checkout, tally: Tally) -> None:
         if not getattr(hold, "leaked", False):
             hold.leaked = True
             self.leaked += 1
+            tally.leaked += 1
 
     def forget(self) -> None:
         """In a forked child: what is out belongs to the parent, and so do the counts.
@@ -345,7 +178,10 @@ class PoolBook:
         self._folding = threading.Lock()  # a thread of the parent may have held it
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
+        self.timeouts = self.gave_up = self.most_wanted = 0
+        self.nestings = Nestings()
         self.begun = time.monotonic()
+        self._wait_rate = WaitRate(self.begun)
 
     def _fold(self, *tallies: Tally) -> None:
         """Fold tallies, or leave it to others if they are at it."""
@@ -407,18 +243,25 @@ class PoolBook:
         """Requests that have not been served for a moment."""
         return [wait for wait in list(self.waits.values()) if now - wait.asked >= BRIEF]
 
-    def mostly_outside(self) -> list[tuple[Frame, int, float, float]]:
-        """Call sites whose held time is mostly not in SQL.
+    def mark(self, now: float) -> None:
+        """Note what has been waited so far: see WaitRate."""
+        tallies = list(self._by_site.values())
+        ended = sum(each.wait.total + sum(each.waited) for each in tallies)
+        failed = self._failed_waits.total + sum(self._failed)
+        self._wait_rate.mark(now, ended + failed + self._waiting(now))
 
-        With the number of holds, the seconds they lasted, and those of them in SQL.
-        """
+    def _waiting(self, now: float) -> float:
+        return sum(now - wait.asked for wait in list(self.waits.values()))
+
+    def mostly_outside(self) -> list[Outside]:
+        """Call sites whose held time is mostly not in SQL."""
         found = []
         for site, tally in list(self._by_site.items()):
             held, ended = tally.hold.total, tally.hold.count
             if site is None or ended < _ENOUGH_HOLDS or held < ended * _BRIEF_HOLD_S:
                 continue
             if tally.used >= ended and tally.in_sql < held * _MOSTLY_OUTSIDE:
-                found.append((site, ended, held, tally.in_sql))
+                found.append(Outside(site, ended, held, tally.in_sql, tally.idle))
         return found
 
     def collected_at(self) -> list[tuple[Frame, int]]:
@@ -431,9 +274,11 @@ class PoolBook:
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Figures of the pool, for a snapshot with so many holds and waits."""
+        now = time.monotonic()
         tallies = list(self._by_site.values())
         with self._folded(tallies, _PATIENCE_S):
             hold_s = merged(tally.hold for tally in tallies)
+            wait_s = merged([*(tally.wait for tally in tallies), self._failed_waits])
             ended = sum(tally.count for tally in tallies)
             gauges = self.gauges()
             return PoolStats(
@@ -451,19 +296,23 @@ class PoolBook:
                 counters=Counters(
                     checkouts=ended + holds,
                     checkins=ended,
-                    timeouts=self._failed_waits.count + len(self._failed),
+                    timeouts=self.timeouts,
                     connects=self.connects,
                     closes=self.closes,
                     invalidated=self.invalidated,
                     collected=sum(tally.collected for tally in tallies),
                     leaked=self.leaked,
                 ),
-                wait_s=merged(
-                    [*(t.wait for t in tallies), self._failed_waits]
-                ).distribution(),
+                wait_s=wait_s.distribution(),
                 hold_s=hold_s.distribution(),
                 create_s=self._create.distribution(),
                 long_after_s=self.long_after,
+                gave_up=self.gave_up,
+                waiting_s_per_s=self._wait_rate.per_second(
+                    now, wait_s.total + self._waiting(now)
+                ),
+                most_wanted=self.most_wanted,
+                switched_off=self.switched_off(),
             )
 
     def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:
@@ -486,7 +335,9 @@ class PoolBook:
                     connections=(tally.hold.total + sum(ages)) / elapsed,
                     hold_s=tally.hold.distribution(),
                     wait_s=tally.wait.distribution(),
-                    leaked=tally.collected,
+                    leaked=tally.leaked,
+                    in_sql_s=tally.in_sql if tally.used else None,
+                    in_transaction_idle_s=tally.idle if tally.used else None,
                 )
             )
         return sorted(sites, key=lambda each: each.connections, reverse=True)

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.diagnosis import ghosts, with_server
+from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Process, ServerReading, Snapshot, Unreachable

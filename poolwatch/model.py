@@ -92,6 +92,15 @@ class PoolStats:
     create_s: Distribution
     long_after_s: float = field(default=30.0, metadata=VIEWERS_ONLY)
     """From when on a hold counts as long."""
+    gave_up: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Waits that the application itself ended: a cancelled task, an interrupt."""
+    waiting_s_per_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
+    """Seconds waited per second, of all requests together, over the last minute."""
+    most_wanted: int = field(default=0, metadata=VIEWERS_ONLY)
+    """The most connections that were out or asked for at once, whenever that was more
+    than the pool has; else 0."""
+    switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
+    """A hook of ours has failed here: since then nothing of this pool is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,11 @@ class Hold:
     evidence: tuple[str, ...]
     server: ServerRow | None
     connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
+    used: tuple[Frame, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Where the last statement was sent from, innermost frame first; empty if none was
+    seen."""
+    unused_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Since the last statement ended; 0 while one is running, None if none was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,10 @@ class SiteStats:
     hold_s: Distribution
     wait_s: Distribution
     leaked: int
+    in_sql_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Of the time its ended holds lasted, the seconds in statements, and ..."""
+    in_transaction_idle_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """... the seconds in an open transaction without one. None if none was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +245,19 @@ class ServerStatus:
     """How long the reading took."""
 
 
+FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenMark:
+    """That a picture was kept: of which pool, why and when."""
+
+    pool: str
+    kind: FrozenKind
+    at: str
+    """ISO 8601, UTC."""
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """One instrumented process at one moment."""
@@ -246,6 +277,21 @@ class Process:
     findings: tuple[Finding, ...]
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
     departed: tuple[Departed, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    frozen: tuple[FrozenMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Pictures that were kept of earlier trouble."""
+    left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """What was not looked at, because it would have taken too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The whole picture of a process, kept from when a pool first got into trouble."""
+
+    pool: str
+    kind: FrozenKind
+    at: str
+    """ISO 8601, UTC."""
+    process: Process
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
-from poolwatch import diagnosis
-from poolwatch.callsites import Pairs, resolve
+from poolwatch.callsites import Pairs, Path, resolve
+from poolwatch.checkout import Checkout
+from poolwatch.collector import undisturbed
+from poolwatch.diagnosis import holds as of_holds
+from poolwatch.diagnosis import pools as of_pools
+from poolwatch.diagnosis.common import by_gravity
 from poolwatch.doing import doing
+from poolwatch.freezing import Freezer
 from poolwatch.holders import Holder, thread_stacks
-from poolwatch.ledger import Checkout, Ledger, PoolBook
+from poolwatch.ledger import Ledger, PoolBook
 from poolwatch.masking import mask_literals
 from poolwatch.model import (
     Departed,
@@ -57,6 +62,8 @@ class LedgerSource:
         """By the number of the hold: when somebody asked, and the answer."""
         self._trust_s = _TRUST_S
         self._asked = float("-inf")
+        self._left_out: tuple[str, ...] = ()
+        self.freezer = Freezer()
 
     def snapshot(self) -> Snapshot:
         """Return this process as it is now; reads no database and blocks nobody."""
@@ -69,11 +76,14 @@ class LedgerSource:
         watchdog has found out is used. That is for the application's own threads, an
         event loop's above all, which must not wait for a search.
         """
+        return undisturbed(lambda: self._process(search))
+
+    def _process(self, search: bool) -> Process:
         look = _Look(thread_stacks())
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
         look.judge(self._keeping(look.suspects()) if search else self._known())
-        return Process(
+        process = Process(
             pid=os.getpid(),
             host=platform.node(),
             program=program(),
@@ -85,9 +95,13 @@ class LedgerSource:
             holds=tuple(sorted(look.holds, key=lambda hold: -hold.held_s)),
             waits=tuple(sorted(look.waits, key=lambda wait: -wait.waited_s)),
             sites=tuple(look.sites),
-            findings=diagnosis.by_gravity(look.findings),
+            findings=by_gravity(look.findings),
             departed=tuple(look.departed),
+            frozen=self.freezer.marks(),
+            left_out=self._left_out,
         )
+        self.freezer.consider(process)
+        return process
 
     def _keeping(self, suspects: list[Checkout]) -> dict[int, Keeping]:
         """Who keeps these holds alive, asked anew only when the answers are old."""
@@ -100,7 +114,7 @@ class LedgerSource:
         old = any(now - self._kept.get(n, _NEVER)[0] > self._trust_s for n in numbers)
         if old and affordable:
             began = time.thread_time()
-            found = _ask(suspects)
+            found, self._left_out = _ask(suspects)
             cost = time.thread_time() - began
             self._trust_s, self._asked = max(_TRUST_S, _SHARE * cost), now
             self._kept.update({number: (now, told) for number, told in found.items()})
@@ -113,7 +127,7 @@ class LedgerSource:
 _NEVER = (float("-inf"), None)
 
 
-def _ask(suspects: list[Checkout]) -> dict[int, Keeping]:
+def _ask(suspects: list[Checkout]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
     from poolwatch.keepers import keepers  # only a suspicion needs it
 
     proxies = {str(each.number): each.proxy for each in suspects}
@@ -130,7 +144,7 @@ def _ask(suspects: list[Checkout]) -> dict[int, Keeping]:
             in_use_by_taker=keeper.same_holder if keeper is not None else None,
             complete=result.all_frames,
         )
-    return told
+    return told, (result.left_out,) if result.left_out else ()
 
 
 @dataclass(slots=True)
@@ -206,11 +220,11 @@ class _Look:
             self.holds += holds
             self.waits += waits
             self.sites += sites
-            self.findings += diagnosis.of_holds(judged)
-            self.findings += diagnosis.collected(sites)
-            self.findings += diagnosis.exhausted(stats, holds, waits)
-            self.findings += diagnosis.mostly_outside(stats, book.mostly_outside())
-            self.findings += diagnosis.fork_shared(stats, _inherited(out, holds))
+            self.findings += of_holds.of_holds(judged)
+            self.findings += of_holds.collected(stats, book.collected_at())
+            self.findings += of_pools.exhausted(stats, holds, waits)
+            self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
+            self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
             if not book.shared:  # one connection for all: nobody can wait for another
                 mine = [
                     (checkout, hold)
@@ -218,10 +232,13 @@ class _Look:
                     if _in_its_hands(checkout, hold, keeping.get(checkout.number))
                 ]
                 by_holder = _by_holder(mine, zip(asked, waits, strict=True))
-                nested = diagnosis.nested(stats, by_holder)
+                nested = of_pools.nested(stats, by_holder)
                 self.findings += nested
+                self.findings += of_pools.nested_before(
+                    stats, list(book.nestings.seen.values()), self.now, nested
+                )
                 if not nested:
-                    self.findings += diagnosis.undersized(stats, holds, waits)
+                    self.findings += of_pools.undersized(stats, holds, waits)
 
     def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
         now = self._now(checkout)
@@ -264,11 +281,13 @@ class _Look:
             now=draft.now,
             statement=None if statement is None else mask_literals(statement),
             in_sql_s=usage.in_sql_until(self.now) if usage else None,
-            in_transaction_idle_s=None,
+            in_transaction_idle_s=usage.idle_until(self.now) if usage else None,
             verdict=judgement.verdict,
             evidence=judgement.evidence,
             server=None,
             connection=facts.record(self.now) if facts else None,
+            used=_used(usage.path, draft) if usage and usage.path else (),
+            unused_s=usage.unused_s(self.now) if usage else None,
         )
         return hold, judgement.kind
 
@@ -295,11 +314,19 @@ class _Look:
         return self._stacks[holder]
 
 
+def _used(path: Path, draft: _Draft) -> tuple[Frame, ...]:
+    """Where it was last used, completed by what the other two stacks show."""
+    used = path.frames(draft.now)
+    if draft.stack and draft.stack[-1] in used:
+        return used
+    return path.frames(draft.stack)
+
+
 def _in_its_hands(checkout: Checkout, hold: Hold, keeping: Keeping | None) -> bool:
     """Whether who took it is also who uses it: not leaked, not handed over."""
     if hold.verdict == "leaked" or (checkout.usage and checkout.usage.by_others):
         return False
-    if diagnosis.still_there(hold):
+    if of_pools.still_there(hold):
         return keeping is None or keeping.in_use_by_taker is not False
     return keeping is not None and keeping.in_use
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from poolwatch import diagnosis
+from poolwatch.diagnosis import servers as of_servers
 from poolwatch.errors import PoolwatchError
 from poolwatch.joining import AgentReading, Window, claimed, join, missing, strays
 from poolwatch.model import Process, ServerReading, ServerStatus
@@ -115,7 +115,7 @@ class Look:
                 home = self.readings[hold.pool].identity, hold.connection.address
                 self.memory.homes[hold.pool] = home
         left = strays(process, self.readings, self.windows)
-        findings = (*process.findings, *diagnosis.strays(left))
+        findings = (*process.findings, *of_servers.strays(left))
         return replace(process, servers=tuple(self.servers), findings=findings)
 
 

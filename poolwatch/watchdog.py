@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from poolwatch.checkout import Checkout
 from poolwatch.guard import log
-from poolwatch.ledger import Checkout, Ledger, PoolBook
+from poolwatch.ledger import Ledger, PoolBook
 from poolwatch.model import Frame, Hold
 from poolwatch.picture import LedgerSource
 from poolwatch.text import duration, one_line, place
@@ -43,6 +44,7 @@ class Watchdog:
         self._collected: dict[tuple[str, Frame], int] = {}
         self._seen: frozenset[int] = frozenset()
         self._again = 0.0
+        self._next_picture = 0.0
 
     def tick(self) -> None:
         """Look once."""
@@ -50,6 +52,12 @@ class Watchdog:
         books = list(self._ledger.books.values())
         self._returned(books, now)
         self._dropped(books)
+        for book in books:
+            book.mark(now)
+        if now >= self._next_picture and any(self._in_trouble(b, now) for b in books):
+            began = time.thread_time()
+            self._source.process()  # which keeps the picture
+            self._next_picture = now + _SHARE * (time.thread_time() - began)
         suspects = frozenset(
             id(hold)
             for book in books
@@ -62,6 +70,13 @@ class Watchdog:
             self._leaked(now)
             cost = time.thread_time() - began
             self._seen, self._again = suspects, now + max(_AGAIN_S, _SHARE * cost)
+
+    def _in_trouble(self, book: PoolBook, now: float) -> bool:
+        """Whether somebody waits here, of which a picture might be kept."""
+        has = self._source.freezer.has
+        if has(book.id, "exhausted") and has(book.id, "pool_deadlock"):
+            return False
+        return bool(book.open_waits(now))
 
     def _leaked(self, now: float) -> None:
         process = self._source.process()

@@ -124,7 +124,11 @@ def test_viewers_get_more(path, http_get):
     """/view is the same, with what poolwatch's own programs need to join it."""
     document = json.loads(http_get(path, "/view")[1])
     (process,) = document["processes"]
-    assert set(process["holds"][0]) == KEYS["holds"] | {"connection"}
+    assert set(process["holds"][0]) == KEYS["holds"] | {
+        "connection",
+        "used",
+        "unused_s",
+    }
     assert set(process["pools"][0]) == KEYS["pools"] | {"long_after_s"}
     assert wire.from_json(http_get(path, "/view")[1]).processes[0].pid == os.getpid()
 

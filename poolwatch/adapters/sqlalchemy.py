@@ -26,39 +26,32 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
-from poolwatch.callsites import CallSites, Path
+from poolwatch.callsites import Path
+from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.guard import Guard
-from poolwatch.holders import Holder, PerThread, TaskRef
+from poolwatch.holders import TaskRef
 from poolwatch.labels import ambience
-from poolwatch.ledger import Checkout, ConnectionFacts, Gauges, PoolBook
-
-try:
-    from greenlet import getcurrent as current_greenlet
-except ImportError:  # SQLAlchemy works without, then there are no async engines
-    current_greenlet = None
+from poolwatch.ledger import PoolBook
 
 
 class PoolHooks:
     """Everything that is attached to one pool, and how it comes off again."""
 
-    def __init__(  # noqa: PLR0917 - made in one place
-        self,
-        target: Engine | Pool,
-        book: PoolBook,
-        sites: CallSites,
-        per_thread: PerThread,
-        meet_thread: Callable[[], Holder],
-        explain: Callable[[str], str],
+    def __init__(
+        self, target: Engine | Pool, book: PoolBook, context: AdapterContext
     ) -> None:
         pool = target.pool if isinstance(target, Engine) else target
         self.book = book
         self.guard = Guard(f"pool {book.name!r}")
-        self._sites = sites
-        self._per_thread = per_thread
-        self._meet_thread = meet_thread
-        self._explain = explain
+        self._sites = context.sites
+        self._per_thread = context.per_thread
+        self._meet_thread = context.meet_thread
+        self._explain = context.explain
+        self._look_soon = context.look_soon
         self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
         """One record may be lent several times: holds are told apart by proxy."""
         self._async = bool(pool._is_asyncio)
@@ -71,6 +64,7 @@ class PoolHooks:
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
         book.gauges = self.gauges
+        book.switched_off = lambda: self.guard.tripped
         self._wrap(pool)
         self._statements: StatementHooks | None = None
         if isinstance(target, Engine):
@@ -90,7 +84,9 @@ class PoolHooks:
     def note_statements(self, engine: Engine) -> None:
         """Note the statements of an engine, too; a bare pool knows none."""
         if self._statements is None:
-            self._statements = StatementHooks(engine.dialect, self.book, self.guard)
+            self._statements = StatementHooks(
+                engine.dialect, self.book, self._sites.of_statements, self.guard
+            )
 
     def has(self, pool: Pool) -> bool:
         """Whether these hooks are on ``pool``."""
@@ -195,7 +191,8 @@ class PoolHooks:
         per_thread, capture = self._per_thread, self._sites.capture
         get_ambience = ambience.get
         shared, is_async = self._shared, self._async
-        take_shared = self._take_shared
+        take_shared, notable = self._take_shared, self._notable
+        capacity = sys.maxsize if shared else _capacity(pool)
 
         def connect() -> Any:  # noqa: C901 - every call would cost
             if guard.tripped:
@@ -209,6 +206,8 @@ class PoolHooks:
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
                 key = id(wait)
                 waits[key] = wait
+                if holder.out or len(holds) >= capacity:
+                    notable(wait, capacity)
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 guard.failed(error)
                 return original(pool)
@@ -228,6 +227,7 @@ class PoolHooks:
                     wait.connection = connections.get(record) or self._meet(proxy)
                     wait.proxy = watch(proxy)
                     holds[record] = wait
+                    holder.out += 1
                 del waits[key]
             except BaseException as error:  # noqa: BLE001 - raised again there
                 if key in waits:
@@ -247,11 +247,22 @@ class PoolHooks:
             path = self._sites.capture_across_greenlets(frame, greenlet)
         return path, TaskRef(task) if task is not None else None
 
+    def _notable(self, wait: Checkout, capacity: int) -> None:
+        """A second connection for one holder, or one more than the pool has."""
+        book = self.book
+        if wait.holder.out and not self._shared:
+            book.nestings.note(wait, book.holds)
+        if len(book.holds) >= capacity:
+            book.wanted_more()
+            self._look_soon(book.id)
+
     def _gave_up(self, wait: Checkout, error: BaseException) -> None:
         try:
             if isinstance(error, PoolTimeoutError):
                 self.book.timed_out(wait, monotonic())
                 error.add_note(self._explain(self.book.id))
+            elif not isinstance(error, Exception):
+                self.book.given_up(wait, monotonic())
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 
@@ -270,6 +281,7 @@ class PoolHooks:
         wait.connection = self.book.connections.get(key) or self._meet(proxy)
         wait.proxy = watch(proxy)
         self.book.holds[id(proxy)] = wait
+        wait.holder.out += 1
 
     # -- pool events -----------------------------------------------------------------
 
@@ -432,6 +444,13 @@ class _Wrapped:
                 delattr(pool, name)
             else:  # somebody had wrapped it before us
                 setattr(pool, name, ours.around)
+
+
+def _capacity(pool: Pool) -> int:
+    """The most connections it lends at once."""
+    if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
+        return pool.size() + pool._max_overflow
+    return sys.maxsize
 
 
 def _unbound(pool: Pool, name: str) -> Callable[[Any], Any]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.pool import Pool
 
+from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.sqlalchemy import PoolHooks, pool_name, pool_url
 from poolwatch.adapters.sqlalchemy_connect import server_connect
-from poolwatch.callsites import CallSites
+from poolwatch.checkout import Gauges
 from poolwatch.guard import log
-from poolwatch.holders import Holder, PerThread
-from poolwatch.ledger import Gauges, Ledger
 from poolwatch.settings import Settings
 
 _FOR_EVER = 1e9
@@ -39,20 +37,8 @@ def _unwrapped(target: Any) -> Any:
 class Engines:
     """The instrumented pools of this process. They are not kept alive."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        sites: CallSites,
-        per_thread: PerThread,
-        meet_thread: Callable[[], Holder],
-        explain: Callable[[str], str],
-    ) -> None:
-        """``explain`` tells, for a pool's id, who holds its connections."""
-        self._explain = explain
-        self._ledger = ledger
-        self._sites = sites
-        self._per_thread = per_thread
-        self._meet_thread = meet_thread
+    def __init__(self, context: AdapterContext) -> None:
+        self._context = context
         self._named: set[str] = set()
         """Ids of pools that were instrumented by themselves."""
         self._hooks: dict[str, PoolHooks] = {}
@@ -148,7 +134,7 @@ class Engines:
 
     def _hook(self, target: Engine | Pool, settings: Settings) -> PoolHooks:
         pool = target.pool if isinstance(target, Engine) else target
-        book = self._ledger.open(
+        book = self._context.ledger.open(
             name=settings.name or pool_name(target),
             kind=type(pool).__name__,
             url=pool_url(target),
@@ -159,10 +145,7 @@ class Engines:
         hooks = PoolHooks(
             target,
             book,
-            self._sites,
-            self._per_thread,
-            self._meet_thread,
-            self._explain,
+            self._context,
         )
         hooks.on_gone = self._gone
         self._hooks[book.id] = hooks
@@ -173,7 +156,7 @@ class Engines:
         hooks = self._hooks.pop(pool_id, None)
         self._named.discard(pool_id)
         if hooks is not None:
-            self._ledger.close(hooks.book)
+            self._context.ledger.close(hooks.book)
 
     def _unhook(self, pool_id: str) -> None:
         hooks = self._hooks.pop(pool_id, None)
@@ -181,4 +164,4 @@ class Engines:
         if hooks is None:  # it was collected just now
             return
         hooks.remove()
-        self._ledger.close(hooks.book)
+        self._context.ledger.close(hooks.book)

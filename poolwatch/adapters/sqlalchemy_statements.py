@@ -1,4 +1,5 @@
-"""The last statement of a hold, and its time in SQL, at the dialect.
+"""What is sent through a held connection, seen at the dialect: the last statement and
+its place, the time in SQL, and the time that a transaction stood open meanwhile.
 
 Wrapped on the dialect of the one engine, because SQLAlchemy's own cursor events cost
 every statement of an engine about 20 µs, whatever their listeners do (an engine with
@@ -10,31 +11,44 @@ from __future__ import annotations
 from asyncio import Task, current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
+from sys import _getframe as frame_at
 from threading import get_ident
-from time import monotonic
 from typing import Any
 from weakref import ref
 
 from sqlalchemy.engine import Dialect
 
+from poolwatch.adapters.greenlets import current_greenlet
+from poolwatch.callsites import CallSites, Path
+from poolwatch.checkout import Usage
 from poolwatch.guard import Guard
-from poolwatch.ledger import PoolBook, Usage
+from poolwatch.ledger import PoolBook
 from poolwatch.masking import LIMIT
 
-_METHODS = ("do_execute", "do_executemany", "do_execute_no_params")
+_STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
+_ENDS = ("do_commit", "do_rollback")
+_PLUMBING = 5
+"""Frames between us and the application, at least."""
 
 
 class StatementHooks:
     """What is attached to one dialect, and how it comes off again."""
 
-    def __init__(self, dialect: Dialect, book: PoolBook, guard: Guard) -> None:
+    def __init__(
+        self, dialect: Dialect, book: PoolBook, sites: CallSites, guard: Guard
+    ) -> None:
         self._dialect = ref(dialect)
         self._book = book
+        self._sites = sites
         self._guard = guard
         self._ours: dict[str, tuple[Any, Any]] = {}
-        for name in _METHODS:
+        makers: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(_STATEMENTS, self._wrapper),
+            _STATEMENTS[2]: self._bare_wrapper,
+            **dict.fromkeys(_ENDS, self._end_wrapper),
+        }
+        for name, make in makers.items():
             around = dialect.__dict__.get(name)
-            make = self._bare_wrapper if name == _METHODS[2] else self._wrapper
             ours = make(getattr(dialect, name))
             self._ours[name] = ours, around
             setattr(dialect, name, ours)
@@ -62,12 +76,10 @@ class StatementHooks:
             if usage is None:
                 original(cursor, statement, parameters, context)
                 return
-            began = usage.began = monotonic()
             try:
                 original(cursor, statement, parameters, context)
             finally:
-                usage.in_sql += monotonic() - began
-                usage.began = None
+                usage.ended(usage.transactional)
 
         return execute
 
@@ -82,6 +94,25 @@ class StatementHooks:
 
         return execute
 
+    def _end_wrapper(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Around a commit or a rollback; the pool calls it too, at each return."""
+        shared, holds = self._book.shared, self._book.holds
+
+        def end(connection: Any) -> None:
+            key = connection if shared else getattr(connection, _RECORD, None)
+            hold = holds.get(id(key))
+            usage = None if hold is None else hold.usage
+            if usage is None or usage.idle_since is None:
+                original(connection)
+                return
+            usage.begin()
+            try:
+                original(connection)
+            finally:
+                usage.ended(False)
+
+        return end
+
     def _begin(self, statement: str, context: Any) -> Usage | None:
         """Note the statement on the hold of its connection; None if there is none."""
         try:
@@ -95,19 +126,41 @@ class StatementHooks:
                 return None
             usage = hold.usage
             if usage is None:
-                usage = hold.usage = Usage()
+                usage = hold.usage = Usage(_transactional(proxy.dbapi_connection))
             # do not keep a megabyte alive
             usage.statement = (
                 statement if len(statement) <= LIMIT else statement[:LIMIT]
             )
+            try:
+                frame = frame_at(_PLUMBING)
+            except ValueError:  # called by something other than SQLAlchemy
+                frame = frame_at(1)
             if hold.task is not None:
+                usage.path = self._across_greenlets(frame)
                 usage.by_others = usage.by_others or not hold.task.is_of(_task())
-            elif hold.holder.ident != get_ident():
-                usage.by_others = True
+            else:
+                usage.path = self._sites.capture(frame)
+                if hold.holder.ident != get_ident():
+                    usage.by_others = True
+            usage.begin()
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             self._guard.failed(error)
             return None
         return usage
+
+    def _across_greenlets(self, frame: Any) -> Path:
+        greenlet = current_greenlet() if current_greenlet is not None else None
+        if greenlet is None or greenlet.parent is None:
+            return self._sites.capture(frame)
+        return self._sites.capture_across_greenlets(frame, greenlet)
+
+
+_RECORD = "_connection_record"
+
+
+def _transactional(dbapi_connection: Any) -> bool:
+    """Whether the driver begins a transaction with the first statement."""
+    return getattr(dbapi_connection, "autocommit", False) is not True
 
 
 def _task() -> Task[Any] | None:

@@ -17,7 +17,8 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
 from weakref import ref
 
-from poolwatch.callsites import current_frames, undisturbed
+from poolwatch.callsites import current_frames
+from poolwatch.collector import undisturbed
 from poolwatch.keeping.references import Guide, local_variables
 from poolwatch.ownership import Owner, owner_of
 

@@ -1,0 +1,200 @@
+"""One checkout, and what is known of it: written in the application's own calls.
+
+No lock is taken here: what two threads may write at once is a single attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from poolwatch.labels import Ambience
+from poolwatch.model import Connection
+
+if TYPE_CHECKING:
+    from poolwatch.callsites import Path
+    from poolwatch.holders import Holder, TaskRef
+
+
+class Checkout:
+    """One request for a connection, and the hold it turns into.
+
+    One is made at every checkout: nothing is stored before it is needed.
+    """
+
+    __slots__ = (
+        "ambience",
+        "asked",
+        "collected",
+        "connection",
+        "ended",
+        "holder",
+        "leaked",
+        "number",
+        "path",
+        "proxy",
+        "taken",
+        "task",
+        "usage",
+    )
+
+    path: Path
+    holder: Holder
+    ambience: Ambience
+    task: TaskRef | None
+    asked: float
+    """``time.monotonic()`` of the request."""
+    taken: float
+    ended: float
+    proxy: Callable[[], Any]
+    """Weak reference to the connection proxy that the application holds."""
+    connection: ConnectionFacts | None
+    collected: bool
+    leaked: bool
+    """Already counted as leaked."""
+    number: int
+    """Given when somebody first looks."""
+    usage: Usage | None
+
+    def __init__(
+        self,
+        path: Path,
+        holder: Holder,
+        ambience: Ambience,
+        task: TaskRef | None,
+        asked: float,
+    ) -> None:
+        self.path = path
+        self.holder = holder
+        self.ambience = ambience
+        self.task = task
+        self.asked = asked
+        self.usage = None
+
+    def owner(self) -> object:
+        """The one that holds or waits: equal for two requests of one task or thread."""
+        return self.holder if self.task is None else self.task
+
+    def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
+        """The ident of the thread, None if it has ended, and the task, by weakref."""
+        ident = None if self.holder.has_ended() else self.holder.ident
+        return ident, self.task.reference if self.task is not None else None
+
+    def ended_owner(self) -> str | None:
+        """Who took it, in words, if that thread or task has ended.
+
+        None if somebody else has used the connection: then it was handed over.
+        """
+        if self.task is not None:
+            ended, who = self.task.has_ended(), f"task {self.task.name}"
+        else:
+            ended, who = self.holder.has_ended(), f"thread {self.holder.name}"
+        if not ended or (self.usage is not None and self.usage.by_others):
+            return None
+        return who
+
+
+class Usage:
+    """What was done with a held connection."""
+
+    __slots__ = (
+        "began",
+        "by_others",
+        "idle",
+        "idle_since",
+        "in_sql",
+        "path",
+        "statement",
+        "transactional",
+        "used",
+    )
+
+    def __init__(self, transactional: bool) -> None:
+        self.transactional = transactional
+        """A statement begins a transaction, as it does but for AUTOCOMMIT."""
+        self.by_others = False
+        """A thread or task that did not take the connection has used it."""
+        self.statement: str | None = None
+        self.path: Path | None = None
+        """Where the last statement was sent from."""
+        self.began: float | None = None
+        """When what the server does for us now was asked of it, else None."""
+        self.used = 0.0
+        """When the last such thing ended."""
+        self.in_sql = 0.0
+        self.idle = 0.0
+        """Seconds in an open transaction without a statement."""
+        self.idle_since: float | None = None
+        """Since when that is so; None if a statement is running or none is open."""
+
+    def begin(self) -> None:
+        """A statement, a commit or a rollback is sent."""
+        now = self.began = monotonic()
+        since = self.idle_since
+        if since is not None:
+            self.idle += now - since
+            self.idle_since = None
+
+    def ended(self, in_transaction: bool) -> None:
+        """It has been answered, and a transaction may have been left open."""
+        now = self.used = monotonic()
+        began = self.began
+        if began is not None:  # two threads on one connection: not our mistake
+            self.in_sql += now - began
+            self.began = None
+        self.idle_since = now if in_transaction else None
+
+    def running_s(self, now: float) -> float | None:
+        """How long the statement has been running that runs now; None if none does."""
+        began = self.began
+        return None if began is None else max(0.0, now - began)
+
+    def in_sql_until(self, now: float) -> float:
+        """Seconds spent in statements, the running one included."""
+        began = self.began
+        return self.in_sql + (0.0 if began is None else now - began)
+
+    def idle_until(self, now: float) -> float:
+        """Seconds idle in a transaction."""
+        since = self.idle_since
+        return self.idle + (0.0 if since is None else now - since)
+
+    def unused_s(self, now: float) -> float:
+        """How long ago the last statement ended; 0 while one is running."""
+        return 0.0 if self.began is not None else max(0.0, now - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFacts:
+    """What was learned of a DBAPI connection when it was opened or first met."""
+
+    backend_pid: int | None
+    opened: float
+    """``time.monotonic()`` at the end of the connect call."""
+    connect_s: float | None
+    address: str | None
+    client_port: int | None
+    process: int
+    """Pid of the process that opened it."""
+
+    def record(self, now: float) -> Connection:
+        """The form that viewers get."""
+        return Connection(
+            age_s=now - self.opened,
+            connect_s=self.connect_s,
+            address=self.address,
+            client_port=self.client_port,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What the pool itself says of its present state."""
+
+    size: int | None = None
+    max_overflow: int | None = None
+    timeout_s: float | None = None
+    idle: int | None = None
+    overflow: int | None = None

@@ -1,0 +1,147 @@
+"""Findings about single holds, and about the call sites that took them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from poolwatch.diagnosis.common import ids, places
+from poolwatch.model import Finding, Frame, Hold, PoolStats, Severity
+from poolwatch.tally import Outside
+from poolwatch.text import duration, place, plural
+
+
+class _Wording(NamedTuple):
+    severity: Severity
+    text: str
+    remedy: str
+
+
+_PER_SITE = {
+    "leaked.orphaned": _Wording(
+        "critical",
+        "{where} took {many} and ended without returning {them}",
+        "Take the connection in a with block, so that it goes back when the thread or "
+        "task ends.",
+    ),
+    "leaked.abandoned": _Wording(
+        "critical",
+        "{where} took {many} that nothing uses any more, the oldest {age} ago",
+        "Use a with block, or close() in a finally clause, where it was taken.",
+    ),
+    "held_across_io": _Wording(
+        "warning",
+        "{where} holds {many} across work that is not the database, for {age}",
+        "Return the connection (or end the session) before slow work, and take one "
+        "again afterwards.",
+    ),
+    "long_hold": _Wording(
+        "warning",
+        "{where} holds {many}, the oldest for {age}",
+        "Return the connection before slow work; if the hold is meant to last, say so: "
+        'with poolwatch.long_hold("why").',
+    ),
+}
+
+
+def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
+    """Findings about single holds, one per kind, pool and call site.
+
+    Takes holds with the kind their judgement amounts to; kinds that have no finding of
+    their own (a statement is running: the server tells more) are left out.
+    """
+    groups: dict[tuple[str, str, Frame | None], list[Hold]] = defaultdict(list)
+    for hold, kind in judged:
+        if kind in _PER_SITE:
+            groups[kind, hold.pool, hold.site].append(hold)
+    findings = []
+    for (kind, pool, site), group in groups.items():
+        severity, text, remedy = _PER_SITE[kind]
+        oldest = max(group, key=lambda hold: hold.held_s)
+        findings.append(
+            Finding(
+                kind=kind,
+                severity=severity,
+                pool=pool,
+                text=text.format(
+                    where=place(site),
+                    many=plural(len(group), "connection"),
+                    them="it" if len(group) == 1 else "them",
+                    age=duration(oldest.held_s),
+                ),
+                proof="; ".join(oldest.evidence),
+                remedy=remedy,
+                holds=ids(group),
+                sites=places(site),
+            )
+        )
+    return findings
+
+
+def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
+    """``leaked.collected``: connections that came back only by garbage collection.
+
+    Takes their call sites, and how many each has dropped.
+    """
+    return [
+        Finding(
+            kind="leaked.collected",
+            severity="warning",
+            pool=pool.id,
+            text=f"{place(site)} dropped {plural(count, 'connection')} "
+            "without returning",
+            proof="nobody called close(): the connection object was already dead when "
+            "its connection came back",
+            remedy="Use a with block, or close() in a finally clause.",
+            sites=(site,),
+        )
+        for site, count in sites
+    ]
+
+
+def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
+    """``held_across_io`` of a call site, without any threshold: most of the time that
+    its many holds lasted was not spent in SQL.
+    """
+    return [
+        Finding(
+            kind="held_across_io",
+            severity="info",
+            pool=pool.id,
+            text=f"{place(each.site)} holds connections mostly for work that is not "
+            f"the database: {each.in_sql_s / each.held_s:.0%} of the held time is SQL",
+            proof=f"{each.count} holds lasted {duration(each.held_s)} together: "
+            f"{duration(each.in_sql_s)} in statements, "
+            f"{duration(each.in_transaction_idle_s)} idle in a transaction, "
+            f"{duration(_rest(each))} idle outside one",
+            remedy="Return the connection (or end the session) before slow work, and "
+            "take one again afterwards.",
+            sites=(each.site,),
+        )
+        for each in sites
+    ]
+
+
+def _rest(outside: Outside) -> float:
+    spent = outside.in_sql_s + outside.in_transaction_idle_s
+    return max(0.0, outside.held_s - spent)
+
+
+def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
+    """``fork_shared``: two processes use one connection."""
+    return [
+        Finding(
+            kind="fork_shared",
+            severity="critical",
+            pool=pool.id,
+            text=f"{place(hold.site)} uses a connection that was opened before the "
+            "process forked: parent and child share it",
+            proof=f"backend {hold.backend_pid} was connected to by another process",
+            remedy="Call engine.dispose(close=False) in the child, right after the "
+            "fork.",
+            holds=(hold.id,),
+            sites=places(hold.site),
+        )
+        for hold in holds
+    ]

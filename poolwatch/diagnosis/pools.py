@@ -1,0 +1,199 @@
+"""Findings about a pool: who waits for whom, and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from poolwatch.diagnosis.common import ids, places
+from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
+from poolwatch.nestings import Nesting
+from poolwatch.text import duration, place, plural
+
+_NOTICEABLE_WAIT_S = 0.05
+_RECENT_S = 300.0
+"""What was noted longer ago is no news."""
+_SHARE_IT = (
+    "Pass the connection that is already held to the inner code; as many such callers "
+    "as the pool has connections lock each other out."
+)
+_ENOUGH_HOLDS = 10
+"""Ended holds that show how long holds of this pool usually last."""
+
+
+def exhausted(
+    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+) -> list[Finding]:
+    """``exhausted``: somebody waits and nothing is free; says who holds what."""
+    capacity = _capacity(pool)
+    if not waits or capacity is None or len(holds) < capacity:
+        return []
+    by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    oldest = max(wait.waited_s for wait in waits)
+    return [
+        Finding(
+            kind="exhausted",
+            severity="critical",
+            pool=pool.id,
+            text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
+            f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
+            proof="held by " + ", ".join(f"{site} ({n})" for site, n in by_site),
+            remedy="Look at the holders before making the pool larger.",
+            holds=ids(holds),
+            waits=ids(waits),
+            sites=places(*(hold.site for hold in holds)),
+        )
+    ]
+
+
+def undersized(
+    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+) -> list[Finding]:
+    """``undersized``: honest work waits; says how many connections would do for it."""
+    capacity = _capacity(pool)
+    longest = max((wait.waited_s for wait in waits), default=0.0)
+    if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
+        return []
+    if any(hold.verdict != "ok" for hold in holds) or pool.counters.leaked:
+        return []
+    usual = pool.hold_s.p99
+    if pool.hold_s.count < _ENOUGH_HOLDS or usual is None:
+        return []
+    if max(hold.held_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
+        return []  # it waits for these holds, not for want of connections
+    enough = max(len(holds) + len(waits), pool.most_wanted)
+    return [
+        Finding(
+            kind="undersized",
+            severity="warning",
+            pool=pool.id,
+            text=f"pool {pool.name!r} is too small for its work: "
+            f"{plural(len(waits), 'request')} wait, the longest for "
+            f"{duration(longest)}, and no hold is leaked or long",
+            proof=f"{len(holds)} of {capacity} out; 99 % of all holds last less than "
+            f"{duration(usual)}",
+            remedy=f"A pool of {enough} would have served everybody, at the worst "
+            "moment so far too; or let the holders be quicker.",
+            holds=ids(holds),
+            waits=ids(waits),
+        )
+    ]
+
+
+def nested(
+    pool: PoolStats, holders: Mapping[object, tuple[Sequence[Hold], Sequence[Wait]]]
+) -> list[Finding]:
+    """``nested`` and ``pool_deadlock``.
+
+    ``holders`` groups the holds and waits of this pool by the thread or task they
+    belong to, and use.
+    """
+    findings = []
+    stuck: list[Hold] = []
+    wanted: list[Wait] = []
+    for holds, waits in holders.values():
+        if not holds or len(holds) + len(waits) < 2:
+            continue
+        if waits:
+            stuck += holds
+            wanted += waits
+        findings.append(_nested(pool, holds, waits))
+    capacity = _capacity(pool)
+    if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
+        findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
+    return findings
+
+
+def nested_before(
+    pool: PoolStats, nestings: Iterable[Nesting], now: float, shown: Sequence[Finding]
+) -> list[Finding]:
+    """``nested``, as it was noted when it happened: over before anybody looked.
+
+    Without those that are ``shown`` anyway, because they last.
+    """
+    lasting = {finding.sites for finding in shown}
+    by_sites: dict[tuple[Frame, ...], list[Nesting]] = defaultdict(list)
+    for each in nestings:
+        sites = places(each.outer.site(), each.inner.site())
+        if sites not in lasting and now - each.last < _RECENT_S:
+            by_sites[sites].append(each)
+    return [
+        _nested_before(pool, sites, group, now) for sites, group in by_sites.items()
+    ]
+
+
+def _nested_before(
+    pool: PoolStats, sites: tuple[Frame, ...], group: Sequence[Nesting], now: float
+) -> Finding:
+    latest = max(group, key=lambda each: each.last)
+    times = sum(each.count for each in group)
+    depth = max(each.depth for each in group)
+    return Finding(
+        kind="nested",
+        severity="info",
+        pool=pool.id,
+        text=f"{place(latest.inner.site())} takes a connection while its caller holds "
+        f"one from {place(latest.outer.site())}",
+        proof=f"seen as it happened, {plural(times, 'time')}, last "
+        f"{duration(now - latest.last)} ago by {latest.who}; up to {depth} connections "
+        "wanted at once by one holder",
+        remedy=_SHARE_IT,
+        sites=sites,
+    )
+
+
+def still_there(hold: Hold) -> bool:
+    """Whether the function that took the hold is still on its holder's stack."""
+    site = hold.site
+    if site is None:
+        return False
+    file, function = site.file, site.function
+    for frame in hold.now:  # noqa: SIM110 - a generator takes twice as long, a thousand times
+        if frame.function == function and frame.file == file:
+            return True
+    return False
+
+
+def _nested(pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]) -> Finding:
+    outer = max(holds, key=lambda hold: hold.held_s)
+    inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
+    who = f"task {outer.task}" if outer.task else f"thread {outer.thread}"
+    doing = "waits for another one" if waits else "has taken another one"
+    return Finding(
+        kind="nested",
+        severity="critical" if waits else "warning",
+        pool=pool.id,
+        text=f"{who} holds a connection from {place(outer.site)} and {doing} "
+        f"at {place(inner.site)}",
+        proof=f"one holder, two requests on pool {pool.name!r}",
+        remedy=_SHARE_IT,
+        holds=ids(holds),
+        waits=ids(waits),
+        sites=places(outer.site, inner.site),
+    )
+
+
+def _deadlock(
+    pool: PoolStats, stuck: Sequence[Hold], wanted: Sequence[Wait], capacity: int
+) -> Finding:
+    return Finding(
+        kind="pool_deadlock",
+        severity="critical",
+        pool=pool.id,
+        text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
+        "held by somebody who waits for another one",
+        proof=f"{plural(len(wanted), 'holder')} of a connection, all waiting; nobody "
+        "else can return one",
+        remedy=f"Pass the held connection to the inner code; a pool of {capacity + 1} "
+        "is the smallest in which these holders can move.",
+        holds=ids(stuck),
+        waits=ids(wanted),
+        sites=places(*(hold.site for hold in stuck), *(wait.site for wait in wanted)),
+    )
+
+
+def _capacity(pool: PoolStats) -> int | None:
+    """The most connections the pool lends; None if there is no limit."""
+    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
+        return None
+    return pool.size + pool.max_overflow or None

@@ -1,0 +1,162 @@
+"""Findings that only the server can prove: locks, idle transactions, lost backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from poolwatch.diagnosis.common import by_gravity, places
+from poolwatch.model import Backend, Departed, Finding, Hold, Process, ServerStatus
+from poolwatch.text import duration, place
+
+Key = tuple[str | None, int | None]
+"""A server by its address, and a backend pid on it."""
+
+
+def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
+    """Add what only the server can prove: lock waits and idle transactions.
+
+    Takes processes whose holds are joined with their server rows already. Backend pids
+    are compared only between processes that look at the same server.
+    """
+    holders: dict[Key, tuple[Process, Hold]] = {
+        (server.address, hold.backend_pid): (process, hold)
+        for process in processes
+        for hold, server in _joined(process)
+    }
+    return tuple(
+        replace(
+            process,
+            findings=by_gravity(
+                [*process.findings, *_server_findings(process, holders)]
+            ),
+        )
+        for process in processes
+    )
+
+
+def _joined(process: Process) -> list[tuple[Hold, ServerStatus]]:
+    servers = {pool: server for server in process.servers for pool in server.pools}
+    return [
+        (hold, servers[hold.pool])
+        for hold in process.holds
+        if hold.server is not None and hold.pool in servers
+    ]
+
+
+def _server_findings(
+    process: Process, holders: Mapping[Key, tuple[Process, Hold]]
+) -> list[Finding]:
+    long_after = {pool.id: pool.long_after_s for pool in process.pools}
+    findings = []
+    for hold, server in _joined(process):
+        row = hold.server
+        assert row is not None  # _joined takes no others
+        if row.blocked_by:
+            blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
+            findings.append(_lock_wait(hold, [each for each in blockers if each]))
+        age = row.state_age_s or 0.0
+        if hold.verdict == "ok" or age < long_after[hold.pool]:
+            continue
+        if (row.state or "").startswith("idle in transaction"):
+            findings.append(_idle_in_transaction(hold, age))
+        elif row.state == "active" and not row.blocked_by:
+            findings.append(_slow_query(hold, age))
+    return findings
+
+
+def _lock_wait(hold: Hold, blockers: Sequence[tuple[Process, Hold]]) -> Finding:
+    row = hold.server
+    assert row is not None  # the caller read blocked_by from it
+    pids = ", ".join(map(str, row.blocked_by))
+    names = [
+        f"{place(blocker.site)} ({(blocker.server and blocker.server.state) or '?'}, "
+        f"pid {blocker.backend_pid})"
+        for _, blocker in blockers
+    ]
+    by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
+    return Finding(
+        kind="lock_wait",
+        severity="critical",
+        pool=hold.pool,
+        text=f"{place(hold.site)} is blocked by {by}",
+        proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
+        f"{duration(row.state_age_s)}",
+        remedy="Commit or roll back the blocking transaction before slow work.",
+        holds=(hold.id,),
+        sites=places(hold.site, *(blocker.site for _, blocker in blockers)),
+    )
+
+
+def _idle_in_transaction(hold: Hold, age: float) -> Finding:
+    return Finding(
+        kind="idle_in_transaction",
+        severity="warning",
+        pool=hold.pool,
+        text=f"{place(hold.site)} has been idle in a transaction for {duration(age)}",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} is "
+        f"{hold.server.state if hold.server else '?'}",
+        remedy="Commit before work that does not need the database.",
+        holds=(hold.id,),
+        sites=places(hold.site),
+    )
+
+
+def _slow_query(hold: Hold, age: float) -> Finding:
+    return Finding(
+        kind="slow_query",
+        severity="warning",
+        pool=hold.pool,
+        text=f"{place(hold.site)} has waited {duration(age)} for one statement",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
+        "the time, and waits for nobody's lock",
+        remedy="Look at the statement (EXPLAIN), not at the pool.",
+        holds=(hold.id,),
+        sites=places(hold.site),
+    )
+
+
+def strays(left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
+    """``stray_session``: the application has given a connection up, the server has not.
+
+    Takes such connections with their backends.
+    """
+    return [
+        Finding(
+            kind="stray_session",
+            severity="warning",
+            pool=gone.pool,
+            text=f"backend {backend.pid} still serves a connection that the "
+            f"application gave up {duration(gone.closed_s)} ago "
+            f"({backend.row.state or '?'})",
+            proof="no hold and no idle connection of the pool is its own; pid and age "
+            "are those of the closed connection",
+            remedy="Let the statement end, or SELECT "
+            f"pg_terminate_backend({backend.pid}); give statements a "
+            "statement_timeout.",
+        )
+        for gone, backend in left
+    ]
+
+
+def ghosts(process: Process, holds: Iterable[str]) -> Process:
+    """Add ``ghost``: holds, by id, that the server has no backend for."""
+    wanted = set(holds)
+    names = {pool.id: pool.name for pool in process.pools}
+    found = [
+        Finding(
+            kind="ghost",
+            severity="critical",
+            pool=hold.pool,
+            text=f"{place(hold.site)} holds a connection that the server has ended",
+            proof=f"the server of pool {names.get(hold.pool, '?')!r} has no backend "
+            f"{hold.backend_pid}, before and after which the hold was open",
+            remedy="Its next statement will fail: return the connection, and let the "
+            "pool test connections first (pool_pre_ping=True).",
+            holds=(hold.id,),
+            sites=places(hold.site),
+        )
+        for hold in process.holds
+        if hold.id in wanted
+    ]
+    return replace(process, findings=by_gravity([*process.findings, *found]))
