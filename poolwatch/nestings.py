@@ -35,6 +35,8 @@ class Nesting:
     count: int = 1
     depth: int = 2
     """The most connections that one such holder wanted at once."""
+    told: bool = False
+    """Already in the log."""
 
 
 class Nestings:
@@ -54,6 +56,8 @@ class Nestings:
         owner = wait.owner()
         mine = [hold for hold in list(holds.values()) if hold.owner() == owner]
         for outer in mine:
+            if outer.ambience.long_hold:  # declared: it is meant to be beside others
+                continue
             pair = outer.path, wait.path
             known = self.seen.get(pair)
             if known is not None:

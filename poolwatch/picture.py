@@ -36,6 +36,7 @@ from poolwatch.model import (
 )
 from poolwatch.onstack import still_on_stack, taking_frames
 from poolwatch.settings import process_name
+from poolwatch.text import duration, place
 from poolwatch.verdicts import Keeping, Seen, judge, suspicious
 from poolwatch.version import VERSION
 
@@ -267,6 +268,12 @@ class _Look:
         judgement = judge(seen if keeping is None else replace(seen, keeping=keeping))
         facts, usage = checkout.connection, checkout.usage
         statement = usage.statement if usage else None
+        used = _used(usage.path, draft) if usage and usage.path else ()
+        unused_s = usage.unused_s(self.now) if usage else None
+        evidence = judgement.evidence
+        if judgement.verdict != "ok" and usage and usage.path and unused_s:
+            where = place(usage.path.site())
+            evidence = (*evidence, f"last used at {where}, {duration(unused_s)} ago")
         hold = Hold(
             id=f"h{checkout.number}",
             pool=book.id,
@@ -283,11 +290,11 @@ class _Look:
             in_sql_s=usage.in_sql_until(self.now) if usage else None,
             in_transaction_idle_s=usage.idle_until(self.now) if usage else None,
             verdict=judgement.verdict,
-            evidence=judgement.evidence,
+            evidence=evidence,
             server=None,
             connection=facts.record(self.now) if facts else None,
-            used=_used(usage.path, draft) if usage and usage.path else (),
-            unused_s=usage.unused_s(self.now) if usage else None,
+            used=used,
+            unused_s=unused_s,
         )
         return hold, judgement.kind
 

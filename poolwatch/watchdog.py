@@ -8,12 +8,14 @@ thread or task has ended, makes it look closer.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poolwatch.checkout import Checkout
 from poolwatch.guard import log
 from poolwatch.ledger import Ledger, PoolBook
 from poolwatch.model import Frame, Hold
+from poolwatch.nestings import Nesting
 from poolwatch.picture import LedgerSource
 from poolwatch.text import duration, one_line, place
 
@@ -42,6 +44,7 @@ class Watchdog:
         self._ledger = ledger
         self._reported: dict[int, _Reported] = {}
         self._collected: dict[tuple[str, Frame], int] = {}
+        self._nestings: set[tuple[str, Frame | None, Frame | None]] = set()
         self._seen: frozenset[int] = frozenset()
         self._again = 0.0
         self._next_picture = 0.0
@@ -54,6 +57,7 @@ class Watchdog:
         self._dropped(books)
         for book in books:
             book.mark(now)
+            self._nested(book)
         if now >= self._next_picture and any(self._in_trouble(b, now) for b in books):
             began = time.thread_time()
             self._source.process()  # which keeps the picture
@@ -102,6 +106,17 @@ class Watchdog:
                 duration(now - gone.taken),
             )
 
+    def _nested(self, book: PoolBook) -> None:
+        """Tell of each pair of places once, with both stacks."""
+        for nesting in list(book.nestings.seen.values()):
+            if nesting.told:
+                continue
+            nesting.told = True
+            pair = book.id, nesting.outer.site(), nesting.inner.site()
+            if pair not in self._nestings and len(self._nestings) < _MOST_REPORTED:
+                self._nestings.add(pair)
+                log.info("%s", _nested(nesting, book.name))
+
     def _dropped(self, books: list[PoolBook]) -> None:
         for book in books:
             for site, count in book.collected_at():
@@ -138,11 +153,33 @@ def _leak(hold: Hold, pool: str) -> str:
             f"{duration(hold.held_s)} ago, is still out"
         ),
         *(f"  {one_line(each)}" for each in hold.evidence),
-        "  taken here:",
+        *_stack("taken here", hold.stack),
+    ]
+    if hold.used and hold.used[0] != hold.stack[0]:
+        lines += _stack("last used here", hold.used)
+    return "\n  ".join(lines)
+
+
+def _nested(nesting: Nesting, pool: str) -> str:
+    lines = [
+        one_line(
+            f"nested on pool {pool!r}: {nesting.who} takes a connection at "
+            f"{place(nesting.inner.site())} while it holds one from "
+            f"{place(nesting.outer.site())}; as many such callers as the pool has "
+            "connections lock each other out"
+        ),
+        *_stack("the first", nesting.outer.frames()),
+        *_stack("the second", nesting.inner.frames()),
+    ]
+    return "\n  ".join(lines)
+
+
+def _stack(title: str, stack: Sequence[Frame]) -> list[str]:
+    return [
+        f"  {title}:",
         *(
             "  "
             + one_line(f'File "{frame.file}", line {frame.line}, in {frame.function}')
-            for frame in hold.stack[:_LINES]
+            for frame in stack[:_LINES]
         ),
     ]
-    return "\n  ".join(lines)

@@ -129,7 +129,13 @@ def test_viewers_get_more(path, http_get):
         "used",
         "unused_s",
     }
-    assert set(process["pools"][0]) == KEYS["pools"] | {"long_after_s"}
+    assert set(process["pools"][0]) == KEYS["pools"] | {
+        "gave_up",
+        "long_after_s",
+        "most_wanted",
+        "switched_off",
+        "waiting_s_per_s",
+    }
     assert wire.from_json(http_get(path, "/view")[1]).processes[0].pid == os.getpid()
 
 

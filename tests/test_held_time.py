@@ -1,0 +1,244 @@
+"""Where the held time goes, and where a connection was last used."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fix_core import Look
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
+
+PAUSE = 0.15
+
+
+def line_of(mark):
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(n for n, line in enumerate(lines, 1) if line.endswith(f"# {mark}"))
+
+
+@pytest.fixture
+def engine(postgres, instrument):
+    engine = create_engine(postgres.url("psycopg2"))
+    instrument(engine)
+    yield engine
+    engine.dispose()
+
+
+def only_hold():
+    (hold,) = Look().process.holds
+    return hold
+
+
+def test_in_sql_idle_in_transaction_and_outside(engine):
+    """Three kinds of time, told apart without any threshold."""
+    with engine.connect() as connection:
+        assert only_hold().in_sql_s is None
+        assert only_hold().in_transaction_idle_s is None
+        time.sleep(PAUSE)  # outside
+        connection.execute(text("SELECT pg_sleep(0.15)"))
+        time.sleep(PAUSE)  # idle in transaction
+        connection.execute(text("SELECT 1"))
+        time.sleep(PAUSE)  # idle in transaction
+        connection.commit()
+        time.sleep(PAUSE)  # outside
+        hold = only_hold()
+        connection.execute(text("SELECT 1"))
+        connection.rollback()
+    assert PAUSE <= hold.in_sql_s < 2 * PAUSE
+    assert 2 * PAUSE <= hold.in_transaction_idle_s < 3 * PAUSE
+    outside = hold.held_s - hold.in_sql_s - hold.in_transaction_idle_s
+    assert 2 * PAUSE <= outside < 3 * PAUSE
+    (site,) = Look().process.sites
+    assert PAUSE <= site.in_sql_s < 2 * PAUSE
+    assert 2 * PAUSE <= site.in_transaction_idle_s < 3 * PAUSE
+
+
+def test_it_runs_on_while_nobody_acts(engine):
+    """An open transaction is counted while it is open."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        before = only_hold()
+        time.sleep(PAUSE)
+        after = only_hold()
+    grown = after.in_transaction_idle_s - before.in_transaction_idle_s
+    assert PAUSE <= grown < 2 * PAUSE
+    assert after.unused_s >= PAUSE
+
+
+def test_autocommit_is_never_in_a_transaction(engine):
+    """Neither by SQLAlchemy's option nor by the driver's own."""
+    options = {"isolation_level": "AUTOCOMMIT"}
+    with engine.connect().execution_options(**options) as connection:
+        connection.execute(text("SELECT 1"))
+        time.sleep(0.02)
+        assert only_hold().in_transaction_idle_s == 0
+    with engine.connect() as connection:
+        connection.connection.dbapi_connection.autocommit = True
+        connection.execute(text("SELECT 1"))
+        time.sleep(0.02)
+        assert only_hold().in_transaction_idle_s == 0
+        connection.connection.dbapi_connection.autocommit = False
+
+
+def test_last_used_elsewhere(engine):
+    """The stack that sent the last statement, not the one that took the connection."""
+
+    def ask(connection):
+        connection.execute(text("SELECT 1"))  # used
+
+    def take():
+        return engine.connect()  # taken
+
+    connection = take()
+    ask(connection)
+    hold = only_hold()
+    assert hold.site.line == line_of("taken")
+    used = [f for f in hold.used if f.file == __file__]
+    assert (used[0].function, used[0].line) == ("ask", line_of("used"))
+    assert used[1].function == "test_last_used_elsewhere"
+    assert hold.statement == "SELECT ?"
+    connection.close()
+
+
+def test_last_used_by_the_orm(engine):
+    """Below twenty frames of the ORM the user's own line is still there."""
+
+    def ask(session):
+        session.scalars(text("SELECT 1")).all()  # orm
+
+    with Session(engine) as session:
+        ask(session)
+        used = [f for f in only_hold().used if f.file == __file__]
+    assert (used[0].function, used[0].line) == ("ask", line_of("orm"))
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_last_used_by_a_task(postgres, instrument, driver):
+    """Across the greenlet that SQLAlchemy runs in."""
+    engine = create_async_engine(postgres.url(driver))
+    instrument(engine)
+
+    async def ask(connection):
+        await connection.execute(text("SELECT 1"))  # awaited
+
+    async def main():
+        async with engine.connect() as connection:
+            await ask(connection)
+            await asyncio.sleep(PAUSE)
+            hold = only_hold()
+            await connection.commit()
+            await asyncio.sleep(PAUSE)
+            later = only_hold()
+        await engine.dispose()
+        return hold, later
+
+    hold, later = asyncio.run(main())
+    used = [f for f in hold.used if f.file == __file__]
+    assert (used[0].function, used[0].line) == ("ask", line_of("awaited"))
+    assert PAUSE <= hold.in_transaction_idle_s < 2 * PAUSE
+    assert later.in_transaction_idle_s < 2 * PAUSE
+
+
+def test_evidence_names_the_last_use(engine, instrument):
+    """A long hold says where it was last used, in the public document too."""
+    instrument(engine, long_after=0.05)
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))  # evidence
+        time.sleep(PAUSE)
+        evidence = "; ".join(only_hold().evidence)
+    assert f"tests/test_held_time.py:{line_of('evidence')}" in evidence
+
+
+def test_waits_that_the_application_ends(instrument, postgres):
+    """A cancelled task gave up: that is no timeout of the pool."""
+    engine = create_async_engine(
+        postgres.url("asyncpg"), pool_size=1, max_overflow=0, pool_timeout=30
+    )
+    watch = instrument(engine)
+
+    async def wait():
+        async with engine.connect():
+            pass
+
+    async def main():
+        async with engine.connect():
+            task = asyncio.create_task(wait())
+            await asyncio.sleep(PAUSE)
+            look = Look()
+            assert len(look.waits(watch)) == 1
+            assert 0 < look.pool(watch).waiting_s_per_s < 1
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            pool = Look().pool(watch)
+        await engine.dispose()
+        return pool
+
+    pool = asyncio.run(main())
+    assert pool.gave_up == 1
+    assert pool.counters.timeouts == 0
+    assert pool.wait_s.max >= PAUSE
+    assert pool.most_wanted == 2
+    assert pool.waiting == 0
+
+
+def test_nesting_is_noted_as_it_happens(instrument, sqlite):
+    """Over before anybody looks, and still known, with both places."""
+    engine = sqlite(pool_size=5)
+    watch = instrument(engine)
+
+    def inner():
+        with engine.connect():  # inner
+            pass
+
+    def outer():
+        with engine.connect():  # outer
+            inner()
+
+    outer()
+    outer()
+    assert Look().holds(watch) == []
+    (nested,) = Look().process.findings
+    assert (nested.kind, nested.severity) == ("nested", "info")
+    assert [s.line for s in nested.sites] == [line_of("outer"), line_of("inner")]
+    assert "2 times" in nested.proof
+
+
+def test_not_nested(instrument, sqlite):
+    """A second connection of another thread, pool or turn is none."""
+    engine, other = sqlite(), sqlite(poolclass=QueuePool)
+    instrument(engine)
+    instrument(other)
+
+    def take():
+        engine.connect().close()
+
+    with engine.connect():
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        other.connect().close()
+    take()
+    take()
+    assert Look().kinds() == []
+
+
+def test_a_recursive_walk_is_nested(instrument, sqlite):
+    """The same line again, further down the same stack."""
+    engine = sqlite()
+    instrument(engine)
+
+    def walk(depth):
+        with engine.connect():
+            if depth:
+                walk(depth - 1)
+
+    walk(2)
+    (nested,) = Look().process.findings
+    assert nested.kind == "nested"
+    assert "up to 3 connections" in nested.proof
