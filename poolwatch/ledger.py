@@ -36,6 +36,7 @@ MOST_SITES = 128
 _PATIENCE_S = 0.05
 """How long a viewer waits for a fold under way before it reads all the same."""
 _DEPARTED = 32
+_MOST_BLAMED = 64
 _ENOUGH_HOLDS = 10
 _BRIEF_HOLD_S = 0.02
 """Below this, on average, a call site is not said to hold across anything."""
@@ -90,6 +91,8 @@ class PoolBook:
         """Waits that the application itself has ended."""
         self.most_wanted = 0
         """Connections out or asked for at once, at the worst moment beyond capacity."""
+        self.blamed: dict[int, list[Path]] = {}
+        """By wait: the paths of those who held a connection when it began."""
         self.switched_off: Callable[[], bool] = lambda: False
         self.nestings = Nestings()
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
@@ -140,9 +143,20 @@ class PoolBook:
         self._failed.append(now - wait.asked)
         self.gave_up += 1
 
-    def wanted_more(self) -> None:
+    def wanted_more(self, wait: Checkout) -> None:
         """Somebody asks while as many are out as there can be."""
         self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
+        holders = itertools.islice(list(self.holds.values()), _MOST_BLAMED)
+        self.blamed[id(wait)] = [hold.path for hold in holders]
+
+    def waited(self, wait: Checkout, now: float) -> None:
+        """That wait is over: share it out among those who held a connection."""
+        paths = self.blamed.pop(id(wait), None)
+        if paths:
+            share = (now - wait.asked) / len(paths)
+            for path in paths:
+                tally = self._by_path.get(path) or self._tally(path)
+                tally.caused += share
 
     def connected(self, took: float) -> None:
         """Count a connection that was just opened, and the seconds it took."""
@@ -170,7 +184,13 @@ class PoolBook:
 
         Tables are emptied in place: the hooks hold on to them.
         """
-        for table in (self.holds, self.detached, self.waits, self._by_path):
+        for table in (
+            self.holds,
+            self.detached,
+            self.waits,
+            self.blamed,
+            self._by_path,
+        ):
             table.clear()
         self._by_site.clear()
         self.departed.clear()
@@ -338,6 +358,7 @@ class PoolBook:
                     leaked=tally.leaked,
                     in_sql_s=tally.in_sql if tally.used else None,
                     in_transaction_idle_s=tally.idle if tally.used else None,
+                    wait_caused_s=tally.caused,
                 )
             )
         return sorted(sites, key=lambda each: each.connections, reverse=True)

@@ -208,6 +208,9 @@ class SiteStats:
     """Of the time its ended holds lasted, the seconds in statements, and ..."""
     in_transaction_idle_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
     """... the seconds in an open transaction without one. None if none was seen."""
+    wait_caused_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
+    """Seconds that others have waited for a connection while this call site held some;
+    each wait is shared out among all that held one when it began."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class Tally:
     """What one call site has done to one pool."""
 
     __slots__ = (
+        "caused",
         "collected",
         "folds",
         "held",
@@ -44,6 +45,9 @@ class Tally:
         """... the seconds they spent in those, and ..."""
         self.idle = 0.0
         """... in a transaction without one."""
+        self.caused = 0.0
+        """Seconds that others have waited while this held a connection: each wait is
+        shared out among all that held one when it began."""
         self.leaked = 0
         """Open holds that were found leaked, and those that were collected."""
         self.paths: list[Path] = []

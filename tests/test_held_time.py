@@ -180,6 +180,8 @@ def test_waits_that_the_application_ends(instrument, postgres):
         return pool
 
     pool = asyncio.run(main())
+    (holder,) = [s for s in Look().process.sites if s.site.function == "main"]
+    assert PAUSE <= holder.wait_caused_s < 2 * PAUSE
     assert pool.gave_up == 1
     assert pool.counters.timeouts == 0
     assert pool.wait_s.max >= PAUSE

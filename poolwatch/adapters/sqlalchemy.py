@@ -188,6 +188,7 @@ class PoolHooks:
         original = _unbound(pool, "connect")
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
+        blamed = book.blamed
         per_thread, capture = self._per_thread, self._sites.capture
         get_ambience = ambience.get
         shared, is_async = self._shared, self._async
@@ -219,7 +220,9 @@ class PoolHooks:
                 self._gave_up(wait, error)
                 raise
             try:
-                wait.taken = monotonic()
+                now = wait.taken = monotonic()
+                if blamed:
+                    book.waited(wait, now)
                 if shared:
                     take_shared(wait, proxy)
                 else:
@@ -253,11 +256,12 @@ class PoolHooks:
         if wait.holder.out and not self._shared:
             book.nestings.note(wait, book.holds)
         if len(book.holds) >= capacity:
-            book.wanted_more()
+            book.wanted_more(wait)
             self._look_soon(book.id)
 
     def _gave_up(self, wait: Checkout, error: BaseException) -> None:
         try:
+            self.book.waited(wait, monotonic())
             if isinstance(error, PoolTimeoutError):
                 self.book.timed_out(wait, monotonic())
                 error.add_note(self._explain(self.book.id))

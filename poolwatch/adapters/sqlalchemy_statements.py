@@ -65,14 +65,43 @@ class StatementHooks:
                 setattr(dialect, name, around)
         self._ours.clear()
 
-    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Around a method that takes parameters. This runs at every statement."""
-        guard, begin = self._guard, self._begin
+    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
+        """Around a method that takes parameters. This runs at every statement: what it
+        needs is a local of this closure, and no call is made that can be spared.
+        """
+        guard, shared, holds = self._guard, self._book.shared, self._book.holds
+        capture, across_greenlets = self._sites.capture, self._across_greenlets
 
-        def execute(
+        def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:
-            usage = None if guard.tripped else begin(statement, context)
+            usage = None
+            if context is not None and not guard.tripped:
+                try:
+                    proxy = context.root_connection._dbapi_connection
+                    key = proxy if shared else proxy._connection_record
+                    hold = holds.get(id(key))
+                    if hold is not None:
+                        usage = hold.usage
+                        if usage is None:
+                            usage = Usage(_transactional(proxy.dbapi_connection))
+                            hold.usage = usage
+                        # do not keep a megabyte alive
+                        usage.statement = (
+                            statement if len(statement) <= LIMIT else statement[:LIMIT]
+                        )
+                        if hold.task is None:
+                            usage.path = capture(_caller())
+                            if hold.holder.ident != get_ident():
+                                usage.by_others = True
+                        else:
+                            usage.path = across_greenlets(_caller())
+                            if not hold.task.is_of(_task()):
+                                usage.by_others = True
+                        usage.begin()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                    guard.failed(error)
+                    usage = None
             if usage is None:
                 original(cursor, statement, parameters, context)
                 return
@@ -113,41 +142,6 @@ class StatementHooks:
 
         return end
 
-    def _begin(self, statement: str, context: Any) -> Usage | None:
-        """Note the statement on the hold of its connection; None if there is none."""
-        try:
-            if context is None:  # somebody calls the dialect by itself
-                return None
-            proxy = context.root_connection._dbapi_connection
-            shared = self._book.shared
-            key = id(proxy) if shared else id(proxy._connection_record)
-            hold = self._book.holds.get(key)
-            if hold is None:
-                return None
-            usage = hold.usage
-            if usage is None:
-                usage = hold.usage = Usage(_transactional(proxy.dbapi_connection))
-            # do not keep a megabyte alive
-            usage.statement = (
-                statement if len(statement) <= LIMIT else statement[:LIMIT]
-            )
-            try:
-                frame = frame_at(_PLUMBING)
-            except ValueError:  # called by something other than SQLAlchemy
-                frame = frame_at(1)
-            if hold.task is not None:
-                usage.path = self._across_greenlets(frame)
-                usage.by_others = usage.by_others or not hold.task.is_of(_task())
-            else:
-                usage.path = self._sites.capture(frame)
-                if hold.holder.ident != get_ident():
-                    usage.by_others = True
-            usage.begin()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            self._guard.failed(error)
-            return None
-        return usage
-
     def _across_greenlets(self, frame: Any) -> Path:
         greenlet = current_greenlet() if current_greenlet is not None else None
         if greenlet is None or greenlet.parent is None:
@@ -156,6 +150,14 @@ class StatementHooks:
 
 
 _RECORD = "_connection_record"
+
+
+def _caller() -> Any:
+    """The frame to begin with: near to the application, never beyond its own."""
+    try:
+        return frame_at(_PLUMBING)
+    except ValueError:  # called by something other than SQLAlchemy
+        return frame_at(1)
 
 
 def _transactional(dbapi_connection: Any) -> bool:
