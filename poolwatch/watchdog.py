@@ -8,6 +8,7 @@ thread or task has ended, makes it look closer.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,25 +86,32 @@ class Watchdog:
     def _leaked(self, now: float) -> None:
         process = self._source.process()
         names = {pool.id: pool.name for pool in process.pools}
+        groups: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
         for hold in process.holds:
             number = int(hold.id[1:])
             if hold.verdict != "leaked" or number in self._reported:
                 continue
-            if len(self._reported) >= _MOST_REPORTED:
-                self._reported.pop(next(iter(self._reported)))
             self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
-            log.warning("%s", _leak(hold, names.get(hold.pool, "?")))
+            groups[hold.pool, hold.site].append(hold)
+        for (pool, _), holds in groups.items():
+            log.warning("%s", _leak(holds, names.get(pool, "?")))
 
     def _returned(self, books: list[PoolBook], now: float) -> None:
         if not self._reported:
             return
         out = {getattr(hold, "number", None) for book in books for hold in _out(book)}
+        groups: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
         for number in [each for each in self._reported if each not in out]:
             gone = self._reported.pop(number)
+            groups[gone.pool, gone.site].append(gone)
+        for (_, site), returned in groups.items():
             log.info(
-                "the connection leaked at %s returned after %s",
-                place(gone.site),
-                duration(now - gone.taken),
+                "%s leaked at %s returned after %s",
+                "the connection"
+                if len(returned) == 1
+                else f"{len(returned)} connections",
+                place(site),
+                duration(now - min(gone.taken for gone in returned)),
             )
 
     def _nested(self, book: PoolBook) -> None:
@@ -145,8 +153,12 @@ def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:
     return now - hold.taken >= book.long_after or hold.ended_owner() is not None
 
 
-def _leak(hold: Hold, pool: str) -> str:
+def _leak(holds: Sequence[Hold], pool: str) -> str:
+    """All that one call site has leaked since the last look: told of the oldest."""
+    hold = max(holds, key=lambda each: each.held_s)
     function = f" in {hold.site.function}" if hold.site else ""
+    if len(holds) > 1:
+        function += f" (and {len(holds) - 1} more there)"
     lines = [
         one_line(
             f"leak on pool {pool!r}: connection taken at {place(hold.site)}{function}, "

@@ -17,6 +17,7 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from sqlalchemy.pool import Pool, QueuePool
 
 import poolwatch
 from poolwatch import wire
+from poolwatch.agent import agent
+from poolwatch.collector import undisturbed
+from poolwatch.picture import LedgerSource
 
 DEPTH = 30
 WAYS = ["bare", "instrumented", "recipe"]
@@ -178,9 +182,9 @@ def test_document(benchmark: Any, thousand_holds: None) -> None:
     benchmark.pedantic(wire.to_json, args=(snapshot,), rounds=20, warmup_rounds=2)
 
 
-@pytest.mark.benchmark(group="snapshot of 1,000 holds")
-def test_longest_stop(benchmark: Any, thousand_holds: None, figure: Any) -> None:
-    """How long another thread is kept from running while snapshots are made."""
+@contextmanager
+def longest_stop(figure: Any, of_what: str) -> Iterator[None]:
+    """How long another thread is kept from running meanwhile."""
     longest = 0.0
     done = threading.Event()
 
@@ -193,12 +197,56 @@ def test_longest_stop(benchmark: Any, thousand_holds: None, figure: Any) -> None
             longest, last = max(longest, now - last), now
 
     runner = threading.Thread(target=run)
-    benchmark.extra_info.update(way="both")
     runner.start()
-    benchmark.pedantic(lambda: wire.to_json(poolwatch.snapshot()), rounds=10)
-    done.set()
-    runner.join()
-    figure(f"longest stop of another thread meanwhile: {longest * 1e3:.1f} ms")
+    try:
+        yield
+    finally:
+        done.set()
+        runner.join()
+    figure(f"longest stop of another thread during {of_what}: {longest * 1e3:.1f} ms")
+
+
+@pytest.mark.benchmark(group="snapshot of 1,000 holds")
+def test_longest_stop(benchmark: Any, thousand_holds: None, figure: Any) -> None:
+    benchmark.extra_info.update(way="both")
+    with longest_stop(figure, "snapshots"):
+        benchmark.pedantic(
+            lambda: undisturbed(lambda: wire.to_json(poolwatch.snapshot())), rounds=10
+        )
+
+
+KEPT: list[Any] = []
+
+
+@pytest.mark.benchmark(group="who keeps 1,000 leaked holds alive, in a large heap")
+def test_search(benchmark: Any, figure: Any) -> None:
+    pool: Pool = QueuePool(NullConnection, pool_size=1000)  # type: ignore[arg-type]
+    poolwatch.instrument(pool, long_after=0.001)
+    heap = [{number: [number]} for number in range(300_000)]
+
+    def take() -> None:
+        KEPT.append(pool.connect())
+
+    for _ in range(1000):
+        take()
+    time.sleep(0.01)
+    left_out: list[str] = []
+
+    def search() -> None:
+        source = LedgerSource(agent.ledger)
+        process = source.process()
+        assert {hold.verdict for hold in process.holds} == {"leaked"}
+        left_out[:] = process.left_out
+
+    benchmark.extra_info.update(way="instrumented")
+    with longest_stop(figure, "searches"):
+        benchmark.pedantic(search, rounds=5)
+    figure(
+        f"left out of a search among {2 * len(heap)} objects: {left_out or 'nothing'}"
+    )
+    for connection in KEPT:
+        connection.close()
+    KEPT.clear()
 
 
 BOOKS = ("ledger.py", "histogram.py", "adapters/*")
