@@ -57,28 +57,55 @@ _FILES: dict[Kind, tuple[str, ...]] = {
         "botocore/",
         "grpc/",
     ),
-    "process": ("subprocess.py",),
+    "process": ("subprocess.py", "asyncio/subprocess.py", "asyncio/base_subprocess.py"),
     "lock": (
         "threading.py",
         "queue.py",
         "asyncio/locks.py",
         "asyncio/queues.py",
         "asyncio/futures.py",
+        "asyncio/tasks.py",
+        "asyncio/taskgroups.py",
+        "asyncio/threads.py",
+        "anyio/",
         "concurrent/futures/",
         "multiprocessing/",
     ),
-    "network": ("socket.py", "ssl.py", "smtplib.py", "ftplib.py", "asyncio/streams.py"),
+    "network": (
+        "socket.py",
+        "ssl.py",
+        "selectors.py",
+        "smtplib.py",
+        "ftplib.py",
+        "asyncio/streams.py",
+    ),
 }
 _BY_FILE = {
     kind: re.compile("(?:^|/)(?:" + "|".join(map(re.escape, names)) + ")")
     for kind, names in _FILES.items()
 }
+_NO_CALL = r"^\s*with\s+(?![\w.]*(?:conn|cur|db|sess|trans))[\w.]+\s*[:,]"
+"""Enters an object that has no Python code for it, as a lock has none. (The connection
+of a driver may have none either.)"""
 _BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("sleep", re.compile(r"\bsleep\(")),
-    ("lock", re.compile(r"\.(?:acquire|join|wait|get|result)\(|\bwith\s+[\w.]*lock\b")),
-    ("network", re.compile(r"\.(?:recv|recv_into|send|sendall|connect|accept)\(")),
+    # What is written in Python has frames of its own: a thread's join(), a future's
+    # result(), get() of most queues. Those names here are a string's and a dict's.
+    (
+        "lock",
+        re.compile(
+            r"\.(?:acquire|wait)\(|\.get\((?:\)|block\b|timeout\b)|\bawait\b"
+            rf"|\bwith\s+[\w.]*lock\b|{_NO_CALL}"
+        ),
+    ),
+    (
+        "network",
+        re.compile(
+            r"\.(?:recv|recv_into|send|sendall|connect|accept)\(|\bselect\.select\("
+        ),
+    ),
+    ("process", re.compile(r"\bos\.(?:system|wait|waitpid)\(|\bsignal\.(?:pause|sig)")),
     ("file", re.compile(r"\bopen\(|\.(?:read|write|readline|readlines|flush)\(")),
-    ("process", re.compile(r"\bos\.(?:system|wait|waitpid)\(")),
 )
 
 

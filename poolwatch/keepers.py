@@ -25,8 +25,8 @@ What a look does to the application:
 - Locals are read as :mod:`poolwatch.keeping.references` says.
 - Nothing of the application is called, and nothing is raised.
 
-What it cannot see: values that a running function has in no variable (a ``with`` that
-names nothing: its frame is still on the stack, see :mod:`poolwatch.onstack`), the
+What it cannot see: values that a running function has in no variable (the iterator of
+a ``for``, a ``with`` that names nothing: see :mod:`poolwatch.keeping.scopes`), the
 context variables of threads, greenlets other than SQLAlchemy's own (gevent), and what
 extension modules hide from the garbage collector. ``unknown`` is not "nobody".
 """
@@ -84,8 +84,9 @@ class Keeper:
     path: tuple[str, ...]
     """The chain in words, the variable first."""
     in_hand: bool
-    """A running or suspended frame can still use it: the chain begins there, and does
-    not lead over an exception, a context or a thread-local."""
+    """A running or suspended frame, or a call that an event loop will make, can still
+    use it: the chain begins there, and does not lead over an exception, a context or a
+    thread-local."""
     near: bool
     """Few enough steps to say that it belongs to that frame, rather than that the frame
     can see it somewhere in the application."""
@@ -291,7 +292,7 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
         is_user=place.is_user or any(type(each) in SUSPENDABLE for each in chain),
         frame=frame,
         path=path,
-        in_hand=frame is not None and direct,
+        in_hand=direct and (frame is not None or place.kind == "scheduled call"),
         near=len(beyond) <= (0 if _is_module(frame) else _NEAR),
     )
 

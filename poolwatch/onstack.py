@@ -76,6 +76,21 @@ def _in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
     return matched
 
 
+def matching(
+    taken: Sequence[Frame], present: Sequence[Frame]
+) -> list[tuple[Frame, Frame]]:
+    """Frames of ``taken`` with those in ``present`` that are in the same function.
+
+    Both are the outermost first.
+    """
+    pairs: list[tuple[Frame, Frame]] = []
+    for frame in present:
+        at = len(pairs)
+        if at < len(taken) and _name(frame) == _name(taken[at]):
+            pairs.append((taken[at], frame))
+    return pairs
+
+
 def _name(frame: Frame) -> Name:
     return frame.file, frame.function
 

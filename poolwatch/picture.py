@@ -104,10 +104,10 @@ class LedgerSource:
         self.freezer.consider(process)
         return process
 
-    def _keeping(self, suspects: list[Checkout]) -> dict[int, Keeping]:
+    def _keeping(self, suspects: list[_Draft]) -> dict[int, Keeping]:
         """Who keeps these holds alive, asked anew only when the answers are old."""
         now = time.monotonic()
-        numbers = {each.number for each in suspects}
+        numbers = {draft.checkout.number for draft in suspects}
         for number in list(self._kept):
             if number not in numbers:
                 self._kept.pop(number, None)
@@ -128,22 +128,28 @@ class LedgerSource:
 _NEVER = (float("-inf"), None)
 
 
-def _ask(suspects: list[Checkout]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
+def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
     from poolwatch.keepers import keepers  # only a suspicion needs it
+    from poolwatch.keeping.scopes import may_hide
 
-    proxies = {str(each.number): each.proxy for each in suspects}
-    takers = {str(each.number): each.taker() for each in suspects}
+    suspects = {str(draft.checkout.number): draft.checkout for draft in drafts}
+    proxies = {number: each.proxy for number, each in suspects.items()}
+    takers = {number: each.taker() for number, each in suspects.items()}
     result = keepers(proxies, taker=takers)
     if not result.all_frames:  # deep stacks, large objects: worth a second, longer look
         result = keepers(proxies, taker=takers, budget_s=0.3, nodes=2_000_000)
     told = {}
-    for each in suspects:
-        keeper = result.found.get(str(each.number))
-        told[each.number] = Keeping(
+    for draft in drafts:
+        number = draft.checkout.number
+        keeper = result.found.get(str(number))
+        ambient = keeper is None or keeper.kind in ("thread-local", "context variable")
+        told[number] = Keeping(
             in_use=keeper is not None and keeper.in_hand and keeper.near,
             words=" -> ".join(keeper.path) if keeper is not None else None,
             in_use_by_taker=keeper.same_holder if keeper is not None else None,
             complete=result.all_frames,
+            at=keeper.frame if keeper is not None else None,
+            hidden=ambient and may_hide(draft.stack, draft.now),
         )
     return told, (result.left_out,) if result.left_out else ()
 
@@ -158,6 +164,8 @@ class _Draft:
     seen: Seen
     one_of_several: bool = False
     """Its holder has other holds or waits on the same pool."""
+    again: bool = False
+    """Its function has taken more since."""
 
 
 class _Look:
@@ -185,6 +193,10 @@ class _Look:
         requests = Counter(each.owner() for each in (*out, *asked))
         for draft in drafts:
             draft.one_of_several = requests[draft.checkout.owner()] > 1
+        for draft in drafts:
+            if _again(draft, drafts):
+                draft.again = True
+                draft.seen = replace(draft.seen, still_there=0)
         self._drafts.append((book, drafts, asked))
         self.departed += [
             Departed(book.id, pid, self.now - closed, facts.record(self.now))
@@ -193,10 +205,10 @@ class _Look:
             if _GRACE_S < self.now - closed < _FORGOTTEN_S
         ]
 
-    def suspects(self) -> list[Checkout]:
+    def suspects(self) -> list[_Draft]:
         """Holds of which it matters who keeps them alive."""
         return [
-            draft.checkout
+            draft
             for _, drafts, _ in self._drafts
             for draft in drafts
             if suspicious(draft.seen) or draft.one_of_several
@@ -228,9 +240,14 @@ class _Look:
             self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
             if not book.shared:  # one connection for all: nobody can wait for another
                 mine = [
-                    (checkout, hold)
-                    for checkout, hold in zip(out, holds, strict=True)
-                    if _in_its_hands(checkout, hold, keeping.get(checkout.number))
+                    (draft.checkout, hold)
+                    for draft, hold in zip(drafts, holds, strict=True)
+                    if _in_its_hands(
+                        draft.checkout,
+                        hold,
+                        keeping.get(draft.checkout.number),
+                        draft.again,
+                    )
                 ]
                 by_holder = _by_holder(mine, zip(asked, waits, strict=True))
                 nested = of_pools.nested(stats, by_holder)
@@ -258,6 +275,8 @@ class _Look:
             still_there=still_on_stack(stack, now) if over else 0,
             doing=doing(now) if over else None,
             keeping=None,
+            unused_s=usage.unused_s(self.now) if usage is not None else None,
+            by_others=usage is not None and usage.by_others,
         )
         return _Draft(checkout, now, stack, seen)
 
@@ -312,7 +331,8 @@ class _Look:
 
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:
         if checkout.task is not None:
-            return resolve(checkout.task.stack())
+            thread = self.threads.get(checkout.holder.ident, ())
+            return resolve(checkout.task.stack(thread))
         holder = checkout.holder
         if holder not in self._stacks:
             ended = holder.has_ended()  # then its ident may be another thread's by now
@@ -329,13 +349,41 @@ def _used(path: Path, draft: _Draft) -> tuple[Frame, ...]:
     return path.frames(draft.stack)
 
 
-def _in_its_hands(checkout: Checkout, hold: Hold, keeping: Keeping | None) -> bool:
+def _in_its_hands(
+    checkout: Checkout, hold: Hold, keeping: Keeping | None, again: bool
+) -> bool:
     """Whether who took it is also who uses it: not leaked, not handed over."""
     if hold.verdict == "leaked" or (checkout.usage and checkout.usage.by_others):
         return False
-    if of_pools.still_there(hold):
+    if of_pools.still_there(hold) and not again:
+        if keeping is not None and keeping.words is not None and not keeping.in_use:
+            return False
         return keeping is None or keeping.in_use_by_taker is not False
-    return keeping is not None and keeping.in_use
+    if keeping is None or keeping.in_use_by_taker is False:
+        return False
+    return keeping.in_use or keeping.hidden
+
+
+def _again(draft: _Draft, drafts: list[_Draft]) -> bool:
+    """Whether its function has taken more since, in a later call or turn of a loop.
+
+    That call is on the stack, and the one that took this is not: who has it cannot be
+    told by the stack.
+    """
+    mine = draft.checkout
+    site = mine.path.site()
+    if site is None or not draft.one_of_several:
+        return False
+    name, owner = (site.file, site.function), mine.owner()
+    calls = sum((frame.file, frame.function) == name for frame in draft.now)
+    later = [
+        other
+        for other in drafts
+        if other.checkout.taken > mine.taken
+        and other.checkout.path.site() == site
+        and other.checkout.owner() == owner
+    ]
+    return len(later) >= calls > 0
 
 
 def _inherited(out: list[Checkout], holds: list[Hold]) -> list[Hold]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poolwatch.doing import OUTSIDE, Doing
-from poolwatch.model import Verdict
+from poolwatch.doing import OUTSIDE, Doing, doing
+from poolwatch.model import Frame, Verdict
 from poolwatch.text import duration
 
 
@@ -25,6 +25,11 @@ class Keeping:
     """Whether that is the thread or task that took it; None if not known."""
     complete: bool
     """Everybody who could have it in his hands was looked at."""
+    at: Frame | None = None
+    """Where the frame is now that the chain begins in."""
+    hidden: bool = False
+    """A frame that is running may have it where nobody can look: see
+    :mod:`poolwatch.keeping.scopes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class Seen:
     doing: Doing | None
     keeping: Keeping | None
     """None if nobody has asked yet."""
+    unused_s: float | None = None
+    """How long ago its last statement ended; None if there was none."""
+    by_others: bool = False
+    """A thread or task that did not take it has used it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,18 @@ def suspicious(seen: Seen) -> bool:
         return False
     if seen.ended_owner:
         return True
-    return seen.held_s >= seen.long_after and seen.still_there < seen.taken_by
+    if seen.held_s < seen.long_after or _used_of_late(seen):
+        return False
+    return seen.still_there < seen.taken_by
+
+
+def _used_of_late(seen: Seen) -> bool:
+    """Whether somebody uses it now and then, whoever that is and wherever he has it.
+
+    A daemon may keep its connection in a global, and nothing on its stack between two
+    rounds: what is used again and again is not abandoned.
+    """
+    return seen.unused_s is not None and seen.unused_s < seen.long_after
 
 
 def judge(seen: Seen) -> Judgement:
@@ -88,17 +108,36 @@ def _leaked(seen: Seen, evidence: tuple[str, ...]) -> Judgement | None:
 def _long(seen: Seen, evidence: tuple[str, ...]) -> Judgement:
     if seen.held_s < seen.long_after:
         return Judgement("ok", None, evidence)
+    if seen.still_there < seen.taken_by and _used_of_late(seen):
+        used_s = seen.held_s - (seen.unused_s or 0.0)
+        if used_s < seen.long_after:  # the last that was seen of it: that was not long
+            return Judgement("ok", None, evidence)
     evidence = (_age(seen), *evidence)
     if seen.keeping is not None and seen.keeping.in_use and seen.keeping.words:
         evidence = (*evidence, f"in use by {seen.keeping.words}")
     if seen.statement_s is not None and seen.statement_s >= seen.held_s / 2:
         running = f"one statement has been running for {duration(seen.statement_s)}"
         return Judgement("long", "in_sql", (*evidence, running))
-    if seen.doing is None:
+    now = _users_doing(seen)
+    if now is None:
         return Judgement("long", "long_hold", evidence)
-    outside = seen.doing.kind in OUTSIDE
+    outside = now.kind in OUTSIDE and seen.statement_s is None
     kind = "held_across_io" if outside else "long_hold"
-    return Judgement("long", kind, (*evidence, f"now {seen.doing.words}"))
+    return Judgement("long", kind, (*evidence, f"now {now.words}"))
+
+
+def _users_doing(seen: Seen) -> Doing | None:
+    """What the one does now who uses it, if that can be told from his stack.
+
+    The stack that was looked at is the taker's. It says nothing if somebody else has
+    the connection; of him we know a single frame, or nothing but his statements.
+    """
+    if seen.keeping is not None and seen.keeping.in_use:
+        if seen.keeping.in_use_by_taker is False and seen.keeping.at is not None:
+            return doing((seen.keeping.at,))
+    elif seen.by_others and _used_of_late(seen):
+        return None
+    return seen.doing
 
 
 def _age(seen: Seen) -> str:
@@ -115,7 +154,9 @@ def _circumstances(seen: Seen) -> tuple[str, ...]:
 
 
 def _nobody_has(keeping: Keeping | None) -> bool:
-    return keeping is not None and keeping.complete and not keeping.in_use
+    if keeping is None or keeping.in_use or not keeping.complete:
+        return False
+    return not keeping.hidden
 
 
 def _kept(keeping: Keeping | None) -> str:

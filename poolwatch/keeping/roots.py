@@ -24,7 +24,7 @@ from poolwatch.ownership import Owner, owner_of
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
-    "unknown",
+    "scheduled call", "unknown",
 ]  # fmt: skip
 
 DEEPEST = 256
@@ -268,6 +268,6 @@ def _loop_reader(weakly: ref[Any]) -> Callable[[], list[Place]]:
         loop = weakly()
         title = "a call scheduled on the event loop"
         held = gc.get_referents(loop) if loop is not None else []
-        return [single("unknown", NOBODY, title, held)]
+        return [single("scheduled call", NOBODY, title, held)]
 
     return read

@@ -50,6 +50,7 @@ Kind = Literal[
     "exception",
     "task result",
     "closure",
+    "scheduled call",
     "unknown",
 ]
 
@@ -119,6 +120,14 @@ def _remarkable(one: Any) -> Kind:
     return "task result" if _is_future(kind) else "unknown"
 
 
+def _is_queue(kind: type) -> bool:
+    """A queue, or a job in one: with what it is made of, it is one container."""
+    name, module = class_name(kind), module_of(kind)
+    if name in ("_WorkItem", "Handle", "TimerHandle"):
+        return module.startswith(("concurrent.", "asyncio."))
+    return module in ("queue", "asyncio.queues")
+
+
 def _is_future(kind: type) -> bool:
     named = class_name(kind) in ("Future", "Task")
     return named and module_of(kind).startswith(("_asyncio", "asyncio", "concurrent"))
@@ -178,6 +187,8 @@ def _name_among(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
 
 def _step(before: Any, one: Any, other: Any) -> str | None:
     """What leads from ``one`` to ``other``; None if that needs no words."""
+    if _is_queue(type(one)) or _is_queue(type(before)):
+        return None
     attributes = _attributes(before)
     if attributes is not None and one is attributes:
         name = _name_among(attributes.items(), other)
