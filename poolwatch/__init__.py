@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from poolwatch.agent import Watch, instrument, snapshot, uninstrument
     from poolwatch.errors import PoolwatchError
     from poolwatch.labels import label, long_hold
+    from poolwatch.leaks.block import no_leaks
+    from poolwatch.leaks.record import Leak, PoolLeakError, PoolLeakWarning
     from poolwatch.model import (
         Finding,
         Frame,
@@ -32,6 +34,9 @@ __all__ = [
     "Finding",
     "Frame",
     "Hold",
+    "Leak",
+    "PoolLeakError",
+    "PoolLeakWarning",
     "PoolStats",
     "PoolwatchError",
     "Process",
@@ -45,16 +50,21 @@ __all__ = [
     "instrument",
     "label",
     "long_hold",
+    "no_leaks",
     "snapshot",
     "uninstrument",
 ]
 
 _HOME = {
+    "Leak": "leaks.record",
+    "PoolLeakError": "leaks.record",
+    "PoolLeakWarning": "leaks.record",
     "PoolwatchError": "errors",
     "Watch": "agent",
     "instrument": "agent",
     "label": "labels",
     "long_hold": "labels",
+    "no_leaks": "leaks.block",
     "snapshot": "agent",
     "uninstrument": "agent",
 }

@@ -83,6 +83,8 @@ class Agent:
         """Number of times that close() was called."""
         self._ended = False
         """The interpreter is going down."""
+        self.reachable = True
+        """Viewers may look. Not in a test run that nobody has asked to be watched."""
 
     # -- called on the way of a checkout ---------------------------------------------
 
@@ -96,7 +98,7 @@ class Agent:
     def listen(self) -> None:
         """Open the socket, once per process; without one the app goes on unwatched."""
         with self._starting:
-            if self._ended or self._tried_in == os.getpid():
+            if not self.reachable or self._ended or self._tried_in == os.getpid():
                 return
             self._tried_in = os.getpid()
             attempt = self._attempt
@@ -271,6 +273,7 @@ def instrument(
         raise TypeError(_unknown(target))
     if disabled():
         return Watch(agent, None)
+    agent.reachable = True
     engines = _engines()
     if target is None:
         engines.watch_every(settings)
@@ -294,6 +297,20 @@ def uninstrument(target: Any = None) -> None:
         agent.engines.forget(target)
     if not agent.ledger.books and not agent.engines.watches_every:
         agent.begin_anew()
+
+
+def watch_quietly() -> None:
+    """Instrument every engine for this process's own use: no socket and no thread.
+
+    Engines that the application instruments itself can be looked at from outside.
+    """
+    if disabled():
+        return
+    engines = _engines()
+    if not engines.watches_every:
+        if not agent.ledger.books:
+            agent.reachable = False
+        engines.watch_every(Settings())
 
 
 def snapshot() -> Snapshot:

@@ -27,6 +27,7 @@ class Checkout:
     __slots__ = (
         "ambience",
         "asked",
+        "blamed",
         "collected",
         "connection",
         "ended",
@@ -57,6 +58,8 @@ class Checkout:
     number: int
     """Given when somebody first looks."""
     usage: Usage | None
+    blamed: Any
+    """Given by an observer that wants to know it again: whose code took it."""
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class Usage:
         "in_sql",
         "path",
         "statement",
+        "streamed",
         "transactional",
         "used",
     )
@@ -116,6 +120,8 @@ class Usage:
         """A statement begins a transaction, as it does but for AUTOCOMMIT."""
         self.by_others = False
         """A thread or task that did not take the connection has used it."""
+        self.streamed = False
+        """Rows come from a cursor on the server: then fetching is SQL, unseen by us."""
         self.statement: str | None = None
         self.path: Path | None = None
         """Where the last statement was sent from."""

@@ -7,6 +7,7 @@ is met once, in a thread-local record that dies with it.
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 class Holder:
     """A thread, as far as it may be remembered."""
 
-    __slots__ = ("_name", "_thread", "ident", "out")
+    __slots__ = ("_name", "_thread", "ident", "met", "out")
 
     def __init__(self) -> None:
         thread = threading.current_thread()
         self.ident = threading.get_ident()
         self._name = thread.name
         self._thread = ref(thread)
+        self.met = monotonic()
+        """When it was met: at its first checkout."""
         self.out = 0
         """Holds of this thread that are open, on all pools. A hint: threads that give
         back each other's connections write it without a lock."""

@@ -17,7 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.histogram import Histogram, merged
@@ -48,6 +48,22 @@ BRIEF = 0.001
 OTHER_SITES = Frame("(other call sites)", 0, "")
 
 
+class Observer(Protocol):
+    """Is told of each hold as it begins and ends, in the thread where that happens.
+
+    It must be quick and may not fail: it is called on the way of a checkout. (If it
+    fails all the same, the hooks of that pool are switched off.)
+    """
+
+    def taken(self, book: PoolBook, hold: Checkout) -> None:
+        """A connection was lent."""
+
+    def ended(
+        self, book: PoolBook, hold: Checkout, now: float, collected: bool
+    ) -> None:
+        """It has come back, by itself or by the garbage collector."""
+
+
 class PoolBook:
     """The books of one pool."""
 
@@ -60,8 +76,11 @@ class PoolBook:
         url: str | None,
         long_after: float,
         gauges: Callable[[], Gauges],
+        observers: list[Observer],
     ) -> None:
         self.id = pool_id
+        self.observers = observers
+        """Those of all pools: usually nobody."""
         self.name = name
         self.kind = kind
         self.url = url
@@ -117,10 +136,13 @@ class PoolBook:
         tally.waited.append(taken - hold.asked)
         usage = hold.usage
         if usage is not None:
-            tally.used += 1
+            tally.used += not usage.streamed
             tally.in_sql += usage.in_sql
             tally.idle += usage.idle_until(now)
         hold.holder.out -= 1
+        if self.observers:
+            for observer in list(self.observers):
+                observer.ended(self, hold, now, collected)
         if collected:
             tally.collected += 1
             self._leaked(hold, tally)
@@ -370,13 +392,17 @@ class Ledger:
     def __init__(self) -> None:
         self.books: dict[str, PoolBook] = {}
         self._numbers = itertools.count(1)
+        self.observers: list[Observer] = []
+        """Told of every hold; the same list in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
 
     def open(self, **about: Any) -> PoolBook:
-        """Begin the books of a pool; takes what PoolBook takes but the id."""
+        """Begin the books of a pool; takes what PoolBook takes but id and observers."""
         pool_id = f"p{next(self._numbers)}"
-        book = self.books[pool_id] = PoolBook(pool_id, **about)
+        book = self.books[pool_id] = PoolBook(
+            pool_id, observers=self.observers, **about
+        )
         return book
 
     def close(self, book: PoolBook) -> None:

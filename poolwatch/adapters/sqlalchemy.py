@@ -180,7 +180,7 @@ class PoolHooks:
 
         return recreate
 
-    def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:  # noqa: C901 - written out
+    def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:  # noqa: C901, PLR0915 - written out
         """The hot path: everything it needs is a local of this closure.
 
         It keeps its pool alive, as the bound method does in whose place it stands.
@@ -188,14 +188,14 @@ class PoolHooks:
         original = _unbound(pool, "connect")
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
-        blamed = book.blamed
+        blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
         get_ambience = ambience.get
         shared, is_async = self._shared, self._async
         take_shared, notable = self._take_shared, self._notable
         capacity = sys.maxsize if shared else _capacity(pool)
 
-        def connect() -> Any:  # noqa: C901 - every call would cost
+        def connect() -> Any:  # noqa: C901, PLR0912 - every call would cost
             if guard.tripped:
                 return original(pool)
             try:
@@ -231,6 +231,9 @@ class PoolHooks:
                     wait.proxy = watch(proxy)
                     holds[record] = wait
                     holder.out += 1
+                if observers:
+                    for observer in list(observers):
+                        observer.taken(book, wait)
                 del waits[key]
             except BaseException as error:  # noqa: BLE001 - raised again there
                 if key in waits:

@@ -70,6 +70,12 @@ class Engines:
         book.server_view = settings.server_view
         return book.id
 
+    def id_of(self, target: Any) -> str | None:
+        """The id of an instrumented pool; None if it is not."""
+        target = _unwrapped(target)
+        hooks = self._of(target.pool if isinstance(target, Engine) else target)
+        return None if hooks is None else hooks.book.id
+
     def forget(self, target: Any) -> None:
         """Take the hooks off one pool, if it has any."""
         target = _unwrapped(target)

@@ -90,6 +90,8 @@ class StatementHooks:
                         usage.statement = (
                             statement if len(statement) <= LIMIT else statement[:LIMIT]
                         )
+                        if getattr(context, "_is_server_side", False):
+                            usage.streamed = True
                         if hold.task is None:
                             usage.path = capture(_caller())
                             if hold.holder.ident != get_ident():

@@ -1,0 +1,121 @@
+"""A leak in words: what, where it was taken, what keeps it, and how to mend it."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
+
+from poolwatch.doing import doing
+from poolwatch.leaks.record import Leak
+from poolwatch.model import Frame
+from poolwatch.onstack import taking_frames
+from poolwatch.text import duration, one_line, place, plural
+
+MOST_LINES = 15
+"""Of one text, unless more is asked for."""
+_FRAMES = 3
+"""Of the user's own, below the line that took the connection."""
+
+_RUNNER = re.compile(r"[\\/](?:_pytest|unittest|pluggy)[\\/]")
+"""Who called the test is no news."""
+
+_WHAT = {
+    "held": "not returned",
+    "collected": "dropped: only the garbage collector returned it",
+    "detached": "detached from its pool and not closed",
+}
+_FIX = {
+    "held": "take it in a with block (or close() it in a finally clause), so that it "
+    "goes back however the code ends",
+    "collected": "nobody called close(): take it in a with block",
+    "detached": "after detach() the connection is yours: close() it",
+}
+
+
+def headline(leaks: Sequence[Leak], who: str) -> str:
+    """One line for all of them."""
+    return one_line(f"{who} leaked {plural(len(leaks), 'connection')}")
+
+
+def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+    """The whole text: at most 15 lines, or all of every leak with ``everything``.
+
+    Leaks of one place are told once, with their number.
+    """
+    groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
+    for leak in leaks:
+        groups[leak.kind, leak.pool, leak.site].append(leak)
+    lines = [headline(leaks, who)]
+    for told, group in enumerate(groups.values()):
+        block = _block(group, everything)
+        if told and not everything and len(lines) + len(block) > MOST_LINES - 1:
+            rest = len(groups) - told
+            lines.append(f"  ... and {plural(rest, 'more place')}: see -vv")
+            break
+        lines += block
+    return "\n".join(lines if everything else lines[:MOST_LINES])
+
+
+def brief(leak: Leak) -> str:
+    """One leak in one line."""
+    function = f" in {leak.site.function}" if leak.site else ""
+    return one_line(
+        f"taken at {place(leak.site)}{function}, pool {leak.pool!r}: "
+        f"{_WHAT[leak.kind]} ({_age(leak)})"
+    )
+
+
+def _block(group: Sequence[Leak], everything: bool) -> list[str]:
+    leak = group[0]
+    count = f"{len(group)} connections " if len(group) > 1 else ""
+    function = f" in {leak.site.function}" if leak.site else ""
+    lines = [
+        _line(2, f"{count}taken at {place(leak.site)}{function}, pool {leak.pool!r}")
+    ]
+    source = _source(leak.site)
+    if source:
+        lines.append(f"  >   {source}")
+    lines += [f"      from {each}" for each in _callers(leak, everything)]
+    lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
+    if leak.kept:
+        lines.append(_line(4, f"kept alive by {leak.kept}", 240))
+    now = doing(leak.now) if leak.now else None
+    if now is not None:
+        lines.append(_line(4, f"now {now.words}"))
+    if leak.statement:
+        lines.append(_line(4, f"last statement: {leak.statement}", 120))
+    lines.append(f"    to mend it: {_FIX[leak.kind]}")
+    return lines
+
+
+def _line(indent: int, text: str, limit: int = 400) -> str:
+    return " " * indent + one_line(text, limit)
+
+
+def _holder(leak: Leak) -> str:
+    who = f"task {leak.task}" if leak.task else f"thread {leak.thread}"
+    return f"{_age(leak)} by {who}"
+
+
+def _age(leak: Leak) -> str:
+    return f"held for {duration(leak.held_s)}"
+
+
+def _callers(leak: Leak, everything: bool) -> list[str]:
+    if everything:
+        frames = leak.stack
+    else:
+        stack = tuple(
+            takewhile(lambda frame: not _RUNNER.search(frame.file), leak.stack)
+        )
+        frames = tuple(f for f in taking_frames(stack) if f != leak.site)[:_FRAMES]
+    return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
+
+
+def _source(site: Frame | None) -> str:
+    if site is None:
+        return ""
+    return one_line(linecache.getline(site.file, site.line).strip(), 100)

@@ -1,0 +1,113 @@
+"""What a test's own markers allow and limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from poolwatch.model import Frame
+from poolwatch.onstack import taking_frames
+from poolwatch.testing.owners import Owner
+from poolwatch.text import duration, one_line, place, plural
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min)?\s*")
+_MOST_STACKS = 8
+_FRAMES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one test; None is no limit."""
+
+    leaks: int | None = None
+    reason: str = ""
+    checkouts: int | None = None
+    hold_s: float | None = None
+
+    @property
+    def watch_peak(self) -> bool:
+        """Whether stacks must be kept."""
+        return self.checkouts is not None or self.hold_s is not None
+
+    def broken(self, owner: Owner) -> str | None:
+        """What was too much, in words with the stacks."""
+        if self.checkouts is not None and owner.peak > self.checkouts:
+            head = (
+                f"{owner.name} held {plural(owner.peak, 'connection')} at once, "
+                f"limit_pool(checkouts={self.checkouts})"
+            )
+            return "\n".join([one_line(head), *_stacks(owner.at_peak)])
+        longest, stack = owner.longest
+        if self.hold_s is not None and longest > self.hold_s:
+            head = (
+                f"{owner.name} held a connection for {duration(longest)}, "
+                f"limit_pool(hold={duration(self.hold_s)!r})"
+            )
+            return "\n".join([one_line(head), *_stacks([stack])])
+        return None
+
+
+NO_LIMITS = Limits()
+
+
+def limits_of(item: pytest.Item) -> Limits:
+    """Read the markers; raises pytest's own failure if one is written wrongly."""
+    allow = item.get_closest_marker("allow_pool_leaks")
+    limit = item.get_closest_marker("limit_pool")
+    if allow is None and limit is None:
+        return NO_LIMITS
+    leaks, reason = _allowed(allow) if allow is not None else (None, "")
+    checkouts, hold_s = _limited(limit) if limit is not None else (None, None)
+    return Limits(leaks, reason, checkouts, hold_s)
+
+
+def seconds(value: object) -> float:
+    """Read "250 ms", "1.5 s", "2 min", or a number of seconds; raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f'{value!r} is no time: write "250 ms", "1.5 s" or "2 min"')
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _allowed(mark: Any) -> tuple[int, str]:
+    n = mark.args[0] if mark.args else mark.kwargs.get("n", 1)
+    reason = mark.kwargs.get("reason")
+    if not isinstance(reason, str) or not reason.strip():
+        pytest.fail(
+            'allow_pool_leaks needs a reason: allow_pool_leaks(n=1, reason="...")',
+            pytrace=False,
+        )
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        pytest.fail(f"allow_pool_leaks: n must be 1 or more, not {n!r}", pytrace=False)
+    return n, reason
+
+
+def _limited(mark: Any) -> tuple[int | None, float | None]:
+    given = dict(zip(("checkouts", "hold"), mark.args, strict=False)) | mark.kwargs
+    checkouts, hold = given.get("checkouts"), given.get("hold")
+    if checkouts is not None and (not isinstance(checkouts, int) or checkouts < 0):
+        pytest.fail(
+            f"limit_pool: checkouts must be a number, not {checkouts!r}", pytrace=False
+        )
+    try:
+        return checkouts, None if hold is None else seconds(hold)
+    except ValueError as error:
+        pytest.fail(f"limit_pool: hold={error}", pytrace=False)
+
+
+def _stacks(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
+    lines = []
+    for stack in stacks[:_MOST_STACKS]:
+        frames = taking_frames(stack)[:_FRAMES]
+        names = [f"{place(frame)} in {frame.function}" for frame in frames]
+        lines.append("  " + one_line("held from " + ", called from ".join(names)))
+    if len(stacks) > _MOST_STACKS:
+        lines.append(f"  ... and {len(stacks) - _MOST_STACKS} more")
+    return lines

@@ -1,0 +1,9 @@
+"""The markers, as ``pytest --markers`` shows them."""
+
+ALLOW = (
+    'allow_pool_leaks(n=1, reason="..."): the test leaks n connections, and no fewer'
+)
+LIMIT = (
+    'limit_pool(checkouts=1, hold="250 ms"): the most connections that the test may '
+    "hold at once, and the longest time for each"
+)

@@ -1,0 +1,195 @@
+"""Whose code takes a connection: a test's, or that of a fixture with a wider scope.
+
+The main thread works for one owner at a time. Threads and tasks belong to whoever
+started them, also when they take their connection later; what an executor runs belongs
+to whoever submitted it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Literal
+
+from poolwatch.checkout import Checkout
+from poolwatch.leaks import noticing
+from poolwatch.leaks.record import Leak
+from poolwatch.ledger import PoolBook
+from poolwatch.model import Frame
+
+_STARTED_BY = "_pool_leaks_owner"
+
+
+@dataclass(eq=False, slots=True)
+class Owner:
+    """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
+
+    kind: Literal["test", "fixture", "collection"]
+    name: str
+    """A node id; of a fixture, its name, scope and home."""
+    blamed: str
+    """Node id of the test that answers for it: of a fixture, the first that used it."""
+    location: tuple[str, int | None, str] = ("", None, "")
+    out: dict[int, tuple[PoolBook, Checkout]] = field(default_factory=dict)
+    """What it has taken and not returned."""
+    dropped: list[tuple[PoolBook, Leak]] = field(default_factory=list)
+    """What only the garbage collector returned."""
+    peak: int = 0
+    at_peak: list[tuple[Frame, ...]] = field(default_factory=list)
+    """The stacks of what was out then, if that is of interest."""
+    keeps_peak: bool = False
+    longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
+    """The longest ended hold, if that is of interest, and where it was taken."""
+    failed: bool = False
+    over: bool = False
+    """It was judged."""
+    pools: frozenset[str] | None = None
+    """Ids of the pools that count; all if None."""
+
+
+class Owners:
+    """Tells the owner of the code that runs, and notes what each owner has taken.
+
+    Observes the ledger: see :class:`poolwatch.ledger.Observer`.
+    """
+
+    def __init__(self) -> None:
+        self.current: Owner | None = None
+        """Whom the main thread works for."""
+        self.late: list[Owner] = []
+        """Owners that were over when the collector found something of theirs."""
+        self.again: dict[int, Owner] = {}
+        """Owners that were over when a thread of theirs took one more."""
+        self.unjudged: dict[str, str] = {}
+        """Names of pools that were used and cannot be judged, and their kind."""
+        self._main = threading.get_ident()
+        self._inherited: ContextVar[Owner | None] = ContextVar("pool_leaks_owner")
+        self._undo: list[Callable[[], None]] = []
+
+    # -- observing the ledger --------------------------------------------------------
+
+    def taken(self, book: PoolBook, hold: Checkout) -> None:
+        """Note a hold under its owner."""
+        if book.shared:  # one connection for all: nobody can be said to have it
+            self.unjudged.setdefault(book.name, book.kind)
+            return
+        owner = self.owner()
+        if owner is None or hold.ambience.long_hold:
+            return
+        hold.blamed = owner
+        owner.out[id(hold)] = book, hold
+        if owner.over:
+            self.again[id(owner)] = owner
+        count = len(owner.out)
+        if count > owner.peak:
+            owner.peak = count
+            if owner.keeps_peak:
+                holds = list(owner.out.values())
+                owner.at_peak = [each.path.frames() for _, each in holds]
+
+    def ended(
+        self, book: PoolBook, hold: Checkout, now: float, collected: bool
+    ) -> None:
+        """Take it off again, and note if nobody returned it."""
+        owner: Owner | None = getattr(hold, "blamed", None)
+        if owner is None or owner.out.pop(id(hold), None) is None:
+            return
+        if owner.keeps_peak and now - hold.taken > owner.longest[0]:
+            owner.longest = now - hold.taken, hold.path.frames()
+        if collected:
+            owner.dropped.append((book, noticing.collected(book, hold, now)))
+            if owner.over:
+                self.late.append(owner)
+
+    # -- who it is ---------------------------------------------------------------------
+
+    def owner(self) -> Owner | None:
+        """The owner of the code that calls."""
+        inherited = self._inherited.get(None)
+        if threading.get_ident() == self._main:
+            in_loop = running_loop() is not None
+            return (inherited if in_loop else None) or self.current
+        return inherited or getattr(threading.current_thread(), _STARTED_BY, None)
+
+    def follow(self) -> None:
+        """From now on threads, tasks and jobs of executors are told apart."""
+        self._patch(threading.Thread, "start", self._starting)
+        self._patch(ThreadPoolExecutor, "submit", self._submitting)
+        self._patch(asyncio.base_events.BaseEventLoop, "create_task", self._creating)
+
+    def unfollow(self) -> None:
+        """Undo it."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _patch(self, kind: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+        original = getattr(kind, name)
+        ours = wraps(original)(wrap(original))
+        setattr(kind, name, ours)
+
+        def undo() -> None:
+            if getattr(kind, name) is ours:
+                setattr(kind, name, original)
+
+        self._undo.append(undo)
+
+    def _starting(self, original: Any) -> Any:
+        def start(thread: threading.Thread) -> None:
+            setattr(thread, _STARTED_BY, self.owner())
+            original(thread)
+
+        return start
+
+    def _submitting(self, original: Any) -> Any:
+        def submit(executor: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            owner = self.owner()
+
+            def job(*args: Any, **kwargs: Any) -> Any:
+                token = self._inherited.set(owner)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    self._inherited.reset(token)
+
+            return original(executor, job, *args, **kwargs)
+
+        return submit
+
+    def _creating(self, original: Any) -> Any:
+        def create_task(
+            loop: Any, coro: Any, *, context: Context | None = None, **kwargs: Any
+        ) -> Any:
+            owner = self.owner()
+            if asyncio.current_task(loop) is None and self._is_main():
+                owner = self.current  # a runner has a context of its own, and old
+            if context is None:
+                context = copy_context()
+            try:
+                context.run(self._inherited.set, owner)
+            except RuntimeError:  # it is the one we run in
+                self._inherited.set(owner)
+            return original(loop, coro, context=context, **kwargs)
+
+        return create_task
+
+    def _is_main(self) -> bool:
+        return threading.get_ident() == self._main
+
+
+def wait_for(owner: Owner, seconds: float) -> None:
+    """Give threads the time to return what they have."""
+    until = time.monotonic() + seconds
+    while owner.out and time.monotonic() < until:
+        time.sleep(0.005)
+
+
+def by_other_threads(holds: Iterable[Checkout]) -> bool:
+    """Whether somebody who may still be running has some of these."""
+    return any(hold.holder.ident != threading.get_ident() for hold in holds)

@@ -1,0 +1,135 @@
+"""Options, markers and fixtures of the pytest plugin ``pool_leaks``.
+
+Imported at every start of pytest where poolwatch is installed: it loads nothing else
+before it is known that the plugin is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from poolwatch.testing.asserting import (
+        AssertMaxPoolCheckouts,
+        AssertNoPoolLeaks,
+        PoolWatch,
+    )
+
+MODES = ("off", "warn", "error")
+_SESSION = "pool_leaks_session"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ours; none begins with poolwatch, which is another project's."""
+    group = parser.getgroup("pool_leaks", "connection leaks (poolwatch)")
+    group.addoption(
+        "--pool-leaks",
+        choices=MODES,
+        help="what a test that leaks a database connection gets: nothing, a "
+        "PoolLeakWarning (default) or an error at its teardown. Engines of SQLAlchemy "
+        "are found by themselves.",
+    )
+    group.addoption(
+        "--pool-leaks-grace",
+        type=_seconds,
+        metavar="SECONDS",
+        help="time that a connection gets to come back after the test (default: 0.2 "
+        "for those of other threads, else 0)",
+    )
+    group.addoption(
+        "--pool-leaks-json", metavar="PATH", help="write what was found as JSON"
+    )
+    parser.addini("pool_leaks", "off, warn or error: as --pool-leaks", default="warn")
+    parser.addini("pool_leaks_grace", "as --pool-leaks-grace", default="")
+    parser.addini("pool_leaks_json", "as --pool-leaks-json", default="")
+    parser.addini(
+        "pool_leaks_ignore",
+        "leaks that do not count, a line each: a glob that one frame of the stack at "
+        "the checkout matches by its file, its function, file::function or dotted "
+        "name; what follows # is the reason",
+        type="linelist",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to watch, unless that is switched off."""
+    from poolwatch.testing.markers import ALLOW, LIMIT
+
+    for line in (ALLOW, LIMIT):
+        config.addinivalue_line("markers", line)
+    mode = config.getoption("--pool-leaks") or str(config.getini("pool_leaks")).strip()
+    if mode not in MODES:
+        raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
+    if mode == "off":
+        return
+    from poolwatch.testing.session import PoolLeaks
+
+    session = PoolLeaks(config, error=mode == "error", grace=_grace(config))
+    config.pluginmanager.register(session, _SESSION)
+    session.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take everything off again."""
+    session: Any = config.pluginmanager.get_plugin(_SESSION)
+    if session is not None:
+        config.pluginmanager.unregister(session, _SESSION)
+        session.end()
+
+
+@pytest.fixture(scope="session")
+def pool_watch_engines() -> None:
+    """Override it to judge only these: return a list of engines or pools."""
+
+
+@pytest.fixture
+def pool_watch(request: pytest.FixtureRequest) -> PoolWatch:
+    """The connections that this test holds: ``holds()``, ``peak``, ``snapshot()``."""
+    from poolwatch.testing.asserting import PoolWatch
+
+    session: Any = request.config.pluginmanager.get_plugin(_SESSION)
+    return PoolWatch(None if session is None else session.owner_of(request.node))
+
+
+@pytest.fixture
+def assert_no_pool_leaks() -> AssertNoPoolLeaks:
+    """Assert of a block, ``with assert_no_pool_leaks:``, that it returns them all.
+
+    Also ``with assert_no_pool_leaks(engine, grace=0.1):``, and with ``async with``.
+    """
+    from poolwatch.testing.asserting import AssertNoPoolLeaks
+
+    return AssertNoPoolLeaks()
+
+
+@pytest.fixture
+def assert_max_pool_checkouts() -> AssertMaxPoolCheckouts:
+    """Fail a block that holds too many connections at once.
+
+    ``with assert_max_pool_checkouts(2):`` allows two, uncalled it allows one.
+    """
+    from poolwatch.testing.asserting import AssertMaxPoolCheckouts
+
+    return AssertMaxPoolCheckouts()
+
+
+def _grace(config: pytest.Config) -> float | None:
+    given: float | None = config.getoption("--pool-leaks-grace")
+    ini = str(config.getini("pool_leaks_grace")).strip()
+    if given is not None or not ini:
+        return given
+    try:
+        return _seconds(ini)
+    except ValueError:
+        raise pytest.UsageError(
+            f"pool_leaks_grace must be seconds, not {ini!r}"
+        ) from None
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 3600:
+        raise ValueError(text)
+    return value

@@ -1,0 +1,100 @@
+"""The section at the end of a run, annotations for GitHub, and the JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from poolwatch.leaks.record import Leak
+from poolwatch.leaks.telling import brief
+from poolwatch.testing.owners import Owner
+from poolwatch.text import one_line, plural
+
+SCHEMA = 1
+
+
+def entry(owner: Owner, leak: Leak, error: bool) -> dict[str, Any]:
+    """One leak as plain values: it travels from xdist's workers as JSON."""
+    return {
+        "severity": "error" if error else "warning",
+        "test": owner.blamed if owner.kind != "collection" else None,
+        "owner": owner.name,
+        "text": brief(leak),
+        **asdict(leak),
+    }
+
+
+def write(
+    terminal: Any,
+    config: Any,
+    entries: Sequence[Mapping[str, Any]],
+    unjudged: Mapping[str, str],
+) -> None:
+    """Write the section, if there is something to say."""
+    lines = _lines(entries, unjudged, quiet=config.getoption("verbose") < 0)
+    if lines:
+        terminal.section("pool leaks")
+        for line in lines:
+            terminal.write_line(one_line(line))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for each in entries:
+            terminal.write_line(annotation(each, config.rootpath))
+
+
+def _lines(
+    entries: Sequence[Mapping[str, Any]], unjudged: Mapping[str, str], *, quiet: bool
+) -> list[str]:
+    total = [f"{plural(len(entries), 'connection')} leaked"] if entries else []
+    if quiet:
+        return total
+    lines = [f"{each['owner']}: {each['text']}" for each in entries]
+    if unjudged:
+        names = ", ".join(f"{name} ({kind})" for name, kind in sorted(unjudged.items()))
+        total.append(f"not judged, one connection serves everybody there: {names}")
+    return [*lines, *total]
+
+
+def annotation(each: Mapping[str, Any], root: Path) -> str:
+    """GitHub's own line, at the place that took the connection."""
+    site = each["site"]
+    where = ""
+    if site is not None:
+        home = Path(os.environ.get("GITHUB_WORKSPACE") or root)
+        path = Path(site["file"])
+        file = path.relative_to(home) if path.is_relative_to(home) else path
+        where = f"file={_property(file.as_posix())},line={site['line']},"
+    title = _property(f"Connection leak in {each['owner']}")
+    return f"::{each['severity']} {where}title={title}::{_escaped(each['text'])}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def write_json(
+    config: Any,
+    error: bool,
+    entries: Sequence[Mapping[str, Any]],
+    unjudged: Mapping[str, str],
+) -> None:
+    """Write ``--pool-leaks-json``, if it was asked for."""
+    target = config.getoption("--pool-leaks-json") or config.getini("pool_leaks_json")
+    if not target:
+        return
+    document = {
+        "schema": SCHEMA,
+        "mode": "error" if error else "warn",
+        "leaks": list(entries),
+        "unjudged": [{"pool": name, "kind": kind} for name, kind in unjudged.items()],
+    }
+    path = config.rootpath / target
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
