@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import shutil
 import sys
@@ -15,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolwatch.errors import PoolwatchError
+from poolwatch.errors import PoolwatchError, UsageError
 from poolwatch.version import VERSION
 
 if TYPE_CHECKING:
     from poolwatch.live import LiveSource
-    from poolwatch.model import Snapshot
+    from poolwatch.model import Frozen, Snapshot
+    from poolwatch.table import Style
 
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
@@ -38,6 +40,28 @@ then, from any terminal of the same user:
     poolwatch ps                      # the same as one table
 
 No application at hand?  poolwatch demo  starts one, with PostgreSQL and real faults.
+"""
+
+_PS = """\
+Show who holds each connection of every instrumented process, and who waits.
+"""
+
+_PS_HOW = """\
+examples:
+  poolwatch ps              who holds what now, what is wrong, and what to do
+  poolwatch ps -v           ... why that is believed, and the lines of code
+  poolwatch ps --sites      which lines of code cost the most connections
+  poolwatch ps --frozen     what it looked like when it happened last night
+  poolwatch ps --json | jq '.processes[].holds[] | select(.verdict != "ok")'
+
+columns of --sites:
+  AVG HELD       connections held at once, on average
+  P50 P95 MAX    how long holds lasted
+  WAIT CAUSED    how long others have waited while this call site held connections
+  SQL %          of the time held: in statements; the rest is for other things
+  IDLE IN TX %   of the time held: in an open transaction, without a statement
+  LEAKED         holds that were found leaked
+"-" is not known.
 """
 
 
@@ -78,11 +102,34 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     ps = commands.add_parser(
         "ps",
         help="the holds of now, as one table or as JSON",
-        description="Show who holds each connection of every instrumented process.",
-        epilog=_EXIT_CODES,
+        description=_PS,
+        epilog=_PS_HOW + "\n" + _EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ps.add_argument("--json", action="store_true", help="print the snapshot document")
+    ps.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="also the proof of each finding and, of each hold that is long or leaked, "
+        "where it was taken, where it was last used and where its holder is now",
+    )
+    ps.add_argument(
+        "--sites",
+        action="store_true",
+        help="also what each call site has cost since the pool was instrumented",
+    )
+    ps.add_argument(
+        "--frozen",
+        action="store_true",
+        help="instead of now: the pictures that each process has kept of the first "
+        "time a pool was exhausted, had a timeout or was deadlocked; with -v, the "
+        "stacks of all holds",
+    )
+    ps.add_argument(
+        "--json",
+        action="store_true",
+        help="print the document instead: everything, whatever else is asked for",
+    )
     _add_sources(ps)
     ps.set_defaults(command=_ps)
 
@@ -165,6 +212,8 @@ def _live(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
 
 
 def _ps(options: argparse.Namespace) -> int:
+    if options.frozen:
+        return _ps_frozen(options)
     from poolwatch import table, wire
 
     source = _live(options, linger_s=0.0)
@@ -177,8 +226,47 @@ def _ps(options: argparse.Namespace) -> int:
     if options.json:
         print(wire.to_json(snapshot))
     else:
-        print(table.render(snapshot, shutil.get_terminal_size((120, 24)).columns))
+        print(table.render(snapshot, _style(options)))
     return 0
+
+
+def _ps_frozen(options: argparse.Namespace) -> int:
+    if options.dsn:
+        raise UsageError("--dsn reads the server of now: it does not go with --frozen")
+    from poolwatch import table
+    from poolwatch.client import Client
+    from poolwatch.text import one_line
+
+    pictures, unreachable = Client(options.dir).all_frozen()
+    if options.json:
+        for lost in unreachable:
+            why = f"pid {lost.pid} could not be read: {one_line(lost.why)}"
+            print(f"poolwatch: {why}", file=sys.stderr)
+        print(_frozen_document(pictures))
+    else:
+        print(table.render_frozen(pictures, unreachable, _style(options)))
+    return 0
+
+
+def _frozen_document(pictures: Sequence[Frozen]) -> str:
+    """The public fields only, as in the snapshot document."""
+    from poolwatch import wire
+    from poolwatch.model import SCHEMA, Snapshot
+
+    frozen = []
+    for picture in pictures:
+        snapshot = wire.to_document(Snapshot(processes=(picture.process,)))
+        (process,) = snapshot["processes"]
+        head = {"pool": picture.pool, "kind": picture.kind, "at": picture.at}
+        frozen.append({**head, "process": process})
+    return json.dumps({"schema": SCHEMA, "frozen": frozen})
+
+
+def _style(options: argparse.Namespace) -> Style:
+    from poolwatch.table import Style
+
+    columns = shutil.get_terminal_size((120, 24)).columns
+    return Style(columns, verbose=options.verbose, sites=options.sites)
 
 
 class _WhenAsked:

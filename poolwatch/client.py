@@ -6,13 +6,20 @@ import http.client
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
 from poolwatch import rundir, wire
-from poolwatch.errors import ForbiddenError, NoProcessError, UnreachableError
+from poolwatch.errors import (
+    ForbiddenError,
+    NoProcessError,
+    PoolwatchError,
+    UnreachableError,
+)
 from poolwatch.joining import AgentReading
-from poolwatch.model import Process
+from poolwatch.model import Frozen, Process, Unreachable
+from poolwatch.parallel import Calls, Outcome
 from poolwatch.rundir import Address
 from poolwatch.text import one_line
 
@@ -30,6 +37,7 @@ class Client:
         """Look in ``directory``, or else where an application would put its socket."""
         self.directory = rundir.runtime_directory(directory)
         self._patience_s = patience_s
+        self._calls = Calls()
 
     def agents(self) -> Sequence[Address]:
         """Return where processes listen; sweeps the sockets of dead ones.
@@ -60,6 +68,38 @@ class Client:
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
         return wire.list_from_json(AgentReading, text, "servers")
 
+    def frozen(self, address: Address) -> tuple[Frozen, ...]:
+        """Return the pictures one process has kept; raises UnreachableError."""
+        try:
+            text = self._get(address, "/frozen")
+        except _NotFoundError:
+            raise UnreachableError(
+                "its poolwatch is older than this one and keeps no pictures"
+            ) from None
+        return tuple(wire.list_from_json(Frozen, text, "frozen"))
+
+    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+        """Return the pictures of all processes, the oldest first.
+
+        With them the processes that could not tell, each with a sentence. Raises what
+        finding the processes raises. One thread at a time may call it.
+        """
+        found: list[Frozen] = []
+        untold: list[Unreachable] = []
+        addresses = self.agents()
+        outcomes = self._calls.run(
+            {address: partial(self.frozen, address) for address in addresses},
+            self._patience_s,
+        )
+        for address in addresses:
+            why = _why_not(outcomes[address])
+            if why is None:
+                found += outcomes[address].value
+            else:
+                untold.append(Unreachable(address.pid, why))
+        found.sort(key=lambda picture: picture.at)
+        return tuple(found), tuple(untold)
+
     def _get(
         self, address: Address, target: str, patience_s: float | None = None
     ) -> bytes:
@@ -78,11 +118,16 @@ class Client:
         finally:
             connection.close()
         if response.status != http.client.OK:
-            why = one_line(response.reason, 60)
-            raise UnreachableError(f"it answered {response.status} {why}")
+            why = f"it answered {response.status} {one_line(response.reason, 60)}"
+            missing = response.status == http.client.NOT_FOUND
+            raise _NotFoundError(why) if missing else UnreachableError(why)
         if len(body) > _MOST_BYTES:
             raise UnreachableError("its answer has no end")
         return body
+
+
+class _NotFoundError(UnreachableError):
+    """The agent does not know what it was asked for."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -94,6 +139,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(os.fspath(self._path))
+
+
+def _why_not(outcome: Outcome) -> str | None:
+    if outcome.ended is None:
+        return "it does not answer in time"
+    if outcome.error is None or isinstance(outcome.error, PoolwatchError):
+        return str(outcome.error) if outcome.error else None
+    raise outcome.error
 
 
 def _listens(address: Address) -> bool:

@@ -14,7 +14,7 @@ import itertools
 import threading
 import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -363,6 +363,7 @@ class PoolBook:
         for hold in open_holds:
             out.setdefault(hold.path.site(), []).append(now - hold.taken)
         elapsed = max(now - self.begun, 1e-9)
+        causing = self._causing(now)
         sites = []
         for site in {**self._by_site, **dict.fromkeys(out)}:
             if site is None:
@@ -380,10 +381,19 @@ class PoolBook:
                     leaked=tally.leaked,
                     in_sql_s=tally.in_sql if tally.used else None,
                     in_transaction_idle_s=tally.idle if tally.used else None,
-                    wait_caused_s=tally.caused,
+                    wait_caused_s=tally.caused + causing[site],
                 )
             )
         return sorted(sites, key=lambda each: each.connections, reverse=True)
+
+    def _causing(self, now: float) -> Counter[Frame | None]:
+        """Like Tally.caused, of the waits that are not over yet."""
+        causing: Counter[Frame | None] = Counter()
+        for wait in list(self.waits.values()):
+            paths = self.blamed.get(id(wait), ())
+            for path in paths:
+                causing[path.site()] += (now - wait.asked) / len(paths)  # type: ignore[assignment]
+        return causing
 
 
 class Ledger:

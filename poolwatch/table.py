@@ -2,49 +2,180 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from poolwatch.model import Hold, PoolStats, Process, Snapshot
-from poolwatch.text import duration, fit, one_line, place, plural, width
+from poolwatch.model import (
+    Frame,
+    Frozen,
+    FrozenKind,
+    FrozenMark,
+    Hold,
+    PoolStats,
+    Process,
+    SiteStats,
+    Snapshot,
+    Unreachable,
+)
+from poolwatch.text import duration, fit, one_line, place, plural, short_time, width
 
 _HEAD = ("VERDICT", "HELD", "HOLDER", "CALL SITE", "PID", "SERVER", "STATEMENT")
 _NARROWEST = (7, 6, 8, 16, 6, 8, 8)
 """Cells that each column keeps at least: together they fit into 80."""
 _SITE = _HEAD.index("CALL SITE")
 
+_SITES_HEAD = (
+    ("", "", "AVG", "", "", "", "WAIT", "", "IDLE", ""),
+    (
+        *("CALL SITE", "COUNT", "HELD", "P50", "P95", "MAX", "CAUSED"),
+        *("SQL %", "IN TX %", "LEAKED"),
+    ),
+)
+_MOST_SITES = 20
+_SITE_CELLS = (16, 24)
+"""A call site keeps so many cells, and so many before the columns move together."""
 
-def render(snapshot: Snapshot, columns: int) -> str:
+_MOST_FRAMES = 5
+_MOST_MARKS = 3
+_LIBRARY = re.compile(
+    r"[\\/](?:site|dist)-packages[\\/]|[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]|^<",
+    re.IGNORECASE,
+)
+"""Installed code, as far as a path tells: it may be the path of another machine."""
+
+_HAPPENED: dict[FrozenKind, tuple[str, str]] = {
+    "exhausted": ("exhausted", "was exhausted"),
+    "timeout": ("timed out", "had a timeout"),
+    "pool_deadlock": ("deadlocked", "was deadlocked"),
+}
+_DEAF = (
+    "NOTHING IS RECORDED here since a hook of poolwatch failed: "
+    "see the application's log"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What is shown beyond the holds of now, and in how many columns."""
+
+    columns: int = 80
+    verbose: bool = False
+    """Also the proof of each finding, and the stacks of each suspect hold."""
+    sites: bool = False
+    """Also what each call site has cost so far."""
+
+
+def render(snapshot: Snapshot, style: Style) -> str:
     """Return the table, as wide as the terminal."""
     lines: list[str] = []
     for process in snapshot.processes:
-        lines += [*_process(process, columns), ""]
-    for lost in snapshot.unreachable:
-        lines += [f"pid {lost.pid or '?'} could not be read: {one_line(lost.why)}", ""]
-    return "\n".join(lines).rstrip()
+        title = f"{_name(process)}  pid {process.pid} on {process.host}"
+        suspects = [hold for hold in process.holds if hold.verdict != "ok"]
+        lines += _wrapped(title, style, 0)
+        lines += [*_process(process, style, suspects), ""]
+    return "\n".join([*lines, *_lost(snapshot.unreachable, style)]).rstrip()
 
 
-def _process(process: Process, columns: int) -> Iterable[str]:
-    name = process.name or process.program
-    yield one_line(f"{name}  pid {process.pid} on {process.host}")
-    errors = {pool: s.error for s in process.servers if s.error for pool in s.pools}
-    for pool in process.pools:
-        yield f"  {_pool(pool)}"
-        if pool.id in errors:
-            yield f"    server view: {one_line(errors[pool.id] or '')}"
-    explained: set[str] = set()
-    for finding in process.findings:
-        kind = one_line(finding.kind)
-        yield f"  {finding.severity.upper()} {kind}: {one_line(finding.text)}"
-        if finding.remedy not in explained:
-            yield f"    {one_line(finding.remedy)}"
-        explained.add(finding.remedy)
+def render_frozen(
+    pictures: Sequence[Frozen], unreachable: Sequence[Unreachable], style: Style
+) -> str:
+    """Return the pictures kept of earlier trouble, each of the pool it is about."""
+    lines: list[str] = []
+    for picture in pictures:
+        lines += _wrapped(_heading(picture), style, 0)
+        process = _only(picture.process, picture.pool)
+        lines += [*_process(process, style, process.holds), ""]
+    if not pictures:
+        lines += [*_wrapped(_nothing_kept(unreachable), style, 0), ""]
+    return "\n".join([*lines, *_lost(unreachable, style)]).rstrip()
+
+
+def _nothing_kept(unreachable: Sequence[Unreachable]) -> str:
+    if unreachable:
+        return "no picture was found"
+    return (
+        "no picture was kept: no pool has been exhausted, timed out or deadlocked "
+        "since it was instrumented"
+    )
+
+
+def _heading(picture: Frozen) -> str:
+    process = picture.process
+    name = next((p.name for p in process.pools if p.id == picture.pool), picture.pool)
+    _, happened = _HAPPENED[picture.kind]
+    when = _moment(picture.at, date=True)
+    who = f"{_name(process)} (pid {process.pid})"
+    return f"kept {when}: pool {name!r} of {who} {happened}"
+
+
+def _name(process: Process) -> str:
+    return one_line(process.name or process.program)
+
+
+def _only(process: Process, pool: str) -> Process:
+    """What a picture says of one pool."""
+    holds = tuple(hold for hold in process.holds if hold.pool == pool)
+    waits = tuple(wait for wait in process.waits if wait.pool == pool)
+    named = {hold.id for hold in holds} | {wait.id for wait in waits}
+    return replace(
+        process,
+        pools=tuple(each for each in process.pools if each.id == pool),
+        holds=holds,
+        waits=waits,
+        sites=tuple(site for site in process.sites if site.pool == pool),
+        findings=tuple(
+            finding
+            for finding in process.findings
+            if finding.pool == pool
+            or (finding.pool is None and named & {*finding.holds, *finding.waits})
+        ),
+        frozen=(),
+    )
+
+
+def _lost(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
+    for lost in unreachable:
+        why = f"pid {lost.pid or '?'} could not be read: {one_line(lost.why)}"
+        yield from [*_wrapped(why, style, 0), ""]
+
+
+# -- one process -------------------------------------------------------------------
+
+
+def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterable[str]:
+    yield from _pools(process, style)
+    if process.frozen:
+        yield from _wrapped(_hint(process), style, 2)
+    yield from _findings(process, style)
     if process.holds:
-        yield from _table([_HEAD, *map(_row, process.holds)], columns)
+        yield from _table([_HEAD, *map(_row, process.holds)], style.columns)
     else:
         yield "  no connection is held"
     for wait in process.waits:
         who = one_line(wait.task or wait.thread or "?")
-        yield f"  waiting {duration(wait.waited_s)}: {who} at {place(wait.site)}"
+        what = f"waiting {duration(wait.waited_s)}: {who} at {place(wait.site)}"
+        yield from _wrapped(what, style, 2)
+    if process.left_out:
+        left_out = one_line("; ".join(process.left_out))
+        yield from _wrapped(f"not looked at: {left_out}", style, 2)
+    if style.verbose:
+        for hold in suspects:
+            yield from _stacks(hold, style)
+    if style.sites:
+        yield from _sites(process, style)
+
+
+def _pools(process: Process, style: Style) -> Iterable[str]:
+    errors = {pool: s.error for s in process.servers if s.error for pool in s.pools}
+    for pool in process.pools:
+        yield from _wrapped(_pool(pool), style, 2)
+        if pool.switched_off:
+            yield from _wrapped(_DEAF, style, 4)
+        if pool.id in errors:
+            error = one_line(errors[pool.id] or "")
+            yield from _wrapped(f"server view: {error}", style, 4)
 
 
 def _pool(pool: PoolStats) -> str:
@@ -59,9 +190,54 @@ def _pool(pool: PoolStats) -> str:
     ]
     if pool.counters.timeouts:
         figures.append(plural(pool.counters.timeouts, "timeout"))
+    if pool.gave_up:
+        figures.append(f"{pool.gave_up} gave up")
+    if pool.waiting_s_per_s > 0.005:
+        digits = 1 if pool.waiting_s_per_s >= 0.1 else 2
+        figures.append(f"{pool.waiting_s_per_s:.{digits}f} s/s waited")
     if pool.counters.leaked:
         figures.append(f"{pool.counters.leaked} leaked")
     return f"{one_line(pool.name)} ({one_line(pool.kind)}): " + ", ".join(figures)
+
+
+def _hint(process: Process) -> str:
+    """That there are pictures of earlier trouble, and how to see them."""
+    names = {pool.id: pool.name for pool in process.pools}
+    marks = process.frozen[-_MOST_MARKS:]
+    kept = [_mark(mark, names.get(mark.pool, mark.pool)) for mark in marks]
+    more = len(process.frozen) - len(marks)
+    if more:
+        kept.append(f"and {more} more")
+    return f"kept: {', '.join(kept)} (poolwatch ps --frozen)"
+
+
+def _mark(mark: FrozenMark, name: str) -> str:
+    happened, _ = _HAPPENED[mark.kind]
+    today = mark.at.startswith(datetime.now(UTC).date().isoformat())
+    return f"{one_line(name)} {happened} at {_moment(mark.at, date=not today)}"
+
+
+def _moment(at: str, *, date: bool) -> str:
+    try:
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return one_line(at, 40)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if date else f"{moment:%H:%M:%S} UTC"
+
+
+def _findings(process: Process, style: Style) -> Iterable[str]:
+    explained: set[str] = set()
+    for finding in process.findings:
+        kind = one_line(finding.kind)
+        what = f"{finding.severity.upper()} {kind}: {one_line(finding.text)}"
+        yield from _wrapped(what, style, 2)
+        if style.verbose and finding.proof:
+            yield from _wrapped(f"proof: {one_line(finding.proof)}", style, 4)
+        if finding.remedy not in explained:
+            yield from _wrapped(one_line(finding.remedy), style, 4)
+        explained.add(finding.remedy)
 
 
 def _row(hold: Hold) -> tuple[str, ...]:
@@ -73,12 +249,121 @@ def _row(hold: Hold) -> tuple[str, ...]:
     return (
         hold.verdict,
         duration(hold.held_s),
-        one_line(hold.task or hold.thread or "?", 24),
+        _holder(hold),
         place(hold.site),
         str(hold.backend_pid or "-"),
         one_line(state, 60) or "-",
         one_line(statement, 200),
     )
+
+
+def _holder(hold: Hold) -> str:
+    return one_line(hold.task or hold.thread or "?", 24)
+
+
+# -- where a hold was taken, last used, and is now ---------------------------------
+
+
+def _stacks(hold: Hold, style: Style) -> Iterable[str]:
+    backend = f", backend {hold.backend_pid}" if hold.backend_pid else ""
+    title = f"{hold.verdict} {duration(hold.held_s)}: {_holder(hold)}{backend}"
+    yield from _wrapped(title, style, 2)
+    if hold.evidence:
+        evidence = one_line("; ".join(hold.evidence))
+        yield from _wrapped(f"evidence: {evidence}", style, 4)
+    stack = hold.stack or ((hold.site,) if hold.site else ())
+    for title, frames, otherwise in (
+        ("taken here", _from_site(stack, hold.site), "not known"),
+        ("last used here", hold.used, "no statement was seen"),
+        ("now here", hold.now, "the holder has ended, or cannot be read"),
+    ):
+        texts = [_frame(frame) for frame in _users(frames, hold.site)] or [otherwise]
+        for at, text in enumerate(texts):
+            line = f"    {'' if at else title:<14}  "
+            yield (line + fit(text, max(20, style.columns - len(line)))).rstrip()
+
+
+def _from_site(stack: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
+    """The call site and its callers."""
+    return stack[stack.index(site) :] if site in stack else stack
+
+
+def _users(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
+    """The user's own frames, or else the innermost one; site-packages may be all."""
+    own = [f for f in frames if f == site or not _LIBRARY.search(f.file)]
+    return (own or frames[:1])[:_MOST_FRAMES]
+
+
+def _frame(frame: Frame) -> str:
+    return f"{place(frame)} in {one_line(frame.function, 60)}"
+
+
+# -- what each call site has cost --------------------------------------------------
+
+
+def _sites(process: Process, style: Style) -> Iterable[str]:
+    for pool in process.pools:
+        sites = [site for site in process.sites if site.pool == pool.id]
+        if not sites:
+            continue
+        sites.sort(key=lambda site: (-site.wait_caused_s, -site.hold_s.sum))
+        title = f"call sites of {one_line(pool.name)}, the costliest first:"
+        yield from _wrapped(title, style, 2)
+        rows = [*_SITES_HEAD, *map(_site_row, sites[:_MOST_SITES])]
+        yield from _sites_table(rows, style.columns)
+        if len(sites) > _MOST_SITES:
+            yield f"  and {len(sites) - _MOST_SITES} more (poolwatch ps --json)"
+
+
+def _site_row(site: SiteStats) -> tuple[str, ...]:
+    held = site.hold_s
+    return (
+        place(site.site),
+        _count(site.count),
+        f"{site.connections:.{2 if site.connections < 99.995 else 0}f}",
+        _time(held.p50),
+        _time(held.p95),
+        _time(held.max),
+        _time(site.wait_caused_s),
+        _share(site.in_sql_s, held.sum),
+        _share(site.in_transaction_idle_s, held.sum),
+        _count(site.leaked),
+    )
+
+
+def _count(count: int) -> str:
+    """A number in five cells."""
+    if count < 100_000:
+        return str(count)
+    return f"{count // 1000}k" if count < 10_000_000 else f"{count // 1_000_000}M"
+
+
+def _time(seconds: float | None) -> str:
+    """Milliseconds to days in six cells."""
+    if seconds is not None and 0 < seconds < 9.95:
+        return short_time(seconds).replace(" ", "")
+    return duration(seconds)
+
+
+def _share(seconds: float | None, whole: float) -> str:
+    if seconds is None or whole <= 0:
+        return "-"
+    return f"{min(100.0, 100 * seconds / whole):.0f}"
+
+
+def _sites_table(rows: Sequence[Sequence[str]], columns: int) -> Iterable[str]:
+    first, *others = (max(map(width, column)) for column in zip(*rows, strict=True))
+    least, wished = _SITE_CELLS
+    room = columns - 2 - sum(others)
+    gap = 2 if room - 2 * len(others) >= min(first, wished) else 1
+    first = min(first, max(least, room - gap * len(others)))
+    for row in rows:
+        cells = [_fit_end(row[0], first)]
+        cells += [cell.rjust(n) for cell, n in zip(row[1:], others, strict=True)]
+        yield ("  " + (" " * gap).join(cells)).rstrip()
+
+
+# -- fitting -----------------------------------------------------------------------
 
 
 def _table(rows: Sequence[Sequence[str]], columns: int) -> Iterable[str]:
@@ -107,3 +392,28 @@ def _fit_end(text: str, cells: int) -> str:
     while width(text) > cells - 1:
         text = text[1:]
     return fit("…" + text, cells)
+
+
+def _wrapped(text: str, style: Style, indent: int) -> Iterable[str]:
+    """A sentence over as many lines as it takes, the further ones deeper."""
+    columns = max(40, style.columns)
+    line = " " * indent
+    for word in text.split(" "):
+        if line.strip() and width(line) + 1 + width(word) > columns:
+            yield line
+            line = " " * (indent + 4)
+        line += f" {word}" if line.strip() else word
+        while width(line) > columns:  # a word longer than a line: a path
+            cut = _fitting(line, columns)
+            yield line[:cut]
+            line = " " * (indent + 4) + line[cut:]
+    yield line
+
+
+def _fitting(text: str, cells: int) -> int:
+    """How many characters fit."""
+    for at, character in enumerate(text):
+        cells -= width(character)
+        if cells < 0:
+            return at
+    return len(text)

@@ -173,6 +173,8 @@ def test_waits_that_the_application_ends(instrument, postgres):
             look = Look()
             assert len(look.waits(watch)) == 1
             assert 0 < look.pool(watch).waiting_s_per_s < 1
+            (main,) = look.sites(watch).values()
+            assert main.wait_caused_s > 0
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             pool = Look().pool(watch)

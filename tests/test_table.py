@@ -1,0 +1,388 @@
+"""``poolwatch ps`` as people see it: pure text over records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from fakes import (
+    counters,
+    finding,
+    frame,
+    hold,
+    pool,
+    process,
+    server_row,
+    server_status,
+    snapshot,
+    times,
+    wait,
+)
+
+from poolwatch.model import (
+    Distribution,
+    Frame,
+    Frozen,
+    FrozenMark,
+    SiteStats,
+    Unreachable,
+)
+from poolwatch.table import Style, render, render_frozen
+from poolwatch.text import width
+
+LIBRARY = "/srv/v/lib/python3.12/site-packages/sqlalchemy/engine/base.py:3303"
+EVIL = "evil\x1b[2J\x07\u202e\nname"
+
+
+def shown(*processes, columns=120, **style):
+    return render(snapshot(*processes), Style(columns, **style))
+
+
+def kept(*pictures, unreachable=(), columns=120, **style):
+    return render_frozen(pictures, unreachable, Style(columns, **style))
+
+
+def picture(of, kind="exhausted", at="2026-11-23T03:12:44+00:00", pool="orders"):
+    return Frozen(pool, kind, at, of)
+
+
+def site(place="/srv/app/orders/repo.py:55", **changes):
+    values = {
+        "pool": "orders",
+        "site": frame(place),
+        "count": 12,
+        "connections": 1.234,
+        "hold_s": Distribution(12, 40.0, 7.5, 0.0123, 4.0, 7.0),
+        "wait_s": times(0.1),
+        "leaked": 1,
+        "in_sql_s": 10.0,
+        "in_transaction_idle_s": 25.0,
+        "wait_caused_s": 42.0,
+    }
+    return SiteStats(**{**values, **changes})
+
+
+def line_with(text, word):
+    (line,) = [line for line in text.splitlines() if word in line]
+    return line
+
+
+# -- pools -------------------------------------------------------------------------
+
+
+def test_what_is_zero_is_not_said():
+    text = shown(process())
+    for word in ("gave up", "s/s", "timeout", "leaked", "NOTHING", "kept:", "looked"):
+        assert word not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gave_up": 2}, ", 2 gave up"),
+        ({"waiting_s_per_s": 2.41}, ", 2.4 s/s waited"),
+        ({"waiting_s_per_s": 0.0051}, ", 0.01 s/s waited"),
+        ({"counters": counters(timeouts=1)}, ", 1 timeout"),
+    ],
+)
+def test_pool_line(changes, words):
+    assert words in line_with(shown(process(pools=(pool(**changes),))), "orders (")
+
+
+def test_a_pool_that_records_nothing_says_so_under_its_line():
+    text = shown(process(pools=(pool("a"), pool("b", switched_off=True))))
+    before, after = text.split("NOTHING IS RECORDED here since a hook of poolwatch")
+    assert before.splitlines()[-2].startswith("  b (")
+    assert "see the application's log" in after
+
+
+def test_what_was_left_out():
+    text = shown(process(left_out=("3 of 9 tasks", "the heap")))
+    assert line_with(text, "looked at") == "  not looked at: 3 of 9 tasks; the heap"
+
+
+# -- that pictures were kept -------------------------------------------------------
+
+
+def test_hint_of_today_and_of_another_day():
+    now = datetime.now(UTC).replace(microsecond=0)
+    marks = (
+        FrozenMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
+        FrozenMark("orders", "timeout", now.isoformat()),
+    )
+    wide = line_with(shown(process(frozen=marks), columns=300), "kept:")
+    assert wide == (
+        "  kept: orders exhausted at 2026-01-02 03:12:44 UTC, "
+        f"orders timed out at {now:%H:%M:%S} UTC (poolwatch ps --frozen)"
+    )
+
+
+def test_hint_of_many_names_the_last_three():
+    marks = tuple(
+        FrozenMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
+        for n in range(24)
+    )
+    hint = line_with(shown(process(frozen=marks), columns=300), "kept:")
+    assert "p20 " not in hint
+    assert "p21 deadlocked at" in hint
+    assert ", and 21 more (poolwatch ps --frozen)" in hint
+
+
+# -- the pictures ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("exhausted", "was exhausted"),
+        ("timeout", "had a timeout"),
+        ("pool_deadlock", "was deadlocked"),
+    ],
+)
+def test_heading(kind, words):
+    of = replace(process(hold()), name="app", pid=1)
+    first = kept(picture(of, kind)).splitlines()[0]
+    assert (
+        first == f"kept 2026-11-23 03:12:44 UTC: pool 'orders' of app (pid 1) {words}"
+    )
+
+
+def test_times_of_elsewhere_and_no_times():
+    assert kept(picture(process(), at="2026-11-23T04:12:44+01:00")).startswith(
+        "kept 2026-11-23 03:12:44 UTC:"
+    )
+    assert kept(picture(process(), at="2026-11-23T03:12:44")).startswith(
+        "kept 2026-11-23 03:12:44 UTC:"
+    )
+    assert kept(picture(process(), at="soon\x1b")).startswith("kept soon␛: pool")
+    assert kept(picture(process(), at="0001-01-01T00:00:00+09:00")).startswith("kept 0")
+
+
+def test_a_picture_shows_the_pool_in_question_only():
+    of = process(
+        hold("h1", site=frame("/srv/orders.py:1")),
+        hold("h2", site=frame("/srv/billing.py:2"), pool="billing"),
+        pools=(pool(), pool("billing")),
+        waits=(wait("w1"), wait("w2", pool="billing", thread="biller")),
+        findings=(
+            finding("exhausted", text="mine"),
+            finding("exhausted", text="other", pool="billing"),
+            finding("nested", text="both", pool=None, holds=("h1",)),
+            finding("nested", text="neither", pool=None, holds=("h2",)),
+        ),
+        sites=(site(), site("/srv/billing.py:2", pool="billing")),
+        frozen=(FrozenMark("orders", "exhausted", "2026-11-23T03:12:44+00:00"),),
+    )
+    text = kept(picture(of), sites=True)
+    for word in ("orders.py:1", "worker-9", "mine", "both", "repo.py:55"):
+        assert word in text
+    for word in ("billing", "biller", "other", "neither", "(poolwatch ps --frozen)"):
+        assert word not in text
+
+
+def test_nothing_was_kept():
+    assert kept() == (
+        "no picture was kept: no pool has been exhausted, timed out or deadlocked "
+        "since it was instrumented"
+    )
+
+
+def test_nothing_was_kept_by_those_that_could_tell():
+    text = kept(unreachable=(Unreachable(7, "it is\x07 older"),))
+    assert text == "no picture was found\n\npid 7 could not be read: it is␇ older"
+
+
+# -- call sites --------------------------------------------------------------------
+
+
+def test_sites_only_when_asked():
+    of = process(sites=(site(),))
+    assert "CAUSED" not in shown(of)
+    assert "CAUSED" in shown(of, sites=True)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_site_row(columns):
+    lines = shown(process(sites=(site(),)), sites=True, columns=columns).splitlines()
+    assert lines[-3].split() == ["AVG", "WAIT", "IDLE"]
+    assert lines[-2].split("  ")[1] == "CALL SITE"
+    row = "orders/repo.py:55 12 1.23 12.3ms 4s 7.5s 42s 25 62 1"
+    assert " ".join(lines[-1].split()) == row
+
+
+def test_unknown_is_a_dash():
+    unknown = site(
+        hold_s=Distribution(0, 0.0, None, None, None, None),
+        in_sql_s=None,
+        in_transaction_idle_s=None,
+        wait_caused_s=0.0,
+    )
+    last = shown(process(sites=(unknown,)), sites=True).splitlines()[-1]
+    assert last.split()[3:] == ["-", "-", "-", "0.0s", "-", "-", "1"]
+    seen = site(hold_s=Distribution(1, 0.0, 0.0, 0.0, 0.0, 0.0))
+    last = shown(process(sites=(seen,)), sites=True).splitlines()[-1]
+    assert last.split()[7:9] == ["-", "-"]
+
+
+def test_the_costliest_first_and_not_all():
+    sites = tuple(site(f"/srv/a/b.py:{n}", wait_caused_s=float(n)) for n in range(25))
+    lines = shown(process(sites=sites), sites=True).splitlines()
+    assert "b.py:24" in lines[-21]
+    assert "b.py:5 " in lines[-2]
+    assert lines[-1] == "  and 5 more (poolwatch ps --json)"
+
+
+def test_sites_of_each_pool_apart():
+    of = process(
+        pools=(pool("a"), pool("b"), pool("c")),
+        sites=(site(pool="b"), site("/srv/x/y.py:1", pool="a")),
+    )
+    titles = [line for line in shown(of, sites=True).splitlines() if "sites of" in line]
+    assert titles == [f"  call sites of {n}, the costliest first:" for n in "ab"]
+
+
+# -- the proof ---------------------------------------------------------------------
+
+
+def test_proof_and_stacks_only_when_asked():
+    text = shown(process(hold(verdict="leaked"), findings=(finding(),)))
+    assert "return the connection" in text
+    assert "proof:" not in text
+    assert "taken here" not in text
+
+
+def test_proof():
+    text = shown(process(findings=(finding(),)), verbose=True)
+    assert line_with(text, "proof") == "    proof: nothing is free and requests wait"
+
+
+def test_three_stacks():
+    """The user's own frames, the call site first, five at most."""
+    callers = [frame(f"/srv/app/f{n}.py:{n}", f"f{n}") for n in range(9)]
+    here = frame("/srv/app/export.py:88", "export")
+    leaked = hold(
+        verdict="leaked",
+        site=here,
+        evidence=("thread worker-1 took it and has ended", "kept by a global"),
+        held_s=125.0,
+        backend_pid=4711,
+    )
+    leaked = replace(
+        leaked,
+        stack=(frame(LIBRARY), frame("/srv/app/db.py:1", "wrap"), here, *callers),
+        used=(frame(LIBRARY), callers[3]),
+        now=(),
+    )
+    lines = shown(process(leaked, hold("h2")), verbose=True).splitlines()
+    assert lines[-9:] == [
+        "  leaked 2m05s: worker-1, backend 4711",
+        "    evidence: thread worker-1 took it and has ended; kept by a global",
+        "    taken here      app/export.py:88 in export",
+        "                    app/f0.py:0 in f0",
+        "                    app/f1.py:1 in f1",
+        "                    app/f2.py:2 in f2",
+        "                    app/f3.py:3 in f3",
+        "    last used here  app/f3.py:3 in f3",
+        "    now here        the holder has ended, or cannot be read",
+    ]
+    assert sum("taken here" in line for line in lines) == 1
+
+
+def test_stacks_without_the_users_code():
+    """The innermost frame then; the call site stays, wherever it is installed."""
+    installed = Frame("/v/lib/python3.12/site-packages/app/views.py", 5, "view")
+    long = replace(
+        hold(verdict="long", site=installed),
+        stack=(frame(LIBRARY), installed),
+        now=(frame("/usr/lib/python3.12/threading.py:331", "wait"), frame(LIBRARY)),
+    )
+    lines = shown(process(long), verbose=True).splitlines()
+    assert lines[-3:] == [
+        "    taken here      app/views.py:5 in view",
+        "    last used here  no statement was seen",
+        "    now here        python3.12/threading.py:331 in wait",
+    ]
+    nowhere = replace(long, site=None, stack=())
+    assert "taken here      not known" in shown(process(nowhere), verbose=True)
+
+
+def test_a_picture_has_the_stacks_of_all_holds():
+    """In an exhausted pool each hold is a suspect."""
+    text = kept(picture(process(hold("h1"), hold("h2"))), verbose=True)
+    assert text.count("taken here") == 2
+
+
+# -- terminals ---------------------------------------------------------------------
+
+
+def everything():
+    deep = "/srv/" + "very_long_directory_name/" * 8 + "模块.py"
+    bad = replace(
+        hold(
+            verdict="leaked",
+            site=Frame(deep, 123456, EVIL * 9),
+            thread=EVIL * 9,
+            evidence=("because " * 30, EVIL),
+            statement="select 'x' from y " * 30,
+            server=server_row("idle in transaction", blocked_by=(1, 2, 3)),
+            held_s=1e6,
+            backend_pid=4194304,
+        ),
+        now=(Frame(EVIL * 30, 1, EVIL),),
+        used=(Frame(deep, 1, "f" * 200),),
+    )
+    big = Distribution(10**9, 1e9, 1e6, 9.994, 59.9, 1e5)
+    costly = site(
+        deep + ":123456", count=10**8, connections=1234.5, hold_s=big, leaked=10**6
+    )
+    busy = pool(
+        name=EVIL * 3,
+        id="orders",
+        gave_up=123456,
+        waiting_s_per_s=1234.5,
+        switched_off=True,
+        counters=counters(checkouts=10**9, timeouts=10**6, leaked=10**5),
+    )
+    marks = tuple(FrozenMark("orders", "timeout", EVIL * 20) for _ in range(9))
+    return process(
+        bad,
+        pools=(busy,),
+        name=EVIL * 20,
+        waits=(wait(thread=EVIL * 20, site=Frame(deep, 1, EVIL)),),
+        sites=(costly, site()),
+        findings=(
+            finding(kind=EVIL, text=EVIL * 20, proof="…" * 390, remedy="字" * 350),
+        ),
+        servers=(server_status(error=EVIL * 20),),
+        frozen=marks,
+        left_out=(EVIL * 9, "the heap " * 20),
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_everything_fits_and_is_harmless(columns):
+    of = everything()
+    lost = (Unreachable(7, EVIL * 30),)
+    for text in (
+        render(
+            snapshot(of, unreachable=lost), Style(columns, verbose=True, sites=True)
+        ),
+        kept(
+            picture(of, at=EVIL),
+            unreachable=lost,
+            columns=columns,
+            verbose=True,
+            sites=True,
+        ),
+    ):
+        for line in text.splitlines():
+            assert width(line) <= columns, line
+        for sign in "\x1b\x07\u202e":
+            assert sign not in text
+
+
+def test_long_sentences_lose_nothing():
+    words = " ".join(f"word{n}" for n in range(40))
+    text = shown(process(findings=(finding(text=words),)), columns=80)
+    assert " ".join(text.split()).count(words) == 1
