@@ -191,7 +191,7 @@ def damaged(document):
 def test_a_document_that_is_damaged_anywhere(instrument, sqlite):
     """Any wrong value anywhere is one sentence or harmless: what is read back can be
     printed, and nothing but UnreachableError is raised."""
-    from poolwatch.table import render
+    from poolwatch.table import Style, render
 
     engine = sqlite()
     instrument(engine, long_after=1e-9)
@@ -209,7 +209,7 @@ def test_a_document_that_is_damaged_anywhere(instrument, sqlite):
         except UnreachableError as error:
             refused += len(str(error)) < 500
         else:
-            render(snapshot, 80)
+            render(snapshot, Style(80))
     assert refused > 300
 
 
