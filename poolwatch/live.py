@@ -28,7 +28,7 @@ from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
-from poolwatch.model import Process, ServerReading, Snapshot, Unreachable
+from poolwatch.model import Frozen, Process, ServerReading, Snapshot, Unreachable
 from poolwatch.parallel import Calls, Outcome
 from poolwatch.postgres.viewer import ViewerReader, environment_dsn
 from poolwatch.refresh import (
@@ -77,6 +77,10 @@ class Client(Protocol):
 
     def servers(self, address: Any, *, linger: float) -> Sequence[AgentReading]:
         """Let the agent read its servers; raises PoolwatchError."""
+        ...
+
+    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+        """Return the pictures that agents have kept, and who could not tell."""
         ...
 
 
@@ -159,6 +163,14 @@ class LiveSource:
             processes=with_server(joined),
             unreachable=tuple(unreachable),
         )
+
+    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+        """Return the pictures that are kept of earlier trouble, the oldest first.
+
+        With them the processes that could not tell. A thread of its own may ask, also
+        while another one takes a snapshot. Raises what finding the processes raises.
+        """
+        return self._client.all_frozen()
 
     def _still_out(self, address: Any, missing: frozenset[str]) -> frozenset[str]:
         """Those of the holds that are open even now; asks only for a suspicion."""

@@ -44,6 +44,7 @@ class Dashboard(App[None]):
         Binding("q,ctrl+c", "quit", show=False),
         Binding("question_mark,f1", "help", show=False),
         Binding("w", "why", show=False),
+        Binding("c", "sites", show=False),
         Binding("p", "pause", show=False),
         Binding("R", "read", show=False),
         Binding("plus,equals_sign", "pace(True)", show=False),
@@ -164,6 +165,13 @@ class Dashboard(App[None]):
 
         if isinstance(self.screen, MainScreen):
             self.push_screen(WhyPage(self.board))
+
+    def action_sites(self) -> None:
+        """Show what each call site does to its pool."""
+        from poolwatch.tui.pages import SitesPage
+
+        if isinstance(self.screen, MainScreen):
+            self.push_screen(SitesPage(self.board))
 
     def action_pause(self) -> None:
         """Stop the picture, or let it go on."""

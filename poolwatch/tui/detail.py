@@ -1,16 +1,17 @@
-"""One hold in full: both truths side by side, and the stack that took it."""
+"""One hold in full: both truths side by side, and where the connection has been."""
 
 from __future__ import annotations
 
 from poolwatch.model import Finding, Hold
-from poolwatch.text import duration, neutral, one_line, place
+from poolwatch.text import duration, neutral, one_line, place, plural
 from poolwatch.tui.board import Board
 from poolwatch.tui.filtering import process_name
 from poolwatch.tui.header import SEVERITY_INK, SEVERITY_SHAPE
-from poolwatch.tui.ink import BLANK, Line, beside, length, wrap
+from poolwatch.tui.ink import BLANK, Line, beside, crop, length, wrap
 from poolwatch.tui.rows import INK, SHAPES, Row
+from poolwatch.tui.spent import spent_line
 from poolwatch.tui.sql import statement_lines
-from poolwatch.tui.stack import stack_lines
+from poolwatch.tui.stack import Stack, shared, stack_lines
 
 WIDE = 110
 """From this width on, application and server stand side by side."""
@@ -41,10 +42,10 @@ def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw a hold for a page or a pane that is ``cells`` wide."""
     if cells < WIDE:
         inner = cells - 4
-        told = [*_findings(row, inner), *_stacks(board, row)]
+        told = [*_stacks(board, row, inner), *_findings(row, inner)]
         return [*_facts_of(row, inner), *told, BLANK, *_server(row, inner)]
     half = cells // 2
-    left = [*_facts_of(row, half - 4), *_stacks(board, row)]
+    left = [*_facts_of(row, half - 4), *_stacks(board, row, half - 4)]
     right = [*_server(row, cells - half - 4), *_findings(row, cells - half - 4)]
     return beside(left, right, half)
 
@@ -63,18 +64,62 @@ def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
 
 
 def _facts_of(row: Row, cells: int) -> list[Line]:
-    return [_heading("APPLICATION"), *_pairs(_facts(row), cells)]
+    facts, evidence = _facts(row), row.hold.evidence
+    told = [
+        ("" if at else "evidence", each, "text") for at, each in enumerate(evidence)
+    ]
+    spent = spent_line(row.hold, cells - 12)
+    bar: list[Line] = [((f"  {'time':<10}", "muted"), *spent)] if spent else []
+    return [
+        _heading("APPLICATION"),
+        *_pairs(facts, cells),
+        *bar,
+        *_pairs(told, cells),
+    ]
 
 
-def _stacks(board: Board, row: Row) -> list[Line]:
-    """Draw where it was taken, and where the holder is now."""
+def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
+    """Draw where it was acquired, where it was last used, where the holder is now."""
     hold = row.hold
-    stack = hold.stack or ((hold.site,) if hold.site else ())
-    taken = stack_lines(stack, hold.site, unfold=board.unfold)
-    lines = [BLANK, _heading("TAKEN HERE"), *(taken or [_unknown("no stack")])]
-    now = stack_lines(hold.now, None, unfold=board.unfold)
+    taken = hold.stack or ((hold.site,) if hold.site else ())
+    unfold = board.unfold
+    body = stack_lines(taken, hold.site, unfold=unfold)
+    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_unknown("no stack")])]
+    lines += _used(hold, taken, cells, unfold=unfold)
     why = "the holder has ended, or cannot be read"
-    return [*lines, BLANK, _heading("NOW"), *(now or [_unknown(why)])]
+    return [*lines, *_later("NOW HERE", why, hold.now, (taken, hold.used), unfold)]
+
+
+def _used(hold: Hold, taken: Stack, cells: int, *, unfold: bool) -> list[Line]:
+    """Draw where the last statement came from, with it, and how long ago that was."""
+    if hold.unused_s is None and not hold.used:
+        return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
+    lines = _later("LAST USED HERE", "no stack", hold.used, (taken,), unfold)
+    ago = f"{duration(hold.unused_s)} ago"
+    when = ("  running now", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
+    lines[1] = (lines[1][0], when, *lines[1][1:])
+    if hold.statement:
+        said = one_line(hold.statement)
+        lines.insert(2, crop((("    ", "text"), (said, "keyword")), cells))
+    return lines
+
+
+def _later(
+    title: str, missing: str, stack: Stack, above: tuple[Stack, ...], unfold: bool
+) -> list[Line]:
+    """Draw a stack; what a stack above it has shown already is only mentioned."""
+    head = _heading(title)
+    if not stack:
+        return [BLANK, (*head, (f"  {missing}", "muted"))]
+    if stack in above:
+        which = "acquired" if stack == above[0] else "last used"
+        name = f" (where it was {which})" if len(above) > 1 else ""
+        return [BLANK, (*head, (f"  as above{name}", "muted"))]
+    same = max(shared(stack, other) for other in above)
+    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold)
+    if same:
+        lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
+    return [BLANK, head, *lines]
 
 
 def _unknown(text: str) -> Line:
@@ -97,21 +142,12 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
         ("holder", holder, "text"),
         ("labels", labels, "text"),
         ("held", _times(hold), "text"),
-        *(
-            ("evidence" if not at else "", e, "text")
-            for at, e in enumerate(hold.evidence)
-        ),
     ]
     return [(name, value, ink) for name, value, ink in facts if value]
 
 
 def _times(hold: Hold) -> str:
-    parts = [duration(hold.held_s), f"after waiting {duration(hold.waited_s)}"]
-    if hold.in_sql_s is not None:
-        parts.append(f"in SQL {duration(hold.in_sql_s)}")
-    if hold.in_transaction_idle_s is not None:
-        parts.append(f"idle in transaction {duration(hold.in_transaction_idle_s)}")
-    return ", ".join(parts)
+    return f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
 
 
 def _findings(row: Row, cells: int) -> list[Line]:

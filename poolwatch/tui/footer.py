@@ -11,6 +11,7 @@ Keys = tuple[tuple[str, str], ...]
 MAIN: Keys = (
     ("↵", "detail"),
     ("w", "why"),
+    ("c", "call sites"),
     ("/", "filter"),
     ("s", "sort"),
     ("p", "pause"),

@@ -115,7 +115,7 @@ def _second(text: str) -> Line:
 def _worst(board: Board, cells: int) -> list[Line]:
     found = board.findings()
     if not found:
-        return _healthy(board)
+        return _blind(board) or _healthy(board)
     _, finding = found[0]
     ink = SEVERITY_INK[finding.severity]
     more: Line = ()
@@ -129,6 +129,15 @@ def _worst(board: Board, cells: int) -> list[Line]:
     first = (*crop(head, cells - length(more) - 2), *more)
     remedy = (("       → ", "muted"), (one_line(finding.remedy), "muted"))
     return [first, remedy]
+
+
+def _blind(board: Board) -> list[Line]:
+    """Never call healthy what is not recorded."""
+    off = sum(p.switched_off for each in board.snapshot.processes for p in each.pools)
+    if not off:
+        return []
+    text = f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
+    return [(("  WHY  ", "title"), (text, "bad")), _second("see the application's log")]
 
 
 def _healthy(board: Board) -> list[Line]:

@@ -10,8 +10,9 @@ KEYS = (
     ("↑ ↓  j k", "select a hold; the selection follows it"),
     ("g G  home end", "first and last hold"),
     ("pgup pgdn", "one page up or down"),
-    ("enter", "the hold in full: stack, statement, server"),
+    ("enter", "the hold in full: stacks, statement, server"),
     ("w", "what is wrong, with proof and remedy"),
+    ("c", "call sites: what each keeps, and waits it causes"),
     ("s", "sort by harm, held, call site, pool"),
     ("/", "filter; esc clears it"),
     ("v", "show or hide the pane below"),
@@ -42,6 +43,8 @@ COLUMNS = (
     ("wait event", "what the backend waits for"),
     ("statement", "the last one, literals masked"),
     ("out", "connections lent, of all that may be"),
+    ("waited", "s/s: by all requests, per second, this last minute"),
+    ("gave up", "waits that the application itself ended"),
     ("p99", "99 of 100 waits or holds are shorter"),
 )
 

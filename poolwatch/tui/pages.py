@@ -1,4 +1,4 @@
-"""The screens above the first (a hold, what is wrong, help), loaded when opened."""
+"""The screens above the first: a hold, what is wrong, call sites, help."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from poolwatch.tui.help import help_lines
 from poolwatch.tui.ink import BLANK, Line, rule
 from poolwatch.tui.painted import Painted
 from poolwatch.tui.rows import Row
+from poolwatch.tui.sites import explained, site_lines, sites, title_line
 
 
 class Page(BoardScreen):
@@ -42,13 +43,19 @@ class Page(BoardScreen):
         width = self.app.size.width
         top = [header(self.board, now, clock, width)]
         self.part("header").paint(top, fixed=True)
-        self.part("head").paint([BLANK, self.head(width)], fixed=True)
-        self.part("body").paint([BLANK, *self.body(width - 1)])
+        titles = self.titles(width)
+        self.part("head").paint([BLANK, self.head(width), *titles], fixed=True)
+        body = self.body(width - 1)
+        self.part("body").paint(body if titles else [BLANK, *body])
         self.part("footer").paint([footer.footer(self.KEYS, width)], fixed=True)
 
     def head(self, cells: int) -> Line:
         """Give the title line."""
         raise NotImplementedError
+
+    def titles(self, cells: int) -> list[Line]:  # noqa: ARG002 - for pages with columns
+        """Give what stands still above the lines, such as titles of columns."""
+        return []
 
     def body(self, cells: int) -> list[Line]:
         """Give the lines to read."""
@@ -92,6 +99,27 @@ class WhyPage(Page):
             places = f"    {finding.kind}, process {process.pid}"
             lines += [((places, "faint"),), BLANK]
         return lines or [(("  ✓ nothing is wrong", "good"),)]
+
+
+class SitesPage(Page):
+    """Lists the call sites by the connections they keep."""
+
+    def head(self, cells: int) -> Line:
+        """Give the title line with the count and the order."""
+        found = sites(self.board)
+        title: Line = (("CALL SITES", "title"), (f" {len(found)}", "strong"))
+        return rule(title, (("by ", "muted"), ("average out", "accent")), cells)
+
+    def titles(self, cells: int) -> list[Line]:
+        """Give the titles of the columns."""
+        return [title_line(sites(self.board), cells)]
+
+    def body(self, cells: int) -> list[Line]:
+        """Give the call sites, and what the titles mean."""
+        found = sites(self.board)
+        if not found:
+            return [(("  no connection has been taken yet", "muted"),)]
+        return [*site_lines(found, cells + 1), BLANK, *explained(cells)]
 
 
 class DetailPage(Page):

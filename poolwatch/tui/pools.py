@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
-from poolwatch.model import PoolStats, Process
+from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
 from poolwatch.text import duration, fit, one_line, short_time
 from poolwatch.tui.board import TICKS, Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
 from poolwatch.tui.filtering import process_name
 from poolwatch.tui.gauge import bar, spark
-from poolwatch.tui.ink import Line, Run, crop, right
+from poolwatch.tui.ink import Line, Run, crop, length, right
 
 COLUMNS = (
     Column("pool", "POOLS", 10, 16, 0),
-    Column("process", "process", 14, 22, 6),
-    Column("gauge", "", 10, 30, 2),
+    Column("process", "process", 14, 22, 7),
+    Column("gauge", "", 8, 30, 2),
     Column("out", "out", 7, 7, 1, right=True),
     Column("waiting", "waiting", 7, 7, 3, right=True),
+    Column("waited", "waited", 8, 8, 6, right=True),
     Column("p99wait", "p99 wait", 8, 8, 4, right=True),
     Column("p99hold", "p99 hold", 8, 8, 5, right=True),
-    Column("timeouts", "timeouts", 8, 8, 8, right=True),
-    Column("leaked", "leaked", 6, 6, 7, right=True),
-    Column("spark", "out, lately", 11, TICKS, 9, right=True),
+    Column("timeouts", "timeouts", 8, 8, 9, right=True),
+    Column("gaveup", "gave up", 7, 7, 10, right=True),
+    Column("leaked", "leaked", 6, 6, 8, right=True),
+    Column("spark", "out, lately", 11, TICKS, 11, right=True),
 )
+
+
+_HARDLY = 0.005
+"""Seconds waited per second, up to which it is not worth a word."""
 
 
 def capacity(pool: PoolStats) -> int | None:
@@ -110,11 +117,21 @@ _CELLS: dict[str, Callable[[Process, PoolStats], Run]] = {
     "process": lambda process, _: _whose(process),
     "out": lambda _, pool: _out(pool),
     "waiting": lambda _, pool: _count(pool.waiting, "bad"),
+    "waited": lambda _, pool: _waited(pool.waiting_s_per_s),
     "p99wait": lambda _, pool: _time(pool.wait_s.p99),
     "p99hold": lambda _, pool: _time(pool.hold_s.p99),
     "timeouts": lambda _, pool: _count(pool.counters.timeouts, "warn"),
+    "gaveup": lambda _, pool: _count(pool.gave_up, "warn"),
     "leaked": lambda _, pool: _count(pool.counters.leaked, "bad"),
 }
+
+
+def _waited(rate: float) -> Run:
+    """Give the seconds waited per second, of all requests together."""
+    if rate <= _HARDLY:
+        return "0", "faint"
+    digits = 2 if rate < 0.1 else 1 if rate < 99.5 else 0
+    return f"{rate:.{digits}f} s/s", "warn"
 
 
 def _count(number: int, ink: str) -> Run:
@@ -129,10 +146,35 @@ def _time(seconds: float | None) -> Run:
 
 
 def _notes(board: Board, cells: int) -> list[Line]:
+    """Say what is not recorded, not read and not looked at, and what was kept."""
+    processes = board.snapshot.processes
+    off = switched_off(board.snapshot)
+    notes: list[Line] = [(("  ■ ", "bad"), (text, "bad")) for text in off]
+    notes += _unread(board.snapshot)
+    kept = _kept([(each, mark) for each in processes for mark in each.frozen])
+    left = [one_line(text) for each in processes for text in each.left_out]
+    notes += [_cut(*kept, cells - 2)] if kept else []
+    if left:
+        notes.append((("  · ", "faint"), (f"left out: {'; '.join(left)}", "muted")))
+    return [crop(note, cells - 2) for note in notes]
+
+
+def switched_off(snapshot: Snapshot) -> list[str]:
+    """Name the pools of which nothing is recorded any more."""
+    return [
+        f"pool {one_line(pool.name, 24)}: nothing is recorded here: a hook of "
+        "poolwatch failed, see the application's log"
+        for process in snapshot.processes
+        for pool in process.pools
+        if pool.switched_off
+    ]
+
+
+def _unread(snapshot: Snapshot) -> list[Line]:
     """Say why there is no server view, and who did not answer."""
     notes: list[Line] = []
     told: set[str] = set()
-    for process in board.snapshot.processes:
+    for process in snapshot.processes:
         names = {pool.id: pool.name for pool in process.pools}
         for status in process.servers:
             if status.error and status.error not in told:
@@ -140,8 +182,41 @@ def _notes(board: Board, cells: int) -> list[Line]:
                 whose = ", ".join(names.get(pool, pool) for pool in status.pools)
                 text = f"no server view of {whose}: {status.error}"
                 notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))
-    for gone in board.snapshot.unreachable:
+    for gone in snapshot.unreachable:
         pid = "a process" if gone.pid is None else f"process {gone.pid}"
         text = f"{pid} gives no answer: {gone.why}"
         notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))
-    return [crop(note, cells - 2) for note in notes]
+    return notes
+
+
+def _kept(marks: Sequence[tuple[Process, FrozenMark]]) -> tuple[Line, Line] | None:
+    """Name the pictures kept of earlier trouble, the newest first, and the command."""
+    if not marks:
+        return None
+    newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
+    told = [
+        f"{_name(process, mark.pool)} {one_line(mark.kind, 20)} {_when(mark.at)}"
+        for process, mark in newest
+    ]
+    first: Line = (("  ● ", "accent"), ("kept: ", "muted"), (", ".join(told), "text"))
+    return first, (("  poolwatch ps --frozen", "accent"),)
+
+
+def _cut(first: Line, command: Line, cells: int) -> Line:
+    """Leave room for the command, however much is to be said before it."""
+    return (*crop(first, max(cells - length(command), 12)), *command)
+
+
+def _name(process: Process, pool: str) -> str:
+    names = {each.id: each.name for each in process.pools}
+    return one_line(names.get(pool, pool), 24)
+
+
+def _when(at: str) -> str:
+    """Shorten ``2026-01-01T03:12:44+00:00``: the day only if it is another one."""
+    try:
+        then = datetime.fromisoformat(at).astimezone(UTC)
+    except ValueError:
+        return one_line(at, 25)
+    same = then.date() == datetime.now(UTC).date()
+    return then.strftime("%H:%M:%S UTC" if same else "%Y-%m-%d %H:%M:%S UTC")

@@ -14,6 +14,8 @@ _LIBRARY = re.compile(
     r"[\\/](?:site|dist)-packages[\\/]|[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]|^<",
     re.IGNORECASE,
 )
+Stack = tuple[Frame, ...]
+"""Innermost frame first."""
 MOST = 60
 """Frames that are drawn."""
 
@@ -21,6 +23,16 @@ MOST = 60
 def is_library(frame: Frame) -> bool:
     """Whether a frame is installed code rather than the application's own."""
     return _LIBRARY.search(frame.file) is not None
+
+
+def shared(stack: Stack, other: Stack) -> int:
+    """How many of the outer frames two stacks have in common."""
+    same = 0
+    for one, two in zip(reversed(stack), reversed(other), strict=False):
+        if one != two:
+            break
+        same += 1
+    return same
 
 
 def stack_lines(

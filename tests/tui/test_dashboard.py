@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from fakes import FakeSource, hold, process, server_row, snapshot
+from fakes import FakeSource, frame, hold, process, server_row, snapshot, times
 
 from poolwatch.errors import NoProcessError
+from poolwatch.model import NO_SAMPLES, SiteStats
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.painted import Painted
 
@@ -49,7 +50,7 @@ async def test_keys_ask_the_source_nothing_and_work_while_it_hangs(until):
         assert app.board.selection.at == 1
         assert app.board.sort == "held"
         await pilot.press("enter")
-        await until(lambda: "TAKEN HERE" in screen_text(app))
+        await until(lambda: "ACQUIRED HERE" in screen_text(app))
         await pilot.press("q")
         await until(lambda: "HOLDERS" in screen_text(app))
         await until(lambda: "STALE" in screen_text(app))
@@ -104,6 +105,24 @@ async def test_the_detail_follows_its_hold_and_says_when_it_ended(until):
         await until(lambda: "returned after 5.0s" in screen_text(app))
         await pilot.press("f", "escape")
         await until(lambda: "HOLDERS 1" in screen_text(app))
+
+
+async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing(until):
+    one = frame("/srv/app/pay.py:9")
+    stats = SiteStats("orders", one, 4, 1.25, times(2.0), NO_SAMPLES, 0)
+    source = FakeSource(snapshot(process(hold(), sites=(stats,))))
+    app = dashboard(source, refresh=60.0)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(lambda: app.board.kept)
+        assert "c call sites" in screen_text(app)
+        asked = source.calls
+        await pilot.press("c")
+        await until(lambda: "CALL SITES 1" in screen_text(app))
+        assert "app/pay.py:9" in screen_text(app)
+        assert "1.25" in screen_text(app)
+        await pilot.press("j", "G", "escape")
+        await until(lambda: "HOLDERS 1" in screen_text(app))
+        assert source.calls == asked
 
 
 async def test_a_click_selects_the_row_under_the_mouse(until):

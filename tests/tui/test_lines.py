@@ -1,6 +1,7 @@
 """What the panels say, without a terminal."""
 
 import os
+from datetime import UTC, datetime
 
 import pytest
 from fakes import (
@@ -13,19 +14,21 @@ from fakes import (
     server_row,
     server_status,
     snapshot,
+    times,
     wait,
 )
 
 from poolwatch.errors import NoProcessError, UnreachableError
-from poolwatch.model import Unreachable
+from poolwatch.model import NO_SAMPLES, FrozenMark, SiteStats, Unreachable
 from poolwatch.text import width
-from poolwatch.tui import footer, header, holders, pools, sql, waiters
+from poolwatch.tui import footer, header, holders, pools, sites, sql, waiters
 from poolwatch.tui.board import Board
 from poolwatch.tui.detail import detail_lines, headline
 from poolwatch.tui.help import help_lines
 from poolwatch.tui.ink import length, plain, wrap
 from poolwatch.tui.poller import look, stepped
 from poolwatch.tui.source_lines import around
+from poolwatch.tui.spent import spent_line
 from poolwatch.tui.stack import stack_lines
 
 HOSTILE = "x' [/b] [red] \x1b]0;owned\x07\x1b[2J \x9b31m \u202e \ud800 漢字 " * 20
@@ -58,16 +61,21 @@ def hostile(**changes):
         labels={HOSTILE: HOSTILE},
         site=site,
         now=(site,),
+        used=(site, site),
+        unused_s=1.0,
+        in_sql_s=0.1,
+        in_transaction_idle_s=0.2,
         server=row,
         backend_pid=3,
         statement=HOSTILE,
         evidence=(HOSTILE,),
     )
-    named = pool(name=HOSTILE, id="orders", url=HOSTILE)
+    named = pool(name=HOSTILE, id="orders", url=HOSTILE, switched_off=True)
     found = finding(text=HOSTILE, proof=HOSTILE, remedy=HOSTILE, holds=("h1",))
     status = server_status(error=HOSTILE, version=HOSTILE, address=HOSTILE)
     asking = wait(task=HOSTILE, labels={"a": HOSTILE}, site=site)
     values = {"pools": (named,), "findings": (found,), "servers": (status,)}
+    values |= {"left_out": (HOSTILE,), "frozen": (FrozenMark("x", HOSTILE, HOSTILE),)}
     whole = process(one, name=HOSTILE, host=HOSTILE, waits=(asking,), **values)
     return snapshot(whole, unreachable=(Unreachable(9, HOSTILE),), **changes)
 
@@ -226,3 +234,143 @@ def test_the_pool_in_need_is_shown_however_little_room_there_is(board):
         lines = pools.pool_lines(b, 80, limit)
         assert len(lines) <= limit
         assert any("needy" in plain(line) for line in lines)
+
+
+INNER = frame("/srv/app/billing/charge.py:12", "charge")
+OUTER = frame("/srv/app/billing/views.py:40", "post")
+TAKEN = (frame("/srv/app/billing/export.py:88", "export"), OUTER)
+
+
+def told(board, **changes):
+    changes.setdefault("site", TAKEN[0])
+    b = board(snapshot(process(hold("a", stack=TAKEN, **changes))))
+    return text(detail_lines(b, b.rows[8812, "a"], 100))
+
+
+def test_the_detail_shows_where_it_was_acquired_last_used_and_is_now(board):
+    shown = told(
+        board,
+        used=(INNER, *TAKEN[1:]),
+        unused_s=12.0,
+        statement="select x from y",
+        now=(frame("/srv/app/mail.py:7", "send"), *TAKEN),
+    )
+    acquired, used, now = (
+        shown.index(title) for title in ("ACQUIRED HERE", "LAST USED HERE", "NOW HERE")
+    )
+    assert acquired < used < now
+    assert "LAST USED HERE  12s ago\n    select x from y\n" in shown
+    assert "billing/charge.py:12" in shown[used:now]
+    assert "called as above (1 frame)" in shown[used:now]
+    assert "app/mail.py:7" in shown[now:]
+    assert "called as above (2 frames)" in shown[now:]
+    assert shown.count("billing/views.py:40") == 1
+
+
+def test_a_stack_that_was_shown_is_not_shown_again(board):
+    shown = told(board, used=TAKEN, unused_s=0.0, now=TAKEN)
+    assert "LAST USED HERE  running now  as above" in shown
+    assert "NOW HERE  as above (where it was acquired)" in shown
+    shown = told(board, used=(INNER,), unused_s=1.0, now=(INNER,))
+    assert "NOW HERE  as above (where it was last used)" in shown
+    assert "LAST USED HERE  no statement yet" in told(board)
+
+
+def test_the_time_of_a_hold_is_divided(board):
+    values = {"held_s": 40.0, "in_sql_s": 1.0, "in_transaction_idle_s": 29.0}
+    for cells in (56, 64, 100):
+        line = spent_line(hold(**values), cells)
+        assert length(line) <= cells
+        for word in ("in SQL 1.0s", "idle in tx 29s", "outside 10s"):
+            assert word in plain(line)
+    assert "idle in tx 29s 72%" in plain(line)
+    bar = plain(line).split()[0]
+    assert 0 < bar.count("█") < bar.count("░") < bar.count("▓")
+    assert spent_line(hold(), 100) is None
+    assert spent_line(hold(held_s=0.0, in_sql_s=0.0), 100) is None
+    assert "other 3.0s" in plain(spent_line(hold(held_s=4.0, in_sql_s=1.0), 100))
+    assert "outside 10s" in told(board, **values)
+    assert "in SQL" not in told(board)
+
+
+def test_a_pool_tells_what_was_waited_and_given_up_in_vain(board):
+    b = board(snapshot(process(pools=(pool(waiting_s_per_s=2.4, gave_up=3),))))
+    titles, line = (plain(each) for each in pools.pool_lines(b, 160, 6)[:2])
+    assert "waited" in titles
+    assert "2.4 s/s" in line
+    assert line[: titles.index("gave up") + 7].endswith(" 3")
+    assert "2.4 s/s" in plain(pools.pool_lines(b, 80, 6)[1])
+    few = board(snapshot(process(pools=(pool(waiting_s_per_s=0.04),))))
+    assert "0.04 s/s" in plain(pools.pool_lines(few, 80, 6)[1])
+    calm = board(snapshot(process(pools=(pool(waiting_s_per_s=0.005),))))
+    assert "s/s" not in plain(pools.pool_lines(calm, 160, 6)[1])
+
+
+@pytest.mark.parametrize("cells", [80, 160])
+def test_what_is_not_recorded_is_said_loudly(board, cells):
+    b = board(snapshot(process(pools=(pool(switched_off=True),))))
+    lines = pools.pool_lines(b, cells, 6)
+    assert "■ pool orders: nothing is recorded here: a hook" in plain(lines[2])
+    assert lines[2][0][1] == "bad"
+    why = text(header.why(b, 101, cells, 2))
+    assert "healthy" not in why
+    assert "1 pool not recorded any more" in why
+
+
+def test_kept_pictures_and_what_was_left_out_are_named(board):
+    today = datetime.now(UTC).date().isoformat()
+    marks = (
+        FrozenMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
+        FrozenMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
+        FrozenMark("gone", "pool_deadlock", "\x1b[2J"),
+    )
+    one = process(frozen=marks, left_out=("who keeps h1 alive",))
+    shown = text(pools.pool_lines(board(snapshot(one)), 160, 9))
+    assert "orders exhausted 03:12:44 UTC" in shown
+    assert "orders timeout 2026-01-01 03:10:00 UTC" in shown
+    assert "left out: who keeps h1 alive" in shown
+    for cells in (60, 80, 160):
+        shown = pools.pool_lines(board(snapshot(one)), cells, 9)
+        assert any(plain(line).endswith("poolwatch ps --frozen") for line in shown)
+        assert all(length(line) <= cells for line in shown)
+        assert not RAW & set(text(shown).replace("\n", ""))
+
+
+def site(place="/srv/app/pay.py:9", **changes):
+    values = {"pool": "orders", "site": frame(place), "count": 4, "leaked": 0}
+    values |= {"connections": 1.0, "hold_s": times(2.0), "wait_s": NO_SAMPLES}
+    return SiteStats(**{**values, **changes})
+
+
+def test_call_sites_come_by_what_they_keep(board):
+    few = site("/srv/app/few.py:1", connections=0.2)
+    many = site(
+        connections=3.14159,
+        in_sql_s=times(2.0).sum / 4,
+        in_transaction_idle_s=times(2.0).sum / 2,
+        wait_caused_s=75.0,
+        leaked=2,
+    )
+    found = sites.sites(board(snapshot(process(sites=(few, many)))))
+    assert [each.stats for each in found] == [many, few]
+    titles = plain(sites.title_line(found, 160)).split()
+    first, second = (plain(line) for line in sites.site_lines(found, 160))
+    for word in ("app/pay.py:9", "3.14", "1m15s", "25%", "50%", "1 s", "2 s"):
+        assert word in first
+    assert {"SQL", "idle-tx", "caused", "leaked", "p50", "p95", "max"} <= set(titles)
+    assert second.split()[-3:] == ["-", "-", "0"]
+    narrow = plain(sites.title_line(found, 80)).split()
+    assert {"p95", "caused", "SQL", "idle-tx", "leaked"} <= set(narrow)
+
+
+@pytest.mark.parametrize("cells", [30, 60, 80, 120, 160, 220])
+def test_call_sites_fit_and_are_neutral(board, cells):
+    odd = SiteStats(
+        HOSTILE, frame(HOSTILE + ":1", HOSTILE), 0, 0.0, NO_SAMPLES, NO_SAMPLES, 0
+    )
+    one = process(sites=(odd, site()), name=HOSTILE)
+    found = sites.sites(board(snapshot(one, process(sites=(site(),), pid=2))))
+    lines = [sites.title_line(found, cells), *sites.site_lines(found, cells)]
+    assert len({length(line) for line in lines}) == 1
+    assert length(lines[0]) <= cells
+    assert not RAW & set(text(lines).replace("\n", ""))
