@@ -21,11 +21,22 @@ from poolwatch.version import VERSION
 
 if TYPE_CHECKING:
     from poolwatch.live import LiveSource
-    from poolwatch.model import Frozen, Snapshot
+    from poolwatch.model import Frozen, Snapshot, Unreachable
     from poolwatch.table import Style
 
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
+"""
+
+_RUN_EXAMPLES = """\
+examples:
+  poolwatch run -- python app.py
+  poolwatch run -- python -m shop.worker
+  poolwatch run -- gunicorn --workers 4 shop:app
+  poolwatch run -- celery --app shop worker
+  env $(poolwatch run --environment) python app.py      # the same, e.g. in a container
+
+Python's own switches -I, -E and -S keep it out. POOLWATCH_DISABLE=1 does, too.
 """
 
 _HOW = """\
@@ -95,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ps(commands)
     _add_tui(commands)
     _add_demo(commands)
+    _add_run(commands)
     return parser
 
 
@@ -151,6 +163,49 @@ def _add_tui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     _add_sources(tui)
     tui.set_defaults(command=_tui)
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="instrument a program without touching its code",
+        usage="poolwatch run [--] COMMAND [ARGUMENT ...]\n"
+        "       poolwatch run --environment",
+        description="Run a program with every engine of every Python process that it "
+        "starts instrumented: a script, a module, gunicorn, uvicorn, celery, pytest. "
+        "The program takes the place of this command: its signals and its exit code "
+        "are its own.",
+        epilog=_RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "--environment",
+        action="store_true",
+        help="print what to set in the environment instead (for containers)",
+    )
+    run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    run.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from poolwatch import autostart
+
+    environment = autostart.environment(dict(os.environ))
+    if options.environment:
+        print(f"PYTHONPATH={environment['PYTHONPATH']}")
+        return 0
+    program = options.program
+    if program[:1] == ["--"]:
+        program = program[1:]
+    if not program:
+        raise UsageError("say what to run: poolwatch run -- gunicorn shop:app")
+    sys.stdout.flush()
+    try:
+        os.execvpe(program[0], program, environment)  # noqa: S606 - that is the command
+    except FileNotFoundError:
+        raise UsageError(f"there is no program {program[0]!r}") from None
+    except OSError as error:
+        raise UsageError(f"cannot run {program[0]!r}: {error.strerror}") from None
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -283,6 +338,12 @@ class _WhenAsked:
         if self._source is None:
             self._source = _live(self._options, linger_s=5.0)
         return self._source.snapshot()
+
+    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+        """Asked by another thread than snapshot(): over a client of its own."""
+        from poolwatch.client import Client
+
+        return Client(self._options.dir).all_frozen()
 
     def close(self) -> None:
         if self._source is not None:
