@@ -27,7 +27,7 @@ PICTURES = {
     "overview.svg": ((160, 45), []),
     "detail.svg": ((160, 45), ["j", "j", "enter"]),
     "findings.svg": ((120, 36), ["w"]),
-    "sites.svg": ((120, 24), ["c"]),
+    "sites.svg": ((120, 27), ["c"]),
     "small.svg": ((80, 24), []),
 }
 
