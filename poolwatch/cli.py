@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolwatch.errors import PoolwatchError, UsageError
+from poolwatch.errors import NoProcessError, PoolwatchError, UsageError
 from poolwatch.version import VERSION
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
+"""
+
+_SEVERITIES = ("info", "warning", "critical")
+
+_CHECK_CODES = """\
+exit codes: 0 fine, 1 something is wrong, 2 usage, 3 no process found,
+4 permission denied
 """
 
 _RUN_EXAMPLES = """\
@@ -106,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_ps(commands)
     _add_tui(commands)
     _add_demo(commands)
+    _add_check(commands)
     _add_run(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -206,6 +215,126 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"there is no program {program[0]!r}") from None
     except OSError as error:
         raise UsageError(f"cannot run {program[0]!r}: {error.strerror}") from None
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser(
+        "check",
+        help="for scripts and probes: exit code 1 if something is wrong",
+        description="Look once, print what is wrong, a line each, and tell by the exit "
+        "code.",
+        epilog=_CHECK_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument(
+        "--severity",
+        choices=_SEVERITIES,
+        default="warning",
+        help="the least that counts (default: warning)",
+    )
+    check.add_argument("--json", action="store_true", help="print the findings as JSON")
+    _add_sources(check)
+    check.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from poolwatch import wire
+    from poolwatch.text import one_line
+
+    source = _live(options, linger_s=0.0)
+    try:
+        snapshot = source.snapshot()
+    finally:
+        source.close()
+    least = _SEVERITIES.index(options.severity)
+    found = [
+        (process, finding)
+        for process in snapshot.processes
+        for finding in process.findings
+        if _SEVERITIES.index(finding.severity) >= least
+    ]
+    for lost in snapshot.unreachable:
+        why = f"pid {lost.pid} could not be read: {one_line(lost.why)}"
+        print(f"poolwatch: {why}", file=sys.stderr)
+    if options.json:
+        print(wire.list_to_json([finding for _, finding in found], "findings"))
+    else:
+        for process, finding in found:
+            who = f"{process.name or process.program} (pid {process.pid})"
+            print(
+                one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
+            )
+    if not snapshot.processes:
+        return NoProcessError.exit_code
+    return 1 if found else 0
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="what pooling saves and what poolwatch costs, on your own database",
+        description="Take a connection and do something small with it, many times: a "
+        "new connection each time against the pools that are installed, with and without "
+        "poolwatch. The ways take turns, so that noise hits all alike.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument(
+        "--dsn",
+        help="your own PostgreSQL; a table poolwatch_bench is made and dropped "
+        "(default: an embedded server)",
+    )
+    bench.add_argument(
+        "--operations",
+        type=_count,
+        default=1000,
+        metavar="N",
+        help="of each workload in each way (default 1000)",
+    )
+    bench.add_argument(
+        "--latency",
+        type=_milliseconds,
+        default=0.0,
+        metavar="MS",
+        help="add a network's delay to each message, by a local proxy",
+    )
+    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    bench.set_defaults(command=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from poolwatch.demo import server
+
+    server.require(embedded=options.dsn is None)
+    from poolwatch.bench.command import run_bench
+
+    report = run_bench(
+        dsn=options.dsn,
+        operations=options.operations,
+        latency_ms=options.latency,
+        as_json=options.json,
+    )
+    print(report)
+    return 0
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 10 <= value <= 10_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 10 on")
+    return value
+
+
+def _milliseconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of milliseconds")
+    return value
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,0 +1,82 @@
+"""Runs each workload in each way, a slice at a time in turn: noise hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from sqlalchemy import URL, create_engine, text
+
+from poolwatch.bench.ways import POOLED, Lend, Way
+from poolwatch.bench.workloads import CREATE, DROP, Workload
+
+SLICES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One workload done in one way."""
+
+    workload: str
+    way: str
+    operations: int
+    seconds: float
+    per_operation_ms: float
+    ratio: float
+    """Its seconds over those of SQLAlchemy's pool in the same workload."""
+
+
+def measure(
+    url: URL,
+    workloads: Sequence[Workload],
+    ways: Sequence[Way],
+    advance: Callable[[str], None],
+) -> list[Row]:
+    """Measure all; ``advance`` is told what comes next, once for each slice.
+
+    Raises SQLAlchemyError or the driver's error if the database cannot be used.
+    """
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text(CREATE))
+        rows = []
+        for workload in workloads:
+            rows += _one(url, workload, ways, advance)
+        return rows
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(DROP))
+        engine.dispose()
+
+
+def _one(
+    url: URL, workload: Workload, ways: Sequence[Way], advance: Callable[[str], None]
+) -> list[Row]:
+    seconds = dict.fromkeys(ways, 0.0)
+    share = max(1, workload.operations // SLICES)
+    with ExitStack() as opened:
+        lenders: dict[Way, Lend] = {}
+        for way in ways:
+            lenders[way] = opened.enter_context(way.open(url))
+            workload.run(lenders[way], 2)  # the pool's first connection is no news
+        for _ in range(SLICES):
+            for way in ways:
+                advance(f"{workload.name}: {way.name}")
+                began = time.perf_counter()
+                workload.run(lenders[way], share)
+                seconds[way] += time.perf_counter() - began
+    done = share * SLICES
+    return [
+        Row(
+            workload=workload.name,
+            way=way.name,
+            operations=done,
+            seconds=round(spent, 6),
+            per_operation_ms=round(spent / done * 1e3, 4),
+            ratio=round(spent / seconds[POOLED], 3),
+        )
+        for way, spent in seconds.items()
+    ]
