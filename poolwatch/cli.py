@@ -274,8 +274,8 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "bench",
         help="what pooling saves and what poolwatch costs, on your own database",
         description="Take a connection and do something small with it, many times: a "
-        "new connection each time against the pools that are installed, with and without "
-        "poolwatch. The ways take turns, so that noise hits all alike.",
+        "new connection each time against the pools that are installed, with and "
+        "without poolwatch. The ways take turns, so that noise hits all alike.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bench.add_argument(
