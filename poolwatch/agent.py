@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,8 @@ class Agent:
         self._starting = threading.Lock()
         self._attempt = 0
         """Number of times that close() was called."""
+        self._stop = threading.Event()
+        """Set at the end: a recording must not keep the process."""
         self._ended = False
         """The interpreter is going down."""
         self.reachable = True
@@ -177,15 +180,24 @@ class Agent:
                 "/view": lambda _: document(viewers=True),
             },
             slow={
+                "/trace": self._trace,
                 "/servers": lambda query: wire.list_to_json(
                     servers.readings(_seconds(query.get("linger"))), "servers"
-                )
+                ),
             },
             idle=servers.close_idle,
             tick=self._tick,
             period_s=watchdog.PERIOD_S,
         )
         return server, servers
+
+    def _trace(self, query: Mapping[str, str]) -> str:
+        """Record all pools for as long as is asked, and tell."""
+        from poolwatch import wire
+        from poolwatch.advice.recording import record
+
+        seconds = _seconds(query.get("seconds"))
+        return wire.list_to_json(record(self.ledger, seconds, self._stop), "traces")
 
     # -- forks and the end -----------------------------------------------------------
 
@@ -225,6 +237,7 @@ class Agent:
     def end(self) -> None:
         """Stop listening for good: nobody would take away a later socket."""
         self._ended = True
+        self._stop.set()
         self.close()
 
     def begin_anew(self) -> None:

@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tui(commands)
     _add_demo(commands)
     _add_check(commands)
+    _add_advise(commands)
     _add_run(commands)
     _add_bench(commands)
     return parser
@@ -267,6 +268,67 @@ def _check(options: argparse.Namespace) -> int:
     if not snapshot.processes:
         return NoProcessError.exit_code
     return 1 if found else 0
+
+
+def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    advise = commands.add_parser(
+        "advise",
+        help="the size of a pool, from what is measured",
+        description="Record who asks for connections and how long they hold them, then "
+        "say which pool would do: the recorded requests are replayed with other sizes, "
+        "and queueing theory is asked as well. Run it under load.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    advise.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=10.0,
+        metavar="N",
+        help="how long to record (default 10, 600 at most)",
+    )
+    advise.add_argument(
+        "--target",
+        type=_milliseconds,
+        default=10.0,
+        metavar="MS",
+        help="the wait that 99 %% of all requests may have (default 10 ms)",
+    )
+    advise.add_argument("--json", action="store_true", help="print the advice as JSON")
+    advise.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIRECTORY",
+        help="where the sockets are (default: POOLWATCH_DIR or the user's own)",
+    )
+    advise.set_defaults(command=_advise)
+
+
+def _advise(options: argparse.Namespace) -> int:
+    from poolwatch import wire
+    from poolwatch.advice.advising import advise
+    from poolwatch.advice.report import in_words
+    from poolwatch.client import Client
+
+    seconds = min(options.seconds, 600.0)
+    client = Client(options.dir)
+    client.agents()  # say at once if there is nobody
+    print(f"poolwatch: recording for {seconds:g} s ...", file=sys.stderr)
+    told, unreachable = client.all_traces(seconds)
+    for lost in unreachable:
+        print(f"poolwatch: pid {lost.pid}: {lost.why}", file=sys.stderr)
+    if not told:
+        return NoProcessError.exit_code
+    advice = [
+        (address.pid, advise(trace, options.target / 1e3))
+        for address, traces in told
+        for trace in traces
+    ]
+    if options.json:
+        print(wire.list_to_json([each for _, each in advice], "advice"))
+    else:
+        print("\n\n".join(f"pid {pid}  {in_words(each)}" for pid, each in advice))
+    return 0
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from poolwatch import rundir, wire
+from poolwatch.advice.recording import Trace
 from poolwatch.errors import (
     ForbiddenError,
     NoProcessError,
@@ -67,6 +68,25 @@ class Client:
         query = urlencode({"linger": linger})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
         return wire.list_from_json(AgentReading, text, "servers")
+
+    def traces(self, address: Address, seconds: float) -> Sequence[Trace]:
+        """Let a process record its pools for so long; raises UnreachableError."""
+        query = urlencode({"seconds": seconds})
+        text = self._get(address, f"/trace?{query}", patience_s=seconds + PATIENCE_S)
+        return wire.list_from_json(Trace, text, "traces")
+
+    def all_traces(
+        self, seconds: float
+    ) -> tuple[list[tuple[Address, Sequence[Trace]]], tuple[Unreachable, ...]]:
+        """Let all processes record at once; with them those that could not."""
+        addresses = self.agents()
+        outcomes = self._calls.run(
+            {address: partial(self.traces, address, seconds) for address in addresses},
+            seconds + PATIENCE_S,
+        )
+        told = [(a, outcomes[a].value) for a in addresses if not _why_not(outcomes[a])]
+        untold = [(a, _why_not(outcomes[a])) for a in addresses]
+        return told, tuple(Unreachable(a.pid, why) for a, why in untold if why)
 
     def frozen(self, address: Address) -> tuple[Frozen, ...]:
         """Return the pictures one process has kept; raises UnreachableError."""

@@ -1,0 +1,174 @@
+"""From a recorded trace to recommendations, each with its numbers and its line.
+
+Pure: takes what was recorded, returns records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from poolwatch.advice import queueing, replay
+from poolwatch.advice.recording import Trace
+from poolwatch.text import duration, plural
+
+ENOUGH_REQUESTS = 200
+"""Of fewer, 99 % is a matter of one or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One thing to change, or to leave as it is."""
+
+    text: str
+    why: str
+    line: str | None
+    """The line of configuration; None if there is nothing to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What can be said of one pool."""
+
+    pool: str
+    requests: int
+    seconds: float
+    rate: float
+    """Requests a second."""
+    held_s: float | None
+    """The mean hold."""
+    thin: str | None
+    """Why there is no advice on the size, if there is none."""
+    size: int | None
+    """The smallest in which 99 % wait no longer than the target: by replay."""
+    by_theory: int | None
+    without_deadlock: int | None
+    """The smallest that cannot lock up, given the nesting that was seen."""
+    recommendations: tuple[Recommendation, ...]
+
+
+def advise(trace: Trace, target_s: float) -> Advice:
+    """Say what can be said of one pool."""
+    requests = [(each.asked_s, each.held_s) for each in trace.requests]
+    rate = len(requests) / trace.seconds if trace.seconds > 0 else 0.0
+    held = sum(h for _, h in requests) / len(requests) if requests else None
+    thin = _thin(trace)
+    size = theory = None
+    if thin is None and held is not None:
+        size = replay.smallest(requests, target_s)
+        uneven = queueing.unevenness(requests)
+        theory = queueing.smallest(rate, held, uneven, target_s)
+    safe = trace.nesting * (trace.depth - 1) + 1 if trace.depth > 1 else None
+    return Advice(
+        pool=trace.pool.name,
+        requests=len(requests),
+        seconds=trace.seconds,
+        rate=rate,
+        held_s=held,
+        thin=thin,
+        size=size,
+        by_theory=theory,
+        without_deadlock=safe,
+        recommendations=tuple(
+            each
+            for each in (
+                _sizing(trace, size, theory, safe, target_s),
+                _deadlock(trace, safe),
+                _overflow(trace),
+                _pre_ping(trace),
+            )
+            if each is not None
+        ),
+    )
+
+
+def _thin(trace: Trace) -> str | None:
+    count = len(trace.requests)
+    if count < ENOUGH_REQUESTS:
+        return (
+            f"only {plural(count, 'request')} in {duration(trace.seconds)}: "
+            f"{ENOUGH_REQUESTS} are needed to speak of 99 %. Record for longer "
+            "(--seconds), or under load"
+        )
+    longest = max(each.held_s for each in trace.requests)
+    if longest > trace.seconds / 3:
+        return (
+            f"a hold lasted {duration(longest)} of the {duration(trace.seconds)} "
+            "recorded: record for longer (--seconds)"
+        )
+    return None
+
+
+def _capacity(trace: Trace) -> int | None:
+    pool = trace.pool
+    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
+        return None
+    return pool.size + pool.max_overflow
+
+
+def _sizing(
+    trace: Trace,
+    size: int | None,
+    theory: int | None,
+    safe: int | None,
+    target_s: float,
+) -> Recommendation | None:
+    if size is None:
+        return None
+    wanted = max(size, safe or 1)
+    requests = [(each.asked_s, each.held_s) for each in trace.requests]
+    now = _capacity(trace)
+    measured = replay.percentile([each.waited_s for each in trace.requests], 0.99)
+    then = replay.percentile(replay.waits(requests, wanted), 0.99)
+    why = (
+        f"replayed with {wanted}, 99 % of {len(requests)} requests wait at most "
+        f"{duration(then)} (measured now: {duration(measured)}; target "
+        f"{duration(target_s)}); queueing theory says {theory}"
+    )
+    if now is not None and now >= wanted and trace.pool.size == wanted:
+        return Recommendation(f"leave pool_size at {wanted}", why, None)
+    if now is not None and now > 2 * wanted:
+        text = f"{wanted} connections would do: {now} are allowed"
+    else:
+        text = f"pool_size={wanted} keeps the wait within the target"
+    return Recommendation(text, why, f"create_engine(..., pool_size={wanted})")
+
+
+def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
+    now = _capacity(trace)
+    if safe is None or now is None or now >= safe:
+        return None
+    return Recommendation(
+        f"{safe} connections are the fewest that cannot lock up; {now} are allowed",
+        f"up to {trace.nesting} holders at once went on to want {trace.depth} "
+        f"connections: {trace.nesting} x {trace.depth - 1} + 1",
+        f"create_engine(..., pool_size={safe})  # or pass the connection on",
+    )
+
+
+def _overflow(trace: Trace) -> Recommendation | None:
+    count = len(trace.requests)
+    if count < ENOUGH_REQUESTS or trace.connects < count * 0.05:
+        return None
+    made = trace.pool.create_s.p50
+    cost = f", {duration(made)} each" if made is not None else ""
+    if not trace.pool.max_overflow:
+        return None
+    return Recommendation(
+        "raise pool_size rather than max_overflow",
+        f"{trace.connects} connections were opened for {count} requests{cost}: what "
+        "overflows is closed at its return and opened again",
+        "create_engine(..., pool_size=<the peak>, max_overflow=0)",
+    )
+
+
+def _pre_ping(trace: Trace) -> Recommendation | None:
+    invalidated = trace.pool.counters.invalidated
+    if not invalidated:
+        return None
+    return Recommendation(
+        "let the pool test connections before it lends them",
+        f"{plural(invalidated, 'connection')} broke in use since the start; a test "
+        "costs one round trip at each checkout",
+        "create_engine(..., pool_pre_ping=True)  # and pool_recycle below the server's "
+        "or firewall's idle limit",
+    )

@@ -1,0 +1,174 @@
+"""Advice on the size of a pool, against what is known to be right."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from fix_core import Look, null_pool_of
+
+from poolwatch.advice import queueing, replay
+from poolwatch.advice.advising import advise
+from poolwatch.advice.recording import Request, Trace, most_at_once
+
+TARGET_S = 0.01
+
+
+def poisson(rate, held_s, count, seed):
+    """M/M/c: independent requests, exponential holds."""
+    chance = random.Random(seed)
+    now, requests = 0.0, []
+    for _ in range(count):
+        now += chance.expovariate(rate)
+        requests.append((now, chance.expovariate(1 / held_s)))
+    return requests
+
+
+def bursty(count, seed):
+    """Up to thirty at once, once a second."""
+    chance = random.Random(seed)
+    now, requests = 0.0, []
+    while len(requests) < count:
+        now += chance.expovariate(1.0)
+        for _ in range(chance.randint(1, 30)):
+            now += chance.expovariate(500)
+            requests.append((now, chance.expovariate(1 / 0.05)))
+    return requests
+
+
+def by_brute_force(requests):
+    """Try every size from one on, with a plain simulation of its own."""
+    size = 1
+    while True:
+        free, waits = [0.0] * size, []
+        for asked, held in requests:
+            first = min(range(size), key=free.__getitem__)
+            begin = max(asked, free[first])
+            free[first] = begin + held
+            waits.append(begin - asked)
+        waits.sort()
+        if waits[-(-len(waits) * 99 // 100) - 1] <= TARGET_S:
+            return size
+        size += 1
+
+
+def trace_of(requests, pool, **changes):
+    records = tuple(Request(asked, held, 0.0, -1) for asked, held in requests)
+    seconds = requests[-1][0] if requests else 1.0
+    about = {"timeouts": 0, "connects": 0, "depth": 1, "nesting": 0, **changes}
+    return Trace(pool, seconds, records, (), **about)
+
+
+@pytest.fixture
+def pool(instrument):
+    watch = instrument(null_pool_of(pool_size=5, max_overflow=10), name="orders")
+    return Look().pool(watch)
+
+
+@pytest.mark.parametrize(
+    ("rate", "held_s"), [(100, 0.05), (20, 0.2), (400, 0.01), (5, 0.05)]
+)
+def test_poisson(pool, rate, held_s):
+    """M/M/c: replay and theory are within one of a long simulation."""
+    truth = by_brute_force(poisson(rate, held_s, 60_000, seed=99))
+    for seed in range(3):
+        advice = advise(trace_of(poisson(rate, held_s, 8_000, seed), pool), TARGET_S)
+        assert abs(advice.size - truth) <= 1
+        assert abs(advice.by_theory - truth) <= 1
+
+
+def test_bursts(pool):
+    """Of the same requests, brute force finds the same size; theory does not know of
+    bursts, and the advice follows the replay."""
+    for seed in range(3):
+        requests = bursty(6_000, seed)
+        advice = advise(trace_of(requests, pool), TARGET_S)
+        assert abs(advice.size - by_brute_force(requests)) <= 1
+        (sizing, *_) = advice.recommendations
+        assert f"pool_size={advice.size}" in (sizing.line or sizing.text)
+
+
+def test_erlang():
+    """Known values: one server, and a textbook's call centre (20 erlang, 24 agents)."""
+    assert queueing.erlang_c(1, 0.7) == pytest.approx(0.7)
+    assert queueing.erlang_c(24, 20.0) == pytest.approx(0.298, abs=0.005)
+
+
+def test_replay_by_hand():
+    """Two connections, three requests at once: the third waits for the first to end."""
+    requests = [(0.0, 1.0), (0.0, 2.0), (0.0, 1.0), (3.0, 1.0)]
+    assert replay.waits(requests, 2) == [0.0, 0.0, 1.0, 0.0]
+    assert replay.smallest(requests, 0.0, share=1.0) == 3
+    assert most_at_once([(0, 2), (1, 3), (2, 4)]) == 2
+
+
+def test_too_thin(pool):
+    """It says so, and gives no size."""
+    advice = advise(trace_of(poisson(10, 0.05, 50, 1), pool), TARGET_S)
+    assert advice.size is None
+    assert "only 50 requests" in advice.thin
+    long = [(n * 0.001, 0.001) for n in range(300)]
+    long[5] = (0.005, 0.29)
+    assert "record for longer" in advise(trace_of(long, pool), TARGET_S).thin
+    assert advise(trace_of([], pool), TARGET_S).held_s is None
+
+
+def test_deadlock_overflow_and_ping(pool):
+    """Each with its numbers and its line."""
+    from dataclasses import replace
+
+    counters = replace(pool.counters, invalidated=3)
+    pool = replace(pool, size=4, max_overflow=1, counters=counters)
+    trace = trace_of(
+        poisson(100, 0.02, 3_000, 1), pool, depth=2, nesting=6, connects=900
+    )
+    advice = advise(trace, TARGET_S)
+    assert advice.without_deadlock == 7
+    lines = " ".join(each.line or "" for each in advice.recommendations)
+    assert "pool_size=7" in lines
+    assert "max_overflow=0" in lines
+    assert "pool_pre_ping=True" in lines
+
+
+def test_the_command(socket_dir):
+    """A real application under load, from outside."""
+    app = textwrap.dedent(
+        """
+        import threading, time, random
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import QueuePool
+        import poolwatch
+        engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=3)
+        poolwatch.instrument(engine, name="shop")
+        def work():
+            while True:
+                with engine.connect():
+                    time.sleep(random.uniform(0.002, 0.01))
+                time.sleep(0.005)
+        for _ in range(6):
+            threading.Thread(target=work, daemon=True).start()
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", app], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            command = [sys.executable, "-m", "poolwatch", "advise", "--seconds", "2"]
+            told = subprocess.run(command, capture_output=True, text=True, check=True)
+            as_json = subprocess.run(
+                [*command, "--json"], capture_output=True, text=True, check=True
+            )
+        finally:
+            process.kill()
+    assert "shop: " in told.stdout
+    assert "queueing theory says" in told.stdout
+    (advice,) = json.loads(as_json.stdout)["advice"]
+    assert 2 <= advice["size"] <= 6
+    assert advice["thin"] is None
