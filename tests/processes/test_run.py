@@ -1,0 +1,249 @@
+"""``poolwatch run``: real programs, not a line of them changed, seen from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+POOLWATCH = [sys.executable, "-m", "poolwatch"]
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A small application in files of its own, that knows nothing of poolwatch."""
+    (tmp_path / "shop.py").write_text(
+        f"""
+import sys, time
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import QueuePool
+engine = create_engine("sqlite:///{tmp_path}/shop.db", poolclass=QueuePool)
+held = []
+def take():
+    connection = engine.connect()  # site
+    connection.execute(text("SELECT 1"))
+    held.append(connection)
+def app(environ, start_response):
+    take()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"taken"]
+async def asgi(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({{"type": message["type"] + ".complete"}})
+            if message["type"] == "lifespan.shutdown":
+                return
+    take()
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"taken"}})
+if __name__ == "__main__":
+    take()
+    print("ready", flush=True)
+    time.sleep(60 if len(sys.argv) < 2 else 0)
+    sys.exit(7)
+""",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def run(shop, socket_dir):
+    """Starts a command under ``poolwatch run``; ends it and its children."""
+    started = []
+
+    def start(*command, **changes):
+        process = subprocess.Popen(
+            [*POOLWATCH, "run", "--", *map(str, command)],
+            cwd=shop,
+            env={**os.environ, **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def seen():
+    done = subprocess.run(
+        [*POOLWATCH, "ps", "--json"], capture_output=True, text=True, check=False
+    )
+    return json.loads(done.stdout)["processes"] if done.returncode == 0 else []
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def knock(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            return answer.read()
+    except OSError:
+        return b""
+
+
+def sites(processes):
+    return {
+        (Path(hold["site"]["file"]).name, hold["site"]["function"])
+        for process in processes
+        for hold in process["holds"]
+    }
+
+
+@pytest.mark.parametrize("command", [["shop.py"], ["-m", "shop"]])
+def test_script_and_module(run, command):
+    """A plain script, and python -m."""
+    process = run(sys.executable, *command)
+    assert process.stdout.readline() == "ready\n"
+    (found,) = until(seen)
+    assert found["pid"] == process.pid  # it has taken the place of the command
+    assert sites([found]) == {("shop.py", "take")}
+
+
+def test_the_exit_code_is_the_programs_own(run):
+    """And so are its signals."""
+    process = run(sys.executable, "shop.py", "quick")
+    assert process.wait(30) == 7
+    process = run(sys.executable, "shop.py")
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_children_too(run, shop):
+    """What the program starts is instrumented as well."""
+    (shop / "parent.py").write_text(
+        "import subprocess, sys\nsubprocess.run([sys.executable, 'shop.py'])\n",
+        encoding="utf-8",
+    )
+    run(sys.executable, "parent.py")
+    (found,) = until(seen)
+    assert found["program"] == "shop.py"
+
+
+def test_gunicorn_with_four_workers(run):
+    """Each worker that serves has a socket and books of its own."""
+    port = free_port()
+    bind = f"127.0.0.1:{port}"
+    run(SCRIPTS / "gunicorn", "--workers", 4, "--bind", bind, "shop:app")
+
+    def all_four():
+        knock(port)
+        processes = seen()
+        return processes if len(processes) == 4 else None
+
+    found = until(all_four, 60)
+    assert sites(found) == {("shop.py", "take")}
+    assert len({process["pid"] for process in found}) == 4
+
+
+def test_uvicorn_with_two_workers(run):
+    """Workers that are spawned, not forked."""
+    port = free_port()
+    run(SCRIPTS / "uvicorn", "--workers", 2, "--port", port, "shop:asgi")
+
+    def both():
+        knock(port)
+        processes = seen()
+        return processes if len(processes) == 2 else None
+
+    assert sites(until(both, 60)) == {("shop.py", "take")}
+
+
+def test_a_celery_worker(run, shop):
+    """The task's own line, in the forked worker."""
+    (shop / "jobs.py").write_text(
+        f"""
+from celery import Celery
+import shop
+app = Celery("jobs", broker="filesystem://", broker_transport_options={{
+    "data_folder_in": "{shop}/q", "data_folder_out": "{shop}/q",
+    "control_folder": "{shop}/c"}})
+@app.task
+def job():
+    shop.take()
+""",
+        encoding="utf-8",
+    )
+    (shop / "q").mkdir()
+    (shop / "c").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", "import jobs; jobs.job.delay()"], cwd=shop, check=True
+    )
+    run(SCRIPTS / "celery", "-A", "jobs", "worker", "--concurrency", 1, "-l", "error")
+    found = until(seen, 60)
+    assert sites(found) == {("shop.py", "take")}
+    assert "job" in [frame["function"] for frame in found[0]["holds"][0]["stack"]]
+
+
+def test_no_trace_if_it_cannot_load(run, shop):
+    """A broken poolwatch, an application's own sitecustomize, or none at all."""
+    (shop / "broken").mkdir()
+    (shop / "broken" / "poolwatch").mkdir()
+    (shop / "broken" / "poolwatch" / "__init__.py").write_text("raise RuntimeError")
+    (shop / "broken" / "sitecustomize.py").write_text("import builtins; builtins.X = 1")
+    code = "import sqlalchemy; print(X)"
+    paths = f"{shop / 'broken'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    told = subprocess.run(
+        [*POOLWATCH, "run", "--environment"], capture_output=True, text=True, check=True
+    )
+    site = told.stdout.strip().removeprefix("PYTHONPATH=").split(os.pathsep)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{paths}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_nothing_is_loaded_that_the_program_does_not_load(run):
+    """A program without SQLAlchemy stays without it; and the switch works."""
+    code = "import sys; print('sqlalchemy' in sys.modules, 'asyncio' in sys.modules)"
+    assert run(sys.executable, "-c", code).stdout.read() == "False False\n"
+    process = run(sys.executable, "shop.py", POOLWATCH_DISABLE="1")
+    assert process.stdout.readline() == "ready\n"
+    assert seen() == []
+
+
+def test_wrong_usage():
+    """One sentence, exit code 2."""
+    for arguments, words in (([], "say what to run"), (["nosuch"], "no program")):
+        done = subprocess.run(
+            [*POOLWATCH, "run", *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert words in done.stderr
