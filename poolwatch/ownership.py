@@ -87,7 +87,9 @@ def owner_of(file: str, module: object) -> Owner:
 
 def _generated(file: str, package: str) -> Owner:
     """Code without a file: typed at a prompt, ``python -c``, or made by a library."""
-    if file.startswith(("<frozen", "<attrs", "<decorator", "<template", "<__array")):
+    if file.startswith(
+        ("<frozen", "<attrs", "<decorator", "<template", "<__array", "<sqlalchemy")
+    ):
         return Owner.PLUMBING
     if package in _KNOWN or package in sys.stdlib_module_names:
         return Owner.PLUMBING

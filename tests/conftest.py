@@ -6,4 +6,4 @@ import os
 # process of their own, which tests/test_keepers.py gives them.
 collect_ignore = [] if os.environ.get("POOLWATCH_FRESH_PROCESS") else ["keeping"]
 
-pytest_plugins = ["fix_core", "fix_postgres", "fix_processes"]
+pytest_plugins = ["pytester", "fix_core", "fix_postgres", "fix_processes", "fix_suites"]

@@ -102,8 +102,9 @@ class no_leaks:  # noqa: N801 - used like a function
         try:
             if kind is None:
                 await asyncio.sleep(0)
+                block.last_call()
                 until = time.monotonic() + self._grace
-                while block.out and time.monotonic() < until:  # noqa: ASYNC110
+                while block.waits() and time.monotonic() < until:  # noqa: ASYNC110
                     await asyncio.sleep(STEP_S)
                 self._judge(block)
         finally:

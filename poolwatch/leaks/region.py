@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from contextvars import ContextVar
@@ -18,7 +19,8 @@ STEP_S = 0.005
 """Between two looks whether others have returned theirs."""
 
 _inside: ContextVar[tuple[int, ...]] = ContextVar("poolwatch_no_leaks", default=())
-"""The blocks that this code runs in; tasks inherit them."""
+"""The blocks that this code runs in, by number; tasks inherit them."""
+_numbers = itertools.count(1)
 
 
 class Region:
@@ -29,12 +31,14 @@ class Region:
         self._instrumented = self._watch(target)
         self._target = target
         self.out: dict[int, tuple[PoolBook, Checkout]] = {}
+        self._suspects: dict[int, tuple[PoolBook, Checkout]] = {}
         self.peak: list[Checkout] = []
         """What was out when most was."""
         self._collected: list[Leak] = []
         self._ident = threading.get_ident()
         self._begun = time.monotonic()
-        self._token = _inside.set((*_inside.get(), id(self)))
+        self._number = next(_numbers)
+        self._token = _inside.set((*_inside.get(), self._number))
         agent.ledger.observers.append(self)
 
     def _watch(self, target: Any) -> bool:
@@ -54,7 +58,7 @@ class Region:
         """See whether it is ours."""
         if book.shared or (self._pool is not None and book.id != self._pool):
             return
-        if id(self) in _inside.get() or (
+        if self._number in _inside.get() or (
             hold.holder.ident != self._ident and hold.holder.met >= self._begun
         ):
             self.out[id(hold)] = book, hold
@@ -70,15 +74,27 @@ class Region:
 
     def settle(self, grace: float) -> None:
         """Give other threads the time to return theirs."""
+        self.last_call()
         until = time.monotonic() + grace
-        while self.out and time.monotonic() < until:
+        while self.waits() and time.monotonic() < until:
             time.sleep(STEP_S)
+
+    def last_call(self) -> None:
+        """The block is over: only what is out now may be a leak.
+
+        A thread that it has started may go on to take and return connections.
+        """
+        self._suspects = dict(self.out)
+
+    def waits(self) -> bool:
+        """Whether some of that is still out."""
+        return any(key in self.out for key in self._suspects)
 
     def leaks(self, allowed: int) -> list[Leak]:
         """What has not come back, or not by itself."""
-        if self.out:
+        if self.waits():
             gc.collect()  # tells what is held from what was dropped
-        held = list(self.out.values())
+        held = [pair for key, pair in self._suspects.items() if key in self.out]
         if len(held) + len(self._collected) <= allowed:
             return []
         return [*self._collected, *noticing.open_ones(held, time.monotonic())]
@@ -89,6 +105,7 @@ class Region:
         try:
             _inside.reset(self._token)
         except ValueError:  # ended in another context than it was begun in
-            _inside.set(tuple(each for each in _inside.get() if each != id(self)))
+            left = tuple(each for each in _inside.get() if each != self._number)
+            _inside.set(left)
         if self._instrumented:
             uninstrument(self._target)

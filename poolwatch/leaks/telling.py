@@ -22,6 +22,9 @@ _FRAMES = 3
 _RUNNER = re.compile(r"[\\/](?:_pytest|unittest|pluggy)[\\/]")
 """Who called the test is no news."""
 
+_GENERATED = "<sqlalchemy generated"
+"""File name of the wrappers that SQLAlchemy writes at run time."""
+
 _WHAT = {
     "held": "not returned",
     "collected": "dropped: only the garbage collector returned it",
@@ -108,9 +111,8 @@ def _callers(leak: Leak, everything: bool) -> list[str]:
     if everything:
         frames = leak.stack
     else:
-        stack = tuple(
-            takewhile(lambda frame: not _RUNNER.search(frame.file), leak.stack)
-        )
+        users = takewhile(lambda frame: not _RUNNER.search(frame.file), leak.stack)
+        stack = tuple(f for f in users if not f.file.startswith(_GENERATED))
         frames = tuple(f for f in taking_frames(stack) if f != leak.site)[:_FRAMES]
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
 

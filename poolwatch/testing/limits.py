@@ -45,8 +45,8 @@ class Limits:
         longest, stack = owner.longest
         if self.hold_s is not None and longest > self.hold_s:
             head = (
-                f"{owner.name} held a connection for {duration(longest)}, "
-                f"limit_pool(hold={duration(self.hold_s)!r})"
+                f"{owner.name} held a connection for {_time(longest)}, "
+                f'limit_pool(hold="{_time(self.hold_s)}")'
             )
             return "\n".join([one_line(head), *_stacks([stack])])
         return None
@@ -74,6 +74,11 @@ def seconds(value: object) -> float:
     if match is None:
         raise ValueError(f'{value!r} is no time: write "250 ms", "1.5 s" or "2 min"')
     return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _time(value: float) -> str:
+    """In the words of the marker."""
+    return f"{value * 1e3:.3g} ms" if value < 1 else duration(value)
 
 
 def _allowed(mark: Any) -> tuple[int, str]:

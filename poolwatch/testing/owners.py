@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
+import weakref
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import wraps
@@ -25,6 +26,8 @@ from poolwatch.ledger import PoolBook
 from poolwatch.model import Frame
 
 _STARTED_BY = "_pool_leaks_owner"
+_SERVES_ALL = "TestRunner._run_tests_and_fixtures"
+"""anyio's one task that all tests and fixtures of an event loop run in."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +73,15 @@ class Owners:
         self.unjudged: dict[str, str] = {}
         """Names of pools that were used and cannot be judged, and their kind."""
         self._main = threading.get_ident()
-        self._inherited: ContextVar[Owner | None] = ContextVar("pool_leaks_owner")
+        self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
+            "pool_leaks_owner", default=None
+        )
+        """"current" in all that comes from the main thread's own context: whoever the
+        main thread works for when it is asked, as for the calls of a test that a
+        thread of a wider fixture runs."""
+        self._tasks: weakref.WeakKeyDictionary[Any, Owner | None] = (
+            weakref.WeakKeyDictionary()
+        )
         self._undo: list[Callable[[], None]] = []
 
     # -- observing the ledger --------------------------------------------------------
@@ -112,14 +123,24 @@ class Owners:
 
     def owner(self) -> Owner | None:
         """The owner of the code that calls."""
-        inherited = self._inherited.get(None)
-        if threading.get_ident() == self._main:
-            in_loop = running_loop() is not None
-            return (inherited if in_loop else None) or self.current
-        return inherited or getattr(threading.current_thread(), _STARTED_BY, None)
+        main = threading.get_ident() == self._main
+        loop = running_loop()
+        if loop is not None:
+            task = asyncio.current_task(loop)
+            if task is not None and task in self._tasks:
+                return self._tasks[task]
+        elif main:
+            return self.current
+        inherited = self._inherited.get()
+        if isinstance(inherited, Owner):
+            return inherited
+        if main or inherited == "current":
+            return self.current
+        return getattr(threading.current_thread(), _STARTED_BY, None)
 
     def follow(self) -> None:
         """From now on threads, tasks and jobs of executors are told apart."""
+        self._token = self._inherited.set("current")
         self._patch(threading.Thread, "start", self._starting)
         self._patch(ThreadPoolExecutor, "submit", self._submitting)
         self._patch(asyncio.base_events.BaseEventLoop, "create_task", self._creating)
@@ -128,6 +149,8 @@ class Owners:
         """Undo it."""
         while self._undo:
             self._undo.pop()()
+        with suppress(ValueError):  # another context than it was set in
+            self._inherited.reset(self._token)
 
     def _patch(self, kind: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         original = getattr(kind, name)
@@ -149,6 +172,8 @@ class Owners:
 
     def _submitting(self, original: Any) -> Any:
         def submit(executor: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if type(executor).__name__ == "InterpreterPoolExecutor":
+                return original(executor, function, *args, **kwargs)  # it pickles
             owner = self.owner()
 
             def job(*args: Any, **kwargs: Any) -> Any:
@@ -166,28 +191,17 @@ class Owners:
         def create_task(
             loop: Any, coro: Any, *, context: Context | None = None, **kwargs: Any
         ) -> Any:
+            serves_all = getattr(coro, "__qualname__", "") == _SERVES_ALL
             owner = self.owner()
-            if asyncio.current_task(loop) is None and self._is_main():
-                owner = self.current  # a runner has a context of its own, and old
-            if context is None:
+            if context is None:  # else it is somebody's own: nothing is changed there
                 context = copy_context()
-            try:
-                context.run(self._inherited.set, owner)
-            except RuntimeError:  # it is the one we run in
-                self._inherited.set(owner)
-            return original(loop, coro, context=context, **kwargs)
+                context.run(self._inherited.set, "current" if serves_all else owner)
+            task = original(loop, coro, context=context, **kwargs)
+            if not serves_all:
+                self._tasks[task] = owner
+            return task
 
         return create_task
-
-    def _is_main(self) -> bool:
-        return threading.get_ident() == self._main
-
-
-def wait_for(owner: Owner, seconds: float) -> None:
-    """Give threads the time to return what they have."""
-    until = time.monotonic() + seconds
-    while owner.out and time.monotonic() < until:
-        time.sleep(0.005)
 
 
 def by_other_threads(holds: Iterable[Checkout]) -> bool:

@@ -6,6 +6,7 @@ before it is known that the plugin is wanted.
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,14 +123,15 @@ def _grace(config: pytest.Config) -> float | None:
         return given
     try:
         return _seconds(ini)
-    except ValueError:
-        raise pytest.UsageError(
-            f"pool_leaks_grace must be seconds, not {ini!r}"
-        ) from None
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"pool_leaks_grace {error}") from None
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 3600:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"must be seconds, not {text!r}")
     return value

@@ -16,14 +16,16 @@ from typing import Any
 
 import pytest
 
-from poolwatch.agent import agent, watch_quietly
-from poolwatch.importing import when_imported
+from poolwatch.agent import agent
 from poolwatch.leaks.record import Leak, PoolLeakWarning
 from poolwatch.leaks.telling import in_words
 from poolwatch.testing import summary
 from poolwatch.testing.judging import Judge
+from poolwatch.testing.late import Late, Told
 from poolwatch.testing.limits import NO_LIMITS, Limits, limits_of
 from poolwatch.testing.owners import Owner, Owners
+from poolwatch.testing.standing import Standing
+from poolwatch.testing.watching import Watching
 from poolwatch.text import plural
 
 _OWNER = pytest.StashKey[Owner]()
@@ -48,13 +50,16 @@ class PoolLeaks:
             root=config.rootpath,
         )
         self._owners = Owners()
-        self._fixtures: list[Owner] = []
+        self._watching = Watching()
+        self._standing: list[Standing] = []
+        self._files: list[Owner] = []
+        self._before: list[Owner | None] = []
+        """Whom the main thread worked for before a fixture's end, innermost last."""
         self._entries: list[dict[str, Any]] = []
         """What was found in this run, in all its processes."""
         self._unjudged: dict[str, str] = {}
-        self._late: list[dict[str, Any]] = []
-        """In a worker: what the controller must tell."""
-        self._watches_all = False
+        self._late = Late(config, error=error)
+        self._runs_tests = False
 
     def owner_of(self, item: Any) -> Owner | None:
         """The owner that stands for a running test."""
@@ -71,21 +76,13 @@ class PoolLeaks:
         lines.insert(0, "always::poolwatch.leaks.record.PoolLeakWarning")
         agent.ledger.observers.append(self._owners)
         self._owners.follow()
-        when_imported("sqlalchemy", self._watch)
-
-    def _watch(self) -> None:
-        if agent.engines is None or not agent.engines.watches_every:
-            watch_quietly()
-            self._watches_all = True
+        self._watching.begin()
 
     def end(self) -> None:
         """Take everything off."""
         self._owners.unfollow()
         agent.ledger.observers.remove(self._owners)
-        if self._watches_all:
-            from poolwatch.agent import uninstrument
-
-            uninstrument()
+        self._watching.end()
 
     @property
     def _worker_output(self) -> dict[str, Any] | None:
@@ -101,25 +98,38 @@ class PoolLeaks:
     ) -> Generator[None, Any, Any]:
         """What a file does when it is imported belongs to the file."""
         before = self._owners.current
-        owner = Owner("collection", collector.nodeid, collector.nodeid)
+        home = collector.nodeid, None, collector.nodeid
+        owner = Owner("collection", collector.nodeid, collector.nodeid, home)
         self._owners.current = owner
         try:
             return (yield)
         finally:
             self._owners.current = before
             if owner.out or owner.dropped:
-                self._fixtures.append(owner)
+                self._files.append(owner)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """From here on the main thread works for this test; a rerun is another one."""
         owner = Owner("test", item.nodeid, item.nodeid, item.location)
         item.stash[_OWNER] = owner
+        self._runs_tests = True
         self._owners.current = owner
-        limits = item.stash[_LIMITS] = limits_of(item)
+        self._watching.again()
+        limits, wrong = NO_LIMITS, None
+        try:
+            limits = limits_of(item)
+        except pytest.fail.Exception as error:
+            wrong = error
+        item.stash[_LIMITS] = limits
         owner.keeps_peak = limits.watch_peak
         result = yield
-        owner.pools = self._narrowed(item)
+        if wrong is not None:  # not before: the plugins below count on their setup
+            raise wrong
+        owner.pools = pools = self._narrowed(item)
+        for each in self._standing:
+            if each.owner.blamed == item.nodeid:
+                each.owner.pools = pools
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -129,26 +139,37 @@ class PoolLeaks:
         """A fixture of a wider scope answers for what it takes."""
         if fixturedef.scope == "function":
             return (yield)
-        owner = _fixture_owner(fixturedef, request)
-        self._fixtures.append(owner)
+        standing = Standing(fixturedef, request)
+        self._standing.append(standing)
         before = self._owners.current
         # Finalizers run last in, first out: this one when all others are done ...
-        fixturedef.addfinalizer(lambda: self._fixture_over(owner, before))
-        self._owners.current = owner
+        fixturedef.addfinalizer(lambda: self._fixture_over(standing))
+        self._owners.current = standing.owner
         try:
             return (yield)
+        except BaseException:
+            standing.owner.failed = True  # pytest keeps its traceback
+            raise
         finally:
             self._owners.current = before
             # ... and this one before the fixture's own code after its yield.
-            fixturedef.addfinalizer(lambda: self._fixture_ends(owner))
+            fixturedef.addfinalizer(lambda: self._fixture_ends(standing))
 
-    def _fixture_ends(self, owner: Owner) -> None:
-        self._returning_to = self._owners.current
-        self._owners.current = owner
+    def _fixture_ends(self, standing: Standing) -> None:
+        self._before.append(self._owners.current)
+        self._owners.current = standing.owner
 
-    def _fixture_over(self, owner: Owner, before: Owner | None) -> None:
-        self._owners.current = getattr(self, "_returning_to", before)
-        self._tell_later(owner)
+    def _fixture_over(self, standing: Standing) -> None:
+        self._owners.current = self._before.pop() if self._before else None
+        for owner in (standing.owner, *standing.entrusted):
+            self._tell_later(owner)
+        self._standing.remove(standing)
+
+    def _entrust(self, owner: Owner) -> None:
+        """What a fixture that still stands has in hand is not judged yet."""
+        for standing in reversed(self._standing):
+            if owner.out:
+                standing.take_over(owner)
 
     def _narrowed(self, item: pytest.Item) -> frozenset[str] | None:
         """Ids of the pools that the project wants judged; None is all."""
@@ -167,12 +188,6 @@ class PoolLeaks:
 
     # -- judging -----------------------------------------------------------------------
 
-    def pytest_exception_interact(self, node: Any) -> None:
-        """A test that fails keeps its variables in its traceback."""
-        owner = self.owner_of(node) if isinstance(node, pytest.Item) else None
-        if owner is not None:
-            owner.failed = True
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """When all its fixtures are done, the test is judged."""
@@ -180,6 +195,7 @@ class PoolLeaks:
         if owner is None:  # its setup was another plugin's
             return (yield)
         self._owners.current = owner
+        self._watching.again()
         try:
             result = yield
         except BaseException:
@@ -188,7 +204,6 @@ class PoolLeaks:
             raise
         finally:
             self._owners.current = None
-            self._tell_late_finds()
         problem = self._problem(item, owner)
         if problem is not None:
             pytest.fail(problem, pytrace=False)
@@ -197,7 +212,7 @@ class PoolLeaks:
     def _own_leaks(self, item: pytest.Item, owner: Owner) -> list[Leak]:
         """What the test itself has leaked; nothing if it has failed already."""
         had_out = bool(owner.out) or bool(owner.dropped)
-        leaks = self._judge.leaks(owner) if had_out else []
+        leaks = self._judge.leaks(owner, self._entrust) if had_out else []
         owner.over = True
         if owner.peak and self._config.getoption("xmlpath", None):
             item.user_properties.append(("pool_peak", owner.peak))
@@ -253,8 +268,13 @@ class PoolLeaks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, Any, Any]:
-        """Give the report what was found."""
+        """Note that it fails, and give its report what was found."""
         report = yield
+        owner = self.owner_of(item)
+        if owner is not None and call.excinfo is not None:
+            # Its traceback keeps its variables, also of one that is expected to fail.
+            skipped = report.skipped and not hasattr(report, "wasxfail")
+            owner.failed = owner.failed or not skipped
         if call.when == "teardown":
             told = item.stash.get(_TOLD, None)
             if told:
@@ -264,11 +284,25 @@ class PoolLeaks:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Gather, also what comes from workers."""
-        self._entries += getattr(report, "pool_leaks", ())
+        for entry in getattr(report, "pool_leaks", ()):
+            if not report.failed:  # it is run again, or expected to fail
+                entry["severity"] = "warning"
+            self._entries.append(entry)
 
     # -- what is found later -----------------------------------------------------------
 
-    def _tell_late_finds(self) -> None:
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logfinish(self) -> None:
+        """The running test has been reported: tell of others what was found meanwhile.
+
+        In a controller nothing of ours runs here: what comes from workers is told at
+        the end.
+        """
+        self._take_in_collected()
+        if self._worker_output is None and self._runs_tests:
+            self._entries += self._late.tell()
+
+    def _take_in_collected(self) -> None:
         while self._owners.late:
             self._tell_later(self._owners.late.pop())
 
@@ -280,68 +314,42 @@ class PoolLeaks:
         if owner.kind == "collection":
             owner.out.clear()  # a module may keep one for as long as it lives
         leaks = self._judge.leaks(owner)
+        if owner.out:  # taken meanwhile
+            self._owners.again[id(owner)] = owner
         if not leaks or owner.failed:
             return
-        told = {
+        told: Told = {
             "nodeid": owner.blamed,
             "location": owner.location,
             "text": in_words(leaks, owner.name, everything=self._everything),
             "entries": [self._entry(owner, leak) for leak in leaks],
         }
-        if self._worker_output is not None:
-            self._late.append(told)
-        else:
-            self._tell(told)
+        self._late.add([told])
 
-    def _tell(self, told: dict[str, Any]) -> None:
-        """Report for a test that is over."""
-        file, line, _ = told["location"]
-        if not self._error:
-            message = warnings.WarningMessage(
-                message=PoolLeakWarning(told["text"]),
-                category=PoolLeakWarning,
-                filename=str(file),
-                lineno=(line or 0) + 1,
-            )
-            self._entries += told["entries"]
-            self._config.hook.pytest_warning_recorded.call_historic(
-                kwargs={
-                    "warning_message": message,
-                    "nodeid": told["nodeid"],
-                    "when": "runtest",
-                    "location": None,
-                }
-            )
-            return
-        report: Any = pytest.TestReport(
-            nodeid=told["nodeid"],
-            location=tuple(told["location"]),
-            keywords={},
-            outcome="failed",
-            longrepr=told["text"],
-            when="teardown",
-        )
-        report.pool_leaks = told["entries"]
-        self._config.hook.pytest_runtest_logreport(report=report)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(
         self, session: pytest.Session
     ) -> Generator[None, Any, Any]:
-        """Judge what is left; the exit code is honest about it."""
+        """Judge what is left; the exit code is honest about it.
+
+        The innermost of its wrappers: there the filters for warnings are set.
+        """
         self._owners.current = None
-        left = [*self._fixtures, *self._owners.again.values()]
+        left = [*self._files, *list(self._owners.again.values())]
         if any(owner.out for owner in left):
             gc.collect()
         for owner in left:
             self._tell_later(owner)
-        self._tell_late_finds()
+        self._take_in_collected()
         self._unjudged |= self._owners.unjudged
         output = self._worker_output
         if output is not None:
-            output[_IN_WORKER] = {"late": self._late, "unjudged": self._unjudged}
+            late = self._late.waiting
+            output[_IN_WORKER] = {"late": late, "unjudged": self._unjudged}
             return (yield)
-        if self._error and self._entries and session.exitstatus == pytest.ExitCode.OK:
+        self._entries += self._late.tell()
+        failed = any(entry["severity"] == "error" for entry in self._entries)
+        if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
         summary.write_json(self._config, self._error, self._entries, self._unjudged)
@@ -354,8 +362,7 @@ class PoolLeaks:
         if sent is None:
             return
         self._unjudged |= sent["unjudged"]
-        for told in sent["late"]:
-            self._tell(told)
+        self._late.add(sent["late"])
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Our section, and the annotations for GitHub."""
@@ -366,18 +373,6 @@ def _definitions(item: pytest.Item, name: str) -> Sequence[Any]:
     """The definitions of a fixture that the test can see, ours the first."""
     fixtures = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
     return fixtures.getfixturedefs(name, item) or ()
-
-
-def _fixture_owner(fixturedef: Any, request: Any) -> Owner:
-    item = request._pyfuncitem  # noqa: SLF001 - the test that was first to ask for it
-    home = getattr(fixturedef, "baseid", "") or ""
-    where = f", {home}" if home else ""
-    return Owner(
-        "fixture",
-        f"fixture {fixturedef.argname!r} ({fixturedef.scope} scope{where})",
-        item.nodeid,
-        item.location,
-    )
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:

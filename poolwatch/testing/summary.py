@@ -86,15 +86,15 @@ def write_json(
     unjudged: Mapping[str, str],
 ) -> None:
     """Write ``--pool-leaks-json``, if it was asked for."""
-    target = config.getoption("--pool-leaks-json") or config.getini("pool_leaks_json")
-    if not target:
+    given, ini = config.getoption("--pool-leaks-json"), config.getini("pool_leaks_json")
+    if not given and not ini:
         return
+    path = config.invocation_params.dir / given if given else config.rootpath / ini
     document = {
         "schema": SCHEMA,
         "mode": "error" if error else "warn",
         "leaks": list(entries),
         "unjudged": [{"pool": name, "kind": kind} for name, kind in unjudged.items()],
     }
-    path = config.rootpath / target
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

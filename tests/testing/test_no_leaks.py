@@ -1,0 +1,200 @@
+"""``poolwatch.no_leaks``: for any runner, and for production code."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import unittest
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+import poolwatch
+
+
+@pytest.fixture
+def engine(sqlite, instrument):
+    return sqlite(connect_args={"check_same_thread": False})
+
+
+@pytest.fixture
+async def aengine(tmp_path, instrument):
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/a.db", poolclass=AsyncAdaptedQueuePool
+    )
+    yield engine
+    await engine.dispose()
+
+
+def test_a_block_in_order(engine):
+    with poolwatch.no_leaks(engine), engine.connect() as connection:
+        connection.execute(text("select 1"))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_block_that_leaks(engine, named):
+    before, block = engine.connect(), poolwatch.no_leaks(engine if named else None)
+    block.__enter__()
+    kept = engine.connect()
+    engine.connect()
+    with pytest.raises(poolwatch.PoolLeakError) as caught:
+        block.__exit__(None, None, None)
+    assert {leak.kind for leak in caught.value.leaks} == {"held", "collected"}
+    held = next(leak for leak in caught.value.leaks if leak.kind == "held")
+    assert held.site.function == "test_a_block_that_leaks"
+    assert "'kept'" in held.kept
+    assert "this block leaked 2 connections" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 15
+    assert isinstance(caught.value, AssertionError)
+    kept.close()
+    before.close()
+
+
+def test_the_failure_of_a_block_is_its_own(engine):
+    with pytest.raises(ZeroDivisionError), poolwatch.no_leaks(engine):
+        print(1 / len(engine.connect().info))
+
+
+def test_a_decorator(engine):
+    held = []
+
+    @poolwatch.no_leaks(engine)
+    def work(leak):
+        connection = engine.connect()
+        held.append(connection)
+        if not leak:
+            connection.close()
+        return 42
+
+    assert work(False) == 42
+    with pytest.raises(poolwatch.PoolLeakError):
+        work(True)
+    assert work(False) == 42
+    held[1].close()
+
+
+async def test_async(aengine):
+    async with poolwatch.no_leaks(aengine), aengine.connect() as connection:
+        await connection.execute(text("select 1"))
+    with pytest.raises(poolwatch.PoolLeakError):
+        async with poolwatch.no_leaks(aengine):
+            kept = await aengine.connect()
+    await kept.close()
+
+    held = []
+
+    @poolwatch.no_leaks(aengine)
+    async def work():
+        held.append(await aengine.connect())
+
+    with pytest.raises(poolwatch.PoolLeakError) as caught:
+        await work()
+    (leak,) = caught.value.leaks
+    assert leak.site.function == "work"
+    assert leak.task
+    await held[0].close()
+
+
+async def test_tasks_inside_and_beside(aengine):
+    async def hold(gate):
+        async with aengine.connect():
+            await gate.wait()
+
+    beside, inside = asyncio.Event(), asyncio.Event()
+    other = asyncio.create_task(hold(beside))
+    async with poolwatch.no_leaks(aengine, grace=5):
+        task = asyncio.create_task(hold(inside))
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(0.05, inside.set)
+    await task
+    beside.set()
+    await other
+
+
+def test_grace_and_allow(engine):
+    def work(seconds):
+        with engine.connect():
+            taken.set()
+            time.sleep(seconds)
+
+    def start(seconds):
+        taken.clear()
+        threads.append(threading.Thread(target=work, args=(seconds,)))
+        threads[-1].start()
+        assert taken.wait(5)
+
+    taken, threads = threading.Event(), []
+    with poolwatch.no_leaks(engine, grace=5):
+        start(0.05)
+    with pytest.raises(poolwatch.PoolLeakError), poolwatch.no_leaks(engine):
+        start(0.5)
+    with poolwatch.no_leaks(engine, allow=1):
+        kept = engine.connect()
+    kept.close()
+    for thread in threads:
+        thread.join()
+    for wrong in ({"grace": -1}, {"allow": -1}):
+        with pytest.raises(ValueError, match="must be"):
+            poolwatch.no_leaks(engine, **wrong)
+
+
+def test_a_poller_that_goes_on_is_no_leak(engine):
+    def poll():
+        while not end.is_set():
+            with engine.connect():
+                time.sleep(0.01)
+
+    end = threading.Event()
+    thread = threading.Thread(target=poll)
+    with poolwatch.no_leaks(engine, grace=1):
+        thread.start()
+        time.sleep(0.05)
+    end.set()
+    thread.join()
+
+
+def test_nested_and_reused(engine):
+    block = poolwatch.no_leaks(engine)
+    with block, block:
+        engine.connect().close()
+    with pytest.raises(poolwatch.PoolLeakError), block, suppress(AssertionError), block:
+        kept = engine.connect()
+    kept.close()
+
+
+def test_nothing_is_left_behind(engine):
+    with poolwatch.no_leaks(engine):
+        engine.connect().close()
+    assert "connect" not in vars(engine.pool)
+    with poolwatch.no_leaks():
+        pass
+    assert poolwatch.agent.agent.ledger.observers == []
+
+
+def test_unittest(engine):
+    class Case(unittest.TestCase):
+        def test_fine(self):
+            with poolwatch.no_leaks(engine):
+                engine.connect().close()
+
+        @poolwatch.no_leaks(engine)
+        def test_leaks(self):
+            kept.append(engine.connect())
+
+        def test_enter_context(self):
+            self.enterContext(poolwatch.no_leaks(engine))
+            engine.connect().close()
+
+    kept = []
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(result)
+    assert result.testsRun == 3
+    assert result.errors == []
+    ((case, said),) = result.failures
+    assert case.id().endswith("test_leaks")
+    assert "leaked 1 connection" in said
+    kept[0].close()
