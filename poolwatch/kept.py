@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
-from poolwatch.model import Frozen, FrozenKind, FrozenMark, Process, Unreachable
+from poolwatch.model import Frozen, Process, Unreachable
 from poolwatch.text import one_line
 
-HAPPENED: dict[FrozenKind, str] = {
-    "exhausted": "exhausted",
-    "timeout": "timed out",
-    "pool_deadlock": "deadlocked",
-}
-"""What came upon the pool."""
+_HAPPENED = {"timeout": "timed out", "pool_deadlock": "deadlocked"}
 
 
 @runtime_checkable
@@ -25,6 +21,11 @@ class KeepsPictures(Protocol):
         PoolwatchError.
         """
         ...
+
+
+def happened(kind: str) -> str:
+    """Say what came upon a pool: ``exhausted``, ``timed out`` or ``deadlocked``."""
+    return one_line(_HAPPENED.get(kind, kind), 20)
 
 
 def moment(at: str) -> tuple[str, str]:
@@ -44,7 +45,22 @@ def pool_name(process: Process, pool: str) -> str:
     return one_line(names.get(pool, pool), 60)
 
 
-def mark_in_words(process: Process, mark: FrozenMark | Frozen) -> str:
-    """``orders exhausted at 03:12:44 UTC``."""
-    at = moment(mark.at)[1]
-    return f"{pool_name(process, mark.pool)} {HAPPENED[mark.kind]} at {at}"
+def of_pool(process: Process, pool: str) -> Process:
+    """What a picture says of one pool."""
+    holds = tuple(hold for hold in process.holds if hold.pool == pool)
+    waits = tuple(wait for wait in process.waits if wait.pool == pool)
+    named = {hold.id for hold in holds} | {wait.id for wait in waits}
+    return replace(
+        process,
+        pools=tuple(each for each in process.pools if each.id == pool),
+        holds=holds,
+        waits=waits,
+        sites=tuple(site for site in process.sites if site.pool == pool),
+        findings=tuple(
+            finding
+            for finding in process.findings
+            if finding.pool == pool
+            or (finding.pool is None and named & {*finding.holds, *finding.waits})
+        ),
+        frozen=(),
+    )

@@ -28,6 +28,7 @@ PICTURES = {
     "detail.svg": ((160, 45), ["j", "j", "enter"]),
     "findings.svg": ((120, 36), ["w"]),
     "sites.svg": ((120, 27), ["c"]),
+    "frozen.svg": ((120, 36), ["z", "enter"]),
     "small.svg": ((80, 24), []),
 }
 
@@ -41,8 +42,10 @@ async def picture(sockets: Path, name: str) -> None:
         await asyncio.sleep(SETTLED)
         svg = "returned after"
         while "returned after" in svg.replace("&#160;", " "):  # the hold has just ended
-            await pilot.press("escape", "g", *keys)
-            await asyncio.sleep(1.0)
+            for key in ("escape", "g", *keys):
+                await pilot.press(key)
+                await asyncio.sleep(0.5)  # the kept pictures are asked for by a key
+            await asyncio.sleep(0.5)
             svg = dashboard.export_screenshot(title="poolwatch tui", simplify=True)
     source.close()
     # the fonts of the page that shows it, none from the network

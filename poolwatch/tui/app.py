@@ -18,6 +18,7 @@ from textual.reactive import var
 from textual.screen import Screen
 
 from poolwatch.model import Source
+from poolwatch.tui.album import Album, Asker
 from poolwatch.tui.board import Board
 from poolwatch.tui.board_screen import BoardScreen, Redraw
 from poolwatch.tui.main_screen import MainScreen, OpenDetail
@@ -34,6 +35,14 @@ class Arrived(Message):
         self.reading = reading
 
 
+class Opened(Message):
+    """The kept pictures are here."""
+
+    def __init__(self, album: Album) -> None:
+        super().__init__()
+        self.album = album
+
+
 class Dashboard(App[None]):
     """Shows who holds the connections of a source, once a ``refresh``."""
 
@@ -45,6 +54,7 @@ class Dashboard(App[None]):
         Binding("question_mark,f1", "help", show=False),
         Binding("w", "why", show=False),
         Binding("c", "sites", show=False),
+        Binding("z", "frozen", show=False),
         Binding("p", "pause", show=False),
         Binding("R", "read", show=False),
         Binding("plus,equals_sign", "pace(True)", show=False),
@@ -67,6 +77,7 @@ class Dashboard(App[None]):
         self.animation_level = "none"
         self.board = Board(refresh=refresh, empty_hint=empty_hint)
         self.poller = Poller(source, refresh, self._tell)
+        self.asker = Asker(source, self._opened)
         self._now = now
         self._clock = clock
         self._wanted = False
@@ -101,6 +112,16 @@ class Dashboard(App[None]):
         if self.is_running:
             self.post_message(Arrived(reading))
 
+    def _opened(self, album: Album) -> None:
+        """Run on the asker's thread."""
+        if self.is_running:
+            self.post_message(Opened(album))
+
+    def on_opened(self, message: Opened) -> None:
+        """Accept the kept pictures."""
+        self.board.album = message.album
+        self.paint()
+
     def on_arrived(self, message: Arrived) -> None:
         """Accept an answer, unless the user has stopped the picture."""
         if not self.board.paused or self._wanted or self.board.last is None:
@@ -114,6 +135,11 @@ class Dashboard(App[None]):
             self.paint()
 
     # -- drawing -------------------------------------------------------------------
+
+    @property
+    def shown(self) -> Board:
+        """The board of the screen on top: the present, or a picture of the past."""
+        return self.screen.board if isinstance(self.screen, BoardScreen) else self.board
 
     def paint(self) -> None:
         """Draw the screen on top; those below are drawn when they come back."""
@@ -139,7 +165,7 @@ class Dashboard(App[None]):
 
     def on_redraw(self, _: Redraw) -> None:
         """Draw what the user asked for."""
-        self.board.settle(self._now())
+        self.shown.settle(self._now())
         self.paint()
 
     # -- keys ----------------------------------------------------------------------
@@ -148,30 +174,47 @@ class Dashboard(App[None]):
         """Show the selected hold in full."""
         from poolwatch.tui.pages import DetailPage
 
-        row = self.board.selection.row
+        row = self.shown.selection.row
         if row is not None:
-            self.push_screen(DetailPage(self.board, row))
+            self.push_screen(DetailPage(self.shown, row))
 
     def action_help(self) -> None:
         """Show the help page."""
         from poolwatch.tui.pages import HelpPage
 
         if isinstance(self.screen, MainScreen):
-            self.push_screen(HelpPage(self.board))
+            self.push_screen(HelpPage(self.shown))
 
     def action_why(self) -> None:
         """Show everything that is wrong."""
         from poolwatch.tui.pages import WhyPage
 
         if isinstance(self.screen, MainScreen):
-            self.push_screen(WhyPage(self.board))
+            self.push_screen(WhyPage(self.shown))
 
     def action_sites(self) -> None:
         """Show what each call site does to its pool."""
         from poolwatch.tui.pages import SitesPage
 
         if isinstance(self.screen, MainScreen):
-            self.push_screen(SitesPage(self.board))
+            self.push_screen(SitesPage(self.shown))
+
+    def action_frozen(self) -> None:
+        """Show what is kept of earlier trouble; only now the processes are asked."""
+        from poolwatch.tui.frozen import FrozenPage
+
+        if isinstance(self.screen, MainScreen) and self.shown is self.board:
+            self.board.album = None
+            self.asker.ask()
+            self.push_screen(FrozenPage(self.board))
+
+    def check_action(
+        self,
+        action: str,
+        parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
+    ) -> bool:
+        """Nothing of the present can be changed from the past."""
+        return self.shown is self.board or action not in ("pause", "read", "pace")
 
     def action_pause(self) -> None:
         """Stop the picture, or let it go on."""

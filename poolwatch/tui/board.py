@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from poolwatch.model import Finding, Process, Snapshot
+from poolwatch.model import Finding, Frozen, Process, Snapshot
 from poolwatch.tui.filtering import Filter
 from poolwatch.tui.reading import Mode, Reading, freshness
 from poolwatch.tui.rows import SORTS, Key, Row, Sort, build, ordered
 from poolwatch.tui.selection import Selection
+
+if TYPE_CHECKING:
+    from poolwatch.tui.album import Album
 
 TICKS = 30
 """Readings a sparkline remembers."""
@@ -43,6 +47,10 @@ class Board:
     """Rows the filter hides."""
     unfold: bool = False
     """Whether library frames are shown."""
+    past: Frozen | None = None
+    """The picture that is shown, if it is not the present."""
+    album: Album | None = None
+    """The kept pictures, when they were last asked for; None while they are awaited."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -62,6 +70,8 @@ class Board:
 
     def mode(self, now: float) -> Mode:
         """Say in one word how far the screen can be trusted."""
+        if self.past is not None:
+            return "frozen"
         return freshness(self.last, self.kept, self.age(now), self.refresh, self.paused)
 
     def take(self, reading: Reading, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from poolwatch.kept import moment
 from poolwatch.model import Finding, Hold
 from poolwatch.text import duration, neutral, one_line, place, plural
 from poolwatch.tui.board import Board
@@ -43,10 +44,11 @@ def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
     if cells < WIDE:
         inner = cells - 4
         told = [*_stacks(board, row, inner), *_findings(row, inner)]
-        return [*_facts_of(row, inner), *told, BLANK, *_server(row, inner)]
+        return [*_facts_of(row, inner), *told, BLANK, *_server(board, row, inner)]
     half = cells // 2
     left = [*_facts_of(row, half - 4), *_stacks(board, row, half - 4)]
-    right = [*_server(row, cells - half - 4), *_findings(row, cells - half - 4)]
+    other = cells - half - 4
+    right = [*_server(board, row, other), *_findings(row, other)]
     return beside(left, right, half)
 
 
@@ -85,18 +87,24 @@ def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     unfold = board.unfold
     body = stack_lines(taken, hold.site, unfold=unfold)
     lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_unknown("no stack")])]
-    lines += _used(hold, taken, cells, unfold=unfold)
+    lines += _used(board, hold, taken, cells)
     why = "the holder has ended, or cannot be read"
-    return [*lines, *_later("NOW HERE", why, hold.now, (taken, hold.used), unfold)]
+    title = "NOW HERE"
+    if board.past is not None:
+        title = f"HERE AT {moment(board.past.at)[1]}"
+    return [*lines, *_later(title, why, hold.now, (taken, hold.used), unfold)]
 
 
-def _used(hold: Hold, taken: Stack, cells: int, *, unfold: bool) -> list[Line]:
+def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
     """Draw where the last statement came from, with it, and how long ago that was."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
-    lines = _later("LAST USED HERE", "no stack", hold.used, (taken,), unfold)
-    ago = f"{duration(hold.unused_s)} ago"
-    when = ("  running now", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
+    lines = _later("LAST USED HERE", "no stack", hold.used, (taken,), board.unfold)
+    before, now = ("ago", "now") if board.past is None else ("before", "then")
+    ago = f"{duration(hold.unused_s)} {before}"
+    when = (
+        (f"  running {now}", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
+    )
     lines[1] = (lines[1][0], when, *lines[1][1:])
     if hold.statement:
         said = one_line(hold.statement)
@@ -174,12 +182,14 @@ def finding_lines(finding: Finding, cells: int) -> list[Line]:
     return lines
 
 
-def _server(row: Row, cells: int) -> list[Line]:
+def _server(board: Board, row: Row, cells: int) -> list[Line]:
     hold, server = row.hold, row.hold.server
     lines = [_heading("SERVER")]
     if server is None:
         lines += _pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
-        lines += [((f"  {part}", "muted"),) for part in wrap(_no_server(row), cells, 3)]
+        lines += [
+            ((f"  {part}", "muted"),) for part in wrap(_no_server(board, row), cells, 3)
+        ]
     else:
         facts = [
             ("backend", f"{hold.backend_pid}{_address(row)}", "text"),
@@ -210,7 +220,9 @@ def _address(row: Row) -> str:
     return ""
 
 
-def _no_server(row: Row) -> str:
+def _no_server(board: Board, row: Row) -> str:
+    if board.past is not None:
+        return "a kept picture has no server view"
     for status in row.process.servers:
         if row.hold.pool in status.pools and status.error:
             return status.error

@@ -22,7 +22,19 @@ MAIN: Keys = (
     ("q", "quit"),
 )
 FILTERING: Keys = (("↵", "keep the filter"), ("esc", "clear it"), ("↑↓", "select"))
+ALBUM: Keys = (("z", "kept pictures"),)
+FROZEN: Keys = (("↵", "open"), ("↑↓", "select"), ("esc", "back"))
+PAST: Keys = (
+    ("↵", "detail"),
+    ("w", "why"),
+    ("c", "call sites"),
+    ("/", "filter"),
+    ("s", "sort"),
+    ("v", "pane"),
+    ("esc", "back"),
+)
 DETAIL: Keys = (("esc", "back"), ("j k", "scroll"), ("f", "fold"), ("p", "pause"))
+PAST_DETAIL: Keys = DETAIL[:-1]
 PAGE: Keys = (("esc", "back"), ("j k", "scroll"))
 
 _ESSENTIAL = {"?", "q", "esc", "↵", "/"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from poolwatch.kept import moment
 from poolwatch.model import ServerStatus, Snapshot
 from poolwatch.text import duration, neutral, one_line, plural, short_time
 from poolwatch.tui.board import Board
@@ -17,6 +18,7 @@ _BADGES: dict[Mode, Run] = {
     "failed": ("NO ANSWER", "mark"),
     "lost": ("LOST", "mark"),
     "none": ("NO PROCESS", "mark"),
+    "frozen": ("FROZEN", "mark"),
 }
 
 SEVERITY_INK = {"critical": "bad", "warning": "warn", "info": "accent"}
@@ -27,14 +29,21 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     """Say whose data this is and how old; what matters less leaves first."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
+    if board.past is not None:
+        day, time = moment(board.past.at)
+        badge = f"{badge} {time}"
     start: Line = (("  poolwatch ", "title"),)
     who: Line = ((f" {_who(board.snapshot)}  ", "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
-    end: list[Line] = [
-        ((f"  {clock}  ", "muted"),),
-        ((f"  every {_interval(board.refresh)}", "muted"),),
-        _server(board.snapshot),
-    ]
+    end: list[Line]
+    if board.past is not None:
+        end = [((f"  {day}, not now  ", "muted"),)]
+    else:
+        end = [
+            ((f"  {clock}  ", "muted"),),
+            ((f"  every {_interval(board.refresh)}", "muted"),),
+            _server(board.snapshot),
+        ]
     left: Line = (*start, *crop(who, max(cells - 44, 8)), *state)
     right: Line = ()
     for part in end:
@@ -53,7 +62,7 @@ def _who(snapshot: Snapshot) -> str:
 
 
 def _age(board: Board, mode: Mode, now: float) -> Line:
-    if mode in ("starting", "none"):
+    if mode in ("starting", "none", "frozen"):
         return ()
     late = mode in ("stale", "failed", "lost")
     return (("  app ", "muted"), (duration(board.age(now)), "warn" if late else "text"))

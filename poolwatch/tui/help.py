@@ -13,6 +13,7 @@ KEYS = (
     ("enter", "the hold in full: stacks, statement, server"),
     ("w", "what is wrong, with proof and remedy"),
     ("c", "call sites: what each keeps, and waits it causes"),
+    ("z", "pictures kept of a pool's first trouble"),
     ("s", "sort by harm, held, call site, pool"),
     ("/", "filter; esc clears it"),
     ("v", "show or hide the pane below"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from poolwatch.kept import moment
 from poolwatch.text import duration, fit, neutral, one_line, place, plural
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
@@ -26,13 +27,15 @@ COLUMNS = (
     Column("statement", "statement", 14, 400, 5),
 )
 
+_SERVERS = {"pid", "state", "age", "xact", "wait"}
+"""What only the server knows: of the past, nobody asked it."""
 _TRUNCATE_LEFT = {"site"}
 
 
 def layout(board: Board, cells: int) -> Layout:
     """Choose the columns; one pool or one process needs no column to tell it apart."""
     processes = board.snapshot.processes
-    hidden = set()
+    hidden = set(_SERVERS) if board.past is not None else set()
     if len(processes) < 2:
         hidden.add("process")
     if len({pool.name for process in processes for pool in process.pools}) < 2:
@@ -44,6 +47,8 @@ def title_lines(board: Board, columns: Layout, cells: int) -> list[Line]:
     """Give the panel's rule, with count, order and filter, and the column titles."""
     shown = board.selection.shown
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
+    if board.past is not None:
+        title += [(f" at {moment(board.past.at)[1]}", "warn")]
     if board.filter.text:
         hides = f"{plural(board.hidden, 'row')} hidden"
         title += [("  filter ", "muted"), (one_line(board.filter.text, 60), "accent")]

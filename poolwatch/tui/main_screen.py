@@ -46,8 +46,8 @@ class MainScreen(BoardScreen):
         Binding("enter", "open", show=False),
     ]
 
-    def __init__(self, board: Board) -> None:
-        super().__init__(board, id="main")
+    def __init__(self, board: Board, *, id: str = "main") -> None:  # noqa: A002
+        super().__init__(board, id=id)
         self.pane = True
         """Whether the user wants the pane."""
 
@@ -75,8 +75,14 @@ class MainScreen(BoardScreen):
         self.part("waiters").paint([*air, *asking] if asking else [], fixed=True)
         self._paint_pane(width, height)
         typing = self._input() is not None
-        keys = footer.FILTERING if typing else footer.MAIN
+        keys = footer.FILTERING if typing else self.keys()
         self.part("footer").paint([footer.footer(keys, width)], fixed=True)
+
+    def keys(self) -> footer.Keys:
+        """Name the keys that work now: there may be pictures to look at."""
+        kept = any(process.frozen for process in self.board.snapshot.processes)
+        first, *others = footer.MAIN
+        return (first, *footer.ALBUM, *others) if kept else footer.MAIN
 
     def paint_head(self, now: float, clock: str) -> None:
         """Draw what changes although nothing was read: clock and ages."""

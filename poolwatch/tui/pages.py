@@ -130,6 +130,8 @@ class DetailPage(Page):
 
     def __init__(self, board: Board, row: Row) -> None:
         super().__init__(board)
+        if board.past is not None:
+            self.KEYS = footer.PAST_DETAIL
         self.row = row
         """The hold as it was last seen."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from poolwatch.kept import happened, moment, pool_name
 from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
 from poolwatch.text import duration, fit, one_line, short_time
 from poolwatch.tui.board import TICKS, Board
@@ -44,7 +45,9 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     """Draw at most ``limit`` lines, titles and notes included."""
     snapshot = board.snapshot
     several = len(snapshot.processes) > 1
-    hidden = () if several else ("process",)
+    hidden = set() if several else {"process"}
+    if board.past is not None:
+        hidden.add("spark")
     layout = arrange(COLUMNS, cells - 4, hidden)
     lines = [_heads(layout)]
     pairs = [(p, pool) for p in snapshot.processes for pool in p.pools]
@@ -151,7 +154,8 @@ def _notes(board: Board, cells: int) -> list[Line]:
     off = switched_off(board.snapshot)
     notes: list[Line] = [(("  ■ ", "bad"), (text, "bad")) for text in off]
     notes += _unread(board.snapshot)
-    kept = _kept([(each, mark) for each in processes for mark in each.frozen])
+    marks = [(each, mark) for each in processes for mark in each.frozen]
+    kept = _kept(marks if board.past is None else [])
     left = [one_line(text) for each in processes for text in each.left_out]
     notes += [_cut(*kept, cells - 2)] if kept else []
     if left:
@@ -190,33 +194,25 @@ def _unread(snapshot: Snapshot) -> list[Line]:
 
 
 def _kept(marks: Sequence[tuple[Process, FrozenMark]]) -> tuple[Line, Line] | None:
-    """Name the pictures kept of earlier trouble, the newest first, and the command."""
+    """Name the pictures kept of earlier trouble, the newest first, and the key."""
     if not marks:
         return None
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     told = [
-        f"{_name(process, mark.pool)} {one_line(mark.kind, 20)} {_when(mark.at)}"
+        f"{pool_name(process, mark.pool)} {happened(mark.kind)} {_when(mark.at)}"
         for process, mark in newest
     ]
     first: Line = (("  ● ", "accent"), ("kept: ", "muted"), (", ".join(told), "text"))
-    return first, (("  poolwatch ps --frozen", "accent"),)
+    return first, (("  z", "accent"), (" shows them", "muted"))
 
 
-def _cut(first: Line, command: Line, cells: int) -> Line:
-    """Leave room for the command, however much is to be said before it."""
-    return (*crop(first, max(cells - length(command), 12)), *command)
-
-
-def _name(process: Process, pool: str) -> str:
-    names = {each.id: each.name for each in process.pools}
-    return one_line(names.get(pool, pool), 24)
+def _cut(first: Line, key: Line, cells: int) -> Line:
+    """Leave room for the key, however much is to be said before it."""
+    return (*crop(first, max(cells - length(key), 12)), *key)
 
 
 def _when(at: str) -> str:
     """Shorten ``2026-01-01T03:12:44+00:00``: the day only if it is another one."""
-    try:
-        then = datetime.fromisoformat(at).astimezone(UTC)
-    except ValueError:
-        return one_line(at, 25)
-    same = then.date() == datetime.now(UTC).date()
-    return then.strftime("%H:%M:%S UTC" if same else "%Y-%m-%d %H:%M:%S UTC")
+    day, time = moment(at)
+    today = datetime.now(UTC).date().isoformat()
+    return time if day == today else f"{day} {time}".strip()

@@ -7,7 +7,9 @@ from typing import Literal
 
 from poolwatch.model import Snapshot
 
-Mode = Literal["starting", "live", "paused", "stale", "failed", "lost", "none"]
+Mode = Literal[
+    "starting", "live", "paused", "stale", "failed", "lost", "none", "frozen"
+]
 
 
 @dataclass(frozen=True, slots=True)

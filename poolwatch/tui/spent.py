@@ -12,6 +12,8 @@ SHORTEST = 6
 _ROOMY = 16
 """Cells the bar keeps before percentages are written as well."""
 
+_BRIEF = {"in SQL": "SQL", "idle in tx": "idle-tx", "outside": "rest", "other": "rest"}
+
 _Part = tuple[str, str, str, float]
 """Shape, ink and name of a part, and its seconds."""
 
@@ -40,9 +42,13 @@ def spent_line(hold: Hold, cells: int) -> Line | None:
     figures = _figures(shares, whole, percent=True)
     if length(figures) + _ROOMY > cells:
         figures = _figures(shares, whole, percent=False)
+    if length(figures) + SHORTEST > cells:
+        brief = [(shape, ink, _BRIEF[name], s) for shape, ink, name, s in shares]
+        figures = _figures(brief, whole, percent=False)
     drawn = min(cells - length(figures), LONGEST)
     if drawn < SHORTEST:
-        return figures
+        (mark, ink), *others = figures
+        return ((mark.lstrip(), ink), *others)
     return (*_bar(shares, whole, drawn), *figures)
 
 

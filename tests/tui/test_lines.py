@@ -327,11 +327,11 @@ def test_kept_pictures_and_what_was_left_out_are_named(board):
     one = process(frozen=marks, left_out=("who keeps h1 alive",))
     shown = text(pools.pool_lines(board(snapshot(one)), 160, 9))
     assert "orders exhausted 03:12:44 UTC" in shown
-    assert "orders timeout 2026-01-01 03:10:00 UTC" in shown
+    assert "orders timed out 2026-01-01 03:10:00 UTC" in shown
     assert "left out: who keeps h1 alive" in shown
     for cells in (60, 80, 160):
         shown = pools.pool_lines(board(snapshot(one)), cells, 9)
-        assert any(plain(line).endswith("poolwatch ps --frozen") for line in shown)
+        assert any(plain(line).endswith("z shows them") for line in shown)
         assert all(length(line) <= cells for line in shown)
         assert not RAW & set(text(shown).replace("\n", ""))
 

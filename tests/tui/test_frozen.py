@@ -1,0 +1,214 @@
+"""The kept pictures in the dashboard: asked for by a key, never mistaken for now."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fakes import FakeSource, finding, frame, hold, pool, process, snapshot, wait
+
+from poolwatch.client import Client
+from poolwatch.errors import UnreachableError
+from poolwatch.live import LiveSource
+from poolwatch.model import Frozen, FrozenMark, Unreachable
+from poolwatch.tui import holders, pools
+from poolwatch.tui.album import open_album
+from poolwatch.tui.app import Dashboard
+from poolwatch.tui.detail import detail_lines
+from poolwatch.tui.frozen import past_board
+from poolwatch.tui.header import header
+from poolwatch.tui.ink import length, plain
+
+AT = "2026-01-01T03:12:44+00:00"
+EXHAUSTED = """
+import sys, threading, time
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import QueuePool
+import poolwatch
+
+engine = create_engine("sqlite:///orders.db", poolclass=QueuePool, pool_size=1,
+    max_overflow=0, pool_timeout=30)
+poolwatch.instrument(engine, name="orders")
+begun, done = threading.Event(), threading.Event()
+
+def export():
+    with engine.connect() as connection:
+        connection.execute(text("select 1"))
+        begun.set()
+        done.wait()  # then
+
+def pay():
+    engine.connect().close()
+
+threads = [threading.Thread(target=each, name=each.__name__) for each in (export, pay)]
+threads[0].start()
+begun.wait()
+threads[1].start()
+while not poolwatch.snapshot().processes[0].frozen:
+    time.sleep(0.01)
+done.set()
+for thread in threads:
+    thread.join()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def screen_text(app):
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+def dashboard(source, **settings):
+    return Dashboard(source, clock=lambda: "12:00:00", **settings)
+
+
+class Remembering(FakeSource):
+    """A source with pictures, or with an error instead of them."""
+
+    def __init__(self, frozen=(), unreachable=(), error=None):
+        mark = FrozenMark("orders", "exhausted", AT)
+        super().__init__(snapshot(process(hold("today"), frozen=(mark,))))
+        self.pictures = tuple(frozen), tuple(unreachable)
+        self.error = error
+        self.asked = 0
+        self.told = threading.Event()
+        self.told.set()
+
+    def all_frozen(self):
+        self.asked += 1
+        self.told.wait(60)
+        if self.error is not None:
+            raise self.error
+        return self.pictures
+
+
+def picture(*holds, kind="exhausted", at=AT, **changes):
+    holds = holds or (hold("then", held_s=9.0, thread="exporter"),)
+    changes.setdefault("waits", (wait(),))
+    return Frozen("orders", kind, at, process(*holds, **changes))
+
+
+async def test_a_real_process_shows_what_it_kept(apps, until):
+    app_ = apps.start(EXHAUSTED)
+    source = LiveSource(Client(apps.directory), environ={})
+    app = dashboard(source, refresh=0.25)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(lambda: "kept: orders exhausted" in screen_text(app))
+        assert "HOLDERS 0" in screen_text(app)
+        await pilot.press("z")
+        await until(lambda: "KEPT PICTURES 1" in screen_text(app))
+        await pilot.press("enter")
+        await until(lambda: "FROZEN" in screen_text(app))
+        assert "HOLDERS 1 at " in screen_text(app)
+        assert "WAITERS 1" in screen_text(app)
+        await pilot.press("enter")
+        await until(lambda: "HERE AT" in screen_text(app))
+        assert f"app.py:{apps.line('then')}" in screen_text(app)
+        assert "FROZEN" in screen_text(app)
+        assert "NOW HERE" not in screen_text(app)
+        await pilot.press("escape", "escape", "escape")
+        await until(lambda: "LIVE" in screen_text(app))
+        assert "HOLDERS 0" in screen_text(app)
+    source.close()
+    apps.finish(app_)
+
+
+async def test_the_processes_are_asked_once_and_only_for_the_key(until):
+    source = Remembering(
+        [picture(), picture(kind="timeout", at="2026-01-02T00:00:00Z")]
+    )
+    source.told.clear()
+    app = dashboard(source, refresh=0.25)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(lambda: source.calls > 3)
+        assert source.asked == 0
+        assert "z kept pictures" in screen_text(app)
+        await pilot.press("z", "escape", "z")
+        await until(lambda: "asking the processes" in screen_text(app))
+        assert source.asked == 1
+        before = source.calls
+        await until(lambda: source.calls > before)  # nothing waits for the answer
+        source.told.set()
+        await until(lambda: "KEPT PICTURES 2" in screen_text(app))
+        lines = screen_text(app).splitlines()
+        (first,) = [n for n, line in enumerate(lines) if "2026-01-02 00:00:00" in line]
+        assert "2026-01-01 03:12:44 UTC  orders" in lines[first + 1]
+        await pilot.press("j", "j", "enter")
+        await until(lambda: "FROZEN 03:12:44 UTC" in screen_text(app))
+        assert source.asked == 1
+
+
+async def test_the_past_does_not_move_and_has_the_same_keys(until):
+    two = (hold("a", task="export"), hold("b", task="report"))
+    found = finding(text="it was empty then")
+    source = Remembering([picture(*two, findings=(found,))])
+    app = dashboard(source, refresh=0.25)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(lambda: app.board.kept)
+        await pilot.press("z")
+        await until(lambda: "KEPT PICTURES 1" in screen_text(app))
+        await pilot.press("enter")
+        await until(lambda: "HOLDERS 2 at 03:12:44 UTC" in screen_text(app))
+        await pilot.press("p", "plus", "R", "j", "s")
+        assert not app.board.paused
+        assert app.board.refresh == 0.25
+        assert app.shown.selection.at == 1
+        assert app.board.selection.at == 0
+        await pilot.press("slash", *"export", "enter")
+        await until(lambda: "1 row hidden" in screen_text(app))
+        await pilot.press("escape")
+        await until(lambda: "HOLDERS 2 at" in screen_text(app))
+        for key, shown in (("w", "it was empty then"), ("c", "CALL SITES")):
+            await pilot.press(key)
+            await until(lambda shown=shown: shown in screen_text(app))
+            assert "FROZEN 03:12:44 UTC" in screen_text(app)
+            await pilot.press("q")
+            await until(lambda: "HOLDERS 2 at" in screen_text(app))
+        await pilot.press("q")
+        await until(lambda: "KEPT PICTURES" in screen_text(app))
+        await pilot.click("#body", offset=(10, 0), times=2)
+        await until(lambda: "HOLDERS 2 at" in screen_text(app))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Remembering(), "no picture was kept"),
+        (Remembering([], [Unreachable(7, "too old \x1b[2J")]), "process 7 could not"),
+        (Remembering(error=UnreachableError("it [/b] broke")), "it [/b] broke"),
+        (Remembering(error=RuntimeError("boom")), "the source failed: RuntimeError"),
+        (FakeSource(snapshot(process(hold()))), "this source keeps no pictures"),
+    ],
+)
+async def test_no_picture_is_a_sentence(source, said, until):
+    app = dashboard(source)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(lambda: app.board.kept)
+        await pilot.press("z")
+        await until(lambda: said in screen_text(app))
+        await pilot.press("enter", "j", "escape")
+        await until(lambda: "LIVE" in screen_text(app))
+
+
+def test_pictures_end_with_their_process(apps):
+    apps.finish(apps.start(EXHAUSTED))
+    album = open_album(LiveSource(Client(apps.directory), environ={}))
+    assert "no instrumented process found" in (album.error or "")
+
+
+@pytest.mark.parametrize("cells", [60, 80, 120, 160])
+def test_the_past_is_said_in_every_panel(cells):
+    used = (frame("/srv/app/a.py:7"),)
+    one = hold("a", used=used, unused_s=4.0, statement="select 1", task="export")
+    board = past_board(picture(one, pools=(pool(checked_out=1),)))
+    assert "FROZEN 03:12:44 UTC" in plain(header(board, 0.0, "12:00:00", cells))
+    assert length(header(board, 0.0, "12:00:00", cells)) <= cells
+    columns = holders.layout(board, cells)
+    assert "03:12:44 UTC" in plain(holders.title_lines(board, columns, cells)[0])
+    assert not {"state", "pid"} & {column.key for column, _ in columns}
+    row = board.rows[8812, "a"]
+    shown = "\n".join(plain(line) for line in detail_lines(board, row, cells))
+    assert "HERE AT 03:12:44 UTC" in shown
+    assert "4.0s before" in shown
+    assert "a kept picture has no server view" in shown
+    assert "z shows" not in "\n".join(map(plain, pools.pool_lines(board, cells, 9)))
