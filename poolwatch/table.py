@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from poolwatch.kept import moment, of_pool
 from poolwatch.model import (
     Frame,
     Frozen,
@@ -85,7 +86,7 @@ def render_frozen(
     lines: list[str] = []
     for picture in pictures:
         lines += _wrapped(_heading(picture), style, 0)
-        process = _only(picture.process, picture.pool)
+        process = of_pool(picture.process, picture.pool)
         lines += [*_process(process, style, process.holds), ""]
     if not pictures:
         lines += [*_wrapped(_nothing_kept(unreachable), style, 0), ""]
@@ -112,27 +113,6 @@ def _heading(picture: Frozen) -> str:
 
 def _name(process: Process) -> str:
     return one_line(process.name or process.program)
-
-
-def _only(process: Process, pool: str) -> Process:
-    """What a picture says of one pool."""
-    holds = tuple(hold for hold in process.holds if hold.pool == pool)
-    waits = tuple(wait for wait in process.waits if wait.pool == pool)
-    named = {hold.id for hold in holds} | {wait.id for wait in waits}
-    return replace(
-        process,
-        pools=tuple(each for each in process.pools if each.id == pool),
-        holds=holds,
-        waits=waits,
-        sites=tuple(site for site in process.sites if site.pool == pool),
-        findings=tuple(
-            finding
-            for finding in process.findings
-            if finding.pool == pool
-            or (finding.pool is None and named & {*finding.holds, *finding.waits})
-        ),
-        frozen=(),
-    )
 
 
 def _lost(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
@@ -218,13 +198,8 @@ def _mark(mark: FrozenMark, name: str) -> str:
 
 
 def _moment(at: str, *, date: bool) -> str:
-    try:
-        moment = datetime.fromisoformat(at)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return one_line(at, 40)
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if date else f"{moment:%H:%M:%S} UTC"
+    day, time = moment(at)
+    return f"{day} {time}".strip() if date else time
 
 
 def _findings(process: Process, style: Style) -> Iterable[str]:

@@ -154,8 +154,7 @@ def _notes(board: Board, cells: int) -> list[Line]:
     off = switched_off(board.snapshot)
     notes: list[Line] = [(("  ■ ", "bad"), (text, "bad")) for text in off]
     notes += _unread(board.snapshot)
-    marks = [(each, mark) for each in processes for mark in each.frozen]
-    kept = _kept(marks if board.past is None else [])
+    kept = _kept([(each, mark) for each in processes for mark in each.frozen])
     left = [one_line(text) for each in processes for text in each.left_out]
     notes += [_cut(*kept, cells - 2)] if kept else []
     if left:

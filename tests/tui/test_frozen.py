@@ -211,4 +211,9 @@ def test_the_past_is_said_in_every_panel(cells):
     assert "HERE AT 03:12:44 UTC" in shown
     assert "4.0s before" in shown
     assert "a kept picture has no server view" in shown
+    with_other = (one, hold("b", pool="other"))
+    pair = (pool(), pool("other"))
+    shown = past_board(picture(*with_other, pools=pair))
+    assert list(shown.rows) == [(8812, "a")]
+    assert "other" not in "\n".join(map(plain, pools.pool_lines(shown, cells, 9)))
     assert "z shows" not in "\n".join(map(plain, pools.pool_lines(board, cells, 9)))

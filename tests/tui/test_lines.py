@@ -286,6 +286,8 @@ def test_the_time_of_a_hold_is_divided(board):
     assert "idle in tx 29s 72%" in plain(line)
     bar = plain(line).split()[0]
     assert 0 < bar.count("█") < bar.count("░") < bar.count("▓")
+    narrow = spent_line(hold(**values), 44)
+    assert plain(narrow) == "█ SQL 1.0s  ▓ idle-tx 29s  ░ rest 10s"
     assert spent_line(hold(), 100) is None
     assert spent_line(hold(held_s=0.0, in_sql_s=0.0), 100) is None
     assert "other 3.0s" in plain(spent_line(hold(held_s=4.0, in_sql_s=1.0), 100))
