@@ -222,17 +222,18 @@ async def shared_by_two_requests(zoo: Any) -> None:
 async def stuck_in_its_cleanup(zoo: Any) -> None:
     """A cancelled task waits for ever in its ``finally``."""
 
-    never = asyncio.Event()
+    never, at_work = asyncio.Event(), asyncio.Event()
 
     async def job() -> None:
         async with AsyncSession(zoo.engine) as session:
             await session.execute(PING)  # site: cleanup
             try:
+                at_work.set()
                 await asyncio.sleep(30)
             finally:
                 await never.wait()
 
     task = asyncio.create_task(job())
     _kept.append(task)
-    await asyncio.sleep(0.5)
+    await at_work.wait()
     task.cancel()
