@@ -12,20 +12,20 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from poolwatch import incident, rundir, watchdog
 from poolwatch.callsites import CallSites
 from poolwatch.collector import undisturbed
 from poolwatch.guard import Guard, log
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
 from poolwatch.model import Hold, Snapshot
-from poolwatch.picture import LedgerSource
 from poolwatch.settings import LONG_AFTER, Settings, disabled
 
 if TYPE_CHECKING:
+    from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
     from poolwatch.serverside import ServerSide
 
@@ -69,7 +69,6 @@ class Agent:
         self.ledger = Ledger()
         self.sites = CallSites()
         self.per_thread = PerThread()
-        self.source = LedgerSource(self.ledger)
         self.engines: Any = None
         """The adapter's registry, once SQLAlchemy is there."""
         self.servers: Any = None
@@ -89,6 +88,13 @@ class Agent:
         self.reachable = True
         """Viewers may look. Not in a test run that nobody has asked to be watched."""
 
+    @cached_property
+    def source(self) -> LedgerSource:
+        """What looks at the ledger; loaded when somebody does, or listens."""
+        from poolwatch.picture import LedgerSource
+
+        return LedgerSource(self.ledger)
+
     # -- called on the way of a checkout ---------------------------------------------
 
     def meet_thread(self) -> Holder:
@@ -106,6 +112,8 @@ class Agent:
             self._tried_in = os.getpid()
             attempt = self._attempt
         try:
+            from poolwatch import rundir
+
             directory = rundir.runtime_directory()
             rundir.prepare(directory)
             server, servers = self._open(directory)
@@ -141,6 +149,8 @@ class Agent:
         now = time.monotonic()
         known = self._explained.get(pool_id)
         if known is None or now - known[0] > 1.0:
+            from poolwatch import incident
+
             process = self.source.process(search=False)
             self.source.freezer.keep(pool_id, "timeout", process)
             known = now, incident.note(process, pool_id)
@@ -160,7 +170,7 @@ class Agent:
             self._server.hurry(_SOON_S)
 
     def _open(self, directory: Path) -> tuple[Server, ServerSide]:
-        from poolwatch import wire
+        from poolwatch import rundir, watchdog, wire
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.server import Server
         from poolwatch.serverside import ServerSide

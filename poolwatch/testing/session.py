@@ -18,7 +18,6 @@ import pytest
 
 from poolwatch.agent import agent
 from poolwatch.leaks.record import Leak, PoolLeakWarning
-from poolwatch.leaks.telling import in_words
 from poolwatch.testing import summary
 from poolwatch.testing.judging import Judge
 from poolwatch.testing.late import Late, Told
@@ -174,8 +173,7 @@ class PoolLeaks:
     def _narrowed(self, item: pytest.Item) -> frozenset[str] | None:
         """Ids of the pools that the project wants judged; None is all."""
         request = getattr(item, "_request", None)
-        defs = _definitions(item, "pool_watch_engines")
-        if request is None or len(defs) < 2:
+        if request is None or not _overridden(item, "pool_watch_engines"):
             return None
         engines = request.getfixturevalue("pool_watch_engines")
         if engines is None:
@@ -369,10 +367,17 @@ class PoolLeaks:
         summary.write(terminalreporter, self._config, self._entries, self._unjudged)
 
 
-def _definitions(item: pytest.Item, name: str) -> Sequence[Any]:
-    """The definitions of a fixture that the test can see, ours the first."""
+def _overridden(item: pytest.Item, name: str) -> bool:
+    """Whether the test can see another definition of a fixture than ours."""
     fixtures = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
-    return fixtures.getfixturedefs(name, item) or ()
+    return len(fixtures.getfixturedefs(name, item) or ()) > 1
+
+
+def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+    """As leaks.telling says it; loaded when there is a leak to tell of."""
+    from poolwatch.leaks.telling import in_words as tell
+
+    return tell(leaks, who, everything=everything)
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from poolwatch.leaks.record import Leak
-from poolwatch.leaks.telling import brief
 from poolwatch.testing.owners import Owner
 from poolwatch.text import one_line, plural
 
@@ -19,6 +18,8 @@ SCHEMA = 1
 
 def entry(owner: Owner, leak: Leak, error: bool) -> dict[str, Any]:
     """One leak as plain values: it travels from xdist's workers as JSON."""
+    from poolwatch.leaks.telling import brief  # only a leak needs it
+
     return {
         "severity": "error" if error else "warning",
         "test": owner.blamed if owner.kind != "collection" else None,
