@@ -116,22 +116,23 @@ async def test_tasks_inside_and_beside(aengine):
 
 
 def test_grace_and_allow(engine):
-    def work(seconds):
+    def work(last):
         with engine.connect():
             taken.set()
-            time.sleep(seconds)
+            last()
 
-    def start(seconds):
+    def start(last):
         taken.clear()
-        threads.append(threading.Thread(target=work, args=(seconds,)))
+        threads.append(threading.Thread(target=work, args=(last,)))
         threads[-1].start()
         assert taken.wait(5)
 
-    taken, threads = threading.Event(), []
-    with poolwatch.no_leaks(engine, grace=5):
-        start(0.05)
+    taken, release, threads = threading.Event(), threading.Event(), []
+    with poolwatch.no_leaks(engine, grace=30):
+        start(lambda: time.sleep(0.05))
     with pytest.raises(poolwatch.PoolLeakError), poolwatch.no_leaks(engine):
-        start(0.5)
+        start(release.wait)
+    release.set()
     with poolwatch.no_leaks(engine, allow=1):
         kept = engine.connect()
     kept.close()
