@@ -50,8 +50,11 @@ class Path:
 
     __slots__ = (
         "_frames",
+        "_rank",
         "_site",
+        "_site_at",
         "_tail",
+        "bottom",
         "children",
         "codes",
         "deeper",
@@ -60,7 +63,9 @@ class Path:
         "lastis",
         "looks",
         "owners",
+        "packages",
         "parent",
+        "users",
         "wanted",
     )
 
@@ -76,17 +81,34 @@ class Path:
         self.lastis = lastis
         self.owners = owners
         self.children: dict[tuple[int, ...], Path] = {}
-        self.depth: int = len(codes) + (parent.depth if parent else 0)
-        self.wanted: int = parent.wanted if parent else _USER_FRAMES_WANTED
-        """Frames of the user's own that are enough."""
         self.fast = False
         """The walk may stop here without a further look."""
         self.deeper = False
         """The walk must go on: too little of the user's code so far."""
+        self.bottom = False
+        """The walk ends here, whatever lies beyond."""
         self.looks = 0
         self._tail: Pairs = ()
         self._site: Frame | None = None
         self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
+        self.depth = len(codes)
+        self.users = owners.count(Owner.USER)
+        """Frames of the user's own so far, and ..."""
+        self.packages = owners.count(Owner.PACKAGE)
+        """... those of packages."""
+        self._site_at: tuple[CodeType, int] | None = None
+        self._rank = -1
+        """Whose code the call site is, as far as the walk has come."""
+        self.wanted = _USER_FRAMES_WANTED
+        """Frames of the user's own that are enough."""
+        if parent is not None:
+            self.depth += parent.depth
+            self.users += parent.users
+            self.packages += parent.packages
+            self._site_at, self._rank = parent._site_at, parent._rank
+            self.wanted = parent.wanted
+        if self._rank < Owner.USER:
+            self._find_site(owners, codes, lastis)
 
     def frames(self, live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
         """The stack in words, innermost first; ``live`` is where its holder is now."""
@@ -96,49 +118,55 @@ class Path:
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
-        if self._site is None:
-            self._find_site((), b"")
+        if self._site is None and self._site_at is not None:
+            self._site = _frame(*self._site_at)
         return self._site
 
     def look_again(self) -> None:
         """Compare the tail at the next hold on this path."""
         self.fast = False
 
+    def goes_on(self, beyond: bytes) -> bool:
+        """Whether the walk must go on from here: decides ``deeper``.
+
+        ``beyond`` tells whose code the rest of the stack is.
+        """
+        if beyond and self.depth < DEEPEST and not self._enough(beyond):
+            self.deeper = True
+        return self.deeper
+
     def learn(self, tail: Pairs, owners: bytes) -> None:
-        """Take in what lies beyond: decides ``fast`` and ``deeper``."""
+        """Take in what lies beyond, where the walk ends: decides ``fast``."""
         self.looks += 1
         if self.looks == 1:
             self._tail = tail
-            self._find_site(tail, owners)
+            if tail and self._rank < Owner.USER:
+                self._find_site(owners, *zip(*tail, strict=True))
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
-        if tail and self.depth < DEEPEST and not self._enough(owners):
-            self.deeper = True
-        elif self.looks >= _LOOKS:
+        if self.looks >= _LOOKS:
             self.fast = True
 
     def _enough(self, beyond: bytes) -> bool:
         """Whether the near part holds the call site and its nearest callers."""
-        near = self.owners_near()
-        if Owner.USER in near or Owner.USER in beyond:
-            return near.count(Owner.USER) >= self.wanted
-        return near.count(Owner.PACKAGE) >= self.wanted
+        if self.users or Owner.USER in beyond:
+            return self.users >= self.wanted
+        return self.packages >= self.wanted
 
-    def _find_site(self, tail: Pairs, owners: bytes) -> None:
-        pairs, whose = self.near() + tail, self.owners_near() + owners
-        for wanted in (Owner.USER, Owner.PACKAGE, Owner.PLUMBING):
-            if wanted in whose:
-                self._site = _frame(*pairs[whose.index(wanted)])
+    def _find_site(
+        self, owners: bytes, codes: tuple[CodeType, ...], lastis: tuple[int, ...]
+    ) -> None:
+        """See whether a better one is among these frames than the one known so far."""
+        for rank in (Owner.USER, Owner.PACKAGE, Owner.PLUMBING):
+            at = owners.find(rank) if rank > self._rank else -1
+            if at >= 0:
+                self._site_at, self._rank = (codes[at], lastis[at]), rank
                 return
 
     def near(self) -> Pairs:
         """What was walked of the stack."""
         near = tuple(zip(self.codes, self.lastis, strict=True))
         return (self.parent.near() if self.parent else ()) + near
-
-    def owners_near(self) -> bytes:
-        """Whose code that is."""
-        return (self.parent.owners_near() if self.parent else b"") + self.owners
 
 
 _NOBODY = Path(None, (compile("", "", "exec"),) * CHUNK)
@@ -154,6 +182,13 @@ class CallSites:
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Path] = []
+        self._bottoms: dict[int, CodeType] = {}
+        self.wanted = True
+        """Somebody may want to see these: what is optional is captured, too."""
+
+    def end_at(self, code: CodeType) -> None:
+        """Let no walk go beyond a frame of this code: a test runner's, say."""
+        self._bottoms[id(code)] = code
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -195,13 +230,15 @@ class CallSites:
                 and known[6] is c6
                 and known[7] is c7
             ):
-                child = self._child(path, list(_chain(near, CHUNK)))
+                return self._descend(path, near)
             path = child
             if path.fast:
                 return path
             if not path.deeper:
-                self._learn(path, frame)
-                if not path.deeper:
+                beyond = [] if path.bottom else self._rest(frame, DEEPEST - path.depth)[0]
+                owners = _owners(beyond)
+                if not path.goes_on(owners):
+                    self._learn(path, beyond, owners)
                     return path
 
     def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
@@ -213,6 +250,35 @@ class CallSites:
             parent = parent.parent
         return self._leaf(self._root, frames)
 
+    def _descend(self, path: Path, frame: FrameType | None) -> Path:
+        """Go on where the tree does not, with one look at every frame there is."""
+        frames, bottom = self._rest(frame, DEEPEST - path.depth)
+        owners, at = _owners(frames), 0
+        while not path.bottom:
+            chunk = frames[at : at + CHUNK]
+            if len(chunk) < CHUNK:
+                return self._leaf(path, chunk)
+            path = self._child(path, chunk, owners[at : at + CHUNK])
+            at += CHUNK
+            path.bottom = bottom and at >= len(frames)
+            if path.fast:
+                break
+            if not path.deeper and not path.goes_on(owners[at:]):
+                self._learn(path, frames[at:], owners[at:])
+                break
+        return path
+
+    def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], bool]:
+        """What is left of a stack, and whether it was cut short, to whole chunks."""
+        frames: list[FrameType] = []
+        bottoms, cut = self._bottoms, False
+        while frame is not None and len(frames) < most:
+            frames.append(frame)
+            if id(frame.f_code) in bottoms and not cut:
+                most, cut = min(most, -(-len(frames) // CHUNK) * CHUNK), True
+            frame = frame.f_back
+        return frames, cut and len(frames) == most
+
     def _end(self, path: Path, near: FrameType | None) -> Path:
         """The last, short chunk of a stack; empty if it ends with a full one."""
         return self._leaf(path, list(_chain(near, CHUNK)))
@@ -223,36 +289,26 @@ class CallSites:
             child.learn((), b"")
         return child
 
-    def _child(self, parent: Path, frames: list[FrameType]) -> Path:
+    def _child(
+        self, parent: Path, frames: list[FrameType], owners: bytes | None = None
+    ) -> Path:
         """The child of these frames, made if there is none yet.
 
         Functions of the same shape have the same offsets: the first one met stands
         under the offsets alone, its twins under offsets and code.
         """
-        lastis = tuple([frame.f_lasti for frame in frames])
-        child = parent.children.get(lastis)
-        if child is None:
-            return self._grow(parent, lastis, frames)
-        codes = [frame.f_code for frame in frames]
-        if all(map(operator.is_, child.codes, codes)):
-            return child
-        key = lastis + tuple(map(id, codes))
+        key = lastis = tuple([frame.f_lasti for frame in frames])
+        codes = tuple([frame.f_code for frame in frames])
         child = parent.children.get(key)
-        return child or self._grow(parent, key, frames)
-
-    def _grow(
-        self, parent: Path, key: tuple[int, ...], frames: list[FrameType]
-    ) -> Path:
-        if len(self._nodes) >= _MOST_NODES:
-            self._begin_anew()
-        child = Path(
-            parent,
-            tuple([frame.f_code for frame in frames]),
-            tuple([frame.f_lasti for frame in frames]),
-            _owners(frames),
-        )
-        parent.children[key] = child
-        self._nodes.append(child)
+        if child is not None and not all(map(operator.is_, child.codes, codes)):
+            key = lastis + tuple(map(id, codes))
+            child = parent.children.get(key)
+        if child is None:
+            if len(self._nodes) >= _MOST_NODES:
+                self._begin_anew()
+            owners = _owners(frames) if owners is None else owners
+            child = parent.children[key] = Path(parent, codes, lastis, owners)
+            self._nodes.append(child)
         return child
 
     def _new_root(self) -> Path:
@@ -267,13 +323,15 @@ class CallSites:
         for path in old:
             path.children = {}
 
-    def _learn(self, path: Path, beyond: FrameType | None) -> None:
-        frames = list(_chain(beyond, max(0, DEEPEST - path.depth)))
-        pairs = tuple([(frame.f_code, frame.f_lasti) for frame in frames])
+    def _learn(self, path: Path, beyond: list[FrameType], owners: bytes) -> None:
+        if not beyond:
+            path.learn((), b"")
+            return
+        pairs = tuple([(frame.f_code, frame.f_lasti) for frame in beyond])
         # Tails repeat (the server, the framework): one copy of each is kept. The key
         # is by identity because hashing a code object reads all of its contents.
         key = tuple([part for code, lasti in pairs for part in (id(code), lasti)])
-        path.learn(self._tails.setdefault(key, pairs), _owners(frames))
+        path.learn(self._tails.setdefault(key, pairs), owners)
 
 
 def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
@@ -284,14 +342,15 @@ def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
 
 
 def _owners(frames: list[FrameType]) -> bytes:
-    return bytes(
-        [owner_of(frame.f_code.co_filename, _module(frame)) for frame in frames]
-    )
-
-
-def _module(frame: FrameType) -> str | None:
-    name = frame.f_globals.get("__name__")  # exec() takes any globals
-    return name if isinstance(name, str) else None
+    try:
+        return bytes(
+            [
+                owner_of(frame.f_code.co_filename, frame.f_globals.get("__name__"))
+                for frame in frames
+            ]
+        )
+    except TypeError:  # exec() takes any globals, and a name need not be hashable
+        return bytes([owner_of(each.f_code.co_filename, None) for each in frames])
 
 
 def _common(one: tuple[T, ...], other: tuple[T, ...]) -> tuple[T, ...]:
