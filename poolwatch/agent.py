@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from poolwatch.model import Hold, Snapshot
 from poolwatch.settings import LONG_AFTER, Settings, disabled
 
 if TYPE_CHECKING:
+    from poolwatch.adapters.registry import EveryLibrary
     from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
     from poolwatch.serverside import ServerSide
@@ -50,7 +50,7 @@ class Watch:
     def holds(self) -> tuple[Hold, ...]:
         """Return the open holds of this pool, the oldest first.
 
-        Those of all pools if the watch is on every engine.
+        Those of all pools if the watch is on every pool.
         """
         holds = self._agent.source.process().holds
         if self._pool_id is None:
@@ -59,7 +59,7 @@ class Watch:
 
     def __repr__(self) -> str:
         """Name the pool."""
-        return f"<poolwatch.Watch on {self._pool_id or 'every engine'}>"
+        return f"<poolwatch.Watch on {self._pool_id or 'every pool'}>"
 
 
 class Agent:
@@ -69,8 +69,8 @@ class Agent:
         self.ledger = Ledger()
         self.sites = CallSites()
         self.per_thread = PerThread()
-        self.engines: Any = None
-        """The adapter's registry, once SQLAlchemy is there."""
+        self.pools: EveryLibrary | None = None
+        """The instrumented pools, once there was a reason to have some."""
         self.servers: Any = None
         self._watchdog: Any = None
         self._guard = Guard("its watch over leaks")
@@ -229,8 +229,8 @@ class Agent:
         self.ledger.forget_parent()
         self.source.freezer.forget()
         self._hurried.clear()
-        if self.engines is not None:
-            self.engines.forget_parent()
+        if self.pools is not None:
+            self.pools.forget_parent()
         if server is not None:
             server.abandon()
 
@@ -254,7 +254,7 @@ class Agent:
         """After the last pool: nothing is left but what a new start needs."""
         self.close()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
-        self.engines = None
+        self.pools = None
 
 
 agent = Agent()
@@ -276,10 +276,11 @@ def instrument(
     """Record who holds each connection of a pool, and let viewers ask.
 
     Args:
-        target: an ``Engine``, ``AsyncEngine`` or ``Pool`` of SQLAlchemy 2.0 or later;
-            without one, every engine of this process, existing and future.
-        name: what the pool is called everywhere; else the engine's own logging name or
-            its database.
+        target: an ``Engine``, ``AsyncEngine`` or ``Pool`` of SQLAlchemy 2.0 or later,
+            or a pool of psycopg2, psycopg_pool or asyncpg; without one, every engine
+            and pool of this process, existing and future.
+        name: what the pool is called everywhere; else the pool's own name or its
+            database.
         long_after: seconds after which a hold counts as long.
         server_view: whether a viewer may have this process read ``pg_stat_activity``
             over a short-lived connection of its own, outside the pool.
@@ -292,16 +293,16 @@ def instrument(
         ValueError: for a setting out of range.
     """
     settings = Settings(name=name, long_after=long_after, server_view=server_view)
-    if target is not None and not _is_sqlalchemy(target):
-        raise TypeError(_unknown(target))
+    pools = _pools()
+    if target is not None and not pools.accepts(target):
+        raise _refusal(target)
     if disabled():
         return Watch(agent, None)
     agent.reachable = True
-    engines = _engines()
     if target is None:
-        engines.watch_every(settings)
+        pools.watch_every(settings)
         return Watch(agent, None)
-    return Watch(agent, engines.watch(target, settings))
+    return Watch(agent, pools.watch(target, settings))
 
 
 def uninstrument(target: Any = None) -> None:
@@ -310,30 +311,29 @@ def uninstrument(target: Any = None) -> None:
     ``target`` is what was instrumented; without one, everything. Something that is not
     instrumented is left alone. Raises TypeError for a target that is no pool.
     """
-    if target is not None and not _is_sqlalchemy(target):
-        raise TypeError(_unknown(target))
-    if agent.engines is None:
-        return
+    pools = _pools()
     if target is None:
-        agent.engines.forget_every()
+        pools.forget_every()
+    elif not pools.accepts(target):
+        raise _refusal(target)
     else:
-        agent.engines.forget(target)
-    if not agent.ledger.books and not agent.engines.watches_every:
+        pools.forget(target)
+    if not agent.ledger.books and not pools.watches_every:
         agent.begin_anew()
 
 
 def watch_quietly() -> None:
-    """Instrument every engine for this process's own use: no socket and no thread.
+    """Instrument every pool for this process's own use: no socket and no thread.
 
-    Engines that the application instruments itself can be looked at from outside.
+    Pools that the application instruments itself can be looked at from outside.
     """
     if disabled():
         return
-    engines = _engines()
-    if not engines.watches_every:
+    pools = _pools()
+    if not pools.watches_every:
         if not agent.ledger.books:
             agent.reachable = False
-        engines.watch_every(Settings())
+        pools.watch_every(Settings())
 
 
 def snapshot() -> Snapshot:
@@ -341,12 +341,13 @@ def snapshot() -> Snapshot:
     return agent.source.snapshot()
 
 
-def _engines() -> Any:
-    if agent.engines is None:
+def _pools() -> EveryLibrary:
+    pools = agent.pools
+    if pools is None:
         from poolwatch.adapters.context import AdapterContext
-        from poolwatch.adapters.sqlalchemy_engines import Engines
+        from poolwatch.adapters.registry import EveryLibrary
 
-        agent.engines = Engines(
+        pools = agent.pools = EveryLibrary(
             AdapterContext(
                 agent.ledger,
                 agent.sites,
@@ -356,24 +357,13 @@ def _engines() -> Any:
                 agent.look_soon,
             )
         )
-    return agent.engines
+    return pools
 
 
-def _is_sqlalchemy(target: Any) -> bool:
-    """Whether an adapter knows this; loads nothing that is not loaded."""
-    if "sqlalchemy" not in sys.modules:
-        return False
-    from poolwatch.adapters.sqlalchemy_engines import accepts
+def _refusal(target: Any) -> TypeError:
+    from poolwatch.adapters.registry import unknown
 
-    return accepts(target)
-
-
-def _unknown(target: Any) -> str:
-    kind = f"{type(target).__module__}.{type(target).__qualname__}"
-    return (
-        f"cannot instrument {kind}: poolwatch takes a sqlalchemy Engine, AsyncEngine "
-        "or Pool, or no argument for every engine"
-    )
+    return TypeError(unknown(target))
 
 
 def _seconds(text: str | None) -> float:

@@ -1,6 +1,9 @@
 """Does something as soon as a module has been imported, and nothing before.
 
 So an application that never loads SQLAlchemy does not load it because of us.
+
+``sys.meta_path`` is replaced rather than changed: another thread may be going through
+it, and would miss a finder.
 """
 
 from __future__ import annotations
@@ -16,12 +19,22 @@ from typing import Any
 from poolwatch.guard import log
 
 
-def when_imported(name: str, do: Callable[[], None]) -> None:
-    """Call ``do`` once the module is there: now, or right after its first import."""
+def when_imported(name: str, do: Callable[[], None]) -> Callable[[], None]:
+    """Call ``do`` once the module is there: now, or right after its first import.
+
+    Returns the call by which nobody waits for it any more; an import that is under way
+    ends with ``do`` all the same.
+    """
     if name in sys.modules:
         do()
-    else:
-        sys.meta_path.insert(0, _Finder(name, do))
+        return _nothing
+    finder = _Finder(name, do)
+    sys.meta_path = [finder, *sys.meta_path]
+    return finder.leave
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -40,11 +53,15 @@ class _Finder(importlib.abc.MetaPathFinder):
         """Step aside, and see to it that we hear when it has been loaded."""
         if fullname != self._name or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
+        self.leave()
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self._do)
         return spec
+
+    def leave(self) -> None:
+        """Be asked no more."""
+        sys.meta_path = [each for each in sys.meta_path if each is not self]
 
 
 class _Loader(importlib.abc.Loader):

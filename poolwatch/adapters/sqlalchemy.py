@@ -30,6 +30,7 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
+from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.guard import Guard
@@ -57,7 +58,7 @@ class PoolHooks:
         self._async = bool(pool._is_asyncio)
         book.shared = self._shared
         self._target: Callable[[], Any] = ref(target)
-        self._wrapped: list[_Wrapped] = []
+        self._wrapped: list[Wrapped] = []
         """Pools of this target, the newest last: old ones may have holds out."""
         self.on_gone: Callable[[str], None] = lambda _: None
         """Called with the id of the book once the last pool is gone."""
@@ -152,14 +153,13 @@ class PoolHooks:
             self._connect_wrapper(pool),
             self._recreate_wrapper(pool),
         ]
-        wrapped = _Wrapped(pool, wrappers)
+        wrapped = Wrapped(pool, wrappers)
         self._wrapped.append(wrapped)
         wrapped.end = finalize(pool, self._one_pool_gone, wrapped)
         wrapped.end.atexit = False
-        for wrapper in wrappers:
-            setattr(pool, wrapper.__name__, wrapper)
+        wrapped.wrap(wrappers)
 
-    def _one_pool_gone(self, wrapped: _Wrapped) -> None:
+    def _one_pool_gone(self, wrapped: Wrapped) -> None:
         """Tell when it was the last. Runs in a finalizer."""
         with suppress(ValueError):
             self._wrapped.remove(wrapped)
@@ -167,7 +167,7 @@ class PoolHooks:
             self.on_gone(self.book.id)
 
     def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
-        original = _unbound(pool, "recreate")
+        original = unbound(pool, "recreate")
 
         def recreate() -> Pool:
             new: Pool = original(pool)
@@ -185,7 +185,7 @@ class PoolHooks:
 
         It keeps its pool alive, as the bound method does in whose place it stands.
         """
-        original = _unbound(pool, "connect")
+        original = unbound(pool, "connect")
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
@@ -426,47 +426,11 @@ class PoolHooks:
         return Gauges()
 
 
-class _Wrapped:
-    """A pool whose methods stand under wrappers of ours, and the way back."""
-
-    def __init__(self, pool: Pool, wrappers: list[Any]) -> None:
-        self.pool = ref(pool)
-        self.end: Any = None
-        """What runs when the pool is gone."""
-        self._ours: list[tuple[str, Callable[[], Any]]] = [
-            (each.__name__, ref(each)) for each in wrappers
-        ]
-        for each in wrappers:
-            each.around = pool.__dict__.get(each.__name__)
-
-    def unwrap(self) -> None:
-        """Take ours off where it is the outermost; below another's it stays."""
-        self.end.detach()
-        pool = self.pool()
-        for name, reference in self._ours:
-            ours: Any = reference()
-            if pool is None or pool.__dict__.get(name) is not ours or not ours:
-                continue
-            if ours.around is None:
-                delattr(pool, name)
-            else:  # somebody had wrapped it before us
-                setattr(pool, name, ours.around)
-
-
 def _capacity(pool: Pool) -> int:
     """The most connections it lends at once."""
     if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
         return pool.size() + pool._max_overflow
     return sys.maxsize
-
-
-def _unbound(pool: Pool, name: str) -> Callable[[Any], Any]:
-    """The method as a function of the pool, so that no wrapper refers to its pool."""
-    theirs: Any = pool.__dict__.get(name)
-    if theirs is not None:  # somebody has wrapped it before us
-        return lambda _: theirs()
-    method: Callable[[Any], Any] = getattr(type(pool), name)
-    return method
 
 
 def _cleared_early(proxy: Any) -> Callable[[], Any]:

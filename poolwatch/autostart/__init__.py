@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+TYPE_CHECKING = False  # importing typing would cost every Python that is started
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SITE = Path(__file__).parent / "site"
 """The directory that must come first in PYTHONPATH."""
 
@@ -26,16 +30,22 @@ def environment(inherited: dict[str, str]) -> dict[str, str]:
 
 
 def begin() -> None:
-    """Instrument every engine, from the moment that SQLAlchemy is imported."""
-    from poolwatch.importing import when_imported
+    """Instrument every pool, from the moment that a pool library is imported."""
     from poolwatch.settings import disabled
 
     if disabled():
         return
+    from poolwatch.adapters.libraries import LIBRARIES
+    from poolwatch.importing import when_imported
 
-    def instrument() -> None:
-        from poolwatch.agent import instrument as every
+    waiting: list[Callable[[], None]] = []
 
-        every()
+    def instrument_all() -> None:
+        from poolwatch.agent import instrument
 
-    when_imported("sqlalchemy", instrument)
+        while waiting:  # it waits for the others itself
+            waiting.pop()()
+        instrument()
+
+    for library in LIBRARIES:
+        waiting.append(when_imported(library, instrument_all))  # noqa: PERF401 - it may be called at once

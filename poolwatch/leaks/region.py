@@ -44,14 +44,14 @@ class Region:
     def _watch(self, target: Any) -> bool:
         """Instrument what is not yet; returns whether that must be undone."""
         if target is None:
-            before = agent.engines is not None and agent.engines.watches_every
+            before = agent.pools is not None and agent.pools.watches_every
             if not before:
                 watch_quietly()
             return not before
-        known = agent.engines.id_of(target) if agent.engines is not None else None
+        known = agent.pools.id_of(target) if agent.pools is not None else None
         if known is None:
             instrument(target)
-        self._pool = agent.engines.id_of(target) if agent.engines else None
+        self._pool = agent.pools.id_of(target) if agent.pools else None
         return known is None
 
     def taken(self, book: PoolBook, hold: Checkout) -> None:

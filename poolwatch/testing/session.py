@@ -180,7 +180,7 @@ class PoolLeaks:
             return None
         if not isinstance(engines, list | tuple | set | frozenset):
             engines = [engines]
-        known = agent.engines
+        known = agent.pools
         ids = {known.id_of(engine) for engine in engines} if known is not None else ()
         return frozenset(pool for pool in ids if pool is not None)
 

@@ -50,7 +50,7 @@ def listeners_of(engine):
 def test_an_unknown_target(instrument, target):
     """Something that is no pool is refused with the list of what is accepted."""
     for call in (instrument, poolwatch.uninstrument):
-        with pytest.raises(TypeError, match="Engine, AsyncEngine or Pool"):
+        with pytest.raises(TypeError, match="Engine, AsyncEngine or Pool, a psycopg2"):
             call(target)
 
 
@@ -373,7 +373,7 @@ def test_a_dropped_engine_is_forgotten(instrument, tmp_path, cycle, disposed):
     gc.collect()
     assert [each() for each in gone] == [None, None]
     assert agent.ledger.books == {}
-    assert agent.engines._hooks == {}
+    assert agent.pools._adapters["sqlalchemy"]._hooks == {}
 
 
 def test_a_dropped_pool_is_forgotten(instrument):
@@ -456,7 +456,7 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
             assert connection.scalar(text("select 41 + 1")) == 42
             with pytest.raises(Exception, match="QueuePool limit"):
                 engine.connect()
-    hooks = agent.engines._hooks[watch._pool_id]
+    hooks = agent.pools._adapters["sqlalchemy"]._hooks[watch._pool_id]
     assert hooks.guard.failures >= 1
     assert hooks.guard.tripped
     records = [r for r in caplog.records if r.name == "poolwatch"]
@@ -488,7 +488,7 @@ def test_an_error_that_is_the_applications_own(instrument):
         with contextlib.suppress(RecursionError):
             deeper(sys.getrecursionlimit() - here - room)
     gc.collect()
-    assert not agent.engines._hooks[watch._pool_id].guard.tripped
+    assert not agent.pools._adapters["sqlalchemy"]._hooks[watch._pool_id].guard.tripped
     pool.connect().close()
     assert Look().waits(watch) == []
 

@@ -386,7 +386,7 @@ def test_an_interrupted_wait_is_gone(instrument):
     assert book.waits == {}
     pool.connect().close()
     book.connections.clear()
-    hooks = agent.engines._hooks[book.id]
+    hooks = agent.pools._adapters["sqlalchemy"]._hooks[book.id]
     hooks._meet = interrupted
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
@@ -458,7 +458,7 @@ def test_a_statement_without_a_context(instrument, sqlite):
         engine.dialect.do_execute(cursor, "select 42", ())
         assert cursor.fetchall() == [(42,)]
         engine.dialect.do_executemany(cursor, "create table if not exists t (a)", [()])
-    assert not agent.engines._hooks[watch._pool_id].guard.tripped
+    assert not agent.pools._adapters["sqlalchemy"]._hooks[watch._pool_id].guard.tripped
 
 
 # -- PostgreSQL --------------------------------------------------------------------

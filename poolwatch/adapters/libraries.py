@@ -1,0 +1,15 @@
+"""The pool libraries that are known: a closed table, which loads none of them."""
+
+LIBRARIES = {
+    "sqlalchemy": "sqlalchemy_engines:Engines",
+    "psycopg2.pool": "psycopg2_pool:Psycopg2Pools",
+    "psycopg_pool": "psycopg_pool:PsycopgPools",
+    "asyncpg": "asyncpg_pool:AsyncpgPools",
+}
+"""By the module that is loaded when the application uses the library: the adapter."""
+
+TAKES = (
+    "a SQLAlchemy Engine, AsyncEngine or Pool, a psycopg2 pool, a psycopg_pool pool or "
+    "an asyncpg pool, or no argument for all of them"
+)
+"""What can be instrumented, in words."""

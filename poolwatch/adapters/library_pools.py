@@ -1,0 +1,236 @@
+"""Which pools of one library are instrumented, and how to reach them all."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from poolwatch.adapters.context import AdapterContext
+from poolwatch.checkout import Gauges
+from poolwatch.guard import log
+from poolwatch.ledger import PoolBook
+from poolwatch.settings import Settings
+
+_FOR_EVER = 1e9
+"""Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
+
+
+class Hooks(Protocol):
+    """What is attached to one pool."""
+
+    book: PoolBook
+    on_gone: Callable[[str], None]
+    """To be called with the id of the book once the pool was collected."""
+
+    @property
+    def pool(self) -> Any:
+        """The pool that is hooked; None once it is gone. ``book.gauges`` must be a
+        bound method of these hooks: that is how they are found again.
+        """
+        ...
+
+    def has(self, pool: Any) -> bool:
+        """Whether these hooks are on ``pool``."""
+        ...
+
+    def remove(self) -> None:
+        """Take everything off again. What is in flight passes through."""
+        ...
+
+
+class LibraryPools(ABC):
+    """The instrumented pools of one library. They are not kept alive.
+
+    A target is what the user gives; usually it is the pool itself.
+    """
+
+    accepted: tuple[type, ...]
+    """What may be given."""
+    made: tuple[type, ...]
+    """What is met when it is made, if every pool is watched: classes with an
+    ``__init__`` of their own, which their subclasses call."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        self._context = context
+        self._named: set[str] = set()
+        """Ids of pools that were instrumented by themselves."""
+        self._hooks: dict[str, Hooks] = {}
+        self._lock = threading.RLock()  # a finalizer may come in between
+        self._every: Settings | None = None
+        self._patched: list[tuple[Any, Any, Any]] = []
+        """Classes with an ``__init__`` of ours, that, and the one below it."""
+
+    # -- what each library says of its pools -------------------------------------------
+
+    @abstractmethod
+    def make_hooks(self, target: Any, book: PoolBook) -> Hooks:
+        """Hook a pool, and let its book know whatever it shall know but settings."""
+
+    @abstractmethod
+    def name_of(self, target: Any) -> str:
+        """A name when the user gave none: often the database."""
+
+    @abstractmethod
+    def url_of(self, target: Any) -> str | None:
+        """Where its connections go, with the password hidden."""
+
+    @abstractmethod
+    def server_connect(self, target: Any) -> Callable[[], Any] | None:
+        """The call that opens one synchronous connection like the pool's, outside of
+        it; None if there is no PostgreSQL. It keeps nothing alive, sets a connect
+        timeout, and raises ServerViewError when there is no such way.
+        """
+
+    def unwrapped(self, target: Any) -> Any:
+        """What stands for the pool, behind whatever it is wrapped in."""
+        return target
+
+    def pool_of(self, target: Any) -> Any:
+        """The pool of a target."""
+        return target
+
+    def is_ready(self, target: Any) -> bool:
+        """Whether it is made so far that it can be hooked."""
+        return True
+
+    def met_again(self, hooks: Any, target: Any) -> None:  # noqa: B027 - if at all
+        """A pool that is hooked was given once more."""
+
+    def apply(self, hooks: Any, settings: Settings) -> None:  # noqa: B027 - if at all
+        """Let settings take effect that the book alone does not give effect to."""
+
+    # -- the registry's side -----------------------------------------------------------
+
+    def accepts(self, target: Any) -> bool:
+        """Whether ``target`` is a pool of this library."""
+        return isinstance(self.unwrapped(target), self.accepted)
+
+    def watch(self, target: Any, settings: Settings) -> str:
+        """Instrument a pool, or change its settings; returns the id of the pool."""
+        return self._watch(self.unwrapped(target), settings, by_itself=True)
+
+    def _watch(self, target: Any, settings: Settings, *, by_itself: bool) -> str:
+        with self._lock:
+            hooks = self._of(self.pool_of(target))
+            if hooks is None:
+                hooks = self._hook(target, settings)
+            else:
+                self.met_again(hooks, target)
+            book = hooks.book
+            if by_itself:
+                self._named.add(book.id)
+            elif book.id in self._named:  # its own settings are the closer ones
+                return book.id
+        book.name = str(settings.name or self.name_of(target))
+        book.long_after = min(settings.long_after, _FOR_EVER)
+        book.server_view = settings.server_view
+        self.apply(hooks, settings)
+        return book.id
+
+    def id_of(self, target: Any) -> str | None:
+        """The id of an instrumented pool; None if it is not."""
+        hooks = self._of(self.pool_of(self.unwrapped(target)))
+        return None if hooks is None else hooks.book.id
+
+    def forget(self, target: Any) -> None:
+        """Take the hooks off one pool, if it has any."""
+        with self._lock:
+            hooks = self._of(self.pool_of(self.unwrapped(target)))
+            if hooks is not None:
+                self._unhook(hooks.book.id)
+
+    def watch_every(self, settings: Settings) -> None:
+        """Instrument all pools there are, and those to come.
+
+        Pools that were instrumented by themselves keep their settings.
+        """
+        with self._lock:
+            self._every = settings
+            if not self._patched:
+                self.patch()
+        for each in gc.get_objects():
+            # by type(): what isinstance() asks of a proxy object runs foreign code
+            if issubclass(type(each), self.made):
+                self.watch_one_of_all(each)
+
+    def forget_every(self) -> None:
+        """Take off all hooks."""
+        with self._lock:
+            self._every = None
+            self.unpatch()
+            for pool_id in list(self._hooks):
+                self._unhook(pool_id)
+
+    def forget_parent(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.RLock()
+
+    # -- pools to come -----------------------------------------------------------------
+
+    def patch(self) -> None:
+        """See to it that pools to come are met."""
+        for kind in self.made:
+            below = kind.__dict__["__init__"]
+            ours = self._watching_init(below)
+            self._patched.append((kind, ours, below))
+            kind.__init__ = ours  # type: ignore[misc]
+
+    def unpatch(self) -> None:
+        """Undo it where ours is the outermost; below another's it stays, and sleeps."""
+        while self._patched:
+            kind, ours, below = self._patched.pop()
+            if kind.__dict__.get("__init__") is ours:
+                kind.__init__ = below
+
+    def _watching_init(self, below: Any) -> Any:
+        def watched_init(pool: Any, *args: Any, **kwargs: Any) -> None:
+            below(pool, *args, **kwargs)
+            self.watch_one_of_all(pool)
+
+        return watched_init
+
+    def watch_one_of_all(self, target: Any) -> None:
+        """Instrument a pool that nobody has named."""
+        try:
+            # one that another thread is making is not ready: it comes by __init__
+            if self._every is not None and self.is_ready(target):
+                self._watch(target, self._every, by_itself=False)
+        except Exception:  # noqa: BLE001 - whatever it is, the app gets its pool
+            log.exception("poolwatch could not instrument a pool")
+
+    # -- hooks -------------------------------------------------------------------------
+
+    def _of(self, pool: Any) -> Hooks | None:
+        return next((h for h in list(self._hooks.values()) if h.has(pool)), None)
+
+    def _hook(self, target: Any, settings: Settings) -> Hooks:
+        book = self._context.ledger.open(
+            name=settings.name or self.name_of(target),
+            kind=type(self.pool_of(target)).__name__,
+            url=self.url_of(target),
+            long_after=min(settings.long_after, _FOR_EVER),
+            gauges=Gauges,
+        )
+        book.server_connect = self.server_connect(target)
+        hooks = self.make_hooks(target, book)
+        hooks.on_gone = self._gone
+        self._hooks[book.id] = hooks
+        return hooks
+
+    def _gone(self, pool_id: str) -> None:
+        """The pool was collected: forget it. Runs in a finalizer: no lock."""
+        hooks = self._hooks.pop(pool_id, None)
+        self._named.discard(pool_id)
+        if hooks is not None:
+            self._context.ledger.close(hooks.book)
+
+    def _unhook(self, pool_id: str) -> None:
+        hooks = self._hooks.pop(pool_id, None)
+        self._named.discard(pool_id)
+        if hooks is None:  # it was collected just now
+            return
+        hooks.remove()
+        self._context.ledger.close(hooks.book)

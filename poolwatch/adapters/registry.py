@@ -1,0 +1,159 @@
+"""The one door to the pools of every library.
+
+An adapter imports the library that it knows, so it is loaded when the application has
+loaded the library itself, and not before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any, Protocol
+
+from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.libraries import LIBRARIES, TAKES
+from poolwatch.guard import log
+from poolwatch.importing import when_imported
+from poolwatch.settings import Settings
+
+
+class Library(Protocol):
+    """The instrumented pools of one library; see LibraryPools."""
+
+    def accepts(self, target: Any) -> bool:
+        """Whether ``target`` is a pool of this library."""
+        ...
+
+    def watch(self, target: Any, settings: Settings) -> str:
+        """Instrument a pool, or change its settings; returns the id of the pool."""
+        ...
+
+    def id_of(self, target: Any) -> str | None:
+        """The id of an instrumented pool; None if it is not."""
+        ...
+
+    def forget(self, target: Any) -> None:
+        """Take the hooks off one pool, if it has any."""
+        ...
+
+    def watch_every(self, settings: Settings) -> None:
+        """Instrument all pools there are, and those to come."""
+        ...
+
+    def forget_every(self) -> None:
+        """Take off all hooks."""
+        ...
+
+    def forget_parent(self) -> None:
+        """In a forked child."""
+        ...
+
+
+class EveryLibrary:
+    """The instrumented pools of this process, whatever library they are from."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        self._context = context
+        self._adapters: dict[str, Library | None] = {}
+        """Those that were needed; None for one that could not be loaded."""
+        self._every: Settings | None = None
+        self._awaited: dict[str, Callable[[], None]] = {}
+        """By the module that is not loaded yet: how not to wait for it any more."""
+
+    def accepts(self, target: Any) -> bool:
+        """Whether an adapter knows this; loads no library that is not loaded."""
+        return self._library_of(target) is not None
+
+    def watch(self, target: Any, settings: Settings) -> str:
+        """Instrument a pool, or change its settings; returns the id of the pool.
+
+        Raises TypeError, in the user's words, for something that is none.
+        """
+        library = self._library_of(target)
+        if library is None:
+            raise TypeError(unknown(target))
+        return library.watch(target, settings)
+
+    def id_of(self, target: Any) -> str | None:
+        """The id of an instrumented pool; None if it is not."""
+        library = self._library_of(target)
+        return None if library is None else library.id_of(target)
+
+    def forget(self, target: Any) -> None:
+        """Take the hooks off one pool, if it has any."""
+        library = self._library_of(target)
+        if library is not None:
+            library.forget(target)
+
+    def watch_every(self, settings: Settings) -> None:
+        """Instrument all pools there are, and those to come, of every library.
+
+        Libraries that the application loads later are met when it does. Pools that were
+        instrumented by themselves keep their settings.
+        """
+        self._every = settings
+        for name in LIBRARIES:
+            if name in sys.modules:
+                self._arrived(name)
+            elif name not in self._awaited:
+                self._awaited[name] = when_imported(name, partial(self._arrived, name))
+
+    def forget_every(self) -> None:
+        """Take off all hooks, and wait for no library any more."""
+        self._every = None
+        while self._awaited:
+            _, give_up = self._awaited.popitem()
+            give_up()
+        for library in self._used():
+            library.forget_every()
+
+    @property
+    def watches_every(self) -> bool:
+        """Whether pools to come will be instrumented."""
+        return self._every is not None
+
+    def forget_parent(self) -> None:
+        """In a forked child: another thread of the parent may have held a lock."""
+        for library in self._used():
+            library.forget_parent()
+
+    def _arrived(self, name: str) -> None:
+        self._awaited.pop(name, None)
+        library, settings = self._adapter(name), self._every
+        if library is None or settings is None:  # forgotten while it was loading
+            return
+        try:
+            library.watch_every(settings)
+        except Exception:  # noqa: BLE001 - whatever it is, the app goes on
+            log.exception("poolwatch could not instrument the pools of %s", name)
+
+    def _library_of(self, target: Any) -> Library | None:
+        loaded = (self._adapter(name) for name in LIBRARIES if name in sys.modules)
+        return next((each for each in loaded if each and each.accepts(target)), None)
+
+    def _used(self) -> Iterator[Library]:
+        return (each for each in list(self._adapters.values()) if each is not None)
+
+    def _adapter(self, name: str) -> Library | None:
+        """The adapter of a library that is loaded."""
+        if name not in self._adapters:
+            self._adapters[name] = self._made(name)
+        return self._adapters[name]
+
+    def _made(self, name: str) -> Library | None:
+        module, _, kind = LIBRARIES[name].partition(":")
+        try:
+            found = getattr(import_module(f"poolwatch.adapters.{module}"), kind)
+            adapter: Library = found(self._context)
+        except Exception:  # noqa: BLE001 - e.g. a version that lacks what we need
+            log.exception("poolwatch cannot watch the pools of %s", name)
+            return None
+        return adapter
+
+
+def unknown(target: Any) -> str:
+    """What is said of a target that nobody knows."""
+    kind = f"{type(target).__module__}.{type(target).__qualname__}"
+    return f"cannot instrument {kind}: poolwatch takes {TAKES}"
