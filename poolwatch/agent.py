@@ -20,11 +20,11 @@ from poolwatch.collector import undisturbed
 from poolwatch.guard import Guard, log
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
-from poolwatch.model import Hold, Snapshot
 from poolwatch.settings import LONG_AFTER, Settings, disabled
 
 if TYPE_CHECKING:
     from poolwatch.adapters.registry import EveryLibrary
+    from poolwatch.model import Hold, Snapshot
     from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
     from poolwatch.serverside import ServerSide
@@ -86,7 +86,15 @@ class Agent:
         self._ended = False
         """The interpreter is going down."""
         self.reachable = True
+
+    @property
+    def reachable(self) -> bool:
         """Viewers may look. Not in a test run that nobody has asked to be watched."""
+        return self._reachable
+
+    @reachable.setter
+    def reachable(self, reachable: bool) -> None:
+        self._reachable = self.sites.of_statements.optional = reachable
 
     @cached_property
     def source(self) -> LedgerSource:

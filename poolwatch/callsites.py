@@ -28,7 +28,7 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
-from poolwatch.model import Frame
+from poolwatch.frame import Frame
 from poolwatch.ownership import Owner, is_ours, owner_of
 
 T = TypeVar("T")
@@ -45,14 +45,16 @@ _MOST_NODES = 512
 """Distinct paths remembered, before the tree starts anew."""
 
 
+_NONE_YET: dict[tuple[int, ...], Path] = {}
+"""The children of most paths. Never written to."""
+
+
 class Path:
     """One chunk of a stack, and through its parents the whole of it."""
 
     __slots__ = (
         "_frames",
-        "_rank",
         "_site",
-        "_site_at",
         "_tail",
         "bottom",
         "children",
@@ -65,6 +67,8 @@ class Path:
         "owners",
         "packages",
         "parent",
+        "rank",
+        "site_at",
         "users",
         "wanted",
     )
@@ -80,7 +84,7 @@ class Path:
         self.codes = codes
         self.lastis = lastis
         self.owners = owners
-        self.children: dict[tuple[int, ...], Path] = {}
+        self.children = _NONE_YET
         self.fast = False
         """The walk may stop here without a further look."""
         self.deeper = False
@@ -96,8 +100,8 @@ class Path:
         """Frames of the user's own so far, and ..."""
         self.packages = owners.count(Owner.PACKAGE)
         """... those of packages."""
-        self._site_at: tuple[CodeType, int] | None = None
-        self._rank = -1
+        self.site_at: tuple[CodeType, int] | None = None
+        self.rank = -1
         """Whose code the call site is, as far as the walk has come."""
         self.wanted = _USER_FRAMES_WANTED
         """Frames of the user's own that are enough."""
@@ -105,9 +109,9 @@ class Path:
             self.depth += parent.depth
             self.users += parent.users
             self.packages += parent.packages
-            self._site_at, self._rank = parent._site_at, parent._rank
+            self.site_at, self.rank = parent.site_at, parent.rank
             self.wanted = parent.wanted
-        if self._rank < Owner.USER:
+        if self.rank < Owner.USER:
             self._find_site(owners, codes, lastis)
 
     def frames(self, live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
@@ -118,8 +122,8 @@ class Path:
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
-        if self._site is None and self._site_at is not None:
-            self._site = _frame(*self._site_at)
+        if self._site is None and self.site_at is not None:
+            self._site = _frame(*self.site_at)
         return self._site
 
     def look_again(self) -> None:
@@ -140,7 +144,7 @@ class Path:
         self.looks += 1
         if self.looks == 1:
             self._tail = tail
-            if tail and self._rank < Owner.USER:
+            if tail and self.rank < Owner.USER:
                 self._find_site(owners, *zip(*tail, strict=True))
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
@@ -158,9 +162,9 @@ class Path:
     ) -> None:
         """See whether a better one is among these frames than the one known so far."""
         for rank in (Owner.USER, Owner.PACKAGE, Owner.PLUMBING):
-            at = owners.find(rank) if rank > self._rank else -1
+            at = owners.find(rank) if rank > self.rank else -1
             if at >= 0:
-                self._site_at, self._rank = (codes[at], lastis[at]), rank
+                self.site_at, self.rank = (codes[at], lastis[at]), rank
                 return
 
     def near(self) -> Pairs:
@@ -183,8 +187,8 @@ class CallSites:
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Path] = []
         self._bottoms: dict[int, CodeType] = {}
-        self.wanted = True
-        """Somebody may want to see these: what is optional is captured, too."""
+        self.optional = True
+        """Somebody may come and look: what only a viewer wants is captured, too."""
 
     def end_at(self, code: CodeType) -> None:
         """Let no walk go beyond a frame of this code: a test runner's, say."""
@@ -235,7 +239,9 @@ class CallSites:
             if path.fast:
                 return path
             if not path.deeper:
-                beyond = [] if path.bottom else self._rest(frame, DEEPEST - path.depth)[0]
+                beyond = (
+                    [] if path.bottom else self._rest(frame, DEEPEST - path.depth)[0]
+                )
                 owners = _owners(beyond)
                 if not path.goes_on(owners):
                     self._learn(path, beyond, owners)
@@ -307,6 +313,8 @@ class CallSites:
             if len(self._nodes) >= _MOST_NODES:
                 self._begin_anew()
             owners = _owners(frames) if owners is None else owners
+            if parent.children is _NONE_YET:
+                parent.children = {}
             child = parent.children[key] = Path(parent, codes, lastis, owners)
             self._nodes.append(child)
         return child
@@ -321,7 +329,7 @@ class CallSites:
         old = [self._root, *self._nodes]
         self._nodes, self._tails, self._root = [], {}, self._new_root()
         for path in old:
-            path.children = {}
+            path.children = _NONE_YET
 
     def _learn(self, path: Path, beyond: list[FrameType], owners: bytes) -> None:
         if not beyond:

@@ -6,16 +6,15 @@ No lock is taken here: what two threads may write at once is a single attribute.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.labels import Ambience
-from poolwatch.model import Connection
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.holders import Holder, TaskRef
+    from poolwatch.model import Connection
 
 
 class Checkout:
@@ -172,8 +171,7 @@ class Usage:
         return 0.0 if self.began is not None else max(0.0, now - self.used)
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFacts:
+class ConnectionFacts(NamedTuple):
     """What was learned of a DBAPI connection when it was opened or first met."""
 
     backend_pid: int | None
@@ -187,6 +185,8 @@ class ConnectionFacts:
 
     def record(self, now: float) -> Connection:
         """The form that viewers get."""
+        from poolwatch.model import Connection
+
         return Connection(
             age_s=now - self.opened,
             connect_s=self.connect_s,
@@ -195,8 +195,7 @@ class ConnectionFacts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Gauges:
+class Gauges(NamedTuple):
     """What the pool itself says of its present state."""
 
     size: int | None = None

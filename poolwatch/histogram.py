@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import log2
+from typing import TYPE_CHECKING
 
-from poolwatch.model import NO_SAMPLES, Distribution
+if TYPE_CHECKING:
+    from poolwatch.model import Distribution
 
 _STEPS = 4
 """Buckets per octave."""
@@ -58,6 +60,8 @@ class Histogram:
 
     def distribution(self) -> Distribution:
         """The figures people ask for."""
+        from poolwatch.model import NO_SAMPLES, Distribution
+
         if not self.count:
             return NO_SAMPLES
         return Distribution(

@@ -20,14 +20,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.frame import Frame
 from poolwatch.histogram import Histogram, merged
-from poolwatch.model import Counters, Frame, PoolStats, SiteStats
 from poolwatch.nestings import Nestings
-from poolwatch.tally import Outside, Tally
+from poolwatch.tally import Tally
 from poolwatch.waitrate import WaitRate
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
+    from poolwatch.model import Outside, PoolStats, SiteStats
 
 BATCH = 64
 """Ended holds of a call site that may queue up before they are folded."""
@@ -264,7 +265,7 @@ class PoolBook:
         site = path.site()
         if site not in self._by_site and len(self._by_site) >= MOST_SITES:
             site = OTHER_SITES
-        tally = self._by_site.setdefault(site, Tally())
+        tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
         tally.paths = [*tally.paths[-3:], path]
         return self._by_path.setdefault(path, tally)
 
@@ -297,6 +298,8 @@ class PoolBook:
 
     def mostly_outside(self) -> list[Outside]:
         """Call sites whose held time is mostly not in SQL."""
+        from poolwatch.model import Outside
+
         found = []
         for site, tally in list(self._by_site.items()):
             held, ended = tally.hold.total, tally.hold.count
@@ -316,6 +319,8 @@ class PoolBook:
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Figures of the pool, for a snapshot with so many holds and waits."""
+        from poolwatch.model import Counters, PoolStats  # whoever looks has it
+
         now = time.monotonic()
         tallies = list(self._by_site.values())
         with self._folded(tallies, _PATIENCE_S):
@@ -359,6 +364,8 @@ class PoolBook:
 
     def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:
         """Figures per call site, the holds that are out included in the average."""
+        from poolwatch.model import SiteStats
+
         out: dict[Frame | None, list[float]] = {}
         for hold in open_holds:
             out.setdefault(hold.path.site(), []).append(now - hold.taken)
@@ -402,6 +409,8 @@ class Ledger:
     def __init__(self) -> None:
         self.books: dict[str, PoolBook] = {}
         self._numbers = itertools.count(1)
+        self.changes = 0
+        """Times that a pool was added or taken away."""
         self.observers: list[Observer] = []
         """Told of every hold; the same list in all books."""
         self.numbers = itertools.count(1)
@@ -413,11 +422,13 @@ class Ledger:
         book = self.books[pool_id] = PoolBook(
             pool_id, observers=self.observers, **about
         )
+        self.changes += 1
         return book
 
     def close(self, book: PoolBook) -> None:
         """Forget a pool."""
         self.books.pop(book.id, None)
+        self.changes += 1
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""

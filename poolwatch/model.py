@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from poolwatch.frame import Frame as Frame  # noqa: PLC0414 - it is a record, too
+
 SCHEMA = 1
 """Version of the snapshot document."""
 
@@ -21,16 +23,6 @@ VIEWERS_ONLY = {"viewers_only": True}
 
 Verdict = Literal["ok", "long", "leaked"]
 Severity = Literal["info", "warning", "critical"]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One line of a stack: where a function was, not the frame object itself."""
-
-    file: str
-    """Path as the interpreter knows it (``co_filename``)."""
-    line: int
-    function: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +182,18 @@ class Wait:
     labels: Mapping[str, str]
     site: Frame | None
     stack: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A call site whose held time is mostly not in SQL."""
+
+    site: Frame
+    count: int
+    """Holds that have ended."""
+    held_s: float
+    in_sql_s: float
+    in_transaction_idle_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,7 @@ costs is not felt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from poolwatch.onstack import still_on_stack, taking_frames
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
@@ -22,21 +19,25 @@ _MOST_HOLDS = 256
 """A larger pool is not searched at a request for one."""
 
 
-@dataclass(slots=True)
 class Nesting:
     """Two stacks that were seen one within the other."""
 
-    outer: Path
-    inner: Path
-    who: str
-    """The first holder, in words."""
-    last: float
-    """``time.monotonic()`` of the last time."""
-    count: int = 1
-    depth: int = 2
-    """The most connections that one such holder wanted at once."""
-    told: bool = False
-    """Already in the log."""
+    __slots__ = ("count", "depth", "inner", "last", "outer", "told", "who")
+
+    def __init__(
+        self, outer: Path, inner: Path, who: str, last: float, depth: int
+    ) -> None:
+        self.outer = outer
+        self.inner = inner
+        self.who = who
+        """The first holder, in words."""
+        self.last = last
+        """``time.monotonic()`` of the last time."""
+        self.count = 1
+        self.depth = depth
+        """The most connections that one such holder wanted at once."""
+        self.told = False
+        """Already in the log."""
 
 
 class Nestings:
@@ -79,6 +80,8 @@ def _encloses(outer: Path, inner: Path) -> bool:
     or has leaked it; unless its function is on the stack once more: then it calls
     itself.
     """
+    from poolwatch.onstack import still_on_stack, taking_frames  # rarely needed
+
     taken, now = outer.frames(), inner.frames()
     site = outer.site()
     if site is not None and site == inner.site():

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from poolwatch.callsites import DEEPEST
-from poolwatch.model import Frame
+from poolwatch.frame import Frame
 from poolwatch.ownership import Owner, owner_of
 
 _PACKAGE = re.compile(r"[\\/](?:site|dist)-packages[\\/](\w+)")

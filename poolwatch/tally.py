@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from poolwatch.histogram import Histogram
-from poolwatch.model import Frame
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
@@ -70,15 +68,3 @@ class Tally:
         if self.folds & (self.folds - 1) == 0:  # ever more rarely
             for path in self.paths:
                 path.look_again()
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """A call site whose held time is mostly not in SQL."""
-
-    site: Frame
-    count: int
-    """Holds that have ended."""
-    held_s: float
-    in_sql_s: float
-    in_transaction_idle_s: float

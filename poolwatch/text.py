@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import PurePath
 
-from poolwatch.model import Frame
+from poolwatch.frame import Frame
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ufeff\ud800-\udfff]")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from poolwatch.callsites import CallSites
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterContext:
+class AdapterContext(NamedTuple):
     """Handed to each adapter by the agent."""
 
     ledger: Ledger

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from sys import modules
 from typing import Any
 
-current_greenlet: Callable[[], Any] | None = None
-"""None without the library: then there are no async engines."""
-with suppress(ImportError):
-    from greenlet import getcurrent
 
-    current_greenlet = getcurrent
+def current_greenlet() -> Any:
+    """Return it; None where nobody has loaded the library: then there are none."""
+    library = modules.get("greenlet")
+    return None if library is None else library.getcurrent()

@@ -142,8 +142,8 @@ class LibraryPools(ABC):
             if hooks is not None:
                 self._unhook(hooks.book.id)
 
-    def watch_every(self, settings: Settings) -> None:
-        """Instrument all pools there are, and those to come.
+    def watch_every(self, settings: Settings, *, existing: bool = True) -> None:
+        """Instrument all pools to come, and the existing ones, which takes a search.
 
         Pools that were instrumented by themselves keep their settings.
         """
@@ -151,7 +151,7 @@ class LibraryPools(ABC):
             self._every = settings
             if not self._patched:
                 self.patch()
-        for each in gc.get_objects():
+        for each in gc.get_objects() if existing else ():
             # by type(): what isinstance() asks of a proxy object runs foreign code
             if issubclass(type(each), self.made):
                 self.watch_one_of_all(each)

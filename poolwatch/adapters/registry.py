@@ -38,8 +38,8 @@ class Library(Protocol):
         """Take the hooks off one pool, if it has any."""
         ...
 
-    def watch_every(self, settings: Settings) -> None:
-        """Instrument all pools there are, and those to come."""
+    def watch_every(self, settings: Settings, *, existing: bool) -> None:
+        """Instrument all pools to come, and those there are if there may be any."""
         ...
 
     def forget_every(self) -> None:
@@ -96,9 +96,10 @@ class EveryLibrary:
         self._every = settings
         for name in LIBRARIES:
             if name in sys.modules:
-                self._arrived(name)
+                self._arrived(name, existing=True)
             elif name not in self._awaited:
-                self._awaited[name] = when_imported(name, partial(self._arrived, name))
+                arrived = partial(self._arrived, name, existing=False)
+                self._awaited[name] = when_imported(name, arrived)
 
     def forget_every(self) -> None:
         """Take off all hooks, and wait for no library any more."""
@@ -119,13 +120,13 @@ class EveryLibrary:
         for library in self._used():
             library.forget_parent()
 
-    def _arrived(self, name: str) -> None:
+    def _arrived(self, name: str, *, existing: bool) -> None:
         self._awaited.pop(name, None)
         library, settings = self._adapter(name), self._every
         if library is None or settings is None:  # forgotten while it was loading
             return
         try:
-            library.watch_every(settings)
+            library.watch_every(settings, existing=existing)
         except Exception:  # noqa: BLE001 - whatever it is, the app goes on
             log.exception("poolwatch could not instrument the pools of %s", name)
 

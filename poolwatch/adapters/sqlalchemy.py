@@ -246,7 +246,7 @@ class PoolHooks:
     def _async_caller(self, frame: Any) -> tuple[Path, TaskRef | None]:
         loop = running_loop()
         task = current_task(loop) if loop is not None else None
-        greenlet = current_greenlet() if current_greenlet is not None else None
+        greenlet = current_greenlet()
         if greenlet is None or greenlet.parent is None:
             path = self._sites.capture(frame)
         else:

@@ -70,9 +70,10 @@ class StatementHooks:
         needs is a local of this closure, and no call is made that can be spared.
         """
         guard, shared, holds = self._guard, self._book.shared, self._book.holds
-        capture, across_greenlets = self._sites.capture, self._across_greenlets
+        sites, across_greenlets = self._sites, self._across_greenlets
+        capture = sites.capture
 
-        def execute(  # noqa: C901 - every call would cost
+        def execute(  # noqa: C901, PLR0912 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:
             usage = None
@@ -93,11 +94,13 @@ class StatementHooks:
                         if getattr(context, "_is_server_side", False):
                             usage.streamed = True
                         if hold.task is None:
-                            usage.path = capture(_caller())
+                            if sites.optional:
+                                usage.path = capture(_caller())
                             if hold.holder.ident != get_ident():
                                 usage.by_others = True
                         else:
-                            usage.path = across_greenlets(_caller())
+                            if sites.optional:
+                                usage.path = across_greenlets(_caller())
                             if not hold.task.is_of(_task()):
                                 usage.by_others = True
                         usage.begin()
@@ -145,7 +148,7 @@ class StatementHooks:
         return end
 
     def _across_greenlets(self, frame: Any) -> Path:
-        greenlet = current_greenlet() if current_greenlet is not None else None
+        greenlet = current_greenlet()
         if greenlet is None or greenlet.parent is None:
             return self._sites.capture(frame)
         return self._sites.capture_across_greenlets(frame, greenlet)

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
-from poolwatch.model import Finding, Frame, Hold, PoolStats, Severity
-from poolwatch.tally import Outside
+from poolwatch.model import Finding, Frame, Hold, Outside, PoolStats, Severity
 from poolwatch.text import duration, place, plural
 
 

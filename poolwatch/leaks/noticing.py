@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from poolwatch.callsites import Pairs, resolve
 from poolwatch.checkout import Checkout
+from poolwatch.frame import Frame
 from poolwatch.holders import thread_stacks
 from poolwatch.leaks.record import Leak, LeakKind
 from poolwatch.ledger import PoolBook
 from poolwatch.masking import mask_literals
-from poolwatch.model import Frame
 
 _SEARCH_S = 0.3
 _SEARCH_NODES = 2_000_000

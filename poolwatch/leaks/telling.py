@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from poolwatch.doing import doing
+from poolwatch.frame import Frame
 from poolwatch.leaks.record import Leak
-from poolwatch.model import Frame
 from poolwatch.onstack import taking_frames
 from poolwatch.text import duration, one_line, place, plural
 

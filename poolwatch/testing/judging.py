@@ -12,21 +12,23 @@ import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from poolwatch.checkout import Checkout
-from poolwatch.leaks import noticing
-from poolwatch.leaks.record import Leak
-from poolwatch.ledger import PoolBook
-from poolwatch.model import Frame
 from poolwatch.testing.owners import Owner, by_other_threads
+
+if TYPE_CHECKING:
+    from poolwatch.checkout import Checkout
+    from poolwatch.frame import Frame
+    from poolwatch.leaks.record import Leak
+    from poolwatch.ledger import PoolBook
+
+    Suspects = list[tuple[int, tuple[PoolBook, Checkout]]]
 
 _FOR_THREADS_S = 0.2
 """What other threads get if no grace is set."""
 
 
 _STEP_S = 0.005
-
-Suspects = list[tuple[int, tuple[PoolBook, Checkout]]]
 
 
 class Judge:
@@ -61,6 +63,8 @@ class Judge:
         owner.over = True
         if not held and not dropped:
             return []
+        from poolwatch.leaks import noticing  # only a leak needs it
+
         leaks = [*dropped, *noticing.open_ones(held, time.monotonic())]
         return [leak for leak in leaks if not self._ignored(leak)]
 

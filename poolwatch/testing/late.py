@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from poolwatch.leaks.record import PoolLeakWarning
-
 Told = dict[str, Any]
 """``nodeid``, ``location``, ``text`` and ``entries``: it travels as JSON."""
 
@@ -54,6 +52,8 @@ class Late:
 
     def _warn(self, told: Told) -> bool:
         """As if the test itself had warned; returns whether the filters let it pass."""
+        from poolwatch.leaks.record import PoolLeakWarning
+
         file, line, _ = told["location"]
         site = told["entries"][0]["site"]
         try:

@@ -7,3 +7,4 @@ LIMIT = (
     'limit_pool(checkouts=1, hold="250 ms"): the most connections that the test may '
     "hold at once, and the longest time for each"
 )
+MARKERS = frozenset({"allow_pool_leaks", "limit_pool"})

@@ -15,46 +15,67 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
-from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from poolwatch.checkout import Checkout
-from poolwatch.leaks import noticing
-from poolwatch.leaks.record import Leak
-from poolwatch.ledger import PoolBook
-from poolwatch.model import Frame
+if TYPE_CHECKING:
+    from poolwatch.checkout import Checkout
+    from poolwatch.frame import Frame
+    from poolwatch.leaks.record import Leak
+    from poolwatch.ledger import PoolBook
 
 _STARTED_BY = "_pool_leaks_owner"
 _SERVES_ALL = "TestRunner._run_tests_and_fixtures"
 """anyio's one task that all tests and fixtures of an event loop run in."""
 
 
-@dataclass(eq=False, slots=True)
 class Owner:
     """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
 
-    kind: Literal["test", "fixture", "collection"]
-    name: str
-    """A node id; of a fixture, its name, scope and home."""
-    blamed: str
-    """Node id of the test that answers for it: of a fixture, the first that used it."""
-    location: tuple[str, int | None, str] = ("", None, "")
-    out: dict[int, tuple[PoolBook, Checkout]] = field(default_factory=dict)
-    """What it has taken and not returned."""
-    dropped: list[tuple[PoolBook, Leak]] = field(default_factory=list)
-    """What only the garbage collector returned."""
-    peak: int = 0
-    at_peak: list[tuple[Frame, ...]] = field(default_factory=list)
-    """The stacks of what was out then, if that is of interest."""
-    keeps_peak: bool = False
-    longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
-    """The longest ended hold, if that is of interest, and where it was taken."""
-    failed: bool = False
-    over: bool = False
-    """It was judged."""
-    pools: frozenset[str] | None = None
-    """Ids of the pools that count; all if None."""
+    __slots__ = (
+        "at_peak",
+        "blamed",
+        "dropped",
+        "failed",
+        "keeps_peak",
+        "kind",
+        "location",
+        "longest",
+        "name",
+        "out",
+        "over",
+        "peak",
+        "pools",
+    )
+
+    def __init__(
+        self,
+        kind: Literal["test", "fixture", "collection"],
+        name: str,
+        blamed: str,
+        location: tuple[str, int | None, str],
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        """A node id; of a fixture, its name, scope and home."""
+        self.blamed = blamed
+        """Node id of the test that answers for it: of a fixture, its first user."""
+        self.location = location
+        self.out: dict[int, tuple[PoolBook, Checkout]] = {}
+        """What it has taken and not returned."""
+        self.dropped: list[tuple[PoolBook, Leak]] = []
+        """What only the garbage collector returned."""
+        self.peak = 0
+        self.at_peak: list[tuple[Frame, ...]] = []
+        """The stacks of what was out then, if that is of interest."""
+        self.keeps_peak = False
+        self.longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
+        """The longest ended hold, if that is of interest, and where it was taken."""
+        self.failed = False
+        self.over = False
+        """It was judged."""
+        self.pools: frozenset[str] | None = None
+        """Ids of the pools that count; all if None."""
 
 
 class Owners:
@@ -115,6 +136,8 @@ class Owners:
         if owner.keeps_peak and now - hold.taken > owner.longest[0]:
             owner.longest = now - hold.taken, hold.path.frames()
         if collected:
+            from poolwatch.leaks import noticing  # only a leak needs it
+
             owner.dropped.append((book, noticing.collected(book, hold, now)))
             if owner.over:
                 self.late.append(owner)

@@ -54,20 +54,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Begin to watch before anything of the project is imported.
+
+    Then no pool can be there already, and none needs to be searched for.
+    """
+    _begin(early_config, early_config.known_args_namespace)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin to watch, unless that is switched off."""
+    """Begin to watch now if a conftest has loaded this plugin."""
     from poolwatch.testing.markers import ALLOW, LIMIT
 
     for line in (ALLOW, LIMIT):
         config.addinivalue_line("markers", line)
-    mode = config.getoption("--pool-leaks") or str(config.getini("pool_leaks")).strip()
+    if not config.pluginmanager.has_plugin(_SESSION):
+        _begin(config, config.option)
+
+
+def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
+    """Begin, unless that is switched off."""
+    mode = options.pool_leaks or str(config.getini("pool_leaks")).strip()
     if mode not in MODES:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
     if mode == "off":
         return
     from poolwatch.testing.session import PoolLeaks
 
-    session = PoolLeaks(config, error=mode == "error", grace=_grace(config))
+    grace = _grace(config, options.pool_leaks_grace)
+    session = PoolLeaks(config, error=mode == "error", grace=grace)
     config.pluginmanager.register(session, _SESSION)
     session.begin()
 
@@ -116,8 +132,7 @@ def assert_max_pool_checkouts() -> AssertMaxPoolCheckouts:
     return AssertMaxPoolCheckouts()
 
 
-def _grace(config: pytest.Config) -> float | None:
-    given: float | None = config.getoption("--pool-leaks-grace")
+def _grace(config: pytest.Config, given: float | None) -> float | None:
     ini = str(config.getini("pool_leaks_grace")).strip()
     if given is not None or not ini:
         return given

@@ -10,26 +10,34 @@ controller, and is told there.
 from __future__ import annotations
 
 import gc
+import sys
 import warnings
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import _pytest.fixtures
+import _pytest.python
+import _pytest.runner
 import pytest
 
 from poolwatch.agent import agent
-from poolwatch.leaks.record import Leak, PoolLeakWarning
-from poolwatch.testing import summary
 from poolwatch.testing.judging import Judge
 from poolwatch.testing.late import Late, Told
-from poolwatch.testing.limits import NO_LIMITS, Limits, limits_of
+from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
 from poolwatch.testing.standing import Standing
 from poolwatch.testing.watching import Watching
-from poolwatch.text import plural
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from poolwatch.leaks.record import Leak
+    from poolwatch.testing.limits import Limits
 
 _OWNER = pytest.StashKey[Owner]()
-_LIMITS = pytest.StashKey[Limits]()
-_TOLD = pytest.StashKey[list[dict[str, Any]]]()
+_LIMITS: pytest.StashKey[Limits] = pytest.StashKey()
+_WRONG = pytest.StashKey[BaseException]()
+"""What is wrong with its markers."""
 _HEADING = "pool leaks"
 _IN_WORKER = "pool_leaks"
 """Under this name a worker's findings travel to the controller."""
@@ -56,9 +64,16 @@ class PoolLeaks:
         """Whom the main thread worked for before a fixture's end, innermost last."""
         self._entries: list[dict[str, Any]] = []
         """What was found in this run, in all its processes."""
+        self._found: dict[str, list[dict[str, Any]]] = {}
+        """By node id: what the report of its teardown will carry."""
         self._unjudged: dict[str, str] = {}
         self._late = Late(config, error=error)
+        self._junit = False
         self._runs_tests = False
+        self._home: Any = None
+        """Where the last test stands, in a file or class, and ..."""
+        self._narrows = False
+        """... whether that overrides ``pool_watch_engines``."""
 
     def owner_of(self, item: Any) -> Owner | None:
         """The owner that stands for a running test."""
@@ -69,10 +84,14 @@ class PoolLeaks:
 
     def begin(self) -> None:
         """Watch every engine, as soon as there is SQLAlchemy."""
-        lines = self._config.getini("filterwarnings")
-        # Python hides resource warnings. First in the list: whatever the project says
-        # of them comes later and wins.
-        lines.insert(0, "always::poolwatch.leaks.record.PoolLeakWarning")
+        if not self._error:
+            lines = self._config.getini("filterwarnings")
+            # Python hides resource warnings. First in the list: whatever the project
+            # says of them comes later and wins.
+            lines.insert(0, "always::poolwatch.leaks.record.PoolLeakWarning")
+        self._junit = bool(getattr(self._config.known_args_namespace, "xmlpath", None))
+        for code in beneath_tests():
+            agent.sites.end_at(code)
         agent.ledger.observers.append(self._owners)
         self._owners.follow()
         self._watching.begin()
@@ -107,29 +126,49 @@ class PoolLeaks:
             if owner.out or owner.dropped:
                 self._files.append(owner)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+    # Each of these runs once or more for every test: plain functions where they can be,
+    # and what only some tests need stands behind a test that costs nothing.
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """From here on the main thread works for this test; a rerun is another one."""
-        owner = Owner("test", item.nodeid, item.nodeid, item.location)
-        item.stash[_OWNER] = owner
+        node_id = item.nodeid
+        owner = Owner("test", node_id, node_id, item.location)
+        item.stash[_OWNER] = self._owners.current = owner
         self._runs_tests = True
-        self._owners.current = owner
         self._watching.again()
-        limits, wrong = NO_LIMITS, None
+        for mark in item.iter_markers():
+            if mark.name in MARKERS:
+                self._limit(item, owner)
+                break
+
+    def _limit(self, item: pytest.Item, owner: Owner) -> None:
+        from poolwatch.testing.limits import limits_of
+
         try:
-            limits = limits_of(item)
+            item.stash[_LIMITS] = limits = limits_of(item)
         except pytest.fail.Exception as error:
-            wrong = error
-        item.stash[_LIMITS] = limits
-        owner.keeps_peak = limits.watch_peak
-        result = yield
-        if wrong is not None:  # not before: the plugins below count on their setup
-            raise wrong
-        owner.pools = pools = self._narrowed(item)
-        for each in self._standing:
-            if each.owner.blamed == item.nodeid:
-                each.owner.pools = pools
-        return result
+            item.stash[_WRONG] = error
+        else:
+            owner.keeps_peak = limits.watch_peak
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Its setup is done: see which pools count, and whether its markers are right.
+
+        Not before: plugins below count on their setup.
+        """
+        if _WRONG in item.stash:
+            raise item.stash[_WRONG]
+        if item.parent is not self._home:  # its neighbours see the same fixtures
+            self._home = item.parent
+            self._narrows = _overridden(item, "pool_watch_engines")
+        if self._narrows:
+            owner = item.stash[_OWNER]
+            owner.pools = self._narrowed(item)
+            for each in self._standing:
+                if each.owner.blamed == item.nodeid:
+                    each.owner.pools = owner.pools
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
@@ -173,7 +212,7 @@ class PoolLeaks:
     def _narrowed(self, item: pytest.Item) -> frozenset[str] | None:
         """Ids of the pools that the project wants judged; None is all."""
         request = getattr(item, "_request", None)
-        if request is None or not _overridden(item, "pool_watch_engines"):
+        if request is None:
             return None
         engines = request.getfixturevalue("pool_watch_engines")
         if engines is None:
@@ -202,9 +241,12 @@ class PoolLeaks:
             raise
         finally:
             self._owners.current = None
-        problem = self._problem(item, owner)
-        if problem is not None:
-            pytest.fail(problem, pytrace=False)
+            del item.stash[_OWNER]  # an item lives as long as the run
+        owner.over = True
+        if owner.out or owner.dropped or self._junit or _LIMITS in item.stash:
+            problem = self._problem(item, owner)
+            if problem is not None:
+                pytest.fail(problem, pytrace=False)
         return result
 
     def _own_leaks(self, item: pytest.Item, owner: Owner) -> list[Leak]:
@@ -212,9 +254,11 @@ class PoolLeaks:
         had_out = bool(owner.out) or bool(owner.dropped)
         leaks = self._judge.leaks(owner, self._entrust) if had_out else []
         owner.over = True
-        if owner.peak and self._config.getoption("xmlpath", None):
+        if owner.peak and self._junit:
             item.user_properties.append(("pool_peak", owner.peak))
         if leaks and owner.failed:
+            from poolwatch.text import plural
+
             item.add_report_section(
                 "teardown",
                 _HEADING,
@@ -228,10 +272,14 @@ class PoolLeaks:
     def _problem(self, item: pytest.Item, owner: Owner) -> str | None:
         """What is wrong with a test, in words; None also if it is only to be warned."""
         leaks = self._own_leaks(item, owner)
-        limits = item.stash.get(_LIMITS, NO_LIMITS)
-        broken = None if owner.failed else limits.broken(owner)
-        if limits.leaks is not None and not owner.failed:
+        limits = item.stash.get(_LIMITS, None)
+        if limits is None and not leaks:
+            return None
+        broken = None if owner.failed or limits is None else limits.broken(owner)
+        if limits is not None and limits.leaks is not None and not owner.failed:
             if len(leaks) < limits.leaks:
+                from poolwatch.text import plural
+
                 missing = (
                     f"{item.nodeid} leaked {plural(len(leaks), 'connection')}, "
                     f"allow_pool_leaks expects {limits.leaks} ({limits.reason}): "
@@ -254,34 +302,33 @@ class PoolLeaks:
         return bool(self._config.getoption("verbose") >= 2)
 
     def _note(self, item: pytest.Item, owner: Owner, leaks: Sequence[Leak]) -> None:
-        """For the report, which xdist carries to the controller, and for JUnit."""
-        entries = [self._entry(owner, leak) for leak in leaks]
-        item.stash[_TOLD] = entries
+        """For its report, which xdist carries to the controller, and for JUnit."""
+        self._found[item.nodeid] = [self._entry(owner, leak) for leak in leaks]
         item.user_properties.append(("pool_leaks", len(leaks)))
 
     def _entry(self, owner: Owner, leak: Leak) -> dict[str, Any]:
+        from poolwatch.testing import summary
+
         return summary.entry(owner, leak, self._error)
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, Any, Any]:
-        """Note that it fails, and give its report what was found."""
-        report = yield
-        owner = self.owner_of(item)
-        if owner is not None and call.excinfo is not None:
-            # Its traceback keeps its variables, also of one that is expected to fail.
-            skipped = report.skipped and not hasattr(report, "wasxfail")
-            owner.failed = owner.failed or not skipped
-        if call.when == "teardown":
-            told = item.stash.get(_TOLD, None)
-            if told:
-                report.pool_leaks = told
-                del item.stash[_TOLD]
-        return report
+    ) -> None:
+        """Note that it fails: its traceback keeps its variables.
 
+        Also of one that is expected to fail. (Returns nothing: others make the report.)
+        """
+        if call.excinfo is not None and not _skipped(call.excinfo.value):
+            owner = self.owner_of(item)
+            if owner is not None:
+                owner.failed = True
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Gather, also what comes from workers."""
+        """Give a report what was found, and gather it, also what comes from workers."""
+        if report.when == "teardown" and report.nodeid in self._found:
+            report.pool_leaks = self._found.pop(report.nodeid)
         for entry in getattr(report, "pool_leaks", ()):
             if not report.failed:  # it is run again, or expected to fail
                 entry["severity"] = "warning"
@@ -297,7 +344,7 @@ class PoolLeaks:
         the end.
         """
         self._take_in_collected()
-        if self._worker_output is None and self._runs_tests:
+        if self._late.waiting and self._runs_tests and self._worker_output is None:
             self._entries += self._late.tell()
 
     def _take_in_collected(self) -> None:
@@ -350,6 +397,8 @@ class PoolLeaks:
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
+        from poolwatch.testing import summary
+
         summary.write_json(self._config, self._error, self._entries, self._unjudged)
         return result
 
@@ -364,13 +413,40 @@ class PoolLeaks:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Our section, and the annotations for GitHub."""
+        if not self._entries and not self._unjudged:
+            return
+        from poolwatch.testing import summary
+
         summary.write(terminalreporter, self._config, self._entries, self._unjudged)
+
+
+def _skipped(error: BaseException) -> bool:
+    unittest = sys.modules.get("unittest")
+    return isinstance(error, pytest.skip.Exception) or (
+        unittest is not None and isinstance(error, unittest.SkipTest)
+    )
 
 
 def _overridden(item: pytest.Item, name: str) -> bool:
     """Whether the test can see another definition of a fixture than ours."""
     fixtures = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
     return len(fixtures.getfixturedefs(name, item) or ()) > 1
+
+
+def beneath_tests() -> Iterator[CodeType]:
+    """The code of pytest's own that calls tests and fixtures: there their story begins.
+
+    Not all of it is public: what is not there is not there.
+    """
+    for module, name in (
+        (_pytest.python, "pytest_pyfunc_call"),
+        (_pytest.runner, "pytest_runtest_call"),
+        (_pytest.fixtures, "call_fixture_func"),
+        (_pytest.fixtures, "_teardown_yield_fixture"),
+    ):
+        code = getattr(getattr(module, name, None), "__code__", None)
+        if code is not None:
+            yield code
 
 
 def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
@@ -381,6 +457,8 @@ def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> st
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:
+    from poolwatch.leaks.record import PoolLeakWarning
+
     site = leaks[0].site
     warnings.warn_explicit(
         PoolLeakWarning(text),

@@ -127,7 +127,8 @@ def run_suite(directory: Path, url: str, *options: str) -> Took:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PYTEST_", "POOLWATCH_")) and name != "GITHUB_ACTIONS"
+        if not name.startswith(("PYTEST_", "POOLWATCH_"))
+        and name not in ("GITHUB_ACTIONS", "PYTHONDONTWRITEBYTECODE")
     }
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "SUITE_URL": url}
     log = directory / "log.txt"
