@@ -83,6 +83,10 @@ class Guide:
             FrameType: _of_ended,
             Context: _of_context,
         }
+        for module, name in _POOLS:
+            pool = getattr(sys.modules.get(module), name, None)
+            if pool is not None:
+                self._by_base[pool] = None
         self.asyncio: Any = sys.modules.get("asyncio")
         """Only if the application has it."""
         if self.asyncio is not None:
@@ -138,11 +142,13 @@ _TOO_MUCH = frozenset({
     "Logger", "RootLogger", "Manager", "PlaceHolder",
 })  # fmt: skip
 
-_POOLS = {
-    "psycopg2": ("AbstractConnectionPool",),
-    "psycopg_pool": ("BasePool",),
-    "asyncpg": ("Pool", "PoolConnectionHolder"),
-}
+_POOLS = (
+    ("psycopg2.pool", "AbstractConnectionPool"),
+    ("psycopg_pool.base", "BasePool"),
+    ("asyncpg.pool", "Pool"),
+    ("asyncpg.pool", "PoolConnectionHolder"),
+)
+"""A pool of a driver may keep what it has lent, in nobody's hand."""
 
 
 def _worth_following(kind: type) -> bool:
@@ -151,22 +157,9 @@ def _worth_following(kind: type) -> bool:
     if package == "sqlalchemy":
         known = module.startswith(_SQLALCHEMY) and name not in _TOO_MUCH
         return known or "ExecutionContext" in name
-    if _is_drivers_pool(kind):
-        return False
     if package == "poolwatch":
         return module.startswith("poolwatch.demo.app")
     return package != "logging" or name not in _TOO_MUCH
-
-
-def _is_drivers_pool(kind: type) -> bool:
-    """Whether it is a pool of a driver: it may keep what it has lent, in nobody's hand.
-
-    Also one that an application has derived from it.
-    """
-    return any(
-        class_name(base) in _POOLS.get(module_of(base).partition(".")[0], ())
-        for base in bases_of(kind)
-    )
 
 
 def is_of_sqlalchemy(kind: type) -> bool:
