@@ -45,6 +45,19 @@ _PER_SITE = {
 }
 
 
+_BACK = (
+    "nobody called close(): the connection object was already dead when its connection "
+    "came back"
+)
+_NOT_BACK = (
+    "nobody returned it: the connection object is dead, and its connection is out"
+)
+_FOR_GOOD = (
+    "Use a with block, or return it in a finally clause. This kind of pool never gets "
+    "a dropped connection back: it has {lost} less until it is made anew."
+)
+
+
 def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
     """Findings about single holds, one per kind, pool and call site.
 
@@ -87,13 +100,14 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
     return [
         Finding(
             kind="leaked.collected",
-            severity="warning",
+            severity="critical" if pool.lost else "warning",
             pool=pool.id,
             text=f"{place(site)} dropped {plural(count, 'connection')} "
             "without returning",
-            proof="nobody called close(): the connection object was already dead when "
-            "its connection came back",
-            remedy="Use a with block, or close() in a finally clause.",
+            proof=_NOT_BACK if pool.lost else _BACK,
+            remedy=_FOR_GOOD.format(lost=plural(pool.lost, "connection"))
+            if pool.lost
+            else "Use a with block, or close() in a finally clause.",
             sites=(site,),
         )
         for site, count in sites
