@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from asyncio import current_task
 from collections.abc import Callable
+from contextlib import suppress
 from sys import _getframe as frame_at
 from time import monotonic
 from typing import Any
@@ -100,8 +101,7 @@ class AsyncpgHooks(DriverHooks):
             return Gauges()
         pool, size, idle = holders.pool, 0, 0
         for holder in list(holders):
-            connection = holder._con  # once: it may be closed while we look
-            if connection is not None and not connection.is_closed():
+            if _is_open(holder._con):
                 size += 1
                 idle += holder._in_use is None
         least = pool.get_min_size()
@@ -254,7 +254,8 @@ class AsyncpgHooks(DriverHooks):
 
     def _count_invalidated(self, holder: Any) -> None:
         """Unless it has served its time, or was counted when all were expired."""
-        worn_out = holder._con._protocol.queries_count >= holder._max_queries
+        protocol = holder._con._protocol  # None if it was aborted
+        worn_out = protocol and protocol.queries_count >= holder._max_queries
         if not worn_out and holder._generation == holder._pool._generation:
             self.book.invalidated += 1
 
@@ -325,6 +326,13 @@ class AsyncpgHooks(DriverHooks):
         if self._known.pop(key, None) is not None:
             self.book.invalidated += 1
             self.book.closed(self.book.connections.pop(key, None), monotonic())
+
+
+def _is_open(connection: Any) -> bool:
+    """Whether it is; asked from another thread, while it may be closed."""
+    with suppress(AttributeError):
+        return connection is not None and not connection.is_closed()
+    return False
 
 
 def _timed_out(wait: Checkout, error: BaseException, timeout: Any) -> bool:

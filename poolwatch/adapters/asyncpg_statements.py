@@ -155,6 +155,7 @@ class StatementHooks:
         try:
             hold = self._hold_of(connection)
             if hold is not None and hold.usage is not None:
-                hold.usage.ended(connection._protocol.is_in_transaction())
+                protocol = connection._protocol  # None if it was aborted meanwhile
+                hold.usage.ended(bool(protocol and protocol.is_in_transaction()))
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             self._guard.failed(error)
