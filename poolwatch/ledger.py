@@ -103,9 +103,6 @@ class PoolBook:
         return."""
         self.detached: dict[int, Checkout] = {}
         """Open holds whose connection was taken out of the pool for good."""
-        self.lost: dict[int, ConnectionFacts | None] = {}
-        """Connections that were dropped, and that this kind of pool never gets back by
-        itself. Their holds have ended."""
         self.waits: dict[int, Checkout] = {}
         self.connections: dict[int, ConnectionFacts] = {}
         self._create = Histogram()
@@ -216,7 +213,6 @@ class PoolBook:
         for table in (
             self.holds,
             self.detached,
-            self.lost,
             self.waits,
             self.blamed,
             self._by_path,
@@ -363,7 +359,6 @@ class PoolBook:
                     now, wait_s.total + self._waiting(now)
                 ),
                 most_wanted=self.most_wanted,
-                lost=len(self.lost),
                 switched_off=self.switched_off(),
             )
 

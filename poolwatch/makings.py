@@ -99,7 +99,7 @@ class Makings:
                 each.site,
                 each.url,
                 each.made,
-                tuple(list(each.alive)),
+                (*list(each.alive),),
                 each.most_alive,
                 tuple([now - at for at in list(each.latest)]),
             )

@@ -99,8 +99,6 @@ class PoolStats:
     most_wanted: int = field(default=0, metadata=VIEWERS_ONLY)
     """The most connections that were out or asked for at once, whenever that was more
     than the pool has; else 0."""
-    lost: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Connections that were dropped and that the pool never gets back by itself."""
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook of ours has failed here: since then nothing of this pool is recorded."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from poolwatch.adapters.sync_driver import connector, libpq_of_asyncpg
+from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
 _OF_LIBPQ = frozenset(
@@ -80,25 +81,7 @@ def database_of(pool: Any) -> str | None:
 
 def url_of(pool: Any) -> str:
     """A URL with nothing in it that is secret."""
-    words = _words(pool)
-    host, port = str(words.get("host") or ""), str(words.get("port") or "")
-    account = quote(str(words.get("user") or ""), safe="")
-    if words.get("password"):
-        account += ":***"
-    account += "@" if account else ""
-    database = quote(str(words.get("dbname") or ""), safe="")
-    if host.startswith("/"):
-        end = f"&port={port}" if port else ""
-        return f"postgresql://{account}/{database}?host={host}{end}"
-    ports = port.split(",") if port else []
-    hosts = [f"[{each}]" if ":" in each else each for each in host.split(",")]
-    if len(ports) == 1:
-        ports *= len(hosts)
-    places = [
-        f"{each}:{ports[at]}" if at < len(ports) and ports[at] else each
-        for at, each in enumerate(hosts)
-    ]
-    return f"postgresql://{account}{','.join(places)}/{database}"
+    return masked_url(_words(pool))
 
 
 def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:

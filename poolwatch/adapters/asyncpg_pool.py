@@ -2,8 +2,8 @@
 
 asyncpg tells nobody anything, and its objects take no attributes: pool, holders and
 connections become instances of subclasses made for the one pool (see asyncpg_classes).
-The application is lent an object of its own in place of asyncpg's proxy, because
-asyncpg keeps that one for itself (see asyncpg_lent).
+What the application gets is asyncpg's own proxy. The pool keeps that one as long as it
+is out, so one that was dropped never comes back: see :mod:`poolwatch.adapters.dropped`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from weakref import ref
 
 from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
 
+from poolwatch.adapters import dropped
 from poolwatch.adapters.asyncpg_classes import give_back, subclass, theirs
 from poolwatch.adapters.asyncpg_connect import database_of, server_connect, url_of
-from poolwatch.adapters.asyncpg_lent import Lent, own
 from poolwatch.adapters.asyncpg_statements import StatementHooks
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.driver_hooks import DriverHooks
@@ -31,36 +31,34 @@ from poolwatch.labels import ambience
 from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
+_BY_POOL = 2
+"""References of asyncpg's own to what it has lent: the holder's, the connection's."""
+
 
 class Holders(list[Any]):
     """The pool's own list of its holders: the one thing of it that can be referred to
     weakly, since the pool itself has no room for that.
     """
 
-    __slots__ = ("__weakref__", "lent", "pool")
+    __slots__ = ("__weakref__", "pool")
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool._holders)
         self.pool = pool
-        self.lent: set[int] = set()
-        """Ids of what was lent and is in somebody's hands yet, also if returned."""
 
 
 class AsyncpgHooks(DriverHooks):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
-        holders = pool._holders
-        if type(holders) is not Holders:
-            holders = Holders(pool)
+        holders = Holders(pool)
         super().__init__(holders, book, context)
-        self.lends = True
-        """What is lent stands before asyncpg's proxy."""
-        self._leaving = False
+        self.prove_dropped = True
         self._returning: set[int] = set()
         """Ids of holders whose connection is on its way back."""
         self._known: dict[int, ref[Any]] = {}
-        """Tell of the end of a connection that was never closed."""
+        """Connections, by their ``id()``; tell of the end of one that nobody closed."""
+        book.look = self._look_for_dropped
         self._statements = StatementHooks(
             self._hold_of, self._closed, context.sites.of_statements, self.guard
         )
@@ -82,17 +80,18 @@ class AsyncpgHooks(DriverHooks):
         return type(pool) is self._pool_kind
 
     def remove(self) -> None:
-        """Give all objects their classes again.
-
-        Only the pool has to wait for it while somebody has what it lent: it alone
-        knows how to take that back.
-        """
+        """Give all objects their classes again."""
         super().remove()
-        self._leaving = True
         self._known.clear()
         holders = self._pool()
-        if holders is not None and not holders.lent:
-            self._leave(holders)
+        if holders is None:
+            return
+        pool = holders.pool
+        give_back(pool, self._pool_kind)
+        for holder in list(holders):
+            give_back(holder, self._holder_kind)
+            self._statements.release(holder._con)
+        pool._holders = list(holders)
 
     def gauges(self) -> Gauges:
         """What the pool says of itself; nothing once it is gone."""
@@ -122,17 +121,6 @@ class AsyncpgHooks(DriverHooks):
             if connection is not None and id(connection) not in self._known:
                 self._meet(connection, None)
 
-    def _leave(self, holders: Holders) -> None:
-        pool = holders.pool
-        if not self.has(pool):  # it was hooked anew
-            return
-        give_back(pool, self._pool_kind)
-        for holder in list(holders):
-            give_back(holder, self._holder_kind)
-            if holder._con is not None:
-                self._statements.release(holder._con)
-        pool._holders = list(holders)
-
     def _pool_methods(self, base: Any, capacity: int) -> dict[str, Any]:
         returning = self._returning
         opened = self._opened
@@ -144,12 +132,11 @@ class AsyncpgHooks(DriverHooks):
             return connection
 
         async def release(pool: Any, connection: Any, **kwargs: Any) -> Any:
-            behind = own(connection)
-            if type(behind) is PoolConnectionProxy and behind._con is not None:
-                holder = behind._holder
+            if type(connection) is PoolConnectionProxy and connection._con is not None:
+                holder = connection._holder
                 if holder._pool is pool:
                     returning.add(id(holder))  # until it has come back
-            return await base.release(pool, behind, **kwargs)
+            return await base.release(pool, connection, **kwargs)
 
         async def expire_connections(pool: Any) -> Any:
             self.book.invalidated += pool.get_size()
@@ -193,7 +180,8 @@ class AsyncpgHooks(DriverHooks):
                 self.gave_up(wait, error, _timed_out(wait, error, timeout))
                 raise
             try:
-                return take(pool, wait, proxy)
+                if not guard.tripped:  # uninstrument() may have come meanwhile
+                    take(wait, proxy)
             except BaseException as error:  # noqa: BLE001 - raised again there
                 self.failed_after(error)
             finally:
@@ -202,8 +190,8 @@ class AsyncpgHooks(DriverHooks):
 
         return _acquire
 
-    def _take(self, pool: Any, wait: Checkout, proxy: Any) -> Any:
-        """Begin the hold; returns what the application gets."""
+    def _take(self, wait: Checkout, proxy: Any) -> None:
+        """Begin the hold."""
         book = self.book
         now = wait.taken = monotonic()
         if book.blamed:
@@ -213,18 +201,11 @@ class AsyncpgHooks(DriverHooks):
             holder.__class__ = self._holder_kind
         known = book.connections.get(id(connection))
         wait.connection = known or self._meet(connection, None)
-        lent = proxy
-        if self.lends:
-            lent = Lent(proxy, wait, self._gone)
-            pool._holders.lent.add(id(lent))
-            wait.proxy = ref(lent)
-        else:
-            wait.proxy = ref(connection)
+        wait.proxy = _Lent(self._known[id(connection)])
         book.holds[id(holder)] = wait
         wait.holder.out += 1
         for observer in list(book.observers):
             observer.taken(book, wait)
-        return lent
 
     def _holder_methods(self) -> dict[str, Any]:
         guard, ended = self.guard, self._ended
@@ -247,10 +228,10 @@ class AsyncpgHooks(DriverHooks):
         self._returning.discard(key)
         if holder._con is not None and holder._con.is_closed():
             self._count_invalidated(holder)
-        self.book.lost.pop(key, None)
         hold = self.book.holds.pop(key, None)
         if hold is not None:
-            self.book.end(hold, monotonic(), False)
+            hold.proxy = _nothing
+            self.book.end(hold, monotonic(), hold.is_dropped())
 
     def _count_invalidated(self, holder: Any) -> None:
         """Unless it has served its time, or was counted when all were expired."""
@@ -259,35 +240,24 @@ class AsyncpgHooks(DriverHooks):
         if not worn_out and holder._generation == holder._pool._generation:
             self.book.invalidated += 1
 
-    def _gone(self, proxy: Any, hold: Checkout, lent: int) -> None:
-        """What was lent is in nobody's hands any more. May run in a garbage collection,
-        in any thread.
+    def _look_for_dropped(self) -> None:
+        """Look at everything that is out but what is on its way back, or listens: that
+        is in use, on purpose, also if nobody has it in his hands.
         """
-        holder = proxy._holder
-        holders = holder._pool._holders
-        if type(holders) is not Holders:
-            return
-        holders.lent.discard(lent)
-        connection = proxy._con
-        if (
-            connection is not None
-            and not self.guard.tripped
-            and self.book.holds.get(id(holder)) is hold
-        ):
-            self._dropped(holder, connection, hold)
-        if self._leaving and not holders.lent:
-            self._leave(holders)
-
-    def _dropped(self, holder: Any, connection: Any, hold: Checkout) -> None:
-        """Nobody can return it any more, and asyncpg never gets it back."""
-        if id(holder) in self._returning:
-            return
-        if connection._listeners or connection._log_listeners:
-            hold.proxy = ref(connection)  # in use by whoever listens, on purpose
-            return
-        del self.book.holds[id(holder)]
-        self.book.lost[id(holder)] = hold.connection
-        self.book.end(hold, monotonic(), True)
+        for key, hold in list(self.book.holds.items()):
+            proxy = hold.proxy()
+            connection = None if proxy is None else proxy._con
+            del proxy
+            if (
+                self.prove_dropped
+                and connection is not None
+                and key not in self._returning
+                and not connection._listeners
+                and not connection._log_listeners
+            ):
+                dropped.look(hold, by_pool=_BY_POOL, weakly=0)
+            else:
+                hold.dropped = 0
 
     def _hold_of(self, connection: Any) -> Checkout | None:
         """The hold of a connection, if it is one that is not on its way back."""
@@ -328,6 +298,23 @@ class AsyncpgHooks(DriverHooks):
             self.book.closed(self.book.connections.pop(key, None), monotonic())
 
 
+class _Lent:
+    """What is lent of a connection now: asyncpg's proxy takes no weak reference."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Callable[[], Any]) -> None:
+        self._connection = connection
+
+    def __call__(self) -> Any:
+        connection = self._connection()
+        return None if connection is None else connection._proxy
+
+
+def _nothing() -> None:
+    """Nothing is lent any more."""
+
+
 def _is_open(connection: Any) -> bool:
     """Whether it is; asked from another thread, while it may be closed."""
     with suppress(AttributeError):
@@ -350,14 +337,15 @@ class AsyncpgPools(LibraryPools):
 
     def make_hooks(self, target: Any, book: PoolBook) -> AsyncpgHooks:
         """Hook the pool, also one that is not initialised yet."""
-        book.kind = "asyncpg.Pool"
+        if type(target) is Pool:
+            book.kind = "asyncpg.Pool"  # "Pool" alone might be anybody's
         hooks = AsyncpgHooks(target, book, self._context)
         book.server_connect = server_connect(_reach(hooks))
         return hooks
 
     def apply(self, hooks: Any, settings: Settings) -> None:
-        """Lend asyncpg's own proxies, if that is wished."""
-        hooks.lends = getattr(settings, "proxy", True)
+        """Look for dropped connections, or do not."""
+        hooks.prove_dropped = settings.prove_dropped
 
     def is_ready(self, target: Any) -> bool:
         """Whether its ``__init__`` has come to its end."""

@@ -46,7 +46,7 @@ def _goes_on(made: Made) -> bool:
 
 
 def _connections(pool: PoolStats | None) -> int:
-    return 0 if pool is None else pool.checked_out + (pool.idle or 0) + pool.lost
+    return 0 if pool is None else pool.checked_out + (pool.idle or 0)
 
 
 def _finding(made: Made, stats: Mapping[str, PoolStats]) -> Finding:

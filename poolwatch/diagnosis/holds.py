@@ -23,9 +23,9 @@ _PER_SITE = {
         "critical",
         "{where} dropped {many} without returning {them}: the pool has lost {them} for "
         "good",
-        "Return it in a finally clause where it was taken: pool.putconn(connection). "
-        "This pool keeps what it has lent, so nothing brings the place back but "
-        "closing the pool.",
+        "Return it where it was taken, whatever happens: putconn() or release() in a "
+        "finally clause, or async with pool.acquire(). This pool keeps what it has "
+        "lent, so nothing brings the place back but closing the pool.",
     ),
     "leaked.orphaned": _Wording(
         "critical",
@@ -51,19 +51,6 @@ _PER_SITE = {
         'with poolwatch.long_hold("why").',
     ),
 }
-
-
-_BACK = (
-    "nobody called close(): the connection object was already dead when its connection "
-    "came back"
-)
-_NOT_BACK = (
-    "nobody returned it: the connection object is dead, and its connection is out"
-)
-_FOR_GOOD = (
-    "Use a with block, or return it in a finally clause. This kind of pool never gets "
-    "a dropped connection back: it has {lost} less until it is made anew."
-)
 
 
 def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
@@ -108,14 +95,13 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
     return [
         Finding(
             kind="leaked.collected",
-            severity="critical" if pool.lost else "warning",
+            severity="warning",
             pool=pool.id,
             text=f"{place(site)} dropped {plural(count, 'connection')} "
             "without returning",
-            proof=_NOT_BACK if pool.lost else _BACK,
-            remedy=_FOR_GOOD.format(lost=plural(pool.lost, "connection"))
-            if pool.lost
-            else "Use a with block, or close() in a finally clause.",
+            proof="nobody called close(): the connection object was already dead when "
+            "its connection came back",
+            remedy="Use a with block, or close() in a finally clause.",
             sites=(site,),
         )
         for site, count in sites

@@ -26,23 +26,18 @@ def exhausted(
 ) -> list[Finding]:
     """``exhausted``: somebody waits and nothing is free; says who holds what."""
     capacity = _capacity(pool)
-    if not waits or capacity is None or len(holds) + pool.lost < capacity:
+    if not waits or capacity is None or len(holds) < capacity:
         return []
     by_site = Counter(place(hold.site) for hold in holds).most_common(3)
-    held = ["held by " + ", ".join(f"{site} ({n})" for site, n in by_site)] * bool(
-        holds
-    )
-    lost = [f"{plural(pool.lost, 'connection')} dropped and lost"] * bool(pool.lost)
-    out = len(holds) + pool.lost
     oldest = max(wait.waited_s for wait in waits)
     return [
         Finding(
             kind="exhausted",
             severity="critical",
             pool=pool.id,
-            text=f"pool {pool.name!r} is empty: {out} of {capacity} out, "
+            text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
             f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
-            proof="; ".join(held + lost),
+            proof="held by " + ", ".join(f"{site} ({n})" for site, n in by_site),
             remedy="Look at the holders before making the pool larger.",
             holds=ids(holds),
             waits=ids(waits),
@@ -104,11 +99,7 @@ def nested(
             wanted += waits
         findings.append(_nested(pool, holds, waits))
     capacity = _capacity(pool)
-    if (
-        stuck
-        and capacity is not None
-        and len(stuck) == pool.checked_out >= capacity - pool.lost
-    ):
+    if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
         findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
     return findings
 
