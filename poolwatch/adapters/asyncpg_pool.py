@@ -20,7 +20,12 @@ from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
 
 from poolwatch.adapters import dropped
 from poolwatch.adapters.asyncpg_classes import give_back, subclass, theirs
-from poolwatch.adapters.asyncpg_connect import database_of, server_connect, url_of
+from poolwatch.adapters.asyncpg_connect import (
+    arguments_of,
+    database_of,
+    server_connect,
+    url_of,
+)
 from poolwatch.adapters.asyncpg_statements import StatementHooks
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.driver_hooks import DriverHooks
@@ -139,7 +144,7 @@ class AsyncpgHooks(DriverHooks):
             return await base.release(pool, connection, **kwargs)
 
         async def expire_connections(pool: Any) -> Any:
-            self.book.invalidated += pool.get_size()
+            self._expired(pool)
             return await base.expire_connections(pool)
 
         made = (_get_new_connection, release, expire_connections)
@@ -239,6 +244,15 @@ class AsyncpgHooks(DriverHooks):
         worn_out = protocol and protocol.queries_count >= holder._max_queries
         if not worn_out and holder._generation == holder._pool._generation:
             self.book.invalidated += 1
+
+    def _expired(self, pool: Any) -> None:
+        """All that is open will be replaced."""
+        if self.guard.tripped:
+            return
+        try:
+            self.book.invalidated += pool.get_size()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.guard.failed(error)
 
     def _look_for_dropped(self) -> None:
         """Look at everything that is out but what is on its way back, or listens: that
@@ -346,6 +360,15 @@ class AsyncpgPools(LibraryPools):
     def apply(self, hooks: Any, settings: Settings) -> None:
         """Look for dropped connections, or do not."""
         hooks.prove_dropped = settings.prove_dropped
+
+    def arguments_of(self, target: Any) -> Any:
+        """Its DSN and keywords."""
+        return arguments_of(target)
+
+    def is_new(self, target: Any) -> bool:
+        """Nothing was asked of it yet: such a pool cannot be remembered by itself."""
+        protocols = [h._con._protocol for h in target._holders if h._con is not None]
+        return not any(each is None or each.queries_count for each in protocols)
 
     def is_ready(self, target: Any) -> bool:
         """Whether its ``__init__`` has come to its end."""

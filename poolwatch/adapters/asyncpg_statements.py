@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from asyncio import current_task
 from collections.abc import Callable
+from contextlib import suppress
 from sys import _getframe as frame_at
 from typing import Any
 
@@ -44,13 +45,13 @@ class StatementHooks:
     def adopt(self, connection: Any) -> None:
         """Attach to a connection; one that cannot be changed goes unseen."""
         base = theirs(type(connection))
-        ours = self._kinds.get(base)
-        if ours is None:
-            ours = self._kinds[base] = subclass(base, self._methods(base))
-        try:
+        with suppress(
+            TypeError
+        ):  # the connection_class of the pool allows no such thing
+            ours = self._kinds.get(base)
+            if ours is None:
+                ours = self._kinds[base] = subclass(base, self._methods(base))
             connection.__class__ = ours
-        except TypeError:  # the connection_class of the pool allows no such thing
-            return
 
     def release(self, connection: Any) -> None:
         """Give a connection its class again."""
