@@ -7,16 +7,13 @@ that are alive does not show that; what was counted when they were made does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from poolwatch.model import Frame
 from poolwatch.onstack import taking_frames
-
-if TYPE_CHECKING:
-    from poolwatch.callsites import Path
 
 LATEST = 8
 """Makings whose times are kept."""
@@ -58,14 +55,14 @@ class Makings:
         self._by_pool: dict[str, _Making] = {}
 
     def note(
-        self, path: Path, url: str | None, purpose: Hashable, pool_id: str
+        self, stack: Sequence[Frame], url: str | None, purpose: Hashable, pool_id: str
     ) -> None:
-        """Count a pool that the code at ``path`` is making.
+        """Count a pool that is made now by the code of that stack, innermost first.
 
         ``purpose`` tells pools for one URL apart that are meant to be several. Code of
         a library alone, and a database that is not known, are nobody's mistake.
         """
-        frames = taking_frames(path.frames())
+        frames = taking_frames(stack)
         if url is None or not frames:
             return
         key = frames[0], url, purpose

@@ -17,7 +17,6 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
-from poolwatch.agent import agent
 from poolwatch.diagnosis.churn import churned
 from poolwatch.makings import LATEST, Made, Makings, fingerprint
 from poolwatch.model import Frame
@@ -107,20 +106,24 @@ def test_fingerprints():
     assert fingerprint(None) == fingerprint(object())
 
 
-def test_places_are_bounded(instrument):
+def test_places_are_bounded():
     """However many places make pools, what is remembered does not grow."""
     makings = Makings()
     for nth in range(1000):
-        namespace = {"sites": agent.sites}
-        source = "import sys\ndef make():\n    return sites.capture(sys._getframe())\n"
-        exec(compile(source, f"/app/{nth}.py", "exec"), namespace)
-        path = namespace["make"]()
-        makings.note(path, URL, None, f"p{nth}")
+        makings.note([replace(SITE, line=nth)], URL, None, f"p{nth}")
     assert len(makings.made(0.0)) == 128
     assert len(makings._by_pool) == 128
     for nth in range(1000):
         makings.gone(f"p{nth}")
     assert makings._by_pool == {}
+
+
+@pytest.mark.parametrize(("stack", "url"), [((), URL), ((SITE,), None)])
+def test_what_nobody_can_be_told(stack, url):
+    """A pool that no code of the user's makes, or on nobody knows what."""
+    makings = Makings()
+    makings.note(stack, url, None, "p1")
+    assert makings.made(0.0) == []
 
 
 # -- real pools ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from poolwatch.adapters.context import AdapterContext
-from poolwatch.callsites import CallSites
+from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
 from poolwatch.guard import Guard, log
 from poolwatch.ledger import PoolBook
@@ -64,8 +64,6 @@ class LibraryPools(ABC):
         self._hooks: dict[str, Hooks] = {}
         self._seen: WeakSet[Any] = WeakSet()
         """Pools that were instrumented once: they are not new."""
-        self._places = CallSites(user_frames=1)
-        """Where pools are made."""
         self._counting = Guard("counting the pools that are made")
         self._lock = threading.RLock()  # a finalizer may come in between
         self._every: Settings | None = None
@@ -262,9 +260,9 @@ class LibraryPools(ABC):
             return
         try:
             if self.is_new(target):
-                path = self._places.capture(frame_at(1))
+                stack = resolve(pairs_of(frame_at(1)))
                 purpose = book.name, fingerprint(self.arguments_of(target))
-                self._context.ledger.makings.note(path, book.url, purpose, book.id)
+                self._context.ledger.makings.note(stack, book.url, purpose, book.id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the app gets its pool
             self._counting.failed(error)
 

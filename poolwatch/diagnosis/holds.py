@@ -147,7 +147,7 @@ def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
             "process forked: parent and child share it",
             proof=f"backend {hold.backend_pid} was connected to by another process",
             remedy="Call engine.dispose(close=False) in the child, right after the "
-            "fork.",
+            "fork; a pool of another library is made there, not before.",
             holds=(hold.id,),
             sites=places(hold.site),
         )
