@@ -253,6 +253,7 @@ class Agent:
     def begin_anew(self) -> None:
         """After the last pool: nothing is left but what a new start needs."""
         self.close()
+        self.ledger.makings.forget()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
         self.pools = None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.histogram import Histogram, merged
+from poolwatch.makings import Makings
 from poolwatch.model import Counters, Frame, PoolStats, SiteStats
 from poolwatch.nestings import Nestings
 from poolwatch.tally import Outside, Tally
@@ -410,6 +411,7 @@ class Ledger:
         """Told of every hold; the same list in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
+        self.makings = Makings()
 
     def open(self, **about: Any) -> PoolBook:
         """Begin the books of a pool; takes what PoolBook takes but id and observers."""
@@ -422,8 +424,10 @@ class Ledger:
     def close(self, book: PoolBook) -> None:
         """Forget a pool."""
         self.books.pop(book.id, None)
+        self.makings.gone(book.id)
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""
+        self.makings.forget()
         for book in self.books.values():
             book.forget()

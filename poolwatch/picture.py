@@ -17,6 +17,7 @@ from poolwatch.checkout import Checkout
 from poolwatch.collector import undisturbed
 from poolwatch.diagnosis import holds as of_holds
 from poolwatch.diagnosis import pools as of_pools
+from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_gravity
 from poolwatch.doing import doing
 from poolwatch.freezing import Freezer
@@ -84,6 +85,7 @@ class LedgerSource:
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
         look.judge(self._keeping(look.suspects()) if search else self._known())
+        look.findings += churned(self._ledger.makings.made(look.now), look.pools)
         process = Process(
             pid=os.getpid(),
             host=platform.node(),

@@ -23,9 +23,9 @@ _PER_SITE = {
         "critical",
         "{where} dropped {many} without returning {them}: the pool has lost {them} for "
         "good",
-        "Return it in a finally clause where it was taken: pool.putconn(connection). "
-        "This pool keeps what it has lent, so nothing brings the place back but "
-        "closing the pool.",
+        "Return it where it was taken, whatever happens: putconn() or release() in a "
+        "finally clause, or async with pool.acquire(). This pool keeps what it has "
+        "lent, so nothing brings the place back but closing the pool.",
     ),
     "leaked.orphaned": _Wording(
         "critical",
