@@ -68,6 +68,10 @@ class Psycopg2Pools(LibraryPools):
         """What it connects to."""
         return masked_url(_parameters(target))
 
+    def arguments_of(self, target: Any) -> Any:
+        """What libpq is given."""
+        return _parameters(target)
+
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
         """As the pool makes its own, but a plain connection."""
         reference = ref(target)
