@@ -29,6 +29,8 @@ def exhausted(
     if not waits or capacity is None or len(holds) < capacity:
         return []
     by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    held = ", ".join(f"{site} ({n})" for site, n in by_site)
+    lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
     return [
         Finding(
@@ -36,9 +38,14 @@ def exhausted(
             severity="critical",
             pool=pool.id,
             text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
-            f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
-            proof="held by " + ", ".join(f"{site} ({n})" for site, n in by_site),
-            remedy="Look at the holders before making the pool larger.",
+            + (f"{lost} lost, " if lost else "")
+            + f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
+            proof=f"held by {held}"
+            if held
+            else "nobody holds one: every slot was lost",
+            remedy="Look at what was dropped: the pool never replaces it."
+            if lost
+            else "Look at the holders before making the pool larger.",
             holds=ids(holds),
             waits=ids(waits),
             sites=places(*(hold.site for hold in holds)),
@@ -196,4 +203,5 @@ def _capacity(pool: PoolStats) -> int | None:
     """The most connections the pool lends; None if there is no limit."""
     if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
         return None
-    return pool.size + pool.max_overflow or None
+    slots = pool.size + pool.max_overflow
+    return max(0, slots - pool.lost_slots) if slots else None
