@@ -89,6 +89,9 @@ class PoolBook:
         self.shared = False
         """One connection may be lent several times; then holds are keyed by proxy, and
         one that was dropped may end without any event."""
+        self.look: Callable[[], None] = lambda: None
+        """Has the adapter look for what no event tells: connections that were dropped
+        where the pool keeps what it has lent."""
         self.server_view = True
         self.server_connect: Callable[[], Any] | None = None
         """Opens a connection to this pool's PostgreSQL, outside the pool; None if it
@@ -277,6 +280,7 @@ class PoolBook:
 
         A shared connection can be dropped without any event: its hold ends here.
         """
+        self.look()
         if self.shared:
             for hold in list(self.holds.values()):
                 if hold.proxy() is None:

@@ -212,6 +212,7 @@ class _Look:
             for _, drafts, _ in self._drafts
             for draft in drafts
             if suspicious(draft.seen) or draft.one_of_several
+            if not draft.seen.dropped
         ]
 
     def judge(self, keeping: dict[int, Keeping]) -> None:
@@ -277,6 +278,7 @@ class _Look:
             keeping=None,
             unused_s=usage.unused_s(self.now) if usage is not None else None,
             by_others=usage is not None and usage.by_others,
+            dropped=checkout.is_dropped(),
         )
         return _Draft(checkout, now, stack, seen)
 

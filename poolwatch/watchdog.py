@@ -57,6 +57,7 @@ class Watchdog:
         self._returned(books, now)
         self._dropped(books)
         for book in books:
+            book.look()
             book.mark(now)
             self._nested(book)
         if now >= self._next_picture and any(self._in_trouble(b, now) for b in books):
@@ -148,6 +149,8 @@ def _out(book: PoolBook) -> list[Checkout]:
 
 
 def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:
+    if hold.is_dropped():
+        return True
     if hold.ambience.long_hold:
         return False
     return now - hold.taken >= book.long_after or hold.ended_owner() is not None

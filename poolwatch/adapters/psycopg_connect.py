@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
-from urllib.parse import quote, urlencode
 from weakref import ref
 
 import psycopg
@@ -21,6 +20,7 @@ from psycopg_pool import ConnectionPool
 from psycopg_pool.base import BasePool
 
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S, NOT_LIBPQ
+from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
 _BY_NUMBER = re.compile(r"pool-\d+")
@@ -40,19 +40,8 @@ def pool_url(pool: BasePool) -> str | None:
 
 
 def url_of(parameters: dict[str, Any]) -> str | None:
-    """A URL without secrets: the password is hidden, what else there is left out."""
-    if not parameters:
-        return None
-    host, port = str(parameters.get("host") or ""), parameters.get("port")
-    account = quote(str(parameters.get("user") or ""), safe="")
-    if parameters.get("password"):
-        account += ":***"
-    start = f"postgresql://{account}@" if account else "postgresql://"
-    database = quote(str(parameters.get("dbname") or ""), safe="")
-    if host.startswith(("/", "@")) or "," in host:
-        query = {"host": host} | ({"port": port} if port else {})
-        return f"{start}/{database}?{urlencode(query, safe='/,')}"
-    return f"{start}{host}{f':{port}' if port else ''}/{database}"
+    """A URL without secrets; None if nothing is known."""
+    return masked_url(parameters) if parameters else None
 
 
 def server_connect(pool: BasePool) -> Callable[[], Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from weakref import ref
 
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool.base_null_pool import _BaseNullConnectionPool
 
 from poolwatch.adapters import psycopg_wrappers
 from poolwatch.adapters.context import AdapterContext
@@ -48,6 +49,8 @@ class PsycopgHooks(DriverHooks):
 
     def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
         super().__init__(pool, book, context)
+        self._keeps_none = isinstance(pool, _BaseNullConnectionPool)
+        """Its least size is 0 always, and says nothing."""
         statements = StatementHooks(book, context.sites, self.guard)
         self._connections = Connections(
             book, self.guard, statements, self.remember, self._keeps_slot
@@ -70,13 +73,14 @@ class PsycopgHooks(DriverHooks):
         pool = self.pool
         if pool is None:
             return Gauges()
-        least, most = pool._min_size, pool._max_size
+        most = pool._max_size
+        size = most if self._keeps_none else pool._min_size
         return Gauges(
-            size=least,
-            max_overflow=most - least if most else -1,
+            size=size,
+            max_overflow=most - size if most else -1,
             timeout_s=float(pool.timeout),
             idle=len(pool._pool),
-            overflow=max(0, pool._nconns - self.book.lost_slots - least),
+            overflow=max(0, pool._nconns - self.book.lost_slots - size) if most else 0,
         )
 
     def _keeps_slot(self) -> bool:

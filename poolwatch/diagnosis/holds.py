@@ -19,6 +19,14 @@ class _Wording(NamedTuple):
 
 
 _PER_SITE = {
+    "leaked.collected": _Wording(
+        "critical",
+        "{where} dropped {many} without returning {them}: the pool has lost {them} for "
+        "good",
+        "Return it in a finally clause where it was taken: pool.putconn(connection). "
+        "This pool keeps what it has lent, so nothing brings the place back but "
+        "closing the pool.",
+    ),
     "leaked.orphaned": _Wording(
         "critical",
         "{where} took {many} and ended without returning {them}",

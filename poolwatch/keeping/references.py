@@ -4,8 +4,7 @@ Nothing here runs code of the application: what an object refers to is what the 
 collector says, plus the locals of frames. Some things lead nowhere or everywhere and
 are not followed: modules, the globals of functions, classes of libraries, SQLAlchemy's
 engines, pools and mappings, the pools of drivers with all that works for them, event
-loops, and tasks that have not ended (they are looked
-at by themselves).
+loops, and tasks that have not ended (they are looked at by themselves).
 
 Locals. A suspended generator or coroutine and an ended frame show their locals to the
 garbage collector. A running frame does not; there ``f_locals`` is the only way. From
@@ -140,6 +139,12 @@ _TOO_MUCH = frozenset({
     "AdaptersMap", "TypesRegistry", "Transformer",
 })  # fmt: skip
 
+_POOLS = {
+    "psycopg2": ("AbstractConnectionPool",),
+    "psycopg_pool": ("BasePool",),
+    "asyncpg": ("Pool", "PoolConnectionHolder"),
+}
+
 
 def _worth_following(kind: type) -> bool:
     module, name = module_of(kind), class_name(kind)
@@ -147,6 +152,8 @@ def _worth_following(kind: type) -> bool:
     if package == "sqlalchemy":
         known = module.startswith(_SQLALCHEMY) and name not in _TOO_MUCH
         return known or "ExecutionContext" in name
+    if _is_drivers_pool(kind):
+        return False
     if package == "poolwatch":
         return module.startswith("poolwatch.demo.app")
     if package == "psycopg_pool":  # a worker remembers its last job, and what it was on
@@ -154,6 +161,17 @@ def _worth_following(kind: type) -> bool:
     if package == "psycopg":
         return name not in _TOO_MUCH
     return package != "logging" or name not in _TOO_MUCH
+
+
+def _is_drivers_pool(kind: type) -> bool:
+    """Whether it is a pool of a driver: it may keep what it has lent, in nobody's hand.
+
+    Also one that an application has derived from it.
+    """
+    return any(
+        class_name(base) in _POOLS.get(module_of(base).partition(".")[0], ())
+        for base in bases_of(kind)
+    )
 
 
 def is_of_sqlalchemy(kind: type) -> bool:
