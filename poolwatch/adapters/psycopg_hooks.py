@@ -151,11 +151,15 @@ class PsycopgHooks(DriverHooks):
 
     def _lending(self) -> Callable[[Checkout, Any], None]:
         """The second part."""
-        book, known, meet = self.book, self._connections.known, self._meet
+        book, guard = self.book, self.guard
+        known, meet = self._connections.known, self._meet
         holds, waits = book.holds, book.waits
         blamed, observers = book.blamed, book.observers
 
         def lent(wait: Checkout, connection: Any) -> None:
+            if guard.tripped:
+                waits.pop(id(wait), None)
+                return
             try:
                 now = wait.taken = monotonic()
                 if blamed:

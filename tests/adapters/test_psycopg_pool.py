@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import threading
 import weakref
 from contextlib import suppress
@@ -30,6 +31,9 @@ from sqlalchemy.pool import NullPool
 
 from poolwatch.agent import agent
 from poolwatch.errors import ServerViewError
+from poolwatch.watchdog import Watchdog
+
+KEPT = []
 
 
 def drop_one(pool):
@@ -89,6 +93,18 @@ def test_who_waits_for_lost_slots_finds_the_pool_exhausted(instrument, pools):
     assert found.proof == "nobody holds one: every slot was lost"
     pool.close()
     refused.join()
+
+
+def test_the_log_tells_of_lost_slots(instrument, pools, caplog):
+    """As soon as the watchdog comes by, in words that are true of this pool."""
+    pool = pools(max_size=2)
+    instrument(pool, name="shop")
+    drop_one(pool)
+    gc.collect()
+    Watchdog(agent.source, agent.ledger).tick()
+    (line,) = [each for each in caplog.messages if each.startswith("leak on pool")]
+    assert line.startswith("leak on pool 'shop': 1 connection(s) taken at ")
+    assert line.endswith("dropped: the pool does not replace them, 1 slot lost so far")
 
 
 def suppressed(call):
@@ -289,6 +305,26 @@ def test_a_resized_pool_has_its_new_size(instrument, pools):
         assert (stats.checked_out, stats.overflow, stats.most_wanted) == (3, 2, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_uses_the_parents_connections(instrument, pools):
+    """The idle ones come along in a fork: whoever takes one there is told."""
+    pool = pools(min_size=1, max_size=1)
+    pool.wait()
+    instrument(pool)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            connection = pool.getconn()
+            code = 0 if Look().kinds() == ["fork_shared"] else 2
+            KEPT.append(connection)
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert Look().kinds() == []
+
+
 # -- ways to a connection, and back ------------------------------------------------
 
 
@@ -467,6 +503,7 @@ def test_names_and_urls(instrument, postgres, pools):
     assert "hush" not in str(look.process)
     assert look.pool(numbered).url == (
         f"postgresql://postgres:***@/postgres?host={postgres.host}&port={postgres.port}"
+        "&application_name=me"
     )
     assert look.pool(parts).url == "postgresql://me@db:5/"
     assert look.pool(parts).name.startswith("pool-")

@@ -22,9 +22,11 @@ class Kept(Kind):
     made: Any = ConnectionPool
 
     def make(self, server: Any, *, size: int, timeout: float) -> Any:
-        return self.made(
+        pool = self.made(
             server.dsn, max_size=size, timeout=timeout, open=True, **self.least(size)
         )
+        pool.wait()  # its workers connect: that is not what is timed
+        return pool
 
     def least(self, size: int) -> dict[str, int]:
         return {"min_size": size}
@@ -72,7 +74,7 @@ class AsyncKept(AsyncKind):
                 open=False,
                 **self.least(size),
             )
-            await pool.open()
+            await pool.open(wait=True)
             return pool
 
         return self.run(opened)
