@@ -26,9 +26,13 @@ class ClassMethods:
         """Have ``pool.name(...)`` call what ``make`` returns, with the pool in front.
 
         ``make`` is given the function below, to be called likewise. A subclass that
-        calls the method of its base does not come by a second time.
+        calls the method of its base does not come by a second time. There is nothing to
+        hook where the class has no such method.
         """
-        kind = next(each for each in type(pool).__mro__ if name in each.__dict__)
+        kinds = (each for each in type(pool).__mro__ if name in each.__dict__)
+        kind = next(kinds, None)
+        if kind is None:
+            return
         patch = self._patches.get((kind, name))
         if patch is None or not patch.is_there():
             patch = self._patches[kind, name] = _Patch(kind, name)

@@ -90,7 +90,8 @@ class Psycopg2Pools(LibraryPools):
                 below(pool, *args, **kwargs)
                 return
             made: list[tuple[Any, float, float]] = []
-            methods.hook(pool, "_connect", lambda connect: _timed(connect, made))
+            with self._lock:
+                methods.hook(pool, "_connect", lambda connect: _timed(connect, made))
             try:
                 below(pool, *args, **kwargs)
             finally:
@@ -221,7 +222,7 @@ class Psycopg2Hooks(DriverHooks):
                 key = id(connection)
                 if key not in holds or not again(holds[key], connection, args, kwargs):
                     wait.connection = connections.get(key) or self._meet(connection)
-                    wait.proxy = known[key]
+                    wait.proxy = known.get(key) or ref(connection)
                     wait.keyed = bool(args or kwargs)
                     holds[key] = wait
                     holder.out += 1
@@ -249,7 +250,7 @@ class Psycopg2Hooks(DriverHooks):
             self.book.end(hold, monotonic(), False)
         return False
 
-    def _putconn(self, original: Method) -> Method:
+    def _putconn(self, original: Method) -> Method:  # noqa: C901 - written out
         """The other half: another thread may have the connection before this returns.
 
         So meanwhile the hold stands under a key of its own.
@@ -271,9 +272,11 @@ class Psycopg2Hooks(DriverHooks):
                 self._not_returned(pool, hold, number)
                 raise
             try:
-                if hold is not None and holds.pop(id(hold), None) is hold:
+                if hold is None:
+                    self._end_returned(pool)
+                elif holds.pop(id(hold), None) is hold:
                     end(hold, monotonic(), False)
-                if connection.closed:
+                if getattr(connection, "closed", False):
                     discarded = args[2] if len(args) > 2 else kwargs.get("close")
                     self._discarded(number, invalidated=bool(discarded))
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
@@ -281,6 +284,17 @@ class Psycopg2Hooks(DriverHooks):
             return result
 
         return putconn
+
+    def _end_returned(self, pool: Any) -> None:
+        """End the holds of what is not out any more.
+
+        A pool of the user's own may know by itself what is returned.
+        """
+        holds = self.book.holds
+        for number, hold in list(holds.items()):
+            gone = number != id(hold) and number not in pool._rused
+            if gone and holds.pop(number, None) is hold:
+                self.book.end(hold, monotonic(), False)
 
     def _not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
         """The pool would not have it, or failed in the middle of it."""
