@@ -117,12 +117,12 @@ class StatementHooks:
             if hold is None or guard.tripped:
                 return None
             try:
-                usage, name = hold.usage, generator.__name__
+                usage, name = hold.usage, getattr(generator, "__name__", "")
                 argument = _ARGUMENTS.get(name)
                 if argument is not None:
                     if usage is None:
                         usage = hold.usage = Usage(transactional=True)
-                    usage.statement = _text(generator.gi_frame.f_locals.get(argument))
+                    usage.statement = _text(_given(generator, argument))
                     usage.path = capture(frame_at(2))
                     if _is_another(hold):
                         usage.by_others = True
@@ -154,6 +154,12 @@ def _task() -> Task[Any] | None:
     """The task that is running in this thread."""
     loop = running_loop()
     return None if loop is None else current_task(loop)
+
+
+def _given(generator: Any, argument: str) -> Any:
+    """An argument of a generator that has not begun."""
+    frame = getattr(generator, "gi_frame", None)
+    return None if frame is None else frame.f_locals.get(argument)
 
 
 def _text(query: Any) -> str | None:
