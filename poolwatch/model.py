@@ -249,6 +249,10 @@ class ServerStatus:
     max_connections: int | None = None
     read_s: float | None = None
     """How long the reading took."""
+    reserved: int | None = None
+    """Of those, how many only privileged roles may use."""
+    identity: str | None = None
+    """Tells one running server from every other, whatever address it goes by."""
 
 
 FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
@@ -354,3 +358,5 @@ class ServerReading:
     backends: tuple[Backend, ...]
     address: str | None = None
     read_s: float | None = None
+    reserved: int | None = None
+    """Of max_connections, how many only privileged roles may use."""

@@ -237,6 +237,7 @@ class _Look:
             self.findings += of_holds.of_holds(judged)
             self.findings += of_holds.collected(stats, book.collected_at())
             self.findings += of_pools.exhausted(stats, holds, waits)
+            self.findings += of_pools.unpooled(stats)
             self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
             self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
             if not book.shared:  # one connection for all: nobody can wait for another

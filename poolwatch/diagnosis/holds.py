@@ -170,8 +170,8 @@ def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
             text=f"{place(hold.site)} uses a connection that was opened before the "
             "process forked: parent and child share it",
             proof=f"backend {hold.backend_pid} was connected to by another process",
-            remedy="Make the pool in the child, or with SQLAlchemy call "
-            "engine.dispose(close=False) there, right after the fork.",
+            remedy="Call engine.dispose(close=False) in the child, right after the "
+            "fork; a pool of another library is made there, not before.",
             holds=(hold.id,),
             sites=places(hold.site),
         )
