@@ -197,6 +197,8 @@ class ConnectionFacts:
     client_port: int | None
     process: int
     """Pid of the process that opened it."""
+    met: bool = False
+    """Nobody knows when it was opened: ``opened`` is when it was met."""
 
     def record(self, now: float) -> Connection:
         """The form that viewers get."""
@@ -205,6 +207,7 @@ class ConnectionFacts:
             connect_s=self.connect_s,
             address=self.address,
             client_port=self.client_port,
+            met=self.met,
         )
 
 

@@ -135,6 +135,9 @@ class Connection:
     """``host:port`` or socket directory the driver says it is connected to."""
     client_port: int | None
     """Our end of the TCP connection; None for a Unix socket or if unknown."""
+    met: bool = False
+    """It was there when the pool was instrumented, and the pool does not know its age
+    either: ``age_s`` is since then, and it is older."""
 
 
 @dataclass(frozen=True, slots=True)

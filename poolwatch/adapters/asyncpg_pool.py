@@ -297,7 +297,7 @@ class AsyncpgHooks(DriverHooks):
         key = id(connection)
         self._statements.adopt(connection)
         self._known[key] = ref(connection, lambda _: self._lost_sight(key))
-        return self.remember(connection, key, monotonic(), took)
+        return self.remember(connection, key, monotonic(), took, met=took is None)
 
     def _closed(self, connection: Any) -> None:
         """Closed by the pool or by the application; it may be told more than once."""

@@ -355,10 +355,7 @@ class Psycopg2Hooks(DriverHooks):
         self.book.connected(took)
 
     def _meet(self, connection: Any) -> ConnectionFacts:
-        """A connection that was opened before the pool was instrumented.
-
-        Nobody knows when: by its age alone its backend cannot be told.
-        """
+        """A connection that was opened before the pool was instrumented."""
         return self._remember(connection, monotonic(), None)
 
     def _remember(
@@ -372,7 +369,7 @@ class Psycopg2Hooks(DriverHooks):
                 table.pop(key, None)
 
         known[key] = ref(connection, forget)
-        return self.remember(connection, key, opened, took)
+        return self.remember(connection, key, opened, took, met=took is None)
 
     def _discarded(self, number: int, *, invalidated: bool) -> None:
         """A connection was closed."""

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-SECRET = re.compile("pass|pwd|secret|token|key|credential", re.IGNORECASE)
-"""In the name or the value of a parameter: then it is not told."""
+_SECRET = re.compile("pass|pwd|secret|token|key|credential", re.IGNORECASE)
+_PLACE = ("host", "hostaddr", "port")
+"""What these say is needed to know the pool, and may well have "key" in it."""
+
+
+def hidden(key: str, value: object) -> bool:
+    """Whether a parameter may be a secret, by its name or by what it says."""
+    if key in _PLACE:
+        return False
+    return bool(_SECRET.search(key) or _SECRET.search(str(value)))
 
 
 def masked_url(parameters: Mapping[str, Any]) -> str:
@@ -26,10 +34,7 @@ def masked_url(parameters: Mapping[str, Any]) -> str:
         place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
         del rest["host"]
     account = quote(user, safe="") + (":***" if password is not None else "")
-    told = {
-        key: "***" if SECRET.search(key) or SECRET.search(value) else value
-        for key, value in rest.items()
-    }
+    told = {key: "***" if hidden(key, value) else value for key, value in rest.items()}
     url = f"postgresql://{account}@{place}" if account else f"postgresql://{place}"
     url += "/" + quote(database, safe="")
     return f"{url}?{urlencode(told, safe='/*:,')}" if told else url

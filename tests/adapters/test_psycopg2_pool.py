@@ -22,6 +22,8 @@ from sqlalchemy import create_engine, text
 
 import poolwatch
 from poolwatch.agent import agent
+from poolwatch.client import Client
+from poolwatch.live import LiveSource
 from poolwatch.watchdog import Watchdog
 
 
@@ -405,9 +407,9 @@ def test_the_server_does_not_answer(make, instrument):
         ),
         (
             [],
-            {"host": "/run/pg", "database": "shop", "password": "hunter2"},
+            {"host": "/run/keys", "database": "shop", "password": "hunter2"},
             "shop",
-            "postgresql://:***@/shop?host=/run/pg",
+            "postgresql://:***@/shop?host=/run/keys",
         ),
         (
             [],
@@ -437,6 +439,28 @@ def test_the_server_view(make, instrument, postgres):
     assert connection.info.dsn_parameters["connect_timeout"] == "3"
     connection.close()
     assert Look().counters(watch).connects == 0
+
+
+def test_the_servers_side_of_a_hold(make, instrument, postgres, socket_dir):
+    """Also over a Unix socket, of a connection that was there before us: nobody knows
+    its age, but the server of that very address does know its pid."""
+    pool = make(minconn=1)
+    instrument(pool)
+    early = pool.getconn()
+    late = pool.getconn()
+    early.cursor().execute("select 1")
+    source = LiveSource(Client(socket_dir), environ={})
+    try:
+        (process,) = source.snapshot().processes
+    finally:
+        source.close()
+    assert [hold.connection.met for hold in process.holds] == [True, False]
+    assert [hold.server.state for hold in process.holds] == [
+        "idle in transaction",
+        "idle",
+    ]
+    for connection in (early, late):
+        pool.putconn(connection)
 
 
 # -- with SQLAlchemy on top ------------------------------------------------------------
