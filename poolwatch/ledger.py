@@ -110,6 +110,8 @@ class PoolBook:
         self.closes = 0
         self.timeouts = 0
         self.invalidated = 0
+        self.lost_slots = 0
+        """Connections that were dropped and that the pool will never replace."""
         self.gave_up = 0
         """Waits that the application itself has ended."""
         self.most_wanted = 0
@@ -224,7 +226,7 @@ class PoolBook:
         self._folding = threading.Lock()  # a thread of the parent may have held it
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
-        self.timeouts = self.gave_up = self.most_wanted = 0
+        self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
         self.nestings = Nestings()
         self.begun = time.monotonic()
         self._wait_rate = WaitRate(self.begun)
@@ -360,6 +362,7 @@ class PoolBook:
                 ),
                 most_wanted=self.most_wanted,
                 switched_off=self.switched_off(),
+                lost_slots=self.lost_slots,
             )
 
     def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:

@@ -101,6 +101,9 @@ class PoolStats:
     than the pool has; else 0."""
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook of ours has failed here: since then nothing of this pool is recorded."""
+    lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Connections that were dropped and that the pool will never replace: it can lend
+    so many fewer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,4 +28,5 @@ def capacity_of(pool: PoolStats) -> int | None:
     """The most connections the pool lends; None if there is no limit."""
     if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
         return None
-    return pool.size + pool.max_overflow or None
+    slots = pool.size + pool.max_overflow
+    return max(0, slots - pool.lost_slots) if slots else None

@@ -33,6 +33,8 @@ def exhausted(
     if not waits or capacity is None or len(holds) < capacity:
         return []
     by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    held = ", ".join(f"{site} ({n})" for site, n in by_site)
+    lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
     return [
         Finding(
@@ -40,9 +42,14 @@ def exhausted(
             severity="critical",
             pool=pool.id,
             text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
-            f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
-            proof="held by " + ", ".join(f"{site} ({n})" for site, n in by_site),
-            remedy="Look at the holders before making the pool larger.",
+            + (f"{lost} lost, " if lost else "")
+            + f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
+            proof=f"held by {held}"
+            if held
+            else "nobody holds one: every slot was lost",
+            remedy="Look at what was dropped: the pool never replaces it."
+            if lost
+            else "Look at the holders before making the pool larger.",
             holds=ids(holds),
             waits=ids(waits),
             sites=places(*(hold.site for hold in holds)),

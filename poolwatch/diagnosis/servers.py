@@ -120,7 +120,9 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 def _is_unlimited(pool: PoolStats) -> bool:
     """Whether it opens as many as are asked for, rather than an unknown number."""
-    return capacity_of(pool) is None and (pool.kind == "NullPool" or bool(pool.size))
+    return capacity_of(pool) is None and (
+        pool.kind == "NullPool" or pool.size is not None
+    )
 
 
 def _named(pools: _Pools) -> str:

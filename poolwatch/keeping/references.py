@@ -3,8 +3,8 @@
 Nothing here runs code of the application: what an object refers to is what the garbage
 collector says, plus the locals of frames. Some things lead nowhere or everywhere and
 are not followed: modules, the globals of functions, classes of libraries, SQLAlchemy's
-engines, pools and mappings, the pools of drivers, event loops, and tasks that have not
-ended (they are looked at by themselves).
+engines, pools and mappings, the pools of drivers with all that works for them, event
+loops, and tasks that have not ended (they are looked at by themselves).
 
 Locals. A suspended generator or coroutine and an ended frame show their locals to the
 garbage collector. A running frame does not; there ``f_locals`` is the only way. From
@@ -136,6 +136,7 @@ _SQLALCHEMY = (
 _TOO_MUCH = frozenset({
     "Engine", "OptionEngine", "AsyncEngine", "Pool", "_ConnectionRecord", "URL",
     "Logger", "RootLogger", "Manager", "PlaceHolder",
+    "AdaptersMap", "TypesRegistry", "Transformer",
 })  # fmt: skip
 
 _POOLS = {
@@ -155,6 +156,10 @@ def _worth_following(kind: type) -> bool:
         return False
     if package == "poolwatch":
         return module.startswith("poolwatch.demo.app")
+    if package == "psycopg_pool":  # a worker remembers its last job, and what it was on
+        return False
+    if package == "psycopg":
+        return name not in _TOO_MUCH
     return package != "logging" or name not in _TOO_MUCH
 
 

@@ -89,7 +89,7 @@ def traces(kind, pool):
         own = getattr(each, "__dict__", {})
         found[id(each)] = {k: v for k, v in own.items() if callable(v)}
         for base in kind.classes(each):
-            found[base] = dict(base.__dict__)
+            found[base] = {k: v for k, v in base.__dict__.items() if callable(v)}
     return found
 
 
@@ -175,7 +175,8 @@ def test_a_connection_is_lent_again(kind, pool, instrument):
         kind.run(kind.give, pool, connection)
     counters = Look().counters(watch)
     assert (counters.checkouts, counters.checkins) == (3, 3)
-    assert len(pids) <= SIZE
+    if kind.keeps:
+        assert len(pids) <= SIZE
     assert None not in pids
 
 

@@ -38,6 +38,8 @@ class Kind(ABC):
     """``discard`` is told to the pool as such, rather than found out by it."""
     holds_outlive_close = True
     """A hold that is out while the pool is closed stays, until it is given back."""
+    keeps = True
+    """What was given back is lent again."""
     reopens = False
     """A closed pool opens anew."""
 
