@@ -147,7 +147,7 @@ def test_deadlock_overflow_and_ping(pool):
         ),
         ("NullConnectionPool", ["check=NullConnectionPool.check_connection"]),
         ("ThreadedConnectionPool", ["ThreadedConnectionPool(..., maxconn=7)"]),
-        ("Pool", ["asyncpg.create_pool(..., max_size=7)"]),
+        ("asyncpg.Pool", ["asyncpg.create_pool(..., max_size=7)"]),
     ],
 )
 def test_advice_is_in_the_words_of_the_pool(pool, kind, expected):

@@ -60,7 +60,7 @@ _KINDS = {
     "AsyncNullConnectionPool": _of_psycopg("AsyncNullConnectionPool", keeps=False),
     "SimpleConnectionPool": _of_psycopg2("SimpleConnectionPool"),
     "ThreadedConnectionPool": _of_psycopg2("ThreadedConnectionPool"),
-    "Pool": Options(
+    "asyncpg.Pool": Options(
         made_by="asyncpg.create_pool",
         size="max_size",
         keep="min_size=<the peak>",
