@@ -83,10 +83,7 @@ class Guide:
             FrameType: _of_ended,
             Context: _of_context,
         }
-        for module, name in _POOLS:
-            pool = getattr(sys.modules.get(module), name, None)
-            if pool is not None:
-                self._by_base[pool] = None
+        self._by_base.update(dict.fromkeys(pools_of_drivers()))
         self.asyncio: Any = sys.modules.get("asyncio")
         """Only if the application has it."""
         if self.asyncio is not None:
@@ -149,7 +146,12 @@ _POOLS = (
     ("asyncpg.pool", "Pool"),
     ("asyncpg.pool", "PoolConnectionHolder"),
 )
-"""A pool of a driver may keep what it has lent, in nobody's hand."""
+
+
+def pools_of_drivers() -> tuple[type, ...]:
+    """Classes that may keep what they have lent, in nobody's hand; those loaded."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _POOLS)
+    return tuple(kind for kind in found if isinstance(kind, type))
 
 
 def _worth_following(kind: type) -> bool:
