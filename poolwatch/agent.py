@@ -261,6 +261,7 @@ class Agent:
     def begin_anew(self) -> None:
         """After the last pool: nothing is left but what a new start needs."""
         self.close()
+        self.ledger.makings.forget()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
         self.pools = None
 
@@ -280,6 +281,7 @@ def instrument(
     name: str | None = None,
     long_after: float = LONG_AFTER,
     server_view: bool = True,
+    prove_dropped: bool = True,
 ) -> Watch:
     """Record who holds each connection of a pool, and let viewers ask.
 
@@ -292,6 +294,10 @@ def instrument(
         long_after: seconds after which a hold counts as long.
         server_view: whether a viewer may have this process read ``pg_stat_activity``
             over a short-lived connection of its own, outside the pool.
+        prove_dropped: whether a connection that nothing refers to any more, but its
+            pool, is reported as leaked at once. Pools that keep what they have lent
+            (psycopg2's, asyncpg's) cannot tell it otherwise; switch it off where code
+            comes back for a connection by a way that Python does not count.
 
     Calling it again for the same pool changes its settings. It goes on working after
     ``engine.dispose()``. With POOLWATCH_DISABLE=1 in the environment it does nothing.
@@ -300,7 +306,12 @@ def instrument(
         TypeError: for a target that is no pool, or a setting of the wrong type.
         ValueError: for a setting out of range.
     """
-    settings = Settings(name=name, long_after=long_after, server_view=server_view)
+    settings = Settings(
+        name=name,
+        long_after=long_after,
+        server_view=server_view,
+        prove_dropped=prove_dropped,
+    )
     pools = _pools()
     if target is not None and not pools.accepts(target):
         raise _refusal(target)

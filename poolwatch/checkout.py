@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from poolwatch.model import Connection
 
 
+_LOOKS = 2
+
+
 class Checkout:
     """One request for a connection, and the hold it turns into.
 
@@ -29,8 +32,10 @@ class Checkout:
         "blamed",
         "collected",
         "connection",
+        "dropped",
         "ended",
         "holder",
+        "keyed",
         "leaked",
         "number",
         "path",
@@ -52,6 +57,10 @@ class Checkout:
     """Weak reference to the connection proxy that the application holds."""
     connection: ConnectionFacts | None
     collected: bool
+    dropped: int
+    """Looks in a row at which nothing but the pool referred to the connection."""
+    keyed: bool
+    """Taken under a key, by which whoever knows it gets it again."""
     leaked: bool
     """Already counted as leaked."""
     number: int
@@ -78,6 +87,10 @@ class Checkout:
     def owner(self) -> object:
         """The one that holds or waits: equal for two requests of one task or thread."""
         return self.holder if self.task is None else self.task
+
+    def is_dropped(self) -> bool:
+        """Whether nobody can return it: enough looks in a row have said so."""
+        return getattr(self, "dropped", 0) >= _LOOKS
 
     def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
         """The ident of the thread, None if it has ended, and the task, by weakref."""
@@ -182,6 +195,8 @@ class ConnectionFacts(NamedTuple):
     client_port: int | None
     process: int
     """Pid of the process that opened it."""
+    met: bool = False
+    """Nobody knows when it was opened: ``opened`` is when it was met."""
 
     def record(self, now: float) -> Connection:
         """The form that viewers get."""
@@ -192,6 +207,7 @@ class ConnectionFacts(NamedTuple):
             connect_s=self.connect_s,
             address=self.address,
             client_port=self.client_port,
+            met=self.met,
         )
 
 

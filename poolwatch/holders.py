@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from poolwatch.callsites import DEEPEST, Pairs, current_frames, pairs_of
+from poolwatch.ownership import is_ours
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -107,7 +108,8 @@ class TaskRef:
             frame = _first(awaited, "cr_frame", "gi_frame", "ag_frame")
             if frame is None:
                 break
-            pairs.append((frame.f_code, frame.f_lasti))
+            if not is_ours(frame.f_code.co_filename):
+                pairs.append((frame.f_code, frame.f_lasti))
             awaited = _first(awaited, "cr_await", "gi_yieldfrom", "ag_await")
         if pairs and _first(coroutine, "cr_running", "gi_running"):
             pairs += reversed(_called(thread, pairs[-1][0]))

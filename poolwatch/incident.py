@@ -35,7 +35,8 @@ def note(process: Process, pool_id: str) -> str:
 def _head(pool: PoolStats, holds: Sequence[Hold]) -> str:
     size = "" if pool.size is None else f" (size {pool.size}"
     if size:
-        size += f" + overflow {pool.max_overflow})" if pool.max_overflow else ")"
+        size += f" + overflow {pool.max_overflow}" if pool.max_overflow else ""
+        size += f", {plural(pool.lost_slots, 'slot')} lost)" if pool.lost_slots else ")"
     out = plural(len(holds), "connection")
     return one_line(f"pool {pool.name!r}{size} has {out} out")
 

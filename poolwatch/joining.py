@@ -20,6 +20,11 @@ A backend that took over the pid is younger than the connection: it can only pas
 the first backend lived for less than that tolerance. A clock that was set, or a laptop
 that slept, makes a true row fail: then the server's side is unknown, which is the
 lesser evil.
+
+*The address*, of a connection that the pool had before it was instrumented and of which
+nobody knows the age. If the connection is to the very address that the reading is from,
+the server itself has told its pid; and the backend must be older than our first look at
+the connection. Only one that took over both the pid and that age could pass.
 """
 
 from __future__ import annotations
@@ -171,6 +176,8 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
         return False
     earliest, latest = window
     tolerance = SLACK_S + min(MOST_DRIFT_S, DRIFT * connection.age_s)
+    if connection.met:
+        return backend.age_s >= connection.age_s + earliest - tolerance
     if connection.connect_s is None:  # then age_s begins before the connect call
         low, high = connection.age_s - UNMEASURED_CONNECT_S, connection.age_s
     else:
@@ -187,6 +194,8 @@ def _row(
         return None
     if connection.connect_s is None and _other_port(connection, backend):
         return None  # one doubt too many for a loose age
+    if connection.met and (address is None or connection.address != address):
+        return None
     return backend.row if same_age(connection, backend, window) else None
 
 

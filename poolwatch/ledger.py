@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import Frame
 from poolwatch.histogram import Histogram, merged
+from poolwatch.makings import Makings
 from poolwatch.nestings import Nestings
 from poolwatch.tally import Tally
 from poolwatch.waitrate import WaitRate
@@ -90,6 +91,9 @@ class PoolBook:
         self.shared = False
         """One connection may be lent several times; then holds are keyed by proxy, and
         one that was dropped may end without any event."""
+        self.look: Callable[[], None] = lambda: None
+        """Has the adapter look for what no event tells: connections that were dropped
+        where the pool keeps what it has lent."""
         self.server_view = True
         self.server_connect: Callable[[], Any] | None = None
         """Opens a connection to this pool's PostgreSQL, outside the pool; None if it
@@ -107,6 +111,8 @@ class PoolBook:
         self.closes = 0
         self.timeouts = 0
         self.invalidated = 0
+        self.lost_slots = 0
+        """Connections that were dropped and that the pool will never replace."""
         self.gave_up = 0
         """Waits that the application itself has ended."""
         self.most_wanted = 0
@@ -221,7 +227,7 @@ class PoolBook:
         self._folding = threading.Lock()  # a thread of the parent may have held it
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
-        self.timeouts = self.gave_up = self.most_wanted = 0
+        self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
         self.nestings = Nestings()
         self.begun = time.monotonic()
         self._wait_rate = WaitRate(self.begun)
@@ -276,6 +282,7 @@ class PoolBook:
 
         A shared connection can be dropped without any event: its hold ends here.
         """
+        self.look()
         if self.shared:
             for hold in list(self.holds.values()):
                 if hold.proxy() is None:
@@ -360,6 +367,7 @@ class PoolBook:
                 ),
                 most_wanted=self.most_wanted,
                 switched_off=self.switched_off(),
+                lost_slots=self.lost_slots,
             )
 
     def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:
@@ -415,6 +423,7 @@ class Ledger:
         """Told of every hold; the same list in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
+        self.makings = Makings()
 
     def open(self, **about: Any) -> PoolBook:
         """Begin the books of a pool; takes what PoolBook takes but id and observers."""
@@ -429,8 +438,10 @@ class Ledger:
         """Forget a pool."""
         self.books.pop(book.id, None)
         self.changes += 1
+        self.makings.gone(book.id)
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""
+        self.makings.forget()
         for book in self.books.values():
             book.forget()

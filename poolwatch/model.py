@@ -93,6 +93,9 @@ class PoolStats:
     than the pool has; else 0."""
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook of ours has failed here: since then nothing of this pool is recorded."""
+    lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Connections that were dropped and that the pool will never replace: it can lend
+    so many fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,9 @@ class Connection:
     """``host:port`` or socket directory the driver says it is connected to."""
     client_port: int | None
     """Our end of the TCP connection; None for a Unix socket or if unknown."""
+    met: bool = False
+    """It was there when the pool was instrumented, and the pool does not know its age
+    either: ``age_s`` is since then, and it is older."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +256,10 @@ class ServerStatus:
     max_connections: int | None = None
     read_s: float | None = None
     """How long the reading took."""
+    reserved: int | None = None
+    """Of those, how many only privileged roles may use."""
+    identity: str | None = None
+    """Tells one running server from every other, whatever address it goes by."""
 
 
 FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
@@ -355,3 +365,5 @@ class ServerReading:
     backends: tuple[Backend, ...]
     address: str | None = None
     read_s: float | None = None
+    reserved: int | None = None
+    """Of max_connections, how many only privileged roles may use."""

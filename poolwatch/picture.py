@@ -17,6 +17,7 @@ from poolwatch.checkout import Checkout
 from poolwatch.collector import undisturbed
 from poolwatch.diagnosis import holds as of_holds
 from poolwatch.diagnosis import pools as of_pools
+from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_gravity
 from poolwatch.doing import doing
 from poolwatch.freezing import Freezer
@@ -84,6 +85,7 @@ class LedgerSource:
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
         look.judge(self._keeping(look.suspects()) if search else self._known())
+        look.findings += churned(self._ledger.makings.made(look.now), look.pools)
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -212,6 +214,7 @@ class _Look:
             for _, drafts, _ in self._drafts
             for draft in drafts
             if suspicious(draft.seen) or draft.one_of_several
+            if not draft.seen.dropped
         ]
 
     def judge(self, keeping: dict[int, Keeping]) -> None:
@@ -236,6 +239,7 @@ class _Look:
             self.findings += of_holds.of_holds(judged)
             self.findings += of_holds.collected(stats, book.collected_at())
             self.findings += of_pools.exhausted(stats, holds, waits)
+            self.findings += of_pools.unpooled(stats)
             self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
             self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
             if not book.shared:  # one connection for all: nobody can wait for another
@@ -277,6 +281,7 @@ class _Look:
             keeping=None,
             unused_s=usage.unused_s(self.now) if usage is not None else None,
             by_others=usage is not None and usage.by_others,
+            dropped=checkout.is_dropped(),
         )
         return _Draft(checkout, now, stack, seen)
 

@@ -235,6 +235,8 @@ def _status(
         sessions=reading.sessions,
         max_connections=reading.max_connections,
         read_s=reading.read_s,
+        reserved=reading.reserved,
+        identity=reading.identity,
     )
 
 

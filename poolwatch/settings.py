@@ -15,6 +15,7 @@ class Settings:
     name: str | None = None
     long_after: float = LONG_AFTER
     server_view: bool = True
+    prove_dropped: bool = True
 
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError, in the user's words, for a wrong setting."""
@@ -30,10 +31,10 @@ class Settings:
             raise ValueError(
                 f"long_after must be more than 0 seconds, not {self.long_after!r}"
             )
-        if not isinstance(self.server_view, bool):
-            raise TypeError(
-                f"server_view must be True or False, not {self.server_view!r}"
-            )
+        for name in ("server_view", "prove_dropped"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 def disabled() -> bool:

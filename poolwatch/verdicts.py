@@ -1,7 +1,8 @@
 """The verdict on one open hold, with its evidence: a pure function of what was seen.
 
 Grades of certainty, never mixed up: *suspected* (over a threshold) is less than *owner
-gone*, and that is less than *proven* (garbage-collected, which the ledger counts).
+gone*, and that is less than *proven* (garbage-collected, which the ledger counts, or
+dropped where the pool itself keeps what it has lent).
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Seen:
     """How long ago its last statement ended; None if there was none."""
     by_others: bool = False
     """A thread or task that did not take it has used it."""
+    dropped: bool = False
+    """Nothing but its pool refers to the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,12 @@ class Judgement:
     evidence: tuple[str, ...]
 
 
+_DROPPED = "nothing but the pool refers to it: nobody can return it any more"
+
+
 def suspicious(seen: Seen) -> bool:
     """Whether it matters who keeps this connection alive."""
-    if seen.long_hold or seen.statement_s is not None:
+    if seen.dropped or seen.long_hold or seen.statement_s is not None:
         return False
     if seen.ended_owner:
         return True
@@ -90,6 +96,8 @@ def _used_of_late(seen: Seen) -> bool:
 def judge(seen: Seen) -> Judgement:
     """Judge one hold."""
     evidence = _circumstances(seen)
+    if seen.dropped:  # proven: no declaration makes it come back
+        return Judgement("leaked", "leaked.collected", (*evidence, _DROPPED))
     if seen.long_hold:
         return Judgement("ok", None, (*evidence, f"declared long: {seen.long_hold}"))
     return _leaked(seen, evidence) or _long(seen, evidence)

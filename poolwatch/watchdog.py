@@ -18,7 +18,7 @@ from poolwatch.ledger import Ledger, PoolBook
 from poolwatch.model import Frame, Hold
 from poolwatch.nestings import Nesting
 from poolwatch.picture import LedgerSource
-from poolwatch.text import duration, one_line, place
+from poolwatch.text import duration, one_line, place, plural
 
 PERIOD_S = 1.0
 _AGAIN_S = 5.0
@@ -57,6 +57,7 @@ class Watchdog:
         self._returned(books, now)
         self._dropped(books)
         for book in books:
+            book.look()
             book.mark(now)
             self._nested(book)
         if now >= self._next_picture and any(self._in_trouble(b, now) for b in books):
@@ -135,12 +136,20 @@ class Watchdog:
                     self._collected.clear()
                 self._collected[book.id, site] = count
                 log.warning(
-                    "leak on pool %s: %d connection(s) taken at %s came back only by "
-                    "garbage collection: nobody called close()",
+                    "leak on pool %s: %d connection(s) taken at %s %s",
                     one_line(repr(book.name)),
                     new,
                     place(site),
+                    _end_of(book),
                 )
+
+
+def _end_of(book: PoolBook) -> str:
+    """What has become of connections that were dropped."""
+    if book.lost_slots:
+        lost = plural(book.lost_slots, "slot")
+        return f"were dropped: the pool does not replace them, {lost} lost so far"
+    return "came back only by garbage collection: nobody called close()"
 
 
 def _out(book: PoolBook) -> list[Checkout]:
@@ -148,6 +157,8 @@ def _out(book: PoolBook) -> list[Checkout]:
 
 
 def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:
+    if hold.is_dropped():
+        return True
     if hold.ambience.long_hold:
         return False
     return now - hold.taken >= book.long_after or hold.ended_owner() is not None

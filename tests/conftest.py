@@ -6,4 +6,11 @@ import os
 # process of their own, which tests/test_keepers.py gives them.
 collect_ignore = [] if os.environ.get("POOLWATCH_FRESH_PROCESS") else ["keeping"]
 
-pytest_plugins = ["pytester", "fix_core", "fix_postgres", "fix_processes", "fix_suites"]
+pytest_plugins = [
+    "pytester",
+    "fix_core",
+    "fix_postgres",
+    "fix_psycopg_pool",
+    "fix_processes",
+    "fix_suites",
+]

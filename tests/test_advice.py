@@ -134,6 +134,51 @@ def test_deadlock_overflow_and_ping(pool):
     assert "pool_pre_ping=True" in lines
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (
+            "AsyncConnectionPool",
+            [
+                "AsyncConnectionPool(..., max_size=7)",
+                "AsyncConnectionPool(..., min_size=<the peak>)",
+                "AsyncConnectionPool(..., check=AsyncConnectionPool.check_connection)",
+            ],
+        ),
+        ("NullConnectionPool", ["check=NullConnectionPool.check_connection"]),
+        ("ThreadedConnectionPool", ["ThreadedConnectionPool(..., maxconn=7)"]),
+        ("asyncpg.Pool", ["asyncpg.create_pool(..., max_size=7)"]),
+    ],
+)
+def test_advice_is_in_the_words_of_the_pool(pool, kind, expected):
+    """A line to copy: no pool of a driver has a pool_size or a pre-ping."""
+    from dataclasses import replace
+
+    counters = replace(pool.counters, invalidated=3)
+    pool = replace(pool, kind=kind, size=4, max_overflow=1, counters=counters)
+    trace = trace_of(
+        poisson(100, 0.02, 3_000, 1), pool, depth=2, nesting=6, connects=900
+    )
+    told = advise(trace, TARGET_S).recommendations
+    everything = " ".join(f"{each.text} {each.why} {each.line}" for each in told)
+    for line in expected:
+        assert line in everything
+    assert "pool_size" not in everything
+    assert "pre_ping" not in everything
+    assert "overflow" not in everything
+
+
+def test_a_pool_that_is_just_right_is_left_alone(pool):
+    """Of a driver's pool by all it may have, whatever it keeps."""
+    from dataclasses import replace
+
+    requests = poisson(100, 0.02, 3_000, 1)
+    size = advise(trace_of(requests, pool), TARGET_S).size
+    pool = replace(pool, kind="ConnectionPool", size=1, max_overflow=size - 1)
+    (sizing, *_) = advise(trace_of(requests, pool), TARGET_S).recommendations
+    assert (sizing.text, sizing.line) == (f"leave max_size at {size}", None)
+
+
 def test_the_command(socket_dir):
     """A real application under load, from outside."""
     app = textwrap.dedent(

@@ -157,6 +157,23 @@ def test_a_connection_older_than_the_instrumentation_has_a_loose_age():
     assert server_of(old, backend(age_s=58.0)) is None
 
 
+def test_a_connection_that_was_met_is_told_by_its_address():
+    """Nobody knows its age: the server of that address says whose pid it is, and the
+    backend has to be older than our first look."""
+    met = hold(connect_s=None, met=True, address="/run/pg:5432")
+    old, young = backend(age_s=4000.0), backend(age_s=59.0)
+    assert server_of(met, old, address="/run/pg:5432") == ROW
+    assert server_of(met, young, address="/run/pg:5432") is None
+    assert server_of(met, old, address="/run/pg:5433") is None
+    assert server_of(met, old) is None
+    assert (
+        server_of(hold(connect_s=None, met=True), old, address="/run/pg:5432") is None
+    )
+    over_tcp = hold(connect_s=None, met=True, address="db:5432", client_port=40000)
+    elsewhere = backend(client_port=50000, age_s=4000.0)
+    assert server_of(over_tcp, elsewhere, address="db:5432") is None
+
+
 def test_nothing_known_of_the_connection_is_no_proof():
     assert server_of(replace(hold(), connection=None), backend()) is None
     assert server_of(replace(hold(), backend_pid=None), backend()) is None

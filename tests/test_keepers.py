@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("name", ["test_keepers.py", "test_keepers_async.py"])
+@pytest.mark.parametrize(
+    "name", ["test_keepers.py", "test_keepers_async.py", "test_keepers_psycopg.py"]
+)
 def test_in_a_fresh_process(name):
     """Who keeps a connection alive is found, for every kind of root."""
     here = Path(__file__).parent

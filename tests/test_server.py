@@ -132,6 +132,7 @@ def test_viewers_get_more(path, http_get):
     assert set(process["pools"][0]) == KEYS["pools"] | {
         "gave_up",
         "long_after_s",
+        "lost_slots",
         "most_wanted",
         "switched_off",
         "waiting_s_per_s",

@@ -99,10 +99,19 @@ class DriverHooks:
         self.guard.failed(error)
 
     def remember(
-        self, connection: Any, key: int, opened: float, took: float | None
+        self,
+        connection: Any,
+        key: int,
+        opened: float,
+        took: float | None,
+        *,
+        met: bool = False,
     ) -> ConnectionFacts:
-        """Note what is known of a connection; whoever closes it forgets it again."""
+        """Note what is known of a connection; whoever closes it forgets it again.
+
+        ``met``: it was there before, and nobody knows since when.
+        """
         pid, address, port = connection_facts(connection)
-        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid())
+        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid(), met)
         self.book.connections[key] = facts
         return facts

@@ -6,12 +6,16 @@ import gc
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from sys import _getframe as frame_at
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
-from poolwatch.guard import log
+from poolwatch.guard import Guard, log
 from poolwatch.ledger import PoolBook
+from poolwatch.makings import fingerprint
 from poolwatch.settings import Settings
 
 _FOR_EVER = 1e9
@@ -58,6 +62,9 @@ class LibraryPools(ABC):
         self._named: set[str] = set()
         """Ids of pools that were instrumented by themselves."""
         self._hooks: dict[str, Hooks] = {}
+        self._seen: WeakSet[Any] = WeakSet()
+        """Pools that were instrumented once: they are not new."""
+        self._counting = Guard("counting the pools that are made")
         self._lock = threading.RLock()  # a finalizer may come in between
         self._every: Settings | None = None
         self._patched: list[tuple[Any, Any, Any]] = []
@@ -92,6 +99,20 @@ class LibraryPools(ABC):
         """The pool of a target."""
         return target
 
+    def arguments_of(self, target: Any) -> Any:
+        """What it connects with beside what the URL tells; only compared."""
+        return None
+
+    def is_new(self, target: Any) -> bool:
+        """Whether it was made just now, as far as can be told, and keeps connections.
+
+        Then the code that is running is what makes pools of this kind.
+        """
+        if target in self._seen:
+            return False
+        self._seen.add(target)
+        return True
+
     def is_ready(self, target: Any) -> bool:
         """Whether it is made so far that it can be hooked."""
         return True
@@ -112,11 +133,20 @@ class LibraryPools(ABC):
         """Instrument a pool, or change its settings; returns the id of the pool."""
         return self._watch(self.unwrapped(target), settings, by_itself=True)
 
-    def _watch(self, target: Any, settings: Settings, *, by_itself: bool) -> str:
+    def _watch(
+        self,
+        target: Any,
+        settings: Settings,
+        *,
+        by_itself: bool,
+        exists: bool = False,
+    ) -> str:
         with self._lock:
             hooks = self._of(self.pool_of(target))
             if hooks is None:
                 hooks = self._hook(target, settings)
+                if not exists:
+                    self._note_making(target, hooks.book)
             else:
                 self.met_again(hooks, target)
             book = hooks.book
@@ -154,7 +184,7 @@ class LibraryPools(ABC):
         for each in gc.get_objects() if existing else ():
             # by type(): what isinstance() asks of a proxy object runs foreign code
             if issubclass(type(each), self.made):
-                self.watch_one_of_all(each)
+                self.watch_one_of_all(each, exists=True)
 
     def forget_every(self) -> None:
         """Take off all hooks."""
@@ -192,12 +222,14 @@ class LibraryPools(ABC):
 
         return watched_init
 
-    def watch_one_of_all(self, target: Any) -> None:
-        """Instrument a pool that nobody has named."""
+    def watch_one_of_all(self, target: Any, *, exists: bool = False) -> None:
+        """Instrument a pool that nobody has named; one that ``exists`` since before was
+        not made by the code that is running.
+        """
         try:
             # one that another thread is making is not ready: it comes by __init__
             if self._every is not None and self.is_ready(target):
-                self._watch(target, self._every, by_itself=False)
+                self._watch(target, self._every, by_itself=False, exists=exists)
         except Exception:  # noqa: BLE001 - whatever it is, the app gets its pool
             log.exception("poolwatch could not instrument a pool")
 
@@ -219,6 +251,20 @@ class LibraryPools(ABC):
         hooks.on_gone = self._gone
         self._hooks[book.id] = hooks
         return hooks
+
+    def _note_making(self, target: Any, book: PoolBook) -> None:
+        """Count a new pool at the place that makes it: where its ``__init__`` is called
+        or, if the user instruments each one himself, where he does that.
+        """
+        if self._counting.tripped:
+            return
+        try:
+            if self.is_new(target):
+                stack = resolve(pairs_of(frame_at(1)))
+                purpose = book.name, fingerprint(self.arguments_of(target))
+                self._context.ledger.makings.note(stack, book.url, purpose, book.id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app gets its pool
+            self._counting.failed(error)
 
     def _gone(self, pool_id: str) -> None:
         """The pool was collected: forget it. Runs in a finalizer: no lock."""

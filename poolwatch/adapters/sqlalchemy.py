@@ -9,7 +9,6 @@ listeners carry over to the new pool by themselves, wrappers do not).
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from asyncio import current_task
@@ -30,6 +29,7 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
+from poolwatch.adapters.urls import hidden
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
@@ -464,12 +464,8 @@ def pool_url(target: Engine | Pool) -> str | None:
     if not isinstance(target, Engine):
         return None
     url = target.url
-    hidden = {
-        key: "***"
-        for key, value in url.query.items()
-        if _SECRET.search(key) or _SECRET.search(str(value))
-    }
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+    secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
+    return url.update_query_dict(secrets).render_as_string(hide_password=True)
 
 
 def pool_name(target: Engine | Pool) -> str:
@@ -480,6 +476,3 @@ def pool_name(target: Engine | Pool) -> str:
     if isinstance(target, Engine):
         return target.url.database or target.url.get_backend_name()
     return type(pool).__name__
-
-
-_SECRET = re.compile("pass|pwd|secret|token|key|credential", re.IGNORECASE)

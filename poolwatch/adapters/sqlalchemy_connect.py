@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Target = Engine | AsyncEngine | Pool
 
-__all__ = ["connection_facts", "server_connect"]
+__all__ = ["connect_arguments", "connection_facts", "server_connect"]
 
 Recipe = tuple[list[Any], dict[str, Any]]
 
@@ -79,7 +79,7 @@ def _dialect(owner: Any) -> Any | None:
 
 
 def _connect(pool: Any, dialect: Any | None) -> Any:
-    recipe = _recipe(pool)
+    recipe = connect_arguments(pool)
     if dialect is not None and dialect.is_async:
         return _connect_async(dialect, recipe)
     if recipe is None or dialect is None:
@@ -118,7 +118,7 @@ def _listeners(dialect: Any, positional: list[Any], keywords: dict[str, Any]) ->
     return None
 
 
-def _recipe(pool: Any) -> Recipe | None:
+def connect_arguments(pool: Any) -> Recipe | None:
     """The driver's arguments, copied out of the closure create_engine() has made.
 
     There is no other place that has ``connect_args``. None if the creator is somebody

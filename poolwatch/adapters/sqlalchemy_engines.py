@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.adapters.sqlalchemy import PoolHooks, pool_name, pool_url
-from poolwatch.adapters.sqlalchemy_connect import server_connect
+from poolwatch.adapters.sqlalchemy_connect import connect_arguments, server_connect
 from poolwatch.ledger import PoolBook
 
 
@@ -31,6 +31,20 @@ class Engines(LibraryPools):
     def pool_of(self, target: Any) -> Any:
         """The pool that an engine has now."""
         return target.pool if isinstance(target, Engine) else target
+
+    def arguments_of(self, target: Any) -> Any:
+        """What the driver is called with."""
+        return connect_arguments(self.pool_of(target))
+
+    def is_new(self, target: Any) -> bool:
+        """Not if its pool keeps no connections, or one for a database of its own in
+        memory: making such engines is cheap, and often meant.
+        """
+        if isinstance(
+            self.pool_of(target), NullPool | StaticPool | SingletonThreadPool
+        ):
+            return False
+        return super().is_new(target)
 
     def is_ready(self, target: Any) -> bool:
         """Whether it is an engine of its own, and has its pool."""

@@ -25,7 +25,7 @@ _LIBPQ_OF_ASYNCPG = (
     "krbsrvname",
     "gsslib",
 )
-_NOT_LIBPQ = {
+NOT_LIBPQ = {
     "autocommit",
     "context",
     "cursor_factory",
@@ -34,6 +34,7 @@ _NOT_LIBPQ = {
     "server_cursor_factory",
     "async_creator_fn",
 }
+"""Arguments of psycopg, or of SQLAlchemy, that libpq has no word for."""
 
 
 def connector(async_driver: str, arguments: Mapping[str, Any]) -> Callable[[], Any]:
@@ -45,7 +46,7 @@ def connector(async_driver: str, arguments: Mapping[str, Any]) -> Callable[[], A
     if async_driver == "asyncpg":
         words = libpq_of_asyncpg(arguments)
     else:
-        words = {key: v for key, v in arguments.items() if key not in _NOT_LIBPQ}
+        words = {key: v for key, v in arguments.items() if key not in NOT_LIBPQ}
     context = words.get("ssl_context")
     module = _driver("pg8000" if context is not None else None)
     if module.__name__ == "pg8000.dbapi":

@@ -8,11 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from poolwatch.advice import queueing, replay
+from poolwatch.advice.options import options_of
 from poolwatch.advice.recording import Trace
 from poolwatch.text import duration, plural
 
 ENOUGH_REQUESTS = 200
 """Of fewer, 99 % is a matter of one or two."""
+
+
+_RECYCLE = "  # and pool_recycle below the server's or firewall's idle limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +128,28 @@ def _sizing(
         f"{duration(then)} (measured now: {duration(measured)}; target "
         f"{duration(target_s)}); queueing theory says {theory}"
     )
-    if now is not None and now >= wanted and trace.pool.size == wanted:
-        return Recommendation(f"leave pool_size at {wanted}", why, None)
+    options = options_of(trace.pool.kind)
+    # what a driver's pool may have is one number; of an engine it is the kept part
+    told = trace.pool.size if options.size == "pool_size" else now
+    if now is not None and now >= wanted and told == wanted:
+        return Recommendation(f"leave {options.size} at {wanted}", why, None)
     if now is not None and now > 2 * wanted:
         text = f"{wanted} connections would do: {now} are allowed"
     else:
-        text = f"pool_size={wanted} keeps the wait within the target"
-    return Recommendation(text, why, f"create_engine(..., pool_size={wanted})")
+        text = f"{options.size}={wanted} keeps the wait within the target"
+    return Recommendation(text, why, options.line(f"{options.size}={wanted}"))
 
 
 def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
     now = _capacity(trace)
     if safe is None or now is None or now >= safe:
         return None
+    options = options_of(trace.pool.kind)
     return Recommendation(
         f"{safe} connections are the fewest that cannot lock up; {now} are allowed",
         f"up to {trace.nesting} holders at once went on to want {trace.depth} "
         f"connections: {trace.nesting} x {trace.depth - 1} + 1",
-        f"create_engine(..., pool_size={safe})  # or pass the connection on",
+        options.line(f"{options.size}={safe}") + "  # or pass the connection on",
     )
 
 
@@ -151,24 +159,26 @@ def _overflow(trace: Trace) -> Recommendation | None:
         return None
     made = trace.pool.create_s.p50
     cost = f", {duration(made)} each" if made is not None else ""
-    if not trace.pool.max_overflow:
+    options = options_of(trace.pool.kind)
+    if not trace.pool.max_overflow or options.keep is None:
         return None
+    instead = " rather than max_overflow" if options.size == "pool_size" else ""
     return Recommendation(
-        "raise pool_size rather than max_overflow",
-        f"{trace.connects} connections were opened for {count} requests{cost}: what "
-        "overflows is closed at its return and opened again",
-        "create_engine(..., pool_size=<the peak>, max_overflow=0)",
+        f"raise {options.keep.partition('=')[0]}{instead}",
+        f"{trace.connects} connections were opened for {count} requests{cost}: "
+        f"{options.kept}",
+        options.line(options.keep),
     )
 
 
 def _pre_ping(trace: Trace) -> Recommendation | None:
     invalidated = trace.pool.counters.invalidated
-    if not invalidated:
+    options = options_of(trace.pool.kind)
+    if not invalidated or options.test is None:
         return None
     return Recommendation(
         "let the pool test connections before it lends them",
         f"{plural(invalidated, 'connection')} broke in use since the start; a test "
         "costs one round trip at each checkout",
-        "create_engine(..., pool_pre_ping=True)  # and pool_recycle below the server's "
-        "or firewall's idle limit",
+        options.line(options.test) + _RECYCLE * (options.size == "pool_size"),
     )

@@ -18,6 +18,14 @@ class _Wording(NamedTuple):
 
 
 _PER_SITE = {
+    "leaked.collected": _Wording(
+        "critical",
+        "{where} dropped {many} without returning {them}: the pool has lost {them} for "
+        "good",
+        "Return it where it was taken, whatever happens: putconn() or release() in a "
+        "finally clause, or async with pool.acquire(). This pool keeps what it has "
+        "lent, so nothing brings the place back but closing the pool.",
+    ),
     "leaked.orphaned": _Wording(
         "critical",
         "{where} took {many} and ended without returning {them}",
@@ -83,6 +91,8 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
 
     Takes their call sites, and how many each has dropped.
     """
+    if pool.lost_slots:
+        return _lost(pool, sites)
     return [
         Finding(
             kind="leaked.collected",
@@ -93,6 +103,28 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
             proof="nobody called close(): the connection object was already dead when "
             "its connection came back",
             remedy="Use a with block, or close() in a finally clause.",
+            sites=(site,),
+        )
+        for site, count in sites
+    ]
+
+
+def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
+    """The same, of a pool that never replaces them."""
+    lost = plural(pool.lost_slots, "slot")
+    slots = (pool.size or 0) + (pool.max_overflow or 0)
+    return [
+        Finding(
+            kind="leaked.collected",
+            severity="critical",
+            pool=pool.id,
+            text=f"{place(site)} dropped {plural(count, 'connection')} without "
+            f"returning: pool {pool.name!r} has lost {lost} of {slots}",
+            proof="nobody has given back what was taken there: the connection object "
+            "is gone, and the pool still counts it as lent",
+            remedy="Use a with block (pool.connection()), or putconn() in a finally "
+            "clause. The pool does not replace a connection that was dropped: "
+            f"{lost} of {slots} stay lost until the pool is made anew.",
             sites=(site,),
         )
         for site, count in sites
@@ -138,7 +170,7 @@ def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
             "process forked: parent and child share it",
             proof=f"backend {hold.backend_pid} was connected to by another process",
             remedy="Call engine.dispose(close=False) in the child, right after the "
-            "fork.",
+            "fork; a pool of another library is made there, not before.",
             holds=(hold.id,),
             sites=places(hold.site),
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from poolwatch.diagnosis.common import ids, places
+from poolwatch.diagnosis.common import capacity_of, ids, places
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
 from poolwatch.nestings import Nesting
-from poolwatch.text import duration, place, plural
+from poolwatch.text import duration, place, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
 _RECENT_S = 300.0
@@ -19,16 +19,22 @@ _SHARE_IT = (
 )
 _ENOUGH_HOLDS = 10
 """Ended holds that show how long holds of this pool usually last."""
+_ENOUGH_CHECKOUTS = 30
+"""Checkouts that show whether connections are used again."""
+_NEARLY_ALL = 0.8
+_NOTICEABLE_COST_S = 0.05
 
 
 def exhausted(
     pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
 ) -> list[Finding]:
     """``exhausted``: somebody waits and nothing is free; says who holds what."""
-    capacity = _capacity(pool)
+    capacity = capacity_of(pool)
     if not waits or capacity is None or len(holds) < capacity:
         return []
     by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    held = ", ".join(f"{site} ({n})" for site, n in by_site)
+    lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
     return [
         Finding(
@@ -36,9 +42,14 @@ def exhausted(
             severity="critical",
             pool=pool.id,
             text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
-            f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
-            proof="held by " + ", ".join(f"{site} ({n})" for site, n in by_site),
-            remedy="Look at the holders before making the pool larger.",
+            + (f"{lost} lost, " if lost else "")
+            + f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
+            proof=f"held by {held}"
+            if held
+            else "nobody holds one: every slot was lost",
+            remedy="Look at what was dropped: the pool never replaces it."
+            if lost
+            else "Look at the holders before making the pool larger.",
             holds=ids(holds),
             waits=ids(waits),
             sites=places(*(hold.site for hold in holds)),
@@ -50,7 +61,7 @@ def undersized(
     pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
 ) -> list[Finding]:
     """``undersized``: honest work waits; says how many connections would do for it."""
-    capacity = _capacity(pool)
+    capacity = capacity_of(pool)
     longest = max((wait.waited_s for wait in waits), default=0.0)
     if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
         return []
@@ -80,6 +91,54 @@ def undersized(
     ]
 
 
+def unpooled(pool: PoolStats) -> list[Finding]:
+    """``unpooled``: nearly every checkout opens a connection, and it is closed again.
+
+    Says what that has cost. A pool that keeps none by its very name was chosen for it.
+    """
+    counters, opened = pool.counters, pool.create_s
+    if "Null" in pool.kind or counters.checkouts < _ENOUGH_CHECKOUTS:
+        return []
+    if counters.connects < _NEARLY_ALL * counters.checkouts:
+        return []
+    if counters.closes < _NEARLY_ALL * counters.connects:
+        return []  # it is growing to its size: these will be used again
+    if opened.sum < _NOTICEABLE_COST_S or not opened.count:
+        return []
+    each = opened.sum / opened.count
+    return [
+        Finding(
+            kind="unpooled",
+            severity="warning",
+            pool=pool.id,
+            text=f"pool {pool.name!r} opens a connection for nearly every checkout: "
+            f"that has cost {duration(opened.sum)} so far, {short_time(each)} each "
+            "time",
+            proof=f"{plural(counters.checkouts, 'checkout')}, "
+            f"{plural(counters.connects, 'connection')} opened, {counters.closes} "
+            "closed",
+            remedy=_keep_them(pool),
+        )
+    ]
+
+
+def _keep_them(pool: PoolStats) -> str:
+    if pool.counters.invalidated >= _NEARLY_ALL * pool.counters.closes:
+        return (
+            "Find out who invalidates them: connections that come back broken, or a "
+            "return that says close=True."
+        )
+    if pool.max_overflow:
+        return (
+            "Raise pool_size to what is usually out at once: what is over it is closed "
+            "when it comes back. Look at what recycles connections, too."
+        )
+    return (
+        "Have the pool keep what comes back: psycopg2's pools close whatever is over "
+        "minconn. Look at what recycles connections, and at close() on the pool."
+    )
+
+
 def nested(
     pool: PoolStats, holders: Mapping[object, tuple[Sequence[Hold], Sequence[Wait]]]
 ) -> list[Finding]:
@@ -98,7 +157,7 @@ def nested(
             stuck += holds
             wanted += waits
         findings.append(_nested(pool, holds, waits))
-    capacity = _capacity(pool)
+    capacity = capacity_of(pool)
     if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
         findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
     return findings
@@ -190,10 +249,3 @@ def _deadlock(
         waits=ids(wanted),
         sites=places(*(hold.site for hold in stuck), *(wait.site for wait in wanted)),
     )
-
-
-def _capacity(pool: PoolStats) -> int | None:
-    """The most connections the pool lends; None if there is no limit."""
-    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
-        return None
-    return pool.size + pool.max_overflow or None

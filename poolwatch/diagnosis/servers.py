@@ -1,20 +1,34 @@
-"""Findings that only the server can prove: locks, idle transactions, lost backends."""
+"""Findings that only the server can prove: locks, idle transactions, lost backends, and
+whether it has enough connections for all pools.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.common import by_gravity, places
-from poolwatch.model import Backend, Departed, Finding, Hold, Process, ServerStatus
-from poolwatch.text import duration, place
+from poolwatch.diagnosis.common import by_gravity, capacity_of, places
+from poolwatch.model import (
+    Backend,
+    Departed,
+    Finding,
+    Hold,
+    PoolStats,
+    Process,
+    ServerStatus,
+)
+from poolwatch.text import duration, place, plural
 
 Key = tuple[str | None, int | None]
 """A server by its address, and a backend pid on it."""
+_MOST_NAMED = 6
+"""Pools that are named; the others are counted."""
 
 
 def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
-    """Add what only the server can prove: lock waits and idle transactions.
+    """Add what only the server can prove: lock waits, idle transactions, and whether
+    it has enough connections.
 
     Takes processes whose holds are joined with their server rows already. Backend pids
     are compared only between processes that look at the same server.
@@ -24,15 +38,115 @@ def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
         for process in processes
         for hold, server in _joined(process)
     }
+    too_many = over_capacity(processes)
     return tuple(
         replace(
             process,
             findings=by_gravity(
-                [*process.findings, *_server_findings(process, holders)]
+                [
+                    *process.findings,
+                    *_server_findings(process, holders),
+                    *too_many.get(number, ()),
+                ]
             ),
         )
-        for process in processes
+        for number, process in enumerate(processes)
     )
+
+
+def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
+    """``over_capacity``: the pools of all processes can open more than the server has.
+
+    Said once for a server: with the process, by its number, whose pools can open most
+    of them. It is of no single pool.
+    """
+    found: dict[int, list[Finding]] = defaultdict(list)
+    for server, pools in _by_server(processes):
+        finding = _over_capacity(server, pools)
+        if finding is not None:
+            found[_largest(pools)].append(finding)
+    return found
+
+
+_Pools = list[tuple[int, Process, PoolStats]]
+
+
+def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]]:
+    """Each server that was read, as last read, with all pools that are on it."""
+    servers: dict[str, ServerStatus] = {}
+    pools: dict[str, _Pools] = defaultdict(list)
+    for number, process in enumerate(processes):
+        known = {pool.id: pool for pool in process.pools}
+        for status in process.servers:
+            if status.identity is None or status.error is not None:
+                continue
+            servers[status.identity] = status
+            mine = [known[each] for each in status.pools if each in known]
+            pools[status.identity] += [(number, process, pool) for pool in mine]
+    return [(server, pools[identity]) for identity, server in servers.items()]
+
+
+def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
+    if server.max_connections is None:
+        return None
+    reserved = server.reserved or 0
+    limit = server.max_connections - reserved
+    wanted = sum(capacity_of(pool) or 0 for _, _, pool in pools)
+    unlimited = [each for each in pools if _is_unlimited(each[2])]
+    reached = server.sessions is not None and server.sessions >= limit
+    if wanted <= limit and not (unlimited and reached):
+        return None
+    count = len({number for number, _, _ in pools})
+    who = "one process" if count == 1 else f"{count} processes"
+    can = f"can open {plural(wanted, 'connection')}" if wanted else "have no limit"
+    proof = [
+        f"max_connections is {server.max_connections}, {reserved} of them reserved",
+        f"{server.sessions} sessions now",
+        _named(pools),
+    ]
+    if unlimited and wanted:
+        proof.append("without a limit: " + _names(unlimited))
+    return Finding(
+        kind="over_capacity",
+        severity="critical" if reached else "warning",
+        pool=None,
+        text=f"the pools of {who} {can}; PostgreSQL at {server.address or '?'} has "
+        f"{limit} for them" + (", and all of those are taken" if reached else ""),
+        proof="; ".join(proof),
+        remedy="Make the pools smaller or run fewer processes, so that all of them "
+        "together fit; or put a pooler such as PgBouncer between.",
+    )
+
+
+def _is_unlimited(pool: PoolStats) -> bool:
+    """Whether it opens as many as are asked for, rather than an unknown number."""
+    return capacity_of(pool) is None and (
+        pool.kind == "NullPool" or pool.size is not None
+    )
+
+
+def _named(pools: _Pools) -> str:
+    limited = [each for each in pools if capacity_of(each[2])]
+    limited.sort(key=lambda each: -(capacity_of(each[2]) or 0))
+    named = [
+        f"{pool.name!r} of pid {process.pid} has {capacity_of(pool)}"
+        for _, process, pool in limited[:_MOST_NAMED]
+    ]
+    if len(limited) > _MOST_NAMED:
+        named.append(f"and {len(limited) - _MOST_NAMED} more pools")
+    return ", ".join(named) or "without a limit: " + _names(pools)
+
+
+def _names(pools: _Pools) -> str:
+    named = [f"{pool.name!r} of pid {process.pid}" for _, process, pool in pools]
+    return ", ".join(named[:_MOST_NAMED])
+
+
+def _largest(pools: _Pools) -> int:
+    sums: Counter[int] = Counter()
+    for number, _, pool in pools:
+        sums[number] += capacity_of(pool) or 0
+    return max(sums, key=lambda number: (sums[number], -number))
 
 
 def _joined(process: Process) -> list[tuple[Hold, ServerStatus]]:

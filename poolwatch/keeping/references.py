@@ -3,8 +3,8 @@
 Nothing here runs code of the application: what an object refers to is what the garbage
 collector says, plus the locals of frames. Some things lead nowhere or everywhere and
 are not followed: modules, the globals of functions, classes of libraries, SQLAlchemy's
-engines, pools and mappings, event loops, and tasks that have not ended (they are looked
-at by themselves).
+engines, pools and mappings, the pools of drivers with all that works for them, event
+loops, and tasks that have not ended (they are looked at by themselves).
 
 Locals. A suspended generator or coroutine and an ended frame show their locals to the
 garbage collector. A running frame does not; there ``f_locals`` is the only way. From
@@ -83,6 +83,7 @@ class Guide:
             FrameType: _of_ended,
             Context: _of_context,
         }
+        self._by_base.update(dict.fromkeys(pools_of_drivers()))
         self.asyncio: Any = sys.modules.get("asyncio")
         """Only if the application has it."""
         if self.asyncio is not None:
@@ -136,7 +137,21 @@ _SQLALCHEMY = (
 _TOO_MUCH = frozenset({
     "Engine", "OptionEngine", "AsyncEngine", "Pool", "_ConnectionRecord", "URL",
     "Logger", "RootLogger", "Manager", "PlaceHolder",
+    "AdaptersMap", "TypesRegistry", "Transformer",
 })  # fmt: skip
+
+_POOLS = (
+    ("psycopg2.pool", "AbstractConnectionPool"),
+    ("psycopg_pool.base", "BasePool"),
+    ("asyncpg.pool", "Pool"),
+    ("asyncpg.pool", "PoolConnectionHolder"),
+)
+
+
+def pools_of_drivers() -> tuple[type, ...]:
+    """Classes that may keep what they have lent, in nobody's hand; those loaded."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _POOLS)
+    return tuple(kind for kind in found if isinstance(kind, type))
 
 
 def _worth_following(kind: type) -> bool:
@@ -147,6 +162,10 @@ def _worth_following(kind: type) -> bool:
         return known or "ExecutionContext" in name
     if package == "poolwatch":
         return module.startswith("poolwatch.demo.app")
+    if package == "psycopg_pool":  # a worker remembers its last job, and what it was on
+        return False
+    if package == "psycopg":
+        return name not in _TOO_MUCH
     return package != "logging" or name not in _TOO_MUCH
 
 

@@ -27,13 +27,13 @@ _GENERATED = "<sqlalchemy generated"
 
 _WHAT = {
     "held": "not returned",
-    "collected": "dropped: only the garbage collector returned it",
+    "collected": "dropped: nobody returned it",
     "detached": "detached from its pool and not closed",
 }
 _FIX = {
     "held": "take it in a with block (or close() it in a finally clause), so that it "
     "goes back however the code ends",
-    "collected": "nobody called close(): take it in a with block",
+    "collected": "nobody gave it back: take it in a with block",
     "detached": "after detach() the connection is yours: close() it",
 }
 

@@ -91,6 +91,7 @@ def parse(text: str, *, read_s: float | None = None) -> ServerReading:
         max_connections=found["max_connections"],
         backends=tuple(_backend(row) for row in found["backends"]),
         read_s=read_s,
+        reserved=found["reserved"],
     )
 
 

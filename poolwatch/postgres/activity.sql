@@ -34,6 +34,10 @@ SELECT CAST(pg_catalog.json_build_object(
     'started', EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
     'version', pg_catalog.current_setting('server_version'),
     'max_connections', CAST(pg_catalog.current_setting('max_connections') AS int),
+    'reserved', CAST(pg_catalog.current_setting('superuser_reserved_connections') AS int)
+                -- PostgreSQL 16 and later
+                + COALESCE(CAST(pg_catalog.current_setting('reserved_connections', true)
+                                AS int), 0),
     'sessions', (SELECT pg_catalog.count(*) FROM session
                  WHERE backend_type = 'client backend'
                     -- hidden from an unprivileged role; those with a database are clients

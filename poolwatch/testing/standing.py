@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
+from poolwatch.keeping.references import pools_of_drivers
 from poolwatch.testing.owners import Owner
 
 _MOST_NODES = 50_000
@@ -92,7 +93,7 @@ def _reached(roots: Iterable[Any], wanted: set[int]) -> list[int]:
     """Which of these objects, by id, are kept alive from there."""
     seen: set[int] = set()
     found: list[int] = []
-    layer = list(roots)
+    layer, pools = list(roots), pools_of_drivers()
     while layer and len(seen) < _MOST_NODES and len(found) < len(wanted):
         following: list[Any] = []
         for each in layer:
@@ -101,7 +102,7 @@ def _reached(roots: Iterable[Any], wanted: set[int]) -> list[int]:
             seen.add(id(each))
             if id(each) in wanted:
                 found.append(id(each))
-            else:
+            elif not issubclass(type(each), pools):  # they keep what they have lent
                 following += _onward(each)
         layer = following
     return found

@@ -132,6 +132,48 @@ def test_script_and_module(run, command):
     assert sites([found]) == {("shop.py", "take")}
 
 
+def test_the_pools_of_drivers(run, shop, postgres):
+    """Those of every library that the program loads, and of no other."""
+    (shop / "drivers.py").write_text(
+        """
+import asyncio, os, sys, time
+from psycopg2.pool import ThreadedConnectionPool
+assert "psycopg_pool" not in sys.modules and "sqlalchemy" not in sys.modules
+from psycopg_pool import ConnectionPool
+import asyncpg
+DSN = os.environ["SHOP_DSN"]
+def take_two():
+    return two.getconn()
+def take_three():
+    return three.getconn()
+async def take_one():
+    pool = await asyncpg.create_pool(DSN, min_size=1, max_size=1)
+    connection = await pool.acquire()
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+two = ThreadedConnectionPool(1, 2, DSN)
+three = ConnectionPool(DSN, min_size=1, max_size=2, open=True)
+held = take_two(), take_three()
+assert "sqlalchemy" not in sys.modules
+asyncio.run(take_one())
+""",
+        encoding="utf-8",
+    )
+    process = run(sys.executable, "drivers.py", SHOP_DSN=postgres.dsn)
+    assert process.stdout.readline() == "ready\n"
+    (found,) = until(seen)
+    assert sites([found]) == {
+        ("drivers.py", "take_two"),
+        ("drivers.py", "take_three"),
+        ("drivers.py", "take_one"),
+    }
+    assert sorted(pool["kind"] for pool in found["pools"]) == [
+        "ConnectionPool",
+        "ThreadedConnectionPool",
+        "asyncpg.Pool",
+    ]
+
+
 def test_the_exit_code_is_the_programs_own(run):
     """And so are its signals."""
     process = run(sys.executable, "shop.py", "quick")

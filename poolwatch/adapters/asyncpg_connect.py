@@ -1,0 +1,123 @@
+"""Where an asyncpg pool connects to, and how to connect there outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from poolwatch.adapters.sync_driver import connector, libpq_of_asyncpg
+from poolwatch.adapters.urls import masked_url
+from poolwatch.errors import ServerViewError
+
+_OF_LIBPQ = frozenset(
+    {
+        "host",
+        "port",
+        "user",
+        "password",
+        "dbname",
+        "passfile",
+        "service",
+        "target_session_attrs",
+        "krbsrvname",
+        "gsslib",
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "sslnegotiation",
+    }
+)
+"""What both asyncpg and libpq understand in a DSN; the rest is asyncpg's own."""
+
+
+def libpq_of_dsn(dsn: str | None) -> dict[str, str]:
+    """Put asyncpg's DSN, which is always a URL, in libpq's words."""
+    if not dsn:
+        return {}
+    parts = urlsplit(dsn)
+    account, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = account.partition(":")
+    pairs = [_host_and_port(each) for each in hosts.split(",")] if hosts else []
+    words = {
+        "user": unquote(user),
+        "password": unquote(password),
+        "dbname": unquote(parts.path.removeprefix("/")),
+        "host": ",".join(host for host, _ in pairs),
+        "port": ",".join(port for _, port in pairs) if any(p for _, p in pairs) else "",
+    }
+    query = {
+        "dbname" if key == "database" else key: value
+        for key, value in parse_qsl(parts.query)
+    }
+    words |= {key: value for key, value in query.items() if key in _OF_LIBPQ}
+    return {key: value for key, value in words.items() if value}
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    if text.startswith("["):  # an IPv6 address
+        host, _, rest = text[1:].partition("]")
+        return host, rest.removeprefix(":")
+    host, _, port = text.partition(":")
+    return unquote(host), port
+
+
+def arguments_of(pool: Any) -> tuple[str | None, Mapping[str, Any]]:
+    """The DSN and the keywords that the pool connects with now."""
+    positional = pool._connect_args
+    dsn = positional[0] if positional else None
+    return dsn if isinstance(dsn, str) else None, pool._connect_kwargs
+
+
+def database_of(pool: Any) -> str | None:
+    """The database it connects to; None if that is left to the environment."""
+    words = _words(pool)
+    found = words.get("dbname") or words.get("user")
+    return str(found) if found else None
+
+
+def url_of(pool: Any) -> str:
+    """A URL with nothing in it that is secret."""
+    return masked_url(_words(pool))
+
+
+def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
+    """Return the call that opens one connection like the pool's, by a sync driver.
+
+    ``reach`` gives the pool, or None once it is gone. It raises ServerViewError if
+    there is no such way, and otherwise what the driver raises.
+    """
+
+    def connect() -> Any:
+        pool = reach()
+        if pool is None:
+            raise ServerViewError("the pool is gone")
+        made_by = getattr(pool, "_connect", None)  # asyncpg 0.30 and later
+        if not str(getattr(made_by, "__module__", "asyncpg")).startswith("asyncpg"):
+            raise ServerViewError(
+                "the pool connects through a connect= of its own, which only its event "
+                "loop can call: give --dsn"
+            )
+        dsn, keywords = arguments_of(pool)
+        words = {**libpq_of_dsn(dsn), **libpq_of_asyncpg(keywords)}
+        return connector("libpq", words)()
+
+    return connect
+
+
+def _words(pool: Any) -> dict[str, Any]:
+    """Who connects where; a password is only said to be there."""
+    dsn, keywords = arguments_of(pool)
+    words: dict[str, Any] = libpq_of_dsn(dsn)
+    several = {
+        key: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for key, value in keywords.items()
+    }
+    names = {"database": "dbname"}
+    for key in ("user", "host", "port", "database", "password"):
+        if several.get(key):
+            words[names.get(key, key)] = several[key]
+    return words

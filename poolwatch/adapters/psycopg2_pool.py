@@ -1,0 +1,390 @@
+"""psycopg2's own pools: SimpleConnectionPool, ThreadedConnectionPool, their like.
+
+They lend the connection itself, which must stay what it is: psycopg2's functions in C
+take no stand-in. They never wait: when nothing is free, PoolError is raised at once,
+which counts as a timeout. And they keep what they have lent, so a connection that was
+dropped never comes back: see :mod:`poolwatch.adapters.dropped`.
+"""
+
+from __future__ import annotations
+
+import os
+from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
+from contextlib import suppress
+from sys import _getframe as frame_at
+from time import monotonic
+from typing import Any
+from weakref import ref
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+from psycopg2.pool import AbstractConnectionPool, PoolError
+
+from poolwatch.adapters import dropped
+from poolwatch.adapters.class_methods import ClassMethods, Method
+from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.driver_hooks import DriverHooks
+from poolwatch.adapters.library_pools import LibraryPools
+from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
+from poolwatch.adapters.urls import masked_url
+from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.errors import ServerViewError
+from poolwatch.labels import ambience
+from poolwatch.ledger import PoolBook
+from poolwatch.settings import Settings
+
+
+class Psycopg2Pools(LibraryPools):
+    """The instrumented pools of psycopg2. They are not kept alive."""
+
+    accepted = (AbstractConnectionPool,)
+    made = (AbstractConnectionPool,)
+
+    def __init__(self, context: AdapterContext) -> None:
+        super().__init__(context)
+        self._methods = ClassMethods()
+
+    def make_hooks(self, target: Any, book: PoolBook) -> Psycopg2Hooks:
+        """Hook the pool."""
+        return Psycopg2Hooks(target, book, self._context, self._methods)
+
+    def apply(self, hooks: Any, settings: Settings) -> None:
+        """Look for dropped connections, or do not."""
+        hooks.prove_dropped = settings.prove_dropped
+
+    def forget_every(self) -> None:
+        """Take off all hooks, also where the pools were collected meanwhile."""
+        super().forget_every()
+        self._methods.tidy()
+
+    def name_of(self, target: Any) -> str:
+        """The database; else what stands for it in libpq, or the class."""
+        parameters = _parameters(target)
+        database = parameters.get("dbname") or os.environ.get("PGDATABASE")
+        return str(database or parameters.get("user") or type(target).__name__)
+
+    def url_of(self, target: Any) -> str | None:
+        """What it connects to."""
+        return masked_url(_parameters(target))
+
+    def arguments_of(self, target: Any) -> Any:
+        """What libpq is given."""
+        return _parameters(target)
+
+    def server_connect(self, target: Any) -> Callable[[], Any] | None:
+        """As the pool makes its own, but a plain connection."""
+        reference = ref(target)
+
+        def connect() -> Any:
+            pool = reference()
+            if pool is None:
+                raise ServerViewError("the pool is gone")
+            words = {"connect_timeout": CONNECT_TIMEOUT_S, **_parameters(pool)}
+            return psycopg2.connect(**words)
+
+        return connect
+
+    def _watching_init(self, below: Any) -> Any:
+        """The pool's first connections are made in here: note how long each took."""
+        methods = self._methods
+
+        def watched_init(pool: Any, *args: Any, **kwargs: Any) -> None:
+            if self._every is None:
+                below(pool, *args, **kwargs)
+                return
+            made: list[tuple[Any, float, float]] = []
+            with self._lock:
+                methods.hook(pool, "_connect", lambda connect: _timed(connect, made))
+            try:
+                below(pool, *args, **kwargs)
+            finally:
+                methods.unhook(id(pool))
+            self.watch_one_of_all(pool)
+            hooks = self._of(pool)
+            if isinstance(hooks, Psycopg2Hooks):
+                for connection, opened, took in made:
+                    hooks.opened(connection, opened, took)
+
+        return watched_init
+
+
+def _timed(connect: Method, made: list[tuple[Any, float, float]]) -> Method:
+    def timed(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        began = monotonic()
+        connection = connect(pool, *args, **kwargs)
+        now = monotonic()
+        made.append((connection, now, now - began))
+        return connection
+
+    return timed
+
+
+def _parameters(pool: Any) -> dict[str, Any]:
+    """What the pool gives to libpq: the words of its DSN and its keywords.
+
+    Empty if nobody can read it.
+    """
+    keywords = dict(getattr(pool, "_kwargs", None) or {})
+    arguments = getattr(pool, "_args", None) or ()
+    dsn = arguments[0] if arguments else keywords.pop("dsn", None)
+    for other in ("dsn", "connection_factory", "cursor_factory", "async", "async_"):
+        keywords.pop(other, None)
+    found: dict[str, Any] = {}
+    if dsn:
+        with suppress(Exception):
+            found = parse_dsn(dsn)
+    if "database" in keywords:  # psycopg2's own other name for it
+        keywords.setdefault("dbname", keywords.pop("database"))
+    return {**found, **{k: v for k, v in keywords.items() if v is not None}}
+
+
+class Psycopg2Hooks(DriverHooks):
+    """What is attached to one pool of psycopg2."""
+
+    def __init__(
+        self, pool: Any, book: PoolBook, context: AdapterContext, methods: ClassMethods
+    ) -> None:
+        super().__init__(pool, book, context)
+        self._methods = methods
+        self._number = id(pool)
+        self._known: dict[int, ref[Any]] = {}
+        """Tell when a connection is gone; by its ``id()``, as its facts are."""
+        self.prove_dropped = True
+        book.look = self._look_for_dropped
+        for connection in [*pool._pool, *pool._used.values()]:
+            self._meet(connection)
+        methods.hook(pool, "getconn", self._getconn)
+        methods.hook(pool, "putconn", self._putconn)
+        methods.hook(pool, "_connect", self._connect)
+        methods.hook(pool, "closeall", self._closeall)
+
+    def remove(self) -> None:
+        """Take everything off again. What is in flight passes through."""
+        super().remove()
+        self._methods.unhook(self._number)
+        self._methods.tidy()
+
+    def _pool_gone(self) -> None:
+        self._methods.unhook(self._number)
+        super()._pool_gone()
+
+    def gauges(self) -> Gauges:
+        """What the pool says of itself; nothing once it is gone."""
+        pool = self.pool
+        if pool is None:
+            return Gauges()
+        return Gauges(
+            size=pool.maxconn,
+            max_overflow=0,
+            timeout_s=0.0,
+            idle=len(pool._pool),
+            overflow=0,
+        )
+
+    # -- methods of the pool -----------------------------------------------------------
+
+    def _getconn(self, original: Method) -> Method:  # noqa: C901 - written out
+        """The hot path: everything it needs is a local of this closure."""
+        book, guard = self.book, self.guard
+        holds, waits, connections = book.holds, book.waits, book.connections
+        blamed, observers = book.blamed, book.observers
+        per_thread, capture = self._per_thread, self._sites.capture
+        get_ambience = ambience.get
+        known = self._known
+        notable, again = self.notable, self._again
+        capacity = self.pool.maxconn
+
+        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - every call would cost
+            if guard.tripped:
+                return original(pool, *args, **kwargs)
+            try:
+                holder = per_thread.holder or self._meet_thread()
+                if running_loop() is not None:
+                    path, task = self.caller(frame_at(2))
+                else:
+                    path, task = capture(frame_at(2)), None
+                wait = Checkout(path, holder, get_ambience(), task, monotonic())
+                number = id(wait)
+                waits[number] = wait
+                if holder.out or len(holds) >= capacity:
+                    notable(wait, capacity)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+                return original(pool, *args, **kwargs)
+            try:
+                connection = original(pool, *args, **kwargs)
+            except BaseException as error:
+                if number in waits:  # no call: the stack may be full
+                    del waits[number]
+                self.gave_up(wait, error, _is_exhausted(pool, error))
+                raise
+            try:
+                now = wait.taken = monotonic()
+                if blamed:
+                    book.waited(wait, now)
+                key = id(connection)
+                if key not in holds or not again(holds[key], connection, args, kwargs):
+                    wait.connection = connections.get(key) or self._meet(connection)
+                    wait.proxy = known.get(key) or ref(connection)
+                    wait.keyed = bool(args or kwargs)
+                    holds[key] = wait
+                    holder.out += 1
+                    if observers:
+                        for observer in list(observers):
+                            observer.taken(book, wait)
+                del waits[number]
+            except BaseException as error:  # noqa: BLE001 - raised again there
+                if number in waits:
+                    del waits[number]
+                self.failed_after(error)
+            return connection
+
+        return getconn
+
+    def _again(self, hold: Checkout, connection: Any, args: Any, kwargs: Any) -> bool:
+        """Whether it was asked for by the key under which it is out: then one hold.
+
+        Else it came back in a way that was not seen.
+        """
+        key = args[0] if args else kwargs.get("key")
+        if key is not None:
+            return True
+        if self.book.holds.pop(id(connection), None) is hold:
+            self.book.end(hold, monotonic(), False)
+        return False
+
+    def _putconn(self, original: Method) -> Method:  # noqa: C901 - written out
+        """The other half: another thread may have the connection before this returns.
+
+        So meanwhile the hold stands under a key of its own.
+        """
+        guard, book = self.guard, self.book
+        holds, end = book.holds, book.end
+
+        def putconn(pool: Any, *args: Any, **kwargs: Any) -> Any:
+            if guard.tripped:
+                return original(pool, *args, **kwargs)
+            connection: Any = args[0] if args else kwargs.get("conn")
+            number = id(connection)
+            hold = holds.pop(number, None)
+            if hold is not None:
+                holds[id(hold)] = hold
+            try:
+                result = original(pool, *args, **kwargs)
+            except BaseException:
+                self._not_returned(pool, hold, number)
+                raise
+            try:
+                if hold is None:
+                    self._end_returned(pool)
+                elif holds.pop(id(hold), None) is hold:
+                    end(hold, monotonic(), False)
+                if getattr(connection, "closed", False):
+                    discarded = args[2] if len(args) > 2 else kwargs.get("close")
+                    self._discarded(number, invalidated=bool(discarded))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+            return result
+
+        return putconn
+
+    def _end_returned(self, pool: Any) -> None:
+        """End the holds of what is not out any more.
+
+        A pool of the user's own may know by itself what is returned.
+        """
+        holds = self.book.holds
+        for number, hold in list(holds.items()):
+            gone = number != id(hold) and number not in pool._rused
+            if gone and holds.pop(number, None) is hold:
+                self.book.end(hold, monotonic(), False)
+
+    def _not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
+        """The pool would not have it, or failed in the middle of it."""
+        try:
+            if hold is None or self.book.holds.pop(id(hold), None) is not hold:
+                return
+            if number in pool._rused:
+                self.book.holds[number] = hold
+            else:
+                self.book.end(hold, monotonic(), False)
+        except Exception as error:  # noqa: BLE001 - the application waits for its own
+            self.guard.failed(error)
+
+    def _connect(self, original: Method) -> Method:
+        guard = self.guard
+
+        def connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
+            began = monotonic()
+            connection = original(pool, *args, **kwargs)
+            if not guard.tripped:
+                try:
+                    now = monotonic()
+                    self.opened(connection, now, now - began)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                    guard.failed(error)
+            return connection
+
+        return connect
+
+    def _closeall(self, original: Method) -> Method:
+        guard, book = self.guard, self.book
+
+        def closeall(pool: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(pool, *args, **kwargs)
+            if not guard.tripped:
+                try:
+                    for number in list(self._known):
+                        self._discarded(number, invalidated=False)
+                    for number in list(book.holds):
+                        hold = book.holds.pop(number, None)
+                        if hold is not None:
+                            book.end(hold, monotonic(), False)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                    guard.failed(error)
+            return result
+
+        return closeall
+
+    # -- connections -------------------------------------------------------------------
+
+    def opened(self, connection: Any, opened: float, took: float) -> None:
+        """Count a connection that the pool has made."""
+        self._remember(connection, opened, took)
+        self.book.connected(took)
+
+    def _meet(self, connection: Any) -> ConnectionFacts:
+        """A connection that was opened before the pool was instrumented."""
+        return self._remember(connection, monotonic(), None)
+
+    def _remember(
+        self, connection: Any, opened: float, took: float | None
+    ) -> ConnectionFacts:
+        key, known, table = id(connection), self._known, self.book.connections
+
+        def forget(dead: Any) -> None:
+            if known.get(key) is dead:
+                del known[key]
+                table.pop(key, None)
+
+        known[key] = ref(connection, forget)
+        return self.remember(connection, key, opened, took, met=took is None)
+
+    def _discarded(self, number: int, *, invalidated: bool) -> None:
+        """A connection was closed."""
+        self._known.pop(number, None)
+        self.book.closed(self.book.connections.pop(number, None), monotonic())
+        self.book.invalidated += invalidated
+
+    def _look_for_dropped(self) -> None:
+        """Look at everything that is out, unless somebody may come back by its key."""
+        for hold in list(self.book.holds.values()):
+            if self.prove_dropped and not hold.keyed:
+                dropped.look(hold)
+            else:
+                hold.dropped = 0
+
+
+def _is_exhausted(pool: Any, error: BaseException) -> bool:
+    return isinstance(error, PoolError) and not pool.closed

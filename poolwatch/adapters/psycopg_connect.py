@@ -1,0 +1,98 @@
+"""Where the connections of a psycopg_pool pool go, and one more of them for ourselves.
+
+The arguments that the pool connects with are used, not the pool: no slot is taken, and
+no event loop of the application is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import iscoroutinefunction
+from typing import Any
+from weakref import ref
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+from psycopg_pool.base import BasePool
+
+from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S, NOT_LIBPQ
+from poolwatch.adapters.urls import masked_url
+from poolwatch.errors import ServerViewError
+
+_BY_NUMBER = re.compile(r"pool-\d+")
+"""The name that a pool gives itself."""
+
+
+def pool_name(pool: BasePool) -> str:
+    """The name the user gave it, the database, or the name it has given itself."""
+    if not _BY_NUMBER.fullmatch(pool.name):
+        return pool.name
+    return str(_known_parameters(pool).get("dbname") or pool.name)
+
+
+def pool_url(pool: BasePool) -> str | None:
+    """Where it connects to; None if only a call of the user's could tell."""
+    return url_of(_known_parameters(pool))
+
+
+def url_of(parameters: dict[str, Any]) -> str | None:
+    """A URL without secrets; None if nothing is known."""
+    return masked_url(parameters) if parameters else None
+
+
+def server_connect(pool: BasePool) -> Callable[[], Any]:
+    """Return the call that opens one synchronous connection like those of the pool.
+
+    It keeps nothing alive. It raises ServerViewError when there is no such way, and
+    otherwise what psycopg raises.
+    """
+    reference = ref(pool)
+
+    def connect() -> Any:
+        alive: Any = reference()
+        if alive is None:
+            raise ServerViewError("the pool is gone")
+        conninfo = str(_resolved(alive.conninfo) or "")
+        given = _for_libpq(_resolved(alive.kwargs))
+        if "connect_timeout" not in conninfo_to_dict(conninfo):
+            given.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+        # a class of the user's own may bring a token in place of a password
+        sync = isinstance(alive, ConnectionPool)
+        kind: Any = alive.connection_class if sync else psycopg.Connection
+        connection = kind.connect(conninfo, **given)
+        connection.row_factory = tuple_row
+        return connection
+
+    return connect
+
+
+def _known_parameters(pool: Any) -> dict[str, Any]:
+    """What libpq is given, as far as it is written down; never raises."""
+    if callable(pool.conninfo) or callable(getattr(pool, "kwargs", None)):
+        return {}
+    with suppress(Exception):
+        return conninfo_to_dict(pool.conninfo or "", **_for_libpq(pool.kwargs))
+    return {}
+
+
+def _resolved(given: Any) -> Any:
+    if not callable(given):
+        return given
+    if not iscoroutinefunction(given):
+        given = given()
+        if not hasattr(given, "__await__"):
+            return given
+        with suppress(AttributeError):
+            given.close()  # nobody will await it
+    raise ServerViewError(
+        "the pool asks for its connection parameters asynchronously, which only its "
+        "own event loop can do: give --dsn"
+    )
+
+
+def _for_libpq(kwargs: Any) -> dict[str, Any]:
+    return {key: each for key, each in (kwargs or {}).items() if key not in NOT_LIBPQ}

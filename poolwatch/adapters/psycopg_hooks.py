@@ -1,0 +1,242 @@
+"""What is attached to one pool of psycopg_pool, and how it comes off again.
+
+The public methods lead to inner ones, and those are wrapped: then a ``pool.getconn``
+that was handed on before the pool was instrumented is seen like any other
+(``create_engine(creator=pool.getconn)``), and the pool gets no reference to itself but
+one: by ``getconn``, which raises the timeout error that is to be explained.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from sys import _getframe as frame_at
+from time import monotonic
+from typing import Any
+from weakref import ref
+
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool.base_null_pool import _BaseNullConnectionPool
+
+from poolwatch.adapters import psycopg_wrappers
+from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.driver_hooks import DriverHooks
+from poolwatch.adapters.psycopg_connect import url_of
+from poolwatch.adapters.psycopg_connections import Connections, Met
+from poolwatch.adapters.psycopg_statements import StatementHooks
+from poolwatch.adapters.wrapping import Wrapped
+from poolwatch.checkout import Checkout, Gauges
+from poolwatch.labels import ambience
+from poolwatch.ledger import PoolBook
+
+_REQUEST = "_getconn_with_check_loop"
+_RETURN = "_check_pool_putconn"
+"""The pool's own question whether that connection is out of it. It comes first at every
+return, in async pools too, and raises for one that was returned before."""
+_CONNECT = "_connect"
+_CLOSE = "_close_connection"
+"""Absent before psycopg_pool 3.3: then a close is noticed when the object goes."""
+_TIMEOUTS = (PoolTimeout, TooManyRequests)
+_WRAPPERS = psycopg_wrappers.__file__
+
+if not all(hasattr(ConnectionPool, name) for name in (_REQUEST, _RETURN, _CONNECT)):
+    raise ImportError("this psycopg_pool is too old to be watched, or too new")
+
+
+class PsycopgHooks(DriverHooks):
+    """What is attached to one pool of psycopg_pool."""
+
+    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
+        super().__init__(pool, book, context)
+        self._keeps_none = isinstance(pool, _BaseNullConnectionPool)
+        """Its least size is 0 always, and says nothing."""
+        statements = StatementHooks(book, context.sites, self.guard)
+        self._connections = Connections(
+            book, self.guard, statements, self.remember, self._keeps_slot
+        )
+        wrappers = self._wrappers(pool)
+        self._wrapped = Wrapped(pool, wrappers)
+        self._wrapped.end = self._end
+        self._wrapped.wrap(wrappers)
+        for connection in list(pool._pool):  # a forked child must find them known
+            self._meet(connection)
+
+    def remove(self) -> None:
+        """Take everything off again. What is in flight passes through."""
+        super().remove()
+        self._wrapped.unwrap()
+        self._connections.forget()
+
+    def gauges(self) -> Gauges:
+        """What the pool says of itself; nothing once it is gone."""
+        pool = self.pool
+        if pool is None:
+            return Gauges()
+        most = pool._max_size
+        size = most if self._keeps_none else pool._min_size
+        return Gauges(
+            size=size,
+            max_overflow=most - size if most else -1,
+            timeout_s=float(pool.timeout),
+            idle=len(pool._pool),
+            overflow=max(0, pool._nconns - self.book.lost_slots - size) if most else 0,
+        )
+
+    def _keeps_slot(self) -> bool:
+        """Whether the pool counts a connection that was dropped, and can run out."""
+        pool = self.pool
+        return pool is not None and not pool._closed and bool(pool._max_size)
+
+    def _wrappers(self, pool: Any) -> list[Any]:
+        make, guarded = psycopg_wrappers, self._guarded
+        closed = guarded(self._connections.closed)
+        wrappers = [
+            make.explaining(pool, _TIMEOUTS, guarded(self._explain_to)),
+            make.requesting(
+                pool,
+                _REQUEST,
+                self._asking(pool),
+                self._lending(),
+                guarded(self._refused),
+            ),
+            make.after(pool, _RETURN, self._returning()),
+            make.connecting(pool, _CONNECT, guarded(self._connected)),
+        ]
+        if hasattr(type(pool), _CLOSE):
+            wrappers.append(make.before(pool, _CLOSE, closed))
+        return wrappers
+
+    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
+        guard = self.guard
+
+        @wraps(hook)
+        def guarded(*args: Any) -> None:
+            if guard.tripped:
+                return
+            try:
+                hook(*args)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+
+        return guarded
+
+    # -- requests, holds and returns ---------------------------------------------------
+
+    def _asking(self, pool: Any) -> Callable[[], Checkout | None]:
+        """The first part of the hot path: what it needs is a local of this closure."""
+        book, guard, weakly = self.book, self.guard, ref(pool)
+        holds, waits = book.holds, book.waits
+        per_thread, caller, notable = self._per_thread, self.caller, self.notable
+        get_ambience = ambience.get
+
+        def asked() -> Checkout | None:
+            if guard.tripped:
+                return None
+            try:
+                pool: Any = weakly()
+                holder = per_thread.holder or self._meet_thread()
+                path, task = caller(_asker())
+                wait = Checkout(path, holder, get_ambience(), task, monotonic())
+                waits[id(wait)] = wait
+                most = (pool._max_size or sys.maxsize) - book.lost_slots  # resize()
+                if holder.out or len(holds) >= most:
+                    notable(wait, most)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+                return None
+            return wait
+
+        return asked
+
+    def _lending(self) -> Callable[[Checkout, Any], None]:
+        """The second part."""
+        book, guard = self.book, self.guard
+        known, meet = self._connections.known, self._meet
+        holds, waits = book.holds, book.waits
+        blamed, observers = book.blamed, book.observers
+
+        def lent(wait: Checkout, connection: Any) -> None:
+            if guard.tripped:
+                waits.pop(id(wait), None)
+                return
+            try:
+                now = wait.taken = monotonic()
+                if blamed:
+                    book.waited(wait, now)
+                key = id(connection)
+                met = known.get(key) or meet(connection)
+                before = holds.pop(key, None)
+                if before is not None:  # it came back by a way that we do not know
+                    book.end(before, now, False)
+                wait.connection = met.facts
+                wait.proxy = met.reference
+                holds[key] = wait
+                wait.holder.out += 1
+                if observers:
+                    for observer in list(observers):
+                        observer.taken(book, wait)
+                del waits[id(wait)]
+            except BaseException as error:  # noqa: BLE001 - raised again there
+                waits.pop(id(wait), None)
+                self.failed_after(error)
+
+        return lent
+
+    def _refused(self, wait: Checkout, error: BaseException) -> None:
+        book, now = self.book, monotonic()
+        book.waits.pop(id(wait), None)
+        book.waited(wait, now)
+        if isinstance(error, _TIMEOUTS):
+            book.timed_out(wait, now)
+        elif not isinstance(error, Exception):
+            book.given_up(wait, now)
+
+    def _explain_to(self, error: BaseException) -> None:
+        error.add_note(self._explain(self.book.id))
+
+    def _returning(self) -> Callable[[Any], None]:
+        """The last part of the hot path."""
+        guard, book, closed = self.guard, self.book, self._connections.closed
+        take_out, end = book.holds.pop, book.end
+
+        def returned(connection: Any) -> None:
+            if guard.tripped:
+                return
+            try:
+                hold = take_out(id(connection), None)
+                if hold is not None:
+                    end(hold, monotonic(), False)
+                if connection.closed:  # broken, or closed by the user
+                    book.invalidated += 1
+                    closed(connection)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+
+        return returned
+
+    # -- connections -------------------------------------------------------------------
+
+    def _connected(self, connection: Any, began: float) -> None:
+        """One was made, and set up: that is the creation time of OpenTelemetry."""
+        now = monotonic()
+        self.book.connected(now - began)
+        self._meet(connection, now, now - began)
+
+    def _meet(
+        self, connection: Any, opened: float | None = None, took: float | None = None
+    ) -> Met:
+        """Take down a connection; by itself it knows when it was made."""
+        if opened is None:
+            opened = getattr(connection, "_created_at", monotonic())
+        if self.book.url is None:
+            self.book.url = url_of(connection.info.get_parameters())
+        return self._connections.meet(connection, opened, took)
+
+
+def _asker() -> Any:
+    """The frame that has called ``getconn``: neither the pool's nor ours."""
+    frame = frame_at(3).f_back  # below it: this, asked(), the wrapper, getconn()
+    if frame is not None and frame.f_code.co_filename == _WRAPPERS:
+        return frame.f_back
+    return frame

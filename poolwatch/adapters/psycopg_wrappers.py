@@ -1,0 +1,137 @@
+"""What stands around the methods of a psycopg_pool pool, sync and async alike.
+
+The inner wrappers refer weakly to their pool: whoever calls them has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from time import monotonic
+from typing import Any
+from weakref import ref
+
+from poolwatch.adapters.wrapping import unbound
+
+Method = Callable[..., Any]
+
+
+def explaining(
+    pool: Any,
+    timeouts: tuple[type[Exception], ...],
+    explain: Callable[[BaseException], None],
+) -> Method:
+    """Around ``getconn``, which raises a timeout error of its own.
+
+    It keeps its pool alive, as the bound method does in whose place it stands, and has
+    its signature: frameworks look at that.
+    """
+    method, original = pool.getconn, unbound(pool, "getconn")
+
+    @wraps(method)
+    def getconn(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(pool, *args, **kwargs)
+        except timeouts as error:
+            explain(error)
+            raise
+
+    @wraps(method)
+    async def async_getconn(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await original(pool, *args, **kwargs)
+        except timeouts as error:
+            explain(error)
+            raise
+
+    return async_getconn if iscoroutinefunction(method) else getconn
+
+
+def requesting(
+    pool: Any,
+    name: str,
+    asked: Callable[[], Any],
+    lent: Callable[[Any, Any], None],
+    refused: Callable[[Any, BaseException], None],
+) -> Method:
+    """Around the way from a request to the connection that serves it.
+
+    ``asked`` gives what the others are handed; None if nobody wants to know.
+    """
+    original, weakly = unbound(pool, name), ref(pool)
+
+    def request(*args: Any, **kwargs: Any) -> Any:
+        wait = asked()
+        if wait is None:
+            return original(weakly(), *args, **kwargs)
+        try:
+            connection = original(weakly(), *args, **kwargs)
+        except BaseException as error:
+            refused(wait, error)
+            raise
+        lent(wait, connection)
+        return connection
+
+    async def async_request(*args: Any, **kwargs: Any) -> Any:
+        wait = asked()
+        if wait is None:
+            return await original(weakly(), *args, **kwargs)
+        try:
+            connection = await original(weakly(), *args, **kwargs)
+        except BaseException as error:
+            refused(wait, error)
+            raise
+        lent(wait, connection)
+        return connection
+
+    asynchronous = iscoroutinefunction(getattr(pool, name))
+    return _called(name, async_request if asynchronous else request)
+
+
+def connecting(pool: Any, name: str, connected: Callable[[Any, float], None]) -> Method:
+    """Around the making of a connection; ``connected`` is told when that began."""
+    original, weakly = unbound(pool, name), ref(pool)
+
+    def connect(*args: Any, **kwargs: Any) -> Any:
+        began = monotonic()
+        connection = original(weakly(), *args, **kwargs)
+        connected(connection, began)
+        return connection
+
+    async def async_connect(*args: Any, **kwargs: Any) -> Any:
+        began = monotonic()
+        connection = await original(weakly(), *args, **kwargs)
+        connected(connection, began)
+        return connection
+
+    asynchronous = iscoroutinefunction(getattr(pool, name))
+    return _called(name, async_connect if asynchronous else connect)
+
+
+def after(pool: Any, name: str, then: Callable[[Any], None]) -> Method:
+    """Around a plain method that takes a connection, and may refuse it."""
+    original, weakly = unbound(pool, name), ref(pool)
+
+    def method(connection: Any) -> Any:
+        found = original(weakly(), connection)
+        then(connection)
+        return found
+
+    return _called(name, method)
+
+
+def before(pool: Any, name: str, first: Callable[[Any], None]) -> Method:
+    """Around a method that takes a connection; an async pool's gives an awaitable."""
+    original, weakly = unbound(pool, name), ref(pool)
+
+    def method(connection: Any) -> Any:
+        first(connection)
+        return original(weakly(), connection)
+
+    return _called(name, method)
+
+
+def _called(name: str, wrapper: Method) -> Method:
+    wrapper.__name__ = name
+    return wrapper
