@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from serving import APPS, free_port, knock, seen, until
 
+
 class Served:
     """An application that answers on a port, and what is seen of it from outside."""
 
@@ -96,9 +97,7 @@ def start(
 
 
 @pytest.fixture
-def serve(
-    start: Callable[..., Any], postgres: Any
-) -> Iterator[Callable[..., Served]]:
+def serve(start: Callable[..., Any], postgres: Any) -> Iterator[Callable[..., Served]]:
     """Starts a server and waits for its first answer."""
     threads = ThreadPoolExecutor(8)
 
