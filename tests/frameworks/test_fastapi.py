@@ -52,6 +52,15 @@ def test_a_slow_request_is_no_leak(shop):
     until(shop.quiet)
 
 
+def test_what_a_slow_request_is_doing(shop):
+    """The endpoint's line: not the middleware's, which waits for the whole request and
+    leads to the generator that will close the connection."""
+    shop.begin("/stock")
+    found = shop.finding("held_across_io")
+    assert f"{SYNC}:{line(SYNC, 'stock')}: waiting" in found["proof"]
+    assert " of label at " not in found["proof"]
+
+
 @pytest.mark.parametrize("kind", ["shop", "async_shop"])
 def test_nothing_is_told_of_a_clean_application(kind, request):
     """Requests at once and one after the other, and a look in between."""
