@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from serving import line, places, seen, until
 
-FILE = "preload.py"
+FILE = "shop.py"
 BIND = ("--workers", "2", "--bind", "127.0.0.1:{port}")
-APP = ("preload:app",)
+APP = ("shop:app",)
 NO_HOOK = ("gunicorn", "--preload", *BIND, *APP)
-WITH_HOOK = ("gunicorn", "--config", "preload_conf.py", *BIND, *APP)
+WITH_HOOK = ("gunicorn", "--config", "gunicorn_conf.py", *BIND, *APP)
 
 
 def workers(shop):

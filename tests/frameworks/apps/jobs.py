@@ -14,7 +14,7 @@ import poolwatch
 
 home = Path(os.environ["SHOP_HOME"])
 engine = create_engine(os.environ["SHOP_DATABASE"])
-poolwatch.instrument(engine, name="jobs", long_after=1)
+poolwatch.instrument(engine)
 
 
 class Labelled(Task):
@@ -28,16 +28,14 @@ def fresh_pool(**_):
     engine.dispose(close=False)
 
 
-app = Celery(
-    "jobs",
-    task_cls=Labelled,
-    broker="filesystem://",
-    broker_transport_options={
-        "data_folder_in": str(home / "queue"),
-        "data_folder_out": str(home / "queue"),
-        "control_folder": str(home / "control"),
-    },
-)
+app = Celery("jobs", task_cls=Labelled)
+
+app.conf.broker_url = "filesystem://"
+app.conf.broker_transport_options = {
+    "data_folder_in": str(home / "queue"),
+    "data_folder_out": str(home / "queue"),
+    "control_folder": str(home / "control"),
+}
 with engine.connect() as connection:  # in the parent
     connection.execute(text("SELECT 1"))
 
@@ -57,3 +55,6 @@ def report():
 @app.task
 def leak():
     kept.append(engine.connect())  # leak
+
+
+poolwatch.instrument(engine, long_after=1)  # so long the tests do wait

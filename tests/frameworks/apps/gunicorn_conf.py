@@ -4,6 +4,6 @@ preload_app = True
 
 
 def post_fork(server, worker):
-    from preload import engine
+    from shop import engine
 
     engine.dispose(close=False)

@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 import poolwatch
 
 engine = create_engine(os.environ["SHOP_DATABASE"], pool_size=1, max_overflow=0)
-poolwatch.instrument(engine, name="shop")
+poolwatch.instrument(engine)
 
 with engine.connect() as connection:
     greeting = connection.scalar(text("SELECT 'hello'"))  # in the master
