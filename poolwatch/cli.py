@@ -92,7 +92,7 @@ _SERVE_HOW = """\
 examples:
   poolwatch serve                       then open http://127.0.0.1:8000/
   POOLWATCH_DSN=... poolwatch serve     a DSN that no history or process list shows
-  ssh -L 8000:127.0.0.1:8000 HOST poolwatch serve       from another machine
+  ssh -t -L 8000:127.0.0.1:8000 HOST poolwatch serve    from another machine
 
 There is no password. With --host ADDRESS --anyone-may-look, everybody who can reach the
 address sees statements, call sites and labels. A page can look, and change nothing.

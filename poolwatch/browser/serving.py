@@ -13,13 +13,13 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from textual_serve.server import Server
 
+from poolwatch.browser import listening
 from poolwatch.browser.peers import may_look
 from poolwatch.errors import UsageError
 
@@ -33,14 +33,14 @@ def serve(
     dashboard: Sequence[str], *, host: str, port: int, anyone_may_look: bool
 ) -> None:
     """Serve until SIGINT or SIGTERM; raises UsageError if that cannot begin."""
-    addresses = _addresses(host, port)
-    private = all(ip_address(address[0]).is_loopback for address in addresses)
+    addresses = listening.addresses(host)
+    private = listening.is_private(addresses)
     if not private and not anyone_may_look:
         raise UsageError(
             f"{host} can be reached from other machines, and there is no password: "
             "stay on 127.0.0.1 (and come by an SSH tunnel), or say --anyone-may-look"
         )
-    listening = _listen(addresses, host, port)
+    sockets = listening.listen(addresses, host, port)
     if not private:
         _say(
             f"warning: anyone who can reach {host} sees your statements, call sites "
@@ -50,37 +50,10 @@ def serve(
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     os.environ["PYTHONPATH"] = path  # the dashboards' own, as -P takes away the cwd
     command = [sys.executable, "-P", "-m", "poolwatch", *dashboard]
-    asyncio.run(_run(_Server(f"exec {shlex.join(command)}", private), listening))
+    asyncio.run(_run(_Server(f"exec {shlex.join(command)}", private), sockets))
 
 
-def _addresses(host: str, port: int) -> list[tuple[str, int]]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        found = []
-    if not host or not found:
-        raise UsageError(f"there is no host {host!r} here to listen on")
-    return list(dict.fromkeys((str(each[4][0]), port) for each in found))
-
-
-def _listen(
-    addresses: list[tuple[str, int]], host: str, port: int
-) -> list[socket.socket]:
-    """Listen on all that can be had; on none, say why."""
-    listening: list[socket.socket] = []
-    why = ""
-    for address in addresses:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        try:
-            listening.append(socket.create_server(address, family=family))
-        except OSError as error:
-            why = os.strerror(error.errno or 0)
-    if not listening:
-        raise UsageError(f"cannot listen on {host} port {port}: {why}")
-    return listening
-
-
-async def _run(server: _Server, listening: list[socket.socket]) -> None:
+async def _run(server: _Server, sockets: list[socket.socket]) -> None:
     runner = web.AppRunner(
         await server.application(), access_log=None, shutdown_timeout=1.0
     )
@@ -89,16 +62,16 @@ async def _run(server: _Server, listening: list[socket.socket]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     try:
-        for one in listening:
+        for one in sockets:
             await web.SockSite(runner, one).start()
-        _say(f"the dashboard is at {_url(listening[0])} (Ctrl+C ends it)")
+        _say(f"the dashboard is at {_url(sockets[0])} (Ctrl+C ends it)")
         await ended.wait()
     finally:
         await runner.cleanup()
 
 
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
+def _url(one: socket.socket) -> str:
+    host, port = one.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
@@ -136,10 +109,10 @@ class _Server(Server):
         return await handler(request)
 
     def _refused(self, request: web.Request) -> str:
-        if self._private and not _is_loopback(request.host):
-            return "ask for it by the name localhost or by its address"  # or: rebinding
+        if self._private and not _leads_here(request.host):
+            return "ask for it by its address, or as localhost"
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and _host_of(origin) != request.host:
             return "another site's page may not look"
         if self._private and not _is_ours(request):
             return "only the user who has started it may look"
@@ -168,15 +141,23 @@ class _Server(Server):
             self._pages -= 1
 
 
-def _is_loopback(host: str) -> bool:
-    """Of a Host header: what leads here, and to no name of somebody else's."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
+def _leads_here(host: str) -> bool:
+    """Of a Host header: whether it is an address of this machine, or localhost.
+
+    Any other name may be somebody else's who lets it lead here now.
+    """
     try:
-        return ip_address(name).is_loopback
+        name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
+    return name == "localhost" or listening.is_loopback(name)
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _is_ours(request: web.Request) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from serving import line, places, until
@@ -70,6 +71,31 @@ def test_nothing_is_told_of_a_clean_application(kind, request):
         assert answers == ['"fine"'] * 6
         assert shop.findings() == []
     until(shop.quiet)
+
+
+def test_slow_but_honest_work(serve):
+    """Streams, background tasks, dependencies whose thread has gone on to others: all
+    of it is slow here, and none of it is a leak. What was declared long is fine."""
+    shop = serve(*UVICORN, "fastapi_busy:app", driver="psycopg")
+    paths = ["/lines", "/async-lines", "/mail", "/mixed", "/idle", "/gather"]
+    waiting = shop.begin(*paths, "/lines", "/mixed")
+    verdicts = Counter({path: (2 if path == "/gather" else 1) for path in paths})
+    verdicts.update(["/lines", "/mixed"])
+
+    def all_judged():
+        holds = [(h["labels"]["endpoint"], h["verdict"]) for h in shop.held(10)]
+        return len(holds) - 1 == sum(v != "ok" for _, v in holds) and holds
+
+    expected = Counter((path, "long") for path in verdicts.elements())
+    expected["lifespan", "ok"] = 1
+    assert Counter(until(all_judged)) == expected
+    assert not [f for f in shop.findings() if f["kind"].startswith("leaked")]
+    shop.get("/open")
+    for request in waiting:
+        request.result(30)
+    (hold,) = shop.held(1)
+    assert hold["evidence"][-1].startswith("declared long: listens as long as")
+    until(lambda: not shop.findings())
 
 
 def test_a_dependency_that_does_not_close(shop):
