@@ -11,15 +11,16 @@ from serving import APPS, line, places, seen, until
 
 FILE = "jobs.py"
 WORKER = ("celery", "-A", "jobs", "worker", "--concurrency", "2", "-l", "warning")
+POOLS = ["prefork", "threads", "solo"]
 
 
 @pytest.fixture
-def jobs(start, postgres, tmp_path):
+def jobs(start, postgres, tmp_path, request):
     """A worker with an empty queue, and how to send it tasks."""
     (tmp_path / "queue").mkdir()
     (tmp_path / "control").mkdir()
     home = {"SHOP_HOME": str(tmp_path)}
-    start(*WORKER, **home)
+    start(*WORKER, "--pool", getattr(request, "param", "prefork"), **home)
 
     def send(*names):
         calls = "; ".join(f"jobs.{name}.delay()" for name in names)
@@ -58,8 +59,9 @@ def test_each_child_is_seen_with_its_task(jobs, tmp_path):
     until(lambda: not any(p["holds"] or p["findings"] for p in seen()))
 
 
+@pytest.mark.parametrize("jobs", POOLS, indirect=True)
 def test_a_task_that_leaks(jobs):
-    """The task is over, its child lives on and waits for the next one."""
+    """The task is over; its child or thread lives on and waits for the next one."""
     jobs("leak")
 
     def leaks():

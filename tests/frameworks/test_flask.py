@@ -7,12 +7,17 @@ from serving import line, places, until
 
 FILE = "flask_shop.py"
 THREADED = ("flask", "--app", "flask_shop", "run", "--port", "{port}")
-WORKERS = ("gunicorn", "--workers", "2", "--bind", "127.0.0.1:{port}", "flask_shop:app")
+GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "flask_shop:app")
+SERVERS = {
+    "werkzeug": THREADED,
+    "workers": (*GUNICORN, "--workers", "2"),
+    "gthread": (*GUNICORN, "--worker-class", "gthread", "--threads", "4"),
+}
 
 
-@pytest.fixture(params=[THREADED, WORKERS], ids=["werkzeug", "gunicorn"])
+@pytest.fixture(params=SERVERS)
 def shop(serve, request):
-    return serve(*request.param)
+    return serve(*SERVERS[request.param])
 
 
 def test_an_open_request(shop):
