@@ -83,6 +83,22 @@ columns of --sites:
 """
 
 
+_SERVE = """\
+Show in a browser what "poolwatch tui" shows in a terminal. It listens on this machine
+only and, on Linux, lets in nobody but this user and root.
+"""
+
+_SERVE_HOW = """\
+examples:
+  poolwatch serve                       then open http://127.0.0.1:8000/
+  POOLWATCH_DSN=... poolwatch serve     a DSN that no history or process list shows
+  ssh -t -L 8000:127.0.0.1:8000 HOST poolwatch serve    from another machine
+
+There is no password. With --host ADDRESS --anyone-may-look, everybody who can reach the
+address sees statements, call sites and labels. A page can look, and change nothing.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
@@ -112,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_ps(commands)
     _add_tui(commands)
+    _add_serve(commands)
     _add_demo(commands)
     _add_check(commands)
     _add_advise(commands)
@@ -164,15 +181,36 @@ def _add_tui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    tui.add_argument(
-        "--refresh",
-        type=_seconds,
-        default=1.0,
-        metavar="SECONDS",
-        help="time between two looks (default 1)",
-    )
+    _add_refresh(tui)
     _add_sources(tui)
     tui.set_defaults(command=_tui)
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="the dashboard in a browser",
+        description=_SERVE,
+        epilog=_SERVE_HOW + "\n" + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)"
+    )
+    serve.add_argument(
+        "--port",
+        type=_port,
+        default=8000,
+        help="0 takes any free one, and says which (default 8000)",
+    )
+    serve.add_argument(
+        "--anyone-may-look",
+        action="store_true",
+        help="allow a host that other machines can reach: there is no password",
+    )
+    _add_refresh(serve)
+    _add_sources(serve)
+    serve.set_defaults(command=_serve)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -439,6 +477,22 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_refresh(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--refresh",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two looks (default 1)",
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -547,6 +601,35 @@ def _tui(options: argparse.Namespace) -> int:
     source = _WhenAsked(options)
     tui.run(source, refresh=options.refresh, on_close=source.close)
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    dashboard = ["--refresh", f"{options.refresh:g}"]
+    if options.dir is not None:
+        dashboard += ["--dir", str(options.dir.absolute())]
+    if options.dsn:  # may carry a password, and stay for days: out of the process list
+        _begin_again(options, dashboard)
+    from poolwatch import browser
+
+    browser.run(
+        ["tui", *dashboard],
+        host=options.host,
+        port=options.port,
+        anyone_may_look=options.anyone_may_look,
+    )
+    return 0
+
+
+def _begin_again(options: argparse.Namespace, dashboard: Sequence[str]) -> None:
+    """As the same process, with the DSN in the environment instead of the arguments."""
+    home = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "poolwatch", "serve", *dashboard]
+    command += [f"--host={options.host}", f"--port={options.port}"]
+    command += ["--anyone-may-look"] * options.anyone_may_look
+    environment = {**os.environ, "POOLWATCH_DSN": options.dsn, "PYTHONPATH": path}
+    sys.stdout.flush()
+    os.execve(sys.executable, command, environment)  # noqa: S606 - ourselves
 
 
 def _demo(options: argparse.Namespace) -> int:

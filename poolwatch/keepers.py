@@ -313,13 +313,16 @@ def _evident(keeper: Keeper) -> bool:
 def _rank(keeper: Keeper) -> tuple[int, ...]:
     """What is told if there are several: the least.
 
-    First a frame that it evidently belongs to: the user's before a library's, another
-    holder's before the taker's own, a running one before a suspended one.
+    First a frame that it evidently belongs to: the user's before a library's, one that
+    has it before one behind which something suspended has it (a request's middleware,
+    and the generator that will close the session in the end), another holder's before
+    the taker's own, a running one before a suspended one.
     """
     if _evident(keeper):
         return (
             0,
             not keeper.is_user,
+            any("of suspended " in word for word in keeper.path[1:]),
             keeper.same_holder is not False,
             keeper.kind != "running frame",
             len(keeper.path),

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-
-POOLWATCH = [sys.executable, "-m", "poolwatch"]
-SCRIPTS = Path(sys.executable).parent
+from serving import POOLWATCH, SCRIPTS, free_port, knock, seen, until
 
 
 @pytest.fixture
@@ -82,36 +76,6 @@ def run(shop, socket_dir):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-
-
-def seen():
-    done = subprocess.run(
-        [*POOLWATCH, "ps", "--json"], capture_output=True, text=True, check=False
-    )
-    return json.loads(done.stdout)["processes"] if done.returncode == 0 else []
-
-
-def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def knock(port):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-            return answer.read()
-    except OSError:
-        return b""
 
 
 def sites(processes):

@@ -1,0 +1,63 @@
+"""Where to listen: the addresses behind a name, and a socket for each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from poolwatch.errors import UsageError
+
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""This machine has no such address, e.g. none of IPv6; another one may do."""
+
+
+def addresses(host: str) -> list[str]:
+    """Return what a name stands for; raises UsageError if that is nothing."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        found = []
+    if not host or not found:
+        raise UsageError(f"there is no host {host!r} to listen on")
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def is_private(found: Sequence[str]) -> bool:
+    """Whether these are reached from this machine only."""
+    return all(is_loopback(address) for address in found)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether this is an address, and leads nowhere but here."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(found: Sequence[str], host: str, port: int) -> list[socket.socket]:
+    """Listen on all of them that this machine has, with the same port.
+
+    Raises UsageError if there is none, or if somebody else has the port.
+    """
+    listening: list[socket.socket] = []
+    failed: OSError | None = None
+    wanted = port
+    for address in found:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            one = socket.create_server((address, wanted), family=family)
+        except OSError as error:
+            failed = error
+            if error.errno not in _NOT_HERE:
+                break
+        else:
+            listening.append(one)
+            wanted = one.getsockname()[1]
+    if failed is not None and not (listening and failed.errno in _NOT_HERE):
+        why = os.strerror(failed.errno or 0)
+        raise UsageError(f"cannot listen on {host} port {port}: {why}")
+    return listening

@@ -1,0 +1,72 @@
+"""What tests of served programs need: a port, a knock, a look, and patience."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+POOLWATCH = [sys.executable, "-m", "poolwatch"]
+SCRIPTS = Path(sys.executable).parent
+APPS = Path(__file__).parent / "frameworks" / "apps"
+
+
+def seen() -> list[Any]:
+    """The processes that ``poolwatch ps`` shows; none if there is nobody."""
+    done = subprocess.run(
+        [*POOLWATCH, "ps", "--json"], capture_output=True, text=True, check=False
+    )
+    return json.loads(done.stdout)["processes"] if done.returncode == 0 else []
+
+
+def until(condition: Callable[[], T], seconds: float = 30.0) -> T:
+    """Ask again and again; what it says when that is true at last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def knock(port: int, path: str = "/") -> bytes:
+    """What is answered; nothing while nobody listens there."""
+    try:
+        url = f"http://127.0.0.1:{port}{path}"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            raise AssertionError(f"{path}: {error.code} {error.read()!r}") from None
+    except OSError:
+        return b""
+
+
+def line(file: str, marker: str) -> int:
+    """The number of the line with ``# <marker>`` at its end."""
+    lines = (APPS / file).read_text("utf-8").splitlines()
+    (found,) = [n for n, text in enumerate(lines, 1) if text.endswith(f"# {marker}")]
+    return found
+
+
+def places(rows: list[Any]) -> set[tuple[str, int, str]]:
+    """File, line and function of each site."""
+    return {
+        (Path(row["file"]).name, row["line"], row["function"])
+        for row in rows
+        if row is not None
+    }
