@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
-from poolwatch.model import Frame
-from poolwatch.onstack import taking_frames
+from poolwatch.frame import Frame
 
 LATEST = 8
 """Makings whose times are kept."""
@@ -62,6 +61,8 @@ class Makings:
         ``purpose`` tells pools for one URL apart that are meant to be several. Code of
         a library alone, and a database that is not known, are nobody's mistake.
         """
+        from poolwatch.onstack import taking_frames  # once for a pool
+
         frames = taking_frames(stack)
         if url is None or not frames:
             return
