@@ -267,6 +267,8 @@ class CallSites:
             path = self._child(path, chunk, owners[at : at + CHUNK])
             at += CHUNK
             path.bottom = bottom and at >= len(frames)
+            if path.bottom:
+                path.fast = True
             if path.fast:
                 break
             if not path.deeper and not path.goes_on(owners[at:]):

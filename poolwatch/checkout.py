@@ -123,6 +123,7 @@ class Usage:
         "path",
         "statement",
         "streamed",
+        "timed",
         "transactional",
         "used",
     )
@@ -134,6 +135,8 @@ class Usage:
         """A thread or task that did not take the connection has used it."""
         self.streamed = False
         """Rows come from a cursor on the server: then fetching is SQL, unseen by us."""
+        self.timed = True
+        """The seconds below are those of all its statements."""
         self.statement: str | None = None
         self.path: Path | None = None
         """Where the last statement was sent from."""

@@ -143,7 +143,7 @@ class PoolBook:
         tally.waited.append(taken - hold.asked)
         usage = hold.usage
         if usage is not None:
-            tally.used += not usage.streamed
+            tally.used += usage.timed and not usage.streamed
             tally.in_sql += usage.in_sql
             tally.idle += usage.idle_until(now)
         hold.holder.out -= 1

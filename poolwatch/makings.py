@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -36,14 +35,16 @@ class Made(NamedTuple):
     """How long ago the latest were made, the newest last."""
 
 
-@dataclass(slots=True)
 class _Making:
-    site: Frame
-    url: str
-    made: int
-    alive: dict[str, None]
-    most_alive: int
-    latest: deque[float]
+    __slots__ = ("alive", "latest", "made", "most_alive", "site", "url")
+
+    def __init__(self, site: Frame, url: str) -> None:
+        self.site = site
+        self.url = url
+        self.made = 0
+        self.alive: dict[str, None] = {}
+        self.most_alive = 0
+        self.latest: deque[float] = deque(maxlen=LATEST)
 
 
 class Makings:
@@ -71,7 +72,7 @@ class Makings:
         if making is None:
             if len(self._by_key) >= _MOST_PLACES:
                 return
-            making = _Making(frames[0], url, 0, {}, 0, deque(maxlen=LATEST))
+            making = _Making(frames[0], url)
             self._by_key[key] = making
         making.made += 1
         making.alive[pool_id] = None

@@ -279,7 +279,7 @@ class _Look:
             still_there=still_on_stack(stack, now) if over else 0,
             doing=doing(now) if over else None,
             keeping=None,
-            unused_s=usage.unused_s(self.now) if usage is not None else None,
+            unused_s=usage.unused_s(self.now) if usage and usage.timed else None,
             by_others=usage is not None and usage.by_others,
             dropped=checkout.is_dropped(),
         )
@@ -293,7 +293,8 @@ class _Look:
         facts, usage = checkout.connection, checkout.usage
         statement = usage.statement if usage else None
         used = _used(usage.path, draft) if usage and usage.path else ()
-        unused_s = usage.unused_s(self.now) if usage else None
+        timed = usage is not None and usage.timed
+        unused_s = usage.unused_s(self.now) if timed and usage else None
         evidence = judgement.evidence
         if judgement.verdict != "ok" and usage and usage.path and unused_s:
             where = place(usage.path.site())
@@ -311,8 +312,10 @@ class _Look:
             stack=draft.stack,
             now=draft.now,
             statement=None if statement is None else mask_literals(statement),
-            in_sql_s=usage.in_sql_until(self.now) if usage else None,
-            in_transaction_idle_s=usage.idle_until(self.now) if usage else None,
+            in_sql_s=usage.in_sql_until(self.now) if timed and usage else None,
+            in_transaction_idle_s=usage.idle_until(self.now)
+            if timed and usage
+            else None,
             verdict=judgement.verdict,
             evidence=evidence,
             server=None,

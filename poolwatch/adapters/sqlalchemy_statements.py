@@ -94,16 +94,19 @@ class StatementHooks:
                         if getattr(context, "_is_server_side", False):
                             usage.streamed = True
                         if hold.task is None:
-                            if sites.optional:
-                                usage.path = capture(_caller())
+                            walk = capture
                             if hold.holder.ident != get_ident():
                                 usage.by_others = True
                         else:
-                            if sites.optional:
-                                usage.path = across_greenlets(_caller())
+                            walk = across_greenlets
                             if not hold.task.is_of(_task()):
                                 usage.by_others = True
-                        usage.begin()
+                        if sites.optional:
+                            usage.path = walk(_caller())
+                            usage.begin()
+                        else:  # nobody can look: the text will do
+                            usage.timed = False
+                            usage = None
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                     guard.failed(error)
                     usage = None
