@@ -87,8 +87,11 @@ def test_many_leaks_of_one_place_are_one_line(watchdog, caplog):
         thread = threading.Thread(target=leak, args=(numbers,))
         thread.start()
         thread.join()
-        watchdog.tick()
-        watchdog.tick()
+        before = len(said(caplog))
+        for _ in range(50):  # a busy machine may need several looks
+            watchdog.tick()
+            if len(said(caplog)) > before:
+                break
     first, second = [text for _, text in said(caplog)]
     assert "(and 1099 more there)" in first
     assert "(and 2 more there)" in second
