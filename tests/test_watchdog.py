@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from fix_core import null_pool_of
+from serving import until
 
 import poolwatch
 from poolwatch.agent import agent
@@ -87,11 +88,8 @@ def test_many_leaks_of_one_place_are_one_line(watchdog, caplog):
         thread = threading.Thread(target=leak, args=(numbers,))
         thread.start()
         thread.join()
-        before = len(said(caplog))
-        for _ in range(50):  # a busy machine may need several looks
-            watchdog.tick()
-            if len(said(caplog)) > before:
-                break
+        told = len(said(caplog)) + 1
+        until(lambda told=told: watchdog.tick() or len(said(caplog)) == told)
     first, second = [text for _, text in said(caplog)]
     assert "(and 1099 more there)" in first
     assert "(and 2 more there)" in second
