@@ -9,7 +9,6 @@ database or framework package counts.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import sysconfig
 from enum import IntEnum
@@ -46,7 +45,7 @@ _KNOWN = frozenset({
     "tenacity",
 })
 # fmt: on
-_INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_INSTALLED = ("site-packages", "dist-packages")
 _HERE = str(Path(__file__).parent) + os.sep
 _DEMO = str(Path(__file__).parent / "demo" / "app") + os.sep
 
@@ -76,7 +75,7 @@ def owner_of(file: str, module: object) -> Owner:
     package = module.partition(".")[0] if isinstance(module, str) else ""
     if file.startswith("<"):
         return _generated(file, package)
-    if _INSTALLED.search(file):
+    if any(f"{sep}{name}{sep}" in file for name in _INSTALLED for sep in "/\\"):
         return Owner.PLUMBING if package in _KNOWN else Owner.PACKAGE
     if file.startswith(_standard_library()):
         return Owner.PLUMBING

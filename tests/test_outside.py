@@ -109,9 +109,9 @@ MEMORY = """
 """
 
 
-@pytest.mark.parametrize(("sites", "cycles"), [(30, 100_000), (10_000, 20_000)])
+@pytest.mark.parametrize(("sites", "cycles"), [(30, 30_000), (10_000, 10_000)])
 def test_memory_is_bounded(apps, sites, cycles):
-    """At most 2 KiB a hold and 256 KiB an instrumented pool, after 100,000 cycles and
+    """At most 2 KiB a hold and 256 KiB an instrumented pool, after 30,000 cycles and
     with 10,000 call sites."""
     done = apps.run(MEMORY.format(sites=sites, cycles=cycles))
     assert done.stderr == ""

@@ -59,7 +59,7 @@ class Judge:
         out = [pair for key, pair in suspects if owner.out.pop(key, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
         dropped = [leak for book, leak in owner.dropped if self._counts(owner, book.id)]
-        owner.dropped.clear()
+        owner.dropped = ()
         owner.over = True
         if not held and not dropped:
             return []

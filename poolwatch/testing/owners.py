@@ -8,15 +8,17 @@ to whoever submitted it.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
+
+from poolwatch.importing import when_imported
 
 if TYPE_CHECKING:
     from poolwatch.checkout import Checkout
@@ -32,21 +34,20 @@ _SERVES_ALL = "TestRunner._run_tests_and_fixtures"
 class Owner:
     """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
 
-    __slots__ = (
-        "at_peak",
-        "blamed",
-        "dropped",
-        "failed",
-        "keeps_peak",
-        "kind",
-        "location",
-        "longest",
-        "name",
-        "out",
-        "over",
-        "peak",
-        "pools",
-    )
+    # One is made for each test: what few of them need is not made with it.
+    dropped: Sequence[tuple[PoolBook, Leak]] = ()
+    """What only the garbage collector returned."""
+    peak = 0
+    at_peak: Sequence[tuple[Frame, ...]] = ()
+    """The stacks of what was out then, if that is of interest."""
+    keeps_peak = False
+    longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
+    """The longest ended hold, if that is of interest, and where it was taken."""
+    failed = False
+    over = False
+    """It was judged."""
+    pools: frozenset[str] | None = None
+    """Ids of the pools that count; all if None."""
 
     def __init__(
         self,
@@ -63,19 +64,6 @@ class Owner:
         self.location = location
         self.out: dict[int, tuple[PoolBook, Checkout]] = {}
         """What it has taken and not returned."""
-        self.dropped: list[tuple[PoolBook, Leak]] = []
-        """What only the garbage collector returned."""
-        self.peak = 0
-        self.at_peak: list[tuple[Frame, ...]] = []
-        """The stacks of what was out then, if that is of interest."""
-        self.keeps_peak = False
-        self.longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
-        """The longest ended hold, if that is of interest, and where it was taken."""
-        self.failed = False
-        self.over = False
-        """It was judged."""
-        self.pools: frozenset[str] | None = None
-        """Ids of the pools that count; all if None."""
 
 
 class Owners:
@@ -138,7 +126,8 @@ class Owners:
         if collected:
             from poolwatch.leaks import noticing  # only a leak needs it
 
-            owner.dropped.append((book, noticing.collected(book, hold, now)))
+            leak = noticing.collected(book, hold, now)
+            owner.dropped = (*owner.dropped, (book, leak))
             if owner.over:
                 self.late.append(owner)
 
@@ -165,7 +154,7 @@ class Owners:
         """From now on threads, tasks and jobs of executors are told apart."""
         self._token = self._inherited.set("current")
         self._patch(threading.Thread, "start", self._starting)
-        self._patch(ThreadPoolExecutor, "submit", self._submitting)
+        self._undo.append(when_imported("concurrent.futures.thread", self._follow_jobs))
         self._patch(asyncio.base_events.BaseEventLoop, "create_task", self._creating)
 
     def unfollow(self) -> None:
@@ -174,6 +163,10 @@ class Owners:
             self._undo.pop()()
         with suppress(ValueError):  # another context than it was set in
             self._inherited.reset(self._token)
+
+    def _follow_jobs(self) -> None:
+        executor = sys.modules["concurrent.futures.thread"].ThreadPoolExecutor
+        self._patch(executor, "submit", self._submitting)
 
     def _patch(self, kind: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         original = getattr(kind, name)

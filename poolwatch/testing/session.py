@@ -2,9 +2,7 @@
 
 A leak that is found at the end of its own test is that test's error, at its teardown.
 One that is found later (a fixture's, a thread's, what the collector met three tests on)
-is reported for the test that answers for it, never for the one that happens to run. A
-worker of xdist can only report on its running test: what it finds later travels to the
-controller, and is told there.
+is reported for the test that answers for it, never for the one that happens to run.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import gc
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import _pytest.fixtures
@@ -21,8 +20,9 @@ import _pytest.runner
 import pytest
 
 from poolwatch.agent import agent
+from poolwatch.testing.before_call import BeforeCall
+from poolwatch.testing.findings import Findings
 from poolwatch.testing.judging import Judge
-from poolwatch.testing.late import Late, Told
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
 from poolwatch.testing.standing import Standing
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
     from poolwatch.leaks.record import Leak
     from poolwatch.testing.limits import Limits
 
-_OWNER = pytest.StashKey[Owner]()
-_LIMITS: pytest.StashKey[Limits] = pytest.StashKey()
-_WRONG = pytest.StashKey[BaseException]()
-"""What is wrong with its markers."""
 _HEADING = "pool leaks"
-_IN_WORKER = "pool_leaks"
-"""Under this name a worker's findings travel to the controller."""
 
 
 class PoolLeaks:
@@ -62,23 +56,27 @@ class PoolLeaks:
         self._files: list[Owner] = []
         self._before: list[Owner | None] = []
         """Whom the main thread worked for before a fixture's end, innermost last."""
-        self._entries: list[dict[str, Any]] = []
-        """What was found in this run, in all its processes."""
-        self._found: dict[str, list[dict[str, Any]]] = {}
-        """By node id: what the report of its teardown will carry."""
-        self._unjudged: dict[str, str] = {}
-        self._late = Late(config, error=error)
+        self._findings = Findings(config, error=error)
+        self._before_call = BeforeCall(config.pluginmanager)
         self._junit = False
-        self._runs_tests = False
+        self._item: pytest.Item | None = None
+        """The running test, ..."""
+        self._owner: Owner | None = None
+        """... the owner that stands for it, and ..."""
+        self._limits: Limits | None = None
+        """... what its markers say."""
         self._home: Any = None
-        """Where the last test stands, in a file or class, and ..."""
+        """Where the last test stands, in a file or class, ..."""
         self._narrows = False
-        """... whether that overrides ``pool_watch_engines``."""
+        """... whether that overrides ``pool_watch_engines``, and ..."""
+        self._marks = False
+        """... whether all that stands there has a marker of ours."""
+        self._of_tests: set[Any] = set()
+        """Fixtures that last for one test."""
 
     def owner_of(self, item: Any) -> Owner | None:
         """The owner that stands for a running test."""
-        owner: Owner | None = item.stash.get(_OWNER, None)
-        return owner
+        return self._owner if item is self._item else None
 
     # -- begin and end ---------------------------------------------------------------
 
@@ -102,12 +100,6 @@ class PoolLeaks:
         agent.ledger.observers.remove(self._owners)
         self._watching.end()
 
-    @property
-    def _worker_output(self) -> dict[str, Any] | None:
-        """What an xdist worker hands to its controller; None elsewhere."""
-        output: dict[str, Any] | None = getattr(self._config, "workeroutput", None)
-        return output
-
     # -- who works now -----------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -126,56 +118,62 @@ class PoolLeaks:
             if owner.out or owner.dropped:
                 self._files.append(owner)
 
-    # Each of these runs once or more for every test: plain functions where they can be,
-    # and what only some tests need stands behind a test that costs nothing.
+    # Each of these runs once or more for every test: there are as few as can be, plain
+    # functions where possible, and what only some tests need is done for those.
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """From here on the main thread works for this test; a rerun is another one."""
         node_id = item.nodeid
         owner = Owner("test", node_id, node_id, item.location)
-        item.stash[_OWNER] = self._owners.current = owner
-        self._runs_tests = True
+        self._item = item
+        self._owner = self._owners.current = owner
+        self._limits = None
+        self._findings.runs_tests = True
         self._watching.again()
-        for mark in item.iter_markers():
-            if mark.name in MARKERS:
-                self._limit(item, owner)
-                break
+        if item.parent is not self._home:
+            self._move(item)
+        if self._narrows:
+            self._before_call.do(item, lambda: self._narrow(item, owner))
+        if self._marks or item.own_markers:
+            self._limit(item, owner)
+
+    def _move(self, item: pytest.Item) -> None:
+        """See what all tests of a place have in common."""
+        self._home = item.parent
+        self._narrows = _overridden(item, "pool_watch_engines")
+        parents = item.listchain()[:-1]
+        marks = (mark for parent in parents for mark in parent.own_markers)
+        self._marks = any(mark.name in MARKERS for mark in marks)
 
     def _limit(self, item: pytest.Item, owner: Owner) -> None:
+        if not any(mark.name in MARKERS for mark in item.iter_markers()):
+            return
         from poolwatch.testing.limits import limits_of
 
         try:
-            item.stash[_LIMITS] = limits = limits_of(item)
+            self._limits = limits = limits_of(item)
         except pytest.fail.Exception as error:
-            item.stash[_WRONG] = error
+            self._before_call.do(item, partial(_raise, error))
         else:
             owner.keeps_peak = limits.watch_peak
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Its setup is done: see which pools count, and whether its markers are right.
-
-        Not before: plugins below count on their setup.
-        """
-        if _WRONG in item.stash:
-            raise item.stash[_WRONG]
-        if item.parent is not self._home:  # its neighbours see the same fixtures
-            self._home = item.parent
-            self._narrows = _overridden(item, "pool_watch_engines")
-        if self._narrows:
-            owner = item.stash[_OWNER]
-            owner.pools = self._narrowed(item)
-            for each in self._standing:
-                if each.owner.blamed == item.nodeid:
-                    each.owner.pools = owner.pools
+    def _narrow(self, item: pytest.Item, owner: Owner) -> None:
+        """Judge only the pools that the project wants judged."""
+        owner.pools = self._narrowed(item)
+        for each in self._standing:
+            if each.owner.blamed == item.nodeid:
+                each.owner.pools = owner.pools
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
         self, fixturedef: Any, request: Any
     ) -> Generator[None, Any, Any]:
         """A fixture of a wider scope answers for what it takes."""
+        if fixturedef in self._of_tests:
+            return (yield)
         if fixturedef.scope == "function":
+            self._of_tests.add(fixturedef)
             return (yield)
         standing = Standing(fixturedef, request)
         self._standing.append(standing)
@@ -228,8 +226,8 @@ class PoolLeaks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """When all its fixtures are done, the test is judged."""
-        owner = item.stash.get(_OWNER, None)
-        if owner is None:  # its setup was another plugin's
+        owner = self._owner
+        if owner is None or item is not self._item:  # its setup was another plugin's
             return (yield)
         self._owners.current = owner
         self._watching.again()
@@ -240,10 +238,11 @@ class PoolLeaks:
             self._own_leaks(item, owner)
             raise
         finally:
-            self._owners.current = None
-            del item.stash[_OWNER]  # an item lives as long as the run
+            self._owners.current = self._owner = self._item = None
+            if self._owners.late:
+                self._take_in_collected()
         owner.over = True
-        if owner.out or owner.dropped or self._junit or _LIMITS in item.stash:
+        if owner.out or owner.dropped or self._junit or self._limits is not None:
             problem = self._problem(item, owner)
             if problem is not None:
                 pytest.fail(problem, pytrace=False)
@@ -272,7 +271,7 @@ class PoolLeaks:
     def _problem(self, item: pytest.Item, owner: Owner) -> str | None:
         """What is wrong with a test, in words; None also if it is only to be warned."""
         leaks = self._own_leaks(item, owner)
-        limits = item.stash.get(_LIMITS, None)
+        limits = self._limits
         if limits is None and not leaks:
             return None
         broken = None if owner.failed or limits is None else limits.broken(owner)
@@ -291,7 +290,7 @@ class PoolLeaks:
         if not leaks:
             return broken
         text = in_words(leaks, item.nodeid, everything=self._everything)
-        self._note(item, owner, leaks)
+        self._findings.of_test(item, owner, leaks)
         if self._error:
             return "\n".join(filter(None, (text, broken)))
         _warn(text, leaks)
@@ -300,16 +299,6 @@ class PoolLeaks:
     @property
     def _everything(self) -> bool:
         return bool(self._config.getoption("verbose") >= 2)
-
-    def _note(self, item: pytest.Item, owner: Owner, leaks: Sequence[Leak]) -> None:
-        """For its report, which xdist carries to the controller, and for JUnit."""
-        self._found[item.nodeid] = [self._entry(owner, leak) for leak in leaks]
-        item.user_properties.append(("pool_leaks", len(leaks)))
-
-    def _entry(self, owner: Owner, leak: Leak) -> dict[str, Any]:
-        from poolwatch.testing import summary
-
-        return summary.entry(owner, leak, self._error)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(
@@ -324,28 +313,7 @@ class PoolLeaks:
             if owner is not None:
                 owner.failed = True
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Give a report what was found, and gather it, also what comes from workers."""
-        if report.when == "teardown" and report.nodeid in self._found:
-            report.pool_leaks = self._found.pop(report.nodeid)
-        for entry in getattr(report, "pool_leaks", ()):
-            if not report.failed:  # it is run again, or expected to fail
-                entry["severity"] = "warning"
-            self._entries.append(entry)
-
     # -- what is found later -----------------------------------------------------------
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logfinish(self) -> None:
-        """The running test has been reported: tell of others what was found meanwhile.
-
-        In a controller nothing of ours runs here: what comes from workers is told at
-        the end.
-        """
-        self._take_in_collected()
-        if self._late.waiting and self._runs_tests and self._worker_output is None:
-            self._entries += self._late.tell()
 
     def _take_in_collected(self) -> None:
         while self._owners.late:
@@ -363,13 +331,8 @@ class PoolLeaks:
             self._owners.again[id(owner)] = owner
         if not leaks or owner.failed:
             return
-        told: Told = {
-            "nodeid": owner.blamed,
-            "location": owner.location,
-            "text": in_words(leaks, owner.name, everything=self._everything),
-            "entries": [self._entry(owner, leak) for leak in leaks],
-        }
-        self._late.add([told])
+        text = in_words(leaks, owner.name, everything=self._everything)
+        self._findings.of_another(owner, leaks, text)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(
@@ -386,38 +349,30 @@ class PoolLeaks:
         for owner in left:
             self._tell_later(owner)
         self._take_in_collected()
-        self._unjudged |= self._owners.unjudged
-        output = self._worker_output
-        if output is not None:
-            late = self._late.waiting
-            output[_IN_WORKER] = {"late": late, "unjudged": self._unjudged}
-            return (yield)
-        self._entries += self._late.tell()
-        failed = any(entry["severity"] == "error" for entry in self._entries)
+        failed = self._findings.conclude(self._owners.unjudged)
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
-        from poolwatch.testing import summary
-
-        summary.write_json(self._config, self._error, self._entries, self._unjudged)
+        self._findings.write_json()
         return result
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self) -> None:
+        """In xdist's controller: any report may bring a find."""
+        self._findings.listen()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """In the controller: take in what a worker could not tell."""
-        sent = getattr(node, "workeroutput", {}).get(_IN_WORKER)
-        if sent is None:
-            return
-        self._unjudged |= sent["unjudged"]
-        self._late.add(sent["late"])
+        self._findings.take_in(node)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Our section, and the annotations for GitHub."""
-        if not self._entries and not self._unjudged:
-            return
-        from poolwatch.testing import summary
+        self._findings.write_summary(terminalreporter)
 
-        summary.write(terminalreporter, self._config, self._entries, self._unjudged)
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _skipped(error: BaseException) -> bool:

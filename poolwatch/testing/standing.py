@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-from poolwatch.keeping.references import pools_of_drivers
 from poolwatch.testing.owners import Owner
 
 _MOST_NODES = 50_000
@@ -91,6 +90,8 @@ def _home(definition: Any, item: Any) -> Any:
 
 def _reached(roots: Iterable[Any], wanted: set[int]) -> list[int]:
     """Which of these objects, by id, are kept alive from there."""
+    from poolwatch.keeping.references import pools_of_drivers  # now there is a suspect
+
     seen: set[int] = set()
     found: list[int] = []
     layer, pools = list(roots), pools_of_drivers()

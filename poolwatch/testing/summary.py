@@ -81,16 +81,12 @@ def _property(text: str) -> str:
 
 
 def write_json(
-    config: Any,
+    path: Path,
     error: bool,
     entries: Sequence[Mapping[str, Any]],
     unjudged: Mapping[str, str],
 ) -> None:
-    """Write ``--pool-leaks-json``, if it was asked for."""
-    given, ini = config.getoption("--pool-leaks-json"), config.getini("pool_leaks_json")
-    if not given and not ini:
-        return
-    path = config.invocation_params.dir / given if given else config.rootpath / ini
+    """Write them to that file."""
     document = {
         "schema": SCHEMA,
         "mode": "error" if error else "warn",

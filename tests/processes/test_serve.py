@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 import pyte
 import pytest
-from aiohttp import web
-from serving import POOLWATCH, free_port, until
+from screens import shown
+from serving import POOLWATCH, until
 
-from poolwatch.browser import peers, serving
+from poolwatch.browser import peers
 
 APP = """
 import sys
@@ -63,9 +63,9 @@ class Served:
 def serve(apps):
     started = []
 
-    def start(*arguments):
+    def start(*arguments, program=POOLWATCH):
         program = subprocess.Popen(
-            [*POOLWATCH, "serve", "--port", "0", *arguments],
+            [*program, "serve", "--port", "0", *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env=apps.environ,
@@ -105,10 +105,10 @@ async def watch(url, wanted, width=130, height=40):
             async for message in line:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     stream.feed(message.data)
-                shown = "\n".join(screen.display)
-                if all(words in shown for words in wanted):
-                    return shown
-    raise AssertionError("\n".join(screen.display))
+                text = shown(screen)
+                if all(words in text for words in wanted):
+                    return text
+    raise AssertionError(shown(screen))
 
 
 async def get(url, **headers):
@@ -244,26 +244,29 @@ async def test_anyone_may_look(serve):
     assert f'"ws://{host}/ws"' in page
 
 
-async def test_not_too_many_pages(monkeypatch):
-    """Each is a process."""
-    monkeypatch.setattr(serving, "MOST_PAGES", 1)
-    runner = web.AppRunner(await serving._Server("exec head -c 1", True).application())
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    url = f"http://127.0.0.1:{port}/ws"
+ONE_PAGE = """
+import sys
+from poolwatch.browser import serving
+from poolwatch.cli import main
+serving.MOST_PAGES = 1
+sys.exit(main())
+"""
+
+
+async def test_not_too_many_pages(serve):
+    """Each is a process; a page that is closed makes room for the next."""
+    url = f"{serve(program=[sys.executable, '-c', ONE_PAGE]).url}ws"
     async with aiohttp.ClientSession(**BROWSER) as session:
         first = await session.ws_connect(url)
         with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
             await session.ws_connect(url)
         await first.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(aiohttp.WSServerHandshakeError):
                     await (await session.ws_connect(url)).close()
                     break
                 await asyncio.sleep(0.05)
-    await runner.cleanup()
 
 
 def one_sentence(*arguments, code=None):

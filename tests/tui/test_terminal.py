@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyte
 import pytest
+from screens import shown
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -52,8 +53,8 @@ class Terminal:
 
     def read_until(self, wanted: str, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
-        while wanted not in "\n".join(self.screen.display):
-            assert time.monotonic() < end, "\n".join(self.screen.display)
+        while wanted not in shown(self.screen):
+            assert time.monotonic() < end, shown(self.screen)
             self.read()
 
     def read(self) -> bool:
