@@ -142,7 +142,8 @@ class StatementHooks:
                 usage = hold.usage = Usage(transactional=False)
             # do not keep a megabyte alive
             usage.statement = str(statement)[:LIMIT]
-            usage.path = self._sites.capture(caller)
+            if self._sites.optional:
+                usage.path = self._sites.capture(caller)
             usage.streamed = usage.streamed or streams
             if hold.task is not None and not hold.task.is_of(current_task()):
                 usage.by_others = True

@@ -110,7 +110,7 @@ class StatementHooks:
     def _noting(self, key: int) -> Noting:
         """What is done before something is sent; gives None if that is not noted."""
         guard, holds = self._guard, self._book.holds
-        capture = self._sites.of_statements.capture
+        sites = self._sites.of_statements
 
         def noting(generator: Any) -> Usage | None:
             hold = holds.get(key)
@@ -123,7 +123,7 @@ class StatementHooks:
                     if usage is None:
                         usage = hold.usage = Usage(transactional=True)
                     usage.statement = _text(_given(generator, argument))
-                    usage.path = capture(frame_at(2))
+                    usage.path = sites.capture(frame_at(2)) if sites.optional else None
                     if _is_another(hold):
                         usage.by_others = True
                 elif usage is None or name == _LISTENS:
