@@ -38,7 +38,22 @@ def test_unpooled():
         "3.0s so far, 30 ms each time"
     )
     assert finding.proof == "100 checkouts, 100 connections opened, 99 closed"
-    assert "minconn" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("kind", "overflow", "words"),
+    [
+        ("QueuePool", 10, "create_engine(..., pool_size=<the peak>, max_overflow=0): "),
+        ("QueuePool", 0, "Look at what recycles connections, and at what empties"),
+        ("SimpleConnectionPool", 0, "SimpleConnectionPool(..., minconn=<the peak>): "),
+        ("AsyncConnectionPool", 6, "AsyncConnectionPool(..., min_size=<the peak>): "),
+        ("asyncpg.Pool", 9, "asyncpg.create_pool(..., min_size=<the peak>): "),
+    ],
+)
+def test_unpooled_and_what_to_do(kind, overflow, words):
+    """In the words of its library."""
+    (finding,) = unpooled(worn(kind=kind, max_overflow=overflow))
+    assert finding.remedy.startswith(words)
 
 
 @pytest.mark.parametrize(

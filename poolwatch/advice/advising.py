@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from poolwatch.advice import queueing, replay
-from poolwatch.advice.options import options_of
 from poolwatch.advice.recording import Trace
+from poolwatch.options import options_of
 from poolwatch.text import duration, plural
 
 ENOUGH_REQUESTS = 200

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from poolwatch.diagnosis.common import capacity_of, ids, places
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
 from poolwatch.nestings import Nesting
+from poolwatch.options import options_of
 from poolwatch.text import duration, place, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
@@ -128,14 +129,13 @@ def _keep_them(pool: PoolStats) -> str:
             "Find out who invalidates them: connections that come back broken, or a "
             "return that says close=True."
         )
-    if pool.max_overflow:
-        return (
-            "Raise pool_size to what is usually out at once: what is over it is closed "
-            "when it comes back. Look at what recycles connections, too."
-        )
+    options = options_of(pool.kind)
+    keeps_all = options.size == "pool_size" and not pool.max_overflow
+    if options.keep is None or keeps_all:
+        return "Look at what recycles connections, and at what empties the pool."
     return (
-        "Have the pool keep what comes back: psycopg2's pools close whatever is over "
-        "minconn. Look at what recycles connections, and at close() on the pool."
+        f"{options.line(options.keep)}: {options.kept}. Look at what recycles "
+        "connections, too."
     )
 
 
