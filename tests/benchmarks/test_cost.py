@@ -8,6 +8,7 @@ end and asserted nowhere, because machines are noisy.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import subprocess
@@ -18,10 +19,15 @@ import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import asyncpg
 import pytest
+from psycopg2.pool import ThreadedConnectionPool
+from psycopg_pool import ConnectionPool
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import Pool, QueuePool
 
@@ -33,6 +39,9 @@ from poolwatch.picture import LedgerSource
 
 DEPTH = 30
 WAYS = ["bare", "instrumented", "recipe"]
+
+Lend = Callable[[int, bool], None]
+"""Takes and returns a connection so often, with a statement or without."""
 
 
 class NullConnection:
@@ -130,6 +139,87 @@ def test_select(
     benchmark.extra_info.update(way=way, cycles=cycles)
     benchmark.pedantic(deep, args=(DEPTH, cycle), rounds=40, warmup_rounds=2)
     engine.dispose()
+
+
+def lending_psycopg2(postgres: Any) -> Iterator[tuple[Any, Lend]]:
+    pool = ThreadedConnectionPool(1, 2, postgres.dsn)
+    yield pool, partial(lend, pool)
+    pool.closeall()
+
+
+def lending_psycopg_pool(postgres: Any) -> Iterator[tuple[Any, Lend]]:
+    with ConnectionPool(postgres.dsn, min_size=1, max_size=2, open=True) as pool:
+        pool.wait()
+        yield pool, partial(lend, pool)
+
+
+def lend(pool: Any, cycles: int, statement: bool) -> None:
+    for _ in range(cycles):
+        connection = pool.getconn()
+        if statement:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            connection.rollback()
+        pool.putconn(connection)
+
+
+def lending_asyncpg(postgres: Any) -> Iterator[tuple[Any, Lend]]:
+    async def lend(pool: Any, cycles: int, statement: bool) -> None:
+        for _ in range(cycles):
+            async with pool.acquire() as connection:
+                if statement:
+                    await connection.execute("SELECT 1")
+
+    async def opened() -> Any:
+        dsn = postgres.url().replace("+psycopg2", "")
+        return await asyncpg.create_pool(dsn, min_size=1, max_size=2)
+
+    with asyncio.Runner() as runner:
+        pool = runner.run(opened())
+        yield pool, lambda *wanted: runner.run(lend(pool, *wanted))
+        runner.run(pool.close())
+
+
+@pytest.mark.parametrize("statement", [False, True], ids=["nothing", "select"])
+@pytest.mark.parametrize(
+    "lending", [lending_psycopg2, lending_psycopg_pool, lending_asyncpg]
+)
+def test_pool_of_a_driver(
+    benchmark: Any,
+    lending: Callable[[Any], Iterator[tuple[Any, Lend]]],
+    statement: bool,
+    postgres: Any,
+    one_core: None,
+    figure: Callable[[str], None],
+) -> None:
+    """The same pool, hooked and not hooked by turns: the hooks sit on its class."""
+    cycles = 200
+    took: dict[str, list[float]] = {"bare": [], "instrumented": []}
+
+    def timed(way: str, lend: Lend) -> None:
+        lend(10, statement)
+        began = time.perf_counter()
+        lend(cycles, statement)
+        took[way].append((time.perf_counter() - began) / cycles * 1e6)
+
+    def both(pool: Any, lend: Lend) -> None:
+        timed("bare", lend)
+        poolwatch.instrument(pool)
+        timed("instrumented", lend)
+        poolwatch.uninstrument(pool)
+
+    with contextmanager(lending)(postgres) as (pool, lend):
+        one_round = partial(deep, DEPTH, partial(both, pool, lend))
+        benchmark.pedantic(one_round, rounds=60, warmup_rounds=2)
+    did = "take, SELECT 1, return" if statement else "take, return"
+    library = lending.__name__.removeprefix("lending_")
+    figure(f"{did}: a pool of {library}, local PostgreSQL:")
+    for what, of in (("minimum", min), ("median", median)):
+        bare, ours = (of(each) for each in took.values())
+        figure(
+            f"    {what} {ours:.2f} / {bare:.2f} µs = {ours / bare:.3f} "
+            f"(adds {ours - bare:.2f} µs)"
+        )
 
 
 @pytest.mark.parametrize("way", ["bare", "instrumented"])
