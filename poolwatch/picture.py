@@ -6,8 +6,9 @@ import os
 import platform
 import sys
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -195,10 +196,9 @@ class _Look:
         requests = Counter(each.owner() for each in (*out, *asked))
         for draft in drafts:
             draft.one_of_several = requests[draft.checkout.owner()] > 1
-        for draft in drafts:
-            if _again(draft, drafts):
-                draft.again = True
-                draft.seen = replace(draft.seen, still_there=0)
+        for draft in _again(drafts):
+            draft.again = True
+            draft.seen = replace(draft.seen, still_there=0)
         self._drafts.append((book, drafts, asked))
         self.departed += [
             Departed(book.id, pid, self.now - closed, facts.record(self.now))
@@ -372,26 +372,28 @@ def _in_its_hands(
     return keeping.in_use or keeping.hidden
 
 
-def _again(draft: _Draft, drafts: list[_Draft]) -> bool:
-    """Whether its function has taken more since, in a later call or turn of a loop.
+def _again(drafts: list[_Draft]) -> Iterator[_Draft]:
+    """Those whose function has taken more since, in a later call or turn of a loop.
 
-    That call is on the stack, and the one that took this is not: who has it cannot be
-    told by the stack.
+    That call is on the stack, and the one that took these is not: who has them cannot
+    be told by the stack.
     """
-    mine = draft.checkout
-    site = mine.path.site()
-    if site is None or not draft.one_of_several:
-        return False
-    name, owner = (site.file, site.function), mine.owner()
-    calls = sum((frame.file, frame.function) == name for frame in draft.now)
-    later = [
-        other
-        for other in drafts
-        if other.checkout.taken > mine.taken
-        and other.checkout.path.site() == site
-        and other.checkout.owner() == owner
-    ]
-    return len(later) >= calls > 0
+    by_place: defaultdict[object, list[_Draft]] = defaultdict(list)
+    for draft in drafts:
+        if draft.one_of_several:
+            mine = draft.checkout
+            by_place[mine.owner(), mine.path.site()].append(draft)
+    for group in by_place.values():
+        site = group[0].checkout.path.site()
+        if site is None or len(group) == 1:
+            continue
+        name = site.file, site.function
+        calls = sum((frame.file, frame.function) == name for frame in group[0].now)
+        moments = sorted(draft.checkout.taken for draft in group)
+        for draft in group:
+            later = len(moments) - bisect_right(moments, draft.checkout.taken)
+            if later >= calls > 0:
+                yield draft
 
 
 def _inherited(out: list[Checkout], holds: list[Hold]) -> list[Hold]:
