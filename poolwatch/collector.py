@@ -1,11 +1,12 @@
 """The garbage collector, kept waiting for a moment.
 
-Twice it must not come in between. CPython holds an internal lock while it lists the
-frames or exceptions of all threads; a collection at that moment may run a finalizer
-that needs the lock, and the process stands still: cpython gh-106883, mended there in
-this same way. And a picture of a thousand holds is tens of thousands of new objects,
-enough to set off a full collection, which stops every thread of the application: for
-30 ms in a small process, for seconds in a large one.
+Twice it must not come in between, and once it need not. CPython holds an internal lock
+while it lists the frames or exceptions of all threads; a collection at that moment may
+run a finalizer that needs the lock, and the process stands still: cpython gh-106883,
+mended there in this same way. A picture of a thousand holds is tens of thousands of
+new objects, enough to set off a full collection, which stops every thread of the
+application: for 30 ms in a small process, for seconds in a large one. And what is
+loaded into somebody's process is thousands of objects that stay: nothing to collect.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.libraries import LIBRARIES, TAKES
+from poolwatch.collector import undisturbed
 from poolwatch.guard import log
 from poolwatch.importing import when_imported
 from poolwatch.settings import Settings
@@ -146,8 +147,8 @@ class EveryLibrary:
     def _made(self, name: str) -> Library | None:
         module, _, kind = LIBRARIES[name].partition(":")
         try:
-            found = getattr(import_module(f"poolwatch.adapters.{module}"), kind)
-            adapter: Library = found(self._context)
+            load = partial(import_module, f"poolwatch.adapters.{module}")
+            adapter: Library = getattr(undisturbed(load), kind)(self._context)
         except Exception:  # noqa: BLE001 - e.g. a version that lacks what we need
             log.exception("poolwatch cannot watch the pools of %s", name)
             return None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         AssertNoPoolLeaks,
         PoolWatch,
     )
+    from poolwatch.testing.session import PoolLeaks
 
 MODES = ("off", "warn", "error")
 _SESSION = "pool_leaks_session"
@@ -80,12 +81,18 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
     if mode == "off":
         return
-    from poolwatch.testing.session import PoolLeaks
+    from poolwatch.collector import undisturbed
 
     grace = _grace(config, options.pool_leaks_grace)
-    session = PoolLeaks(config, error=mode == "error", grace=grace)
+    session = undisturbed(lambda: _session(config, error=mode == "error", grace=grace))
     config.pluginmanager.register(session, _SESSION)
     session.begin()
+
+
+def _session(config: pytest.Config, *, error: bool, grace: float | None) -> PoolLeaks:
+    from poolwatch.testing.session import PoolLeaks
+
+    return PoolLeaks(config, error=error, grace=grace)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -6,6 +6,9 @@ The suite runs in processes of its own, without the plugin and with it in turn, 
 no other plugin loaded: the least time for what is added to be compared with. "Without"
 has a plugin that does nothing: for each ``-p`` pytest goes through all distributions
 that are installed, which nobody does for ours, as pytest finds it by itself.
+
+Full garbage collections are counted: there are one or two, each takes as long as a
+dozen tests, and whether one more falls into a run is chance.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ FILES = 10
 ROUNDS = 9
 
 CONFTEST = """
+import gc
 import os
 
 import pytest
@@ -44,6 +48,10 @@ def engine():
     yield engine
     Base.metadata.drop_all(engine)
     engine.dispose()
+
+
+def pytest_unconfigure():
+    print("full collections:", gc.get_stats()[-1]["collections"])
 
 
 @pytest.fixture
@@ -123,6 +131,8 @@ class Took:
 
     wall: float
     user: float
+    collections: int
+    """Full ones."""
 
 
 def run_suite(directory: Path, url: str, *options: str) -> Took:
@@ -151,7 +161,8 @@ def run_suite(directory: Path, url: str, *options: str) -> Took:
     said = log.read_text(encoding="utf-8")
     assert process.returncode == 0, said
     assert f"{TESTS} passed" in said, said
-    return Took(wall, usage.ru_utime)
+    collections = said.rpartition("full collections:")[2]
+    return Took(wall, usage.ru_utime, int(collections))
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="tells a child's CPU time")
@@ -185,6 +196,10 @@ def test_suite(
         runs.clear()
     benchmark.pedantic(one_round, rounds=ROUNDS)
     figure(f"{TESTS} tests, {database}, --pool-leaks=error / no plugin:")
+    ours, bare = (
+        {each.collections for each in took[way]} for way in ("with", "without")
+    )
+    figure(f"    full garbage collections: {ours} / {bare}")
     for what in ("user", "wall"):
         bare, ours = (
             [getattr(each, what) for each in took[way]] for way in ("without", "with")
