@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,11 +26,14 @@ from sqlalchemy.pool import QueuePool
 engine = create_engine("sqlite:///{tmp_path}/shop.db", poolclass=QueuePool)
 held = []
 def take():
+    if held:  # a worker that is asked often must not run out of connections
+        return
     connection = engine.connect()  # site
     connection.execute(text("SELECT 1"))
     held.append(connection)
 def app(environ, start_response):
     take()
+    time.sleep(0.05)  # busy: the next request is for another worker
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"taken"]
 async def asgi(scope, receive, send):
@@ -39,6 +44,7 @@ async def asgi(scope, receive, send):
             if message["type"] == "lifespan.shutdown":
                 return
     take()
+    time.sleep(0.05)  # busy, as above
     await send({{"type": "http.response.start", "status": 200, "headers": []}})
     await send({{"type": "http.response.body", "body": b"taken"}})
 if __name__ == "__main__":
@@ -84,6 +90,15 @@ def sites(processes):
         for process in processes
         for hold in process["holds"]
     }
+
+
+def workers(port, count):
+    """The processes, when each of ``count`` workers holds a connection."""
+    with ThreadPoolExecutor(count) as callers:  # at once: one worker would take all
+        list(callers.map(knock, [port] * count))
+    processes = seen()
+    holding = [process for process in processes if process["holds"]]
+    return processes if len(holding) == count else None
 
 
 @pytest.mark.parametrize("command", [["shop.py"], ["-m", "shop"]])
@@ -165,12 +180,7 @@ def test_gunicorn_with_four_workers(run):
     bind = f"127.0.0.1:{port}"
     run(SCRIPTS / "gunicorn", "--workers", 4, "--bind", bind, "shop:app")
 
-    def all_four():
-        knock(port)
-        processes = seen()
-        return processes if len(processes) == 4 else None
-
-    found = until(all_four, 60)
+    found = until(partial(workers, port, 4), 60)
     assert sites(found) == {("shop.py", "take")}
     assert len({process["pid"] for process in found}) == 4
 
@@ -180,12 +190,7 @@ def test_uvicorn_with_two_workers(run):
     port = free_port()
     run(SCRIPTS / "uvicorn", "--workers", 2, "--port", port, "shop:asgi")
 
-    def both():
-        knock(port)
-        processes = seen()
-        return processes if len(processes) == 2 else None
-
-    assert sites(until(both, 60)) == {("shop.py", "take")}
+    assert sites(until(partial(workers, port, 2), 60)) == {("shop.py", "take")}
 
 
 def test_a_celery_worker(run, shop):
