@@ -294,9 +294,10 @@ async def cancelled_in_psycopg(zoo: Any) -> None:
     await give_up(zoo)
 
 
-async def count_all(engine: Any, box: list[Any]) -> None:
-    box.append(await engine.connect())  # site: invalidated
-    await box[0].execute(text("SELECT pg_sleep(20)"))
+async def count_all(engine: Any, taken: asyncio.Future[Any]) -> None:
+    connection = await engine.connect()  # site: invalidated
+    taken.set_result(connection)
+    await connection.execute(text("SELECT pg_sleep(20)"))
 
 
 @fault(
@@ -309,10 +310,11 @@ async def count_all(engine: Any, box: list[Any]) -> None:
 )
 async def invalidated_in_a_statement(zoo: Any) -> None:
     """A watchdog invalidates a connection in the middle of a statement."""
-    box: list[Any] = []
-    task = asyncio.create_task(count_all(zoo.engine, box))
+    taken = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(count_all(zoo.engine, taken))
+    connection = await taken
     await asyncio.sleep(0.4)
-    raw = await box[0].get_raw_connection()
+    raw = await connection.get_raw_connection()
     raw.invalidate()
     await asyncio.wait([task])
 
