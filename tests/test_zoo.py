@@ -1,6 +1,6 @@
 """The zoo: every fault found with the right kind and line, no innocent accused.
 
-Each case runs in its own process, four at a time; ``python tests/zoo/table.py`` prints
+Each case runs in its own process, several at a time; ``python tests/zoo/table.py`` prints
 them all. See ``zoo/registry.py`` for what a case is.
 """
 

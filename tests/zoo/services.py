@@ -391,6 +391,7 @@ class Orders:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.numbers = Sequence(engine)
+        self.both_begun = threading.Barrier(2)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -400,7 +401,7 @@ class Orders:
     def place(self) -> None:
         with self.transaction() as session:
             session.execute(PING)  # site: order
-            time.sleep(0.2)
+            self.both_begun.wait()
             self.numbers.next()
 
 
