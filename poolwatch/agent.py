@@ -94,7 +94,8 @@ class Agent:
 
     @reachable.setter
     def reachable(self, reachable: bool) -> None:
-        self._reachable = self.sites.of_statements.optional = reachable
+        self._reachable = self.ledger.watched = reachable
+        self.sites.watched = self.sites.of_statements.watched = reachable
 
     @cached_property
     def source(self) -> LedgerSource:

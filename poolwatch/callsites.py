@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -33,6 +33,8 @@ from poolwatch.ownership import Owner, is_ours, owner_of
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
+Place = tuple[CodeType, int, object]
+"""Code, where it was, and the name of its module."""
 
 CHUNK = 8
 """Frames in one step of the walk; the fast walk below is written out for it."""
@@ -45,11 +47,11 @@ _MOST_NODES = 512
 """Distinct paths remembered, before the tree starts anew."""
 
 
-_NONE_YET: dict[tuple[int, ...], Path] = {}
+_NONE_YET: dict[tuple[int, ...], Node] = {}
 """The children of most paths. Never written to."""
 
 
-class Path:
+class Node:
     """One chunk of a stack, and through its parents the whole of it."""
 
     __slots__ = (
@@ -75,7 +77,7 @@ class Path:
 
     def __init__(
         self,
-        parent: Path | None,
+        parent: Node | None,
         codes: tuple[CodeType, ...] = (),
         lastis: tuple[int, ...] = (),
         owners: bytes = b"",
@@ -173,7 +175,34 @@ class Path:
         return (self.parent.near() if self.parent else ()) + near
 
 
-_NOBODY = Path(None, (compile("", "", "exec"),) * CHUNK)
+class LonePath:
+    """The whole of one stack, in no tree: put into words only when that is asked."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: list[Place]) -> None:
+        self._places = places
+
+    def frames(self, _live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
+        """The stack in words, innermost first; it is exact, wherever its holder is."""
+        return resolve([(code, lasti) for code, lasti, _ in self._places])
+
+    def site(self) -> Frame | None:
+        """The call site: the first frame of the user's own code."""
+        owners = [_owner(code, module) for code, _, module in self._places]
+        if not owners:
+            return None
+        code, lasti, _ = self._places[owners.index(max(owners))]
+        return _frame(code, lasti)
+
+    def look_again(self) -> None:
+        """There is nothing to compare it with."""
+
+
+Path = Node | LonePath
+"""What a hold points to."""
+
+_NOBODY = Node(None, (compile("", "", "exec"),) * CHUNK)
 """Stands for a child that is not there: its code runs nowhere."""
 
 
@@ -185,10 +214,12 @@ class CallSites:
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
-        self._nodes: list[Path] = []
+        self._nodes: list[Node] = []
         self._bottoms: dict[int, CodeType] = {}
-        self.optional = True
-        """Somebody may come and look: what only a viewer wants is captured, too."""
+        self.watched = True
+        """Somebody may come and look. If not, paths are in no tree: each is walked and
+        forgotten with its hold, which is less work where few lines are run twice, as
+        in a suite of tests; and what only a viewer wants is not captured."""
 
     def end_at(self, code: CodeType) -> None:
         """Let no walk go beyond a frame of this code: a test runner's, say."""
@@ -207,6 +238,8 @@ class CallSites:
         Written out eight frames a step: the loop a reader would expect costs twice as
         much on CPython 3.11, and this runs at every checkout.
         """
+        if not self.watched:
+            return self._lone(frame)
         path = self._root
         while True:
             near = frame
@@ -254,9 +287,23 @@ class CallSites:
         while parent is not None and len(frames) < DEEPEST:
             frames += _chain(parent.gr_frame, DEEPEST - len(frames))
             parent = parent.parent
+        if not self.watched:
+            return LonePath([_place(each) for each in frames])
         return self._leaf(self._root, frames)
 
-    def _descend(self, path: Path, frame: FrameType | None) -> Path:
+    def _lone(self, frame: FrameType | None) -> LonePath:
+        places: list[Place] = []
+        bottoms, left = self._bottoms, DEEPEST
+        while frame is not None and left:
+            code = frame.f_code
+            places.append((code, frame.f_lasti, frame.f_globals.get("__name__")))
+            if id(code) in bottoms:
+                break
+            frame = frame.f_back
+            left -= 1
+        return LonePath(places)
+
+    def _descend(self, path: Node, frame: FrameType | None) -> Node:
         """Go on where the tree does not, with one look at every frame there is."""
         frames, bottom = self._rest(frame, DEEPEST - path.depth)
         owners, at = _owners(frames), 0
@@ -287,19 +334,19 @@ class CallSites:
             frame = frame.f_back
         return frames, cut and len(frames) == most
 
-    def _end(self, path: Path, near: FrameType | None) -> Path:
+    def _end(self, path: Node, near: FrameType | None) -> Node:
         """The last, short chunk of a stack; empty if it ends with a full one."""
         return self._leaf(path, list(_chain(near, CHUNK)))
 
-    def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
+    def _leaf(self, parent: Node, frames: list[FrameType]) -> Node:
         child = self._child(parent, frames)
         if not child.looks:
             child.learn((), b"")
         return child
 
     def _child(
-        self, parent: Path, frames: list[FrameType], owners: bytes | None = None
-    ) -> Path:
+        self, parent: Node, frames: list[FrameType], owners: bytes | None = None
+    ) -> Node:
         """The child of these frames, made if there is none yet.
 
         Functions of the same shape have the same offsets: the first one met stands
@@ -317,12 +364,12 @@ class CallSites:
             owners = _owners(frames) if owners is None else owners
             if parent.children is _NONE_YET:
                 parent.children = {}
-            child = parent.children[key] = Path(parent, codes, lastis, owners)
+            child = parent.children[key] = Node(parent, codes, lastis, owners)
             self._nodes.append(child)
         return child
 
-    def _new_root(self) -> Path:
-        root = Path(None)
+    def _new_root(self) -> Node:
+        root = Node(None)
         root.wanted = self._user_frames
         return root
 
@@ -333,7 +380,7 @@ class CallSites:
         for path in old:
             path.children = _NONE_YET
 
-    def _learn(self, path: Path, beyond: list[FrameType], owners: bytes) -> None:
+    def _learn(self, path: Node, beyond: list[FrameType], owners: bytes) -> None:
         if not beyond:
             path.learn((), b"")
             return
@@ -349,6 +396,15 @@ def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
     while frame is not None and most > 0:
         yield frame
         frame, most = frame.f_back, most - 1
+
+
+def _place(frame: FrameType) -> Place:
+    return frame.f_code, frame.f_lasti, frame.f_globals.get("__name__")
+
+
+def _owner(code: CodeType, module: object) -> Owner:
+    # exec() takes any globals, and a name need not be hashable
+    return owner_of(code.co_filename, module if isinstance(module, str) else None)
 
 
 def _owners(frames: list[FrameType]) -> bytes:
@@ -388,7 +444,7 @@ def extended(
     return near + _common(tail, beyond)
 
 
-def resolve(pairs: Pairs) -> tuple[Frame, ...]:
+def resolve(pairs: Iterable[tuple[CodeType, int]]) -> tuple[Frame, ...]:
     """Put pairs into words."""
     return tuple([_frame(code, lasti) for code, lasti in pairs])
 

@@ -79,8 +79,11 @@ class PoolBook:
         long_after: float,
         gauges: Callable[[], Gauges],
         observers: list[Observer],
+        watched: bool = True,
     ) -> None:
         self.id = pool_id
+        self.watched = watched
+        """Somebody may come and look: figures are kept of holds that have ended."""
         self.observers = observers
         """Those of all pools: usually nobody."""
         self.name = name
@@ -137,6 +140,11 @@ class PoolBook:
 
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
         """Close the books of one hold."""
+        if not self.watched and not collected:  # nobody will ask for the figures
+            hold.holder.out -= 1
+            for observer in list(self.observers):
+                observer.ended(self, hold, now, collected)
+            return
         tally = self._by_path.get(hold.path) or self._tally(hold.path)
         taken = hold.taken
         tally.held.append(now - taken)
@@ -424,12 +432,24 @@ class Ledger:
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
         self.makings = Makings()
+        self._watched = True
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody may come and look; the same in all books."""
+        return self._watched
+
+    @watched.setter
+    def watched(self, watched: bool) -> None:
+        self._watched = watched
+        for book in list(self.books.values()):
+            book.watched = watched
 
     def open(self, **about: Any) -> PoolBook:
         """Begin the books of a pool; takes what PoolBook takes but id and observers."""
         pool_id = f"p{next(self._numbers)}"
         book = self.books[pool_id] = PoolBook(
-            pool_id, observers=self.observers, **about
+            pool_id, observers=self.observers, watched=self._watched, **about
         )
         self.changes += 1
         return book

@@ -12,13 +12,20 @@ import types
 
 import pytest
 
-from poolwatch.callsites import DEEPEST, CallSites, Path, extended, pairs_of
+from poolwatch.callsites import DEEPEST, CallSites, Node, extended, pairs_of
 from poolwatch.model import Frame
 from poolwatch.ownership import Owner, owner_of
 
 
+@pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
+def sites(request):
+    sites = CallSites()
+    sites.watched = request.param
+    return sites
+
+
 @pytest.fixture
-def sites():
+def tree():
     return CallSites()
 
 
@@ -189,7 +196,7 @@ def test_code_without_a_proper_module(sites):
     assert scope["path"].site().file == "<string>"
 
 
-def test_twins(sites):
+def test_twins(tree):
     """Functions of the same shape, and copies of one file, are told apart every
     time, and do not push each other out."""
     source = "def take(s):\n    return caught(s)\n"
@@ -199,7 +206,7 @@ def test_twins(sites):
     paths = {file: set() for file in twins}
     for _ in range(20):
         for file, twin in twins.items():
-            path = twin.take(sites)
+            path = twin.take(tree)
             assert path.site().file == file
             paths[file].add(path)
     assert [len(each) for each in paths.values()] == [1] * 6
@@ -225,14 +232,14 @@ def test_two_callers_are_not_shown_each_others(sites):
     assert one_path.site() == two_path.site()
 
 
-def test_a_late_second_caller_is_found_out(sites):
+def test_a_late_second_caller_is_found_out(tree):
     """A caller that turns up after the tail was trusted: its running stack wins over
     the remembered one, and the next comparison cuts the tail."""
 
     def shared(depth):
         if depth:
             return shared(depth - 1)
-        path = caught(sites)
+        path = caught(tree)
         live = tuple(Frame(c.co_filename, 0, c.co_name) for c, _ in [])
         return path, live
 
@@ -294,7 +301,7 @@ def test_many_call_sites_are_forgotten_again(sites):
             codes.append(weakref.ref(scope[f"f{number}"].__code__))
     del scope
     gc.collect()
-    alive = [each for each in gc.get_objects() if type(each) is Path]
+    alive = [each for each in gc.get_objects() if type(each) is Node]
     assert len(alive) < 2_000
     assert sum(code() is not None for code in codes) < 20
 
@@ -310,7 +317,7 @@ def test_a_path_that_is_kept_keeps_no_others(sites):
         if number % 100 == 0:
             kept.append(scope["path"])
     gc.collect()
-    alive = [each for each in gc.get_objects() if type(each) is Path]
+    alive = [each for each in gc.get_objects() if type(each) is Node]
     assert len(alive) < 2_000
 
 
@@ -418,3 +425,27 @@ def core_of_nothing(site):
         return site()
 
     return nothing
+
+
+def test_whoever_looks_later_is_told_right(instrument, sqlite):
+    """A pool that was watched for nobody, as in a test run, and then for somebody: what
+    was out before is shown, and figures are kept from there on."""
+    from poolwatch.agent import agent, uninstrument, watch_quietly
+
+    watch_quietly()
+    try:
+        engine = sqlite()
+        engine.connect().close()
+        held = engine.connect()
+        instrument(engine)
+        engine.connect().close()
+        (process,) = agent.source.snapshot().processes
+        (hold,) = process.holds
+        assert hold.site.function == "test_whoever_looks_later_is_told_right"
+        assert sum(site.hold_s.count for site in process.sites) == 1
+        held.close()
+        (process,) = agent.source.snapshot().processes
+        assert sum(site.hold_s.count for site in process.sites) == 2
+        assert not process.holds
+    finally:
+        uninstrument()

@@ -1,7 +1,7 @@
 """The zoo: every fault found with the right kind and line, no innocent accused.
 
-Each case runs in its own process, several at a time; ``python tests/zoo/table.py`` prints
-them all. See ``zoo/registry.py`` for what a case is.
+Each case runs in its own process, several at a time; ``python tests/zoo/table.py``
+prints them all. See ``zoo/registry.py`` for what a case is.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class StatementHooks:
                             walk = across_greenlets
                             if not hold.task.is_of(_task()):
                                 usage.by_others = True
-                        if sites.optional:
+                        if sites.watched:
                             usage.path = walk(_caller())
                             usage.begin()
                         else:  # nobody can look: the text will do
