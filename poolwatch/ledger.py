@@ -17,7 +17,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import Frame
@@ -30,6 +30,7 @@ from poolwatch.waitrate import WaitRate
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.model import Outside, PoolStats, SiteStats
+    from poolwatch.observer import Observer
 
 BATCH = 64
 """Ended holds of a call site that may queue up before they are folded."""
@@ -48,22 +49,6 @@ BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
 
 OTHER_SITES = Frame("(other call sites)", 0, "")
-
-
-class Observer(Protocol):
-    """Is told of each hold as it begins and ends, in the thread where that happens.
-
-    It must be quick and may not fail: it is called on the way of a checkout. (If it
-    fails all the same, the hooks of that pool are switched off.)
-    """
-
-    def taken(self, book: PoolBook, hold: Checkout) -> None:
-        """A connection was lent."""
-
-    def ended(
-        self, book: PoolBook, hold: Checkout, now: float, collected: bool
-    ) -> None:
-        """It has come back, by itself or by the garbage collector."""
 
 
 class PoolBook:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 LONG_AFTER = 30.0
 
 
-@dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one instrumented pool; see :func:`poolwatch.instrument`."""
+    """Settings of one instrumented pool; see :func:`poolwatch.instrument`.
 
-    name: str | None = None
-    long_after: float = LONG_AFTER
-    server_view: bool = True
-    prove_dropped: bool = True
+    Raises TypeError or ValueError, in the user's words, for a wrong one.
+    """
 
-    def __post_init__(self) -> None:
-        """Raise TypeError or ValueError, in the user's words, for a wrong setting."""
+    __slots__ = ("long_after", "name", "prove_dropped", "server_view")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        long_after: float = LONG_AFTER,
+        server_view: bool = True,
+        prove_dropped: bool = True,
+    ) -> None:
+        self.name = name
+        self.long_after = long_after
+        self.server_view = server_view
+        self.prove_dropped = prove_dropped
+        self._check()
+
+    def _check(self) -> None:
         if self.name is not None and (
             not isinstance(self.name, str) or not self.name.strip()
         ):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.libraries import LIBRARIES, TAKES
@@ -19,37 +19,8 @@ from poolwatch.guard import log
 from poolwatch.importing import when_imported
 from poolwatch.settings import Settings
 
-
-class Library(Protocol):
-    """The instrumented pools of one library; see LibraryPools."""
-
-    def accepts(self, target: Any) -> bool:
-        """Whether ``target`` is a pool of this library."""
-        ...
-
-    def watch(self, target: Any, settings: Settings) -> str:
-        """Instrument a pool, or change its settings; returns the id of the pool."""
-        ...
-
-    def id_of(self, target: Any) -> str | None:
-        """The id of an instrumented pool; None if it is not."""
-        ...
-
-    def forget(self, target: Any) -> None:
-        """Take the hooks off one pool, if it has any."""
-        ...
-
-    def watch_every(self, settings: Settings, *, existing: bool) -> None:
-        """Instrument all pools to come, and those there are if there may be any."""
-        ...
-
-    def forget_every(self) -> None:
-        """Take off all hooks."""
-        ...
-
-    def forget_parent(self) -> None:
-        """In a forked child."""
-        ...
+if TYPE_CHECKING:
+    from poolwatch.adapters.library import Library
 
 
 class EveryLibrary:

@@ -51,7 +51,7 @@ class Trace:
 
 
 class _Recorder:
-    """Observes the ledger: see :class:`poolwatch.ledger.Observer`."""
+    """Observes the ledger: see :class:`poolwatch.observer.Observer`."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()

@@ -69,7 +69,7 @@ class Owner:
 class Owners:
     """Tells the owner of the code that runs, and notes what each owner has taken.
 
-    Observes the ledger: see :class:`poolwatch.ledger.Observer`.
+    Observes the ledger: see :class:`poolwatch.observer.Observer`.
     """
 
     def __init__(self) -> None:
