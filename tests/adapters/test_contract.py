@@ -6,6 +6,7 @@ See ``kinds/`` for the kinds. What is peculiar to one library has a file of its 
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import time
 import warnings
@@ -391,6 +392,22 @@ def test_every_pool(kind, make, instrument):
     later = make()
     kind.run(kind.give, later, kind.run(kind.take, later))
     assert agent.ledger.books == {}
+
+
+def test_its_class_says_what_it_takes(kind, make, instrument):
+    """Whoever reads the parameters of a pool's class reads them as they were."""
+
+    def parameters(pool):
+        inits = [each.__dict__.get("__init__") for each in type(pool).__mro__]
+        codes = [init.__code__ for init in inits if inspect.isfunction(init)]
+        return [
+            code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            for code in codes
+        ], inspect.signature(type(pool))
+
+    before = parameters(make())
+    instrument()
+    assert parameters(make()) == before
 
 
 def test_a_pool_that_is_gone(kind, make, instrument):
