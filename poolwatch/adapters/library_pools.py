@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.same_parameters import followed_by
+from poolwatch.adapters.same_parameters import with_parameters_of
 from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
 from poolwatch.guard import Guard, log
@@ -205,7 +205,7 @@ class LibraryPools(ABC):
         """See to it that pools to come are met."""
         for kind in self.made:
             below = kind.__dict__["__init__"]
-            ours = followed_by(below, self.watch_one_of_all)
+            ours = with_parameters_of(below, self._watching_init(below))
             self._patched.append((kind, ours, below))
             kind.__init__ = ours  # type: ignore[misc]
 
@@ -215,6 +215,13 @@ class LibraryPools(ABC):
             kind, ours, below = self._patched.pop()
             if kind.__dict__.get("__init__") is ours:
                 kind.__init__ = below
+
+    def _watching_init(self, below: Any) -> Callable[..., None]:
+        def watched_init(pool: Any, *args: Any, **kwargs: Any) -> None:
+            below(pool, *args, **kwargs)
+            self.watch_one_of_all(pool)
+
+        return watched_init
 
     def watch_one_of_all(self, target: Any, *, exists: bool = False) -> None:
         """Instrument a pool that nobody has named; one that ``exists`` since before was

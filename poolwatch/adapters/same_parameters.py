@@ -17,28 +17,24 @@ from types import FunctionType
 from typing import Any
 
 
-def followed_by(below: Any, then: Callable[[Any], None]) -> Any:
-    """Return an ``__init__`` that calls ``below``, then ``then`` with the object."""
+def with_parameters_of(below: Any, ours: Callable[..., None]) -> Any:
+    """Return an ``__init__`` that calls ``ours``, with the parameters of ``below``."""
+    source = _source(below) if isinstance(below, FunctionType) else None
+    if source is None:  # in C, an object that can be called, or odd names
 
-    @wraps(below)
-    def plain(self: Any, *args: Any, **kwargs: Any) -> None:
-        below(self, *args, **kwargs)
-        then(self)
+        def plain(self: Any, *args: Any, **kwargs: Any) -> None:
+            ours(self, *args, **kwargs)
 
-    if not isinstance(below, FunctionType):  # in C, or an object that can be called
-        return plain
-    source = _source(below)
-    if source is None:
-        return plain
-    scope: dict[str, Any] = {_BELOW: below, _THEN: then}
+        return wraps(below)(plain)
+    scope: dict[str, Any] = {_OURS: ours}
     exec(compile(source, __file__, "exec"), scope)  # noqa: S102 - names, nothing else
-    ours = scope["__init__"]
-    ours.__defaults__ = below.__defaults__
-    ours.__kwdefaults__ = below.__kwdefaults__
-    return wraps(below)(ours)
+    init = scope["__init__"]
+    init.__defaults__ = below.__defaults__
+    init.__kwdefaults__ = below.__kwdefaults__
+    return wraps(below)(init)
 
 
-_BELOW, _THEN = "_poolwatch_below", "_poolwatch_then"
+_OURS = "_poolwatch_init"
 
 
 def _source(below: FunctionType) -> str | None:
@@ -65,16 +61,8 @@ def _source(below: FunctionType) -> str | None:
     named = [each.strip("*") for each in takes if each.strip("*/")]
     if not by_place or not all(map(_is_a_name, named)):
         return None
-    return (
-        f"def __init__({', '.join(takes)}):\n"
-        f"    {_BELOW}({', '.join(gives)})\n"
-        f"    {_THEN}({by_place[0]})\n"
-    )
+    return f"def __init__({', '.join(takes)}):\n    {_OURS}({', '.join(gives)})\n"
 
 
 def _is_a_name(text: str) -> bool:
-    return (
-        text.isidentifier()
-        and not keyword.iskeyword(text)
-        and text not in (_BELOW, _THEN)
-    )
+    return text.isidentifier() and not keyword.iskeyword(text) and text != _OURS

@@ -10,8 +10,16 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import get_cls_kwargs
 
-from poolwatch.adapters.same_parameters import followed_by
+from poolwatch.adapters.same_parameters import with_parameters_of
 from poolwatch.agent import agent
+
+
+def followed_by(below, done):
+    def ours(self, *args, **kwargs):
+        below(self, *args, **kwargs)
+        done(self)
+
+    return with_parameters_of(below, ours)
 
 
 class Below:
