@@ -49,6 +49,8 @@ from poolwatch.refresh import (
 LINGER_S = 5.0
 """How long an agent is asked to keep its connection for our next refresh."""
 
+_ON_ITS_WAY_OUT_S = 0.25
+"""How long a hold without a backend gets to end by itself."""
 ASK_AGAIN_S = 10.0
 """After an agent could not tell which server its pools are on."""
 
@@ -125,6 +127,8 @@ class LiveSource:
         fallback = environment_dsn(environ) if dsn is None else None
         self._environment = reader(fallback) if fallback is not None else None
         self._memories: dict[Hashable, Memory] = {}
+        self._ghosts: dict[Hashable, frozenset[str]] = {}
+        """By agent: holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self.server_error: str | None = None
         """What is wrong with the DSN, one sentence, as of the last snapshot; also when
@@ -155,6 +159,7 @@ class LiveSource:
         self._use_evidence(looks.values(), outcomes.get("dsn"))
         for look in looks.values():
             explain(look, dsn=self._dsn is not None)
+        self._let_them_end({a: look.missing() for a, look in looks.items()})
         joined = [
             ghosts(look.joined(), self._still_out(address, look.missing()))
             for address, look in looks.items()
@@ -172,6 +177,16 @@ class LiveSource:
         """
         return self._client.all_frozen()
 
+    def _let_them_end(self, missing: Mapping[Hashable, frozenset[str]]) -> None:
+        """Give holds without a backend a moment, unless they are known for that.
+
+        A connection may be on its way out: when a statement is cancelled, drivers close
+        the connection first, and then the pool takes it from its holder.
+        """
+        if any(m - self._ghosts.get(a, frozenset()) for a, m in missing.items()):
+            time.sleep(_ON_ITS_WAY_OUT_S)
+        self._ghosts = {}
+
     def _still_out(self, address: Any, missing: frozenset[str]) -> frozenset[str]:
         """Those of the holds that are open even now; asks only for a suspicion."""
         if not missing:
@@ -180,7 +195,8 @@ class LiveSource:
             again = self._client.view(address)
         except PoolwatchError:
             return frozenset()
-        return missing & {hold.id for hold in again.holds}
+        found = self._ghosts[address] = missing & {hold.id for hold in again.holds}
+        return found
 
     def close(self) -> None:
         """Close our own connections to PostgreSQL."""
