@@ -241,7 +241,8 @@ class LibraryPools(ABC):
 
     def _hook(self, target: Any, settings: Settings) -> Hooks:
         book = self._context.ledger.open(
-            name=settings.name or self.name_of(target),
+            # anything may be given for a logging name, a Mock for a pool's URL
+            name=settings.name or str(self.name_of(target)),
             kind=type(self.pool_of(target)).__name__,
             url=self.url_of(target),
             long_after=min(settings.long_after, _FOR_EVER),

@@ -513,3 +513,12 @@ def test_from_a_finalizer(instrument):
     gc.collect()
     counters = Look().counters(watch)
     assert counters.checkouts == counters.checkins == 400
+
+
+def test_a_logging_name_that_is_no_text(instrument, tmp_path):
+    """SQLAlchemy takes anything: the pool's name is a text all the same."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    engine = create_engine(url, poolclass=QueuePool, pool_logging_name=7)
+    watch = instrument(engine)
+    engine.connect().close()
+    assert Look().pool(watch).name == "7"
