@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import weakref
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from fix_core import Look, null_pool_of
@@ -23,6 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
+from poolwatch import wire
 from poolwatch.agent import agent
 
 plugins.register("poolwatch", "poolwatch.plugin", "PoolwatchPlugin")
@@ -522,3 +524,20 @@ def test_a_logging_name_that_is_no_text(instrument, tmp_path):
     watch = instrument(engine)
     engine.connect().close()
     assert Look().pool(watch).name == "7"
+
+
+@pytest.mark.parametrize("mock", [Mock, MagicMock])
+def test_a_mock_for_a_driver(instrument, mock):
+    """As in many a suite: what is told of its connections is plain, or nothing."""
+
+    def connect():
+        return mock()
+
+    pool = QueuePool(connect, pool_size=1)
+    watch = instrument(pool)
+    held = pool.connect()
+    (hold,) = Look().process.holds
+    assert hold.backend_pid is None
+    assert hold.connection.address is None
+    json.loads(wire.to_json(watch.snapshot()))
+    held.close()
