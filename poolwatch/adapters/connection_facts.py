@@ -21,6 +21,8 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     The address is that of the peer, ``10.0.0.5:5432``, or ``/socket/dir:5432``; the
     port is our own end of a TCP connection, None for a Unix socket. Never raises.
     """
+    if _is_mock(dbapi_connection):
+        return None, None, None
     connection = dbapi_connection
     with suppress(Exception):
         connection = getattr(connection, "driver_connection", None) or connection
@@ -31,6 +33,14 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     with suppress(Exception):
         ends = _ends(connection)
     return pid, _address(ends[1]), _port(ends[0])
+
+
+def _is_mock(connection: Any) -> bool:
+    """It would answer everything, and take each question down among its calls."""
+    return any(
+        kind.__module__ in ("unittest.mock", "mock.mock")
+        for kind in type(connection).__mro__
+    )
 
 
 def _backend_pid(connection: Any) -> int | None:
@@ -44,8 +54,7 @@ def _backend_pid(connection: Any) -> int | None:
         found = int.from_bytes(key[:4], "big", signed=True)  # pg8000
     else:
         found = None
-    # a mock answers everything, with mocks; and 0 is psycopg2's word for none
-    return found if isinstance(found, int) and found else None
+    return found or None
 
 
 def _ends(connection: Any) -> tuple[Any, Any]:

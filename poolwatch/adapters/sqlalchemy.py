@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any
 from weakref import finalize, ref
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
@@ -461,9 +461,9 @@ def _forgetting(
 
 def pool_url(target: Engine | Pool) -> str | None:
     """The URL of an engine, password and whatever looks like a secret hidden."""
-    if not isinstance(target, Engine):
+    url = getattr(target, "url", None)
+    if not isinstance(url, URL):
         return None
-    url = target.url
     secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
     return url.update_query_dict(secrets).render_as_string(hide_password=True)
 
@@ -473,6 +473,7 @@ def pool_name(target: Engine | Pool) -> str:
     pool = target.pool if isinstance(target, Engine) else target
     if pool._orig_logging_name:
         return pool._orig_logging_name
-    if isinstance(target, Engine):
-        return target.url.database or target.url.get_backend_name()
+    url = getattr(target, "url", None)
+    if isinstance(url, URL):
+        return url.database or url.get_backend_name()
     return type(pool).__name__

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from unittest.mock import MagicMock, Mock
+from unittest import mock
 
 import pytest
 from fix_core import Look, null_pool_of
@@ -526,12 +526,14 @@ def test_a_logging_name_that_is_no_text(instrument, tmp_path):
     assert Look().pool(watch).name == "7"
 
 
-@pytest.mark.parametrize("mock", [Mock, MagicMock])
-def test_a_mock_for_a_driver(instrument, mock):
-    """As in many a suite: what is told of its connections is plain, or nothing."""
+@pytest.mark.parametrize("kind", [mock.Mock, mock.MagicMock])
+def test_a_mock_for_a_driver(instrument, kind):
+    """As in many a suite: nothing is told of its connections, and none is called."""
+    connections = []
 
     def connect():
-        return mock()
+        connections.append(kind())
+        return connections[-1]
 
     pool = QueuePool(connect, pool_size=1)
     watch = instrument(pool)
@@ -540,4 +542,6 @@ def test_a_mock_for_a_driver(instrument, mock):
     assert hold.backend_pid is None
     assert hold.connection.address is None
     json.loads(wire.to_json(watch.snapshot()))
+    assert connections[0].mock_calls == []
     held.close()
+    assert connections[0].mock_calls == [mock.call.rollback()]
