@@ -50,7 +50,7 @@ class Engines(LibraryPools):
         """Whether it is an engine of its own, and has its pool."""
         if issubclass(type(target), OptionEngineMixin):
             return False
-        return "pool" in target.__dict__
+        return isinstance(target.__dict__.get("pool"), Pool)
 
     def met_again(self, hooks: Any, target: Any) -> None:
         """The engine of a pool that was given without it knows statements."""

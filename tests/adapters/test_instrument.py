@@ -20,6 +20,7 @@ import pytest
 from fix_core import Look, null_pool_of
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.dialects import plugins
+from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -545,3 +546,10 @@ def test_a_mock_for_a_driver(instrument, kind):
     assert connections[0].mock_calls == []
     held.close()
     assert connections[0].mock_calls == [mock.call.rollback()]
+
+
+def test_an_engine_without_a_pool_of_its_own(instrument, caplog):
+    """Somebody's stand-in for a pool is nothing to watch, and nothing to complain of."""
+    instrument()
+    Engine(mock.Mock(), create_engine("sqlite://").dialect, mock.Mock())
+    assert caplog.records == []
