@@ -549,7 +549,7 @@ def test_a_mock_for_a_driver(instrument, kind):
 
 
 def test_an_engine_without_a_pool_of_its_own(instrument, caplog):
-    """Somebody's stand-in for a pool is nothing to watch, and nothing to complain of."""
+    """Somebody's stand-in for a pool is not watched, and not complained of."""
     instrument()
     Engine(mock.Mock(), create_engine("sqlite://").dialect, mock.Mock())
     assert caplog.records == []
