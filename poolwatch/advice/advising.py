@@ -43,7 +43,8 @@ class Advice:
     thin: str | None
     """Why there is no advice on the size, if there is none."""
     size: int | None
-    """The smallest in which 99 % wait no longer than the target: by replay."""
+    """The smallest in which 99 % wait no longer than the target."""
+    by_replay: int | None
     by_theory: int | None
     without_deadlock: int | None
     """The smallest that cannot lock up, given the nesting that was seen."""
@@ -56,11 +57,14 @@ def advise(trace: Trace, target_s: float) -> Advice:
     rate = len(requests) / trace.seconds if trace.seconds > 0 else 0.0
     held = sum(h for _, h in requests) / len(requests) if requests else None
     thin = _thin(trace)
-    size = theory = None
+    size = replayed = theory = None
     if thin is None and held is not None:
-        size = replay.smallest(requests, target_s)
+        size = replayed = replay.smallest(requests, target_s)
         uneven = queueing.unevenness(requests)
         theory = queueing.smallest(rate, held, uneven, target_s)
+        if theory is not None and queueing.is_memoryless(requests):
+            # a record has an end, and misses the rarer rushes: theory knows of them
+            size = max(replayed, theory)
     safe = trace.nesting * (trace.depth - 1) + 1 if trace.depth > 1 else None
     return Advice(
         pool=trace.pool.name,
@@ -70,12 +74,13 @@ def advise(trace: Trace, target_s: float) -> Advice:
         held_s=held,
         thin=thin,
         size=size,
+        by_replay=replayed,
         by_theory=theory,
         without_deadlock=safe,
         recommendations=tuple(
             each
             for each in (
-                _sizing(trace, size, theory, safe, target_s),
+                _sizing(trace, size, (replayed, theory), safe, target_s),
                 _deadlock(trace, safe),
                 _overflow(trace),
                 _pre_ping(trace),
@@ -112,7 +117,7 @@ def _capacity(trace: Trace) -> int | None:
 def _sizing(
     trace: Trace,
     size: int | None,
-    theory: int | None,
+    found: tuple[int | None, int | None],
     safe: int | None,
     target_s: float,
 ) -> Recommendation | None:
@@ -126,7 +131,8 @@ def _sizing(
     why = (
         f"replayed with {wanted}, 99 % of {len(requests)} requests wait at most "
         f"{duration(then)} (measured now: {duration(measured)}; target "
-        f"{duration(target_s)}); queueing theory says {theory}"
+        f"{duration(target_s)}); the replay would do with {found[0]}, queueing theory "
+        f"says {found[1]}"
     )
     options = options_of(trace.pool.kind)
     # what a driver's pool may have is one number; of an engine it is the kept part

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 _LARGEST = 10_000
+_ABOUT_ONE = 0.6, 1.5
+"""Squared variations of what may be exponential; 200 samples scatter that far."""
 
 
 def erlang_c(size: int, load: float) -> float:
@@ -43,6 +45,16 @@ def smallest(rate: float, held_s: float, uneven: float, target_s: float) -> int 
         if wait_percentile(size, rate, held_s, uneven) <= target_s:
             return size
     return None
+
+
+def is_memoryless(requests: Sequence[tuple[float, float]]) -> bool:
+    """Whether gaps and holds vary about as much as exponential ones: near M/M/c."""
+    low, high = _ABOUT_ONE
+    gaps = [b[0] - a[0] for a, b in pairwise(requests)]
+    return all(
+        low <= _squared_variation(samples) <= high
+        for samples in (gaps, [held for _, held in requests])
+    )
 
 
 def unevenness(requests: Sequence[tuple[float, float]]) -> float:
