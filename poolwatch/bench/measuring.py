@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import URL, create_engine, text
 
-from poolwatch.bench.ways import POOLED, Lend, Way
+from poolwatch.bench.ways import POOLED, Way
 from poolwatch.bench.workloads import CREATE, DROP, Workload
 
-SLICES = 10
+SLICES = 20
+WARM = 10
+"""Operations before the clock runs: a pool's first connection is no news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +58,14 @@ def _one(
 ) -> list[Row]:
     seconds = dict.fromkeys(ways, 0.0)
     share = max(1, workload.operations // SLICES)
-    with ExitStack() as opened:
-        lenders: dict[Way, Lend] = {}
+    for _ in range(SLICES):
         for way in ways:
-            lenders[way] = opened.enter_context(way.open(url))
-            workload.run(lenders[way], 2)  # the pool's first connection is no news
-        for _ in range(SLICES):
-            for way in ways:
-                advance(f"{workload.name}: {way.name}")
+            advance(f"{workload.name}: {way.name}")
+            # made anew: which core its backend runs on can be a matter of a factor 3
+            with way.open(url) as lend:
+                workload.run(lend, WARM)
                 began = time.perf_counter()
-                workload.run(lenders[way], share)
+                workload.run(lend, share)
                 seconds[way] += time.perf_counter() - began
     done = share * SLICES
     return [
