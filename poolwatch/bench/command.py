@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from poolwatch.bench import report
 from poolwatch.bench.latency import delayed
-from poolwatch.bench.measuring import SLICES, measure
+from poolwatch.bench.measuring import SLICES, SLICES_WITH_DELAY, measure
 from poolwatch.bench.ways import ways
 from poolwatch.bench.workloads import workloads
 from poolwatch.demo.lease import sqlalchemy_url
@@ -38,8 +38,9 @@ def run_bench(
         try:
             server = _about(near, dsn, latency_ms)
             todo, how = workloads(operations), ways()
-            with _progress(len(todo) * len(how) * SLICES) as advance:
-                rows = measure(near, todo, how, advance)
+            slices = SLICES_WITH_DELAY if latency_ms else SLICES
+            with _progress(len(todo) * len(how) * slices) as advance:
+                rows = measure(near, todo, how, advance, slices)
         except (SQLAlchemyError, psycopg2.Error) as error:
             said = str(getattr(error, "orig", None) or error).strip()
             first = said.splitlines()[0] if said else "no reason given"

@@ -12,7 +12,9 @@ from poolwatch.bench.ways import POOLED, Way
 from poolwatch.bench.workloads import CREATE, DROP, Workload
 
 SLICES = 20
-WARM = 10
+SLICES_WITH_DELAY = 3
+"""With a network's delay new pools take long, and the rest is small beside it."""
+WARM = 2
 """Operations before the clock runs: a pool's first connection is no news."""
 
 
@@ -34,6 +36,7 @@ def measure(
     workloads: Sequence[Workload],
     ways: Sequence[Way],
     advance: Callable[[str], None],
+    slices: int = SLICES,
 ) -> list[Row]:
     """Measure all; ``advance`` is told what comes next, once for each slice.
 
@@ -45,7 +48,7 @@ def measure(
             connection.execute(text(CREATE))
         rows = []
         for workload in workloads:
-            rows += _one(url, workload, ways, advance)
+            rows += _one(url, workload, ways, advance, slices)
         return rows
     finally:
         with engine.begin() as connection:
@@ -54,11 +57,15 @@ def measure(
 
 
 def _one(
-    url: URL, workload: Workload, ways: Sequence[Way], advance: Callable[[str], None]
+    url: URL,
+    workload: Workload,
+    ways: Sequence[Way],
+    advance: Callable[[str], None],
+    slices: int,
 ) -> list[Row]:
     seconds = dict.fromkeys(ways, 0.0)
-    share = max(1, workload.operations // SLICES)
-    for _ in range(SLICES):
+    share = max(1, workload.operations // slices)
+    for _ in range(slices):
         for way in ways:
             advance(f"{workload.name}: {way.name}")
             # made anew: which core its backend runs on can be a matter of a factor 3
@@ -67,7 +74,7 @@ def _one(
                 began = time.perf_counter()
                 workload.run(lend, share)
                 seconds[way] += time.perf_counter() - began
-    done = share * SLICES
+    done = share * slices
     return [
         Row(
             workload=workload.name,
