@@ -6,6 +6,9 @@ joined with what PostgreSQL says.
 
 The names below are loaded when they are first used, so that ``import poolwatch`` costs
 an application next to nothing.
+
+PYTEST_DONT_REWRITE: ``poolwatch run -- pytest`` has this module before pytest, which
+would warn that it comes too late to rewrite assertions here; there are none.
 """
 
 from poolwatch.version import VERSION as __version__

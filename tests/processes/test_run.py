@@ -219,6 +219,25 @@ def job():
     assert "job" in [frame["function"] for frame in found[0]["holds"][0]["stack"]]
 
 
+def test_a_suite_that_turns_warnings_into_errors(run, shop):
+    """pytest finds nothing to warn of: neither our plugin, nor that we came first."""
+    (shop / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", "utf-8")
+    (shop / "test_shop.py").write_text(
+        "import poolwatch, shop\n"
+        "def test_served():\n"
+        "    with shop.engine.connect(): pass\n"
+        "    (process,) = poolwatch.snapshot().processes\n"
+        "    assert process.pools[0].counters.checkouts == 1\n",
+        encoding="utf-8",
+    )
+    # pytest-asyncio has a warning of its own
+    without = ["-p", "no:asyncio", "-p", "no:cacheprovider"]
+    process = run(sys.executable, "-m", "pytest", "-q", *without)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "1 passed" in said
+
+
 def test_no_trace_if_it_cannot_load(run, shop):
     """A broken poolwatch, an application's own sitecustomize, or none at all."""
     (shop / "broken").mkdir()
