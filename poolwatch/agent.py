@@ -97,6 +97,12 @@ class Agent:
         self._reachable = self.ledger.watched = reachable
         self.sites.watched = self.sites.of_statements.watched = reachable
 
+    def look(self) -> None:
+        """Somebody in this process looks: from now on all is kept that can be seen."""
+        self.ledger.watched = self.sites.watched = self.sites.of_statements.watched = (
+            True
+        )
+
     @cached_property
     def source(self) -> LedgerSource:
         """What looks at the ledger; loaded when somebody does, or listens."""
@@ -358,6 +364,7 @@ def watch_quietly() -> None:
 
 def snapshot() -> Snapshot:
     """Return the snapshot of this process; its holds are not joined with a server."""
+    agent.look()
     return agent.source.snapshot()
 
 

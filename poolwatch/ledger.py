@@ -68,7 +68,7 @@ class PoolBook:
     ) -> None:
         self.id = pool_id
         self.watched = watched
-        """Somebody may come and look: figures are kept of holds that have ended."""
+        """Somebody may come and look: what has ended is told apart by call site."""
         self.observers = observers
         """Those of all pools: usually nobody."""
         self.name = name
@@ -125,12 +125,10 @@ class PoolBook:
 
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
         """Close the books of one hold."""
-        if not self.watched and not collected:  # nobody will ask for the figures
-            hold.holder.out -= 1
-            for observer in list(self.observers):
-                observer.ended(self, hold, now, collected)
-            return
-        tally = self._by_path.get(hold.path) or self._tally(hold.path)
+        if self.watched or collected:
+            tally = self._by_path.get(hold.path) or self._tally(hold.path)
+        else:  # nobody will ask which call site it was
+            tally = self._by_site.get(None) or self._by_site.setdefault(None, Tally())
         taken = hold.taken
         tally.held.append(now - taken)
         tally.waited.append(taken - hold.asked)

@@ -437,6 +437,9 @@ def test_whoever_looks_later_is_told_right(instrument, sqlite):
         engine = sqlite()
         engine.connect().close()
         held = engine.connect()
+        pools = agent.source.snapshot().processes[0].pools
+        (pool,) = [pool for pool in pools if pool.id == agent.pools.id_of(engine)]
+        assert (pool.counters.checkouts, pool.counters.checkins) == (2, 1)
         instrument(engine)
         engine.connect().close()
         (process,) = agent.source.snapshot().processes

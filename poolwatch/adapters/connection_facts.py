@@ -21,9 +21,10 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     The address is that of the peer, ``10.0.0.5:5432``, or ``/socket/dir:5432``; the
     port is our own end of a TCP connection, None for a Unix socket. Never raises.
     """
-    if _is_mock(dbapi_connection):
-        return None, None, None
     connection = dbapi_connection
+    with suppress(Exception):
+        if _is_mock(connection):
+            return None, None, None
     with suppress(Exception):
         connection = getattr(connection, "driver_connection", None) or connection
     pid: int | None = None

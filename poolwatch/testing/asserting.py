@@ -125,6 +125,7 @@ class PoolWatch:
     """What the fixture ``pool_watch`` gives: the pools while the test runs."""
 
     def __init__(self, owner: Owner | None) -> None:
+        agent.look()
         self._owner = owner
 
     def holds(self) -> tuple[Hold, ...]:

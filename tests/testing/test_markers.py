@@ -61,7 +61,10 @@ SOURCE = """
         mine.close()
         assert pool_watch.holds() == ()
         assert pool_watch.peak == 1
-        assert pool_watch.snapshot().processes
+        (process,) = pool_watch.snapshot().processes
+        (pool,) = [pool for pool in process.pools if pool.id == hold.pool]
+        assert pool.counters.checkins == pool.hold_s.count >= 1
+        assert hold.site in [site.site for site in process.sites]
         with pytest.raises(AssertionError) as caught:
             with assert_max_pool_checkouts(1):
                 with engine.connect(), engine.connect():
