@@ -133,13 +133,13 @@ class Agent:
             rundir.prepare(directory)
             server, servers = self._open(directory)
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            log.warning("poolwatch is not reachable from outside: %s", error)
+            log().warning("poolwatch is not reachable from outside: %s", error)
             return
         try:
             server.start()
         except RuntimeError as error:  # no more threads
             server.close()
-            log.warning("poolwatch is not reachable from outside: %s", error)
+            log().warning("poolwatch is not reachable from outside: %s", error)
             return
         with self._starting:
             wanted = attempt == self._attempt
@@ -271,6 +271,7 @@ class Agent:
         self.ledger.makings.forget()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
         self.pools = None
+        self.ledger.changes += 1
 
 
 agent = Agent()

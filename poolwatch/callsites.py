@@ -216,6 +216,7 @@ class CallSites:
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Node] = []
         self._bottoms: dict[int, CodeType] = {}
+        self._bottom_names: set[str] = set()
         self.watched = True
         """Somebody may come and look. If not, paths are in no tree: each is walked and
         forgotten with its hold, which is less work where few lines are run twice, as
@@ -224,6 +225,7 @@ class CallSites:
     def end_at(self, code: CodeType) -> None:
         """Let no walk go beyond a frame of this code: a test runner's, say."""
         self._bottoms[id(code)] = code
+        self._bottom_names.add(code.co_name)
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -293,14 +295,18 @@ class CallSites:
 
     def _lone(self, frame: FrameType | None) -> LonePath:
         places: list[Place] = []
-        bottoms, left = self._bottoms, DEEPEST
-        while frame is not None and left:
-            code = frame.f_code
-            places.append((code, frame.f_lasti, frame.f_globals.get("__name__")))
-            if id(code) in bottoms:
-                break
-            frame = frame.f_back
-            left -= 1
+        add, bottoms = places.append, self._bottom_names
+        try:
+            for _ in range(DEEPEST):
+                code = frame.f_code  # type: ignore[union-attr]
+                add((code, frame.f_lasti, frame.f_globals["__name__"]))  # type: ignore[union-attr]
+                if code.co_name in bottoms and id(code) in self._bottoms:
+                    break
+                frame = frame.f_back  # type: ignore[union-attr]
+        except AttributeError:  # that was the last one
+            pass
+        except KeyError:  # exec() takes any globals
+            places += map(_place, _chain(frame, DEEPEST - len(places)))
         return LonePath(places)
 
     def _descend(self, path: Node, frame: FrameType | None) -> Node:

@@ -114,41 +114,27 @@ class Checkout:
 class Usage:
     """What was done with a held connection."""
 
-    __slots__ = (
-        "began",
-        "by_others",
-        "idle",
-        "idle_since",
-        "in_sql",
-        "path",
-        "statement",
-        "streamed",
-        "timed",
-        "transactional",
-        "used",
-    )
-
-    def __init__(self, transactional: bool) -> None:
-        self.transactional = transactional
-        """A statement begins a transaction, as it does but for AUTOCOMMIT."""
-        self.by_others = False
-        """A thread or task that did not take the connection has used it."""
-        self.streamed = False
-        """Rows come from a cursor on the server: then fetching is SQL, unseen by us."""
-        self.timed = True
-        """The seconds below are those of all its statements."""
-        self.statement: str | None = None
-        self.path: Path | None = None
-        """Where the last statement was sent from."""
-        self.began: float | None = None
-        """When what the server does for us now was asked of it, else None."""
-        self.used = 0.0
-        """When the last such thing ended."""
-        self.in_sql = 0.0
-        self.idle = 0.0
-        """Seconds in an open transaction without a statement."""
-        self.idle_since: float | None = None
-        """Since when that is so; None if a statement is running or none is open."""
+    # One is made for nearly every hold: nothing is stored that is as it is here.
+    transactional = True
+    """A statement begins a transaction, as it does but for AUTOCOMMIT."""
+    by_others = False
+    """A thread or task that did not take the connection has used it."""
+    streamed = False
+    """Rows come from a cursor on the server: then fetching is SQL, unseen by us."""
+    timed = True
+    """The seconds below are those of all its statements."""
+    statement: str | None = None
+    path: Path | None = None
+    """Where the last statement was sent from."""
+    began: float | None = None
+    """When what the server does for us now was asked of it, else None."""
+    used = 0.0
+    """When the last such thing ended."""
+    in_sql = 0.0
+    idle = 0.0
+    """Seconds in an open transaction without a statement."""
+    idle_since: float | None = None
+    """Since when that is so; None if a statement is running or none is open."""
 
     def begin(self) -> None:
         """A statement, a commit or a rollback is sent."""

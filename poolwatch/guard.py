@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 
-log = logging.getLogger("poolwatch")
+
+def log() -> logging.Logger:
+    """Our logger, made when there is something to say.
+
+    One that exists costs others: pytest goes through all of them six times a test.
+    """
+    return logging.getLogger("poolwatch")
 
 
 class Guard:
@@ -27,7 +33,7 @@ class Guard:
             return
         if not self.tripped:
             self.tripped = True
-            log.exception(  # noqa: LOG004 - its callers are in their except blocks
+            log().exception(
                 "poolwatch failed on %s and is now off there; the pool goes on",
                 self.what,
             )

@@ -6,7 +6,7 @@ histogram calls it from one thread at a time.
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from math import log2
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ _STEPS = 4
 """Buckets per octave."""
 _ZERO = 64 * _STEPS
 """Number of the bucket that begins at one second; keeps all numbers positive."""
+_SHORTEST = 5e-7
+"""Seconds that what took no time counts as."""
 
 
 class Histogram:
@@ -32,19 +34,22 @@ class Histogram:
         self.longest = 0.0
 
     def add(self, samples: Sequence[float]) -> None:
-        """Count durations, many at once; they are told apart by microseconds.
+        """Count durations, many at once.
 
-        Short ones repeat, so the logarithm is taken of distinct values only.
+        Sorted, those of one bucket lie side by side: a logarithm is taken for each
+        bucket, not for each of them.
         """
-        repeated = Counter([int(seconds * 1e6) for seconds in samples])
+        ordered = sorted(samples)
         buckets = self.buckets
-        for microseconds, count in repeated.items():
-            number = int(_STEPS * log2((microseconds + 0.5) / 1e6) + _ZERO)
-            buckets[number] = buckets.get(number, 0) + count
-        self.count += len(samples)
+        done, ready = 0, len(ordered)
+        while done < ready:
+            number = int(_STEPS * log2(max(ordered[done], _SHORTEST)) + _ZERO)
+            beyond = bisect_left(ordered, _begin(number + 1), done + 1)
+            buckets[number] = buckets.get(number, 0) + beyond - done
+            done = beyond
+        self.count += ready
         self.total += sum(samples)
-        longest = max(samples)
-        self.longest = max(self.longest, longest)
+        self.longest = max(self.longest, ordered[-1])
 
     def percentile(self, share: float) -> float | None:
         """The duration that ``share`` (0 to 1) of all samples do not exceed."""
@@ -84,6 +89,10 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
         total.total += each.total
         total.longest = max(total.longest, each.longest)
     return total
+
+
+def _begin(bucket: int) -> float:
+    return float(2 ** ((bucket - _ZERO) / _STEPS))
 
 
 def _middle(bucket: int) -> float:

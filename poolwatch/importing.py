@@ -89,4 +89,4 @@ class _Loader(importlib.abc.Loader):
         try:
             self._do()
         except Exception:  # noqa: BLE001 - whatever it is, the import has worked
-            log.exception("poolwatch could not instrument %s", module.__name__)
+            log().exception("poolwatch could not instrument %s", module.__name__)

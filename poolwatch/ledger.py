@@ -133,8 +133,8 @@ class PoolBook:
         tally.held.append(now - taken)
         tally.waited.append(taken - hold.asked)
         usage = hold.usage
-        if usage is not None:
-            tally.used += usage.timed and not usage.streamed
+        if usage is not None and usage.timed:
+            tally.used += not usage.streamed
             tally.in_sql += usage.in_sql
             tally.idle += usage.idle_until(now)
         hold.holder.out -= 1
@@ -409,7 +409,7 @@ class Ledger:
         self.books: dict[str, PoolBook] = {}
         self._numbers = itertools.count(1)
         self.changes = 0
-        """Times that a pool was added or taken away."""
+        """Times that a pool, or the watch over all of them, was added or taken away."""
         self.observers: list[Observer] = []
         """Told of every hold; the same list in all books."""
         self.numbers = itertools.count(1)

@@ -37,7 +37,7 @@ class PoolwatchPlugin(CreateEnginePlugin):
                 settings["long_after"] = float(settings["long_after"])
             instrument(engine, **settings)
         except (TypeError, ValueError) as error:
-            log.warning("poolwatch: %s in the database URL; not used", error)
+            log().warning("poolwatch: %s in the database URL; not used", error)
             instrument(engine)
         except Exception:  # noqa: BLE001 - whatever it is, the app gets its engine
-            log.exception("poolwatch could not instrument an engine")
+            log().exception("poolwatch could not instrument an engine")

@@ -143,7 +143,7 @@ class Server:
                 while not stopping.is_set():
                     self._round(selector, silent, stopping)
         except Exception:  # noqa: BLE001 - the application goes on without a listener
-            log.warning("poolwatch no longer answers viewers", exc_info=True)
+            log().warning("poolwatch no longer answers viewers", exc_info=True)
         finally:
             for connection in silent:
                 connection.close()
@@ -218,7 +218,7 @@ class Server:
             connection.settimeout(_PATIENCE_S)
             handle(connection, self._answer)
         except Exception:  # noqa: BLE001 - a strange client must not silence the agent
-            log.debug("a request failed", exc_info=True)
+            log().debug("a request failed", exc_info=True)
             connection.close()
         finally:
             self._handled = None

@@ -95,7 +95,7 @@ class Watchdog:
             self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
             groups[hold.pool, hold.site].append(hold)
         for (pool, _), holds in groups.items():
-            log.warning("%s", _leak(holds, names.get(pool, "?")))
+            log().warning("%s", _leak(holds, names.get(pool, "?")))
 
     def _returned(self, books: list[PoolBook], now: float) -> None:
         if not self._reported:
@@ -106,7 +106,7 @@ class Watchdog:
             gone = self._reported.pop(number)
             groups[gone.pool, gone.site].append(gone)
         for (_, site), returned in groups.items():
-            log.info(
+            log().info(
                 "%s leaked at %s returned after %s",
                 "the connection"
                 if len(returned) == 1
@@ -124,7 +124,7 @@ class Watchdog:
             pair = book.id, nesting.outer.site(), nesting.inner.site()
             if pair not in self._nestings and len(self._nestings) < _MOST_REPORTED:
                 self._nestings.add(pair)
-                log.info("%s", _nested(nesting, book.name))
+                log().info("%s", _nested(nesting, book.name))
 
     def _dropped(self, books: list[PoolBook]) -> None:
         for book in books:
@@ -135,7 +135,7 @@ class Watchdog:
                 if len(self._collected) >= _MOST_REPORTED:
                     self._collected.clear()
                 self._collected[book.id, site] = count
-                log.warning(
+                log().warning(
                     "leak on pool %s: %d connection(s) taken at %s %s",
                     one_line(repr(book.name)),
                     new,

@@ -139,7 +139,7 @@ class StatementHooks:
                 return False
             usage = hold.usage
             if usage is None:
-                usage = hold.usage = Usage(transactional=False)
+                usage = hold.usage = Usage()
             # do not keep a megabyte alive
             usage.statement = str(statement)[:LIMIT]
             if self._sites.watched:

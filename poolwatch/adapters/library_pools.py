@@ -232,7 +232,7 @@ class LibraryPools(ABC):
             if self._every is not None and self.is_ready(target):
                 self._watch(target, self._every, by_itself=False, exists=exists)
         except Exception:  # noqa: BLE001 - whatever it is, the app gets its pool
-            log.exception("poolwatch could not instrument a pool")
+            log().exception("poolwatch could not instrument a pool")
 
     # -- hooks -------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ class StatementHooks:
                 argument = _ARGUMENTS.get(name)
                 if argument is not None:
                     if usage is None:
-                        usage = hold.usage = Usage(transactional=True)
+                        usage = hold.usage = Usage()
                     usage.statement = _text(_given(generator, argument))
                     usage.path = sites.capture(frame_at(2)) if sites.watched else None
                     if _is_another(hold):

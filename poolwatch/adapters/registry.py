@@ -100,7 +100,7 @@ class EveryLibrary:
         try:
             library.watch_every(settings, existing=existing)
         except Exception:  # noqa: BLE001 - whatever it is, the app goes on
-            log.exception("poolwatch could not instrument the pools of %s", name)
+            log().exception("poolwatch could not instrument the pools of %s", name)
 
     def _library_of(self, target: Any) -> Library | None:
         loaded = (self._adapter(name) for name in LIBRARIES if name in sys.modules)
@@ -121,7 +121,7 @@ class EveryLibrary:
             load = partial(import_module, f"poolwatch.adapters.{module}")
             adapter: Library = getattr(undisturbed(load), kind)(self._context)
         except Exception:  # noqa: BLE001 - e.g. a version that lacks what we need
-            log.exception("poolwatch cannot watch the pools of %s", name)
+            log().exception("poolwatch cannot watch the pools of %s", name)
             return None
         return adapter
 

@@ -83,30 +83,30 @@ class StatementHooks:
                     key = proxy if shared else proxy._connection_record
                     hold = holds.get(id(key))
                     if hold is not None:
-                        usage = hold.usage
-                        if usage is None:
-                            usage = Usage(_transactional(proxy.dbapi_connection))
-                            hold.usage = usage
+                        seen = hold.usage
+                        if seen is None:
+                            seen = hold.usage = Usage()
+                            if _autocommits(proxy.dbapi_connection):
+                                seen.transactional = False
                         # do not keep a megabyte alive
-                        usage.statement = (
+                        seen.statement = (
                             statement if len(statement) <= LIMIT else statement[:LIMIT]
                         )
-                        if getattr(context, "_is_server_side", False):
-                            usage.streamed = True
-                        if hold.task is None:
-                            walk = capture
+                        task = hold.task
+                        if task is None:
                             if hold.holder.ident != get_ident():
-                                usage.by_others = True
-                        else:
-                            walk = across_greenlets
-                            if not hold.task.is_of(_task()):
-                                usage.by_others = True
+                                seen.by_others = True
+                        elif not task.is_of(_task()):
+                            seen.by_others = True
                         if sites.watched:
-                            usage.path = walk(_caller())
-                            usage.begin()
+                            if getattr(context, "_is_server_side", False):
+                                seen.streamed = True
+                            walk = capture if task is None else across_greenlets
+                            seen.path = walk(_caller())
+                            seen.begin()
+                            usage = seen
                         else:  # nobody can look: the text will do
-                            usage.timed = False
-                            usage = None
+                            seen.timed = False
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                     guard.failed(error)
                     usage = None
@@ -133,9 +133,12 @@ class StatementHooks:
 
     def _end_wrapper(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
         """Around a commit or a rollback; the pool calls it too, at each return."""
-        shared, holds = self._book.shared, self._book.holds
+        shared, holds, sites = self._book.shared, self._book.holds, self._sites
 
         def end(connection: Any) -> None:
+            if not sites.watched:  # nothing is timed
+                original(connection)
+                return
             key = connection if shared else getattr(connection, _RECORD, None)
             hold = holds.get(id(key))
             usage = None if hold is None else hold.usage
@@ -168,9 +171,9 @@ def _caller() -> Any:
         return frame_at(1)
 
 
-def _transactional(dbapi_connection: Any) -> bool:
-    """Whether the driver begins a transaction with the first statement."""
-    return getattr(dbapi_connection, "autocommit", False) is not True
+def _autocommits(dbapi_connection: Any) -> bool:
+    """Whether no statement begins a transaction by itself."""
+    return getattr(dbapi_connection, "autocommit", False) is True
 
 
 def _task() -> Task[Any] | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal
 
 from poolwatch.importing import when_imported
@@ -52,18 +53,39 @@ class Owner:
     def __init__(
         self,
         kind: Literal["test", "fixture", "collection"],
-        name: str,
-        blamed: str,
-        location: tuple[str, int | None, str],
+        node: Any,
+        name: str | None = None,
     ) -> None:
         self.kind = kind
-        self.name = name
-        """A node id; of a fixture, its name, scope and home."""
-        self.blamed = blamed
-        """Node id of the test that answers for it: of a fixture, its first user."""
-        self.location = location
+        self._node = node
+        """The test or file that answers for it: of a fixture, its first user."""
+        self._name = name
         self.out: dict[int, tuple[PoolBook, Checkout]] = {}
         """What it has taken and not returned."""
+
+    @property
+    def name(self) -> str:
+        """A node id; of a fixture, its name, scope and home."""
+        return self._name or self.blamed
+
+    @property
+    def blamed(self) -> str:
+        """Node id of the test or file that answers for it."""
+        return str(self._node.nodeid)
+
+    @property
+    def location(self) -> tuple[str, int | None, str]:
+        """Where that is, as reports have it."""
+        if self.kind == "collection":
+            return self.blamed, None, self.blamed
+        location: tuple[str, int | None, str] = self._node.location
+        return location
+
+    def rest(self) -> Owner:
+        """One more of the same, that has nothing yet."""
+        other = Owner(self.kind, self._node, self._name)
+        other.pools = self.pools
+        return other
 
 
 class Owners:
@@ -81,7 +103,7 @@ class Owners:
         """Owners that were over when a thread of theirs took one more."""
         self.unjudged: dict[str, str] = {}
         """Names of pools that were used and cannot be judged, and their kind."""
-        self._main = threading.get_ident()
+        self._main = get_ident()
         self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
             "pool_leaks_owner", default=None
         )
@@ -100,7 +122,9 @@ class Owners:
         if book.shared:  # one connection for all: nobody can be said to have it
             self.unjudged.setdefault(book.name, book.kind)
             return
-        owner = self.owner()
+        # owner(), written out where it is simple
+        simple = get_ident() == self._main and running_loop() is None
+        owner = self.current if simple else self.owner()
         if owner is None or hold.ambience.long_hold:
             return
         hold.blamed = owner
@@ -135,7 +159,7 @@ class Owners:
 
     def owner(self) -> Owner | None:
         """The owner of the code that calls."""
-        main = threading.get_ident() == self._main
+        main = get_ident() == self._main
         loop = running_loop()
         if loop is not None:
             task = asyncio.current_task(loop)
@@ -222,4 +246,4 @@ class Owners:
 
 def by_other_threads(holds: Iterable[Checkout]) -> bool:
     """Whether somebody who may still be running has some of these."""
-    return any(hold.holder.ident != threading.get_ident() for hold in holds)
+    return any(hold.holder.ident != get_ident() for hold in holds)

@@ -50,6 +50,7 @@ class PoolLeaks:
             ignore=config.getini("pool_leaks_ignore"),
             root=config.rootpath,
         )
+        self._ledger = agent.ledger
         self._owners = Owners()
         self._watching = Watching()
         self._standing: list[Standing] = []
@@ -69,8 +70,8 @@ class PoolLeaks:
         """Where the last test stands, in a file or class, ..."""
         self._narrows = False
         """... whether that overrides ``pool_watch_engines``, and ..."""
-        self._marks = False
-        """... whether all that stands there has a marker of ours."""
+        self._special = False
+        """... whether all that stands there is special: by that, or by a marker."""
         self._of_tests: set[Any] = set()
         """Fixtures that last for one test."""
 
@@ -108,9 +109,7 @@ class PoolLeaks:
     ) -> Generator[None, Any, Any]:
         """What a file does when it is imported belongs to the file."""
         before = self._owners.current
-        home = collector.nodeid, None, collector.nodeid
-        owner = Owner("collection", collector.nodeid, collector.nodeid, home)
-        self._owners.current = owner
+        owner = self._owners.current = Owner("collection", collector)
         try:
             return (yield)
         finally:
@@ -124,29 +123,30 @@ class PoolLeaks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """From here on the main thread works for this test; a rerun is another one."""
-        node_id = item.nodeid
-        owner = Owner("test", node_id, node_id, item.location)
         self._item = item
-        self._owner = self._owners.current = owner
+        owner = self._owner = self._owners.current = Owner("test", item)
         self._limits = None
-        self._findings.runs_tests = True
-        self._watching.again()
+        if self._ledger.changes != self._watching.seen:
+            self._watching.again()
         if item.parent is not self._home:
             self._move(item)
-        if self._narrows:
-            self._before_call.do(item, lambda: self._narrow(item, owner))
-        if self._marks or item.own_markers:
-            self._limit(item, owner)
+        if self._special or item.own_markers:
+            self._prepare(item, owner)
 
     def _move(self, item: pytest.Item) -> None:
         """See what all tests of a place have in common."""
+        self._findings.runs_tests = True
         self._home = item.parent
         self._narrows = _overridden(item, "pool_watch_engines")
         parents = item.listchain()[:-1]
         marks = (mark for parent in parents for mark in parent.own_markers)
-        self._marks = any(mark.name in MARKERS for mark in marks)
+        marked = any(mark.name in MARKERS for mark in marks)
+        self._special = self._narrows or marked
 
-    def _limit(self, item: pytest.Item, owner: Owner) -> None:
+    def _prepare(self, item: pytest.Item, owner: Owner) -> None:
+        """See what is special about a test."""
+        if self._narrows:
+            self._before_call.do(item, lambda: self._narrow(item, owner))
         if not any(mark.name in MARKERS for mark in item.iter_markers()):
             return
         from poolwatch.testing.limits import limits_of
@@ -230,7 +230,8 @@ class PoolLeaks:
         if owner is None or item is not self._item:  # its setup was another plugin's
             return (yield)
         self._owners.current = owner
-        self._watching.again()
+        if self._ledger.changes != self._watching.seen:
+            self._watching.again()
         try:
             result = yield
         except BaseException:
@@ -252,6 +253,7 @@ class PoolLeaks:
         """What the test itself has leaked; nothing if it has failed already."""
         had_out = bool(owner.out) or bool(owner.dropped)
         leaks = self._judge.leaks(owner, self._entrust) if had_out else []
+        owner.failed = owner.failed or _fails_as_expected()
         owner.over = True
         if owner.peak and self._junit:
             item.user_properties.append(("pool_peak", owner.peak))
@@ -300,18 +302,14 @@ class PoolLeaks:
     def _everything(self) -> bool:
         return bool(self._config.getoption("verbose") >= 2)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> None:
-        """Note that it fails: its traceback keeps its variables.
+    def pytest_exception_interact(self, node: Any) -> None:
+        """Note that a test fails: its traceback keeps its variables.
 
-        Also of one that is expected to fail. (Returns nothing: others make the report.)
+        Not told of one that is expected to fail: see _fails_as_expected.
         """
-        if call.excinfo is not None and not _skipped(call.excinfo.value):
-            owner = self.owner_of(item)
-            if owner is not None:
-                owner.failed = True
+        owner = self.owner_of(node)
+        if owner is not None:
+            owner.failed = True
 
     # -- what is found later -----------------------------------------------------------
 
@@ -375,11 +373,20 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _skipped(error: BaseException) -> bool:
-    unittest = sys.modules.get("unittest")
-    return isinstance(error, pytest.skip.Exception) or (
-        unittest is not None and isinstance(error, unittest.SkipTest)
-    )
+def _fails_as_expected() -> bool:
+    """Whether the call of the running test has failed, and nobody minds.
+
+    Its report says so. The hooks that are told run three times for every test, so it is
+    looked for where pytest keeps the reports, when there is a leak to judge.
+    """
+    frame: Any = sys._getframe(1)  # noqa: SLF001 - the documented way
+    while (
+        frame is not None
+        and frame.f_code is not _pytest.runner.runtestprotocol.__code__
+    ):
+        frame = frame.f_back
+    reports = frame.f_locals.get("reports", ()) if frame is not None else ()
+    return any(hasattr(each, "wasxfail") and each.skipped for each in reports)
 
 
 def _overridden(item: pytest.Item, name: str) -> bool:

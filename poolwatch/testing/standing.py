@@ -35,7 +35,7 @@ class Standing:
 
     def __init__(self, definition: Any, request: Any) -> None:
         item = request._pyfuncitem  # noqa: SLF001 - the first test to ask for it
-        self.owner = Owner("fixture", _name(definition), item.nodeid, item.location)
+        self.owner = Owner("fixture", item, _name(definition))
         self.entrusted: list[Owner] = []
         """What tests have left with it."""
         self._definition = definition
@@ -48,8 +48,7 @@ class Standing:
             for key, (_, hold) in list(owner.out.items())
             if (proxy := hold.proxy()) is not None
         }
-        rest = Owner(owner.kind, owner.name, owner.blamed, owner.location)
-        rest.pools = owner.pools
+        rest = owner.rest()
         for found in _reached(self._roots(), set(wanted)):
             pair = owner.out.pop(wanted[found], None)
             if pair is not None:

@@ -16,10 +16,8 @@ class Watching:
         """Nobody else had asked for every pool."""
         self._met: dict[str, Any] = {}
         """By book: the hooks, which do not keep their pool alive."""
-        self._seen = -1
-        """The changes of the ledger that were looked at, and ..."""
-        self._pools: Any = None
-        """... what watched all pools then."""
+        self.seen = -1
+        """The changes of the ledger that were looked at."""
 
     def begin(self) -> None:
         """Watch; loads no pool library."""
@@ -33,18 +31,15 @@ class Watching:
             uninstrument()
 
     def again(self) -> None:
-        """See to it that nothing got lost; quick if so."""
-        if agent.ledger.changes == self._seen and agent.pools is self._pools:
-            return
-        self._seen, self._pools = agent.ledger.changes, agent.pools
+        """See to it that nothing got lost, after the ledger has changed."""
+        self.seen = agent.ledger.changes
         if not self._mine:
             return
         if agent.pools is None or not agent.pools.watches_every:
             watch_quietly()
-            self._pools = agent.pools
         elif self._lost():
             agent.pools.watch_every(Settings())
-            self._seen = agent.ledger.changes
+            self.seen = agent.ledger.changes
         books = list(agent.ledger.books.values())
         self._met = {book.id: _hooks(book) for book in books}
 
