@@ -377,12 +377,12 @@ def _pools() -> EveryLibrary:
 
         pools = agent.pools = EveryLibrary(
             AdapterContext(
-                agent.ledger,
-                agent.sites,
-                agent.per_thread,
-                agent.meet_thread,
-                agent.explain_timeout,
-                agent.look_soon,
+                ledger=agent.ledger,
+                sites=agent.sites,
+                per_thread=agent.per_thread,
+                meet_thread=agent.meet_thread,
+                explain=agent.explain_timeout,
+                look_soon=agent.look_soon,
             )
         )
     return pools

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.labels import Ambience
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from poolwatch.model import Connection
 
 
+LIMIT = 8192
+"""Characters of a statement that are kept: no more than are ever shown."""
 _LOOKS = 2
 
 
@@ -173,19 +175,30 @@ class Usage:
         return 0.0 if self.began is not None else max(0.0, now - self.used)
 
 
-class ConnectionFacts(NamedTuple):
+class ConnectionFacts:
     """What was learned of a DBAPI connection when it was opened or first met."""
 
-    backend_pid: int | None
-    opened: float
-    """``time.monotonic()`` at the end of the connect call."""
-    connect_s: float | None
-    address: str | None
-    client_port: int | None
-    process: int
-    """Pid of the process that opened it."""
-    met: bool = False
-    """Nobody knows when it was opened: ``opened`` is when it was met."""
+    def __init__(  # noqa: PLR0917 - as they are learned
+        self,
+        backend_pid: int | None,
+        opened: float,
+        connect_s: float | None,
+        address: str | None,
+        client_port: int | None,
+        process: int,
+        *,
+        met: bool = False,
+    ) -> None:
+        self.backend_pid = backend_pid
+        self.opened = opened
+        """``time.monotonic()`` at the end of the connect call."""
+        self.connect_s = connect_s
+        self.address = address
+        self.client_port = client_port
+        self.process = process
+        """Pid of the process that opened it."""
+        self.met = met
+        """Nobody knows when it was opened: ``opened`` is when it was met."""
 
     def record(self, now: float) -> Connection:
         """The form that viewers get."""
@@ -200,11 +213,19 @@ class ConnectionFacts(NamedTuple):
         )
 
 
-class Gauges(NamedTuple):
+class Gauges:
     """What the pool itself says of its present state."""
 
-    size: int | None = None
-    max_overflow: int | None = None
-    timeout_s: float | None = None
-    idle: int | None = None
-    overflow: int | None = None
+    def __init__(
+        self,
+        size: int | None = None,
+        max_overflow: int | None = None,
+        timeout_s: float | None = None,
+        idle: int | None = None,
+        overflow: int | None = None,
+    ) -> None:
+        self.size = size
+        self.max_overflow = max_overflow
+        self.timeout_s = timeout_s
+        self.idle = idle
+        self.overflow = overflow

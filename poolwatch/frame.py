@@ -16,3 +16,7 @@ class Frame:
     """Path as the interpreter knows it (``co_filename``)."""
     line: int
     function: str
+
+
+OTHER_SITES = Frame("(other call sites)", 0, "")
+"""Stands for those that are not kept apart."""

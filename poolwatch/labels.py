@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from typing import NamedTuple
 
 MOST = 16
 """Labels kept on one hold."""
@@ -17,12 +16,15 @@ LONGEST = 200
 """Characters of a label's value that are kept."""
 
 
-class Ambience(NamedTuple):
-    """What surrounds the code that asks for a connection."""
+class Ambience:
+    """What surrounds the code that asks for a connection. Never changed."""
 
-    labels: dict[str, str]
-    long_hold: str | None
-    """Why a long hold is fine here, or None."""
+    __slots__ = ("labels", "long_hold")
+
+    def __init__(self, labels: dict[str, str], long_hold: str | None) -> None:
+        self.labels = labels
+        self.long_hold = long_hold
+        """Why a long hold is fine here, or None."""
 
 
 NOTHING_SAID = Ambience({}, None)
@@ -40,7 +42,7 @@ def label(**labels: object) -> Iterator[None]:
     said = ambience.get()
     texts = {key: _text(value) for key, value in labels.items()}
     both = dict(list({**said.labels, **texts}.items())[:MOST])
-    token = ambience.set(said._replace(labels=both))
+    token = ambience.set(Ambience(both, said.long_hold))
     try:
         yield
     finally:
@@ -56,7 +58,7 @@ def long_hold(reason: str) -> Iterator[None]:
     """
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError('long_hold() needs a reason, e.g. long_hold("LISTEN loop")')
-    token = ambience.set(ambience.get()._replace(long_hold=reason[:LONGEST]))
+    token = ambience.set(Ambience(ambience.get().labels, reason[:LONGEST]))
     try:
         yield
     finally:

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
-from poolwatch.frame import Frame
 from poolwatch.histogram import Histogram, merged
 from poolwatch.makings import Makings
 from poolwatch.nestings import Nestings
@@ -29,6 +28,7 @@ from poolwatch.waitrate import WaitRate
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
+    from poolwatch.frame import Frame
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.observer import Observer
 
@@ -47,8 +47,6 @@ _MOSTLY_OUTSIDE = 0.25
 """Share of the held time in SQL below which the rest is mostly something else."""
 BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
-
-OTHER_SITES = Frame("(other call sites)", 0, "")
 
 
 class PoolBook:
@@ -261,6 +259,8 @@ class PoolBook:
             self._by_path.clear()
         site = path.site()
         if site not in self._by_site and len(self._by_site) >= MOST_SITES:
+            from poolwatch.frame import OTHER_SITES
+
             site = OTHER_SITES
         tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
         tally.paths = [*tally.paths[-3:], path]

@@ -9,30 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from poolwatch.frame import Frame
+if TYPE_CHECKING:
+    from poolwatch.frame import Frame
+    from poolwatch.made import Made
 
 LATEST = 8
 """Makings whose times are kept."""
 _MOST_PLACES = 128
 """Places kept apart; pools made at further ones are not counted."""
 _ATOMS = (str, bytes, int, float, bool, type(None))
-
-
-class Made(NamedTuple):
-    """What one line has made for one database, at the moment somebody looks."""
-
-    site: Frame
-    url: str
-    """The password hidden."""
-    made: int
-    pools: tuple[str, ...]
-    """Ids of those that are alive, the newest last."""
-    most_alive: int
-    """The most that were alive at once."""
-    latest_s: tuple[float, ...]
-    """How long ago the latest were made, the newest last."""
 
 
 class _Making:
@@ -93,6 +80,8 @@ class Makings:
 
     def made(self, now: float) -> list[Made]:
         """All that is known, for who looks now."""
+        from poolwatch.made import Made  # whoever looks has it
+
         return [
             Made(
                 each.site,

@@ -15,7 +15,7 @@ import re
 from functools import cache, lru_cache
 
 LIMIT = 8192
-"""Characters of a statement that are kept."""
+"""Characters of a statement that are looked at."""
 
 _MASK = "?"
 _CUT = " …"

@@ -18,7 +18,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
 from poolwatch.diagnosis.churn import churned
-from poolwatch.makings import LATEST, Made, Makings, fingerprint
+from poolwatch.made import Made
+from poolwatch.makings import LATEST, Makings, fingerprint
 from poolwatch.model import Frame
 
 SITE = Frame("/app/views.py", 12, "handler")

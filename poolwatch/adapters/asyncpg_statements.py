@@ -17,9 +17,8 @@ from typing import Any
 
 from poolwatch.adapters.asyncpg_classes import give_back, subclass, theirs
 from poolwatch.callsites import CallSites
-from poolwatch.checkout import Checkout, Usage
+from poolwatch.checkout import LIMIT, Checkout, Usage
 from poolwatch.guard import Guard
-from poolwatch.masking import LIMIT
 
 _NOTED = ("_execute", "_executemany", "_copy_in", "_copy_out")
 """Coroutine functions whose first argument is a statement."""

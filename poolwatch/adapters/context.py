@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from poolwatch.callsites import CallSites
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
 
 
-class AdapterContext(NamedTuple):
+class AdapterContext:
     """Handed to each adapter by the agent."""
 
-    ledger: Ledger
-    sites: CallSites
-    per_thread: PerThread
-    meet_thread: Callable[[], Holder]
-    """Makes the record of the thread that calls, at its first checkout."""
-    explain: Callable[[str], str]
-    """Tells, for a pool's id, who holds its connections."""
-    look_soon: Callable[[str], None]
-    """Is told, with a pool's id, when somebody may have to wait."""
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        sites: CallSites,
+        per_thread: PerThread,
+        meet_thread: Callable[[], Holder],
+        explain: Callable[[str], str],
+        look_soon: Callable[[str], None],
+    ) -> None:
+        self.ledger = ledger
+        self.sites = sites
+        self.per_thread = per_thread
+        self.meet_thread = meet_thread
+        """Makes the record of the thread that calls, at its first checkout."""
+        self.explain = explain
+        """Tells, for a pool's id, who holds its connections."""
+        self.look_soon = look_soon
+        """Is told, with a pool's id, when somebody may have to wait."""

@@ -112,6 +112,6 @@ class DriverHooks:
         ``met``: it was there before, and nobody knows since when.
         """
         pid, address, port = connection_facts(connection)
-        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid(), met)
+        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
         self.book.connections[key] = facts
         return facts

@@ -257,8 +257,10 @@ class LibraryPools(ABC):
     def _note_making(self, target: Any, book: PoolBook) -> None:
         """Count a new pool at the place that makes it: where its ``__init__`` is called
         or, if the user instruments each one himself, where he does that.
+
+        Not in a run that nobody can look at: a suite may make one for each test.
         """
-        if self._counting.tripped:
+        if self._counting.tripped or not self._context.ledger.watched:
             return
         try:
             if self.is_new(target):

@@ -22,10 +22,9 @@ from psycopg import sql
 
 from poolwatch.adapters.wrapping import unbound
 from poolwatch.callsites import CallSites
-from poolwatch.checkout import Checkout, Usage
+from poolwatch.checkout import LIMIT, Checkout, Usage
 from poolwatch.guard import Guard
 from poolwatch.ledger import PoolBook
-from poolwatch.masking import LIMIT
 
 _METHOD = "wait"
 _ARGUMENTS = {

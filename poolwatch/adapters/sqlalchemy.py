@@ -29,7 +29,6 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
-from poolwatch.adapters.urls import hidden
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
@@ -464,8 +463,12 @@ def pool_url(target: Engine | Pool) -> str | None:
     url = getattr(target, "url", None)
     if not isinstance(url, URL):
         return None
-    secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
-    return url.update_query_dict(secrets).render_as_string(hide_password=True)
+    if url.query:
+        from poolwatch.adapters.urls import hidden
+
+        secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
+        url = url.update_query_dict(secrets)
+    return url.render_as_string(hide_password=True)
 
 
 def pool_name(target: Engine | Pool) -> str:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S, connector
-from poolwatch.errors import ServerViewError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
+
+    from poolwatch.errors import ServerViewError
 
     Target = Engine | AsyncEngine | Pool
 
@@ -55,7 +55,7 @@ def server_connect(target: Target) -> Callable[[], Any] | None:
         nonlocal foreign
         alive = reference()
         if alive is None:
-            raise ServerViewError("the engine is gone")
+            raise _no_way("the engine is gone")
         if foreign:
             raise _foreign()
         connection = _connect(getattr(alive, "pool", alive), _dialect(alive))
@@ -68,8 +68,14 @@ def server_connect(target: Target) -> Callable[[], Any] | None:
     return connect
 
 
+def _no_way(why: str) -> ServerViewError:
+    from poolwatch.errors import ServerViewError  # once somebody wants to connect
+
+    return ServerViewError(why)
+
+
 def _foreign() -> ServerViewError:
-    return ServerViewError("the pool's connections are not known as PostgreSQL's")
+    return _no_way("the pool's connections are not known as PostgreSQL's")
 
 
 def _dialect(owner: Any) -> Any | None:
@@ -86,6 +92,8 @@ def _connect(pool: Any, dialect: Any | None) -> Any:
         # made anew: what the pool holds as its own may be wrapped by a measurement
         return pool._should_wrap_creator(pool._creator)(None)
     positional, keywords = recipe
+    from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
+
     timeout = _TIMEOUTS.get(dialect.driver)
     if timeout is not None:
         keywords.setdefault(timeout, CONNECT_TIMEOUT_S)
@@ -95,16 +103,18 @@ def _connect(pool: Any, dialect: Any | None) -> Any:
 
 def _connect_async(dialect: Any, recipe: Recipe | None) -> Any:
     if recipe is None or "async_creator_fn" in recipe[1]:
-        raise ServerViewError(
+        raise _no_way(
             "the engine connects through an async_creator of its own, which only its "
             "event loop can call: give --dsn"
         )
     positional, keywords = recipe
     if _listeners(dialect, positional, keywords) is not None:
-        raise ServerViewError(
+        raise _no_way(
             "the engine's do_connect listener connects by itself, asynchronously: "
             "give --dsn"
         )
+    from poolwatch.adapters.sync_driver import connector
+
     return connector(dialect.driver, keywords)()
 
 

@@ -11,7 +11,6 @@ from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.adapters.sqlalchemy import PoolHooks, pool_name, pool_url
-from poolwatch.adapters.sqlalchemy_connect import connect_arguments, server_connect
 from poolwatch.ledger import PoolBook
 
 
@@ -34,6 +33,8 @@ class Engines(LibraryPools):
 
     def arguments_of(self, target: Any) -> Any:
         """What the driver is called with."""
+        from poolwatch.adapters.sqlalchemy_connect import connect_arguments
+
         return connect_arguments(self.pool_of(target))
 
     def is_new(self, target: Any) -> bool:
@@ -71,4 +72,8 @@ class Engines(LibraryPools):
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
         """As the engine makes its own."""
+        if isinstance(target, Engine) and target.dialect.name != "postgresql":
+            return None
+        from poolwatch.adapters.sqlalchemy_connect import server_connect
+
         return server_connect(target)

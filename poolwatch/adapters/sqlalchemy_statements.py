@@ -20,10 +20,9 @@ from sqlalchemy.engine import Dialect
 
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.callsites import CallSites, Path
-from poolwatch.checkout import Usage
+from poolwatch.checkout import LIMIT, Usage
 from poolwatch.guard import Guard
 from poolwatch.ledger import PoolBook
-from poolwatch.masking import LIMIT
 
 _STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
 _ENDS = ("do_commit", "do_rollback")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from poolwatch.makings import LATEST, Made
+from poolwatch.made import Made
+from poolwatch.makings import LATEST
 from poolwatch.model import Finding, PoolStats, Severity
 from poolwatch.text import duration, place, plural
 

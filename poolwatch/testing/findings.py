@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from poolwatch.testing.late import Late, Told
 from poolwatch.testing.owners import Owner
 
 if TYPE_CHECKING:
     from poolwatch.leaks.record import Leak
+    from poolwatch.testing.late import Late, Told
 
 _IN_WORKER = "pool_leaks"
 """Under this name a worker's findings travel to the controller."""
@@ -32,7 +32,8 @@ class Findings:
         self._of_reports: dict[str, list[dict[str, Any]]] = {}
         """By node id: what the report of its teardown will carry."""
         self._unjudged: dict[str, str] = {}
-        self._late = Late(config, error=error)
+        self._late: Late | None = None
+        """Made for the first find of that kind."""
         self._listens = False
         self.runs_tests = False
         """In a controller they run elsewhere: what comes from there is told last."""
@@ -58,7 +59,18 @@ class Findings:
             "text": text,
             "entries": self._told_as(owner, leaks),
         }
-        self._late.add([told])
+        self._add_late([told])
+
+    def _add_late(self, finds: list[Told]) -> None:
+        if self._late is None:
+            from poolwatch.testing.late import Late
+
+            self._late = Late(self._config, error=self._error)
+        self._late.add(finds)
+
+    def _tell_late(self) -> None:
+        if self._late is not None:
+            self._entries += self._late.tell()
 
     def _told_as(self, owner: Owner, leaks: Sequence[Leak]) -> list[dict[str, Any]]:
         from poolwatch.testing import summary  # only a leak needs it
@@ -81,7 +93,7 @@ class Findings:
     def pytest_runtest_logfinish(self) -> None:
         """The running test has been reported: tell of others."""
         if self.runs_tests and self._worker_output is None:
-            self._entries += self._late.tell()
+            self._tell_late()
 
     # -- the end -----------------------------------------------------------------------
 
@@ -100,10 +112,10 @@ class Findings:
         self._unjudged |= unjudged
         output = self._worker_output
         if output is not None:
-            late = self._late.waiting
+            late = self._late.waiting if self._late is not None else []
             output[_IN_WORKER] = {"late": late, "unjudged": self._unjudged}
             return False
-        self._entries += self._late.tell()
+        self._tell_late()
         return any(entry["severity"] == "error" for entry in self._entries)
 
     def take_in(self, node: Any) -> None:
@@ -111,7 +123,7 @@ class Findings:
         sent = getattr(node, "workeroutput", {}).get(_IN_WORKER)
         if sent is not None:
             self._unjudged |= sent["unjudged"]
-            self._late.add(sent["late"])
+            self._add_late(sent["late"])
 
     def write_json(self) -> None:
         """Write ``--pool-leaks-json``, if it was asked for."""

@@ -11,7 +11,7 @@ import gc
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import _pytest.fixtures
@@ -20,19 +20,19 @@ import _pytest.runner
 import pytest
 
 from poolwatch.agent import agent
-from poolwatch.testing.before_call import BeforeCall
 from poolwatch.testing.findings import Findings
-from poolwatch.testing.judging import Judge
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
-from poolwatch.testing.standing import Standing
 from poolwatch.testing.watching import Watching
 
 if TYPE_CHECKING:
     from types import CodeType
 
     from poolwatch.leaks.record import Leak
+    from poolwatch.testing.before_call import BeforeCall
+    from poolwatch.testing.judging import Judge
     from poolwatch.testing.limits import Limits
+    from poolwatch.testing.standing import Standing
 
 _HEADING = "pool leaks"
 
@@ -45,11 +45,7 @@ class PoolLeaks:
     ) -> None:
         self._config = config
         self._error = error
-        self._judge = Judge(
-            grace=grace,
-            ignore=config.getini("pool_leaks_ignore"),
-            root=config.rootpath,
-        )
+        self._grace = grace
         self._ledger = agent.ledger
         self._owners = Owners()
         self._watching = Watching()
@@ -58,7 +54,6 @@ class PoolLeaks:
         self._before: list[Owner | None] = []
         """Whom the main thread worked for before a fixture's end, innermost last."""
         self._findings = Findings(config, error=error)
-        self._before_call = BeforeCall(config.pluginmanager)
         self._junit = False
         self._item: pytest.Item | None = None
         """The running test, ..."""
@@ -74,6 +69,24 @@ class PoolLeaks:
         """... whether all that stands there is special: by that, or by a marker."""
         self._of_tests: set[Any] = set()
         """Fixtures that last for one test."""
+
+    # Many runs have no use for these: they are loaded for the first test that has.
+
+    @cached_property
+    def _judge(self) -> Judge:
+        from poolwatch.testing.judging import Judge
+
+        return Judge(
+            grace=self._grace,
+            ignore=self._config.getini("pool_leaks_ignore"),
+            root=self._config.rootpath,
+        )
+
+    @cached_property
+    def _before_call(self) -> BeforeCall:
+        from poolwatch.testing.before_call import BeforeCall
+
+        return BeforeCall(self._config.pluginmanager)
 
     def owner_of(self, item: Any) -> Owner | None:
         """The owner that stands for a running test."""
@@ -175,6 +188,8 @@ class PoolLeaks:
         if fixturedef.scope == "function":
             self._of_tests.add(fixturedef)
             return (yield)
+        from poolwatch.testing.standing import Standing
+
         standing = Standing(fixturedef, request)
         self._standing.append(standing)
         before = self._owners.current
