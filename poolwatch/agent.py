@@ -268,7 +268,7 @@ class Agent:
     def begin_anew(self) -> None:
         """After the last pool: nothing is left but what a new start needs."""
         self.close()
-        self.ledger.makings.forget()
+        self.ledger.forget_makings()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
         self.pools = None
         self.ledger.changes += 1

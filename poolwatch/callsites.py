@@ -25,13 +25,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
+from poolwatch.frame import Frame
 from poolwatch.ownership import Owner, is_ours, owner_of
-
-if TYPE_CHECKING:
-    from poolwatch.frame import Frame
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
@@ -480,8 +478,6 @@ def _frame(code: CodeType, lasti: int) -> Frame:
         return known[1]
     if len(_frames) >= _MOST_FRAMES:
         _frames.clear()
-    from poolwatch.frame import Frame  # many runs never put one into words
-
     frame = Frame(code.co_filename, _line(code, lasti), code.co_name)
     _frames[id(code), lasti] = code, frame
     return frame

@@ -3,7 +3,7 @@
 So an application that never loads SQLAlchemy does not load it because of us.
 
 ``sys.meta_path`` is replaced rather than changed: another thread may be going through
-it, and would miss a finder.
+it, and would miss a finder. No lock is held: a process that forks would take it along.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import get_ident
 from types import ModuleType
 from typing import Any
 
@@ -22,15 +25,12 @@ from poolwatch.guard import log
 def when_imported(name: str, do: Callable[[], None]) -> Callable[[], None]:
     """Call ``do`` once the module is there: now, or right after its first import.
 
-    Returns the call by which nobody waits for it any more; an import that is under way
-    ends with ``do`` all the same.
+    Returns the call by which nobody waits for it any more.
     """
     if name in sys.modules:
         do()
         return _nothing
-    finder = _Finder(name, do)
-    sys.meta_path = [finder, *sys.meta_path]
-    return finder.leave
+    return _finder.wait(name, do)
 
 
 def _nothing() -> None:
@@ -38,11 +38,31 @@ def _nothing() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: asks the others, and wraps the loader they give."""
+    """Finds nothing itself: asks the others, and wraps the loader they give.
 
-    def __init__(self, name: str, do: Callable[[], None]) -> None:
-        self._name = name
-        self._do = do
+    One for all modules that are waited for: it is asked at every import there is.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._asking: set[tuple[str, int]] = set()
+        """What the others are asked for now, and in which thread."""
+
+    def wait(self, name: str, do: Callable[[], None]) -> Callable[[], None]:
+        """Call ``do`` when that module has been loaded; returns how not to."""
+        self._waiting.setdefault(name, []).append(do)
+        if self not in sys.meta_path:
+            sys.meta_path = [self, *sys.meta_path]
+
+        def give_up() -> None:
+            waiting = self._waiting.get(name, [])
+            with suppress(ValueError):  # it has come
+                waiting.remove(do)
+            if not waiting:
+                self._waiting.pop(name, None)
+                self._leave_if_done()
+
+        return give_up
 
     def find_spec(
         self,
@@ -51,25 +71,41 @@ class _Finder(importlib.abc.MetaPathFinder):
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
         """Step aside, and see to it that we hear when it has been loaded."""
-        if fullname != self._name or self not in sys.meta_path:
+        if fullname not in self._waiting:
             return None
-        self.leave()
-        spec = importlib.util.find_spec(fullname)
+        asking = fullname, get_ident()
+        if asking in self._asking:  # by ourselves, just below
+            return None
+        self._asking.add(asking)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking.discard(asking)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._do)
+            # who only looks whether it is there does not load it: we wait on
+            spec.loader = _Loader(spec.loader, partial(self._loaded, fullname))
         return spec
 
-    def leave(self) -> None:
-        """Be asked no more."""
-        sys.meta_path = [each for each in sys.meta_path if each is not self]
+    def _loaded(self, name: str) -> None:
+        waiting = self._waiting.pop(name, [])
+        self._leave_if_done()
+        for do in waiting:
+            try:
+                do()
+            except Exception:  # noqa: BLE001 - whatever it is, the import has worked
+                log().exception("poolwatch could not instrument %s", name)
+
+    def _leave_if_done(self) -> None:
+        if not self._waiting:
+            sys.meta_path = [each for each in sys.meta_path if each is not self]
 
 
 class _Loader(importlib.abc.Loader):
     """Loads as the other one does, then calls."""
 
-    def __init__(self, other: Any, do: Callable[[], None]) -> None:
+    def __init__(self, other: Any, loaded: Callable[[], None]) -> None:
         self._other = other
-        self._do = do
+        self._loaded = loaded
 
     def __getattr__(self, name: str) -> Any:
         """Everything else a loader can do is the other's."""
@@ -86,7 +122,7 @@ class _Loader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._other
         module.__loader__ = self._other
-        try:
-            self._do()
-        except Exception:  # noqa: BLE001 - whatever it is, the import has worked
-            log().exception("poolwatch could not instrument %s", module.__name__)
+        self._loaded()
+
+
+_finder = _Finder()

@@ -17,20 +17,21 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
-from poolwatch.makings import Makings
 from poolwatch.nestings import Nestings
 from poolwatch.tally import Tally
-from poolwatch.waitrate import WaitRate
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
-    from poolwatch.frame import Frame
+    from poolwatch.makings import Makings
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.observer import Observer
+    from poolwatch.waitrate import WaitRate
 
 BATCH = 64
 """Ended holds of a call site that may queue up before they are folded."""
@@ -51,6 +52,10 @@ BRIEF = 0.001
 
 class PoolBook:
     """The books of one pool."""
+
+    server_connect: Callable[[], Any] | None = None
+    """Opens a connection to this pool's PostgreSQL, outside the pool; None if it is on
+    no PostgreSQL."""
 
     def __init__(
         self,
@@ -81,9 +86,6 @@ class PoolBook:
         """Has the adapter look for what no event tells: connections that were dropped
         where the pool keeps what it has lent."""
         self.server_view = True
-        self.server_connect: Callable[[], Any] | None = None
-        """Opens a connection to this pool's PostgreSQL, outside the pool; None if it
-        is on no PostgreSQL."""
         self.begun = time.monotonic()
         self.holds: dict[int, Checkout] = {}
         """Open holds. The key is the adapter's: it must find the hold again at its
@@ -115,9 +117,16 @@ class PoolBook:
         self._failed = array("d")
         self._folding = threading.Lock()
         self._by_path: dict[Path, Tally] = {}
-        self._by_site: dict[Frame | None, Tally] = {}
+        self._unsorted = Tally()
+        """Holds that ended while nobody could look."""
+        self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
         self._failed_waits = Histogram()
-        self._wait_rate = WaitRate(self.begun)
+
+    @cached_property
+    def _wait_rate(self) -> WaitRate:
+        from poolwatch.waitrate import WaitRate  # whoever looks has it
+
+        return WaitRate(self.begun)
 
     # -- written by the adapter, in the application's threads ------------------------
 
@@ -126,7 +135,7 @@ class PoolBook:
         if self.watched or collected:
             tally = self._by_path.get(hold.path) or self._tally(hold.path)
         else:  # nobody will ask which call site it was
-            tally = self._by_site.get(None) or self._by_site.setdefault(None, Tally())
+            tally = self._unsorted
         taken = hold.taken
         tally.held.append(now - taken)
         tally.waited.append(taken - hold.asked)
@@ -210,7 +219,8 @@ class PoolBook:
             self._by_path,
         ):
             table.clear()
-        self._by_site.clear()
+        self._unsorted = Tally()
+        self._by_site = {None: self._unsorted}
         self.departed.clear()
         del self._created[:], self._failed[:]
         self._folding = threading.Lock()  # a thread of the parent may have held it
@@ -219,7 +229,7 @@ class PoolBook:
         self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
         self.nestings = Nestings()
         self.begun = time.monotonic()
-        self._wait_rate = WaitRate(self.begun)
+        self.__dict__.pop("_wait_rate", None)
 
     def _fold(self, *tallies: Tally) -> None:
         """Fold tallies, or leave it to others if they are at it."""
@@ -258,9 +268,7 @@ class PoolBook:
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
         site = path.site()
-        if site not in self._by_site and len(self._by_site) >= MOST_SITES:
-            from poolwatch.frame import OTHER_SITES
-
+        if site not in self._by_site and len(self._by_site) > MOST_SITES:
             site = OTHER_SITES
         tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
         tally.paths = [*tally.paths[-3:], path]
@@ -414,7 +422,6 @@ class Ledger:
         """Told of every hold; the same list in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
-        self.makings = Makings()
         self._watched = True
 
     @property
@@ -441,10 +448,23 @@ class Ledger:
         """Forget a pool."""
         self.books.pop(book.id, None)
         self.changes += 1
-        self.makings.gone(book.id)
+        makings = self.__dict__.get("makings")
+        if makings is not None:
+            makings.gone(book.id)
+
+    @cached_property
+    def makings(self) -> Makings:
+        """What has made pools; loaded for the first one that counts."""
+        from poolwatch.makings import Makings
+
+        return Makings()
+
+    def forget_makings(self) -> None:
+        """Begin anew with those."""
+        self.__dict__.pop("makings", None)
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""
-        self.makings.forget()
+        self.forget_makings()
         for book in self.books.values():
             book.forget()

@@ -73,11 +73,6 @@ class Makings:
         if making is not None:
             making.alive.pop(pool_id, None)
 
-    def forget(self) -> None:
-        """In a forked child: what was made was made by its parent."""
-        self._by_key.clear()
-        self._by_pool.clear()
-
     def made(self, now: float) -> list[Made]:
         """All that is known, for who looks now."""
         from poolwatch.made import Made  # whoever looks has it

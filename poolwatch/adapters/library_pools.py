@@ -16,7 +16,6 @@ from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
 from poolwatch.guard import Guard, log
 from poolwatch.ledger import PoolBook
-from poolwatch.makings import fingerprint
 from poolwatch.settings import Settings
 
 _FOR_EVER = 1e9
@@ -264,6 +263,8 @@ class LibraryPools(ABC):
             return
         try:
             if self.is_new(target):
+                from poolwatch.makings import fingerprint
+
                 stack = resolve(pairs_of(frame_at(1)))
                 purpose = book.name, fingerprint(self.arguments_of(target))
                 self._context.ledger.makings.note(stack, book.url, purpose, book.id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from asyncio import Task, current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
+from contextlib import suppress
 from sys import _getframe as frame_at
 from threading import get_ident
 from typing import Any
@@ -41,16 +42,26 @@ class StatementHooks:
         self._sites = sites
         self._guard = guard
         self._ours: dict[str, tuple[Any, Any]] = {}
-        makers: dict[str, Callable[[Any], Any]] = {
-            **dict.fromkeys(_STATEMENTS, self._wrapper),
-            _STATEMENTS[2]: self._bare_wrapper,
-            **dict.fromkeys(_ENDS, self._end_wrapper),
-        }
-        for name, make in makers.items():
+        self._to_come = dict.fromkeys(_ENDS, self._end_wrapper)
+        """Nothing is timed before somebody can look: until then they are spared."""
+        for name in _STATEMENTS:
+            bare = name == "do_execute_no_params"
+            self._wrap(name, self._bare_wrapper if bare else self._wrapper)
+        if sites.watched:
+            self._wrap_ends()
+
+    def _wrap(self, name: str, make: Callable[[Any], Any]) -> None:
+        dialect = self._dialect()
+        if dialect is not None:
             around = dialect.__dict__.get(name)
             ours = make(getattr(dialect, name))
             self._ours[name] = ours, around
             setattr(dialect, name, ours)
+
+    def _wrap_ends(self) -> None:
+        with suppress(KeyError):  # another thread was first
+            while self._to_come:
+                self._wrap(*self._to_come.popitem())
 
     def remove(self) -> None:
         """Take the wrappers off where they are the outermost."""
@@ -70,7 +81,7 @@ class StatementHooks:
         """
         guard, shared, holds = self._guard, self._book.shared, self._book.holds
         sites, across_greenlets = self._sites, self._across_greenlets
-        capture = sites.capture
+        capture, to_come, wrap_ends = sites.capture, self._to_come, self._wrap_ends
 
         def execute(  # noqa: C901, PLR0912 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -85,7 +96,7 @@ class StatementHooks:
                         seen = hold.usage
                         if seen is None:
                             seen = hold.usage = Usage()
-                            if _autocommits(proxy.dbapi_connection):
+                            if sites.watched and _autocommits(proxy.dbapi_connection):
                                 seen.transactional = False
                         # do not keep a megabyte alive
                         seen.statement = (
@@ -98,6 +109,8 @@ class StatementHooks:
                         elif not task.is_of(_task()):
                             seen.by_others = True
                         if sites.watched:
+                            if to_come:
+                                wrap_ends()
                             if getattr(context, "_is_server_side", False):
                                 seen.streamed = True
                             walk = capture if task is None else across_greenlets
@@ -132,12 +145,9 @@ class StatementHooks:
 
     def _end_wrapper(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
         """Around a commit or a rollback; the pool calls it too, at each return."""
-        shared, holds, sites = self._book.shared, self._book.holds, self._sites
+        shared, holds = self._book.shared, self._book.holds
 
         def end(connection: Any) -> None:
-            if not sites.watched:  # nothing is timed
-                original(connection)
-                return
             key = connection if shared else getattr(connection, _RECORD, None)
             hold = holds.get(id(key))
             usage = None if hold is None else hold.usage

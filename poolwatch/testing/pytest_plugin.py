@@ -7,7 +7,7 @@ before it is known that the plugin is wanted.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODES = ("off", "warn", "error")
 _SESSION = "pool_leaks_session"
+_RUN = pytest.StashKey["PoolLeaks"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,7 +86,8 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
 
     grace = _grace(config, options.pool_leaks_grace)
     session = undisturbed(lambda: _session(config, error=mode == "error", grace=grace))
-    config.pluginmanager.register(session, _SESSION)
+    config.stash[_RUN] = session
+    config.pluginmanager.register(session.hooks, _SESSION)
     session.begin()
 
 
@@ -97,9 +99,9 @@ def _session(config: pytest.Config, *, error: bool, grace: float | None) -> Pool
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Take everything off again."""
-    session: Any = config.pluginmanager.get_plugin(_SESSION)
+    session = config.stash.get(_RUN, None)
     if session is not None:
-        config.pluginmanager.unregister(session, _SESSION)
+        config.pluginmanager.unregister(name=_SESSION)
         session.end()
 
 
@@ -113,7 +115,7 @@ def pool_watch(request: pytest.FixtureRequest) -> PoolWatch:
     """The connections that this test holds: ``holds()``, ``peak``, ``snapshot()``."""
     from poolwatch.testing.asserting import PoolWatch
 
-    session: Any = request.config.pluginmanager.get_plugin(_SESSION)
+    session = request.config.stash.get(_RUN, None)
     return PoolWatch(None if session is None else session.owner_of(request.node))
 
 

@@ -37,8 +37,17 @@ if TYPE_CHECKING:
 _HEADING = "pool leaks"
 
 
+class Hooks:
+    """The hooks alone: pytest looks closely at every name of a plugin object, twice."""
+
+    def __init__(self, session: PoolLeaks) -> None:
+        for name in vars(PoolLeaks):
+            if name.startswith("pytest_"):
+                setattr(self, name, getattr(session, name))
+
+
 class PoolLeaks:
-    """The plugin object of one run."""
+    """One run."""
 
     def __init__(
         self, config: pytest.Config, *, error: bool, grace: float | None
@@ -93,6 +102,11 @@ class PoolLeaks:
         return self._owner if item is self._item else None
 
     # -- begin and end ---------------------------------------------------------------
+
+    @property
+    def hooks(self) -> Hooks:
+        """What pytest is to register."""
+        return Hooks(self)
 
     def begin(self) -> None:
         """Watch every engine, as soon as there is SQLAlchemy."""

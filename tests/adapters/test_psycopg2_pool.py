@@ -485,9 +485,11 @@ def test_it_is_not_loaded_by_us():
     """Neither the library nor its adapter, until the application loads the library."""
     code = """
 import sys, poolwatch
+from importlib.util import find_spec
 poolwatch.instrument()
 assert not {"psycopg2", "sqlalchemy", "psycopg_pool", "asyncpg"} & set(sys.modules)
 assert "poolwatch.adapters.psycopg2_pool" not in sys.modules
+assert find_spec("psycopg2.pool")  # as one looks whether it is there: not loaded yet
 import psycopg2.pool
 pool = psycopg2.pool.SimpleConnectionPool(0, 1, "dbname=x")
 assert [p.name for p in poolwatch.snapshot().processes[0].pools] == ["x"]
