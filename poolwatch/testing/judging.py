@@ -58,14 +58,15 @@ class Judge:
             self._settle(owner, suspects)
         out = [pair for key, pair in suspects if owner.out.pop(key, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
-        dropped = [leak for book, leak in owner.dropped if self._counts(owner, book.id)]
+        dropped = [each for each in owner.dropped if self._counts(owner, each[0].id)]
         owner.dropped = ()
         owner.over = True
         if not held and not dropped:
             return []
         from poolwatch.leaks import noticing  # only a leak needs it
 
-        leaks = [*dropped, *noticing.open_ones(held, time.monotonic())]
+        leaks = [noticing.collected(*each) for each in dropped]
+        leaks += noticing.open_ones(held, time.monotonic())
         return [leak for leak in leaks if not self._ignored(leak)]
 
     def _settle(self, owner: Owner, suspects: Suspects) -> None:

@@ -24,8 +24,8 @@ from poolwatch.importing import when_imported
 if TYPE_CHECKING:
     from poolwatch.checkout import Checkout
     from poolwatch.frame import Frame
-    from poolwatch.leaks.record import Leak
     from poolwatch.ledger import PoolBook
+    from poolwatch.testing.standing import Standing
 
 _STARTED_BY = "_pool_leaks_owner"
 _SERVES_ALL = "TestRunner._run_tests_and_fixtures"
@@ -36,8 +36,8 @@ class Owner:
     """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
 
     # One is made for each test: what few of them need is not made with it.
-    dropped: Sequence[tuple[PoolBook, Leak]] = ()
-    """What only the garbage collector returned."""
+    dropped: Sequence[tuple[PoolBook, Checkout, float]] = ()
+    """What only the garbage collector returned, and when (``time.monotonic()``)."""
     peak = 0
     at_peak: Sequence[tuple[Frame, ...]] = ()
     """The stacks of what was out then, if that is of interest."""
@@ -96,7 +96,10 @@ class Owners:
 
     def __init__(self) -> None:
         self.current: Owner | None = None
-        """Whom the main thread works for."""
+        """Whom the main thread works for, but for ..."""
+        self.rising: list[Standing] = []
+        """... a fixture that is being set up, the innermost last. pytest tells when
+        that begins; that it is over, whoever asks sees for himself."""
         self.late: list[Owner] = []
         """Owners that were over when the collector found something of theirs."""
         self.again: dict[int, Owner] = {}
@@ -124,7 +127,7 @@ class Owners:
             return
         # owner(), written out where it is simple
         simple = get_ident() == self._main and running_loop() is None
-        owner = self.current if simple else self.owner()
+        owner = self.owner() if self.rising or not simple else self.current
         if owner is None or hold.ambience.long_hold:
             return
         hold.blamed = owner
@@ -148,10 +151,8 @@ class Owners:
         if owner.keeps_peak and now - hold.taken > owner.longest[0]:
             owner.longest = now - hold.taken, hold.path.frames()
         if collected:
-            from poolwatch.leaks import noticing  # only a leak needs it
-
-            leak = noticing.collected(book, hold, now)
-            owner.dropped = (*owner.dropped, (book, leak))
+            # Words come later: nothing is imported in the middle of a collection.
+            owner.dropped = (*owner.dropped, (book, hold, now))
             if owner.over:
                 self.late.append(owner)
 
@@ -166,13 +167,17 @@ class Owners:
             if task is not None and task in self._tasks:
                 return self._tasks[task]
         elif main:
-            return self.current
+            return self._current()
         inherited = self._inherited.get()
         if isinstance(inherited, Owner):
             return inherited
         if main or inherited == "current":
-            return self.current
+            return self._current()
         return getattr(threading.current_thread(), _STARTED_BY, None)
+
+    def _current(self) -> Owner | None:
+        rising = (each.owner for each in reversed(self.rising) if not each.is_up)
+        return next(rising, self.current)
 
     def follow(self) -> None:
         """From now on threads, tasks and jobs of executors are told apart."""

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import _pytest.fixtures
@@ -20,6 +21,7 @@ import _pytest.runner
 import pytest
 
 from poolwatch.agent import agent
+from poolwatch.collector import undisturbed
 from poolwatch.testing.findings import Findings
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
@@ -83,13 +85,15 @@ class PoolLeaks:
 
     @cached_property
     def _judge(self) -> Judge:
-        from poolwatch.testing.judging import Judge
-
-        return Judge(
+        # Undisturbed: pytest reads what is imported as a syntax tree, and CPython fails
+        # if it makes another one meanwhile, for whatever a finalizer imports.
+        judging = undisturbed(partial(import_module, "poolwatch.testing.judging"))
+        judge: Judge = judging.Judge(
             grace=self._grace,
             ignore=self._config.getini("pool_leaks_ignore"),
             root=self._config.rootpath,
         )
+        return judge
 
     @cached_property
     def _before_call(self) -> BeforeCall:
@@ -192,33 +196,37 @@ class PoolLeaks:
             if each.owner.blamed == item.nodeid:
                 each.owner.pools = owner.pools
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(
-        self, fixturedef: Any, request: Any
-    ) -> Generator[None, Any, Any]:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> None:
         """A fixture of a wider scope answers for what it takes."""
         if fixturedef in self._of_tests:
-            return (yield)
+            return
         if fixturedef.scope == "function":
             self._of_tests.add(fixturedef)
-            return (yield)
+            return
         from poolwatch.testing.standing import Standing
 
+        self._fixtures_up()
         standing = Standing(fixturedef, request)
         self._standing.append(standing)
-        before = self._owners.current
         # Finalizers run last in, first out: this one when all others are done ...
         fixturedef.addfinalizer(lambda: self._fixture_over(standing))
-        self._owners.current = standing.owner
-        try:
-            return (yield)
-        except BaseException:
-            standing.owner.failed = True  # pytest keeps its traceback
-            raise
-        finally:
-            self._owners.current = before
+        self._owners.rising.append(standing)
+
+    def _fixtures_up(self) -> None:
+        """See to those whose setup is over."""
+        rising = self._owners.rising
+        while rising and rising[-1].is_up:
+            standing = rising.pop()
+            standing.owner.failed = standing.has_failed()
             # ... and this one before the fixture's own code after its yield.
-            fixturedef.addfinalizer(lambda: self._fixture_ends(standing))
+            standing.definition.addfinalizer(partial(self._fixture_ends, standing))
+
+    def _none_rising(self) -> None:
+        """See to all: what still seems to rise has failed before it began."""
+        while self._owners.rising:
+            self._fixtures_up()
+            del self._owners.rising[-1:]
 
     def _fixture_ends(self, standing: Standing) -> None:
         self._before.append(self._owners.current)
@@ -255,6 +263,8 @@ class PoolLeaks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """When all its fixtures are done, the test is judged."""
+        if self._owners.rising:
+            self._none_rising()
         owner = self._owner
         if owner is None or item is not self._item:  # its setup was another plugin's
             return (yield)
@@ -369,6 +379,7 @@ class PoolLeaks:
 
         The innermost of its wrappers: there the filters for warnings are set.
         """
+        self._none_rising()
         self._owners.current = None
         left = [*self._files, *list(self._owners.again.values())]
         if any(owner.out for owner in left):

@@ -38,8 +38,18 @@ class Standing:
         self.owner = Owner("fixture", item, _name(definition))
         self.entrusted: list[Owner] = []
         """What tests have left with it."""
-        self._definition = definition
+        self.definition = definition
         self._home = _home(definition, item)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its setup is over, well or not."""
+        return self.definition.cached_result is not None
+
+    def has_failed(self) -> bool:
+        """Whether its setup ended with an exception: pytest keeps its traceback."""
+        cached = self.definition.cached_result
+        return cached is not None and cached[2] is not None
 
     def take_over(self, owner: Owner) -> None:
         """Take what is reached from here off that owner."""
@@ -59,10 +69,10 @@ class Standing:
 
     def _roots(self) -> Iterator[Any]:
         """Its value, what its generator has in hand, and where setup_class puts it."""
-        cached = self._definition.cached_result
+        cached = self.definition.cached_result
         if cached is not None:
             yield cached[0]
-        for finalizer in list(self._definition._finalizers):  # noqa: SLF001 - no other way
+        for finalizer in list(self.definition._finalizers):  # noqa: SLF001 - no other way
             if isinstance(finalizer, functools.partial):
                 yield from (
                     each for each in finalizer.args if hasattr(each, "gi_frame")
