@@ -24,7 +24,7 @@ import operator
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
@@ -216,16 +216,17 @@ class CallSites:
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Node] = []
         self._bottoms: dict[int, CodeType] = {}
-        self._bottom_names: set[str] = set()
+        self._bottom_modules: set[str] = set()
         self.watched = True
         """Somebody may come and look. If not, paths are in no tree: each is walked and
         forgotten with its hold, which is less work where few lines are run twice, as
         in a suite of tests; and what only a viewer wants is not captured."""
 
-    def end_at(self, code: CodeType) -> None:
-        """Let no walk go beyond a frame of this code: a test runner's, say."""
+    def end_at(self, function: FunctionType) -> None:
+        """Let no walk go beyond a frame of this function: a test runner's, say."""
+        code = function.__code__
         self._bottoms[id(code)] = code
-        self._bottom_names.add(code.co_name)
+        self._bottom_modules.add(function.__module__)
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -293,20 +294,21 @@ class CallSites:
             return LonePath([_place(each) for each in frames])
         return self._leaf(self._root, frames)
 
-    def _lone(self, frame: FrameType | None) -> LonePath:
+    def _lone(self, begin: FrameType | None) -> LonePath:
+        frame = begin
         places: list[Place] = []
-        add, bottoms = places.append, self._bottom_names
+        add, modules = places.append, self._bottom_modules
         try:
             for _ in range(DEEPEST):
-                code = frame.f_code  # type: ignore[union-attr]
-                add((code, frame.f_lasti, frame.f_globals["__name__"]))  # type: ignore[union-attr]
-                if code.co_name in bottoms and id(code) in self._bottoms:
+                name = frame.f_globals["__name__"]  # type: ignore[union-attr]
+                add((frame.f_code, frame.f_lasti, name))  # type: ignore[union-attr]
+                if name in modules and id(frame.f_code) in self._bottoms:  # type: ignore[union-attr]
                     break
                 frame = frame.f_back  # type: ignore[union-attr]
         except AttributeError:  # that was the last one
             pass
-        except KeyError:  # exec() takes any globals
-            places += map(_place, _chain(frame, DEEPEST - len(places)))
+        except (KeyError, TypeError):  # exec() takes any globals
+            places = [_place(each) for each in _chain(begin, DEEPEST)]
         return LonePath(places)
 
     def _descend(self, path: Node, frame: FrameType | None) -> Node:

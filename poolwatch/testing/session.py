@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property, partial
 from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import _pytest.fixtures
@@ -28,8 +29,6 @@ from poolwatch.testing.owners import Owner, Owners
 from poolwatch.testing.watching import Watching
 
 if TYPE_CHECKING:
-    from types import CodeType
-
     from poolwatch.leaks.record import Leak
     from poolwatch.testing.before_call import BeforeCall
     from poolwatch.testing.judging import Judge
@@ -120,8 +119,8 @@ class PoolLeaks:
             # says of them comes later and wins.
             lines.insert(0, "always::poolwatch.leaks.record.PoolLeakWarning")
         self._junit = bool(getattr(self._config.known_args_namespace, "xmlpath", None))
-        for code in beneath_tests():
-            agent.sites.end_at(code)
+        for function in beneath_tests():
+            agent.sites.end_at(function)
         agent.ledger.observers.append(self._owners)
         self._owners.follow()
         self._watching.begin()
@@ -435,8 +434,8 @@ def _overridden(item: pytest.Item, name: str) -> bool:
     return len(fixtures.getfixturedefs(name, item) or ()) > 1
 
 
-def beneath_tests() -> Iterator[CodeType]:
-    """The code of pytest's own that calls tests and fixtures: there their story begins.
+def beneath_tests() -> Iterator[FunctionType]:
+    """What calls tests and fixtures in pytest: there their story begins.
 
     Not all of it is public: what is not there is not there.
     """
@@ -446,9 +445,9 @@ def beneath_tests() -> Iterator[CodeType]:
         (_pytest.fixtures, "call_fixture_func"),
         (_pytest.fixtures, "_teardown_yield_fixture"),
     ):
-        code = getattr(getattr(module, name, None), "__code__", None)
-        if code is not None:
-            yield code
+        function = getattr(module, name, None)
+        if isinstance(function, FunctionType):
+            yield function
 
 
 def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
