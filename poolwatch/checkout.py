@@ -42,6 +42,7 @@ class Checkout:
         "number",
         "path",
         "proxy",
+        "said",
         "taken",
         "task",
         "usage",
@@ -68,6 +69,9 @@ class Checkout:
     number: int
     """Given when somebody first looks."""
     usage: Usage | None
+    said: str
+    """The last statement, if nobody could look when it was sent: then it is all that is
+    kept of it."""
     blamed: Any
     """Given by an observer that wants to know it again: whose code took it."""
 
@@ -90,6 +94,12 @@ class Checkout:
         """The one that holds or waits: equal for two requests of one task or thread."""
         return self.holder if self.task is None else self.task
 
+    def statement(self) -> str | None:
+        """The last statement that was sent, literals included."""
+        if self.usage is None:
+            return getattr(self, "said", None)
+        return self.usage.statement
+
     def is_dropped(self) -> bool:
         """Whether nobody can return it: enough looks in a row have said so."""
         return getattr(self, "dropped", 0) >= _LOOKS
@@ -102,13 +112,16 @@ class Checkout:
     def ended_owner(self) -> str | None:
         """Who took it, in words, if that thread or task has ended.
 
-        None if somebody else has used the connection: then it was handed over.
+        None if somebody else has used the connection: then it was handed over. Also if
+        nobody looked who that was.
         """
         if self.task is not None:
             ended, who = self.task.has_ended(), f"task {self.task.name}"
         else:
             ended, who = self.holder.has_ended(), f"thread {self.holder.name}"
         if not ended or (self.usage is not None and self.usage.by_others):
+            return None
+        if hasattr(self, "said"):
             return None
         return who
 

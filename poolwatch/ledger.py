@@ -24,13 +24,13 @@ from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
 from poolwatch.nestings import Nestings
+from poolwatch.observers import Observers
 from poolwatch.tally import Tally
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.makings import Makings
     from poolwatch.model import Outside, PoolStats, SiteStats
-    from poolwatch.observer import Observer
     from poolwatch.waitrate import WaitRate
 
 BATCH = 64
@@ -66,7 +66,7 @@ class PoolBook:
         url: str | None,
         long_after: float,
         gauges: Callable[[], Gauges],
-        observers: list[Observer],
+        observers: Observers,
         watched: bool = True,
     ) -> None:
         self.id = pool_id
@@ -145,9 +145,9 @@ class PoolBook:
             tally.in_sql += usage.in_sql
             tally.idle += usage.idle_until(now)
         hold.holder.out -= 1
-        if self.observers:
-            for observer in list(self.observers):
-                observer.ended(self, hold, now, collected)
+        ended = self.observers.ended
+        if ended is not None:
+            ended(self, hold, now, collected)
         if collected:
             tally.collected += 1
             self._leaked(hold, tally)
@@ -418,8 +418,8 @@ class Ledger:
         self._numbers = itertools.count(1)
         self.changes = 0
         """Times that a pool, or the watch over all of them, was added or taken away."""
-        self.observers: list[Observer] = []
-        """Told of every hold; the same list in all books."""
+        self.observers = Observers()
+        """Told of every hold; the same in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
         self._watched = True

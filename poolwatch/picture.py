@@ -291,7 +291,7 @@ class _Look:
         checkout, seen = draft.checkout, draft.seen
         judgement = judge(seen if keeping is None else replace(seen, keeping=keeping))
         facts, usage = checkout.connection, checkout.usage
-        statement = usage.statement if usage else None
+        statement = checkout.statement()
         used = _used(usage.path, draft) if usage and usage.path else ()
         timed = usage is not None and usage.timed
         unused_s = usage.unused_s(self.now) if timed and usage else None

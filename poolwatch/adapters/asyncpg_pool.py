@@ -209,8 +209,9 @@ class AsyncpgHooks(DriverHooks):
         wait.proxy = _Lent(self._known[id(connection)])
         book.holds[id(holder)] = wait
         wait.holder.out += 1
-        for observer in list(book.observers):
-            observer.taken(book, wait)
+        tell = book.observers.taken
+        if tell is not None:
+            tell(book, wait)
 
     def _holder_methods(self) -> dict[str, Any]:
         guard, ended = self.guard, self._ended

@@ -195,7 +195,7 @@ class Psycopg2Hooks(DriverHooks):
         notable, again = self.notable, self._again
         capacity = self.pool.maxconn
 
-        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - every call would cost
+        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - every call would cost
             if guard.tripped:
                 return original(pool, *args, **kwargs)
             try:
@@ -230,9 +230,9 @@ class Psycopg2Hooks(DriverHooks):
                     wait.keyed = bool(args or kwargs)
                     holds[key] = wait
                     holder.out += 1
-                    if observers:
-                        for observer in list(observers):
-                            observer.taken(book, wait)
+                    tell = observers.taken
+                    if tell is not None:
+                        tell(book, wait)
                 del waits[number]
             except BaseException as error:  # noqa: BLE001 - raised again there
                 if number in waits:

@@ -173,9 +173,9 @@ class PsycopgHooks(DriverHooks):
                 wait.proxy = met.reference
                 holds[key] = wait
                 wait.holder.out += 1
-                if observers:
-                    for observer in list(observers):
-                        observer.taken(book, wait)
+                tell = observers.taken
+                if tell is not None:
+                    tell(book, wait)
                 del waits[id(wait)]
             except BaseException as error:  # noqa: BLE001 - raised again there
                 waits.pop(id(wait), None)

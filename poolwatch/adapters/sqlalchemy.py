@@ -230,9 +230,9 @@ class PoolHooks:
                     wait.proxy = watch(proxy)
                     holds[record] = wait
                     holder.out += 1
-                if observers:
-                    for observer in list(observers):
-                        observer.taken(book, wait)
+                tell = observers.taken
+                if tell is not None:
+                    tell(book, wait)
                 del waits[key]
             except BaseException as error:  # noqa: BLE001 - raised again there
                 if key in waits:

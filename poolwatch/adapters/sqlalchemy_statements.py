@@ -21,7 +21,7 @@ from sqlalchemy.engine import Dialect
 
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.callsites import CallSites, Path
-from poolwatch.checkout import LIMIT, Usage
+from poolwatch.checkout import LIMIT, Checkout, Usage
 from poolwatch.guard import Guard
 from poolwatch.ledger import PoolBook
 
@@ -81,11 +81,20 @@ class StatementHooks:
         """
         guard, shared, holds = self._guard, self._book.shared, self._book.holds
         sites, across_greenlets = self._sites, self._across_greenlets
-        capture, to_come, wrap_ends = sites.capture, self._to_come, self._wrap_ends
+        capture, begun = sites.capture, self._begun
 
-        def execute(  # noqa: C901, PLR0912 - every call would cost
+        def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:
+            if not sites.watched:  # nobody can look: the text will do
+                try:
+                    proxy = context.root_connection._dbapi_connection
+                    key = proxy if shared else proxy._connection_record
+                    holds[id(key)].said = statement
+                except Exception:  # noqa: BLE001, S110 - no hold, no context: the app goes on
+                    pass
+                original(cursor, statement, parameters, context)
+                return
             usage = None
             if context is not None and not guard.tripped:
                 try:
@@ -93,32 +102,23 @@ class StatementHooks:
                     key = proxy if shared else proxy._connection_record
                     hold = holds.get(id(key))
                     if hold is not None:
-                        seen = hold.usage
-                        if seen is None:
-                            seen = hold.usage = Usage()
-                            if sites.watched and _autocommits(proxy.dbapi_connection):
-                                seen.transactional = False
+                        usage = hold.usage or begun(hold, proxy)
                         # do not keep a megabyte alive
-                        seen.statement = (
+                        usage.statement = (
                             statement if len(statement) <= LIMIT else statement[:LIMIT]
                         )
-                        task = hold.task
-                        if task is None:
+                        if getattr(context, "_is_server_side", False):
+                            usage.streamed = True
+                        if hold.task is None:
+                            walk = capture
                             if hold.holder.ident != get_ident():
-                                seen.by_others = True
-                        elif not task.is_of(_task()):
-                            seen.by_others = True
-                        if sites.watched:
-                            if to_come:
-                                wrap_ends()
-                            if getattr(context, "_is_server_side", False):
-                                seen.streamed = True
-                            walk = capture if task is None else across_greenlets
-                            seen.path = walk(_caller())
-                            seen.begin()
-                            usage = seen
-                        else:  # nobody can look: the text will do
-                            seen.timed = False
+                                usage.by_others = True
+                        else:
+                            walk = across_greenlets
+                            if not hold.task.is_of(_task()):
+                                usage.by_others = True
+                        usage.path = walk(_caller())
+                        usage.begin()
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                     guard.failed(error)
                     usage = None
@@ -162,6 +162,17 @@ class StatementHooks:
 
         return end
 
+    def _begun(self, hold: Checkout, proxy: Any) -> Usage:
+        """The first statement of a hold, as far as anybody could look."""
+        if self._to_come:
+            self._wrap_ends()
+        usage = hold.usage = Usage()
+        if hasattr(hold, "said"):
+            usage.timed = False
+        if getattr(proxy.dbapi_connection, "autocommit", False) is True:
+            usage.transactional = False
+        return usage
+
     def _across_greenlets(self, frame: Any) -> Path:
         greenlet = current_greenlet()
         if greenlet is None or greenlet.parent is None:
@@ -178,11 +189,6 @@ def _caller() -> Any:
         return frame_at(_PLUMBING)
     except ValueError:  # called by something other than SQLAlchemy
         return frame_at(1)
-
-
-def _autocommits(dbapi_connection: Any) -> bool:
-    """Whether no statement begins a transaction by itself."""
-    return getattr(dbapi_connection, "autocommit", False) is True
 
 
 def _task() -> Task[Any] | None:

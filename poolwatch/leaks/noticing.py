@@ -51,8 +51,7 @@ def _leak(
     kept: str | None = None,
     frames: tuple[Frame, ...] = (),
 ) -> Leak:
-    usage, facts = hold.usage, hold.connection
-    statement = usage.statement if usage is not None else None
+    statement, facts = hold.statement(), hold.connection
     return Leak(
         kind=kind,
         pool=book.name,

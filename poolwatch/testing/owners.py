@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from poolwatch.checkout import Checkout
     from poolwatch.frame import Frame
     from poolwatch.ledger import PoolBook
+    from poolwatch.testing.limits import Limits
     from poolwatch.testing.standing import Standing
 
 _STARTED_BY = "_pool_leaks_owner"
@@ -47,6 +48,8 @@ class Owner:
     failed = False
     over = False
     """It was judged."""
+    limits: Limits | None = None
+    """What a test's markers say."""
     pools: frozenset[str] | None = None
     """Ids of the pools that count; all if None."""
 
@@ -57,7 +60,7 @@ class Owner:
         name: str | None = None,
     ) -> None:
         self.kind = kind
-        self._node = node
+        self.node = node
         """The test or file that answers for it: of a fixture, its first user."""
         self._name = name
         self.out: dict[int, tuple[PoolBook, Checkout]] = {}
@@ -71,19 +74,19 @@ class Owner:
     @property
     def blamed(self) -> str:
         """Node id of the test or file that answers for it."""
-        return str(self._node.nodeid)
+        return str(self.node.nodeid)
 
     @property
     def location(self) -> tuple[str, int | None, str]:
         """Where that is, as reports have it."""
         if self.kind == "collection":
             return self.blamed, None, self.blamed
-        location: tuple[str, int | None, str] = self._node.location
+        location: tuple[str, int | None, str] = self.node.location
         return location
 
     def rest(self) -> Owner:
         """One more of the same, that has nothing yet."""
-        other = Owner(self.kind, self._node, self._name)
+        other = Owner(self.kind, self.node, self._name)
         other.pools = self.pools
         return other
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from poolwatch.leaks.record import Leak
     from poolwatch.testing.before_call import BeforeCall
     from poolwatch.testing.judging import Judge
-    from poolwatch.testing.limits import Limits
     from poolwatch.testing.standing import Standing
 
 _HEADING = "pool leaks"
@@ -65,12 +64,8 @@ class PoolLeaks:
         """Whom the main thread worked for before a fixture's end, innermost last."""
         self._findings = Findings(config, error=error)
         self._junit = False
-        self._item: pytest.Item | None = None
-        """The running test, ..."""
         self._owner: Owner | None = None
-        """... the owner that stands for it, and ..."""
-        self._limits: Limits | None = None
-        """... what its markers say."""
+        """The owner that stands for the running test."""
         self._home: Any = None
         """Where the last test stands, in a file or class, ..."""
         self._narrows = False
@@ -102,7 +97,8 @@ class PoolLeaks:
 
     def owner_of(self, item: Any) -> Owner | None:
         """The owner that stands for a running test."""
-        return self._owner if item is self._item else None
+        owner = self._owner
+        return owner if owner is not None and owner.node is item else None
 
     # -- begin and end ---------------------------------------------------------------
 
@@ -153,9 +149,7 @@ class PoolLeaks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """From here on the main thread works for this test; a rerun is another one."""
-        self._item = item
         owner = self._owner = self._owners.current = Owner("test", item)
-        self._limits = None
         if self._ledger.changes != self._watching.seen:
             self._watching.again()
         if item.parent is not self._home:
@@ -182,7 +176,7 @@ class PoolLeaks:
         from poolwatch.testing.limits import limits_of
 
         try:
-            self._limits = limits = limits_of(item)
+            owner.limits = limits = limits_of(item)
         except pytest.fail.Exception as error:
             self._before_call.do(item, partial(_raise, error))
         else:
@@ -262,12 +256,12 @@ class PoolLeaks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """When all its fixtures are done, the test is judged."""
-        if self._owners.rising:
+        owner, owners = self._owner, self._owners
+        if owners.rising:
             self._none_rising()
-        owner = self._owner
-        if owner is None or item is not self._item:  # its setup was another plugin's
+        if owner is None or owner.node is not item:  # its setup was another plugin's
             return (yield)
-        self._owners.current = owner
+        owners.current = owner
         if self._ledger.changes != self._watching.seen:
             self._watching.again()
         try:
@@ -277,11 +271,11 @@ class PoolLeaks:
             self._own_leaks(item, owner)
             raise
         finally:
-            self._owners.current = self._owner = self._item = None
-            if self._owners.late:
+            owners.current = self._owner = None
+            if owners.late:
                 self._take_in_collected()
         owner.over = True
-        if owner.out or owner.dropped or self._junit or self._limits is not None:
+        if owner.out or owner.dropped or self._junit or owner.limits is not None:
             problem = self._problem(item, owner)
             if problem is not None:
                 pytest.fail(problem, pytrace=False)
@@ -311,7 +305,7 @@ class PoolLeaks:
     def _problem(self, item: pytest.Item, owner: Owner) -> str | None:
         """What is wrong with a test, in words; None also if it is only to be warned."""
         leaks = self._own_leaks(item, owner)
-        limits = self._limits
+        limits = owner.limits
         if limits is None and not leaks:
             return None
         broken = None if owner.failed or limits is None else limits.broken(owner)
