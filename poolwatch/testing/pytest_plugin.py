@@ -82,6 +82,9 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
     if mode == "off":
         return
+    from poolwatch.importing import find_ours_first
+
+    config.add_cleanup(find_ours_first())
     from poolwatch.collector import undisturbed
 
     grace = _grace(config, options.pool_leaks_grace)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 PROPER = """
@@ -123,6 +125,10 @@ PROPER = """
     @pytest.mark.xfail(strict=True, raises=ZeroDivisionError)
     def test_expected_to_raise(per_test):
         1 / 0
+
+    def test_expected_to_fail_from_here_on():
+        connection = engine.connect()
+        pytest.xfail("known")
 
     @pytest.mark.skip
     def test_skipped(per_test): pass
@@ -279,3 +285,15 @@ def test_order_of_sqlite_in_memory(suites, order):
         "StaticPool",
         "SingletonThreadPool",
     }
+
+
+def test_no_finder_is_left(pytester: pytest.Pytester):
+    pytester.makepyfile("def test_it(): import concurrent.futures.thread")
+    ran = pytester.run(
+        sys.executable,
+        "-c",
+        "import sys, pytest\n"
+        "pytest.main(['--pool-leaks=error'])\n"
+        "print('left:', [f for f in sys.meta_path if 'poolwatch' in str(type(f))])",
+    )
+    ran.stdout.fnmatch_lines(["*1 passed*", "left: []"])
