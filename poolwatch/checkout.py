@@ -191,6 +191,16 @@ class Usage:
 class ConnectionFacts:
     """What was learned of a DBAPI connection when it was opened or first met."""
 
+    __slots__ = (
+        "address",
+        "backend_pid",
+        "client_port",
+        "connect_s",
+        "met",
+        "opened",
+        "process",
+    )
+
     def __init__(  # noqa: PLR0917 - as they are learned
         self,
         backend_pid: int | None,

@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property, partial
-from importlib import import_module
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ import _pytest.runner
 import pytest
 
 from poolwatch.agent import agent
-from poolwatch.collector import undisturbed
 from poolwatch.testing.findings import Findings
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
@@ -79,15 +77,13 @@ class PoolLeaks:
 
     @cached_property
     def _judge(self) -> Judge:
-        # Undisturbed: pytest reads what is imported as a syntax tree, and CPython fails
-        # if it makes another one meanwhile, for whatever a finalizer imports.
-        judging = undisturbed(partial(import_module, "poolwatch.testing.judging"))
-        judge: Judge = judging.Judge(
+        from poolwatch.testing.judging import Judge
+
+        return Judge(
             grace=self._grace,
             ignore=self._config.getini("pool_leaks_ignore"),
             root=self._config.rootpath,
         )
-        return judge
 
     @cached_property
     def _before_call(self) -> BeforeCall:
