@@ -308,8 +308,14 @@ class CallSites:
         except AttributeError:  # that was the last one
             pass
         except (KeyError, TypeError):  # exec() takes any globals
-            places = [_place(each) for each in _chain(begin, DEEPEST)]
+            places = list(map(_place, self._to_bottom(begin)))
         return LonePath(places)
+
+    def _to_bottom(self, frame: FrameType | None) -> Iterator[FrameType]:
+        for each in _chain(frame, DEEPEST):
+            yield each
+            if id(each.f_code) in self._bottoms:
+                return
 
     def _descend(self, path: Node, frame: FrameType | None) -> Node:
         """Go on where the tree does not, with one look at every frame there is."""

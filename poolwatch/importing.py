@@ -81,8 +81,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def wait(self, name: str, do: Callable[[], None]) -> Callable[[], None]:
         """Call ``do`` when that module has been loaded; returns how not to."""
         self._waiting.setdefault(name, []).append(do)
-        if self not in sys.meta_path:
-            sys.meta_path = [self, *sys.meta_path]
+        self._stay()
 
         def give_up() -> None:
             waiting = self._waiting.get(name, [])
@@ -125,9 +124,15 @@ class _Finder(importlib.abc.MetaPathFinder):
             except Exception:  # noqa: BLE001 - whatever it is, the import has worked
                 log().exception("poolwatch could not instrument %s", name)
 
+    def _stay(self) -> None:
+        if self not in sys.meta_path:
+            sys.meta_path = [self, *sys.meta_path]
+
     def _leave_if_done(self) -> None:
         if not self._waiting:
             sys.meta_path = [each for each in sys.meta_path if each is not self]
+        if self._waiting:  # or another thread has come meanwhile
+            self._stay()
 
 
 class _Loader(importlib.abc.Loader):

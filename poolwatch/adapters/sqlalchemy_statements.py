@@ -65,6 +65,7 @@ class StatementHooks:
 
     def remove(self) -> None:
         """Take the wrappers off where they are the outermost."""
+        self._to_come.clear()
         dialect = self._dialect()
         for name, (ours, around) in self._ours.items():
             if dialect is None or dialect.__dict__.get(name) is not ours:
