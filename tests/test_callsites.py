@@ -196,6 +196,19 @@ def test_code_without_a_proper_module(sites):
     assert scope["path"].site().file == "<string>"
 
 
+@pytest.mark.parametrize("globals_", [{}, {"__name__": ["not a name"]}])
+def test_a_lone_walk_ends_at_the_bottom_whatever_it_meets(globals_):
+    def runner():
+        scope = {"caught": caught, "sites": sites, **globals_}
+        exec("path = caught(sites)", scope)
+        return scope["path"]
+
+    sites = CallSites()
+    sites.watched = False
+    sites.end_at(runner)
+    assert runner().frames()[-1].function == "runner"
+
+
 def test_twins(tree):
     """Functions of the same shape, and copies of one file, are told apart every
     time, and do not push each other out."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
+import dataclasses
 import json
+import pickle
 import random
 
 import pytest
@@ -310,3 +313,16 @@ def test_threads_that_python_did_not_start(instrument):
     assert watch.holds()[0].verdict in ("long", "leaked")
     taken.pop().close()
     assert watch.holds() == ()
+
+
+def test_a_frame_cannot_be_changed():
+    frame = Frame("app.py", 1, "work")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        frame.line = 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del frame.line
+    assert repr(frame) == "Frame(file='app.py', line=1, function='work')"
+    for same in (copy.deepcopy(frame), pickle.loads(pickle.dumps(frame))):
+        assert same == frame
+        assert hash(same) == hash(frame)
+    assert dataclasses.replace(frame, line=2) == Frame("app.py", 2, "work") != frame
