@@ -196,7 +196,7 @@ class _Look:
         requests = Counter(each.owner() for each in (*out, *asked))
         for draft in drafts:
             draft.one_of_several = requests[draft.checkout.owner()] > 1
-        for draft in _again(drafts):
+        for draft in _again(drafts, asked):
             draft.again = True
             draft.seen = replace(draft.seen, still_there=0)
         self._drafts.append((book, drafts, asked))
@@ -372,28 +372,36 @@ def _in_its_hands(
     return keeping.in_use or keeping.hidden
 
 
-def _again(drafts: list[_Draft]) -> Iterator[_Draft]:
-    """Those whose function has taken more since, in a later call or turn of a loop.
+def _again(drafts: list[_Draft], asked: list[Checkout]) -> Iterator[_Draft]:
+    """Those whose function has asked for more since, in a later call or turn of a loop.
 
     That call is on the stack, and the one that took these is not: who has them cannot
     be told by the stack.
     """
     by_place: defaultdict[object, list[_Draft]] = defaultdict(list)
+    moments: defaultdict[object, list[float]] = defaultdict(list)
     for draft in drafts:
         if draft.one_of_several:
             mine = draft.checkout
-            by_place[mine.owner(), mine.path.site()].append(draft)
-    for group in by_place.values():
+            by_place[_place_of(mine)].append(draft)
+            moments[_place_of(mine)].append(mine.taken)
+    for wait in asked:
+        moments[_place_of(wait)].append(wait.asked)
+    for at, group in by_place.items():
         site = group[0].checkout.path.site()
-        if site is None or len(group) == 1:
+        if site is None or len(moments[at]) == 1:
             continue
         name = site.file, site.function
         calls = sum((frame.file, frame.function) == name for frame in group[0].now)
-        moments = sorted(draft.checkout.taken for draft in group)
+        in_turn = sorted(moments[at])
         for draft in group:
-            later = len(moments) - bisect_right(moments, draft.checkout.taken)
+            later = len(in_turn) - bisect_right(in_turn, draft.checkout.taken)
             if later >= calls > 0:
                 yield draft
+
+
+def _place_of(checkout: Checkout) -> object:
+    return checkout.owner(), checkout.path.site()
 
 
 def _inherited(out: list[Checkout], holds: list[Hold]) -> list[Hold]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -230,6 +232,42 @@ def test_not_nested(instrument, sqlite):
     take()
     take()
     assert Look().kinds() == []
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["left-behind", "kept"])
+def test_a_wait_for_one_more_at_the_same_line(instrument, sqlite, kept):
+    """What an earlier call has left to the collector is not in anybody's hands."""
+    engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=30)
+    instrument(engine)
+    taken = []
+    said = set()
+
+    def take():
+        connection = engine.connect()
+        taken.append(weakref.ref(connection))
+        around = [connection]
+        around.append(around)  # a cycle, as sessions are
+        return connection if kept else None
+
+    def work():
+        first = take()
+        take()
+        del first
+
+    gc.disable()
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+        until = time.monotonic() + (20 if kept else 1)
+        while time.monotonic() < until and not (kept and "nested" in said):
+            said |= set(Look().kinds())
+    finally:
+        taken[0]().close()
+        thread.join()
+        gc.enable()
+        gc.collect()
+    assert "exhausted" in said
+    assert ("nested" in said) == ("pool_deadlock" in said) == kept
 
 
 def test_a_recursive_walk_is_nested(instrument, sqlite):
