@@ -29,12 +29,10 @@ from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
 from poolwatch.frame import Frame
-from poolwatch.ownership import Owner, is_ours, owner_of
+from poolwatch.ownership import Owner, is_ours, owner_by_file, owner_of
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
-Place = tuple[CodeType, int, object]
-"""Code, where it was, and the name of its module."""
 
 CHUNK = 8
 """Frames in one step of the walk; the fast walk below is written out for it."""
@@ -180,20 +178,21 @@ class LonePath:
 
     __slots__ = ("_places",)
 
-    def __init__(self, places: list[Place]) -> None:
+    def __init__(self, places: list[Any]) -> None:
         self._places = places
+        """Code objects, each followed by its ``f_lasti``."""
 
     def frames(self, _live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
         """The stack in words, innermost first; it is exact, wherever its holder is."""
-        return resolve([(code, lasti) for code, lasti, _ in self._places])
+        return resolve(zip(self._places[::2], self._places[1::2], strict=True))
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
-        owners = [_owner(code, module) for code, _, module in self._places]
+        owners = [owner_by_file(code.co_filename) for code in self._places[::2]]
         if not owners:
             return None
-        code, lasti, _ = self._places[owners.index(max(owners))]
-        return _frame(code, lasti)
+        at = 2 * owners.index(max(owners))
+        return _frame(*self._places[at : at + 2])
 
     def look_again(self) -> None:
         """There is nothing to compare it with."""
@@ -216,7 +215,6 @@ class CallSites:
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Node] = []
         self._bottoms: dict[int, CodeType] = {}
-        self._bottom_modules: set[str] = set()
         self.watched = True
         """Somebody may come and look. If not, paths are in no tree: each is walked and
         forgotten with its hold, which is less work where few lines are run twice, as
@@ -226,7 +224,6 @@ class CallSites:
         """Let no walk go beyond a frame of this function: a test runner's, say."""
         code = function.__code__
         self._bottoms[id(code)] = code
-        self._bottom_modules.add(function.__module__)
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -291,31 +288,26 @@ class CallSites:
             frames += _chain(parent.gr_frame, DEEPEST - len(frames))
             parent = parent.parent
         if not self.watched:
-            return LonePath([_place(each) for each in frames])
+            places = [(each.f_code, each.f_lasti) for each in frames]
+            return LonePath(list(itertools.chain.from_iterable(places)))
         return self._leaf(self._root, frames)
 
-    def _lone(self, begin: FrameType | None) -> LonePath:
-        frame = begin
-        places: list[Place] = []
-        add, modules = places.append, self._bottom_modules
+    def _lone(self, frame: FrameType | None) -> LonePath:
+        # Asks of a frame what is at hand. To read its module's name, in a dictionary
+        # that nobody has looked at for a while, takes as long as all the rest.
+        places: list[Any] = []
+        add, bottoms = places.append, self._bottoms
         try:
             for _ in range(DEEPEST):
-                name = frame.f_globals["__name__"]  # type: ignore[union-attr]
-                add((frame.f_code, frame.f_lasti, name))  # type: ignore[union-attr]
-                if name in modules and id(frame.f_code) in self._bottoms:  # type: ignore[union-attr]
+                code = frame.f_code  # type: ignore[union-attr]
+                add(code)
+                add(frame.f_lasti)  # type: ignore[union-attr]
+                if id(code) in bottoms:
                     break
                 frame = frame.f_back  # type: ignore[union-attr]
         except AttributeError:  # that was the last one
             pass
-        except (KeyError, TypeError):  # exec() takes any globals
-            places = list(map(_place, self._to_bottom(begin)))
         return LonePath(places)
-
-    def _to_bottom(self, frame: FrameType | None) -> Iterator[FrameType]:
-        for each in _chain(frame, DEEPEST):
-            yield each
-            if id(each.f_code) in self._bottoms:
-                return
 
     def _descend(self, path: Node, frame: FrameType | None) -> Node:
         """Go on where the tree does not, with one look at every frame there is."""
@@ -410,15 +402,6 @@ def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
     while frame is not None and most > 0:
         yield frame
         frame, most = frame.f_back, most - 1
-
-
-def _place(frame: FrameType) -> Place:
-    return frame.f_code, frame.f_lasti, frame.f_globals.get("__name__")
-
-
-def _owner(code: CodeType, module: object) -> Owner:
-    # exec() takes any globals, and a name need not be hashable
-    return owner_of(code.co_filename, module if isinstance(module, str) else None)
 
 
 def _owners(frames: list[FrameType]) -> bytes:

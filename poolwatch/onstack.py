@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 from poolwatch.callsites import DEEPEST
 from poolwatch.frame import Frame
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, owner_by_file
 
-_PACKAGE = re.compile(r"[\\/](?:site|dist)-packages[\\/](\w+)")
 _TASK_BEGINS = re.compile(r"[\\/](?:asyncio|uvloop|anyio|greenlet|uvicorn)[\\/]")
 
 Name = tuple[str, str]
@@ -26,7 +25,7 @@ def taking_frames(stack: Sequence[Frame]) -> tuple[Frame, ...]:
     An application may be installed as a package: if nothing is the user's, then what
     belongs to no known library or framework is.
     """
-    whose = [_owner(frame) for frame in stack]
+    whose = [owner_by_file(frame.file) for frame in stack]
     wanted = Owner.USER if Owner.USER in whose else Owner.PACKAGE
     return tuple([f for f, owner in zip(stack, whose, strict=True) if owner is wanted])
 
@@ -93,8 +92,3 @@ def matching(
 
 def _name(frame: Frame) -> Name:
     return frame.file, frame.function
-
-
-def _owner(frame: Frame) -> Owner:
-    package = _PACKAGE.search(frame.file)
-    return owner_of(frame.file, package[1] if package else None)

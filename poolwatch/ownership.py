@@ -9,6 +9,7 @@ database or framework package counts.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 from enum import IntEnum
@@ -46,6 +47,7 @@ _KNOWN = frozenset({
 })
 # fmt: on
 _INSTALLED = ("site-packages", "dist-packages")
+_PACKAGE = re.compile(r"[\\/](?:site|dist)-packages[\\/](\w+)")
 _HERE = str(Path(__file__).parent) + os.sep
 _DEMO = str(Path(__file__).parent / "demo" / "app") + os.sep
 
@@ -82,6 +84,12 @@ def owner_of(file: str, module: object) -> Owner:
     if module == "__main__" and str(Path(file).parent) in _script_directories():
         return Owner.PLUMBING
     return Owner.USER
+
+
+def owner_by_file(file: str) -> Owner:
+    """The same where nobody knows the module any more: its package is on the path."""
+    package = _PACKAGE.search(file)
+    return owner_of(file, package[1] if package else None)
 
 
 def _generated(file: str, package: str) -> Owner:
