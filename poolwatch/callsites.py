@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
 from poolwatch.frame import Frame
-from poolwatch.ownership import Owner, is_ours, owner_by_file, owner_of
+from poolwatch.ownership import Owner, is_ours, owner_by_place, owner_of
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
@@ -188,7 +188,9 @@ class LonePath:
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
-        owners = [owner_by_file(code.co_filename) for code in self._places[::2]]
+        owners = [
+            owner_by_place(code.co_filename, code.co_name) for code in self._places[::2]
+        ]
         if not owners:
             return None
         at = 2 * owners.index(max(owners))

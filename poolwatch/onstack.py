@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from poolwatch.callsites import DEEPEST
 from poolwatch.frame import Frame
-from poolwatch.ownership import Owner, owner_by_file
+from poolwatch.ownership import Owner, owner_by_place
 
 _TASK_BEGINS = re.compile(r"[\\/](?:asyncio|uvloop|anyio|greenlet|uvicorn)[\\/]")
 
@@ -25,7 +25,7 @@ def taking_frames(stack: Sequence[Frame]) -> tuple[Frame, ...]:
     An application may be installed as a package: if nothing is the user's, then what
     belongs to no known library or framework is.
     """
-    whose = [owner_by_file(frame.file) for frame in stack]
+    whose = [owner_by_place(frame.file, frame.function) for frame in stack]
     wanted = Owner.USER if Owner.USER in whose else Owner.PACKAGE
     return tuple([f for f, owner in zip(stack, whose, strict=True) if owner is wanted])
 

@@ -9,7 +9,6 @@ database or framework package counts.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import sysconfig
 from enum import IntEnum
@@ -47,7 +46,6 @@ _KNOWN = frozenset({
 })
 # fmt: on
 _INSTALLED = ("site-packages", "dist-packages")
-_PACKAGE = re.compile(r"[\\/](?:site|dist)-packages[\\/](\w+)")
 _HERE = str(Path(__file__).parent) + os.sep
 _DEMO = str(Path(__file__).parent / "demo" / "app") + os.sep
 
@@ -86,10 +84,22 @@ def owner_of(file: str, module: object) -> Owner:
     return Owner.USER
 
 
-def owner_by_file(file: str) -> Owner:
-    """The same where nobody knows the module any more: its package is on the path."""
-    package = _PACKAGE.search(file)
-    return owner_of(file, package[1] if package else None)
+@lru_cache(maxsize=2048)
+def owner_by_place(file: str, function: str) -> Owner:
+    """The same where nobody knows the module any more: its package is on the path.
+
+    A function that was made of a string is nobody's: libraries wrap others in such, as
+    SQLAlchemy 2.0 does its own.
+    """
+    if file == "<string>" and function != "<module>":
+        return Owner.PLUMBING
+    for separator in "/\\":
+        for name in _INSTALLED:
+            _, _, within = file.partition(f"{separator}{name}{separator}")
+            if within:
+                package = within.partition(separator)[0].removesuffix(".py")
+                return owner_of(file, package)
+    return owner_of(file, None)
 
 
 def _generated(file: str, package: str) -> Owner:

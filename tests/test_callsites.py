@@ -14,7 +14,7 @@ import pytest
 
 from poolwatch.callsites import DEEPEST, CallSites, Node, extended, pairs_of
 from poolwatch.model import Frame
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, owner_by_place, owner_of
 
 
 @pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
@@ -72,6 +72,26 @@ def test_owner(file, module, owner):
     """Installed code, the standard library and databases' packages are not the
     user's; a directory that only begins like one of them is."""
     assert owner_of(file, module) is owner
+
+
+@pytest.mark.parametrize(
+    ("file", "owner"),
+    [
+        (f"{LIB}/site-packages/sqlalchemy/pool.py", Owner.PLUMBING),
+        (f"{LIB}/dist-packages/falcon.py", Owner.PLUMBING),
+        (r"C:\venv\Lib\site-packages\flask\app.py", Owner.PLUMBING),
+        (r"C:\venv\Lib\site-packages\shop\flask.py", Owner.PACKAGE),
+        (f"{LIB}/site-packages/shop/orders.py", Owner.PACKAGE),
+        (f"{LIB}/threading.py", Owner.PLUMBING),
+        ("/home/me/shop/orders.py", Owner.USER),
+        ("/home/me/site-packages", Owner.USER),
+        ("<stdin>", Owner.USER),
+        ("<string>", Owner.PLUMBING),
+    ],
+)
+def test_whose_code_it_is_by_the_place_alone(file, owner):
+    assert owner_by_place(file, "take") is owner
+    assert owner_by_place("<string>", "<module>") is Owner.USER
 
 
 def test_a_neighbour_of_poolwatch():
@@ -209,6 +229,21 @@ def test_a_lone_walk_ends_at_the_bottom_whatever_it_meets(globals_):
     assert runner().frames()[-1].function == "runner"
 
 
+def test_the_site_of_a_lone_path_is_not_what_a_library_has_generated():
+    """SQLAlchemy 2.0 wraps the methods of a Session in functions made of a string."""
+    generated = {"caught": caught}
+    exec("def _connection_for_bind(sites):\n    return caught(sites)", generated)
+
+    def take():
+        return generated["_connection_for_bind"](sites)
+
+    sites = CallSites()
+    sites.watched = False
+    path = take()
+    assert "_connection_for_bind" in [frame.function for frame in path.frames()]
+    assert path.site().function == "take"
+
+
 def test_twins(tree):
     """Functions of the same shape, and copies of one file, are told apart every
     time, and do not push each other out."""
@@ -308,7 +343,8 @@ def test_many_call_sites_are_forgotten_again(sites):
     codes = []
     for number in range(10_000):
         scope = {"caught": caught, "s": sites, "__name__": "generated"}
-        exec(f"def f{number}():\n    return caught(s)\npath = f{number}()", scope)
+        source = f"def f{number}():\n    return caught(s)\npath = f{number}()"
+        exec(compile(source, "/srv/app/generated.py", "exec"), scope)
         assert scope["path"].site().function == f"f{number}"
         if number % 100 == 0:
             codes.append(weakref.ref(scope[f"f{number}"].__code__))
@@ -326,7 +362,8 @@ def test_a_path_that_is_kept_keeps_no_others(sites):
     kept = []
     for number in range(6_000):
         scope = {"caught": caught, "s": sites, "__name__": "generated"}
-        exec(f"def f{number}():\n    return caught(s)\npath = f{number}()", scope)
+        source = f"def f{number}():\n    return caught(s)\npath = f{number}()"
+        exec(compile(source, "/srv/app/generated.py", "exec"), scope)
         if number % 100 == 0:
             kept.append(scope["path"])
     gc.collect()

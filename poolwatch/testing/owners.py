@@ -39,15 +39,11 @@ class Owner:
     # One is made for each test: what few of them need is not made with it.
     dropped: Sequence[tuple[PoolBook, Checkout, float]] = ()
     """What only the garbage collector returned, and when (``time.monotonic()``)."""
-    peak = 0
     at_peak: Sequence[tuple[Frame, ...]] = ()
     """The stacks of what was out then, if that is of interest."""
-    keeps_peak = False
     longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
     """The longest ended hold, if that is of interest, and where it was taken."""
     failed = False
-    over = False
-    """It was judged."""
     limits: Limits | None = None
     """What a test's markers say."""
     pools: frozenset[str] | None = None
@@ -65,6 +61,12 @@ class Owner:
         self._name = name
         self.out: dict[int, tuple[PoolBook, Checkout]] = {}
         """What it has taken and not returned."""
+        self.peak = 0
+        self.keeps_peak = False
+        self.over = False
+        """It was judged."""
+        self.notable = False
+        """There is something to judge, even if it has returned everything."""
 
     @property
     def name(self) -> str:
@@ -156,6 +158,7 @@ class Owners:
         if collected:
             # Words come later: nothing is imported in the middle of a collection.
             owner.dropped = (*owner.dropped, (book, hold, now))
+            owner.notable = True
             if owner.over:
                 self.late.append(owner)
 

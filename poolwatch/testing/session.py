@@ -173,6 +173,7 @@ class PoolLeaks:
 
         try:
             owner.limits = limits = limits_of(item)
+            owner.notable = True
         except pytest.fail.Exception as error:
             self._before_call.do(item, partial(_raise, error))
         else:
@@ -271,7 +272,7 @@ class PoolLeaks:
             if owners.late:
                 self._take_in_collected()
         owner.over = True
-        if owner.out or owner.dropped or self._junit or owner.limits is not None:
+        if owner.out or owner.notable or self._junit:
             problem = self._problem(item, owner)
             if problem is not None:
                 pytest.fail(problem, pytrace=False)
