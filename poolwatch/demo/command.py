@@ -19,6 +19,7 @@ from poolwatch.demo.progress import Progress
 from poolwatch.errors import NoProcessError, UnreachableError, UsageError
 from poolwatch.live import LiveSource
 from poolwatch.model import Snapshot, Source
+from poolwatch.tui import has_terminal, run
 
 _HEADLESS_SECONDS = 10.0
 _APP_STARTS_IN = 30.0
@@ -70,7 +71,7 @@ def _checked(headless: bool, seconds: float | None) -> float:
     seconds = _HEADLESS_SECONDS if seconds is None else seconds
     if not math.isfinite(seconds) or seconds < 0:
         raise UsageError("--seconds takes a number that is not negative")
-    if not headless and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not headless and not has_terminal():
         raise UsageError("the dashboard needs a terminal: add --headless")
     return seconds
 
@@ -176,7 +177,5 @@ def _words(snapshot: Snapshot, as_json: bool) -> str:
 
 
 def _dashboard(source: Source) -> int:
-    from poolwatch.tui import run
-
     run(source)
     return 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from poolwatch.errors import MissingExtraError
+from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from poolwatch.model import Source
 
-__all__ = ["run"]
+__all__ = ["has_terminal", "run"]
 
 _INSTALL = "install it with: python -m pip install 'poolwatch[tui]'"
 
@@ -30,6 +32,8 @@ def run(
         refresh: seconds between two questions.
         empty_hint: what to say when there is no process: how to begin.
         on_close: called once when the dashboard is left, however that comes about.
+
+    Raises UsageError without a terminal, MissingExtraError without Textual.
     """
     try:
         _run(source, refresh, empty_hint)
@@ -51,4 +55,20 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
     finally:
         if collecting:
             gc.enable()
+    if not has_terminal():
+        raise UsageError(
+            "the dashboard needs a terminal: it reads standard input and is drawn on "
+            "standard error; as text: poolwatch ps"
+        )
     Dashboard(source, refresh=refresh, empty_hint=empty_hint).run()
+
+
+def has_terminal() -> bool:
+    """Whether there is one where Textual reads and draws, or a driver needs none.
+
+    Drawn into a file the dashboard would go on for ever, and nobody would see it.
+    """
+    if "TEXTUAL_DRIVER" in os.environ:  # in a browser
+        return True
+    streams = sys.__stdin__, sys.__stderr__
+    return all(stream is not None and stream.isatty() for stream in streams)

@@ -29,3 +29,21 @@ def test_a_missing_extra_says_what_to_install(monkeypatch):
     with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[tui\]'"):
         run(None, on_close=lambda: closed.append(1))
     assert closed == [1]
+
+
+@pytest.mark.parametrize("command", ["tui", "demo"])
+def test_without_a_terminal_it_says_so(command, tmp_path):
+    """Drawn into a file it would go on for ever, and nobody would see it."""
+    with (tmp_path / "log").open("w+") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "poolwatch", command],
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+            timeout=30,
+            check=False,
+        )
+        log.seek(0)
+        said = log.read()
+    assert done.returncode == 2
+    assert "the dashboard needs a terminal" in said
+    assert {"tui": "poolwatch ps", "demo": "--headless"}[command] in said
