@@ -173,28 +173,29 @@ class Node:
         return (self.parent.near() if self.parent else ()) + near
 
 
-class LonePath:
-    """The whole of one stack, in no tree: put into words only when that is asked."""
+class LonePath(list[Any]):
+    """The whole of one stack, in no tree: put into words only when that is asked.
 
-    __slots__ = ("_places",)
+    Code objects, each followed by its ``f_lasti``. A path is one and the same, or it is
+    another: what it is made of is not compared.
+    """
 
-    def __init__(self, places: list[Any]) -> None:
-        self._places = places
-        """Code objects, each followed by its ``f_lasti``."""
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def frames(self, _live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
         """The stack in words, innermost first; it is exact, wherever its holder is."""
-        return resolve(zip(self._places[::2], self._places[1::2], strict=True))
+        return resolve(zip(self[::2], self[1::2], strict=True))
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
-        owners = [
-            owner_by_place(code.co_filename, code.co_name) for code in self._places[::2]
-        ]
+        owners = [owner_by_place(code.co_filename, code.co_name) for code in self[::2]]
         if not owners:
             return None
         at = 2 * owners.index(max(owners))
-        return _frame(*self._places[at : at + 2])
+        return _frame(*self[at : at + 2])
 
     def look_again(self) -> None:
         """There is nothing to compare it with."""
@@ -241,7 +242,7 @@ class CallSites:
         much on CPython 3.11, and this runs at every checkout.
         """
         if not self.watched:
-            return self._lone(frame)
+            return self.capture_alone(frame)
         path = self._root
         while True:
             near = frame
@@ -282,23 +283,12 @@ class CallSites:
                     self._learn(path, beyond, owners)
                     return path
 
-    def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
-        """Like capture, going on with the frames of the parent greenlets."""
-        frames = list(_chain(frame, DEEPEST))
-        parent = current.parent
-        while parent is not None and len(frames) < DEEPEST:
-            frames += _chain(parent.gr_frame, DEEPEST - len(frames))
-            parent = parent.parent
-        if not self.watched:
-            places = [(each.f_code, each.f_lasti) for each in frames]
-            return LonePath(list(itertools.chain.from_iterable(places)))
-        return self._leaf(self._root, frames)
-
-    def _lone(self, frame: FrameType | None) -> LonePath:
+    def capture_alone(self, frame: FrameType | None) -> LonePath:
+        """The same if nobody can look."""
         # Asks of a frame what is at hand. To read its module's name, in a dictionary
         # that nobody has looked at for a while, takes as long as all the rest.
-        places: list[Any] = []
-        add, bottoms = places.append, self._bottoms
+        path = LonePath()
+        add, bottoms = path.append, self._bottoms
         try:
             for _ in range(DEEPEST):
                 code = frame.f_code  # type: ignore[union-attr]
@@ -309,7 +299,19 @@ class CallSites:
                 frame = frame.f_back  # type: ignore[union-attr]
         except AttributeError:  # that was the last one
             pass
-        return LonePath(places)
+        return path
+
+    def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
+        """Like capture, going on with the frames of the parent greenlets."""
+        frames = list(_chain(frame, DEEPEST))
+        parent = current.parent
+        while parent is not None and len(frames) < DEEPEST:
+            frames += _chain(parent.gr_frame, DEEPEST - len(frames))
+            parent = parent.parent
+        if not self.watched:
+            places = [(each.f_code, each.f_lasti) for each in frames]
+            return LonePath(itertools.chain.from_iterable(places))
+        return self._leaf(self._root, frames)
 
     def _descend(self, path: Node, frame: FrameType | None) -> Node:
         """Go on where the tree does not, with one look at every frame there is."""

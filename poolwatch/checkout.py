@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 from poolwatch.labels import Ambience
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from poolwatch.callsites import Path
     from poolwatch.holders import Holder, TaskRef
+    from poolwatch.ledger import PoolBook
     from poolwatch.model import Connection
+
+    class Account(Protocol):
+        """Whoever answers for holds."""
+
+        out: dict[Checkout, PoolBook]
+        """Those that are open: each is taken off when it ends."""
 
 
 LIMIT = 8192
@@ -29,13 +38,12 @@ class Checkout:
     """
 
     __slots__ = (
+        "account",
         "ambience",
         "asked",
-        "blamed",
         "collected",
         "connection",
         "dropped",
-        "ended",
         "holder",
         "keyed",
         "leaked",
@@ -55,7 +63,6 @@ class Checkout:
     asked: float
     """``time.monotonic()`` of the request."""
     taken: float
-    ended: float
     proxy: Callable[[], Any]
     """Weak reference to the connection proxy that the application holds."""
     connection: ConnectionFacts | None
@@ -72,8 +79,8 @@ class Checkout:
     said: str
     """The last statement, if nobody could look when it was sent: then it is all that is
     kept of it."""
-    blamed: Any
-    """Given by an observer that wants to know it again: whose code took it."""
+    account: Account | None
+    """Whose code took it, if an observer has said so."""
 
     def __init__(
         self,
@@ -89,6 +96,7 @@ class Checkout:
         self.task = task
         self.asked = asked
         self.usage = None
+        self.account = None
 
     def owner(self) -> object:
         """The one that holds or waits: equal for two requests of one task or thread."""

@@ -1,63 +1,65 @@
-"""Those who want to know of every hold, called as one. Mostly there is none, or one."""
+"""Those who want to know of holds as they begin and end. Mostly there is none, or one.
+
+An observer is any object that has some of these methods. Each is called in the thread
+where it happens, on the way of a checkout or of a return, and in the middle of a
+garbage collection: it must be quick and may not fail. (If it fails all the same, the
+hooks of that pool are switched off.)
+
+``taken(book, hold)``                   a connection was lent
+``ended(book, hold, now, collected)``   it has come back, by itself or by the collector
+``lost(book, hold, now)``               it was the collector: told before it leaves the
+                                        account of whoever took it
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolwatch.checkout import Checkout
     from poolwatch.ledger import PoolBook
-    from poolwatch.observer import Observer
 
     Taken = Callable[[PoolBook, Checkout], None]
     Ended = Callable[[PoolBook, Checkout, float, bool], None]
+    Lost = Callable[[PoolBook, Checkout, float], None]
 
 
 class Observers:
     """Changed while other threads call: what they call is replaced, never changed."""
 
     taken: Taken | None = None
-    """Tells all that a connection was lent; None if nobody wants to know."""
+    """Tells all that want to know it; None if nobody does."""
     ended: Ended | None = None
-    """Tells all that it has come back."""
+    lost: Lost | None = None
 
     def __init__(self) -> None:
-        self._all: tuple[Observer, ...] = ()
+        self._all: tuple[object, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._all)
 
-    def append(self, observer: Observer) -> None:
+    def append(self, observer: object) -> None:
         """Tell one more."""
         self._tell(*self._all, observer)
 
-    def remove(self, observer: Observer) -> None:
+    def remove(self, observer: object) -> None:
         """Tell it no more."""
         self._tell(*[each for each in self._all if each is not observer])
 
-    def _tell(self, *observers: Observer) -> None:
+    def _tell(self, *observers: object) -> None:
         self._all = observers
-        if not observers:
-            self.taken = self.ended = None
-        elif len(observers) == 1:
-            self.taken, self.ended = observers[0].taken, observers[0].ended
-        else:
-            self.taken, self.ended = _all_taken(observers), _all_ended(observers)
+        names = "taken", "ended", "lost"
+        self.taken, self.ended, self.lost = map(self._as_one, names)
 
+    def _as_one(self, name: str) -> Callable[..., None] | None:
+        calls = [getattr(each, name) for each in self._all if hasattr(each, name)]
+        if len(calls) <= 1:
+            return calls[0] if calls else None
 
-def _all_taken(observers: tuple[Observer, ...]) -> Taken:
-    def taken(book: PoolBook, hold: Checkout) -> None:
-        for each in observers:
-            each.taken(book, hold)
+        def tell(*args: Any) -> None:
+            for call in calls:
+                call(*args)
 
-    return taken
-
-
-def _all_ended(observers: tuple[Observer, ...]) -> Ended:
-    def ended(book: PoolBook, hold: Checkout, now: float, collected: bool) -> None:
-        for each in observers:
-            each.ended(book, hold, now, collected)
-
-    return ended
+        return tell

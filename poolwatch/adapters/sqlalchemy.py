@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from sys import _getframe as frame_at
 from time import monotonic
+from types import FrameType
 from typing import Any
 from weakref import finalize, ref
 
@@ -189,6 +190,7 @@ class PoolHooks:
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
+        capture_alone = self._sites.capture_alone
         get_ambience = ambience.get
         shared, is_async = self._shared, self._async
         take_shared, notable = self._take_shared, self._notable
@@ -199,14 +201,18 @@ class PoolHooks:
                 return original(pool)
             try:
                 holder = per_thread.holder or self._meet_thread()
+                watched = book.watched
                 if is_async or running_loop() is not None:
                     path, task = self._async_caller(frame_at(1))
                 else:
-                    path, task = capture(frame_at(1)), None
+                    walk = capture if watched else capture_alone
+                    path, task = walk(_nearest()), None
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
                 key = id(wait)
-                waits[key] = wait
-                if holder.out or len(holds) >= capacity:
+                scarce = holder.out or len(holds) >= capacity
+                if watched or scarce:
+                    waits[key] = wait
+                if scarce:
                     notable(wait, capacity)
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 guard.failed(error)
@@ -233,7 +239,8 @@ class PoolHooks:
                 tell = observers.taken
                 if tell is not None:
                     tell(book, wait)
-                del waits[key]
+                if key in waits:
+                    del waits[key]
             except BaseException as error:  # noqa: BLE001 - raised again there
                 if key in waits:
                     del waits[key]
@@ -423,6 +430,24 @@ class PoolHooks:
                 overflow=max(0, pool.overflow()),
             )
         return Gauges()
+
+
+_ENGINE_CONNECT = getattr(Engine.connect, "__code__", None)
+_TO_ENGINE = 4
+"""Frames up to there: its connection's, and the one that asks the pool."""
+
+
+def _nearest() -> FrameType:
+    """The frame that a stack begins with, called by what asks for it.
+
+    It is that of Engine.connect if it is where it always is: CPython makes an object of
+    each frame that is looked at, and the two below tell nothing.
+    """
+    try:
+        frame = frame_at(_TO_ENGINE)
+    except ValueError:  # so deep is no stack
+        return frame_at(2)
+    return frame if frame.f_code is _ENGINE_CONNECT else frame_at(2)
 
 
 def _capacity(pool: Pool) -> int:

@@ -51,15 +51,12 @@ class Trace:
 
 
 class _Recorder:
-    """Observes the ledger: see :class:`poolwatch.observer.Observer`."""
+    """Observes the ledger: see :mod:`poolwatch.observers`."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
         self.ended_holds: dict[str, list[tuple[Checkout, float]]] = defaultdict(list)
         self.full: set[str] = set()
-
-    def taken(self, book: PoolBook, hold: Checkout) -> None:
-        """Nothing: a hold is of interest when it ends."""
 
     def ended(
         self,

@@ -133,9 +133,7 @@ class PoolWatch:
         holds = agent.source.process().holds
         if self._owner is None:
             return holds
-        mine = {
-            f"h{getattr(hold, 'number', None)}" for _, hold in self._owner.out.values()
-        }
+        mine = {f"h{getattr(hold, 'number', None)}" for hold in list(self._owner.out)}
         return tuple(hold for hold in holds if hold.id in mine)
 
     @property

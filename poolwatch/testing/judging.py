@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from poolwatch.leaks.record import Leak
     from poolwatch.ledger import PoolBook
 
-    Suspects = list[tuple[int, tuple[PoolBook, Checkout]]]
+    Suspects = list[tuple[Checkout, PoolBook]]
 
 _FOR_THREADS_S = 0.2
 """What other threads get if no grace is set."""
-
-
 _STEP_S = 0.005
 
 
@@ -48,15 +46,15 @@ class Judge:
 
         ``entrust`` takes off what others will answer for.
         """
-        for key, (_, hold) in list(owner.out.items()):
+        for hold in list(owner.out):
             if not _still_out(hold):
-                owner.out.pop(key, None)
+                owner.out.pop(hold, None)
         if owner.out and entrust is not None:
             entrust(owner)
         suspects = list(owner.out.items())
         if suspects:
             self._settle(owner, suspects)
-        out = [pair for key, pair in suspects if owner.out.pop(key, None)]
+        out = [(book, hold) for hold, book in suspects if owner.out.pop(hold, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
         dropped = [each for each in owner.dropped if self._counts(owner, each[0].id)]
         owner.dropped = ()
@@ -73,10 +71,10 @@ class Judge:
         """Give these time; what a thread takes meanwhile is not suspect."""
         grace = self._grace
         if grace is None:
-            others = by_other_threads(hold for _, (_, hold) in suspects)
+            others = by_other_threads(hold for hold, _ in suspects)
             grace = _FOR_THREADS_S if others else 0.0
         until = time.monotonic() + grace
-        while any(key in owner.out for key, _ in suspects):
+        while any(hold in owner.out for hold, _ in suspects):
             if time.monotonic() >= until:
                 gc.collect()
                 return

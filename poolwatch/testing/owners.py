@@ -59,7 +59,7 @@ class Owner:
         self.node = node
         """The test or file that answers for it: of a fixture, its first user."""
         self._name = name
-        self.out: dict[int, tuple[PoolBook, Checkout]] = {}
+        self.out: dict[Checkout, PoolBook] = {}
         """What it has taken and not returned."""
         self.peak = 0
         self.keeps_peak = False
@@ -96,7 +96,7 @@ class Owner:
 class Owners:
     """Tells the owner of the code that runs, and notes what each owner has taken.
 
-    Observes the ledger: see :class:`poolwatch.observer.Observer`.
+    Observes the ledger: see :mod:`poolwatch.observers`.
     """
 
     def __init__(self) -> None:
@@ -135,27 +135,20 @@ class Owners:
         owner = self.owner() if self.rising or not simple else self.current
         if owner is None or hold.ambience.long_hold:
             return
-        hold.blamed = owner
-        owner.out[id(hold)] = book, hold
+        hold.account = owner
+        owner.out[hold] = book
         if owner.over:
             self.again[id(owner)] = owner
         count = len(owner.out)
         if count > owner.peak:
             owner.peak = count
             if owner.keeps_peak:
-                holds = list(owner.out.values())
-                owner.at_peak = [each.path.frames() for _, each in holds]
+                owner.at_peak = [each.path.frames() for each in list(owner.out)]
 
-    def ended(
-        self, book: PoolBook, hold: Checkout, now: float, collected: bool
-    ) -> None:
-        """Take it off again, and note if nobody returned it."""
-        owner: Owner | None = getattr(hold, "blamed", None)
-        if owner is None or owner.out.pop(id(hold), None) is None:
-            return
-        if owner.keeps_peak and now - hold.taken > owner.longest[0]:
-            owner.longest = now - hold.taken, hold.path.frames()
-        if collected:
+    def lost(self, book: PoolBook, hold: Checkout, now: float) -> None:
+        """Note a hold that nobody returned, unless that has been judged."""
+        owner = hold.account
+        if isinstance(owner, Owner) and hold in owner.out:
             # Words come later: nothing is imported in the middle of a collection.
             owner.dropped = (*owner.dropped, (book, hold, now))
             owner.notable = True
@@ -253,6 +246,17 @@ class Owners:
             return task
 
         return create_task
+
+
+class Lengths:
+    """Observes how long the longest hold lasts of those who keep their peak."""
+
+    @staticmethod
+    def ended(book: PoolBook, hold: Checkout, now: float, collected: bool) -> None:  # noqa: ARG004 - as it is called
+        """Keep it with its stack if it was the longest so far."""
+        owner, lasted = hold.account, now - hold.taken
+        if isinstance(owner, Owner) and owner.keeps_peak and lasted > owner.longest[0]:
+            owner.longest = lasted, hold.path.frames()
 
 
 def by_other_threads(holds: Iterable[Checkout]) -> bool:

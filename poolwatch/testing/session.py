@@ -23,7 +23,7 @@ import pytest
 from poolwatch.agent import agent
 from poolwatch.testing.findings import Findings
 from poolwatch.testing.markers import MARKERS
-from poolwatch.testing.owners import Owner, Owners
+from poolwatch.testing.owners import Lengths, Owner, Owners
 from poolwatch.testing.watching import Watching
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class PoolLeaks:
         self._grace = grace
         self._ledger = agent.ledger
         self._owners = Owners()
+        self._lengths: Lengths | None = None
+        """Observes once a test has such a limit."""
         self._watching = Watching()
         self._standing: list[Standing] = []
         self._files: list[Owner] = []
@@ -121,6 +123,7 @@ class PoolLeaks:
         """Take everything off."""
         self._owners.unfollow()
         agent.ledger.observers.remove(self._owners)
+        agent.ledger.observers.remove(self._lengths)
         self._watching.end()
 
     # -- who works now -----------------------------------------------------------------
@@ -178,6 +181,13 @@ class PoolLeaks:
             self._before_call.do(item, partial(_raise, error))
         else:
             owner.keeps_peak = limits.watch_peak
+            if limits.hold_s is not None:
+                self._watch_lengths()
+
+    def _watch_lengths(self) -> None:
+        if self._lengths is None:
+            self._lengths = Lengths()
+            self._ledger.observers.append(self._lengths)
 
     def _narrow(self, item: pytest.Item, owner: Owner) -> None:
         """Judge only the pools that the project wants judged."""

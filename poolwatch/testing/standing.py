@@ -54,16 +54,17 @@ class Standing:
     def take_over(self, owner: Owner) -> None:
         """Take what is reached from here off that owner."""
         wanted = {
-            id(proxy): key
-            for key, (_, hold) in list(owner.out.items())
+            id(proxy): hold
+            for hold in list(owner.out)
             if (proxy := hold.proxy()) is not None
         }
         rest = owner.rest()
         for found in _reached(self._roots(), set(wanted)):
-            pair = owner.out.pop(wanted[found], None)
-            if pair is not None:
-                pair[1].blamed = rest
-                rest.out[wanted[found]] = pair
+            hold = wanted[found]
+            book = owner.out.pop(hold, None)
+            if book is not None:
+                hold.account = rest
+                rest.out[hold] = book
         if rest.out:
             self.entrusted.append(rest)
 
