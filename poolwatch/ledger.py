@@ -117,9 +117,9 @@ class PoolBook:
         self._failed = array("d")
         self._folding = threading.Lock()
         self._by_path: dict[Path, Tally] = {}
-        self._by_site: dict[Frame | None, Tally] = {}
-        self._unseen = 0
-        """Holds that ended while nobody could look: only their number is kept."""
+        self._unsorted = Tally()
+        """Holds that ended while nobody could look."""
+        self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
         self._failed_waits = Histogram()
 
     @cached_property
@@ -140,10 +140,10 @@ class PoolBook:
             observers.lost(self, hold, now)
         if hold.account is not None:
             hold.account.out.pop(hold, None)
-        if not self.watched and not collected:
-            self._unseen += 1
-            return
-        tally = self._by_path.get(hold.path) or self._tally(hold.path)
+        if self.watched or collected:
+            tally = self._by_path.get(hold.path) or self._tally(hold.path)
+        else:  # nobody will ask which call site it was
+            tally = self._unsorted
         taken = hold.taken
         tally.held.append(now - taken)
         tally.waited.append(taken - hold.asked)
@@ -223,8 +223,8 @@ class PoolBook:
             self._by_path,
         ):
             table.clear()
-        self._by_site = {}
-        self._unseen = 0
+        self._unsorted = Tally()
+        self._by_site = {None: self._unsorted}
         self.departed.clear()
         del self._created[:], self._failed[:]
         self._folding = threading.Lock()  # a thread of the parent may have held it
@@ -272,7 +272,7 @@ class PoolBook:
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
         site = path.site()
-        if site not in self._by_site and len(self._by_site) >= MOST_SITES:
+        if site not in self._by_site and len(self._by_site) > MOST_SITES:
             site = OTHER_SITES
         tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
         tally.paths = [*tally.paths[-3:], path]
@@ -336,7 +336,7 @@ class PoolBook:
         with self._folded(tallies, _PATIENCE_S):
             hold_s = merged(tally.hold for tally in tallies)
             wait_s = merged([*(tally.wait for tally in tallies), self._failed_waits])
-            ended = sum(tally.count for tally in tallies) + self._unseen
+            ended = sum(tally.count for tally in tallies)
             gauges = self.gauges()
             return PoolStats(
                 id=self.id,
