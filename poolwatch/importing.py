@@ -3,7 +3,9 @@
 So an application that never loads SQLAlchemy does not load it because of us.
 
 ``sys.meta_path`` is replaced rather than changed: another thread may be going through
-it, and would miss a finder. No lock is held: a process that forks would take it along.
+it, and would miss a finder. The list that was there comes back when the last of ours
+goes, with what others have added: the interpreter keeps it, and so whatever was in it.
+No lock is held: a process that forks would take it along.
 """
 
 from __future__ import annotations
@@ -44,12 +46,37 @@ def find_ours_first() -> Callable[[], None]:
     the modules of a plugin as syntax trees, to rewrite assertions. Ours have none.
     """
     finder = _Ours()
-    sys.meta_path = [finder, *sys.meta_path]
+    _come(finder)
+    return partial(_go, finder)
 
-    def undo() -> None:
-        sys.meta_path = [each for each in sys.meta_path if each is not finder]
 
-    return undo
+_before: list[Any] = sys.meta_path
+"""What was there before the first of ours came."""
+
+
+def _come(finder: _Ours | _Finder) -> None:
+    """Be asked before all others."""
+    global _before  # noqa: PLW0603 - as sys.meta_path is the process's
+    there = sys.meta_path
+    if not _has_ours(there):
+        _before = there
+    sys.meta_path = [finder, *there]
+
+
+def _go(finder: _Ours | _Finder) -> None:
+    """Be asked no more."""
+    if finder not in sys.meta_path:
+        return
+    left = [each for each in sys.meta_path if each is not finder]
+    if not _has_ours(left):
+        # nobody who goes through it misses one: ours have never been in it
+        _before[:] = left
+        left = _before
+    sys.meta_path = left
+
+
+def _has_ours(finders: list[Any]) -> bool:
+    return any(isinstance(each, _Ours | _Finder) for each in finders)
 
 
 class _Ours(importlib.abc.MetaPathFinder):
@@ -126,11 +153,11 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def _stay(self) -> None:
         if self not in sys.meta_path:
-            sys.meta_path = [self, *sys.meta_path]
+            _come(self)
 
     def _leave_if_done(self) -> None:
         if not self._waiting:
-            sys.meta_path = [each for each in sys.meta_path if each is not self]
+            _go(self)
         if self._waiting:  # or another thread has come meanwhile
             self._stay()
 

@@ -288,12 +288,15 @@ def test_order_of_sqlite_in_memory(suites, order):
 
 
 def test_no_finder_is_left(pytester: pytest.Pytester):
+    # The interpreter keeps the list that it began with, and so what is left there:
+    # pytest's finder, with it all tests, and the end of the process takes longer.
     pytester.makepyfile("def test_it(): import concurrent.futures.thread")
     ran = pytester.run(
         sys.executable,
         "-c",
         "import sys, pytest\n"
+        "there, finders = sys.meta_path, list(sys.meta_path)\n"
         "pytest.main(['--pool-leaks=error'])\n"
-        "print('left:', [f for f in sys.meta_path if 'poolwatch' in str(type(f))])",
+        "print('as before:', sys.meta_path is there, there == finders)",
     )
-    ran.stdout.fnmatch_lines(["*1 passed*", "left: []"])
+    ran.stdout.fnmatch_lines(["*1 passed*", "as before: True True"])
