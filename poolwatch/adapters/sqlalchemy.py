@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from sys import _getframe as frame_at
 from time import monotonic
-from types import FrameType
 from typing import Any
 from weakref import finalize, ref
 
@@ -28,6 +27,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
+from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
@@ -206,7 +206,7 @@ class PoolHooks:
                     path, task = self._async_caller(frame_at(1))
                 else:
                     walk = capture if watched else capture_alone
-                    path, task = walk(_nearest()), None
+                    path, task = walk(entry()), None
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
                 key = id(wait)
                 scarce = holder.out or len(holds) >= capacity
@@ -430,24 +430,6 @@ class PoolHooks:
                 overflow=max(0, pool.overflow()),
             )
         return Gauges()
-
-
-_ENGINE_CONNECT = getattr(Engine.connect, "__code__", None)
-_TO_ENGINE = 4
-"""Frames up to there: its connection's, and the one that asks the pool."""
-
-
-def _nearest() -> FrameType:
-    """The frame that a stack begins with, called by what asks for it.
-
-    It is that of Engine.connect if it is where it always is: CPython makes an object of
-    each frame that is looked at, and the two below tell nothing.
-    """
-    try:
-        frame = frame_at(_TO_ENGINE)
-    except ValueError:  # so deep is no stack
-        return frame_at(2)
-    return frame if frame.f_code is _ENGINE_CONNECT else frame_at(2)
 
 
 def _capacity(pool: Pool) -> int:
