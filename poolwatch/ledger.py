@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.waitrate import WaitRate
 
-BATCH = 64
-"""Ended holds of a call site that may queue up before they are folded."""
+_UNSEEN = 4096
+"""Ended holds that may queue up while nobody can look."""
 MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
 _PATIENCE_S = 0.05
@@ -117,7 +117,7 @@ class PoolBook:
         self._failed = array("d")
         self._folding = threading.Lock()
         self._by_path: dict[Path, Tally] = {}
-        self._unsorted = Tally()
+        self._unsorted = Tally(batch=_UNSEEN)
         """Holds that ended while nobody could look."""
         self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
         self._failed_waits = Histogram()
@@ -155,7 +155,7 @@ class PoolBook:
         if collected:
             tally.collected += 1
             self._leaked(hold, tally)
-        if len(tally.held) >= BATCH:
+        if len(tally.held) >= tally.batch:
             self._fold(tally)
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
@@ -223,7 +223,7 @@ class PoolBook:
             self._by_path,
         ):
             table.clear()
-        self._unsorted = Tally()
+        self._unsorted = Tally(batch=_UNSEEN)
         self._by_site = {None: self._unsorted}
         self.departed.clear()
         del self._created[:], self._failed[:]

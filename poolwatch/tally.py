@@ -10,11 +10,15 @@ from poolwatch.histogram import Histogram
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
 
+_BATCH = 64
+"""Ended holds of a call site that may queue up."""
+
 
 class Tally:
     """What one call site has done to one pool."""
 
     __slots__ = (
+        "batch",
         "caused",
         "collected",
         "folds",
@@ -29,7 +33,9 @@ class Tally:
         "waited",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int = _BATCH) -> None:
+        self.batch = batch
+        """Ended holds that may queue up before they are folded."""
         self.held = array("d")
         """Seconds of ended holds that are not folded yet, and beside them ..."""
         self.waited = array("d")

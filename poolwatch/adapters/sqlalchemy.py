@@ -231,10 +231,12 @@ class PoolHooks:
                 if shared:
                     take_shared(wait, proxy)
                 else:
-                    record = id(proxy._connection_record)
-                    wait.connection = connections.get(record) or self._meet(proxy)
-                    wait.proxy = watch(proxy)
-                    holds[record] = wait
+                    record = proxy._connection_record
+                    at = id(record)
+                    wait.connection = connections.get(at) or self._meet(proxy)
+                    # the pool has such a reference already
+                    wait.proxy = record.fairy_ref or watch(proxy)
+                    holds[at] = wait
                     holder.out += 1
                 tell = observers.taken
                 if tell is not None:
