@@ -217,7 +217,8 @@ class CallSites:
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Node] = []
-        self._bottoms: dict[int, CodeType] = {}
+        self.bottoms: dict[int, CodeType] = {}
+        """By id: code that no walk goes beyond. Only added to."""
         self.watched = True
         """Somebody may come and look. If not, paths are in no tree: each is walked and
         forgotten with its hold, which is less work where few lines are run twice, as
@@ -226,7 +227,7 @@ class CallSites:
     def end_at(self, function: FunctionType) -> None:
         """Let no walk go beyond a frame of this function: a test runner's, say."""
         code = function.__code__
-        self._bottoms[id(code)] = code
+        self.bottoms[id(code)] = code
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -288,7 +289,7 @@ class CallSites:
         # Asks of a frame what is at hand. To read its module's name, in a dictionary
         # that nobody has looked at for a while, takes as long as all the rest.
         path = LonePath()
-        add, bottoms = path.append, self._bottoms
+        add, bottoms = path.append, self.bottoms
         try:
             for _ in range(DEEPEST):
                 code = frame.f_code  # type: ignore[union-attr]
@@ -336,7 +337,7 @@ class CallSites:
     def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], bool]:
         """What is left of a stack, and whether it was cut short, to whole chunks."""
         frames: list[FrameType] = []
-        bottoms, cut = self._bottoms, False
+        bottoms, cut = self.bottoms, False
         while frame is not None and len(frames) < most:
             frames.append(frame)
             if id(frame.f_code) in bottoms and not cut:

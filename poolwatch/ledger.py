@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
-from poolwatch.nestings import Nestings
 from poolwatch.observers import Observers
 from poolwatch.tally import Tally
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.makings import Makings
     from poolwatch.model import Outside, PoolStats, SiteStats
+    from poolwatch.nestings import Nestings
     from poolwatch.waitrate import WaitRate
 
 _UNSEEN = 4096
@@ -108,7 +108,6 @@ class PoolBook:
         self.blamed: dict[int, list[Path]] = {}
         """By wait: the paths of those who held a connection when it began."""
         self.switched_off: Callable[[], bool] = lambda: False
-        self.nestings = Nestings()
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
         """When connections were closed of late, and what was known of them."""
         self.leaked = 0
@@ -121,6 +120,13 @@ class PoolBook:
         """Holds that ended while nobody could look."""
         self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
         self._failed_waits = Histogram()
+
+    @cached_property
+    def nestings(self) -> Nestings:
+        """Second requests of one who held a connection already."""
+        from poolwatch.nestings import Nestings  # few have any, or whoever looks
+
+        return Nestings()
 
     @cached_property
     def _wait_rate(self) -> WaitRate:
@@ -138,14 +144,15 @@ class PoolBook:
             observers.ended(self, hold, now, collected)
         if collected and observers.lost is not None:
             observers.lost(self, hold, now)
-        if hold.account is not None:
-            hold.account.out.pop(hold, None)
+        account = hold.account
+        if account is not None:
+            account.out.pop(hold, None)
         if self.watched or collected:
             tally = self._by_path.get(hold.path) or self._tally(hold.path)
         else:  # nobody will ask which call site it was
             tally = self._unsorted
-        taken = hold.taken
-        tally.held.append(now - taken)
+        taken, held = hold.taken, tally.held
+        held.append(now - taken)
         tally.waited.append(taken - hold.asked)
         usage = hold.usage
         if usage is not None and usage.timed:
@@ -155,7 +162,7 @@ class PoolBook:
         if collected:
             tally.collected += 1
             self._leaked(hold, tally)
-        if len(tally.held) >= tally.batch:
+        if len(held) >= tally.batch:
             self._fold(tally)
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
@@ -231,8 +238,8 @@ class PoolBook:
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
         self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
-        self.nestings = Nestings()
         self.begun = time.monotonic()
+        self.__dict__.pop("nestings", None)
         self.__dict__.pop("_wait_rate", None)
 
     def _fold(self, *tallies: Tally) -> None:

@@ -5,8 +5,10 @@ By itself, because it is only for type checkers: a Protocol takes a while to mak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
 
@@ -39,4 +41,27 @@ class Library(Protocol):
 
     def forget_parent(self) -> None:
         """In a forked child."""
+        ...
+
+
+class Hooks(Protocol):
+    """What is attached to one pool."""
+
+    book: PoolBook
+    on_gone: Callable[[str], None]
+    """To be called with the id of the book once the pool was collected."""
+
+    @property
+    def pool(self) -> Any:
+        """The pool that is hooked; None once it is gone. ``book.gauges`` must be a
+        bound method of these hooks: that is how they are found again.
+        """
+        ...
+
+    def has(self, pool: Any) -> bool:
+        """Whether these hooks are on ``pool``."""
+        ...
+
+    def remove(self) -> None:
+        """Take everything off again. What is in flight passes through."""
         ...

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from sys import _getframe as frame_at
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from poolwatch.adapters.context import AdapterContext
@@ -18,31 +18,11 @@ from poolwatch.guard import Guard, log
 from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
+if TYPE_CHECKING:
+    from poolwatch.adapters.library import Hooks
+
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
-
-
-class Hooks(Protocol):
-    """What is attached to one pool."""
-
-    book: PoolBook
-    on_gone: Callable[[str], None]
-    """To be called with the id of the book once the pool was collected."""
-
-    @property
-    def pool(self) -> Any:
-        """The pool that is hooked; None once it is gone. ``book.gauges`` must be a
-        bound method of these hooks: that is how they are found again.
-        """
-        ...
-
-    def has(self, pool: Any) -> bool:
-        """Whether these hooks are on ``pool``."""
-        ...
-
-    def remove(self) -> None:
-        """Take everything off again. What is in flight passes through."""
-        ...
 
 
 class LibraryPools(ABC):

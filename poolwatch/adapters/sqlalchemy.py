@@ -27,7 +27,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
-from poolwatch.adapters.sqlalchemy_entry import entry
+from poolwatch.adapters.sqlalchemy_entry import entry, walker
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
@@ -37,6 +37,8 @@ from poolwatch.guard import Guard
 from poolwatch.holders import TaskRef
 from poolwatch.labels import ambience
 from poolwatch.ledger import PoolBook
+
+_ambience = ambience.get
 
 
 class PoolHooks:
@@ -190,10 +192,8 @@ class PoolHooks:
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
-        capture_alone = self._sites.capture_alone
-        get_ambience = ambience.get
+        walk = walker(self._sites)
         shared, is_async = self._shared, self._async
-        take_shared, notable = self._take_shared, self._notable
         capacity = sys.maxsize if shared else _capacity(pool)
 
         def connect() -> Any:  # noqa: C901, PLR0912 - every call would cost
@@ -205,22 +205,21 @@ class PoolHooks:
                 if is_async or running_loop() is not None:
                     path, task = self._async_caller(frame_at(1))
                 else:
-                    walk = capture if watched else capture_alone
-                    path, task = walk(entry()), None
-                wait = Checkout(path, holder, get_ambience(), task, monotonic())
-                key = id(wait)
+                    path, task = capture(entry()) if watched else walk(), None
+                wait = Checkout(path, holder, _ambience(), task, monotonic())
                 scarce = holder.out or len(holds) >= capacity
-                if watched or scarce:
+                key = id(wait) if watched or scarce else 0
+                if key:
                     waits[key] = wait
                 if scarce:
-                    notable(wait, capacity)
+                    self._notable(wait, capacity)
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 guard.failed(error)
                 return original(pool)
             try:
                 proxy = original(pool)
             except BaseException as error:
-                if key in waits:  # no call: the stack may be full
+                if key and key in waits:  # no call: the stack may be full
                     del waits[key]
                 self._gave_up(wait, error)
                 raise
@@ -229,7 +228,7 @@ class PoolHooks:
                 if blamed:
                     book.waited(wait, now)
                 if shared:
-                    take_shared(wait, proxy)
+                    self._take_shared(wait, proxy)
                 else:
                     record = proxy._connection_record
                     at = id(record)
@@ -241,10 +240,10 @@ class PoolHooks:
                 tell = observers.taken
                 if tell is not None:
                     tell(book, wait)
-                if key in waits:
+                if key and key in waits:
                     del waits[key]
             except BaseException as error:  # noqa: BLE001 - raised again there
-                if key in waits:
+                if key and key in waits:
                     del waits[key]
                 self._failed_after_connect(error)
             return proxy

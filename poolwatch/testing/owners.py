@@ -131,19 +131,22 @@ class Owners:
             self.unjudged.setdefault(book.name, book.kind)
             return
         # owner(), written out where it is simple
-        simple = get_ident() == self._main and running_loop() is None
-        owner = self.owner() if self.rising or not simple else self.current
+        if hold.holder.ident == self._main and not self.rising and not running_loop():
+            owner = self.current
+        else:
+            owner = self.owner()
         if owner is None or hold.ambience.long_hold:
             return
         hold.account = owner
-        owner.out[hold] = book
+        out = owner.out
+        out[hold] = book
         if owner.over:
             self.again[id(owner)] = owner
-        count = len(owner.out)
+        count = len(out)
         if count > owner.peak:
             owner.peak = count
             if owner.keeps_peak:
-                owner.at_peak = [each.path.frames() for each in list(owner.out)]
+                owner.at_peak = [each.path.frames() for each in list(out)]
 
     def lost(self, book: PoolBook, hold: Checkout, now: float) -> None:
         """Note a hold that nobody returned, unless that has been judged."""

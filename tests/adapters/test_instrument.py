@@ -431,7 +431,7 @@ def test_many_rounds_leave_nothing_to_collect(instrument, sqlite):
 
 # -- a hook that fails ---------------------------------------------------------------
 
-HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "watch"]
+HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "taken"]
 
 
 @pytest.mark.parametrize("where", HOOKS)
@@ -445,8 +445,10 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     def broken(*_, **__):
         raise ZeroDivisionError("injected")
 
-    if where in ("Checkout", "watch"):
+    if where == "Checkout":
         monkeypatch.setattr(adapter, where, broken)
+    elif where == "taken":
+        monkeypatch.setattr(agent.ledger.observers, where, broken)
     elif where == "Usage":
         monkeypatch.setattr(sqlalchemy_statements, where, broken)
     elif where == "capture":
