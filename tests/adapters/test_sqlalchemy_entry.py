@@ -1,0 +1,122 @@
+"""A stack begins where the application went into SQLAlchemy, watched or not."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from poolwatch.agent import agent
+from poolwatch.callsites import DEEPEST
+
+
+class Base(DeclarativeBase):
+    """Of the models here."""
+
+
+class Item(Base):
+    __tablename__ = "items"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.fixture(params=["watched", "unwatched"])
+def engine(request, instrument, sqlite):
+    """An instrumented engine, in a process that viewers may look at or may not."""
+    engine = sqlite()
+    Base.metadata.create_all(engine)
+    watch = instrument(engine)
+    if request.param == "unwatched":
+        agent.reachable = False
+        next(iter(agent.ledger.books.values())).watched = False
+    engine.watch = watch
+    yield engine
+    agent.reachable = True
+
+
+def functions(engine):
+    """Of the one open hold: what its stack goes through, the innermost first."""
+    [book] = agent.ledger.books.values()
+    [hold] = book.open_holds()
+    return [frame.function for frame in hold.path.frames()]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_of_an_engine(engine, times):
+    """The two ways to ask it: nothing of SQLAlchemy's own stands before the caller."""
+    for _ in range(times):
+        with engine.connect():
+            assert functions(engine)[0] == "test_of_an_engine"
+        with engine.begin():
+            assert functions(engine)[0] == "begin"
+            assert "test_of_an_engine" in functions(engine)
+
+
+@pytest.mark.parametrize(
+    ("begin", "use"),
+    [
+        ("flush", lambda s: (s.add(Item(id=1)), s.flush())),
+        ("execute", lambda s: s.execute(text("select 1"))),
+        ("scalars", lambda s: s.scalars(select(Item)).all()),
+        ("connection", lambda s: s.connection()),
+    ],
+)
+def test_of_a_session(engine, begin, use):
+    """It begins with the method that was called, the first time and later ones."""
+    for _ in range(3):
+        with Session(engine) as session:
+            use(session)
+            stack = functions(engine)
+            assert stack[0] == begin
+            assert stack[1] == "<lambda>"
+            assert stack[2] == "test_of_a_session"
+            session.rollback()
+
+
+def test_a_flush_that_nobody_asked_for(engine):
+    """What has set off an autoflush is told, too."""
+    with Session(engine) as session:
+        session.add(Item(id=1))
+        session.scalars(select(Item)).all()
+        stack = functions(engine)
+        assert stack[0] == "flush"
+        at = stack.index("scalars")
+        assert stack[at + 1] == "test_a_flush_that_nobody_asked_for"
+
+
+def test_more_ways_than_are_remembered(engine, monkeypatch):
+    """Then a stack is longer than it need be, and as true."""
+    from poolwatch.adapters import sqlalchemy_entry
+
+    monkeypatch.setattr(sqlalchemy_entry, "_ways", [])
+    monkeypatch.setattr(sqlalchemy_entry, "_MOST_WAYS", 0)
+    with Session(engine) as session:
+        session.add(Item(id=1))
+        session.flush()
+        stack = functions(engine)
+    assert stack[0] == "_connection_for_bind"
+    assert "test_more_ways_than_are_remembered" in stack
+
+
+def test_a_pool_that_is_asked_directly(engine):
+    """Then whoever asks it is the first."""
+    lent = engine.pool.connect()
+    assert functions(engine)[0] == "test_a_pool_that_is_asked_directly"
+    lent.close()
+    lent = engine.raw_connection()
+    assert functions(engine)[:2] == [
+        "raw_connection",
+        "test_a_pool_that_is_asked_directly",
+    ]
+    lent.close()
+
+
+def test_a_deep_stack(engine):
+    """It is kept as far as any is."""
+
+    def deeper(levels):
+        return engine.connect() if not levels else deeper(levels - 1)
+
+    with deeper(200):
+        stack = functions(engine)
+    assert len(stack) == DEEPEST
+    assert set(stack) == {"deeper"}
