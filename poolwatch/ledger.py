@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
+from poolwatch.nestings import Nestings
 from poolwatch.observers import Observers
 from poolwatch.tally import Tally
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.makings import Makings
     from poolwatch.model import Outside, PoolStats, SiteStats
-    from poolwatch.nestings import Nestings
     from poolwatch.waitrate import WaitRate
 
 _UNSEEN = 4096
@@ -108,6 +108,7 @@ class PoolBook:
         self.blamed: dict[int, list[Path]] = {}
         """By wait: the paths of those who held a connection when it began."""
         self.switched_off: Callable[[], bool] = lambda: False
+        self.nestings = Nestings()
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
         """When connections were closed of late, and what was known of them."""
         self.leaked = 0
@@ -120,13 +121,6 @@ class PoolBook:
         """Holds that ended while nobody could look."""
         self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
         self._failed_waits = Histogram()
-
-    @cached_property
-    def nestings(self) -> Nestings:
-        """Second requests of one who held a connection already."""
-        from poolwatch.nestings import Nestings  # few have any, or whoever looks
-
-        return Nestings()
 
     @cached_property
     def _wait_rate(self) -> WaitRate:
@@ -238,8 +232,8 @@ class PoolBook:
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
         self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
+        self.nestings = Nestings()
         self.begun = time.monotonic()
-        self.__dict__.pop("nestings", None)
         self.__dict__.pop("_wait_rate", None)
 
     def _fold(self, *tallies: Tally) -> None:

@@ -1,8 +1,8 @@
 """Where the application went into SQLAlchemy to get a connection: there a stack begins.
 
-What lies between that and the pool tells nothing: five frames up to ``Engine.connect``,
-nineteen more in a flush. CPython makes an object of each frame that is looked at, so it
-costs as much as all that is worth telling.
+What lies between that and the pool tells nothing: three frames from ``Engine.connect``
+on, seventeen more in a flush. CPython makes an object of each frame that is looked at:
+that costs as much as all that is worth telling.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def _method_of_session(frame: FrameType | None) -> FrameType | None:
         if frame is None:
             break
         if id(frame.f_code) in codes:
-            _ways.append((depth, frame.f_code))
+            way = depth, frame.f_code
+            if way not in _ways:  # another thread may have been here
+                _ways.append(way)
             return frame
         frame = frame.f_back
     return None

@@ -131,10 +131,8 @@ class Owners:
             self.unjudged.setdefault(book.name, book.kind)
             return
         # owner(), written out where it is simple
-        if hold.holder.ident == self._main and not self.rising and not running_loop():
-            owner = self.current
-        else:
-            owner = self.owner()
+        simple = hold.holder.ident == self._main and running_loop() is None
+        owner = self.owner() if self.rising or not simple else self.current
         if owner is None or hold.ambience.long_hold:
             return
         hold.account = owner

@@ -24,11 +24,10 @@ def engine(request, instrument, sqlite):
     """An instrumented engine, in a process that viewers may look at or may not."""
     engine = sqlite()
     Base.metadata.create_all(engine)
-    watch = instrument(engine)
+    instrument(engine)
     if request.param == "unwatched":
         agent.reachable = False
         next(iter(agent.ledger.books.values())).watched = False
-    engine.watch = watch
     yield engine
     agent.reachable = True
 
