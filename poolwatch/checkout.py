@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
         out: dict[Checkout, PoolBook]
         """Those that are open: each is taken off when it ends."""
+        peak: int
+        """The most that it has had at once."""
+        keeps_peak: bool
+        """It must see the holds it has at its peak."""
+        over: bool
+        """It takes one more after it was thought to have ended."""
 
 
 LIMIT = 8192

@@ -25,7 +25,7 @@ from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
 from poolwatch.nestings import Nestings
 from poolwatch.observers import Observers
-from poolwatch.tally import Tally
+from poolwatch.tally import BATCH, Tally
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.waitrate import WaitRate
 
-_UNSEEN = 4096
-"""Ended holds that may queue up while nobody can look."""
+MOST_UNSEEN = 2048
+"""Times that may queue up while nobody can look."""
 MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
 _PATIENCE_S = 0.05
@@ -117,8 +117,11 @@ class PoolBook:
         self._failed = array("d")
         self._folding = threading.Lock()
         self._by_path: dict[Path, Tally] = {}
-        self._unsorted = Tally(batch=_UNSEEN)
-        """Holds that ended while nobody could look."""
+        self.unseen: list[float] = []
+        """Seconds held and seconds waited before, by turns, of holds that ended while
+        nobody could look: nobody will ask at which call site. Both are appended at
+        once, to be folded later on."""
+        self._unsorted = Tally()
         self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
         self._failed_waits = Histogram()
 
@@ -141,10 +144,10 @@ class PoolBook:
         account = hold.account
         if account is not None:
             account.out.pop(hold, None)
-        if self.watched or collected:
-            tally = self._by_path.get(hold.path) or self._tally(hold.path)
-        else:  # nobody will ask which call site it was
-            tally = self._unsorted
+        if not self.watched and not collected:
+            self._note_unseen(hold, now)
+            return
+        tally = self._by_path.get(hold.path) or self._tally(hold.path)
         taken, held = hold.taken, tally.held
         held.append(now - taken)
         tally.waited.append(taken - hold.asked)
@@ -156,8 +159,14 @@ class PoolBook:
         if collected:
             tally.collected += 1
             self._leaked(hold, tally)
-        if len(held) >= tally.batch:
+        if len(held) >= BATCH:
             self._fold(tally)
+
+    def _note_unseen(self, hold: Checkout, now: float) -> None:
+        unseen = self.unseen
+        unseen += (now - hold.taken, hold.taken - hold.asked)
+        if len(unseen) >= MOST_UNSEEN:
+            self.fold_unseen()
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
         """Close the books of a hold that is keyed by its proxy, wherever it stands."""
@@ -165,14 +174,14 @@ class PoolBook:
             if self.holds.get(key) is hold and self.holds.pop(key, None) is hold:
                 self.end(hold, now, collected)
 
-    def timed_out(self, wait: Checkout, now: float) -> None:
-        """Count a wait that the pool itself ended."""
-        self._failed.append(now - wait.asked)
+    def timed_out(self, waited: float) -> None:
+        """Count a wait that the pool itself ended, after so many seconds."""
+        self._failed.append(waited)
         self.timeouts += 1
 
-    def given_up(self, wait: Checkout, now: float) -> None:
+    def given_up(self, waited: float) -> None:
         """Count a wait that the application ended: a cancelled task, an interrupt."""
-        self._failed.append(now - wait.asked)
+        self._failed.append(waited)
         self.gave_up += 1
 
     def wanted_more(self, wait: Checkout) -> None:
@@ -224,10 +233,10 @@ class PoolBook:
             self._by_path,
         ):
             table.clear()
-        self._unsorted = Tally(batch=_UNSEEN)
+        self._unsorted = Tally()
         self._by_site = {None: self._unsorted}
         self.departed.clear()
-        del self._created[:], self._failed[:]
+        del self._created[:], self._failed[:], self.unseen[:]
         self._folding = threading.Lock()  # a thread of the parent may have held it
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
@@ -235,6 +244,10 @@ class PoolBook:
         self.nestings = Nestings()
         self.begun = time.monotonic()
         self.__dict__.pop("_wait_rate", None)
+
+    def fold_unseen(self) -> None:
+        """Fold what ended while nobody could look."""
+        self._fold(self._unsorted)
 
     def _fold(self, *tallies: Tally) -> None:
         """Fold tallies, or leave it to others if they are at it."""
@@ -257,6 +270,10 @@ class PoolBook:
                 self._folding.release()
 
     def _fold_now(self, tallies: Iterable[Tally]) -> None:
+        pairs = self.unseen[:]
+        del self.unseen[: len(pairs)]
+        self._unsorted.held.extend(pairs[::2])
+        self._unsorted.waited.extend(pairs[1::2])
         for tally in tallies:
             tally.fold()
         for histogram, samples in (
@@ -301,6 +318,7 @@ class PoolBook:
         """Note what has been waited so far: see WaitRate."""
         tallies = list(self._by_site.values())
         ended = sum(each.wait.total + sum(each.waited) for each in tallies)
+        ended += sum(self.unseen[1::2])
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
 

@@ -13,12 +13,31 @@ hooks of that pool are switched off.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from poolwatch.checkout import Checkout
+    from typing import Protocol
+
+    from poolwatch.checkout import Account, Checkout
     from poolwatch.ledger import PoolBook
+
+    class Naming(Protocol):
+        """An observer that says beforehand who answers for what one thread takes.
+
+        A hold that is taken in no event loop, and not as a long one, may then be noted
+        by the adapter, without a call of ``taken``.
+        """
+
+        thread: int
+        """Its ident."""
+        current: Account | None
+        """Who it is."""
+        rising: Sequence[object]
+        """As long as there are any, only ``taken`` knows."""
+
+        def taken(self, book: PoolBook, hold: Checkout) -> None:
+            """See above."""
 
     Taken = Callable[[PoolBook, Checkout], None]
     Ended = Callable[[PoolBook, Checkout, float, bool], None]
@@ -32,6 +51,8 @@ class Observers:
     """Tells all that want to know it; None if nobody does."""
     ended: Ended | None = None
     lost: Lost | None = None
+    naming: Naming | None = None
+    """The only observer that there is, if it is such a one."""
 
     def __init__(self) -> None:
         self._all: tuple[object, ...] = ()
@@ -52,6 +73,8 @@ class Observers:
         self._all = observers
         names = "taken", "ended", "lost"
         self.taken, self.ended, self.lost = map(self._as_one, names)
+        only = observers[0] if len(observers) == 1 else None
+        self.naming = only if hasattr(only, "rising") else None  # type: ignore[assignment]
 
     def _as_one(self, name: str) -> Callable[..., None] | None:
         calls = [getattr(each, name) for each in self._all if hasattr(each, name)]

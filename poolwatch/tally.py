@@ -10,7 +10,7 @@ from poolwatch.histogram import Histogram
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
 
-_BATCH = 64
+BATCH = 64
 """Ended holds of a call site that may queue up."""
 
 
@@ -18,7 +18,6 @@ class Tally:
     """What one call site has done to one pool."""
 
     __slots__ = (
-        "batch",
         "caused",
         "collected",
         "folds",
@@ -33,9 +32,7 @@ class Tally:
         "waited",
     )
 
-    def __init__(self, batch: int = _BATCH) -> None:
-        self.batch = batch
-        """Ended holds that may queue up before they are folded."""
+    def __init__(self) -> None:
         self.held = array("d")
         """Seconds of ended holds that are not folded yet, and beside them ..."""
         self.waited = array("d")

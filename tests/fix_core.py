@@ -13,7 +13,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
 import poolwatch
-from poolwatch.agent import agent
+from poolwatch.agent import agent, watch_quietly
+from poolwatch.ledger import PoolBook
+from poolwatch.testing.owners import Owners
 
 
 class Driver:
@@ -32,6 +34,14 @@ class Driver:
 def null_pool_of(kind: type = QueuePool, **settings: Any) -> Any:
     """A pool without an engine, on a driver that does nothing."""
     return kind(Driver, **settings)
+
+
+def book_of(target: Any) -> PoolBook:
+    """The books of an instrumented pool."""
+    assert agent.pools is not None
+    pool_id = agent.pools.id_of(target)
+    assert pool_id is not None, f"{target} is not instrumented"
+    return agent.ledger.books[pool_id]
 
 
 class Look:
@@ -78,6 +88,21 @@ def instrument(socket_dir: Path) -> Iterator[Callable[..., poolwatch.Watch]]:
     yield poolwatch.instrument
     poolwatch.uninstrument()
     assert agent.ledger.books == {}
+
+
+@pytest.fixture
+def owners(socket_dir: Path) -> Iterator[Owners]:
+    """All pools are watched as in a run of tests: nobody can look from outside. Those
+    who answer for what is taken; it is for the test to say who that is.
+    """
+    poolwatch.uninstrument()
+    observer = Owners()
+    agent.ledger.observers.append(observer)
+    watch_quietly()
+    yield observer
+    agent.ledger.observers.remove(observer)
+    poolwatch.uninstrument()
+    agent.reachable = True
 
 
 @pytest.fixture

@@ -83,12 +83,13 @@ class DriverHooks:
     def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
         """The pool gave no connection: its own timeout, or the application's end."""
         try:
-            self.book.waited(wait, monotonic())
+            now = monotonic()
+            self.book.waited(wait, now)
             if timed_out:
-                self.book.timed_out(wait, monotonic())
+                self.book.timed_out(now - wait.asked)
                 error.add_note(self._explain(self.book.id))
             elif not isinstance(error, Exception):
-                self.book.given_up(wait, monotonic())
+                self.book.given_up(now - wait.asked)
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 

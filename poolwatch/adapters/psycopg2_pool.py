@@ -184,7 +184,7 @@ class Psycopg2Hooks(DriverHooks):
 
     # -- methods of the pool -----------------------------------------------------------
 
-    def _getconn(self, original: Method) -> Method:  # noqa: C901 - written out
+    def _getconn(self, original: Method) -> Method:  # noqa: C901, PLR0915 - written out
         """The hot path: everything it needs is a local of this closure."""
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
@@ -195,15 +195,19 @@ class Psycopg2Hooks(DriverHooks):
         notable, again = self.notable, self._again
         capacity = self.pool.maxconn
 
-        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - every call would cost
+        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - every call would cost
             if guard.tripped:
                 return original(pool, *args, **kwargs)
             try:
                 holder = per_thread.holder or self._meet_thread()
+                try:
+                    frame = frame_at(2)
+                except ValueError:  # a greenlet that runs nothing but getconn()
+                    frame = None
                 if running_loop() is not None:
-                    path, task = self.caller(frame_at(2))
+                    path, task = self.caller(frame)
                 else:
-                    path, task = capture(frame_at(2)), None
+                    path, task = capture(frame), None
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
                 number = id(wait)
                 waits[number] = wait

@@ -188,9 +188,9 @@ class PsycopgHooks(DriverHooks):
         book.waits.pop(id(wait), None)
         book.waited(wait, now)
         if isinstance(error, _TIMEOUTS):
-            book.timed_out(wait, now)
+            book.timed_out(now - wait.asked)
         elif not isinstance(error, Exception):
-            book.given_up(wait, now)
+            book.given_up(now - wait.asked)
 
     def _explain_to(self, error: BaseException) -> None:
         error.add_note(self._explain(self.book.id))

@@ -27,8 +27,9 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
-from poolwatch.adapters.sqlalchemy_entry import entry, walker
+from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
+from poolwatch.adapters.sqlalchemy_quiet import Quiet
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
@@ -126,7 +127,9 @@ class PoolHooks:
                 "checkin",
                 guarded(self._on_shared_checkin)
                 if self._shared
-                else self._checkin_listener(),
+                else self._checkin_listener()
+                if self.book.watched
+                else self._quiet().checkin(),
             ),
             ("invalidate", guarded(self._on_invalidate)),
             ("close", guarded(self._on_close)),
@@ -182,7 +185,10 @@ class PoolHooks:
 
         return recreate
 
-    def _connect_wrapper(self, pool: Pool) -> Callable[[], Any]:  # noqa: C901, PLR0915 - written out
+    def _quiet(self) -> Quiet:
+        return Quiet(self.book, self.guard, self._per_thread, self._sites)
+
+    def _connect_wrapper(self, pool: Pool) -> Callable[..., Any]:  # noqa: C901, PLR0915 - written out
         """The hot path: everything it needs is a local of this closure.
 
         It keeps its pool alive, as the bound method does in whose place it stands.
@@ -192,20 +198,19 @@ class PoolHooks:
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
-        walk = walker(self._sites)
         shared, is_async = self._shared, self._async
         capacity = sys.maxsize if shared else _capacity(pool)
 
-        def connect() -> Any:  # noqa: C901, PLR0912 - every call would cost
+        def connect(above: int = 1) -> Any:  # noqa: C901, PLR0912 - every call would cost
             if guard.tripped:
                 return original(pool)
             try:
                 holder = per_thread.holder or self._meet_thread()
                 watched = book.watched
                 if is_async or running_loop() is not None:
-                    path, task = self._async_caller(frame_at(1))
+                    path, task = self._async_caller(frame_at(above - 1).f_back)
                 else:
-                    path, task = capture(entry()) if watched else walk(), None
+                    path, task = capture(entry(above)), None
                 wait = Checkout(path, holder, _ambience(), task, monotonic())
                 scarce = holder.out or len(holds) >= capacity
                 key = id(wait) if watched or scarce else 0
@@ -221,7 +226,7 @@ class PoolHooks:
             except BaseException as error:
                 if key and key in waits:  # no call: the stack may be full
                     del waits[key]
-                self._gave_up(wait, error)
+                self._gave_up(wait.asked, error, wait)
                 raise
             try:
                 now = wait.taken = monotonic()
@@ -248,7 +253,17 @@ class PoolHooks:
                 self._failed_after_connect(error)
             return proxy
 
-        return connect
+        if shared or is_async or book.watched:
+            return connect
+        return self._quiet().connect(
+            pool,
+            capacity,
+            original=original,
+            general=connect,
+            meet=self._meet,
+            gave_up=self._gave_up,
+            failed=self._failed_after_connect,
+        )
 
     def _async_caller(self, frame: Any) -> tuple[Path, TaskRef | None]:
         loop = running_loop()
@@ -269,14 +284,18 @@ class PoolHooks:
             book.wanted_more(wait)
             self._look_soon(book.id)
 
-    def _gave_up(self, wait: Checkout, error: BaseException) -> None:
+    def _gave_up(
+        self, asked: float, error: BaseException, wait: Checkout | None = None
+    ) -> None:
         try:
-            self.book.waited(wait, monotonic())
+            now = monotonic()
+            if wait is not None:
+                self.book.waited(wait, now)
             if isinstance(error, PoolTimeoutError):
-                self.book.timed_out(wait, monotonic())
+                self.book.timed_out(now - asked)
                 error.add_note(self._explain(self.book.id))
             elif not isinstance(error, Exception):
-                self.book.given_up(wait, monotonic())
+                self.book.given_up(now - asked)
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 

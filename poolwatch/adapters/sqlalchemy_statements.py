@@ -76,9 +76,14 @@ class StatementHooks:
                 setattr(dialect, name, around)
         self._ours.clear()
 
-    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
-        """Around a method that takes parameters. This runs at every statement: what it
-        needs is a local of this closure, and no call is made that can be spared.
+    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Around a method that takes parameters."""
+        noting = self._noting(original)
+        return noting if self._sites.watched else self._quiet(original, noting)
+
+    def _noting(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
+        """What is there to be seen. This runs at every statement: what it needs is a
+        local of this closure, and no call is made that can be spared.
         """
         guard, shared, holds = self._guard, self._book.shared, self._book.holds
         sites, across_greenlets = self._sites, self._across_greenlets
@@ -87,15 +92,6 @@ class StatementHooks:
         def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:
-            if not sites.watched:  # nobody can look: the text will do
-                try:
-                    proxy = context.root_connection._dbapi_connection
-                    key = proxy if shared else proxy._connection_record
-                    holds[id(key)].said = statement
-                except Exception:  # noqa: BLE001, S110 - no hold, no context: the app goes on
-                    pass
-                original(cursor, statement, parameters, context)
-                return
             usage = None
             if context is not None and not guard.tripped:
                 try:
@@ -130,6 +126,28 @@ class StatementHooks:
                 original(cursor, statement, parameters, context)
             finally:
                 usage.ended(usage.transactional)
+
+        return execute
+
+    def _quiet(
+        self, original: Callable[..., None], noting: Callable[..., None]
+    ) -> Callable[..., None]:
+        """As long as nobody can look, the text will do."""
+        sites, holds, shared = self._sites, self._book.holds, self._book.shared
+
+        def execute(
+            cursor: Any, statement: str, parameters: Any, context: Any = None
+        ) -> None:
+            if sites.watched:
+                noting(cursor, statement, parameters, context)
+                return
+            try:
+                proxy = context.root_connection._dbapi_connection
+                key = proxy if shared else proxy._connection_record
+                holds[id(key)].said = statement
+            except Exception:  # noqa: BLE001, S110 - no hold, no context: the app goes on
+                pass
+            original(cursor, statement, parameters, context)
 
         return execute
 

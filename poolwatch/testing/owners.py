@@ -111,7 +111,8 @@ class Owners:
         """Owners that were over when a thread of theirs took one more."""
         self.unjudged: dict[str, str] = {}
         """Names of pools that were used and cannot be judged, and their kind."""
-        self._main = get_ident()
+        self.thread = get_ident()
+        """The main one."""
         self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
             "pool_leaks_owner", default=None
         )
@@ -131,7 +132,7 @@ class Owners:
             self.unjudged.setdefault(book.name, book.kind)
             return
         # owner(), written out where it is simple
-        simple = hold.holder.ident == self._main and running_loop() is None
+        simple = hold.holder.ident == self.thread and running_loop() is None
         owner = self.owner() if self.rising or not simple else self.current
         if owner is None or hold.ambience.long_hold:
             return
@@ -160,7 +161,7 @@ class Owners:
 
     def owner(self) -> Owner | None:
         """The owner of the code that calls."""
-        main = get_ident() == self._main
+        main = get_ident() == self.thread
         loop = running_loop()
         if loop is not None:
             task = asyncio.current_task(loop)

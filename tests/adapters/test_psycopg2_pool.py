@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 
+import greenlet
 import psycopg2.extras
 import pytest
 from fix_core import Look
@@ -161,6 +162,17 @@ def test_the_watchdog_finds_it_by_itself(pool, instrument, caplog):
         assert "leak" not in caplog.text
         watchdog.tick()
     assert "leak on pool 'orders'" in caplog.text
+
+
+def test_nothing_below(pool, instrument):
+    """A greenlet may begin with it, as that of ``gevent.spawn(pool.getconn)``."""
+    watch = instrument(pool)
+    connection = greenlet.greenlet(pool.getconn).switch()
+    [hold] = watch.holds()
+    assert hold.stack == ()
+    assert not Look().pool(watch).switched_off
+    pool.putconn(connection)
+    assert watch.holds() == ()
 
 
 @pytest.mark.parametrize("by", ["variable", "cursor", "generator", "closure", "weakly"])

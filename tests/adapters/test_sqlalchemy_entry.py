@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import greenlet
 import pytest
+from fix_core import book_of
 from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -19,23 +21,25 @@ class Item(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
-@pytest.fixture(params=["watched", "unwatched"])
-def engine(request, instrument, sqlite):
+@pytest.fixture(params=["watched", "in a run of tests", "unwatched"])
+def engine(request, sqlite):
     """An instrumented engine, in a process that viewers may look at or may not."""
+    if request.param == "watched":
+        instrument = request.getfixturevalue("instrument")
+    else:
+        owners = request.getfixturevalue("owners")
+        if request.param == "unwatched":  # by something else than our plugin
+            agent.ledger.observers.remove(owners)
     engine = sqlite()
     Base.metadata.create_all(engine)
-    instrument(engine)
-    if request.param == "unwatched":
-        agent.reachable = False
-        next(iter(agent.ledger.books.values())).watched = False
-    yield engine
-    agent.reachable = True
+    if request.param == "watched":
+        instrument(engine)
+    return engine
 
 
 def functions(engine):
     """Of the one open hold: what its stack goes through, the innermost first."""
-    [book] = agent.ledger.books.values()
-    [hold] = book.open_holds()
+    [hold] = book_of(engine).open_holds()
     return [frame.function for frame in hold.path.frames()]
 
 
@@ -106,6 +110,17 @@ def test_a_pool_that_is_asked_directly(engine):
         "raw_connection",
         "test_a_pool_that_is_asked_directly",
     ]
+    lent.close()
+
+
+@pytest.mark.parametrize("begin", ["pool", "engine"])
+def test_nothing_below(engine, begin):
+    """A greenlet may begin with it, as that of ``gevent.spawn(engine.connect)``."""
+    asked = engine.pool if begin == "pool" else engine
+    lent = greenlet.greenlet(asked.connect).switch()
+    stack = ["raw_connection", "__init__", "connect"] if begin == "engine" else []
+    assert functions(engine) == stack
+    assert not book_of(engine).switched_off()
     lent.close()
 
 

@@ -1,0 +1,208 @@
+"""A checkout and its return where nobody can look: in a run of tests.
+
+There each happens once or twice a test, with nothing of it in the processor's caches:
+it costs as much as it makes calls and looks at objects. So each of the two is one
+function, and what it needs stands side by side in one object. Only the plain case is
+here: one thread, no event loop, no connection out, one that is free. All else goes the
+general way, through :mod:`poolwatch.adapters.sqlalchemy`.
+"""
+
+from __future__ import annotations
+
+from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
+from sys import _getframe as frame_at
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from poolwatch.adapters.sqlalchemy_entry import (
+    ENGINE_CONNECT,
+    FOR_A_SESSION,
+    TO_ENGINE,
+    known_method,
+    method_of_session,
+)
+from poolwatch.callsites import DEEPEST, LonePath
+from poolwatch.checkout import Checkout
+from poolwatch.labels import ambience
+from poolwatch.ledger import MOST_UNSEEN
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from poolwatch.callsites import CallSites
+    from poolwatch.checkout import ConnectionFacts
+    from poolwatch.guard import Guard
+    from poolwatch.holders import PerThread
+    from poolwatch.ledger import PoolBook
+    from poolwatch.observers import Observers
+
+_ambience = ambience.get
+_MOST_PLACES = 2 * DEEPEST
+
+
+class Quiet:
+    """What the plain checkouts and returns of a pool look at."""
+
+    __slots__ = (
+        "book",
+        "bottoms",
+        "capacity",
+        "connections",
+        "failed",
+        "gave_up",
+        "general",
+        "guard",
+        "holds",
+        "meet",
+        "observers",
+        "original",
+        "per_thread",
+        "pool",
+        "sites",
+        "unseen",
+    )
+
+    def __init__(
+        self, book: PoolBook, guard: Guard, per_thread: PerThread, sites: CallSites
+    ) -> None:
+        self.book = book
+        self.guard = guard
+        self.per_thread = per_thread
+        self.sites = sites
+        self.bottoms = sites.bottoms
+        self.holds = book.holds
+        self.connections = book.connections
+        self.observers: Observers = book.observers
+        self.unseen = book.unseen
+
+    def connect(  # noqa: C901, PLR0915 - written out
+        self,
+        pool: Any,
+        capacity: int,
+        *,
+        original: Callable[[Any], Any],
+        general: Callable[[int], Any],
+        meet: Callable[[Any], ConnectionFacts],
+        gave_up: Callable[[float, BaseException], None],
+        failed: Callable[[BaseException], None],
+    ) -> Callable[[], Any]:
+        """Make what stands for the pool's own ``connect``, which is ``original``.
+
+        Args:
+            pool: kept alive by it, as by the bound method in whose place it stands.
+            capacity: the most connections that the pool lends at once.
+            original: the pool's own.
+            general: takes over where it is not plain; told how many frames up the one
+                is that stands for the pool's.
+            meet: learns of a connection that was opened before.
+            gave_up: is told when it was asked (``time.monotonic()``), and what the pool
+                has raised.
+            failed: is told of an exception of ours; may raise it.
+        """
+        self.pool, self.capacity = pool, capacity
+        self.original, self.general = original, general
+        self.meet, self.gave_up, self.failed = meet, gave_up, failed
+        quiet = self
+
+        def connect() -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
+            q = quiet  # one cell; each more is one more object to look at
+            book, holds, holder = q.book, q.holds, q.per_thread.holder
+            naming = q.observers.naming
+            if (
+                book.watched
+                or naming is None
+                or naming.rising
+                or holder is None
+                or holder.ident != naming.thread
+                or holder.out
+                or len(holds) >= q.capacity
+                or running_loop() is not None
+                or q.guard.tripped
+            ):
+                return q.general(2)
+            asked = monotonic()
+            try:
+                proxy = q.original(q.pool)
+            except BaseException as error:
+                q.gave_up(asked, error)
+                raise
+            try:
+                path = LonePath()
+                add = path.append
+                try:
+                    frame: FrameType = frame_at(TO_ENGINE)
+                    code = frame.f_code
+                    if code is ENGINE_CONNECT:
+                        frame = frame.f_back  # type: ignore[assignment]
+                        code = frame.f_code
+                        if code.co_name == FOR_A_SESSION:
+                            frame = known_method(1) or method_of_session(frame) or frame
+                            code = frame.f_code
+                    else:
+                        frame = frame_at(1)
+                        code = frame.f_code
+                    bottoms = q.bottoms
+                    while True:  # not counted: that would take as long as looking
+                        add(code)
+                        add(frame.f_lasti)
+                        if id(code) in bottoms:
+                            break
+                        frame = frame.f_back  # type: ignore[assignment]
+                        code = frame.f_code
+                except (AttributeError, ValueError):  # there is no further frame
+                    if not path:
+                        path = q.sites.capture_alone(frame_at(0).f_back)
+                if len(path) > _MOST_PLACES:
+                    del path[_MOST_PLACES:]
+                said = _ambience()
+                hold = Checkout(path, holder, said, None, asked)
+                record = proxy._connection_record
+                at = id(record)
+                hold.connection = q.connections.get(at) or q.meet(proxy)
+                hold.proxy = record.fairy_ref  # the pool has made it
+                hold.taken = monotonic()
+                holds[at] = hold
+                holder.out += 1
+                account = naming.current
+                if account is not None and (account.keeps_peak or account.over):
+                    naming.taken(book, hold)
+                elif account is not None and not said.long_hold:
+                    hold.account = account
+                    out = account.out
+                    out[hold] = book
+                    if len(out) > account.peak:  # noqa: PLR1730 - no call
+                        account.peak = len(out)
+            except BaseException as error:  # noqa: BLE001 - raised again there
+                q.failed(error)
+            return proxy
+
+        return connect
+
+    def checkin(self) -> Callable[[Any, Any], None]:
+        """Make the listener of the pool's ``checkin``."""
+        quiet = self
+
+        def checkin(dbapi_connection: Any, record: Any) -> None:
+            q = quiet
+            try:
+                hold = q.holds.pop(id(record), None)
+                if hold is None:
+                    return
+                book = q.book
+                collected = hold.proxy() is None
+                if collected or book.watched or q.observers.ended is not None:
+                    book.end(hold, monotonic(), collected)
+                    return
+                hold.holder.out -= 1
+                account = hold.account
+                if account is not None:
+                    account.out.pop(hold, None)
+                unseen, taken = q.unseen, hold.taken
+                unseen += (monotonic() - taken, taken - hold.asked)
+                if len(unseen) >= MOST_UNSEEN:
+                    book.fold_unseen()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                q.guard.failed(error)
+
+        return checkin

@@ -1,0 +1,354 @@
+"""Checkouts in a run of tests: those that go the short way, and those that must not."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+
+import pytest
+from fix_core import book_of
+from sqlalchemy import QueuePool, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+import poolwatch
+from poolwatch.adapters.sqlalchemy_quiet import Quiet
+from poolwatch.agent import agent
+from poolwatch.callsites import LonePath, Node
+from poolwatch.ledger import MOST_UNSEEN
+from poolwatch.testing.owners import Lengths, Owner
+
+
+class Item:
+    """Stands for a test."""
+
+    nodeid = "test_it.py::test_it"
+
+
+class Rising:
+    """Stands for a fixture of a wider scope that is being set up."""
+
+    is_up = False
+
+    def __init__(self, owner):
+        self.owner = owner
+
+
+@pytest.fixture
+def owner(owners):
+    """Whoever the main thread works for."""
+    owners.current = Owner("test", Item)
+    return owners.current
+
+
+@pytest.fixture
+def general(monkeypatch):
+    """Notes the checkouts that go the general way."""
+    seen = []
+    connect = Quiet.connect
+
+    def noting(self, *args, general, **kwargs):
+        def note(above):
+            seen.append(above)
+            return general(above + 1)
+
+        return connect(self, *args, general=note, **kwargs)
+
+    monkeypatch.setattr(Quiet, "connect", noting)
+    return seen
+
+
+@pytest.fixture
+def engine(owner, general, sqlite):
+    """One whose thread has been met."""
+    engine = sqlite(pool_size=2, max_overflow=0, pool_timeout=0.05)
+    with engine.connect():
+        pass
+    general.clear()
+    return engine
+
+
+def counted(engine):
+    """Checkouts, checkins, and the holds and waits whose times are known."""
+    pools = poolwatch.snapshot().processes[0].pools
+    [pool] = [each for each in pools if each.id == book_of(engine).id]
+    counters = pool.counters
+    return (
+        counters.checkouts,
+        counters.checkins,
+        pool.hold_s.count,
+        pool.wait_s.count,
+    )
+
+
+def test_a_plain_one(engine, owner, general):
+    """It is noted with all that a report needs, and taken off."""
+    with engine.connect() as connection:
+        connection.execute(text("select 1 as plain"))
+        [hold] = owner.out
+        assert owner.out[hold] is book_of(engine)
+        assert book_of(engine).open_holds() == [hold]
+        assert hold.account is owner
+        assert hold.path.frames()[0].function == "test_a_plain_one"
+        assert isinstance(hold.path, LonePath)
+        assert hold.statement() == "select 1 as plain"
+        assert hold.asked <= hold.taken
+        assert hold.proxy() is connection.connection
+        assert hold.connection is not None
+        assert hold.holder.ident == threading.get_ident()
+        assert hold.holder.out == 1
+    assert owner.out == {}
+    assert owner.peak == 1
+    assert hold.holder.out == 0
+    assert book_of(engine).open_holds() == []
+    assert general == []
+
+
+def test_one_more(engine, owner, general):
+    """Whoever holds one may have to wait for himself: that is noted the general way."""
+    with engine.connect():  # noqa: SIM117 - on one line it would be a loop's
+        with engine.connect():
+            assert len(owner.out) == owner.peak == 2
+    assert general == [2]
+    [nesting] = book_of(engine).nestings.seen.values()
+    with engine.connect():
+        assert len(owner.out) == 1
+    assert owner.peak == 2
+    assert general == [2]
+    assert nesting.depth == 2
+
+
+def test_all_are_counted(engine):
+    """Also when their times are folded on the way."""
+    before, more = counted(engine)[0], MOST_UNSEEN + 7
+    agent.reachable = False
+    for _ in range(more):
+        with engine.connect():
+            pass
+    assert len(book_of(engine).unseen) < MOST_UNSEEN
+    assert counted(engine) == (before + more,) * 4
+
+
+def test_out_of_connections(engine, general):
+    """The pool's own error tells who has them."""
+    lent = [engine.connect() for _ in range(2)]
+    with pytest.raises(PoolTimeoutError) as caught:
+        engine.connect()
+    assert "test_out_of_connections" in "\n".join(caught.value.__notes__)
+    assert book_of(engine).timeouts == 1
+    assert general == [2, 2]
+    for each in lent:
+        each.close()
+
+
+class Refusing(QueuePool):
+    """Says that it has none, however many it has."""
+
+    def _do_get(self):
+        if self.refuses:
+            raise self.refuses
+        return super()._do_get()
+
+    refuses = None
+
+
+@pytest.mark.parametrize(
+    ("error", "timeouts", "gave_up"),
+    [
+        (PoolTimeoutError("none"), 1, 0),
+        (KeyboardInterrupt(), 0, 1),
+        (OSError("no server"), 0, 0),
+    ],
+)
+def test_it_gets_none(owner, general, sqlite, error, timeouts, gave_up):
+    """Though there seemed to be one: the error passes, and what it was is counted."""
+    engine = sqlite(poolclass=Refusing)
+    with engine.connect():
+        pass
+    general.clear()
+    engine.pool.refuses = error
+    with pytest.raises(type(error)) as caught:
+        engine.raw_connection()
+    assert caught.value is error
+    assert (book_of(engine).timeouts, book_of(engine).gave_up) == (timeouts, gave_up)
+    assert book_of(engine).open_holds() == []
+    assert book_of(engine).waits == {}
+    assert owner.out == {}
+    assert general == []
+
+
+def test_others_have_them_all(engine, general):
+    """Whoever waits for them is seen to, though he holds none himself."""
+    lent = []
+    thread = threading.Thread(target=lambda: lent.append(engine.connect()))
+    thread.start()
+    thread.join()
+    lent.append(engine.connect())
+    assert general == [2]
+    agent.per_thread.holder.out = 0  # as if another thread had that one, too
+    with pytest.raises(PoolTimeoutError):
+        engine.connect()
+    assert general == [2, 2]
+    assert book_of(engine).most_wanted == 3
+    agent.per_thread.holder.out = 1
+    for each in lent:
+        each.close()
+
+
+def test_dropped(engine, owner):
+    """Nobody returns it: its owner is told."""
+    engine.raw_connection()
+    gc.collect()
+    [(where, hold, _)] = owner.dropped
+    assert where is book_of(engine)
+    assert hold.path.frames()[0].function == "raw_connection"
+    assert owner.out == {}
+    assert counted(engine)[1] == 2
+
+
+def test_another_thread(engine, owner, owners, general):
+    """It has an owner of its own."""
+    theirs = Owner("test", Item)
+    owners.follow()
+
+    def take():
+        for _ in range(2):  # it is a stranger only once
+            with engine.connect():
+                assert len(theirs.out) == 1
+                assert owner.out == {}
+
+    owners.current = theirs
+    thread = threading.Thread(target=take)
+    thread.start()
+    owners.current = owner
+    thread.join()
+    owners.unfollow()
+    assert general == [2, 2]
+    assert theirs.peak == 1
+    assert owner.out == {}
+
+
+def test_in_an_event_loop(engine, general):
+    """There a task has it."""
+
+    async def take():
+        with engine.connect():
+            [hold] = book_of(engine).open_holds()
+            return hold.task.name
+
+    async def main():
+        return await asyncio.create_task(take(), name="worker")
+
+    assert asyncio.run(main()) == "worker"
+    assert general == [2]
+
+
+def test_a_long_one(engine, owner, general):
+    """One that is declared is nobody's."""
+    with poolwatch.long_hold("listens"), engine.connect():
+        assert owner.out == {}
+        assert len(book_of(engine).open_holds()) == 1
+    assert book_of(engine).open_holds() == []
+    assert general == []
+
+
+def test_a_limit(engine, owners):
+    """Who wants to see the stacks at the peak does."""
+    limited = owners.current = Owner("test", Item)
+    limited.keeps_peak = True
+    with engine.connect():
+        pass
+    [stack] = limited.at_peak
+    assert stack[0].function == "test_a_limit"
+
+
+def test_a_limit_of_its_time(engine, owner, general):
+    """Whoever else observes is told, as ever."""
+    owner.keeps_peak = True
+    lengths = Lengths()
+    with engine.connect():
+        agent.ledger.observers.append(lengths)
+    assert owner.longest[1][0].function == "test_a_limit_of_its_time"
+    assert general == []
+    with engine.connect():
+        pass
+    assert general == [2]
+    agent.ledger.observers.remove(lengths)
+
+
+def test_an_owner_that_was_judged(engine, owner, owners):
+    """What it takes after that is not forgotten."""
+    owner.over = True
+    lent = engine.connect()
+    assert list(owners.again.values()) == [owner]
+    lent.close()
+
+
+def test_a_fixture_that_rises(engine, owner, owners, general):
+    """Then it is not known beforehand whose a hold will be."""
+    fixture = Owner("fixture", Item)
+    owners.rising.append(Rising(fixture))
+    with engine.connect():
+        assert len(fixture.out) == 1
+        assert owner.out == {}
+    assert general == [2]
+    owners.rising.clear()
+
+
+def test_nobody(engine, owners, general):
+    """Outside of all tests it has no owner."""
+    owners.current = None
+    with engine.connect():
+        [hold] = book_of(engine).open_holds()
+        assert hold.account is None
+    assert book_of(engine).open_holds() == []
+    assert general == []
+
+
+def test_somebody_looks(engine, general):
+    """From then on all is kept that can be seen."""
+    with engine.connect():
+        poolwatch.snapshot()
+    with engine.connect() as connection:
+        connection.execute(text("select 1"))
+        [hold] = book_of(engine).open_holds()
+        assert isinstance(hold.path, Node)
+        assert hold.usage.statement == "select 1"
+    assert general == [2]
+    assert counted(engine) == (3,) * 4
+
+
+def test_a_new_pool(engine, owner, general):
+    """After dispose() it goes on, and the old one is let go."""
+    old = engine.pool
+    engine.dispose()
+    with engine.connect():
+        assert len(owner.out) == 1
+        assert len(book_of(engine).open_holds()) == 1
+    assert engine.pool is not old
+    assert owner.out == {}
+    assert general == []
+    hooks = book_of(engine).gauges.__self__
+    del old
+    gc.collect()
+    assert [each.pool() for each in hooks._wrapped] == [engine.pool]
+
+
+def test_a_hook_that_fails(engine, owners, caplog):
+    """The application does not notice; there the hooks are off."""
+    owners.current = object()
+    with caplog.at_level(logging.ERROR, "poolwatch"):
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert connection.scalar(text("select 1")) == 1
+    assert len(caplog.records) == 1
+    assert book_of(engine).switched_off()
+    assert book_of(engine).gauges.__self__.guard.failures == 1
+
+
+def test_uninstrument(engine):
+    """Nothing of ours is left."""
+    poolwatch.uninstrument()
+    assert "connect" not in vars(engine.pool)
+    assert not engine.pool.dispatch.checkin
