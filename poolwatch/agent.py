@@ -10,10 +10,12 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from poolwatch.callsites import CallSites
 from poolwatch.collector import undisturbed
@@ -275,10 +277,19 @@ class Agent:
 
 
 agent = Agent()
+
+
+def _at_fork(method: str) -> Callable[[], None]:
+    """Calls a method of the agent, but does not keep it: what is registered for forks
+    is there to the very end of the interpreter, and so is whatever it leads to.
+    """
+    return partial(methodcaller(method), proxy(agent))
+
+
 os.register_at_fork(
-    before=agent.before_fork,
-    after_in_parent=agent.after_fork_in_parent,
-    after_in_child=agent.after_fork_in_child,
+    before=_at_fork("before_fork"),
+    after_in_parent=_at_fork("after_fork_in_parent"),
+    after_in_child=_at_fork("after_fork_in_child"),
 )
 atexit.register(agent.end)
 
