@@ -75,7 +75,7 @@ class PoolHooks:
             self.note_statements(target)
         self._listeners = self._wanted_listeners()
         for name, listener in self._listeners:
-            listen(target, name, listener, self._dispatches())
+            listen(pool.dispatch, name, listener)
 
     @property
     def pool(self) -> Pool | None:
@@ -99,9 +99,8 @@ class PoolHooks:
     def remove(self) -> None:
         """Take everything off again. What is in flight passes through."""
         self.guard.tripped = True
-        target = self._target()
         for name, listener in self._listeners:
-            unlisten(target, name, listener, self._dispatches())
+            unlisten(self._dispatches(), name, listener)
         if self._statements is not None:
             self._statements.remove()
         for wrapped in self._wrapped:

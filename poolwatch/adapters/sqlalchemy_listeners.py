@@ -1,65 +1,32 @@
-"""Add and remove event listeners while other threads are calling them.
+"""Add and remove listeners of one pool while other threads are calling them.
 
-SQLAlchemy appends to, and removes from, the very deque that its dispatch iterates over:
-a thread that is in the middle of a checkout then gets "RuntimeError: deque mutated
-during iteration". Here every change is made on a copy that takes the deque's place.
+``event.listen`` appends to, and ``event.remove`` removes from, the very deque that is
+iterated over: a thread in the middle of a checkout then gets "RuntimeError: deque
+mutated during iteration". Here a changed copy takes the deque's place. And nothing is
+entered in SQLAlchemy's registry of all listeners, which takes three times as long as
+all the rest: a suite of tests may make an engine for each test.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import event
+
+def listen(dispatch: Any, name: str, listener: Any) -> None:
+    """Have the event ``name`` of a pool, whose ``dispatch`` that is, call us, too.
+
+    Pools that are made of it by ``recreate()`` take our listeners over, as any others.
+    """
+    collection = getattr(dispatch, name).for_modify(dispatch)
+    collection.listeners = deque([*collection.listeners, listener])
 
 
-def listen(target: Any, name: str, listener: Any, dispatches: Iterable[Any]) -> None:
-    """``event.listen``; ``dispatches`` are all that may be called meanwhile."""
-    with _copy_on_write(name, dispatches):
-        event.listen(target, name, listener)
-
-
-def unlisten(target: Any, name: str, listener: Any, dispatches: Iterable[Any]) -> None:
-    """``event.remove``; also from pools that have outlived ``target`` (None then)."""
-    with _copy_on_write(name, dispatches) as collections:
-        with suppress(Exception):  # an event that is gone needs no removal
-            if target is not None:
-                event.remove(target, name, listener)
-        for collection in collections:
-            if listener in collection.listeners:
-                collection.listeners.remove(listener)
-
-
-class _Stage(deque[Any]):
-    """In the place of a collection's listeners while they change: never changes."""
-
-    def __init__(self, collection: Any) -> None:
-        super().__init__(collection.listeners)
-        self._collection = collection
-
-    def append(self, listener: Any) -> None:
-        """Put a longer copy in our place."""
-        self._collection.listeners = deque([*self, listener])
-
-    def remove(self, listener: Any) -> None:
-        """Put a shorter copy in our place."""
-        rest = [each for each in self if each is not listener]
-        self._collection.listeners = deque(rest)
-
-
-@contextmanager
-def _copy_on_write(name: str, dispatches: Iterable[Any]) -> Iterator[list[Any]]:
-    found: list[Any] = [getattr(dispatch, name, None) for dispatch in dispatches]
-    collections = [
-        each for each in found if isinstance(getattr(each, "listeners", None), deque)
-    ]
-    for collection in collections:
-        collection.listeners = _Stage(collection)
-    try:
-        yield collections
-    finally:
-        for collection in collections:
-            if isinstance(collection.listeners, _Stage):
-                collection.listeners = deque(collection.listeners)
+def unlisten(dispatches: Iterable[Any], name: str, listener: Any) -> None:
+    """Undo it, in all pools that may have it."""
+    for dispatch in dispatches:
+        collection = getattr(dispatch, name)
+        if listener in collection.listeners:
+            rest = [each for each in collection.listeners if each is not listener]
+            collection.listeners = deque(rest)
