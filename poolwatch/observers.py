@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         def taken(self, book: PoolBook, hold: Checkout) -> None:
             """See above."""
 
+        def meet_shared(self, book: PoolBook) -> None:
+            """Be told that a pool with one connection for all was used."""
+
     Taken = Callable[[PoolBook, Checkout], None]
     Ended = Callable[[PoolBook, Checkout, float, bool], None]
     Lost = Callable[[PoolBook, Checkout, float], None]

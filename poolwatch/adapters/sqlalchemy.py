@@ -15,6 +15,7 @@ from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from sys import _getframe as frame_at
 from time import monotonic
 from typing import Any
@@ -29,7 +30,7 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
-from poolwatch.adapters.sqlalchemy_quiet import Quiet
+from poolwatch.adapters.sqlalchemy_quiet import QuietCheckouts, QuietReturns
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
@@ -40,6 +41,21 @@ from poolwatch.labels import ambience
 from poolwatch.ledger import PoolBook
 
 _ambience = ambience.get
+
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """A method that the application runs into: it may fail, but nobody notices."""
+
+    @wraps(hook)
+    def guarded(hooks: PoolHooks, *args: Any) -> None:
+        if hooks.guard.tripped:
+            return
+        try:
+            hook(hooks, *args)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            hooks.guard.failed(error)
+
+    return guarded
 
 
 class PoolHooks:
@@ -67,15 +83,17 @@ class PoolHooks:
         """Called with the id of the book once the last pool is gone."""
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
-        book.gauges = self.gauges
-        book.switched_off = lambda: self.guard.tripped
-        self._wrap(pool)
         self._statements: StatementHooks | None = None
-        if isinstance(target, Engine):
-            self.note_statements(target)
-        self._listeners = self._wanted_listeners()
-        for name, listener in self._listeners:
-            listen(pool.dispatch, name, listener)
+        self._listeners: list[tuple[str, Any]] = []
+        self._asleep = [True]
+        """Empty as soon as everything is noted."""
+        self._to_come = [("close_detached", self._on_close_detached)]
+        """Listeners that are not needed yet."""
+        book.gauges = self.gauges
+        book.switched_off = self.is_off
+        self._wrap(pool)
+        if book.watched or not self._shared:
+            self.wake()
 
     @property
     def pool(self) -> Pool | None:
@@ -85,9 +103,30 @@ class PoolHooks:
             return target.pool if isinstance(target, Engine) else self._newest()
         return self._newest()
 
+    def is_off(self) -> bool:
+        """Whether they were switched off, by the user or by a failure of ours."""
+        return self.guard.tripped
+
+    def wake(self) -> None:
+        """Note everything from now on.
+
+        Not done for a pool that lends one connection to everybody, such as that of a
+        database in memory, as long as nobody can look: who has it is of no interest
+        then, and a suite may make such an engine for each of its tests.
+        """
+        try:
+            self._asleep.pop()
+        except IndexError:  # another thread was first
+            return
+        target = self._target()
+        if isinstance(target, Engine):
+            self.note_statements(target)
+        for name, listener in self._wanted_listeners():
+            self._listen(name, listener)
+
     def note_statements(self, engine: Engine) -> None:
         """Note the statements of an engine, too; a bare pool knows none."""
-        if self._statements is None:
+        if self._statements is None and not self._asleep:
             self._statements = StatementHooks(
                 engine.dialect, self.book, self._sites.of_statements, self.guard
             )
@@ -119,38 +158,28 @@ class PoolHooks:
         return [pool.dispatch for pool in pools if pool is not None]
 
     def _wanted_listeners(self) -> list[tuple[str, Any]]:
-        guarded = self._guarded
         pool_events: list[tuple[str, Any]] = [
-            ("connect", guarded(self._on_connect)),
-            (
-                "checkin",
-                guarded(self._on_shared_checkin)
-                if self._shared
-                else self._checkin_listener()
-                if self.book.watched
-                else self._quiet().checkin(),
-            ),
-            ("invalidate", guarded(self._on_invalidate)),
-            ("close", guarded(self._on_close)),
-            ("detach", guarded(self._on_detach)),
-            ("close_detached", guarded(self._on_close_detached)),
+            ("connect", self._on_connect),
+            ("invalidate", self._on_invalidate),
+            ("close", self._on_close),
+            ("detach", self._on_detach),
         ]
         if self._shared:
-            pool_events.append(("reset", guarded(self._on_reset)))
+            pool_events += [
+                ("checkin", self._on_shared_checkin),
+                ("reset", self._on_reset),
+            ]
+        elif self.book.watched:
+            pool_events.append(("checkin", self._checkin_listener()))
+        else:
+            returns = QuietReturns(self.book, self.guard)
+            pool_events.append(("checkin", returns.checkin))
         return pool_events
 
-    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
-        guard = self.guard
-
-        def listener(*args: Any) -> None:
-            if guard.tripped:
-                return
-            try:
-                hook(*args)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-
-        return listener
+    def _listen(self, name: str, listener: Any) -> None:
+        self._listeners.append((name, listener))
+        for dispatch in self._dispatches():
+            listen(dispatch, name, listener)
 
     def _wrap(self, pool: Pool) -> None:
         wrappers: list[Any] = [
@@ -184,15 +213,30 @@ class PoolHooks:
 
         return recreate
 
-    def _quiet(self) -> Quiet:
-        return Quiet(self.book, self.guard, self._per_thread, self._sites)
-
-    def _connect_wrapper(self, pool: Pool) -> Callable[..., Any]:  # noqa: C901, PLR0915 - written out
-        """The hot path: everything it needs is a local of this closure.
-
-        It keeps its pool alive, as the bound method does in whose place it stands.
-        """
+    def _connect_wrapper(self, pool: Pool) -> Callable[..., Any]:
         original = unbound(pool, "connect")
+        if self.book.watched or (self._async and not self._shared):
+            return self.general(pool, original)
+        quiet = QuietCheckouts(
+            self,
+            pool,
+            original,
+            per_thread=self._per_thread,
+            sites=self._sites,
+            capacity=_capacity(pool),
+        )
+        return quiet.unnoted() if self._shared else quiet.connect()
+
+    def general(  # noqa: C901, PLR0915 - written out
+        self, pool: Pool, original: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """What stands for the pool's ``connect``, which is ``original``, in any case.
+
+        The hot path: everything it needs is a local of this closure. It keeps its pool
+        alive, as the bound method does in whose place it stands. It takes how many
+        frames up the one is that has been called by the application: its own, or that
+        of what has called it.
+        """
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
@@ -225,7 +269,7 @@ class PoolHooks:
             except BaseException as error:
                 if key and key in waits:  # no call: the stack may be full
                     del waits[key]
-                self._gave_up(wait.asked, error, wait)
+                self.gave_up(wait.asked, error, wait)
                 raise
             try:
                 now = wait.taken = monotonic()
@@ -236,7 +280,7 @@ class PoolHooks:
                 else:
                     record = proxy._connection_record
                     at = id(record)
-                    wait.connection = connections.get(at) or self._meet(proxy)
+                    wait.connection = connections.get(at) or self.meet(proxy)
                     # the pool has such a reference already
                     wait.proxy = record.fairy_ref or watch(proxy)
                     holds[at] = wait
@@ -249,20 +293,10 @@ class PoolHooks:
             except BaseException as error:  # noqa: BLE001 - raised again there
                 if key and key in waits:
                     del waits[key]
-                self._failed_after_connect(error)
+                self.failed_after_connect(error)
             return proxy
 
-        if shared or is_async or book.watched:
-            return connect
-        return self._quiet().connect(
-            pool,
-            capacity,
-            original=original,
-            general=connect,
-            meet=self._meet,
-            gave_up=self._gave_up,
-            failed=self._failed_after_connect,
-        )
+        return connect
 
     def _async_caller(self, frame: Any) -> tuple[Path, TaskRef | None]:
         loop = running_loop()
@@ -283,9 +317,13 @@ class PoolHooks:
             book.wanted_more(wait)
             self._look_soon(book.id)
 
-    def _gave_up(
+    def gave_up(
         self, asked: float, error: BaseException, wait: Checkout | None = None
     ) -> None:
+        """Take note of what the pool has raised instead of lending a connection.
+
+        It was asked at ``asked`` (``time.monotonic()``), and ``wait`` is in the books.
+        """
         try:
             now = monotonic()
             if wait is not None:
@@ -298,7 +336,8 @@ class PoolHooks:
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 
-    def _failed_after_connect(self, error: BaseException) -> None:
+    def failed_after_connect(self, error: BaseException) -> None:
+        """Take note of an exception of ours, unless it is meant for the application."""
         if not isinstance(error, Exception):
             raise error  # Ctrl-C, or a greenlet or thread that was told to end
         self.guard.failed(error)
@@ -310,19 +349,20 @@ class PoolHooks:
             return
         self._end_invalidated()  # one of the dead may stand under this very id
         key = id(proxy._connection_record)
-        wait.connection = self.book.connections.get(key) or self._meet(proxy)
+        wait.connection = self.book.connections.get(key) or self.meet(proxy)
         wait.proxy = watch(proxy)
         self.book.holds[id(proxy)] = wait
         wait.holder.out += 1
 
     # -- pool events -----------------------------------------------------------------
 
-    def _meet(self, proxy: Any) -> ConnectionFacts:
+    def meet(self, proxy: Any) -> ConnectionFacts:
         """A connection that was opened before the pool was instrumented."""
         record = proxy._connection_record
         age = max(0.0, time.time() - record.starttime)
         return self._remember(proxy.dbapi_connection, record, monotonic() - age, None)
 
+    @_guarded
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
         # SQLAlchemy notes the time just before it calls the driver, and tells us after
         # its own set-up of the connection: that is the creation time of OpenTelemetry.
@@ -356,9 +396,11 @@ class PoolHooks:
 
         return checkin
 
+    @_guarded
     def _on_shared_checkin(self, dbapi_connection: Any, record: Any) -> None:
         self._end_invalidated()
 
+    @_guarded
     def _on_reset(self, dbapi_connection: Any, record: Any, state: Any) -> None:
         """Shared pools only: the one event at every return of such a connection.
 
@@ -384,14 +426,17 @@ class PoolHooks:
             if proxy is None or proxy.dbapi_connection is None:
                 self.book.end_shared(hold, monotonic(), proxy is None)
 
+    @_guarded
     def _on_invalidate(
         self, dbapi_connection: Any, record: Any, error: BaseException | None
     ) -> None:
         self.book.invalidated += 1
 
+    @_guarded
     def _on_close(self, dbapi_connection: Any, record: Any) -> None:
         self.book.closed(self.book.connections.get(id(record)), monotonic())
 
+    @_guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
         hold = self._hold_detached(record)
         if hold is None:
@@ -403,8 +448,10 @@ class PoolHooks:
         # From here on no event tells of its end if it is dropped, or closed by the
         # driver's own close().
         key = id(dbapi_connection)
-        hold.proxy = ref(proxy, self._guarded(lambda _: self._dropped(key, hold)))
+        hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
         self.book.detached[key] = hold
+        while self._to_come:
+            self._listen(*self._to_come.pop())
 
     def _hold_detached(self, record: Any) -> Checkout | None:
         """Take out the hold of a connection that has left its record.
@@ -423,11 +470,13 @@ class PoolHooks:
                 return holds.pop(key, None)
         return None
 
+    @_guarded
     def _dropped(self, key: int, hold: Checkout) -> None:
         if self.book.detached.get(key) is hold:
             del self.book.detached[key]
             self.book.end(hold, monotonic(), True)
 
+    @_guarded
     def _on_close_detached(self, dbapi_connection: Any) -> None:
         now = monotonic()
         hold = self.book.detached.pop(id(dbapi_connection), None)

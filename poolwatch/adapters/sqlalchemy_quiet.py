@@ -29,6 +29,7 @@ from poolwatch.ledger import MOST_UNSEEN
 
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import Protocol
 
     from poolwatch.callsites import CallSites
     from poolwatch.checkout import ConnectionFacts
@@ -37,72 +38,110 @@ if TYPE_CHECKING:
     from poolwatch.ledger import PoolBook
     from poolwatch.observers import Observers
 
+    class Hooks(Protocol):
+        """Those of the pool: see sqlalchemy.PoolHooks."""
+
+        book: PoolBook
+        guard: Guard
+
+        def wake(self) -> None:
+            """Note everything from now on."""
+
+        def general(
+            self, pool: Any, original: Callable[[Any], Any]
+        ) -> Callable[[int], Any]:
+            """What goes the general way; takes how many frames up the one is that
+            stands for the pool's ``connect``.
+            """
+
+        def meet(self, proxy: Any) -> ConnectionFacts:
+            """Learn of a connection that was opened before."""
+
+        def gave_up(self, asked: float, error: BaseException) -> None:
+            """Take note of what the pool has raised."""
+
+        def failed_after_connect(self, error: BaseException) -> None:
+            """Take note of an exception of ours; may raise it."""
+
+
 _ambience = ambience.get
 _MOST_PLACES = 2 * DEEPEST
 
 
-class Quiet:
-    """What the plain checkouts and returns of a pool look at."""
+class QuietCheckouts:
+    """What the checkouts of one pool look at."""
 
     __slots__ = (
         "book",
         "bottoms",
         "capacity",
         "connections",
-        "failed",
-        "gave_up",
         "general",
         "guard",
         "holds",
-        "meet",
+        "hooks",
         "observers",
         "original",
         "per_thread",
         "pool",
         "sites",
-        "unseen",
     )
 
     def __init__(
-        self, book: PoolBook, guard: Guard, per_thread: PerThread, sites: CallSites
+        self,
+        hooks: Hooks,
+        pool: Any,
+        original: Callable[[Any], Any],
+        *,
+        per_thread: PerThread,
+        sites: CallSites,
+        capacity: int,
     ) -> None:
+        """Take the pool's own ``connect``, which is ``original``, and the most
+        connections that it lends at once.
+        """
+        book: PoolBook = hooks.book
         self.book = book
-        self.guard = guard
-        self.per_thread = per_thread
-        self.sites = sites
-        self.bottoms = sites.bottoms
         self.holds = book.holds
         self.connections = book.connections
         self.observers: Observers = book.observers
-        self.unseen = book.unseen
+        self.guard: Guard = hooks.guard
+        self.hooks = hooks
+        self.pool = pool
+        self.original = original
+        self.per_thread = per_thread
+        self.sites = sites
+        self.bottoms = sites.bottoms
+        self.capacity = capacity
+        self.general: Callable[[int], Any] | None = None
+        """Made when it is needed."""
 
-    def connect(  # noqa: C901, PLR0915 - written out
-        self,
-        pool: Any,
-        capacity: int,
-        *,
-        original: Callable[[Any], Any],
-        general: Callable[[int], Any],
-        meet: Callable[[Any], ConnectionFacts],
-        gave_up: Callable[[float, BaseException], None],
-        failed: Callable[[BaseException], None],
-    ) -> Callable[[], Any]:
-        """Make what stands for the pool's own ``connect``, which is ``original``.
+    def go_the_general_way(self) -> Any:
+        """Called by what stands for the pool's own ``connect``."""
+        general = self.general
+        if general is None:
+            general = self.general = self.hooks.general(self.pool, self.original)
+        return general(3)
 
-        Args:
-            pool: kept alive by it, as by the bound method in whose place it stands.
-            capacity: the most connections that the pool lends at once.
-            original: the pool's own.
-            general: takes over where it is not plain; told how many frames up the one
-                is that stands for the pool's.
-            meet: learns of a connection that was opened before.
-            gave_up: is told when it was asked (``time.monotonic()``), and what the pool
-                has raised.
-            failed: is told of an exception of ours; may raise it.
+    def unnoted(self) -> Callable[[], Any]:
+        """Make what stands for the ``connect`` of a pool with one connection for all:
+        who has it is noted from the moment on when somebody looks.
         """
-        self.pool, self.capacity = pool, capacity
-        self.original, self.general = original, general
-        self.meet, self.gave_up, self.failed = meet, gave_up, failed
+        quiet = self
+
+        def connect() -> Any:
+            q = quiet
+            naming = q.observers.naming
+            if q.book.watched or naming is None:
+                q.hooks.wake()
+                return q.go_the_general_way()
+            naming.meet_shared(q.book)
+            return q.original(q.pool)
+
+        return connect
+
+    def connect(self) -> Callable[[], Any]:  # noqa: C901, PLR0915 - written out
+        """Make what stands for the pool's own ``connect``."""
         quiet = self
 
         def connect() -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
@@ -120,12 +159,12 @@ class Quiet:
                 or running_loop() is not None
                 or q.guard.tripped
             ):
-                return q.general(2)
+                return q.go_the_general_way()
             asked = monotonic()
             try:
                 proxy = q.original(q.pool)
             except BaseException as error:
-                q.gave_up(asked, error)
+                q.hooks.gave_up(asked, error)
                 raise
             try:
                 path = LonePath()
@@ -159,7 +198,7 @@ class Quiet:
                 hold = Checkout(path, holder, said, None, asked)
                 record = proxy._connection_record
                 at = id(record)
-                hold.connection = q.connections.get(at) or q.meet(proxy)
+                hold.connection = q.connections.get(at) or q.hooks.meet(proxy)
                 hold.proxy = record.fairy_ref  # the pool has made it
                 hold.taken = monotonic()
                 holds[at] = hold
@@ -174,35 +213,42 @@ class Quiet:
                     if len(out) > account.peak:  # noqa: PLR1730 - no call
                         account.peak = len(out)
             except BaseException as error:  # noqa: BLE001 - raised again there
-                q.failed(error)
+                q.hooks.failed_after_connect(error)
             return proxy
 
         return connect
 
-    def checkin(self) -> Callable[[Any, Any], None]:
-        """Make the listener of the pool's ``checkin``."""
-        quiet = self
 
-        def checkin(dbapi_connection: Any, record: Any) -> None:
-            q = quiet
-            try:
-                hold = q.holds.pop(id(record), None)
-                if hold is None:
-                    return
-                book = q.book
-                collected = hold.proxy() is None
-                if collected or book.watched or q.observers.ended is not None:
-                    book.end(hold, monotonic(), collected)
-                    return
-                hold.holder.out -= 1
-                account = hold.account
-                if account is not None:
-                    account.out.pop(hold, None)
-                unseen, taken = q.unseen, hold.taken
-                unseen += (monotonic() - taken, taken - hold.asked)
-                if len(unseen) >= MOST_UNSEEN:
-                    book.fold_unseen()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                q.guard.failed(error)
+class QuietReturns:
+    """What the returns to one pool look at. It does not keep the pool alive."""
 
-        return checkin
+    __slots__ = ("book", "guard", "holds", "observers", "unseen")
+
+    def __init__(self, book: PoolBook, guard: Guard) -> None:
+        self.book = book
+        self.guard = guard
+        self.holds = book.holds
+        self.observers: Observers = book.observers
+        self.unseen = book.unseen
+
+    def checkin(self, dbapi_connection: Any, record: Any) -> None:
+        """Listen to the pool's ``checkin``."""
+        try:
+            hold = self.holds.pop(id(record), None)
+            if hold is None:
+                return
+            book = self.book
+            collected = hold.proxy() is None
+            if collected or book.watched or self.observers.ended is not None:
+                book.end(hold, monotonic(), collected)
+                return
+            hold.holder.out -= 1
+            account = hold.account
+            if account is not None:
+                account.out.pop(hold, None)
+            unseen, taken = self.unseen, hold.taken
+            unseen += (monotonic() - taken, taken - hold.asked)
+            if len(unseen) >= MOST_UNSEEN:
+                book.fold_unseen()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.guard.failed(error)

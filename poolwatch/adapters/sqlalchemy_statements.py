@@ -44,6 +44,8 @@ class StatementHooks:
         self._ours: dict[str, tuple[Any, Any]] = {}
         self._to_come = dict.fromkeys(_ENDS, self._end_wrapper)
         """Nothing is timed before somebody can look: until then they are spared."""
+        self._shared = book.shared
+        self._holds = book.holds
         for name in _STATEMENTS:
             bare = name == "do_execute_no_params"
             self._wrap(name, self._bare_wrapper if bare else self._wrapper)
@@ -78,8 +80,8 @@ class StatementHooks:
 
     def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
         """Around a method that takes parameters."""
-        noting = self._noting(original)
-        return noting if self._sites.watched else self._quiet(original, noting)
+        watched = self._sites.watched
+        return self._noting(original) if watched else self._quiet(original)
 
     def _noting(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
         """What is there to be seen. This runs at every statement: what it needs is a
@@ -129,22 +131,23 @@ class StatementHooks:
 
         return execute
 
-    def _quiet(
-        self, original: Callable[..., None], noting: Callable[..., None]
-    ) -> Callable[..., None]:
+    def _quiet(self, original: Callable[..., None]) -> Callable[..., None]:
         """As long as nobody can look, the text will do."""
-        sites, holds, shared = self._sites, self._book.holds, self._book.shared
+        hooks, noting = self, None
 
         def execute(
             cursor: Any, statement: str, parameters: Any, context: Any = None
         ) -> None:
-            if sites.watched:
+            nonlocal noting
+            if hooks._sites.watched:
+                if noting is None:
+                    noting = hooks._noting(original)
                 noting(cursor, statement, parameters, context)
                 return
             try:
                 proxy = context.root_connection._dbapi_connection
-                key = proxy if shared else proxy._connection_record
-                holds[id(key)].said = statement
+                key = proxy if hooks._shared else proxy._connection_record
+                hooks._holds[id(key)].said = statement
             except Exception:  # noqa: BLE001, S110 - no hold, no context: the app goes on
                 pass
             original(cursor, statement, parameters, context)

@@ -128,8 +128,8 @@ class Owners:
 
     def taken(self, book: PoolBook, hold: Checkout) -> None:
         """Note a hold under its owner."""
-        if book.shared:  # one connection for all: nobody can be said to have it
-            self.unjudged.setdefault(book.name, book.kind)
+        if book.shared:
+            self.meet_shared(book)
             return
         # owner(), written out where it is simple
         simple = hold.holder.ident == self.thread and running_loop() is None
@@ -146,6 +146,10 @@ class Owners:
             owner.peak = count
             if owner.keeps_peak:
                 owner.at_peak = [each.path.frames() for each in list(out)]
+
+    def meet_shared(self, book: PoolBook) -> None:
+        """Note one connection for all: nobody can be said to have it."""
+        self.unjudged.setdefault(book.name, book.kind)
 
     def lost(self, book: PoolBook, hold: Checkout, now: float) -> None:
         """Note a hold that nobody returned, unless that has been judged."""

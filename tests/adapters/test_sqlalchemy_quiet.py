@@ -13,7 +13,7 @@ from sqlalchemy import QueuePool, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
-from poolwatch.adapters.sqlalchemy_quiet import Quiet
+from poolwatch.adapters.sqlalchemy import PoolHooks
 from poolwatch.agent import agent
 from poolwatch.callsites import LonePath, Node
 from poolwatch.ledger import MOST_UNSEEN
@@ -46,16 +46,18 @@ def owner(owners):
 def general(monkeypatch):
     """Notes the checkouts that go the general way."""
     seen = []
-    connect = Quiet.connect
+    make = PoolHooks.general
 
-    def noting(self, *args, general, **kwargs):
+    def noting(self, *args):
+        general = make(self, *args)
+
         def note(above):
             seen.append(above)
             return general(above + 1)
 
-        return connect(self, *args, general=note, **kwargs)
+        return note
 
-    monkeypatch.setattr(Quiet, "connect", noting)
+    monkeypatch.setattr(PoolHooks, "general", noting)
     return seen
 
 
@@ -110,12 +112,12 @@ def test_one_more(engine, owner, general):
     with engine.connect():  # noqa: SIM117 - on one line it would be a loop's
         with engine.connect():
             assert len(owner.out) == owner.peak == 2
-    assert general == [2]
+    assert general == [3]
     [nesting] = book_of(engine).nestings.seen.values()
     with engine.connect():
         assert len(owner.out) == 1
     assert owner.peak == 2
-    assert general == [2]
+    assert general == [3]
     assert nesting.depth == 2
 
 
@@ -137,7 +139,7 @@ def test_out_of_connections(engine, general):
         engine.connect()
     assert "test_out_of_connections" in "\n".join(caught.value.__notes__)
     assert book_of(engine).timeouts == 1
-    assert general == [2, 2]
+    assert general == [3, 3]
     for each in lent:
         each.close()
 
@@ -185,11 +187,11 @@ def test_others_have_them_all(engine, general):
     thread.start()
     thread.join()
     lent.append(engine.connect())
-    assert general == [2]
+    assert general == [3]
     agent.per_thread.holder.out = 0  # as if another thread had that one, too
     with pytest.raises(PoolTimeoutError):
         engine.connect()
-    assert general == [2, 2]
+    assert general == [3, 3]
     assert book_of(engine).most_wanted == 3
     agent.per_thread.holder.out = 1
     for each in lent:
@@ -224,7 +226,7 @@ def test_another_thread(engine, owner, owners, general):
     owners.current = owner
     thread.join()
     owners.unfollow()
-    assert general == [2, 2]
+    assert general == [3, 3]
     assert theirs.peak == 1
     assert owner.out == {}
 
@@ -241,7 +243,7 @@ def test_in_an_event_loop(engine, general):
         return await asyncio.create_task(take(), name="worker")
 
     assert asyncio.run(main()) == "worker"
-    assert general == [2]
+    assert general == [3]
 
 
 def test_a_long_one(engine, owner, general):
@@ -273,7 +275,7 @@ def test_a_limit_of_its_time(engine, owner, general):
     assert general == []
     with engine.connect():
         pass
-    assert general == [2]
+    assert general == [3]
     agent.ledger.observers.remove(lengths)
 
 
@@ -292,7 +294,7 @@ def test_a_fixture_that_rises(engine, owner, owners, general):
     with engine.connect():
         assert len(fixture.out) == 1
         assert owner.out == {}
-    assert general == [2]
+    assert general == [3]
     owners.rising.clear()
 
 
@@ -315,7 +317,7 @@ def test_somebody_looks(engine, general):
         [hold] = book_of(engine).open_holds()
         assert isinstance(hold.path, Node)
         assert hold.usage.statement == "select 1"
-    assert general == [2]
+    assert general == [3]
     assert counted(engine) == (3,) * 4
 
 
