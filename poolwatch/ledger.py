@@ -50,6 +50,10 @@ BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
 
 
+def _nothing() -> None:
+    """There is nothing to look for."""
+
+
 class PoolBook:
     """The books of one pool."""
 
@@ -82,7 +86,7 @@ class PoolBook:
         self.shared = False
         """One connection may be lent several times; then holds are keyed by proxy, and
         one that was dropped may end without any event."""
-        self.look: Callable[[], None] = lambda: None
+        self.look: Callable[[], None] = _nothing
         """Has the adapter look for what no event tells: connections that were dropped
         where the pool keeps what it has lent."""
         self.server_view = True
@@ -107,7 +111,7 @@ class PoolBook:
         """Connections out or asked for at once, at the worst moment beyond capacity."""
         self.blamed: dict[int, list[Path]] = {}
         """By wait: the paths of those who held a connection when it began."""
-        self.switched_off: Callable[[], bool] = lambda: False
+        self.switched_off: Callable[[], bool] = bool
         self.nestings = Nestings()
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
         """When connections were closed of late, and what was known of them."""
@@ -121,8 +125,8 @@ class PoolBook:
         """Seconds held and seconds waited before, by turns, of holds that ended while
         nobody could look: nobody will ask at which call site. Both are appended at
         once, to be folded later on."""
-        self._unsorted = Tally()
-        self._by_site: dict[Frame | None, Tally] = {None: self._unsorted}
+        self._by_site: dict[Frame | None, Tally] = {}
+        """That of None is of those that ended while nobody could look."""
         self._failed_waits = Histogram()
 
     @cached_property
@@ -233,8 +237,7 @@ class PoolBook:
             self._by_path,
         ):
             table.clear()
-        self._unsorted = Tally()
-        self._by_site = {None: self._unsorted}
+        self._by_site = {}
         self.departed.clear()
         del self._created[:], self._failed[:], self.unseen[:]
         self._folding = threading.Lock()  # a thread of the parent may have held it
@@ -247,7 +250,10 @@ class PoolBook:
 
     def fold_unseen(self) -> None:
         """Fold what ended while nobody could look."""
-        self._fold(self._unsorted)
+        self._fold(self._unsorted())
+
+    def _unsorted(self) -> Tally:
+        return self._by_site.get(None) or self._by_site.setdefault(None, Tally())
 
     def _fold(self, *tallies: Tally) -> None:
         """Fold tallies, or leave it to others if they are at it."""
@@ -271,9 +277,12 @@ class PoolBook:
 
     def _fold_now(self, tallies: Iterable[Tally]) -> None:
         pairs = self.unseen[:]
-        del self.unseen[: len(pairs)]
-        self._unsorted.held.extend(pairs[::2])
-        self._unsorted.waited.extend(pairs[1::2])
+        if pairs:
+            del self.unseen[: len(pairs)]
+            unsorted = self._unsorted()
+            unsorted.held.extend(pairs[::2])
+            unsorted.waited.extend(pairs[1::2])
+            unsorted.fold()
         for tally in tallies:
             tally.fold()
         for histogram, samples in (
@@ -351,6 +360,8 @@ class PoolBook:
         from poolwatch.model import Counters, PoolStats  # whoever looks has it
 
         now = time.monotonic()
+        if self.unseen:
+            self._unsorted()
         tallies = list(self._by_site.values())
         with self._folded(tallies, _PATIENCE_S):
             hold_s = merged(tally.hold for tally in tallies)
@@ -440,7 +451,10 @@ class Ledger:
         self.books: dict[str, PoolBook] = {}
         self._numbers = itertools.count(1)
         self.changes = 0
-        """Times that a pool, or the watch over all of them, was added or taken away."""
+        """Times that the hooks of a pool, or the watch over all of them, were taken
+        away by somebody."""
+        self.taken_away: deque[PoolBook] = deque(maxlen=_DEPARTED)
+        """The books of such pools, the latest."""
         self.observers = Observers()
         """Told of every hold; the same in all books."""
         self.numbers = itertools.count(1)
@@ -464,13 +478,17 @@ class Ledger:
         book = self.books[pool_id] = PoolBook(
             pool_id, observers=self.observers, watched=self._watched, **about
         )
-        self.changes += 1
         return book
+
+    def take_away(self, book: PoolBook) -> None:
+        """Forget a pool that may live on."""
+        self.close(book)
+        self.taken_away.append(book)
+        self.changes += 1
 
     def close(self, book: PoolBook) -> None:
         """Forget a pool."""
         self.books.pop(book.id, None)
-        self.changes += 1
         makings = self.__dict__.get("makings")
         if makings is not None:
             makings.gone(book.id)

@@ -97,6 +97,10 @@ class LibraryPools(ABC):
         """Whether it is made so far that it can be hooked."""
         return True
 
+    def is_bare(self, pool: Any) -> bool:
+        """Whether it can be seen that it has no hooks, without a search."""
+        return False
+
     def met_again(self, hooks: Any, target: Any) -> None:  # noqa: B027 - if at all
         """A pool that is hooked was given once more."""
 
@@ -216,6 +220,8 @@ class LibraryPools(ABC):
     # -- hooks -------------------------------------------------------------------------
 
     def _of(self, pool: Any) -> Hooks | None:
+        if self.is_bare(pool):
+            return None
         return next((h for h in list(self._hooks.values()) if h.has(pool)), None)
 
     def _hook(self, target: Any, settings: Settings) -> Hooks:
@@ -264,4 +270,4 @@ class LibraryPools(ABC):
         if hooks is None:  # it was collected just now
             return
         hooks.remove()
-        self._context.ledger.close(hooks.book)
+        self._context.ledger.take_away(hooks.book)

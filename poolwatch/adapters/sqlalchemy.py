@@ -79,7 +79,7 @@ class PoolHooks:
         self._target: Callable[[], Any] = ref(target)
         self._wrapped: list[Wrapped] = []
         """Pools of this target, the newest last: old ones may have holds out."""
-        self.on_gone: Callable[[str], None] = lambda _: None
+        self.on_gone: Callable[[str], None] = _no_op
         """Called with the id of the book once the last pool is gone."""
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
@@ -511,7 +511,7 @@ def _cleared_early(proxy: Any) -> Callable[[], Any]:
     return ref(proxy, _no_op)
 
 
-def _no_op(dead: object) -> None:
+def _no_op(_: object) -> None:
     """Do nothing."""
 
 

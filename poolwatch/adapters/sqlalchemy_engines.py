@@ -53,6 +53,10 @@ class Engines(LibraryPools):
             return False
         return isinstance(target.__dict__.get("pool"), Pool)
 
+    def is_bare(self, pool: Any) -> bool:
+        """If it has its own ``connect``."""
+        return "connect" not in vars(pool)
+
     def met_again(self, hooks: Any, target: Any) -> None:
         """The engine of a pool that was given without it knows statements."""
         if isinstance(target, Engine):

@@ -24,7 +24,9 @@ class Wrapped:
             (each.__name__, ref(each)) for each in wrappers
         ]
         for each in wrappers:
-            each.around = pool.__dict__.get(each.__name__)
+            around = pool.__dict__.get(each.__name__)
+            if around is not None:
+                each.around = around
 
     def wrap(self, wrappers: list[Any]) -> None:
         """Put them in their places."""
@@ -40,10 +42,11 @@ class Wrapped:
             ours: Any = reference()
             if pool is None or pool.__dict__.get(name) is not ours or not ours:
                 continue
-            if ours.around is None:
+            around = getattr(ours, "around", None)
+            if around is None:
                 delattr(pool, name)
             else:  # somebody had wrapped it before us
-                setattr(pool, name, ours.around)
+                setattr(pool, name, around)
 
 
 def unbound(pool: Any, name: str) -> Callable[..., Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from poolwatch.agent import agent, uninstrument, watch_quietly
+from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
 
@@ -14,8 +13,6 @@ class Watching:
     def __init__(self) -> None:
         self._mine = False
         """Nobody else had asked for every pool."""
-        self._met: dict[str, Any] = {}
-        """By book: the hooks, which do not keep their pool alive."""
         self.seen = -1
         """The changes of the ledger that were looked at."""
 
@@ -37,17 +34,12 @@ class Watching:
             return
         if agent.pools is None or not agent.pools.watches_every:
             watch_quietly()
-        elif self._lost():
+        elif any(map(_lives_on, agent.ledger.taken_away)):
             agent.pools.watch_every(Settings())
-            self.seen = agent.ledger.changes
-        books = list(agent.ledger.books.values())
-        self._met = {book.id: _hooks(book) for book in books}
-
-    def _lost(self) -> bool:
-        """Whether a pool is alive whose hooks were taken off."""
-        gone = self._met.keys() - agent.ledger.books.keys()
-        return any(getattr(self._met[each], "pool", None) is not None for each in gone)
+        agent.ledger.taken_away.clear()
 
 
-def _hooks(book: Any) -> Any:
-    return getattr(book.gauges, "__self__", None)
+def _lives_on(book: PoolBook) -> bool:
+    """Whether a pool is alive whose hooks were taken off."""
+    hooks = getattr(book.gauges, "__self__", None)
+    return getattr(hooks, "pool", None) is not None
