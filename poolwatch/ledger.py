@@ -299,7 +299,8 @@ class PoolBook:
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
         site = path.site()
-        if site not in self._by_site and len(self._by_site) > MOST_SITES:
+        most = MOST_SITES + (None in self._by_site)
+        if site not in self._by_site and len(self._by_site) >= most:
             site = OTHER_SITES
         tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
         tally.paths = [*tally.paths[-3:], path]

@@ -13,7 +13,7 @@ import sys
 import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
 from sys import _getframe as frame_at
@@ -29,8 +29,14 @@ from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
-from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
-from poolwatch.adapters.sqlalchemy_quiet import QuietCheckouts, QuietReturns
+from poolwatch.adapters.sqlalchemy_listeners import Common, listen, unlisten
+from poolwatch.adapters.sqlalchemy_quiet import (
+    KNOWS_ITS_POOL,
+    MARK,
+    QuietCheckouts,
+    QuietReturns,
+    checkin,
+)
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
@@ -58,11 +64,41 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+_TOLD = {
+    "connect": "on_connect",
+    "invalidate": "on_invalidate",
+    "close": "on_close",
+    "detach": "on_detach",
+}
+"""Events that every pool is asked for, and what they are told to."""
+
+
+def common_listeners() -> Iterator[tuple[str, Any]]:
+    """What tells the pools of a run that nobody looks at; none if that cannot be."""
+    if KNOWS_ITS_POOL:
+        yield "checkin", checkin
+        for name, method in _TOLD.items():
+            yield name, _telling(method)
+
+
+def _telling(method: str) -> Callable[..., None]:
+    def listener(dbapi_connection: Any, record: Any, *more: Any) -> None:
+        q = record._ConnectionRecord__pool.__dict__.get(MARK)
+        if q is not None:
+            getattr(q.hooks, method)(dbapi_connection, record, *more)
+
+    return listener
+
+
 class PoolHooks:
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(
-        self, target: Engine | Pool, book: PoolBook, context: AdapterContext
+        self,
+        target: Engine | Pool,
+        book: PoolBook,
+        context: AdapterContext,
+        common: Common,
     ) -> None:
         pool = target.pool if isinstance(target, Engine) else target
         self.book = book
@@ -85,6 +121,10 @@ class PoolHooks:
         """Tell when the facts of a connection may be forgotten."""
         self._statements: StatementHooks | None = None
         self._listeners: list[tuple[str, Any]] = []
+        quiet = KNOWS_ITS_POOL and not book.watched and not self._shared
+        self._returns = QuietReturns(self) if quiet else None
+        self._common = bool(common) and self._returns is not None
+        """Most events are told to all pools at once."""
         self._asleep = [True]
         """Empty as soon as everything is noted."""
         self._to_come = [("close_detached", self._on_close_detached)]
@@ -144,6 +184,9 @@ class PoolHooks:
             self._statements.remove()
         for wrapped in self._wrapped:
             wrapped.unwrap()
+            pool = wrapped.pool()
+            if pool is not None:
+                pool.__dict__.pop(MARK, None)
         self._wrapped.clear()
 
     # -- hooking -------------------------------------------------------------------
@@ -158,23 +201,18 @@ class PoolHooks:
         return [pool.dispatch for pool in pools if pool is not None]
 
     def _wanted_listeners(self) -> list[tuple[str, Any]]:
-        pool_events: list[tuple[str, Any]] = [
-            ("connect", self._on_connect),
-            ("invalidate", self._on_invalidate),
-            ("close", self._on_close),
-            ("detach", self._on_detach),
-        ]
+        events: list[tuple[str, Any]] = []
         if self._shared:
-            pool_events += [
-                ("checkin", self._on_shared_checkin),
-                ("reset", self._on_reset),
-            ]
-        elif self.book.watched:
-            pool_events.append(("checkin", self._checkin_listener()))
-        else:
-            returns = QuietReturns(self.book, self.guard)
-            pool_events.append(("checkin", returns.checkin))
-        return pool_events
+            events.append(("checkin", self._on_shared_checkin))
+            events.append(("reset", self._on_reset))
+        elif self._returns is None:
+            events.append(("checkin", self._checkin_listener()))
+        elif not self._common:
+            events.append(("checkin", checkin))
+        if not self._common:
+            told = ((name, getattr(self, told)) for name, told in _TOLD.items())
+            events.extend(told)
+        return events
 
     def _listen(self, name: str, listener: Any) -> None:
         self._listeners.append((name, listener))
@@ -188,6 +226,8 @@ class PoolHooks:
         ]
         wrapped = Wrapped(pool, wrappers)
         self._wrapped.append(wrapped)
+        if self._returns is not None:
+            pool.__dict__[MARK] = self._returns
         wrapped.end = finalize(pool, self._one_pool_gone, wrapped)
         wrapped.end.atexit = False
         wrapped.wrap(wrappers)
@@ -363,7 +403,8 @@ class PoolHooks:
         return self._remember(proxy.dbapi_connection, record, monotonic() - age, None)
 
     @_guarded
-    def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
+    def on_connect(self, dbapi_connection: Any, record: Any) -> None:
+        """Listen to the event of that name, as those below."""
         # SQLAlchemy notes the time just before it calls the driver, and tells us after
         # its own set-up of the connection: that is the creation time of OpenTelemetry.
         took = max(0.0, time.time() - record.starttime)
@@ -427,17 +468,20 @@ class PoolHooks:
                 self.book.end_shared(hold, monotonic(), proxy is None)
 
     @_guarded
-    def _on_invalidate(
+    def on_invalidate(
         self, dbapi_connection: Any, record: Any, error: BaseException | None
     ) -> None:
+        """Count it."""
         self.book.invalidated += 1
 
     @_guarded
-    def _on_close(self, dbapi_connection: Any, record: Any) -> None:
+    def on_close(self, dbapi_connection: Any, record: Any) -> None:
+        """Count it, and remember the connection for a while."""
         self.book.closed(self.book.connections.get(id(record)), monotonic())
 
     @_guarded
-    def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
+    def on_detach(self, dbapi_connection: Any, record: Any) -> None:
+        """Go on with the hold of a connection that is no longer the pool's."""
         hold = self._hold_detached(record)
         if hold is None:
             return

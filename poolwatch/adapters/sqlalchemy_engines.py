@@ -9,9 +9,17 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 
+from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.library_pools import LibraryPools
-from poolwatch.adapters.sqlalchemy import PoolHooks, pool_name, pool_url
+from poolwatch.adapters.sqlalchemy import (
+    PoolHooks,
+    common_listeners,
+    pool_name,
+    pool_url,
+)
+from poolwatch.adapters.sqlalchemy_listeners import Common
 from poolwatch.ledger import PoolBook
+from poolwatch.settings import Settings
 
 
 class Engines(LibraryPools):
@@ -19,6 +27,21 @@ class Engines(LibraryPools):
 
     accepted = (Engine, Pool)
     made = (Engine,)
+
+    def __init__(self, context: AdapterContext) -> None:
+        super().__init__(context)
+        self._common = Common()
+
+    def watch_every(self, settings: Settings, *, existing: bool = True) -> None:
+        """Also with common listeners, where all are watched from the beginning."""
+        if not existing and not self._context.ledger.watched:
+            self._common.begin(common_listeners())
+        super().watch_every(settings, existing=existing)
+
+    def forget_every(self) -> None:
+        """Take off all hooks."""
+        super().forget_every()
+        self._common.end()
 
     def unwrapped(self, target: Any) -> Any:
         """The engine behind an AsyncEngine or an engine with options."""
@@ -64,7 +87,7 @@ class Engines(LibraryPools):
 
     def make_hooks(self, target: Any, book: PoolBook) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
-        return PoolHooks(target, book, self._context)
+        return PoolHooks(target, book, self._context, self._common)
 
     def name_of(self, target: Any) -> str:
         """The logging name, the database, or the class."""

@@ -1,5 +1,6 @@
-"""Add and remove listeners of one pool while other threads are calling them.
+"""Listeners of pool events.
 
+Those of one pool are added and removed while other threads are calling them.
 ``event.listen`` appends to, and ``event.remove`` removes from, the very deque that is
 iterated over: a thread in the middle of a checkout then gets "RuntimeError: deque
 mutated during iteration". Here a changed copy takes the deque's place. And nothing is
@@ -9,9 +10,13 @@ all the rest: a suite of tests may make an engine for each test.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 
 def listen(dispatch: Any, name: str, listener: Any) -> None:
@@ -30,3 +35,36 @@ def unlisten(dispatches: Iterable[Any], name: str, listener: Any) -> None:
         if listener in collection.listeners:
             rest = [each for each in collection.listeners if each is not listener]
             collection.listeners = deque(rest)
+
+
+class Common:
+    """Listeners of all pools at once, instead of each pool's own.
+
+    Only begun where no pool can be there yet: SQLAlchemy has nothing by which these
+    could be added in a safe way while others are calling them.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[tuple[str, Any]] = []
+
+    def __bool__(self) -> bool:
+        """Whether they are listening."""
+        return bool(self._listeners)
+
+    def begin(self, listeners: Iterable[tuple[str, Any]]) -> None:
+        """Have the events call these; they must find out by themselves whose it is."""
+        if self._listeners:
+            return
+        self._listeners = list(listeners)
+        for name, listener in self._listeners:
+            event.listen(Pool, name, listener)
+
+    def end(self) -> None:
+        """Take them off again. While another thread may be calling them they stay, and
+        find no pool of ours.
+        """
+        listeners, self._listeners = self._listeners, []
+        if threading.active_count() > 1:
+            return
+        for name, listener in listeners:
+            event.remove(Pool, name, listener)

@@ -41,7 +41,10 @@ class StatementHooks:
         self._book = book
         self._sites = sites
         self._guard = guard
-        self._ours: dict[str, tuple[Any, Any]] = {}
+        self._ours: dict[str, Callable[[], Any]] = {}
+        """Weak references: what is wrapped leads to the dialect, which is to go with
+        its engine.
+        """
         self._to_come = dict.fromkeys(_ENDS, self._end_wrapper)
         """Nothing is timed before somebody can look: until then they are spared."""
         self._shared = book.shared
@@ -56,8 +59,10 @@ class StatementHooks:
         dialect = self._dialect()
         if dialect is not None:
             around = dialect.__dict__.get(name)
-            ours = make(getattr(dialect, name))
-            self._ours[name] = ours, around
+            ours: Any = make(getattr(dialect, name))
+            if around is not None:
+                ours.around = around
+            self._ours[name] = ref(ours)
             setattr(dialect, name, ours)
 
     def _wrap_ends(self) -> None:
@@ -69,9 +74,15 @@ class StatementHooks:
         """Take the wrappers off where they are the outermost."""
         self._to_come.clear()
         dialect = self._dialect()
-        for name, (ours, around) in self._ours.items():
-            if dialect is None or dialect.__dict__.get(name) is not ours:
+        for name, reference in self._ours.items():
+            ours = reference()
+            if (
+                dialect is None
+                or ours is None
+                or dialect.__dict__.get(name) is not ours
+            ):
                 continue  # under somebody else's wrapper it passes through
+            around = getattr(ours, "around", None)
             if around is None:
                 delattr(dialect, name)
             else:
