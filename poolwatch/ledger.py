@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import OTHER_SITES, Frame
@@ -449,7 +450,8 @@ class Ledger:
     """All books of this process."""
 
     def __init__(self) -> None:
-        self.books: dict[str, PoolBook] = {}
+        self.books: WeakValueDictionary[str, PoolBook] = WeakValueDictionary()
+        """By the id of the pool, whose hooks keep them."""
         self._numbers = itertools.count(1)
         self.changes = 0
         """Times that the hooks of a pool, or the watch over all of them, were taken
@@ -483,16 +485,16 @@ class Ledger:
 
     def take_away(self, book: PoolBook) -> None:
         """Forget a pool that may live on."""
-        self.close(book)
+        self.close(book.id)
         self.taken_away.append(book)
         self.changes += 1
 
-    def close(self, book: PoolBook) -> None:
+    def close(self, pool_id: str) -> None:
         """Forget a pool."""
-        self.books.pop(book.id, None)
+        self.books.pop(pool_id, None)
         makings = self.__dict__.get("makings")
         if makings is not None:
-            makings.gone(book.id)
+            makings.gone(pool_id)
 
     @cached_property
     def makings(self) -> Makings:

@@ -5,7 +5,6 @@ By itself, because it is only for type checkers: a Protocol takes a while to mak
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from poolwatch.ledger import PoolBook
@@ -48,8 +47,6 @@ class Hooks(Protocol):
     """What is attached to one pool."""
 
     book: PoolBook
-    on_gone: Callable[[str], None]
-    """To be called with the id of the book once the pool was collected."""
 
     @property
     def pool(self) -> Any:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from sys import _getframe as frame_at
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.same_parameters import with_parameters_of
@@ -41,7 +41,10 @@ class LibraryPools(ABC):
         self._context = context
         self._named: set[str] = set()
         """Ids of pools that were instrumented by themselves."""
-        self._hooks: dict[str, Hooks] = {}
+        self._hooks: WeakValueDictionary[str, Hooks] = WeakValueDictionary()
+        """By the id of the pool. The pools keep them: what is alive from here when
+        they are collected would live on till a full collection.
+        """
         self._seen: WeakSet[Any] = WeakSet()
         """Pools that were instrumented once: they are not new."""
         self._counting = Guard("counting the pools that are made")
@@ -100,6 +103,10 @@ class LibraryPools(ABC):
     def is_bare(self, pool: Any) -> bool:
         """Whether it can be seen that it has no hooks, without a search."""
         return False
+
+    def follow(self, hooks: Any) -> None:
+        """See to it that _gone() is called once the pool of these hooks is gone."""
+        hooks.on_gone = self._gone
 
     def met_again(self, hooks: Any, target: Any) -> None:  # noqa: B027 - if at all
         """A pool that is hooked was given once more."""
@@ -235,8 +242,8 @@ class LibraryPools(ABC):
         )
         book.server_connect = self.server_connect(target)
         hooks = self.make_hooks(target, book)
-        hooks.on_gone = self._gone
         self._hooks[book.id] = hooks
+        self.follow(hooks)
         return hooks
 
     def _note_making(self, target: Any, book: PoolBook) -> None:
@@ -259,10 +266,9 @@ class LibraryPools(ABC):
 
     def _gone(self, pool_id: str) -> None:
         """The pool was collected: forget it. Runs in a finalizer: no lock."""
-        hooks = self._hooks.pop(pool_id, None)
+        self._hooks.pop(pool_id, None)
         self._named.discard(pool_id)
-        if hooks is not None:
-            self._context.ledger.close(hooks.book)
+        self._context.ledger.close(pool_id)
 
     def _unhook(self, pool_id: str) -> None:
         hooks = self._hooks.pop(pool_id, None)

@@ -14,12 +14,11 @@ import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import wraps
 from sys import _getframe as frame_at
 from time import monotonic
 from typing import Any
-from weakref import finalize, ref
+from weakref import ref
 
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -115,8 +114,6 @@ class PoolHooks:
         self._target: Callable[[], Any] = ref(target)
         self._wrapped: list[Wrapped] = []
         """Pools of this target, the newest last: old ones may have holds out."""
-        self.on_gone: Callable[[str], None] = _no_op
-        """Called with the id of the book once the last pool is gone."""
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
         self._statements: StatementHooks | None = None
@@ -225,19 +222,11 @@ class PoolHooks:
             self._recreate_wrapper(pool),
         ]
         wrapped = Wrapped(pool, wrappers)
-        self._wrapped.append(wrapped)
+        alive = [each for each in self._wrapped if each.pool() is not None]
+        self._wrapped = [*alive, wrapped]
         if self._returns is not None:
             pool.__dict__[MARK] = self._returns
-        wrapped.end = finalize(pool, self._one_pool_gone, wrapped)
-        wrapped.end.atexit = False
         wrapped.wrap(wrappers)
-
-    def _one_pool_gone(self, wrapped: Wrapped) -> None:
-        """Tell when it was the last. Runs in a finalizer."""
-        with suppress(ValueError):
-            self._wrapped.remove(wrapped)
-        if not self._wrapped:
-            self.on_gone(self.book.id)
 
     def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
         original = unbound(pool, "recreate")

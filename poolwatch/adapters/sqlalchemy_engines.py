@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import finalize
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
@@ -88,6 +89,10 @@ class Engines(LibraryPools):
     def make_hooks(self, target: Any, book: PoolBook) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
         return PoolHooks(target, book, self._context, self._common)
+
+    def follow(self, hooks: Any) -> None:
+        """They go with the last of their pools."""
+        finalize(hooks, self._gone, hooks.book.id).atexit = False
 
     def name_of(self, target: Any) -> str:
         """The logging name, the database, or the class."""

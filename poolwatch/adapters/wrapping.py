@@ -19,7 +19,7 @@ class Wrapped:
     def __init__(self, pool: Any, wrappers: list[Any]) -> None:
         self.pool = ref(pool)
         self.end: Any = None
-        """What runs when the pool is gone: a ``weakref.finalize``."""
+        """What runs when the pool is gone, if anything: a ``weakref.finalize``."""
         self._ours: list[tuple[str, Callable[[], Any]]] = [
             (each.__name__, ref(each)) for each in wrappers
         ]
@@ -36,7 +36,8 @@ class Wrapped:
 
     def unwrap(self) -> None:
         """Take ours off where it is the outermost; below another's it stays."""
-        self.end.detach()
+        if self.end is not None:
+            self.end.detach()
         pool = self.pool()
         for name, reference in self._ours:
             ours: Any = reference()
