@@ -23,19 +23,14 @@ from weakref import ref
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool.base import _ConnectionRecord
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import Common, listen, unlisten
-from poolwatch.adapters.sqlalchemy_quiet import (
-    KNOWS_ITS_POOL,
-    MARK,
-    QuietCheckouts,
-    QuietReturns,
-    checkin,
-)
+from poolwatch.adapters.sqlalchemy_quiet import QuietCheckouts, QuietReturns
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
@@ -46,6 +41,12 @@ from poolwatch.labels import ambience
 from poolwatch.ledger import PoolBook
 
 _ambience = ambience.get
+
+
+KNOWS_ITS_POOL = hasattr(_ConnectionRecord, "_ConnectionRecord__pool")
+"""Whether the record of a connection tells its pool. No event does."""
+MARK = "_poolwatch"
+"""Attribute of a pool: its hooks."""
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
@@ -63,28 +64,28 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-_TOLD = {
+_COUNTED = {
     "connect": "on_connect",
     "invalidate": "on_invalidate",
     "close": "on_close",
-    "detach": "on_detach",
 }
-"""Events that every pool is asked for, and what they are told to."""
+"""Events that are only counted, and by what: no hold depends on them."""
 
 
-def common_listeners() -> Iterator[tuple[str, Any]]:
-    """What tells the pools of a run that nobody looks at; none if that cannot be."""
+def counting_listeners() -> Iterator[tuple[str, Any]]:
+    """What counts for the pools of a run that nobody looks at, whichever it is; nothing
+    if that cannot be told.
+    """
     if KNOWS_ITS_POOL:
-        yield "checkin", checkin
-        for name, method in _TOLD.items():
+        for name, method in _COUNTED.items():
             yield name, _telling(method)
 
 
 def _telling(method: str) -> Callable[..., None]:
     def listener(dbapi_connection: Any, record: Any, *more: Any) -> None:
-        q = record._ConnectionRecord__pool.__dict__.get(MARK)
-        if q is not None:
-            getattr(q.hooks, method)(dbapi_connection, record, *more)
+        hooks = record._ConnectionRecord__pool.__dict__.get(MARK)
+        if hooks is not None:
+            getattr(hooks, method)(dbapi_connection, record, *more)
 
     return listener
 
@@ -118,10 +119,10 @@ class PoolHooks:
         """Tell when the facts of a connection may be forgotten."""
         self._statements: StatementHooks | None = None
         self._listeners: list[tuple[str, Any]] = []
-        quiet = KNOWS_ITS_POOL and not book.watched and not self._shared
-        self._returns = QuietReturns(self) if quiet else None
-        self._common = bool(common) and self._returns is not None
-        """Most events are told to all pools at once."""
+        quiet = not book.watched and not self._shared
+        self._returns = QuietReturns(book, self.guard) if quiet else None
+        self._common = quiet and bool(common)
+        """What is only counted is told to all pools at once."""
         self._asleep = [True]
         """Empty as soon as everything is noted."""
         self._to_come = [("close_detached", self._on_close_detached)]
@@ -198,17 +199,17 @@ class PoolHooks:
         return [pool.dispatch for pool in pools if pool is not None]
 
     def _wanted_listeners(self) -> list[tuple[str, Any]]:
-        events: list[tuple[str, Any]] = []
+        events: list[tuple[str, Any]] = [("detach", self._on_detach)]
         if self._shared:
             events.append(("checkin", self._on_shared_checkin))
             events.append(("reset", self._on_reset))
         elif self._returns is None:
             events.append(("checkin", self._checkin_listener()))
-        elif not self._common:
-            events.append(("checkin", checkin))
+        else:
+            events.append(("checkin", self._returns.checkin))
         if not self._common:
-            told = ((name, getattr(self, told)) for name, told in _TOLD.items())
-            events.extend(told)
+            counted = ((name, getattr(self, by)) for name, by in _COUNTED.items())
+            events.extend(counted)
         return events
 
     def _listen(self, name: str, listener: Any) -> None:
@@ -224,8 +225,8 @@ class PoolHooks:
         wrapped = Wrapped(pool, wrappers)
         alive = [each for each in self._wrapped if each.pool() is not None]
         self._wrapped = [*alive, wrapped]
-        if self._returns is not None:
-            pool.__dict__[MARK] = self._returns
+        if self._common:
+            pool.__dict__[MARK] = self
         wrapped.wrap(wrappers)
 
     def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
@@ -469,8 +470,7 @@ class PoolHooks:
         self.book.closed(self.book.connections.get(id(record)), monotonic())
 
     @_guarded
-    def on_detach(self, dbapi_connection: Any, record: Any) -> None:
-        """Go on with the hold of a connection that is no longer the pool's."""
+    def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
         hold = self._hold_detached(record)
         if hold is None:
             return

@@ -14,7 +14,7 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.adapters.sqlalchemy import (
     PoolHooks,
-    common_listeners,
+    counting_listeners,
     pool_name,
     pool_url,
 )
@@ -34,9 +34,9 @@ class Engines(LibraryPools):
         self._common = Common()
 
     def watch_every(self, settings: Settings, *, existing: bool = True) -> None:
-        """Also with common listeners, where all are watched from the beginning."""
+        """Count what is only counted for all at once, if there can be no pool yet."""
         if not existing and not self._context.ledger.watched:
-            self._common.begin(common_listeners())
+            self._common.begin(counting_listeners())
         super().watch_every(settings, existing=existing)
 
     def forget_every(self) -> None:

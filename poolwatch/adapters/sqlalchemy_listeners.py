@@ -38,7 +38,7 @@ def unlisten(dispatches: Iterable[Any], name: str, listener: Any) -> None:
 
 
 class Common:
-    """Listeners of all pools at once, instead of each pool's own.
+    """Listeners of all pools at once: each pool's own take a while to hang up.
 
     Only begun where no pool can be there yet: SQLAlchemy has nothing by which these
     could be added in a safe way while others are calling them.

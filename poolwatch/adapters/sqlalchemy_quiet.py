@@ -15,8 +15,6 @@ from sys import _getframe as frame_at
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.pool.base import _ConnectionRecord
-
 from poolwatch.adapters.sqlalchemy_entry import (
     ENGINE_CONNECT,
     FOR_A_SESSION,
@@ -66,10 +64,6 @@ if TYPE_CHECKING:
             """Take note of an exception of ours; may raise it."""
 
 
-KNOWS_ITS_POOL = hasattr(_ConnectionRecord, "_ConnectionRecord__pool")
-"""Whether the record of a connection tells its pool. No event does."""
-MARK = "_poolwatch"
-"""Attribute of a pool: its QuietReturns."""
 _ambience = ambience.get
 _MOST_PLACES = 2 * DEEPEST
 
@@ -139,7 +133,10 @@ class QuietCheckouts:
             q = quiet
             naming = q.observers.naming
             if q.book.watched or naming is None:
-                q.hooks.wake()
+                try:
+                    q.hooks.wake()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                    q.guard.failed(error)
                 return q.go_the_general_way()
             naming.meet_shared(q.book)
             return q.original(q.pool)
@@ -228,39 +225,33 @@ class QuietCheckouts:
 class QuietReturns:
     """What the returns to one pool look at. It does not keep the pool alive."""
 
-    __slots__ = ("book", "guard", "holds", "hooks", "observers", "unseen")
+    __slots__ = ("book", "guard", "holds", "observers", "unseen")
 
-    def __init__(self, hooks: Hooks) -> None:
-        book = hooks.book
-        self.hooks = hooks
+    def __init__(self, book: PoolBook, guard: Guard) -> None:
         self.book = book
-        self.guard = hooks.guard
+        self.guard = guard
         self.holds = book.holds
         self.observers: Observers = book.observers
         self.unseen = book.unseen
 
-
-def checkin(dbapi_connection: Any, record: Any) -> None:
-    """Listen to the event of that name, of one pool or of all."""
-    q = record._ConnectionRecord__pool.__dict__.get(MARK)
-    if q is None:  # not one of ours
-        return
-    try:
-        hold = q.holds.pop(id(record), None)
-        if hold is None:
-            return
-        book = q.book
-        collected = hold.proxy() is None
-        if collected or book.watched or q.observers.ended is not None:
-            book.end(hold, monotonic(), collected)
-            return
-        hold.holder.out -= 1
-        account = hold.account
-        if account is not None:
-            account.out.pop(hold, None)
-        unseen, taken = q.unseen, hold.taken
-        unseen += (monotonic() - taken, taken - hold.asked)
-        if len(unseen) >= MOST_UNSEEN:
-            book.fold_unseen()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-        q.guard.failed(error)
+    def checkin(self, dbapi_connection: Any, record: Any) -> None:
+        """Listen to the event of that name."""
+        try:
+            hold = self.holds.pop(id(record), None)
+            if hold is None:
+                return
+            book = self.book
+            collected = hold.proxy() is None
+            if collected or book.watched or self.observers.ended is not None:
+                book.end(hold, monotonic(), collected)
+                return
+            hold.holder.out -= 1
+            account = hold.account
+            if account is not None:
+                account.out.pop(hold, None)
+            unseen, taken = self.unseen, hold.taken
+            unseen += (monotonic() - taken, taken - hold.asked)
+            if len(unseen) >= MOST_UNSEEN:
+                book.fold_unseen()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.guard.failed(error)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
+import subprocess
+import sys
 import threading
 import weakref
 
 import pytest
 from fix_core import book_of
-from sqlalchemy import QueuePool, text
+from sqlalchemy import QueuePool, StaticPool, create_engine, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
@@ -355,3 +358,113 @@ def test_uninstrument(engine):
     poolwatch.uninstrument()
     assert "connect" not in vars(engine.pool)
     assert not engine.pool.dispatch.checkin
+
+
+# -- many pools ------------------------------------------------------------------------
+
+COUNTED = """
+import json, sys
+from poolwatch.agent import agent, watch_quietly
+from poolwatch.testing.owners import Owner, Owners
+if sys.argv[2] == "later":
+    import sqlalchemy
+owners = Owners()
+agent.ledger.observers.append(owners)
+watch_quietly()
+import sqlalchemy as sa
+import poolwatch
+
+def ours(pool, *, own):
+    told = ("checkin", "close", "close_detached", "connect", "detach", "invalidate")
+    found = []
+    for name in told:
+        event = getattr(pool.dispatch, name)
+        listeners = event.listeners if own else event
+        if any("poolwatch" in each.__module__ for each in listeners):
+            found.append(name)
+    return found
+
+engine = sa.create_engine(sys.argv[1], poolclass=sa.QueuePool)
+owner = owners.current = Owner("test", None)
+with engine.connect() as connection:
+    connection.execute(sa.text("select 1"))
+raw = engine.raw_connection()
+raw.detach()
+out = [len(owner.out), len(agent.ledger.books[agent.pools.id_of(engine)].detached)]
+raw.close()
+raw = engine.raw_connection()
+raw.invalidate()
+raw.close()
+engine.dispose()
+with engine.connect():
+    pass
+hung = ours(engine.pool, own=True)
+[pool] = [p for p in poolwatch.snapshot().processes[0].pools if p.kind == "QueuePool"]
+counters = pool.counters
+said = [counters.checkouts, counters.checkins, counters.connects, counters.closes]
+said += [counters.invalidated, len(owner.out)]
+agent.ledger.observers.remove(owners)
+poolwatch.uninstrument()
+print(json.dumps([said, out, hung, ours(engine.pool, own=False)]))
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_what_is_counted(tmp_path, when):
+    """The same, whether each pool has its own listeners or all have them together."""
+    url = f"sqlite:///{tmp_path}/counted.db"
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, url, when],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    said, out, hung, left = json.loads(done.stdout)
+    assert said == [4, 4, 3, 2, 1, 0]
+    assert out == [1, 1]
+    each = ["close", "connect", "invalidate"] if when == "later" else []
+    assert hung == sorted(["checkin", "close_detached", "detach", *each])
+    assert left == []
+
+
+def test_one_connection_for_all(owner, owners, sqlite):
+    """Nothing hangs on such a pool until somebody looks; the summary names it."""
+    engine = sqlite(poolclass=StaticPool)
+    with engine.connect() as connection:
+        assert connection.scalar(text("select 1")) == 1
+    assert owners.unjudged == {book_of(engine).name: "StaticPool"}
+    assert not engine.pool.dispatch.checkin.listeners
+    assert "do_execute" not in vars(engine.dialect)
+    poolwatch.snapshot()
+    for _ in range(2):
+        with engine.connect() as connection:
+            connection.execute(text("select 2"))
+            [hold] = book_of(engine).open_holds()
+            assert hold.statement() == "select 2"
+            assert hold.path.frames()[0].function == "test_one_connection_for_all"
+        assert book_of(engine).open_holds() == []
+    assert owner.out == {}
+    assert counted(engine) == (2, 2, 2, 2)
+
+
+def test_an_engine_for_each_test(owner):
+    """What is ours goes in the very collection in which the engine goes."""
+    engine = create_engine("sqlite:///", poolclass=QueuePool)
+    with engine.connect():
+        pass
+    pool_id = book_of(engine).id
+    books, seen = weakref.ref(book_of(engine)), []
+    weakref.finalize(engine.pool, lambda: seen.append(books()))
+    del engine
+    gc.collect()
+    assert seen == [None]
+    assert pool_id not in agent.ledger.books
+
+
+def test_no_site(engine):
+    """Where it was taken is told of none that has ended before somebody looked."""
+    assert counted(engine) == (1,) * 4
+    sites = poolwatch.snapshot().processes[0].sites
+    assert book_of(engine).id not in {each.pool for each in sites}
