@@ -7,6 +7,8 @@ no other plugin loaded: the least time for what is added to be compared with. "W
 has a plugin that does nothing: for each ``-p`` pytest goes through all distributions
 that are installed, which nobody does for ours, as pytest finds it by itself.
 
+Two more suites make an engine for each test, on a database in memory or on a file.
+
 Full garbage collections are counted: there are one or two, each takes as long as a
 dozen tests, and whether one more falls into a run is chance.
 """
@@ -17,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -52,6 +54,15 @@ def engine():
 
 def pytest_unconfigure():
     print("full collections:", gc.get_stats()[-1]["collections"])
+
+
+@pytest.fixture
+def own(tmp_path):
+    engine = create_engine(os.environ["SUITE_URL"].format(tmp_path))
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        yield session
+    engine.dispose()
 
 
 @pytest.fixture
@@ -111,9 +122,25 @@ def test_engine_{n}(engine):
 """
 
 
-def write_suite(directory: Path) -> None:
-    """1,000 tests in ten files, of the four ways by turns."""
-    ways = (SELECTS, INSERTS, ORM, WITH_ENGINE)
+OWN_ENGINE = """
+def test_own_engine_{n}(own):
+    own.add(Item(id={n}, name="item {n}"))
+    own.flush()
+    assert own.scalars(select(Item)).one().name == "item {n}"
+"""
+
+ONE_ENGINE = (SELECTS, INSERTS, ORM, WITH_ENGINE)
+SUITES = {
+    "SQLite file": ("sqlite:///suite.db", ONE_ENGINE),
+    "local PostgreSQL": (None, ONE_ENGINE),
+    "SQLite in memory, an engine for each test": ("sqlite://", (OWN_ENGINE,)),
+    "SQLite file, an engine for each test": ("sqlite:///{}/own.db", (OWN_ENGINE,)),
+}
+"""By name: the URL, and the kinds of tests."""
+
+
+def write_suite(directory: Path, ways: Sequence[str] = ONE_ENGINE) -> None:
+    """1,000 tests in ten files, of these ways by turns."""
     (directory / "idle_plugin.py").write_text("", encoding="utf-8")
     (directory / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     (directory / "conftest.py").write_text(CONFTEST, encoding="utf-8")
@@ -172,7 +199,7 @@ def fastest_quarter(times: list[float]) -> float:
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="tells a child's CPU time")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("database", ["SQLite file", "local PostgreSQL"])
+@pytest.mark.parametrize("database", SUITES)
 def test_suite(
     benchmark: Any,
     database: str,
@@ -180,11 +207,10 @@ def test_suite(
     figure: Callable[[str], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    if database == "SQLite file":
-        url = f"sqlite:///{tmp_path / 'suite.db'}"
-    else:
+    url, kinds = SUITES[database]
+    if url is None:
         url = request.getfixturevalue("postgres").url("psycopg2")
-    write_suite(tmp_path)
+    write_suite(tmp_path, kinds)
     ways = {
         "without": ("-p", "idle_plugin"),
         "with": ("-p", "poolwatch.testing.pytest_plugin", "--pool-leaks=error"),
