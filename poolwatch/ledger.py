@@ -457,7 +457,7 @@ class Ledger:
         """Times that the hooks of a pool, or the watch over all of them, were taken
         away by somebody."""
         self.taken_away: deque[PoolBook] = deque(maxlen=_DEPARTED)
-        """The books of such pools, the latest."""
+        """The books of such pools, the latest, if there is an observer to miss them."""
         self.observers = Observers()
         """Told of every hold; the same in all books."""
         self.numbers = itertools.count(1)
@@ -486,7 +486,8 @@ class Ledger:
     def take_away(self, book: PoolBook) -> None:
         """Forget a pool that may live on."""
         self.close(book.id)
-        self.taken_away.append(book)
+        if self.observers:
+            self.taken_away.append(book)
         self.changes += 1
 
     def close(self, pool_id: str) -> None:

@@ -14,6 +14,7 @@ import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from sys import _getframe as frame_at
 from time import monotonic
@@ -152,6 +153,8 @@ class PoolHooks:
         database in memory, as long as nobody can look: who has it is of no interest
         then, and a suite may make such an engine for each of its tests.
         """
+        if self.guard.tripped:  # they were taken off
+            return
         try:
             self._asleep.pop()
         except IndexError:  # another thread was first
@@ -483,7 +486,7 @@ class PoolHooks:
         key = id(dbapi_connection)
         hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
         self.book.detached[key] = hold
-        while self._to_come:
+        with suppress(IndexError):  # another thread was first
             self._listen(*self._to_come.pop())
 
     def _hold_detached(self, record: Any) -> Checkout | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -468,3 +469,16 @@ def test_no_site(engine):
     assert counted(engine) == (1,) * 4
     sites = poolwatch.snapshot().processes[0].sites
     assert book_of(engine).id not in {each.pool for each in sites}
+
+
+def test_taken_off_in_its_sleep(owner, owners, sqlite):
+    """It does not wake under somebody else's wrapper."""
+    engine = sqlite(poolclass=StaticPool)
+    ours = engine.pool.connect
+    engine.pool.connect = functools.partial(ours)
+    agent.ledger.observers.remove(owners)
+    poolwatch.uninstrument()
+    with engine.connect() as connection:
+        assert connection.scalar(text("select 1")) == 1
+    assert not engine.pool.dispatch.checkin.listeners
+    assert "do_execute" not in vars(engine.dialect)
