@@ -96,14 +96,16 @@ class Agent:
 
     @reachable.setter
     def reachable(self, reachable: bool) -> None:
-        self._reachable = self.ledger.watched = reachable
-        self.sites.watched = self.sites.of_statements.watched = reachable
+        self._reachable = reachable
+        self._admit_viewers(reachable)
 
     def look(self) -> None:
         """Somebody in this process looks: from now on all is kept that can be seen."""
-        self.ledger.watched = self.sites.watched = self.sites.of_statements.watched = (
-            True
-        )
+        self._admit_viewers(True)
+
+    def _admit_viewers(self, admitted: bool) -> None:
+        self.ledger.observers.admit_viewers(admitted)
+        self.sites.watched = self.sites.of_statements.watched = admitted
 
     @cached_property
     def source(self) -> LedgerSource:

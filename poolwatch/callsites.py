@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from types import CodeType, FrameType, FunctionType
 from typing import Any, TypeVar
@@ -173,29 +173,39 @@ class Node:
         return (self.parent.near() if self.parent else ()) + near
 
 
-class LonePath(list[Any]):
-    """The whole of one stack, in no tree: put into words only when that is asked.
+Chain = tuple[CodeType, int, Any] | None
+"""A stack, the outermost frame first: code, ``f_lasti``, and the chain of those that it
+has been put in front of. Nothing is made in less time."""
 
-    Code objects, each followed by its ``f_lasti``. A path is one and the same, or it is
-    another: what it is made of is not compared.
-    """
 
-    __slots__ = ()
-    __eq__ = object.__eq__
-    __ne__ = object.__ne__
-    __hash__ = object.__hash__  # type: ignore[assignment]
+class LonePath:
+    """The whole of one stack, in no tree: put into words only when that is asked."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Sequence[tuple[CodeType, int]]) -> None:
+        """Take code objects, each with its ``f_lasti``, the innermost first."""
+        self._pairs = pairs
+
+    @classmethod
+    def of(cls, chain: Chain) -> LonePath:
+        """Take what was captured."""
+        pairs: list[tuple[CodeType, int]] = []
+        while chain is not None:
+            code, lasti, chain = chain
+            pairs.append((code, lasti))
+        return cls(pairs[: -DEEPEST - 1 : -1])
 
     def frames(self, _live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
         """The stack in words, innermost first; it is exact, wherever its holder is."""
-        return resolve(zip(self[::2], self[1::2], strict=True))
+        return resolve(self._pairs)
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
-        owners = [owner_by_place(code.co_filename, code.co_name) for code in self[::2]]
+        owners = [owner_by_place(c.co_filename, c.co_name) for c, _ in self._pairs]
         if not owners:
             return None
-        at = 2 * owners.index(max(owners))
-        return _frame(*self[at : at + 2])
+        return _frame(*self._pairs[owners.index(max(owners))])
 
     def look_again(self) -> None:
         """There is nothing to compare it with."""
@@ -288,19 +298,15 @@ class CallSites:
         """The same if nobody can look."""
         # Asks of a frame what is at hand. To read its module's name, in a dictionary
         # that nobody has looked at for a while, takes as long as all the rest.
-        path = LonePath()
-        add, bottoms = path.append, self.bottoms
-        try:
-            for _ in range(DEEPEST):
-                code = frame.f_code  # type: ignore[union-attr]
-                add(code)
-                add(frame.f_lasti)  # type: ignore[union-attr]
-                if id(code) in bottoms:
-                    break
-                frame = frame.f_back  # type: ignore[union-attr]
-        except AttributeError:  # that was the last one
-            pass
-        return path
+        pairs: list[tuple[CodeType, int]] = []
+        bottoms = self.bottoms
+        while frame is not None and len(pairs) < DEEPEST:
+            code = frame.f_code
+            pairs.append((code, frame.f_lasti))
+            if id(code) in bottoms:
+                break
+            frame = frame.f_back
+        return LonePath(pairs)
 
     def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
         """Like capture, going on with the frames of the parent greenlets."""
@@ -310,8 +316,7 @@ class CallSites:
             frames += _chain(parent.gr_frame, DEEPEST - len(frames))
             parent = parent.parent
         if not self.watched:
-            places = [(each.f_code, each.f_lasti) for each in frames]
-            return LonePath(itertools.chain.from_iterable(places))
+            return LonePath([(each.f_code, each.f_lasti) for each in frames])
         return self._leaf(self._root, frames)
 
     def _descend(self, path: Node, frame: FrameType | None) -> Node:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.callsites import LonePath
 from poolwatch.labels import Ambience
 
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from poolwatch.callsites import Path
+    from poolwatch.callsites import Chain, Path
     from poolwatch.holders import Holder, TaskRef
     from poolwatch.ledger import PoolBook
     from poolwatch.model import Connection
@@ -47,6 +48,7 @@ class Checkout:
         "account",
         "ambience",
         "asked",
+        "chain",
         "collected",
         "connection",
         "dropped",
@@ -63,6 +65,8 @@ class Checkout:
     )
 
     path: Path
+    chain: Chain
+    """What the path is made of, if nobody could look."""
     holder: Holder
     ambience: Ambience
     task: TaskRef | None
@@ -103,6 +107,13 @@ class Checkout:
         self.asked = asked
         self.usage = None
         self.account = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the path of what was captured, now that somebody asks for it."""
+        if name != "path":
+            raise AttributeError(name)
+        path = self.path = LonePath.of(self.chain)
+        return path
 
     def owner(self) -> object:
         """The one that holds or waits: equal for two requests of one task or thread."""

@@ -16,6 +16,8 @@ def log() -> logging.Logger:
 class Guard:
     """Counts the failures of one set of hooks and says when they must stop."""
 
+    __slots__ = ("failures", "tripped", "what")
+
     def __init__(self, what: str) -> None:
         self.what = what
         self.failures = 0

@@ -72,13 +72,11 @@ class PoolBook:
         long_after: float,
         gauges: Callable[[], Gauges],
         observers: Observers,
-        watched: bool = True,
     ) -> None:
         self.id = pool_id
-        self.watched = watched
-        """Somebody may come and look: what has ended is told apart by call site."""
         self.observers = observers
-        """Those of all pools: usually nobody."""
+        """Those of all pools: usually nobody but viewers. For these, what has ended is
+        told apart by call site."""
         self.name = name
         self.kind = kind
         self.url = url
@@ -149,7 +147,7 @@ class PoolBook:
         account = hold.account
         if account is not None:
             account.out.pop(hold, None)
-        if not self.watched and not collected:
+        if not observers.watched and not collected:
             self._note_unseen(hold, now)
             return
         tally = self._by_path.get(hold.path) or self._tally(hold.path)
@@ -462,24 +460,12 @@ class Ledger:
         """Told of every hold; the same in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
-        self._watched = True
-
-    @property
-    def watched(self) -> bool:
-        """Whether somebody may come and look; the same in all books."""
-        return self._watched
-
-    @watched.setter
-    def watched(self, watched: bool) -> None:
-        self._watched = watched
-        for book in list(self.books.values()):
-            book.watched = watched
 
     def open(self, **about: Any) -> PoolBook:
         """Begin the books of a pool; takes what PoolBook takes but id and observers."""
         pool_id = f"p{next(self._numbers)}"
         book = self.books[pool_id] = PoolBook(
-            pool_id, observers=self.observers, watched=self._watched, **about
+            pool_id, observers=self.observers, **about
         )
         return book
 

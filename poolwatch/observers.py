@@ -9,6 +9,9 @@ hooks of that pool are switched off.)
 ``ended(book, hold, now, collected)``   it has come back, by itself or by the collector
 ``lost(book, hold, now)``               it was the collector: told before it leaves the
                                         account of whoever took it
+
+Besides there may be viewers, who come and go as they like: for them all is kept that
+can be seen.
 """
 
 from __future__ import annotations
@@ -20,17 +23,19 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from poolwatch.checkout import Account, Checkout
+    from poolwatch.holders import Holder
     from poolwatch.ledger import PoolBook
 
     class Naming(Protocol):
         """An observer that says beforehand who answers for what one thread takes.
 
         A hold that is taken in no event loop, and not as a long one, may then be noted
-        by the adapter, without a call of ``taken``.
+        by the adapter, without a call of ``taken``. Of how a hold ends it wants to know
+        only if it was lost.
         """
 
-        thread: int
-        """Its ident."""
+        holder: Holder | None
+        """The thread, once it has taken something."""
         current: Account | None
         """Who it is."""
         rising: Sequence[object]
@@ -50,19 +55,27 @@ if TYPE_CHECKING:
 class Observers:
     """Changed while other threads call: what they call is replaced, never changed."""
 
-    taken: Taken | None = None
-    """Tells all that want to know it; None if nobody does."""
-    ended: Ended | None = None
-    lost: Lost | None = None
-    naming: Naming | None = None
-    """The only observer that there is, if it is such a one."""
+    __slots__ = ("_all", "ended", "lost", "naming", "taken", "watched")
 
     def __init__(self) -> None:
         self._all: tuple[object, ...] = ()
+        self.watched = True
+        """Whether viewers may come and look: see admit_viewers."""
+        self.taken: Taken | None = None
+        """Tells all that want to know it; None if nobody does."""
+        self.ended: Ended | None = None
+        self.lost: Lost | None = None
+        self.naming: Naming | None = None
+        """The only one that there is, if it is such a one, and nobody can look."""
 
     def __bool__(self) -> bool:
         """Whether there are any."""
         return bool(self._all)
+
+    def admit_viewers(self, admitted: bool) -> None:
+        """Let viewers come and look, or nobody."""
+        self.watched = admitted
+        self._find_naming()
 
     def append(self, observer: object) -> None:
         """Tell one more."""
@@ -76,7 +89,11 @@ class Observers:
         self._all = observers
         names = "taken", "ended", "lost"
         self.taken, self.ended, self.lost = map(self._as_one, names)
-        only = observers[0] if len(observers) == 1 else None
+        self._find_naming()
+
+    def _find_naming(self) -> None:
+        alone = len(self._all) == 1 and not self.watched
+        only = self._all[0] if alone else None
         self.naming = only if hasattr(only, "rising") else None  # type: ignore[assignment]
 
     def _as_one(self, name: str) -> Callable[..., None] | None:

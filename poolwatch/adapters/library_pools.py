@@ -252,7 +252,7 @@ class LibraryPools(ABC):
 
         Not in a run that nobody can look at: a suite may make one for each test.
         """
-        if self._counting.tripped or not self._context.ledger.watched:
+        if self._counting.tripped or not self._context.ledger.observers.watched:
             return
         try:
             if self.is_new(target):

@@ -1,9 +1,10 @@
 """SQLAlchemy's pools, sync and async.
 
 SQLAlchemy has no event for "asked" or "waiting", so the pool's ``connect`` is wrapped,
-on the instance; everything after the checkout is told by pool events. ``recreate`` is
-wrapped too: ``Engine.dispose()`` makes a new pool by it, which must be followed (event
-listeners carry over to the new pool by themselves, wrappers do not).
+on the instance, and so is ``_return_conn``, in which every return ends: to be called by
+the event takes longer than what is to be done. Everything else is told by pool events.
+``recreate`` is wrapped too: ``Engine.dispose()`` makes a new pool by it, which must be
+followed (event listeners carry over to the new pool by themselves, wrappers do not).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import Common, listen, unlisten
-from poolwatch.adapters.sqlalchemy_quiet import QuietCheckouts, QuietReturns
+from poolwatch.adapters.sqlalchemy_quiet import QuietPool
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
@@ -120,9 +121,8 @@ class PoolHooks:
         """Tell when the facts of a connection may be forgotten."""
         self._statements: StatementHooks | None = None
         self._listeners: list[tuple[str, Any]] = []
-        quiet = not book.watched and not self._shared
-        self._returns = QuietReturns(book, self.guard) if quiet else None
-        self._common = quiet and bool(common)
+        watched = book.observers.watched
+        self._common = not watched and not self._shared and bool(common)
         """What is only counted is told to all pools at once."""
         self._asleep = [True]
         """Empty as soon as everything is noted."""
@@ -131,7 +131,7 @@ class PoolHooks:
         book.gauges = self.gauges
         book.switched_off = self.is_off
         self._wrap(pool)
-        if book.watched or not self._shared:
+        if watched or not self._shared:
             self.wake()
 
     @property
@@ -206,10 +206,6 @@ class PoolHooks:
         if self._shared:
             events.append(("checkin", self._on_shared_checkin))
             events.append(("reset", self._on_reset))
-        elif self._returns is None:
-            events.append(("checkin", self._checkin_listener()))
-        else:
-            events.append(("checkin", self._returns.checkin))
         if not self._common:
             counted = ((name, getattr(self, by)) for name, by in _COUNTED.items())
             events.extend(counted)
@@ -221,10 +217,7 @@ class PoolHooks:
             listen(dispatch, name, listener)
 
     def _wrap(self, pool: Pool) -> None:
-        wrappers: list[Any] = [
-            self._connect_wrapper(pool),
-            self._recreate_wrapper(pool),
-        ]
+        wrappers = [*self._checkout_wrappers(pool), self._recreate_wrapper(pool)]
         wrapped = Wrapped(pool, wrappers)
         alive = [each for each in self._wrapped if each.pool() is not None]
         self._wrapped = [*alive, wrapped]
@@ -246,19 +239,23 @@ class PoolHooks:
 
         return recreate
 
-    def _connect_wrapper(self, pool: Pool) -> Callable[..., Any]:
-        original = unbound(pool, "connect")
-        if self.book.watched or (self._async and not self._shared):
-            return self.general(pool, original)
-        quiet = QuietCheckouts(
-            self,
-            pool,
-            original,
-            per_thread=self._per_thread,
-            sites=self._sites,
-            capacity=_capacity(pool),
+    def _checkout_wrappers(self, pool: Pool) -> Iterator[Callable[..., Any]]:
+        """Around a checkout, and around a return.
+
+        A shared connection is never returned.
+        """
+        connect = unbound(pool, "connect")
+        watched, shared = self.book.observers.watched, self._shared
+        quiet = QuietPool(
+            self, pool, connect, sites=self._sites, capacity=_capacity(pool)
         )
-        return quiet.unnoted() if self._shared else quiet.connect()
+        if watched or (self._async and not shared):
+            yield self.general(pool, connect)
+        else:
+            yield quiet.unnoted() if shared else quiet.connect()
+        if not shared:
+            back = unbound(pool, "_return_conn")
+            yield self._returned(pool, back) if watched else quiet.returned(back)
 
     def general(  # noqa: C901, PLR0915 - written out
         self, pool: Pool, original: Callable[..., Any]
@@ -282,7 +279,7 @@ class PoolHooks:
                 return original(pool)
             try:
                 holder = per_thread.holder or self._meet_thread()
-                watched = book.watched
+                watched = observers.watched
                 if is_async or running_loop() is not None:
                     path, task = self._async_caller(frame_at(above - 1).f_back)
                 else:
@@ -415,20 +412,25 @@ class PoolHooks:
         records[key] = ref(record, _forgetting(key, table, records))
         return facts
 
-    def _checkin_listener(self) -> Callable[[Any, Any], None]:
-        """The other half of the hot path."""
+    def _returned(
+        self, pool: Pool, original: Callable[[Any, Any], None]
+    ) -> Callable[[Any], None]:
+        """The other half of the hot path, around the method that puts a connection's
+        record back.
+        """
         guard, book = self.guard, self.book
         take_out, end = book.holds.pop, book.end
 
-        def checkin(dbapi_connection: Any, record: Any) -> None:
+        def _return_conn(record: Any) -> None:
             try:
                 hold = take_out(id(record), None)
                 if hold is not None:
                     end(hold, monotonic(), hold.proxy() is None)
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 guard.failed(error)
+            original(pool, record)
 
-        return checkin
+        return _return_conn
 
     @_guarded
     def _on_shared_checkin(self, dbapi_connection: Any, record: Any) -> None:

@@ -35,7 +35,7 @@ class Engines(LibraryPools):
 
     def watch_every(self, settings: Settings, *, existing: bool = True) -> None:
         """Count what is only counted for all at once, if there can be no pool yet."""
-        if not existing and not self._context.ledger.watched:
+        if not existing and not self._context.ledger.observers.watched:
             self._common.begin(counting_listeners())
         super().watch_every(settings, existing=existing)
 

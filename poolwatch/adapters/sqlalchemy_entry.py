@@ -20,7 +20,7 @@ TO_ENGINE = 3
 """Frames up to there from what stands for the pool's connect: the one that asks the
 pool, and its connection's."""
 FOR_A_SESSION = "_connection_for_bind"
-"""The function that asks an engine when a Session needs a connection."""
+"""The method that asks an engine when a Session needs a connection."""
 _MOST_WAYS = 8
 
 _ways: list[tuple[int, CodeType]] = []
@@ -46,6 +46,17 @@ def entry(above: int) -> FrameType | None:
     if frame.f_code.co_name == FOR_A_SESSION:
         return known_method(1 + above) or method_of_session(frame) or frame
     return frame
+
+
+def asking_for_a_session() -> CodeType | None:
+    """The code of that method; None as long as SQLAlchemy's ORM is not loaded."""
+    orm = sys.modules.get("sqlalchemy.orm.session")
+    if orm is None:
+        return None
+    function = getattr(getattr(orm, "SessionTransaction", None), FOR_A_SESSION, None)
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__  # type: ignore[union-attr]
+    return getattr(function, "__code__", None)
 
 
 def known_method(above: int) -> FrameType | None:

@@ -2,7 +2,7 @@
 
 There each happens once or twice a test, with nothing of it in the processor's caches:
 it costs as much as it makes calls and looks at objects. So each of the two is one
-function, and what it needs stands side by side in one object. Only the plain case is
+function, and what they need stands side by side in one object. Only the plain case is
 here: one thread, no event loop, no connection out, one that is free. All else goes the
 general way, through :mod:`poolwatch.adapters.sqlalchemy`.
 """
@@ -12,29 +12,28 @@ from __future__ import annotations
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from sys import _getframe as frame_at
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.sqlalchemy_entry import (
     ENGINE_CONNECT,
-    FOR_A_SESSION,
     TO_ENGINE,
+    asking_for_a_session,
     known_method,
     method_of_session,
 )
-from poolwatch.callsites import DEEPEST, LonePath
 from poolwatch.checkout import Checkout
 from poolwatch.labels import ambience
 from poolwatch.ledger import MOST_UNSEEN
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType, FrameType
     from typing import Protocol
 
-    from poolwatch.callsites import CallSites
+    from poolwatch.callsites import CallSites, Chain
     from poolwatch.checkout import ConnectionFacts
     from poolwatch.guard import Guard
-    from poolwatch.holders import PerThread
     from poolwatch.ledger import PoolBook
     from poolwatch.observers import Observers
 
@@ -65,26 +64,36 @@ if TYPE_CHECKING:
 
 
 _ambience = ambience.get
-_MOST_PLACES = 2 * DEEPEST
+_new: Callable[[type[Checkout]], Checkout] = object.__new__
+"""Leaves out the call of ``__init__``."""
 
 
-class QuietCheckouts:
-    """What the checkouts of one pool look at."""
+def _short_stack(frame: FrameType | None) -> Chain:
+    """All there is of a stack that ends before the application: a greenlet's."""
+    chain: Chain = None
+    while frame is not None:
+        chain = frame.f_code, frame.f_lasti, chain
+        frame = frame.f_back
+    return chain
+
+
+class QuietPool:
+    """What the checkouts of one pool, and the returns to it, look at."""
 
     __slots__ = (
         "book",
         "bottoms",
         "capacity",
         "connections",
+        "for_session",
         "general",
         "guard",
         "holds",
         "hooks",
         "observers",
         "original",
-        "per_thread",
         "pool",
-        "sites",
+        "unseen",
     )
 
     def __init__(
@@ -93,7 +102,6 @@ class QuietCheckouts:
         pool: Any,
         original: Callable[[Any], Any],
         *,
-        per_thread: PerThread,
         sites: CallSites,
         capacity: int,
     ) -> None:
@@ -105,14 +113,15 @@ class QuietCheckouts:
         self.holds = book.holds
         self.connections = book.connections
         self.observers: Observers = book.observers
+        self.unseen = book.unseen
         self.guard: Guard = hooks.guard
         self.hooks = hooks
         self.pool = pool
         self.original = original
-        self.per_thread = per_thread
-        self.sites = sites
         self.bottoms = sites.bottoms
         self.capacity = capacity
+        self.for_session: CodeType | None = None
+        """See asking_for_a_session(): the ORM may be loaded later."""
         self.general: Callable[[int], Any] | None = None
         """Made when it is needed."""
 
@@ -132,7 +141,7 @@ class QuietCheckouts:
         def connect() -> Any:
             q = quiet
             naming = q.observers.naming
-            if q.book.watched or naming is None:
+            if naming is None:
                 try:
                     q.hooks.wake()
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
@@ -149,14 +158,12 @@ class QuietCheckouts:
 
         def connect() -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
             q = quiet  # one cell; each more is one more object to look at
-            book, holds, holder = q.book, q.holds, q.per_thread.holder
-            naming = q.observers.naming
+            naming, holds = q.observers.naming, q.holds
             if (
-                book.watched
-                or naming is None
+                naming is None
                 or naming.rising
-                or holder is None
-                or holder.ident != naming.thread
+                or (holder := naming.holder) is None
+                or holder.ident != get_ident()
                 or holder.out
                 or len(holds) >= q.capacity
                 or running_loop() is not None
@@ -170,35 +177,37 @@ class QuietCheckouts:
                 q.hooks.gave_up(asked, error)
                 raise
             try:
-                path = LonePath()
-                add = path.append
+                chain: Chain = None
                 try:
                     frame: FrameType = frame_at(TO_ENGINE)
                     code = frame.f_code
                     if code is ENGINE_CONNECT:
                         frame = frame.f_back  # type: ignore[assignment]
                         code = frame.f_code
-                        if code.co_name == FOR_A_SESSION:
+                        if q.for_session is None:
+                            q.for_session = asking_for_a_session()
+                        if code is q.for_session:
                             frame = known_method(1) or method_of_session(frame) or frame
                             code = frame.f_code
                     else:
                         frame = frame_at(1)
                         code = frame.f_code
                     bottoms = q.bottoms
-                    while True:  # not counted: that would take as long as looking
-                        add(code)
-                        add(frame.f_lasti)
-                        if id(code) in bottoms:
-                            break
+                    chain = code, frame.f_lasti, None
+                    while id(code) not in bottoms:
                         frame = frame.f_back  # type: ignore[assignment]
                         code = frame.f_code
+                        chain = code, frame.f_lasti, chain
                 except (AttributeError, ValueError):  # there is no further frame
-                    if not path:
-                        path = q.sites.capture_alone(frame_at(0).f_back)
-                if len(path) > _MOST_PLACES:
-                    del path[_MOST_PLACES:]
+                    if chain is None:
+                        chain = _short_stack(frame_at(0).f_back)
                 said = _ambience()
-                hold = Checkout(path, holder, said, None, asked)
+                hold = _new(Checkout)
+                hold.chain = chain
+                hold.holder = holder
+                hold.ambience = said
+                hold.task = hold.usage = hold.account = None
+                hold.asked = asked
                 record = proxy._connection_record
                 at = id(record)
                 hold.connection = q.connections.get(at) or q.hooks.meet(proxy)
@@ -207,51 +216,45 @@ class QuietCheckouts:
                 holds[at] = hold
                 holder.out += 1
                 account = naming.current
-                if account is not None and (account.keeps_peak or account.over):
-                    naming.taken(book, hold)
-                elif account is not None and not said.long_hold:
-                    hold.account = account
-                    out = account.out
-                    out[hold] = book
-                    if len(out) > account.peak:  # noqa: PLR1730 - no call
-                        account.peak = len(out)
+                if account is None or said.long_hold:
+                    return proxy
+                if account.keeps_peak or account.over:
+                    naming.taken(q.book, hold)
+                    return proxy
+                hold.account = account
+                out = account.out
+                out[hold] = q.book
+                if len(out) > account.peak:  # noqa: PLR1730 - no call
+                    account.peak = len(out)
             except BaseException as error:  # noqa: BLE001 - raised again there
                 q.hooks.failed_after_connect(error)
             return proxy
 
         return connect
 
+    def returned(self, original: Callable[[Any, Any], None]) -> Callable[[Any], None]:
+        """Make what stands for ``_return_conn``, by which a connection comes back."""
+        quiet = self
 
-class QuietReturns:
-    """What the returns to one pool look at. It does not keep the pool alive."""
+        def _return_conn(record: Any) -> None:
+            q = quiet
+            try:
+                hold = q.holds.pop(id(record), None)
+                if hold is not None:
+                    collected = hold.proxy() is None
+                    if collected or q.observers.naming is None:
+                        q.book.end(hold, monotonic(), collected)
+                    else:
+                        hold.holder.out -= 1
+                        account = hold.account
+                        if account is not None:
+                            account.out.pop(hold, None)
+                        unseen, taken = q.unseen, hold.taken
+                        unseen += (monotonic() - taken, taken - hold.asked)
+                        if len(unseen) >= MOST_UNSEEN:
+                            q.book.fold_unseen()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                q.guard.failed(error)
+            original(q.pool, record)
 
-    __slots__ = ("book", "guard", "holds", "observers", "unseen")
-
-    def __init__(self, book: PoolBook, guard: Guard) -> None:
-        self.book = book
-        self.guard = guard
-        self.holds = book.holds
-        self.observers: Observers = book.observers
-        self.unseen = book.unseen
-
-    def checkin(self, dbapi_connection: Any, record: Any) -> None:
-        """Listen to the event of that name."""
-        try:
-            hold = self.holds.pop(id(record), None)
-            if hold is None:
-                return
-            book = self.book
-            collected = hold.proxy() is None
-            if collected or book.watched or self.observers.ended is not None:
-                book.end(hold, monotonic(), collected)
-                return
-            hold.holder.out -= 1
-            account = hold.account
-            if account is not None:
-                account.out.pop(hold, None)
-            unseen, taken = self.unseen, hold.taken
-            unseen += (monotonic() - taken, taken - hold.asked)
-            if len(unseen) >= MOST_UNSEEN:
-                book.fold_unseen()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            self.guard.failed(error)
+        return _return_conn

@@ -24,6 +24,7 @@ from poolwatch.importing import when_imported
 if TYPE_CHECKING:
     from poolwatch.checkout import Checkout
     from poolwatch.frame import Frame
+    from poolwatch.holders import Holder
     from poolwatch.ledger import PoolBook
     from poolwatch.testing.limits import Limits
     from poolwatch.testing.standing import Standing
@@ -112,7 +113,9 @@ class Owners:
         self.unjudged: dict[str, str] = {}
         """Names of pools that were used and cannot be judged, and their kind."""
         self.thread = get_ident()
-        """The main one."""
+        """The main one, and ..."""
+        self.holder: Holder | None = None
+        """... as it is known where connections are taken."""
         self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
             "pool_leaks_owner", default=None
         )
@@ -132,7 +135,10 @@ class Owners:
             self.meet_shared(book)
             return
         # owner(), written out where it is simple
-        simple = hold.holder.ident == self.thread and running_loop() is None
+        simple = False
+        if hold.holder.ident == self.thread:
+            self.holder = hold.holder
+            simple = running_loop() is None
         owner = self.owner() if self.rising or not simple else self.current
         if owner is None or hold.ambience.long_hold:
             return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import greenlet
 import pytest
 from fix_core import book_of
 from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from poolwatch.adapters import sqlalchemy_entry
 from poolwatch.agent import agent
 from poolwatch.callsites import DEEPEST
 
@@ -88,8 +91,6 @@ def test_a_flush_that_nobody_asked_for(engine):
 
 def test_more_ways_than_are_remembered(engine, monkeypatch):
     """Then a stack is longer than it need be, and as true."""
-    from poolwatch.adapters import sqlalchemy_entry
-
     monkeypatch.setattr(sqlalchemy_entry, "_ways", [])
     monkeypatch.setattr(sqlalchemy_entry, "_MOST_WAYS", 0)
     with Session(engine) as session:
@@ -98,6 +99,24 @@ def test_more_ways_than_are_remembered(engine, monkeypatch):
         stack = functions(engine)
     assert stack[0] == "_connection_for_bind"
     assert "test_more_ways_than_are_remembered" in stack
+
+
+def test_a_session_is_known_in_every_version():
+    """Its code is that of the method, not of what SQLAlchemy has wrapped it in."""
+    code = sqlalchemy_entry.asking_for_a_session()
+    assert code.co_name == sqlalchemy_entry.FOR_A_SESSION
+    assert code.co_filename.endswith("session.py")
+
+
+def test_orm_loaded_later(engine, monkeypatch):
+    """As when the engine is made by a module that is imported first."""
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "sqlalchemy.orm.session")
+        with engine.connect():
+            assert functions(engine)[0] == "test_orm_loaded_later"
+    with Session(engine) as session:
+        session.connection()
+        assert functions(engine)[:2] == ["connection", "test_orm_loaded_later"]
 
 
 def test_a_pool_that_is_asked_directly(engine):

@@ -426,7 +426,7 @@ def test_what_is_counted(tmp_path, when):
     assert said == [4, 4, 3, 2, 1, 0]
     assert out == [1, 1]
     each = ["close", "connect", "invalidate"] if when == "later" else []
-    assert hung == sorted(["checkin", "close_detached", "detach", *each])
+    assert hung == sorted(["close_detached", "detach", *each])
     assert left == []
 
 
