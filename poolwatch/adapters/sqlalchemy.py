@@ -244,18 +244,20 @@ class PoolHooks:
 
         A shared connection is never returned.
         """
-        connect = unbound(pool, "connect")
-        watched, shared = self.book.observers.watched, self._shared
+        connect, back = unbound(pool, "connect"), unbound(pool, "_return_conn")
+        if self.book.observers.watched:
+            yield self.general(pool, connect)
+            if not self._shared:
+                yield self._returned(pool, back)
+            return
         quiet = QuietPool(
             self, pool, connect, sites=self._sites, capacity=_capacity(pool)
         )
-        if watched or (self._async and not shared):
-            yield self.general(pool, connect)
-        else:
-            yield quiet.unnoted() if shared else quiet.connect()
-        if not shared:
-            back = unbound(pool, "_return_conn")
-            yield self._returned(pool, back) if watched else quiet.returned(back)
+        if self._shared:
+            yield quiet.unnoted()
+            return
+        yield self.general(pool, connect) if self._async else quiet.connect()
+        yield quiet.returned(back)
 
     def general(  # noqa: C901, PLR0915 - written out
         self, pool: Pool, original: Callable[..., Any]

@@ -17,7 +17,7 @@ import weakref
 from unittest import mock
 
 import pytest
-from fix_core import Look, null_pool_of
+from fix_core import Look, book_of, null_pool_of
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import Engine
@@ -281,6 +281,35 @@ def test_a_hold_that_is_out_at_uninstrument(instrument, sqlite):
     held.close()
     assert Look().counters(watch).checkins == 0
     assert Look().holds(watch) == []
+
+
+class Counting(QueuePool):
+    """A pool that does something of its own at each return."""
+
+    returns = 0
+
+    def _return_conn(self, record):
+        self.returns += 1
+        super()._return_conn(record)
+
+
+@pytest.mark.parametrize("run", ["watched", "in a run of tests"])
+def test_a_return_of_its_own(request, sqlite, run):
+    """What a pool does when a connection comes back, it does once, hooked or not."""
+    hook = request.getfixturevalue("instrument" if run == "watched" else "owners")
+    engine = sqlite(poolclass=Counting)
+    if run == "watched":
+        hook(engine)
+    pool, book = engine.pool, book_of(engine)
+    for _ in range(3):
+        with engine.connect():
+            assert len(book.open_holds()) == 1
+        assert book.open_holds() == []
+    assert pool.returns == 3
+    poolwatch.uninstrument(engine)
+    assert not {"connect", "_return_conn", "recreate"} & vars(pool).keys()
+    engine.connect().close()
+    assert pool.returns == 4
 
 
 @pytest.mark.parametrize("order", ["theirs first", "ours first"])
