@@ -430,7 +430,8 @@ class PoolHooks:
                     end(hold, monotonic(), hold.proxy() is None)
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 guard.failed(error)
-            original(pool, record)
+            finally:  # Ctrl-C must not cost the pool its connection
+                original(pool, record)
 
         return _return_conn
 

@@ -255,6 +255,7 @@ class QuietPool:
                             q.book.fold_unseen()
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 q.guard.failed(error)
-            original(q.pool, record)
+            finally:  # Ctrl-C must not cost the pool its connection
+                original(q.pool, record)
 
         return _return_conn

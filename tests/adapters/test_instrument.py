@@ -27,6 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 import poolwatch
 from poolwatch import wire
 from poolwatch.agent import agent
+from poolwatch.ledger import PoolBook
 
 plugins.register("poolwatch", "poolwatch.plugin", "PoolwatchPlugin")
 
@@ -312,6 +313,26 @@ def test_a_return_of_its_own(request, sqlite, run):
     assert pool.returns == 4
 
 
+@pytest.mark.parametrize("run", ["watched", "in a run of tests"])
+def test_interrupted_at_a_return(request, sqlite, monkeypatch, run):
+    """Ctrl-C while we note it: the connection is back in its pool all the same."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PoolBook, "end", interrupted)
+    hook = request.getfixturevalue("instrument" if run == "watched" else "owners")
+    engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=0.01)
+    if run == "watched":
+        hook(engine)
+    book, lent = book_of(engine), engine.raw_connection()
+    agent.look()  # so that both call it
+    with pytest.raises(KeyboardInterrupt):
+        lent.close()
+    assert engine.pool.checkedin() == 1
+    assert not book.switched_off()
+
+
 @pytest.mark.parametrize("order", ["theirs first", "ours first"])
 @pytest.mark.parametrize("wraps", [True, False])
 def test_another_tools_wrapper(instrument, sqlite, order, wraps):
@@ -470,7 +491,6 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     off; the application gets its connections all the same."""
     from poolwatch.adapters import sqlalchemy as adapter
     from poolwatch.adapters import sqlalchemy_statements
-    from poolwatch.ledger import PoolBook
 
     def broken(*_, **__):
         raise ZeroDivisionError("injected")
