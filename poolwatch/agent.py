@@ -104,8 +104,11 @@ class Agent:
         self._admit_viewers(True)
 
     def _admit_viewers(self, admitted: bool) -> None:
+        before = self.ledger.observers.watched
         self.ledger.observers.admit_viewers(admitted)
         self.sites.watched = self.sites.of_statements.watched = admitted
+        if admitted and not before and self.pools is not None:
+            self.pools.admit_viewers()
 
     @cached_property
     def source(self) -> LedgerSource:

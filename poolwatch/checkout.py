@@ -32,6 +32,12 @@ if TYPE_CHECKING:
         over: bool
         """It takes one more after it was thought to have ended."""
 
+    class Lender(Protocol):
+        """What knows a pool's connections."""
+
+        def facts(self, hold: Checkout) -> ConnectionFacts | None:
+            """What can be learned of that of a hold; None if it has gone."""
+
 
 LIMIT = 8192
 """Characters of a statement that are kept: no more than are ever shown."""
@@ -55,6 +61,7 @@ class Checkout:
         "holder",
         "keyed",
         "leaked",
+        "lender",
         "number",
         "path",
         "proxy",
@@ -76,6 +83,8 @@ class Checkout:
     proxy: Callable[[], Any]
     """Weak reference to the connection proxy that the application holds."""
     connection: ConnectionFacts | None
+    lender: Lender
+    """Knows the connection, if nobody could look when it was taken."""
     collected: bool
     dropped: int
     """Looks in a row at which nothing but the pool referred to the connection."""
@@ -109,11 +118,14 @@ class Checkout:
         self.account = None
 
     def __getattr__(self, name: str) -> Any:
-        """Make the path of what was captured, now that somebody asks for it."""
-        if name != "path":
-            raise AttributeError(name)
-        path = self.path = LonePath.of(self.chain)
-        return path
+        """Make of what was captured what somebody asks for now."""
+        if name == "path":
+            path = self.path = LonePath.of(self.chain)
+            return path
+        if name == "connection":
+            facts = self.connection = self.lender.facts(self)
+            return facts
+        raise AttributeError(name)
 
     def owner(self) -> object:
         """The one that holds or waits: equal for two requests of one task or thread."""

@@ -17,7 +17,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -26,6 +26,7 @@ from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
 from poolwatch.nestings import Nestings
 from poolwatch.observers import Observers
+from poolwatch.ondemand import OnDemand
 from poolwatch.tally import BATCH, Tally
 
 if TYPE_CHECKING:
@@ -55,12 +56,36 @@ def _nothing() -> None:
     """There is nothing to look for."""
 
 
+def _seconds() -> array[float]:
+    return array("d")
+
+
 class PoolBook:
     """The books of one pool."""
 
     server_connect: Callable[[], Any] | None = None
     """Opens a connection to this pool's PostgreSQL, outside the pool; None if it is on
     no PostgreSQL."""
+
+    # A suite may make a pool for each of its tests: what few need is made on demand.
+    detached: OnDemand[dict[int, Checkout]] = OnDemand(dict)
+    """Open holds whose connection was taken out of the pool for good."""
+    waits: OnDemand[dict[int, Checkout]] = OnDemand(dict)
+    connections: OnDemand[dict[int, ConnectionFacts]] = OnDemand(dict)
+    blamed: OnDemand[dict[int, list[Path]]] = OnDemand(dict)
+    """By wait: the paths of those who held a connection when it began."""
+    nestings = OnDemand(Nestings)
+    departed: OnDemand[deque[tuple[float, ConnectionFacts]]] = OnDemand(
+        partial(deque, maxlen=_DEPARTED)
+    )
+    """When connections were closed of late, and what was known of them."""
+    _create = OnDemand(Histogram)
+    _failed_waits = OnDemand(Histogram)
+    _created = OnDemand(_seconds)
+    _failed = OnDemand(_seconds)
+    _folding = OnDemand(threading.Lock)
+    _by_site: OnDemand[dict[Frame | None, Tally]] = OnDemand(dict)
+    """That of None is of those that ended while nobody could look."""
 
     def __init__(
         self,
@@ -93,11 +118,6 @@ class PoolBook:
         self.holds: dict[int, Checkout] = {}
         """Open holds. The key is the adapter's: it must find the hold again at its
         return."""
-        self.detached: dict[int, Checkout] = {}
-        """Open holds whose connection was taken out of the pool for good."""
-        self.waits: dict[int, Checkout] = {}
-        self.connections: dict[int, ConnectionFacts] = {}
-        self._create = Histogram()
         self.connects = 0
         self.closes = 0
         self.timeouts = 0
@@ -108,25 +128,14 @@ class PoolBook:
         """Waits that the application itself has ended."""
         self.most_wanted = 0
         """Connections out or asked for at once, at the worst moment beyond capacity."""
-        self.blamed: dict[int, list[Path]] = {}
-        """By wait: the paths of those who held a connection when it began."""
         self.switched_off: Callable[[], bool] = bool
-        self.nestings = Nestings()
-        self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
-        """When connections were closed of late, and what was known of them."""
         self.leaked = 0
         """Open holds that were found leaked; ended ones are counted by their tally."""
-        self._created = array("d")
-        self._failed = array("d")
-        self._folding = threading.Lock()
         self._by_path: dict[Path, Tally] = {}
         self.unseen: list[float] = []
         """Seconds held and seconds waited before, by turns, of holds that ended while
         nobody could look: nobody will ask at which call site. Both are appended at
         once, to be folded later on."""
-        self._by_site: dict[Frame | None, Tally] = {}
-        """That of None is of those that ended while nobody could look."""
-        self._failed_waits = Histogram()
 
     @cached_property
     def _wait_rate(self) -> WaitRate:

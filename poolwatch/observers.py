@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         def taken(self, book: PoolBook, hold: Checkout) -> None:
             """See above."""
 
-        def meet_shared(self, book: PoolBook) -> None:
+        def meet_shared(self, name: str, kind: str) -> None:
             """Be told that a pool with one connection for all was used."""
 
     Taken = Callable[[PoolBook, Checkout], None]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.patches import Patches
 from poolwatch.adapters.same_parameters import with_parameters_of
 from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
@@ -50,8 +51,8 @@ class LibraryPools(ABC):
         self._counting = Guard("counting the pools that are made")
         self._lock = threading.RLock()  # a finalizer may come in between
         self._every: Settings | None = None
-        self._patched: list[tuple[Any, Any, Any]] = []
-        """Classes with an ``__init__`` of ours, that, and the one below it."""
+        self._inits = Patches()
+        """Ours, in the classes that are ``made``."""
 
     # -- what each library says of its pools -------------------------------------------
 
@@ -104,6 +105,10 @@ class LibraryPools(ABC):
         """Whether it can be seen that it has no hooks, without a search."""
         return False
 
+    def can_wait(self, target: Any) -> bool:
+        """Whether it need not be hooked before it is used."""
+        return False
+
     def follow(self, hooks: Any) -> None:
         """See to it that _gone() is called once the pool of these hooks is gone."""
         hooks.on_gone = self._gone
@@ -140,16 +145,23 @@ class LibraryPools(ABC):
                     self._note_making(target, hooks.book)
             else:
                 self.met_again(hooks, target)
-            book = hooks.book
+                # its own settings are the closer ones
+                if by_itself or hooks.book.id not in self._named:
+                    self._change(hooks, target, settings)
             if by_itself:
-                self._named.add(book.id)
-            elif book.id in self._named:  # its own settings are the closer ones
-                return book.id
-        book.name = str(settings.name or self.name_of(target))
+                self._named.add(hooks.book.id)
+        return hooks.book.id
+
+    def _change(self, hooks: Hooks, target: Any, settings: Settings) -> None:
+        book = hooks.book
+        book.name = self._name(target, settings)
         book.long_after = min(settings.long_after, _FOR_EVER)
         book.server_view = settings.server_view
         self.apply(hooks, settings)
-        return book.id
+
+    def _name(self, target: Any, settings: Settings) -> str:
+        # anything may be given for a logging name, a Mock for a pool's URL
+        return str(settings.name or self.name_of(target))
 
     def id_of(self, target: Any) -> str | None:
         """The id of an instrumented pool; None if it is not."""
@@ -170,18 +182,21 @@ class LibraryPools(ABC):
         """
         with self._lock:
             self._every = settings
-            if not self._patched:
-                self.patch()
+            for kind in self.made:
+                self._inits.put(kind, "__init__", self._with_watching_init)
         for each in gc.get_objects() if existing else ():
             # by type(): what isinstance() asks of a proxy object runs foreign code
             if issubclass(type(each), self.made):
                 self.watch_one_of_all(each, exists=True)
 
+    def admit_viewers(self) -> None:  # noqa: B027 - if at all
+        """From now on somebody may look, and before nobody could."""
+
     def forget_every(self) -> None:
         """Take off all hooks."""
         with self._lock:
             self._every = None
-            self.unpatch()
+            self._inits.undo()
             for pool_id in list(self._hooks):
                 self._unhook(pool_id)
 
@@ -191,20 +206,8 @@ class LibraryPools(ABC):
 
     # -- pools to come -----------------------------------------------------------------
 
-    def patch(self) -> None:
-        """See to it that pools to come are met."""
-        for kind in self.made:
-            below = kind.__dict__["__init__"]
-            ours = with_parameters_of(below, self._watching_init(below))
-            self._patched.append((kind, ours, below))
-            kind.__init__ = ours  # type: ignore[misc]
-
-    def unpatch(self) -> None:
-        """Undo it where ours is the outermost; below another's it stays, and sleeps."""
-        while self._patched:
-            kind, ours, below = self._patched.pop()
-            if kind.__dict__.get("__init__") is ours:
-                kind.__init__ = below
+    def _with_watching_init(self, below: Any) -> Any:
+        return with_parameters_of(below, self._watching_init(below))
 
     def _watching_init(self, below: Any) -> Callable[..., None]:
         def watched_init(pool: Any, *args: Any, **kwargs: Any) -> None:
@@ -219,7 +222,9 @@ class LibraryPools(ABC):
         """
         try:
             # one that another thread is making is not ready: it comes by __init__
-            if self._every is not None and self.is_ready(target):
+            if self._every is None or not self.is_ready(target):
+                return
+            if not self.can_wait(target):
                 self._watch(target, self._every, by_itself=False, exists=exists)
         except Exception:  # noqa: BLE001 - whatever it is, the app gets its pool
             log().exception("poolwatch could not instrument a pool")
@@ -233,16 +238,17 @@ class LibraryPools(ABC):
 
     def _hook(self, target: Any, settings: Settings) -> Hooks:
         book = self._context.ledger.open(
-            # anything may be given for a logging name, a Mock for a pool's URL
-            name=settings.name or str(self.name_of(target)),
+            name=self._name(target, settings),
             kind=type(self.pool_of(target)).__name__,
             url=self.url_of(target),
             long_after=min(settings.long_after, _FOR_EVER),
             gauges=Gauges,
         )
         book.server_connect = self.server_connect(target)
+        book.server_view = settings.server_view
         hooks = self.make_hooks(target, book)
         self._hooks[book.id] = hooks
+        self.apply(hooks, settings)
         self.follow(hooks)
         return hooks
 

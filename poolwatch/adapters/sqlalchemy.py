@@ -5,6 +5,8 @@ on the instance, and so is ``_return_conn``, in which every return ends: to be c
 the event takes longer than what is to be done. Everything else is told by pool events.
 ``recreate`` is wrapped too: ``Engine.dispose()`` makes a new pool by it, which must be
 followed (event listeners carry over to the new pool by themselves, wrappers do not).
+
+In a run of tests the wrappers are those of :mod:`poolwatch.adapters.sqlalchemy_quiet`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from sys import _getframe as frame_at
@@ -25,14 +27,13 @@ from weakref import ref
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
-from sqlalchemy.pool.base import _ConnectionRecord
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
-from poolwatch.adapters.sqlalchemy_listeners import Common, listen, unlisten
-from poolwatch.adapters.sqlalchemy_quiet import QuietPool
+from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
+from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
@@ -43,12 +44,6 @@ from poolwatch.labels import ambience
 from poolwatch.ledger import PoolBook
 
 _ambience = ambience.get
-
-
-KNOWS_ITS_POOL = hasattr(_ConnectionRecord, "_ConnectionRecord__pool")
-"""Whether the record of a connection tells its pool. No event does."""
-MARK = "_poolwatch"
-"""Attribute of a pool: its hooks."""
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
@@ -66,30 +61,13 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-_COUNTED = {
-    "connect": "on_connect",
-    "invalidate": "on_invalidate",
-    "close": "on_close",
+_TOLD = {
+    "connect": "_on_connect",
+    "invalidate": "_on_invalidate",
+    "close": "_on_close",
+    "detach": "_on_detach",
 }
-"""Events that are only counted, and by what: no hold depends on them."""
-
-
-def counting_listeners() -> Iterator[tuple[str, Any]]:
-    """What counts for the pools of a run that nobody looks at, whichever it is; nothing
-    if that cannot be told.
-    """
-    if KNOWS_ITS_POOL:
-        for name, method in _COUNTED.items():
-            yield name, _telling(method)
-
-
-def _telling(method: str) -> Callable[..., None]:
-    def listener(dbapi_connection: Any, record: Any, *more: Any) -> None:
-        hooks = record._ConnectionRecord__pool.__dict__.get(MARK)
-        if hooks is not None:
-            getattr(hooks, method)(dbapi_connection, record, *more)
-
-    return listener
+"""Events of every pool, and what listens."""
 
 
 class PoolHooks:
@@ -100,8 +78,9 @@ class PoolHooks:
         target: Engine | Pool,
         book: PoolBook,
         context: AdapterContext,
-        common: Common,
+        quiet: QuietPool | None,
     ) -> None:
+        """Hook a pool; that ``quiet`` hangs on it is enough where that will do."""
         pool = target.pool if isinstance(target, Engine) else target
         self.book = book
         self.guard = Guard(f"pool {book.name!r}")
@@ -115,24 +94,25 @@ class PoolHooks:
         self._async = bool(pool._is_asyncio)
         book.shared = self._shared
         self._target: Callable[[], Any] = ref(target)
+        self._quiet = quiet
+        self._pools: list[ref[Pool]] = []
+        """Those of this target, the newest last: old ones may have holds out."""
         self._wrapped: list[Wrapped] = []
-        """Pools of this target, the newest last: old ones may have holds out."""
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
         self._statements: StatementHooks | None = None
         self._listeners: list[tuple[str, Any]] = []
-        watched = book.observers.watched
-        self._common = not watched and not self._shared and bool(common)
-        """What is only counted is told to all pools at once."""
         self._asleep = [True]
         """Empty as soon as everything is noted."""
         self._to_come = [("close_detached", self._on_close_detached)]
         """Listeners that are not needed yet."""
         book.gauges = self.gauges
         book.switched_off = self.is_off
-        self._wrap(pool)
-        if watched or not self._shared:
+        self.adopt(pool)
+        if quiet is None:
             self.wake()
+        else:
+            quiet.begin(self, _capacity(pool))
 
     @property
     def pool(self) -> Pool | None:
@@ -147,12 +127,7 @@ class PoolHooks:
         return self.guard.tripped
 
     def wake(self) -> None:
-        """Note everything from now on.
-
-        Not done for a pool that lends one connection to everybody, such as that of a
-        database in memory, as long as nobody can look: who has it is of no interest
-        then, and a suite may make such an engine for each of its tests.
-        """
+        """Note everything from now on."""
         if self.guard.tripped:  # they were taken off
             return
         try:
@@ -174,7 +149,15 @@ class PoolHooks:
 
     def has(self, pool: Pool) -> bool:
         """Whether these hooks are on ``pool``."""
-        return any(each.pool() is pool for each in self._wrapped)
+        return any(each() is pool for each in self._pools)
+
+    def adopt(self, pool: Pool) -> None:
+        """Hook a pool."""
+        alive = [each for each in self._pools if each() is not None]
+        self._pools = [*alive, ref(pool)]
+        if self._quiet is None:
+            pool.__dict__.pop(MARK, None)  # of hooks of another time
+            self._wrap(pool)
 
     def remove(self) -> None:
         """Take everything off again. What is in flight passes through."""
@@ -185,30 +168,32 @@ class PoolHooks:
             self._statements.remove()
         for wrapped in self._wrapped:
             wrapped.unwrap()
-            pool = wrapped.pool()
-            if pool is not None:
-                pool.__dict__.pop(MARK, None)
         self._wrapped.clear()
+        for pool in self._alive():
+            if pool.__dict__.get(MARK) is self._quiet is not None:
+                self._quiet.remove(pool)
+        self._pools = []
 
     # -- hooking -------------------------------------------------------------------
 
+    def _alive(self) -> list[Pool]:
+        pools = (each() for each in self._pools)
+        return [pool for pool in pools if pool is not None]
+
     def _newest(self) -> Pool | None:
-        alive = (each.pool() for each in reversed(self._wrapped))
-        return next((pool for pool in alive if pool is not None), None)
+        return next(reversed(self._alive()), None)
 
     def _dispatches(self) -> list[Any]:
         """Where listeners of ours may hang."""
-        pools = (each.pool() for each in self._wrapped)
-        return [pool.dispatch for pool in pools if pool is not None]
+        return [pool.dispatch for pool in self._alive()]
 
     def _wanted_listeners(self) -> list[tuple[str, Any]]:
-        events: list[tuple[str, Any]] = [("detach", self._on_detach)]
+        events: list[tuple[str, Any]] = []
         if self._shared:
             events.append(("checkin", self._on_shared_checkin))
             events.append(("reset", self._on_reset))
-        if not self._common:
-            counted = ((name, getattr(self, by)) for name, by in _COUNTED.items())
-            events.extend(counted)
+        if self._quiet is None:
+            events.extend((name, getattr(self, by)) for name, by in _TOLD.items())
         return events
 
     def _listen(self, name: str, listener: Any) -> None:
@@ -217,12 +202,16 @@ class PoolHooks:
             listen(dispatch, name, listener)
 
     def _wrap(self, pool: Pool) -> None:
-        wrappers = [*self._checkout_wrappers(pool), self._recreate_wrapper(pool)]
+        connect, back = unbound(pool, "connect"), unbound(pool, "_return_conn")
+        wrappers: list[Any] = [
+            self.general(connect, _capacity(pool), pool),
+            self._recreate_wrapper(pool),
+        ]
+        if not self._shared:  # such a connection is never returned
+            wrappers.append(self._returned(pool, back))
         wrapped = Wrapped(pool, wrappers)
         alive = [each for each in self._wrapped if each.pool() is not None]
         self._wrapped = [*alive, wrapped]
-        if self._common:
-            pool.__dict__[MARK] = self
         wrapped.wrap(wrappers)
 
     def _recreate_wrapper(self, pool: Pool) -> Callable[[], Pool]:
@@ -232,51 +221,30 @@ class PoolHooks:
             new: Pool = original(pool)
             if not self.guard.tripped:
                 try:
-                    self._wrap(new)
+                    self.adopt(new)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                     self.guard.failed(error)
             return new
 
         return recreate
 
-    def _checkout_wrappers(self, pool: Pool) -> Iterator[Callable[..., Any]]:
-        """Around a checkout, and around a return.
-
-        A shared connection is never returned.
-        """
-        connect, back = unbound(pool, "connect"), unbound(pool, "_return_conn")
-        if self.book.observers.watched:
-            yield self.general(pool, connect)
-            if not self._shared:
-                yield self._returned(pool, back)
-            return
-        quiet = QuietPool(
-            self, pool, connect, sites=self._sites, capacity=_capacity(pool)
-        )
-        if self._shared:
-            yield quiet.unnoted()
-            return
-        yield self.general(pool, connect) if self._async else quiet.connect()
-        yield quiet.returned(back)
-
     def general(  # noqa: C901, PLR0915 - written out
-        self, pool: Pool, original: Callable[..., Any]
+        self, original: Callable[..., Any], capacity: int, pool: Pool | None = None
     ) -> Callable[..., Any]:
         """What stands for the pool's ``connect``, which is ``original``, in any case.
 
-        The hot path: everything it needs is a local of this closure. It keeps its pool
+        The hot path: everything it needs is a local of this closure. It keeps ``pool``
         alive, as the bound method does in whose place it stands. It takes how many
         frames up the one is that has been called by the application: its own, or that
-        of what has called it.
+        of what has called it, which then gives the pool, too.
         """
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
         shared, is_async = self._shared, self._async
-        capacity = sys.maxsize if shared else _capacity(pool)
 
-        def connect(above: int = 1) -> Any:  # noqa: C901, PLR0912 - every call would cost
+        def connect(above: int = 1, pool: Pool | None = pool) -> Any:  # noqa: C901, PLR0912 - every call would cost
             if guard.tripped:
                 return original(pool)
             try:
@@ -312,7 +280,7 @@ class PoolHooks:
                 else:
                     record = proxy._connection_record
                     at = id(record)
-                    wait.connection = connections.get(at) or self.meet(proxy)
+                    wait.connection = connections.get(at) or self._meet(proxy)
                     # the pool has such a reference already
                     wait.proxy = record.fairy_ref or watch(proxy)
                     holds[at] = wait
@@ -381,33 +349,52 @@ class PoolHooks:
             return
         self._end_invalidated()  # one of the dead may stand under this very id
         key = id(proxy._connection_record)
-        wait.connection = self.book.connections.get(key) or self.meet(proxy)
+        wait.connection = self.book.connections.get(key) or self._meet(proxy)
         wait.proxy = watch(proxy)
         self.book.holds[id(proxy)] = wait
         wait.holder.out += 1
 
     # -- pool events -----------------------------------------------------------------
 
-    def meet(self, proxy: Any) -> ConnectionFacts:
-        """A connection that was opened before the pool was instrumented."""
+    def told_of(self, event: str, *args: Any) -> None:
+        """Note what a listener to all pools was told of this one."""
+        getattr(self, _TOLD[event])(*args)
+
+    def facts(self, proxy: Any) -> ConnectionFacts | None:
+        """What can be learned of a connection that is out; None if it has gone."""
+        if proxy is None or proxy.dbapi_connection is None:
+            return None
         record = proxy._connection_record
+        if record is None:  # it was detached
+            return self._facts(proxy.dbapi_connection, monotonic(), None, met=True)
+        return self.book.connections.get(id(record)) or self._meet(proxy)
+
+    def facts_of(self, dbapi_connection: Any, record: Any) -> ConnectionFacts:
+        """What can be learned of a connection that was opened before we noted such."""
         age = max(0.0, time.time() - record.starttime)
-        return self._remember(proxy.dbapi_connection, record, monotonic() - age, None)
+        return self._facts(dbapi_connection, monotonic() - age, None)
+
+    def _meet(self, proxy: Any) -> ConnectionFacts:
+        record = proxy._connection_record
+        return self._remember(record, self.facts_of(proxy.dbapi_connection, record))
 
     @_guarded
-    def on_connect(self, dbapi_connection: Any, record: Any) -> None:
-        """Listen to the event of that name, as those below."""
+    def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
         # SQLAlchemy notes the time just before it calls the driver, and tells us after
         # its own set-up of the connection: that is the creation time of OpenTelemetry.
         took = max(0.0, time.time() - record.starttime)
-        self._remember(dbapi_connection, record, monotonic(), took)
+        if self.book.observers.watched:
+            self._remember(record, self._facts(dbapi_connection, monotonic(), took))
         self.book.connected(took)
 
-    def _remember(
-        self, dbapi_connection: Any, record: Any, opened: float, took: float | None
+    @staticmethod
+    def _facts(
+        dbapi_connection: Any, opened: float, took: float | None, *, met: bool = False
     ) -> ConnectionFacts:
         pid, address, port = connection_facts(dbapi_connection)
-        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid())
+        return ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
+
+    def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
         key, table = id(record), self.book.connections
         table[key] = facts
         records = self._records
@@ -466,15 +453,13 @@ class PoolHooks:
                 self.book.end_shared(hold, monotonic(), proxy is None)
 
     @_guarded
-    def on_invalidate(
+    def _on_invalidate(
         self, dbapi_connection: Any, record: Any, error: BaseException | None
     ) -> None:
-        """Count it."""
         self.book.invalidated += 1
 
     @_guarded
-    def on_close(self, dbapi_connection: Any, record: Any) -> None:
-        """Count it, and remember the connection for a while."""
+    def _on_close(self, dbapi_connection: Any, record: Any) -> None:
         self.book.closed(self.book.connections.get(id(record)), monotonic())
 
     @_guarded

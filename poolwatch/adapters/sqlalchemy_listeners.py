@@ -10,13 +10,20 @@ all the rest: a suite of tests may make an engine for each test.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
+from sqlalchemy.pool.base import _ConnectionRecord
+
+_POOLS = Pool.recreate.__code__.co_filename
+KNOWS_ITS_POOL = hasattr(_ConnectionRecord, "_ConnectionRecord__pool")
+"""Whether the record of a connection tells its pool. No event does."""
 
 
 def listen(dispatch: Any, name: str, listener: Any) -> None:
@@ -40,8 +47,8 @@ def unlisten(dispatches: Iterable[Any], name: str, listener: Any) -> None:
 class Common:
     """Listeners of all pools at once: each pool's own take a while to hang up.
 
-    Only begun where no pool can be there yet: SQLAlchemy has nothing by which these
-    could be added in a safe way while others are calling them.
+    SQLAlchemy has nothing by which these could be added or removed in a safe way while
+    another thread is calling them: it is not done while one is inside a pool.
     """
 
     def __init__(self) -> None:
@@ -52,19 +59,30 @@ class Common:
         return bool(self._listeners)
 
     def begin(self, listeners: Iterable[tuple[str, Any]]) -> None:
-        """Have the events call these; they must find out by themselves whose it is."""
-        if self._listeners:
-            return
-        self._listeners = list(listeners)
-        for name, listener in self._listeners:
-            event.listen(Pool, name, listener)
+        """Have the events call these, if that can be; they must find out by themselves
+        whose pool it is.
+        """
+        if not self._listeners and KNOWS_ITS_POOL and not _others_inside():
+            self._listeners = list(listeners)
+            for name, listener in self._listeners:
+                event.listen(Pool, name, listener)
 
     def end(self) -> None:
-        """Take them off again. While another thread may be calling them they stay, and
-        find no pool of ours.
-        """
+        """Take them off again, if that can be: else they stay, and find no pool."""
         listeners, self._listeners = self._listeners, []
-        if threading.active_count() > 1:
-            return
-        for name, listener in listeners:
-            event.remove(Pool, name, listener)
+        if not _others_inside():
+            for name, listener in listeners:
+                event.remove(Pool, name, listener)
+
+
+def _others_inside() -> bool:
+    """Whether another thread is executing code of SQLAlchemy's pools."""
+    frames = sys._current_frames()
+    frames.pop(threading.get_ident(), None)
+    return any(map(_is_inside, frames.values()))
+
+
+def _is_inside(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != _POOLS:
+        frame = frame.f_back
+    return frame is not None

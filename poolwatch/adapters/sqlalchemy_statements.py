@@ -11,7 +11,6 @@ from __future__ import annotations
 from asyncio import Task, current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
-from contextlib import suppress
 from sys import _getframe as frame_at
 from threading import get_ident
 from typing import Any
@@ -45,15 +44,11 @@ class StatementHooks:
         """Weak references: what is wrapped leads to the dialect, which is to go with
         its engine.
         """
-        self._to_come = dict.fromkeys(_ENDS, self._end_wrapper)
-        """Nothing is timed before somebody can look: until then they are spared."""
-        self._shared = book.shared
-        self._holds = book.holds
         for name in _STATEMENTS:
             bare = name == "do_execute_no_params"
             self._wrap(name, self._bare_wrapper if bare else self._wrapper)
-        if sites.watched:
-            self._wrap_ends()
+        for name in _ENDS:
+            self._wrap(name, self._end_wrapper)
 
     def _wrap(self, name: str, make: Callable[[Any], Any]) -> None:
         dialect = self._dialect()
@@ -65,14 +60,8 @@ class StatementHooks:
             self._ours[name] = ref(ours)
             setattr(dialect, name, ours)
 
-    def _wrap_ends(self) -> None:
-        with suppress(KeyError):  # another thread was first
-            while self._to_come:
-                self._wrap(*self._to_come.popitem())
-
     def remove(self) -> None:
         """Take the wrappers off where they are the outermost."""
-        self._to_come.clear()
         dialect = self._dialect()
         for name, reference in self._ours.items():
             ours = reference()
@@ -89,14 +78,11 @@ class StatementHooks:
                 setattr(dialect, name, around)
         self._ours.clear()
 
-    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Around a method that takes parameters."""
-        watched = self._sites.watched
-        return self._noting(original) if watched else self._quiet(original)
+    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
+        """Around a method that takes parameters.
 
-    def _noting(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
-        """What is there to be seen. This runs at every statement: what it needs is a
-        local of this closure, and no call is made that can be spared.
+        This runs at every statement: what it needs is a local of this closure, and no
+        call is made that can be spared.
         """
         guard, shared, holds = self._guard, self._book.shared, self._book.holds
         sites, across_greenlets = self._sites, self._across_greenlets
@@ -142,29 +128,6 @@ class StatementHooks:
 
         return execute
 
-    def _quiet(self, original: Callable[..., None]) -> Callable[..., None]:
-        """As long as nobody can look, the text will do."""
-        hooks, noting = self, None
-
-        def execute(
-            cursor: Any, statement: str, parameters: Any, context: Any = None
-        ) -> None:
-            nonlocal noting
-            if hooks._sites.watched:
-                if noting is None:
-                    noting = hooks._noting(original)
-                noting(cursor, statement, parameters, context)
-                return
-            try:
-                proxy = context.root_connection._dbapi_connection
-                key = proxy if hooks._shared else proxy._connection_record
-                hooks._holds[id(key)].said = statement
-            except Exception:  # noqa: BLE001, S110 - no hold, no context: the app goes on
-                pass
-            original(cursor, statement, parameters, context)
-
-        return execute
-
     def _bare_wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
         """Around the method for statements without parameters."""
         run = self._wrapper(
@@ -195,10 +158,9 @@ class StatementHooks:
 
         return end
 
-    def _begun(self, hold: Checkout, proxy: Any) -> Usage:
+    @staticmethod
+    def _begun(hold: Checkout, proxy: Any) -> Usage:
         """The first statement of a hold, as far as anybody could look."""
-        if self._to_come:
-            self._wrap_ends()
         usage = hold.usage = Usage()
         if hasattr(hold, "said"):
             usage.timed = False

@@ -132,7 +132,7 @@ class Owners:
     def taken(self, book: PoolBook, hold: Checkout) -> None:
         """Note a hold under its owner."""
         if book.shared:
-            self.meet_shared(book)
+            self.meet_shared(book.name, book.kind)
             return
         # owner(), written out where it is simple
         simple = False
@@ -153,9 +153,9 @@ class Owners:
             if owner.keeps_peak:
                 owner.at_peak = [each.path.frames() for each in list(out)]
 
-    def meet_shared(self, book: PoolBook) -> None:
+    def meet_shared(self, name: str, kind: str) -> None:
         """Note one connection for all: nobody can be said to have it."""
-        self.unjudged.setdefault(book.name, book.kind)
+        self.unjudged.setdefault(name, kind)
 
     def lost(self, book: PoolBook, hold: Checkout, now: float) -> None:
         """Note a hold that nobody returned, unless that has been judged."""

@@ -387,7 +387,7 @@ def test_an_interrupted_wait_is_gone(instrument):
     pool.connect().close()
     book.connections.clear()
     hooks = agent.pools._adapters["sqlalchemy"]._hooks[book.id]
-    hooks.meet = interrupted
+    hooks._meet = interrupted
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     assert book.waits == {}

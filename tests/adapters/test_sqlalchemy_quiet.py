@@ -14,12 +14,12 @@ import weakref
 
 import pytest
 from fix_core import book_of
-from sqlalchemy import QueuePool, StaticPool, create_engine, text
+from sqlalchemy import Pool, QueuePool, StaticPool, create_engine, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
 from poolwatch.adapters.sqlalchemy import PoolHooks
-from poolwatch.agent import agent
+from poolwatch.agent import agent, watch_quietly
 from poolwatch.callsites import LonePath, Node
 from poolwatch.ledger import MOST_UNSEEN
 from poolwatch.testing.owners import Lengths, Owner
@@ -56,9 +56,9 @@ def general(monkeypatch):
     def noting(self, *args):
         general = make(self, *args)
 
-        def note(above):
+        def note(above, *pool):
             seen.append(above)
-            return general(above + 1)
+            return general(above + 1, *pool)
 
         return note
 
@@ -337,9 +337,13 @@ def test_a_new_pool(engine, owner, general):
     assert owner.out == {}
     assert general == []
     watched = weakref.ref(old)
-    del old
     gc.collect()
-    assert watched() is None
+    gc.disable()
+    try:
+        del old
+        assert watched() is None  # as without us: no collection is needed
+    finally:
+        gc.enable()
 
 
 def test_a_hook_that_fails(engine, owners, caplog):
@@ -367,8 +371,22 @@ COUNTED = """
 import json, sys
 from poolwatch.agent import agent, watch_quietly
 from poolwatch.testing.owners import Owner, Owners
-if sys.argv[2] == "later":
+if sys.argv[2] != "before SQLAlchemy":
     import sqlalchemy
+if sys.argv[2] == "in the middle":
+    import threading
+    inside, done = threading.Event(), threading.Event()
+    def creator():
+        inside.set()
+        done.wait()
+        raise RuntimeError
+    def work():
+        try:
+            sqlalchemy.create_engine("sqlite://", creator=creator).connect()
+        except RuntimeError:
+            pass
+    threading.Thread(target=work).start()
+    inside.wait()
 owners = Owners()
 agent.ledger.observers.append(owners)
 watch_quietly()
@@ -385,6 +403,9 @@ def ours(pool, *, own):
             found.append(name)
     return found
 
+own = "connect", "_return_conn", "recreate"
+bare = [vars(kind)[name] for kind in (sa.Pool, sa.QueuePool) for name in own
+        if name in vars(kind)]
 engine = sa.create_engine(sys.argv[1], poolclass=sa.QueuePool)
 owner = owners.current = Owner("test", None)
 with engine.connect() as connection:
@@ -400,19 +421,28 @@ engine.dispose()
 with engine.connect():
     pass
 hung = ours(engine.pool, own=True)
+hung += [name for name in own if name in vars(engine.pool)]
 [pool] = [p for p in poolwatch.snapshot().processes[0].pools if p.kind == "QueuePool"]
 counters = pool.counters
 said = [counters.checkouts, counters.checkins, counters.connects, counters.closes]
 said += [counters.invalidated, len(owner.out)]
 agent.ledger.observers.remove(owners)
 poolwatch.uninstrument()
-print(json.dumps([said, out, hung, ours(engine.pool, own=False)]))
+left = ours(engine.pool, own=False)
+left += [name for name in own if name in vars(engine.pool)]
+left += [str(method) for kind in (sa.Pool, sa.QueuePool) for name in own
+         if name in vars(kind) and (method := vars(kind)[name]) not in bare]
+if sys.argv[2] == "in the middle":
+    done.set()
+print(json.dumps([said, out, hung, left]))
 """
 
 
-@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize(
+    "when", ["before SQLAlchemy", "after SQLAlchemy", "in the middle"]
+)
 def test_what_is_counted(tmp_path, when):
-    """The same, whether each pool has its own listeners or all have them together."""
+    """The same, whether hooks hang on each pool, or are in the classes of all."""
     url = f"sqlite:///{tmp_path}/counted.db"
     done = subprocess.run(
         [sys.executable, "-c", COUNTED, url, when],
@@ -425,8 +455,9 @@ def test_what_is_counted(tmp_path, when):
     said, out, hung, left = json.loads(done.stdout)
     assert said == [4, 4, 3, 2, 1, 0]
     assert out == [1, 1]
-    each = ["close", "connect", "invalidate"] if when == "later" else []
-    assert hung == sorted(["close_detached", "detach", *each])
+    own = ["close", "close_detached", "connect", "detach", "invalidate"]
+    own += ["connect", "_return_conn", "recreate"]
+    assert hung == (own if when == "in the middle" else ["close_detached"])
     assert left == []
 
 
@@ -462,6 +493,175 @@ def test_an_engine_for_each_test(owner):
     gc.collect()
     assert seen == [None]
     assert pool_id not in agent.ledger.books
+
+
+def test_an_engine_that_is_not_used(owner, sqlite):
+    """It has no books before somebody looks, but is seen by whoever does."""
+    gc.collect()  # engines of other tests
+    engine, other = sqlite(), sqlite(poolclass=StaticPool)
+    assert not agent.ledger.books
+    engine.dispose()
+    seen = {each.id: each.kind for each in poolwatch.snapshot().processes[0].pools}
+    assert seen[book_of(engine).id] == "QueuePool"
+    assert seen[book_of(other).id] == "StaticPool"
+    with engine.connect() as connection:
+        connection.execute(text("select 1 as seen"))
+        [hold] = book_of(engine).open_holds()
+        assert hold.usage.statement == "select 1 as seen"
+        assert hold.path.frames()[0].function == "test_an_engine_that_is_not_used"
+
+
+def test_leaks_of_one_engine(owner, sqlite):
+    """It is enough that it was made: that is no reason to listen for viewers."""
+    engine = sqlite()
+    kept = []
+    with (
+        pytest.raises(poolwatch.PoolLeakError, match="test_leaks_of_one_engine"),
+        poolwatch.no_leaks(engine),
+    ):
+        kept.append(engine.connect())
+    assert not agent.reachable
+    kept.pop().close()
+    assert owner.out == {}
+
+
+def test_what_was_lost(owner, sqlite):
+    """Of a connection that only the collector returned, it is known which it was."""
+    engine = sqlite()
+    connection = engine.connect()
+    connection.execute(text("select 1 as lost"))
+    del connection
+    gc.collect()
+    [(book, hold, _)] = owner.dropped
+    assert book is book_of(engine)
+    assert hold.connection is not None
+    assert hold.statement() == "select 1 as lost"
+
+
+def test_facts_of_one_detached(owner, sqlite):
+    """Nobody knows any more when it was opened; of one that is closed nothing."""
+    engine = sqlite()
+    engine.connect().close()  # the first goes another way
+    raw = engine.raw_connection()
+    [hold] = owner.out
+    raw.detach()
+    assert hold.connection.met
+    raw.close()
+    raw = engine.raw_connection()
+    [hold] = owner.out
+    raw.invalidate()
+    assert hold.connection is None
+    raw.close()
+
+
+def test_watched_again(owner, owners, sqlite):
+    """What an earlier watch has marked and hung up does not count twice."""
+    engine, unused = sqlite(), sqlite()
+    with engine.connect():
+        pass
+    poolwatch.uninstrument()
+    watch_quietly()
+    for each in (engine, unused, sqlite()):
+        with each.connect() as connection:
+            connection.execute(text("select 1"))
+            assert len(owner.out) == 1
+            assert book_of(each).open_holds() == list(owner.out)
+        assert owner.out == {}
+        each.dispose()
+
+
+def test_below_somebody_elses(owner, monkeypatch, sqlite):
+    """Ours that could not be taken off pass through, and the next are on top."""
+    sqlite()
+    ours = Pool.connect
+    calls = []
+
+    def theirs(pool):
+        calls.append(pool)
+        return ours(pool)
+
+    monkeypatch.setattr(Pool, "connect", theirs)
+    poolwatch.uninstrument()
+    assert Pool.connect is theirs
+    watch_quietly()
+    engine = sqlite()
+    with engine.connect():
+        [hold] = owner.out
+        assert hold.holder.out == 1
+    assert hold.holder.out == 0
+    assert calls == [engine.pool]
+
+
+class Counting(QueuePool):
+    """A pool that does something of its own."""
+
+    lent = 0
+
+    def connect(self):
+        """Count it."""
+        self.lent += 1
+        return super().connect()
+
+
+def test_a_pool_with_a_connect_of_its_own(owner, sqlite):
+    """It keeps it, and each of its connections is noted once."""
+    plain, engine = sqlite(), sqlite(poolclass=Counting)
+    for each in (plain, engine):
+        with each.connect() as connection:
+            connection.execute(text("select 1"))
+            [hold] = owner.out
+            assert hold.holder.out == 1
+            assert hold.statement() == "select 1"
+    assert owner.out == {}
+    assert engine.pool.lent == 1
+
+
+class Standing:
+    """An object that stands for a function, as tracers put it into classes."""
+
+    def __init__(self, below):
+        self.below = below
+        self.called = 0
+
+    def __get__(self, pool, kind=None):
+        """Bind it."""
+
+        def connect():
+            self.called += 1
+            return self.below(pool)
+
+        return connect
+
+
+def test_a_class_that_somebody_traces(owner, monkeypatch, sqlite):
+    """It is left alone: hooks are hung on the pool then."""
+    theirs = Standing(Pool.connect)
+    monkeypatch.setattr(Pool, "connect", theirs)
+    engine = sqlite()
+    with engine.connect():
+        assert len(owner.out) == 1
+    assert theirs.called == 1
+    assert vars(Pool)["connect"] is theirs
+
+
+def test_a_second_thread_is_first(owners, owner, sqlite):
+    """Whoever comes first makes the hooks; they are made once."""
+    engine = sqlite(pool_size=8)
+    ready = threading.Barrier(4)
+    seen = set()
+
+    def work():
+        ready.wait()
+        with engine.connect():
+            seen.add(book_of(engine).id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 1
+    assert counted(engine) == (4, 4, 4, 4)
 
 
 def test_no_site(engine):
