@@ -72,7 +72,8 @@ class Common:
         listeners, self._listeners = self._listeners, []
         if not _others_inside():
             for name, listener in listeners:
-                event.remove(Pool, name, listener)
+                if event.contains(Pool, name, listener):  # or somebody has cleared all
+                    event.remove(Pool, name, listener)
 
 
 def _others_inside() -> bool:

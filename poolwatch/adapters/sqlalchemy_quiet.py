@@ -253,7 +253,7 @@ class QuietWay:
 
     def begin(self) -> None:
         """Open it, if it can be: see Common."""
-        self._common.begin(_LISTENERS.items())
+        self._common.begin(LISTENERS.items())
 
     def end(self) -> None:
         """Close it."""
@@ -493,7 +493,7 @@ def _telling(event: str) -> Callable[..., None]:
     return listener
 
 
-_LISTENERS = {
+LISTENERS = {
     name: _telling(name) for name in ("connect", "invalidate", "close", "detach")
 }
 """Of all pools at once. Always the same ones: those that had to stay are not added a

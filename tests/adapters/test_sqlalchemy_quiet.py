@@ -14,11 +14,12 @@ import weakref
 
 import pytest
 from fix_core import book_of
-from sqlalchemy import Pool, QueuePool, StaticPool, create_engine, text
+from sqlalchemy import Pool, QueuePool, StaticPool, create_engine, event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
 from poolwatch.adapters.sqlalchemy import PoolHooks
+from poolwatch.adapters.sqlalchemy_quiet import LISTENERS
 from poolwatch.agent import agent, watch_quietly
 from poolwatch.callsites import LonePath, Node
 from poolwatch.ledger import MOST_UNSEEN
@@ -590,6 +591,17 @@ def test_below_somebody_elses(owner, monkeypatch, sqlite):
         assert hold.holder.out == 1
     assert hold.holder.out == 0
     assert calls == [engine.pool]
+
+
+def test_somebody_clears_all_listeners(owner, sqlite):
+    """What is not there need not be taken off."""
+    engine = sqlite()
+    for name, listener in LISTENERS.items():
+        event.remove(Pool, name, listener)
+    with engine.connect():
+        assert len(owner.out) == 1
+    poolwatch.uninstrument()
+    assert not any(event.contains(Pool, *each) for each in LISTENERS.items())
 
 
 class Counting(QueuePool):
