@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     class Account(Protocol):
         """Whoever answers for holds."""
 
-        out: dict[Checkout, PoolBook]
+        out: dict[Checkout, Lender]
         """Those that are open: each is taken off when it ends."""
         peak: int
         """The most that it has had at once."""
@@ -33,10 +33,17 @@ if TYPE_CHECKING:
         """It takes one more after it was thought to have ended."""
 
     class Lender(Protocol):
-        """What knows a pool's connections."""
+        """What a connection was taken from."""
+
+        @property
+        def book(self) -> PoolBook:
+            """Its books."""
+
+    class QuietLender(Lender, Protocol):
+        """One that nobody could look at."""
 
         def facts(self, hold: Checkout) -> ConnectionFacts | None:
-            """What can be learned of that of a hold; None if it has gone."""
+            """What can be learned of the connection; None if it is gone."""
 
 
 LIMIT = 8192
@@ -83,7 +90,7 @@ class Checkout:
     proxy: Callable[[], Any]
     """Weak reference to the connection proxy that the application holds."""
     connection: ConnectionFacts | None
-    lender: Lender
+    lender: QuietLender
     """Knows the connection, if nobody could look when it was taken."""
     collected: bool
     dropped: int

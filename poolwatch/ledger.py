@@ -137,6 +137,11 @@ class PoolBook:
         nobody could look: nobody will ask at which call site. Both are appended at
         once, to be folded later on."""
 
+    @property
+    def book(self) -> PoolBook:
+        """Itself. Others are asked for theirs: see checkout.Lender."""
+        return self
+
     @cached_property
     def _wait_rate(self) -> WaitRate:
         from poolwatch.waitrate import WaitRate  # whoever looks has it

@@ -236,7 +236,12 @@ class LibraryPools(ABC):
             return None
         return next((h for h in list(self._hooks.values()) if h.has(pool)), None)
 
-    def _hook(self, target: Any, settings: Settings) -> Hooks:
+    def _hook(
+        self,
+        target: Any,
+        settings: Settings,
+        make: Callable[[Any, PoolBook], Hooks] | None = None,
+    ) -> Hooks:
         book = self._context.ledger.open(
             name=self._name(target, settings),
             kind=type(self.pool_of(target)).__name__,
@@ -246,7 +251,7 @@ class LibraryPools(ABC):
         )
         book.server_connect = self.server_connect(target)
         book.server_view = settings.server_view
-        hooks = self.make_hooks(target, book)
+        hooks = (make or self.make_hooks)(target, book)
         self._hooks[book.id] = hooks
         self.apply(hooks, settings)
         self.follow(hooks)

@@ -78,7 +78,7 @@ class PoolHooks:
         target: Engine | Pool,
         book: PoolBook,
         context: AdapterContext,
-        quiet: QuietPool | None,
+        quiet: QuietPool | None = None,
     ) -> None:
         """Hook a pool; that ``quiet`` hangs on it is enough where that will do."""
         pool = target.pool if isinstance(target, Engine) else target
@@ -96,7 +96,7 @@ class PoolHooks:
         self._target: Callable[[], Any] = ref(target)
         self._quiet = quiet
         self._pools: list[ref[Pool]] = []
-        """Those of this target, the newest last: old ones may have holds out."""
+        """Those of this target, as QuietPool has them, if there is none."""
         self._wrapped: list[Wrapped] = []
         self._records: dict[int, ref[Any]] = {}
         """Tell when the facts of a connection may be forgotten."""
@@ -108,11 +108,11 @@ class PoolHooks:
         """Listeners that are not needed yet."""
         book.gauges = self.gauges
         book.switched_off = self.is_off
-        self.adopt(pool)
         if quiet is None:
+            self._adopt(pool)
             self.wake()
         else:
-            quiet.begin(self, _capacity(pool))
+            quiet.begin(self)
 
     @property
     def pool(self) -> Pool | None:
@@ -149,15 +149,7 @@ class PoolHooks:
 
     def has(self, pool: Pool) -> bool:
         """Whether these hooks are on ``pool``."""
-        return any(each() is pool for each in self._pools)
-
-    def adopt(self, pool: Pool) -> None:
-        """Hook a pool."""
-        alive = [each for each in self._pools if each() is not None]
-        self._pools = [*alive, ref(pool)]
-        if self._quiet is None:
-            pool.__dict__.pop(MARK, None)  # of hooks of another time
-            self._wrap(pool)
+        return any(each is pool for each in self._alive())
 
     def remove(self) -> None:
         """Take everything off again. What is in flight passes through."""
@@ -169,16 +161,24 @@ class PoolHooks:
         for wrapped in self._wrapped:
             wrapped.unwrap()
         self._wrapped.clear()
-        for pool in self._alive():
-            if pool.__dict__.get(MARK) is self._quiet is not None:
+        if self._quiet is not None:
+            for pool in self._alive():
                 self._quiet.remove(pool)
+            self._quiet.pools = []
         self._pools = []
 
     # -- hooking -------------------------------------------------------------------
 
     def _alive(self) -> list[Pool]:
-        pools = (each() for each in self._pools)
+        known = self._pools if self._quiet is None else self._quiet.pools
+        pools = (each() for each in known)
         return [pool for pool in pools if pool is not None]
+
+    def _adopt(self, pool: Pool) -> None:
+        alive = [each for each in self._pools if each() is not None]
+        self._pools = [*alive, ref(pool)]
+        pool.__dict__.pop(MARK, None)  # of hooks of another time
+        self._wrap(pool)
 
     def _newest(self) -> Pool | None:
         return next(reversed(self._alive()), None)
@@ -204,7 +204,7 @@ class PoolHooks:
     def _wrap(self, pool: Pool) -> None:
         connect, back = unbound(pool, "connect"), unbound(pool, "_return_conn")
         wrappers: list[Any] = [
-            self.general(connect, _capacity(pool), pool),
+            self.general(connect, capacity_of(pool), pool),
             self._recreate_wrapper(pool),
         ]
         if not self._shared:  # such a connection is never returned
@@ -221,7 +221,7 @@ class PoolHooks:
             new: Pool = original(pool)
             if not self.guard.tripped:
                 try:
-                    self.adopt(new)
+                    self._adopt(new)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                     self.guard.failed(error)
             return new
@@ -526,7 +526,7 @@ class PoolHooks:
         return Gauges()
 
 
-def _capacity(pool: Pool) -> int:
+def capacity_of(pool: Pool) -> int:
     """The most connections it lends at once."""
     if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
         return pool.size() + pool._max_overflow

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
-from weakref import finalize
+from weakref import finalize, ref
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
@@ -13,8 +14,14 @@ from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.library_pools import LibraryPools
-from poolwatch.adapters.sqlalchemy import PoolHooks, pool_name, pool_url
+from poolwatch.adapters.sqlalchemy import (
+    PoolHooks,
+    capacity_of,
+    pool_name,
+    pool_url,
+)
 from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool, QuietWay
+from poolwatch.guard import log
 from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
@@ -54,29 +61,37 @@ class Engines(LibraryPools):
                 if not self.is_bare(pool) or not self._quiet.leads_to(pool):
                     return False
                 self._quiet.note_statements(type(target.dialect))
-                pool.__dict__[MARK] = QuietPool(self, target, pool)
+                most = capacity_of(pool)
+                pool.__dict__[MARK] = QuietPool(self, target, pool, most)
         return True
 
     def _quiet_of(self, pool: Any) -> QuietPool | None:
         quiet = pool.__dict__.get(MARK)
         return quiet if quiet is not None and quiet.library is self else None
 
-    def use(self, pool: Pool, quiet: QuietPool) -> bool:
-        """Make the hooks of an engine that is used for the first time."""
+    def use(self, quiet: QuietPool) -> PoolHooks | None:
+        """The hooks of an engine; None if it was marked by one that does not watch."""
+        return None if self._every is None else self.make(quiet)
+
+    def make(self, quiet: QuietPool) -> PoolHooks:
+        """The hooks of an engine, whether it is watched or not: what was taken from it
+        may have to be judged. Raises LookupError if neither it nor a pool is left.
+        """
         with self._lock:
             if quiet.hooks is None:
-                if self._every is None or quiet.library is not self:
-                    quiet.remove(pool)  # it was marked by one that does not watch now
-                    return False
-                target = quiet.target()
-                self._hook(pool if target is None else target, self._every)
-        return True
+                target = quiet.target() or quiet.newest()
+                if target is None:
+                    raise LookupError("the engine is gone")
+                make = partial(PoolHooks, context=self._context, quiet=quiet)
+                hooks = self._hook(target, self._every or Settings(), make)
+                if self._every is None:
+                    self._unhook(hooks.book.id)
+        assert isinstance(quiet.hooks, PoolHooks)
+        return quiet.hooks
 
     def _of(self, pool: Any) -> Any:
         quiet = self._quiet_of(pool)
-        if quiet is None:
-            return super()._of(pool)
-        return quiet.hooks if self.use(pool, quiet) else None
+        return super()._of(pool) if quiet is None else self.use(quiet)
 
     def admit_viewers(self) -> None:
         """Have them see all engines, and the statements of each."""
@@ -84,13 +99,19 @@ class Engines(LibraryPools):
             return
         for each in gc.get_objects():
             if issubclass(type(each), Engine) and self.is_ready(each):
-                quiet = self._quiet_of(each.pool)
-                if quiet is not None:
-                    quiet.is_used(each.pool, None)
+                self._meet(each)
         for hooks in list(self._hooks.values()):
             if isinstance(hooks, PoolHooks):
                 hooks.wake()
                 self.follow(hooks)
+
+    def _meet(self, engine: Engine) -> None:
+        try:
+            quiet = self._quiet_of(engine.pool)
+            if quiet is not None:
+                self.make(quiet)
+        except Exception:  # noqa: BLE001 - whatever it is, the app goes on
+            log().exception("poolwatch could not instrument a pool")
 
     def unwrapped(self, target: Any) -> Any:
         """The engine behind an AsyncEngine or an engine with options."""
@@ -136,8 +157,7 @@ class Engines(LibraryPools):
 
     def make_hooks(self, target: Any, book: PoolBook) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
-        quiet = self._quiet_of(self.pool_of(target))
-        return PoolHooks(target, book, self._context, quiet)
+        return PoolHooks(target, book, self._context)
 
     def follow(self, hooks: Any) -> None:
         """They go with the last of their pools. Nobody misses them who cannot look."""
@@ -154,8 +174,21 @@ class Engines(LibraryPools):
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
         """As the engine makes its own."""
-        if isinstance(target, Engine) and target.dialect.name != "postgresql":
-            return None
+        if isinstance(target, Engine):
+            of_postgres = target.dialect.name == "postgresql"
+            return partial(_connect_like, ref(target)) if of_postgres else None
         from poolwatch.adapters.sqlalchemy_connect import server_connect
 
         return server_connect(target)
+
+
+def _connect_like(reference: Callable[[], Engine | None]) -> Any:
+    """Open a connection as that engine does. Loads what it takes not before."""
+    from poolwatch.adapters.sqlalchemy_connect import server_connect
+    from poolwatch.errors import ServerViewError
+
+    engine = reference()
+    connect = None if engine is None else server_connect(engine)
+    if connect is None:
+        raise ServerViewError("the engine is gone")
+    return connect()

@@ -8,7 +8,8 @@ way, through :mod:`poolwatch.adapters.sqlalchemy`.
 
 These functions stand in SQLAlchemy's classes, not on each pool and dialect, because a
 suite may make an engine for each of its tests. An engine is only marked when it is
-made; its hooks and its books are made when it is used.
+made, and what is noted in the plain case hangs on the mark: its hooks and its books are
+made when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from poolwatch.adapters.sqlalchemy_entry import (
 )
 from poolwatch.adapters.sqlalchemy_listeners import Common
 from poolwatch.checkout import Checkout
-from poolwatch.guard import log
+from poolwatch.guard import Guard
 from poolwatch.labels import ambience
 from poolwatch.ledger import MOST_UNSEEN
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
     from poolwatch.callsites import CallSites, Chain
     from poolwatch.checkout import ConnectionFacts
-    from poolwatch.guard import Guard
     from poolwatch.ledger import PoolBook
     from poolwatch.observers import Naming, Observers
 
@@ -59,9 +59,6 @@ if TYPE_CHECKING:
 
         def wake(self) -> None:
             """Note everything from now on."""
-
-        def adopt(self, pool: Any) -> None:
-            """Know one more pool of the same engine."""
 
         def general(
             self, original: Callable[[Any], Any], capacity: int
@@ -79,19 +76,17 @@ if TYPE_CHECKING:
         def gave_up(self, asked: float, error: BaseException) -> None:
             """Take note of what the pool has raised."""
 
-        def failed_after_connect(self, error: BaseException) -> None:
-            """Take note of an exception of ours; may raise it."""
-
         def told_of(self, event: str, *args: Any) -> None:
-            """Count what a pool has told."""
+            """Note what a pool has told."""
 
     class Library(Protocol):
         """Whoever makes the hooks: see sqlalchemy_engines.Engines."""
 
-        def use(self, pool: Any, quiet: QuietPool) -> bool:
-            """Make the hooks of a pool that is used for the first time, which begins
-            ``quiet``; whether it is to be watched at all.
-            """
+        def make(self, quiet: QuietPool) -> Hooks:
+            """The hooks that go with it, and their books."""
+
+        def use(self, quiet: QuietPool) -> Hooks | None:
+            """The same; None if its pools are not watched any more."""
 
         def name_of(self, target: Any) -> str:
             """What the pool is called."""
@@ -104,73 +99,110 @@ _ambience = ambience.get
 _new: Callable[[type[Checkout]], Checkout] = object.__new__
 """Leaves out the call of ``__init__``."""
 _NONE: dict[int, Checkout] = {}
-"""The holds of a pool that was not used yet; stays empty."""
+"""The holds of a pool with one connection for all: they are not noted here."""
+_SOUND = Guard("a pool")
+"""That of a pool whose hooks are not made yet."""
+_COUNTED = {"connect": "connects", "invalidate": "invalidated", "close": "closes"}
+"""Events that are only counted, and where, as long as nobody asks for more."""
 
 
 class QuietPool:
-    """What checkouts and returns look at, the same for all pools that one engine has
-    in its life.
-    """
+    """What is known of one engine: the mark of all pools that it has in its life."""
 
     __slots__ = (
-        "book",
         "capacity",
+        "closes",
+        "connects",
         "general",
         "guard",
         "holds",
         "hooks",
+        "invalidated",
         "library",
+        "pools",
         "shared",
         "target",
         "told",
         "unseen",
     )
 
-    book: PoolBook
-    guard: Guard
-    unseen: list[float]
-
-    def __init__(self, library: Library, target: Any, pool: Pool) -> None:
-        """Take the engine, and the pool that it has."""
+    def __init__(
+        self, library: Library, target: Any, pool: Pool, capacity: int
+    ) -> None:
+        """Take the engine, the pool that it has, and the most connections that this
+        lends at once.
+        """
         self.library = library
         self.target: Callable[[], Any] = ref(target)
+        self.pools = [ref(pool)]
+        """The newest last: old ones may have holds out."""
         self.shared = isinstance(pool, StaticPool | SingletonThreadPool)
         """It has one connection for all."""
+        self.holds: dict[int, Checkout] = _NONE if self.shared else {}
+        """As those of PoolBook, which takes them over, and ..."""
+        self.unseen: list[float] = []
+        """... these as well."""
+        self.capacity = 0 if self.shared else capacity
+        self.connects = self.closes = self.invalidated = 0
         self.hooks: Hooks | None = None
-        """Made when it is used."""
-        self.holds = _NONE
-        self.capacity = 0
-        """The most connections that it lends at once; 0 if it has one for all."""
+        self.guard = _SOUND
         self.general: Callable[[int, Any], Any] | None = None
-        """Made when it is needed."""
+        """What goes the general way, once it was needed."""
         self.told: Naming | None = None
         """Has been told that it has one connection for all."""
 
-    def begin(self, hooks: Hooks, capacity: int) -> None:
-        """Take the hooks that were made."""
-        self.book = hooks.book
+    @property
+    def book(self) -> PoolBook:
+        """Its books."""
+        return self.made().book
+
+    def made(self) -> Hooks:
+        """Its hooks, now that somebody asks for them."""
+        return self.hooks or self.library.make(self)
+
+    def begin(self, hooks: Hooks) -> None:
+        """Take the hooks that were made: what was noted so far is in their books."""
+        book = hooks.book
+        if not self.shared:
+            book.holds = self.holds
+        book.unseen = self.unseen
+        for name in _COUNTED.values():
+            setattr(book, name, getattr(self, name))
         self.guard = hooks.guard
-        self.unseen = hooks.book.unseen
-        if not self.shared:  # who has its connection is not noted here
-            self.holds = hooks.book.holds
-            self.capacity = capacity
         self.hooks = hooks
 
-    def is_used(self, pool: Pool, naming: Naming | None) -> bool:
-        """Called at a checkout without hooks; whether there are some now.
+    def go_the_general_way(
+        self, pool: Pool, below: Callable[[Any], Any], naming: Naming | None
+    ) -> Any:
+        """Called by what stands for the pool's own ``connect``."""
+        general = self.general
+        if general is None or self.shared:
+            general = self._way(pool, below, naming)
+        return below(pool) if general is None else general(3, pool)
 
-        A pool with one connection for all gets none as long as nobody looks: who has
-        it is of no interest then.
+    def _way(
+        self, pool: Pool, below: Callable[[Any], Any], naming: Naming | None
+    ) -> Callable[[int, Any], Any] | None:
+        """Make what goes the general way, if there is something to note.
+
+        Who has the one connection of a pool is of no interest as long as nobody looks.
         """
         try:
             if self.shared and naming is not None:
                 self._tell(naming, type(pool).__name__)
-                return False
-            return self.library.use(pool, self)
-        except Exception:  # noqa: BLE001 - whatever it is, the app goes on
-            pool.__dict__.pop(MARK, None)
-            log().exception("poolwatch could not instrument a pool")
-            return False
+                return None
+            hooks = self.library.use(self)
+            if hooks is None:
+                self.remove(pool)
+                return None
+            if self.shared:
+                hooks.wake()
+            if self.general is None:
+                self.general = hooks.general(below, self.capacity or maxsize)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.failed(error)
+            return None
+        return self.general
 
     def _tell(self, naming: Naming, kind: str) -> None:
         if self.told is not naming:
@@ -179,42 +211,59 @@ class QuietPool:
             if target is not None:
                 naming.meet_shared(self.library.name_of(target), kind)
 
-    def go_the_general_way(self, pool: Pool, below: Callable[[Any], Any]) -> Any:
-        """Called by what stands for the pool's own ``connect``."""
-        hooks = self.hooks
-        assert hooks is not None
-        observers = self.book.observers
-        try:
-            if self.shared:
-                if observers.naming is not None:
-                    self._tell(observers.naming, self.book.kind)
-                    return below(pool)
-                hooks.wake()
-            general = self.general
-            if general is None:
-                general = self.general = hooks.general(below, self.capacity or maxsize)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            self.guard.failed(error)
-            return below(pool)
-        return general(3, pool)
-
     def facts(self, hold: Checkout) -> ConnectionFacts | None:
         """What can be learned of its connection, now that somebody asks."""
         try:
-            assert self.hooks is not None
-            return self.hooks.facts(hold.proxy())
+            return self.made().facts(hold.proxy())
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            self.guard.failed(error)
+            self.failed(error)
             return None
+
+    def gave_up(self, asked: float, error: BaseException) -> None:
+        """Take note of what the pool has raised."""
+        try:
+            self.made().gave_up(asked, error)
+        except Exception as ours:  # noqa: BLE001 - the application waits for its own
+            self.failed(ours)
+
+    def end(self, hold: Checkout, record: Any, collected: bool) -> None:
+        """Close the books of a hold in the general way."""
+        hooks = self.made()
+        if collected:  # the last moment to learn of its connection
+            hold.connection = hooks.facts_of(record.dbapi_connection, record)
+        hooks.book.end(hold, monotonic(), collected)
+
+    def told_of(self, event: str, *args: Any) -> None:
+        """Note what a pool has told."""
+        counter = _COUNTED.get(event)
+        if self.hooks is None and counter is not None:
+            setattr(self, counter, getattr(self, counter) + 1)
+            return
+        try:
+            self.made().told_of(event, *args)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """Take note of an exception of ours, unless it is meant for the application."""
+        if not isinstance(error, Exception):
+            raise error  # Ctrl-C, or a greenlet or thread that was told to end
+        try:
+            self.made()
+        except Exception:  # noqa: BLE001 - it was that
+            self.guard = Guard("a pool")
+        self.guard.failed(error)
 
     def follow(self, new: Pool) -> None:
         """Hang on one more pool of the engine."""
+        alive = [each for each in self.pools if each() is not None]
+        self.pools = [*alive, ref(new)]
         new.__dict__[MARK] = self
-        if self.hooks is not None:
-            try:
-                self.hooks.adopt(new)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                self.guard.failed(error)
+
+    def newest(self) -> Pool | None:
+        """The last of its pools that is alive."""
+        pools = (each() for each in reversed(self.pools))
+        return next((pool for pool in pools if pool is not None), None)
 
     def remove(self, pool: Pool) -> None:
         """Take it off a pool."""
@@ -300,14 +349,9 @@ class QuietWay:
         def connect(pool: Pool) -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
             w = way  # one cell; each more is one more object to look at
             q: QuietPool | None = pool.__dict__.get(MARK)
-            naming = w.observers.naming
-            if (
-                q is None
-                or w.closed
-                or (q.hooks is None and not q.is_used(pool, naming))
-            ):
+            if q is None or w.closed:
                 return below(pool)
-            holds = q.holds
+            naming, holds = w.observers.naming, q.holds
             if (
                 naming is None
                 or naming.rising
@@ -318,12 +362,12 @@ class QuietWay:
                 or running_loop() is not None
                 or q.guard.tripped
             ):
-                return q.go_the_general_way(pool, below)
+                return q.go_the_general_way(pool, below, naming)
             asked = monotonic()
             try:
                 proxy = below(pool)
             except BaseException as error:
-                q.hooks.gave_up(asked, error)  # type: ignore[union-attr]
+                q.gave_up(asked, error)
                 raise
             try:
                 chain: Chain = None
@@ -371,11 +415,11 @@ class QuietWay:
                     return proxy
                 hold.account = account
                 out = account.out
-                out[hold] = q.book
+                out[hold] = q
                 if len(out) > account.peak:  # noqa: PLR1730 - no call
                     account.peak = len(out)
             except BaseException as error:  # noqa: BLE001 - raised again there
-                q.hooks.failed_after_connect(error)  # type: ignore[union-attr]
+                q.failed(error)
             return proxy
 
         return connect
@@ -395,7 +439,7 @@ class QuietWay:
                 if hold is not None:
                     collected = hold.proxy() is None
                     if collected or observers.naming is None:
-                        _end(q, hold, record, collected)  # type: ignore[arg-type]
+                        q.end(hold, record, collected)  # type: ignore[union-attr]
                     else:
                         hold.holder.out -= 1
                         account = hold.account
@@ -407,18 +451,11 @@ class QuietWay:
                             q.book.fold_unseen()  # type: ignore[union-attr]
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 if q is not None:
-                    q.guard.failed(error)
+                    q.failed(error)
             finally:  # Ctrl-C must not cost the pool its connection
                 below(pool, record)
 
         return _return_conn
-
-
-def _end(q: QuietPool, hold: Checkout, record: Any, collected: bool) -> None:
-    """Close the books of a hold in the general way."""
-    if collected and q.hooks is not None:  # the last moment to learn of its connection
-        hold.connection = q.hooks.facts_of(record.dbapi_connection, record)
-    q.book.end(hold, monotonic(), collected)
 
 
 def _short_stack(frame: FrameType | None) -> Chain:
@@ -487,8 +524,8 @@ _EXECUTING = {
 def _telling(event: str) -> Callable[..., None]:
     def listener(dbapi_connection: Any, record: Any, *more: Any) -> None:
         q = record._ConnectionRecord__pool.__dict__.get(MARK)
-        if q is not None and q.hooks is not None:
-            q.hooks.told_of(event, dbapi_connection, record, *more)
+        if q is not None:
+            q.told_of(event, dbapi_connection, record, *more)
 
     return listener
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from poolwatch.importing import when_imported
 
 if TYPE_CHECKING:
-    from poolwatch.checkout import Checkout
+    from poolwatch.checkout import Checkout, Lender
     from poolwatch.frame import Frame
     from poolwatch.holders import Holder
     from poolwatch.ledger import PoolBook
@@ -60,7 +60,7 @@ class Owner:
         self.node = node
         """The test or file that answers for it: of a fixture, its first user."""
         self._name = name
-        self.out: dict[Checkout, PoolBook] = {}
+        self.out: dict[Checkout, Lender] = {}
         """What it has taken and not returned."""
         self.peak = 0
         self.keeps_peak = False

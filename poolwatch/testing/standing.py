@@ -61,10 +61,10 @@ class Standing:
         rest = owner.rest()
         for found in _reached(self._roots(), set(wanted)):
             hold = wanted[found]
-            book = owner.out.pop(hold, None)
-            if book is not None:
+            lender = owner.out.pop(hold, None)
+            if lender is not None:
                 hold.account = rest
-                rest.out[hold] = book
+                rest.out[hold] = lender
         if rest.out:
             self.entrusted.append(rest)
 

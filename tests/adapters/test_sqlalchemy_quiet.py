@@ -95,7 +95,7 @@ def test_a_plain_one(engine, owner, general):
     with engine.connect() as connection:
         connection.execute(text("select 1 as plain"))
         [hold] = owner.out
-        assert owner.out[hold] is book_of(engine)
+        assert owner.out[hold].book is book_of(engine)
         assert book_of(engine).open_holds() == [hold]
         assert hold.account is owner
         assert hold.path.frames()[0].function == "test_a_plain_one"
@@ -502,6 +502,7 @@ def test_an_engine_that_is_not_used(owner, sqlite):
     engine, other = sqlite(), sqlite(poolclass=StaticPool)
     assert not agent.ledger.books
     engine.dispose()
+    assert not agent.ledger.books
     seen = {each.id: each.kind for each in poolwatch.snapshot().processes[0].pools}
     assert seen[book_of(engine).id] == "QueuePool"
     assert seen[book_of(other).id] == "StaticPool"
@@ -510,6 +511,43 @@ def test_an_engine_that_is_not_used(owner, sqlite):
         [hold] = book_of(engine).open_holds()
         assert hold.usage.statement == "select 1 as seen"
         assert hold.path.frames()[0].function == "test_an_engine_that_is_not_used"
+
+
+def test_an_engine_that_is_used(owner, sqlite):
+    """It has none either, and what was noted is in them once somebody asks."""
+    sqlite().connect().close()  # the first goes another way
+    gc.collect()  # engines of other tests
+    before = len(agent.ledger.books)
+    engine = sqlite()
+    for _ in range(3):
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+        engine.dispose()
+    raw = engine.raw_connection()
+    raw.invalidate()
+    raw.close()
+    connection = engine.connect()
+    assert len(agent.ledger.books) == before
+    assert counted(engine) == (5, 4, 4, 4)
+    book = book_of(engine)
+    assert (book.connects, book.closes, book.invalidated) == (5, 4, 1)
+    assert book.open_holds() == list(owner.out)
+    connection.close()
+    assert counted(engine) == (5, 5, 5, 5)
+
+
+def test_judged_when_nobody_watches_any_more(owner, sqlite):
+    """What was taken before is told with its pool, which nobody sees any more."""
+    sqlite().connect().close()  # the first goes another way
+    engine = sqlite(pool_logging_name="of old")
+    connection = engine.connect()
+    poolwatch.uninstrument()
+    [(hold, lender)] = owner.out.items()
+    assert lender.book.name == "of old"
+    assert hold.connection is not None
+    assert lender.book.open_holds() == [hold]
+    assert lender.book.id not in agent.ledger.books
+    connection.close()
 
 
 def test_leaks_of_one_engine(owner, sqlite):
