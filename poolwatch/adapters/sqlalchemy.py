@@ -385,6 +385,8 @@ class PoolHooks:
         took = max(0.0, time.time() - record.starttime)
         if self.book.observers.watched:
             self._remember(record, self._facts(dbapi_connection, monotonic(), took))
+        else:  # asked for when somebody wants to know; the last one is closed
+            self.book.connections.pop(id(record), None)
         self.book.connected(took)
 
     @staticmethod

@@ -593,6 +593,20 @@ def test_facts_of_one_detached(owner, sqlite):
     raw.close()
 
 
+def test_facts_of_the_next_one(owner, sqlite):
+    """A record that has opened another connection is asked again."""
+    engine = sqlite(pool_size=1, max_overflow=0)
+    facts = []
+    for _ in range(3):
+        raw = engine.raw_connection()
+        [hold] = owner.out
+        facts.append(hold.connection)
+        raw.invalidate()
+        raw.close()
+    assert len(set(map(id, facts))) == 3
+    assert facts[0].opened < facts[1].opened < facts[2].opened
+
+
 def test_watched_again(owner, owners, sqlite):
     """What an earlier watch has marked and hung up does not count twice."""
     engine, unused = sqlite(), sqlite()
