@@ -35,6 +35,7 @@ from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
+from poolwatch.adapters.urls import hidden
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
@@ -567,8 +568,6 @@ def pool_url(target: Engine | Pool) -> str | None:
     if not isinstance(url, URL):
         return None
     if url.query:
-        from poolwatch.adapters.urls import hidden
-
         secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
         url = url.update_query_dict(secrets)
     return url.render_as_string(hide_password=True)

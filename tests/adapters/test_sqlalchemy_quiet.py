@@ -577,6 +577,42 @@ def test_what_was_lost(owner, sqlite):
     assert hold.statement() == "select 1 as lost"
 
 
+LOST = """
+import gc, sys
+from poolwatch.agent import agent, watch_quietly
+from poolwatch.testing.owners import Owner, Owners
+owners = Owners()
+agent.ledger.observers.append(owners)
+watch_quietly()
+import sqlalchemy as sa
+
+def engine(query):
+    return sa.create_engine(sys.argv[1] + query, poolclass=sa.QueuePool)
+
+owner = owners.current = Owner("test", None)
+engine("").connect().close()
+cycle = [engine("?timeout=5").connect()]
+cycle.append(cycle)
+before = set(sys.modules)
+del cycle
+gc.collect()
+assert len(owner.dropped) == 1
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_lost_in_a_collection(tmp_path):
+    """Books may be made in the middle of one: nothing is imported there."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, f"sqlite:///{tmp_path}/lost.db"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
 def test_facts_of_one_detached(owner, sqlite):
     """Nobody knows any more when it was opened; of one that is closed nothing."""
     engine = sqlite()
