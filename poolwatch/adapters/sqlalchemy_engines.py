@@ -48,6 +48,13 @@ class Engines(LibraryPools):
         self._quiet.end()
         self._quiet = self._new_way()
 
+    def forget_parent(self) -> None:
+        """Forget what is noted on marks, too."""
+        super().forget_parent()
+        for each in gc.get_objects() if self._quiet else ():
+            if type(each) is QuietPool:
+                each.forget()
+
     def _new_way(self) -> QuietWay:
         return QuietWay(self._context.sites, self._context.ledger.observers)
 
@@ -77,15 +84,16 @@ class Engines(LibraryPools):
         """The hooks of an engine, whether it is watched or not: what was taken from it
         may have to be judged. Raises LookupError if neither it nor a pool is left.
         """
-        with self._lock:
-            if quiet.hooks is None:
-                target = quiet.target() or quiet.newest()
-                if target is None:
-                    raise LookupError("the engine is gone")
-                make = partial(PoolHooks, context=self._context, quiet=quiet)
-                hooks = self._hook(target, self._every or Settings(), make)
-                if self._every is None:
-                    self._unhook(hooks.book.id)
+        if quiet.hooks is None:
+            target = quiet.target() or quiet.newest()
+            if target is None:
+                raise LookupError("the engine is gone")
+            make = partial(PoolHooks, context=self._context, quiet=quiet)
+            hooks = self._hook(target, self._every or Settings(), make)
+            if quiet.hooks is not hooks:  # others were first
+                self._gone(hooks.book.id)
+            elif self._every is None:
+                self._unhook(hooks.book.id)
         assert isinstance(quiet.hooks, PoolHooks)
         return quiet.hooks
 

@@ -113,6 +113,7 @@ class QuietPool:
         "capacity",
         "closes",
         "connects",
+        "first",
         "general",
         "guard",
         "holds",
@@ -145,6 +146,9 @@ class QuietPool:
         self.capacity = 0 if self.shared else capacity
         self.connects = self.closes = self.invalidated = 0
         self.hooks: Hooks | None = None
+        self.first: dict[str, Hooks] = {}
+        """Those that were made first: others may be in the making, in another thread or
+        in a collection in the middle of it. No lock: it ends holds, too."""
         self.guard = _SOUND
         self.general: Callable[[int, Any], Any] | None = None
         """What goes the general way, once it was needed."""
@@ -161,15 +165,24 @@ class QuietPool:
         return self.hooks or self.library.make(self)
 
     def begin(self, hooks: Hooks) -> None:
-        """Take the hooks that were made: what was noted so far is in their books."""
+        """Take the hooks that were made, unless others were first: what was noted so
+        far is in their books.
+        """
         book = hooks.book
         if not self.shared:
             book.holds = self.holds
         book.unseen = self.unseen
         for name in _COUNTED.values():
             setattr(book, name, getattr(self, name))
-        self.guard = hooks.guard
-        self.hooks = hooks
+        first = self.first.setdefault("hooks", hooks)
+        self.guard = first.guard
+        self.hooks = first
+
+    def forget(self) -> None:
+        """In a forked child: what is out belongs to the parent."""
+        self.holds.clear()
+        del self.unseen[:]
+        self.connects = self.closes = self.invalidated = 0
 
     def go_the_general_way(
         self, pool: Pool, below: Callable[[Any], Any], naming: Naming | None
@@ -256,9 +269,13 @@ class QuietPool:
 
     def follow(self, new: Pool) -> None:
         """Hang on one more pool of the engine."""
-        alive = [each for each in self.pools if each() is not None]
-        self.pools = [*alive, ref(new)]
-        new.__dict__[MARK] = self
+        try:
+            if new.__dict__.get(MARK) is not self:  # a recreate may call another's
+                alive = [each for each in self.pools if each() is not None]
+                self.pools = [*alive, ref(new)]
+                new.__dict__[MARK] = self
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.failed(error)
 
     def newest(self) -> Pool | None:
         """The last of its pools that is alive."""

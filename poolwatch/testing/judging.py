@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from poolwatch.testing.owners import Owner, by_other_threads
 
 if TYPE_CHECKING:
-    from poolwatch.checkout import Checkout, Lender
+    from poolwatch.checkout import Checkout
     from poolwatch.frame import Frame
     from poolwatch.leaks.record import Leak
+    from poolwatch.ledger import PoolBook
 
-    Suspects = list[tuple[Checkout, Lender]]
+    Suspects = list[tuple[Checkout, PoolBook]]
 
 _FOR_THREADS_S = 0.2
 """What other threads get if no grace is set."""
@@ -50,10 +51,10 @@ class Judge:
                 owner.out.pop(hold, None)
         if owner.out and entrust is not None:
             entrust(owner)
-        suspects = list(owner.out.items())
+        suspects = [(hold, of.book) for hold, of in list(owner.out.items())]
         if suspects:
             self._settle(owner, suspects)
-        out = [(of.book, hold) for hold, of in suspects if owner.out.pop(hold, None)]
+        out = [(book, hold) for hold, book in suspects if owner.out.pop(hold, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
         dropped = [each for each in owner.dropped if self._counts(owner, each[0].id)]
         owner.dropped = ()

@@ -7,6 +7,7 @@ import functools
 import gc
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -742,6 +743,65 @@ def test_a_class_that_somebody_traces(owner, monkeypatch, sqlite):
         assert len(owner.out) == 1
     assert theirs.called == 1
     assert vars(Pool)["connect"] is theirs
+
+
+class Odd(QueuePool):
+    """A pool whose new one is made by that of its base, and may be none."""
+
+    gone = False
+
+    def recreate(self):
+        """Make a new one, or none."""
+        return None if self.gone else super().recreate()
+
+
+def test_a_recreate_of_its_own(owner, sqlite):
+    """Each pool is followed once; what cannot be followed fails nobody."""
+    plain, engine = sqlite(), sqlite(poolclass=Odd)
+    for each in (plain, engine):
+        each.connect().close()
+        each.dispose()
+    book = book_of(engine)
+    raw = engine.raw_connection()
+    raw.detach()
+    raw.close()
+    assert (book.connects, book.closes) == (2, 2)
+    engine.pool.gone = True
+    assert engine.pool.recreate() is None
+
+
+def test_made_in_the_middle_of_making(owner, sqlite, monkeypatch):
+    """A connection that is dropped meanwhile is in the books that are kept."""
+    sqlite().connect().close()  # the first goes another way
+    engine = sqlite()
+    kept = [engine.connect()]
+    make = PoolHooks.__init__
+
+    def dropping(self, *args, **kwargs):
+        kept.clear()  # as a collection might
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(PoolHooks, "__init__", dropping)
+    book = book_of(engine)
+    assert book.leaked == 1
+    assert [each[0] for each in owner.dropped] == [book]
+
+
+def test_in_a_forked_child(owner, sqlite):
+    """What the parent has out is not the child's."""
+    sqlite().connect().close()  # the first goes another way
+    engine = sqlite()
+    with engine.connect():
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(writer, str(len(book_of(engine).open_holds())).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reader, 9) == b"0"
+        os.close(reader)
+        os.close(writer)
+        assert len(book_of(engine).open_holds()) == 1
 
 
 def test_a_second_thread_is_first(owners, owner, sqlite):
