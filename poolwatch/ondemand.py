@@ -34,7 +34,3 @@ class OnDemand(Generic[T]):
             return self
         value: T = instance.__dict__.setdefault(self._name, self._make())
         return value
-
-    def forget(self, instance: Any) -> None:
-        """Have it made anew."""
-        instance.__dict__.pop(self._name, None)

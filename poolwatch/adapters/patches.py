@@ -19,10 +19,6 @@ class Patches:
         self._put: dict[tuple[type, str], tuple[Method, Method]] = {}
         """Ours, and the one below it."""
 
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._put)
-
     def put(self, kind: type, name: str, make: Callable[[Method], Method]) -> None:
         """Have what ``make`` returns stand in the place of a method that ``kind``
         defines itself, which it is given; once, however often this is called.
