@@ -2,38 +2,44 @@
 
     python -m pytest tests/benchmarks/test_plugin_cost.py --benchmark-only
 
-The suite runs in processes of its own, without the plugin and with it in turn, and with
-no other plugin loaded: the least time for what is added to be compared with. "Without"
-has a plugin that does nothing: for each ``-p`` pytest goes through all distributions
-that are installed, which nobody does for ours, as pytest finds it by itself.
+The suite runs in three processes at once, in turns of a tenth of a second: without the
+plugin, with it, and without it again, which tells how far the figures can be trusted.
+No other plugin is loaded: the least time for what is added to be compared with.
+"Without" has a plugin that does nothing: for each ``-p`` pytest goes through all
+distributions that are installed, which nobody does for ours, as pytest finds it by
+itself.
 
 Two more suites make an engine for each test, on a database in memory or on a file.
 
 Full garbage collections are counted: there are one or two, each takes as long as a
-dozen tests, and whether one more falls into a run is chance.
+dozen tests, and whether one more falls into a run is chance. So both is said: what the
+suite took, and what it took without them.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from typing import Any
 
+import psycopg2
 import pytest
+from in_turns import Run, Took, in_turns
 
 TESTS = 1000
 FILES = 10
-ROUNDS = 21
+ROUNDS = 20
 
 CONFTEST = """
 import gc
 import os
+import time
 
 import pytest
 from sqlalchemy import QueuePool, create_engine
@@ -52,8 +58,20 @@ def engine():
     engine.dispose()
 
 
+full = []
+
+
+def note_full(phase, info):
+    if info["generation"] == 2:
+        full.append(time.process_time())  # it may have to wait for its turn
+
+
+gc.callbacks.append(note_full)
+
+
 def pytest_unconfigure():
-    print("full collections:", gc.get_stats()[-1]["collections"])
+    spent = sum(full[1::2]) - sum(full[::2])
+    print(f"full collections: {len(full) // 2} in {spent:.6f} s")
 
 
 @pytest.fixture
@@ -152,18 +170,10 @@ def write_suite(directory: Path, ways: Sequence[str] = ONE_ENGINE) -> None:
         path.write_text(HEAD + "\n".join(bodies), encoding="utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class Took:
-    """Of one run of the suite, in seconds."""
-
-    wall: float
-    user: float
-    collections: int
-    """Full ones."""
-
-
-def run_suite(directory: Path, url: str, *options: str) -> Took:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+def run_of(directory: Path, url: str, ways: Sequence[str], *options: str) -> Run:
+    """The suite in a directory of its own."""
+    directory.mkdir()
+    write_suite(directory, ways)
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -171,34 +181,38 @@ def run_suite(directory: Path, url: str, *options: str) -> Took:
         and name not in ("GITHUB_ACTIONS", "PYTHONDONTWRITEBYTECODE")
     }
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "SUITE_URL": url}
-    log = directory / "log.txt"
-    with log.open("wb") as output:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, *options],
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    said = log.read_text(encoding="utf-8")
-    assert process.returncode == 0, said
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return Run([*command, *options], directory, environment)
+
+
+def full_collections(run: Run) -> tuple[int, float]:
+    """How many there were, and how many seconds they took; all tests have passed."""
+    said = run.log.read_text(encoding="utf-8")
     assert f"{TESTS} passed" in said, said
-    collections = said.rpartition("full collections:")[2]
-    return Took(wall, usage.ru_utime, int(collections))
+    found = re.search(r"full collections: (\d+) in ([\d.]+) s", said)
+    assert found, said
+    return int(found[1]), float(found[2])
 
 
-def fastest_quarter(times: list[float]) -> float:
-    """Their mean: what a machine does that is shared slows the rest."""
-    return mean(sorted(times)[: len(times) // 4])
+def added(pairs: Sequence[tuple[float, float]]) -> str:
+    """What the second of each pair takes more than the first."""
+    ratios = [with_it / without for without, with_it in pairs]
+    error = stdev(ratios) / len(ratios) ** 0.5
+    return (
+        f"{median(ratios) - 1:+.1%} median of the rounds, "
+        f"{mean(ratios) - 1:+.1%} +- {error:.1%} mean"
+    )
 
 
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="tells a child's CPU time")
-@pytest.mark.timeout(900)
+WAYS: Mapping[str, Sequence[str]] = {
+    "without": ("-p", "idle_plugin"),
+    "with": ("-p", "poolwatch.testing.pytest_plugin", "--pool-leaks=error"),
+    "again": ("-p", "idle_plugin"),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="stops processes, as POSIX can")
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("database", SUITES)
 def test_suite(
     benchmark: Any,
@@ -208,40 +222,49 @@ def test_suite(
     request: pytest.FixtureRequest,
 ) -> None:
     url, kinds = SUITES[database]
-    if url is None:
-        url = request.getfixturevalue("postgres").url("psycopg2")
-    write_suite(tmp_path, kinds)
-    ways = {
-        "without": ("-p", "idle_plugin"),
-        "with": ("-p", "poolwatch.testing.pytest_plugin", "--pool-leaks=error"),
-    }
-    took: dict[str, list[Took]] = {way: [] for way in ways}
+    runs = {}
+    for way, options in WAYS.items():
+        own = url or database_for(way, request.getfixturevalue("postgres"))
+        runs[way] = run_of(tmp_path / way, own, kinds, *options)
+    walls: list[dict[str, float]] = []
+    cpus: list[dict[str, float]] = []
+    but_full: list[dict[str, float]] = []
+    counts: dict[str, set[int]] = {way: set() for way in WAYS}
 
     def one_round() -> None:
-        order = list(ways) if len(took["with"]) % 2 else list(reversed(ways))
-        for way in order:
-            took[way].append(run_suite(tmp_path, url, *ways[way]))
+        took: dict[str, Took] = in_turns(runs)
+        full = {way: full_collections(run) for way, run in runs.items()}
+        for way, (count, _) in full.items():
+            counts[way].add(count)
+        walls.append({way: each.wall for way, each in took.items()})
+        cpus.append({way: each.cpu for way, each in took.items()})
+        but_full.append({way: took[way].wall - full[way][1] for way in WAYS})
 
     one_round()  # files come into the cache, modules get compiled
-    for runs in took.values():
-        runs.clear()
+    for each in (walls, cpus, but_full, *counts.values()):
+        each.clear()
     benchmark.pedantic(one_round, rounds=ROUNDS)
-    figure(f"{TESTS} tests, {database}, --pool-leaks=error / no plugin:")
-    ours, bare = (
-        {each.collections for each in took[way]} for way in ("with", "without")
-    )
-    figure(f"    full garbage collections: {ours} / {bare}")
-    for what in ("user", "wall"):
-        bare, ours = (
-            [getattr(each, what) for each in took[way]] for way in ("without", "with")
-        )
-        quiet, quiet_bare = fastest_quarter(ours), fastest_quarter(bare)
+    figure(f"{TESTS} tests, {database}: what --pool-leaks=error adds")
+    measured = {"wall": walls, "CPU": cpus, "wall without full collections": but_full}
+    for what, rounds in measured.items():
+        least = min(each["without"] for each in rounds)
+        most = max(each["without"] for each in rounds)
         figure(
-            f"    {what} time: minimum {min(ours):.3f} / {min(bare):.3f} s "
-            f"= {min(ours) / min(bare):.3f}, "
-            f"fastest quarter {quiet:.3f} / {quiet_bare:.3f} s "
-            f"= {quiet / quiet_bare:.3f}, "
-            f"median {median(ours):.3f} / {median(bare):.3f} s "
-            f"= {median(ours) / median(bare):.3f}, median of the pairs "
-            f"{median(a / b for a, b in zip(ours, bare, strict=True)):.3f}"
+            f"    {what} ({least:.2f} to {most:.2f} s): "
+            f"{added([(each['without'], each['with']) for each in rounds])}; "
+            "of nothing at all: "
+            f"{added([(each['without'], each['again']) for each in rounds])}"
         )
+    figure(
+        f"    full collections with it: {counts['with']}, without: {counts['without']}"
+    )
+
+
+def database_for(way: str, server: Any) -> str:
+    """Two that insert the same row would wait for each other."""
+    database = f"suite_{way}"
+    with closing(psycopg2.connect(server.dsn)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {database}")
+    return str(replace(server, database=database).url("psycopg2"))
