@@ -15,9 +15,9 @@ from poolwatch.labels import Ambience
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from poolwatch.book import PoolBook
     from poolwatch.callsites import Chain, Path
     from poolwatch.holders import Holder, TaskRef
-    from poolwatch.ledger import PoolBook
     from poolwatch.model import Connection
 
     class Account(Protocol):

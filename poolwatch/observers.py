@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from poolwatch.book import PoolBook
     from poolwatch.checkout import Account, Checkout
     from poolwatch.holders import Holder
-    from poolwatch.ledger import PoolBook
 
     class Naming(Protocol):
         """An observer that says beforehand who answers for what one thread takes.
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     Taken = Callable[[PoolBook, Checkout], None]
     Ended = Callable[[PoolBook, Checkout, float, bool], None]
     Lost = Callable[[PoolBook, Checkout, float], None]
+
+
+MOST_UNSEEN = 2048
+"""Times of a pool's holds that may queue up while nobody can look."""
 
 
 class Observers:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
+from poolwatch.book import PoolBook
 from poolwatch.callsites import Pairs, Path, resolve
 from poolwatch.checkout import Checkout
 from poolwatch.collector import undisturbed
@@ -23,7 +24,7 @@ from poolwatch.diagnosis.common import by_gravity
 from poolwatch.doing import doing
 from poolwatch.freezing import Freezer
 from poolwatch.holders import Holder, thread_stacks
-from poolwatch.ledger import Ledger, PoolBook
+from poolwatch.ledger import Ledger
 from poolwatch.masking import mask_literals
 from poolwatch.model import (
     Departed,

@@ -15,7 +15,8 @@ from poolwatch.model import ServerReading
 from poolwatch.postgres.in_process import InProcessReader
 
 if TYPE_CHECKING:
-    from poolwatch.ledger import Ledger, PoolBook
+    from poolwatch.book import PoolBook
+    from poolwatch.ledger import Ledger
     from poolwatch.postgres.connecting import Facts
 
 _MOST_READERS = 16

@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout
 from poolwatch.guard import log
-from poolwatch.ledger import Ledger, PoolBook
+from poolwatch.ledger import Ledger
 from poolwatch.model import Frame, Hold
 from poolwatch.nestings import Nesting
 from poolwatch.picture import LedgerSource

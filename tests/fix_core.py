@@ -14,7 +14,7 @@ from sqlalchemy.pool import QueuePool
 
 import poolwatch
 from poolwatch.agent import agent, watch_quietly
-from poolwatch.ledger import PoolBook
+from poolwatch.book import PoolBook
 from poolwatch.testing.owners import Owners
 
 

@@ -17,11 +17,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
 from poolwatch import wire
+from poolwatch.book import MOST_SITES
 from poolwatch.errors import UnreachableError
 from poolwatch.frame import OTHER_SITES
 from poolwatch.histogram import Histogram, merged
 from poolwatch.labels import ambience, label, long_hold
-from poolwatch.ledger import MOST_SITES
 from poolwatch.model import Frame
 from poolwatch.text import (
     duration,

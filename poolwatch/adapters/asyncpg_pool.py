@@ -30,10 +30,10 @@ from poolwatch.adapters.asyncpg_statements import StatementHooks
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.driver_hooks import DriverHooks
 from poolwatch.adapters.library_pools import LibraryPools
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout, Gauges
 from poolwatch.holders import TaskRef
 from poolwatch.labels import ambience
-from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
 _BY_POOL = 2

@@ -16,11 +16,11 @@ from weakref import finalize, ref
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.guard import Guard
 from poolwatch.holders import TaskRef
-from poolwatch.ledger import PoolBook
 
 
 class DriverHooks:

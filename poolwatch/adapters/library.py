@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from poolwatch.ledger import PoolBook
+from poolwatch.book import PoolBook
 from poolwatch.settings import Settings
 
 

@@ -13,10 +13,10 @@ from weakref import WeakSet, WeakValueDictionary
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.patches import Patches
 from poolwatch.adapters.same_parameters import with_parameters_of
+from poolwatch.book import PoolBook
 from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
 from poolwatch.guard import Guard, log
-from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
 if TYPE_CHECKING:

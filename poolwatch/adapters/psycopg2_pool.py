@@ -28,10 +28,10 @@ from poolwatch.adapters.driver_hooks import DriverHooks
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.adapters.urls import masked_url
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.errors import ServerViewError
 from poolwatch.labels import ambience
-from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from weakref import ref
 
 from poolwatch.adapters.psycopg_statements import StatementHooks
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout, ConnectionFacts
 from poolwatch.guard import Guard
-from poolwatch.ledger import PoolBook
 
 Remember = Callable[[Any, int, float, float | None], ConnectionFacts]
 

@@ -26,9 +26,9 @@ from poolwatch.adapters.psycopg_connect import url_of
 from poolwatch.adapters.psycopg_connections import Connections, Met
 from poolwatch.adapters.psycopg_statements import StatementHooks
 from poolwatch.adapters.wrapping import Wrapped
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout, Gauges
 from poolwatch.labels import ambience
-from poolwatch.ledger import PoolBook
 
 _REQUEST = "_getconn_with_check_loop"
 _RETURN = "_check_pool_putconn"

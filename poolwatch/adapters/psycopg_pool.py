@@ -10,7 +10,7 @@ from psycopg_pool.base import BasePool
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.adapters.psycopg_connect import pool_name, pool_url, server_connect
 from poolwatch.adapters.psycopg_hooks import PsycopgHooks
-from poolwatch.ledger import PoolBook
+from poolwatch.book import PoolBook
 
 
 class PsycopgPools(LibraryPools):

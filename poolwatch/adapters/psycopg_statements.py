@@ -21,10 +21,10 @@ from weakref import ref
 from psycopg import sql
 
 from poolwatch.adapters.wrapping import unbound
+from poolwatch.book import PoolBook
 from poolwatch.callsites import CallSites
 from poolwatch.checkout import LIMIT, Checkout, Usage
 from poolwatch.guard import Guard
-from poolwatch.ledger import PoolBook
 
 _METHOD = "wait"
 _ARGUMENTS = {

@@ -37,12 +37,12 @@ from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
 from poolwatch.adapters.urls import hidden
 from poolwatch.adapters.wrapping import Wrapped, unbound
+from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.guard import Guard
 from poolwatch.holders import TaskRef
 from poolwatch.labels import ambience
-from poolwatch.ledger import PoolBook
 
 _ambience = ambience.get
 

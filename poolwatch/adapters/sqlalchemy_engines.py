@@ -21,8 +21,8 @@ from poolwatch.adapters.sqlalchemy import (
     pool_url,
 )
 from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool, QuietWay
+from poolwatch.book import PoolBook
 from poolwatch.guard import log
-from poolwatch.ledger import PoolBook
 from poolwatch.settings import Settings
 
 

@@ -38,7 +38,7 @@ from poolwatch.adapters.sqlalchemy_listeners import Common
 from poolwatch.checkout import Checkout
 from poolwatch.guard import Guard
 from poolwatch.labels import ambience
-from poolwatch.ledger import MOST_UNSEEN
+from poolwatch.observers import MOST_UNSEEN
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
+    from poolwatch.book import PoolBook
     from poolwatch.callsites import CallSites, Chain
     from poolwatch.checkout import ConnectionFacts
-    from poolwatch.ledger import PoolBook
     from poolwatch.observers import Naming, Observers
 
     class Hooks(Protocol):

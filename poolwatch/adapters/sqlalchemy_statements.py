@@ -19,10 +19,10 @@ from weakref import ref
 from sqlalchemy.engine import Dialect
 
 from poolwatch.adapters.greenlets import current_greenlet
+from poolwatch.book import PoolBook
 from poolwatch.callsites import CallSites, Path
 from poolwatch.checkout import LIMIT, Checkout, Usage
 from poolwatch.guard import Guard
-from poolwatch.ledger import PoolBook
 
 _STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
 _ENDS = ("do_commit", "do_rollback")

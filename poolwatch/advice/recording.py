@@ -10,8 +10,9 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout
-from poolwatch.ledger import Ledger, PoolBook
+from poolwatch.ledger import Ledger
 from poolwatch.model import Frame, PoolStats
 
 MOST_S = 600.0

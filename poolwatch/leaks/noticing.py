@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from poolwatch.book import PoolBook
 from poolwatch.callsites import Pairs, resolve
 from poolwatch.checkout import Checkout
 from poolwatch.frame import Frame
 from poolwatch.holders import thread_stacks
 from poolwatch.leaks.record import Leak, LeakKind
-from poolwatch.ledger import PoolBook
 from poolwatch.masking import mask_literals
 
 _SEARCH_S = 0.3

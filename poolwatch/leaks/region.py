@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from poolwatch.agent import agent, instrument, uninstrument, watch_quietly
+from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout
 from poolwatch.leaks import noticing
 from poolwatch.leaks.record import Leak
-from poolwatch.ledger import PoolBook
 
 STEP_S = 0.005
 """Between two looks whether others have returned theirs."""

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from poolwatch.testing.owners import Owner, by_other_threads
 
 if TYPE_CHECKING:
+    from poolwatch.book import PoolBook
     from poolwatch.checkout import Checkout
     from poolwatch.frame import Frame
     from poolwatch.leaks.record import Leak
-    from poolwatch.ledger import PoolBook
 
     Suspects = list[tuple[Checkout, PoolBook]]
 

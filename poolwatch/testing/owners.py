@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from poolwatch.importing import when_imported
 
 if TYPE_CHECKING:
+    from poolwatch.book import PoolBook
     from poolwatch.checkout import Checkout, Lender
     from poolwatch.frame import Frame
     from poolwatch.holders import Holder
-    from poolwatch.ledger import PoolBook
     from poolwatch.testing.limits import Limits
     from poolwatch.testing.standing import Standing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poolwatch.agent import agent, uninstrument, watch_quietly
-from poolwatch.ledger import PoolBook
+from poolwatch.book import PoolBook
 from poolwatch.settings import Settings
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 import poolwatch
 from poolwatch import wire
 from poolwatch.agent import agent
-from poolwatch.ledger import PoolBook
+from poolwatch.book import PoolBook
 
 plugins.register("poolwatch", "poolwatch.plugin", "PoolwatchPlugin")
 

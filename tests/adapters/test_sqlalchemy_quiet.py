@@ -23,7 +23,7 @@ from poolwatch.adapters.sqlalchemy import PoolHooks
 from poolwatch.adapters.sqlalchemy_quiet import LISTENERS
 from poolwatch.agent import agent, watch_quietly
 from poolwatch.callsites import LonePath, Node
-from poolwatch.ledger import MOST_UNSEEN
+from poolwatch.observers import MOST_UNSEEN
 from poolwatch.testing.owners import Lengths, Owner
 
 

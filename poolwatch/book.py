@@ -1,0 +1,454 @@
+"""The books of one pool: open holds and waits, and what has ended.
+
+They are written from the application's threads, inside
+its own calls, so it takes no lock there: single dict and array operations are atomic,
+and the durations of a hold that has ended are only appended to its call site's tally.
+They are folded into histograms in batches, by whoever finds enough of them and the fold
+lock free. Nobody waits for that lock in the application, which also keeps a garbage
+collection in the middle of a fold (it may end holds) from blocking itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.frame import OTHER_SITES, Frame
+from poolwatch.histogram import Histogram, merged
+from poolwatch.nestings import Nestings
+from poolwatch.observers import MOST_UNSEEN, Observers
+from poolwatch.ondemand import OnDemand
+from poolwatch.tally import BATCH, Tally
+
+if TYPE_CHECKING:
+    from poolwatch.callsites import Path
+    from poolwatch.model import Outside, PoolStats, SiteStats
+    from poolwatch.waitrate import WaitRate
+
+MOST_SITES = 128
+"""Call sites kept apart per pool; further ones are counted together."""
+_PATIENCE_S = 0.05
+"""How long a viewer waits for a fold under way before it reads all the same."""
+_DEPARTED = 32
+_MOST_BLAMED = 64
+_ENOUGH_HOLDS = 10
+_BRIEF_HOLD_S = 0.02
+"""Below this, on average, a call site is not said to hold across anything."""
+_MOSTLY_OUTSIDE = 0.25
+"""Share of the held time in SQL below which the rest is mostly something else."""
+BRIEF = 0.001
+"""Seconds. Younger waits are not shown: they are connections being handed over."""
+
+
+def _nothing() -> None:
+    """There is nothing to look for."""
+
+
+def _seconds() -> array[float]:
+    return array("d")
+
+
+class PoolBook:
+    """The books of one pool."""
+
+    server_connect: Callable[[], Any] | None = None
+    """Opens a connection to this pool's PostgreSQL, outside the pool; None if it is on
+    no PostgreSQL."""
+
+    # A suite may make a pool for each of its tests: what few need is made on demand.
+    detached: OnDemand[dict[int, Checkout]] = OnDemand(dict)
+    """Open holds whose connection was taken out of the pool for good."""
+    waits: OnDemand[dict[int, Checkout]] = OnDemand(dict)
+    connections: OnDemand[dict[int, ConnectionFacts]] = OnDemand(dict)
+    blamed: OnDemand[dict[int, list[Path]]] = OnDemand(dict)
+    """By wait: the paths of those who held a connection when it began."""
+    nestings = OnDemand(Nestings)
+    departed: OnDemand[deque[tuple[float, ConnectionFacts]]] = OnDemand(
+        partial(deque, maxlen=_DEPARTED)
+    )
+    """When connections were closed of late, and what was known of them."""
+    _create = OnDemand(Histogram)
+    _failed_waits = OnDemand(Histogram)
+    _created = OnDemand(_seconds)
+    _failed = OnDemand(_seconds)
+    _folding = OnDemand(threading.Lock)
+    _by_site: OnDemand[dict[Frame | None, Tally]] = OnDemand(dict)
+    """That of None is of those that ended while nobody could look."""
+
+    def __init__(
+        self,
+        pool_id: str,
+        *,
+        name: str,
+        kind: str,
+        url: str | None,
+        long_after: float,
+        gauges: Callable[[], Gauges],
+        observers: Observers,
+    ) -> None:
+        self.id = pool_id
+        self.observers = observers
+        """Those of all pools: usually nobody but viewers. For these, what has ended is
+        told apart by call site."""
+        self.name = name
+        self.kind = kind
+        self.url = url
+        self.long_after = long_after
+        self.gauges = gauges
+        self.shared = False
+        """One connection may be lent several times; then holds are keyed by proxy, and
+        one that was dropped may end without any event."""
+        self.look: Callable[[], None] = _nothing
+        """Has the adapter look for what no event tells: connections that were dropped
+        where the pool keeps what it has lent."""
+        self.server_view = True
+        self.begun = time.monotonic()
+        self.holds: dict[int, Checkout] = {}
+        """Open holds. The key is the adapter's: it must find the hold again at its
+        return."""
+        self.connects = 0
+        self.closes = 0
+        self.timeouts = 0
+        self.invalidated = 0
+        self.lost_slots = 0
+        """Connections that were dropped and that the pool will never replace."""
+        self.gave_up = 0
+        """Waits that the application itself has ended."""
+        self.most_wanted = 0
+        """Connections out or asked for at once, at the worst moment beyond capacity."""
+        self.switched_off: Callable[[], bool] = bool
+        self.leaked = 0
+        """Open holds that were found leaked; ended ones are counted by their tally."""
+        self._by_path: dict[Path, Tally] = {}
+        self.unseen: list[float] = []
+        """Seconds held and seconds waited before, by turns, of holds that ended while
+        nobody could look: nobody will ask at which call site. Both are appended at
+        once, to be folded later on."""
+
+    @property
+    def book(self) -> PoolBook:
+        """Itself. Others are asked for theirs: see checkout.Lender."""
+        return self
+
+    @cached_property
+    def _wait_rate(self) -> WaitRate:
+        from poolwatch.waitrate import WaitRate  # whoever looks has it
+
+        return WaitRate(self.begun)
+
+    # -- written by the adapter, in the application's threads ------------------------
+
+    def end(self, hold: Checkout, now: float, collected: bool) -> None:
+        """Close the books of one hold."""
+        hold.holder.out -= 1
+        observers = self.observers
+        if observers.ended is not None:
+            observers.ended(self, hold, now, collected)
+        if collected and observers.lost is not None:
+            observers.lost(self, hold, now)
+        account = hold.account
+        if account is not None:
+            account.out.pop(hold, None)
+        if not observers.watched and not collected:
+            self._note_unseen(hold, now)
+            return
+        tally = self._by_path.get(hold.path) or self._tally(hold.path)
+        taken, held = hold.taken, tally.held
+        held.append(now - taken)
+        tally.waited.append(taken - hold.asked)
+        usage = hold.usage
+        if usage is not None and usage.timed:
+            tally.used += not usage.streamed
+            tally.in_sql += usage.in_sql
+            tally.idle += usage.idle_until(now)
+        if collected:
+            tally.collected += 1
+            self._leaked(hold, tally)
+        if len(held) >= BATCH:
+            self._fold(tally)
+
+    def _note_unseen(self, hold: Checkout, now: float) -> None:
+        unseen = self.unseen
+        unseen += (now - hold.taken, hold.taken - hold.asked)
+        if len(unseen) >= MOST_UNSEEN:
+            self.fold_unseen()
+
+    def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
+        """Close the books of a hold that is keyed by its proxy, wherever it stands."""
+        for key in list(self.holds):
+            if self.holds.get(key) is hold and self.holds.pop(key, None) is hold:
+                self.end(hold, now, collected)
+
+    def timed_out(self, waited: float) -> None:
+        """Count a wait that the pool itself ended, after so many seconds."""
+        self._failed.append(waited)
+        self.timeouts += 1
+
+    def given_up(self, waited: float) -> None:
+        """Count a wait that the application ended: a cancelled task, an interrupt."""
+        self._failed.append(waited)
+        self.gave_up += 1
+
+    def wanted_more(self, wait: Checkout) -> None:
+        """Somebody asks while as many are out as there can be."""
+        self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
+        holders = itertools.islice(list(self.holds.values()), _MOST_BLAMED)
+        self.blamed[id(wait)] = [hold.path for hold in holders]
+
+    def waited(self, wait: Checkout, now: float) -> None:
+        """That wait is over: share it out among those who held a connection."""
+        paths = self.blamed.pop(id(wait), None)
+        if paths:
+            share = (now - wait.asked) / len(paths)
+            for path in paths:
+                tally = self._by_path.get(path) or self._tally(path)
+                tally.caused += share
+
+    def connected(self, took: float) -> None:
+        """Count a connection that was just opened, and the seconds it took."""
+        self.connects += 1
+        self._created.append(took)
+
+    def closed(self, facts: ConnectionFacts | None, now: float) -> None:
+        """Count a connection that was closed; the server may not know yet."""
+        self.closes += 1
+        if facts is not None and facts.backend_pid is not None:
+            self.departed.append((now, facts))
+
+    def found_leaked(self, hold: Checkout) -> None:
+        """Count an open hold as leaked, once."""
+        self._leaked(hold, self._by_path.get(hold.path) or self._tally(hold.path))
+
+    def _leaked(self, hold: Checkout, tally: Tally) -> None:
+        if not getattr(hold, "leaked", False):
+            hold.leaked = True
+            self.leaked += 1
+            tally.leaked += 1
+
+    def forget(self) -> None:
+        """In a forked child: what is out belongs to the parent, and so do the counts.
+
+        Tables are emptied in place: the hooks hold on to them.
+        """
+        for table in (
+            self.holds,
+            self.detached,
+            self.waits,
+            self.blamed,
+            self._by_path,
+        ):
+            table.clear()
+        self._by_site = {}
+        self.departed.clear()
+        del self._created[:], self._failed[:], self.unseen[:]
+        self._folding = threading.Lock()  # a thread of the parent may have held it
+        self._create, self._failed_waits = Histogram(), Histogram()
+        self.connects = self.closes = self.invalidated = self.leaked = 0
+        self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
+        self.nestings = Nestings()
+        self.begun = time.monotonic()
+        self.__dict__.pop("_wait_rate", None)
+
+    def fold_unseen(self) -> None:
+        """Fold what ended while nobody could look."""
+        self._fold(self._unsorted())
+
+    def _unsorted(self) -> Tally:
+        return self._by_site.get(None) or self._by_site.setdefault(None, Tally())
+
+    def _fold(self, *tallies: Tally) -> None:
+        """Fold tallies, or leave it to others if they are at it."""
+        if self._folding.acquire(blocking=False):
+            try:
+                self._fold_now(tallies)
+            finally:
+                self._folding.release()
+
+    @contextmanager
+    def _folded(self, tallies: Iterable[Tally], patience: float) -> Iterator[None]:
+        """Fold; inside, the tallies stay as they are, if the lock could be had."""
+        mine = self._folding.acquire(timeout=patience)
+        try:
+            if mine:
+                self._fold_now(tallies)
+            yield
+        finally:
+            if mine:
+                self._folding.release()
+
+    def _fold_now(self, tallies: Iterable[Tally]) -> None:
+        pairs = self.unseen[:]
+        if pairs:
+            del self.unseen[: len(pairs)]
+            unsorted = self._unsorted()
+            unsorted.held.extend(pairs[::2])
+            unsorted.waited.extend(pairs[1::2])
+            unsorted.fold()
+        for tally in tallies:
+            tally.fold()
+        for histogram, samples in (
+            (self._create, self._created),
+            (self._failed_waits, self._failed),
+        ):
+            ready = len(samples)
+            if ready:
+                histogram.add(samples[:ready])
+                del samples[:ready]
+
+    def _tally(self, path: Path) -> Tally:
+        """The tally of a path met for the first time (or for the first in a while)."""
+        if len(self._by_path) >= 4 * MOST_SITES:
+            self._by_path.clear()
+        site = path.site()
+        most = MOST_SITES + (None in self._by_site)
+        if site not in self._by_site and len(self._by_site) >= most:
+            site = OTHER_SITES
+        tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
+        tally.paths = [*tally.paths[-3:], path]
+        return self._by_path.setdefault(path, tally)
+
+    # -- read by viewers ---------------------------------------------------------------
+
+    def open_holds(self) -> list[Checkout]:
+        """Holds that are out now.
+
+        A shared connection can be dropped without any event: its hold ends here.
+        """
+        self.look()
+        if self.shared:
+            for hold in list(self.holds.values()):
+                if hold.proxy() is None:
+                    self.end_shared(hold, time.monotonic(), True)
+        return [*self.holds.values(), *self.detached.values()]
+
+    def open_waits(self, now: float) -> list[Checkout]:
+        """Requests that have not been served for a moment."""
+        return [wait for wait in list(self.waits.values()) if now - wait.asked >= BRIEF]
+
+    def mark(self, now: float) -> None:
+        """Note what has been waited so far: see WaitRate."""
+        tallies = list(self._by_site.values())
+        ended = sum(each.wait.total + sum(each.waited) for each in tallies)
+        ended += sum(self.unseen[1::2])
+        failed = self._failed_waits.total + sum(self._failed)
+        self._wait_rate.mark(now, ended + failed + self._waiting(now))
+
+    def _waiting(self, now: float) -> float:
+        return sum(now - wait.asked for wait in list(self.waits.values()))
+
+    def mostly_outside(self) -> list[Outside]:
+        """Call sites whose held time is mostly not in SQL."""
+        from poolwatch.model import Outside
+
+        found = []
+        for site, tally in list(self._by_site.items()):
+            held, ended = tally.hold.total, tally.hold.count
+            if site is None or ended < _ENOUGH_HOLDS or held < ended * _BRIEF_HOLD_S:
+                continue
+            if tally.used >= ended and tally.in_sql < held * _MOSTLY_OUTSIDE:
+                found.append(Outside(site, ended, held, tally.in_sql, tally.idle))
+        return found
+
+    def collected_at(self) -> list[tuple[Frame, int]]:
+        """Call sites whose connections the garbage collector returned, and how many."""
+        return [
+            (site, tally.collected)
+            for site, tally in list(self._by_site.items())
+            if tally.collected and site is not None
+        ]
+
+    def stats(self, holds: int, waits: int) -> PoolStats:
+        """Figures of the pool, for a snapshot with so many holds and waits."""
+        from poolwatch.model import Counters, PoolStats  # whoever looks has it
+
+        now = time.monotonic()
+        if self.unseen:
+            self._unsorted()
+        tallies = list(self._by_site.values())
+        with self._folded(tallies, _PATIENCE_S):
+            hold_s = merged(tally.hold for tally in tallies)
+            wait_s = merged([*(tally.wait for tally in tallies), self._failed_waits])
+            ended = sum(tally.count for tally in tallies)
+            gauges = self.gauges()
+            return PoolStats(
+                id=self.id,
+                name=self.name,
+                kind=self.kind,
+                url=self.url,
+                size=gauges.size,
+                max_overflow=gauges.max_overflow,
+                timeout_s=gauges.timeout_s,
+                checked_out=holds,
+                idle=gauges.idle,
+                overflow=gauges.overflow,
+                waiting=waits,
+                counters=Counters(
+                    checkouts=ended + holds,
+                    checkins=ended,
+                    timeouts=self.timeouts,
+                    connects=self.connects,
+                    closes=self.closes,
+                    invalidated=self.invalidated,
+                    collected=sum(tally.collected for tally in tallies),
+                    leaked=self.leaked,
+                ),
+                wait_s=wait_s.distribution(),
+                hold_s=hold_s.distribution(),
+                create_s=self._create.distribution(),
+                long_after_s=self.long_after,
+                gave_up=self.gave_up,
+                waiting_s_per_s=self._wait_rate.per_second(
+                    now, wait_s.total + self._waiting(now)
+                ),
+                most_wanted=self.most_wanted,
+                switched_off=self.switched_off(),
+                lost_slots=self.lost_slots,
+            )
+
+    def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:
+        """Figures per call site, the holds that are out included in the average."""
+        from poolwatch.model import SiteStats
+
+        out: dict[Frame | None, list[float]] = {}
+        for hold in open_holds:
+            out.setdefault(hold.path.site(), []).append(now - hold.taken)
+        elapsed = max(now - self.begun, 1e-9)
+        causing = self._causing(now)
+        sites = []
+        for site in {**self._by_site, **dict.fromkeys(out)}:
+            if site is None:
+                continue
+            tally = self._by_site.get(site) or Tally()
+            ages = out.get(site, [])
+            sites.append(
+                SiteStats(
+                    pool=self.id,
+                    site=site,
+                    count=tally.count + len(ages),
+                    connections=(tally.hold.total + sum(ages)) / elapsed,
+                    hold_s=tally.hold.distribution(),
+                    wait_s=tally.wait.distribution(),
+                    leaked=tally.leaked,
+                    in_sql_s=tally.in_sql if tally.used else None,
+                    in_transaction_idle_s=tally.idle if tally.used else None,
+                    wait_caused_s=tally.caused + causing[site],
+                )
+            )
+        return sorted(sites, key=lambda each: each.connections, reverse=True)
+
+    def _causing(self, now: float) -> Counter[Frame | None]:
+        """Like Tally.caused, of the waits that are not over yet."""
+        causing: Counter[Frame | None] = Counter()
+        for wait in list(self.waits.values()):
+            paths = self.blamed.get(id(wait), ())
+            for path in paths:
+                causing[path.site()] += (now - wait.asked) / len(paths)  # type: ignore[assignment]
+        return causing
