@@ -159,7 +159,14 @@ class PoolBook:
             account.out.pop(hold, None)
         if not observers.watched and not collected:
             self._note_unseen(hold, now)
-            return
+        else:
+            self._note_seen(hold, now, collected)
+
+    def enter_lost(self, hold: Checkout, now: float) -> None:
+        """Count a hold that the collector has ended, and that has left all else."""
+        self._note_seen(hold, now, True)
+
+    def _note_seen(self, hold: Checkout, now: float, collected: bool) -> None:
         tally = self._by_path.get(hold.path) or self._tally(hold.path)
         taken, held = hold.taken, tally.held
         held.append(now - taken)

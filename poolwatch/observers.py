@@ -7,8 +7,9 @@ hooks of that pool are switched off.)
 
 ``taken(book, hold)``                   a connection was lent
 ``ended(book, hold, now, collected)``   it has come back, by itself or by the collector
-``lost(book, hold, now)``               it was the collector: told before it leaves the
-                                        account of whoever took it
+``lost(lender, hold, now)``             it was the collector: told before it leaves the
+                                        account of whoever took it; the lender has the
+                                        books, or will have
 
 Besides there may be viewers, who come and go as they like: for them all is kept that
 can be seen.
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from poolwatch.book import PoolBook
-    from poolwatch.checkout import Account, Checkout
+    from poolwatch.checkout import Account, Checkout, Lender
     from poolwatch.holders import Holder
 
     class Naming(Protocol):
@@ -35,11 +36,17 @@ if TYPE_CHECKING:
         """
 
         holder: Holder | None
-        """The thread, once it has taken something."""
+        """The thread, once it is known."""
         current: Account | None
         """Who it is."""
         rising: Sequence[object]
-        """As long as there are any, only ``taken`` knows."""
+        """As long as there are any, ``answering`` must be asked for it."""
+
+        def answering(self) -> Account | None:
+            """Who it is, in any case."""
+
+        def lost(self, lender: Lender, hold: Checkout, now: float) -> None:
+            """See above."""
 
         def taken(self, book: PoolBook, hold: Checkout) -> None:
             """See above."""
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 
     Taken = Callable[[PoolBook, Checkout], None]
     Ended = Callable[[PoolBook, Checkout, float, bool], None]
-    Lost = Callable[[PoolBook, Checkout, float], None]
+    Lost = Callable[[Lender, Checkout, float], None]
 
 
 MOST_UNSEEN = 2048

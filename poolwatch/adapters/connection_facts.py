@@ -7,12 +7,25 @@ Nothing is sent and nothing is waited for.
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
+from poolwatch.checkout import ConnectionFacts
+
 Facts = tuple[int | None, str | None, int | None]
+
+
+def facts_of(
+    dbapi_connection: Any, opened: float, took: float | None, *, met: bool = False
+) -> ConnectionFacts:
+    """What is known of one that was opened at ``opened`` (``time.monotonic()``), in so
+    many seconds. ``met``: nobody knows since when it is there; that is when it was met.
+    """
+    pid, address, port = connection_facts(dbapi_connection)
+    return ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
 
 
 def connection_facts(dbapi_connection: Any) -> Facts:

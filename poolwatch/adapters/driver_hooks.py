@@ -6,7 +6,6 @@ an engine: the pool is hooked once, and forgotten when it is collected.
 
 from __future__ import annotations
 
-import os
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from time import monotonic
 from typing import Any
 from weakref import finalize, ref
 
-from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
@@ -112,7 +111,6 @@ class DriverHooks:
 
         ``met``: it was there before, and nobody knows since when.
         """
-        pid, address, port = connection_facts(connection)
-        facts = ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
+        facts = facts_of(connection, opened, took, met=met)
         self.book.connections[key] = facts
         return facts

@@ -13,14 +13,13 @@ from weakref import WeakSet, WeakValueDictionary
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.patches import Patches
 from poolwatch.adapters.same_parameters import with_parameters_of
-from poolwatch.book import PoolBook
-from poolwatch.callsites import pairs_of, resolve
 from poolwatch.checkout import Gauges
 from poolwatch.guard import Guard, log
 from poolwatch.settings import Settings
 
 if TYPE_CHECKING:
     from poolwatch.adapters.library import Hooks
+    from poolwatch.book import PoolBook
 
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
@@ -267,6 +266,7 @@ class LibraryPools(ABC):
             return
         try:
             if self.is_new(target):
+                from poolwatch.callsites import pairs_of, resolve
                 from poolwatch.makings import fingerprint
 
                 stack = resolve(pairs_of(frame_at(1)))

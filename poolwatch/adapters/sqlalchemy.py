@@ -11,7 +11,6 @@ In a run of tests the wrappers are those of :mod:`poolwatch.adapters.sqlalchemy_
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from asyncio import current_task
@@ -24,18 +23,22 @@ from time import monotonic
 from typing import Any
 from weakref import ref
 
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
-from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
-from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool
+from poolwatch.adapters.sqlalchemy_quiet import (
+    MARK,
+    QuietPool,
+    capacity_of,
+    facts_by_record,
+)
 from poolwatch.adapters.sqlalchemy_statements import StatementHooks
-from poolwatch.adapters.urls import hidden
 from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
@@ -367,17 +370,12 @@ class PoolHooks:
             return None
         record = proxy._connection_record
         if record is None:  # it was detached
-            return self._facts(proxy.dbapi_connection, monotonic(), None, met=True)
+            return facts_of(proxy.dbapi_connection, monotonic(), None, met=True)
         return self.book.connections.get(id(record)) or self._meet(proxy)
-
-    def facts_of(self, dbapi_connection: Any, record: Any) -> ConnectionFacts:
-        """What can be learned of a connection that was opened before we noted such."""
-        age = max(0.0, time.time() - record.starttime)
-        return self._facts(dbapi_connection, monotonic() - age, None)
 
     def _meet(self, proxy: Any) -> ConnectionFacts:
         record = proxy._connection_record
-        return self._remember(record, self.facts_of(proxy.dbapi_connection, record))
+        return self._remember(record, facts_by_record(proxy.dbapi_connection, record))
 
     @_guarded
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
@@ -385,17 +383,10 @@ class PoolHooks:
         # its own set-up of the connection: that is the creation time of OpenTelemetry.
         took = max(0.0, time.time() - record.starttime)
         if self.book.observers.watched:
-            self._remember(record, self._facts(dbapi_connection, monotonic(), took))
+            self._remember(record, facts_of(dbapi_connection, monotonic(), took))
         else:  # asked for when somebody wants to know; the last one is closed
             self.book.connections.pop(id(record), None)
         self.book.connected(took)
-
-    @staticmethod
-    def _facts(
-        dbapi_connection: Any, opened: float, took: float | None, *, met: bool = False
-    ) -> ConnectionFacts:
-        pid, address, port = connection_facts(dbapi_connection)
-        return ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
 
     def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
         key, table = id(record), self.book.connections
@@ -529,13 +520,6 @@ class PoolHooks:
         return Gauges()
 
 
-def capacity_of(pool: Pool) -> int:
-    """The most connections it lends at once."""
-    if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
-        return pool.size() + pool._max_overflow
-    return sys.maxsize
-
-
 def _cleared_early(proxy: Any) -> Callable[[], Any]:
     return ref(proxy, _no_op)
 
@@ -560,25 +544,3 @@ def _forgetting(
             table.pop(key, None)
 
     return forget
-
-
-def pool_url(target: Engine | Pool) -> str | None:
-    """The URL of an engine, password and whatever looks like a secret hidden."""
-    url = getattr(target, "url", None)
-    if not isinstance(url, URL):
-        return None
-    if url.query:
-        secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
-        url = url.update_query_dict(secrets)
-    return url.render_as_string(hide_password=True)
-
-
-def pool_name(target: Engine | Pool) -> str:
-    """A name when the user gave none: the logging name, the database, or the class."""
-    pool = target.pool if isinstance(target, Engine) else target
-    if pool._orig_logging_name:
-        return pool._orig_logging_name
-    url = getattr(target, "url", None)
-    if isinstance(url, URL):
-        return url.database or url.get_backend_name()
-    return type(pool).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import finalize, ref
 
 from sqlalchemy.engine import Engine
@@ -14,20 +14,25 @@ from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.library_pools import LibraryPools
-from poolwatch.adapters.sqlalchemy import (
-    PoolHooks,
+from poolwatch.adapters.sqlalchemy_quiet import (
+    MARK,
+    QuietPool,
+    QuietWay,
     capacity_of,
-    pool_name,
-    pool_url,
 )
-from poolwatch.adapters.sqlalchemy_quiet import MARK, QuietPool, QuietWay
-from poolwatch.book import PoolBook
 from poolwatch.guard import log
 from poolwatch.settings import Settings
 
+if TYPE_CHECKING:
+    from poolwatch.adapters.sqlalchemy import PoolHooks
+    from poolwatch.book import PoolBook
+
 
 class Engines(LibraryPools):
-    """The instrumented engines and pools of this process. They are not kept alive."""
+    """The instrumented engines and pools of this process. They are not kept alive.
+
+    Hooks, and what they are made of, are loaded for the first engine that needs some.
+    """
 
     accepted = (Engine, Pool)
     made = (Engine,)
@@ -88,14 +93,15 @@ class Engines(LibraryPools):
             target = quiet.target() or quiet.newest()
             if target is None:
                 raise LookupError("the engine is gone")
+            from poolwatch.adapters.sqlalchemy import PoolHooks
+
             make = partial(PoolHooks, context=self._context, quiet=quiet)
             hooks = self._hook(target, self._every or Settings(), make)
             if quiet.hooks is not hooks:  # others were first
                 self._gone(hooks.book.id)
             elif self._every is None:
                 self._unhook(hooks.book.id)
-        assert isinstance(quiet.hooks, PoolHooks)
-        return quiet.hooks
+        return cast("PoolHooks", quiet.hooks)
 
     def _of(self, pool: Any) -> Any:
         quiet = self._quiet_of(pool)
@@ -109,9 +115,8 @@ class Engines(LibraryPools):
             if issubclass(type(each), Engine) and self.is_ready(each):
                 self._meet(each)
         for hooks in list(self._hooks.values()):
-            if isinstance(hooks, PoolHooks):
-                hooks.wake()
-                self.follow(hooks)
+            cast("PoolHooks", hooks).wake()
+            self.follow(hooks)
 
     def _meet(self, engine: Engine) -> None:
         try:
@@ -165,6 +170,8 @@ class Engines(LibraryPools):
 
     def make_hooks(self, target: Any, book: PoolBook) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
+        from poolwatch.adapters.sqlalchemy import PoolHooks
+
         return PoolHooks(target, book, self._context)
 
     def follow(self, hooks: Any) -> None:
@@ -174,10 +181,14 @@ class Engines(LibraryPools):
 
     def name_of(self, target: Any) -> str:
         """The logging name, the database, or the class."""
+        from poolwatch.adapters.sqlalchemy_names import pool_name
+
         return pool_name(target)
 
     def url_of(self, target: Any) -> str | None:
         """The engine's URL."""
+        from poolwatch.adapters.sqlalchemy_names import pool_url
+
         return pool_url(target)
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:

@@ -20,12 +20,13 @@ from functools import wraps
 from sys import _getframe as frame_at
 from sys import maxsize
 from threading import get_ident
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
+from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.patches import Patches, where_defined
 from poolwatch.adapters.sqlalchemy_entry import (
     ENGINE_CONNECT,
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from poolwatch.checkout import ConnectionFacts
     from poolwatch.observers import Naming, Observers
 
+    Lost = tuple[Checkout, float, Pool]
+    """A hold, when it was lost (``time.monotonic()``), and its pool: until it is in the
+    books somebody must know what that is called."""
+
     class Hooks(Protocol):
         """Those of the pool: see sqlalchemy.PoolHooks."""
 
@@ -69,9 +74,6 @@ if TYPE_CHECKING:
 
         def facts(self, proxy: Any) -> ConnectionFacts | None:
             """What can be learned of a connection that is out."""
-
-        def facts_of(self, dbapi_connection: Any, record: Any) -> ConnectionFacts:
-            """What can be learned of a connection of a pool."""
 
         def gave_up(self, asked: float, error: BaseException) -> None:
             """Take note of what the pool has raised."""
@@ -102,8 +104,23 @@ _NONE: dict[int, Checkout] = {}
 """The holds of a pool with one connection for all: they are not noted here."""
 _SOUND = Guard("a pool")
 """That of a pool whose hooks are not made yet."""
+_MOST_LOST = 256
+"""That are kept out of the books for the time being."""
 _COUNTED = {"connect": "connects", "invalidate": "invalidated", "close": "closes"}
 """Events that are only counted, and where, as long as nobody asks for more."""
+
+
+def capacity_of(pool: Pool) -> int:
+    """The most connections it lends at once."""
+    if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
+        return pool.size() + pool._max_overflow
+    return maxsize
+
+
+def facts_by_record(dbapi_connection: Any, record: Any) -> ConnectionFacts:
+    """What can be learned of a connection of a pool at any time."""
+    age = max(0.0, time() - record.starttime)
+    return facts_of(dbapi_connection, monotonic() - age, None)
 
 
 class QuietPool:
@@ -120,6 +137,7 @@ class QuietPool:
         "hooks",
         "invalidated",
         "library",
+        "lost",
         "pools",
         "shared",
         "target",
@@ -145,6 +163,8 @@ class QuietPool:
         """... these as well."""
         self.capacity = 0 if self.shared else capacity
         self.connects = self.closes = self.invalidated = 0
+        self.lost: list[Lost] = []
+        """Those that the garbage collector has returned and that are in no books."""
         self.hooks: Hooks | None = None
         self.first: dict[str, Hooks] = {}
         """Those that were made first: others may be in the making, in another thread or
@@ -177,6 +197,15 @@ class QuietPool:
         first = self.first.setdefault("hooks", hooks)
         self.guard = first.guard
         self.hooks = first
+        self._enter_lost(first.book)
+
+    def _enter_lost(self, book: PoolBook) -> None:
+        while self.lost:
+            try:
+                hold, now, _ = self.lost.pop()
+            except IndexError:  # another thread was first
+                return
+            book.enter_lost(hold, now)
 
     def forget(self) -> None:
         """In a forked child: what is out belongs to the parent."""
@@ -239,12 +268,28 @@ class QuietPool:
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.failed(ours)
 
-    def end(self, hold: Checkout, record: Any, collected: bool) -> None:
-        """Close the books of a hold in the general way."""
-        hooks = self.made()
+    def end(
+        self, hold: Checkout, pool: Pool, record: Any, naming: Naming | None
+    ) -> None:
+        """Close the books of a hold in the general way.
+
+        They are not made in the middle of a collection, where nothing may be imported,
+        unless so many were lost that it is better than to keep them all.
+        """
+        now, collected = monotonic(), hold.proxy() is None
         if collected:  # the last moment to learn of its connection
-            hold.connection = hooks.facts_of(record.dbapi_connection, record)
-        hooks.book.end(hold, monotonic(), collected)
+            hold.connection = facts_by_record(record.dbapi_connection, record)
+        late = self.hooks is None and len(self.lost) < _MOST_LOST
+        if not collected or naming is None or not late:
+            self.made().book.end(hold, now, collected)
+            return
+        self.lost.append((hold, now, pool))
+        hold.holder.out -= 1
+        naming.lost(self, hold, now)
+        if hold.account is not None:
+            hold.account.out.pop(hold, None)
+        if self.hooks is not None:  # another thread has made them meanwhile
+            self._enter_lost(self.hooks.book)
 
     def told_of(self, event: str, *args: Any) -> None:
         """Note what a pool has told."""
@@ -371,7 +416,6 @@ class QuietWay:
             naming, holds = w.observers.naming, q.holds
             if (
                 naming is None
-                or naming.rising
                 or (holder := naming.holder) is None
                 or holder.ident != get_ident()
                 or holder.out
@@ -424,7 +468,7 @@ class QuietWay:
                 hold.taken = monotonic()
                 holds[id(record)] = hold
                 holder.out += 1
-                account = naming.current
+                account = naming.answering() if naming.rising else naming.current
                 if account is None or said.long_hold:
                     return proxy
                 if account.keeps_peak or account.over:
@@ -454,9 +498,9 @@ class QuietWay:
                 q = pool.__dict__.get(MARK)
                 hold = None if q is None else q.holds.pop(id(record), None)
                 if hold is not None:
-                    collected = hold.proxy() is None
-                    if collected or observers.naming is None:
-                        q.end(hold, record, collected)  # type: ignore[union-attr]
+                    naming = observers.naming
+                    if naming is None or hold.proxy() is None:
+                        q.end(hold, pool, record, naming)  # type: ignore[union-attr]
                     else:
                         hold.holder.out -= 1
                         account = hold.account

@@ -56,7 +56,8 @@ class Judge:
             self._settle(owner, suspects)
         out = [(book, hold) for hold, book in suspects if owner.out.pop(hold, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
-        dropped = [each for each in owner.dropped if self._counts(owner, each[0].id)]
+        lost = [(of.book, hold, now) for of, hold, now in owner.dropped]
+        dropped = [each for each in lost if self._counts(owner, each[0].id)]
         owner.dropped = ()
         owner.over = True
         if not held and not dropped:

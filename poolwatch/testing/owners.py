@@ -38,7 +38,7 @@ class Owner:
     """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
 
     # One is made for each test: what few of them need is not made with it.
-    dropped: Sequence[tuple[PoolBook, Checkout, float]] = ()
+    dropped: Sequence[tuple[Lender, Checkout, float]] = ()
     """What only the garbage collector returned, and when (``time.monotonic()``)."""
     at_peak: Sequence[tuple[Frame, ...]] = ()
     """The stacks of what was out then, if that is of interest."""
@@ -115,7 +115,8 @@ class Owners:
         self.thread = get_ident()
         """The main one, and ..."""
         self.holder: Holder | None = None
-        """... as it is known where connections are taken."""
+        """... as it is known where connections are taken. If it is not met before it
+        takes its first, all that is needed for other threads is loaded for that."""
         self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
             "pool_leaks_owner", default=None
         )
@@ -157,12 +158,12 @@ class Owners:
         """Note one connection for all: nobody can be said to have it."""
         self.unjudged.setdefault(name, kind)
 
-    def lost(self, book: PoolBook, hold: Checkout, now: float) -> None:
+    def lost(self, lender: Lender, hold: Checkout, now: float) -> None:
         """Note a hold that nobody returned, unless that has been judged."""
         owner = hold.account
         if isinstance(owner, Owner) and hold in owner.out:
             # Words come later: nothing is imported in the middle of a collection.
-            owner.dropped = (*owner.dropped, (book, hold, now))
+            owner.dropped = (*owner.dropped, (lender, hold, now))
             owner.notable = True
             if owner.over:
                 self.late.append(owner)
@@ -178,15 +179,16 @@ class Owners:
             if task is not None and task in self._tasks:
                 return self._tasks[task]
         elif main:
-            return self._current()
+            return self.answering()
         inherited = self._inherited.get()
         if isinstance(inherited, Owner):
             return inherited
         if main or inherited == "current":
-            return self._current()
+            return self.answering()
         return getattr(threading.current_thread(), _STARTED_BY, None)
 
-    def _current(self) -> Owner | None:
+    def answering(self) -> Owner | None:
+        """Whom the main thread works for."""
         rising = (each.owner for each in reversed(self.rising) if not each.is_up)
         return next(rising, self.current)
 

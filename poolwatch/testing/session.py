@@ -118,6 +118,8 @@ class PoolLeaks:
         agent.ledger.observers.append(self._owners)
         self._owners.follow()
         self._watching.begin()
+        if not agent.reachable:  # else whoever is met is to be looked at
+            self._owners.holder = agent.per_thread.holder or agent.meet_thread()
 
     def end(self) -> None:
         """Take everything off."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from poolwatch.agent import agent, uninstrument, watch_quietly
-from poolwatch.book import PoolBook
 from poolwatch.settings import Settings
+
+if TYPE_CHECKING:
+    from poolwatch.book import PoolBook
 
 
 class Watching:

@@ -19,6 +19,7 @@ from sqlalchemy import Pool, QueuePool, StaticPool, create_engine, event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
+from poolwatch.adapters import sqlalchemy_quiet
 from poolwatch.adapters.sqlalchemy import PoolHooks
 from poolwatch.adapters.sqlalchemy_quiet import LISTENERS
 from poolwatch.agent import agent, watch_quietly
@@ -295,13 +296,17 @@ def test_an_owner_that_was_judged(engine, owner, owners):
 
 
 def test_a_fixture_that_rises(engine, owner, owners, general):
-    """Then it is not known beforehand whose a hold will be."""
+    """It answers for what is taken meanwhile, until it is up."""
     fixture = Owner("fixture", Item)
-    owners.rising.append(Rising(fixture))
+    owners.rising.append(rising := Rising(fixture))
     with engine.connect():
         assert len(fixture.out) == 1
         assert owner.out == {}
-    assert general == [3]
+    rising.is_up = True  # pytest does not tell at once
+    with engine.connect():
+        assert fixture.out == {}
+        assert len(owner.out) == 1
+    assert general == []
     owners.rising.clear()
 
 
@@ -614,6 +619,64 @@ def test_lost_in_a_collection(tmp_path):
     assert (done.stdout, done.stderr) == ("\n", "")
 
 
+def drop(connection):
+    """Leave it to the collector."""
+    cycle = [connection]
+    cycle.append(cycle)
+
+
+def test_lost_with_its_engine(owner, sqlite, tmp_path):
+    """Until somebody asks for the books the pool is kept, and then no longer."""
+    sqlite().connect().close()  # the first goes another way
+    engine = create_engine(f"sqlite:///{tmp_path}/gone.db")
+    pool = weakref.ref(engine.pool)
+    drop(engine.connect())
+    del engine
+    gc.collect()
+    [(lender, hold, now)] = owner.dropped
+    assert owner.out == {}
+    assert hold.holder.out == 0
+    assert pool() is not None
+    book = lender.book
+    assert book.leaked == 1
+    assert book.collected_at() == [(hold.path.site(), 1)]
+    assert hold.taken <= now
+    assert hold.connection is not None
+    owner.dropped = ()
+    del lender, hold
+    gc.collect()
+    assert pool() is None
+
+
+def test_many_lost(owner, sqlite, monkeypatch):
+    """Then the books are made all the same, with all of them."""
+    monkeypatch.setattr(sqlalchemy_quiet, "_MOST_LOST", 2)
+    sqlite().connect().close()  # the first goes another way
+    engine = sqlite()
+    for _ in range(4):
+        drop(engine.connect())
+        gc.collect()
+    assert len(owner.dropped) == 4
+    assert book_of(engine).leaked == 4
+
+
+def test_lost_while_books_are_made(owner, owners, sqlite, monkeypatch):
+    """By another thread, say: it is in these."""
+    sqlite().connect().close()  # the first goes another way
+    engine = sqlite()
+    lose, made = owners.lost, []
+
+    def losing(lender, *args):
+        made.append(lender.book)
+        lose(lender, *args)
+
+    monkeypatch.setattr(owners, "lost", losing)
+    drop(engine.connect())
+    gc.collect()
+    assert made == [book_of(engine)]
+    assert made[0].leaked == len(owner.dropped) == 1
+
+
 def test_facts_of_one_detached(owner, sqlite):
     """Nobody knows any more when it was opened; of one that is closed nothing."""
     engine = sqlite()
@@ -784,7 +847,7 @@ def test_made_in_the_middle_of_making(owner, sqlite, monkeypatch):
     monkeypatch.setattr(PoolHooks, "__init__", dropping)
     book = book_of(engine)
     assert book.leaked == 1
-    assert [each[0] for each in owner.dropped] == [book]
+    assert [each[0].book for each in owner.dropped] == [book]
 
 
 def test_in_a_forked_child(owner, sqlite):

@@ -1,0 +1,30 @@
+"""What an engine or a pool is called, and where it leads."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import Pool
+
+from poolwatch.adapters.urls import hidden
+
+
+def pool_url(target: Engine | Pool) -> str | None:
+    """The URL of an engine, password and whatever looks like a secret hidden."""
+    url = getattr(target, "url", None)
+    if not isinstance(url, URL):
+        return None
+    if url.query:
+        secrets = {k: "***" for k, value in url.query.items() if hidden(k, value)}
+        url = url.update_query_dict(secrets)
+    return url.render_as_string(hide_password=True)
+
+
+def pool_name(target: Engine | Pool) -> str:
+    """A name when the user gave none: the logging name, the database, or the class."""
+    pool = target.pool if isinstance(target, Engine) else target
+    if pool._orig_logging_name:
+        return pool._orig_logging_name
+    url = getattr(target, "url", None)
+    if isinstance(url, URL):
+        return url.database or url.get_backend_name()
+    return type(pool).__name__
