@@ -11,10 +11,9 @@ PYTEST_DONT_REWRITE: ``poolwatch run -- pytest`` has this module before pytest, 
 would warn that it comes too late to rewrite assertions here; there are none.
 """
 
-from poolwatch.version import VERSION as __version__
-
 TYPE_CHECKING = False  # importing typing takes longer than all of this module
 if TYPE_CHECKING:
+    __version__: str
     from poolwatch.agent import Watch, instrument, snapshot, uninstrument
     from poolwatch.errors import PoolwatchError
     from poolwatch.labels import label, long_hold
@@ -59,6 +58,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "__version__": "version",
     "Leak": "leaks.record",
     "PoolLeakError": "leaks.record",
     "PoolLeakWarning": "leaks.record",
@@ -71,6 +71,7 @@ _HOME = {
     "snapshot": "agent",
     "uninstrument": "agent",
 }
+_THERE = {"__version__": "VERSION"}
 
 
 def __getattr__(name: str) -> object:
@@ -80,7 +81,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     module = import_module(f"poolwatch.{_HOME.get(name, 'model')}")
-    value = globals()[name] = getattr(module, name)
+    value = globals()[name] = getattr(module, _THERE.get(name, name))
     return value
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
-from poolwatch.callsites import CallSites
 from poolwatch.collector import undisturbed
 from poolwatch.guard import Guard, log
 from poolwatch.holders import Holder, PerThread
@@ -25,7 +24,10 @@ from poolwatch.ledger import Ledger
 from poolwatch.settings import LONG_AFTER, Settings, disabled
 
 if TYPE_CHECKING:
+    from types import CodeType, FunctionType
+
     from poolwatch.adapters.registry import EveryLibrary
+    from poolwatch.callsites import CallSites
     from poolwatch.model import Hold, Snapshot
     from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
@@ -69,7 +71,10 @@ class Agent:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.sites = CallSites()
+        self._sites: list[CallSites] = []
+        """The first counts."""
+        self.bottoms: dict[int, CodeType] = {}
+        """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
         self.pools: EveryLibrary | None = None
         """The instrumented pools, once there was a reason to have some."""
@@ -106,9 +111,28 @@ class Agent:
     def _admit_viewers(self, admitted: bool) -> None:
         before = self.ledger.observers.watched
         self.ledger.observers.admit_viewers(admitted)
-        self.sites.watched = self.sites.of_statements.watched = admitted
+        self._watch_sites()
         if admitted and not before and self.pools is not None:
             self.pools.admit_viewers()
+
+    @property
+    def sites(self) -> CallSites:
+        """Where stacks are kept; loaded for the first pool that keeps some."""
+        if not self._sites:
+            from poolwatch.callsites import CallSites
+
+            self._sites.append(CallSites(bottoms=self.bottoms))
+            self._watch_sites()
+        return self._sites[0]
+
+    def _watch_sites(self) -> None:
+        for sites in self._sites:
+            sites.watched = sites.of_statements.watched = self.ledger.observers.watched
+
+    def end_stacks_at(self, function: FunctionType) -> None:
+        """Let no stack go beyond a frame of this function: a test runner's, say."""
+        code = function.__code__
+        self.bottoms[id(code)] = code
 
     @cached_property
     def source(self) -> LedgerSource:
@@ -394,7 +418,8 @@ def _pools() -> EveryLibrary:
         pools = agent.pools = EveryLibrary(
             AdapterContext(
                 ledger=agent.ledger,
-                sites=agent.sites,
+                sites=lambda: agent.sites,
+                bottoms=agent.bottoms,
                 per_thread=agent.per_thread,
                 meet_thread=agent.meet_thread,
                 explain=agent.explain_timeout,

@@ -22,9 +22,9 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
@@ -221,23 +221,23 @@ _NOBODY = Node(None, (compile("", "", "exec"),) * CHUNK)
 class CallSites:
     """The tree of all paths seen, bounded."""
 
-    def __init__(self, user_frames: int = _USER_FRAMES_WANTED) -> None:
-        """Keep exact at least so many of the user's nearest frames."""
+    def __init__(
+        self,
+        user_frames: int = _USER_FRAMES_WANTED,
+        bottoms: Mapping[int, CodeType] | None = None,
+    ) -> None:
+        """Keep exact at least so many of the user's nearest frames, and let no walk go
+        beyond the code in ``bottoms``, by id.
+        """
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Node] = []
-        self.bottoms: dict[int, CodeType] = {}
-        """By id: code that no walk goes beyond. Only added to."""
+        self._bottoms: Mapping[int, CodeType] = {} if bottoms is None else bottoms
         self.watched = True
         """Somebody may come and look. If not, paths are in no tree: each is walked and
         forgotten with its hold, which is less work where few lines are run twice, as
         in a suite of tests; and what only a viewer wants is not captured."""
-
-    def end_at(self, function: FunctionType) -> None:
-        """Let no walk go beyond a frame of this function: a test runner's, say."""
-        code = function.__code__
-        self.bottoms[id(code)] = code
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -299,7 +299,7 @@ class CallSites:
         # Asks of a frame what is at hand. To read its module's name, in a dictionary
         # that nobody has looked at for a while, takes as long as all the rest.
         pairs: list[tuple[CodeType, int]] = []
-        bottoms = self.bottoms
+        bottoms = self._bottoms
         while frame is not None and len(pairs) < DEEPEST:
             code = frame.f_code
             pairs.append((code, frame.f_lasti))
@@ -342,7 +342,7 @@ class CallSites:
     def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], bool]:
         """What is left of a stack, and whether it was cut short, to whole chunks."""
         frames: list[FrameType] = []
-        bottoms, cut = self.bottoms, False
+        bottoms, cut = self._bottoms, False
         while frame is not None and len(frames) < most:
             frames.append(frame)
             if id(frame.f_code) in bottoms and not cut:

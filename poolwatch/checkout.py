@@ -9,7 +9,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.callsites import LonePath
 from poolwatch.labels import Ambience
 
 if TYPE_CHECKING:
@@ -127,6 +126,8 @@ class Checkout:
     def __getattr__(self, name: str) -> Any:
         """Make of what was captured what somebody asks for now."""
         if name == "path":
+            from poolwatch.callsites import LonePath  # mostly nobody asks
+
             path = self.path = LonePath.of(self.chain)
             return path
         if name == "connection":

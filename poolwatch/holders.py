@@ -11,9 +11,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from poolwatch.callsites import DEEPEST, Pairs, current_frames, pairs_of
-from poolwatch.ownership import is_ours
-
 if TYPE_CHECKING:
     from asyncio import Task
 
@@ -92,49 +89,3 @@ class TaskRef:
         """Whether the task is done, or gone altogether."""
         task = self._task()
         return task is None or task.done()
-
-    def stack(self, thread: Pairs = ()) -> Pairs:
-        """Where the task is now, innermost await first.
-
-        ``Task.get_stack`` shows only the outermost frame; the rest hangs on
-        ``cr_await`` and its kin. Of a task that is running, that is without the plain
-        functions it has called: those are on the stack of its ``thread``.
-        """
-        task = self._task()
-        pairs: list[tuple[Any, int]] = []
-        coroutine: Any = None if task is None or task.done() else task.get_coro()
-        awaited = coroutine
-        while awaited is not None and len(pairs) < DEEPEST:
-            frame = _first(awaited, "cr_frame", "gi_frame", "ag_frame")
-            if frame is None:
-                break
-            if not is_ours(frame.f_code.co_filename):
-                pairs.append((frame.f_code, frame.f_lasti))
-            awaited = _first(awaited, "cr_await", "gi_yieldfrom", "ag_await")
-        if pairs and _first(coroutine, "cr_running", "gi_running"):
-            pairs += reversed(_called(thread, pairs[-1][0]))
-        return tuple(reversed(pairs))
-
-
-def _called(thread: Pairs, by: Any) -> Pairs:
-    """The part of a thread's stack above the frame with that code."""
-    for at, (code, _) in enumerate(thread):
-        if code is by:
-            return thread[:at]
-        if code.co_name == "_run_once":  # the event loop: it runs no longer
-            return ()
-    return thread  # a greenlet's: its stack ends before the coroutine that runs it
-
-
-def _first(thing: object, *names: str) -> Any:
-    """The first attribute of those that is there and not None."""
-    values = (getattr(thing, name, None) for name in names)
-    return next((value for value in values if value is not None), None)
-
-
-def thread_stacks() -> dict[int, Pairs]:
-    """Where every thread is now, innermost frame first, by thread ident.
-
-    The frames themselves are let go before this returns.
-    """
-    return {ident: pairs_of(frame) for ident, frame in current_frames().items()}

@@ -23,7 +23,7 @@ from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_gravity
 from poolwatch.doing import doing
 from poolwatch.freezing import Freezer
-from poolwatch.holders import Holder, thread_stacks
+from poolwatch.holders import Holder
 from poolwatch.ledger import Ledger
 from poolwatch.masking import mask_literals
 from poolwatch.model import (
@@ -38,6 +38,7 @@ from poolwatch.model import (
     Wait,
 )
 from poolwatch.onstack import still_on_stack, taking_frames
+from poolwatch.running import task_stack, thread_stacks
 from poolwatch.settings import process_name
 from poolwatch.text import duration, place
 from poolwatch.verdicts import Keeping, Seen, judge, suspicious
@@ -341,7 +342,7 @@ class _Look:
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:
         if checkout.task is not None:
             thread = self.threads.get(checkout.holder.ident, ())
-            return resolve(checkout.task.stack(thread))
+            return resolve(task_stack(checkout.task, thread))
         holder = checkout.holder
         if holder not in self._stacks:
             ended = holder.has_ended()  # then its ident may be another thread's by now

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from poolwatch.callsites import CallSites
 from poolwatch.holders import Holder, PerThread
 from poolwatch.ledger import Ledger
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from poolwatch.callsites import CallSites
 
 
 class AdapterContext:
@@ -16,14 +21,17 @@ class AdapterContext:
         self,
         *,
         ledger: Ledger,
-        sites: CallSites,
+        sites: Callable[[], CallSites],
+        bottoms: Mapping[int, CodeType],
         per_thread: PerThread,
         meet_thread: Callable[[], Holder],
         explain: Callable[[str], str],
         look_soon: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
-        self.sites = sites
+        self._sites = sites
+        self.bottoms = bottoms
+        """By id: code that no stack goes beyond."""
         self.per_thread = per_thread
         self.meet_thread = meet_thread
         """Makes the record of the thread that calls, at its first checkout."""
@@ -31,3 +39,8 @@ class AdapterContext:
         """Tells, for a pool's id, who holds its connections."""
         self.look_soon = look_soon
         """Is told, with a pool's id, when somebody may have to wait."""
+
+    @property
+    def sites(self) -> CallSites:
+        """Where stacks are kept."""
+        return self._sites()

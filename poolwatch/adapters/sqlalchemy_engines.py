@@ -61,7 +61,7 @@ class Engines(LibraryPools):
                 each.forget()
 
     def _new_way(self) -> QuietWay:
-        return QuietWay(self._context.sites, self._context.ledger.observers)
+        return QuietWay(self._context.bottoms, self._context.ledger.observers)
 
     def can_wait(self, target: Any) -> bool:
         """Where nobody can look it is enough to mark its pool: see sqlalchemy_quiet."""

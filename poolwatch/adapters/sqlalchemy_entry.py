@@ -13,8 +13,6 @@ from types import CodeType, FrameType, FunctionType
 
 from sqlalchemy.engine import Engine
 
-from poolwatch.callsites import DEEPEST
-
 ENGINE_CONNECT = getattr(Engine.connect, "__code__", None)
 TO_ENGINE = 3
 """Frames up to there from what stands for the pool's connect: the one that asks the
@@ -22,6 +20,8 @@ pool, and its connection's."""
 FOR_A_SESSION = "_connection_for_bind"
 """The method that asks an engine when a Session needs a connection."""
 _MOST_WAYS = 8
+_FARTHEST = 64
+"""Frames up that are searched for such a method."""
 
 _ways: list[tuple[int, CodeType]] = []
 """Those met so far from a method of Session to the pool: how many frames up it stands
@@ -76,7 +76,7 @@ def method_of_session(frame: FrameType | None) -> FrameType | None:
     if len(_ways) >= _MOST_WAYS:
         return None
     codes = _methods_of_session()
-    for depth in range(TO_ENGINE + 1, DEEPEST):
+    for depth in range(TO_ENGINE + 1, _FARTHEST):
         if frame is None:
             break
         if id(frame.f_code) in codes:

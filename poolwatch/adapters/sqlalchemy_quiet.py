@@ -15,7 +15,7 @@ made when somebody asks for them.
 from __future__ import annotations
 
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from sys import _getframe as frame_at
 from sys import maxsize
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
     from poolwatch.book import PoolBook
-    from poolwatch.callsites import CallSites, Chain
+    from poolwatch.callsites import Chain
     from poolwatch.checkout import ConnectionFacts
     from poolwatch.observers import Naming, Observers
 
@@ -346,8 +346,8 @@ class QuietWay:
         "observers",
     )
 
-    def __init__(self, sites: CallSites, observers: Observers) -> None:
-        self.bottoms = sites.bottoms
+    def __init__(self, bottoms: Mapping[int, CodeType], observers: Observers) -> None:
+        self.bottoms = bottoms
         self.observers = observers
         self.for_session: CodeType | None = None
         """See asking_for_a_session(): the ORM may be loaded later."""

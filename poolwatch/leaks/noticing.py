@@ -9,9 +9,9 @@ from poolwatch.book import PoolBook
 from poolwatch.callsites import Pairs, resolve
 from poolwatch.checkout import Checkout
 from poolwatch.frame import Frame
-from poolwatch.holders import thread_stacks
 from poolwatch.leaks.record import Leak, LeakKind
 from poolwatch.masking import mask_literals
+from poolwatch.running import task_stack, thread_stacks
 
 _SEARCH_S = 0.3
 _SEARCH_NODES = 2_000_000
@@ -70,7 +70,7 @@ def _leak(
 def _frames_now(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
     """Where its holder is; nothing for the thread that asks: it is busy asking."""
     if hold.task is not None:
-        return resolve(hold.task.stack())
+        return resolve(task_stack(hold.task))
     ident = hold.holder.ident
     if ident == threading.get_ident() or hold.holder.has_ended():
         return ()

@@ -114,7 +114,7 @@ class PoolLeaks:
             lines.insert(0, "always::poolwatch.leaks.record.PoolLeakWarning")
         self._junit = bool(getattr(self._config.known_args_namespace, "xmlpath", None))
         for function in beneath_tests():
-            agent.sites.end_at(function)
+            agent.end_stacks_at(function)
         agent.ledger.observers.append(self._owners)
         self._owners.follow()
         self._watching.begin()

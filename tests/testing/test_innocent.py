@@ -246,6 +246,35 @@ def test_without_sqlalchemy_nothing_is_loaded(pytester: pytest.Pytester):
     ran.assert_outcomes(passed=1)
 
 
+def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
+    suites.write(
+        "test_it",
+        """
+        import sys
+
+        @pytest.fixture(scope="session")
+        def table():
+            with engine.begin() as connection:
+                connection.execute(text("create table things (id integer)"))
+
+        def test_it(table):
+            with engine.connect() as connection:
+                connection.execute(text("select * from things"))
+
+        def test_what_is_loaded():
+            ours = {n for n in sys.modules if n.startswith("poolwatch.")}
+            assert "poolwatch.adapters.sqlalchemy_quiet" in ours
+            assert not ours & {
+                "poolwatch.adapters.sqlalchemy",
+                "poolwatch.book",
+                "poolwatch.callsites",
+                "poolwatch.testing.judging",
+            }
+        """,
+    )
+    suites.run().accuses_nobody()
+
+
 def test_the_plugin_alone_opens_no_socket_and_starts_no_thread(suites):
     suites.write(
         "test_it",
