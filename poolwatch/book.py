@@ -167,7 +167,8 @@ class PoolBook:
         self._note_seen(hold, now, True)
 
     def _note_seen(self, hold: Checkout, now: float, collected: bool) -> None:
-        tally = self._by_path.get(hold.path) or self._tally(hold.path)
+        path = hold.path
+        tally = self._by_path.get(path) or self._tally(path)
         taken, held = hold.taken, tally.held
         held.append(now - taken)
         tally.waited.append(taken - hold.asked)

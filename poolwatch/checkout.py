@@ -62,24 +62,25 @@ class Checkout:
         "asked",
         "chain",
         "collected",
-        "connection",
         "dropped",
+        "facts",
         "holder",
         "keyed",
         "leaked",
         "lender",
         "number",
-        "path",
         "proxy",
         "said",
         "taken",
         "task",
         "usage",
+        "walked",
     )
 
-    path: Path
+    walked: Path
+    """The path, if somebody could look or has asked for it, else ..."""
     chain: Chain
-    """What the path is made of, if nobody could look."""
+    """... what it is made of."""
     holder: Holder
     ambience: Ambience
     task: TaskRef | None
@@ -88,9 +89,10 @@ class Checkout:
     taken: float
     proxy: Callable[[], Any]
     """Weak reference to the connection proxy that the application holds."""
-    connection: ConnectionFacts | None
+    facts: ConnectionFacts | None
+    """What is known of the connection, if that was noted or asked for, else ..."""
     lender: QuietLender
-    """Knows the connection, if nobody could look when it was taken."""
+    """... who knows it."""
     collected: bool
     dropped: int
     """Looks in a row at which nothing but the pool referred to the connection."""
@@ -115,7 +117,7 @@ class Checkout:
         task: TaskRef | None,
         asked: float,
     ) -> None:
-        self.path = path
+        self.walked = path
         self.holder = holder
         self.ambience = ambience
         self.task = task
@@ -123,17 +125,27 @@ class Checkout:
         self.usage = None
         self.account = None
 
-    def __getattr__(self, name: str) -> Any:
-        """Make of what was captured what somebody asks for now."""
-        if name == "path":
+    # Not by __getattr__: whatever is read of an object that has one takes much longer.
+
+    @property
+    def path(self) -> Path:
+        """Where it was asked for."""
+        try:
+            return self.walked
+        except AttributeError:
             from poolwatch.callsites import LonePath  # mostly nobody asks
 
-            path = self.path = LonePath.of(self.chain)
-            return path
-        if name == "connection":
-            facts = self.connection = self.lender.facts(self)
-            return facts
-        raise AttributeError(name)
+            self.walked = LonePath.of(self.chain)
+            return self.walked
+
+    @property
+    def connection(self) -> ConnectionFacts | None:
+        """What is known of the connection; None if it is gone."""
+        try:
+            return self.facts
+        except AttributeError:
+            self.facts = self.lender.facts(self)
+            return self.facts
 
     def owner(self) -> object:
         """The one that holds or waits: equal for two requests of one task or thread."""

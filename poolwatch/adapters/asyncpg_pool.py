@@ -205,7 +205,7 @@ class AsyncpgHooks(DriverHooks):
         if type(holder) is not self._holder_kind:  # made since the pool was hooked
             holder.__class__ = self._holder_kind
         known = book.connections.get(id(connection))
-        wait.connection = known or self._meet(connection, None)
+        wait.facts = known or self._meet(connection, None)
         wait.proxy = _Lent(self._known[id(connection)])
         book.holds[id(holder)] = wait
         wait.holder.out += 1

@@ -229,7 +229,7 @@ class Psycopg2Hooks(DriverHooks):
                     book.waited(wait, now)
                 key = id(connection)
                 if key not in holds or not again(holds[key], connection, args, kwargs):
-                    wait.connection = connections.get(key) or self._meet(connection)
+                    wait.facts = connections.get(key) or self._meet(connection)
                     wait.proxy = known.get(key) or ref(connection)
                     wait.keyed = bool(args or kwargs)
                     holds[key] = wait

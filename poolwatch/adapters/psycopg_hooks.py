@@ -169,7 +169,7 @@ class PsycopgHooks(DriverHooks):
                 before = holds.pop(key, None)
                 if before is not None:  # it came back by a way that we do not know
                     book.end(before, now, False)
-                wait.connection = met.facts
+                wait.facts = met.facts
                 wait.proxy = met.reference
                 holds[key] = wait
                 wait.holder.out += 1

@@ -284,7 +284,7 @@ class PoolHooks:
                 else:
                     record = proxy._connection_record
                     at = id(record)
-                    wait.connection = connections.get(at) or self._meet(proxy)
+                    wait.facts = connections.get(at) or self._meet(proxy)
                     # the pool has such a reference already
                     wait.proxy = record.fairy_ref or watch(proxy)
                     holds[at] = wait
@@ -353,7 +353,7 @@ class PoolHooks:
             return
         self._end_invalidated()  # one of the dead may stand under this very id
         key = id(proxy._connection_record)
-        wait.connection = self.book.connections.get(key) or self._meet(proxy)
+        wait.facts = self.book.connections.get(key) or self._meet(proxy)
         wait.proxy = watch(proxy)
         self.book.holds[id(proxy)] = wait
         wait.holder.out += 1

@@ -95,7 +95,8 @@ if TYPE_CHECKING:
 
 
 MARK = "_poolwatch"
-"""Attribute of a pool: its QuietPool."""
+"""Attribute of a pool: its QuietPool. Where it counts it is read as such: to look it up
+by this name takes longer."""
 
 _ambience = ambience.get
 _new: Callable[[type[Checkout]], Checkout] = object.__new__
@@ -210,7 +211,7 @@ class QuietPool:
     def forget(self) -> None:
         """In a forked child: what is out belongs to the parent."""
         self.holds.clear()
-        del self.unseen[:]
+        del self.unseen[:], self.lost[:]
         self.connects = self.closes = self.invalidated = 0
 
     def go_the_general_way(
@@ -278,7 +279,7 @@ class QuietPool:
         """
         now, collected = monotonic(), hold.proxy() is None
         if collected:  # the last moment to learn of its connection
-            hold.connection = facts_by_record(record.dbapi_connection, record)
+            hold.facts = facts_by_record(record.dbapi_connection, record)
         late = self.hooks is None and len(self.lost) < _MOST_LOST
         if not collected or naming is None or not late:
             self.made().book.end(hold, now, collected)
@@ -408,10 +409,13 @@ class QuietWay:
         way = self
 
         @wraps(below)
-        def connect(pool: Pool) -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
+        def connect(pool: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
             w = way  # one cell; each more is one more object to look at
-            q: QuietPool | None = pool.__dict__.get(MARK)
-            if q is None or w.closed:
+            try:
+                q: QuietPool = pool._poolwatch
+            except AttributeError:
+                return below(pool)
+            if w.closed:
                 return below(pool)
             naming, holds = w.observers.naming, q.holds
             if (
@@ -492,26 +496,27 @@ class QuietWay:
         observers = self.observers
 
         @wraps(below)
-        def _return_conn(pool: Pool, record: Any) -> None:
+        def _return_conn(pool: Any, record: Any) -> None:
             q: QuietPool | None = None
             try:
-                q = pool.__dict__.get(MARK)
-                hold = None if q is None else q.holds.pop(id(record), None)
+                q = pool._poolwatch
+                hold = q.holds.pop(id(record), None)
                 if hold is not None:
                     naming = observers.naming
                     if naming is None or hold.proxy() is None:
-                        q.end(hold, pool, record, naming)  # type: ignore[union-attr]
+                        q.end(hold, pool, record, naming)
                     else:
                         hold.holder.out -= 1
                         account = hold.account
                         if account is not None:
                             account.out.pop(hold, None)
-                        unseen, taken = q.unseen, hold.taken  # type: ignore[union-attr]
+                        unseen: list[float] = q.unseen
+                        taken = hold.taken
                         unseen += (monotonic() - taken, taken - hold.asked)
                         if len(unseen) >= MOST_UNSEEN:
-                            q.book.fold_unseen()  # type: ignore[union-attr]
+                            q.book.fold_unseen()
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                if q is not None:
+                if q is not None:  # else the pool has none
                     q.failed(error)
             finally:  # Ctrl-C must not cost the pool its connection
                 below(pool, record)
@@ -551,11 +556,10 @@ def _executing(below: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         try:
             proxy = context.root_connection._dbapi_connection
-            q: QuietPool | None = proxy._pool.__dict__.get(MARK)
-            if q is not None:
-                hold = q.holds.get(id(proxy._connection_record))
-                if hold is not None and hold.usage is None:
-                    hold.said = statement
+            q: QuietPool = proxy._pool._poolwatch
+            hold = q.holds.get(id(proxy._connection_record))
+            if hold is not None and hold.usage is None:
+                hold.said = statement
         except Exception:  # noqa: BLE001, S110 - no pool, no context: the app goes on
             pass
         below(dialect, cursor, statement, parameters, context)
