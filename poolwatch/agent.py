@@ -366,6 +366,8 @@ def instrument(
     if disabled():
         return Watch(agent, None)
     agent.reachable = True
+    if agent.per_thread.holder is not None:  # met when nobody could look
+        agent.listen()
     if target is None:
         pools.watch_every(settings)
         return Watch(agent, None)

@@ -95,8 +95,8 @@ if TYPE_CHECKING:
 
 
 MARK = "_poolwatch"
-"""Attribute of a pool: its QuietPool. Where it counts it is read as such: to look it up
-by this name takes longer."""
+"""Attribute of a pool: its QuietPool. Looked up in its dictionary: a
+class may have a ``__getattr__`` of its own."""
 
 _ambience = ambience.get
 _new: Callable[[type[Checkout]], Checkout] = object.__new__
@@ -211,7 +211,7 @@ class QuietPool:
     def forget(self) -> None:
         """In a forked child: what is out belongs to the parent."""
         self.holds.clear()
-        del self.unseen[:], self.lost[:]
+        del self.unseen[:]
         self.connects = self.closes = self.invalidated = 0
 
     def go_the_general_way(
@@ -411,11 +411,8 @@ class QuietWay:
         @wraps(below)
         def connect(pool: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - written out
             w = way  # one cell; each more is one more object to look at
-            try:
-                q: QuietPool = pool._poolwatch
-            except AttributeError:
-                return below(pool)
-            if w.closed:
+            q: QuietPool | None = pool.__dict__.get(MARK)
+            if q is None or w.closed:
                 return below(pool)
             naming, holds = w.observers.naming, q.holds
             if (
@@ -499,8 +496,8 @@ class QuietWay:
         def _return_conn(pool: Any, record: Any) -> None:
             q: QuietPool | None = None
             try:
-                q = pool._poolwatch
-                hold = q.holds.pop(id(record), None)
+                q = pool.__dict__.get(MARK)
+                hold = None if q is None else q.holds.pop(id(record), None)
                 if hold is not None:
                     naming = observers.naming
                     if naming is None or hold.proxy() is None:
@@ -556,7 +553,7 @@ def _executing(below: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         try:
             proxy = context.root_connection._dbapi_connection
-            q: QuietPool = proxy._pool._poolwatch
+            q: QuietPool = proxy._pool.__dict__[MARK]
             hold = q.holds.get(id(proxy._connection_record))
             if hold is not None and hold.usage is None:
                 hold.said = statement

@@ -56,9 +56,11 @@ class Judge:
             self._settle(owner, suspects)
         out = [(book, hold) for hold, book in suspects if owner.out.pop(hold, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
-        lost = [(of.book, hold, now) for of, hold, now in owner.dropped]
+        lost = []
+        while owner.dropped:  # more may come while books are made
+            found, owner.dropped = owner.dropped, ()
+            lost += [(of.book, hold, now) for of, hold, now in found]
         dropped = [each for each in lost if self._counts(owner, each[0].id)]
-        owner.dropped = ()
         owner.over = True
         if not held and not dropped:
             return []
