@@ -365,13 +365,16 @@ def instrument(
         raise _refusal(target)
     if disabled():
         return Watch(agent, None)
+    was_quiet = not agent.reachable
     agent.reachable = True
-    if agent.per_thread.holder is not None:  # met when nobody could look
-        agent.listen()
     if target is None:
         pools.watch_every(settings)
-        return Watch(agent, None)
-    return Watch(agent, pools.watch(target, settings))
+        watch = Watch(agent, None)
+    else:
+        watch = Watch(agent, pools.watch(target, settings))
+    if was_quiet:  # threads were met when nobody could look: they are not met again
+        agent.listen()
+    return watch
 
 
 def uninstrument(target: Any = None) -> None:

@@ -95,8 +95,8 @@ if TYPE_CHECKING:
 
 
 MARK = "_poolwatch"
-"""Attribute of a pool: its QuietPool. Looked up in its dictionary: a
-class may have a ``__getattr__`` of its own."""
+"""Attribute of a pool: its QuietPool. It is looked up in the pool's dictionary: a class
+may have a ``__getattr__`` of its own, which is not to be asked."""
 
 _ambience = ambience.get
 _new: Callable[[type[Checkout]], Checkout] = object.__new__

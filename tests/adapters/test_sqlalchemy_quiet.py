@@ -8,10 +8,13 @@ import gc
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import weakref
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from fix_core import book_of
@@ -21,10 +24,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 import poolwatch
 from poolwatch.adapters import sqlalchemy_quiet
 from poolwatch.adapters.sqlalchemy import PoolHooks
+from poolwatch.adapters.sqlalchemy_engines import Engines
 from poolwatch.adapters.sqlalchemy_quiet import LISTENERS
 from poolwatch.agent import agent, watch_quietly
 from poolwatch.callsites import LonePath, Node
 from poolwatch.observers import MOST_UNSEEN
+from poolwatch.testing.judging import Judge
 from poolwatch.testing.owners import Lengths, Owner
 
 
@@ -848,6 +853,66 @@ def test_made_in_the_middle_of_making(owner, sqlite, monkeypatch):
     book = book_of(engine)
     assert book.leaked == 1
     assert [each[0].book for each in owner.dropped] == [book]
+
+
+class Vague(QueuePool):
+    """A pool that answers whatever it is asked."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def test_a_pool_that_answers_everything(engine, owner, tmp_path):
+    """It has no engine, so nobody watches it, and it is not asked for a mark."""
+    with engine.connect():
+        pass
+    pool = Vague(lambda: sqlite3.connect(tmp_path / "vague.db"))
+    raw = pool.connect()
+    assert owner.out == {}
+    raw.close()
+    assert pool.checkedin() == 1
+
+
+def test_lost_while_another_is_judged(owner, owners, sqlite, monkeypatch):
+    """Both are told: the books of the first are made in the middle of judging."""
+    sqlite().connect().close()  # the first goes another way
+    engine, other = sqlite(), sqlite()
+    drop(engine.connect())
+    gc.collect()
+    name_of = Engines.name_of
+    late = [other]
+
+    def losing(self, target):
+        if late:
+            drop(late.pop().connect())
+            gc.collect()
+        return name_of(self, target)
+
+    monkeypatch.setattr(Engines, "name_of", losing)
+    leaks = Judge(grace=None, ignore=[], root=Path()).leaks(owner)
+    assert [leak.kind for leak in leaks] == ["collected", "collected"]
+    assert owner.dropped == ()
+
+
+def test_judged_in_a_forked_child(owner, sqlite, tmp_path):
+    """What was lost before the fork can be told on both sides."""
+    sqlite().connect().close()  # the first goes another way
+    drop(create_engine(f"sqlite:///{tmp_path}/gone.db").connect())
+    gc.collect()
+    judge = Judge(grace=None, ignore=[], root=Path())
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        gc.collect()
+        with suppress(Exception):
+            os.write(writer, str(len(judge.leaks(owner))).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    assert os.read(reader, 9) == b"1"
+    os.close(reader)
+    assert len(judge.leaks(owner)) == 1
 
 
 def test_in_a_forked_child(owner, sqlite):

@@ -246,6 +246,23 @@ def test_without_sqlalchemy_nothing_is_loaded(pytester: pytest.Pytester):
     ran.assert_outcomes(passed=1)
 
 
+def test_a_test_may_be_watched_from_outside(suites):
+    suites.write(
+        "test_it",
+        """
+        import os, poolwatch
+        def test_it():
+            with engine.connect():
+                pass
+            poolwatch.instrument(engine)
+            with engine.connect():
+                assert os.listdir(os.environ["POOLWATCH_DIR"])
+            poolwatch.uninstrument(engine)
+        """,
+    )
+    suites.run().accuses_nobody()
+
+
 def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
     suites.write(
         "test_it",
