@@ -260,7 +260,7 @@ def test_a_test_may_be_watched_from_outside(suites):
             poolwatch.uninstrument(engine)
         """,
     )
-    suites.run().accuses_nobody()
+    assert suites.run().result.ret == 0
 
 
 def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
@@ -289,7 +289,7 @@ def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
             }
         """,
     )
-    suites.run().accuses_nobody()
+    assert suites.run().result.ret == 0
 
 
 def test_the_plugin_alone_opens_no_socket_and_starts_no_thread(suites):
