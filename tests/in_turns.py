@@ -1,4 +1,4 @@
-"""Commands compared on a machine that is never twice as fast.
+"""Commands compared side by side, on a machine whose speed changes.
 
 On a shared machine one run takes twice as long as the next: of two that follow each
 other nobody can tell which is the slower one to within a few percent. Here all run
@@ -13,7 +13,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def in_turns(runs: Mapping[str, Run]) -> dict[str, Took]:
 
 
 def _started(run: Run) -> subprocess.Popen[bytes]:
-    """Stopped, before it begins; all on the same processor, which has no other work."""
+    """Stopped before it begins; all on the same processor."""
     with run.log.open("wb") as output:
         process = subprocess.Popen(
             [*_STOPPED_FIRST, *run.command],
@@ -96,8 +95,7 @@ def _has_ended(process: subprocess.Popen[bytes], took: Took) -> bool:
         time.sleep(_LOOK_S)
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     if not ended:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGSTOP)
         _, status, usage = os.wait4(process.pid, os.WUNTRACED)
         ended = not os.WIFSTOPPED(status)
     took.wall += time.perf_counter() - began
