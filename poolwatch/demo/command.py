@@ -84,13 +84,20 @@ def _check(dsn: str) -> None:
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does.
+
+    A job in the background of a shell script ignores SIGINT, one under nohup SIGHUP.
+    """
 
     def interrupt(_signum: int, _frame: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # the dashboard's event loop handles it
 
     before = {
-        each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)
+        each: signal.signal(each, interrupt)
+        for each in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(each) is not signal.SIG_IGN
     }
     try:
         yield

@@ -195,6 +195,39 @@ def test_a_signal_ends_it_cleanly(
     assert nothing_left(place)
 
 
+IGNORING = """
+import os, signal, sys
+signal.signal(signal.{0}, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_in_the_background_of_a_script_it_can_be_ended(
+    start: Start, place: Path, number: signal.Signals
+) -> None:
+    """There a shell has SIGINT ignored, so nothing can be made of that."""
+    demo = start("-c", IGNORING.format("SIGINT"), *COMMAND, "--seconds", "60")
+    wait_for(demo, "starting PostgreSQL")
+    demo.send_signal(number)
+    out, err = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert "Traceback" not in err
+    assert out == ""
+    assert nothing_left(place)
+
+
+def test_under_nohup_it_goes_on(start: Start, place: Path) -> None:
+    """A SIGHUP that was to be ignored is ignored."""
+    demo = start("-c", IGNORING.format("SIGHUP"), *COMMAND, "--seconds", "1")
+    wait_for(demo, "starting PostgreSQL")
+    demo.send_signal(signal.SIGHUP)
+    out, err = demo.communicate(timeout=60)
+    assert demo.returncode == 0, err
+    assert "never-closed" in out
+    assert nothing_left(place)
+
+
 def test_killed_it_leaves_nothing_either(start: Start, place: Path) -> None:
     """Not even SIGKILL orphans PostgreSQL or the app."""
     demo = start(*COMMAND, "--seconds", "60")
