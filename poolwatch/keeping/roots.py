@@ -27,6 +27,8 @@ RootKind = Literal[
     "scheduled call", "unknown",
 ]  # fmt: skip
 
+_IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
+"""What a module has from being imported. pytest's loader leads to all of a run."""
 DEEPEST = 256
 """Frames of one stack that are read, the innermost first."""
 _OURS = str(Path(__file__).parent)
@@ -249,7 +251,7 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
         module = weakly()
         if module is None:
             return []
-        variables = _variables(module)
+        variables = {k: v for k, v in _variables(module).items() if k not in _IMPORTED}
         names, values = list(variables), list(variables.values())
         place = Place("global", NOBODY, values, pairs(names, values), is_user=True)
         place.title = f"module {name}"

@@ -39,9 +39,7 @@ class Judge:
         self._ignore = [glob for line in ignore if (glob := line.split("#")[0].strip())]
         self._root = root
 
-    def leaks(
-        self, owner: Owner, entrust: Callable[[Owner], None] | None = None
-    ) -> list[Leak]:
+    def leaks(self, owner: Owner, entrust: Callable[[Owner], None]) -> list[Leak]:
         """What it has leaked and was not told yet; it is told once.
 
         ``entrust`` takes off what others will answer for.
@@ -49,7 +47,7 @@ class Judge:
         for hold in list(owner.out):
             if not _still_out(hold):
                 owner.out.pop(hold, None)
-        if owner.out and entrust is not None:
+        if owner.out:
             entrust(owner)
         suspects = [(hold, of.book) for hold, of in list(owner.out.items())]
         if suspects:

@@ -90,7 +90,7 @@ class Owner:
     def rest(self) -> Owner:
         """One more of the same, that has nothing yet."""
         other = Owner(self.kind, self.node, self._name)
-        other.pools = self.pools
+        other.pools, other.failed = self.pools, self.failed
         return other
 
 

@@ -236,9 +236,9 @@ class PoolLeaks:
 
     def _fixture_over(self, standing: Standing) -> None:
         self._owners.current = self._before.pop() if self._before else None
+        self._standing.remove(standing)
         for owner in (standing.owner, *standing.entrusted):
             self._tell_later(owner)
-        self._standing.remove(standing)
 
     def _entrust(self, owner: Owner) -> None:
         """What a fixture that still stands has in hand is not judged yet."""
@@ -365,7 +365,7 @@ class PoolLeaks:
             return
         if owner.kind == "collection":
             owner.out.clear()  # a module may keep one for as long as it lives
-        leaks = self._judge.leaks(owner)
+        leaks = self._judge.leaks(owner, self._entrust)
         if owner.out:  # taken meanwhile
             self._owners.again[id(owner)] = owner
         if not leaks or owner.failed:
