@@ -215,6 +215,9 @@ class _Search:
         """
         try:
             places = root.read()
+            if self._further:  # the largest is not to be in the way of all others
+                for place in places:
+                    self._walk([place], limit // len(places))
             users = [place for place in places if place.is_user]
             others = [place for place in places if not place.is_user]
             return all([self._walk(some, limit) for some in (users, others) if some])  # noqa: C419 - both

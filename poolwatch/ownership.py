@@ -41,6 +41,7 @@ _KNOWN = frozenset({
     "litestar", "falcon", "bottle", "tornado", "pyramid", "strawberry", "graphene",
     "celery", "kombu", "billiard", "rq", "dramatiq", "huey", "arq", "apscheduler",
     "click", "typer", "pytest", "_pytest", "pluggy", "pytest_asyncio", "xdist",
+    "execnet", "__channelexec__",  # what xdist's workers run in
     "opentelemetry", "ddtrace", "sentry_sdk", "newrelic", "elasticapm", "wrapt",
     "tenacity",
 })

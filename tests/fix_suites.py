@@ -107,7 +107,8 @@ class Suites:
 
 
 @pytest.fixture
-def suites(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suites:
+def suites(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, socket_dir: Path
+) -> Suites:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    monkeypatch.setenv("POOLWATCH_DIR", str(pytester.path / "sockets"))
     return Suites(pytester)

@@ -66,6 +66,7 @@ LIB = sysconfig.get_paths()["stdlib"]
         ("<string>", "sqlalchemy.orm", Owner.PLUMBING),
         ("<string>", None, Owner.USER),
         ("", "", Owner.USER),
+        (f"{LIB}/site-packages/xdist/remote.py", "__channelexec__", Owner.PLUMBING),
     ],
 )
 def test_owner(file, module, owner):

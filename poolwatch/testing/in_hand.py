@@ -7,6 +7,7 @@ that ``teardown_module`` empties. What else these keep is none of the fixture's.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import threading
@@ -20,6 +21,8 @@ _MOST_NODES = 50_000
 """Objects that are looked at from one fixture."""
 _NOT_THROUGH = ("_pytest.", "pluggy.", "poolwatch.", "logging")
 """Modules whose objects lead everywhere."""
+_ENDS = ModuleType | type | str | bytes | int | float | asyncio.AbstractEventLoop
+"""An event loop knows all tasks: it cancels them, nobody has them in hand."""
 
 Homes = Sequence[Mapping[str, Any]]
 """Where names are looked up: a module's, a class's."""
@@ -140,7 +143,7 @@ def _onward(each: Any) -> Iterable[Any]:
         return (*(each.__closure__ or ()), *(each.__defaults__ or ()))
     if type(each) is threading.local:
         return list(vars(each).values())  # this thread's
-    if issubclass(type(each), ModuleType | type | str | bytes | int | float):
+    if issubclass(type(each), _ENDS):
         return ()
     return () if _leads_everywhere(each) else gc.get_referents(each)
 

@@ -233,6 +233,13 @@ def test_generator_in_an_exit_stack(taken, pooled):
     assert keeper.path[3:] == ("its connection",)
 
 
+def test_what_outer_frames_have_is_in_nobodys_way(taken, pooled):
+    """An application has more in hand than a search gets through."""
+    everything = [[[] for _ in range(900)] for _ in range(30)]
+    test_generator_in_an_exit_stack(taken, pooled)
+    assert len(everything) == 30
+
+
 def test_forgotten_generator(taken, pooled):
     """One that only a cache still has is in nobody's hand."""
     KEPT["rows"] = get_db(pooled)

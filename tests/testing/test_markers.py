@@ -155,7 +155,7 @@ def test_a_leak_that_the_collector_meets_three_tests_later(suites):
         """
         def test_leaks():
             def work():
-                gate.wait(5)
+                gate.wait(30)
                 box.append([engine.connect()])  # here
             threading.Thread(target=work).start()
 
@@ -163,7 +163,8 @@ def test_a_leak_that_the_collector_meets_three_tests_later(suites):
         def test_one(): pass
         def test_opens():
             gate.set()
-            time.sleep(0.1)
+            while not box:
+                time.sleep(0.01)
         def test_three():
             box[0].append(box[0])
             box.clear()
