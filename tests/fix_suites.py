@@ -111,4 +111,5 @@ def suites(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, socket_dir: Path
 ) -> Suites:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.setenv("POOLWATCH_DIR", str(socket_dir / "not made yet"))
     return Suites(pytester)
