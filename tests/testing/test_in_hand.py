@@ -76,6 +76,33 @@ LEFT = {
         def test_last():
             pass
         """,
+    "what the application closes": """
+        import shop
+
+        @pytest.fixture(scope="module", autouse=True)
+        def closing():
+            yield
+            shop.close()
+
+        def test_fine():
+            shop.session().execute(text("select 1"))
+
+        def test_last():
+            pass
+        """,
+    "what a class of the application closes": """
+        from shop import Shop
+
+        def teardown_module():
+            Shop.close_all()
+
+        def test_fine():
+            Shop.opened.append(Session(engine))
+            Shop.opened[0].execute(text("select 1"))
+
+        def test_last():
+            pass
+        """,
     "what a class puts away by its name": """
         class TestIt:
             @classmethod
@@ -179,8 +206,29 @@ LEFT = {
 }
 
 
+SHOP = """
+    from functools import cache
+
+    @cache
+    def session():
+        return Session(engine)
+
+    def close():
+        session().close()
+
+    class Shop:
+        opened = []
+
+        @classmethod
+        def close_all(cls):
+            while cls.opened:
+                cls.opened.pop().close()
+"""
+
+
 @pytest.mark.parametrize("source", LEFT.values(), ids=LEFT)
 def test_a_fixture_closes_what_its_code_names(suites, source):
+    suites.write("shop", SHOP)
     suites.write("test_it", source)
     ran = suites.run()
     ran.accuses_nobody()
@@ -278,7 +326,9 @@ STANDING = """
 
     @pytest.fixture(scope="module", autouse=True)
     def standing():
+        leaked.clear()
         yield engine
+        engine.dispose()
 
     class TestIt:
         leaked = []
