@@ -874,6 +874,10 @@ def test_a_pool_that_answers_everything(engine, owner, tmp_path):
     assert pool.checkedin() == 1
 
 
+def nobody_else(owner):
+    """Who answers for what an owner has."""
+
+
 def test_lost_while_another_is_judged(owner, owners, sqlite, monkeypatch):
     """Both are told: the books of the first are made in the middle of judging."""
     sqlite().connect().close()  # the first goes another way
@@ -890,7 +894,7 @@ def test_lost_while_another_is_judged(owner, owners, sqlite, monkeypatch):
         return name_of(self, target)
 
     monkeypatch.setattr(Engines, "name_of", losing)
-    leaks = Judge(grace=None, ignore=[], root=Path()).leaks(owner)
+    leaks = Judge(grace=None, ignore=[], root=Path()).leaks(owner, nobody_else)
     assert [leak.kind for leak in leaks] == ["collected", "collected"]
     assert owner.dropped == ()
 
@@ -906,13 +910,13 @@ def test_judged_in_a_forked_child(owner, sqlite, tmp_path):
     if not child:
         gc.collect()
         with suppress(Exception):
-            os.write(writer, str(len(judge.leaks(owner))).encode())
+            os.write(writer, str(len(judge.leaks(owner, nobody_else))).encode())
         os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
     assert os.read(reader, 9) == b"1"
     os.close(reader)
-    assert len(judge.leaks(owner)) == 1
+    assert len(judge.leaks(owner, nobody_else)) == 1
 
 
 def test_in_a_forked_child(owner, sqlite):
