@@ -251,7 +251,8 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
         module = weakly()
         if module is None:
             return []
-        variables = {k: v for k, v in _variables(module).items() if k not in _IMPORTED}
+        known = list(_variables(module).items())  # at once: it may change meanwhile
+        variables = {name: value for name, value in known if name not in _IMPORTED}
         names, values = list(variables), list(variables.values())
         place = Place("global", NOBODY, values, pairs(names, values), is_user=True)
         place.title = f"module {name}"

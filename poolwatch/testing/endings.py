@@ -45,7 +45,7 @@ def named_at_the_end(
         its_own = _with_enclosed(function)  # pytest's wrappers call what they enclose
         for value, where in _named(function, around):
             yield value
-            called = function_of(value)
+            called = _function(value)
             if called is not None and (called in its_own or _is_users(called)):
                 left += [(each, [*homes, where]) for each in _with_enclosed(called)]
 
@@ -84,7 +84,7 @@ def _names(code: CodeType, *, after_yield: bool = False) -> set[str]:
 _NAMING = frozenset({*dis.hasname, *dis.hasfree, *dis.hasconst})
 
 
-def function_of(value: Any) -> FunctionType | None:
+def _function(value: Any) -> FunctionType | None:
     """The function of one, or of a method; None for everything else."""
     if issubclass(type(value), classmethod | staticmethod | MethodType):
         value = value.__func__
@@ -105,7 +105,7 @@ def _with_enclosed(value: Any) -> list[FunctionType]:
     found: list[FunctionType] = []
     left = [value]
     while left:
-        function = function_of(left.pop())
+        function = _function(left.pop())
         if function is not None and function not in found:
             found.append(function)
             left += _enclosed(function).values()

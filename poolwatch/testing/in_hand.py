@@ -9,7 +9,6 @@ keep is none of the fixture's.
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import threading
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from poolwatch.keeping.references import pools_of_drivers
-from poolwatch.testing.endings import function_of, named_at_the_end
+from poolwatch.testing.endings import named_at_the_end
 
 _MOST_NODES = 50_000
 """Objects that are looked at from one fixture."""
@@ -33,14 +32,9 @@ def in_hand(definition: Any, item: Any, wanted: set[int]) -> list[int]:
     ``item`` is the first test that asked for it.
     """
     finalizers = list(definition._finalizers)  # noqa: SLF001 - no other way
-    roots: list[Any] = []
+    roots = list(finalizers)  # pytest's have the generator
     if definition.cached_result is not None:
         roots.append(definition.cached_result[0])
-    for each in finalizers:
-        if isinstance(each, functools.partial):
-            roots += (value for value in each.args if hasattr(value, "gi_frame"))
-        elif function_of(each) is not None:
-            roots.append(each)
     homes = _homes(definition.scope, item)
     roots += named_at_the_end(definition.func, finalizers, homes)
     return _reached(roots, wanted)

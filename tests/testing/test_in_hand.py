@@ -172,7 +172,16 @@ LEFT = {
                 return Session.execute(session, statement)
             return execute
 
-        def test_fine(session, execute):
+        @pytest.fixture(scope="module")
+        def partial(request):
+            import functools
+            session = Session(engine)
+            request.addfinalizer(functools.partial(Session.close, session))
+            return lambda: kept[-1].execute(text("select 1")), kept.append(session)
+
+        def test_fine(session, execute, partial):
+            partial[0]()
+            kept.clear()
             session(text("select 1"))
             execute(text("select 1"))
 
