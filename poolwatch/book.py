@@ -15,7 +15,7 @@ import threading
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ _MOST_BLAMED = 64
 _ENOUGH_HOLDS = 10
 _BRIEF_HOLD_S = 0.02
 """Below this, on average, a call site is not said to hold across anything."""
+_ENOUGH_OUTSIDE_S = 2.0
+"""Less than that in all is the start of a service, or one burst of requests."""
 _MOSTLY_OUTSIDE = 0.25
 """Share of the held time in SQL below which the rest is mostly something else."""
 BRIEF = 0.001
@@ -93,8 +95,11 @@ class PoolBook:
         long_after: float,
         gauges: Callable[[], Gauges],
         observers: Observers,
+        beside: Mapping[str, PoolBook],
     ) -> None:
         self.id = pool_id
+        self._beside = beside
+        """The books of all pools, these included."""
         self.observers = observers
         """Those of all pools: usually nobody but viewers. For these, what has ended is
         told apart by call site."""
@@ -219,6 +224,16 @@ class PoolBook:
             for path in paths:
                 tally = self._by_path.get(path) or self._tally(path)
                 tally.caused += share
+            if wait.holder.out:
+                for book in list(self._beside.values()):
+                    book.holder_waited(wait.owner(), now - wait.asked)
+
+    def holder_waited(self, owner: object, seconds: float) -> None:
+        """Note that a holder has waited for a connection, of whichever pool."""
+        for hold in itertools.islice(list(self.holds.values()), _MOST_BLAMED):
+            if hold.owner() == owner:
+                tally = self._by_path.get(hold.path) or self._tally(hold.path)
+                tally.pool_wait += seconds
 
     def connected(self, took: float) -> None:
         """Count a connection that was just opened, and the seconds it took."""
@@ -335,7 +350,11 @@ class PoolBook:
             for hold in list(self.holds.values()):
                 if hold.proxy() is None:
                     self.end_shared(hold, time.monotonic(), True)
-        return [*self.holds.values(), *self.detached.values()]
+        return self.out()
+
+    def out(self) -> list[Checkout]:
+        """The same as far as events have told: nothing is looked for, nothing ends."""
+        return [*list(self.holds.values()), *list(self.detached.values())]
 
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have not been served for a moment."""
@@ -359,10 +378,17 @@ class PoolBook:
         found = []
         for site, tally in list(self._by_site.items()):
             held, ended = tally.hold.total, tally.hold.count
-            if site is None or ended < _ENOUGH_HOLDS or held < ended * _BRIEF_HOLD_S:
+            free = held - tally.pool_wait  # to do something with the connection
+            if site is None or ended < _ENOUGH_HOLDS or free < ended * _BRIEF_HOLD_S:
                 continue
-            if tally.used >= ended and tally.in_sql < held * _MOSTLY_OUTSIDE:
-                found.append(Outside(site, ended, held, tally.in_sql, tally.idle))
+            if free - tally.in_sql < _ENOUGH_OUTSIDE_S:
+                continue
+            if tally.used >= ended and tally.in_sql < free * _MOSTLY_OUTSIDE:
+                found.append(
+                    Outside(
+                        site, ended, held, tally.in_sql, tally.idle, tally.pool_wait
+                    )
+                )
         return found
 
     def collected_at(self) -> list[tuple[Frame, int]]:

@@ -75,6 +75,7 @@ class Checkout:
         "task",
         "usage",
         "walked",
+        "within",
     )
 
     walked: Path
@@ -106,6 +107,9 @@ class Checkout:
     said: str
     """The last statement, if nobody could look when it was sent: then it is all that is
     kept of it."""
+    within: tuple[Checkout, ...]
+    """Holds of the same pool that its holder was using when it asked; only set where
+    there are some."""
     account: Account | None
     """Whose code took it, if an observer has said so."""
 

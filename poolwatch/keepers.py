@@ -50,7 +50,7 @@ from poolwatch.keeping.roots import (
 )
 from poolwatch.keeping.tasks import holding_task_roots, task_roots
 from poolwatch.keeping.walk import Walk
-from poolwatch.keeping.words import Kind, frame_in_words, kind_of, told
+from poolwatch.keeping.words import Kind, frame_in_words, is_near, kind_of, told
 from poolwatch.model import Frame
 from poolwatch.ownership import Owner
 
@@ -64,8 +64,6 @@ _FURTHER = 6000
 _NAP_AFTER_S = 0.001
 _PATIENCE = 20
 """Times the budget that a look may last when others want the interpreter."""
-_NEAR = 2
-"""Steps between a variable and the session or connection that make it its owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +283,6 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
     kind, path = kind_of(place, chain), told(place, chain)
     frame = frame_in_words(place)
     direct = kind not in ("exception", "thread-local", "context variable")
-    steps = [word for word in path[1:] if word != "its connection"]
-    parked = [at for at, word in enumerate(steps) if "of suspended " in word]
-    beyond = steps[parked[-1] + 1 :] if parked else steps
     return Keeper(
         kind=kind,
         owner=place.who.name or None,
@@ -296,16 +291,8 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
         frame=frame,
         path=path,
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),
-        near=len(beyond) <= (0 if _is_module(frame) else _NEAR),
+        near=is_near(path, place),
     )
-
-
-def _is_module(frame: Frame | None) -> bool:
-    """Whether it is a script's own level.
-
-    Its variables are its hands, but its containers are the globals of a module.
-    """
-    return frame is not None and frame.function == "<module>"
 
 
 def _evident(keeper: Keeper) -> bool:

@@ -41,12 +41,12 @@ class Ledger:
         """Numbers holds and waits; ``next()`` on it is atomic."""
 
     def open(self, **about: Any) -> PoolBook:
-        """Begin the books of a pool; takes what PoolBook takes but id and observers."""
+        """Begin the books of a pool; takes the rest of what PoolBook takes."""
         from poolwatch.book import PoolBook
 
         pool_id = f"p{next(self._numbers)}"
         book = self.books[pool_id] = PoolBook(
-            pool_id, observers=self.observers, **about
+            pool_id, observers=self.observers, beside=self.books, **about
         )
         return book
 

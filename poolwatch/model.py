@@ -200,6 +200,8 @@ class Outside:
     held_s: float
     in_sql_s: float
     in_transaction_idle_s: float
+    pool_wait_s: float = 0.0
+    """Seconds of the held time in which its holder waited for another connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
-"""Second requests for a connection by one who holds one already: noted as they happen.
+"""Second requests for a connection by a holder that has one already, noted as they
+happen.
 
-A nested request that is served at once is over before anybody looks, and yet a pool
-full of such callers locks itself up. It is rare, so that what a look at two stacks
-costs is not felt.
+A nested request that is served at once is over before a viewer looks, and yet a pool
+full of such callers deadlocks. The request itself is the best moment to tell: the code
+that asks is running, so its variables show whether it still uses the connection that it
+took before. Nested requests are rare; plain checkouts never come here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +19,11 @@ if TYPE_CHECKING:
 MOST = 64
 """Pairs of stacks kept per pool."""
 _MOST_HOLDS = 256
-"""A larger pool is not searched at a request for one."""
+"""A pool with more holds is not searched at a request for one."""
+_MOST_OUTER = 16
+"""Holds of one holder that are looked at, the latest."""
+_MOST_MISSES = 256
+"""Pairs of stacks that are remembered as not nested."""
 
 
 class Nesting:
@@ -41,36 +48,87 @@ class Nesting:
 
 
 class Nestings:
-    """Those of one pool."""
+    """The nested requests of one pool."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[Path, Path], Nesting] = {}
+        self._misses: dict[tuple[Path, Path], int] = {}
+        """How often a pair of stacks was found not to be nested."""
 
     def note(self, wait: Checkout, holds: dict[int, Checkout]) -> None:
-        """Take down a request if its thread or task holds a connection of this pool.
+        """Record in which holds of this pool a request is nested.
 
-        Only if the code that took that one is still running, above the request: what
-        somebody has left behind, or given away, is another matter.
+        A hold counts if the thread or task that asks has taken it and is still at the
+        work for which it took it. A connection that it has left behind or handed over
+        is another matter. Runs in the thread that asks.
         """
         if len(holds) > _MOST_HOLDS:
             return
         owner = wait.owner()
-        mine = [hold for hold in list(holds.values()) if hold.owner() == owner]
-        for outer in mine:
-            if outer.ambience.long_hold:  # declared: it is meant to be beside others
-                continue
-            pair = outer.path, wait.path
-            known = self.seen.get(pair)
-            if known is not None:
-                known.count += 1
-                known.last = wait.asked
-                known.depth = max(known.depth, len(mine) + 1)
-            elif len(self.seen) < MOST and _encloses(*pair):
-                who = wait.task.name if wait.task else wait.holder.name
-                kind = "task" if wait.task else "thread"
-                self.seen[pair] = Nesting(
-                    *pair, f"{kind} {who}", wait.asked, depth=len(mine) + 1
-                )
+        mine = [
+            hold
+            for hold in list(holds.values())
+            if hold.owner() == owner
+            if not hold.ambience.long_hold  # declared: meant to be beside others
+            if hold.usage is None or not hold.usage.by_others
+        ][-_MOST_OUTER:]
+        outer = self._enclosing(mine, wait)
+        if outer:
+            wait.within = tuple(outer)
+            for hold in outer:
+                self._count(hold, wait, len(outer) + 1)
+
+    def _enclosing(self, mine: Sequence[Checkout], wait: Checkout) -> list[Checkout]:
+        """The holds whose work this request belongs to."""
+        found, unclear = [], []
+        for hold in mine:
+            pair = hold.path, wait.path
+            if pair in self.seen or _encloses(*pair):
+                found.append(hold)
+            elif self._worth_a_search(pair):
+                unclear.append(hold)
+        if unclear:
+            from poolwatch.keeping.own_stack import used_by_running_code
+
+            again = {id(hold) for hold in unclear if _same_stack(hold.path, wait.path)}
+            found += used_by_running_code(unclear, again)
+            self._missed(
+                (hold.path, wait.path) for hold in unclear if hold not in found
+            )
+        return found
+
+    def _worth_a_search(self, pair: tuple[Path, Path]) -> bool:
+        """Whether a pair that was not nested is looked at again: ever more rarely."""
+        misses = self._misses.get(pair, 0)
+        if not misses & (misses - 1):
+            return True
+        self._misses[pair] = misses + 1
+        return False
+
+    def _missed(self, pairs: Iterable[tuple[Path, Path]]) -> None:
+        for pair in pairs:
+            if len(self._misses) >= _MOST_MISSES:
+                self._misses.clear()
+            self._misses[pair] = self._misses.get(pair, 0) + 1
+
+    def _count(self, outer: Checkout, wait: Checkout, depth: int) -> None:
+        pair = outer.path, wait.path
+        known = self.seen.get(pair)
+        if known is not None:
+            known.count += 1
+            known.last = wait.asked
+            known.depth = max(known.depth, depth)
+        elif len(self.seen) < MOST:
+            who = wait.task.name if wait.task else wait.holder.name
+            kind = "task" if wait.task else "thread"
+            self.seen[pair] = Nesting(*pair, f"{kind} {who}", wait.asked, depth)
+
+
+def _same_stack(one: Path, other: Path) -> bool:
+    """Whether both were asked for by the same lines, as in the turns of a loop."""
+    from poolwatch.onstack import taking_frames
+
+    return one is other or taking_frames(one.frames()) == taking_frames(other.frames())
 
 
 def _encloses(outer: Path, inner: Path) -> bool:

@@ -8,7 +8,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -41,7 +41,7 @@ from poolwatch.onstack import still_on_stack, taking_frames
 from poolwatch.running import task_stack, thread_stacks
 from poolwatch.settings import process_name
 from poolwatch.text import duration, place
-from poolwatch.verdicts import Keeping, Seen, judge, suspicious
+from poolwatch.verdicts import Keeping, Seen, is_unused, judge, suspicious
 from poolwatch.version import VERSION
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
@@ -51,6 +51,8 @@ _TRUST_S = 3.0
 """How long the answer to "who keeps it alive" is used again, at least ..."""
 _SHARE = 50
 """... and for so many times what it cost: never more than 2 % of a core."""
+_AGREED = 2
+"""Looks in a row that must find a hold leaked before it is logged and counted."""
 
 
 _GRACE_S = 1.0
@@ -58,15 +60,30 @@ _GRACE_S = 1.0
 _FORGOTTEN_S = 600.0
 
 
+@dataclass(slots=True)
+class _Answer:
+    """What searches have found out about one hold."""
+
+    at: float
+    """``time.monotonic()`` of the last search."""
+    keeping: Keeping
+    now: tuple[Frame, ...]
+    """Where its holder was at that time."""
+    looks: int = 0
+    """Looks in a row whose searches found nothing that uses it."""
+
+
 class LedgerSource:
     """Looks at the ledger of the process it runs in."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._kept: dict[int, tuple[float, Keeping]] = {}
-        """By the number of the hold: when somebody asked, and the answer."""
+        self._answers: dict[int, _Answer] = {}
+        """By the number of the hold."""
         self._trust_s = _TRUST_S
         self._asked = float("-inf")
+        self._cost_s = 0.0
+        """Computing time of the last look's searches."""
         self._left_out: tuple[str, ...] = ()
         self.freezer = Freezer()
 
@@ -87,7 +104,11 @@ class LedgerSource:
         look = _Look(thread_stacks())
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
-        look.judge(self._keeping(look.suspects()) if search else self._known())
+        if search:
+            self._search(look)
+        else:
+            look.verify()
+        look.judge(self._known(look), self.is_agreed)
         look.findings += churned(self._ledger.makings.made(look.now), look.pools)
         process = Process(
             pid=os.getpid(),
@@ -109,28 +130,82 @@ class LedgerSource:
         self.freezer.consider(process)
         return process
 
-    def _keeping(self, suspects: list[_Draft]) -> dict[int, Keeping]:
-        """Who keeps these holds alive, asked anew only when the answers are old."""
-        now = time.monotonic()
-        numbers = {draft.checkout.number for draft in suspects}
-        for number in list(self._kept):
+    def is_agreed(self, number: int) -> bool:
+        """Whether two looks in a row have found a hold leaked: then it is reported."""
+        answer = self._answers.get(number)
+        return answer is not None and answer.looks >= _AGREED
+
+    def _search(self, look: _Look) -> None:
+        """Find out who uses the suspects, if the last answers are too old.
+
+        What is found unused is searched for once more: a connection may have moved
+        from one frame to another, and both were read at a moment when it was not
+        there. Each time the holds are verified afterwards.
+        """
+        numbers = {draft.checkout.number for draft in look.suspects()}
+        for number in list(self._answers):
             if number not in numbers:
-                self._kept.pop(number, None)
-        affordable = now - self._asked >= self._trust_s - _TRUST_S
-        old = any(now - self._kept.get(n, _NEVER)[0] > self._trust_s for n in numbers)
-        if old and affordable:
-            began = time.thread_time()
-            found, self._left_out = _ask(suspects)
-            cost = time.thread_time() - began
-            self._trust_s, self._asked = max(_TRUST_S, _SHARE * cost), now
-            self._kept.update({number: (now, told) for number, told in found.items()})
-        return self._known()
+                self._answers.pop(number, None)
+        affordable = look.now - self._asked >= self._trust_s - _TRUST_S
+        if affordable and any(self._is_old(d, look.now) for d in look.suspects()):
+            self._cost_s = 0.0
+            self._ask(look, look.suspects())
+            unused = [d for d in look.suspects() if self._is_unused(d)]
+            if unused:
+                self._ask(look, unused)
+            for draft in look.suspects():
+                answer = self._answers.get(draft.checkout.number)
+                if answer is not None:
+                    answer.looks = answer.looks + 1 if self._is_unused(draft) else 0
+            self._trust_s = max(_TRUST_S, _SHARE * self._cost_s)
+            self._asked = look.now
+        look.verify()
 
-    def _known(self) -> dict[int, Keeping]:
-        return {number: told for number, (_, told) in list(self._kept.items())}
+    def _ask(self, look: _Look, suspects: list[_Draft]) -> None:
+        import poolwatch.keepers  # noqa: F401 - loading it is no part of the cost
 
+        began = time.thread_time()
+        found, self._left_out = _ask(suspects)
+        self._cost_s += time.thread_time() - began
+        look.verify()
+        for draft in suspects:
+            number = draft.checkout.number
+            before = self._answers.get(number)
+            if draft.moved:
+                self._answers.pop(number, None)
+            elif number in found:
+                looks = before.looks if before is not None else 0
+                self._answers[number] = _Answer(
+                    look.now, found[number], draft.now, looks
+                )
 
-_NEVER = (float("-inf"), None)
+    def _is_old(self, draft: _Draft, now: float) -> bool:
+        answer = self._answers.get(draft.checkout.number)
+        if answer is None or now - answer.at > self._trust_s:
+            return True
+        return self._is_unused(draft) and answer.looks < _AGREED
+
+    def _is_unused(self, draft: _Draft) -> bool:
+        answer = self._answers.get(draft.checkout.number)
+        if answer is None or not suspicious(draft.seen):
+            return False
+        return is_unused(answer.keeping)
+
+    def _known(self, look: _Look) -> dict[int, Keeping]:
+        """The answers that hold for this look.
+
+        That nothing uses a connection is true of the stack at which it was found out,
+        until a second look has agreed.
+        """
+        return {
+            draft.checkout.number: answer.keeping
+            for draft in look.drafts()
+            if (answer := self._answers.get(draft.checkout.number)) is not None
+            if not draft.moved
+            if answer.looks >= _AGREED
+            or not is_unused(answer.keeping)
+            or taking_frames(answer.now) == taking_frames(draft.now)
+        }
 
 
 def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
@@ -171,6 +246,8 @@ class _Draft:
     """Its holder has other holds or waits on the same pool."""
     again: bool = False
     """Its function has taken more since."""
+    moved: bool = False
+    """The code that took it has returned, or come back, while it was looked at."""
 
 
 class _Look:
@@ -209,18 +286,50 @@ class _Look:
             if _GRACE_S < self.now - closed < _FORGOTTEN_S
         ]
 
+    def drafts(self) -> list[_Draft]:
+        """The holds of all pools."""
+        return [draft for _, drafts, _ in self._drafts for draft in drafts]
+
     def suspects(self) -> list[_Draft]:
         """Holds of which it matters who keeps them alive."""
         return [
             draft
-            for _, drafts, _ in self._drafts
-            for draft in drafts
+            for draft in self.drafts()
             if suspicious(draft.seen) or draft.one_of_several
             if not draft.seen.dropped
         ]
 
-    def judge(self, keeping: dict[int, Keeping]) -> None:
-        """Turn what was taken down into records, with verdicts and findings."""
+    def verify(self) -> None:
+        """Leave out what has ended since it was taken down.
+
+        Stacks, holds, waits and references are read one after the other. They belong
+        together only if the holds and waits are the same at the end, and the code that
+        took a suspect has neither returned nor come back meanwhile.
+        """
+        self.threads = thread_stacks()
+        self._stacks.clear()
+        for at, (book, drafts, asked) in enumerate(self._drafts):
+            out = {id(each) for each in book.out()}
+            waiting = {id(each) for each in list(book.waits.values())}
+            self._drafts[at] = (
+                book,
+                [each for each in drafts if id(each.checkout) in out],
+                [each for each in asked if id(each) in waiting],
+            )
+        for draft in self.suspects():
+            if draft.seen.held_s >= draft.seen.long_after and not draft.again:
+                now = self._now(draft.checkout)
+                if now != draft.now:
+                    still = still_on_stack(draft.stack, now)
+                    draft.moved |= still != draft.seen.still_there
+
+    def judge(
+        self, keeping: dict[int, Keeping], is_agreed: Callable[[int], bool]
+    ) -> None:
+        """Turn what was taken down into records, with verdicts and findings.
+
+        A leak is counted if it is proven, or if ``is_agreed`` says so of its number.
+        """
         for book, drafts, asked in self._drafts:
             judged = [
                 self._hold(book, draft, keeping.get(draft.checkout.number))
@@ -229,7 +338,9 @@ class _Look:
             holds = [hold for hold, _ in judged]
             out = [draft.checkout for draft in drafts]
             for checkout, hold in zip(out, holds, strict=True):
-                if hold.verdict == "leaked":
+                if hold.verdict == "leaked" and (
+                    checkout.is_dropped() or is_agreed(checkout.number)
+                ):
                     book.found_leaked(checkout)
             waits = [self._wait(book, each) for each in asked]
             stats = book.stats(len(holds), len(waits))
@@ -245,14 +356,12 @@ class _Look:
             self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
             self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
             if not book.shared:  # one connection for all: nobody can wait for another
+                nesting = _nesting(drafts, asked)
                 mine = [
                     (draft.checkout, hold)
                     for draft, hold in zip(drafts, holds, strict=True)
                     if _in_its_hands(
-                        draft.checkout,
-                        hold,
-                        keeping.get(draft.checkout.number),
-                        draft.again,
+                        draft, hold, keeping.get(draft.checkout.number), nesting
                     )
                 ]
                 by_holder = _by_holder(mine, zip(asked, waits, strict=True))
@@ -359,13 +468,27 @@ def _used(path: Path, draft: _Draft) -> tuple[Frame, ...]:
     return path.frames(draft.stack)
 
 
+def _nesting(drafts: list[_Draft], asked: list[Checkout]) -> set[Checkout]:
+    """Open holds that were noted as nested, or as what a request is nested in."""
+    out = {draft.checkout for draft in drafts}
+    found = set()
+    for request in (*out, *asked):
+        outer = out.intersection(getattr(request, "within", ()))
+        if outer:
+            found |= {request, *outer}
+    return found
+
+
 def _in_its_hands(
-    checkout: Checkout, hold: Hold, keeping: Keeping | None, again: bool
+    draft: _Draft, hold: Hold, keeping: Keeping | None, nesting: set[Checkout]
 ) -> bool:
-    """Whether who took it is also who uses it: not leaked, not handed over."""
-    if hold.verdict == "leaked" or (checkout.usage and checkout.usage.by_others):
+    """Whether the holder is also the one that uses it: not leaked, not handed over."""
+    usage = draft.checkout.usage
+    if hold.verdict == "leaked" or (usage and usage.by_others):
         return False
-    if of_pools.still_there(hold) and not again:
+    if draft.checkout in nesting:
+        return keeping is None or keeping.in_use_by_taker is not False
+    if of_pools.still_there(hold) and not draft.again:
         if keeping is not None and keeping.words is not None and not keeping.in_use:
             return False
         return keeping is None or keeping.in_use_by_taker is not False

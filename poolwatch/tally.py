@@ -27,6 +27,7 @@ class Tally:
         "in_sql",
         "leaked",
         "paths",
+        "pool_wait",
         "used",
         "wait",
         "waited",
@@ -49,6 +50,8 @@ class Tally:
         self.caused = 0.0
         """Seconds that others have waited while this held a connection: each wait is
         shared out among all that held one when it began."""
+        self.pool_wait = 0.0
+        """Seconds in which holders of these waited for another connection meanwhile."""
         self.leaked = 0
         """Open holds that were found leaked, and those that were collected."""
         self.paths: list[Path] = []

@@ -104,7 +104,7 @@ def judge(seen: Seen) -> Judgement:
 
 
 def _leaked(seen: Seen, evidence: tuple[str, ...]) -> Judgement | None:
-    if not suspicious(seen) or not _nobody_has(seen.keeping):
+    if not suspicious(seen) or not is_unused(seen.keeping):
         return None
     kept = _kept(seen.keeping)
     if seen.ended_owner:
@@ -161,7 +161,8 @@ def _circumstances(seen: Seen) -> tuple[str, ...]:
     return tuple(evidence)
 
 
-def _nobody_has(keeping: Keeping | None) -> bool:
+def is_unused(keeping: Keeping | None) -> bool:
+    """Whether a search has shown that no code that runs, or will run, uses it."""
     if keeping is None or keeping.in_use or not keeping.complete:
         return False
     return not keeping.hidden

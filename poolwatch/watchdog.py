@@ -68,15 +68,16 @@ class Watchdog:
         suspects = frozenset(
             id(hold)
             for book in books
-            for hold in _out(book)
+            for hold in book.out()
             if _worth_a_look(hold, book, now)
             if getattr(hold, "number", None) not in self._reported
         )
         if suspects and (suspects != self._seen or now >= self._again):
             began = time.thread_time()
-            self._leaked(now)
+            unclear = self._leaked(now)
             cost = time.thread_time() - began
-            self._seen, self._again = suspects, now + max(_AGAIN_S, _SHARE * cost)
+            pause = 0.0 if unclear else max(_AGAIN_S, _SHARE * cost)
+            self._seen, self._again = suspects, now + pause
 
     def _in_trouble(self, book: PoolBook, now: float) -> bool:
         """Whether somebody waits here, of which a picture might be kept."""
@@ -85,23 +86,35 @@ class Watchdog:
             return False
         return bool(book.open_waits(now))
 
-    def _leaked(self, now: float) -> None:
+    def _leaked(self, now: float) -> bool:
+        """Report new leaks; returns whether some need a second look that agrees."""
         process = self._source.process()
         names = {pool.id: pool.name for pool in process.pools}
         groups: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
+        counted = {
+            hold.number
+            for book in list(self._ledger.books.values())
+            for hold in book.out()
+            if getattr(hold, "leaked", False)
+        }
+        unclear = False
         for hold in process.holds:
             number = int(hold.id[1:])
             if hold.verdict != "leaked" or number in self._reported:
+                continue
+            if number not in counted:
+                unclear = True
                 continue
             self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
             groups[hold.pool, hold.site].append(hold)
         for (pool, _), holds in groups.items():
             log().warning("%s", _leak(holds, names.get(pool, "?")))
+        return unclear
 
     def _returned(self, books: list[PoolBook], now: float) -> None:
         if not self._reported:
             return
-        out = {getattr(hold, "number", None) for book in books for hold in _out(book)}
+        out = {getattr(hold, "number", None) for book in books for hold in book.out()}
         groups: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
         for number in [each for each in self._reported if each not in out]:
             gone = self._reported.pop(number)
@@ -151,10 +164,6 @@ def _end_of(book: PoolBook) -> str:
         lost = plural(book.lost_slots, "slot")
         return f"were dropped: the pool does not replace them, {lost} lost so far"
     return "came back only by garbage collection: nobody called close()"
-
-
-def _out(book: PoolBook) -> list[Checkout]:
-    return [*list(book.holds.values()), *list(book.detached.values())]
 
 
 def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:

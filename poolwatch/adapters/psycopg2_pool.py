@@ -120,6 +120,16 @@ def _timed(connect: Method, made: list[tuple[Any, float, float]]) -> Method:
     return timed
 
 
+def _key(args: Any, kwargs: Any) -> Any:
+    """The key that was given to ``getconn``, if any."""
+    return args[0] if args else kwargs.get("key")
+
+
+def _is_out(pool: Any, key: Any) -> bool:
+    """Whether a connection is out under this key: then that one is given again."""
+    return key is not None and key in pool._used
+
+
 def _parameters(pool: Any) -> dict[str, Any]:
     """What the pool gives to libpq: the words of its DSN and its keywords.
 
@@ -211,7 +221,8 @@ class Psycopg2Hooks(DriverHooks):
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
                 number = id(wait)
                 waits[number] = wait
-                if holder.out or len(holds) >= capacity:
+                scarce = holder.out or len(holds) >= capacity
+                if scarce and not _is_out(pool, _key(args, kwargs)):
                     notable(wait, capacity)
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
                 guard.failed(error)
@@ -251,8 +262,7 @@ class Psycopg2Hooks(DriverHooks):
 
         Else it came back in a way that was not seen.
         """
-        key = args[0] if args else kwargs.get("key")
-        if key is not None:
+        if _key(args, kwargs) is not None:
             return True
         if self.book.holds.pop(id(connection), None) is hold:
             self.book.end(hold, monotonic(), False)

@@ -141,17 +141,29 @@ def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
             severity="info",
             pool=pool.id,
             text=f"{place(each.site)} holds connections mostly for work that is not "
-            f"the database: {each.in_sql_s / each.held_s:.0%} of the held time is SQL",
+            f"the database: {_share_of_sql(each):.0%} of the held time is SQL",
             proof=f"{each.count} holds lasted {duration(each.held_s)} together: "
             f"{duration(each.in_sql_s)} in statements, "
             f"{duration(each.in_transaction_idle_s)} idle in a transaction, "
-            f"{duration(_rest(each))} idle outside one",
+            f"{duration(_rest(each))} idle outside one" + _waited(each),
             remedy="Return the connection (or end the session) before slow work, and "
             "take one again afterwards.",
             sites=(each.site,),
         )
         for each in sites
     ]
+
+
+def _share_of_sql(outside: Outside) -> float:
+    """Of the time in which the holder did not wait for another connection."""
+    return outside.in_sql_s / (outside.held_s - outside.pool_wait_s)
+
+
+def _waited(outside: Outside) -> str:
+    if not outside.pool_wait_s:
+        return ""
+    seconds = duration(outside.pool_wait_s)
+    return f"; {seconds} of it waiting for another connection, which does not count"
 
 
 def _rest(outside: Outside) -> float:

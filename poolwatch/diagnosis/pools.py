@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from poolwatch.diagnosis.common import capacity_of, ids, places
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
@@ -147,7 +148,8 @@ def nested(
     ``holders`` groups the holds and waits of this pool by the thread or task they
     belong to, and use.
     """
-    findings = []
+    pairs: dict[tuple[Frame | None, Frame | None, bool], list[_Nested]]
+    pairs = defaultdict(list)
     stuck: list[Hold] = []
     wanted: list[Wait] = []
     for holds, waits in holders.values():
@@ -156,7 +158,9 @@ def nested(
         if waits:
             stuck += holds
             wanted += waits
-        findings.append(_nested(pool, holds, waits))
+        each = _Nested.of(holds, waits)
+        pairs[each.outer.site, each.inner.site, bool(waits)].append(each)
+    findings = [_nested(pool, group) for group in pairs.values()]
     capacity = capacity_of(pool)
     if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
         findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
@@ -213,21 +217,46 @@ def still_there(hold: Hold) -> bool:
     return False
 
 
-def _nested(pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]) -> Finding:
-    outer = max(holds, key=lambda hold: hold.held_s)
-    inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
-    who = f"task {outer.task}" if outer.task else f"thread {outer.thread}"
-    doing = "waits for another one" if waits else "has taken another one"
+class _Nested(NamedTuple):
+    """One holder with two requests on one pool, or more."""
+
+    outer: Hold
+    inner: Hold | Wait
+    holds: Sequence[Hold]
+    waits: Sequence[Wait]
+
+    @classmethod
+    def of(cls, holds: Sequence[Hold], waits: Sequence[Wait]) -> _Nested:
+        outer = max(holds, key=lambda hold: hold.held_s)
+        inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
+        return cls(outer, inner, holds, waits)
+
+    @property
+    def who(self) -> str:
+        outer = self.outer
+        return f"task {outer.task}" if outer.task else f"thread {outer.thread}"
+
+
+def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
+    """All holders that nest at one pair of lines."""
+    first = max(group, key=lambda each: each.outer.held_s)
+    outer, inner = first.outer, first.inner
+    who, hold, has = first.who, "holds a connection", "has taken another one"
+    if len(group) > 1:
+        who += f" and {plural(len(group) - 1, 'other holder')}"
+        hold, has = "hold a connection each", "have taken another one"
+    if first.waits:
+        has = f"wait{'s' if len(group) == 1 else ''} for another one"
     return Finding(
         kind="nested",
-        severity="critical" if waits else "warning",
+        severity="critical" if first.waits else "warning",
         pool=pool.id,
-        text=f"{who} holds a connection from {place(outer.site)} and {doing} "
-        f"at {place(inner.site)}",
-        proof=f"one holder, two requests on pool {pool.name!r}",
+        text=f"{who} {hold} from {place(outer.site)} and {has} at {place(inner.site)}",
+        proof=f"one holder, two requests on pool {pool.name!r}"
+        + (f": {len(group)} times" if len(group) > 1 else ""),
         remedy=_SHARE_IT,
-        holds=ids(holds),
-        waits=ids(waits),
+        holds=tuple([key for each in group for key in ids(each.holds)]),
+        waits=tuple([key for each in group for key in ids(each.waits)]),
         sites=places(outer.site, inner.site),
     )
 

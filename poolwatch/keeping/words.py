@@ -57,6 +57,8 @@ Kind = Literal[
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PLUMBING = (*_CONTAINERS, CellType, MethodType)
+_NEAR = 2
+"""Steps between a variable and the session or connection that it stands for."""
 _ENTERED = {
     "sqlalchemy": None,
     "contextlib": "an open context manager",
@@ -138,6 +140,20 @@ def frame_in_words(place: Place) -> Frame | None:
     if place.code is None:
         return None
     return resolve(((place.code, place.lasti),))[0]
+
+
+def is_near(path: Sequence[str], place: Place) -> bool:
+    """Whether a chain is short enough to say that its end belongs to that frame.
+
+    Else the frame can only see it somewhere in the application. ``path`` is the chain
+    in words. A script's own level has no part in this but for its plain variables: its
+    containers are the globals of a module.
+    """
+    steps = [word for word in path[1:] if word != "its connection"]
+    parked = [at for at, word in enumerate(steps) if "of suspended " in word]
+    beyond = steps[parked[-1] + 1 :] if parked else steps
+    module = place.code is not None and place.code.co_name == "<module>"
+    return len(beyond) <= (0 if module else _NEAR)
 
 
 def isinstance_of(one: Any, kinds: tuple[type, ...]) -> bool:

@@ -63,6 +63,7 @@ def test_the_same_key_twice(pool, instrument):
     watch = instrument(pool)
     connection = pool.getconn("orders")
     assert pool.getconn(key="orders") is connection
+    assert Look().kinds() == []  # not nested
     assert Look().counters(watch).checkouts == 1
     assert Look().waits(watch) == []
     pool.putconn(connection, "orders")
