@@ -1,0 +1,23 @@
+"""The soaks of ``tests/soaks``, for a few seconds each; run them alone for longer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAKS = Path(__file__).parent / "soaks"
+
+
+@pytest.mark.parametrize(("script", "seconds"), [("jam.py", 6), ("large_data.py", 8)])
+def test_honest_work_is_not_accused(script, seconds):
+    done = subprocess.run(
+        [sys.executable, str(SOAKS / script), str(seconds)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
