@@ -153,6 +153,7 @@ def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
             words=" -> ".join(keeper.path) if keeper is not None else None,
             in_use_by_taker=keeper.same_holder if keeper is not None else None,
             complete=result.all_frames,
+            unseen=result.unseen,
             at=keeper.frame if keeper is not None else None,
             hidden=ambient and may_hide(draft.stack, draft.now),
         )

@@ -489,14 +489,17 @@ def test_budget(taken, pooled):
 
 
 def test_large_container(taken, pooled):
-    """Of a large cache the newest entries are looked at, and it is said so."""
+    """A large cache is looked through to its end, or it is said that it was not."""
     KEPT["many"] = [[number] for number in range(50_000)]
-    KEPT["many"].append(connected(Session(pooled)))
+    KEPT["many"].insert(20_000, connected(Session(pooled)))
     result = taken.look()
     (keeper,) = result.found.values()
     assert keeper.path[1:3] == ("key 'many'", "an item of a list")
-    assert "large containers" in result.left_out
-    KEPT["many"].pop().close()
+    result = taken.look(nodes=20_000)
+    assert result.found == {}
+    assert "test_keepers" in result.left_out
+    assert "not followed to the end" in result.left_out
+    KEPT["many"].pop(20_000).close()
 
 
 def test_large_heap(taken, capsys):
