@@ -52,7 +52,7 @@ from poolwatch.keeping.roots import (
     module_roots,
     thread_roots,
 )
-from poolwatch.keeping.sweep import Progress, Sweep
+from poolwatch.keeping.sweep import NEAR, Progress, Sweep
 from poolwatch.keeping.tasks import holding_task_roots, task_roots
 from poolwatch.keeping.walk import Walk
 from poolwatch.keeping.words import Kind, frame_in_words, kind_of, told
@@ -66,12 +66,9 @@ STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
 _FURTHER = 10_000
 """The same in a step that follows a root to its end."""
-_DEEP = 100
-"""Objects in a chain that is long enough not to be followed from its beginning."""
-_LONGEST_NEAR = 16
-"""Objects in a chain that may still be short in words."""
 _MOST_IDS = 500_000
 """Ids that are remembered: 40 MB, for as long as a search takes."""
+_LONGEST_TRAIL = 1000
 _NOT_TO_THE_END = "not followed to the end"
 _NAP_AFTER_S = 0.001
 _PATIENCE = 20
@@ -282,40 +279,38 @@ class _Search:
     def _go_on(self, trail: list[Root], progress: Progress) -> bool:
         """Follow the last root of a trail for one more step; False if there is more.
 
-        A long chain of objects is gone on with from where the step has stopped: that
-        is a root of its own, behind the one before.
+        Far from the root it goes on from where the step has stopped: that is a root of
+        its own, behind the one before.
         """
         root = trail[-1]
-        begin: dict[int, Place] = {}
-        values = []
-        for place in self._read(root):
-            values += place.values
-            for value in place.values:
-                begin.setdefault(id(value), place)
+        places = self._read(root)
         before = progress.achieved()
-        sweep = Sweep(self._guide, progress, partial(self._met, progress, begin))
-        finished = sweep.go(values, _FURTHER)
+        sweep = Sweep(
+            self._guide,
+            progress,
+            lambda chain: self._met(progress, places[sweep.group], chain),
+            -id(root),
+        )
+        finished = sweep.go([place.values for place in places], _FURTHER)
         self._nodes -= sweep.visited
         if sweep.changed:
             self._gaps.add(root, "changed meanwhile")
         if not finished:
-            deeper = _behind(root, begin, sweep) if sweep.depth > _DEEP else None
-            if deeper is not None:
-                trail.append(deeper)
+            place = places[sweep.group].beyond(parked=sweep.is_parked())
+            frontier = sweep.frontier(NEAR if places[0].far else 0)
+            if frontier and len(trail) < _LONGEST_TRAIL:
+                self._nodes -= len(frontier)
+                trail.append(replace(root, read=partial(_far, place, frontier)))
             elif progress.achieved() == before:  # one step is not enough for anything
                 self._gaps.add(root, _NOT_TO_THE_END)
                 trail.clear()
         return finished
 
-    def _met(
-        self, progress: Progress, begin: Mapping[int, Place], chain: Sequence[Any]
-    ) -> None:
+    def _met(self, progress: Progress, place: Place, chain: Sequence[Any]) -> None:
         """Note a chain that a sweep has told of, unless it cannot change anything."""
-        place = begin.get(id(chain[0]))
         hold = self._wanted[id(chain[-1])]
         parked = any(type(each) in SUSPENDABLE for each in chain)
-        near = parked or len(chain) <= _LONGEST_NEAR
-        if place is not None and (near or hold not in self._found):
+        if parked or len(chain) <= NEAR or hold not in self._found:
             self._note(place, chain)
         if hold not in self._disputed:
             progress.settled.add(id(chain[-1]))
@@ -359,18 +354,11 @@ class _Search:
         return Result(self._found, "; ".join(said) or None, unseen)
 
 
-def _behind(root: Root, begin: Mapping[int, Place], sweep: Sweep) -> Root | None:
-    """Where a step has stopped, as a root; None if it cannot be remembered weakly."""
-    place = begin.get(id(sweep.begins_with()))
-    try:
-        weakly = [ref(each) for each in sweep.stopped_at]
-    except TypeError:
-        return None
-    return replace(root, read=partial(_far, place.but(()), weakly)) if place else None
-
-
 def _far(place: Place, weakly: Iterable[ref[Any]]) -> list[Place]:
-    return [place.but([each for each in (w() for w in weakly) if each is not None])]
+    objects = [each() for each in weakly]
+    place = place.beyond(parked=False)
+    place.values = [each for each in objects if each is not None]
+    return [place]
 
 
 def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
@@ -388,7 +376,7 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
         frame=frame,
         path=path,
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),
-        near=(bool(parked) or not place.far)
+        near=(bool(parked) or not place.far or place.parked)
         and len(beyond) <= (0 if _is_module(frame) else _NEAR),
     )
 

@@ -142,7 +142,7 @@ def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
     takers = {number: each.taker() for number, each in suspects.items()}
     result = keepers(proxies, taker=takers)
     if not result.all_frames:  # deep stacks, large objects: worth a second, longer look
-        result = keepers(proxies, taker=takers, budget_s=0.3, nodes=2_000_000)
+        result = keepers(proxies, taker=takers, budget_s=0.5, nodes=2_000_000)
     told = {}
     for draft in drafts:
         number = draft.checkout.number

@@ -45,6 +45,8 @@ from poolwatch.ownership import Owner, owner_of
 
 Follow = Callable[[Any], Sequence[Any]]
 
+_SKIPPED = 20_000
+"""Entries that are passed over at once."""
 SUSPENDABLE = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 # Straight from ``type``: no metaclass has a say in it.
@@ -225,16 +227,43 @@ def newest(container: Any, most: int) -> Sequence[Any]:
     return list(islice(entries, most))
 
 
-def part_of(container: Any, begin: int, end: int) -> list[Any]:
-    """The entries of a container from one position to another."""
-    kind = type(container)
-    for base in (list, tuple):
-        if issubclass(kind, base):
-            return list(base.__getitem__(container, slice(begin, end)))
-    entries = list(islice(_iterate(container), begin, end))
-    if issubclass(kind, dict):
-        entries += islice(dict.values(container), begin, end)
-    return entries
+class Parts:
+    """Reads the entries of a large container, some at a time."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self._iterators: list[Iterator[Any]] = []
+        self._at = -1
+
+    def read(self, begin: int, count: int) -> list[Any]:
+        """The entries from one position on; of a dict the keys and the values."""
+        for base in (list, tuple):
+            if issubclass(type(self._container), base):
+                part = slice(begin, begin + count)
+                return list(base.__getitem__(self._container, part))
+        if begin != self._at:
+            self._begin_at(begin)
+        try:
+            found = self._advance(count)
+        except RuntimeError:  # it has changed since
+            self._begin_at(begin)
+            found = self._advance(count)
+        self._at = begin + count
+        return found
+
+    def _begin_at(self, begin: int) -> None:
+        self._iterators = [_iterate(self._container)]
+        if issubclass(type(self._container), dict):
+            self._iterators.append(iter(dict.values(self._container)))
+        for _ in range(begin // _SKIPPED):  # others may run in between
+            self._advance(_SKIPPED)
+        self._advance(begin % _SKIPPED)
+
+    def _advance(self, count: int) -> list[Any]:
+        found: list[Any] = []
+        for each in self._iterators:
+            found += islice(each, count)
+        return found
 
 
 def _iterate(container: Any) -> Iterator[Any]:

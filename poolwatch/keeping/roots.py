@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
@@ -57,6 +57,7 @@ class Place:
         "kind",
         "lasti",
         "names",
+        "parked",
         "title",
         "unread",
         "values",
@@ -82,7 +83,9 @@ class Place:
         self.is_user = is_user
         self.title = title
         self.far = False
-        """What it refers to here was reached from it over many others."""
+        """What it refers to here was reached from it over many others; ..."""
+        self.parked = False
+        """... a suspended generator may be among them."""
         self.unread = False
         """What it refers to could not be read."""
         self.begun: dict[int, str] = {}
@@ -90,11 +93,11 @@ class Place:
         self.code: CodeType | None = frame.f_code if frame is not None else None
         self.lasti = frame.f_lasti if frame is not None else 0
 
-    def but(self, values: Sequence[Any]) -> Place:
-        """The same place with what lies far behind it."""
-        other = Place(self.kind, self.who, list(values), tuple, is_user=self.is_user)
+    def beyond(self, *, parked: bool) -> Place:
+        """The same place for what lies far behind it."""
+        other = Place(self.kind, self.who, [], tuple, is_user=self.is_user)
         other.title, other.code, other.lasti = self.title, self.code, self.lasti
-        other.far = True
+        other.far, other.parked = True, parked or self.parked
         return other
 
 

@@ -14,19 +14,24 @@ import gc
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from weakref import ref
 
-from poolwatch.keeping.references import Guide, attributes_of, part_of
+from poolwatch.keeping.references import SUSPENDABLE, Guide, Parts, attributes_of
 
+NEAR = 16
+"""Objects in a chain that may still be short in words."""
 _LARGE = 1000
 """Entries of a container that is read in parts."""
-_BATCH = 64
+_BATCH = 128
 """Objects of a batch; ..."""
 _ENTRIES = 4000
 """... fewer if their entries are more than these."""
-_TAIL = 8
-"""Objects before a proxy of which further references are told."""
+_OVERHEAD = 8
+"""What a batch costs beside its objects, in objects; ..."""
 _TELLING = 50
-"""Objects that could be visited while one chain is told."""
+"""... and what it costs to tell of a chain."""
+_SLIGHT = 4
+"""Objects behind another that are sooner looked at again than remembered."""
 
 
 class Progress:
@@ -34,34 +39,43 @@ class Progress:
 
     def __init__(self, proxies: Iterable[int], barren: set[int]) -> None:
         self.done = barren
-        """Ids of objects that were followed to their end, and lead to no proxy."""
+        """Ids of objects that need not be followed again."""
         self.leads: dict[int, dict[int, int]] = {each: {each: 0} for each in proxies}
         """By the id of an object on the way to proxies: by their ids, what is next."""
         self.settled: set[int] = set()
         """Proxies of which nothing more need be told."""
+        self.told: set[tuple[int, int, int]] = set()
+        """References that were told of: from, to, and the proxy they lead to."""
         self.positions: dict[int, int] = {}
         """How much of a large container is done."""
         self.lengths: dict[int, int] = {}
 
     def achieved(self) -> int:
         """A number that grows with all that need not be done again."""
-        return len(self.done) + len(self.settled) + sum(self.positions.values())
+        told = len(self.told) + len(self.settled)
+        return len(self.done) + told + sum(self.positions.values())
 
 
 class _Level:
     """A batch of objects, and the batches of what they refer to."""
 
-    __slots__ = ("batch", "large", "marked", "parents", "pieces")
+    __slots__ = ("batch", "before", "chained", "large", "parents", "pieces")
 
-    def __init__(self, batch: list[Any]) -> None:
+    def __init__(self, batch: list[Any], before: int) -> None:
         self.batch = batch
+        self.before = before
+        """Objects that were visited before."""
         self.pieces: Iterator[list[Any]] = iter(())
         self.large = False
         """It is one container that is read in parts."""
-        self.marked = False
-        """Its objects are remembered when they are done. Rows and the like are not:
-        that part of their container is done by then."""
-        self.parents: dict[int, Any] | None = None
+        self.chained = False
+        """Each object of the batch refers to the next."""
+        self.parents: dict[int, int] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many objects of it are in a chain that goes over it."""
+        return len(self.batch) if self.chained else min(1, len(self.batch))
 
 
 class Sweep:
@@ -72,22 +86,28 @@ class Sweep:
         guide: Guide,
         progress: Progress,
         tell: Callable[[list[Any]], None],
+        root: int,
     ) -> None:
         self._guide = guide
         self._progress = progress
         self._tell = tell
+        self._root = root
         self._levels: list[_Level] = []
         self._seen: set[int] = set()
+        self._next: list[Any] = []
+        """The batch that it stopped before."""
+        self._limit = 0
+        self.group = 0
+        """Index of the group that it is at."""
         self.visited = 0
-        self.stopped_at: list[Any] = []
-        """The batch that was next."""
         self.changed = False
         """A container has lost entries while it was read."""
 
-    def go(self, values: list[Any], limit: int) -> bool:
-        """Go on with what ``values`` lead to; False if there is more."""
-        bottom = _Level([])
-        bottom.pieces = self._pieces(self._fresh(values))
+    def go(self, groups: Iterable[Iterable[Any]], limit: int) -> bool:
+        """Go on with what each group leads to; False if there is more."""
+        self._limit = limit
+        bottom = _Level([], 0)
+        bottom.pieces = self._begin(groups)
         self._levels.append(bottom)
         while self._levels:
             piece = next(self._levels[-1].pieces, None)
@@ -96,35 +116,40 @@ class Sweep:
             elif self.visited < limit:
                 self._enter(piece)
             else:
-                self.stopped_at = piece
+                self._next = piece
                 return False
         return True
 
-    @property
-    def depth(self) -> int:
-        """How many batches lie between the root and where it has stopped."""
-        return len(self._levels)
-
-    def begins_with(self) -> Any:
-        """What the chain begins with that leads to where it has stopped."""
-        return self._to(self.stopped_at[0])[0]
+    def _begin(self, groups: Iterable[Iterable[Any]]) -> Iterator[list[Any]]:
+        for self.group, values in enumerate(groups):
+            yield from self._pieces(self._fresh([*values]))
 
     def _enter(self, batch: list[Any]) -> None:
-        in_part, level = self._levels[-1].large, _Level(batch)
+        level = _Level(batch, self.visited)
         self._levels.append(level)
-        self.visited += len(batch)
         if self._guide.length(batch[0]) > _LARGE:
-            level.large = level.marked = True
+            level.large = True
             level.pieces = self._parts(batch[0])
             return
-        referents = self._referents(batch)
-        self.visited += len(referents) // 4
-        fresh = self._fresh(referents)
-        level.marked = bool(fresh) or not in_part
+        fresh = self._expand(batch)
+        if len(batch) == 1:
+            batch = level.batch = [*batch]
+            while len(fresh) == 1 and self.visited < self._limit:
+                if self._guide.length(fresh[0]) > _LARGE:
+                    break
+                level.chained = True
+                batch += fresh
+                fresh = self._expand(fresh)
         level.pieces = self._pieces(fresh)
 
+    def _expand(self, batch: list[Any]) -> list[Any]:
+        referents = self._referents(batch)
+        self.visited += len(batch) + len(referents) // 4 + _OVERHEAD
+        return self._fresh(referents)
+
     def _finish(self, level: _Level) -> None:
-        if level.marked:
+        """Remember the objects of a level, unless that is more than it is worth."""
+        if self.visited - level.before > _SLIGHT * len(level.batch):
             leads = self._progress.leads
             ids = map(id, level.batch)
             self._progress.done.update([key for key in ids if key not in leads])
@@ -166,11 +191,13 @@ class Sweep:
 
     def _pieces(self, objects: list[Any]) -> Iterator[list[Any]]:
         """Batches, the small containers first; a large container is one by itself."""
-        guide, large, piece, weight = self._guide, [], [], 0
+        lengths = self._guide.lengths
+        large: list[Any] = []
+        piece: list[Any] = []
+        weight = 0
         for one in objects:
-            if id(type(one)) in guide.lengths:
-                length = guide.length(one)
-                if length > _LARGE:
+            if (count := lengths.get(id(type(one)))) is not None:
+                if (length := count(one)) > _LARGE:
                     large.append(one)
                     continue
                 weight += length
@@ -185,7 +212,7 @@ class Sweep:
 
     def _parts(self, container: Any) -> Iterator[list[Any]]:
         """A large container, from where an earlier step has stopped."""
-        key, progress = id(container), self._progress
+        key, progress, parts = id(container), self._progress, Parts(container)
         at = progress.positions.get(key, 0)
         if at == 0:
             attributes = attributes_of(container)
@@ -193,11 +220,42 @@ class Sweep:
         while at < (length := self._guide.length(container)):
             self.changed |= length < progress.lengths.get(key, 0)
             progress.lengths[key] = length
-            entries = part_of(container, at, at + _LARGE)
+            entries = parts.read(at, _LARGE)
             self.visited += len(entries) // 4
             yield from self._pieces(self._fresh(entries))
             at += _LARGE
             progress.positions[key] = at
+
+    # -- where it has stopped ---------------------------------------------------------
+
+    def frontier(self, begun: int) -> list[ref[Any]]:
+        """What is next, as far as it can be referred to weakly.
+
+        Only what is too far from the root to belong to it, which is itself ``begun``
+        objects away. All that leads there need not be followed again.
+        """
+        found: list[ref[Any]] = []
+        pending, deep = self._next, begun + sum(each.size for each in self._levels)
+        while deep >= NEAR and (level := self._levels.pop()).batch:
+            deep -= level.size
+            if level.large:
+                pending = level.batch
+                continue
+            weakly = _weakly([*pending, *itertools.chain.from_iterable(level.pieces)])
+            if weakly is None:  # a list, say: to be reached again from what has it
+                pending = level.batch[-1:] if level.chained else level.batch
+                continue
+            found += weakly
+            pending = []
+            if level.chained:
+                level.batch = level.batch[max(0, NEAR - deep) :]
+            self._finish(level)
+        return found
+
+    def is_parked(self) -> bool:
+        """Whether something suspended is on the way to where it has stopped."""
+        batches = [level.batch for level in self._levels]
+        return any(type(one) in SUSPENDABLE for batch in batches for one in batch)
 
     # -- chains -----------------------------------------------------------------------
 
@@ -207,47 +265,66 @@ class Sweep:
         if progress.leads.keys().isdisjoint(map(id, objects)):
             return
         for one in objects:
-            for proxy in list(progress.leads.get(id(one), ())):
-                if proxy not in progress.settled:
-                    chain = self._on_to(proxy, self._to(one))
-                    self.visited += _TELLING
-                    if chain:
-                        self._tell(chain)
-                        self._remember(chain, proxy)
+            proxies = progress.leads.get(id(one), {}).keys() - progress.settled
+            if proxies:
+                self._tell_of(one, proxies)
 
-    def _on_to(self, proxy: int, chain: list[Any]) -> list[Any]:
+    def _tell_of(self, one: Any, proxies: set[int]) -> None:
+        progress, chain = self._progress, self._to(one)
+        before = id(chain[-2]) if len(chain) > 1 else self._root
+        references = {each: (before, id(one), each) for each in proxies}
+        untold = [each for each in proxies if references[each] not in progress.told]
+        after = {id(each): each for each in self._guide.follow(one)} if untold else {}
+        for proxy in untold:
+            progress.told.add(references[proxy])
+            self.visited += _TELLING
+            whole = self._on_to(proxy, chain, after)
+            if whole:
+                self._tell(whole)
+                self._remember(whole, proxy)
+
+    def _on_to(self, proxy: int, chain: list[Any], after: dict[int, Any]) -> list[Any]:
         """A chain with its known rest; empty if that has changed."""
-        leads = self._progress.leads
+        leads, chain = self._progress.leads, [*chain]
         while (key := id(chain[-1])) != proxy:
-            after = leads.get(key, {}).get(proxy)
-            following = [r for r in self._guide.follow(chain[-1]) if id(r) == after]
-            if not following:
+            following = after.get(leads.get(key, {}).get(proxy, 0))
+            if following is None:
                 return []
-            chain.append(following[0])
+            chain.append(following)
+            if id(following) != proxy:
+                after = {id(each): each for each in self._guide.follow(following)}
         return chain
 
     def _remember(self, chain: list[Any], proxy: int) -> None:
-        tail = [id(each) for each in chain[-_TAIL:]]
+        tail = [id(each) for each in chain[-NEAR:]]
         for before, after in itertools.pairwise(tail):
             self._progress.leads.setdefault(before, {}).setdefault(proxy, after)
 
     def _to(self, one: Any) -> list[Any]:
+        """The chain from what the root refers to, to an object that was just met."""
         chain = [one]
         for level in reversed(self._levels):
             if not level.batch:
                 break
-            parent = self._parent(level, chain[-1])
-            if parent is None:
-                break
-            chain.append(parent)
+            at = self._parent(level, chain[-1])
+            chain.append(level.batch[at])
+            if level.chained:
+                chain += level.batch[:at][::-1]
         return chain[::-1]
 
-    def _parent(self, level: _Level, child: Any) -> Any:
-        if len(level.batch) == 1:
-            return level.batch[0]
-        if level.parents is None:
+    def _parent(self, level: _Level, child: Any) -> int:
+        if level.chained:
+            return len(level.batch) - 1
+        if len(level.batch) > 1 and level.parents is None:
             level.parents = {}
-            for one in level.batch:
+            for at, one in enumerate(level.batch):
                 for each in self._guide.follow(one):
-                    level.parents.setdefault(id(each), one)
-        return level.parents.get(id(child))
+                    level.parents.setdefault(id(each), at)
+        return level.parents.get(id(child), 0) if level.parents else 0
+
+
+def _weakly(objects: Iterable[Any]) -> list[ref[Any]] | None:
+    try:
+        return [ref(each) for each in objects]
+    except TypeError:
+        return None
