@@ -64,7 +64,7 @@ Taker = tuple[int | None, Callable[[], Any] | None]
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
-_FURTHER = 10_000
+_FURTHER = 5000
 """The same in a step that follows a root to its end."""
 _MOST_IDS = 500_000
 """Ids that are remembered: 40 MB, for as long as a search takes."""
@@ -284,13 +284,17 @@ class _Search:
         """
         root = trail[-1]
         places = self._read(root)
-        before = progress.achieved()
-        sweep = Sweep(
-            self._guide,
-            progress,
-            lambda chain: self._met(progress, places[sweep.group], chain),
-            -id(root),
-        )
+        sweep = Sweep(self._guide, progress, -id(root))
+        sweep.tell = lambda chain: self._met(progress, places[sweep.group], chain)
+        try:
+            return self._swept(sweep, trail, places, progress)
+        finally:
+            sweep.forget()
+
+    def _swept(
+        self, sweep: Sweep, trail: list[Root], places: list[Place], progress: Progress
+    ) -> bool:
+        root, before = trail[-1], progress.achieved()
         finished = sweep.go([place.values for place in places], _FURTHER)
         self._nodes -= sweep.visited
         if sweep.changed:

@@ -81,17 +81,12 @@ class _Level:
 class Sweep:
     """One step. It holds what it has met: drop it at the step's end."""
 
-    def __init__(
-        self,
-        guide: Guide,
-        progress: Progress,
-        tell: Callable[[list[Any]], None],
-        root: int,
-    ) -> None:
+    def __init__(self, guide: Guide, progress: Progress, root: int) -> None:
         self._guide = guide
         self._progress = progress
-        self._tell = tell
         self._root = root
+        self.tell: Callable[[list[Any]], None] = _say_nothing
+        """Told of every chain that leads to a proxy."""
         self._levels: list[_Level] = []
         self._seen: set[int] = set()
         self._next: list[Any] = []
@@ -114,11 +109,19 @@ class Sweep:
             if piece is None:
                 self._finish(self._levels.pop())
             elif self.visited < limit:
-                self._enter(piece)
+                if piece:
+                    self._enter(piece)
             else:
                 self._next = piece
                 return False
         return True
+
+    def forget(self) -> None:
+        """Let go of all that it has met; batches to come would keep it alive."""
+        self._levels.clear()
+        self._seen.clear()
+        self._next = []
+        self.tell = _say_nothing
 
     def _begin(self, groups: Iterable[Iterable[Any]]) -> Iterator[list[Any]]:
         for self.group, values in enumerate(groups):
@@ -225,6 +228,7 @@ class Sweep:
             yield from self._pieces(self._fresh(entries))
             at += _LARGE
             progress.positions[key] = at
+            yield []  # time to stop, if it was enough
 
     # -- where it has stopped ---------------------------------------------------------
 
@@ -280,7 +284,7 @@ class Sweep:
             self.visited += _TELLING
             whole = self._on_to(proxy, chain, after)
             if whole:
-                self._tell(whole)
+                self.tell(whole)
                 self._remember(whole, proxy)
 
     def _on_to(self, proxy: int, chain: list[Any], after: dict[int, Any]) -> list[Any]:
@@ -321,6 +325,9 @@ class Sweep:
                 for each in self._guide.follow(one):
                     level.parents.setdefault(id(each), at)
         return level.parents.get(id(child), 0) if level.parents else 0
+
+
+def _say_nothing(_: list[Any]) -> None: ...
 
 
 def _weakly(objects: Iterable[Any]) -> list[ref[Any]] | None:

@@ -586,6 +586,10 @@ def test_prolongs_no_life(taken, pooled):
 def test_leaves_nothing_behind(taken, pooled):
     """No object of ours, nor of the application, outlives the look in a cycle."""
     connection = connected(Session(pooled))
+    KEPT["large"] = [{"inner": [[number]]} for number in range(20_000)]
+    KEPT["connection"] = connection  # nobody's: all is looked at
+    deep = KEPT["large"]
+    del connection
     taken.look()
     gc.collect()
     gc.disable()
@@ -597,7 +601,8 @@ def test_leaves_nothing_behind(taken, pooled):
         assert len(gc.get_objects()) - before < 50
     finally:
         gc.enable()
-    connection.close()
+    assert deep.pop()
+    KEPT["connection"].close()
 
 
 def test_locals_in_the_application_hands(taken, pooled):
