@@ -36,10 +36,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import ref
 
 from poolwatch.keeping.gaps import Gaps
 from poolwatch.keeping.references import SUSPENDABLE, Guide
@@ -54,6 +53,7 @@ from poolwatch.keeping.roots import (
 )
 from poolwatch.keeping.sweep import NEAR, Progress, Sweep
 from poolwatch.keeping.tasks import holding_task_roots, task_roots
+from poolwatch.keeping.trail import Trail
 from poolwatch.keeping.walk import Walk
 from poolwatch.keeping.words import Kind, frame_in_words, kind_of, told
 from poolwatch.model import Frame
@@ -64,11 +64,8 @@ Taker = tuple[int | None, Callable[[], Any] | None]
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
-_FURTHER = 5000
-"""The same in a step that follows a root to its end."""
 _MOST_IDS = 500_000
 """Ids that are remembered: 40 MB, for as long as a search takes."""
-_LONGEST_TRAIL = 1000
 _NOT_TO_THE_END = "not followed to the end"
 _NAP_AFTER_S = 0.001
 _PATIENCE = 20
@@ -216,15 +213,16 @@ class _Search:
         self, roots: Iterable[Root], progress: Progress, worthwhile: Callable[[], bool]
     ) -> None:
         """Follow roots to their end, in turns."""
-        trails = deque([root] for root in roots)
+        trails = deque(Trail([root]) for root in roots)
         while trails and worthwhile():
             trail = trails.popleft()
             if self._spent():
-                self._gaps.add(trail[0], _NOT_TO_THE_END)
+                self._gaps.add(trail.roots[0], _NOT_TO_THE_END)
                 continue
-            if self._guarded(trail[-1], partial(self._go_on, trail, progress)):
-                del trail[-1:]
-            if trail:
+            step = partial(self._go_on, trail, progress)
+            if self._guarded(trail.roots[-1], step):
+                del trail.roots[-1:]
+            if trail.roots:
                 trails.append(trail)
 
     def _guarded(self, root: Root, step: Callable[[], bool]) -> bool:
@@ -276,39 +274,26 @@ class _Search:
         self._nodes -= len(walk.nodes)
         return finished
 
-    def _go_on(self, trail: list[Root], progress: Progress) -> bool:
-        """Follow the last root of a trail for one more step; False if there is more.
-
-        Far from the root it goes on from where the step has stopped: that is a root of
-        its own, behind the one before.
-        """
-        root = trail[-1]
+    def _go_on(self, trail: Trail, progress: Progress) -> bool:
+        """Follow the last root of a trail for one more step; False if there is more."""
+        root = trail.roots[-1]
         places = self._read(root)
-        sweep = Sweep(self._guide, progress, -id(root))
+        sweep = Sweep(self._guide, progress, -id(root), trail.width)
         sweep.tell = lambda chain: self._met(progress, places[sweep.group], chain)
+        before = progress.achieved()
         try:
-            return self._swept(sweep, trail, places, progress)
+            finished = sweep.go([place.values for place in places], trail.limit)
+            self._nodes -= sweep.visited
+            if sweep.changed:
+                self._gaps.add(root, "changed meanwhile")
+            if finished or trail.go_on_behind(sweep, places):
+                return finished
+            if progress.achieved() == before and not trail.try_otherwise():
+                self._gaps.add(root, _NOT_TO_THE_END)
+                trail.roots.clear()
+            return False
         finally:
             sweep.forget()
-
-    def _swept(
-        self, sweep: Sweep, trail: list[Root], places: list[Place], progress: Progress
-    ) -> bool:
-        root, before = trail[-1], progress.achieved()
-        finished = sweep.go([place.values for place in places], _FURTHER)
-        self._nodes -= sweep.visited
-        if sweep.changed:
-            self._gaps.add(root, "changed meanwhile")
-        if not finished:
-            place = places[sweep.group].beyond(parked=sweep.is_parked())
-            frontier = sweep.frontier(NEAR if places[0].far else 0)
-            if frontier and len(trail) < _LONGEST_TRAIL:
-                self._nodes -= len(frontier)
-                trail.append(replace(root, read=partial(_far, place, frontier)))
-            elif progress.achieved() == before:  # one step is not enough for anything
-                self._gaps.add(root, _NOT_TO_THE_END)
-                trail.clear()
-        return finished
 
     def _met(self, progress: Progress, place: Place, chain: Sequence[Any]) -> None:
         """Note a chain that a sweep has told of, unless it cannot change anything."""
@@ -356,13 +341,6 @@ class _Search:
         unseen = self._gaps.words(proving=True)
         said = [each for each in (self._why, self._gaps.words()) if each]
         return Result(self._found, "; ".join(said) or None, unseen)
-
-
-def _far(place: Place, weakly: Iterable[ref[Any]]) -> list[Place]:
-    objects = [each() for each in weakly]
-    place = place.beyond(parked=False)
-    place.values = [each for each in objects if each is not None]
-    return [place]
 
 
 def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:

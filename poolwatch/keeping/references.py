@@ -41,7 +41,7 @@ from types import (
 from typing import Any
 from weakref import ref
 
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, file_of, owner_of
 
 Follow = Callable[[Any], Sequence[Any]]
 
@@ -294,22 +294,12 @@ def _of_class(kind: Any) -> Sequence[Any]:
     return list(class_members(kind).values())
 
 
-def module_dict(module: Any) -> dict[str, Any]:
-    """Its globals; a module may have ideas of its own about attributes."""
-    variables: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
-    return variables
-
-
 def class_members(kind: type) -> dict[str, Any]:
     """What a class of the user's own holds; nothing for one of a library."""
     module = module_of(kind)
     home = sys.modules.get(module)
-    if not issubclass(type(home), ModuleType):
-        return {}
-    file = module_dict(home).get("__file__")
-    if type(file) is not str:
-        file = "<unknown>"
-    if owner_of(file, module) is not Owner.USER:
+    file = file_of(home) or "<unknown>"
+    if home is None or owner_of(file, module) is not Owner.USER:
         return {}
     return dict(class_dict(kind))
 

@@ -18,8 +18,8 @@ from weakref import ref
 
 from poolwatch.callsites import current_frames
 from poolwatch.collector import undisturbed
-from poolwatch.keeping.references import Guide, local_variables, module_dict
-from poolwatch.ownership import Owner, is_ours, owner_of
+from poolwatch.keeping.references import Guide, local_variables
+from poolwatch.ownership import Owner, file_of, is_ours, owner_of
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
@@ -267,10 +267,10 @@ def module_roots(wanted: Owner) -> list[Root]:
     roots = []
     for name, module in list(sys.modules.items()):
         if issubclass(type(module), ModuleType):
-            file = module_dict(module).get("__file__")
+            file = file_of(module)
             if name == "__main__" and file is None:
                 file = "<main>"
-            if type(file) is str and owner_of(file, name) is wanted:
+            if file is not None and owner_of(file, name) is wanted:
                 roots.append(Root("modules", name, _module_reader(name, ref(module))))
     return roots
 
@@ -280,7 +280,8 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
         module = weakly()
         if module is None:
             return []
-        known = list(module_dict(module).items())  # at once: it may change meanwhile
+        variables = ModuleType.__getattribute__(module, "__dict__")
+        known = list(variables.items())  # at once: it may change meanwhile
         variables = {name: value for name, value in known if name not in _IMPORTED}
         names, values = list(variables), list(variables.values())
         place = Place("global", NOBODY, values, pairs(names, values), is_user=True)

@@ -22,10 +22,8 @@ NEAR = 16
 """Objects in a chain that may still be short in words."""
 _LARGE = 1000
 """Entries of a container that is read in parts."""
-_BATCH = 128
-"""Objects of a batch; ..."""
 _ENTRIES = 4000
-"""... fewer if their entries are more than these."""
+"""Entries of the containers of one batch."""
 _OVERHEAD = 8
 """What a batch costs beside its objects, in objects; ..."""
 _TELLING = 50
@@ -81,10 +79,14 @@ class _Level:
 class Sweep:
     """One step. It holds what it has met: drop it at the step's end."""
 
-    def __init__(self, guide: Guide, progress: Progress, root: int) -> None:
+    def __init__(
+        self, guide: Guide, progress: Progress, root: int, width: int = 128
+    ) -> None:
         self._guide = guide
         self._progress = progress
         self._root = root
+        self._width = width
+        """Objects of one batch."""
         self.tell: Callable[[list[Any]], None] = _say_nothing
         """Told of every chain that leads to a proxy."""
         self._levels: list[_Level] = []
@@ -193,23 +195,30 @@ class Sweep:
         return list(fresh.values())
 
     def _pieces(self, objects: list[Any]) -> Iterator[list[Any]]:
-        """Batches, the small containers first; a large container is one by itself."""
+        """Batches, those of small containers first; a large one is one by itself.
+
+        Containers are by themselves: there are no weak references to them.
+        """
         lengths = self._guide.lengths
         large: list[Any] = []
+        others: list[Any] = []
         piece: list[Any] = []
         weight = 0
         for one in objects:
-            if (count := lengths.get(id(type(one)))) is not None:
-                if (length := count(one)) > _LARGE:
-                    large.append(one)
-                    continue
+            if (count := lengths.get(id(type(one)))) is None:
+                others.append(one)
+            elif (length := count(one)) > _LARGE:
+                large.append(one)
+            else:
+                piece.append(one)
                 weight += length
-            piece.append(one)
-            if len(piece) >= _BATCH or weight >= _ENTRIES:
-                yield piece
-                piece, weight = [], 0
+                if len(piece) >= self._width or weight >= _ENTRIES:
+                    yield piece
+                    piece, weight = [], 0
         if piece:
             yield piece
+        for at in range(0, len(others), self._width):
+            yield others[at : at + self._width]
         for one in large:
             yield [one]
 

@@ -22,7 +22,11 @@ from zoo.registry import AIOSQLITE, fault
 
 
 def documents() -> list[Any]:
-    user = {"id": 1, "tags": ["a", "b"], "address": {"geo": [1.5, 2.5], "n": {"z": [1]}}}
+    user = {
+        "id": 1,
+        "tags": ["a", "b"],
+        "address": {"geo": [1.5, 2.5], "n": {"z": [1]}},
+    }
     text = json.dumps({"users": [user] * 100})
     return [json.loads(text) for _ in range(100)]
 
