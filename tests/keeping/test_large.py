@@ -425,7 +425,8 @@ def test_hostile_objects(taken, pooled, base, large):
         else:
             holder = inside(kind, session, large)
         odd = Meta("Odd", (), {})
-        others = [odd, odd(), hostile(__dict__=property(recorded("__dict__")))]
+        instance = odd()
+        others = [hostile(__dict__=property(recorded("__dict__")))]
         others += [MethodType(kind.__new__(kind), 1), kind.__new__(kind)] * 1_000
         later = session.close
         session = None
@@ -433,7 +434,7 @@ def test_hostile_objects(taken, pooled, base, large):
         ready.set()
         stop.wait()
         later()
-        del holder, others
+        del holder, others, instance
 
     with running(job):
         result = taken.look()
@@ -443,7 +444,7 @@ def test_hostile_objects(taken, pooled, base, large):
     assert result.found["h1"].near
 
 
-def test_hostile_surroundings(taken, pooled, monkeypatch):  # noqa: C901 - a list
+def test_hostile_surroundings(taken, pooled, monkeypatch):
     """Threads, modules and namespaces with ideas of their own."""
 
     class Thread(threading.Thread):
