@@ -41,7 +41,7 @@ from functools import partial
 from typing import Any
 
 from poolwatch.keeping.gaps import Gaps
-from poolwatch.keeping.references import SUSPENDABLE, Guide
+from poolwatch.keeping.references import Guide, class_name, is_suspendable
 from poolwatch.keeping.roots import (
     Place,
     Root,
@@ -230,7 +230,7 @@ class _Search:
         try:
             return step()
         except Exception as error:  # noqa: BLE001 - it is the application's process
-            self._gaps.add(root, f"not readable ({type(error).__name__})")
+            self._gaps.add(root, f"not readable ({class_name(type(error))})")
             return True
 
     def _spent(self) -> bool:
@@ -298,7 +298,7 @@ class _Search:
     def _met(self, progress: Progress, place: Place, chain: Sequence[Any]) -> None:
         """Note a chain that a sweep has told of, unless it cannot change anything."""
         hold = self._wanted[id(chain[-1])]
-        parked = any(type(each) in SUSPENDABLE for each in chain)
+        parked = any(map(is_suspendable, chain))
         if parked or len(chain) <= NEAR or hold not in self._found:
             self._note(place, chain)
         if hold not in self._disputed:
@@ -307,7 +307,7 @@ class _Search:
     def failed(self, error: Exception) -> None:
         """Remember what went wrong, not the error: it keeps frames."""
         everything = Root("threads", "", list)
-        self._gaps.add(everything, f"failed with {type(error).__name__}")
+        self._gaps.add(everything, f"failed with {class_name(type(error))}")
 
     def _note(self, place: Place, chain: Sequence[Any]) -> None:
         hold = self._wanted[id(chain[-1])]
@@ -354,7 +354,7 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
         kind=kind,
         owner=place.who.name or None,
         same_holder=same,
-        is_user=place.is_user or any(type(each) in SUSPENDABLE for each in chain),
+        is_user=place.is_user or any(map(is_suspendable, chain)),
         frame=frame,
         path=path,
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),

@@ -67,6 +67,11 @@ def is_thread_local(kind: type) -> bool:
     return any(class_name(base) == "_local" for base in bases_of(kind))
 
 
+def is_suspendable(one: Any) -> bool:
+    """Whether it is a generator or coroutine."""
+    return issubclass(type(one), SUSPENDABLE)  # ``in`` would ask its metaclass
+
+
 class Guide:
     """Knows how to go on from an object, by its type; made for one search.
 
@@ -205,7 +210,8 @@ def is_of_sqlalchemy(kind: type) -> bool:
 
 def _is_likely(kind: type) -> bool:
     """Whether such objects often lead to a connection: they are looked at first."""
-    if kind in (CellType, MethodType, *SUSPENDABLE) or is_thread_local(kind):
+    often = (CellType, MethodType, *SUSPENDABLE)
+    if issubclass(kind, often) or is_thread_local(kind):
         return True
     return module_of(kind) == "contextlib" or is_of_sqlalchemy(kind)
 
@@ -359,10 +365,9 @@ def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
 
 def frame_of(generator: Any) -> FrameType | None:
     """The frame of a generator, coroutine or async generator that has not ended."""
-    kind = type(generator)
-    if kind not in SUSPENDABLE:
+    if not is_suspendable(generator):
         return None
-    prefix = _prefix(kind)
+    prefix = _prefix(type(generator))
     frame: FrameType | None = getattr(generator, prefix + "_frame")
     return frame
 

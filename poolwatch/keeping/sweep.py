@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import ref
 
-from poolwatch.keeping.references import SUSPENDABLE, Guide, Parts, attributes_of
+from poolwatch.keeping.references import Guide, Parts, attributes_of, is_suspendable
 
 NEAR = 16
 """Objects in a chain that may still be short in words."""
@@ -268,7 +268,7 @@ class Sweep:
     def is_parked(self) -> bool:
         """Whether something suspended is on the way to where it has stopped."""
         batches = [level.batch for level in self._levels]
-        return any(type(one) in SUSPENDABLE for batch in batches for one in batch)
+        return any(map(is_suspendable, itertools.chain.from_iterable(batches)))
 
     # -- chains -----------------------------------------------------------------------
 

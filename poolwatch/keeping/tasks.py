@@ -10,11 +10,12 @@ from typing import Any
 from weakref import ref
 
 from poolwatch.keeping.references import (
-    SUSPENDABLE,
     Guide,
     awaited_by,
+    class_name,
     frame_of,
     held_by,
+    is_suspendable,
     local_variables,
 )
 from poolwatch.keeping.roots import (
@@ -120,8 +121,8 @@ def _context_place(context: Any, values: list[Any], who: Who, title: str) -> Pla
 def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
     for _ in range(DEEPEST):
-        if type(awaited).__name__ in _ASEND:
-            inner = [a for a in gc.get_referents(awaited) if type(a) in SUSPENDABLE]
+        if class_name(type(awaited)) in _ASEND:
+            inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
             awaited = inner[0] if inner else None
         frame = frame_of(awaited)
         if frame is None:

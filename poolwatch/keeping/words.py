@@ -115,7 +115,7 @@ def _remarkable(one: Any) -> Kind:
         return "thread-local"
     if kind is Context:
         return "context variable"
-    if kind in SUSPENDABLE:
+    if issubclass(kind, SUSPENDABLE):
         return "generator"
     if kind is FunctionType:
         return "closure"
@@ -224,7 +224,7 @@ def _of_function(one: Any, other: Any) -> str:
 
 def _of_method(one: Any, _: Any) -> str:
     function = one.__func__  # or anything else that can be called
-    named = type(function) in (FunctionType, BuiltinFunctionType)
+    named = isinstance_of(function, (FunctionType, BuiltinFunctionType))
     return f"bound method '{function.__name__}'" if named else "a bound method"
 
 
