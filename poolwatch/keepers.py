@@ -64,6 +64,8 @@ Taker = tuple[int | None, Callable[[], Any] | None]
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
+_LONGER_S, _MORE = 0.5, 3_000_000
+"""Budget and objects of a look that is to see everything."""
 _MOST_IDS = 500_000
 """Ids that are remembered: 40 MB, for as long as a search takes."""
 _NOT_TO_THE_END = "not followed to the end"
@@ -124,19 +126,31 @@ def keepers(
     taker: Mapping[str, Taker],
     budget_s: float = 0.05,
     nodes: int = 200_000,
+    prove: bool = True,
 ) -> Result:
     """Look for what keeps the proxies alive that ``holds`` weakly refers to.
 
     ``budget_s`` is computing time of this thread; ``nodes`` is the number of objects
-    that may be visited.
+    that may be visited. Without ``prove`` a keeper of each is enough, and whether there
+    is another one, which is in use, is left open.
     """
     search = _Search(holds, taker, budget_s, nodes)
     try:
-        search.run()
+        search.run(prove=prove)
     except Exception as error:  # noqa: BLE001 - it is the application's process
         search.failed(error)
     result = search.result()
     search.forget()
+    return result
+
+
+def keepers_of(
+    holds: Mapping[str, Callable[[], Any]], taker: Mapping[str, Taker]
+) -> Result:
+    """The same as thoroughly as a verdict needs it: a second time if need be."""
+    result = keepers(holds, taker=taker)
+    if not result.all_frames:
+        result = keepers(holds, taker=taker, budget_s=_LONGER_S, nodes=_MORE)
     return result
 
 
@@ -172,7 +186,7 @@ class _Search:
         self._worked = time.thread_time()
         self._napped = self._began
 
-    def run(self) -> None:
+    def run(self, *, prove: bool) -> None:
         """Look at what is near first, and at frames before anything else.
 
         What is found there need not be looked for further.
@@ -193,8 +207,14 @@ class _Search:
         progress = self._progress()
         proving = [root for root in self._unfinished if root.proves]
         others = [root for root in self._unfinished if not root.proves]
-        self._sweep(proving, progress, lambda: bool(self._disputed))
-        self._sweep(others, progress, lambda: len(self._found) < len(self._wanted))
+        self._sweep(proving, progress, self._is_disputed if prove else self._is_missing)
+        self._sweep(others, progress, self._is_missing)
+
+    def _is_disputed(self) -> bool:
+        return bool(self._disputed)
+
+    def _is_missing(self) -> bool:
+        return len(self._found) < len(self._wanted)
 
     def _progress(self) -> Progress:
         disputed = [key for key, hold in self._wanted.items() if hold in self._disputed]

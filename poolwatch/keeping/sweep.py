@@ -24,6 +24,10 @@ _LARGE = 1000
 """Entries of a container that is read in parts."""
 _ENTRIES = 4000
 """Entries of the containers of one batch."""
+_PASSED = 40
+"""Entries of a dict that are passed over in the time that one is visited in, ..."""
+_MOST_MORE = 15_000
+"""... as far as a step may be longer for it."""
 _OVERHEAD = 8
 """What a batch costs beside its objects, in objects; ..."""
 _TELLING = 50
@@ -94,6 +98,9 @@ class Sweep:
         self._next: list[Any] = []
         """The batch that it stopped before."""
         self._limit = 0
+        self._more = 0
+        """Objects of this step beyond the limit: to go back to where the last one was
+        takes time as well."""
         self.group = 0
         """Index of the group that it is at."""
         self.visited = 0
@@ -103,6 +110,7 @@ class Sweep:
     def go(self, groups: Iterable[Iterable[Any]], limit: int) -> bool:
         """Go on with what each group leads to; False if there is more."""
         self._limit = limit
+        self._more = 0
         bottom = _Level([], 0)
         bottom.pieces = self._begin(groups)
         self._levels.append(bottom)
@@ -110,7 +118,7 @@ class Sweep:
             piece = next(self._levels[-1].pieces, None)
             if piece is None:
                 self._finish(self._levels.pop())
-            elif self.visited < limit:
+            elif self.visited < limit + self._more:
                 if piece:
                     self._enter(piece)
             else:
@@ -229,6 +237,7 @@ class Sweep:
         if at == 0:
             attributes = attributes_of(container)
             yield from self._pieces(self._fresh([attributes] if attributes else []))
+        self._more = max(self._more, min(at // _PASSED, _MOST_MORE))
         while at < (length := self._guide.length(container)):
             self.changed |= length < progress.lengths.get(key, 0)
             progress.lengths[key] = length
