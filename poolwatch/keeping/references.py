@@ -81,8 +81,8 @@ class Guide:
     def __init__(self) -> None:
         self.by_type: dict[int, Follow | None] = {}
         """What to call for an object of that type; None to leave it alone."""
-        self.leaves: set[int] = set()
-        """Types of objects that are left alone."""
+        self.followed: set[int] = set()
+        """Types of objects that are not left alone."""
         self.likely: set[int] = set()
         """Types of objects that often lead to a connection."""
         self.lengths: dict[int, Callable[[Any], int]] = {}
@@ -123,9 +123,9 @@ class Guide:
         key = id(kind)
         self._kinds.append(kind)
         self.by_type[key] = how = self._decide(kind)
-        if how is None:
-            self.leaves.add(key)
-        elif _is_likely(kind):
+        if how is not None:
+            self.followed.add(key)
+        if how is not None and _is_likely(kind):
             self.likely.add(key)
         for base in _CONTAINERS if how is gc.get_referents else ():
             if issubclass(kind, base):

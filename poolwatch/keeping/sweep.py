@@ -183,21 +183,21 @@ class Sweep:
     def _fresh(self, objects: list[Any]) -> list[Any]:
         """Those that are to be followed and were not met before."""
         guide, seen, done = self._guide, self._seen, self._progress.done
-        kinds = set(map(id, map(type, objects)))
-        if not kinds <= guide.by_type.keys():
+        kinds = list(map(id, map(type, objects)))
+        unknown = set(kinds) - guide.by_type.keys()
+        if unknown:
             for one in objects:
                 if id(type(one)) not in guide.by_type:
                     guide.learn(type(one))
         self._meet(objects)
-        leaves = guide.leaves
-        if kinds <= leaves:
-            return []
+        followed = list(
+            itertools.compress(objects, map(guide.followed.__contains__, kinds))
+        )
+        unique = dict(zip(map(id, followed), followed, strict=True))
         fresh = {
             key: one
-            for one in objects
-            if id(type(one)) not in leaves
-            if (key := id(one)) not in seen and key not in done
-            if gc.is_tracked(one)
+            for key, one in unique.items()
+            if key not in seen and key not in done and gc.is_tracked(one)
         }
         seen.update(fresh)
         return list(fresh.values())
