@@ -13,9 +13,10 @@ from types import MethodType, ModuleType
 import fix_keepers
 import pytest
 from fix_keepers import running
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
+import poolwatch
 from poolwatch.keeping.references import Guide
 from poolwatch.keeping.sweep import Progress, Sweep
 
@@ -309,6 +310,41 @@ def test_deep_stack(taken, pooled):
         sys.setrecursionlimit(limit)
     assert not result.all_frames
     assert "deep one not read in part" in result.unseen
+
+
+def test_the_verdict_says_what_was_not_seen(tmp_path, monkeypatch):
+    """Where a frame was not followed to its end nothing is called a leak."""
+    monkeypatch.setenv("POOLWATCH_DIR", str(tmp_path))
+    engine = create_engine(
+        f"sqlite:///{tmp_path}/large.db", connect_args={"check_same_thread": False}
+    )
+    poolwatch.instrument(engine, long_after=0.1)
+
+    def job(ready, stop):
+        data = []
+        for number in range(100_000):
+            data = [data, number]  # nothing but lists: no place to go on from
+        ready.set()
+        stop.wait()
+        del data
+
+    try:
+        with running(job, "report"):
+            KEPT["session"] = connected(engine)
+            deadline = time.monotonic() + 20
+            while (process := poolwatch.snapshot().processes[0]).holds[0].held_s < 0.1:
+                assert time.monotonic() < deadline
+        (hold,) = process.holds
+        unknown = [each for each in hold.evidence if each.startswith("not known")]
+        assert hold.verdict == "long"
+        assert unknown == [
+            "not known whether it is in use: threads: report not followed to the end"
+        ]
+        assert not [each for each in process.findings if "leaked" in each.kind]
+    finally:
+        KEPT.pop("session").close()
+        poolwatch.uninstrument(engine)
+        engine.dispose()
 
 
 # -- what changes meanwhile ----------------------------------------------------------
