@@ -34,11 +34,14 @@ extension modules hide from the garbage collector. ``unknown`` is not "nobody".
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from poolwatch.keeping.references import SUSPENDABLE, Guide
+from poolwatch.keeping.gaps import Gaps
+from poolwatch.keeping.references import Guide, class_name, is_suspendable
 from poolwatch.keeping.roots import (
     Place,
     Root,
@@ -48,7 +51,9 @@ from poolwatch.keeping.roots import (
     module_roots,
     thread_roots,
 )
+from poolwatch.keeping.sweep import NEAR, Progress, Sweep
 from poolwatch.keeping.tasks import holding_task_roots, task_roots
+from poolwatch.keeping.trail import Trail
 from poolwatch.keeping.walk import Walk
 from poolwatch.keeping.words import Kind, frame_in_words, is_near, kind_of, told
 from poolwatch.model import Frame
@@ -58,11 +63,14 @@ Taker = tuple[int | None, Callable[[], Any] | None]
 """Ident of the thread that took a hold (None if it has ended), and its task."""
 
 STEP = 2000
-"""Objects visited in one step; about a millisecond."""
-_FURTHER = 6000
-"""The same in a second step at a root that was not finished."""
+"""Objects near a root that are visited in one step; about two milliseconds."""
+_LONGER_S, _MORE = 0.5, 3_000_000
+"""Budget and objects of a look that is to see everything."""
+_MOST_IDS = 500_000
+"""Ids that are remembered: 40 MB, for as long as a search takes."""
+_NOT_TO_THE_END = "not followed to the end"
 _NAP_AFTER_S = 0.001
-_PATIENCE = 20
+_PATIENCE = 12
 """Times the budget that a look may last when others want the interpreter."""
 
 
@@ -98,8 +106,16 @@ class Result:
     """By the id of the hold; nothing for one whose keeper was not seen."""
     left_out: str | None
     """What was not looked at, in words."""
-    all_frames: bool
-    """Every thread and task was looked at. If not, a missing keeper means nothing."""
+    unseen: str | None
+    """The part of it behind which a hold may be in use, in words."""
+
+    @property
+    def all_frames(self) -> bool:
+        """Every thread and task was followed to its end.
+
+        If not, a missing keeper means nothing.
+        """
+        return self.unseen is None
 
 
 def keepers(
@@ -108,19 +124,31 @@ def keepers(
     taker: Mapping[str, Taker],
     budget_s: float = 0.05,
     nodes: int = 200_000,
+    prove: bool = True,
 ) -> Result:
     """Look for what keeps the proxies alive that ``holds`` weakly refers to.
 
     ``budget_s`` is computing time of this thread; ``nodes`` is the number of objects
-    that may be visited.
+    that may be visited. Without ``prove`` a keeper of each is enough, and whether there
+    is another one, which is in use, is left open.
     """
     search = _Search(holds, taker, budget_s, nodes)
     try:
-        search.run()
+        search.run(prove=prove)
     except Exception as error:  # noqa: BLE001 - it is the application's process
         search.failed(error)
     result = search.result()
     search.forget()
+    return result
+
+
+def keepers_of(
+    holds: Mapping[str, Callable[[], Any]], taker: Mapping[str, Taker]
+) -> Result:
+    """The same as thoroughly as a verdict needs it: a second time if need be."""
+    result = keepers(holds, taker=taker)
+    if not result.all_frames:
+        result = keepers(holds, taker=taker, budget_s=_LONGER_S, nodes=_MORE)
     return result
 
 
@@ -147,57 +175,88 @@ class _Search:
         """Ids of objects that lead to no proxy. One may be another object's by now;
         but what leads to a hold that is worth asking about is older than the look."""
         self._found: dict[str, Keeper] = {}
-        self._skipped: dict[str, int] = {}
-        self._further = False
-        """What is found now is farther from its root than all before."""
-        self._cut = 0
+        self._disputed = set(self._wanted.values())
+        """Holds of which no running frame is the evident owner."""
+        self._unfinished: list[Root] = []
+        self._gaps = Gaps()
         self._why: str | None = None
         self._began = time.perf_counter()
         self._worked = time.thread_time()
         self._napped = self._began
 
-    def run(self) -> None:
-        """Look at frames first: what is found there need not be looked for further."""
+    def run(self, *, prove: bool) -> None:
+        """Look at what is near first, and at frames before anything else.
+
+        What is found there need not be looked for further.
+        """
         if not self._wanted:
             return
         guide, takers = self._guide, self._taker.values()
-        cut = self._look(thread_roots(guide, [ident for ident, _ in takers]), STEP)
         tasks = [task for _, task in takers if task is not None]
-        cut += self._look(holding_task_roots(guide, tasks), STEP)
-        cut += self._look(task_roots(guide, tasks), STEP)
-        if not self._open():
+        self._look(thread_roots(guide, [ident for ident, _ in takers]))
+        self._look(holding_task_roots(guide, tasks))
+        self._look(task_roots(guide, tasks))
+        if not self._disputed:
             return
-        cut += self._look(exception_roots(), STEP)
-        cut += self._look(module_roots(Owner.USER), STEP)
-        cut += self._look(loop_roots(guide), STEP)
-        cut += self._look(module_roots(Owner.PACKAGE), STEP)
-        self._further = True
-        self._cut = len(self._look(cut, _FURTHER))
+        self._look(loop_roots(guide))
+        self._look(exception_roots())
+        self._look(module_roots(Owner.USER))
+        self._look(module_roots(Owner.PACKAGE))
+        progress = self._progress()
+        proving = [root for root in self._unfinished if root.proves]
+        others = [root for root in self._unfinished if not root.proves]
+        self._sweep(proving, progress, self._is_disputed if prove else self._is_missing)
+        self._sweep(others, progress, self._is_missing)
 
-    def _open(self) -> bool:
-        """Whether there are holds of which no running frame is the evident owner."""
-        known = [self._found.get(hold) for hold in self._wanted.values()]
-        return not all(keeper is not None and _evident(keeper) for keeper in known)
+    def _is_disputed(self) -> bool:
+        return bool(self._disputed)
 
-    def _look(self, roots: Iterable[Root], limit: int) -> list[Root]:
-        """Search from each root; returns those with more behind them."""
-        cut = []
+    def _is_missing(self) -> bool:
+        return len(self._found) < len(self._wanted)
+
+    def _progress(self) -> Progress:
+        disputed = [key for key, hold in self._wanted.items() if hold in self._disputed]
+        self._barren.update(self._wanted.keys() - set(disputed))
+        return Progress(disputed, self._barren)
+
+    def _look(self, roots: Iterable[Root]) -> None:
+        """Look at what is near each root."""
         for root in roots:
-            if not self._spent():
-                if not self._step(root, limit):
-                    cut.append(root)
-            elif self._further:  # its nearest objects were looked at
-                cut.append(root)
-            else:
-                self._skipped[root.what] = self._skipped.get(root.what, 0) + root.count
-        return cut
+            if self._spent():
+                self._gaps.add(root, "not looked at")
+            elif not self._guarded(root, partial(self._step, root)):
+                self._unfinished.append(root)
+
+    def _sweep(
+        self, roots: Iterable[Root], progress: Progress, worthwhile: Callable[[], bool]
+    ) -> None:
+        """Follow roots to their end, in turns."""
+        trails = deque(Trail([root]) for root in roots)
+        while trails and worthwhile():
+            trail = trails.popleft()
+            if self._spent():
+                self._gaps.add(trail.roots[0], _NOT_TO_THE_END)
+                continue
+            step = partial(self._go_on, trail, progress)
+            if self._guarded(trail.roots[-1], step):
+                del trail.roots[-1:]
+            if trail.roots:
+                trails.append(trail)
+
+    def _guarded(self, root: Root, step: Callable[[], bool]) -> bool:
+        """Take a step; one that fails is the last at that root."""
+        try:
+            return step()
+        except Exception as error:  # noqa: BLE001 - it is the application's process
+            self._gaps.add(root, f"not readable ({class_name(type(error))})")
+            return True
 
     def _spent(self) -> bool:
         now = time.perf_counter()
         if now - self._napped >= _NAP_AFTER_S:
             time.sleep(0)
             self._napped = time.perf_counter()
-        if self._why is None and self._nodes <= 0:
+        if self._why is None and (self._nodes <= 0 or len(self._barren) > _MOST_IDS):
             self._why = "enough objects were visited"
         elif self._why is None and (
             time.thread_time() - self._worked > self._budget_s
@@ -206,50 +265,80 @@ class _Search:
             self._why = "the time for a look was over"
         return self._why is not None
 
-    def _step(self, root: Root, limit: int) -> bool:
-        """Visit what can be reached from ``root``; False if there was more.
+    def _read(self, root: Root) -> list[Place]:
+        """The places of a root, those of the user's code first."""
+        places = root.read()
+        if any(place.unread for place in places):
+            self._gaps.add(root, "not read in part")
+        return sorted(places, key=lambda place: not place.is_user)
+
+    def _step(self, root: Root) -> bool:
+        """Visit what is near ``root``; False if there is more.
 
         Whatever it refers to, it lets go before it returns.
         """
-        try:
-            places = root.read()
-            if self._further:  # the largest is not to be in the way of all others
-                for place in places:
-                    self._walk([place], limit // len(places))
-            users = [place for place in places if place.is_user]
-            others = [place for place in places if not place.is_user]
-            return all([self._walk(some, limit) for some in (users, others) if some])  # noqa: C419 - both
-        except Exception as error:  # noqa: BLE001 - e.g. a dict that changed meanwhile
-            self.failed(error)
-            return True
+        places = self._read(root)
+        users = [place for place in places if place.is_user]
+        others = [place for place in places if not place.is_user]
+        return all([self._walk(some) for some in (users, others) if some])  # noqa: C419 - both
 
-    def _walk(self, places: Sequence[Place], limit: int) -> bool:
+    def _walk(self, places: Sequence[Place]) -> bool:
         walk = Walk(places, self._guide, self._wanted, self._barren)
-        finished = walk.go(limit)
+        finished = walk.go(STEP)
         for index in walk.hits:
-            self._note(walk, index)
+            chain, place = walk.chain(index)
+            self._note(place, chain)
         walk.mark_barren()
         self._nodes -= len(walk.nodes)
         return finished
 
+    def _go_on(self, trail: Trail, progress: Progress) -> bool:
+        """Follow the last root of a trail for one more step; False if there is more."""
+        root = trail.roots[-1]
+        places = self._read(root)
+        sweep = Sweep(self._guide, progress, -id(root), trail.width)
+        sweep.tell = lambda chain: self._met(progress, places[sweep.group], chain)
+        before = progress.achieved()
+        try:
+            finished = sweep.go([place.values for place in places], trail.limit)
+            self._nodes -= sweep.visited
+            if sweep.changed:
+                self._gaps.add(root, "changed meanwhile")
+            if finished or trail.go_on_behind(sweep, places):
+                return finished
+            if progress.achieved() == before and not trail.try_otherwise():
+                self._gaps.add(root, _NOT_TO_THE_END)
+                trail.roots.clear()
+            return False
+        finally:
+            sweep.forget()
+
+    def _met(self, progress: Progress, place: Place, chain: Sequence[Any]) -> None:
+        """Note a chain that a sweep has told of, unless it cannot change anything."""
+        hold = self._wanted[id(chain[-1])]
+        parked = any(map(is_suspendable, chain))
+        if parked or len(chain) <= NEAR or hold not in self._found:
+            self._note(place, chain)
+        if hold not in self._disputed:
+            progress.settled.add(id(chain[-1]))
+
     def failed(self, error: Exception) -> None:
         """Remember what went wrong, not the error: it keeps frames."""
-        key = f"failed with {type(error).__name__}"
-        self._skipped[key] = self._skipped.get(key, 0) + 1
+        everything = Root("threads", "", list)
+        self._gaps.add(everything, f"failed with {class_name(type(error))}")
 
-    def _note(self, walk: Walk, index: int) -> None:
-        chain, place = walk.chain(index)
+    def _note(self, place: Place, chain: Sequence[Any]) -> None:
         hold = self._wanted[id(chain[-1])]
         if self._holds[hold]() is not chain[-1]:
             return
         known = self._found.get(hold)
-        if known is not None and (
-            self._further or (_evident(known) and not place.is_user)
-        ):
+        if hold not in self._disputed and not place.is_user:
             return  # it would not win: spare the words
         keeper = _keeper(place, chain, self._same(hold, place.who))
         if known is None or _rank(keeper) < _rank(known):
             self._found[hold] = keeper
+        if _evident(keeper):
+            self._disputed.discard(hold)
 
     def _same(self, hold: str, who: Who) -> bool | None:
         ident, task = self._taker.get(hold, (None, None))
@@ -267,16 +356,9 @@ class _Search:
 
     def result(self) -> Result:
         """What is known so far."""
-        skipped, left = self._skipped, []
-        if self._why is not None:
-            left.append(self._why)
-        left += [f"{what}: {count} not looked at" for what, count in skipped.items()]
-        if self._cut:
-            left.append(f"large graphs of objects: {self._cut} not to their end")
-        if self._guide.shortened:
-            left.append(f"large containers: {self._guide.shortened} in part")
-        frames = not any(what not in ("modules", "others") for what in skipped)
-        return Result(self._found, "; ".join(left) or None, frames)
+        unseen = self._gaps.words(proving=True)
+        said = [each for each in (self._why, self._gaps.words()) if each]
+        return Result(self._found, "; ".join(said) or None, unseen)
 
 
 def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
@@ -287,7 +369,7 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
         kind=kind,
         owner=place.who.name or None,
         same_holder=same,
-        is_user=place.is_user or any(type(each) in SUSPENDABLE for each in chain),
+        is_user=place.is_user or any(map(is_suspendable, chain)),
         frame=frame,
         path=path,
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),

@@ -14,6 +14,7 @@ import sysconfig
 from enum import IntEnum
 from functools import cache, lru_cache
 from pathlib import Path
+from types import ModuleType
 
 
 class Owner(IntEnum):
@@ -111,7 +112,15 @@ def _generated(file: str, package: str) -> Owner:
         return Owner.PLUMBING
     if package in _KNOWN or package in sys.stdlib_module_names:
         return Owner.PLUMBING
-    home = getattr(sys.modules.get(package), "__file__", None)
+    home = file_of(sys.modules.get(package))
     if package and package != "__main__" and home:
         return owner_of(home, package)
     return Owner.USER
+
+
+def file_of(module: object) -> str | None:
+    """The file of a module, which may have ideas of its own about attributes."""
+    if not issubclass(type(module), ModuleType):
+        return None
+    file = ModuleType.__getattribute__(module, "__dict__").get("__file__")
+    return file if type(file) is str else None

@@ -209,15 +209,13 @@ class LedgerSource:
 
 
 def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
-    from poolwatch.keepers import keepers  # only a suspicion needs it
+    from poolwatch.keepers import keepers_of  # only a suspicion needs it
     from poolwatch.keeping.scopes import may_hide
 
     suspects = {str(draft.checkout.number): draft.checkout for draft in drafts}
     proxies = {number: each.proxy for number, each in suspects.items()}
     takers = {number: each.taker() for number, each in suspects.items()}
-    result = keepers(proxies, taker=takers)
-    if not result.all_frames:  # deep stacks, large objects: worth a second, longer look
-        result = keepers(proxies, taker=takers, budget_s=0.3, nodes=2_000_000)
+    result = keepers_of(proxies, takers)
     told = {}
     for draft in drafts:
         number = draft.checkout.number
@@ -228,6 +226,7 @@ def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
             words=" -> ".join(keeper.path) if keeper is not None else None,
             in_use_by_taker=keeper.same_holder if keeper is not None else None,
             complete=result.all_frames,
+            unseen=result.unseen,
             at=keeper.frame if keeper is not None else None,
             hidden=ambient and may_hide(draft.stack, draft.now),
         )

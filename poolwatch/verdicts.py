@@ -26,6 +26,8 @@ class Keeping:
     """Whether that is the thread or task that took it; None if not known."""
     complete: bool
     """Everybody who could have it in his hands was looked at."""
+    unseen: str | None = None
+    """What was not looked at, in words."""
     at: Frame | None = None
     """Where the frame is now that the chain begins in."""
     hidden: bool = False
@@ -123,6 +125,9 @@ def _long(seen: Seen, evidence: tuple[str, ...]) -> Judgement:
     evidence = (_age(seen), *evidence)
     if seen.keeping is not None and seen.keeping.in_use and seen.keeping.words:
         evidence = (*evidence, f"in use by {seen.keeping.words}")
+    elif seen.keeping is not None and seen.keeping.unseen and suspicious(seen):
+        unknown = f"not known whether it is in use: {seen.keeping.unseen}"
+        evidence = (*evidence, unknown)
     if seen.statement_s is not None and seen.statement_s >= seen.held_s / 2:
         running = f"one statement has been running for {duration(seen.statement_s)}"
         return Judgement("long", "in_sql", (*evidence, running))

@@ -11,7 +11,13 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["test_keepers.py", "test_keepers_async.py", "test_keepers_psycopg.py"]
+    "name",
+    [
+        "test_keepers.py",
+        "test_keepers_async.py",
+        "test_keepers_psycopg.py",
+        "test_large.py",
+    ],
 )
 def test_in_a_fresh_process(name):
     """Who keeps a connection alive is found, for every kind of root."""

@@ -23,27 +23,30 @@ import gc
 import inspect
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from itertools import islice
 from types import (
     AsyncGeneratorType,
+    CellType,
     CodeType,
     CoroutineType,
     FrameType,
     FunctionType,
     GeneratorType,
+    GetSetDescriptorType,
+    MethodType,
     ModuleType,
 )
 from typing import Any
 from weakref import ref
 
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, file_of, owner_of
 
 Follow = Callable[[Any], Sequence[Any]]
 
-MOST = 1000
-"""Entries of one container that are looked at, the newest first."""
+_SKIPPED = 20_000
+"""Entries that are passed over at once."""
 SUSPENDABLE = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 # Straight from ``type``: no metaclass has a say in it.
@@ -64,65 +67,96 @@ def is_thread_local(kind: type) -> bool:
     return any(class_name(base) == "_local" for base in bases_of(kind))
 
 
+def is_suspendable(one: Any) -> bool:
+    """Whether it is a generator or coroutine."""
+    return issubclass(type(one), SUSPENDABLE)  # ``in`` would ask its metaclass
+
+
 class Guide:
-    """Knows how to go on from an object, by its type; made for one search."""
+    """Knows how to go on from an object, by its type; made for one search.
+
+    Types are looked up by their id: a metaclass may have a hash of its own.
+    """
 
     def __init__(self) -> None:
-        self.by_type: dict[type, Follow | None] = {}
+        self.by_type: dict[int, Follow | None] = {}
         """What to call for an object of that type; None to leave it alone."""
-        self.shortened = 0
-        """Containers of which only a part was looked at."""
+        self.followed: set[int] = set()
+        """Types of objects that are not left alone."""
+        self.likely: set[int] = set()
+        """Types of objects that often lead to a connection."""
+        self.lengths: dict[int, Callable[[Any], int]] = {}
+        """How to count the entries of a container of that type."""
         self.loops: set[ref[Any]] = set()
         """Event loops met on the way."""
-        self._by_base: dict[type, Follow | None] = {
-            **dict.fromkeys(_LEAVES),
-            **dict.fromkeys((dict, list, tuple, set, frozenset, deque), self._entries),
-            FunctionType: _of_function,
-            type: _of_class,
-            **dict.fromkeys(SUSPENDABLE, held_by),
-            FrameType: _of_ended,
-            Context: _of_context,
-        }
-        self._by_base.update(dict.fromkeys(pools_of_drivers()))
+        self._kinds: list[type] = []
+        """Keeps the types alive, and their ids with them."""
+        self._by_base: dict[int, Follow | None] = {}
+        self._teach(None, *_LEAVES, *pools_of_drivers())
+        self._teach(gc.get_referents, *_CONTAINERS)
+        self._teach(held_by, *SUSPENDABLE)
+        self._teach(_of_function, FunctionType)
+        self._teach(_of_class, type)
+        self._teach(_of_ended, FrameType)
+        self._teach(_of_context, Context)
         self.asyncio: Any = sys.modules.get("asyncio")
         """Only if the application has it."""
         if self.asyncio is not None:
-            self._by_base[self.asyncio.AbstractEventLoop] = self._loop
-            self._by_base[self.asyncio.Task] = _of_task
+            self._teach(self._loop, self.asyncio.AbstractEventLoop)
+            self._teach(_of_task, self.asyncio.Task)
         greenlets = sys.modules.get("greenlet")
         self.greenlet: type | None = getattr(greenlets, "greenlet", None)
         if self.greenlet is not None:
-            self._by_base[self.greenlet] = _of_greenlet
+            self._teach(_of_greenlet, self.greenlet)
+
+    def _teach(self, follow: Follow | None, *bases: type) -> None:
+        self._by_base.update(dict.fromkeys(map(id, bases), follow))
 
     def forget(self) -> None:
         """Let go of all types, and of itself."""
         self.by_type.clear()
         self._by_base.clear()
+        self._kinds.clear()
 
     def learn(self, kind: type) -> Follow | None:
         """Decide for a type that is met for the first time."""
-        self.by_type[kind] = how = self._decide(kind)
+        key = id(kind)
+        self._kinds.append(kind)
+        self.by_type[key] = how = self._decide(kind)
+        if how is not None:
+            self.followed.add(key)
+        if how is not None and _is_likely(kind):
+            self.likely.add(key)
+        for base in _CONTAINERS if how is gc.get_referents else ():
+            if issubclass(kind, base):
+                self.lengths[key] = base.__len__
         return how
 
     def _decide(self, kind: type) -> Follow | None:
         if not _worth_following(kind):
             return None
         for base in bases_of(kind):
-            if base in self._by_base:
-                return self._by_base[base]
+            if id(base) in self._by_base:
+                return self._by_base[id(base)]
         return gc.get_referents
 
-    def _entries(self, container: Any) -> Sequence[Any]:
-        if _length(container) <= MOST:
-            return gc.get_referents(container)
-        self.shortened += 1
-        return _newest(container)
+    def follow(self, one: Any) -> Sequence[Any]:
+        """Everything that an object refers to, as far as it is followed."""
+        kind = type(one)
+        how = self.by_type[id(kind)] if id(kind) in self.by_type else self.learn(kind)
+        return how(one) if how is not None else ()
+
+    def length(self, one: Any) -> int:
+        """The number of entries of a container; 1 for anything else."""
+        count = self.lengths.get(id(type(one)))
+        return count(one) if count is not None else 1
 
     def _loop(self, loop: Any) -> Sequence[Any]:
         self.loops.add(ref(loop))
         return ()
 
 
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _LEAVES: tuple[type, ...] = (
     str, bytes, bytearray, memoryview, int, float, complex, range, slice, type(None),
     ModuleType, CodeType, property, ref,
@@ -174,14 +208,15 @@ def is_of_sqlalchemy(kind: type) -> bool:
     return any(module_of(base).startswith(_SQLALCHEMY) for base in bases_of(kind))
 
 
-def _length(container: Any) -> int:
-    for kind in (dict, list, tuple, set, frozenset, deque):
-        if issubclass(type(container), kind):
-            return kind.__len__(container)
-    return 0
+def _is_likely(kind: type) -> bool:
+    """Whether such objects often lead to a connection: they are looked at first."""
+    often = (CellType, MethodType, *SUSPENDABLE)
+    if issubclass(kind, often) or is_thread_local(kind):
+        return True
+    return module_of(kind) == "contextlib" or is_of_sqlalchemy(kind)
 
 
-def _newest(container: Any) -> Sequence[Any]:
+def newest(container: Any, most: int) -> Sequence[Any]:
     """The last entries, without a copy of all: that would stop the application."""
     kind = type(container)
     entries: Any
@@ -190,14 +225,68 @@ def _newest(container: Any) -> Sequence[Any]:
     elif issubclass(kind, list):
         entries = list.__reversed__(container)
     elif issubclass(kind, tuple):
-        return tuple.__getitem__(container, slice(-MOST, None))
+        return tuple.__getitem__(container, slice(-most, None))
     elif issubclass(kind, deque):
         entries = deque.__reversed__(container)
     else:
-        entries = frozenset.__iter__(container) if issubclass(kind, frozenset) else (
-            set.__iter__(container)
-        )  # fmt: skip
-    return list(islice(entries, MOST))
+        entries = _iterate(container)
+    return list(islice(entries, most))
+
+
+class Parts:
+    """Reads the entries of a large container, some at a time."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self._iterators: list[Iterator[Any]] = []
+        self._at = -1
+
+    def read(self, begin: int, count: int) -> list[Any]:
+        """The entries from one position on; of a dict the keys and the values."""
+        for base in (list, tuple):
+            if issubclass(type(self._container), base):
+                part = slice(begin, begin + count)
+                return list(base.__getitem__(self._container, part))
+        if begin != self._at:
+            self._begin_at(begin)
+        try:
+            found = self._advance(count)
+        except RuntimeError:  # it has changed since
+            self._begin_at(begin)
+            found = self._advance(count)
+        self._at = begin + count
+        return found
+
+    def _begin_at(self, begin: int) -> None:
+        self._iterators = [_iterate(self._container)]
+        if issubclass(type(self._container), dict):
+            self._iterators.append(iter(dict.values(self._container)))
+        for _ in range(begin // _SKIPPED):  # others may run in between
+            self._advance(_SKIPPED)
+        self._advance(begin % _SKIPPED)
+
+    def _advance(self, count: int) -> list[Any]:
+        found: list[Any] = []
+        for each in self._iterators:
+            found += islice(each, count)
+        return found
+
+
+def _iterate(container: Any) -> Iterator[Any]:
+    for base in _CONTAINERS:
+        if issubclass(type(container), base):
+            return base.__iter__(container)
+    raise TypeError
+
+
+def attributes_of(one: Any) -> dict[str, Any] | None:
+    """The dict of an instance's attributes; a class may have its own idea of it."""
+    for base in bases_of(type(one)):
+        member = class_dict(base).get("__dict__")
+        if type(member) is GetSetDescriptorType:
+            found = member.__get__(one)
+            return found if type(found) is dict else None
+    return None
 
 
 def _of_function(function: Any) -> Sequence[Any]:
@@ -215,7 +304,7 @@ def class_members(kind: type) -> dict[str, Any]:
     """What a class of the user's own holds; nothing for one of a library."""
     module = module_of(kind)
     home = sys.modules.get(module)
-    file = getattr(home, "__file__", None) or "<unknown>"
+    file = file_of(home) or "<unknown>"
     if home is None or owner_of(file, module) is not Owner.USER:
         return {}
     return dict(class_dict(kind))
@@ -261,7 +350,8 @@ def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
     variables: Any = frame.f_locals
     if not issubclass(type(variables), dict):
         if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-            return [], []  # a class body or exec() with a mapping of its own
+            within = gc.get_referents(variables)  # a class body or exec() with
+            return [None] * len(within), within  # a mapping of its own
         pairs = variables.items()
         return [name for name, _ in pairs], [value for _, value in pairs]
     names = list(dict.keys(variables))
@@ -275,10 +365,9 @@ def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
 
 def frame_of(generator: Any) -> FrameType | None:
     """The frame of a generator, coroutine or async generator that has not ended."""
-    kind = type(generator)
-    if kind not in SUSPENDABLE:
+    if not is_suspendable(generator):
         return None
-    prefix = _prefix(kind)
+    prefix = _prefix(type(generator))
     frame: FrameType | None = getattr(generator, prefix + "_frame")
     return frame
 

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
 from weakref import ref
@@ -20,7 +19,7 @@ from weakref import ref
 from poolwatch.callsites import current_frames
 from poolwatch.collector import undisturbed
 from poolwatch.keeping.references import Guide, local_variables
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, file_of, is_ours, owner_of
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
@@ -29,10 +28,8 @@ RootKind = Literal[
 
 _IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
 """What a module has from being imported. pytest's loader leads to all of a run."""
-DEEPEST = 256
+DEEPEST = 1000
 """Frames of one stack that are read, the innermost first."""
-_OURS = str(Path(__file__).parent)
-_DEMO = str(Path(__file__).parent / "demo" / "app")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +52,14 @@ class Place:
     __slots__ = (
         "begun",
         "code",
+        "far",
         "is_user",
         "kind",
         "lasti",
         "names",
+        "parked",
         "title",
+        "unread",
         "values",
         "who",
     )
@@ -82,45 +82,71 @@ class Place:
         """Gives names with values, for the one place that is told of."""
         self.is_user = is_user
         self.title = title
+        self.far = False
+        """What it refers to here was reached from it over many others; ..."""
+        self.parked = False
+        """... a suspended generator may be among them."""
+        self.unread = False
+        """What it refers to could not be read."""
         self.begun: dict[int, str] = {}
         """How chains begin that were told already, by the object they begin with."""
         self.code: CodeType | None = frame.f_code if frame is not None else None
         self.lasti = frame.f_lasti if frame is not None else 0
+
+    def beyond(self, *, parked: bool) -> Place:
+        """The same place for what lies far behind it."""
+        other = Place(self.kind, self.who, [], tuple, is_user=self.is_user)
+        other.title, other.code, other.lasti = self.title, self.code, self.lasti
+        other.far, other.parked = True, parked or self.parked
+        return other
 
 
 @dataclass(slots=True)
 class Root:
     """Something to begin a search at."""
 
-    what: Literal["threads", "tasks", "modules", "others"]
+    what: Literal["threads", "tasks", "event loops", "modules", "exceptions"]
+    title: str
+    """What it is called."""
     read: Callable[[], list[Place]]
     """The places as they are now, the innermost first."""
     count: int = 1
 
+    @property
+    def proves(self) -> bool:
+        """Whether what is reached from it can be in use, rather than only kept."""
+        return self.what in ("threads", "tasks", "event loops")
+
 
 def is_users(frame: FrameType) -> bool:
     """Whether it runs code of the user's own, or of a package that is not plumbing."""
-    module = frame.f_globals.get("__name__")
+    module = dict.get(frame.f_globals, "__name__")  # it may be of a derived class
     module = module if type(module) is str else None
     return owner_of(frame.f_code.co_filename, module) is not Owner.PLUMBING
 
 
 def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     """All threads, those of ``first`` at the beginning."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    idents = list(current_frames())
+    named = _thread_names()
     early = set(first)
-    idents.sort(key=lambda each: each not in early)
+    idents = sorted(current_frames(), key=lambda each: each not in early)
+    names = [named.get(ident, str(ident)) for ident in idents]
     return [
-        Root("threads", _thread_reader(guide, ident, names.get(ident, str(ident))))
-        for ident in idents
+        Root("threads", name, _thread_reader(guide, ident, name))
+        for ident, name in zip(idents, names, strict=True)
     ]
+
+
+def _thread_names() -> dict[int | None, str]:
+    """The names of threads; a class derived from Thread may have ideas of its own."""
+    attributes = [object.__getattribute__(t, "__dict__") for t in threading.enumerate()]
+    return {each.get("_ident"): str(each.get("_name")) for each in attributes}
 
 
 def exception_roots() -> list[Root]:
     """What threads are in an ``except`` clause for, and what an interpreter keeps."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    return [Root("others", lambda: _handled_exceptions(names))]
+    names = _thread_names()
+    return [Root("exceptions", "", lambda: _handled_exceptions(names))]
 
 
 def _thread_reader(guide: Guide, ident: int, name: str) -> Callable[[], list[Place]]:
@@ -146,9 +172,9 @@ def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[
             return
         names: list[Any] = []
         values: list[Any] = []
-        file = frame.f_code.co_filename
-        ours = file.startswith(_OURS) and not file.startswith(_DEMO)
-        if not ours and not _being_traced(frame, above):
+        if _being_traced(frame, above):
+            yield unread(kind, who)
+        elif not is_ours(frame.f_code.co_filename):
             names, values = local_variables(frame)
             yield Place(
                 kind,
@@ -159,6 +185,15 @@ def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[
                 frame=frame,
             )
         above, frame = values, frame.f_back
+    if frame is not None:
+        yield unread(kind, who)
+
+
+def unread(kind: RootKind, who: Who) -> Place:
+    """A place of which nothing is known."""
+    place = single(kind, who, "", [])
+    place.unread = True
+    return place
 
 
 def pairs(
@@ -232,18 +267,12 @@ def module_roots(wanted: Owner) -> list[Root]:
     roots = []
     for name, module in list(sys.modules.items()):
         if issubclass(type(module), ModuleType):
-            file = _variables(module).get("__file__")
+            file = file_of(module)
             if name == "__main__" and file is None:
                 file = "<main>"
-            if type(file) is str and owner_of(file, name) is wanted:
-                roots.append(Root("modules", _module_reader(name, ref(module))))
+            if file is not None and owner_of(file, name) is wanted:
+                roots.append(Root("modules", name, _module_reader(name, ref(module))))
     return roots
-
-
-def _variables(module: ModuleType) -> dict[str, Any]:
-    """Its globals; a module may have ideas of its own about attributes."""
-    variables: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
-    return variables
 
 
 def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Place]]:
@@ -251,7 +280,8 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
         module = weakly()
         if module is None:
             return []
-        known = list(_variables(module).items())  # at once: it may change meanwhile
+        variables = ModuleType.__getattribute__(module, "__dict__")
+        known = list(variables.items())  # at once: it may change meanwhile
         variables = {name: value for name, value in known if name not in _IMPORTED}
         names, values = list(variables), list(variables.values())
         place = Place("global", NOBODY, values, pairs(names, values), is_user=True)
@@ -263,7 +293,7 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
 
 def loop_roots(guide: Guide) -> list[Root]:
     """What event loops are to call, now or later."""
-    return [Root("others", _loop_reader(weakly)) for weakly in guide.loops]
+    return [Root("event loops", "", _loop_reader(weakly)) for weakly in guide.loops]
 
 
 def _loop_reader(weakly: ref[Any]) -> Callable[[], list[Place]]:

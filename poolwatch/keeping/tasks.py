@@ -10,11 +10,12 @@ from typing import Any
 from weakref import ref
 
 from poolwatch.keeping.references import (
-    SUSPENDABLE,
     Guide,
     awaited_by,
+    class_name,
     frame_of,
     held_by,
+    is_suspendable,
     local_variables,
 )
 from poolwatch.keeping.roots import (
@@ -26,6 +27,7 @@ from poolwatch.keeping.roots import (
     pairs,
     single,
     stack_places,
+    unread,
 )
 
 _ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
@@ -43,29 +45,44 @@ def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list
         if task is not None:
             found[ref(task)] = None
             guide.loops.add(ref(task.get_loop()))
-    return [Root("tasks", _task_reader(guide, (weakly,))) for weakly in found]
+    return [_root(guide, (weakly,)) for weakly in found]
 
 
 def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
     """All other tasks of the event loops that were met so far."""
     others: list[ref[Any]] = []
+    roots = []
     for loop in list(guide.loops):
-        others += _tasks_of(guide, loop())
+        try:
+            others += _tasks_of(guide, loop())
+        except RuntimeError:  # it changed all the time
+            roots.append(Root("tasks", "those of an event loop", _unreadable))
     taken = {id(weakly()) for weakly in known}
     others = [weakly for weakly in others if id(weakly()) not in taken]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
-    return [Root("tasks", _task_reader(guide, group), len(group)) for group in groups]
+    return roots + [_root(guide, group) for group in groups]
 
 
 def _tasks_of(guide: Guide, loop: Any) -> list[ref[Any]]:
-    if loop is None:
-        return []
-    try:
-        return [ref(task) for task in guide.asyncio.all_tasks(loop)]
-    except RuntimeError:  # it changed all the time
-        return []
+    return (
+        [ref(task) for task in guide.asyncio.all_tasks(loop)]
+        if loop is not None
+        else []
+    )
+
+
+def _root(guide: Guide, group: tuple[ref[Any], ...]) -> Root:
+    task = group[0]()
+    title = task.get_name() if task is not None else ""
+    if len(group) > 1:
+        title += f" and {len(group) - 1} more"
+    return Root("tasks", title, _task_reader(guide, group), len(group))
+
+
+def _unreadable() -> list[Place]:
+    raise RuntimeError
 
 
 def _task_reader(
@@ -104,8 +121,8 @@ def _context_place(context: Any, values: list[Any], who: Who, title: str) -> Pla
 def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
     for _ in range(DEEPEST):
-        if type(awaited).__name__ in _ASEND:
-            inner = [a for a in gc.get_referents(awaited) if type(a) in SUSPENDABLE]
+        if class_name(type(awaited)) in _ASEND:
+            inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
             awaited = inner[0] if inner else None
         frame = frame_of(awaited)
         if frame is None:
@@ -123,6 +140,7 @@ def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
         for greenlet in _greenlets(guide, held):
             yield from stack_places(greenlet.gr_frame, who, "suspended frame")
         awaited = awaited_by(awaited)
+    yield unread("suspended frame", who)
 
 
 def _names_in(frame: FrameType) -> Callable[[], Iterable[tuple[str, Any]]]:

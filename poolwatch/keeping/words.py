@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from pathlib import PurePath
 from types import (
+    BuiltinFunctionType,
     CellType,
     FrameType,
     FunctionType,
@@ -27,6 +28,7 @@ from typing import Any, Literal
 from poolwatch.callsites import resolve
 from poolwatch.keeping.references import (
     SUSPENDABLE,
+    attributes_of,
     bases_of,
     class_dict,
     class_members,
@@ -115,7 +117,7 @@ def _remarkable(one: Any) -> Kind:
         return "thread-local"
     if kind is Context:
         return "context variable"
-    if kind in SUSPENDABLE:
+    if issubclass(kind, SUSPENDABLE):
         return "generator"
     if kind is FunctionType:
         return "closure"
@@ -152,6 +154,8 @@ def is_near(path: Sequence[str], place: Place) -> bool:
     steps = [word for word in path[1:] if word != "its connection"]
     parked = [at for at, word in enumerate(steps) if "of suspended " in word]
     beyond = steps[parked[-1] + 1 :] if parked else steps
+    if place.far and not (parked or place.parked):
+        return False
     module = place.code is not None and place.code.co_name == "<module>"
     return len(beyond) <= (0 if module else _NEAR)
 
@@ -183,6 +187,8 @@ def _named(place: Place, chain: Sequence[Any]) -> str:
         name = _name_among(place.names(), chain[1])
     if place.code is not None:
         where = _where(place.code, place.lasti)
+        if place.far:
+            return f"far behind the variables of {where}"
         return f"local '{name}' of {where}" if name else f"a temporary of {where}"
     if name and place.kind in ("global", "context variable"):
         return f"{place.kind} '{name}' of {place.title}"
@@ -205,7 +211,7 @@ def _step(before: Any, one: Any, other: Any) -> str | None:
     """What leads from ``one`` to ``other``; None if that needs no words."""
     if _is_queue(type(one)) or _is_queue(type(before)):
         return None
-    attributes = _attributes(before)
+    attributes = attributes_of(before)
     if attributes is not None and one is attributes:
         name = _name_among(attributes.items(), other)
         return f"attribute '{name}'" if name else "an attribute"
@@ -235,8 +241,9 @@ def _of_function(one: Any, other: Any) -> str:
 
 
 def _of_method(one: Any, _: Any) -> str:
-    name = getattr(one.__func__, "__name__", None)
-    return f"bound method '{name}'" if type(name) is str else "a bound method"
+    function = one.__func__  # or anything else that can be called
+    named = isinstance_of(function, (FunctionType, BuiltinFunctionType))
+    return f"bound method '{function.__name__}'" if named else "a bound method"
 
 
 def _of_suspended(one: Any, other: Any) -> str | None:
@@ -293,7 +300,7 @@ _TELLERS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], str | None]], ...] 
 
 def _of_instance(one: Any, other: Any) -> str | None:
     kind = type(one)
-    attributes = _attributes(one)
+    attributes = attributes_of(one)
     if attributes is other:
         return None
     name = _name_among((attributes or {}).items(), other)
@@ -303,14 +310,6 @@ def _of_instance(one: Any, other: Any) -> str | None:
     if _is_future(kind):
         return f"the result of a {class_name(kind).lower()}"
     return f"inside a {class_name(kind)}"
-
-
-def _attributes(one: Any) -> dict[str, Any] | None:
-    try:
-        found = object.__getattribute__(one, "__dict__")
-    except Exception:  # noqa: BLE001 - a class may have its own idea of __dict__
-        return None
-    return found if type(found) is dict else None
 
 
 def _slots(one: Any) -> Iterable[tuple[str, Any]]:

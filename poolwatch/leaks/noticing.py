@@ -85,5 +85,6 @@ def _kept(holds: list[Checkout]) -> dict[str, str]:
         taker={str(number): hold.taker() for number, hold in enumerate(holds)},
         budget_s=_SEARCH_S,
         nodes=_SEARCH_NODES,
+        prove=False,
     )
     return {number: " -> ".join(keeper.path) for number, keeper in result.found.items()}

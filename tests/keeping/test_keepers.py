@@ -489,14 +489,17 @@ def test_budget(taken, pooled):
 
 
 def test_large_container(taken, pooled):
-    """Of a large cache the newest entries are looked at, and it is said so."""
+    """A large cache is looked through to its end, or it is said that it was not."""
     KEPT["many"] = [[number] for number in range(50_000)]
-    KEPT["many"].append(connected(Session(pooled)))
+    KEPT["many"].insert(20_000, connected(Session(pooled)))
     result = taken.look()
     (keeper,) = result.found.values()
     assert keeper.path[1:3] == ("key 'many'", "an item of a list")
-    assert "large containers" in result.left_out
-    KEPT["many"].pop().close()
+    result = taken.look(nodes=20_000)
+    assert result.found == {}
+    assert "test_keepers" in result.left_out
+    assert "not followed to the end" in result.left_out
+    KEPT["many"].pop(20_000).close()
 
 
 def test_large_heap(taken, capsys):
@@ -583,6 +586,10 @@ def test_prolongs_no_life(taken, pooled):
 def test_leaves_nothing_behind(taken, pooled):
     """No object of ours, nor of the application, outlives the look in a cycle."""
     connection = connected(Session(pooled))
+    KEPT["large"] = [{"inner": [[number]]} for number in range(20_000)]
+    KEPT["connection"] = connection  # nobody's: all is looked at
+    deep = KEPT["large"]
+    del connection
     taken.look()
     gc.collect()
     gc.disable()
@@ -594,7 +601,8 @@ def test_leaves_nothing_behind(taken, pooled):
         assert len(gc.get_objects()) - before < 50
     finally:
         gc.enable()
-    connection.close()
+    assert deep.pop()
+    KEPT["connection"].close()
 
 
 def test_locals_in_the_application_hands(taken, pooled):

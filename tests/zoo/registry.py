@@ -37,6 +37,7 @@ MODULES = (
     "elsewhere",
     "waiting",
     "long_not_leaked",
+    "large_data",
     "in_use",
     "server",
     "contention",
