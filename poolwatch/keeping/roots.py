@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
 from weakref import ref
@@ -20,7 +19,7 @@ from weakref import ref
 from poolwatch.callsites import current_frames
 from poolwatch.collector import undisturbed
 from poolwatch.keeping.references import Guide, local_variables
-from poolwatch.ownership import Owner, owner_of
+from poolwatch.ownership import Owner, is_ours, is_the_applications, owner_of
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
@@ -31,8 +30,6 @@ _IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
 """What a module has from being imported. pytest's loader leads to all of a run."""
 DEEPEST = 256
 """Frames of one stack that are read, the innermost first."""
-_OURS = str(Path(__file__).parent)
-_DEMO = str(Path(__file__).parent / "demo" / "app")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +143,7 @@ def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[
             return
         names: list[Any] = []
         values: list[Any] = []
-        file = frame.f_code.co_filename
-        ours = file.startswith(_OURS) and not file.startswith(_DEMO)
+        ours = is_ours(frame.f_code.co_filename)
         if not ours and not _being_traced(frame, above):
             names, values = local_variables(frame)
             yield Place(
@@ -235,9 +231,13 @@ def module_roots(wanted: Owner) -> list[Root]:
             file = _variables(module).get("__file__")
             if name == "__main__" and file is None:
                 file = "<main>"
-            if type(file) is str and owner_of(file, name) is wanted:
+            if type(file) is str and _owner(file, name) is wanted:
                 roots.append(Root("modules", _module_reader(name, ref(module))))
     return roots
+
+
+def _owner(file: str, module: str) -> Owner:
+    return Owner.USER if is_the_applications(file, module) else owner_of(file, module)
 
 
 def _variables(module: ModuleType) -> dict[str, Any]:
