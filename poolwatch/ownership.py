@@ -96,12 +96,11 @@ def application_frames(
     homes = [home_of(*place) for place in stack]
     start = _where_it_starts(stack, homes)
     known = home_of(*site) if site is not None else None
-    if known is not None:
-        wanted = {known, PROJECT}
-    else:
-        wanted = {_home_of_application(stack, homes, start)} - {None}
-    mine = [at for at in range(start) if homes[at] in wanted]
-    starting = [at for at in range(start, len(stack)) if homes[at] is not None]
+    home = _home_of_application(stack, homes, start) if known is None else known
+    wanted = {home} if known is None else {home, PROJECT}
+    own = [at for at, each in enumerate(homes) if each is not None]
+    starting = [at for at in own if at >= start]
+    mine = [at for at in own if at < start and homes[at] in wanted]
     if not mine and known is None:
         return [at for at in starting if homes[at] in wanted] or starting
     return mine + starting if launcher else mine
