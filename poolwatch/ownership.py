@@ -50,7 +50,8 @@ PROJECT = ""
 """The home of code that is not installed."""
 
 _INSTALLED = re.compile(
-    r".*[\\/](?:(?:site|dist)-packages|\.bootstrap|[^\\/]+\.(?:whl|egg))[\\/]"
+    r".*[\\/](?:(?:site|dist)-packages|\.bootstrap|[^\\/]+\.(?:whl|egg)"
+    r"|[^\\/]+\.pyz(?=[\\/]_bootstrap[\\/]))[\\/]"
 )
 """Where packages are installed; the last such directory of a path counts."""
 _STANDARD_LIBRARY = re.compile(
@@ -62,6 +63,9 @@ _GENERATED = (
 )  # fmt: skip
 _HERE = str(Path(__file__).parent) + os.sep
 _DEMO = str(Path(__file__).parent / "demo" / "app") + os.sep
+
+_LAUNCHERS = frozenset({("manage.py", "main"), ("__main__.py", "boot")})
+"""What Django writes for every project, and pex for every file it makes."""
 
 _applications: set[str] = set()
 """Installed packages that some stack has shown to be the application."""
@@ -132,7 +136,7 @@ def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int
         if homes[at] is None:
             if not _runs_programs(file):
                 break
-        elif function == "<module>" or _is_manage(file, function):
+        elif function == "<module>" or (_file_name(file), function) in _LAUNCHERS:
             start = at
         else:
             break
@@ -145,11 +149,6 @@ def _runs_programs(file: str) -> bool:
         return False
     within = _within(file)
     return not within or _top(within) in RUNNERS
-
-
-def _is_manage(file: str, function: str) -> bool:
-    """Whether it is the launcher that Django writes for every project."""
-    return function == "main" and re.split(r"[\\/]", file)[-1] == "manage.py"
 
 
 # -- one frame -------------------------------------------------------------------------
@@ -229,6 +228,10 @@ def _within(file: str) -> str:
 
 def _in_a_package(file: str) -> bool:
     return any(separator in _within(file) for separator in "/\\")
+
+
+def _file_name(file: str) -> str:
+    return re.split(r"[\\/]", file)[-1]
 
 
 def _top(within: str) -> str:

@@ -19,8 +19,7 @@ DATABASE = frozenset({
 
 RUNNERS = frozenset({
     "coverage", "debugpy", "_pydevd_bundle", "pydevd", "pex", "_bootstrap", "execnet",
-    "poolwatch", "scalene", "viztracer", "memray", "pyinstrument", "line_profiler",
-    "kernprof", "memory_profiler",
+    "poolwatch", "scalene", "viztracer", "memray", "pyinstrument", "kernprof",
 })
 """Tools that run another program in their own process."""
 
@@ -67,7 +66,8 @@ _FRAMEWORKS = frozenset({
     # what wraps functions and watches
     "databases", "opentelemetry", "ddtrace", "sentry_sdk", "newrelic", "elasticapm",
     "scout_apm", "logfire", "prometheus_client", "prometheus_flask_exporter",
-    "statsd", "loguru", "wrapt", "decorator", "tenacity", "backoff", "retrying",
+    "line_profiler", "memory_profiler", "statsd", "loguru", "wrapt", "decorator",
+    "tenacity", "backoff", "retrying",
     "stamina", "cachetools", "methodtools", "aiocache", "dogpile", "beartype",
     "typeguard", "deprecated", "pydantic", "pydantic_core", "dependency_injector",
     "dishka", "pkg_resources", "setuptools",

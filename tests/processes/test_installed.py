@@ -163,7 +163,9 @@ def write(home: Path, files: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, socket_dir: Path, postgres: Any) -> Iterator[Environment]:
+def environment(
+    tmp_path: Path, socket_dir: Path, postgres: Any
+) -> Iterator[Environment]:
     home = tmp_path / "venv"
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", str(home)], check=True
@@ -233,33 +235,21 @@ def below_a_misleading_name(environment: Environment, home: Path) -> list[str]:
     return [environment.python, str(home / "site-packages" / "run.py")]
 
 
-def without_argv(environment: Environment, home: Path) -> list[str]:
-    source = f"import sys\nsys.argv.clear()\n{LAUNCHER}"
-    return by_file(source, "run.py")(environment, home)
-
-
-def with_odd_argv(environment: Environment, home: Path) -> list[str]:
-    source = f"import sys\nsys.argv = [None]\n{LAUNCHER}"
-    return by_file(source, "run.py")(environment, home)
-
-
-STARTS = [
-    by_script,
-    by_module,
-    by_file(LAUNCHER, "run.py"),
-    by_file(MANAGE, "manage.py"),
-    by_command,
-    by_zip,
-    beside_its_launcher,
-    in_its_own_directory,
-    below_a_misleading_name,
-    without_argv,
-    with_odd_argv,
-]
-NAMES = (
-    "script module launcher manage command zip beside_its_launcher own_directory "
-    "misleading_name without_argv with_odd_argv"
-).split()
+STARTS: dict[str, Callable[[Environment, Path], list[str]]] = {
+    "script": by_script,
+    "module": by_module,
+    "launcher": by_file(LAUNCHER, "run.py"),
+    "manage": by_file(MANAGE, "manage.py"),
+    "command": by_command,
+    "zip": by_zip,
+    "beside its launcher": beside_its_launcher,
+    "own directory": in_its_own_directory,
+    "misleading name": below_a_misleading_name,
+    "empty argv": by_file(f"import sys\nsys.argv.clear()\n{LAUNCHER}", "run.py"),
+    "odd argv": by_file(f"import sys\nsys.argv = [None]\n{LAUNCHER}", "run.py"),
+    "no argv": by_file(f"import sys\ndel sys.argv\n{LAUNCHER}", "run.py"),
+}
+NOT_INSTALLED = ("beside its launcher", "own directory", "misleading name")
 
 
 def line(marker: str) -> int:
@@ -268,10 +258,10 @@ def line(marker: str) -> int:
     return found
 
 
-@pytest.mark.parametrize("start", STARTS, ids=NAMES)
-def test_every_start(environment: Environment, tmp_path: Path, start: Any) -> None:
-    command = start(environment, tmp_path)
-    if start not in (beside_its_launcher, in_its_own_directory, below_a_misleading_name):
+@pytest.mark.parametrize("start", STARTS)
+def test_every_start(environment: Environment, tmp_path: Path, start: str) -> None:
+    command = STARTS[start](environment, tmp_path)
+    if start not in NOT_INSTALLED:
         write(environment.packages, APPLICATION)
     app = environment.start(*command, cwd=tmp_path)
     assert app.stdout.readline().strip() == "ready"
@@ -296,20 +286,94 @@ def test_every_start(environment: Environment, tmp_path: Path, start: Any) -> No
     assert sum("Report" in each for each in evidence) == 1, evidence
 
     text = environment.looked_at(verbose=True)
-    shown = [each.split("taken here")[1].strip() for each in text.splitlines()
-             if "taken here" in each]  # fmt: skip
-    assert len(shown) == 5
-    assert "in main" in text
-    for library in ("helpful", "<module>", "_connection_for_bind", "contextlib"):
-        assert library not in "\n".join(stacks(text)), text
+    stacks = [each for each in text.splitlines() if each.startswith("    taken here")]
+    assert len(stacks) == 5
+    shown = {each.rpartition(" in ")[2] for each in text.splitlines() if ".py:" in each}
+    assert {"main", "count", "print", "order", "quietly", "<lambda>"} <= shown
+    for library in ("take", "_really", "lent", "inner", "<module>"):
+        assert library not in shown, text
+
+
+def test_under_a_server(environment: Environment, tmp_path: Path) -> None:
+    """What gunicorn calls is the application's, whatever has started gunicorn."""
+    write(environment.packages, APPLICATION)
+    port = free_port()
+    serve = f"-m gunicorn -b 127.0.0.1:{port} --threads 4 stockroom.wsgi:application"
+    environment.start(environment.python, *serve.split(), cwd=tmp_path)
+    until(lambda: knock(port))
+    knock(port, "/count")
+    request = threading.Thread(target=knock, args=[port, "/order"], daemon=True)
+    request.start()
+    until(lambda: len(environment.looked_at()["holds"]) == 2)
+    told = {
+        (each["site"]["function"], each["site"]["line"]): each["verdict"]
+        for each in until(lambda: over(environment.looked_at()))
+    }
+    assert told == {
+        ("count", line("# in a global")): "leaked",
+        ("order", line("# in use")): "long",
+    }
+    until(lambda: "now stockroom/wsgi.py:" in environment.looked_at(verbose=True))
+
+
+def test_a_script_of_the_projects_own(environment: Environment, tmp_path: Path) -> None:
+    """Its top level is the site of what it takes itself, and its functions are the
+    user's although a library stands between them and the pool."""
+    script = """
+        import os, sys
+        from sqlalchemy import create_engine
+        import helpful, poolwatch
+
+        engine = create_engine(os.environ["STOCKROOM"])
+        poolwatch.instrument(engine, long_after=0.5)
+
+        def work():
+            global inner
+            inner = helpful.take(engine)  # by a function
+            print("ready", flush=True)
+            sys.stdin.read()
+
+        outer = engine.connect()  # by the top level
+        work()
+        """
+    write(tmp_path, {"script.py": script})
+    app = environment.start(environment.python, str(tmp_path / "script.py"))
+    assert app.stdout.readline().strip() == "ready"
+    holds = until(lambda: over(environment.looked_at()))
+    assert {
+        (each["site"]["function"], each["site"]["line"], each["verdict"])
+        for each in holds
+    } == {("work", 10, "long"), ("<module>", 14, "long")}
+    findings = environment.looked_at()["findings"]
+    assert "nested" in {each["kind"] for each in findings}
+
+
+def test_a_with_block_at_the_top_level(
+    environment: Environment, tmp_path: Path
+) -> None:
+    """What a launcher's own ``with`` keeps is in use, though no variable has it."""
+    launcher = """
+        import sys
+        from stockroom import jobs
+
+        with jobs.quietly():
+            print("ready", flush=True)
+            sys.stdin.read()
+        """
+    write(environment.packages, APPLICATION)
+    write(tmp_path, {"run.py": launcher})
+    app = environment.start(environment.python, str(tmp_path / "run.py"))
+    assert app.stdout.readline().strip() == "ready"
+    (hold,) = until(lambda: over(environment.looked_at()))
+    assert (hold["verdict"], hold["site"]["function"]) == ("long", "quietly")
+
+
+def over(process: Any) -> Any:
+    """The holds, once each is over the threshold."""
+    holds = process["holds"]
+    return holds if holds and all(each["verdict"] != "ok" for each in holds) else None
 
 
 def settled(process: Any) -> Any:
-    """The document, once every hold is over the threshold and was searched for."""
-    over = all(hold["verdict"] != "ok" for hold in process["holds"])
-    return process if over and len(process["holds"]) == 5 else None
-
-
-def stacks(text: str) -> list[str]:
-    """The lines of stacks."""
-    return [each for each in text.splitlines() if " in " in each[16:] and ".py:" in each]
+    """The document, once all five holds are over the threshold."""
+    return process if len(process["holds"]) == 5 and over(process) else None
