@@ -101,7 +101,7 @@ def test_an_installed_application(start):
         # the project, whatever is installed
         (("/srv/run.py <module>", "/srv/a.py work", HELPER, SQLA), ["/srv/a.py work"]),
         ((*GUNICORN, "/srv/src/shop/web.py view", SQLA), ["/srv/src/shop/web.py view"]),
-        ((SCRIPT, MAIN, "/etc/shop/hook.py called", SQLA), ["/etc/shop/hook.py called"]),
+        ((SCRIPT, MAIN, "/etc/hook.py called", SQLA), ["/etc/hook.py called"]),
         ((SCRIPT, "/v/bin/tools.py work", SQLA), ["/v/bin/tools.py work"]),
         # the top level of a program
         (("/srv/run.py <module>", SQLA), ["/srv/run.py <module>"]),
