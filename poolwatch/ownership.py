@@ -186,14 +186,9 @@ def _home(file: str) -> str | None:
     return None if _is_a_copied_library(file) else PROJECT
 
 
-def owner_by_place(file: str, function: str) -> Owner:
-    """Tell whose code a frame is, whatever else is on its stack."""
-    return _owner(home_of(file, function))
-
-
 @lru_cache(maxsize=2048)
 def owner_of(file: str, module: object) -> Owner:
-    """The same for code whose module's ``__name__`` is known."""
+    """Tell whose code it is, given its module's ``__name__`` and no stack."""
     if file.startswith("<") and not file.startswith(_GENERATED):
         return _generated(module.partition(".")[0] if isinstance(module, str) else "")
     return _owner(_home(file))
