@@ -30,6 +30,7 @@ from poolwatch.tally import BATCH, Tally
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
+    from poolwatch.made import Use
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.waitrate import WaitRate
 
@@ -142,6 +143,12 @@ class PoolBook:
     def book(self) -> PoolBook:
         """Itself. Others are asked for theirs: see checkout.Lender."""
         return self
+
+    def use(self) -> Use:
+        """Whether it has opened a connection (1), or one was taken from it (2)."""
+        if self.holds or self._by_path:
+            return 2
+        return 1 if self.connects else 0
 
     @cached_property
     def _wait_rate(self) -> WaitRate:

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
 from poolwatch.frame import Frame
-from poolwatch.ownership import Owner, is_ours, owner_by_place, owner_of
+from poolwatch.ownership import application_frames, is_ours, note_typed
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
@@ -54,7 +54,7 @@ class Node:
 
     __slots__ = (
         "_frames",
-        "_site",
+        "_site_at",
         "_tail",
         "bottom",
         "children",
@@ -64,12 +64,7 @@ class Node:
         "fast",
         "lastis",
         "looks",
-        "owners",
-        "packages",
         "parent",
-        "rank",
-        "site_at",
-        "users",
         "wanted",
     )
 
@@ -78,12 +73,10 @@ class Node:
         parent: Node | None,
         codes: tuple[CodeType, ...] = (),
         lastis: tuple[int, ...] = (),
-        owners: bytes = b"",
     ) -> None:
         self.parent = parent
         self.codes = codes
         self.lastis = lastis
-        self.owners = owners
         self.children = _NONE_YET
         self.fast = False
         """The walk may stop here without a further look."""
@@ -93,26 +86,14 @@ class Node:
         """The walk ends here, whatever lies beyond."""
         self.looks = 0
         self._tail: Pairs = ()
-        self._site: Frame | None = None
+        self._site_at: tuple[CodeType, int] | None = None
         self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
         self.depth = len(codes)
-        self.users = owners.count(Owner.USER)
-        """Frames of the user's own so far, and ..."""
-        self.packages = owners.count(Owner.PACKAGE)
-        """... those of packages."""
-        self.site_at: tuple[CodeType, int] | None = None
-        self.rank = -1
-        """Whose code the call site is, as far as the walk has come."""
         self.wanted = _USER_FRAMES_WANTED
-        """Frames of the user's own that are enough."""
+        """Frames of the application's own that are enough."""
         if parent is not None:
             self.depth += parent.depth
-            self.users += parent.users
-            self.packages += parent.packages
-            self.site_at, self.rank = parent.site_at, parent.rank
             self.wanted = parent.wanted
-        if self.rank < Owner.USER:
-            self._find_site(owners, codes, lastis)
 
     def frames(self, live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
         """The stack in words, innermost first; ``live`` is where its holder is now."""
@@ -121,51 +102,35 @@ class Node:
         return extended(*self._frames, live)
 
     def site(self) -> Frame | None:
-        """The call site: the first frame of the user's own code."""
-        if self._site is None and self.site_at is not None:
-            self._site = _frame(*self.site_at)
-        return self._site
+        """The call site: the nearest frame of the application's own."""
+        if self._site_at is None:
+            self._site_at = _site_of(self.near() + self._tail)
+        return None if self._site_at is None else _frame(*self._site_at)
 
     def look_again(self) -> None:
         """Compare the tail at the next hold on this path."""
         self.fast = False
 
-    def goes_on(self, beyond: bytes) -> bool:
+    def goes_on(self, mine: Sequence[int], *, beyond: bool) -> bool:
         """Whether the walk must go on from here: decides ``deeper``.
 
-        ``beyond`` tells whose code the rest of the stack is.
+        ``mine`` are the positions of the application's own frames in the whole stack.
         """
-        if beyond and self.depth < DEEPEST and not self._enough(beyond):
-            self.deeper = True
+        if beyond and self.depth < DEEPEST:
+            near = sum(at < self.depth for at in mine)
+            self.deeper = self.deeper or near < self.wanted
         return self.deeper
 
-    def learn(self, tail: Pairs, owners: bytes) -> None:
+    def learn(self, tail: Pairs) -> None:
         """Take in what lies beyond, where the walk ends: decides ``fast``."""
         self.looks += 1
         if self.looks == 1:
             self._tail = tail
-            if tail and self.rank < Owner.USER:
-                self._find_site(owners, *zip(*tail, strict=True))
+            self._site_at = _site_of(self.near() + tail)  # later tails may be shorter
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
         if self.looks >= _LOOKS:
             self.fast = True
-
-    def _enough(self, beyond: bytes) -> bool:
-        """Whether the near part holds the call site and its nearest callers."""
-        if self.users or Owner.USER in beyond:
-            return self.users >= self.wanted
-        return self.packages >= self.wanted
-
-    def _find_site(
-        self, owners: bytes, codes: tuple[CodeType, ...], lastis: tuple[int, ...]
-    ) -> None:
-        """See whether a better one is among these frames than the one known so far."""
-        for rank in (Owner.USER, Owner.PACKAGE, Owner.PLUMBING):
-            at = owners.find(rank) if rank > self.rank else -1
-            if at >= 0:
-                self.site_at, self.rank = (codes[at], lastis[at]), rank
-                return
 
     def near(self) -> Pairs:
         """What was walked of the stack."""
@@ -201,11 +166,9 @@ class LonePath:
         return resolve(self._pairs)
 
     def site(self) -> Frame | None:
-        """The call site: the first frame of the user's own code."""
-        owners = [owner_by_place(c.co_filename, c.co_name) for c, _ in self._pairs]
-        if not owners:
-            return None
-        return _frame(*self._pairs[owners.index(max(owners))])
+        """The call site: the nearest frame of the application's own."""
+        found = _site_of(self._pairs)
+        return None if found is None else _frame(*found)
 
     def look_again(self) -> None:
         """There is nothing to compare it with."""
@@ -289,9 +252,9 @@ class CallSites:
                 beyond = (
                     [] if path.bottom else self._rest(frame, DEEPEST - path.depth)[0]
                 )
-                owners = _owners(beyond)
-                if not path.goes_on(owners):
-                    self._learn(path, beyond, owners)
+                mine = _own([*path.near(), *_pairs(beyond)])
+                if not path.goes_on(mine, beyond=bool(beyond)):
+                    self._learn(path, beyond)
                     return path
 
     def capture_alone(self, frame: FrameType | None) -> LonePath:
@@ -322,20 +285,21 @@ class CallSites:
     def _descend(self, path: Node, frame: FrameType | None) -> Node:
         """Go on where the tree does not, with one look at every frame there is."""
         frames, bottom = self._rest(frame, DEEPEST - path.depth)
-        owners, at = _owners(frames), 0
+        mine, at = _own([*path.near(), *_pairs(frames)]), 0
         while not path.bottom:
             chunk = frames[at : at + CHUNK]
             if len(chunk) < CHUNK:
                 return self._leaf(path, chunk)
-            path = self._child(path, chunk, owners[at : at + CHUNK])
+            path = self._child(path, chunk)
             at += CHUNK
             path.bottom = bottom and at >= len(frames)
             if path.bottom:
                 path.fast = True
             if path.fast:
                 break
-            if not path.deeper and not path.goes_on(owners[at:]):
-                self._learn(path, frames[at:], owners[at:])
+            rest = frames[at:]
+            if not path.deeper and not path.goes_on(mine, beyond=bool(rest)):
+                self._learn(path, rest)
                 break
         return path
 
@@ -357,12 +321,10 @@ class CallSites:
     def _leaf(self, parent: Node, frames: list[FrameType]) -> Node:
         child = self._child(parent, frames)
         if not child.looks:
-            child.learn((), b"")
+            child.learn(())
         return child
 
-    def _child(
-        self, parent: Node, frames: list[FrameType], owners: bytes | None = None
-    ) -> Node:
+    def _child(self, parent: Node, frames: list[FrameType]) -> Node:
         """The child of these frames, made if there is none yet.
 
         Functions of the same shape have the same offsets: the first one met stands
@@ -377,10 +339,9 @@ class CallSites:
         if child is None:
             if len(self._nodes) >= _MOST_NODES:
                 self._begin_anew()
-            owners = _owners(frames) if owners is None else owners
             if parent.children is _NONE_YET:
                 parent.children = {}
-            child = parent.children[key] = Node(parent, codes, lastis, owners)
+            child = parent.children[key] = Node(parent, codes, lastis)
             self._nodes.append(child)
         return child
 
@@ -396,15 +357,12 @@ class CallSites:
         for path in old:
             path.children = _NONE_YET
 
-    def _learn(self, path: Node, beyond: list[FrameType], owners: bytes) -> None:
-        if not beyond:
-            path.learn((), b"")
-            return
-        pairs = tuple([(frame.f_code, frame.f_lasti) for frame in beyond])
+    def _learn(self, path: Node, beyond: list[FrameType]) -> None:
+        pairs = tuple(_pairs(beyond))
         # Tails repeat (the server, the framework): one copy of each is kept. The key
         # is by identity because hashing a code object reads all of its contents.
         key = tuple([part for code, lasti in pairs for part in (id(code), lasti)])
-        path.learn(self._tails.setdefault(key, pairs), owners)
+        path.learn(self._tails.setdefault(key, pairs) if pairs else ())
 
 
 def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
@@ -414,16 +372,24 @@ def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
         frame, most = frame.f_back, most - 1
 
 
-def _owners(frames: list[FrameType]) -> bytes:
-    try:
-        return bytes(
-            [
-                owner_of(frame.f_code.co_filename, frame.f_globals.get("__name__"))
-                for frame in frames
-            ]
-        )
-    except TypeError:  # exec() takes any globals, and a name need not be hashable
-        return bytes([owner_of(each.f_code.co_filename, None) for each in frames])
+def _pairs(frames: Iterable[FrameType]) -> list[tuple[CodeType, int]]:
+    for frame in frames:
+        if frame.f_code.co_filename == "<string>":
+            note_typed(frame.f_code.co_name, dict.get(frame.f_globals, "__name__"))
+    return [(frame.f_code, frame.f_lasti) for frame in frames]
+
+
+def _own(pairs: Sequence[tuple[CodeType, int]]) -> list[int]:
+    """Where the application's own frames are."""
+    return application_frames([(c.co_filename, c.co_name) for c, _ in pairs])
+
+
+def _site_of(pairs: Sequence[tuple[CodeType, int]]) -> tuple[CodeType, int] | None:
+    """The call site: the nearest frame of the application's own.
+
+    Or the innermost one of all, where nothing on the stack is the application's.
+    """
+    return pairs[next(iter(_own(pairs)), 0)] if pairs else None
 
 
 def _common(one: tuple[T, ...], other: tuple[T, ...]) -> tuple[T, ...]:

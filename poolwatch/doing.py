@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poolwatch.model import Frame
-from poolwatch.ownership import Owner, is_ours, owner_of
+from poolwatch.ownership import application_frames, is_ours
 from poolwatch.text import place
 
 Kind = Literal[
@@ -124,15 +124,9 @@ class Doing:
 
 def doing(now: Sequence[Frame]) -> Doing | None:
     """Read a stack, innermost first; None if there is none."""
-    inner: list[Frame] = []
-    mine: Frame | None = None
-    for frame in now:
-        if is_ours(frame.file):
-            continue
-        if owner_of(frame.file, None) is Owner.USER:
-            mine = frame
-            break
-        inner.append(frame)
+    at = next(iter(application_frames([(f.file, f.function) for f in now])), None)
+    mine = None if at is None else now[at]
+    inner = [frame for frame in now[:at] if not is_ours(frame.file)]
     if mine is None and not inner:
         return None
     kinds = [_kind_of_file(frame) for frame in inner]

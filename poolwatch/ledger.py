@@ -17,6 +17,7 @@ from poolwatch.observers import Observers
 
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
+    from poolwatch.made import Use
     from poolwatch.makings import Makings
 
 _DEPARTED = 32
@@ -70,6 +71,11 @@ class Ledger:
         from poolwatch.makings import Makings
 
         return Makings()
+
+    def use_of(self, pool_id: str) -> Use:
+        """What was done with a pool; all of it if that pool is gone."""
+        book = self.books.get(pool_id)
+        return 2 if book is None else book.use()
 
     def forget_makings(self) -> None:
         """Begin anew with those."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from poolwatch.frame import Frame
+
+Use = Literal[0, 1, 2]
+"""Of a pool: nothing, it has opened a connection, one was taken from it."""
 
 
 class Made(NamedTuple):
@@ -19,4 +22,6 @@ class Made(NamedTuple):
     most_alive: int
     """The most that were alive at once."""
     latest_s: tuple[float, ...]
-    """How long ago the latest were made, the newest last."""
+    """How long ago the latest calls were, the newest last."""
+    together: int = 0
+    """Pools that were made in the same call as one before: a fixed set."""

@@ -1,8 +1,8 @@
 """Is the code that took a connection still running? A comparison of two stacks.
 
-A stack is compared by the user's own frames, by file and function: lines move on while
-a function runs. It is compared from the outside in, because that is how it unwinds: of
-the frames that took the hold, the innermost ended first.
+A stack is compared by the application's own frames, by file and function: lines move
+on while a function runs. It is compared from the outside in, because that is how it
+unwinds: of the frames that took the hold, the innermost ended first.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ from collections.abc import Sequence
 
 from poolwatch.callsites import DEEPEST
 from poolwatch.frame import Frame
-from poolwatch.ownership import Owner, owner_by_place
+from poolwatch.ownership import application_frames, home_of
 
 _TASK_BEGINS = re.compile(r"[\\/](?:asyncio|uvloop|anyio|greenlet|uvicorn)[\\/]")
 
 Name = tuple[str, str]
 
 
-def taking_frames(stack: Sequence[Frame]) -> tuple[Frame, ...]:
-    """The frames of a stack that are the user's own, innermost first.
+def taking_frames(
+    stack: Sequence[Frame], site: Frame | None = None, *, launcher: bool = False
+) -> tuple[Frame, ...]:
+    """The frames of a stack that are the application's own, innermost first.
 
-    An application may be installed as a package: if nothing is the user's, then what
-    belongs to no known library or framework is.
+    With ``site``, those of the same code as that call site. What started the program is
+    left out, unless it is asked for or all there is.
     """
-    whose = [owner_by_place(frame.file, frame.function) for frame in stack]
-    wanted = Owner.USER if Owner.USER in whose else Owner.PACKAGE
-    return tuple([f for f, owner in zip(stack, whose, strict=True) if owner is wanted])
+    known = _name(site) if site is not None else None
+    names = list(map(_name, stack))
+    mine = application_frames(names, site=known, launcher=launcher)
+    return tuple([stack[at] for at in mine])
 
 
 def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> int:
-    """How many of the user's frames that took a hold are on its holder's stack now.
+    """How many of the frames that took a hold are on its holder's stack now.
 
     Both stacks are innermost first. Counted from the outermost inwards: a helper that
     returned the connection to its caller leaves all but one; a worker that went on to
@@ -41,7 +44,9 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     first: two stacks cannot tell them apart, which may spare a leak but accuses nobody.
     """
     taken = [_name(frame) for frame in reversed(taking_frames(stack_at_checkout))]
-    present = [_name(frame) for frame in reversed(taking_frames(now))]
+    homes = {home_of(*name) for name in taken}
+    names = [_name(frame) for frame in reversed(now)]
+    present = [name for name in names if home_of(*name) in homes]
     if not taken or not present:
         return 0
     outside = _outside(stack_at_checkout, now, taken, present)

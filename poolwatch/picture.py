@@ -550,7 +550,9 @@ def _by_holder(
 
 def program() -> str:
     """What runs here, as short as people would say it."""
-    if sys.argv and sys.argv[0] not in ("", "-c", "-m"):
-        path = FilePath(sys.argv[0])
+    argv = getattr(sys, "argv", None)  # the application may have changed it
+    first = argv[0] if type(argv) is list and argv else None
+    if type(first) is str and first not in ("", "-c", "-m"):
+        path = FilePath(first)
         return path.parent.name if path.name == "__main__.py" else path.name
-    return FilePath(sys.executable).name
+    return FilePath(sys.executable or "python").name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
+from poolwatch.onstack import taking_frames
 from poolwatch.text import duration, fit, one_line, place, plural, short_time, width
 
 _HEAD = ("VERDICT", "HELD", "HOLDER", "CALL SITE", "PID", "SERVER", "STATEMENT")
@@ -40,11 +40,6 @@ _SITE_CELLS = (16, 24)
 
 _MOST_FRAMES = 5
 _MOST_MARKS = 3
-_LIBRARY = re.compile(
-    r"[\\/](?:site|dist)-packages[\\/]|[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]|^<",
-    re.IGNORECASE,
-)
-"""Installed code, as far as a path tells: it may be the path of another machine."""
 
 _HAPPENED: dict[FrozenKind, tuple[str, str]] = {
     "exhausted": ("exhausted", "was exhausted"),
@@ -264,8 +259,9 @@ def _from_site(stack: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
 
 
 def _users(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
-    """The user's own frames, or else the innermost one; site-packages may be all."""
-    own = [f for f in frames if f == site or not _LIBRARY.search(f.file)]
+    """The application's own frames, or else the innermost one."""
+    mine = taking_frames(frames, site)
+    own = [frame for frame in frames if frame == site or frame in mine]
     return (own or frames[:1])[:_MOST_FRAMES]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from poolwatch.callsites import DEEPEST, CallSites, Node, extended, pairs_of
 from poolwatch.model import Frame
-from poolwatch.ownership import Owner, owner_by_place, owner_of
+from poolwatch.ownership import PROJECT, Owner, home_of, owner_of
 
 
 @pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
@@ -76,23 +76,23 @@ def test_owner(file, module, owner):
 
 
 @pytest.mark.parametrize(
-    ("file", "owner"),
+    ("file", "home"),
     [
-        (f"{LIB}/site-packages/sqlalchemy/pool.py", Owner.PLUMBING),
-        (f"{LIB}/dist-packages/falcon.py", Owner.PLUMBING),
-        (r"C:\venv\Lib\site-packages\flask\app.py", Owner.PLUMBING),
-        (r"C:\venv\Lib\site-packages\shop\flask.py", Owner.PACKAGE),
-        (f"{LIB}/site-packages/shop/orders.py", Owner.PACKAGE),
-        (f"{LIB}/threading.py", Owner.PLUMBING),
-        ("/home/me/shop/orders.py", Owner.USER),
-        ("/home/me/site-packages", Owner.USER),
-        ("<stdin>", Owner.USER),
-        ("<string>", Owner.PLUMBING),
+        (f"{LIB}/site-packages/sqlalchemy/pool.py", None),
+        (f"{LIB}/dist-packages/falcon.py", None),
+        (r"C:\venv\Lib\site-packages\flask\app.py", None),
+        (r"C:\venv\Lib\site-packages\shop\flask.py", "shop"),
+        (f"{LIB}/site-packages/shop/orders.py", "shop"),
+        (f"{LIB}/threading.py", None),
+        ("/home/me/shop/orders.py", PROJECT),
+        ("/home/me/site-packages", PROJECT),
+        ("<stdin>", PROJECT),
+        ("<string>", None),
     ],
 )
-def test_whose_code_it_is_by_the_place_alone(file, owner):
-    assert owner_by_place(file, "take") is owner
-    assert owner_by_place("<string>", "<module>") is Owner.USER
+def test_whose_code_it_is_by_the_place_alone(file, home):
+    assert home_of(file, "take_it") == home
+    assert home_of("<string>", "<module>") == PROJECT
 
 
 def test_a_neighbour_of_poolwatch():
@@ -340,7 +340,12 @@ def test_many_call_sites_are_forgotten_again(sites):
     import gc
     import weakref
 
+    def nodes():
+        gc.collect()
+        return sum(type(each) is Node for each in gc.get_objects())
+
     codes = []
+    before = nodes()
     for number in range(10_000):
         scope = {"caught": caught, "s": sites, "__name__": "generated"}
         source = f"def f{number}():\n    return caught(s)\npath = f{number}()"
@@ -349,9 +354,7 @@ def test_many_call_sites_are_forgotten_again(sites):
         if number % 100 == 0:
             codes.append(weakref.ref(scope[f"f{number}"].__code__))
     del scope
-    gc.collect()
-    alive = [each for each in gc.get_objects() if type(each) is Node]
-    assert len(alive) < 2_000
+    assert nodes() - before < 2_000
     assert sum(code() is not None for code in codes) < 20
 
 

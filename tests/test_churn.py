@@ -262,6 +262,71 @@ async def test_asyncpg_tenants(instrument, postgres):
         await pool.close()
 
 
+MAKE = "create_engine(url, poolclass=QueuePool)"
+SETS = {
+    "list": f"engines = [{MAKE} for _ in range(9)]",
+    "condition": f"engines = [{MAKE} for n in range(18) if n % 2]",
+    "dictionary": f"engines = list({{n: {MAKE} for n in range(9)}}.values())",
+    "set": f"engines = list({{{MAKE} for n in range(9)}})",
+    "generator": f"engines = list({MAKE} for _ in range(9))",
+    "loop": f"engines = []\nfor _ in range(9):\n  engines.append({MAKE})",
+    "class": f"class All:\n  those = [{MAKE} for _ in range(9)]\nengines = All.those",
+    "class loop": f"class All:\n  those = []\n  for _ in range(9):\n"
+    f"    those.append({MAKE})\nengines = All.those",
+    "helper": f"def make():\n  return {MAKE}\nengines = [make() for _ in range(9)]",
+    "lambda": f"make = lambda: {MAKE}\nengines = [make() for _ in range(9)]",
+    "function": f"def make():\n  return [{MAKE} for _ in range(9)]\nengines = make()",
+    "helper in a function": f"def make():\n  return {MAKE}\n"
+    "def all_of_them():\n  return [make() for _ in range(9)]\nengines = all_of_them()",
+}
+
+
+@pytest.mark.parametrize("source", SETS.values(), ids=SETS)
+def test_a_fixed_set(instrument, url, tmp_path, source):
+    """A module or class makes its pools once, and a comprehension a set of them."""
+    instrument()
+    module = {
+        "create_engine": create_engine, "QueuePool": QueuePool, "url": url,
+        "__name__": "engines",
+    }  # fmt: skip
+    exec(compile(source, str(tmp_path / "engines.py"), "exec"), module)
+    for engine in module["engines"]:
+        engine.connect().close()
+    assert len(module["engines"]) == 9
+    assert findings() == []
+    for engine in module["engines"]:
+        engine.dispose()
+
+
+def test_a_fixed_set_that_connects_as_it_is_made(instrument, postgres):
+    """What psycopg2's pools do."""
+    instrument()
+    make = psycopg2.pool.SimpleConnectionPool
+    pools = [make(1, 1, postgres.dsn) for _ in range(6)]
+    assert findings() == []
+    for pool in pools:
+        pool.closeall()
+
+
+def test_a_set_per_request(instrument, url):
+    """A comprehension in a function that is called again and again."""
+    instrument()
+    kept = []
+
+    def request():
+        engines = [create_engine(url, poolclass=QueuePool) for _ in range(2)]
+        engines[0].connect().close()
+        kept.extend(engines)
+
+    for _ in range(8):
+        request()
+    (finding,) = findings()
+    assert finding.sites[0].function == "request"
+    assert "made 16 pools" in finding.text
+    for engine in kept:
+        engine.dispose()
+
+
 def test_a_cached_factory(instrument, url):
     """A factory that makes one engine is called as often as you like."""
     instrument()

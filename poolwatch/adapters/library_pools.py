@@ -269,9 +269,16 @@ class LibraryPools(ABC):
                 from poolwatch.callsites import pairs_of, resolve
                 from poolwatch.makings import fingerprint
 
-                stack = resolve(pairs_of(frame_at(1)))
-                purpose = book.name, fingerprint(self.arguments_of(target))
-                self._context.ledger.makings.note(stack, book.url, purpose, book.id)
+                codes = pairs_of(frame_at(1))
+                ledger = self._context.ledger
+                ledger.makings.note(
+                    resolve(codes),
+                    book.url,
+                    (book.name, fingerprint(self.arguments_of(target))),
+                    book.id,
+                    codes=codes,
+                    use=ledger.use_of,
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, the app gets its pool
             self._counting.failed(error)
 

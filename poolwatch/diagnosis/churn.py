@@ -22,7 +22,7 @@ _LARGE = 25
 def churned(made: Iterable[Made], pools: Iterable[PoolStats]) -> list[Finding]:
     """Of places inside a function that made many pools with equal arguments.
 
-    A module makes its pools once, and so does a comprehension: a fixed set of them.
+    A module makes its pools once, and a call of a comprehension a fixed set of them.
     """
     stats = {pool.id: pool for pool in pools}
     return [
@@ -39,7 +39,7 @@ def _inside_a_function(made: Made) -> bool:
 
 def _piles_up(made: Made, stats: Mapping[str, PoolStats]) -> bool:
     connected = [each for each in made.pools if _connections(stats.get(each))]
-    return made.made >= _MANY and len(connected) >= _PILE
+    return made.made - made.together >= _MANY and len(connected) >= _PILE
 
 
 def _goes_on(made: Made) -> bool:

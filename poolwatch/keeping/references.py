@@ -41,7 +41,7 @@ from types import (
 from typing import Any
 from weakref import ref
 
-from poolwatch.ownership import Owner, file_of, owner_of
+from poolwatch.ownership import file_of, is_the_applications
 
 Follow = Callable[[Any], Sequence[Any]]
 
@@ -296,16 +296,16 @@ def _of_function(function: Any) -> Sequence[Any]:
 
 
 def _of_class(kind: Any) -> Sequence[Any]:
-    """The attributes of a class of the user's own."""
+    """The attributes of a class of the application's own."""
     return list(class_members(kind).values())
 
 
 def class_members(kind: type) -> dict[str, Any]:
-    """What a class of the user's own holds; nothing for one of a library."""
+    """What a class of the application's own holds; nothing for one of a library."""
     module = module_of(kind)
     home = sys.modules.get(module)
     file = file_of(home) or "<unknown>"
-    if home is None or owner_of(file, module) is not Owner.USER:
+    if home is None or not is_the_applications(file, module):
         return {}
     return dict(class_dict(kind))
 

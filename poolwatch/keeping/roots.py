@@ -19,7 +19,13 @@ from weakref import ref
 from poolwatch.callsites import current_frames
 from poolwatch.collector import undisturbed
 from poolwatch.keeping.references import Guide, local_variables
-from poolwatch.ownership import Owner, file_of, is_ours, owner_of
+from poolwatch.ownership import (
+    Owner,
+    file_of,
+    is_ours,
+    is_the_applications,
+    owner_of,
+)
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
@@ -270,9 +276,13 @@ def module_roots(wanted: Owner) -> list[Root]:
             file = file_of(module)
             if name == "__main__" and file is None:
                 file = "<main>"
-            if file is not None and owner_of(file, name) is wanted:
+            if file is not None and _owner(file, name) is wanted:
                 roots.append(Root("modules", name, _module_reader(name, ref(module))))
     return roots
+
+
+def _owner(file: str, module: str) -> Owner:
+    return Owner.USER if is_the_applications(file, module) else owner_of(file, module)
 
 
 def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Place]]:

@@ -53,8 +53,8 @@ class _Source:
 
 def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
     """Whether a frame on both stacks may keep a connection in no variable."""
-    taken = taking_frames(stack_at_checkout)[::-1]  # the outermost first
-    pairs = matching(taken, taking_frames(now)[::-1])
+    taken = taking_frames(stack_at_checkout, launcher=True)[::-1]  # the outermost first
+    pairs = matching(taken, taking_frames(now, launcher=True)[::-1])
     gone = taken[len(pairs)] if 0 < len(pairs) < len(taken) else None
     return any(
         _hides(block, then.line, frame.line, gone)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from poolwatch.kept import moment
-from poolwatch.model import Finding, Hold
+from poolwatch.model import Finding, Frame, Hold
+from poolwatch.onstack import taking_frames
 from poolwatch.text import duration, neutral, one_line, place, plural
 from poolwatch.tui.board import Board
 from poolwatch.tui.filtering import process_name
@@ -92,14 +93,17 @@ def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     title = "NOW HERE"
     if board.past is not None:
         title = f"HERE AT {moment(board.past.at)[1]}"
-    return [*lines, *_later(title, why, hold.now, (taken, hold.used), unfold)]
+    above = taken, hold.used
+    now = _later(title, why, hold.now, above, site=hold.site, unfold=unfold)
+    return [*lines, *now]
 
 
 def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
     """Draw where the last statement came from, with it, and how long ago that was."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
-    lines = _later("LAST USED HERE", "no stack", hold.used, (taken,), board.unfold)
+    title, site, unfold = "LAST USED HERE", hold.site, board.unfold
+    lines = _later(title, "no stack", hold.used, (taken,), site=site, unfold=unfold)
     before, now = ("ago", "now") if board.past is None else ("before", "then")
     ago = f"{duration(hold.unused_s)} {before}"
     when = (
@@ -113,7 +117,13 @@ def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
 
 
 def _later(
-    title: str, missing: str, stack: Stack, above: tuple[Stack, ...], unfold: bool
+    title: str,
+    missing: str,
+    stack: Stack,
+    above: tuple[Stack, ...],
+    *,
+    site: Frame | None,
+    unfold: bool,
 ) -> list[Line]:
     """Draw a stack; what a stack above it has shown already is only mentioned."""
     head = _heading(title)
@@ -124,7 +134,8 @@ def _later(
         name = f" (where it was {which})" if len(above) > 1 else ""
         return [BLANK, (*head, (f"  as above{name}", "muted"))]
     same = max(shared(stack, other) for other in above)
-    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold)
+    mine = taking_frames(stack, site)
+    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, mine=mine)
     if same:
         lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
     return [BLANK, head, *lines]

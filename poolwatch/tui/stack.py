@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from poolwatch.model import Frame
+from poolwatch.onstack import taking_frames
 from poolwatch.text import neutral, place, plural
 from poolwatch.tui.ink import Line
 from poolwatch.tui.source_lines import around
 
-_LIBRARY = re.compile(
-    r"[\\/](?:site|dist)-packages[\\/]|[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]|^<",
-    re.IGNORECASE,
-)
 Stack = tuple[Frame, ...]
 """Innermost frame first."""
 MOST = 60
 """Frames that are drawn."""
-
-
-def is_library(frame: Frame) -> bool:
-    """Whether a frame is installed code rather than the application's own."""
-    return _LIBRARY.search(frame.file) is not None
 
 
 def shared(stack: Stack, other: Stack) -> int:
@@ -36,18 +27,27 @@ def shared(stack: Stack, other: Stack) -> int:
 
 
 def stack_lines(
-    frames: Sequence[Frame], site: Frame | None, *, unfold: bool
+    frames: Sequence[Frame],
+    site: Frame | None,
+    *,
+    unfold: bool,
+    mine: Collection[Frame] | None = None,
 ) -> list[Line]:
-    """Draw a stack, innermost frame first, the call site emphasised."""
+    """Draw a stack, innermost frame first, the call site emphasised.
+
+    ``mine`` are the application's own frames; they follow from the stack if left out.
+    """
+    mine = taking_frames(frames, site) if mine is None else mine
     lines: list[Line] = []
     folded = 0
     for frame in frames[:MOST]:
-        if is_library(frame) and frame != site and not unfold:
+        library = frame not in mine and frame != site
+        if library and not unfold:
             folded += 1
             continue
         lines += _folded(folded)
         folded = 0
-        lines += _frame(frame, emphasised=frame == site)
+        lines += _frame(frame, library=library, emphasised=frame == site)
     lines += _folded(folded)
     if len(frames) > MOST:
         lines.append(((f"  … {len(frames) - MOST} more frames", "muted"),))
@@ -62,8 +62,7 @@ def _folded(count: int) -> list[Line]:
     ]
 
 
-def _frame(frame: Frame, *, emphasised: bool) -> list[Line]:
-    library = is_library(frame)
+def _frame(frame: Frame, *, library: bool, emphasised: bool) -> list[Line]:
     ink = "title" if emphasised else "muted" if library else "text"
     mark = "▸ " if emphasised else "  "
     head: Line = (

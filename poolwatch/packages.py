@@ -1,0 +1,77 @@
+"""Packages that are never the application itself.
+
+They stand between an application and its connection pool, or around the application.
+Left out are those that people start as an application of their own (Airflow, MLflow,
+JupyterHub, Prefect, Dagster, Superset).
+"""
+
+from __future__ import annotations
+
+# fmt: off
+DATABASE = frozenset({
+    "sqlalchemy", "sqlmodel", "flask_sqlalchemy", "flask_sqlalchemy_lite",
+    "fastapi_async_sqlalchemy", "zope_sqlalchemy", "advanced_alchemy",
+    "alembic", "flask_migrate", "geoalchemy2", "sqlalchemy_utils", "pandas", "ormar",
+    "piccolo", "psycopg", "psycopg_pool", "psycopg2", "psycogreen", "asyncpg",
+    "aiosqlite", "pg8000", "aiopg", "greenlet", "gevent", "eventlet",
+})
+"""Drivers, pools, ORMs, and what switches between their callers."""
+
+RUNNERS = frozenset({
+    "coverage", "debugpy", "_pydevd_bundle", "pydevd", "pex", "_bootstrap", "execnet",
+    "poolwatch", "scalene", "viztracer", "memray", "pyinstrument", "kernprof",
+})
+"""Tools that run another program in their own process."""
+
+_FRAMEWORKS = frozenset({
+    # servers
+    "uvicorn", "hypercorn", "gunicorn", "waitress", "uwsgi", "cheroot", "cherrypy",
+    "daphne", "granian", "bjoern", "meinheld", "mod_wsgi", "a2wsgi", "asgiref",
+    "mangum", "awslambdaric", "functions_framework", "azure_functions_worker",
+    "watchfiles", "hupper", "engineio", "socketio", "grpc", "grpclib",
+    # web frameworks, and what hangs in their middle
+    "fastapi", "starlette", "flask", "werkzeug", "django", "rest_framework", "ninja",
+    "channels", "aiohttp", "sanic", "quart", "litestar", "falcon", "bottle", "tornado",
+    "pyramid", "webob", "pecan", "blacksheep", "robyn", "connexion",
+    "apiflask", "flask_login", "flask_restful", "flask_restx", "flask_smorest",
+    "flask_appbuilder", "flask_admin", "flask_caching", "flask_cors", "flask_limiter",
+    "flask_security", "flask_session", "flask_socketio", "flask_executor",
+    "flask_apscheduler", "flask_wtf", "flask_httpauth", "flask_jwt_extended",
+    "flask_babel", "flask_script", "flask_marshmallow", "flask_openapi3",
+    "fastapi_utils", "starlette_context", "asgi_correlation_id",
+    "strawberry", "graphene", "graphene_sqlalchemy", "graphql", "graphql_server",
+    "flask_graphql", "ariadne", "tartiflette", "streamlit", "dash",
+    "gradio", "nicegui", "bokeh", "traitlets", "slack_bolt",
+    # OpenStack's
+    "oslo_config", "oslo_concurrency", "oslo_db", "oslo_messaging", "oslo_middleware",
+    "oslo_service", "oslo_utils", "oslo_context", "oslo_log", "cotyledon", "futurist",
+    "stevedore", "cliff", "debtcollector", "osprofiler",
+    # tasks and schedules
+    "celery", "kombu", "billiard", "amqp", "vine", "rq", "rq_scheduler", "dramatiq",
+    "huey", "arq", "procrastinate", "taskiq", "saq", "apscheduler", "faust", "nameko",
+    "django_celery_beat", "django_rq", "django_q", "luigi", "joblib", "dask",
+    "distributed", "ray", "pyspark", "multiprocess", "pebble", "aiojobs", "janus",
+    "pika", "aio_pika", "aiokafka", "confluent_kafka", "kafka", "paho", "watchdog",
+    # other event loops
+    "anyio", "trio", "trio_asyncio", "sniffio", "uvloop", "curio", "twisted", "zope",
+    "nest_asyncio", "asyncer", "aiomisc", "asyncstdlib", "async_timeout",
+    # command lines and prompts
+    "click", "click_plugins", "click_repl", "rich_click", "typer", "fire", "absl",
+    "docopt", "cyclopts", "cleo", "IPython", "ipykernel", "ipykernel_launcher",
+    "jupyter_client", "jupyter_core", "nbclient", "prompt_toolkit",
+    # tests
+    "pytest", "_pytest", "pluggy", "pytest_asyncio", "pytest_django", "pytest_flask",
+    "pytest_postgresql", "pytest_benchmark", "xdist", "__channelexec__", "hypothesis",
+    "behave", "nose2", "locust",
+    # what wraps functions and watches
+    "databases", "opentelemetry", "ddtrace", "sentry_sdk", "newrelic", "elasticapm",
+    "scout_apm", "logfire", "prometheus_client", "prometheus_flask_exporter",
+    "line_profiler", "memory_profiler", "statsd", "loguru", "wrapt", "decorator",
+    "tenacity", "backoff", "retrying",
+    "stamina", "cachetools", "methodtools", "aiocache", "dogpile", "beartype",
+    "typeguard", "deprecated", "pydantic", "pydantic_core", "dependency_injector",
+    "dishka", "pkg_resources", "setuptools",
+})
+
+KNOWN = DATABASE | RUNNERS | _FRAMEWORKS
+# fmt: on
