@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+from poolwatch import greenlets
 from poolwatch.collector import undisturbed
 from poolwatch.guard import Guard, log
-from poolwatch.holders import Holder, PerThread
+from poolwatch.holders import Holder, PerThread, per_greenlet, tell_greenlets_apart
 from poolwatch.ledger import Ledger
 from poolwatch.settings import LONG_AFTER, Settings, disabled
 
@@ -144,8 +145,16 @@ class Agent:
     # -- called on the way of a checkout ---------------------------------------------
 
     def meet_thread(self) -> Holder:
-        """Make the record of a thread at its first checkout, and begin to listen."""
-        holder = self.per_thread.holder = Holder()
+        """Make the record of a thread at its first checkout, and begin to listen.
+
+        Where greenlets are scheduled, this is called at each checkout.
+        """
+        greenlet = greenlets.asking_greenlet()
+        if greenlets.are_scheduled():
+            tell_greenlets_apart()
+            holder = per_greenlet.meet(greenlet)
+        else:
+            holder = self.per_thread.holder = Holder(greenlet)
         if self._tried_in != os.getpid():
             self.listen()
         return holder
@@ -180,6 +189,8 @@ class Agent:
             server.close()
 
     def _tick(self) -> None:
+        if greenlets.are_scheduled():
+            tell_greenlets_apart()
         if self._watchdog is None or self._guard.tripped:
             return
         try:
@@ -272,6 +283,7 @@ class Agent:
         server, self._server = self._server, None
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
+        per_greenlet.clear()
         self.ledger.forget_parent()
         self.source.freezer.forget()
         self._hurried.clear()
@@ -301,6 +313,7 @@ class Agent:
         self.close()
         self.ledger.forget_makings()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
+        per_greenlet.clear()
         self.pools = None
         self.ledger.changes += 1
 

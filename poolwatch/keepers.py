@@ -27,7 +27,7 @@ What a look does to the application:
 
 What it cannot see: values that a running function has in no variable (the iterator of
 a ``for``, a ``with`` that names nothing: see :mod:`poolwatch.keeping.scopes`), the
-context variables of threads, greenlets other than SQLAlchemy's own (gevent), and what
+context variables of threads, greenlets of libraries it does not know, and what
 extension modules hide from the garbage collector. ``unknown`` is not "nobody".
 """
 
@@ -44,6 +44,7 @@ from poolwatch.keeping.roots import (
     Root,
     Who,
     exception_roots,
+    greenlet_roots,
     loop_roots,
     module_roots,
     thread_roots,
@@ -55,7 +56,7 @@ from poolwatch.model import Frame
 from poolwatch.ownership import Owner
 
 Taker = tuple[int | None, Callable[[], Any] | None]
-"""Ident of the thread that took a hold (None if it has ended), and its task."""
+"""Whose stack took a hold (Holder.stack_key; None if it has ended), and its task."""
 
 STEP = 2000
 """Objects visited in one step; about a millisecond."""
@@ -163,7 +164,9 @@ class _Search:
         if not self._wanted:
             return
         guide, takers = self._guide, self._taker.values()
-        cut = self._look(thread_roots(guide, [ident for ident, _ in takers]), STEP)
+        first = [key for key, _ in takers]
+        cut = self._look(thread_roots(guide, first), STEP)
+        cut += self._look(greenlet_roots(guide, first), STEP)
         tasks = [task for _, task in takers if task is not None]
         cut += self._look(holding_task_roots(guide, tasks), STEP)
         cut += self._look(task_roots(guide, tasks), STEP)
@@ -185,7 +188,7 @@ class _Search:
         """Search from each root; returns those with more behind them."""
         cut = []
         for root in roots:
-            if not self._spent():
+            if root.read is not None and not self._spent():
                 if not self._step(root, limit):
                     cut.append(root)
             elif self._further:  # its nearest objects were looked at
@@ -214,7 +217,7 @@ class _Search:
         Whatever it refers to, it lets go before it returns.
         """
         try:
-            places = root.read()
+            places = root.read() if root.read is not None else []
             if self._further:  # the largest is not to be in the way of all others
                 for place in places:
                     self._walk([place], limit // len(places))

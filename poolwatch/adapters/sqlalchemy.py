@@ -29,7 +29,6 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_quiet import (
@@ -43,6 +42,7 @@ from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.greenlets import current_greenlet
 from poolwatch.guard import Guard
 from poolwatch.holders import TaskRef
 from poolwatch.labels import ambience

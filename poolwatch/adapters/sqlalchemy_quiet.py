@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from sys import _getframe as frame_at
 from sys import maxsize
-from threading import get_ident
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -38,6 +37,7 @@ from poolwatch.adapters.sqlalchemy_entry import (
 from poolwatch.adapters.sqlalchemy_listeners import Common
 from poolwatch.checkout import Checkout
 from poolwatch.guard import Guard
+from poolwatch.holders import get_ident
 from poolwatch.labels import ambience
 from poolwatch.observers import MOST_UNSEEN
 

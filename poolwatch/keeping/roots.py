@@ -10,15 +10,17 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
 from weakref import ref
 
+from poolwatch import greenlets
 from poolwatch.callsites import current_frames
 from poolwatch.collector import undisturbed
+from poolwatch.holders import per_greenlet
 from poolwatch.keeping.references import Guide, local_variables
 from poolwatch.ownership import Owner, owner_of
 
@@ -92,9 +94,9 @@ class Place:
 class Root:
     """Something to begin a search at."""
 
-    what: Literal["threads", "tasks", "modules", "others"]
-    read: Callable[[], list[Place]]
-    """The places as they are now, the innermost first."""
+    what: Literal["threads", "greenlets", "tasks", "modules", "others"]
+    read: Callable[[], list[Place]] | None
+    """The places as they are now, the innermost first; None if it cannot be read."""
     count: int = 1
 
 
@@ -112,9 +114,63 @@ def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     early = set(first)
     idents.sort(key=lambda each: each not in early)
     return [
-        Root("threads", _thread_reader(guide, ident, names.get(ident, str(ident))))
+        Root("threads", _thread_reader(guide, ident, _thread_name(names, ident)))
         for ident in idents
     ]
+
+
+_TOGETHER = 16
+"""Greenlets of one root: a server may have thousands."""
+
+
+def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
+    """All greenlets that do not run, those with an ``id()`` in ``first`` one by one.
+
+    Only where a library schedules them; SQLAlchemy's own are found with their tasks.
+    """
+    if guide.greenlet is None or not greenlets.are_scheduled():
+        return []
+    found = greenlets.every_greenlet()
+    if found is None:
+        return [Root("greenlets", None)]
+    early = set(first)
+    holding = [(each,) for each in found if id(each()) in early]
+    others = [each for each in found if id(each()) not in early]
+    groups = [
+        tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
+    ]
+    return [
+        Root("greenlets", _greenlet_reader(group), len(group))
+        for group in (*holding, *groups)
+    ]
+
+
+def _greenlet_reader(group: tuple[ref[Any], ...]) -> Callable[[], list[Place]]:
+    def read() -> list[Place]:
+        places: list[Place] = []
+        for weakly in group:
+            greenlet = weakly()
+            if greenlet is not None:
+                places += _places_of_greenlet(greenlet)
+        return places
+
+    return read
+
+
+def _places_of_greenlet(greenlet: Any) -> list[Place]:
+    who = Who(per_greenlet.name_of(greenlet), id(greenlet))
+    frame = greenlets.suspended_frame(greenlet)
+    if frame is not None:
+        return list(stack_places(frame, who, "suspended frame"))
+    if not greenlets.is_to_start(greenlet):
+        return []
+    title = f"the arguments of {who.name}, which is yet to start"
+    return [single("scheduled call", who, title, gc.get_referents(greenlet))]
+
+
+def _thread_name(names: Mapping[int | None, str], ident: int) -> str:
+    """That of the thread, or of the greenlet that runs in it."""
+    return per_greenlet.name_of_running(ident) or names.get(ident, str(ident))
 
 
 def exception_roots() -> list[Root]:
