@@ -101,11 +101,31 @@ def original(name: str) -> Any:
 
 
 def every_greenlet() -> list[ref[Any]] | None:
-    """All greenlets there are; None if the heap is too large to look for them."""
+    """All greenlets there are, and eventlet's hubs, which have calls to make; None if
+    the heap is too large to look for them.
+    """
     if sys.getallocatedblocks() > _MOST_BLOCKS:
         return None
-    kind = _kind()
-    return [ref(each) for each in gc.get_objects() if issubclass(type(each), kind)]
+    kinds = (_kind(), _hub_of_eventlet())
+    return [ref(each) for each in gc.get_objects() if issubclass(type(each), kinds)]
+
+
+def calls_of_hub(hub: Any) -> list[Any] | None:
+    """What eventlet is to call later, with the arguments; None if that is no hub."""
+    if not issubclass(type(hub), _hub_of_eventlet()):
+        return None
+    timers = [timer for _, timer in [*hub.timers, *hub.next_timers]]
+    calls = [timer.tpl for timer in timers if not timer.called]
+    return [part for call, args, named in calls for part in (call, *args, named)]
+
+
+def _hub_of_eventlet() -> Any:
+    """The class; if it is not loaded, one that nothing is of."""
+    return getattr(modules.get("eventlet.hubs.hub"), "BaseHub", _Nothing)
+
+
+class _Nothing:
+    """Never made."""
 
 
 def _kind() -> Any:

@@ -38,6 +38,7 @@ from types import (
 from typing import Any
 from weakref import ref
 
+from poolwatch import greenlets
 from poolwatch.ownership import Owner, owner_of
 
 Follow = Callable[[Any], Sequence[Any]]
@@ -89,8 +90,8 @@ class Guide:
         if self.asyncio is not None:
             self._by_base[self.asyncio.AbstractEventLoop] = self._loop
             self._by_base[self.asyncio.Task] = _of_task
-        greenlets = sys.modules.get("greenlet")
-        self.greenlet: type | None = getattr(greenlets, "greenlet", None)
+        library = sys.modules.get("greenlet")
+        self.greenlet: type | None = getattr(library, "greenlet", None)
         if self.greenlet is not None:
             self._by_base[self.greenlet] = _of_greenlet
 
@@ -230,6 +231,12 @@ def _of_context(context: Any) -> Sequence[Any]:
 
 
 def _of_greenlet(greenlet: Any) -> Sequence[Any]:
+    """Its variables. Where greenlets are scheduled each is looked at by itself, and one
+    that has ended has its result.
+    """
+    if greenlets.are_scheduled():
+        ended = greenlets.is_dead(greenlet)
+        return gc.get_referents(greenlet) if ended else ()
     values: list[Any] = []
     frame = greenlet.gr_frame  # None unless it is suspended
     while frame is not None:
