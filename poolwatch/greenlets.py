@@ -11,14 +11,18 @@ import _thread
 import gc
 import sys
 from contextlib import suppress
+from itertools import compress, repeat
 from sys import modules
 from types import FrameType
 from typing import Any
 from weakref import ref
 
 _SCHEDULERS = ("gevent", "eventlet")
-_MOST_BLOCKS = 4_000_000
-"""Blocks of memory in use above which the heap is not searched for greenlets."""
+_MOST_BLOCKS = 1_500_000
+"""Blocks of memory in use above which the heap is not searched for greenlets: with so
+many, a list of all objects stops every thread for 10 ms.
+"""
+_CHUNK = 50_000
 
 
 def current_greenlet() -> Any:
@@ -106,8 +110,13 @@ def every_greenlet() -> list[ref[Any]] | None:
     """
     if sys.getallocatedblocks() > _MOST_BLOCKS:
         return None
-    kinds = (_kind(), _hub_of_eventlet())
-    return [ref(each) for each in gc.get_objects() if issubclass(type(each), kinds)]
+    kinds = repeat((_kind(), _hub_of_eventlet()))
+    found: list[ref[Any]] = []
+    heap = gc.get_objects()
+    for at in range(0, len(heap), _CHUNK):  # each of them in C, in about 2 ms
+        some = heap[at : at + _CHUNK]
+        found += map(ref, compress(some, map(issubclass, map(type, some), kinds)))
+    return found
 
 
 def calls_of_hub(hub: Any) -> list[Any] | None:

@@ -160,9 +160,8 @@ def _greenlet_reader(group: tuple[ref[Any], ...]) -> Callable[[], list[Place]]:
 def _places_of_greenlet(greenlet: Any) -> list[Place]:
     calls = greenlets.calls_of_hub(greenlet)
     if calls is not None:
-        return [
-            single("scheduled call", NOBODY, "a call that eventlet will make", calls)
-        ]
+        title = "a call that eventlet will make"
+        return [single("scheduled call", NOBODY, title, calls)]
     who = Who(per_greenlet.name_of(greenlet), id(greenlet))
     frame = greenlets.suspended_frame(greenlet)
     if frame is not None:

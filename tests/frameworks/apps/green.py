@@ -69,8 +69,9 @@ else:
 
 logging.basicConfig(level=logging.INFO)
 engine = create_engine(os.environ["SHOP_DATABASE"], pool_size=40)
+apart = create_engine(os.environ["SHOP_DATABASE"])  # eventlet's locks are one thread's
 plain = ThreadedConnectionPool(0, 40, os.environ["SHOP_DSN"])
-for each in (engine, plain):
+for each in (engine, apart, plain):
     poolwatch.instrument(each, long_after=0.5)
 
 LONG = 60
@@ -95,9 +96,9 @@ def wait(*_):
 # -- honest work -----------------------------------------------------------------------
 
 
-def fine_asleep():
-    with engine.connect():
-        time.sleep(LONG)
+def fine_asleep(source=engine):
+    with source.connect():
+        time.sleep(LONG)  # asleep
 
 
 def fine_waits_for_an_event():
@@ -156,7 +157,7 @@ def fine_in_a_pool():
 
 
 def fine_in_a_real_thread():
-    in_a_thread(fine_asleep)
+    in_a_thread(lambda: fine_asleep(apart))
 
 
 def fine_with_a_limit():
