@@ -147,8 +147,10 @@ class PoolBook:
     # -- written by the adapter, in the application's threads ------------------------
 
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
-        """Close the books of one hold."""
-        hold.holder.out -= 1
+        """Close the books of one hold.
+
+        It is counted out last: if this is cut short, that is left to be done.
+        """
         observers = self.observers
         if observers.ended is not None:
             observers.ended(self, hold, now, collected)
@@ -161,6 +163,7 @@ class PoolBook:
             self._note_unseen(hold, now)
         else:
             self._note_seen(hold, now, collected)
+        hold.holder.out -= 1
 
     def enter_lost(self, hold: Checkout, now: float) -> None:
         """Count a hold that the collector has ended, and that has left all else."""

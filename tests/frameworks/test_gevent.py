@@ -107,10 +107,14 @@ GUNICORN = (
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["late", "preload"])
-@pytest.mark.parametrize("settings", [{}, {"SHOP_PSYCOGREEN": "1"}], ids=[BLOCKING, GREEN])
-def test_gunicorn(serve, preload, settings):
+@pytest.mark.parametrize(
+    "settings", [{}, {"SHOP_PSYCOGREEN": "1"}], ids=[BLOCKING, GREEN]
+)
+def test_gunicorn(serve, preload, psycogreen):
     """Its requests are greenlets: two that last are at work, the third has leaked."""
-    shop = serve(*GUNICORN, *preload, PYTHONWARNINGS="ignore", **settings)
+    shop = serve(
+        *GUNICORN, *preload, PYTHONWARNINGS="ignore", SHOP_PSYCOGREEN=psycogreen
+    )
     shop.begin("/report", "/report")
     assert shop.get("/keep") == "done"
 
