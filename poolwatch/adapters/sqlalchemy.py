@@ -365,6 +365,9 @@ class PoolHooks(Mishaps):
         # SQLAlchemy notes the time just before it calls the driver, and tells us after
         # its own set-up of the connection: that is the creation time of OpenTelemetry.
         took = max(0.0, time.time() - record.starttime)
+        before = self.book.holds.pop(id(record), None)
+        if before is not None:  # detached in another thread, which is to tell us yet
+            self._detached(before)
         if self.book.observers.watched:
             self._remember(record, facts_of(dbapi_connection, monotonic(), took))
         else:  # asked for when somebody wants to know; the last one is closed
@@ -451,15 +454,18 @@ class PoolHooks(Mishaps):
     @_guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
         hold = self._hold_detached(record)
-        if hold is None:
-            return
+        if hold is not None:
+            self._detached(hold)
+
+    def _detached(self, hold: Checkout) -> None:
+        """Keep a hold that was taken out, for as long as its connection is in use."""
         proxy = hold.proxy()
         if proxy is None:  # a dropped async connection: nobody detached it
             self.book.end(hold, monotonic(), True)
             return
         # From here on no event tells of its end if it is dropped, or closed by the
         # driver's own close().
-        key = id(dbapi_connection)
+        key = id(proxy.dbapi_connection)
         hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
         self.book.detached[key] = hold
         with suppress(IndexError):  # another thread was first

@@ -330,7 +330,8 @@ class QuietPool:
     def told_of(self, event: str, *args: Any) -> None:
         """Note what a pool has told."""
         counter = _COUNTED.get(event)
-        if self.hooks is None and counter is not None:
+        detached = event == "connect" and id(args[1]) in self.holds
+        if self.hooks is None and counter is not None and not detached:
             setattr(self, counter, getattr(self, counter) + 1)
             return
         try:
