@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from poolwatch.adapters.registry import EveryLibrary
     from poolwatch.callsites import CallSites
+    from poolwatch.inherited import Inherited
     from poolwatch.model import Hold, Snapshot
     from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
@@ -84,6 +85,7 @@ class Agent:
         self._guard = Guard("its watch over leaks")
         self._explained: dict[str, tuple[float, str]] = {}
         self._hurried: dict[str, float] = {}
+        self._inherited: Inherited | None = None
         self._server: Server | None = None
         self._tried_in: int | None = None
         self._starting = threading.Lock()
@@ -191,6 +193,9 @@ class Agent:
     def _tick(self) -> None:
         if greenlets.are_scheduled():
             tell_greenlets_apart()
+        if self._inherited is not None and self._inherited.is_over():
+            self.ledger.observers.remove(self._inherited)
+            self._inherited = None
         if self._watchdog is None or self._guard.tripped:
             return
         try:
@@ -285,12 +290,27 @@ class Agent:
         self.per_thread.__dict__.clear()
         per_greenlet.clear()
         self.ledger.forget_parent()
+        self._watch_inherited()
         self.source.freezer.forget()
         self._hurried.clear()
         if self.pools is not None:
             self.pools.forget_parent()
         if server is not None:
             server.abandon()
+
+    def _watch_inherited(self) -> None:
+        """Note who takes a connection of the parent's, for as long as there are any."""
+        observers, before = self.ledger.observers, self._inherited
+        if before is not None:
+            observers.remove(before)
+            self._inherited = None
+        if observers.watched:
+            from poolwatch.inherited import Inherited
+
+            inherited = Inherited(self.ledger)
+            if not inherited.is_over():
+                observers.append(inherited)
+                self._inherited = inherited
 
     def close(self) -> None:
         """Stop listening, until a thread that was not met yet checks out."""

@@ -30,6 +30,7 @@ from poolwatch.tally import BATCH, Tally
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
+    from poolwatch.inherited import Use
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.waitrate import WaitRate
 
@@ -71,6 +72,8 @@ class PoolBook:
     blamed: OnDemand[dict[int, list[Path]]] = OnDemand(dict)
     """By wait: the paths of those who held a connection when it began."""
     nestings = OnDemand(Nestings)
+    inherited: OnDemand[dict[Path, Use]] = OnDemand(dict)
+    """Where connections were taken that had been opened before a fork."""
     departed: OnDemand[deque[tuple[float, ConnectionFacts]]] = OnDemand(
         partial(deque, maxlen=_DEPARTED)
     )
@@ -255,6 +258,7 @@ class PoolBook:
             self.waits,
             self.blamed,
             self._by_path,
+            self.inherited,
         ):
             table.clear()
         self._by_site = {}

@@ -243,7 +243,9 @@ class _Look:
             self.findings += of_pools.exhausted(stats, holds, waits)
             self.findings += of_pools.unpooled(stats)
             self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
-            self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
+            self.findings += of_holds.fork_shared(
+                stats, _inherited(out, holds), [*book.inherited.values()], self.now
+            )
             if not book.shared:  # one connection for all: nobody can wait for another
                 mine = [
                     (draft.checkout, hold)
