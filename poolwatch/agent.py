@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+from poolwatch import greenlets
 from poolwatch.collector import undisturbed
 from poolwatch.guard import Guard, log
-from poolwatch.holders import Holder, PerThread
+from poolwatch.holders import Holder, PerThread, per_greenlet, tell_greenlets_apart
 from poolwatch.ledger import Ledger
 from poolwatch.settings import LONG_AFTER, Settings, disabled
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from poolwatch.adapters.registry import EveryLibrary
     from poolwatch.callsites import CallSites
+    from poolwatch.inherited import Inherited
     from poolwatch.model import Hold, Snapshot
     from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
@@ -83,6 +85,7 @@ class Agent:
         self._guard = Guard("its watch over leaks")
         self._explained: dict[str, tuple[float, str]] = {}
         self._hurried: dict[str, float] = {}
+        self._inherited: Inherited | None = None
         self._server: Server | None = None
         self._tried_in: int | None = None
         self._starting = threading.Lock()
@@ -144,8 +147,16 @@ class Agent:
     # -- called on the way of a checkout ---------------------------------------------
 
     def meet_thread(self) -> Holder:
-        """Make the record of a thread at its first checkout, and begin to listen."""
-        holder = self.per_thread.holder = Holder()
+        """Make the record of a thread at its first checkout, and begin to listen.
+
+        Where greenlets are scheduled, this is called at each checkout.
+        """
+        greenlet = greenlets.asking_greenlet()
+        if greenlets.are_scheduled():
+            tell_greenlets_apart()
+            holder = per_greenlet.meet(greenlet)
+        else:
+            holder = self.per_thread.holder = Holder(greenlet)
         if self._tried_in != os.getpid():
             self.listen()
         return holder
@@ -180,6 +191,11 @@ class Agent:
             server.close()
 
     def _tick(self) -> None:
+        if greenlets.are_scheduled():
+            tell_greenlets_apart()
+        if self._inherited is not None and self._inherited.is_over():
+            self.ledger.observers.remove(self._inherited)
+            self._inherited = None
         if self._watchdog is None or self._guard.tripped:
             return
         try:
@@ -272,13 +288,29 @@ class Agent:
         server, self._server = self._server, None
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
+        per_greenlet.clear()
         self.ledger.forget_parent()
+        self._watch_inherited()
         self.source.freezer.forget()
         self._hurried.clear()
         if self.pools is not None:
             self.pools.forget_parent()
         if server is not None:
             server.abandon()
+
+    def _watch_inherited(self) -> None:
+        """Note who takes a connection of the parent's, for as long as there are any."""
+        observers, before = self.ledger.observers, self._inherited
+        if before is not None:
+            observers.remove(before)
+            self._inherited = None
+        if observers.watched:
+            from poolwatch.inherited import Inherited
+
+            inherited = Inherited(self.ledger)
+            if not inherited.is_over():
+                observers.append(inherited)
+                self._inherited = inherited
 
     def close(self) -> None:
         """Stop listening, until a thread that was not met yet checks out."""
@@ -301,6 +333,7 @@ class Agent:
         self.close()
         self.ledger.forget_makings()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
+        per_greenlet.clear()
         self.pools = None
         self.ledger.changes += 1
 

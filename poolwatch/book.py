@@ -30,6 +30,7 @@ from poolwatch.tally import BATCH, Tally
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
+    from poolwatch.inherited import InheritedUse
     from poolwatch.made import Use
     from poolwatch.model import Outside, PoolStats, SiteStats
     from poolwatch.waitrate import WaitRate
@@ -74,6 +75,8 @@ class PoolBook:
     blamed: OnDemand[dict[int, list[Path]]] = OnDemand(dict)
     """By wait: the paths of those who held a connection when it began."""
     nestings = OnDemand(Nestings)
+    inherited: OnDemand[dict[Path, InheritedUse]] = OnDemand(dict)
+    """Where connections were taken that had been opened before a fork."""
     departed: OnDemand[deque[tuple[float, ConnectionFacts]]] = OnDemand(
         partial(deque, maxlen=_DEPARTED)
     )
@@ -159,8 +162,10 @@ class PoolBook:
     # -- written by the adapter, in the application's threads ------------------------
 
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
-        """Close the books of one hold."""
-        hold.holder.out -= 1
+        """Close the books of one hold.
+
+        It is counted out last: if this is cut short, that is left to be done.
+        """
         observers = self.observers
         if observers.ended is not None:
             observers.ended(self, hold, now, collected)
@@ -173,6 +178,7 @@ class PoolBook:
             self._note_unseen(hold, now)
         else:
             self._note_seen(hold, now, collected)
+        hold.holder.out -= 1
 
     def enter_lost(self, hold: Checkout, now: float) -> None:
         """Count a hold that the collector has ended, and that has left all else."""
@@ -274,6 +280,7 @@ class PoolBook:
             self.waits,
             self.blamed,
             self._by_path,
+            self.inherited,
         ):
             table.clear()
         self._by_site = {}

@@ -166,8 +166,10 @@ class Checkout:
         return getattr(self, "dropped", 0) >= _LOOKS
 
     def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
-        """The ident of the thread, None if it has ended, and the task, by weakref."""
-        ident = None if self.holder.has_ended() else self.holder.ident
+        """Whose stack it is (Holder.stack_key), None if it has ended; and the task, by
+        weakref.
+        """
+        ident = None if self.holder.has_ended() else self.holder.stack_key()
         return ident, self.task.reference if self.task is not None else None
 
     def ended_owner(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Who takes a connection: the thread and, under asyncio, the task.
+"""Who takes a connection: the thread or greenlet and, under asyncio, the task.
 
 Neither is kept alive by us: what they carry may be the very thing that leaks. A thread
 is met once, in a thread-local record that dies with it.
@@ -7,24 +7,52 @@ is met once, in a thread-local record that dies with it.
 from __future__ import annotations
 
 import threading
+from functools import partial
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from poolwatch import greenlets
+
 if TYPE_CHECKING:
     from asyncio import Task
+    from types import FrameType
+
+__all__ = ["Holder", "PerGreenlet", "PerThread", "TaskRef", "get_ident"]
+"""``get_ident`` is imported once: it may be another's before or after it is patched."""
 
 
 class Holder:
-    """A thread, as far as it may be remembered."""
+    """A thread, or a greenlet that is scheduled in one, as far as it may be remembered.
 
-    __slots__ = ("_name", "_thread", "ident", "met", "out")
+    Greenlets are told apart where gevent or eventlet is loaded: see PerThread.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_greenlet",
+        "_is_first",
+        "_name",
+        "_thread",
+        "ident",
+        "met",
+        "out",
+        "thread_ident",
+    )
+
+    def __init__(self, greenlet: Any = None) -> None:
+        """Meet the thread that runs, and ``greenlet``, which runs in it."""
         thread = threading.current_thread()
-        self.ident = threading.get_ident()
+        self.ident = get_ident()
+        self.thread_ident = greenlets.thread_ident()
+        """The interpreter's own ident of the thread."""
         self._name = thread.name
         self._thread = ref(thread)
+        self._greenlet = None if greenlet is None else ref(greenlet)
+        self._is_first = greenlet is None or greenlets.parent_of(greenlet) is None
+        """It is the thread itself, or the greenlet that the thread began as."""
+        if not self._is_first and not _is_named(thread, greenlet):
+            self._name = greenlets.own_name(greenlet)
         self.met = monotonic()
         """When it was met: at its first checkout."""
         self.out = 0
@@ -35,21 +63,117 @@ class Holder:
     def name(self) -> str:
         """The thread's name; its last known one once it has ended."""
         thread = self._thread()
-        return self._name if thread is None else thread.name
+        return self._name if thread is None or not self._is_first else thread.name
 
     def has_ended(self) -> bool:
-        """Whether the thread has run to its end."""
+        """Whether the thread or greenlet has run to its end."""
+        if self._greenlet is not None:
+            greenlet = self._greenlet()
+            if greenlet is None or greenlets.is_dead(greenlet):
+                return True
+            if not self._is_first:
+                return False
         thread = self._thread()
         try:
             return thread is None or not thread.is_alive()
         except RuntimeError:  # how a thread that Python did not start says it has
             return True
 
+    def shares_its_thread(self) -> bool:
+        """Whether its greenlet is one of several that take turns in their thread."""
+        return self._greenlet is not None and greenlets.are_scheduled()
 
-class PerThread(threading.local):
-    """The holder record of the thread that looks."""
+    def suspended_frame(self) -> FrameType | None:
+        """The innermost frame of its greenlet, if that is suspended."""
+        greenlet = self._greenlet() if self.shares_its_thread() else None  # type: ignore[misc]
+        return None if greenlet is None else greenlets.suspended_frame(greenlet)
+
+    def stack_key(self) -> int:
+        """Tells whose stack its frames are on now: the ident of the thread it runs in,
+        or the ``id()`` of its greenlet while that is suspended.
+        """
+        greenlet = None if self._greenlet is None else self._greenlet()
+        if greenlet is None or self.suspended_frame() is None:
+            return self.thread_ident
+        return id(greenlet)
+
+
+def _is_named(thread: Any, greenlet: Any) -> bool:
+    """Whether ``threading`` knows the greenlet as a thread, and by a name."""
+    dummy = type(thread).__name__ == "_DummyThread"
+    return getattr(thread, "ident", None) == id(greenlet) and not dummy
+
+
+_local: Any = greenlets.original("_local")
+
+
+class PerThread(_local):  # type: ignore[misc]
+    """The holder record of the thread that looks.
+
+    It is always None where gevent or eventlet is loaded, whether before or after us:
+    there a thread has many holders, and ``per_greenlet`` has them.
+    """
 
     holder: Holder | None = None
+
+
+class PerGreenlet:
+    """The holder records of the greenlets that are alive, by ``id()``."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ref[Any], Holder]] = {}
+
+    def meet(self, greenlet: Any) -> Holder:
+        """Its record, made at its first checkout."""
+        key = id(greenlet)
+        known = self._known.get(key)
+        if known is not None and known[0]() is greenlet:
+            return known[1]
+        forget = partial(_forget, self._known, key)
+        holder = Holder(greenlet)
+        self._known[key] = ref(greenlet, forget), holder
+        return holder
+
+    def name_of(self, greenlet: Any) -> str:
+        """What it is called, here and everywhere."""
+        known = self._known.get(id(greenlet))
+        if known is not None and known[0]() is greenlet:
+            return known[1].name
+        return greenlets.name_of(greenlet)
+
+    def name_of_running(self, ident: int) -> str | None:
+        """That of the greenlet which runs in a thread; None if it took no connection.
+
+        ``ident`` is the interpreter's own of the thread.
+        """
+        for _, holder in list(self._known.values()):
+            if holder.stack_key() == ident and not holder.has_ended():
+                return holder.name
+        return None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+
+
+def _forget(
+    known: dict[int, tuple[ref[Any], Holder]], key: int, dead: ref[Any]
+) -> None:
+    if key in known and known[key][0] is dead:
+        del known[key]
+
+
+per_greenlet = PerGreenlet()
+
+
+def tell_greenlets_apart() -> None:
+    """Have no thread answer for its greenlets from now on.
+
+    Threads that were met before are met again: what is on the class hides what each of
+    them has.
+    """
+    if PerThread.holder is None:
+        PerThread.holder = property(lambda _: None)  # type: ignore[assignment]
 
 
 class TaskRef:

@@ -27,7 +27,7 @@ What a look does to the application:
 
 What it cannot see: values that a running function has in no variable (the iterator of
 a ``for``, a ``with`` that names nothing: see :mod:`poolwatch.keeping.scopes`), the
-context variables of threads, greenlets other than SQLAlchemy's own (gevent), and what
+context variables of threads, greenlets of libraries it does not know, and what
 extension modules hide from the garbage collector. ``unknown`` is not "nobody".
 """
 
@@ -47,6 +47,7 @@ from poolwatch.keeping.roots import (
     Root,
     Who,
     exception_roots,
+    greenlet_roots,
     loop_roots,
     module_roots,
     thread_roots,
@@ -60,7 +61,7 @@ from poolwatch.model import Frame
 from poolwatch.ownership import Owner
 
 Taker = tuple[int | None, Callable[[], Any] | None]
-"""Ident of the thread that took a hold (None if it has ended), and its task."""
+"""Whose stack took a hold (Holder.stack_key; None if it has ended), and its task."""
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
@@ -193,7 +194,9 @@ class _Search:
             return
         guide, takers = self._guide, self._taker.values()
         tasks = [task for _, task in takers if task is not None]
-        self._look(thread_roots(guide, [ident for ident, _ in takers]))
+        first = [key for key, _ in takers]
+        self._look(thread_roots(guide, first))
+        self._look(greenlet_roots(guide, first))
         self._look(holding_task_roots(guide, tasks))
         self._look(task_roots(guide, tasks))
         if not self._disputed:

@@ -38,7 +38,7 @@ from poolwatch.model import (
     Wait,
 )
 from poolwatch.onstack import still_on_stack, taking_frames
-from poolwatch.running import task_stack, thread_stacks
+from poolwatch.running import holder_stack, task_stack, thread_stacks
 from poolwatch.settings import process_name
 from poolwatch.text import duration, place
 from poolwatch.verdicts import Keeping, Seen, is_unused, judge, suspicious
@@ -353,7 +353,9 @@ class _Look:
             self.findings += of_pools.exhausted(stats, holds, waits)
             self.findings += of_pools.unpooled(stats)
             self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
-            self.findings += of_holds.fork_shared(stats, _inherited(out, holds))
+            self.findings += of_holds.fork_shared(
+                stats, _inherited(out, holds), [*book.inherited.values()], self.now
+            )
             if not book.shared:  # one connection for all: nobody can wait for another
                 nesting = _nesting(drafts, asked)
                 mine = [
@@ -449,13 +451,11 @@ class _Look:
 
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:
         if checkout.task is not None:
-            thread = self.threads.get(checkout.holder.ident, ())
+            thread = self.threads.get(checkout.holder.thread_ident, ())
             return resolve(task_stack(checkout.task, thread))
         holder = checkout.holder
         if holder not in self._stacks:
-            ended = holder.has_ended()  # then its ident may be another thread's by now
-            pairs = () if ended else self.threads.get(holder.ident, ())
-            self._stacks[holder] = resolve(pairs)
+            self._stacks[holder] = resolve(holder_stack(holder, self.threads))
         return self._stacks[holder]
 
 

@@ -8,7 +8,12 @@ from poolwatch.callsites import DEEPEST, Pairs, current_frames, pairs_of
 from poolwatch.ownership import is_ours
 
 if TYPE_CHECKING:
-    from poolwatch.holders import TaskRef
+    from collections.abc import Mapping
+
+    from poolwatch.holders import Holder, TaskRef
+
+_TRIES = 3
+"""Looks at a greenlet that is suspended and resumed again and again."""
 
 
 def task_stack(reference: TaskRef, thread: Pairs = ()) -> Pairs:
@@ -48,6 +53,26 @@ def _first(thing: object, *names: str) -> Any:
     """The first attribute of those that is there and not None."""
     values = (getattr(thing, name, None) for name in names)
     return next((value for value in values if value is not None), None)
+
+
+def holder_stack(holder: Holder, threads: Mapping[int, Pairs]) -> Pairs:
+    """Where a holder is now, innermost frame first: nowhere once it has ended.
+
+    ``threads`` are the stacks of all threads: of one that runs several greenlets they
+    say where the one was that ran then, so that thread is read anew.
+    """
+    if holder.has_ended():  # then its ident may be another thread's by now
+        return ()
+    if not holder.shares_its_thread():
+        return threads.get(holder.thread_ident, ())
+    for _ in range(_TRIES):
+        frame = holder.suspended_frame()
+        if frame is not None:
+            return pairs_of(frame)
+        pairs = pairs_of(current_frames().get(holder.thread_ident))
+        if holder.suspended_frame() is None:
+            return pairs
+    return ()
 
 
 def thread_stacks() -> dict[int, Pairs]:

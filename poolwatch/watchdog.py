@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout
 from poolwatch.guard import log
+from poolwatch.inherited import InheritedUse
 from poolwatch.ledger import Ledger
 from poolwatch.model import Frame, Hold
 from poolwatch.nestings import Nesting
@@ -47,6 +48,7 @@ class Watchdog:
         self._reported: dict[int, _Reported] = {}
         self._collected: dict[tuple[str, Frame], int] = {}
         self._nestings: set[tuple[str, Frame | None, Frame | None]] = set()
+        self._shared: set[tuple[str, Frame | None]] = set()
         self._seen: frozenset[int] = frozenset()
         self._again = 0.0
         self._next_picture = 0.0
@@ -61,6 +63,7 @@ class Watchdog:
             book.look()
             book.mark(now)
             self._nested(book)
+            self._fork_shared(book)
         if now >= self._next_picture and any(self._in_trouble(b, now) for b in books):
             began = time.thread_time()
             self._source.process()  # which keeps the picture
@@ -140,6 +143,17 @@ class Watchdog:
                 self._nestings.add(pair)
                 log().info("%s", _nested(nesting, book.name))
 
+    def _fork_shared(self, book: PoolBook) -> None:
+        """Tell of each line once that takes connections of the parent process."""
+        for use in list(book.inherited.values()):
+            if use.told:
+                continue
+            use.told = True
+            site = book.id, use.path.site()
+            if site not in self._shared and len(self._shared) < _MOST_REPORTED:
+                self._shared.add(site)
+                log().warning("%s", _fork_shared(use, book.name))
+
     def _dropped(self, books: list[PoolBook]) -> None:
         for book in books:
             for site, count in book.collected_at():
@@ -203,6 +217,18 @@ def _nested(nesting: Nesting, pool: str) -> str:
         ),
         *_stack("the first", nesting.outer.frames()),
         *_stack("the second", nesting.inner.frames()),
+    ]
+    return "\n  ".join(lines)
+
+
+def _fork_shared(use: InheritedUse, pool: str) -> str:
+    lines = [
+        one_line(
+            f"fork_shared on pool {pool!r}: a connection that was opened before the "
+            f"process forked is taken at {place(use.path.site())}; parent and child "
+            "share one session of the server"
+        ),
+        *_stack("taken here", use.path.frames()),
     ]
     return "\n  ".join(lines)
 

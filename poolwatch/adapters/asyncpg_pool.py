@@ -28,6 +28,7 @@ from poolwatch.adapters.asyncpg_connect import (
 )
 from poolwatch.adapters.asyncpg_statements import StatementHooks
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.driver_hooks import DriverHooks
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.book import PoolBook
@@ -151,16 +152,21 @@ class AsyncpgHooks(DriverHooks):
         methods: dict[str, Any] = {each.__name__: each for each in made}
         return methods | {"_acquire": self._acquire_method(base, capacity)}
 
-    def _acquire_method(self, base: Any, capacity: int) -> Callable[..., Any]:
+    def _acquire_method(  # noqa: C901 - written out
+        self, base: Any, capacity: int
+    ) -> Callable[..., Any]:
         """The hot path: everything it needs is a local of this closure."""
         book, guard = self.book, self.guard
         holds, waits = book.holds, book.waits
         per_thread, capture = self._per_thread, self._sites.capture
         get_ambience, take = ambience.get, self._take
 
-        async def _acquire(pool: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - asyncpg's own
+        async def _acquire(pool: Any, timeout: Any) -> Any:  # noqa: ASYNC109, C901 - asyncpg's own
             if guard.tripped:
                 return await base._acquire(pool, timeout)
+            key, called = 0, False
+            wait: Any = None
+            proxy = None
             try:
                 holder = per_thread.holder or self._meet_thread()
                 task = current_task()
@@ -175,69 +181,88 @@ class AsyncpgHooks(DriverHooks):
                 waits[key] = wait
                 if holder.out or len(holds) >= capacity:
                     self.notable(wait, capacity)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-                return await base._acquire(pool, timeout)
-            try:
+                called = True
                 proxy = await base._acquire(pool, timeout)
-            except BaseException as error:
-                waits.pop(key, None)
-                self.gave_up(wait, error, _timed_out(wait, error, timeout))
-                raise
-            try:
                 if not guard.tripped:  # uninstrument() may have come meanwhile
                     take(wait, proxy)
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                self.failed_after(error)
-            finally:
-                waits.pop(key, None)
-            return proxy
+                del waits[key]
+                return proxy  # noqa: TRY300 - also here the hold would be left behind
+            except BaseException as error:
+                if key in waits:  # no call: the stack may be full
+                    del waits[key]
+                if proxy is None and is_library_s(error, called):
+                    self.gave_up(wait, error, _timed_out(wait, error, timeout))
+                    raise
+                if not self.goes_on(error, wait):
+                    if proxy is not None:
+                        with suppress(Exception):
+                            await pool.release(proxy)
+                    raise
+            return await base._acquire(pool, timeout) if proxy is None else proxy
 
         return _acquire
 
     def _take(self, wait: Checkout, proxy: Any) -> None:
         """Begin the hold."""
-        book = self.book
-        now = wait.taken = monotonic()
-        if book.blamed:
-            book.waited(wait, now)
-        holder, connection = proxy._holder, proxy._con
-        if type(holder) is not self._holder_kind:  # made since the pool was hooked
-            holder.__class__ = self._holder_kind
-        known = book.connections.get(id(connection))
-        wait.facts = known or self._meet(connection, None)
-        wait.proxy = _Lent(self._known[id(connection)])
-        book.holds[id(holder)] = wait
-        wait.holder.out += 1
-        tell = book.observers.taken
-        if tell is not None:
-            tell(book, wait)
+        book, before = self.book, None
+        lent, connection = proxy._holder, proxy._con
+        try:
+            now = wait.taken = monotonic()
+            if book.blamed:
+                book.waited(wait, now)
+            if type(lent) is not self._holder_kind:  # made since the pool was hooked
+                lent.__class__ = self._holder_kind
+            known = book.connections.get(id(connection))
+            wait.facts = known or self._meet(connection, None)
+            wait.proxy = _Lent(self._known[id(connection)])
+            holder = wait.holder
+            before = holder.out
+            book.holds[id(lent)] = wait
+            holder.out = before + 1
+            tell = book.observers.taken
+            if tell is not None:
+                tell(book, wait)
+        except BaseException as error:
+            if not self.goes_on(error, wait, id(lent), before):
+                raise
 
     def _holder_methods(self) -> dict[str, Any]:
-        guard, ended = self.guard, self._ended
+        guard, holds = self.guard, self.book.holds
+        end: Callable[..., Any] = self.book.end
 
         def _release(holder: Any) -> None:
-            if holder._in_use is not None and not guard.tripped:
+            hold, called = None, False
+            try:
+                if holder._in_use is not None and not guard.tripped:
+                    hold = self._hold_ended(holder)
+                    if hold is not None:
+                        hold = end(hold, monotonic(), hold.is_dropped())
+                called = True
+                PoolConnectionHolder._release(holder)
+            except BaseException as error:
+                if is_library_s(error, called):
+                    raise
                 try:
-                    ended(holder)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                    guard.failed(error)
-            PoolConnectionHolder._release(holder)
+                    self.came_back(hold or holds.pop(id(holder), None))
+                finally:  # Ctrl-C must not cost the pool its connection
+                    PoolConnectionHolder._release(holder)
+                if not self.survives(error):
+                    raise
 
         return {"_release": _release}
 
     # -- the end of holds --------------------------------------------------------------
 
-    def _ended(self, holder: Any) -> None:
-        """The connection has come back, or is closed."""
+    def _hold_ended(self, holder: Any) -> Checkout | None:
+        """Take out the hold: the connection has come back, or is closed."""
         key = id(holder)
         self._returning.discard(key)
         if holder._con is not None and holder._con.is_closed():
             self._count_invalidated(holder)
-        hold = self.book.holds.pop(key, None)
+        hold = self.book.holds.get(key)
         if hold is not None:
             hold.proxy = _nothing
-            self.book.end(hold, monotonic(), hold.is_dropped())
+        return self.book.holds.pop(key, None)
 
     def _count_invalidated(self, holder: Any) -> None:
         """Unless it has served its time, or was counted when all were expired."""

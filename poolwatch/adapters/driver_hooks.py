@@ -9,12 +9,12 @@ from __future__ import annotations
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 from weakref import finalize, ref
 
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.cut_short import Mishaps
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
@@ -22,7 +22,7 @@ from poolwatch.guard import Guard
 from poolwatch.holders import TaskRef
 
 
-class DriverHooks:
+class DriverHooks(Mishaps):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
@@ -78,25 +78,6 @@ class DriverHooks:
         if len(book.holds) >= capacity:
             book.wanted_more(wait)
             self._look_soon(book.id)
-
-    def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
-        """The pool gave no connection: its own timeout, or the application's end."""
-        try:
-            now = monotonic()
-            self.book.waited(wait, now)
-            if timed_out:
-                self.book.timed_out(now - wait.asked)
-                error.add_note(self._explain(self.book.id))
-            elif not isinstance(error, Exception):
-                self.book.given_up(now - wait.asked)
-        except Exception as ours:  # noqa: BLE001 - the application waits for its own
-            self.guard.failed(ours)
-
-    def failed_after(self, error: BaseException) -> None:
-        """Something went wrong in a hook, after the library had done its part."""
-        if not isinstance(error, Exception):
-            raise error  # Ctrl-C, or a greenlet or thread that was told to end
-        self.guard.failed(error)
 
     def remember(
         self,

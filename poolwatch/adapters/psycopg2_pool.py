@@ -24,6 +24,7 @@ from psycopg2.pool import AbstractConnectionPool, PoolError
 from poolwatch.adapters import dropped
 from poolwatch.adapters.class_methods import ClassMethods, Method
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.driver_hooks import DriverHooks
 from poolwatch.adapters.library_pools import LibraryPools
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
@@ -205,9 +206,13 @@ class Psycopg2Hooks(DriverHooks):
         notable, again = self.notable, self._again
         capacity = self.pool.maxconn
 
-        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - every call would cost
+        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - every call would cost
             if guard.tripped:
                 return original(pool, *args, **kwargs)
+            number = key = 0
+            called = False
+            wait: Any = None
+            connection = before = None
             try:
                 holder = per_thread.holder or self._meet_thread()
                 try:
@@ -224,17 +229,8 @@ class Psycopg2Hooks(DriverHooks):
                 scarce = holder.out or len(holds) >= capacity
                 if scarce and not _is_out(pool, _key(args, kwargs)):
                     notable(wait, capacity)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-                return original(pool, *args, **kwargs)
-            try:
+                called = True
                 connection = original(pool, *args, **kwargs)
-            except BaseException as error:
-                if number in waits:  # no call: the stack may be full
-                    del waits[number]
-                self.gave_up(wait, error, _is_exhausted(pool, error))
-                raise
-            try:
                 now = wait.taken = monotonic()
                 if blamed:
                     book.waited(wait, now)
@@ -243,16 +239,29 @@ class Psycopg2Hooks(DriverHooks):
                     wait.facts = connections.get(key) or self._meet(connection)
                     wait.proxy = known.get(key) or ref(connection)
                     wait.keyed = bool(args or kwargs)
+                    before = holder.out
                     holds[key] = wait
-                    holder.out += 1
+                    holder.out = before + 1
                     tell = observers.taken
                     if tell is not None:
                         tell(book, wait)
                 del waits[number]
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                if number in waits:
+                return connection  # noqa: TRY300 - also here the hold would be left
+            except BaseException as error:  # noqa: BLE001 - raised again but for ours
+                if number in waits:  # no call: the stack may be full
                     del waits[number]
-                self.failed_after(error)
+                try:
+                    if connection is None and is_library_s(error, called):
+                        self.gave_up(wait, error, _is_exhausted(pool, error))
+                        raise
+                    if not self.goes_on(error, wait, key, before):
+                        _give_back(pool, connection)
+                        raise
+                finally:
+                    if number in blamed:
+                        del blamed[number]
+            if connection is None:
+                return original(pool, *args, **kwargs)
             return connection
 
         return getconn
@@ -273,33 +282,49 @@ class Psycopg2Hooks(DriverHooks):
 
         So meanwhile the hold stands under a key of its own.
         """
-        guard, book = self.guard, self.book
-        holds, end = book.holds, book.end
+        guard, holds = self.guard, self.book.holds
+        end: Callable[..., Any] = self.book.end
 
-        def putconn(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        def putconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - written out
             if guard.tripped:
                 return original(pool, *args, **kwargs)
-            connection: Any = args[0] if args else kwargs.get("conn")
-            number = id(connection)
-            hold = holds.pop(number, None)
-            if hold is not None:
-                holds[id(hold)] = hold
+            number, hold, result = 0, None, None
+            called = returned = False
             try:
-                result = original(pool, *args, **kwargs)
-            except BaseException:
-                self._not_returned(pool, hold, number)
-                raise
-            try:
+                connection: Any = args[0] if args else kwargs.get("conn")
+                number = id(connection)
+                hold = holds.pop(number, None)
+                if hold is not None:
+                    holds[id(hold)] = hold
+                called = True
+                result, returned = original(pool, *args, **kwargs), True
                 if hold is None:
                     self._end_returned(pool)
                 elif holds.pop(id(hold), None) is hold:
-                    end(hold, monotonic(), False)
+                    hold = end(hold, monotonic(), False)
                 if getattr(connection, "closed", False):
                     discarded = args[2] if len(args) > 2 else kwargs.get("close")
                     self._discarded(number, invalidated=bool(discarded))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-            return result
+                return result  # noqa: TRY300 - also here the hold would be left
+            except BaseException as error:
+                if hold is not None:
+                    holds.pop(id(hold), None)
+                if not returned and is_library_s(error, called):
+                    self._not_returned(pool, hold, number)
+                    raise
+                survived = self.survives(error)
+                if returned or survived:
+                    self.came_back(hold)
+                elif hold is not None:  # it is still out
+                    holds[number] = hold
+                if not survived:
+                    raise
+            if returned:
+                return result
+            try:
+                return original(pool, *args, **kwargs)
+            finally:
+                self._end_returned(pool)
 
         return putconn
 
@@ -317,7 +342,7 @@ class Psycopg2Hooks(DriverHooks):
     def _not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
         """The pool would not have it, or failed in the middle of it."""
         try:
-            if hold is None or self.book.holds.pop(id(hold), None) is not hold:
+            if hold is None:
                 return
             if number in pool._rused:
                 self.book.holds[number] = hold
@@ -398,6 +423,13 @@ class Psycopg2Hooks(DriverHooks):
                 dropped.look(hold)
             else:
                 hold.dropped = 0
+
+
+def _give_back(pool: Any, connection: Any) -> None:
+    """Let the pool have a connection that the application does not get after all."""
+    if connection is not None:
+        with suppress(Exception):
+            pool.putconn(connection)
 
 
 def _is_exhausted(pool: Any, error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from psycopg_pool.base_null_pool import _BaseNullConnectionPool
 
 from poolwatch.adapters import psycopg_wrappers
 from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.driver_hooks import DriverHooks
 from poolwatch.adapters.psycopg_connect import url_of
 from poolwatch.adapters.psycopg_connections import Connections, Met
@@ -83,6 +84,9 @@ class PsycopgHooks(DriverHooks):
             overflow=max(0, pool._nconns - self.book.lost_slots - size) if most else 0,
         )
 
+    def explain_to(self, error: BaseException) -> None:
+        """Not here: ``getconn`` raises another timeout error than its inner method."""
+
     def _keeps_slot(self) -> bool:
         """Whether the pool counts a connection that was dropped, and can run out."""
         pool = self.pool
@@ -96,9 +100,10 @@ class PsycopgHooks(DriverHooks):
             make.requesting(
                 pool,
                 _REQUEST,
+                self.book.waits,
                 self._asking(pool),
                 self._lending(),
-                guarded(self._refused),
+                self._request_goes_on,
             ),
             make.after(pool, _RETURN, self._returning()),
             make.connecting(pool, _CONNECT, guarded(self._connected)),
@@ -123,29 +128,34 @@ class PsycopgHooks(DriverHooks):
 
     # -- requests, holds and returns ---------------------------------------------------
 
-    def _asking(self, pool: Any) -> Callable[[], Checkout | None]:
+    def _asking(self, pool: Any) -> Callable[[], tuple[Checkout | None, int]]:
         """The first part of the hot path: what it needs is a local of this closure."""
         book, guard, weakly = self.book, self.guard, ref(pool)
         holds, waits = book.holds, book.waits
         per_thread, caller, notable = self._per_thread, self.caller, self.notable
         get_ambience = ambience.get
 
-        def asked() -> Checkout | None:
+        def asked() -> tuple[Checkout | None, int]:
             if guard.tripped:
-                return None
+                return None, 0
+            wait, key = None, 0
             try:
                 pool: Any = weakly()
                 holder = per_thread.holder or self._meet_thread()
                 path, task = caller(_asker())
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
-                waits[id(wait)] = wait
+                key = id(wait)
+                waits[key] = wait
                 most = (pool._max_size or sys.maxsize) - book.lost_slots  # resize()
                 if holder.out or len(holds) >= most:
                     notable(wait, most)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-                return None
-            return wait
+                return wait, key  # noqa: TRY300 - also here the wait would be left
+            except BaseException as error:
+                if key in waits:  # no call: the stack may be full
+                    del waits[key]
+                if not self.goes_on(error, wait):
+                    raise
+            return None, 0
 
         return asked
 
@@ -160,37 +170,46 @@ class PsycopgHooks(DriverHooks):
             if guard.tripped:
                 waits.pop(id(wait), None)
                 return
+            at, before = 0, None
             try:
                 now = wait.taken = monotonic()
                 if blamed:
                     book.waited(wait, now)
-                key = id(connection)
-                met = known.get(key) or meet(connection)
-                before = holds.pop(key, None)
-                if before is not None:  # it came back by a way that we do not know
-                    book.end(before, now, False)
+                at = id(connection)
+                met = known.get(at) or meet(connection)
+                unseen = holds.pop(at, None)
+                if unseen is not None:  # it came back by a way that we do not know
+                    book.end(unseen, now, False)
                 wait.facts = met.facts
                 wait.proxy = met.reference
-                holds[key] = wait
-                wait.holder.out += 1
+                holder = wait.holder
+                before = holder.out
+                holds[at] = wait
+                holder.out = before + 1
                 tell = observers.taken
                 if tell is not None:
                     tell(book, wait)
                 del waits[id(wait)]
-            except BaseException as error:  # noqa: BLE001 - raised again there
+            except BaseException as error:
                 waits.pop(id(wait), None)
-                self.failed_after(error)
+                if not self.goes_on(error, wait, at, before):
+                    raise
 
         return lent
 
-    def _refused(self, wait: Checkout, error: BaseException) -> None:
-        book, now = self.book, monotonic()
-        book.waits.pop(id(wait), None)
-        book.waited(wait, now)
-        if isinstance(error, _TIMEOUTS):
-            book.timed_out(now - wait.asked)
-        elif not isinstance(error, Exception):
-            book.given_up(now - wait.asked)
+    def _request_goes_on(
+        self,
+        error: BaseException,
+        wait: Checkout | None,
+        connection: Any,
+        called: bool,
+    ) -> bool:
+        """Whether a connection is lent in spite of an exception: see requesting()."""
+        if connection is not None or not is_library_s(error, called):
+            return self.goes_on(error, wait)
+        if wait is not None and not self.guard.tripped:
+            self.gave_up(wait, error, isinstance(error, _TIMEOUTS))
+        return False
 
     def _explain_to(self, error: BaseException) -> None:
         error.add_note(self._explain(self.book.id))
@@ -198,20 +217,28 @@ class PsycopgHooks(DriverHooks):
     def _returning(self) -> Callable[[Any], None]:
         """The last part of the hot path."""
         guard, book, closed = self.guard, self.book, self._connections.closed
-        take_out, end = book.holds.pop, book.end
+        holds = book.holds
+        take_out: Callable[..., Checkout | None] = holds.pop
+        end: Callable[..., Any] = book.end
 
         def returned(connection: Any) -> None:
             if guard.tripped:
                 return
+            hold = None
             try:
                 hold = take_out(id(connection), None)
                 if hold is not None:
-                    end(hold, monotonic(), False)
+                    hold = end(hold, monotonic(), False)
                 if connection.closed:  # broken, or closed by the user
                     book.invalidated += 1
                     closed(connection)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
+            except BaseException as error:
+                if self.survives(error):
+                    self.came_back(hold)
+                    return
+                if hold is not None:  # the pool has not got it back
+                    holds[id(connection)] = hold
+                raise
 
         return returned
 

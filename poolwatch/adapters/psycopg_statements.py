@@ -14,7 +14,6 @@ from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from sys import _getframe as frame_at
-from threading import get_ident
 from typing import Any
 from weakref import ref
 
@@ -25,6 +24,7 @@ from poolwatch.book import PoolBook
 from poolwatch.callsites import CallSites
 from poolwatch.checkout import LIMIT, Checkout, Usage
 from poolwatch.guard import Guard
+from poolwatch.holders import get_ident
 
 _METHOD = "wait"
 _ARGUMENTS = {

@@ -6,6 +6,7 @@ The inner wrappers refer weakly to their pool: whoever calls them has it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutinefunction
 from time import monotonic
@@ -48,41 +49,59 @@ def explaining(
     return async_getconn if iscoroutinefunction(method) else getconn
 
 
-def requesting(
+def requesting(  # noqa: C901, PLR0917 - twice the same
     pool: Any,
     name: str,
-    asked: Callable[[], Any],
+    waits: dict[int, Any],
+    asked: Callable[[], tuple[Any, int]],
     lent: Callable[[Any, Any], None],
-    refused: Callable[[Any, BaseException], None],
+    goes_on: Callable[[BaseException, Any, Any, bool], bool],
 ) -> Method:
     """Around the way from a request to the connection that serves it.
 
-    ``asked`` gives what the others are handed; None if nobody wants to know.
+    ``asked`` gives what the others are handed, None if nobody wants to know, and the
+    key under which that is among ``waits``. ``goes_on`` takes an exception, that, the
+    connection and whether the library was called; it tells whether the application gets
+    a connection all the same.
     """
     original, weakly = unbound(pool, name), ref(pool)
 
     def request(*args: Any, **kwargs: Any) -> Any:
-        wait = asked()
-        if wait is None:
-            return original(weakly(), *args, **kwargs)
+        wait, key, connection, called = None, 0, None, False
         try:
+            wait, key = asked()
+            called = True
             connection = original(weakly(), *args, **kwargs)
+            if wait is not None:
+                lent(wait, connection)
+            return connection  # noqa: TRY300 - also here the hold would be left behind
         except BaseException as error:
-            refused(wait, error)
-            raise
-        lent(wait, connection)
-        return connection
+            waits.pop(key, None)
+            if not goes_on(error, wait, connection, called):
+                if connection is not None:
+                    with suppress(Exception):
+                        weakly().putconn(connection)  # type: ignore[union-attr]
+                raise
+        return original(weakly(), *args, **kwargs) if connection is None else connection
 
     async def async_request(*args: Any, **kwargs: Any) -> Any:
-        wait = asked()
-        if wait is None:
-            return await original(weakly(), *args, **kwargs)
+        wait, key, connection, called = None, 0, None, False
         try:
+            wait, key = asked()
+            called = True
             connection = await original(weakly(), *args, **kwargs)
+            if wait is not None:
+                lent(wait, connection)
+            return connection  # noqa: TRY300 - also here the hold would be left behind
         except BaseException as error:
-            refused(wait, error)
-            raise
-        lent(wait, connection)
+            waits.pop(key, None)
+            if not goes_on(error, wait, connection, called):
+                if connection is not None:
+                    with suppress(Exception):
+                        await weakly().putconn(connection)  # type: ignore[union-attr]
+                raise
+        if connection is None:
+            return await original(weakly(), *args, **kwargs)
         return connection
 
     asynchronous = iscoroutinefunction(getattr(pool, name))

@@ -29,7 +29,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.greenlets import current_greenlet
+from poolwatch.adapters.cut_short import Mishaps, is_library_s
 from poolwatch.adapters.sqlalchemy_entry import entry
 from poolwatch.adapters.sqlalchemy_listeners import listen, unlisten
 from poolwatch.adapters.sqlalchemy_quiet import (
@@ -43,6 +43,7 @@ from poolwatch.adapters.wrapping import Wrapped, unbound
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Path
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.greenlets import current_greenlet
 from poolwatch.guard import Guard
 from poolwatch.holders import TaskRef
 from poolwatch.labels import ambience
@@ -74,7 +75,7 @@ _TOLD = {
 """Events of every pool, and what listens."""
 
 
-class PoolHooks:
+class PoolHooks(Mishaps):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(
@@ -248,9 +249,13 @@ class PoolHooks:
         per_thread, capture = self._per_thread, self._sites.capture
         shared, is_async = self._shared, self._async
 
-        def connect(above: int = 1, pool: Pool | None = pool) -> Any:  # noqa: C901, PLR0912 - every call would cost
+        def connect(above: int = 1, pool: Pool | None = pool) -> Any:  # noqa: C901, PLR0912, PLR0915 - every call would cost
             if guard.tripped:
                 return original(pool)
+            key = at = 0
+            called = False
+            wait: Any = None
+            proxy = before = None
             try:
                 holder = per_thread.holder or self._meet_thread()
                 watched = observers.watched
@@ -265,21 +270,13 @@ class PoolHooks:
                     waits[key] = wait
                 if scarce:
                     self._notable(wait, capacity)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-                return original(pool)
-            try:
+                called = True
                 proxy = original(pool)
-            except BaseException as error:
-                if key and key in waits:  # no call: the stack may be full
-                    del waits[key]
-                self.gave_up(wait.asked, error, wait)
-                raise
-            try:
                 now = wait.taken = monotonic()
                 if blamed:
                     book.waited(wait, now)
                 if shared:
+                    at, before = id(proxy), holder.out
                     self._take_shared(wait, proxy)
                 else:
                     record = proxy._connection_record
@@ -287,18 +284,29 @@ class PoolHooks:
                     wait.facts = connections.get(at) or self._meet(proxy)
                     # the pool has such a reference already
                     wait.proxy = record.fairy_ref or watch(proxy)
+                    before = holder.out
                     holds[at] = wait
-                    holder.out += 1
+                    holder.out = before + 1
                 tell = observers.taken
                 if tell is not None:
                     tell(book, wait)
                 if key and key in waits:
                     del waits[key]
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                if key and key in waits:
+                return proxy  # noqa: TRY300 - also here the hold would be left behind
+            except BaseException as error:  # noqa: BLE001 - raised again but for ours
+                if key in waits:  # no call: the stack may be full
                     del waits[key]
-                self.failed_after_connect(error)
-            return proxy
+                try:
+                    if proxy is None and is_library_s(error, called):
+                        self.gave_up(wait, error, isinstance(error, PoolTimeoutError))
+                        raise
+                    if not self.goes_on(error, wait, at, before):
+                        _give_back(proxy)
+                        raise
+                finally:
+                    if key in blamed:
+                        del blamed[key]
+            return original(pool) if proxy is None else proxy
 
         return connect
 
@@ -320,31 +328,6 @@ class PoolHooks:
         if len(book.holds) >= capacity:
             book.wanted_more(wait)
             self._look_soon(book.id)
-
-    def gave_up(
-        self, asked: float, error: BaseException, wait: Checkout | None = None
-    ) -> None:
-        """Take note of what the pool has raised instead of lending a connection.
-
-        It was asked at ``asked`` (``time.monotonic()``), and ``wait`` is in the books.
-        """
-        try:
-            now = monotonic()
-            if wait is not None:
-                self.book.waited(wait, now)
-            if isinstance(error, PoolTimeoutError):
-                self.book.timed_out(now - asked)
-                error.add_note(self._explain(self.book.id))
-            elif not isinstance(error, Exception):
-                self.book.given_up(now - asked)
-        except Exception as ours:  # noqa: BLE001 - the application waits for its own
-            self.guard.failed(ours)
-
-    def failed_after_connect(self, error: BaseException) -> None:
-        """Take note of an exception of ours, unless it is meant for the application."""
-        if not isinstance(error, Exception):
-            raise error  # Ctrl-C, or a greenlet or thread that was told to end
-        self.guard.failed(error)
 
     def _take_shared(self, wait: Checkout, proxy: Any) -> None:
         """A proxy may be handed out again (SingletonThreadPool): that is one hold."""
@@ -382,6 +365,9 @@ class PoolHooks:
         # SQLAlchemy notes the time just before it calls the driver, and tells us after
         # its own set-up of the connection: that is the creation time of OpenTelemetry.
         took = max(0.0, time.time() - record.starttime)
+        before = self.book.holds.pop(id(record), None)
+        if before is not None:  # detached in another thread, which is to tell us yet
+            self._detached(before)
         if self.book.observers.watched:
             self._remember(record, facts_of(dbapi_connection, monotonic(), took))
         else:  # asked for when somebody wants to know; the last one is closed
@@ -401,18 +387,27 @@ class PoolHooks:
         """The other half of the hot path, around the method that puts a connection's
         record back.
         """
-        guard, book = self.guard, self.book
-        take_out, end = book.holds.pop, book.end
+        book = self.book
+        take_out: Callable[..., Checkout | None] = book.holds.pop
+        end: Callable[..., Any] = book.end
 
         def _return_conn(record: Any) -> None:
+            hold, called = None, False
             try:
                 hold = take_out(id(record), None)
                 if hold is not None:
-                    end(hold, monotonic(), hold.proxy() is None)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                guard.failed(error)
-            finally:  # Ctrl-C must not cost the pool its connection
+                    hold = end(hold, monotonic(), hold.proxy() is None)
+                called = True
                 original(pool, record)
+            except BaseException as error:
+                if is_library_s(error, called):
+                    raise
+                try:
+                    self.came_back(hold or take_out(id(record), None))
+                finally:  # Ctrl-C must not cost the pool its connection
+                    original(pool, record)
+                if not self.survives(error):
+                    raise
 
         return _return_conn
 
@@ -459,15 +454,18 @@ class PoolHooks:
     @_guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
         hold = self._hold_detached(record)
-        if hold is None:
-            return
+        if hold is not None:
+            self._detached(hold)
+
+    def _detached(self, hold: Checkout) -> None:
+        """Keep a hold that was taken out, for as long as its connection is in use."""
         proxy = hold.proxy()
         if proxy is None:  # a dropped async connection: nobody detached it
             self.book.end(hold, monotonic(), True)
             return
         # From here on no event tells of its end if it is dropped, or closed by the
         # driver's own close().
-        key = id(dbapi_connection)
+        key = id(proxy.dbapi_connection)
         hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
         self.book.detached[key] = hold
         with suppress(IndexError):  # another thread was first
@@ -518,6 +516,13 @@ class PoolHooks:
                 overflow=max(0, pool.overflow()),
             )
         return Gauges()
+
+
+def _give_back(proxy: Any) -> None:
+    """Let the pool have a connection that the application does not get after all."""
+    if proxy is not None:
+        with suppress(Exception):
+            proxy.close()
 
 
 def _cleared_early(proxy: Any) -> Callable[[], Any]:

@@ -16,17 +16,19 @@ from __future__ import annotations
 
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from sys import _getframe as frame_at
 from sys import maxsize
-from threading import get_ident
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import facts_of
+from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.patches import Patches, where_defined
 from poolwatch.adapters.sqlalchemy_entry import (
     ENGINE_CONNECT,
@@ -38,6 +40,7 @@ from poolwatch.adapters.sqlalchemy_entry import (
 from poolwatch.adapters.sqlalchemy_listeners import Common
 from poolwatch.checkout import Checkout
 from poolwatch.guard import Guard
+from poolwatch.holders import get_ident
 from poolwatch.labels import ambience
 from poolwatch.observers import MOST_UNSEEN
 
@@ -75,7 +78,7 @@ if TYPE_CHECKING:
         def facts(self, proxy: Any) -> ConnectionFacts | None:
             """What can be learned of a connection that is out."""
 
-        def gave_up(self, asked: float, error: BaseException) -> None:
+        def refused(self, asked: float, error: BaseException, timed_out: bool) -> None:
             """Take note of what the pool has raised."""
 
         def told_of(self, event: str, *args: Any) -> None:
@@ -265,14 +268,15 @@ class QuietPool:
     def gave_up(self, asked: float, error: BaseException) -> None:
         """Take note of what the pool has raised."""
         try:
-            self.made().gave_up(asked, error)
+            timed_out = isinstance(error, PoolTimeoutError)
+            self.made().refused(asked, error, timed_out)
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.failed(ours)
 
     def end(
         self, hold: Checkout, pool: Pool, record: Any, naming: Naming | None
-    ) -> None:
-        """Close the books of a hold in the general way.
+    ) -> Any:
+        """Close the books of a hold in the general way; returns None.
 
         They are not made in the middle of a collection, where nothing may be imported,
         unless so many were lost that it is better than to keep them all.
@@ -285,17 +289,49 @@ class QuietPool:
             self.made().book.end(hold, now, collected)
             return
         self.lost.append((hold, now, pool))
-        hold.holder.out -= 1
         naming.lost(self, hold, now)
         if hold.account is not None:
             hold.account.out.pop(hold, None)
         if self.hooks is not None:  # another thread has made them meanwhile
             self._enter_lost(self.hooks.book)
+        hold.holder.out -= 1
+
+    def goes_on(
+        self,
+        error: BaseException,
+        hold: Checkout | None,
+        proxy: Any,
+        before: int | None,
+    ) -> bool:
+        """Whether the application gets a connection in spite of an exception of ours.
+
+        ``before`` is the number of holds that its holder had until then; None if it did
+        not come to that.
+        """
+        if hold is not None and before is not None:
+            key = id(proxy._connection_record)
+            hold.holder.out = before + (self.holds.get(key) is hold)
+        if isinstance(error, Exception):
+            self.failed(error)
+            return True
+        if proxy is not None:
+            with suppress(Exception):
+                proxy.close()
+        return False
+
+    def came_back(self, hold: Checkout | None, record: Any) -> None:
+        """A connection has come back, but the end of its hold was cut short."""
+        hold = hold or self.holds.pop(id(record), None)
+        if hold is not None:
+            hold.holder.out -= 1
+            if hold.account is not None:
+                hold.account.out.pop(hold, None)
 
     def told_of(self, event: str, *args: Any) -> None:
         """Note what a pool has told."""
         counter = _COUNTED.get(event)
-        if self.hooks is None and counter is not None:
+        detached = event == "connect" and id(args[1]) in self.holds
+        if self.hooks is None and counter is not None and not detached:
             setattr(self, counter, getattr(self, counter) + 1)
             return
         try:
@@ -425,13 +461,12 @@ class QuietWay:
                 or q.guard.tripped
             ):
                 return q.go_the_general_way(pool, below, naming)
+            called = False
+            hold = proxy = before = None
             asked = monotonic()
             try:
+                called = True
                 proxy = below(pool)
-            except BaseException as error:
-                q.gave_up(asked, error)
-                raise
-            try:
                 chain: Chain = None
                 try:
                     frame: FrameType = frame_at(TO_ENGINE)
@@ -467,8 +502,9 @@ class QuietWay:
                 record = proxy._connection_record
                 hold.proxy = record.fairy_ref  # the pool has made it
                 hold.taken = monotonic()
+                before = holder.out
                 holds[id(record)] = hold
-                holder.out += 1
+                holder.out = before + 1
                 account = naming.answering() if naming.rising else naming.current
                 if account is None or said.long_hold:
                     return proxy
@@ -480,30 +516,35 @@ class QuietWay:
                 out[hold] = q
                 if len(out) > account.peak:  # noqa: PLR1730 - no call
                     account.peak = len(out)
-            except BaseException as error:  # noqa: BLE001 - raised again there
-                q.failed(error)
-            return proxy
+                return proxy  # noqa: TRY300 - also here the hold would be left behind
+            except BaseException as error:
+                if proxy is None and is_library_s(error, called):
+                    q.gave_up(asked, error)
+                    raise
+                if not q.goes_on(error, hold, proxy, before):
+                    raise
+            return below(pool) if proxy is None else proxy
 
         return connect
 
-    def _returning(
+    def _returning(  # noqa: C901 - written out
         self, below: Callable[[Any, Any], None]
     ) -> Callable[[Any, Any], None]:
         """Make what stands for ``_return_conn``, by which a connection comes back."""
         observers = self.observers
 
         @wraps(below)
-        def _return_conn(pool: Any, record: Any) -> None:
+        def _return_conn(pool: Any, record: Any) -> None:  # noqa: C901 - written out
             q: QuietPool | None = None
+            hold, called = None, False
             try:
                 q = pool.__dict__.get(MARK)
                 hold = None if q is None else q.holds.pop(id(record), None)
                 if hold is not None:
                     naming = observers.naming
                     if naming is None or hold.proxy() is None:
-                        q.end(hold, pool, record, naming)
+                        hold = q.end(hold, pool, record, naming)
                     else:
-                        hold.holder.out -= 1
                         account = hold.account
                         if account is not None:
                             account.out.pop(hold, None)
@@ -512,11 +553,21 @@ class QuietWay:
                         unseen += (monotonic() - taken, taken - hold.asked)
                         if len(unseen) >= MOST_UNSEEN:
                             q.book.fold_unseen()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                if q is not None:  # else the pool has none
-                    q.failed(error)
-            finally:  # Ctrl-C must not cost the pool its connection
+                        hold.holder.out, hold = hold.holder.out - 1, None
+                called = True
                 below(pool, record)
+            except BaseException as error:
+                if is_library_s(error, called):
+                    raise
+                try:
+                    if q is not None:  # else the pool has none
+                        q.came_back(hold, record)
+                finally:  # Ctrl-C must not cost the pool its connection
+                    below(pool, record)
+                if not isinstance(error, Exception):
+                    raise
+                if q is not None:
+                    q.failed(error)
 
         return _return_conn
 

@@ -12,17 +12,17 @@ from asyncio import Task, current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from sys import _getframe as frame_at
-from threading import get_ident
 from typing import Any
 from weakref import ref
 
 from sqlalchemy.engine import Dialect
 
-from poolwatch.adapters.greenlets import current_greenlet
 from poolwatch.book import PoolBook
 from poolwatch.callsites import CallSites, Path
 from poolwatch.checkout import LIMIT, Checkout, Usage
+from poolwatch.greenlets import current_greenlet
 from poolwatch.guard import Guard
+from poolwatch.holders import get_ident
 
 _STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
 _ENDS = ("do_commit", "do_rollback")

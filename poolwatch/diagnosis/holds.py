@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
+from poolwatch.inherited import KEPT_S, InheritedUse
 from poolwatch.model import Finding, Frame, Hold, Outside, PoolStats, Severity
 from poolwatch.text import duration, place, plural
 
@@ -35,7 +36,7 @@ _PER_SITE = {
     "leaked.abandoned": _Wording(
         "critical",
         "{where} took {many} that nothing uses any more, the oldest {age} ago",
-        "Use a with block, or close() in a finally clause, where it was taken.",
+        "InheritedUse a with block, or close() in a finally clause, where it was taken.",
     ),
     "held_across_io": _Wording(
         "warning",
@@ -102,7 +103,7 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
             "without returning",
             proof="nobody called close(): the connection object was already dead when "
             "its connection came back",
-            remedy="Use a with block, or close() in a finally clause.",
+            remedy="InheritedUse a with block, or close() in a finally clause.",
             sites=(site,),
         )
         for site, count in sites
@@ -122,7 +123,7 @@ def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
             f"returning: pool {pool.name!r} has lost {lost} of {slots}",
             proof="nobody has given back what was taken there: the connection object "
             "is gone, and the pool still counts it as lent",
-            remedy="Use a with block (pool.connection()), or putconn() in a finally "
+            remedy="InheritedUse a with block (pool.connection()), or putconn() in a finally "
             "clause. The pool does not replace a connection that was dropped: "
             f"{lost} of {slots} stay lost until the pool is made anew.",
             sites=(site,),
@@ -171,20 +172,39 @@ def _rest(outside: Outside) -> float:
     return max(0.0, outside.held_s - spent)
 
 
-def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
-    """``fork_shared``: two processes use one connection."""
-    return [
-        Finding(
-            kind="fork_shared",
-            severity="critical",
-            pool=pool.id,
-            text=f"{place(hold.site)} uses a connection that was opened before the "
-            "process forked: parent and child share it",
-            proof=f"backend {hold.backend_pid} was connected to by another process",
-            remedy="Call engine.dispose(close=False) in the child, right after the "
-            "fork; a pool of another library is made there, not before.",
-            holds=(hold.id,),
-            sites=places(hold.site),
-        )
-        for hold in holds
-    ]
+def fork_shared(
+    pool: PoolStats, holds: Sequence[Hold], uses: Sequence[InheritedUse], now: float
+) -> list[Finding]:
+    """``fork_shared``: two processes use one connection.
+
+    ``holds`` are out now; ``uses`` are told of where no such hold is.
+    """
+    found = [_fork_shared(pool, h.site, h.backend_pid, "", (h.id,)) for h in holds]
+    held = {hold.site for hold in holds}
+    for use in uses:
+        ago_s, site = now - use.last, use.path.site()
+        if ago_s < KEPT_S and site not in held:
+            when = f"; last taken here {duration(ago_s)} ago"
+            found.append(_fork_shared(pool, site, use.backend_pid, when, ()))
+    return found
+
+
+def _fork_shared(
+    pool: PoolStats,
+    site: Frame | None,
+    backend_pid: int | None,
+    when: str,
+    holds: tuple[str, ...],
+) -> Finding:
+    return Finding(
+        kind="fork_shared",
+        severity="critical",
+        pool=pool.id,
+        text=f"{place(site)} uses a connection that was opened before the process "
+        "forked: parent and child share it",
+        proof=f"backend {backend_pid} was connected to by another process{when}",
+        remedy="Call engine.dispose(close=False) in the child, right after the fork; a "
+        "pool of another library is made there, not before.",
+        holds=holds,
+        sites=places(site),
+    )

@@ -41,6 +41,7 @@ from types import (
 from typing import Any
 from weakref import ref
 
+from poolwatch import greenlets
 from poolwatch.ownership import file_of, is_the_applications
 
 Follow = Callable[[Any], Sequence[Any]]
@@ -104,8 +105,8 @@ class Guide:
         if self.asyncio is not None:
             self._teach(self._loop, self.asyncio.AbstractEventLoop)
             self._teach(_of_task, self.asyncio.Task)
-        greenlets = sys.modules.get("greenlet")
-        self.greenlet: type | None = getattr(greenlets, "greenlet", None)
+        library = sys.modules.get("greenlet")
+        self.greenlet: type | None = getattr(library, "greenlet", None)
         if self.greenlet is not None:
             self._teach(_of_greenlet, self.greenlet)
 
@@ -319,6 +320,12 @@ def _of_context(context: Any) -> Sequence[Any]:
 
 
 def _of_greenlet(greenlet: Any) -> Sequence[Any]:
+    """Its variables. Where greenlets are scheduled each is looked at by itself, and one
+    that has ended has its result.
+    """
+    if greenlets.are_scheduled():
+        ended = greenlets.is_dead(greenlet)
+        return gc.get_referents(greenlet) if ended else ()
     values: list[Any] = []
     frame = greenlet.gr_frame  # None unless it is suspended
     while frame is not None:

@@ -16,8 +16,10 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Literal
 from weakref import ref
 
+from poolwatch import greenlets
 from poolwatch.callsites import current_frames
 from poolwatch.collector import undisturbed
+from poolwatch.holders import per_greenlet
 from poolwatch.keeping.references import Guide, local_variables
 from poolwatch.ownership import (
     Owner,
@@ -111,7 +113,9 @@ class Place:
 class Root:
     """Something to begin a search at."""
 
-    what: Literal["threads", "tasks", "event loops", "modules", "exceptions"]
+    what: Literal[
+        "threads", "greenlets", "tasks", "event loops", "modules", "exceptions"
+    ]
     title: str
     """What it is called."""
     read: Callable[[], list[Place]]
@@ -121,7 +125,7 @@ class Root:
     @property
     def proves(self) -> bool:
         """Whether what is reached from it can be in use, rather than only kept."""
-        return self.what in ("threads", "tasks", "event loops")
+        return self.what in ("threads", "greenlets", "tasks", "event loops")
 
 
 def is_users(frame: FrameType) -> bool:
@@ -136,7 +140,10 @@ def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     named = _thread_names()
     early = set(first)
     idents = sorted(current_frames(), key=lambda each: each not in early)
-    names = [named.get(ident, str(ident)) for ident in idents]
+    names = [
+        per_greenlet.name_of_running(ident) or named.get(ident, str(ident))
+        for ident in idents
+    ]
     return [
         Root("threads", name, _thread_reader(guide, ident, name))
         for ident, name in zip(idents, names, strict=True)
@@ -147,6 +154,59 @@ def _thread_names() -> dict[int | None, str]:
     """The names of threads; a class derived from Thread may have ideas of its own."""
     attributes = [object.__getattribute__(t, "__dict__") for t in threading.enumerate()]
     return {each.get("_ident"): str(each.get("_name")) for each in attributes}
+
+
+_TOGETHER = 16
+"""Greenlets of one root: a server may have thousands."""
+
+
+def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
+    """All greenlets that do not run, those with an ``id()`` in ``first`` one by one.
+
+    Only where a library schedules them; SQLAlchemy's own are found with their tasks.
+    """
+    if guide.greenlet is None or not greenlets.are_scheduled():
+        return []
+    found = greenlets.every_greenlet()
+    if found is None:
+        return [Root("greenlets", "", lambda: [unread("suspended frame", NOBODY)])]
+    early = set(first)
+    holding = [(each,) for each in found if id(each()) in early]
+    others = [each for each in found if id(each()) not in early]
+    groups = [
+        tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
+    ]
+    return [
+        Root("greenlets", "", _greenlet_reader(group), len(group))
+        for group in (*holding, *groups)
+    ]
+
+
+def _greenlet_reader(group: tuple[ref[Any], ...]) -> Callable[[], list[Place]]:
+    def read() -> list[Place]:
+        places: list[Place] = []
+        for weakly in group:
+            greenlet = weakly()
+            if greenlet is not None:
+                places += _places_of_greenlet(greenlet)
+        return places
+
+    return read
+
+
+def _places_of_greenlet(greenlet: Any) -> list[Place]:
+    calls = greenlets.calls_of_hub(greenlet)
+    if calls is not None:
+        title = "a call that eventlet will make"
+        return [single("scheduled call", NOBODY, title, calls)]
+    who = Who(per_greenlet.name_of(greenlet), id(greenlet))
+    frame = greenlets.suspended_frame(greenlet)
+    if frame is not None:
+        return list(stack_places(frame, who, "suspended frame"))
+    if not greenlets.is_to_start(greenlet):
+        return []
+    title = f"the arguments of {who.name}, which is yet to start"
+    return [single("scheduled call", who, title, gc.get_referents(greenlet))]
 
 
 def exception_roots() -> list[Root]:

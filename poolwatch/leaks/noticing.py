@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Pairs, resolve
 from poolwatch.checkout import Checkout
 from poolwatch.frame import Frame
+from poolwatch.holders import get_ident
 from poolwatch.leaks.record import Leak, LeakKind
 from poolwatch.masking import mask_literals
 from poolwatch.running import task_stack, thread_stacks
@@ -72,7 +72,7 @@ def _frames_now(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
     if hold.task is not None:
         return resolve(task_stack(hold.task))
     ident = hold.holder.ident
-    if ident == threading.get_ident() or hold.holder.has_ended():
+    if ident == get_ident() or hold.holder.has_ended():
         return ()
     return resolve(stacks.get(ident, ()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import threading
 import time
 from contextvars import ContextVar
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from poolwatch.agent import agent, instrument, uninstrument, watch_quietly
 from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout
+from poolwatch.holders import get_ident
 from poolwatch.leaks import noticing
 from poolwatch.leaks.record import Leak
 
@@ -35,7 +35,7 @@ class Region:
         self.peak: list[Checkout] = []
         """What was out when most was."""
         self._collected: list[Leak] = []
-        self._ident = threading.get_ident()
+        self._ident = get_ident()
         self._begun = time.monotonic()
         self._number = next(_numbers)
         self._token = _inside.set((*_inside.get(), self._number))

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal
 
+from poolwatch.holders import get_ident
 from poolwatch.importing import when_imported
 
 if TYPE_CHECKING:

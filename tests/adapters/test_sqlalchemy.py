@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import sqlalchemy
-from fix_core import Look, null_pool_of
+from fix_core import Look, book_of, null_pool_of
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -295,26 +295,45 @@ def test_detach_and_drop(instrument):
     assert figures(watch) == ((3, 3, 3), [])
 
 
-def test_a_detached_record_that_is_lent_again_keeps_its_hold(instrument):
-    """SQLAlchemy gives a detached record back before it tells: the hold of whoever got
-    it meanwhile is not taken for the detached one."""
-    pool = null_pool_of(pool_size=1, max_overflow=0)
-    watch = instrument(pool)
-    proxy = pool.connect()
-    given_back = pool._do_return_conn
-    others = []
+def lend_in_the_middle(pool, proxy):
+    """Detach, while another thread takes the record before SQLAlchemy tells of it.
+
+    Returns what that has taken.
+    """
+    given_back, others = pool._do_return_conn, []
 
     def give_back_and_lend(record):
         given_back(record)
         pool._do_return_conn = given_back
-        others.append(pool.connect())
+        other = threading.Thread(target=lambda: others.append(pool.connect()))
+        other.start()
+        other.join()
 
     pool._do_return_conn = give_back_and_lend
     proxy.detach()
-    (hold,) = Look().holds(watch)
-    assert hold.evidence == ()
-    others.pop().close()
+    return others.pop()
+
+
+@pytest.mark.parametrize("first", ["detached", "lent"])
+def test_a_detached_record_that_is_lent_again(instrument, first):
+    """SQLAlchemy gives a detached record back before it tells: both holds stay, each
+    until its own connection is closed, and no thread is left with a count."""
+    pool = null_pool_of(pool_size=1, max_overflow=0)
+    watch = instrument(pool)
+    proxy = pool.connect()
+    other = lend_in_the_middle(pool, proxy)
+    book = book_of(pool)
+    holders = [hold.holder for hold in book.open_holds()]
+    assert len({holder.ident for holder in holders}) == len(holders) == 2
+    detached = [
+        hold for hold in Look().holds(watch) if "detached" in str(hold.evidence)
+    ]
+    assert [hold.thread for hold in detached] == [threading.current_thread().name]
+    for each in (proxy, other) if first == "detached" else (other, proxy):
+        each.close()
     assert Look().holds(watch) == []
+    assert [holder.out for holder in holders] == [0, 0]
+    assert figures(watch) == ((2, 2, 0), [])
 
 
 def test_a_connection_that_cannot_be_made(instrument):

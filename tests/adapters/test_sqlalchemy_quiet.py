@@ -682,6 +682,34 @@ def test_lost_while_books_are_made(owner, owners, sqlite, monkeypatch):
     assert made[0].leaked == len(owner.dropped) == 1
 
 
+def test_a_detached_record_that_is_lent_again(owner, sqlite):
+    """Another thread has it before SQLAlchemy tells of it: both holds stay."""
+    engine = sqlite(poolclass=QueuePool, pool_size=1, max_overflow=0)
+    engine.connect().close()  # the first goes another way
+    raw = engine.raw_connection()
+    [hold] = owner.out
+    pool, others = engine.pool, []
+    given_back = pool._do_return_conn
+
+    def give_back_and_lend(record):
+        given_back(record)
+        del pool._do_return_conn
+        other = threading.Thread(target=lambda: others.append(engine.raw_connection()))
+        other.start()
+        other.join()
+
+    pool._do_return_conn = give_back_and_lend
+    raw.detach()
+    book = book_of(engine)
+    assert list(book.detached.values()) == [hold]
+    [other] = book.holds.values()
+    assert other.holder is not hold.holder
+    raw.close()
+    others.pop().close()
+    assert book.open_holds() == []
+    assert (hold.holder.out, other.holder.out) == (0, 0)
+
+
 def test_facts_of_one_detached(owner, sqlite):
     """Nobody knows any more when it was opened; of one that is closed nothing."""
     engine = sqlite()

@@ -72,8 +72,10 @@ def start(
     def begin(
         *command: object, driver: str = "psycopg2", **environ: str
     ) -> subprocess.Popen[bytes]:
+        words = [str(word) for word in command]
+        how = [] if words[0].endswith(".py") else ["-m"]
         program = subprocess.Popen(
-            [sys.executable, "-m", *map(str, command)],
+            [sys.executable, *how, *words],
             cwd=APPS,
             env={
                 **os.environ,

@@ -1,0 +1,88 @@
+"""What is put right when an exception ends a hook, whichever it is and wherever.
+
+The stack may be full, so a hook takes its wait out of the books by itself, without a
+call. The rest is here. What is raised in a hook while it calls the library is the
+library's; anything else is ours, and reaches the application only if it is meant for
+it: Ctrl-C, or the end of a greenlet or thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolwatch.book import PoolBook
+    from poolwatch.checkout import Checkout
+    from poolwatch.guard import Guard
+
+
+def is_library_s(error: BaseException, called: bool) -> bool:
+    """Whether the library has raised it; ``called``: the hook was about to call it.
+
+    To be asked in the ``except`` block of the hook: then the traceback begins with it.
+    """
+    traceback = error.__traceback__
+    return called and traceback is not None and traceback.tb_next is not None
+
+
+class Mishaps:
+    """What hooks of a pool have in common for when they are cut short."""
+
+    book: PoolBook
+    guard: Guard
+    _explain: Callable[[str], str]
+
+    def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
+        """The pool gave no connection: its own timeout, or the application's end."""
+        try:
+            self.book.waited(wait, monotonic())
+            self.refused(wait.asked, error, timed_out)
+        except Exception as ours:  # noqa: BLE001 - the application waits for its own
+            self.guard.failed(ours)
+
+    def refused(self, asked: float, error: BaseException, timed_out: bool) -> None:
+        """The same of a request that is in no books, made at ``asked``."""
+        waited = monotonic() - asked
+        if timed_out:
+            self.book.timed_out(waited)
+            self.explain_to(error)
+        elif not isinstance(error, Exception):
+            self.book.given_up(waited)
+
+    def explain_to(self, error: BaseException) -> None:
+        """Say who holds the connections."""
+        error.add_note(self._explain(self.book.id))
+
+    def goes_on(
+        self,
+        error: BaseException,
+        wait: Checkout | None,
+        at: int = 0,
+        before: int | None = None,
+    ) -> bool:
+        """Whether the application gets a connection in spite of an exception of ours.
+
+        ``at`` is the key of the hold, and ``before`` the number of holds that its
+        holder had until then; None if it did not come to that.
+        """
+        if wait is not None:
+            self.book.waited(wait, monotonic())
+            if before is not None:
+                wait.holder.out = before + (self.book.holds.get(at) is wait)
+        return self.survives(error)
+
+    def survives(self, error: BaseException) -> bool:
+        """Take note of one of ours; False if it is meant for the application."""
+        if not isinstance(error, Exception):
+            return False
+        self.guard.failed(error)
+        return True
+
+    def came_back(self, hold: Checkout | None) -> None:
+        """A connection has come back, but the end of its hold was cut short."""
+        if hold is not None:
+            hold.holder.out -= 1
+            if hold.account is not None:
+                hold.account.out.pop(hold, None)

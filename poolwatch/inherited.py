@@ -1,0 +1,64 @@
+"""Connections that were opened before the process forked, and the lines that take them.
+
+Parent and child share the session of such a connection. One short hold is enough to
+mix up their answers, so each is noted as it is taken: see observers.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolwatch.book import PoolBook
+    from poolwatch.callsites import Path
+    from poolwatch.checkout import Checkout
+    from poolwatch.ledger import Ledger
+
+KEPT_S = 600.0
+"""How long it is told after the last time."""
+_MOST = 64
+"""Paths kept per pool."""
+
+
+class InheritedUse:
+    """One path of the application on which such a connection was taken."""
+
+    __slots__ = ("backend_pid", "last", "path", "told")
+
+    def __init__(self, path: Path, backend_pid: int | None) -> None:
+        self.path = path
+        self.backend_pid = backend_pid
+        """That of the server for the first of them."""
+        self.last = 0.0
+        """``time.monotonic()`` of the last time."""
+        self.told = False
+        """Already in the log."""
+
+
+class Inherited:
+    """The observer of one child, for as long as a pool has such connections."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pid = os.getpid()
+
+    def taken(self, book: PoolBook, hold: Checkout) -> None:
+        """Note a hold of such a connection."""
+        facts = hold.connection
+        if facts is None or facts.process == self._pid:
+            return
+        uses = book.inherited
+        use = uses.get(hold.path)
+        if use is None:
+            if len(uses) >= _MOST:
+                return
+            use = uses[hold.path] = InheritedUse(hold.path, facts.backend_pid)
+        use.last = monotonic()
+
+    def is_over(self) -> bool:
+        """Whether no pool has such connections any more."""
+        books = list(self._ledger.books.values())
+        facts = [each for book in books for each in list(book.connections.values())]
+        return all(each.process == self._pid for each in facts)

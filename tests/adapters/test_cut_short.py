@@ -1,0 +1,228 @@
+"""Whatever ends a hook, and wherever: no wait, hold or count is left behind.
+
+A trace function raises an exception in our code, at one line after the other: what an
+interrupt, a full stack or an empty memory may do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from adapters.kinds import (
+    asyncpg_pools,
+    psycopg2_pools,
+    psycopg_pools,
+    sqlalchemy_pools,
+)
+from fix_core import book_of
+from greenlet import GreenletExit
+
+import poolwatch
+from poolwatch.guard import Guard
+
+HERE = str(Path(poolwatch.__file__).parent)
+SIZE = 2
+KINDS = [
+    sqlalchemy_pools.Engine,
+    sqlalchemy_pools.AsyncEngine,
+    psycopg2_pools.Threaded,
+    psycopg_pools.Kept,
+    psycopg_pools.AsyncKept,
+    asyncpg_pools.Plain,
+]
+FAULTS = [
+    ValueError,
+    RecursionError,
+    MemoryError,
+    KeyboardInterrupt,
+    SystemExit,
+    GreenletExit,
+    asyncio.CancelledError,
+]
+
+
+class Fault:
+    """Raises at the n-th line of ours that this thread runs."""
+
+    def __init__(self, kind, at):
+        self.kind = kind
+        self.at = at
+        self.where = None
+
+    def trace(self, frame, event, arg):
+        if not frame.f_code.co_filename.startswith(HERE) or _explains(frame):
+            return None
+        return self.at_line
+
+    def at_line(self, frame, event, arg):
+        if event == "line":
+            self.at -= 1
+            if not self.at:
+                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+                raise self.kind("of the test")
+        return self.at_line
+
+    def __enter__(self):
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+
+def _explains(frame):
+    """Whether a timeout is being explained: that is a whole look, and one hook."""
+    while frame is not None and frame.f_code.co_name != "explain_timeout":
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request):
+    driver = request.param()
+    yield driver
+    driver.end()
+
+
+@pytest.fixture
+def pool(kind, postgres):
+    pool = kind.make(postgres, size=SIZE, timeout=0.02)
+    yield pool
+    with suppress(Exception):
+        kind.run(kind.close, pool)
+
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch):
+    """A failure switches nothing off: the next line is to be tried as well."""
+
+    def failed(guard, error):
+        guard.failures += 1
+
+    monkeypatch.setattr(Guard, "failed", failed)
+
+
+class Trial:
+    """One pool, and what is tried on it."""
+
+    def __init__(self, kind, pool, book):
+        self.kind = kind
+        self.pool = pool
+        self.book = book
+        self.seen = set()
+        """Where an exception was raised that the application has seen."""
+
+    def _called(self, function, *args):
+        """What it returns or raises. It runs where the kind runs everything."""
+        if not self.kind.is_async:
+            try:
+                return function(*args), None
+            except BaseException as error:
+                return None, error
+
+        async def call():
+            try:
+                return await function(*args), None
+            except BaseException as error:
+                return None, error
+
+        return self.kind.run(call)
+
+    def faulty(self, function, *args, fault):
+        """The same with a fault on the way."""
+        if not self.kind.is_async:
+            with fault:
+                return self._called(function, *args)
+
+        async def call():
+            try:
+                with fault:
+                    return await function(*args), None
+            except BaseException as error:
+                return None, error
+
+        return self.kind.run(call)
+
+    def give(self, connection):
+        """As often as it takes: it may have been given back."""
+        with suppress(Exception):
+            self.kind.run(self.kind.give, self.pool, connection)
+
+    def take_and_give(self, fault):
+        connection, error = self.faulty(self.kind.take, self.pool, fault=fault)
+        self.note(error, fault)
+        if connection is None:
+            return
+        _, error = self.faulty(self.kind.give, self.pool, connection, fault=fault)
+        self.note(error, fault)
+        if error is not None:
+            self.give(connection)
+
+    def refused(self, fault):
+        held = [self.kind.run(self.kind.take, self.pool) for _ in range(SIZE)]
+        connection, error = self.faulty(self.kind.take, self.pool, fault=fault)
+        assert connection is None
+        if not isinstance(error, self.kind.exhausted):
+            self.note(error, fault)
+        for each in held:
+            self.give(each)
+
+    def nested(self, fault):
+        held = self.kind.run(self.kind.take, self.pool)
+        self.take_and_give(fault)
+        self.give(held)
+
+    def note(self, error, fault):
+        if error is not None:
+            assert type(error) is fault.kind, fault.where
+            assert "of the test" in str(error), fault.where
+            self.seen.add(fault.where)
+
+    def check(self, where):
+        """Nothing is left, and the pool is what it was."""
+        if self.left():
+            self.kind.collect()
+        assert not self.left(), where
+        held = [self.kind.run(self.kind.take, self.pool) for _ in range(SIZE)]
+        assert len(self.book.holds) == SIZE, where
+        for each in held:
+            self.kind.run(self.kind.give, self.pool, each)
+        assert not self.left(), where
+
+    def left(self):
+        book = self.book
+        out = {hold.holder.out for hold in self.samples}
+        tables = book.waits, book.holds, book.blamed
+        return [each for each in tables if each] or out != {0} or book.leaked
+
+
+@pytest.fixture
+def trial(kind, pool, instrument):
+    instrument(pool)
+    book = book_of(getattr(pool, "sync_engine", pool))
+    trial = Trial(kind, pool, book)
+    connection = kind.run(kind.take, pool)
+    trial.samples = list(book.holds.values())
+    kind.run(kind.give, pool, connection)
+    return trial
+
+
+@pytest.mark.parametrize("way", ["take_and_give", "refused", "nested"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_nothing_is_left(trial, way, fault):
+    """At whichever line of ours it is raised."""
+    tried = 0
+    for at in range(1, 1000):
+        raised = Fault(fault, at)
+        getattr(trial, way)(raised)
+        if raised.where is None:
+            break
+        trial.check(f"{fault.__name__} at {raised.where}")
+        tried += 1
+    assert tried > 10
+    if issubclass(fault, Exception):
+        print(way, fault.__name__, tried, trial.seen)
