@@ -36,7 +36,7 @@ _PER_SITE = {
     "leaked.abandoned": _Wording(
         "critical",
         "{where} took {many} that nothing uses any more, the oldest {age} ago",
-        "InheritedUse a with block, or close() in a finally clause, where it was taken.",
+        "Use a with block, or close() in a finally clause, where it was taken.",
     ),
     "held_across_io": _Wording(
         "warning",
@@ -103,7 +103,7 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
             "without returning",
             proof="nobody called close(): the connection object was already dead when "
             "its connection came back",
-            remedy="InheritedUse a with block, or close() in a finally clause.",
+            remedy="Use a with block, or close() in a finally clause.",
             sites=(site,),
         )
         for site, count in sites
@@ -123,7 +123,7 @@ def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
             f"returning: pool {pool.name!r} has lost {lost} of {slots}",
             proof="nobody has given back what was taken there: the connection object "
             "is gone, and the pool still counts it as lent",
-            remedy="InheritedUse a with block (pool.connection()), or putconn() in a finally "
+            remedy="Use a with block (pool.connection()), or putconn() in a finally "
             "clause. The pool does not replace a connection that was dropped: "
             f"{lost} of {slots} stay lost until the pool is made anew.",
             sites=(site,),
