@@ -230,8 +230,8 @@ class AsyncpgHooks(DriverHooks):
         guard, holds = self.guard, self.book.holds
         end: Callable[..., Any] = self.book.end
 
-        def _release(holder: Any) -> None:
-            hold, called = None, False
+        # nothing before the try: what is raised there costs the pool a connection
+        def _release(holder: Any, hold: Any = None, called: bool = False) -> None:
             try:
                 if holder._in_use is not None and not guard.tripped:
                     hold = self._hold_ended(holder)

@@ -391,8 +391,8 @@ class PoolHooks(Mishaps):
         take_out: Callable[..., Checkout | None] = book.holds.pop
         end: Callable[..., Any] = book.end
 
-        def _return_conn(record: Any) -> None:
-            hold, called = None, False
+        # nothing before the try: what is raised there costs the pool a connection
+        def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
             try:
                 hold = take_out(id(record), None)
                 if hold is not None:

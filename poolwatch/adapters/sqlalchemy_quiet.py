@@ -534,10 +534,14 @@ class QuietWay:
         observers = self.observers
 
         @wraps(below)
-        def _return_conn(pool: Any, record: Any) -> None:  # noqa: C901 - written out
-            q: QuietPool | None = None
-            hold, called = None, False
-            try:
+        def _return_conn(  # noqa: C901 - written out
+            pool: Any,
+            record: Any,
+            q: QuietPool | None = None,
+            hold: Any = None,
+            called: bool = False,
+        ) -> None:
+            try:  # nothing before it: what is raised there costs a connection
                 q = pool.__dict__.get(MARK)
                 hold = None if q is None else q.holds.pop(id(record), None)
                 if hold is not None:

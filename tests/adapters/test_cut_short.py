@@ -56,7 +56,13 @@ class Fault:
     def trace(self, frame, event, arg):
         if not frame.f_code.co_filename.startswith(HERE) or _explains(frame):
             return None
-        return self.at_line
+        back = frame.f_back
+        ours = back is not None and back.f_code.co_filename.startswith(HERE)
+        return self.at_line if ours else self.at_the_door
+
+    def at_the_door(self, frame, event, arg):
+        """What is raised at the first line is raised before the library's call."""
+        return self.at_line if event == "line" else self.at_the_door
 
     def at_line(self, frame, event, arg):
         if event == "line":
