@@ -518,7 +518,7 @@ class QuietWay:
                     account.peak = len(out)
                 return proxy  # noqa: TRY300 - also here the hold would be left behind
             except BaseException as error:
-                if proxy is None and is_library_s(error, called):
+                if proxy is None and is_library_s(error, called, below):
                     q.gave_up(asked, error)
                     raise
                 if not q.goes_on(error, hold, proxy, before):
@@ -561,7 +561,7 @@ class QuietWay:
                 called = True
                 below(pool, record)
             except BaseException as error:
-                if is_library_s(error, called):
+                if is_library_s(error, called, below):
                     raise
                 try:
                     if q is not None:  # else the pool has none

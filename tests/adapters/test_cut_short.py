@@ -193,7 +193,11 @@ class Trial:
         if self.left():
             self.kind.collect()
         assert not self.left(), where
-        held = [self.kind.run(self.kind.take, self.pool) for _ in range(SIZE)]
+        held = []
+        for _ in range(SIZE):
+            connection, error = self._called(self.kind.take, self.pool)
+            assert error is None, where
+            held.append(connection)
         assert len(self.book.holds) == SIZE, where
         for each in held:
             self.kind.run(self.kind.give, self.pool, each)
