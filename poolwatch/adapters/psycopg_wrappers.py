@@ -51,7 +51,7 @@ def explaining(
     return async_getconn if iscoroutinefunction(method) else getconn
 
 
-def requesting(  # noqa: C901, PLR0917 - twice the same
+def requesting(  # noqa: C901, PLR0915, PLR0917 - twice the same
     pool: Any,
     name: str,
     book: PoolBook,
