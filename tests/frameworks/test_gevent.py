@@ -107,9 +107,7 @@ GUNICORN = (
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["late", "preload"])
-@pytest.mark.parametrize(
-    "settings", [{}, {"SHOP_PSYCOGREEN": "1"}], ids=[BLOCKING, GREEN]
-)
+@pytest.mark.parametrize("psycogreen", ["", "1"], ids=[BLOCKING, GREEN])
 def test_gunicorn(serve, preload, psycogreen):
     """Its requests are greenlets: two that last are at work, the third has leaked."""
     shop = serve(
