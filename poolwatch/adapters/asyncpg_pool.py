@@ -178,11 +178,17 @@ class AsyncpgHooks(DriverHooks):
                     monotonic(),
                 )
                 key = id(wait)
-                waits[key] = wait
-                if holder.out or len(holds) >= capacity:
-                    self.notable(wait, capacity)
-                called = True
-                proxy = await base._acquire(pool, timeout)
+                try:
+                    waits[key] = wait
+                    if holder.out or len(holds) >= capacity:
+                        self.notable(wait, capacity)
+                    called = True
+                    proxy = await base._acquire(pool, timeout)
+                except BaseException:  # also if what follows is cut short
+                    if key in waits:
+                        del waits[key]
+                    book.waited(wait, monotonic())
+                    raise
                 if not guard.tripped:  # uninstrument() may have come meanwhile
                     take(wait, proxy)
                 del waits[key]
@@ -190,7 +196,7 @@ class AsyncpgHooks(DriverHooks):
             except BaseException as error:
                 if key in waits:  # no call: the stack may be full
                     del waits[key]
-                if proxy is None and is_library_s(error, called):
+                if proxy is None and is_library_s(error, called, base._acquire):
                     self.gave_up(wait, error, _timed_out(wait, error, timeout))
                     raise
                 if not self.goes_on(error, wait):
@@ -230,8 +236,8 @@ class AsyncpgHooks(DriverHooks):
         guard, holds = self.guard, self.book.holds
         end: Callable[..., Any] = self.book.end
 
-        def _release(holder: Any) -> None:
-            hold, called = None, False
+        # nothing before the try: what is raised there costs the pool a connection
+        def _release(holder: Any, hold: Any = None, called: bool = False) -> None:
             try:
                 if holder._in_use is not None and not guard.tripped:
                     hold = self._hold_ended(holder)
@@ -240,7 +246,7 @@ class AsyncpgHooks(DriverHooks):
                 called = True
                 PoolConnectionHolder._release(holder)
             except BaseException as error:
-                if is_library_s(error, called):
+                if is_library_s(error, called, PoolConnectionHolder._release):
                     raise
                 try:
                     self.came_back(hold or holds.pop(id(holder), None))

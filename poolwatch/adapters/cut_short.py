@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from poolwatch.guard import Guard
 
 
-def is_library_s(error: BaseException, called: bool) -> bool:
-    """Whether the library has raised it; ``called``: the hook was about to call it.
+def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
+    """Whether ``original`` has raised it; ``called``: the hook was about to call that.
 
     To be asked in the ``except`` block of the hook: then the traceback begins with it.
+    A signal's handler has a frame of its own there, in place of the library's.
     """
+    code = getattr(original, "__code__", None)
+    if not called or code is None:
+        return called
     traceback = error.__traceback__
-    return called and traceback is not None and traceback.tb_next is not None
+    after = None if traceback is None else traceback.tb_next
+    return after is not None and after.tb_frame.f_code is code
 
 
 class Mishaps:

@@ -225,12 +225,18 @@ class Psycopg2Hooks(DriverHooks):
                     path, task = capture(frame), None
                 wait = Checkout(path, holder, get_ambience(), task, monotonic())
                 number = id(wait)
-                waits[number] = wait
-                scarce = holder.out or len(holds) >= capacity
-                if scarce and not _is_out(pool, _key(args, kwargs)):
-                    notable(wait, capacity)
-                called = True
-                connection = original(pool, *args, **kwargs)
+                try:
+                    waits[number] = wait
+                    scarce = holder.out or len(holds) >= capacity
+                    if scarce and not _is_out(pool, _key(args, kwargs)):
+                        notable(wait, capacity)
+                    called = True
+                    connection = original(pool, *args, **kwargs)
+                except BaseException:  # also if what follows is cut short
+                    if number in waits:
+                        del waits[number]
+                    book.waited(wait, monotonic())
+                    raise
                 now = wait.taken = monotonic()
                 if blamed:
                     book.waited(wait, now)
@@ -251,7 +257,7 @@ class Psycopg2Hooks(DriverHooks):
                 if number in waits:  # no call: the stack may be full
                     del waits[number]
                 try:
-                    if connection is None and is_library_s(error, called):
+                    if connection is None and is_library_s(error, called, original):
                         self.gave_up(wait, error, _is_exhausted(pool, error))
                         raise
                     if not self.goes_on(error, wait, key, before):
@@ -309,7 +315,7 @@ class Psycopg2Hooks(DriverHooks):
             except BaseException as error:
                 if hold is not None:
                     holds.pop(id(hold), None)
-                if not returned and is_library_s(error, called):
+                if not returned and is_library_s(error, called, original):
                     self._not_returned(pool, hold, number)
                     raise
                 survived = self.survives(error)
@@ -361,8 +367,11 @@ class Psycopg2Hooks(DriverHooks):
                 try:
                     now = monotonic()
                     self.opened(connection, now, now - began)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                    guard.failed(error)
+                except BaseException as error:
+                    if not self.survives(error):
+                        with suppress(Exception):  # without the pool's lock: it is held
+                            AbstractConnectionPool._putconn(pool, connection)
+                        raise
             return connection
 
         return connect

@@ -21,7 +21,6 @@ from psycopg_pool.base_null_pool import _BaseNullConnectionPool
 
 from poolwatch.adapters import psycopg_wrappers
 from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.driver_hooks import DriverHooks
 from poolwatch.adapters.psycopg_connect import url_of
 from poolwatch.adapters.psycopg_connections import Connections, Met
@@ -100,7 +99,7 @@ class PsycopgHooks(DriverHooks):
             make.requesting(
                 pool,
                 _REQUEST,
-                self.book.waits,
+                self.book,
                 self._asking(pool),
                 self._lending(),
                 self._request_goes_on,
@@ -198,14 +197,10 @@ class PsycopgHooks(DriverHooks):
         return lent
 
     def _request_goes_on(
-        self,
-        error: BaseException,
-        wait: Checkout | None,
-        connection: Any,
-        called: bool,
+        self, error: BaseException, wait: Checkout | None, refused: bool
     ) -> bool:
         """Whether a connection is lent in spite of an exception: see requesting()."""
-        if connection is not None or not is_library_s(error, called):
+        if not refused:
             return self.goes_on(error, wait)
         if wait is not None and not self.guard.tripped:
             self.gave_up(wait, error, isinstance(error, _TIMEOUTS))

@@ -13,7 +13,9 @@ from time import monotonic
 from typing import Any
 from weakref import ref
 
+from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.wrapping import unbound
+from poolwatch.book import PoolBook
 
 Method = Callable[..., Any]
 
@@ -49,53 +51,70 @@ def explaining(
     return async_getconn if iscoroutinefunction(method) else getconn
 
 
-def requesting(  # noqa: C901, PLR0917 - twice the same
+def requesting(  # noqa: C901, PLR0915, PLR0917 - twice the same
     pool: Any,
     name: str,
-    waits: dict[int, Any],
+    book: PoolBook,
     asked: Callable[[], tuple[Any, int]],
     lent: Callable[[Any, Any], None],
-    goes_on: Callable[[BaseException, Any, Any, bool], bool],
+    goes_on: Callable[[BaseException, Any, bool], bool],
 ) -> Method:
     """Around the way from a request to the connection that serves it.
 
-    ``asked`` gives what the others are handed, None if nobody wants to know, and the
-    key under which that is among ``waits``. ``goes_on`` takes an exception, that, the
-    connection and whether the library was called; it tells whether the application gets
-    a connection all the same.
+    ``asked`` gives what the others are handed, None if nobody wants to know, and its
+    key among the waits of ``book``. ``goes_on`` takes an exception, that, and whether
+    the library has raised it; it tells whether a connection is lent all the same.
     """
-    original, weakly = unbound(pool, name), ref(pool)
+    original, weakly, waits = unbound(pool, name), ref(pool), book.waits
 
     def request(*args: Any, **kwargs: Any) -> Any:
-        wait, key, connection, called = None, 0, None, False
+        wait: Any = None
+        key, connection, called = 0, None, False
         try:
-            wait, key = asked()
-            called = True
-            connection = original(weakly(), *args, **kwargs)
+            try:
+                wait, key = asked()
+                called = True
+                connection = original(weakly(), *args, **kwargs)
+            except BaseException:  # also if what follows is cut short
+                if key in waits:
+                    del waits[key]
+                book.waited(wait, monotonic())
+                raise
             if wait is not None:
                 lent(wait, connection)
             return connection  # noqa: TRY300 - also here the hold would be left behind
         except BaseException as error:
-            waits.pop(key, None)
-            if not goes_on(error, wait, connection, called):
+            if key in waits:
+                del waits[key]
+            refused = connection is None and is_library_s(error, called, original)
+            if not goes_on(error, wait, refused):
                 if connection is not None:
                     with suppress(Exception):
                         weakly().putconn(connection)  # type: ignore[union-attr]
                 raise
         return original(weakly(), *args, **kwargs) if connection is None else connection
 
-    async def async_request(*args: Any, **kwargs: Any) -> Any:
-        wait, key, connection, called = None, 0, None, False
+    async def async_request(*args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as request
+        wait: Any = None
+        key, connection, called = 0, None, False
         try:
-            wait, key = asked()
-            called = True
-            connection = await original(weakly(), *args, **kwargs)
+            try:
+                wait, key = asked()
+                called = True
+                connection = await original(weakly(), *args, **kwargs)
+            except BaseException:  # also if what follows is cut short
+                if key in waits:
+                    del waits[key]
+                book.waited(wait, monotonic())
+                raise
             if wait is not None:
                 lent(wait, connection)
             return connection  # noqa: TRY300 - also here the hold would be left behind
         except BaseException as error:
-            waits.pop(key, None)
-            if not goes_on(error, wait, connection, called):
+            if key in waits:
+                del waits[key]
+            refused = connection is None and is_library_s(error, called, original)
+            if not goes_on(error, wait, refused):
                 if connection is not None:
                     with suppress(Exception):
                         await weakly().putconn(connection)  # type: ignore[union-attr]

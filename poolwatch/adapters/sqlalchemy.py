@@ -266,12 +266,18 @@ class PoolHooks(Mishaps):
                 wait = Checkout(path, holder, _ambience(), task, monotonic())
                 scarce = holder.out or len(holds) >= capacity
                 key = id(wait) if watched or scarce else 0
-                if key:
-                    waits[key] = wait
-                if scarce:
-                    self._notable(wait, capacity)
-                called = True
-                proxy = original(pool)
+                try:
+                    if key:
+                        waits[key] = wait
+                    if scarce:
+                        self._notable(wait, capacity)
+                    called = True
+                    proxy = original(pool)
+                except BaseException:  # also if what follows is cut short
+                    if key in waits:
+                        del waits[key]
+                    book.waited(wait, monotonic())
+                    raise
                 now = wait.taken = monotonic()
                 if blamed:
                     book.waited(wait, now)
@@ -297,7 +303,7 @@ class PoolHooks(Mishaps):
                 if key in waits:  # no call: the stack may be full
                     del waits[key]
                 try:
-                    if proxy is None and is_library_s(error, called):
+                    if proxy is None and is_library_s(error, called, original):
                         self.gave_up(wait, error, isinstance(error, PoolTimeoutError))
                         raise
                     if not self.goes_on(error, wait, at, before):
@@ -391,8 +397,8 @@ class PoolHooks(Mishaps):
         take_out: Callable[..., Checkout | None] = book.holds.pop
         end: Callable[..., Any] = book.end
 
-        def _return_conn(record: Any) -> None:
-            hold, called = None, False
+        # nothing before the try: what is raised there costs the pool a connection
+        def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
             try:
                 hold = take_out(id(record), None)
                 if hold is not None:
@@ -400,7 +406,7 @@ class PoolHooks(Mishaps):
                 called = True
                 original(pool, record)
             except BaseException as error:
-                if is_library_s(error, called):
+                if is_library_s(error, called, original):
                     raise
                 try:
                     self.came_back(hold or take_out(id(record), None))

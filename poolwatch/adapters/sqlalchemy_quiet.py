@@ -518,7 +518,7 @@ class QuietWay:
                     account.peak = len(out)
                 return proxy  # noqa: TRY300 - also here the hold would be left behind
             except BaseException as error:
-                if proxy is None and is_library_s(error, called):
+                if proxy is None and is_library_s(error, called, below):
                     q.gave_up(asked, error)
                     raise
                 if not q.goes_on(error, hold, proxy, before):
@@ -534,10 +534,14 @@ class QuietWay:
         observers = self.observers
 
         @wraps(below)
-        def _return_conn(pool: Any, record: Any) -> None:  # noqa: C901 - written out
-            q: QuietPool | None = None
-            hold, called = None, False
-            try:
+        def _return_conn(  # noqa: C901 - written out
+            pool: Any,
+            record: Any,
+            q: QuietPool | None = None,
+            hold: Any = None,
+            called: bool = False,
+        ) -> None:
+            try:  # nothing before it: what is raised there costs a connection
                 q = pool.__dict__.get(MARK)
                 hold = None if q is None else q.holds.pop(id(record), None)
                 if hold is not None:
@@ -557,7 +561,7 @@ class QuietWay:
                 called = True
                 below(pool, record)
             except BaseException as error:
-                if is_library_s(error, called):
+                if is_library_s(error, called, below):
                     raise
                 try:
                     if q is not None:  # else the pool has none

@@ -56,7 +56,13 @@ class Fault:
     def trace(self, frame, event, arg):
         if not frame.f_code.co_filename.startswith(HERE) or _explains(frame):
             return None
-        return self.at_line
+        back = frame.f_back
+        ours = back is not None and back.f_code.co_filename.startswith(HERE)
+        return self.at_line if ours else self.at_the_door
+
+    def at_the_door(self, frame, event, arg):
+        """What is raised at the first line is raised before the library's call."""
+        return self.at_line if event == "line" else self.at_the_door
 
     def at_line(self, frame, event, arg):
         if event == "line":
@@ -187,7 +193,11 @@ class Trial:
         if self.left():
             self.kind.collect()
         assert not self.left(), where
-        held = [self.kind.run(self.kind.take, self.pool) for _ in range(SIZE)]
+        held = []
+        for _ in range(SIZE):
+            connection, error = self._called(self.kind.take, self.pool)
+            assert error is None, where
+            held.append(connection)
         assert len(self.book.holds) == SIZE, where
         for each in held:
             self.kind.run(self.kind.give, self.pool, each)
