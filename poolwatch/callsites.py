@@ -38,7 +38,8 @@ CHUNK = 8
 """Frames in one step of the walk; the fast walk below is written out for it."""
 DEEPEST = 64
 """Frames of a stack that are kept at most."""
-_USER_FRAMES_WANTED = 4
+USER_FRAMES_WANTED = 4
+"""The user's nearest frames, or all there are, that are exact in every path."""
 _LOOKS = 4
 """Times a tail is compared before it is trusted for a while."""
 _MOST_NODES = 512
@@ -103,7 +104,7 @@ class Node:
         self.site_at: tuple[CodeType, int] | None = None
         self.rank = -1
         """Whose code the call site is, as far as the walk has come."""
-        self.wanted = _USER_FRAMES_WANTED
+        self.wanted = USER_FRAMES_WANTED
         """Frames of the user's own that are enough."""
         if parent is not None:
             self.depth += parent.depth
@@ -167,6 +168,10 @@ class Node:
                 self.site_at, self.rank = (codes[at], lastis[at]), rank
                 return
 
+    def exact(self) -> tuple[Frame, ...]:
+        """What was walked of the stack, in words."""
+        return resolve(self.near())
+
     def near(self) -> Pairs:
         """What was walked of the stack."""
         near = tuple(zip(self.codes, self.lastis, strict=True))
@@ -200,6 +205,10 @@ class LonePath:
         """The stack in words, innermost first; it is exact, wherever its holder is."""
         return resolve(self._pairs)
 
+    def exact(self) -> tuple[Frame, ...]:
+        """All of it."""
+        return self.frames()
+
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
         owners = [owner_by_place(c.co_filename, c.co_name) for c, _ in self._pairs]
@@ -223,7 +232,7 @@ class CallSites:
 
     def __init__(
         self,
-        user_frames: int = _USER_FRAMES_WANTED,
+        user_frames: int = USER_FRAMES_WANTED,
         bottoms: Mapping[int, CodeType] | None = None,
     ) -> None:
         """Keep exact at least so many of the user's nearest frames, and let no walk go

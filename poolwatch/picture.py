@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
 from poolwatch.book import PoolBook
+from poolwatch.callers import Request, callers
 from poolwatch.callsites import Pairs, Path, resolve
 from poolwatch.checkout import Checkout
 from poolwatch.collector import undisturbed
@@ -101,6 +102,7 @@ class LedgerSource:
             holds=tuple(sorted(look.holds, key=lambda hold: -hold.held_s)),
             waits=tuple(sorted(look.waits, key=lambda wait: -wait.waited_s)),
             sites=tuple(look.sites),
+            callers=tuple(look.callers),
             findings=by_gravity(look.findings),
             departed=tuple(look.departed),
             frozen=self.freezer.marks(),
@@ -185,6 +187,9 @@ class _Look:
         self.holds: list[Hold] = []
         self.waits: list[Wait] = []
         self.sites: list[SiteStats] = []
+        self.callers: list[SiteStats] = []
+        self._named: dict[int, Frame] = {}
+        """By the number of a hold or wait: the caller that tells it apart."""
         self.findings: list[Finding] = []
         self.departed: list[Departed] = []
 
@@ -222,6 +227,7 @@ class _Look:
     def judge(self, keeping: dict[int, Keeping]) -> None:
         """Turn what was taken down into records, with verdicts and findings."""
         for book, drafts, asked in self._drafts:
+            self._name_callers(book, drafts, asked)
             judged = [
                 self._hold(book, draft, keeping.get(draft.checkout.number))
                 for draft in drafts
@@ -233,11 +239,12 @@ class _Look:
                     book.found_leaked(checkout)
             waits = [self._wait(book, each) for each in asked]
             stats = book.stats(len(holds), len(waits))
-            sites = book.sites(self.now, out)
+            sites, by_caller = book.sites(self.now, out)
             self.pools.append(stats)
             self.holds += holds
             self.waits += waits
             self.sites += sites
+            self.callers += by_caller
             self.findings += of_holds.of_holds(judged)
             self.findings += of_holds.collected(stats, book.collected_at())
             self.findings += of_pools.exhausted(stats, holds, waits)
@@ -263,6 +270,18 @@ class _Look:
                 )
                 if not nested:
                     self.findings += of_pools.undersized(stats, holds, waits)
+
+    def _name_callers(
+        self, book: PoolBook, drafts: list[_Draft], asked: list[Checkout]
+    ) -> None:
+        stacks = [(draft.checkout, draft.stack) for draft in drafts]
+        stacks += [(each, each.path.frames(self._now(each))) for each in asked]
+        requests = {
+            each.number: Request(site, stack)
+            for each, stack in stacks
+            if (site := each.path.site()) is not None
+        }
+        self._named |= callers(requests, book.stacks())
 
     def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
         now = self._now(checkout)
@@ -324,6 +343,7 @@ class _Look:
             connection=facts.record(self.now) if facts else None,
             used=used,
             unused_s=unused_s,
+            caller=self._named.get(checkout.number),
         )
         return hold, judgement.kind
 
@@ -337,6 +357,7 @@ class _Look:
             labels=checkout.ambience.labels,
             site=checkout.path.site(),
             stack=checkout.path.frames(self._now(checkout)),
+            caller=self._named.get(checkout.number),
         )
 
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:

@@ -7,8 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
-from poolwatch.model import Finding, Frame, Hold, Outside, PoolStats, Severity
-from poolwatch.text import duration, place, plural
+from poolwatch.model import (
+    Collected,
+    Finding,
+    Frame,
+    Hold,
+    Outside,
+    PoolStats,
+    Severity,
+)
+from poolwatch.text import duration, plural, taken_at, whence
 
 
 class _Wording(NamedTuple):
@@ -72,7 +80,7 @@ def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
                 severity=severity,
                 pool=pool,
                 text=text.format(
-                    where=place(site),
+                    where=whence(site, *(hold.caller for hold in group)),
                     many=plural(len(group), "connection"),
                     them="it" if len(group) == 1 else "them",
                     age=duration(oldest.held_s),
@@ -86,7 +94,7 @@ def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
     return findings
 
 
-def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
+def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     """``leaked.collected``: connections that came back only by garbage collection.
 
     Takes their call sites, and how many each has dropped.
@@ -98,18 +106,18 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
             kind="leaked.collected",
             severity="warning",
             pool=pool.id,
-            text=f"{place(site)} dropped {plural(count, 'connection')} "
-            "without returning",
+            text=f"{whence(each.site, *each.callers)} dropped "
+            f"{plural(each.count, 'connection')} without returning",
             proof="nobody called close(): the connection object was already dead when "
             "its connection came back",
             remedy="Use a with block, or close() in a finally clause.",
-            sites=(site,),
+            sites=(each.site,),
         )
-        for site, count in sites
+        for each in sites
     ]
 
 
-def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
+def _lost(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     """The same, of a pool that never replaces them."""
     lost = plural(pool.lost_slots, "slot")
     slots = (pool.size or 0) + (pool.max_overflow or 0)
@@ -118,16 +126,17 @@ def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
             kind="leaked.collected",
             severity="critical",
             pool=pool.id,
-            text=f"{place(site)} dropped {plural(count, 'connection')} without "
+            text=f"{whence(each.site, *each.callers)} dropped "
+            f"{plural(each.count, 'connection')} without "
             f"returning: pool {pool.name!r} has lost {lost} of {slots}",
             proof="nobody has given back what was taken there: the connection object "
             "is gone, and the pool still counts it as lent",
             remedy="Use a with block (pool.connection()), or putconn() in a finally "
             "clause. The pool does not replace a connection that was dropped: "
             f"{lost} of {slots} stay lost until the pool is made anew.",
-            sites=(site,),
+            sites=(each.site,),
         )
-        for site, count in sites
+        for each in sites
     ]
 
 
@@ -140,8 +149,9 @@ def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
             kind="held_across_io",
             severity="info",
             pool=pool.id,
-            text=f"{place(each.site)} holds connections mostly for work that is not "
-            f"the database: {each.in_sql_s / each.held_s:.0%} of the held time is SQL",
+            text=f"{whence(each.site, *each.callers)} holds connections mostly for "
+            "work that is not the database: "
+            f"{each.in_sql_s / each.held_s:.0%} of the held time is SQL",
             proof=f"{each.count} holds lasted {duration(each.held_s)} together: "
             f"{duration(each.in_sql_s)} in statements, "
             f"{duration(each.in_transaction_idle_s)} idle in a transaction, "
@@ -166,7 +176,7 @@ def fork_shared(pool: PoolStats, holds: Sequence[Hold]) -> list[Finding]:
             kind="fork_shared",
             severity="critical",
             pool=pool.id,
-            text=f"{place(hold.site)} uses a connection that was opened before the "
+            text=f"{taken_at(hold)} uses a connection that was opened before the "
             "process forked: parent and child share it",
             proof=f"backend {hold.backend_pid} was connected to by another process",
             remedy="Call engine.dispose(close=False) in the child, right after the "

@@ -9,7 +9,7 @@ from poolwatch.diagnosis.common import capacity_of, ids, places
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
 from poolwatch.nestings import Nesting
 from poolwatch.options import options_of
-from poolwatch.text import duration, place, plural, short_time
+from poolwatch.text import duration, place, plural, short_time, taken_at
 
 _NOTICEABLE_WAIT_S = 0.05
 _RECENT_S = 300.0
@@ -33,7 +33,7 @@ def exhausted(
     capacity = capacity_of(pool)
     if not waits or capacity is None or len(holds) < capacity:
         return []
-    by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    by_site = Counter(taken_at(hold) for hold in holds).most_common(3)
     held = ", ".join(f"{site} ({n})" for site, n in by_site)
     lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
@@ -222,8 +222,8 @@ def _nested(pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]) -> Fi
         kind="nested",
         severity="critical" if waits else "warning",
         pool=pool.id,
-        text=f"{who} holds a connection from {place(outer.site)} and {doing} "
-        f"at {place(inner.site)}",
+        text=f"{who} holds a connection from {taken_at(outer)} and {doing} "
+        f"at {taken_at(inner)}",
         proof=f"one holder, two requests on pool {pool.name!r}",
         remedy=_SHARE_IT,
         holds=ids(holds),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poolwatch.kept import moment
 from poolwatch.model import Finding, Hold
-from poolwatch.text import duration, neutral, one_line, place, plural
+from poolwatch.text import duration, neutral, one_line, place, plural, taken_at
 from poolwatch.tui.board import Board
 from poolwatch.tui.filtering import process_name
 from poolwatch.tui.header import SEVERITY_INK, SEVERITY_SHAPE
@@ -21,7 +21,7 @@ WIDE = 110
 def headline(row: Row, *, gone: bool, paused: bool = False) -> Line:
     """Say in one line which hold this is and how it is doing."""
     hold = row.hold
-    where = (place(hold.site), "strong")
+    where = (taken_at(hold), "strong")
     if gone:
         text = "no longer seen" if paused else "returned"
         state: Line = (
@@ -140,7 +140,9 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
     both = hold.task and hold.thread
     holder = f"task {hold.task} on thread {hold.thread}" if both else row.holder
+    caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
     facts = [
+        ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),
         (
             "process",
@@ -237,7 +239,7 @@ def _locks(row: Row) -> list[Line]:
         (
             ("  blocked by  ", "warn"),
             (f"{pid}  ", "strong"),
-            (place(hold.site), "strong") if hold else ("not ours", "muted"),
+            (taken_at(hold), "strong") if hold else ("not ours", "muted"),
         )
         for pid, hold in row.blockers
     ]
@@ -245,7 +247,7 @@ def _locks(row: Row) -> list[Line]:
         (
             ("  blocks      ", "bad"),
             (f"{hold.backend_pid}  ", "strong"),
-            (place(hold.site), "strong"),
+            (taken_at(hold), "strong"),
             (f"  held {duration(hold.held_s)}", "muted"),
         )
         for hold in row.victims

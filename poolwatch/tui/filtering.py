@@ -107,7 +107,7 @@ def _values(row: Row, field: str) -> list[str | None]:
     values: dict[str, list[str | None]] = {
         "state": [short_state(hold), hold.server.state if hold.server else None],
         "pool": [row.pool_name],
-        "site": [_site(hold.site)],
+        "site": [_site(hold.site), _site(hold.caller)],
         "thread": [hold.thread],
         "task": [hold.task],
         "app": [process.name, process.program],
