@@ -74,22 +74,26 @@ def callers(
     ``known`` has the stacks that were seen earlier, by call site. They decide with the
     open ones where callers differ, so that a caller stays while others come and go.
     """
-    sites: dict[Frame, dict[tuple[int, ...], list[int]]] = {}
-    for number, request in requests.items():
-        # equal stacks are made of the same frames: comparing ids is a lot cheaper
-        alike = tuple(map(id, (*request.stack, *request.asker)))
-        sites.setdefault(request.site, {}).setdefault(alike, []).append(number)
+    sites: dict[Frame, dict[tuple[int, int], list[int]]] = {}
+    for number, (site, stack, asker) in requests.items():
+        alike = id(stack), id(asker)  # of one path they are mostly the same object
+        sites.setdefault(site, {}).setdefault(alike, []).append(number)
     named: dict[int, Frame] = {}
     for site, groups in sites.items():
         stacks: dict[Stack, list[int]] = defaultdict(list)
+        own: dict[tuple[int, ...], Stack] = {}
         for numbers in groups.values():
             first = requests[numbers[0]]
-            stacks[own_stack(site, first.stack + first.asker)] += numbers
+            whole = first.stack + first.asker
+            frames = tuple(map(id, whole))
+            if frames not in own:
+                own[frames] = own_stack(site, whole)
+            stacks[own[frames]] += numbers
             for caller in taking_frames(first.asker)[:1]:
                 named.update(dict.fromkeys(numbers, caller))
         at = fork({*stacks, *known.get(site, ())})
         for stack, numbers in stacks.items():
-            caller = None if at is None else caller_at(stack, at)
-            if caller is not None:
-                named.update(dict.fromkeys(numbers, caller))
+            differs = None if at is None else caller_at(stack, at)
+            if differs is not None:
+                named.update(dict.fromkeys(numbers, differs))
     return named

@@ -57,6 +57,7 @@ class Node:
         "_frames",
         "_site",
         "_tail",
+        "_told",
         "bottom",
         "children",
         "codes",
@@ -96,6 +97,7 @@ class Node:
         self._tail: Pairs = ()
         self._site: Frame | None = None
         self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
+        self._told: tuple[Frame, ...] = ()
         self.depth = len(codes)
         self.users = owners.count(Owner.USER)
         """Frames of the user's own so far, and ..."""
@@ -119,7 +121,11 @@ class Node:
         """The stack in words, innermost first; ``live`` is where its holder is now."""
         if self._frames is None:
             self._frames = resolve(self.near()), resolve(self._tail)
-        return extended(*self._frames, live)
+        frames, told = extended(*self._frames, live), self._told
+        if frames == told:  # equal stacks are one object in a snapshot
+            return told
+        self._told = frames
+        return frames
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""
