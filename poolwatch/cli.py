@@ -286,6 +286,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _check(options: argparse.Namespace) -> int:
     from poolwatch import wire
+    from poolwatch.naming import process_name
     from poolwatch.text import one_line
 
     source = _live(options, linger_s=0.0)
@@ -307,7 +308,7 @@ def _check(options: argparse.Namespace) -> int:
         print(wire.list_to_json([finding for _, finding in found], "findings"))
     else:
         for process, finding in found:
-            who = f"{process.name or process.program} (pid {process.pid})"
+            who = f"{process_name(process)} (pid {process.pid})"
             print(
                 one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
             )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.doing import doing
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
+from poolwatch.naming import task_name
 from poolwatch.text import duration, one_line, place, plural, taken_at
 
 MOST_SITES = 8
@@ -97,7 +98,7 @@ def _line(text: str) -> str:
 
 
 def _who(hold: Hold) -> str:
-    return f"task {hold.task}" if hold.task else f"thread {hold.thread}"
+    return f"task {task_name(hold.task)}" if hold.task else f"thread {hold.thread}"
 
 
 def _oldest(holds: Iterable[Hold]) -> float:

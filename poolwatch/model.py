@@ -316,6 +316,10 @@ class Process:
     """Pictures that were kept of earlier trouble."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """What was not looked at, because it would have taken too long."""
+    parent: int | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The pid of the process that was started, if this one is a worker of it."""
+    worker: int | None = None
+    """Its number among the workers of one parent; None if it is the only one."""
     callers: tuple[SiteStats, ...] = ()
     """Of call sites that are shared by several callers: the same, caller by caller."""
 

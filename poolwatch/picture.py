@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path as FilePath
 
 from poolwatch.book import PoolBook
 from poolwatch.callers import Request, callers
@@ -39,6 +37,7 @@ from poolwatch.model import (
     Wait,
 )
 from poolwatch.onstack import still_on_stack, taking_frames
+from poolwatch.program import parent, program
 from poolwatch.running import task_stack, thread_stacks
 from poolwatch.settings import process_name
 from poolwatch.text import duration, place
@@ -103,6 +102,7 @@ class LedgerSource:
             waits=tuple(sorted(look.waits, key=lambda wait: -wait.waited_s)),
             sites=tuple(look.sites),
             callers=tuple(look.callers),
+            parent=parent(),
             findings=by_gravity(look.findings),
             departed=tuple(look.departed),
             frozen=self.freezer.marks(),
@@ -445,11 +445,3 @@ def _by_holder(
     for checkout, wait in waiting:
         groups[checkout.owner()][1].append(wait)
     return groups
-
-
-def program() -> str:
-    """What runs here, as short as people would say it."""
-    if sys.argv and sys.argv[0] not in ("", "-c", "-m"):
-        path = FilePath(sys.argv[0])
-        return path.parent.name if path.name == "__main__.py" else path.name
-    return FilePath(sys.executable).name

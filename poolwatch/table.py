@@ -22,6 +22,7 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
+from poolwatch.naming import holder_name, process_name, with_names
 from poolwatch.text import (
     duration,
     fit,
@@ -86,8 +87,10 @@ class Style:
 def render(snapshot: Snapshot, style: Style) -> str:
     """Return the table, as wide as the terminal."""
     lines: list[str] = []
-    for process in snapshot.processes:
-        title = f"{_name(process)}  pid {process.pid} on {process.host}"
+    for process in map(with_names, snapshot.processes):
+        title = (
+            f"{one_line(process_name(process))}  pid {process.pid} on {process.host}"
+        )
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
         lines += _wrapped(title, style, 0)
         lines += [*_process(process, style, suspects), ""]
@@ -101,7 +104,7 @@ def render_frozen(
     lines: list[str] = []
     for picture in pictures:
         lines += _wrapped(_heading(picture), style, 0)
-        process = of_pool(picture.process, picture.pool)
+        process = of_pool(with_names(picture.process), picture.pool)
         lines += [*_process(process, style, process.holds), ""]
     if not pictures:
         lines += [*_wrapped(_nothing_kept(unreachable), style, 0), ""]
@@ -118,16 +121,12 @@ def _nothing_kept(unreachable: Sequence[Unreachable]) -> str:
 
 
 def _heading(picture: Frozen) -> str:
-    process = picture.process
+    process = with_names(picture.process)
     name = next((p.name for p in process.pools if p.id == picture.pool), picture.pool)
     _, happened = _HAPPENED[picture.kind]
     when = _moment(picture.at, date=True)
-    who = f"{_name(process)} (pid {process.pid})"
+    who = f"{one_line(process_name(process))} (pid {process.pid})"
     return f"kept {when}: pool {name!r} of {who} {happened}"
-
-
-def _name(process: Process) -> str:
-    return one_line(process.name or process.program)
 
 
 def _lost(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
@@ -149,7 +148,7 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
     else:
         yield "  no connection is held"
     for wait in process.waits:
-        who = one_line(wait.task or wait.thread or "?")
+        who = one_line(holder_name(wait))
         what = f"waiting {duration(wait.waited_s)}: {who} at {taken_at(wait)}"
         yield from _wrapped(what, style, 2)
     if process.left_out:
@@ -248,7 +247,7 @@ def _row(hold: Hold) -> tuple[str, ...]:
 
 
 def _holder(hold: Hold) -> str:
-    return one_line(hold.task or hold.thread or "?", 24)
+    return one_line(holder_name(hold), 24)
 
 
 # -- where a hold was taken, last used, and is now ---------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from poolwatch.kept import moment
 from poolwatch.model import Finding, Hold
+from poolwatch.naming import process_name, task_name
 from poolwatch.text import duration, neutral, one_line, place, plural, taken_at
 from poolwatch.tui.board import Board
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.header import SEVERITY_INK, SEVERITY_SHAPE
 from poolwatch.tui.ink import BLANK, Line, beside, crop, length, wrap
 from poolwatch.tui.rows import INK, SHAPES, Row
@@ -139,7 +139,8 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     kind = f"  {pool.kind}, {pool.checked_out} out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
     both = hold.task and hold.thread
-    holder = f"task {hold.task} on thread {hold.thread}" if both else row.holder
+    task = task_name(hold.task) if hold.task else ""
+    holder = f"task {task} on thread {hold.thread}" if both else row.holder
     caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
     facts = [
         ("from", neutral(caller), "text"),

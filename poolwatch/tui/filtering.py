@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from poolwatch.model import Frame, Hold, Process
+from poolwatch.model import Frame, Hold
 from poolwatch.text import place
 from poolwatch.tui.rows import Row
 
@@ -138,8 +138,3 @@ def short_state(hold: Hold) -> str | None:
     return state.replace(" (aborted)", "!").replace(
         "fastpath function call", "fastpath"
     )
-
-
-def process_name(process: Process) -> str:
-    """Call a process by its given name, else by its program's."""
-    return process.name or process.program

@@ -14,12 +14,12 @@ from textual.binding import Binding, BindingType
 
 from poolwatch.kept import happened, moment, of_pool, pool_name
 from poolwatch.model import Frozen, Hold, Process, Snapshot
+from poolwatch.naming import process_name
 from poolwatch.text import fit, one_line, place
 from poolwatch.tui import footer
 from poolwatch.tui.album import Album
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.ink import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.main_screen import MainScreen
 from poolwatch.tui.pages import Page

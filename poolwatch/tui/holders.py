@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolwatch.kept import moment
+from poolwatch.naming import process_name
 from poolwatch.text import (
     duration,
     fit,
@@ -16,7 +17,7 @@ from poolwatch.text import (
 )
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name, short_state
+from poolwatch.tui.filtering import short_state
 from poolwatch.tui.ink import Line, Run, crop, right, rule, tail
 from poolwatch.tui.rows import INK, SHAPES, Row
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from poolwatch.model import Hold, PoolStats, Process, Snapshot
+from poolwatch.naming import holder_name
 from poolwatch.text import place
 
 Key = tuple[int, str]
@@ -70,7 +71,7 @@ class Row:
     @property
     def holder(self) -> str:
         """The task if there is one, else the thread."""
-        return self.hold.task or self.hold.thread or "?"
+        return holder_name(self.hold)
 
 
 def build(snapshot: Snapshot) -> list[Row]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from poolwatch.model import Frame, Process, SiteStats
+from poolwatch.naming import process_name
 from poolwatch.text import duration, fit, neutral, one_line, place, short_time
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.gauge import bar
 from poolwatch.tui.ink import Line, Run, right, tail
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from poolwatch.model import PoolStats, Process, Wait
+from poolwatch.naming import holder_name
 from poolwatch.text import duration, fit, one_line, taken_at, taken_in
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange
@@ -70,7 +71,7 @@ def _cell(key: str, pool: PoolStats | None, wait: Wait, timeout: float | None) -
     if key == "of":
         return (f"of {duration(timeout)}", "muted") if timeout else ("", "muted")
     if key == "holder":
-        return one_line(wait.task or wait.thread or "?", 60), "text"
+        return one_line(holder_name(wait), 60), "text"
     if key == "site":
         return taken_at(wait), "strong"
     if key == "pool":
