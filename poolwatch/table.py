@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.kept import moment, of_pool
 from poolwatch.model import (
     Frame,
@@ -151,7 +152,7 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
         who = one_line(holder_name(wait))
         what = f"waiting {duration(wait.waited_s)}: {who} at {taken_at(wait)}"
         yield from _wrapped(what, style, 2)
-    if process.left_out:
+    if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
         yield from _wrapped(f"not looked at: {left_out}", style, 2)
     if style.verbose:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
+from poolwatch.diagnosis.pools import still_there
 from poolwatch.model import (
     Collected,
     Finding,
@@ -14,9 +15,13 @@ from poolwatch.model import (
     Hold,
     Outside,
     PoolStats,
+    Process,
     Severity,
 )
 from poolwatch.text import duration, plural, taken_at, whence
+
+_IN_USE = "in use by "
+"""How the evidence begins of a hold that was found in use."""
 
 
 class _Wording(NamedTuple):
@@ -92,6 +97,21 @@ def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
             )
         )
     return findings
+
+
+def leaves_open(process: Process) -> bool:
+    """Whether a verdict may be missing because something was not looked at.
+
+    That is so of a hold whose code has returned, or whose holder has ended, and that
+    was found neither leaked nor in use.
+    """
+    return bool(process.left_out) and any(map(_is_undecided, process.holds))
+
+
+def _is_undecided(hold: Hold) -> bool:
+    if hold.verdict == "leaked" or any(e.startswith(_IN_USE) for e in hold.evidence):
+        return False
+    return not hold.now or (hold.verdict == "long" and not still_there(hold))
 
 
 def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.kept import happened, moment, pool_name
 from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
 from poolwatch.naming import process_name
@@ -155,7 +156,8 @@ def _notes(board: Board, cells: int) -> list[Line]:
     notes: list[Line] = [(("  ■ ", "bad"), (text, "bad")) for text in off]
     notes += _unread(board.snapshot)
     kept = _kept([(each, mark) for each in processes for mark in each.frozen])
-    left = [one_line(text) for each in processes for text in each.left_out]
+    undecided = filter(leaves_open, processes)
+    left = [one_line(text) for each in undecided for text in each.left_out]
     notes += [_cut(*kept, cells - 2)] if kept else []
     if left:
         notes.append((("  · ", "faint"), (f"left out: {'; '.join(left)}", "muted")))
