@@ -178,6 +178,10 @@ class Node:
         """What was walked of the stack, in words."""
         return resolve(self.near())
 
+    def pairs(self) -> Pairs:
+        """The stack, as far as it is known."""
+        return self.near() + self._tail
+
     def near(self) -> Pairs:
         """What was walked of the stack."""
         near = tuple(zip(self.codes, self.lastis, strict=True))
@@ -214,6 +218,10 @@ class LonePath:
     def exact(self) -> tuple[Frame, ...]:
         """All of it."""
         return self.frames()
+
+    def pairs(self) -> Pairs:
+        """All of it, not in words."""
+        return tuple(self._pairs)
 
     def site(self) -> Frame | None:
         """The call site: the first frame of the user's own code."""

@@ -40,6 +40,7 @@ from poolwatch.onstack import still_on_stack, taking_frames
 from poolwatch.program import parent, program
 from poolwatch.running import task_stack, thread_stacks
 from poolwatch.settings import process_name
+from poolwatch.submitters import Submitter, Submitters
 from poolwatch.text import duration, place
 from poolwatch.verdicts import Keeping, Seen, judge, suspicious
 from poolwatch.version import VERSION
@@ -68,6 +69,7 @@ class LedgerSource:
         self._trust_s = _TRUST_S
         self._asked = float("-inf")
         self._left_out: tuple[str, ...] = ()
+        self._submitters = Submitters()
         self.freezer = Freezer()
 
     def snapshot(self) -> Snapshot:
@@ -87,6 +89,7 @@ class LedgerSource:
         look = _Look(thread_stacks())
         for book in list(self._ledger.books.values()):
             look.at(book, self._ledger)
+        look.submitters = self._submitters.of(look.open(), look.threads)
         look.judge(self._keeping(look.suspects()) if search else self._known())
         look.findings += churned(self._ledger.makings.made(look.now), look.pools)
         process = Process(
@@ -133,6 +136,7 @@ class LedgerSource:
 
 
 _NEVER = (float("-inf"), None)
+_NO_SUBMITTER = Submitter((), None)
 
 
 def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
@@ -188,6 +192,8 @@ class _Look:
         self.waits: list[Wait] = []
         self.sites: list[SiteStats] = []
         self.callers: list[SiteStats] = []
+        self.submitters: dict[int, Submitter] = {}
+        """By the number of a hold or wait: who waits for the work of its thread."""
         self._named: dict[int, Frame] = {}
         """By the number of a hold or wait: the caller that tells it apart."""
         self.findings: list[Finding] = []
@@ -277,11 +283,23 @@ class _Look:
         stacks = [(draft.checkout, draft.stack) for draft in drafts]
         stacks += [(each, each.path.frames(self._now(each))) for each in asked]
         requests = {
-            each.number: Request(site, stack)
+            each.number: Request(site, stack, self._submitter(each).stack)
             for each, stack in stacks
             if (site := each.path.site()) is not None
         }
         self._named |= callers(requests, book.stacks())
+
+    def open(self) -> list[Checkout]:
+        """All holds and waits, the newest of a call site last."""
+        every = [
+            each
+            for _, drafts, asked in self._drafts
+            for each in (*(draft.checkout for draft in drafts), *asked)
+        ]
+        return sorted(every, key=lambda each: each.asked)
+
+    def _submitter(self, checkout: Checkout) -> Submitter:
+        return self.submitters.get(checkout.number, _NO_SUBMITTER)
 
     def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
         now = self._now(checkout)
@@ -320,6 +338,7 @@ class _Look:
         if judgement.verdict != "ok" and usage and usage.path and unused_s:
             where = place(usage.path.site())
             evidence = (*evidence, f"last used at {where}, {duration(unused_s)} ago")
+        submitter = self._submitter(checkout)
         hold = Hold(
             id=f"h{checkout.number}",
             pool=book.id,
@@ -327,10 +346,10 @@ class _Look:
             held_s=seen.held_s,
             waited_s=checkout.taken - checkout.asked,
             thread=checkout.holder.name,
-            task=checkout.task.name if checkout.task else None,
+            task=checkout.task.name if checkout.task else submitter.task,
             labels=checkout.ambience.labels,
             site=checkout.path.site(),
-            stack=draft.stack,
+            stack=draft.stack + submitter.stack,
             now=draft.now,
             statement=None if statement is None else mask_literals(statement),
             in_sql_s=usage.in_sql_until(self.now) if timed and usage else None,
@@ -348,15 +367,16 @@ class _Look:
         return hold, judgement.kind
 
     def _wait(self, book: PoolBook, checkout: Checkout) -> Wait:
+        submitter = self._submitter(checkout)
         return Wait(
             id=f"w{checkout.number}",
             pool=book.id,
             waited_s=max(0.0, self.now - checkout.asked),
             thread=checkout.holder.name,
-            task=checkout.task.name if checkout.task else None,
+            task=checkout.task.name if checkout.task else submitter.task,
             labels=checkout.ambience.labels,
             site=checkout.path.site(),
-            stack=checkout.path.frames(self._now(checkout)),
+            stack=checkout.path.frames(self._now(checkout)) + submitter.stack,
             caller=self._named.get(checkout.number),
         )
 
