@@ -145,7 +145,7 @@ def _goes_on(taken: Pairs, now: Pairs) -> bool:
     for before, after in zip(reversed(taken[:at]), reversed(now), strict=False):
         if before != after:
             return before[0] is after[0] and after[1] > before[1]
-    return False
+    return at <= len(now)
 
 
 def _submitter(future: Any, frames: Mapping[int, FrameType]) -> Submitter | None:
