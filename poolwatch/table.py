@@ -377,7 +377,7 @@ def _site_name(site: SiteStats, below: bool, cells: int) -> str:
     if not below:
         return taken_in(site, cells)
     if site.caller is None:
-        return "  called directly"
+        return "  from a library"
     name = f"  from {place(site.caller)}"
     return name if width(name) <= cells else f"  from {place(site.caller, 1)}"
 

@@ -120,7 +120,7 @@ def _name(site: Site) -> Run:
     if not site.below:
         return place(site.stats.site), "strong"
     return (
-        "  called directly" if site.frame is None else f"  from {place(site.frame)}"
+        "  from a library" if site.frame is None else f"  from {place(site.frame)}"
     ), "text"
 
 

@@ -414,7 +414,7 @@ def test_callers_stand_below_their_call_site(board):
     shown = [plain(line)[:30].strip() for line in sites.site_lines(found, 160)]
     assert [name.split("  ")[0] for name in shown] == [
         "app/pay.py:9",
-        "called directly",
+        "from a library",
         "from orders/views.py:12",
         "app/x.py:1",
     ]
