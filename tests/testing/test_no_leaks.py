@@ -215,8 +215,7 @@ def second_caller(engine):
 
 def test_callers_of_a_shared_helper_are_told_apart(engine):
     with pytest.raises(poolwatch.PoolLeakError) as caught, poolwatch.no_leaks(engine):
-        kept = [first_caller(engine) for _ in range(2)]
-        kept += [second_caller(engine)]
+        kept = [take(engine) for take in (first_caller, first_caller, second_caller)]
     lines = [line.strip() for line in str(caught.value).splitlines()]
     assert "3 connections taken at" in lines[1]
     assert "in helper, pool" in lines[1]
