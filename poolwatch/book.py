@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.callers import Stack, near_stack
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
@@ -31,7 +32,6 @@ from poolwatch.tally import BATCH, Tally
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.model import Collected, Outside, PoolStats, SiteStats
-    from poolwatch.tally import Stack
     from poolwatch.waitrate import WaitRate
 
 MOST_SITES = 128
@@ -323,8 +323,6 @@ class PoolBook:
         """The tally of a path met for the first time (or for the first in a while)."""
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
-        from poolwatch.callers import near_stack  # rarely needed
-
         site, stack = path.site(), near_stack(path)
         most = MOST_SITES + (None in self._by_site)
         if site not in self._by_site and len(self._by_site) >= most:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.frame import Frame
 
-    Stack = tuple[Frame, ...]
-
 BATCH = 64
 """Ended holds of a call site that may queue up."""
 
@@ -36,7 +34,7 @@ class Tally:
         "waited",
     )
 
-    def __init__(self, stack: Stack = ()) -> None:
+    def __init__(self, stack: tuple[Frame, ...] = ()) -> None:
         self.stack = stack
         """The call site and its nearest callers."""
         self.held = array("d")
