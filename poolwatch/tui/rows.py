@@ -155,7 +155,11 @@ def _harm(row: Row) -> tuple[Any, ...]:
 _KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
     "harm": _harm,
     "held": lambda row: (-row.hold.held_s, *_last(row)),
-    "call site": lambda row: (place(row.hold.site, 9), *_harm(row)),
+    "call site": lambda row: (
+        place(row.hold.site, 9),
+        place(row.hold.caller, 9),
+        *_harm(row),
+    ),
     "pool": lambda row: (row.pool_name, *_harm(row)),
 }
 
