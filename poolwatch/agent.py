@@ -292,6 +292,7 @@ class Agent:
         self.ledger.forget_parent()
         self._watch_inherited()
         self.source.freezer.forget()
+        self.source.forget()
         self._hurried.clear()
         if self.pools is not None:
             self.pools.forget_parent()
@@ -332,6 +333,8 @@ class Agent:
         """After the last pool: nothing is left but what a new start needs."""
         self.close()
         self.ledger.forget_makings()
+        if "source" in self.__dict__:
+            self.source.forget()
         self.per_thread = PerThread()  # every thread is met again, and then we listen
         per_greenlet.clear()
         self.pools = None

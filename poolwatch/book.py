@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.callers import Stack, near_stack
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
@@ -32,22 +33,17 @@ if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.inherited import InheritedUse
     from poolwatch.made import Use
-    from poolwatch.model import Outside, PoolStats, SiteStats
+    from poolwatch.model import Collected, Outside, PoolStats, SiteStats
     from poolwatch.waitrate import WaitRate
 
 MOST_SITES = 128
 """Call sites kept apart per pool; further ones are counted together."""
+_MOST_STACKS = 2 * MOST_SITES
+"""Call sites with their callers that are kept apart."""
 _PATIENCE_S = 0.05
 """How long a viewer waits for a fold under way before it reads all the same."""
 _DEPARTED = 32
 _MOST_BLAMED = 64
-_ENOUGH_HOLDS = 10
-_BRIEF_HOLD_S = 0.02
-"""Below this, on average, a call site is not said to hold across anything."""
-_ENOUGH_OUTSIDE_S = 2.0
-"""Less than that in all is the start of a service, or one burst of requests."""
-_MOSTLY_OUTSIDE = 0.25
-"""Share of the held time in SQL below which the rest is mostly something else."""
 BRIEF = 0.001
 """Seconds. Younger waits are not shown: they are connections being handed over."""
 
@@ -86,8 +82,9 @@ class PoolBook:
     _created = OnDemand(_seconds)
     _failed = OnDemand(_seconds)
     _folding = OnDemand(threading.Lock)
-    _by_site: OnDemand[dict[Frame | None, Tally]] = OnDemand(dict)
-    """That of None is of those that ended while nobody could look."""
+    _by_site: OnDemand[dict[Frame | None, dict[Stack, Tally]]] = OnDemand(dict)
+    """By call site and stack. That of None is of those that ended while nobody could
+    look."""
 
     def __init__(
         self,
@@ -299,7 +296,16 @@ class PoolBook:
         self._fold(self._unsorted())
 
     def _unsorted(self) -> Tally:
-        return self._by_site.get(None) or self._by_site.setdefault(None, Tally())
+        return self._by_site.setdefault(None, {}).setdefault((), Tally())
+
+    def _tallies(self) -> list[Tally]:
+        return [each for stacks in self._by_stack().values() for each in stacks]
+
+    def _by_stack(self) -> dict[Frame | None, list[Tally]]:
+        """The tallies of each call site, one for each stack."""
+        return {
+            site: list(stacks.values()) for site, stacks in list(self._by_site.items())
+        }
 
     def _fold(self, *tallies: Tally) -> None:
         """Fold tallies, or leave it to others if they are at it."""
@@ -344,11 +350,14 @@ class PoolBook:
         """The tally of a path met for the first time (or for the first in a while)."""
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
-        site = path.site()
+        site, stack = path.site(), near_stack(path)
         most = MOST_SITES + (None in self._by_site)
         if site not in self._by_site and len(self._by_site) >= most:
-            site = OTHER_SITES
-        tally = self._by_site.get(site) or self._by_site.setdefault(site, Tally())
+            site, stack = OTHER_SITES, (OTHER_SITES,)
+        stacks = self._by_site.setdefault(site, {})
+        if stack not in stacks and len(self._tallies()) >= _MOST_STACKS:
+            stack = (*stack[:1], OTHER_SITES)
+        tally = stacks.get(stack) or stacks.setdefault(stack, Tally(stack))
         tally.paths = [*tally.paths[-3:], path]
         return self._by_path.setdefault(path, tally)
 
@@ -376,7 +385,7 @@ class PoolBook:
 
     def mark(self, now: float) -> None:
         """Note what has been waited so far: see WaitRate."""
-        tallies = list(self._by_site.values())
+        tallies = self._tallies()
         ended = sum(each.wait.total + sum(each.waited) for each in tallies)
         ended += sum(self.unseen[1::2])
         failed = self._failed_waits.total + sum(self._failed)
@@ -387,31 +396,15 @@ class PoolBook:
 
     def mostly_outside(self) -> list[Outside]:
         """Call sites whose held time is mostly not in SQL."""
-        from poolwatch.model import Outside
+        from poolwatch.costs import mostly_outside  # whoever looks has it
 
-        found = []
-        for site, tally in list(self._by_site.items()):
-            held, ended = tally.hold.total, tally.hold.count
-            free = held - tally.pool_wait  # to do something with the connection
-            if site is None or ended < _ENOUGH_HOLDS or free < ended * _BRIEF_HOLD_S:
-                continue
-            if free - tally.in_sql < _ENOUGH_OUTSIDE_S:
-                continue
-            if tally.used >= ended and tally.in_sql < free * _MOSTLY_OUTSIDE:
-                found.append(
-                    Outside(
-                        site, ended, held, tally.in_sql, tally.idle, tally.pool_wait
-                    )
-                )
-        return found
+        return mostly_outside(self._by_stack())
 
-    def collected_at(self) -> list[tuple[Frame, int]]:
+    def collected_at(self) -> list[Collected]:
         """Call sites whose connections the garbage collector returned, and how many."""
-        return [
-            (site, tally.collected)
-            for site, tally in list(self._by_site.items())
-            if tally.collected and site is not None
-        ]
+        from poolwatch.costs import collected
+
+        return collected(self._by_stack())
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Figures of the pool, for a snapshot with so many holds and waits."""
@@ -420,7 +413,7 @@ class PoolBook:
         now = time.monotonic()
         if self.unseen:
             self._unsorted()
-        tallies = list(self._by_site.values())
+        tallies = self._tallies()
         with self._folded(tallies, _PATIENCE_S):
             hold_s = merged(tally.hold for tally in tallies)
             wait_s = merged([*(tally.wait for tally in tallies), self._failed_waits])
@@ -461,42 +454,37 @@ class PoolBook:
                 lost_slots=self.lost_slots,
             )
 
-    def sites(self, now: float, open_holds: list[Checkout]) -> list[SiteStats]:
-        """Figures per call site, the holds that are out included in the average."""
-        from poolwatch.model import SiteStats
+    def stacks(self) -> dict[Frame, list[Stack]]:
+        """The stacks that led to each call site so far, as far as they are exact."""
+        return {
+            site: [tally.stack for tally in tallies]
+            for site, tallies in self._by_stack().items()
+            if site is not None
+        }
 
-        out: dict[Frame | None, list[float]] = {}
+    def sites(
+        self, now: float, open_holds: list[Checkout]
+    ) -> tuple[list[SiteStats], list[SiteStats]]:
+        """Figures per call site, and per caller of those that are shared.
+
+        The holds that are out are included in the average.
+        """
+        from poolwatch.costs import Figures
+
+        out: dict[Tally, list[float]] = {}
         for hold in open_holds:
-            out.setdefault(hold.path.site(), []).append(now - hold.taken)
+            tally = self._by_path.get(hold.path) or self._tally(hold.path)
+            out.setdefault(tally, []).append(now - hold.taken)
         elapsed = max(now - self.begun, 1e-9)
-        causing = self._causing(now)
-        sites = []
-        for site in {**self._by_site, **dict.fromkeys(out)}:
-            if site is None:
-                continue
-            tally = self._by_site.get(site) or Tally()
-            ages = out.get(site, [])
-            sites.append(
-                SiteStats(
-                    pool=self.id,
-                    site=site,
-                    count=tally.count + len(ages),
-                    connections=(tally.hold.total + sum(ages)) / elapsed,
-                    hold_s=tally.hold.distribution(),
-                    wait_s=tally.wait.distribution(),
-                    leaked=tally.leaked,
-                    in_sql_s=tally.in_sql if tally.used else None,
-                    in_transaction_idle_s=tally.idle if tally.used else None,
-                    wait_caused_s=tally.caused + causing[site],
-                )
-            )
-        return sorted(sites, key=lambda each: each.connections, reverse=True)
+        figures = Figures(self.id, elapsed, out, self._causing(now))
+        return figures.of_all(self._by_stack())
 
-    def _causing(self, now: float) -> Counter[Frame | None]:
+    def _causing(self, now: float) -> Counter[Tally]:
         """Like Tally.caused, of the waits that are not over yet."""
-        causing: Counter[Frame | None] = Counter()
+        causing: Counter[Tally] = Counter()
         for wait in list(self.waits.values()):
             paths = self.blamed.get(id(wait), ())
             for path in paths:
-                causing[path.site()] += (now - wait.asked) / len(paths)  # type: ignore[assignment]
+                tally = self._by_path.get(path) or self._tally(path)
+                causing[tally] += (now - wait.asked) / len(paths)  # type: ignore[assignment]
         return causing

@@ -38,7 +38,8 @@ CHUNK = 8
 """Frames in one step of the walk; the fast walk below is written out for it."""
 DEEPEST = 64
 """Frames of a stack that are kept at most."""
-_USER_FRAMES_WANTED = 4
+USER_FRAMES_WANTED = 4
+"""The user's nearest frames, or all there are, that are exact in every path."""
 _LOOKS = 4
 """Times a tail is compared before it is trusted for a while."""
 _MOST_NODES = 512
@@ -56,6 +57,7 @@ class Node:
         "_frames",
         "_site_at",
         "_tail",
+        "_told",
         "bottom",
         "children",
         "codes",
@@ -88,8 +90,9 @@ class Node:
         self._tail: Pairs = ()
         self._site_at: tuple[CodeType, int] | None = None
         self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
+        self._told: tuple[Frame, ...] = ()
         self.depth = len(codes)
-        self.wanted = _USER_FRAMES_WANTED
+        self.wanted = USER_FRAMES_WANTED
         """Frames of the application's own that are enough."""
         if parent is not None:
             self.depth += parent.depth
@@ -99,7 +102,11 @@ class Node:
         """The stack in words, innermost first; ``live`` is where its holder is now."""
         if self._frames is None:
             self._frames = resolve(self.near()), resolve(self._tail)
-        return extended(*self._frames, live)
+        frames, told = extended(*self._frames, live), self._told
+        if frames == told:  # equal stacks are one object in a snapshot
+            return told
+        self._told = frames
+        return frames
 
     def site(self) -> Frame | None:
         """The call site: the nearest frame of the application's own."""
@@ -131,6 +138,14 @@ class Node:
             self._tail, self._frames = _common(tail, self._tail), None
         if self.looks >= _LOOKS:
             self.fast = True
+
+    def exact(self) -> tuple[Frame, ...]:
+        """What was walked of the stack, in words."""
+        return resolve(self.near())
+
+    def pairs(self) -> Pairs:
+        """The stack, as far as it is known."""
+        return self.near() + self._tail
 
     def near(self) -> Pairs:
         """What was walked of the stack."""
@@ -165,6 +180,14 @@ class LonePath:
         """The stack in words, innermost first; it is exact, wherever its holder is."""
         return resolve(self._pairs)
 
+    def exact(self) -> tuple[Frame, ...]:
+        """All of it."""
+        return self.frames()
+
+    def pairs(self) -> Pairs:
+        """All of it, not in words."""
+        return tuple(self._pairs)
+
     def site(self) -> Frame | None:
         """The call site: the nearest frame of the application's own."""
         found = _site_of(self._pairs)
@@ -186,7 +209,7 @@ class CallSites:
 
     def __init__(
         self,
-        user_frames: int = _USER_FRAMES_WANTED,
+        user_frames: int = USER_FRAMES_WANTED,
         bottoms: Mapping[int, CodeType] | None = None,
     ) -> None:
         """Keep exact at least so many of the user's nearest frames, and let no walk go

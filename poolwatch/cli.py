@@ -69,6 +69,7 @@ examples:
   poolwatch ps              who holds what now, what is wrong, and what to do
   poolwatch ps -v           ... why that is believed, and the lines of code
   poolwatch ps --sites      which lines of code cost the most connections
+  poolwatch ps --sites --by caller      ... which callers of a shared helper do
   poolwatch ps --frozen     what it looked like when it happened last night
   poolwatch ps --json | jq '.processes[].holds[] | select(.verdict != "ok")'
 
@@ -156,6 +157,13 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--sites",
         action="store_true",
         help="also what each call site has cost since the pool was instrumented",
+    )
+    ps.add_argument(
+        "--by",
+        choices=("site", "caller"),
+        default="site",
+        help="with --sites: the callers of a call site that several share below it "
+        "(site, the default), or each in a line of its own (caller)",
     )
     ps.add_argument(
         "--frozen",
@@ -278,6 +286,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _check(options: argparse.Namespace) -> int:
     from poolwatch import wire
+    from poolwatch.naming import process_name
     from poolwatch.text import one_line
 
     source = _live(options, linger_s=0.0)
@@ -299,7 +308,7 @@ def _check(options: argparse.Namespace) -> int:
         print(wire.list_to_json([finding for _, finding in found], "findings"))
     else:
         for process, finding in found:
-            who = f"{process.name or process.program} (pid {process.pid})"
+            who = f"{process_name(process)} (pid {process.pid})"
             print(
                 one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
             )
@@ -566,7 +575,8 @@ def _style(options: argparse.Namespace) -> Style:
     from poolwatch.table import Style
 
     columns = shutil.get_terminal_size((120, 24)).columns
-    return Style(columns, verbose=options.verbose, sites=options.sites)
+    verbose, sites, by = options.verbose, options.sites, options.by
+    return Style(columns, verbose=verbose, sites=sites, by=by)
 
 
 class _WhenAsked:

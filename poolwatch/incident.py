@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.doing import doing
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
-from poolwatch.text import duration, one_line, place, plural
+from poolwatch.naming import task_name
+from poolwatch.text import duration, one_line, place, plural, taken_at
 
 MOST_SITES = 8
 """Call sites that are named; the note must fit on a screen."""
@@ -42,18 +43,20 @@ def _head(pool: PoolStats, holds: Sequence[Hold]) -> str:
 
 
 def _holders(holds: Iterable[Hold]) -> list[str]:
-    groups: dict[Frame | None, list[Hold]] = defaultdict(list)
+    groups: dict[tuple[Frame | None, Frame | None], list[Hold]] = defaultdict(list)
     for hold in holds:
-        groups[hold.site].append(hold)
+        groups[hold.site, hold.caller].append(hold)
     ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), -_oldest(item[1])))
-    lines = [_holder(site, group) for site, group in ranked[:MOST_SITES]]
+    lines = [_holder(*where, group) for where, group in ranked[:MOST_SITES]]
     rest = sum(len(group) for _, group in ranked[MOST_SITES:])
     return [*lines, f"  and {rest} more from other call sites"] if rest else lines
 
 
-def _holder(site: Frame | None, group: Sequence[Hold]) -> str:
+def _holder(site: Frame | None, caller: Frame | None, group: Sequence[Hold]) -> str:
     first = max(group, key=lambda hold: hold.held_s)
     function = f" in {site.function}" if site else ""
+    if caller:
+        function += f" from {place(caller)} in {caller.function}"
     return _line(
         f"{len(group)} held by {place(site)}{function}, longest "
         f"{duration(first.held_s)} ({_who(first)}); now: {_now(first)}"
@@ -67,7 +70,7 @@ def _waiters(waits: Sequence[Wait]) -> list[str]:
     return [
         _line(
             f"{len(waits)} waiting, the longest for {duration(oldest.waited_s)} "
-            f"at {place(oldest.site)}"
+            f"at {taken_at(oldest)}"
         )
     ]
 
@@ -95,7 +98,7 @@ def _line(text: str) -> str:
 
 
 def _who(hold: Hold) -> str:
-    return f"task {hold.task}" if hold.task else f"thread {hold.thread}"
+    return f"task {task_name(hold.task)}" if hold.task else f"thread {hold.thread}"
 
 
 def _oldest(holds: Iterable[Hold]) -> float:

@@ -56,6 +56,7 @@ def of_pool(process: Process, pool: str) -> Process:
         holds=holds,
         waits=waits,
         sites=tuple(site for site in process.sites if site.pool == pool),
+        callers=tuple(each for each in process.callers if each.pool == pool),
         findings=tuple(
             finding
             for finding in process.findings

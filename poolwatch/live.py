@@ -29,6 +29,7 @@ from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Frozen, Process, ServerReading, Snapshot, Unreachable
+from poolwatch.naming import numbered
 from poolwatch.parallel import Calls, Outcome
 from poolwatch.postgres.viewer import ViewerReader, environment_dsn
 from poolwatch.refresh import (
@@ -165,7 +166,7 @@ class LiveSource:
             for address, look in looks.items()
         ]
         return Snapshot(
-            processes=with_server(joined),
+            processes=with_server(numbered(joined)),
             unreachable=tuple(unreachable),
         )
 

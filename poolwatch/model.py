@@ -174,6 +174,8 @@ class Hold:
     seen."""
     unused_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
     """Since the last statement ended; 0 while one is running, None if none was seen."""
+    caller: Frame | None = None
+    """Where the call site is shared: the nearest caller that tells this hold apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,18 @@ class Wait:
     labels: Mapping[str, str]
     site: Frame | None
     stack: tuple[Frame, ...]
+    caller: Frame | None = None
+    """Like that of a hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A call site whose connections the garbage collector has returned."""
+
+    site: Frame
+    count: int
+    callers: tuple[Frame, ...] = ()
+    """Which of its callers dropped them, if it is shared by several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +216,8 @@ class Outside:
     in_transaction_idle_s: float
     pool_wait_s: float = 0.0
     """Seconds of the held time in which its holder waited for another connection."""
+    callers: tuple[Frame, ...] = ()
+    """Of which of its callers that is true, if it is shared by several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +239,8 @@ class SiteStats:
     wait_caused_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
     """Seconds that others have waited for a connection while this call site held some;
     each wait is shared out among all that held one when it began."""
+    caller: Frame | None = None
+    """Only what it did for this caller; None for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +318,12 @@ class Process:
     """Pictures that were kept of earlier trouble."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """What was not looked at, because it would have taken too long."""
+    parent: int | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The pid of the process that was started, if this one is a worker of it."""
+    worker: int | None = None
+    """Its number among the workers of one parent; None if it is the only one."""
+    callers: tuple[SiteStats, ...] = ()
+    """Of call sites that are shared by several callers: the same, caller by caller."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path as FilePath
 
 from poolwatch.book import PoolBook
+from poolwatch.callers import Request, callers
 from poolwatch.callsites import Pairs, Path, resolve
 from poolwatch.checkout import Checkout
 from poolwatch.collector import undisturbed
@@ -38,8 +37,10 @@ from poolwatch.model import (
     Wait,
 )
 from poolwatch.onstack import still_on_stack, taking_frames
+from poolwatch.program import parent, program
 from poolwatch.running import holder_stack, task_stack, thread_stacks
 from poolwatch.settings import process_name
+from poolwatch.submitters import Submitter, Submitters
 from poolwatch.text import duration, place
 from poolwatch.verdicts import Keeping, Seen, is_unused, judge, suspicious
 from poolwatch.version import VERSION
@@ -54,6 +55,8 @@ _SHARE = 50
 _AGREED = 2
 """Looks in a row that must find a hold leaked before it is logged and counted."""
 
+
+_NO_SUBMITTER = Submitter((), None)
 
 _GRACE_S = 1.0
 """A server needs a moment to end the session of a connection that was closed."""
@@ -78,6 +81,12 @@ class LedgerSource:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.forget()
+        self._submitters = Submitters()
+        self.freezer = Freezer()
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child, or when no pool is left."""
         self._answers: dict[int, _Answer] = {}
         """By the number of the hold."""
         self._trust_s = _TRUST_S
@@ -85,7 +94,6 @@ class LedgerSource:
         self._cost_s = 0.0
         """Computing time of the last look's searches."""
         self._left_out: tuple[str, ...] = ()
-        self.freezer = Freezer()
 
     def snapshot(self) -> Snapshot:
         """Return this process as it is now; reads no database and blocks nobody."""
@@ -108,6 +116,7 @@ class LedgerSource:
             self._search(look)
         else:
             look.verify()
+        look.submitters = self._submitters.of(look.open(), look.threads)
         look.judge(self._known(look), self.is_agreed)
         look.findings += churned(self._ledger.makings.made(look.now), look.pools)
         process = Process(
@@ -122,6 +131,8 @@ class LedgerSource:
             holds=tuple(sorted(look.holds, key=lambda hold: -hold.held_s)),
             waits=tuple(sorted(look.waits, key=lambda wait: -wait.waited_s)),
             sites=tuple(look.sites),
+            callers=tuple(look.callers),
+            parent=parent(),
             findings=by_gravity(look.findings),
             departed=tuple(look.departed),
             frozen=self.freezer.marks(),
@@ -146,8 +157,7 @@ class LedgerSource:
         for number in list(self._answers):
             if number not in numbers:
                 self._answers.pop(number, None)
-        affordable = look.now - self._asked >= self._trust_s - _TRUST_S
-        if affordable and any(self._is_old(d, look.now) for d in look.suspects()):
+        if self._is_due(look):
             self._cost_s = 0.0
             self._ask(look, look.suspects())
             unused = [d for d in look.suspects() if self._is_unused(d)]
@@ -179,11 +189,23 @@ class LedgerSource:
                     look.now, found[number], draft.now, looks
                 )
 
-    def _is_old(self, draft: _Draft, now: float) -> bool:
-        answer = self._answers.get(draft.checkout.number)
-        if answer is None or now - answer.at > self._trust_s:
+    def _is_due(self, look: _Look) -> bool:
+        """Whether to search now: for old answers if the share of a core allows it.
+
+        The look that is to agree with a first one comes at once, and once only.
+        """
+        if any(self._is_to_be_agreed(draft) for draft in look.suspects()):
             return True
-        return self._is_unused(draft) and answer.looks < _AGREED
+        affordable = look.now - self._asked >= self._trust_s - _TRUST_S
+        return affordable and any(
+            (answer := self._answers.get(draft.checkout.number)) is None
+            or look.now - answer.at > self._trust_s
+            for draft in look.suspects()
+        )
+
+    def _is_to_be_agreed(self, draft: _Draft) -> bool:
+        answer = self._answers.get(draft.checkout.number)
+        return answer is not None and 0 < answer.looks < _AGREED
 
     def _is_unused(self, draft: _Draft) -> bool:
         answer = self._answers.get(draft.checkout.number)
@@ -261,6 +283,11 @@ class _Look:
         self.holds: list[Hold] = []
         self.waits: list[Wait] = []
         self.sites: list[SiteStats] = []
+        self.callers: list[SiteStats] = []
+        self.submitters: dict[int, Submitter] = {}
+        """By the number of a hold or wait: who waits for the work of its thread."""
+        self._named: dict[int, Frame] = {}
+        """By the number of a hold or wait: the caller that tells it apart."""
         self.findings: list[Finding] = []
         self.departed: list[Departed] = []
 
@@ -330,6 +357,7 @@ class _Look:
         A leak is counted if it is proven, or if ``is_agreed`` says so of its number.
         """
         for book, drafts, asked in self._drafts:
+            self._name_callers(book, drafts, asked)
             judged = [
                 self._hold(book, draft, keeping.get(draft.checkout.number))
                 for draft in drafts
@@ -343,11 +371,12 @@ class _Look:
                     book.found_leaked(checkout)
             waits = [self._wait(book, each) for each in asked]
             stats = book.stats(len(holds), len(waits))
-            sites = book.sites(self.now, out)
+            sites, by_caller = book.sites(self.now, out)
             self.pools.append(stats)
             self.holds += holds
             self.waits += waits
             self.sites += sites
+            self.callers += by_caller
             self.findings += of_holds.of_holds(judged)
             self.findings += of_holds.collected(stats, book.collected_at())
             self.findings += of_pools.exhausted(stats, holds, waits)
@@ -373,6 +402,30 @@ class _Look:
                 )
                 if not nested:
                     self.findings += of_pools.undersized(stats, holds, waits)
+
+    def _name_callers(
+        self, book: PoolBook, drafts: list[_Draft], asked: list[Checkout]
+    ) -> None:
+        stacks = [(draft.checkout, draft.stack) for draft in drafts]
+        stacks += [(each, each.path.frames(self._now(each))) for each in asked]
+        requests = {
+            each.number: Request(site, stack, self._submitter(each).stack)
+            for each, stack in stacks
+            if (site := each.path.site()) is not None
+        }
+        self._named |= callers(requests, book.stacks())
+
+    def open(self) -> list[Checkout]:
+        """All holds and waits, the newest of a call site last."""
+        every = [
+            each
+            for _, drafts, asked in self._drafts
+            for each in (*(draft.checkout for draft in drafts), *asked)
+        ]
+        return sorted(every, key=lambda each: each.asked)
+
+    def _submitter(self, checkout: Checkout) -> Submitter:
+        return self.submitters.get(checkout.number, _NO_SUBMITTER)
 
     def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
         now = self._now(checkout)
@@ -411,6 +464,7 @@ class _Look:
         if judgement.verdict != "ok" and usage and usage.path and unused_s:
             where = place(usage.path.site())
             evidence = (*evidence, f"last used at {where}, {duration(unused_s)} ago")
+        submitter = self._submitter(checkout)
         hold = Hold(
             id=f"h{checkout.number}",
             pool=book.id,
@@ -418,10 +472,10 @@ class _Look:
             held_s=seen.held_s,
             waited_s=checkout.taken - checkout.asked,
             thread=checkout.holder.name,
-            task=checkout.task.name if checkout.task else None,
+            task=checkout.task.name if checkout.task else submitter.task,
             labels=checkout.ambience.labels,
             site=checkout.path.site(),
-            stack=draft.stack,
+            stack=draft.stack + submitter.stack,
             now=draft.now,
             statement=None if statement is None else mask_literals(statement),
             in_sql_s=usage.in_sql_until(self.now) if timed and usage else None,
@@ -434,19 +488,22 @@ class _Look:
             connection=facts.record(self.now) if facts else None,
             used=used,
             unused_s=unused_s,
+            caller=self._named.get(checkout.number),
         )
         return hold, judgement.kind
 
     def _wait(self, book: PoolBook, checkout: Checkout) -> Wait:
+        submitter = self._submitter(checkout)
         return Wait(
             id=f"w{checkout.number}",
             pool=book.id,
             waited_s=max(0.0, self.now - checkout.asked),
             thread=checkout.holder.name,
-            task=checkout.task.name if checkout.task else None,
+            task=checkout.task.name if checkout.task else submitter.task,
             labels=checkout.ambience.labels,
             site=checkout.path.site(),
-            stack=checkout.path.frames(self._now(checkout)),
+            stack=checkout.path.frames(self._now(checkout)) + submitter.stack,
+            caller=self._named.get(checkout.number),
         )
 
     def _now(self, checkout: Checkout) -> tuple[Frame, ...]:
@@ -546,13 +603,3 @@ def _by_holder(
     for checkout, wait in waiting:
         groups[checkout.owner()][1].append(wait)
     return groups
-
-
-def program() -> str:
-    """What runs here, as short as people would say it."""
-    argv = getattr(sys, "argv", None)  # the application may have changed it
-    first = argv[0] if type(argv) is list and argv else None
-    if type(first) is str and first not in ("", "-c", "-m"):
-        path = FilePath(first)
-        return path.parent.name if path.name == "__main__.py" else path.name
-    return FilePath(sys.executable or "python").name

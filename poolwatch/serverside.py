@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import ServerViewError
@@ -73,11 +75,14 @@ class ServerSide:
 
     def _read(self, key: str, books: list[PoolBook], linger: float) -> AgentReading:
         pools = tuple(book.id for book in books)
-        willing = next((book for book in books if book.server_view), None)
-        if willing is None:
+        willing = [
+            book.server_connect
+            for book in books
+            if book.server_view and book.server_connect is not None
+        ]
+        if not willing:
             return AgentReading(pools, None, None, enabled=False)
-        assert willing.server_connect is not None  # or the book would not be here
-        reader = self._reader(key, willing.server_connect)
+        reader = self._reader(key, partial(_connect, willing))
         try:
             return AgentReading(pools, self._ask(reader, books, linger), None)
         except ServerViewError as error:
@@ -102,6 +107,7 @@ class ServerSide:
             reader = self._readers.get(key)
             if reader is None:
                 reader = self._readers[key] = InProcessReader(connect, self._facts)
+            reader.connect = connect  # the pool that it began with may be gone
             return reader
 
     def _forget_others(self, groups: Mapping[str, object]) -> None:
@@ -110,6 +116,15 @@ class ServerSide:
             readers = [self._readers.pop(key) for key in gone]
         for reader in readers:
             reader.close()
+
+
+def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
+    """Connect as the first pool does that still can; the last one says why not."""
+    *others, last = ways
+    for way in others:
+        with suppress(ServerViewError):  # its engine is gone, or has a way of its own
+            return way()
+    return last()
 
 
 def _server_of(book: PoolBook) -> str:

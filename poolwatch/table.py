@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
+from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.kept import moment, of_pool
 from poolwatch.model import (
     Frame,
@@ -19,11 +22,22 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
+from poolwatch.naming import holder_name, process_name, with_names
 from poolwatch.onstack import taking_frames
-from poolwatch.text import duration, fit, one_line, place, plural, short_time, width
+from poolwatch.text import (
+    duration,
+    fit,
+    one_line,
+    place,
+    plural,
+    short_time,
+    taken_at,
+    taken_in,
+    width,
+)
 
 _HEAD = ("VERDICT", "HELD", "HOLDER", "CALL SITE", "PID", "SERVER", "STATEMENT")
-_NARROWEST = (7, 6, 8, 16, 6, 8, 8)
+_NARROWEST = (7, 6, 8, 20, 6, 8, 8)
 """Cells that each column keeps at least: together they fit into 80."""
 _SITE = _HEAD.index("CALL SITE")
 
@@ -37,6 +51,7 @@ _SITES_HEAD = (
 _MOST_SITES = 20
 _SITE_CELLS = (16, 24)
 """A call site keeps so many cells, and so many before the columns move together."""
+_WIDEST = 1000
 
 _MOST_FRAMES = 5
 _MOST_MARKS = 3
@@ -61,13 +76,17 @@ class Style:
     """Also the proof of each finding, and the stacks of each suspect hold."""
     sites: bool = False
     """Also what each call site has cost so far."""
+    by: Literal["site", "caller"] = "site"
+    """Callers of a shared call site stand below it, or in lines of their own."""
 
 
 def render(snapshot: Snapshot, style: Style) -> str:
     """Return the table, as wide as the terminal."""
     lines: list[str] = []
-    for process in snapshot.processes:
-        title = f"{_name(process)}  pid {process.pid} on {process.host}"
+    for process in map(with_names, snapshot.processes):
+        title = (
+            f"{one_line(process_name(process))}  pid {process.pid} on {process.host}"
+        )
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
         lines += _wrapped(title, style, 0)
         lines += [*_process(process, style, suspects), ""]
@@ -81,7 +100,7 @@ def render_frozen(
     lines: list[str] = []
     for picture in pictures:
         lines += _wrapped(_heading(picture), style, 0)
-        process = of_pool(picture.process, picture.pool)
+        process = of_pool(with_names(picture.process), picture.pool)
         lines += [*_process(process, style, process.holds), ""]
     if not pictures:
         lines += [*_wrapped(_nothing_kept(unreachable), style, 0), ""]
@@ -98,16 +117,12 @@ def _nothing_kept(unreachable: Sequence[Unreachable]) -> str:
 
 
 def _heading(picture: Frozen) -> str:
-    process = picture.process
+    process = with_names(picture.process)
     name = next((p.name for p in process.pools if p.id == picture.pool), picture.pool)
     _, happened = _HAPPENED[picture.kind]
     when = _moment(picture.at, date=True)
-    who = f"{_name(process)} (pid {process.pid})"
+    who = f"{one_line(process_name(process))} (pid {process.pid})"
     return f"kept {when}: pool {name!r} of {who} {happened}"
-
-
-def _name(process: Process) -> str:
-    return one_line(process.name or process.program)
 
 
 def _lost(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
@@ -125,14 +140,14 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
         yield from _wrapped(_hint(process), style, 2)
     yield from _findings(process, style)
     if process.holds:
-        yield from _table([_HEAD, *map(_row, process.holds)], style.columns)
+        yield from _table(process.holds, style.columns)
     else:
         yield "  no connection is held"
     for wait in process.waits:
-        who = one_line(wait.task or wait.thread or "?")
-        what = f"waiting {duration(wait.waited_s)}: {who} at {place(wait.site)}"
+        who = one_line(holder_name(wait))
+        what = f"waiting {duration(wait.waited_s)}: {who} at {taken_at(wait)}"
         yield from _wrapped(what, style, 2)
-    if process.left_out:
+    if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
         yield from _wrapped(f"not looked at: {left_out}", style, 2)
     if style.verbose:
@@ -220,7 +235,7 @@ def _row(hold: Hold) -> tuple[str, ...]:
         hold.verdict,
         duration(hold.held_s),
         _holder(hold),
-        place(hold.site),
+        taken_at(hold),
         str(hold.backend_pid or "-"),
         one_line(state, 60) or "-",
         one_line(statement, 200),
@@ -228,7 +243,7 @@ def _row(hold: Hold) -> tuple[str, ...]:
 
 
 def _holder(hold: Hold) -> str:
-    return one_line(hold.task or hold.thread or "?", 24)
+    return one_line(holder_name(hold), 24)
 
 
 # -- where a hold was taken, last used, and is now ---------------------------------
@@ -274,22 +289,37 @@ def _frame(frame: Frame) -> str:
 
 def _sites(process: Process, style: Style) -> Iterable[str]:
     for pool in process.pools:
+        callers: dict[Frame, list[SiteStats]] = defaultdict(list)
+        for each in process.callers:
+            if each.pool == pool.id:
+                callers[each.site].append(each)
         sites = [site for site in process.sites if site.pool == pool.id]
+        if style.by == "caller":
+            sites = [each for site in sites for each in callers[site.site] or [site]]
+            callers.clear()
         if not sites:
             continue
-        sites.sort(key=lambda site: (-site.wait_caused_s, -site.hold_s.sum))
-        title = f"call sites of {one_line(pool.name)}, the costliest first:"
+        sites.sort(key=_cost)
+        what = "callers" if style.by == "caller" else "call sites"
+        title = f"{what} of {one_line(pool.name)}, the costliest first:"
         yield from _wrapped(title, style, 2)
-        rows = [*_SITES_HEAD, *map(_site_row, sites[:_MOST_SITES])]
-        yield from _sites_table(rows, style.columns)
+        shown: list[tuple[SiteStats, bool]] = []
+        for site in sites[:_MOST_SITES]:
+            shown.append((site, False))
+            shown += [(each, True) for each in sorted(callers[site.site], key=_cost)]
+        yield from _sites_table(shown, style.columns)
         if len(sites) > _MOST_SITES:
             yield f"  and {len(sites) - _MOST_SITES} more (poolwatch ps --json)"
 
 
-def _site_row(site: SiteStats) -> tuple[str, ...]:
+def _cost(site: SiteStats) -> tuple[float, float]:
+    return -site.wait_caused_s, -site.hold_s.sum
+
+
+def _site_row(site: SiteStats, below: bool) -> tuple[str, ...]:
     held = site.hold_s
     return (
-        place(site.site),
+        _site_name(site, below, _WIDEST),
         _count(site.count),
         f"{site.connections:.{2 if site.connections < 99.995 else 0}f}",
         _time(held.p50),
@@ -322,27 +352,44 @@ def _share(seconds: float | None, whole: float) -> str:
     return f"{min(100.0, 100 * seconds / whole):.0f}"
 
 
-def _sites_table(rows: Sequence[Sequence[str]], columns: int) -> Iterable[str]:
+def _sites_table(
+    sites: Sequence[tuple[SiteStats, bool]], columns: int
+) -> Iterable[str]:
+    """The table; of each row whether it is a caller of the call site above it."""
+    rows = [*_SITES_HEAD, *(_site_row(*each) for each in sites)]
     first, *others = (max(map(width, column)) for column in zip(*rows, strict=True))
     least, wished = _SITE_CELLS
     room = columns - 2 - sum(others)
     gap = 2 if room - 2 * len(others) >= min(first, wished) else 1
     first = min(first, max(least, room - gap * len(others)))
-    for row in rows:
-        cells = [_fit_end(row[0], first)]
+    for at, row in enumerate(rows, -len(_SITES_HEAD)):
+        name = row[0] if at < 0 else _site_name(*sites[at], first)
+        cells = [_fit_end(name, first)]
         cells += [cell.rjust(n) for cell, n in zip(row[1:], others, strict=True)]
         yield ("  " + (" " * gap).join(cells)).rstrip()
+
+
+def _site_name(site: SiteStats, below: bool, cells: int) -> str:
+    if not below:
+        return taken_in(site, cells)
+    if site.caller is None:
+        return "  from a library"
+    name = f"  from {place(site.caller)}"
+    return name if width(name) <= cells else f"  from {place(site.caller, 1)}"
 
 
 # -- fitting -----------------------------------------------------------------------
 
 
-def _table(rows: Sequence[Sequence[str]], columns: int) -> Iterable[str]:
+def _table(holds: Sequence[Hold], columns: int) -> Iterable[str]:
+    rows = [_HEAD, *map(_row, holds)]
     sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
     _shrink(sizes, columns - 2 * len(sizes))
-    for row in rows:
+    for at, row in enumerate(rows):
         cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
-        cells[_SITE] = _fit_end(row[_SITE], sizes[_SITE])
+        size = sizes[_SITE]
+        site = taken_in(holds[at - 1], size) if at else row[_SITE]
+        cells[_SITE] = _fit_end(site, size)
         yield ("  " + "  ".join(cells)).rstrip()
 
 

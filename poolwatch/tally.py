@@ -1,4 +1,4 @@
-"""What one call site has done to one pool, in bounded memory."""
+"""What one call site has done to one pool, by caller, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from poolwatch.histogram import Histogram
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
+    from poolwatch.frame import Frame
 
 BATCH = 64
 """Ended holds of a call site that may queue up."""
 
 
 class Tally:
-    """What one call site has done to one pool."""
+    """What one call site has done to one pool, reached by one stack."""
 
     __slots__ = (
         "caused",
@@ -28,12 +29,15 @@ class Tally:
         "leaked",
         "paths",
         "pool_wait",
+        "stack",
         "used",
         "wait",
         "waited",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, stack: tuple[Frame, ...] = ()) -> None:
+        self.stack = stack
+        """The call site and its nearest callers."""
         self.held = array("d")
         """Seconds of ended holds that are not folded yet, and beside them ..."""
         self.waited = array("d")

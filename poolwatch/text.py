@@ -6,11 +6,18 @@ import re
 import unicodedata
 from functools import lru_cache
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from poolwatch.frame import Frame
 
+if TYPE_CHECKING:
+    from poolwatch.model import Hold, SiteStats, Wait
+
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ufeff\ud800-\udfff]")
+
+MOST_CALLERS = 3
+"""Callers of one call site that are named in a sentence."""
 
 
 def neutral(text: str, *, lines: bool = False) -> str:
@@ -74,6 +81,35 @@ def place(frame: Frame | None, parts: int = 2) -> str:
         return "?"
     path = "/".join(PurePath(frame.file.replace("\\", "/")).parts[-parts:])
     return neutral(f"{path}:{frame.line}")
+
+
+def whence(site: Frame | None, *callers: Frame | None) -> str:
+    """``lib/db.py:8 from shop/cart.py:51``: a call site and the callers, if known."""
+    told = list(dict.fromkeys(place(caller) for caller in callers if caller))
+    if not told:
+        return place(site)
+    rest = len(told) - MOST_CALLERS
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{place(site)} from {', '.join(told[:MOST_CALLERS])}{more}"
+
+
+def taken_at(request: Hold | Wait) -> str:
+    """Where a connection was taken or asked for: the call site and its caller."""
+    return whence(request.site, request.caller)
+
+
+def taken_in(request: Hold | Wait | SiteStats, cells: int) -> str:
+    """The same for a cell of a table: shorter if that makes it fit."""
+    site, caller = request.site, request.caller
+    if site is None or caller is None:
+        return place(site)
+    names = (f"{neutral(each.function)}:{each.line}" for each in (site, caller))
+    texts = (
+        whence(site, caller),
+        f"{place(site, 1)} from {place(caller, 1)}",
+        " from ".join(names),
+    )
+    return next((text for text in texts if width(text) <= cells), texts[-1])
 
 
 @lru_cache(maxsize=4096)

@@ -20,7 +20,7 @@ from poolwatch.ledger import Ledger
 from poolwatch.model import Frame, Hold
 from poolwatch.nestings import Nesting
 from poolwatch.picture import LedgerSource
-from poolwatch.text import duration, one_line, place, plural
+from poolwatch.text import duration, one_line, place, plural, whence
 
 PERIOD_S = 1.0
 _AGAIN_S = 5.0
@@ -156,7 +156,8 @@ class Watchdog:
 
     def _dropped(self, books: list[PoolBook]) -> None:
         for book in books:
-            for site, count in book.collected_at():
+            for each in book.collected_at():
+                site, count = each.site, each.count
                 new = count - self._collected.get((book.id, site), 0)
                 if new <= 0:
                     continue
@@ -167,7 +168,7 @@ class Watchdog:
                     "leak on pool %s: %d connection(s) taken at %s %s",
                     one_line(repr(book.name)),
                     new,
-                    place(site),
+                    whence(site, *each.callers),
                     _end_of(book),
                 )
 
@@ -194,9 +195,10 @@ def _leak(holds: Sequence[Hold], pool: str) -> str:
     function = f" in {hold.site.function}" if hold.site else ""
     if len(holds) > 1:
         function += f" (and {len(holds) - 1} more there)"
+    where = whence(hold.site, *(each.caller for each in holds))
     lines = [
         one_line(
-            f"leak on pool {pool!r}: connection taken at {place(hold.site)}{function}, "
+            f"leak on pool {pool!r}: connection taken at {where}{function}, "
             f"{duration(hold.held_s)} ago, is still out"
         ),
         *(f"  {one_line(each)}" for each in hold.evidence),

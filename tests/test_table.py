@@ -98,8 +98,24 @@ def test_a_pool_that_records_nothing_says_so_under_its_line():
 
 
 def test_what_was_left_out():
-    text = shown(process(left_out=("3 of 9 tasks", "the heap")))
+    gone = hold(held_s=40.0, verdict="long")
+    text = shown(process(gone, left_out=("3 of 9 tasks", "the heap")))
     assert line_with(text, "looked at") == "  not looked at: 3 of 9 tasks; the heap"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verdict": "leaked"},
+        {"verdict": "long", "evidence": ("held 40s", "in use by local 'c' of work")},
+        {"verdict": "long", "now": (frame("/srv/app/orders/repo.py:60", "load"),)},
+        {"now": (frame("/srv/app/main.py:1", "main"),)},
+    ],
+)
+def test_what_was_left_out_where_no_verdict_depends_on_it(changes):
+    text = shown(process(hold(**changes), left_out=("the heap",)))
+    assert "looked at" not in text
+    assert "looked at" not in shown(process(left_out=("the heap",)))
 
 
 # -- that pictures were kept -------------------------------------------------------
@@ -322,6 +338,7 @@ def everything():
         hold(
             verdict="leaked",
             site=Frame(deep, 123456, EVIL * 9),
+            caller=Frame(deep, 7, EVIL * 9),
             thread=EVIL * 9,
             evidence=("because " * 30, EVIL),
             statement="select 'x' from y " * 30,
@@ -351,6 +368,7 @@ def everything():
         name=EVIL * 20,
         waits=(wait(thread=EVIL * 20, site=Frame(deep, 1, EVIL)),),
         sites=(costly, site()),
+        callers=(replace(costly, caller=Frame(deep, 7, EVIL)), site(caller=None)),
         findings=(
             finding(kind=EVIL, text=EVIL * 20, proof="…" * 390, remedy="字" * 350),
         ),

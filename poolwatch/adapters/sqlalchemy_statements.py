@@ -37,7 +37,9 @@ class StatementHooks:
         self, dialect: Dialect, book: PoolBook, sites: CallSites, guard: Guard
     ) -> None:
         self._dialect = ref(dialect)
-        self._book = book
+        # Not the book: it leads to the hooks of the pool, and a dialect may be kept,
+        # by a compiled statement say, when engine and pool are gone.
+        self._shared, self._holds = book.shared, book.holds
         self._sites = sites
         self._guard = guard
         self._ours: dict[str, Callable[[], Any]] = {}
@@ -84,7 +86,7 @@ class StatementHooks:
         This runs at every statement: what it needs is a local of this closure, and no
         call is made that can be spared.
         """
-        guard, shared, holds = self._guard, self._book.shared, self._book.holds
+        guard, shared, holds = self._guard, self._shared, self._holds
         sites, across_greenlets = self._sites, self._across_greenlets
         capture, begun = sites.capture, self._begun
 
@@ -141,7 +143,7 @@ class StatementHooks:
 
     def _end_wrapper(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
         """Around a commit or a rollback; the pool calls it too, at each return."""
-        shared, holds = self._book.shared, self._book.holds
+        shared, holds = self._shared, self._holds
 
         def end(connection: Any) -> None:
             key = connection if shared else getattr(connection, _RECORD, None)

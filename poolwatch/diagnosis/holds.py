@@ -7,9 +7,22 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
+from poolwatch.diagnosis.pools import still_there
 from poolwatch.inherited import KEPT_S, InheritedUse
-from poolwatch.model import Finding, Frame, Hold, Outside, PoolStats, Severity
-from poolwatch.text import duration, place, plural
+from poolwatch.model import (
+    Collected,
+    Finding,
+    Frame,
+    Hold,
+    Outside,
+    PoolStats,
+    Process,
+    Severity,
+)
+from poolwatch.text import duration, place, plural, taken_at, whence
+
+_IN_USE = "in use by "
+"""How the evidence begins of a hold that was found in use."""
 
 
 class _Wording(NamedTuple):
@@ -73,7 +86,7 @@ def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
                 severity=severity,
                 pool=pool,
                 text=text.format(
-                    where=place(site),
+                    where=whence(site, *(hold.caller for hold in group)),
                     many=plural(len(group), "connection"),
                     them="it" if len(group) == 1 else "them",
                     age=duration(oldest.held_s),
@@ -87,7 +100,22 @@ def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
     return findings
 
 
-def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
+def leaves_open(process: Process) -> bool:
+    """Whether a verdict may be missing because something was not looked at.
+
+    That is so of a hold whose code has returned, or whose holder has ended, and that
+    was found neither leaked nor in use.
+    """
+    return bool(process.left_out) and any(map(_is_undecided, process.holds))
+
+
+def _is_undecided(hold: Hold) -> bool:
+    if hold.verdict == "leaked" or any(e.startswith(_IN_USE) for e in hold.evidence):
+        return False
+    return not hold.now or (hold.verdict == "long" and not still_there(hold))
+
+
+def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     """``leaked.collected``: connections that came back only by garbage collection.
 
     Takes their call sites, and how many each has dropped.
@@ -99,18 +127,18 @@ def collected(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Findi
             kind="leaked.collected",
             severity="warning",
             pool=pool.id,
-            text=f"{place(site)} dropped {plural(count, 'connection')} "
-            "without returning",
+            text=f"{whence(each.site, *each.callers)} dropped "
+            f"{plural(each.count, 'connection')} without returning",
             proof="nobody called close(): the connection object was already dead when "
             "its connection came back",
             remedy="Use a with block, or close() in a finally clause.",
-            sites=(site,),
+            sites=(each.site,),
         )
-        for site, count in sites
+        for each in sites
     ]
 
 
-def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
+def _lost(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     """The same, of a pool that never replaces them."""
     lost = plural(pool.lost_slots, "slot")
     slots = (pool.size or 0) + (pool.max_overflow or 0)
@@ -119,16 +147,17 @@ def _lost(pool: PoolStats, sites: Iterable[tuple[Frame, int]]) -> list[Finding]:
             kind="leaked.collected",
             severity="critical",
             pool=pool.id,
-            text=f"{place(site)} dropped {plural(count, 'connection')} without "
+            text=f"{whence(each.site, *each.callers)} dropped "
+            f"{plural(each.count, 'connection')} without "
             f"returning: pool {pool.name!r} has lost {lost} of {slots}",
             proof="nobody has given back what was taken there: the connection object "
             "is gone, and the pool still counts it as lent",
             remedy="Use a with block (pool.connection()), or putconn() in a finally "
             "clause. The pool does not replace a connection that was dropped: "
             f"{lost} of {slots} stay lost until the pool is made anew.",
-            sites=(site,),
+            sites=(each.site,),
         )
-        for site, count in sites
+        for each in sites
     ]
 
 
@@ -141,8 +170,9 @@ def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
             kind="held_across_io",
             severity="info",
             pool=pool.id,
-            text=f"{place(each.site)} holds connections mostly for work that is not "
-            f"the database: {_share_of_sql(each):.0%} of the held time is SQL",
+            text=f"{whence(each.site, *each.callers)} holds connections mostly for "
+            f"work that is not the database: {_share_of_sql(each):.0%} of the held "
+            "time is SQL",
             proof=f"{each.count} holds lasted {duration(each.held_s)} together: "
             f"{duration(each.in_sql_s)} in statements, "
             f"{duration(each.in_transaction_idle_s)} idle in a transaction, "
@@ -179,19 +209,24 @@ def fork_shared(
 
     ``holds`` are out now; ``uses`` are told of where no such hold is.
     """
-    found = [_fork_shared(pool, h.site, h.backend_pid, "", (h.id,)) for h in holds]
+    found = [
+        _fork_shared(pool, hold.site, taken_at(hold), hold.backend_pid, "", (hold.id,))
+        for hold in holds
+    ]
     held = {hold.site for hold in holds}
     for use in uses:
         ago_s, site = now - use.last, use.path.site()
         if ago_s < KEPT_S and site not in held:
             when = f"; last taken here {duration(ago_s)} ago"
-            found.append(_fork_shared(pool, site, use.backend_pid, when, ()))
+            pid = use.backend_pid
+            found.append(_fork_shared(pool, site, place(site), pid, when, ()))
     return found
 
 
-def _fork_shared(
+def _fork_shared(  # noqa: PLR0917 - one finding, made of two records
     pool: PoolStats,
     site: Frame | None,
+    where: str,
     backend_pid: int | None,
     when: str,
     holds: tuple[str, ...],
@@ -200,7 +235,7 @@ def _fork_shared(
         kind="fork_shared",
         severity="critical",
         pool=pool.id,
-        text=f"{place(site)} uses a connection that was opened before the process "
+        text=f"{where} uses a connection that was opened before the process "
         "forked: parent and child share it",
         proof=f"backend {backend_pid} was connected to by another process{when}",
         remedy="Call engine.dispose(close=False) in the child, right after the fork; a "

@@ -10,7 +10,7 @@ from poolwatch.diagnosis.common import capacity_of, ids, places
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
 from poolwatch.nestings import Nesting
 from poolwatch.options import options_of
-from poolwatch.text import duration, place, plural, short_time
+from poolwatch.text import duration, place, plural, short_time, taken_at
 
 _NOTICEABLE_WAIT_S = 0.05
 _RECENT_S = 300.0
@@ -34,7 +34,7 @@ def exhausted(
     capacity = capacity_of(pool)
     if not waits or capacity is None or len(holds) < capacity:
         return []
-    by_site = Counter(place(hold.site) for hold in holds).most_common(3)
+    by_site = Counter(taken_at(hold) for hold in holds).most_common(3)
     held = ", ".join(f"{site} ({n})" for site, n in by_site)
     lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
@@ -251,7 +251,7 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         kind="nested",
         severity="critical" if first.waits else "warning",
         pool=pool.id,
-        text=f"{who} {hold} from {place(outer.site)} and {has} at {place(inner.site)}",
+        text=f"{who} {hold} from {taken_at(outer)} and {has} at {taken_at(inner)}",
         proof=f"one holder, two requests on pool {pool.name!r}"
         + (f": {len(group)} times" if len(group) > 1 else ""),
         remedy=_SHARE_IT,

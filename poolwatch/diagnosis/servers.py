@@ -18,7 +18,7 @@ from poolwatch.model import (
     Process,
     ServerStatus,
 )
-from poolwatch.text import duration, place, plural
+from poolwatch.text import duration, plural, taken_at
 
 Key = tuple[str | None, int | None]
 """A server by its address, and a backend pid on it."""
@@ -184,7 +184,7 @@ def _lock_wait(hold: Hold, blockers: Sequence[tuple[Process, Hold]]) -> Finding:
     assert row is not None  # the caller read blocked_by from it
     pids = ", ".join(map(str, row.blocked_by))
     names = [
-        f"{place(blocker.site)} ({(blocker.server and blocker.server.state) or '?'}, "
+        f"{taken_at(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
         f"pid {blocker.backend_pid})"
         for _, blocker in blockers
     ]
@@ -193,7 +193,7 @@ def _lock_wait(hold: Hold, blockers: Sequence[tuple[Process, Hold]]) -> Finding:
         kind="lock_wait",
         severity="critical",
         pool=hold.pool,
-        text=f"{place(hold.site)} is blocked by {by}",
+        text=f"{taken_at(hold)} is blocked by {by}",
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
         remedy="Commit or roll back the blocking transaction before slow work.",
@@ -207,7 +207,7 @@ def _idle_in_transaction(hold: Hold, age: float) -> Finding:
         kind="idle_in_transaction",
         severity="warning",
         pool=hold.pool,
-        text=f"{place(hold.site)} has been idle in a transaction for {duration(age)}",
+        text=f"{taken_at(hold)} has been idle in a transaction for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} is "
         f"{hold.server.state if hold.server else '?'}",
         remedy="Commit before work that does not need the database.",
@@ -221,7 +221,7 @@ def _slow_query(hold: Hold, age: float) -> Finding:
         kind="slow_query",
         severity="warning",
         pool=hold.pool,
-        text=f"{place(hold.site)} has waited {duration(age)} for one statement",
+        text=f"{taken_at(hold)} has waited {duration(age)} for one statement",
         proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
         "the time, and waits for nobody's lock",
         remedy="Look at the statement (EXPLAIN), not at the pool.",
@@ -262,7 +262,7 @@ def ghosts(process: Process, holds: Iterable[str]) -> Process:
             kind="ghost",
             severity="critical",
             pool=hold.pool,
-            text=f"{place(hold.site)} holds a connection that the server has ended",
+            text=f"{taken_at(hold)} holds a connection that the server has ended",
             proof=f"the server of pool {names.get(hold.pool, '?')!r} has no backend "
             f"{hold.backend_pid}, before and after which the hold was open",
             remedy="Its next statement will fail: return the connection, and let the "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import linecache
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
 
+from poolwatch.callers import Request, callers
 from poolwatch.doing import doing
 from poolwatch.frame import Frame
 from poolwatch.leaks.record import Leak
@@ -81,7 +82,8 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
     source = _source(leak.site)
     if source:
         lines.append(f"  >   {source}")
-    lines += [f"      from {each}" for each in _callers(leak, everything)]
+    told = _shared_by(group) or _callers(leak, everything)
+    lines += [f"      from {each}" for each in told]
     lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
     if leak.kept:
         lines.append(_line(4, f"kept alive by {leak.kept}", 240))
@@ -105,6 +107,20 @@ def _holder(leak: Leak) -> str:
 
 def _age(leak: Leak) -> str:
     return f"held for {duration(leak.held_s)}"
+
+
+def _shared_by(group: Sequence[Leak]) -> list[str]:
+    """The callers that the leaks of one place are told apart by, the busiest first."""
+    requests = {
+        at: Request(leak.site, leak.stack)
+        for at, leak in enumerate(group)
+        if leak.site is not None
+    }
+    counts = Counter(callers(requests, {}).values()).most_common(_FRAMES)
+    return [
+        one_line(f"{place(frame)} in {frame.function} ({count} of {len(group)})")
+        for frame, count in counts
+    ]
 
 
 def _callers(leak: Leak, everything: bool) -> list[str]:

@@ -51,7 +51,8 @@ class InProcessReader:
 
         ``patience_s``: how long a request waits for one that is being served.
         """
-        self._connect = connect
+        self.connect = connect
+        """May be replaced by another way to the same server."""
         self._facts = facts
         self._clock = clock
         self._patience_s = patience_s
@@ -107,7 +108,7 @@ class InProcessReader:
             except Exception as error:  # it may have ended while it was kept
                 if took_too_long(error):
                     raise
-        line = open_line(self._connect, self._facts)
+        line = open_line(self.connect, self._facts)
         return self._finish(kept, line, pids, linger)
 
     def _finish(

@@ -6,10 +6,11 @@ No Textual here. The screens draw a board; keys and readings change it.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from poolwatch.model import Finding, Frozen, Process, Snapshot
+from poolwatch.naming import with_names
 from poolwatch.tui.filtering import Filter
 from poolwatch.tui.reading import Mode, Reading, freshness
 from poolwatch.tui.rows import SORTS, Key, Row, Sort, build, ordered
@@ -78,9 +79,11 @@ class Board:
         """Accept an answer of the source; a bad one leaves the data as it was."""
         self.last = reading
         if reading.alive and reading.snapshot is not None:
-            self.kept = reading
-            self.rows = {row.key: row for row in build(reading.snapshot)}
-            self._remember(reading.snapshot)
+            processes = tuple(map(with_names, reading.snapshot.processes))
+            snapshot = replace(reading.snapshot, processes=processes)
+            self.kept = replace(reading, snapshot=snapshot)
+            self.rows = {row.key: row for row in build(snapshot)}
+            self._remember(snapshot)
         self.settle(now)
 
     def settle(self, now: float) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from poolwatch.kept import moment
 from poolwatch.model import Finding, Frame, Hold
+from poolwatch.naming import process_name, task_name
 from poolwatch.onstack import taking_frames
-from poolwatch.text import duration, neutral, one_line, place, plural
+from poolwatch.text import duration, neutral, one_line, place, plural, taken_at
 from poolwatch.tui.board import Board
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.header import SEVERITY_INK, SEVERITY_SHAPE
 from poolwatch.tui.ink import BLANK, Line, beside, crop, length, wrap
 from poolwatch.tui.rows import INK, SHAPES, Row
@@ -22,7 +22,7 @@ WIDE = 110
 def headline(row: Row, *, gone: bool, paused: bool = False) -> Line:
     """Say in one line which hold this is and how it is doing."""
     hold = row.hold
-    where = (place(hold.site), "strong")
+    where = (taken_at(hold), "strong")
     if gone:
         text = "no longer seen" if paused else "returned"
         state: Line = (
@@ -150,8 +150,11 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     kind = f"  {pool.kind}, {pool.checked_out} out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
     both = hold.task and hold.thread
-    holder = f"task {hold.task} on thread {hold.thread}" if both else row.holder
+    task = task_name(hold.task) if hold.task else ""
+    holder = f"task {task} on thread {hold.thread}" if both else row.holder
+    caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
     facts = [
+        ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),
         (
             "process",
@@ -248,7 +251,7 @@ def _locks(row: Row) -> list[Line]:
         (
             ("  blocked by  ", "warn"),
             (f"{pid}  ", "strong"),
-            (place(hold.site), "strong") if hold else ("not ours", "muted"),
+            (taken_at(hold), "strong") if hold else ("not ours", "muted"),
         )
         for pid, hold in row.blockers
     ]
@@ -256,7 +259,7 @@ def _locks(row: Row) -> list[Line]:
         (
             ("  blocks      ", "bad"),
             (f"{hold.backend_pid}  ", "strong"),
-            (place(hold.site), "strong"),
+            (taken_at(hold), "strong"),
             (f"  held {duration(hold.held_s)}", "muted"),
         )
         for hold in row.victims

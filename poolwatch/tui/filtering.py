@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from poolwatch.model import Frame, Hold, Process
+from poolwatch.model import Frame, Hold
 from poolwatch.text import place
 from poolwatch.tui.rows import Row
 
@@ -107,7 +107,7 @@ def _values(row: Row, field: str) -> list[str | None]:
     values: dict[str, list[str | None]] = {
         "state": [short_state(hold), hold.server.state if hold.server else None],
         "pool": [row.pool_name],
-        "site": [_site(hold.site)],
+        "site": [_site(hold.site), _site(hold.caller)],
         "thread": [hold.thread],
         "task": [hold.task],
         "app": [process.name, process.program],
@@ -138,8 +138,3 @@ def short_state(hold: Hold) -> str | None:
     return state.replace(" (aborted)", "!").replace(
         "fastpath function call", "fastpath"
     )
-
-
-def process_name(process: Process) -> str:
-    """Call a process by its given name, else by its program's."""
-    return process.name or process.program

@@ -14,12 +14,12 @@ from textual.binding import Binding, BindingType
 
 from poolwatch.kept import happened, moment, of_pool, pool_name
 from poolwatch.model import Frozen, Hold, Process, Snapshot
-from poolwatch.text import fit, one_line, place
+from poolwatch.naming import process_name
+from poolwatch.text import fit, one_line, taken_at
 from poolwatch.tui import footer
 from poolwatch.tui.album import Album
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.ink import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.main_screen import MainScreen
 from poolwatch.tui.pages import Page
@@ -176,7 +176,7 @@ def _whose(process: Process) -> Run:
 
 def _most(picture: Frozen) -> Run:
     """Name the call site that held the most connections."""
-    sites = Counter(place(hold.site) for hold in _holds(picture))
+    sites = Counter(taken_at(hold) for hold in _holds(picture))
     if not sites:
         return "-", "faint"
     ((most, count),) = sites.most_common(1)

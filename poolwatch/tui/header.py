@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from poolwatch.kept import moment
 from poolwatch.model import ServerStatus, Snapshot
+from poolwatch.naming import process_name
 from poolwatch.text import duration, neutral, one_line, plural, short_time
 from poolwatch.tui.board import Board
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.ink import Line, Run, crop, length, spread
 from poolwatch.tui.reading import Mode
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolwatch.kept import moment
-from poolwatch.text import duration, fit, neutral, one_line, place, plural
+from poolwatch.naming import process_name
+from poolwatch.text import (
+    duration,
+    fit,
+    neutral,
+    one_line,
+    plural,
+    taken_at,
+    taken_in,
+)
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name, short_state
+from poolwatch.tui.filtering import short_state
 from poolwatch.tui.ink import Line, Run, crop, right, rule, tail
 from poolwatch.tui.rows import INK, SHAPES, Row
 
@@ -16,7 +25,7 @@ COLUMNS = (
     Column("verdict", "verdict", 10, 11, 0),
     Column("held", "held", 6, 6, 1, right=True),
     Column("holder", "holder", 13, 20, 3),
-    Column("site", "call site", 20, 24, 2),
+    Column("site", "call site", 20, 32, 2),
     Column("pool", "pool", 7, 10, 9),
     Column("process", "process", 8, 16, 10),
     Column("pid", "backend", 7, 7, 6, right=True),
@@ -29,7 +38,6 @@ COLUMNS = (
 
 _SERVERS = {"pid", "state", "age", "xact", "wait"}
 """What only the server knows: of the past, nobody asked it."""
-_TRUNCATE_LEFT = {"site"}
 
 
 def layout(board: Board, cells: int) -> Layout:
@@ -86,8 +94,8 @@ def _line(row: Row, columns: Layout, *, selected: bool, gone: bool, dim: bool) -
         text, ink = _CELLS[column.key](row)
         if gone and column.key == "verdict":
             text = "○ returned"
-        if column.key in _TRUNCATE_LEFT:
-            text = tail(text, cells)
+        if column.key == "site":
+            text = tail(taken_in(row.hold, cells), cells)
         else:
             text = right(text, cells) if column.right else fit(text, cells)
         runs.append((text + GAP, _faded(ink) if gone or dim else ink))
@@ -135,7 +143,7 @@ _CELLS: dict[str, Callable[[Row], Run]] = {
     "verdict": _verdict,
     "held": lambda row: (duration(row.hold.held_s), _loud(row)),
     "holder": lambda row: (holder(row), "text"),
-    "site": lambda row: (place(row.hold.site), _loud(row)),
+    "site": lambda row: (taken_at(row.hold), _loud(row)),
     "pool": lambda row: (one_line(row.pool_name, 40), "muted"),
     "process": _whose,
     "pid": _pid,

@@ -107,7 +107,8 @@ class SitesPage(Page):
     def head(self, cells: int) -> Line:
         """Give the title line with the count and the order."""
         found = sites(self.board)
-        title: Line = (("CALL SITES", "title"), (f" {len(found)}", "strong"))
+        count = sum(not site.below for site in found)
+        title: Line = (("CALL SITES", "title"), (f" {count}", "strong"))
         return rule(title, (("by ", "muted"), ("average out", "accent")), cells)
 
     def titles(self, cells: int) -> list[Line]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.kept import happened, moment, pool_name
 from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
+from poolwatch.naming import process_name
 from poolwatch.text import duration, fit, one_line, short_time
 from poolwatch.tui.board import TICKS, Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.gauge import bar, spark
 from poolwatch.tui.ink import Line, Run, crop, length, right
 
@@ -155,7 +156,8 @@ def _notes(board: Board, cells: int) -> list[Line]:
     notes: list[Line] = [(("  ■ ", "bad"), (text, "bad")) for text in off]
     notes += _unread(board.snapshot)
     kept = _kept([(each, mark) for each in processes for mark in each.frozen])
-    left = [one_line(text) for each in processes for text in each.left_out]
+    undecided = filter(leaves_open, processes)
+    left = [one_line(text) for each in undecided for text in each.left_out]
     notes += [_cut(*kept, cells - 2)] if kept else []
     if left:
         notes.append((("  · ", "faint"), (f"left out: {'; '.join(left)}", "muted")))
@@ -180,9 +182,11 @@ def _unread(snapshot: Snapshot) -> list[Line]:
     for process in snapshot.processes:
         names = {pool.id: pool.name for pool in process.pools}
         for status in process.servers:
+            if not names.keys() & set(status.pools):
+                continue  # they were collected since
             if status.error and status.error not in told:
                 told.add(status.error)
-                whose = ", ".join(names.get(pool, pool) for pool in status.pools)
+                whose = ", ".join(names[pool] for pool in status.pools if pool in names)
                 text = f"no server view of {whose}: {status.error}"
                 notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))
     for gone in snapshot.unreachable:

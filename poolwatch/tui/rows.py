@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from poolwatch.model import Hold, PoolStats, Process, Snapshot
+from poolwatch.naming import holder_name
 from poolwatch.text import place
 
 Key = tuple[int, str]
@@ -70,7 +71,7 @@ class Row:
     @property
     def holder(self) -> str:
         """The task if there is one, else the thread."""
-        return self.hold.task or self.hold.thread or "?"
+        return holder_name(self.hold)
 
 
 def build(snapshot: Snapshot) -> list[Row]:
@@ -154,7 +155,11 @@ def _harm(row: Row) -> tuple[Any, ...]:
 _KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
     "harm": _harm,
     "held": lambda row: (-row.hold.held_s, *_last(row)),
-    "call site": lambda row: (place(row.hold.site, 9), *_harm(row)),
+    "call site": lambda row: (
+        place(row.hold.site, 9),
+        place(row.hold.caller, 9),
+        *_harm(row),
+    ),
     "pool": lambda row: (row.pool_name, *_harm(row)),
 }
 

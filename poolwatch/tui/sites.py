@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from poolwatch.model import Process, SiteStats
+from poolwatch.model import Frame, Process, SiteStats
+from poolwatch.naming import process_name
 from poolwatch.text import duration, fit, neutral, one_line, place, short_time
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
-from poolwatch.tui.filtering import process_name
 from poolwatch.tui.gauge import bar
 from poolwatch.tui.ink import Line, Run, right, tail
 
@@ -39,10 +39,20 @@ class Site:
     process: Process
     pool: str
     stats: SiteStats
+    below: bool = False
+    """One caller of the call site above."""
+
+    @property
+    def frame(self) -> Frame | None:
+        """What the row is named by; None where no caller is known."""
+        return self.stats.caller if self.below else self.stats.site
 
 
 def sites(board: Board) -> list[Site]:
-    """List the call sites of all processes, by the connections they keep."""
+    """List the call sites of all processes, by the connections they keep.
+
+    The callers of one that is shared follow it.
+    """
     found: list[Site] = []
     for process in board.snapshot.processes:
         names = {pool.id: pool.name for pool in process.pools}
@@ -50,12 +60,25 @@ def sites(board: Board) -> list[Site]:
             Site(process, names.get(stats.pool, stats.pool), stats)
             for stats in process.sites
         ]
-    return sorted(found, key=lambda site: (-site.stats.connections, _last(site)))
+    found.sort(key=_order)
+    return [each for site in found for each in (site, *_callers_of(site))]
 
 
-def _last(site: Site) -> tuple[str, int, str]:
+def _callers_of(site: Site) -> list[Site]:
+    where = site.stats.pool, site.stats.site
+    callers = [
+        Site(site.process, site.pool, stats, below=True)
+        for stats in site.process.callers
+        if (stats.pool, stats.site) == where
+    ]
+    return sorted(callers, key=_order)
+
+
+def _order(site: Site) -> tuple[float, str, int, str]:
     """Break ties the same way at every refresh, so that equal rows never swap."""
-    return place(site.stats.site, 9), site.process.pid, site.stats.pool
+    stats = site.stats
+    where = place(stats.caller or stats.site, 9)
+    return -stats.connections, where, site.process.pid, stats.pool
 
 
 def layout(found: list[Site], cells: int) -> Layout:
@@ -91,6 +114,14 @@ def _line(site: Site, columns: Layout, most: float) -> Line:
         set_ = right if column.right else tail if column.key == "site" else fit
         runs.append((set_(text, cells) + GAP, ink))
     return tuple(runs)
+
+
+def _name(site: Site) -> Run:
+    if not site.below:
+        return place(site.stats.site), "strong"
+    return (
+        "  from a library" if site.frame is None else f"  from {place(site.frame)}"
+    ), "text"
 
 
 def _average(site: Site) -> Run:
@@ -130,8 +161,11 @@ def _leaked(site: Site) -> Run:
 
 _NEVER = 2.0
 _CELLS: dict[str, Callable[[Site], Run]] = {
-    "site": lambda site: (place(site.stats.site), "strong"),
-    "function": lambda site: (neutral(site.stats.site.function[:60]), "text"),
+    "site": _name,
+    "function": lambda site: (
+        neutral(site.frame.function[:60]) if site.frame else "",
+        "text",
+    ),
     "pool": lambda site: (one_line(site.pool, 40), "muted"),
     "process": lambda site: (
         one_line(f"{site.process.pid} {process_name(site.process)}", 40),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from poolwatch.model import PoolStats, Process, Wait
-from poolwatch.text import duration, fit, one_line, place
+from poolwatch.naming import holder_name
+from poolwatch.text import duration, fit, one_line, taken_at, taken_in
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange
 from poolwatch.tui.gauge import bar
@@ -14,7 +15,7 @@ COLUMNS = (
     Column("waited", "", 6, 6, 0, right=True),
     Column("of", "", 8, 8, 4),
     Column("holder", "", 13, 20, 2),
-    Column("site", "", 20, 24, 1),
+    Column("site", "", 20, 32, 1),
     Column("pool", "", 10, 18, 5),
     Column("labels", "", 12, 60, 6),
 )
@@ -57,6 +58,8 @@ def _line(columns: Layout, pool: PoolStats | None, wait: Wait, *, dim: bool) -> 
             runs += [*bar(share, cells, ink), (GAP, "text")]
             continue
         text, own = _cell(column.key, pool, wait, timeout)
+        if column.key == "site":
+            text = taken_in(wait, cells)
         place_ = right if column.right else tail if column.key == "site" else fit
         runs.append((place_(text, cells) + GAP, "muted" if dim else own))
     return tuple(runs)
@@ -68,9 +71,9 @@ def _cell(key: str, pool: PoolStats | None, wait: Wait, timeout: float | None) -
     if key == "of":
         return (f"of {duration(timeout)}", "muted") if timeout else ("", "muted")
     if key == "holder":
-        return one_line(wait.task or wait.thread or "?", 60), "text"
+        return one_line(holder_name(wait), 60), "text"
     if key == "site":
-        return place(wait.site), "strong"
+        return taken_at(wait), "strong"
     if key == "pool":
         return one_line(pool.name if pool else wait.pool, 40), "muted"
     return one_line(" ".join(wait.labels.values()), 80), "muted"

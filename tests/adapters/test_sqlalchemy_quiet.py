@@ -28,6 +28,7 @@ from poolwatch.adapters.sqlalchemy_engines import Engines
 from poolwatch.adapters.sqlalchemy_quiet import LISTENERS
 from poolwatch.agent import agent, watch_quietly
 from poolwatch.callsites import LonePath, Node
+from poolwatch.model import Collected
 from poolwatch.observers import MOST_UNSEEN
 from poolwatch.testing.judging import Judge
 from poolwatch.testing.owners import Lengths, Owner
@@ -644,7 +645,7 @@ def test_lost_with_its_engine(owner, sqlite, tmp_path):
     assert pool() is not None
     book = lender.book
     assert book.leaked == 1
-    assert book.collected_at() == [(hold.path.site(), 1)]
+    assert book.collected_at() == [Collected(hold.path.site(), 1)]
     assert hold.taken <= now
     assert hold.connection is not None
     owner.dropped = ()

@@ -1,6 +1,7 @@
 """What the panels say, without a terminal."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -24,6 +25,7 @@ from poolwatch.text import width
 from poolwatch.tui import footer, header, holders, pools, sites, sql, waiters
 from poolwatch.tui.board import Board
 from poolwatch.tui.detail import detail_lines, headline
+from poolwatch.tui.filtering import parse
 from poolwatch.tui.help import help_lines
 from poolwatch.tui.ink import length, plain, wrap
 from poolwatch.tui.poller import look, stepped
@@ -60,6 +62,7 @@ def hostile(**changes):
         task=HOSTILE,
         labels={HOSTILE: HOSTILE},
         site=site,
+        caller=site,
         now=(site,),
         used=(site, site),
         unused_s=1.0,
@@ -326,7 +329,8 @@ def test_kept_pictures_and_what_was_left_out_are_named(board):
         FrozenMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
         FrozenMark("gone", "pool_deadlock", "\x1b[2J"),
     )
-    one = process(frozen=marks, left_out=("who keeps h1 alive",))
+    gone = hold(held_s=40.0, verdict="long")
+    one = process(gone, frozen=marks, left_out=("who keeps h1 alive",))
     shown = text(pools.pool_lines(board(snapshot(one)), 160, 9))
     assert "orders exhausted 03:12:44 UTC" in shown
     assert "orders timed out 2026-01-01 03:10:00 UTC" in shown
@@ -371,8 +375,66 @@ def test_call_sites_fit_and_are_neutral(board, cells):
         HOSTILE, frame(HOSTILE + ":1", HOSTILE), 0, 0.0, NO_SAMPLES, NO_SAMPLES, 0
     )
     one = process(sites=(odd, site()), name=HOSTILE)
+    called = (replace(odd, caller=odd.site), replace(odd, caller=None))
+    one = replace(one, callers=called)
     found = sites.sites(board(snapshot(one, process(sites=(site(),), pid=2))))
+    assert len(found) == 5
     lines = [sites.title_line(found, cells), *sites.site_lines(found, cells)]
     assert len({length(line) for line in lines}) == 1
     assert length(lines[0]) <= cells
     assert not RAW & set(text(lines).replace("\n", ""))
+
+
+CALLER = frame("/srv/app/orders/views.py:12", "checkout")
+
+
+@pytest.mark.parametrize("cells", [80, 120, 200])
+def test_the_caller_stands_beside_a_call_site_that_is_shared(board, cells):
+    b = board(snapshot(process(hold(caller=CALLER), waits=(wait(caller=CALLER),))))
+    rows = text(holders.row_lines(b, holders.layout(b, cells), cells, dim=False))
+    asking = text(waiters.waiter_lines(b, cells, 9, dim=False))
+    for shown, line in ((rows, 55), (asking, 101)):
+        assert f":{line} from" in shown
+        assert ":12" in shown
+    (row,) = b.rows.values()
+    assert "repo.py:55 from orders/views.py:12" in plain(headline(row, gone=False))
+    shown = text(detail_lines(b, row, cells))
+    assert "from      app/orders/views.py:12 in checkout" in shown
+
+
+def test_callers_stand_below_their_call_site(board):
+    shared, other = site(connections=2.0), site("/srv/app/x.py:1", connections=1.0)
+    callers = (
+        site(caller=CALLER, connections=0.5),
+        site(caller=None, connections=1.5),
+        site("/srv/app/x.py:1", pool="another", caller=CALLER),
+    )
+    one = process(sites=(other, shared), callers=callers)
+    found = sites.sites(board(snapshot(one)))
+    shown = [plain(line)[:30].strip() for line in sites.site_lines(found, 160)]
+    assert [name.split("  ")[0] for name in shown] == [
+        "app/pay.py:9",
+        "from a library",
+        "from orders/views.py:12",
+        "app/x.py:1",
+    ]
+
+
+def test_a_filter_finds_the_caller(board):
+    b = board(snapshot(process(hold("h1", caller=CALLER), hold("h2"))))
+    b.filter = parse("site:views")
+    b.settle(101)
+    assert [row.hold.id for row in b.selection.shown] == ["h1"]
+
+
+def test_pools_of_one_name_are_told_apart(board):
+    alike = [pool("main", id=d, url=f"postgresql://db/{d}") for d in ("a", "b")]
+    shown = text(pools.pool_lines(board(snapshot(process(pools=alike))), 120, 9))
+    assert "main (a)" in shown
+    assert "main (b)" in shown
+
+
+def test_a_server_view_of_a_pool_that_is_gone_is_no_news(board):
+    status = server_status(pools=("p9",), error="the engine is gone")
+    shown = text(pools.pool_lines(board(snapshot(process(servers=(status,)))), 120, 9))
+    assert "no server view" not in shown

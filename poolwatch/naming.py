@@ -1,0 +1,100 @@
+"""What processes, pools and tasks are called in every face."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from poolwatch.model import Hold, PoolStats, Process, Wait
+
+_FRAMEWORKS = frozenset({
+    "aiohttp", "anyio", "asgiref", "asyncio", "celery", "django", "fastapi",
+    "hypercorn", "litestar", "quart", "sanic", "starlette", "tornado", "uvicorn",
+})  # fmt: skip
+"""Packages that start tasks, and name them by their own functions."""
+
+
+def process_name(process: Process) -> str:
+    """Its given name, or what was started; with a number for one of several workers."""
+    name = process.name or process.program
+    return name if process.worker is None else f"{name}, worker {process.worker}"
+
+
+def numbered(processes: Sequence[Process]) -> list[Process]:
+    """Number the workers of one parent that share a name, by when they started."""
+    teams: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for at, process in enumerate(processes):
+        if process.parent is not None:
+            name = process.name or process.program
+            teams[process.host, process.parent, name].append(at)
+    found = list(processes)
+    for team in teams.values():
+        team.sort(key=lambda at: (processes[at].started_at, processes[at].pid))
+        for number, at in enumerate(team if len(team) > 1 else (), 1):
+            found[at] = replace(processes[at], worker=number)
+    return found
+
+
+def with_names(process: Process) -> Process:
+    """The same process; pools whose name repeats are told apart by their database."""
+    alike: dict[str, list[PoolStats]] = defaultdict(list)
+    for pool in process.pools:
+        alike[pool.name].append(pool)
+    names: dict[str, str] = {}
+    for name, pools in alike.items():
+        for qualify in (_database, _host_and_database) if len(pools) > 1 else ():
+            told = {pool.id: qualify(pool.url or "") for pool in pools}
+            if len(set(told.values())) > 1:
+                names |= {pool: _with(name, each) for pool, each in told.items()}
+                break
+    if not names:
+        return process
+    pools = [
+        replace(each, name=names.get(each.id, each.name)) for each in process.pools
+    ]
+    return replace(process, pools=tuple(pools))
+
+
+def _with(name: str, qualifier: str) -> str:
+    if not qualifier or qualifier == name:
+        return name
+    return qualifier if qualifier.endswith(f"/{name}") else f"{name} ({qualifier})"
+
+
+def _database(url: str) -> str:
+    return "/".join(PurePath(unquote(_split(url)[1])).parts[-2:]).lstrip("/")
+
+
+def _host_and_database(url: str) -> str:
+    host, path = _split(url)
+    return f"{host}/{unquote(path).lstrip('/')}"
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The host with its port, or the directory of its socket, and the path."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2] or "".join(
+            parse_qs(parts.query).get("host", [])[:1]
+        )
+    except ValueError:
+        return "", ""
+    return host, parts.path.removeprefix("/")
+
+
+def holder_name(request: Hold | Wait) -> str:
+    """The task if there is one, else the thread."""
+    if request.task:
+        return task_name(request.task)
+    return request.thread or "?"
+
+
+def task_name(name: str) -> str:
+    """A task's name, without the framework's part if it is one of its functions."""
+    parts = [part for part in name.split(".") if part != "<locals>"]
+    if len(parts) < 3 or parts[0] not in _FRAMEWORKS:
+        return name
+    return ".".join([part for part in parts if not part.startswith("__")][-2:])

@@ -1,0 +1,50 @@
+"""Engines that were collected: they are in no picture, and in nobody's way."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from fix_core import Look
+from sqlalchemy import create_engine, literal, select, text
+
+from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.agent import agent
+from poolwatch.serverside import ServerSide
+
+
+def used(url, keep):
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(text("select 1"))
+    return keep(engine)
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [lambda e: None, lambda e: e.dialect, lambda e: select(literal(1)).compile(e)],
+    ids=["nothing", "its dialect", "a compiled statement"],
+)
+def test_a_collected_engine_is_gone(instrument, postgres, keep):
+    instrument()
+    kept = used(postgres.url(), keep)
+    gc.collect()
+    assert Look().process.pools == ()
+    assert agent.ledger.books == {}
+    del kept
+
+
+def test_the_servers_reader_survives_the_engine_it_began_with(instrument, postgres):
+    instrument()
+    servers = ServerSide(agent.ledger, connection_facts)
+    kept = [used(postgres.url(), lambda engine: engine)]
+    (reading,) = servers.readings(0.0)
+    kept.append(used(postgres.url(), lambda engine: engine))
+    (reading,) = servers.readings(0.0)
+    assert len(reading.pools) == 2
+    kept.pop(0)
+    gc.collect()
+    (reading,) = servers.readings(0.0)
+    assert (len(reading.pools), reading.error) == (1, None)
+    servers.close()
+    kept.pop().dispose()
