@@ -42,6 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     protocol_version = request_version = default_request_version = "HTTP/1.1"
     command = requestline = ""
+    raw_requestline = b""
 
     def __init__(self, connection: socket.socket, answer: Answer) -> None:
         self.later: Later | None = None

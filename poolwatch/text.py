@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from datetime import datetime
 from functools import lru_cache
 from pathlib import PurePath
 
@@ -55,6 +56,14 @@ def duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def clock(at: str) -> str:
+    """``03:12:44``, by the clock of this machine, of a time in ISO 8601."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone():%H:%M:%S}"
+    except (ValueError, OverflowError):
+        return one_line(at, 40)
 
 
 def short_time(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import ServerDownError, ServerViewError
 
 _PASSWORD = "PostgreSQL refused the password"  # noqa: S105 - a sentence
 _NO_PASSWORD = "PostgreSQL asks for a password and none was given"  # noqa: S105
@@ -29,6 +29,19 @@ _NO_ANSWER = "PostgreSQL did not answer in time"
 _TLS = "the TLS connection to PostgreSQL failed (its certificate, or the SSL mode)"
 _DSN = "the DSN cannot be read: give a libpq string or a PostgreSQL URL"
 _SERVICE = "the libpq service that the DSN names is not defined"
+
+_DOWN = frozenset({_ABSENT, _NOT_UP, _ENDED, _NO_ANSWER})
+_WORDS = re.compile(
+    "the database system is (starting up|shutting down|in recovery mode)"
+    "|the database system is not( yet)? accepting connections"
+    "|connection refused|connect call failed|no such file or directory"
+    "|no route to host|network is unreachable|host is down"
+    "|terminating connection due to administrator command"
+    "|server closed the connection unexpectedly|connection reset by peer|broken pipe"
+    "|(connection )?time(out expired|d out)",
+    re.IGNORECASE,
+)
+"""What a server or driver says when it is down; nothing that a DSN could contain."""
 
 _STATES = {
     "28P01": _PASSWORD,
@@ -53,6 +66,7 @@ _TEXTS = tuple(
         (r"no password supplied|password was not|requires a password", _NO_PASSWORD),
         (r"too many clients|connection slots are|too many connections", _FULL),
         (r"starting up|shutting down|in recovery mode", _NOT_UP),
+        (r"system is not( yet)? accepting connections", _NOT_UP),
         (r"FATAL: .*database .* does not exist", _NO_DATABASE),
         (r"pg_hba\.conf|authentication failed|FATAL: .*role .*", _ROLE),
         (r"statement timeout|lock timeout", _SLOW),
@@ -63,6 +77,7 @@ _TEXTS = tuple(
         (r"timeout expired|timed out|TimeoutError", _NO_ANSWER),
         (r"certificate|\bssl\b.*(error|support|required|refuses)|SSLError", _TLS),
         (r"connection refused|no such file|can't create a conn|no route", _ABSENT),
+        (r"connect call failed|network is unreachable|host is down", _ABSENT),
         (r"closed|terminat|reset by peer|broken pipe|network error|EOF", _ENDED),
     )
 )
@@ -77,6 +92,8 @@ def as_failure(error: BaseException) -> ServerViewError:
     if sentence is None:
         kind = type(error).__name__ + (f", SQLSTATE {state}" if state else "")
         sentence = f"PostgreSQL could not be read ({kind})"
+    if sentence in _DOWN:
+        return ServerDownError(sentence, _said(error) or sentence)
     return ServerViewError(sentence)
 
 
@@ -86,8 +103,17 @@ def took_too_long(error: BaseException) -> bool:
 
 
 def _recognised(error: BaseException) -> str | None:
-    text = "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
+    text = _text(error)
     return next((said for pattern, said in _TEXTS if pattern.search(text)), None)
+
+
+def _said(error: BaseException) -> str | None:
+    found = _WORDS.search(_text(error))
+    return found and found[0].lower()
+
+
+def _text(error: BaseException) -> str:
+    return "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import ServerDownError
 from poolwatch.model import ServerReading
 from poolwatch.postgres.connecting import Facts, Line, open_line
 from poolwatch.postgres.failures import as_failure, took_too_long
@@ -32,6 +32,8 @@ class _Kept:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.reading = threading.Semaphore(1)
+        self.began: float | None = None
+        """When the reading that is under way began."""
         self.line: Line | None = None
         self.until = 0.0
 
@@ -64,16 +66,23 @@ class InProcessReader:
         the next call or close_idle() after that. Raises nothing but ServerViewError.
         """
         kept = self._own()
-        if not kept.reading.acquire(timeout=self._patience_s):
-            raise ServerViewError(
-                "the reading before this one has not come back from PostgreSQL yet"
-            )
+        self._await_turn(kept)
         try:
             return self._read(kept, pids, min(linger, MOST_LINGER_S))
         except Exception as error:  # noqa: BLE001 - every driver raises its own
             raise as_failure(error) from None
         finally:
+            kept.began = None
             kept.reading.release()
+
+    def _await_turn(self, kept: _Kept) -> None:
+        """Wait for the reading under way; not at all for one that hangs."""
+        waited = time.monotonic() - (kept.began or time.monotonic())
+        if not kept.reading.acquire(timeout=max(0.0, self._patience_s - waited)):
+            raise ServerDownError(
+                "the reading before this one has not come back from PostgreSQL yet"
+            )
+        kept.began = time.monotonic()
 
     @property
     def keeps(self) -> bool:
