@@ -201,6 +201,11 @@ class LiveSource:
             if reader is not None:
                 reader.close()
 
+    @property
+    def server_down(self) -> bool:
+        """Whether the server of the DSN did not answer at the last snapshot."""
+        return self._dsn_down is not None
+
     # -- asking ---------------------------------------------------------------------
 
     def _ask(

@@ -102,7 +102,7 @@ class Roster:
     """Asks all processes of a client for their pictures. One thread at a time."""
 
     def __init__(self, client: Asked, calls: Calls, patience_s: float) -> None:
-        """``patience_s``: how long a process that is not known to be silent may take."""
+        """``patience_s``: how long one that is not known to be silent may take."""
         self._client = client
         self._calls = calls
         self._patience_s = patience_s

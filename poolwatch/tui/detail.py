@@ -5,7 +5,7 @@ from __future__ import annotations
 from poolwatch.kept import moment
 from poolwatch.model import Finding, Hold
 from poolwatch.text import duration, neutral, one_line, place, plural
-from poolwatch.tui.board import Board
+from poolwatch.tui.board import Board, Parting
 from poolwatch.tui.filtering import process_name
 from poolwatch.tui.header import SEVERITY_INK, SEVERITY_SHAPE
 from poolwatch.tui.ink import BLANK, Line, beside, crop, length, wrap
@@ -18,14 +18,21 @@ WIDE = 110
 """From this width on, application and server stand side by side."""
 
 
-def headline(row: Row, *, gone: bool, paused: bool = False) -> Line:
+_PARTED = {
+    "returned": "returned",
+    "ended": "its process ended",
+    "gone": "no longer seen",
+}
+
+
+def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
     """Say in one line which hold this is and how it is doing."""
     hold = row.hold
     where = (place(hold.site), "strong")
     if gone:
-        text = "no longer seen" if paused else "returned"
+        ink = "good" if how == "returned" else "muted"
         state: Line = (
-            (f"  ○ {text} after {duration(hold.held_s)}", "good"),
+            (f"  ○ {_PARTED[how]} after {duration(hold.held_s)}", ink),
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)
