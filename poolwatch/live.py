@@ -29,9 +29,10 @@ from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Frozen, Process, ServerReading, Snapshot, Unreachable
-from poolwatch.parallel import Calls, Outcome
+from poolwatch.parallel import BRIEF_S, Calls, Outcome
 from poolwatch.postgres.viewer import ViewerReader, environment_dsn
 from poolwatch.refresh import (
+    PATIENCE_S,
     SILENT,
     Look,
     ServerSource,
@@ -50,6 +51,8 @@ from poolwatch.roster import Roster
 LINGER_S = 5.0
 """How long an agent is asked to keep its connection for our next refresh."""
 
+_KNOWN_S = 1.0
+"""How long a server is waited for that has answered so far."""
 _ON_ITS_WAY_OUT_S = 0.25
 """How long a hold without a backend gets to end by itself."""
 ASK_AGAIN_S = 10.0
@@ -108,7 +111,7 @@ class LiveSource:
         *,
         dsn: str | None = None,
         environ: Mapping[str, str] = os.environ,
-        patience_s: float = 3.0,
+        patience_s: float = PATIENCE_S,
         reader: Callable[[str], Reader] = lambda dsn: ViewerReader(
             dsn, connection_facts
         ),
@@ -225,19 +228,22 @@ class LiveSource:
         any_pool = any(look.pools for look in looks.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, pids_of(looks.values()))
-        outcomes = self._calls.run(jobs, self._patience_s, brief=self._slow(looks))
+        outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(looks))
         for address, look in looks.items():
             hear(look, outcomes.get(("servers", address)))
         return outcomes
 
-    def _slow(self, looks: Mapping[Hashable, Look]) -> set[Hashable]:
-        """The questions that were not answered in time when last asked."""
-        slow: set[Hashable] = {
-            ("servers", address)
-            for address, look in looks.items()
-            if look.memory.unread
-        }
-        return slow | {"dsn"} if self._dsn_down else slow
+    def _limits(self, looks: Mapping[Hashable, Look]) -> dict[Hashable, float]:
+        """How long to wait for servers, so that the application is shown at once."""
+        limits: dict[Hashable, float] = {}
+        for address, look in looks.items():
+            if look.memory.unread:
+                limits["servers", address] = BRIEF_S
+            elif look.memory.read_at:
+                limits["servers", address] = _KNOWN_S
+        if self._dsn_down is not None:
+            limits["dsn"] = BRIEF_S
+        return limits
 
     def _agent_needed(self, look: Look) -> bool:
         if not look.pools or self._dsn is None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 BRIEF_S = 0.3
-"""More than a good answer takes: how long one is waited for that has been silent."""
+"""A good answer takes less: how long one is waited for that was silent so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,13 @@ class Calls:
         jobs: Mapping[Hashable, Callable[[], Any]],
         patience_s: float,
         *,
-        brief: Collection[Hashable] = (),
+        limits: Mapping[Hashable, float] = MappingProxyType({}),
     ) -> dict[Hashable, Outcome]:
         """Return the outcome of every job, waiting ``patience_s`` for all together.
 
-        The jobs in ``brief`` are waited for only as long as a good answer takes. A call
-        that has not come back from an earlier run is neither repeated nor waited for;
-        when it does come back its result is too old to be shown as the present.
+        Those in ``limits`` are waited for no longer than that. A call that has not come
+        back from an earlier run is neither repeated nor waited for; when it does come
+        back its result is too old to be shown as the present.
         """
         self._come_back()
         fresh = {
@@ -59,7 +60,7 @@ class Calls:
         }
         began = time.monotonic()
         for key, call in fresh.items():
-            patience = min(patience_s, BRIEF_S) if key in brief else patience_s
+            patience = min(patience_s, limits.get(key, patience_s))
             call.done.wait(max(0.0, began + patience - time.monotonic()))
         self._running |= {k: c for k, c in fresh.items() if c.outcome is None}
         return {

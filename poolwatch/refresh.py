@@ -17,6 +17,7 @@ from poolwatch.joining import AgentReading, Window, claimed, join, missing, stra
 from poolwatch.model import Process, ServerReading, ServerStatus
 from poolwatch.parallel import Outcome
 
+PATIENCE_S = 3.0
 SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
@@ -62,8 +63,8 @@ class Look:
     """What the agent has read in this refresh, between ``asked`` and ``told``."""
     asked: float = 0.0
     told: float = 0.0
-    pending: bool = False
-    """The agent was asked and has not answered yet."""
+    pending: str | None = None
+    """If the agent was asked and has not answered yet: what to say of that."""
     readings: dict[str, ServerReading] = field(default_factory=dict)
     windows: dict[str, Window] = field(default_factory=dict)
     servers: list[ServerStatus] = field(default_factory=list)
@@ -156,9 +157,11 @@ def hear(look: Look, outcome: Outcome | None) -> None:
     """Take in what the agent answered, if it was asked."""
     if outcome is None:
         return
-    look.pending = outcome.ended is None
     if outcome.ended is None:
         look.memory.unread = True
+        # an agent answers within 2.5 s, whether its server does or not
+        soon = time.monotonic() - outcome.began < PATIENCE_S
+        look.pending = SILENT if soon else _NO_ANSWER
         return
     look.asked, look.told = outcome.began, outcome.ended
     if hear_late(look, outcome):
@@ -246,7 +249,7 @@ def explain(look: Look, dsn: bool) -> None:
         look.complain(
             mine, "agent", why, enabled=answer.enabled, address=answer.address
         )
-    look.complain(look.untold(), "agent", _NO_ANSWER if look.pending else _UNPROVEN)
+    look.complain(look.untold(), "agent", look.pending or _UNPROVEN)
 
 
 def _read(outcome: Outcome) -> tuple[ServerReading, tuple[float, float]]:

@@ -17,11 +17,13 @@ from poolwatch import liveness
 from poolwatch.errors import NoProcessError, SilentError
 from poolwatch.liveness import Peer, State
 from poolwatch.model import Process, Unreachable
-from poolwatch.parallel import Calls, Outcome
+from poolwatch.parallel import BRIEF_S, Calls, Outcome
 from poolwatch.refresh import Look, Memory, error_of, postgres_pools, utc
 
 ENDED_S = 60.0
 """How long a process that has ended is listed while others go on."""
+_KNOWN_S = 2.0
+"""How long a process is waited for that has answered so far."""
 _BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 _LATE = "it does not answer in time"
 _WORDS: dict[State | None, str] = {
@@ -70,6 +72,13 @@ class _Watched:
         if before == "stopped" != self.state:
             self.ask_at = 0.0
         return self.state
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for an answer: less where one came quickly before."""
+        if self.failures:
+            return BRIEF_S
+        return float("inf") if self.answered_at is None else _KNOWN_S
 
     def answered(self, outcome: Outcome) -> None:
         self.failures, self.ask_at, self.why = 0, 0.0, None
@@ -168,7 +177,7 @@ class Roster:
         outcomes = self._calls.run(
             {("view", a): partial(self._client.view, a) for a in due},
             self._patience_s,
-            brief={("view", a) for a in due if self._watched[a].failures},
+            limits={("view", a): self._watched[a].patience_s for a in due},
         )
         looks: dict[Any, Look] = {}
         for address in due:

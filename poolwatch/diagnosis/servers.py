@@ -10,6 +10,7 @@ from dataclasses import replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from poolwatch.diagnosis.common import by_gravity, capacity_of, ids, places
+from poolwatch.errors import NO_ANSWER
 from poolwatch.model import (
     Backend,
     Departed,
@@ -141,14 +142,15 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
     use = "uses" if len(pools) == 1 else "use"
     whose = f"{plural(len(pools), 'pool')} of {processes} "
     whose += "process" if processes == 1 else "processes"
-    words = dict.fromkeys(s.down for s in statuses if s.down)
+    said = dict.fromkeys(s.down for s in statuses if s.down not in (None, NO_ANSWER))
+    words = f": {', '.join(map(str, said))}" if said else ""
     errors = dict.fromkeys(s.error for s in statuses if s.error)
     return Finding(
         kind="server_down",
         severity="critical",
         pool=None,
-        text=f"PostgreSQL at {address or '?'} does not answer{since}: "
-        f"{', '.join(words)}; {whose} {use} it",
+        text=f"PostgreSQL at {address or '?'} does not answer{since}"
+        f"{words}; {whose} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
         remedy="Start the server, or look at its log and at the network between. "
         "Connections that were out when it stopped have to be returned.",

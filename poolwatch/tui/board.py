@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from poolwatch.model import Finding, Frozen, Process, Snapshot
-from poolwatch.tui.filtering import Filter
+from poolwatch.tui.filtering import Filter, process_name
 from poolwatch.tui.reading import Mode, Reading, freshness
 from poolwatch.tui.rows import SORTS, Key, Row, Sort, build, ordered
 from poolwatch.tui.selection import Selection
@@ -54,6 +54,8 @@ class Board:
     selection: Selection = field(default_factory=Selection)
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold of the kept reading."""
+    names: dict[int, str] = field(default_factory=dict)
+    """By pid: what processes are called, those among them that have ended of late."""
     silent: dict[int, Seen] = field(default_factory=dict)
     """By pid: processes that are shown as last seen, because they do not answer."""
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
@@ -123,6 +125,9 @@ class Board:
         self.kept = replace(reading, asked_at=old.asked_at, snapshot=snapshot)
         self.rows = {row.key: row for row in build(snapshot)}
         self._remember(snapshot)
+        lost = {each.pid for each in snapshot.unreachable}
+        self.names = {pid: name for pid, name in self.names.items() if pid in lost}
+        self.names |= {each.pid: process_name(each) for each in both}
 
     def parting(self, row: Row) -> Parting:
         """Say what became of a hold that is no longer among the rows."""

@@ -129,8 +129,12 @@ def _view(board: Board, mode: Mode) -> list[Line]:
     if mode == "none":
         return [(("  WHY  ", "title"), ("no instrumented process found", "warn"))]
     if mode == "lost":
-        text = "this screen goes on by itself as soon as there is a process again"
-        return [_first(f"■ {silence.ended(board)}", "bad"), _second(text)]
+        gone = silence.ended(board) or "no process is watched any more"
+        text = f"■ {gone}; this is what was last seen"
+        return [
+            _first(text, "bad"),
+            _second("the next process is shown when it starts"),
+        ]
     if mode == "failed":
         return [_first(f"■ {error}", "bad")]
     return []
@@ -210,4 +214,6 @@ def _healthy(board: Board) -> list[Line]:
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     asks = f", {plural(waits, 'request')} waiting" if waits else ", nobody waits"
     text = f"{plural(len(held), 'connection')} out{longest}{asks}"
-    return [(("  WHY  ", "title"), ("✓ healthy ", "good"), (f" {text}", "muted"))]
+    first: Line = (("  WHY  ", "title"), ("✓ healthy ", "good"), (f" {text}", "muted"))
+    gone = silence.ended(board)
+    return [first, _second(gone)] if gone else [first]

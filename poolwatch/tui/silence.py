@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from poolwatch.model import Unreachable
-from poolwatch.text import clock, duration, one_line, plural
+from poolwatch.text import clock, duration, one_line
 from poolwatch.tui.board import Board
-from poolwatch.tui.filtering import process_name
 
 
 def silent(board: Board, now: float) -> list[str]:
@@ -16,34 +15,30 @@ def silent(board: Board, now: float) -> list[str]:
 
 def _silent(board: Board, lost: Unreachable, now: float) -> str:
     age = board.last_seen(lost.pid or 0, now)
+    who = _name(board, lost)
     why = lost.why.removeprefix("it ")
-    since = "" if age is None else f" for {duration(age)}; it is shown as last seen"
-    if "answer" not in why and since:
-        since = f"; it is shown as last seen {duration(age)} ago"
-    return one_line(f"{_name(board, lost)} {why}{since}")
+    if why == lost.why:  # an error in words of its own
+        who, why = f"{who} gives no picture", f"({why})"
+    if age is not None:
+        why = why.replace("does not answer", f"has not answered for {duration(age)}")
+        why += f"; shown as seen {duration(age)} ago"
+    return one_line(f"{who} {why}")
 
 
-def ended(board: Board) -> str:
-    """Say which processes have ended, and when, if none is left."""
+def ended(board: Board) -> str | None:
+    """Say which process has ended last, and when; None if none has of late."""
     snapshot = board.last.snapshot if board.last else None
-    gone = [each for each in (snapshot.unreachable if snapshot else ()) if each.since]
+    unreachable = snapshot.unreachable if snapshot else ()
+    gone = [each for each in unreachable if each.alive is False]
     if not gone:
-        return "no process is watched any more; this is what was last seen"
+        return None
     last = max(gone, key=lambda each: each.since or "")
-    at = clock(last.since or "")
-    if len(gone) == 1:
-        text = f"{_name(board, last)} ended at {at}; this is its last reading"
-    else:
-        text = (
-            f"{plural(len(gone), 'process').replace('processs', 'processes')} ended, "
-            f"{_name(board, last)} at {at} as the last; these are their last readings"
-        )
-    return one_line(text)
+    others = f", and {len(gone) - 1} before it" if len(gone) > 1 else ""
+    return one_line(f"{_name(board, last)} ended at {clock(last.since or '')}{others}")
 
 
 def _name(board: Board, lost: Unreachable) -> str:
     """Name and pid, as far as they are known."""
-    for process in board.snapshot.processes:
-        if process.pid == lost.pid:
-            return f"{process_name(process)} {lost.pid}"
-    return "a process" if lost.pid is None else f"process {lost.pid}"
+    if lost.pid is None:
+        return "a process"
+    return f"{board.names.get(lost.pid, 'process')} {lost.pid}"
