@@ -24,6 +24,9 @@ ENDED_S = 60.0
 """How long a process that has ended is listed while others go on."""
 _KNOWN_S = 2.0
 """How long a process is waited for that has answered so far."""
+_ENDING_S = 0.1
+"""From the close of its socket to the end of a process that was killed."""
+_MOST_LEFT = 64
 _BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 _LATE = "it does not answer in time"
 _WORDS: dict[State | None, str] = {
@@ -64,6 +67,10 @@ class _Watched:
     """What it answered instead of its picture, if it did answer."""
     state: State | None = None
     """What the kernel said last; None if it cannot tell."""
+    left_at: float = 0.0
+    """When it left the roster."""
+    ended: Unreachable | None = None
+    """What is said of it once it has ended."""
 
     def look(self) -> State | None:
         """Ask the kernel again; a process that runs again is asked at once."""
@@ -116,7 +123,7 @@ class Roster:
         self._calls = calls
         self._patience_s = patience_s
         self._watched: dict[Any, _Watched] = {}
-        self._ended: list[tuple[float, Unreachable]] = []
+        self._left: list[_Watched] = []
 
     def call(
         self, late: Mapping[Hashable, Outcome]
@@ -139,7 +146,7 @@ class Roster:
         lost = self._without_socket(addresses)
         looks = self._ask(addresses)
         silent = self._silent(looks.keys() | lost.keys())
-        unreachable = (*lost.values(), *silent, *self._recently_ended(looks))
+        unreachable = (*lost.values(), *silent, *self._ended(looks))
         if error is not None and not unreachable:
             raise error
         return looks, unreachable
@@ -167,9 +174,14 @@ class Roster:
         return liveness.listens(watched.peer, address.path)
 
     def _leave(self, address: Any) -> None:
+        """Take a process off the roster; one that is just ending gets a moment."""
         watched = self._watched.pop(address)
-        if watched.state == "ended":
-            self._ended.append((time.monotonic(), watched.unreachable()))
+        watched.left_at = time.monotonic()
+        while watched.look() == "running" and (
+            time.monotonic() - watched.left_at < _ENDING_S
+        ):
+            time.sleep(0.01)
+        self._left.append(watched)
 
     def _ask(self, addresses: Sequence[Any]) -> dict[Any, Look]:
         now = time.monotonic()
@@ -209,10 +221,13 @@ class Roster:
                 found.append(watched.unreachable())
         return found
 
-    def _recently_ended(self, looks: Collection[Any]) -> list[Unreachable]:
+    def _ended(self, looks: Collection[Any]) -> list[Unreachable]:
         """Those that ended a moment ago; all of them while no other one answers."""
         if looks:
             after = time.monotonic() - ENDED_S
-            self._ended = [each for each in self._ended if each[0] > after]
-        del self._ended[:-64]
-        return [unreachable for _, unreachable in self._ended]
+            self._left = [each for each in self._left if each.left_at > after]
+        del self._left[:-_MOST_LEFT]
+        for watched in self._left:
+            if watched.ended is None and watched.look() == "ended":
+                watched.ended = watched.unreachable()
+        return [watched.ended for watched in self._left if watched.ended]

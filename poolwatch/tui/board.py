@@ -117,7 +117,7 @@ class Board:
 
     def _keep(self, reading: Reading, snapshot: Snapshot) -> None:
         """Show what was read, and the silent processes as they were last seen."""
-        before = [each.process for each in self.silent.values()]
+        before = [_without_server(each.process) for each in self.silent.values()]
         both = sorted((*snapshot.processes, *before), key=lambda process: process.pid)
         if before:
             snapshot = replace(snapshot, processes=tuple(both))
@@ -173,6 +173,13 @@ class Board:
         """Everything that is wrong, the worst first."""
         found = [(p, f) for p in self.snapshot.processes for f in p.findings]
         return sorted(found, key=lambda pair: _rank(pair[1]))
+
+
+def _without_server(process: Process) -> Process:
+    """A silent process cannot tell how its server is by now."""
+    findings = tuple(f for f in process.findings if f.kind != "server_down")
+    servers = tuple(replace(status, down=None) for status in process.servers)
+    return replace(process, findings=findings, servers=servers)
 
 
 def _rank(finding: Finding) -> tuple[bool, int]:

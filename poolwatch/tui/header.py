@@ -46,7 +46,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {_interval(board.refresh)}", "muted"),),
-            _server(board.snapshot),
+            _server(board, past=mode in ("silent", "lost")),
         ]
     left: Line = (*start, *crop(who, max(cells - 44, 8)), *state)
     right: Line = ()
@@ -83,16 +83,21 @@ def statuses(snapshot: Snapshot) -> list[ServerStatus]:
     return [status for process in snapshot.processes for status in process.servers]
 
 
-def _server(snapshot: Snapshot) -> Line:
-    told = statuses(snapshot)
+def _server(board: Board, *, past: bool) -> Line:
+    told = [
+        s
+        for p in board.snapshot.processes
+        if past or p.pid not in board.silent
+        for s in p.servers
+    ]
     down = [status for status in told if status.down]
     known = [status for status in told if status.version]
     if down:
         since = [s.silent_s for s in down if s.silent_s is not None]
         age = f" {duration(min(since))}" if since else ""
         return (("  db ", "muted"), (f"DOWN{age}", "bad"), *_versions(known, dim=True))
-    if not known:
-        return ()
+    if past or not known:
+        return _versions(known, dim=True)
     read = max((status.read_s or 0.0) for status in known)
     time: Line = (("  db ", "muted"), (short_time(read or None), "text"))
     return (*time, *_versions(known, dim=False))
