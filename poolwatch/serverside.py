@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from poolwatch.book import PoolBook
     from poolwatch.checkout import ConnectionFacts
     from poolwatch.ledger import Ledger
+    from poolwatch.outages import Outages
     from poolwatch.postgres.connecting import Facts
 
 _MOST_READERS = 16
@@ -30,8 +31,9 @@ _PATIENCE_S = 2.5
 class ServerSide:
     """Reads pg_stat_activity for the pools of this process, on request."""
 
-    def __init__(self, ledger: Ledger, facts: Facts) -> None:
+    def __init__(self, ledger: Ledger, facts: Facts, outages: Outages) -> None:
         """``facts`` tells the backend pid of a DBAPI connection."""
+        self._outages = outages
         self._ledger = ledger
         self._facts = facts
         self._readers: dict[str, InProcessReader] = {}
@@ -59,7 +61,17 @@ class ServerSide:
         deadline = time.monotonic() + _PATIENCE_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return [answers.get(key) or _silent(books) for key, books in chosen]
+        told = {key: answers.get(key) or _silent(books) for key, books in chosen}
+        for key, books in chosen:
+            self._note(books[0], told[key])
+        return list(told.values())
+
+    def _note(self, book: PoolBook, answer: AgentReading) -> None:
+        """Have it said in the log when a server goes down or comes back."""
+        if answer.down is not None:
+            self._outages.down(book, answer.down)
+        elif answer.reading is not None:
+            self._outages.answers(book)
 
     def close_idle(self) -> bool:
         """Close connections that were kept long enough; True while any is kept."""

@@ -7,6 +7,7 @@ import unicodedata
 from datetime import datetime
 from functools import lru_cache
 from pathlib import PurePath
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from poolwatch.frame import Frame
 
@@ -120,6 +121,18 @@ def fit(text: str, cells: int) -> str:
         kept.append(character)
         used += size
     return "".join(kept) + "…" + " " * (cells - 1 - used)
+
+
+def server_in(url: str | None) -> str | None:
+    """Return ``host:port`` or ``directory:port`` of a database URL, if it has one."""
+    try:
+        parts = urlsplit(url or "")
+        words = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        host = parts.hostname or words.get("host")
+        port = parts.port or words.get("port") or 5432
+    except ValueError:
+        return None
+    return neutral(f"{unquote(host)}:{port}") if host else None
 
 
 def plural(count: int, noun: str) -> str:

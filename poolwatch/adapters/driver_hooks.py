@@ -35,6 +35,7 @@ class DriverHooks:
         self._meet_thread = context.meet_thread
         self._explain = context.explain
         self._look_soon = context.look_soon
+        self._tell_refused = context.refused
         self._pool = ref(pool)
         self._end = finalize(pool, self._pool_gone)
         self._end.atexit = False
@@ -89,6 +90,8 @@ class DriverHooks:
                 error.add_note(self._explain(self.book.id))
             elif not isinstance(error, Exception):
                 self.book.given_up(now - wait.asked)
+            else:
+                self._tell_refused(self.book, error)
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 

@@ -93,6 +93,7 @@ class PoolHooks:
         self._meet_thread = context.meet_thread
         self._explain = context.explain
         self._look_soon = context.look_soon
+        self._tell_refused = context.refused
         self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
         """One record may be lent several times: holds are told apart by proxy."""
         self._async = bool(pool._is_asyncio)
@@ -337,6 +338,8 @@ class PoolHooks:
                 error.add_note(self._explain(self.book.id))
             elif not isinstance(error, Exception):
                 self.book.given_up(now - asked)
+            else:
+                self._tell_refused(self.book, error)
         except Exception as ours:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(ours)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from poolwatch.diagnosis.common import by_gravity, capacity_of, ids, places
 from poolwatch.errors import NO_ANSWER
@@ -20,7 +19,7 @@ from poolwatch.model import (
     Process,
     ServerStatus,
 )
-from poolwatch.text import clock, duration, place, plural
+from poolwatch.text import clock, duration, place, plural, server_in
 
 Key = tuple[str | None, int | None]
 """A server by its address, and a backend pid on it."""
@@ -121,7 +120,7 @@ def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
 def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
     """Where the server is: as its connections say, else as the pool's URL does."""
     return status.address or next(
-        (found for _, _, pool in pools if (found := address_in(pool.url))), None
+        (found for _, _, pool in pools if (found := server_in(pool.url))), None
     )
 
 
@@ -403,15 +402,3 @@ def _ghost(
 def _is_older(hold: Hold, up_s: float) -> bool:
     """Whether the connection was made before the server was started."""
     return hold.connection is not None and hold.connection.age_s > up_s
-
-
-def address_in(url: str | None) -> str | None:
-    """Return ``host:port`` or ``directory:port`` of a database URL, if it has one."""
-    try:
-        parts = urlsplit(url or "")
-        words = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-        host = parts.hostname or words.get("host")
-        port = parts.port or words.get("port") or 5432
-    except ValueError:
-        return None
-    return f"{unquote(host)}:{port}" if host else None

@@ -83,17 +83,23 @@ _TEXTS = tuple(
 )
 
 
-def as_failure(error: BaseException) -> ServerViewError:
-    """Return what to raise instead of ``error``; free of anything a DSN contains."""
+def as_failure(error: BaseException, *, alone: bool = False) -> ServerViewError:
+    """Return what to raise instead of ``error``; free of anything a DSN contains.
+
+    ``alone``: without what it came from, which may be an exception of the application.
+    """
     if isinstance(error, ServerViewError):
         return error
-    state = next((found for e in _chain(error) if (found := _sqlstate(e))), None)
-    sentence = _STATES.get(state or "") or _recognised(error)
+    chain = [error] if alone else list(_chain(error))
+    state = next((found for e in chain if (found := _sqlstate(e))), None)
+    text = "\n".join(f"{type(each).__name__}: {each}" for each in chain)
+    sentence = _STATES.get(state or "") or _recognised(text)
     if sentence is None:
         kind = type(error).__name__ + (f", SQLSTATE {state}" if state else "")
         sentence = f"PostgreSQL could not be read ({kind})"
     if sentence in _DOWN:
-        return ServerDownError(sentence, _said(error) or sentence)
+        said = _WORDS.search(text)
+        return ServerDownError(sentence, said[0].lower() if said else sentence)
     return ServerViewError(sentence)
 
 
@@ -102,18 +108,8 @@ def took_too_long(error: BaseException) -> bool:
     return str(as_failure(error)) == _SLOW
 
 
-def _recognised(error: BaseException) -> str | None:
-    text = _text(error)
+def _recognised(text: str) -> str | None:
     return next((said for pattern, said in _TEXTS if pattern.search(text)), None)
-
-
-def _said(error: BaseException) -> str | None:
-    found = _WORDS.search(_text(error))
-    return found and found[0].lower()
-
-
-def _text(error: BaseException) -> str:
-    return "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
