@@ -115,8 +115,7 @@ class Look:
         pools = tuple(pools)
         if not pools:
             return
-        last = next((s for s in self.memory.servers if s.pools == pools), None)
-        known = last or ServerStatus(pools=pools, source=source, error=why)
+        known = self._known(pools) or ServerStatus(pools, source, why)
         read_at = [self.memory.read_at[p] for p in pools if p in self.memory.read_at]
         now: dict[str, Any] = {"read_s": None, "down": None}
         if read_at:
@@ -125,7 +124,14 @@ class Look:
         now |= more
         if known.address is not None:
             now.pop("address", None)
-        self.servers.append(replace(known, source=source, error=why, **now))
+        told = {"pools": pools, "source": source, "error": why, **now}
+        self.servers.append(replace(known, **told))
+
+    def _known(self, pools: Collection[str]) -> ServerStatus | None:
+        """What was last shown of the server of these pools, if they are on one."""
+        found = [s for s in self.memory.servers if not set(pools).isdisjoint(s.pools)]
+        same = len({status.identity or status.address for status in found}) == 1
+        return found[0] if same else None
 
     def complain_down(self) -> None:
         """Say it of the pools whose server does not answer their own process."""
