@@ -96,7 +96,8 @@ class WhyPage(Page):
 
     def body(self, cells: int) -> list[Line]:
         """Give the findings, the worst first."""
-        lines: list[Line] = []
+        past = self.board.mode(self._now) in ("lost", "failed")
+        lines = [why(self.board, self._now, cells, 1)[0], BLANK] if past else []
         for text in silence.silent(self.board, self._now):
             lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
         for process, finding in self.board.findings():

@@ -19,8 +19,9 @@ def _silent(board: Board, lost: Unreachable, now: float) -> str:
     why = lost.why.removeprefix("it ")
     if why == lost.why:  # an error in words of its own
         who, why = f"{who} gives no picture", f"({why})"
-    if age is not None:
+    if age is not None and "does not answer" in why:
         why = why.replace("does not answer", f"has not answered for {duration(age)}")
+    elif age is not None:
         why += f"; shown as seen {duration(age)} ago"
     return one_line(f"{who} {why}")
 
