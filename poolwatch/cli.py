@@ -293,8 +293,11 @@ def _check(options: argparse.Namespace) -> int:
         for finding in process.findings
         if _SEVERITIES.index(finding.severity) >= least
     ]
-    if source.server_error:
-        print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
+    servers = [each for process in snapshot.processes for each in process.servers]
+    unread = [each.error for each in servers if each.error and each.enabled]
+    for why in dict.fromkeys([source.server_error, *unread]):
+        if why:
+            print(f"poolwatch: server view: {one_line(why)}", file=sys.stderr)
     if options.json:
         findings = wire.list_to_json([finding for _, finding in found], "findings")
         members = wire.list_to_json(snapshot.unreachable, "unreachable")

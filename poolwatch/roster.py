@@ -83,7 +83,7 @@ class _Watched:
     @property
     def patience_s(self) -> float:
         """How long to wait for an answer: less where one came quickly before."""
-        if self.failures:
+        if self.failures or self.state == "stopped":
             return BRIEF_S
         return float("inf") if self.answered_at is None else _KNOWN_S
 
@@ -184,6 +184,8 @@ class Roster:
         self._left.append(watched)
 
     def _ask(self, addresses: Sequence[Any]) -> dict[Any, Look]:
+        for address in addresses:
+            self._watched[address].look()
         now = time.monotonic()
         due = [a for a in addresses if self._watched[a].ask_at <= now]
         outcomes = self._calls.run(

@@ -167,7 +167,8 @@ class Board:
             for pool in process.pools:
                 key = (process.pid, pool.id)
                 self.history[key] = past.get(key) or deque(maxlen=TICKS)
-                self.history[key].append(pool.checked_out)
+                if process.pid not in self.silent:
+                    self.history[key].append(pool.checked_out)
 
     def findings(self) -> list[tuple[Process, Finding]]:
         """Everything that is wrong, the worst first."""
