@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from types import CodeType, FunctionType
 
     from poolwatch.adapters.registry import EveryLibrary
+    from poolwatch.book import PoolBook
     from poolwatch.callsites import CallSites
     from poolwatch.inherited import Inherited
     from poolwatch.model import Hold, Snapshot
+    from poolwatch.outages import Outages
     from poolwatch.picture import LedgerSource
     from poolwatch.server import Server
     from poolwatch.serverside import ServerSide
@@ -199,6 +201,7 @@ class Agent:
         if self._watchdog is None or self._guard.tripped:
             return
         try:
+            self.outages.look(self.ledger.books.values())
             self._watchdog.tick()
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             self._guard.failed(error)
@@ -231,13 +234,26 @@ class Agent:
             self._hurried[pool_id] = now
             self._server.hurry(_SOON_S)
 
+    @cached_property
+    def outages(self) -> Outages:
+        """The servers that do not answer; loaded when one may be down, or to listen."""
+        from poolwatch.outages import Outages
+
+        return Outages()
+
+    def refused(self, book: PoolBook, error: BaseException) -> None:
+        """Take note of an error that a pool raised instead of lending a connection."""
+        if self._reachable:
+            self.outages.refused(book, error)
+
     def _open(self, directory: Path) -> tuple[Server, ServerSide]:
         from poolwatch import rundir, watchdog, wire
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.server import Server
         from poolwatch.serverside import ServerSide
 
-        source, servers = self.source, ServerSide(self.ledger, connection_facts)
+        source = self.source
+        servers = ServerSide(self.ledger, connection_facts, self.outages)
         self._watchdog = watchdog.Watchdog(source, self.ledger)
 
         def document(*, viewers: bool) -> str:
@@ -294,6 +310,7 @@ class Agent:
         self.source.freezer.forget()
         self.source.forget()
         self._hurried.clear()
+        self.__dict__.pop("outages", None)
         if self.pools is not None:
             self.pools.forget_parent()
         if server is not None:
@@ -465,6 +482,7 @@ def _pools() -> EveryLibrary:
                 meet_thread=agent.meet_thread,
                 explain=agent.explain_timeout,
                 look_soon=agent.look_soon,
+                refused=agent.refused,
             )
         )
     return pools

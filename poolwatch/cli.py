@@ -31,8 +31,8 @@ exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
 _SEVERITIES = ("info", "warning", "critical")
 
 _CHECK_CODES = """\
-exit codes: 0 fine, 1 something is wrong, 2 usage, 3 no process found,
-4 permission denied
+exit codes: 0 fine, 1 something is wrong, or a process or its server does not answer,
+2 usage, 3 no process found, 4 permission denied
 """
 
 _RUN_EXAMPLES = """\
@@ -294,6 +294,7 @@ def _check(options: argparse.Namespace) -> int:
         snapshot = source.snapshot()
     finally:
         source.close()
+    silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
     least = _SEVERITIES.index(options.severity)
     found = [
         (process, finding)
@@ -301,20 +302,26 @@ def _check(options: argparse.Namespace) -> int:
         for finding in process.findings
         if _SEVERITIES.index(finding.severity) >= least
     ]
-    for lost in snapshot.unreachable:
-        why = f"pid {lost.pid} could not be read: {one_line(lost.why)}"
-        print(f"poolwatch: {why}", file=sys.stderr)
+    servers = [each for process in snapshot.processes for each in process.servers]
+    unread = [each.error for each in servers if each.error and each.enabled]
+    for why in dict.fromkeys([source.server_error, *unread]):
+        if why:
+            print(f"poolwatch: server view: {one_line(why)}", file=sys.stderr)
     if options.json:
-        print(wire.list_to_json([finding for _, finding in found], "findings"))
+        findings = wire.list_to_json([finding for _, finding in found], "findings")
+        members = wire.list_to_json(snapshot.unreachable, "unreachable")
+        print(json.dumps({**json.loads(findings), **json.loads(members)}))
     else:
+        for lost in silent:
+            print(f"critical unreachable: pid {lost.pid}: {one_line(lost.why)}")
         for process, finding in found:
             who = f"{process_name(process)} (pid {process.pid})"
             print(
                 one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
             )
-    if not snapshot.processes:
+    if not snapshot.processes and not silent:
         return NoProcessError.exit_code
-    return 1 if found else 0
+    return 1 if found or silent or source.server_down else 0
 
 
 def _add_advise(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,16 +6,18 @@ import http.client
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
-from poolwatch import rundir, wire
+from poolwatch import liveness, rundir, wire
 from poolwatch.advice.recording import Trace
 from poolwatch.errors import (
     ForbiddenError,
     NoProcessError,
     PoolwatchError,
+    SilentError,
     UnreachableError,
 )
 from poolwatch.joining import AgentReading
@@ -48,10 +50,11 @@ class Client:
         """
         alive = []
         for address in rundir.addresses(self.directory):
-            if _listens(address):
-                alive.append(address)
-            else:
+            listening = _listening(address)
+            if listening is None:
                 rundir.sweep(address)
+            else:
+                alive.append(listening)
         if not alive:
             raise NoProcessError(no_process(self.directory))
         return alive
@@ -129,7 +132,7 @@ class Client:
             response = connection.getresponse()
             body = response.read(_MOST_BYTES + 1)
         except TimeoutError:
-            raise UnreachableError("it does not answer") from None
+            raise SilentError("it does not answer") from None
         except PermissionError:
             raise ForbiddenError("its socket belongs to another user") from None
         except (OSError, http.client.HTTPException) as error:
@@ -169,17 +172,19 @@ def _why_not(outcome: Outcome) -> str | None:
     raise outcome.error
 
 
-def _listens(address: Address) -> bool:
-    """Whether somebody is behind the socket. A full queue is somebody, too."""
+def _listening(address: Address) -> Address | None:
+    """Return the address with the process behind it; None if none listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a full queue says so at once
         try:
             probe.connect(os.fspath(address.path))
         except (ConnectionRefusedError, FileNotFoundError):
-            return False
+            return None
         except OSError:
-            return True
-    return True
+            peer = liveness.owner(address.path, address.pid)
+        else:
+            peer = liveness.listener(probe)
+    return replace(address, peer=peer)
 
 
 def no_process(directory: Path) -> str:

@@ -39,5 +39,22 @@ class UnreachableError(PoolwatchError):
     exit_code = 3
 
 
+class SilentError(UnreachableError):
+    """A process took the question and did not answer in time."""
+
+
 class ServerViewError(PoolwatchError):
     """PostgreSQL could not be read; the rest goes on without it."""
+
+
+NO_ANSWER = "no answer"
+"""In place of the words of a server that says nothing."""
+
+
+class ServerDownError(ServerViewError):
+    """PostgreSQL does not answer at all: stopped, starting, hung or out of reach."""
+
+    def __init__(self, sentence: str, words: str = NO_ANSWER) -> None:
+        super().__init__(sentence)
+        self.words = words
+        """What the server or its driver said, or for how long nothing was said."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from poolwatch.version import VERSION
+
+_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/[1-9]\d*\.\d+\r?\n")
 
 Later = Callable[[], None]
 Answer = Callable[[str, Callable[[int, str], None]], Later | None]
@@ -37,7 +40,9 @@ def handle(connection: socket.socket, answer: Answer) -> None:
 class _Handler(BaseHTTPRequestHandler):
     server_version = f"poolwatch/{VERSION}"
     sys_version = ""
-    protocol_version = "HTTP/1.1"
+    protocol_version = request_version = default_request_version = "HTTP/1.1"
+    command = requestline = ""
+    raw_requestline = b""
 
     def __init__(self, connection: socket.socket, answer: Answer) -> None:
         self.later: Later | None = None
@@ -50,6 +55,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Refuse what is no HTTP/1.1: the library would answer it as HTTP/0.9."""
+        if _REQUEST_LINE.fullmatch(self.raw_requestline):
+            return super().parse_request()
+        self.send_error(400, "that is no request line of HTTP/1.1")
+        return False
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None
+    ) -> None:
+        """Answer with a status line and JSON, like every other answer."""
+        why = message or explain or self.responses[code][0]
+        self.reply(code, json.dumps({"error": why[:200]}))
 
     def do_GET(self) -> None:
         """Answer, or leave it for later."""
@@ -68,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def finish(self) -> None:
         """Keep the files open if the answer is still to come."""

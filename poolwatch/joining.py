@@ -71,6 +71,10 @@ class AgentReading:
     """One sentence when there is no reading, else None."""
     enabled: bool = True
     """False if the application switched it off (``server_view=False``)."""
+    down: str | None = None
+    """If the server does not answer: what it or its driver said."""
+    address: str | None = None
+    """Where the pools are connected to, as far as their connections tell."""
 
 
 def join(

@@ -30,26 +30,30 @@ from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
 from poolwatch.model import Frozen, Process, ServerReading, Snapshot, Unreachable
 from poolwatch.naming import numbered
-from poolwatch.parallel import Calls, Outcome
+from poolwatch.parallel import BRIEF_S, Calls, Outcome
 from poolwatch.postgres.viewer import ViewerReader, environment_dsn
 from poolwatch.refresh import (
+    PATIENCE_S,
     SILENT,
     Look,
-    Memory,
     ServerSource,
+    down_of,
     error_of,
     explain,
     hear,
+    hear_late,
     pids_of,
-    postgres_pools,
     use_agent,
     use_where_at_home,
     use_where_claimed,
 )
+from poolwatch.roster import Roster
 
 LINGER_S = 5.0
 """How long an agent is asked to keep its connection for our next refresh."""
 
+_KNOWN_S = 1.0
+"""How long a server is waited for that has answered so far."""
 _ON_ITS_WAY_OUT_S = 0.25
 """How long a hold without a backend gets to end by itself."""
 ASK_AGAIN_S = 10.0
@@ -108,7 +112,7 @@ class LiveSource:
         *,
         dsn: str | None = None,
         environ: Mapping[str, str] = os.environ,
-        patience_s: float = 3.0,
+        patience_s: float = PATIENCE_S,
         reader: Callable[[str], Reader] = lambda dsn: ViewerReader(
             dsn, connection_facts
         ),
@@ -127,10 +131,12 @@ class LiveSource:
         self._dsn = reader(dsn) if dsn is not None else None
         fallback = environment_dsn(environ) if dsn is None else None
         self._environment = reader(fallback) if fallback is not None else None
-        self._memories: dict[Hashable, Memory] = {}
+        self._roster = Roster(client, self._calls, patience_s)
         self._ghosts: dict[Hashable, frozenset[str]] = {}
         """By agent: holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
+        self._dsn_down: str | None = None
+        """If the server of the DSN does not answer: what it said last."""
         self.server_error: str | None = None
         """What is wrong with the DSN, one sentence, as of the last snapshot; also when
         there is no process yet that would show it."""
@@ -141,22 +147,19 @@ class LiveSource:
         Raises only what finding the processes raises. If there are none, the server of
         the DSN is looked at all the same: what is wrong with it is said early.
         """
+        late = self._calls.late()
         try:
-            addresses = self._client.agents()
+            looks, unreachable = self._roster.call(late)
         except NoProcessError as error:
-            self._use_dsn((), self._ask({}).get("dsn"))
+            self._use_dsn((), self._ask({}, late).get("dsn"))
             if self.server_error is None:
                 raise
             why = f"{error}\n\nserver view: {self.server_error}"
             raise NoProcessError(why) from None
-        self._memories = {a: self._memories.get(a) or Memory() for a in addresses}
-        looks, unreachable = self._views(addresses)
-        outcomes = self._ask(looks)
-        for address, look in looks.items():
-            hear(look, outcomes.get(("servers", address)))
+        outcomes = self._ask(looks, late)
         self._use_dsn(looks.values(), outcomes.get("dsn"))
         for look in looks.values():
-            use_agent(look)
+            use_agent(look, look.pools)
         self._use_evidence(looks.values(), outcomes.get("dsn"))
         for look in looks.values():
             explain(look, dsn=self._dsn is not None)
@@ -166,8 +169,7 @@ class LiveSource:
             for address, look in looks.items()
         ]
         return Snapshot(
-            processes=with_server(numbered(joined)),
-            unreachable=tuple(unreachable),
+            processes=with_server(numbered(joined)), unreachable=unreachable
         )
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
@@ -205,32 +207,23 @@ class LiveSource:
             if reader is not None:
                 reader.close()
 
+    @property
+    def server_down(self) -> bool:
+        """Whether the server of the DSN did not answer at the last snapshot."""
+        return self._dsn_down is not None
+
     # -- asking ---------------------------------------------------------------------
 
-    def _views(
-        self, addresses: Sequence[Any]
-    ) -> tuple[dict[Hashable, Look], list[Unreachable]]:
-        looks: dict[Hashable, Look] = {}
-        unreachable: list[Unreachable] = []
-        jobs: dict[Hashable, Callable[[], Any]] = {
-            ("view", a): partial(self._client.view, a) for a in addresses
-        }
-        outcomes = self._calls.run(jobs, self._patience_s)
-        for address in addresses:
-            got = outcomes["view", address]
-            why = error_of(got, "it does not answer in time")
-            if why is not None or got.ended is None:
-                unreachable.append(Unreachable(address.pid, why or ""))
-                continue
-            pools = postgres_pools(got.value)
-            memory = self._memories[address]
-            looks[address] = Look(got.value, got.began, got.ended, memory, pools)
-        return looks, unreachable
-
-    def _ask(self, looks: Mapping[Hashable, Look]) -> dict[Hashable, Outcome]:
+    def _ask(
+        self, looks: Mapping[Hashable, Look], late: Mapping[Hashable, Outcome]
+    ) -> dict[Hashable, Outcome]:
         """Let our own connection and the agents read, all at the same time."""
+        if "dsn" in late:
+            self._dsn_down = down_of(late["dsn"])
         jobs: dict[Hashable, Callable[[], Any]] = {}
         for address, look in looks.items():
+            if ("servers", address) in late:
+                hear_late(look, late["servers", address])
             if self._agent_needed(look):
                 jobs["servers", address] = partial(
                     self._client.servers, address, linger=self._linger_for(look)
@@ -238,11 +231,28 @@ class LiveSource:
         any_pool = any(look.pools for look in looks.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, pids_of(looks.values()))
-        return self._calls.run(jobs, self._patience_s)
+        outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(looks))
+        for address, look in looks.items():
+            hear(look, outcomes.get(("servers", address)))
+        return outcomes
+
+    def _limits(self, looks: Mapping[Hashable, Look]) -> dict[Hashable, float]:
+        """How long to wait for servers, so that the application is shown at once."""
+        limits: dict[Hashable, float] = {}
+        for address, look in looks.items():
+            if look.memory.unread:
+                limits["servers", address] = BRIEF_S
+            elif look.memory.read_at:
+                limits["servers", address] = _KNOWN_S
+        if self._dsn_down is not None:
+            limits["dsn"] = BRIEF_S
+        return limits
 
     def _agent_needed(self, look: Look) -> bool:
         if not look.pools or self._dsn is None:
             return bool(look.pools)
+        if self._dsn_down and any(self._is_here(look, pool) for pool in look.pools):
+            return True  # it may be back, and our own next attempt is seconds away
         if any(pool in look.memory.hidden for pool in look.pools):
             return True
         homes = look.memory.homes
@@ -268,19 +278,22 @@ class LiveSource:
         if outcome is None:
             return
         self.server_error = error_of(outcome, SILENT)
+        self._dsn_down = down_of(outcome)
         if self.server_error is None:
             self._dsn_identity = outcome.value.identity
             for look in looks:
                 use_where_at_home(look, "dsn", outcome)
             return
         for look in looks:
-            elsewhere = look.memory.homes if self._dsn_identity else {}
-            unsaid = (
-                pool
-                for pool in look.pools
-                if pool not in elsewhere or self._is_here(look, pool)
-            )
-            look.complain(unsaid, "dsn", self.server_error)
+            here = [pool for pool in look.pools if self._is_here(look, pool)]
+            use_agent(look, here)
+            look.complain_down()
+            untold, homes = look.untold(), look.memory.homes
+            mine = [pool for pool in here if pool in untold]
+            look.complain(mine, "dsn", self.server_error, down=self._dsn_down)
+            elsewhere = homes if self._dsn_identity else {}
+            unknown = [p for p in untold if p not in here and p not in elsewhere]
+            look.complain(unknown, "dsn", self.server_error)
 
     def _use_evidence(self, looks: Collection[Look], outcome: Outcome | None) -> None:
         """For pools whose agent could not tell: each hold proves its own server."""

@@ -280,6 +280,16 @@ class ServerStatus:
     """Of those, how many only privileged roles may use."""
     identity: str | None = None
     """Tells one running server from every other, whatever address it goes by."""
+    down: str | None = None
+    """If the server does not answer: what it or its driver said last."""
+    up_s: float | None = None
+    """How long the server has been up, when it was read."""
+    since: str | None = None
+    """ISO 8601, UTC: when it last answered; None if this viewer has seen no answer."""
+    silent_s: float | None = None
+    """How long ago that was."""
+    enabled: bool = True
+    """False if the application has switched its server view off."""
 
 
 FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
@@ -339,10 +349,15 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A process that has a socket but gave no answer."""
+    """A process that is watched and gave no answer."""
 
     pid: int | None
     why: str
+    since: str | None = None
+    """ISO 8601, UTC: when it last answered, or was found ended; None if this viewer has
+    never had an answer."""
+    alive: bool | None = None
+    """None if it cannot be seen from here, as from another container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,3 +408,5 @@ class ServerReading:
     read_s: float | None = None
     reserved: int | None = None
     """Of max_connections, how many only privileged roles may use."""
+    up_s: float | None = None
+    """Since the server was started, on its own clock."""

@@ -1,4 +1,4 @@
-"""Ask several at once, and wait for nobody longer than agreed.
+"""Ask several at once, and wait for none of them longer than agreed.
 
 An executor will not do: the program could not end before its slowest call does.
 """
@@ -9,7 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
+
+BRIEF_S = 0.3
+"""A good answer takes less: how long one is waited for that was silent so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +39,29 @@ class Calls:
 
     def __init__(self) -> None:
         self._running: dict[Hashable, _Call] = {}
+        self._late: dict[Hashable, Outcome] = {}
 
     def run(
-        self, jobs: Mapping[Hashable, Callable[[], Any]], patience_s: float
+        self,
+        jobs: Mapping[Hashable, Callable[[], Any]],
+        patience_s: float,
+        *,
+        limits: Mapping[Hashable, float] = MappingProxyType({}),
     ) -> dict[Hashable, Outcome]:
         """Return the outcome of every job, waiting ``patience_s`` for all together.
 
-        A call that has not come back from an earlier run is neither repeated nor
-        waited for; when it does come back its result is too old to be of use.
+        Those in ``limits`` are waited for no longer than that. A call that has not come
+        back from an earlier run is neither repeated nor waited for; when it does come
+        back its result is too old to be shown as the present.
         """
-        self._running = {k: c for k, c in self._running.items() if c.outcome is None}
+        self._come_back()
         fresh = {
             key: self._start(jobs[key]) for key in jobs if key not in self._running
         }
-        deadline = time.monotonic() + patience_s
-        for call in fresh.values():
-            call.done.wait(max(0.0, deadline - time.monotonic()))
+        began = time.monotonic()
+        for key, call in fresh.items():
+            patience = min(patience_s, limits.get(key, patience_s))
+            call.done.wait(max(0.0, began + patience - time.monotonic()))
         self._running |= {k: c for k, c in fresh.items() if c.outcome is None}
         return {
             key: fresh[key].outcome or _late(fresh[key])
@@ -58,6 +69,17 @@ class Calls:
             else _late(self._running[key])
             for key in jobs
         }
+
+    def late(self) -> dict[Hashable, Outcome]:
+        """Return how calls went that came back after their run; each of them once."""
+        self._come_back()
+        late, self._late = self._late, {}
+        return late
+
+    def _come_back(self) -> None:
+        back = {k: c.outcome for k, c in self._running.items() if c.outcome is not None}
+        self._late |= back
+        self._running = {k: c for k, c in self._running.items() if k not in back}
 
     @staticmethod
     def _start(job: Callable[[], Any]) -> _Call:

@@ -5,16 +5,19 @@ Filled in step by step by :mod:`poolwatch.live`, which does the asking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from poolwatch.diagnosis import servers as of_servers
-from poolwatch.errors import PoolwatchError
+from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.joining import AgentReading, Window, claimed, join, missing, strays
 from poolwatch.model import Process, ServerReading, ServerStatus
 from poolwatch.parallel import Outcome
 
+PATIENCE_S = 3.0
 SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
@@ -38,6 +41,10 @@ class Memory:
     asked: float | None = None
     answers: tuple[AgentReading, ...] = ()
     """The agent's last answer: its readings are past, its errors still stand."""
+    read_at: dict[str, float] = field(default_factory=dict)
+    """By pool id: when its server last answered, on the monotonic clock."""
+    unread: bool = False
+    """The last answer was late, or was that a server does not answer."""
     servers: tuple[ServerStatus, ...] = ()
     """What was last shown."""
 
@@ -56,8 +63,8 @@ class Look:
     """What the agent has read in this refresh, between ``asked`` and ``told``."""
     asked: float = 0.0
     told: float = 0.0
-    pending: bool = False
-    """The agent was asked and has not answered yet."""
+    pending: str | None = None
+    """If the agent was asked and has not answered yet: what to say of that."""
     readings: dict[str, ServerReading] = field(default_factory=dict)
     windows: dict[str, Window] = field(default_factory=dict)
     servers: list[ServerStatus] = field(default_factory=list)
@@ -95,16 +102,49 @@ class Look:
             self.whole |= readings.keys()
         window = (moment[0] - self.ended, moment[1] - self.began)
         self.windows |= dict.fromkeys(readings, window)
+        self.memory.read_at |= dict.fromkeys(readings, moment[1])
         self.servers.append(_status(tuple(readings), source, one, address))
 
-    def complain(self, pools: Iterable[str], source: ServerSource, why: str) -> None:
-        """Say for ``pools`` why there is no server's side to them, now."""
+    def complain(
+        self, pools: Iterable[str], source: ServerSource, why: str, **more: Any
+    ) -> None:
+        """Say for ``pools`` why there is no server's side to them, now.
+
+        ``more`` are fields of the status. What was known of the server stays.
+        """
         pools = tuple(pools)
         if not pools:
             return
-        last = next((s for s in self.memory.servers if s.pools == pools), None)
-        known = last or ServerStatus(pools=pools, source=source, error=why)
-        self.servers.append(replace(known, source=source, error=why, read_s=None))
+        known = self._known(pools) or ServerStatus(pools, source, why)
+        read_at = [self.memory.read_at[p] for p in pools if p in self.memory.read_at]
+        now: dict[str, Any] = {"read_s": None, "down": None}
+        if read_at:
+            silent_s = time.monotonic() - max(read_at)
+            now |= {"silent_s": silent_s, "since": utc(silent_s)}
+        now |= more
+        if known.address is not None:
+            now.pop("address", None)
+        told = {"pools": pools, "source": source, "error": why, **now}
+        self.servers.append(replace(known, **told))
+
+    def _known(self, pools: Collection[str]) -> ServerStatus | None:
+        """What was last shown of the server of these pools, if they are on one."""
+        found = [s for s in self.memory.servers if not set(pools).isdisjoint(s.pools)]
+        same = len({status.identity or status.address for status in found}) == 1
+        return found[0] if same else None
+
+    def complain_down(self) -> None:
+        """Say it of the pools whose server does not answer their own process."""
+        for answer in self.memory.answers:
+            if answer.down is not None:
+                untold = self.untold()
+                self.complain(
+                    (pool for pool in answer.pools if pool in untold),
+                    "agent",
+                    answer.error or answer.down,
+                    down=answer.down,
+                    address=answer.address,
+                )
 
     def joined(self) -> Process:
         """Return the process with all that was given."""
@@ -123,20 +163,31 @@ def hear(look: Look, outcome: Outcome | None) -> None:
     """Take in what the agent answered, if it was asked."""
     if outcome is None:
         return
-    look.pending = outcome.ended is None
     if outcome.ended is None:
+        look.memory.unread = True
+        # an agent answers within 2.5 s, whether its server does or not
+        soon = time.monotonic() - outcome.began < PATIENCE_S
+        look.pending = SILENT if soon else _NO_ANSWER
         return
     look.asked, look.told = outcome.began, outcome.ended
-    look.memory.asked = outcome.ended
-    if outcome.error is None:
-        look.fresh = look.memory.answers = tuple(outcome.value)
-    else:
-        why = error_of(outcome, _NO_ANSWER)
+    if hear_late(look, outcome):
+        look.fresh = look.memory.answers
+
+
+def hear_late(look: Look, outcome: Outcome) -> bool:
+    """Remember an answer, though its readings may be past; False if there is none."""
+    look.memory.asked, look.memory.unread = outcome.ended, False
+    why = error_of(outcome, _NO_ANSWER)
+    if why is not None:
         look.memory.answers = (AgentReading(look.pools, None, why),)
-    for answer in look.fresh:
+        return False
+    look.memory.answers = tuple(outcome.value)
+    look.memory.unread = any(answer.down for answer in look.memory.answers)
+    for answer in look.memory.answers:
         if answer.reading is not None:
             home = answer.reading.identity, answer.reading.address
             look.memory.homes |= dict.fromkeys(answer.pools, home)
+    return True
 
 
 def use_where_at_home(look: Look, source: ServerSource, outcome: Outcome) -> None:
@@ -175,9 +226,9 @@ def _is_hidden(look: Look, pool: str, reading: ServerReading) -> bool:
     return hidden
 
 
-def use_agent(look: Look) -> None:
-    """Use what the agent has read for the pools of which nothing was said yet."""
-    untold = look.untold()
+def use_agent(look: Look, pools: Collection[str]) -> None:
+    """Use what the agent has read for those of ``pools`` that nothing was said of."""
+    untold = [pool for pool in look.untold() if pool in pools]
     for answer in look.fresh:
         if answer.reading is not None:
             mine = {pool: answer.reading for pool in answer.pools if pool in untold}
@@ -187,6 +238,7 @@ def use_agent(look: Look) -> None:
 
 def explain(look: Look, dsn: bool) -> None:
     """Say why, for each pool that is still left."""
+    look.complain_down()
     if dsn and not look.pending:
         hidden = look.memory.hidden
         look.complain((p for p in look.untold() if p in hidden), "dsn", _HIDDEN)
@@ -199,8 +251,11 @@ def explain(look: Look, dsn: bool) -> None:
         elif not answer.enabled:
             why += ": give --dsn"
         untold = look.untold()
-        look.complain((p for p in answer.pools if p in untold), "agent", why)
-    look.complain(look.untold(), "agent", _NO_ANSWER if look.pending else _UNPROVEN)
+        mine = (pool for pool in answer.pools if pool in untold)
+        look.complain(
+            mine, "agent", why, enabled=answer.enabled, address=answer.address
+        )
+    look.complain(look.untold(), "agent", look.pending or _UNPROVEN)
 
 
 def _read(outcome: Outcome) -> tuple[ServerReading, tuple[float, float]]:
@@ -220,6 +275,20 @@ def error_of(outcome: Outcome, late: str) -> str | None:
     return None if outcome.error is None else str(outcome.error)
 
 
+def utc(ago_s: float = 0.0) -> str:
+    """Return the time of so many seconds ago, in ISO 8601."""
+    at = datetime.now(UTC) - timedelta(seconds=ago_s)
+    return at.isoformat(timespec="milliseconds")
+
+
+def down_of(outcome: Outcome) -> str | None:
+    """What the server or its driver said if it does not answer; None if it does."""
+    if outcome.ended is None:
+        return NO_ANSWER
+    error = outcome.error
+    return error.words if isinstance(error, ServerDownError) else None
+
+
 def _status(
     pools: tuple[str, ...],
     source: ServerSource,
@@ -237,6 +306,7 @@ def _status(
         read_s=reading.read_s,
         reserved=reading.reserved,
         identity=reading.identity,
+        up_s=reading.up_s,
     )
 
 

@@ -7,10 +7,11 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from poolwatch.errors import ForbiddenError, UsageError
+from poolwatch.liveness import Peer
 
 LONGEST = 107
 """Bytes in the path of a Unix socket on Linux."""
@@ -24,6 +25,8 @@ class Address:
 
     path: Path
     pid: int
+    peer: Peer | None = field(default=None, compare=False)
+    """The process that listens, if it could be told."""
 
 
 def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:

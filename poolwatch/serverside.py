@@ -6,30 +6,36 @@ One reader per database URL, over a connection made the way the engine makes its
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
 from poolwatch.joining import AgentReading
 from poolwatch.model import ServerReading
 from poolwatch.postgres.in_process import InProcessReader
 
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
+    from poolwatch.checkout import ConnectionFacts
     from poolwatch.ledger import Ledger
+    from poolwatch.outages import Outages
     from poolwatch.postgres.connecting import Facts
 
 _MOST_READERS = 16
 """Different databases of one process that are read in one go."""
+_PATIENCE_S = 2.5
+"""A server that takes longer does not answer: the viewer's own patience is 3 s."""
 
 
 class ServerSide:
     """Reads pg_stat_activity for the pools of this process, on request."""
 
-    def __init__(self, ledger: Ledger, facts: Facts) -> None:
+    def __init__(self, ledger: Ledger, facts: Facts, outages: Outages) -> None:
         """``facts`` tells the backend pid of a DBAPI connection."""
+        self._outages = outages
         self._ledger = ledger
         self._facts = facts
         self._readers: dict[str, InProcessReader] = {}
@@ -43,22 +49,31 @@ class ServerSide:
                 groups.setdefault(_server_of(book), []).append(book)
         self._forget_others(groups)
         chosen = list(groups.items())[:_MOST_READERS]
-        answers: list[AgentReading | None] = [None] * len(chosen)
+        answers: dict[str, AgentReading] = {}
 
-        def read(number: int) -> None:
-            answers[number] = self._read(*chosen[number], linger)
+        def read(key: str, books: list[PoolBook]) -> None:
+            answers[key] = self._read(key, books, linger)
 
-        others = [
-            threading.Thread(target=read, args=(number,), name="poolwatch", daemon=True)
-            for number in range(1, len(chosen))
+        threads = [
+            threading.Thread(target=read, args=group, name="poolwatch", daemon=True)
+            for group in chosen
         ]
-        for thread in others:
+        for thread in threads:
             thread.start()
-        if chosen:
-            read(0)
-        for thread in others:
-            thread.join(5.0)
-        return [answer for answer in answers if answer is not None]
+        deadline = time.monotonic() + _PATIENCE_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        told = {key: answers.get(key) or _silent(books) for key, books in chosen}
+        for key, books in chosen:
+            self._note(books[0], told[key])
+        return list(told.values())
+
+    def _note(self, book: PoolBook, answer: AgentReading) -> None:
+        """Have it said in the log when a server goes down or comes back."""
+        if answer.down is not None:
+            self._outages.down(book, answer.down)
+        elif answer.reading is not None:
+            self._outages.answers(book)
 
     def close_idle(self) -> bool:
         """Close connections that were kept long enough; True while any is kept."""
@@ -74,7 +89,7 @@ class ServerSide:
             reader.close()
 
     def _read(self, key: str, books: list[PoolBook], linger: float) -> AgentReading:
-        pools = tuple(book.id for book in books)
+        pools, address = _ids(books), _address(books)
         willing = [
             book.server_connect
             for book in books
@@ -85,8 +100,12 @@ class ServerSide:
         reader = self._reader(key, partial(_connect, willing))
         try:
             return AgentReading(pools, self._ask(reader, books, linger), None)
+        except ServerDownError as error:
+            return AgentReading(
+                pools, None, str(error), down=error.words, address=address
+            )
         except ServerViewError as error:
-            return AgentReading(pools, None, str(error))
+            return AgentReading(pools, None, str(error), address=address)
 
     @staticmethod
     def _ask(
@@ -127,12 +146,32 @@ def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
     return last()
 
 
+def _silent(books: Collection[PoolBook]) -> AgentReading:
+    """What is said of a server whose reading has not come back."""
+    why = f"PostgreSQL has not answered for {_PATIENCE_S:g} s"
+    return AgentReading(_ids(books), None, why, down=NO_ANSWER, address=_address(books))
+
+
+def _ids(books: Iterable[PoolBook]) -> tuple[str, ...]:
+    return tuple(book.id for book in books)
+
+
+def _address(books: Iterable[PoolBook]) -> str | None:
+    """Where the open connections of the pools are, if all are in one place."""
+    found = {facts.address for book in books for facts in _connections(book)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _connections(book: PoolBook) -> list[ConnectionFacts]:
+    return list(book.connections.values())
+
+
 def _server_of(book: PoolBook) -> str:
     """What pools of one server have in common; apart when in doubt.
 
     The URL alone does not tell: connect_args or a creator may name the host.
     """
-    addresses = {facts.address for facts in list(book.connections.values())}
+    addresses = {facts.address for facts in _connections(book)}
     if len(addresses) != 1 or book.url is None:
         return book.id
     return f"{book.url} {addresses.pop()}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from datetime import datetime
 from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from poolwatch.frame import Frame
 
@@ -62,6 +64,14 @@ def duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def clock(at: str) -> str:
+    """``03:12:44``, by the clock of this machine, of a time in ISO 8601."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone():%H:%M:%S}"
+    except (ValueError, OverflowError):
+        return one_line(at, 40)
 
 
 def short_time(seconds: float | None) -> str:
@@ -147,6 +157,18 @@ def fit(text: str, cells: int) -> str:
         kept.append(character)
         used += size
     return "".join(kept) + "…" + " " * (cells - 1 - used)
+
+
+def server_in(url: str | None) -> str | None:
+    """Return ``host:port`` or ``directory:port`` of a database URL, if it has one."""
+    try:
+        parts = urlsplit(url or "")
+        words = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        host = parts.hostname or words.get("host")
+        port = parts.port or words.get("port") or 5432
+    except ValueError:
+        return None
+    return neutral(f"{unquote(host)}:{port}") if host else None
 
 
 def plural(count: int, noun: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from poolwatch.errors import (
     MissingExtraError,
     NoProcessError,
     ServerViewError,
+    SilentError,
     UnreachableError,
 )
 from poolwatch.joining import AgentReading, join
@@ -598,3 +600,212 @@ def test_failures_of_a_foreign_kind_are_not_swallowed(apps, live):
 
     with pytest.raises(ZeroDivisionError):
         LiveSource(Client(apps()), environ={}, host=HOST).snapshot()
+
+
+# -- servers that do not answer -----------------------------------------------------
+
+
+def down(snapshot):
+    """Texts of server_down, by the process that has them."""
+    return {
+        process.pid: [f.text for f in process.findings if f.kind == "server_down"]
+        for process in snapshot.processes
+    }
+
+
+def refuse(app, words="connection refused", **more):
+    """Let the agent answer that its servers refuse."""
+    answer = AgentReading(tuple(app.servers), None, "none answers", down=words, **more)
+    app.read = lambda: [answer]
+
+
+def test_a_down_server_is_said_once_for_all_processes(apps, live, start_postgres):
+    """By the agents, with the address that the viewer remembers."""
+    server = start_postgres().over_tcp()
+    one, two = (
+        apps(1, servers={"a": server, "b": server}),
+        apps(2, servers={"c": server}),
+    )
+    for app in (one, two):
+        for pool in app.servers:
+            app.hold(pool)
+    source = live(one, two)
+    assert down(source.snapshot()) == {1: [], 2: []}
+    for app in (one, two):
+        refuse(app)
+    found = down(source.snapshot())
+    assert found[2] == []
+    (text,) = found[1]
+    assert text.startswith(
+        f"PostgreSQL at 127.0.0.1:{server.port} does not answer since"
+    )
+    assert text.endswith(": connection refused; 3 pools of 2 processes use it")
+    (finding,) = source.snapshot().processes[0].findings
+    assert finding.severity == "critical"
+    assert "'a' of pid 1, 'b' of pid 1, 'c' of pid 2" in finding.proof
+
+
+def test_two_servers_that_are_down_are_two_findings(apps, live, postgres):
+    app = apps(servers={"a": postgres, "b": postgres})
+    app.read = lambda: [
+        AgentReading(("a",), None, "none", down="connection refused", address="h:1"),
+        AgentReading(("b",), None, "none", down="connection refused", address="h:2"),
+    ]
+    (texts,) = down(live(app).snapshot()).values()
+    assert [text.split(" does")[0] for text in texts] == [
+        "PostgreSQL at h:1",
+        "PostgreSQL at h:2",
+    ]
+
+
+def test_one_look_knows_the_address_from_the_url_and_invents_no_time(
+    apps, live, postgres
+):
+    app = apps(servers={"a": postgres})
+    refuse(app)
+    ((text,),) = down(live(app).snapshot()).values()
+    assert text == (
+        "PostgreSQL at h:5432 does not answer: connection refused; "
+        "1 pool of 1 process uses it"
+    )
+
+
+def test_the_same_local_address_on_two_hosts_is_two_servers(apps, live, postgres):
+    made = [apps(n, servers={"a": postgres}, host=f"host-{n}") for n in (1, 2)]
+    for app in made:
+        refuse(app, address="127.0.0.1:5432")
+    found = down(live(*made).snapshot())
+    assert [len(texts) for texts in found.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("door", ["unix", "tcp"])
+def test_with_a_dsn_too(apps, live, start_postgres, door):
+    """Proven to be the pools' own server, it is down; and back as soon as an agent has
+    read it, although our own next attempt is seconds away."""
+    server = start_postgres() if door == "unix" else start_postgres().over_tcp()
+    app = apps(servers={"a": server})
+    app.hold("a")
+    source = live(app, dsn=server.dsn)
+    assert down(source.snapshot()) == {1: []}
+    server.stop("immediate")
+    app.broken = "none answers"
+    for _ in range(4):
+        ((text,),) = down(source.snapshot()).values()
+        assert "does not answer since" in text
+        time.sleep(0.3)
+    assert source.server_down
+    server.start()
+    app.broken = None
+    assert down(source.snapshot()) == {1: []}
+
+
+def test_a_wrong_dsn_is_not_the_servers_fault(apps, live, postgres):
+    app = apps(servers={"a": postgres})
+    app.hold("a")
+    source = live(app, dsn="host=127.0.0.1 port=1")
+    assert down(source.snapshot()) == {1: []}
+    assert source.server_down
+
+
+def test_a_dsn_that_hangs(apps, live, postgres):
+    """It is waited for once, and said to be down; when it is back it is read again."""
+
+    class Reader:
+        def __init__(self):
+            self.free = threading.Event()
+            self.free.set()
+            self.real = InProcessReader(postgres.connect, connection_facts)
+
+        def read(self, pids):
+            self.free.wait(20)
+            return self.real.read(pids)
+
+        def close(self):
+            self.free.set()
+
+    reader = Reader()
+    app = apps(servers={"a": postgres})
+    app.hold("a")
+    source = live(app, dsn="host=h", reader=lambda dsn: reader, patience_s=0.4)
+    assert down(source.snapshot()) == {1: []}
+    reader.free.clear()
+    app.slow = threading.Event()
+    began = time.monotonic()
+    ((text,),) = down(source.snapshot()).values()
+    assert "does not answer since" in text
+    source.snapshot()
+    assert time.monotonic() - began < 2.0
+    reader.free.set()
+    app.slow.set()
+    app.slow = None
+    deadline = time.monotonic() + 10
+    while down(source.snapshot()) != {1: []}:
+        assert time.monotonic() < deadline
+
+
+def test_a_late_answer_of_an_agent_counts(apps, live, postgres):
+    """It says after 2.5 s that its server hangs; looks come in between."""
+    app = apps(servers={"a": postgres})
+    app.hold("a")
+    source = live(app, patience_s=0.2)
+    assert down(source.snapshot()) == {1: []}
+    said = AgentReading(("a",), None, "PostgreSQL hangs", down="no answer")
+
+    def slowly():
+        time.sleep(0.5)
+        return [said]
+
+    app.read = slowly
+    (process,) = source.snapshot().processes
+    assert down(source.snapshot()) == {1: []}
+    assert "not answered in time" in process.servers[0].error
+    deadline = time.monotonic() + 10
+    while down(source.snapshot()) == {1: []}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for _ in range(8):  # also while the next answer is awaited
+        assert down(source.snapshot()) != {1: []}
+        time.sleep(0.1)
+
+
+# -- processes that do not answer ---------------------------------------------------
+
+
+class Flaky(FakeClient):
+    """A client whose processes can be told to hang."""
+
+    def __init__(self, *apps):
+        super().__init__(*apps)
+        self.hung = {}
+        self.asked = []
+
+    def view(self, address):
+        self.asked.append(address.pid)
+        if address.pid in self.hung:
+            self.hung[address.pid].wait(20)
+            raise SilentError("it does not answer")
+        return address.view()
+
+
+def test_a_silent_process_is_asked_more_and_more_rarely(apps, monkeypatch):
+    """And is not waited for; when it answers again it is there at once."""
+    client = Flaky(apps(1), apps(2))
+    source = LiveSource(client, environ={}, host=HOST, patience_s=0.5)
+    assert len(source.snapshot().processes) == 2
+    client.hung[2] = threading.Event()
+    began = time.monotonic()
+    (lost,) = source.snapshot().unreachable
+    assert time.monotonic() - began >= 0.4
+    assert (lost.pid, lost.alive) == (2, None)
+    assert datetime.now(UTC) - datetime.fromisoformat(lost.since) < timedelta(seconds=9)
+    began, client.asked = time.monotonic(), []
+    for _ in range(20):
+        assert [p.pid for p in source.snapshot().processes] == [1]
+    assert time.monotonic() - began < 0.4
+    assert client.asked.count(2) == 0
+    client.hung.pop(2).set()
+    deadline = time.monotonic() + 10
+    while len(source.snapshot().processes) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert source.snapshot().unreachable == ()

@@ -44,3 +44,27 @@ def test_a_late_call_is_not_repeated_nor_waited_for():
     while (outcome := calls.run({"a": slow}, 1.0)["a"]).ended is None:
         assert time.monotonic() < deadline
     assert outcome.value == 2
+
+
+def test_a_late_answer_is_told_once():
+    """With how it went; it is never taken for an answer of the present."""
+    release = threading.Event()
+    calls = Calls()
+    assert calls.run({"a": release.wait}, 0.05)["a"].ended is None
+    assert calls.late() == {}
+    release.set()
+    deadline = time.monotonic() + 5
+    while not (late := calls.late()):
+        assert time.monotonic() < deadline
+    assert late["a"].value is True
+    assert calls.late() == {}
+
+
+def test_some_are_waited_for_less():
+    release = threading.Event()
+    calls = Calls()
+    began = time.monotonic()
+    outcomes = calls.run({"a": release.wait, "b": lambda: 1}, 5.0, limits={"a": 0.05})
+    assert time.monotonic() - began < 2.5
+    assert (outcomes["a"].ended, outcomes["b"].value) == (None, 1)
+    release.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -168,6 +169,45 @@ def test_nonsense(path, http_get, sent, answer):
         assert b"Traceback" not in got
         if len(sent) < 60_000:
             assert got
+    assert http_get(path, "/snapshot")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET\r\n\r\n",
+        b"GET\n",
+        b"GET /snapshot\r\n\r\n",
+        b"GET /snapshot\n",
+        b"GET /snapshot HTTP/0.9\r\n\r\n",
+        b"GET\x0b/snapshot\x0bHTTP/1.1\r\n\r\n",
+        b"GET /snap\xa0shot HTTP/1.1\r\n\r\n",
+        b"GET /a b c HTTP/1.1\r\n\r\n",
+        b"GET /snapshot HTTP/1.1 more\r\n\r\n",
+        b"GET /snapshot HTTP/\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"what do you want\r\n",
+        b"\r\n",
+        b"\n\n",
+        b" \r\n\r\n",
+        b"\x00\x01\x02\x1b[2J\r\n\r\n",
+        b"\xff\xfe\xc3\x28\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n",
+        b"GET /" + b"a" * 70_000 + b"\r\n\r\n",
+        b"POST /snapshot HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET /snapshot HTTP/2.0\r\n\r\n",
+    ],
+)
+def test_every_refusal_is_an_http_error(path, http_get, line):
+    """A status line and a JSON body, whatever was sent in place of a request line."""
+    head, _, body = speak(path, line).partition(b"\r\n\r\n")
+    status, *headers = head.split(b"\r\n")
+    assert re.fullmatch(rb"HTTP/1\.1 (4|5)\d\d [A-Za-z -]+", status)
+    names = dict(header.lower().split(b": ", 1) for header in headers)
+    assert names[b"content-type"] == b"application/json; charset=utf-8"
+    assert int(names[b"content-length"]) == len(body)
+    assert json.loads(body)["error"]
     assert http_get(path, "/snapshot")[0] == 200
 
 

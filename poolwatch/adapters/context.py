@@ -11,6 +11,7 @@ from poolwatch.ledger import Ledger
 if TYPE_CHECKING:
     from types import CodeType
 
+    from poolwatch.book import PoolBook
     from poolwatch.callsites import CallSites
 
 
@@ -27,6 +28,7 @@ class AdapterContext:
         meet_thread: Callable[[], Holder],
         explain: Callable[[str], str],
         look_soon: Callable[[str], None],
+        refused: Callable[[PoolBook, BaseException], None],
     ) -> None:
         self.ledger = ledger
         self._sites = sites
@@ -39,6 +41,8 @@ class AdapterContext:
         """Tells, for a pool's id, who holds its connections."""
         self.look_soon = look_soon
         """Is told, with a pool's id, when somebody may have to wait."""
+        self.refused = refused
+        """Is told what a pool has raised, other than its timeout, on a checkout."""
 
     @property
     def sites(self) -> CallSites:

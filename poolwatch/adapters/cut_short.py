@@ -38,6 +38,7 @@ class Mishaps:
     book: PoolBook
     guard: Guard
     _explain: Callable[[str], str]
+    _tell_refused: Callable[[PoolBook, BaseException], None]
 
     def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
         """The pool gave no connection: its own timeout, or the application's end."""
@@ -55,6 +56,8 @@ class Mishaps:
             self.explain_to(error)
         elif not isinstance(error, Exception):
             self.book.given_up(waited)
+        else:
+            self._tell_refused(self.book, error)
 
     def explain_to(self, error: BaseException) -> None:
         """Say who holds the connections."""

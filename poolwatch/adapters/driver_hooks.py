@@ -35,6 +35,7 @@ class DriverHooks(Mishaps):
         self._meet_thread = context.meet_thread
         self._explain = context.explain
         self._look_soon = context.look_soon
+        self._tell_refused = context.refused
         self._pool = ref(pool)
         self._end = finalize(pool, self._pool_gone)
         self._end.atexit = False

@@ -94,6 +94,7 @@ class PoolHooks(Mishaps):
         self._meet_thread = context.meet_thread
         self._explain = context.explain
         self._look_soon = context.look_soon
+        self._tell_refused = context.refused
         self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
         """One record may be lent several times: holds are told apart by proxy."""
         self._async = bool(pool._is_asyncio)

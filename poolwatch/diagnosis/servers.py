@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.common import by_gravity, capacity_of, places
+from poolwatch.diagnosis.common import by_gravity, capacity_of, ids, places
+from poolwatch.errors import NO_ANSWER
 from poolwatch.model import (
     Backend,
     Departed,
@@ -18,7 +19,7 @@ from poolwatch.model import (
     Process,
     ServerStatus,
 )
-from poolwatch.text import duration, plural, taken_at
+from poolwatch.text import clock, duration, plural, server_in, taken_at
 
 Key = tuple[str | None, int | None]
 """A server by its address, and a backend pid on it."""
@@ -27,8 +28,8 @@ _MOST_NAMED = 6
 
 
 def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
-    """Add what only the server can prove: lock waits, idle transactions, and whether
-    it has enough connections.
+    """Add what only the server can prove: lock waits, idle transactions, whether it
+    answers, and whether it has enough connections.
 
     Takes processes whose holds are joined with their server rows already. Backend pids
     are compared only between processes that look at the same server.
@@ -39,11 +40,13 @@ def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
         for hold, server in _joined(process)
     }
     too_many = over_capacity(processes)
+    down = server_down(processes)
     return tuple(
         replace(
             process,
             findings=by_gravity(
                 [
+                    *down.get(number, ()),
                     *process.findings,
                     *_server_findings(process, holders),
                     *too_many.get(number, ()),
@@ -69,6 +72,88 @@ def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
 
 
 _Pools = list[tuple[int, Process, PoolStats]]
+
+
+def server_down(processes: Sequence[Process]) -> dict[int, list[Finding]]:
+    """``server_down``: a server that pools are connected to does not answer.
+
+    Said once for a server: with the first process, by its number, that has a pool on
+    it. Two statuses are of one server if its identity or its address says so.
+    """
+    found: dict[int, list[Finding]] = defaultdict(list)
+    for statuses, pools in _silent_servers(processes):
+        if pools:
+            found[pools[0][0]].append(_server_down(statuses, pools))
+    return found
+
+
+_Silent = list[tuple[list[ServerStatus], _Pools]]
+
+
+def _silent_servers(processes: Sequence[Process]) -> _Silent:
+    """Each server that does not answer: all that is said of it, and the pools on it."""
+    found: list[tuple[set[str], list[ServerStatus], _Pools]] = []
+    for number, process in enumerate(processes):
+        known = {pool.id: pool for pool in process.pools}
+        for status in process.servers:
+            if status.down is None:
+                continue
+            pools = [(number, process, known[p]) for p in status.pools if p in known]
+            group = (_names_of(status, pools), [status], pools)
+            same = [each for each in found if each[0] & group[0]]
+            for names, statuses, mine in same:
+                group = (names | group[0], statuses + group[1], mine + group[2])
+            found = [each for each in found if each not in same] + [group]
+    return [(statuses, pools) for _, statuses, pools in found]
+
+
+def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
+    """What tells this server from others. A local address means one host's own."""
+    address = _address_of(status, pools)
+    host = pools[0][1].host if pools and _is_local(address) else ""
+    names = {f"{host} {address}"} if address else set()
+    if status.identity is not None:
+        names.add(status.identity)
+    return names
+
+
+def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
+    """Where the server is: as its connections say, else as the pool's URL does."""
+    return status.address or next(
+        (found for _, _, pool in pools if (found := server_in(pool.url))), None
+    )
+
+
+def _is_local(address: str | None) -> bool:
+    return bool(
+        address and address.startswith(("/", "127.", "localhost:", "[::1]", "::1"))
+    )
+
+
+def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
+    address = next((a for s in statuses if (a := _address_of(s, pools))), None)
+    seen = [(s.silent_s, s.since) for s in statuses if s.silent_s and s.since]
+    since = ""
+    if seen:
+        silent_s, at = min(seen)
+        since = f" since {clock(at)} ({duration(silent_s)})"
+    processes = len({number for number, _, _ in pools})
+    use = "uses" if len(pools) == 1 else "use"
+    whose = f"{plural(len(pools), 'pool')} of {processes} "
+    whose += "process" if processes == 1 else "processes"
+    said = dict.fromkeys(s.down for s in statuses if s.down not in (None, NO_ANSWER))
+    words = f": {', '.join(map(str, said))}" if said else ""
+    errors = dict.fromkeys(s.error for s in statuses if s.error)
+    return Finding(
+        kind="server_down",
+        severity="critical",
+        pool=None,
+        text=f"PostgreSQL at {address or '?'} does not answer{since}"
+        f"{words}; {whose} {use} it",
+        proof="; ".join([*errors, "used by " + _names(pools)]),
+        remedy="Start the server, or look at its log and at the network between. "
+        "Connections that were out when it stopped have to be returned.",
+    )
 
 
 def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]]:
@@ -254,23 +339,67 @@ def strays(left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
 
 
 def ghosts(process: Process, holds: Iterable[str]) -> Process:
-    """Add ``ghost``: holds, by id, that the server has no backend for."""
+    """Add ``ghost``: holds, by id, that the server has no backend for.
+
+    One for each server: when it was restarted, all holds on it are ghosts at once.
+    """
     wanted = set(holds)
-    names = {pool.id: pool.name for pool in process.pools}
+    servers = {pool: server for server in process.servers for pool in server.pools}
+    groups: dict[str | None, list[Hold]] = defaultdict(list)
+    for hold in process.holds:
+        if hold.id in wanted:
+            server = servers.get(hold.pool)
+            name = server.identity or server.address if server else None
+            groups[name].append(hold)
     found = [
-        Finding(
-            kind="ghost",
-            severity="critical",
-            pool=hold.pool,
-            text=f"{taken_at(hold)} holds a connection that the server has ended",
-            proof=f"the server of pool {names.get(hold.pool, '?')!r} has no backend "
-            f"{hold.backend_pid}, before and after which the hold was open",
-            remedy="Its next statement will fail: return the connection, and let the "
-            "pool test connections first (pool_pre_ping=True).",
-            holds=(hold.id,),
-            sites=places(hold.site),
-        )
-        for hold in process.holds
-        if hold.id in wanted
+        _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()
     ]
     return replace(process, findings=by_gravity([*process.findings, *found]))
+
+
+def _ghost(
+    process: Process, holds: Sequence[Hold], server: ServerStatus | None
+) -> Finding:
+    names = {pool.id: pool.name for pool in process.pools}
+    pools = dict.fromkeys(names.get(hold.pool, "?") for hold in holds)
+    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
+    more = len(holds) - _MOST_NAMED
+    backends += f" and {more} more" if more > 0 else ""
+    sites = places(*(hold.site for hold in holds))
+    one = len(holds) == 1
+    taken = dict.fromkeys(taken_at(hold) for hold in holds)
+    where = ", ".join(list(taken)[:3]) or "?"
+    who = (
+        f"{where} holds a connection"
+        if one
+        else f"{len(holds)} connections held by {where}"
+    )
+    up_s = server.up_s if server else None
+    restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
+    if restarted:
+        what = f"of a server that was restarted {duration(up_s)} ago"
+        text = f"{who} {what}" if one else f"{who} are {what}"
+    else:
+        text = (
+            f"{who} that the server has ended"
+            if one
+            else f"{who}: the server has ended them"
+        )
+    return Finding(
+        kind="ghost",
+        severity="critical",
+        pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
+        text=text,
+        proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
+        f"{backends}, before and after which the hold{'' if one else 's'} "
+        f"{'was' if one else 'were'} open",
+        remedy="Its next statement will fail: return the connection, and let the "
+        "pool test connections first (pool_pre_ping=True).",
+        holds=ids(holds),
+        sites=sites,
+    )
+
+
+def _is_older(hold: Hold, up_s: float) -> bool:
+    """Whether the connection was made before the server was started."""
+    return hold.connection is not None and hold.connection.age_s > up_s

@@ -92,6 +92,7 @@ def parse(text: str, *, read_s: float | None = None) -> ServerReading:
         backends=tuple(_backend(row) for row in found["backends"]),
         read_s=read_s,
         reserved=found["reserved"],
+        up_s=_age(found["up_s"]),
     )
 
 

@@ -32,6 +32,8 @@ WITH session AS MATERIALIZED (
 SELECT CAST(pg_catalog.json_build_object(
     'system', NULL /* system */,
     'started', EXTRACT(EPOCH FROM pg_catalog.pg_postmaster_start_time()),
+    'up_s', EXTRACT(EPOCH FROM pg_catalog.clock_timestamp()
+                               - pg_catalog.pg_postmaster_start_time()),
     'version', pg_catalog.current_setting('server_version'),
     'max_connections', CAST(pg_catalog.current_setting('max_connections') AS int),
     'reserved', CAST(pg_catalog.current_setting('superuser_reserved_connections') AS int)

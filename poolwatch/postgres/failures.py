@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import ServerDownError, ServerViewError
 
 _PASSWORD = "PostgreSQL refused the password"  # noqa: S105 - a sentence
 _NO_PASSWORD = "PostgreSQL asks for a password and none was given"  # noqa: S105
@@ -29,6 +29,19 @@ _NO_ANSWER = "PostgreSQL did not answer in time"
 _TLS = "the TLS connection to PostgreSQL failed (its certificate, or the SSL mode)"
 _DSN = "the DSN cannot be read: give a libpq string or a PostgreSQL URL"
 _SERVICE = "the libpq service that the DSN names is not defined"
+
+_DOWN = frozenset({_ABSENT, _NOT_UP, _ENDED, _NO_ANSWER})
+_WORDS = re.compile(
+    "the database system is (starting up|shutting down|in recovery mode)"
+    "|the database system is not( yet)? accepting connections"
+    "|connection refused|connect call failed|no such file or directory"
+    "|no route to host|network is unreachable|host is down"
+    "|terminating connection due to administrator command"
+    "|server closed the connection unexpectedly|connection reset by peer|broken pipe"
+    "|(connection )?time(out expired|d out)",
+    re.IGNORECASE,
+)
+"""What a server or driver says when it is down; nothing that a DSN could contain."""
 
 _STATES = {
     "28P01": _PASSWORD,
@@ -53,6 +66,7 @@ _TEXTS = tuple(
         (r"no password supplied|password was not|requires a password", _NO_PASSWORD),
         (r"too many clients|connection slots are|too many connections", _FULL),
         (r"starting up|shutting down|in recovery mode", _NOT_UP),
+        (r"system is not( yet)? accepting connections", _NOT_UP),
         (r"FATAL: .*database .* does not exist", _NO_DATABASE),
         (r"pg_hba\.conf|authentication failed|FATAL: .*role .*", _ROLE),
         (r"statement timeout|lock timeout", _SLOW),
@@ -61,22 +75,32 @@ _TEXTS = tuple(
         (r"missing \"=\"|invalid URI|could not parse|invalid literal for int", _DSN),
         (r"could not translate|name or service|getaddrinfo|gaierror", _NO_NAME),
         (r"timeout expired|timed out|TimeoutError", _NO_ANSWER),
-        (r"certificate|\bssl\b.*(error|support|required|refuses)|SSLError", _TLS),
+        (r"certificate|private key|SSLError", _TLS),
+        (r"\bssl\b.*(error|support|required|refuses)", _TLS),
         (r"connection refused|no such file|can't create a conn|no route", _ABSENT),
+        (r"connect call failed|network is unreachable|host is down", _ABSENT),
         (r"closed|terminat|reset by peer|broken pipe|network error|EOF", _ENDED),
     )
 )
 
 
-def as_failure(error: BaseException) -> ServerViewError:
-    """Return what to raise instead of ``error``; free of anything a DSN contains."""
+def as_failure(error: BaseException, *, alone: bool = False) -> ServerViewError:
+    """Return what to raise instead of ``error``; free of anything a DSN contains.
+
+    ``alone``: without what it came from, which may be an exception of the application.
+    """
     if isinstance(error, ServerViewError):
         return error
-    state = next((found for e in _chain(error) if (found := _sqlstate(e))), None)
-    sentence = _STATES.get(state or "") or _recognised(error)
+    chain = [error] if alone else list(_chain(error))
+    state = next((found for e in chain if (found := _sqlstate(e))), None)
+    text = "\n".join(f"{type(each).__name__}: {each}" for each in chain)
+    sentence = _STATES.get(state or "") or _recognised(text)
     if sentence is None:
         kind = type(error).__name__ + (f", SQLSTATE {state}" if state else "")
         sentence = f"PostgreSQL could not be read ({kind})"
+    if sentence in _DOWN:
+        said = _WORDS.search(text)
+        return ServerDownError(sentence, said[0].lower() if said else sentence)
     return ServerViewError(sentence)
 
 
@@ -85,8 +109,7 @@ def took_too_long(error: BaseException) -> bool:
     return str(as_failure(error)) == _SLOW
 
 
-def _recognised(error: BaseException) -> str | None:
-    text = "\n".join(f"{type(each).__name__}: {each}" for each in _chain(error))
+def _recognised(text: str) -> str | None:
     return next((said for pattern, said in _TEXTS if pattern.search(text)), None)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import ServerDownError
 from poolwatch.model import ServerReading
 from poolwatch.postgres.connecting import Facts, Line, open_line
 from poolwatch.postgres.failures import as_failure, took_too_long
@@ -20,6 +20,7 @@ from poolwatch.postgres.failures import as_failure, took_too_long
 MOST_LINGER_S = 10.0
 """A connection is kept at most this long after its last use."""
 
+_MOST_GIVEN_UP = 4
 _inherited: list[object] = []
 """Connections made before a fork. Kept, unused, to the end of the process: closing one
 would say good-bye in the name of the parent, over the socket that both have."""
@@ -32,6 +33,8 @@ class _Kept:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.reading = threading.Semaphore(1)
+        self.began: float | None = None
+        """When the reading that is under way began."""
         self.line: Line | None = None
         self.until = 0.0
 
@@ -46,11 +49,15 @@ class InProcessReader:
         *,
         clock: Callable[[], float] = time.monotonic,
         patience_s: float = 3.0,
+        stuck_s: float = 10.0,
     ) -> None:
         """``connect`` opens a DBAPI connection, ``facts`` knows its backend pid.
 
         ``patience_s``: how long a request waits for one that is being served.
+        ``stuck_s``: when it is given up, since its connection may be dead.
         """
+        self._stuck_s = stuck_s
+        self._given_up: list[_Kept] = []
         self.connect = connect
         """May be replaced by another way to the same server."""
         self._facts = facts
@@ -64,17 +71,35 @@ class InProcessReader:
         Keeps the connection open for ``linger`` seconds (at most MOST_LINGER_S), until
         the next call or close_idle() after that. Raises nothing but ServerViewError.
         """
-        kept = self._own()
-        if not kept.reading.acquire(timeout=self._patience_s):
-            raise ServerViewError(
-                "the reading before this one has not come back from PostgreSQL yet"
-            )
+        kept = self._await_turn(self._own())
         try:
             return self._read(kept, pids, min(linger, MOST_LINGER_S))
         except Exception as error:  # noqa: BLE001 - every driver raises its own
             raise as_failure(error) from None
         finally:
+            kept.began = None
             kept.reading.release()
+
+    def _await_turn(self, kept: _Kept) -> _Kept:
+        """Wait for the reading under way; not at all for one that hangs."""
+        waited = time.monotonic() - (kept.began or time.monotonic())
+        if waited > self._stuck_s:
+            kept = self._give_up(kept)
+            waited = 0.0
+        if not kept.reading.acquire(timeout=max(0.0, self._patience_s - waited)):
+            raise ServerDownError(
+                "the reading before this one has not come back from PostgreSQL yet"
+            )
+        kept.began = time.monotonic()
+        return kept
+
+    def _give_up(self, kept: _Kept) -> _Kept:
+        """Begin anew beside a reading that hangs; a few may hang at once."""
+        self._given_up = [each for each in self._given_up if each.began is not None]
+        if kept is self._kept and len(self._given_up) < _MOST_GIVEN_UP:
+            self._given_up.append(kept)
+            self._kept = _Kept()
+        return self._kept
 
     @property
     def keeps(self) -> bool:
@@ -120,7 +145,7 @@ class InProcessReader:
         except BaseException:
             line.close()
             raise
-        if linger <= 0:
+        if linger <= 0 or kept is not self._kept:
             line.close()
             return reading
         with kept.lock:

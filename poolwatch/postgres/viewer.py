@@ -16,7 +16,7 @@ from typing import Any
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
 from poolwatch.model import ServerReading
 from poolwatch.postgres.connecting import Facts, Line, open_line
-from poolwatch.postgres.failures import as_failure
+from poolwatch.postgres.failures import as_failure, took_too_long
 
 LONGEST_BACKOFF_S = 15.0
 
@@ -114,8 +114,9 @@ class ViewerReader:
 
     def _read(self, pids: Collection[int]) -> ServerReading:
         try:
-            if self._line is None:
-                self._line = open_line(self._connect, self._facts)
+            if self._line is not None:
+                return self._read_again(self._line, pids)
+            self._line = open_line(self._connect, self._facts)
             return self._line.read(pids)
         except PoolwatchError:
             self.close()
@@ -123,6 +124,21 @@ class ViewerReader:
         except Exception as error:  # noqa: BLE001 - turned into one sentence
             self.close()
             raise as_failure(error) from None
+
+    def _read_again(self, line: Line, pids: Collection[int]) -> ServerReading:
+        """Read over the kept connection; over a new one if the server has ended it."""
+        try:
+            return line.read(pids)
+        except Exception as error:
+            if took_too_long(error):
+                raise
+            self.close()
+            first = as_failure(error)
+            try:
+                self._line = open_line(self._connect, self._facts)
+            except Exception:  # noqa: BLE001 - the first failure says more
+                raise first from None
+            return self._line.read(pids)
 
     def _connect(self) -> Any:
         defaults = dict(_DEFAULTS)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from poolwatch.model import Finding, Frozen, Process, Snapshot
-from poolwatch.naming import with_names
+from poolwatch.naming import process_name, with_names
 from poolwatch.tui.filtering import Filter
 from poolwatch.tui.reading import Mode, Reading, freshness
 from poolwatch.tui.rows import SORTS, Key, Row, Sort, build, ordered
@@ -25,6 +25,18 @@ TICKS = 30
 PoolKey = tuple[int, str]
 
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A process as it was when it last answered."""
+
+    process: Process
+    asked_at: float
+
+
+Parting = Literal["returned", "ended", "gone"]
+"""What became of a hold: it came back, its process has ended, or that is not known."""
 
 
 @dataclass(slots=True)
@@ -43,6 +55,10 @@ class Board:
     selection: Selection = field(default_factory=Selection)
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold of the kept reading."""
+    names: dict[int, str] = field(default_factory=dict)
+    """By pid: what processes are called, those among them that have ended of late."""
+    silent: dict[int, Seen] = field(default_factory=dict)
+    """By pid: processes that are shown as last seen, because they do not answer."""
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
     hidden: int = 0
     """Rows the filter hides."""
@@ -76,15 +92,67 @@ class Board:
         return freshness(self.last, self.kept, self.age(now), self.refresh, self.paused)
 
     def take(self, reading: Reading, now: float) -> None:
-        """Accept an answer of the source; a bad one leaves the data as it was."""
+        """Accept an answer of the source; a bad one leaves the data as it was.
+
+        A process that is silent stays as it was last seen, until it answers or has
+        ended.
+        """
         self.last = reading
-        if reading.alive and reading.snapshot is not None:
+        if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
             snapshot = replace(reading.snapshot, processes=processes)
-            self.kept = replace(reading, snapshot=snapshot)
-            self.rows = {row.key: row for row in build(snapshot)}
-            self._remember(snapshot)
+            silent = self._still_silent(reading)
+            if reading.alive or silent:
+                self.silent = silent
+                self._keep(reading, snapshot)
         self.settle(now)
+
+    def _still_silent(self, reading: Reading) -> dict[int, Seen]:
+        """Those of the processes seen so far that give no answer now."""
+        assert reading.snapshot is not None  # the caller has looked
+        answered = {process.pid for process in reading.snapshot.processes}
+        seen = dict(self.silent)
+        if self.kept is not None and self.kept.snapshot is not None:
+            for process in self.kept.snapshot.processes:
+                seen.setdefault(process.pid, Seen(process, self.kept.asked_at))
+        lost = {each.pid for each in reading.silent} - answered
+        return {pid: each for pid, each in seen.items() if pid in lost}
+
+    def _keep(self, reading: Reading, snapshot: Snapshot) -> None:
+        """Show what was read, and the silent processes as they were last seen."""
+        before = [_without_server(each.process) for each in self.silent.values()]
+        both = sorted((*snapshot.processes, *before), key=lambda process: process.pid)
+        if before:
+            snapshot = replace(snapshot, processes=tuple(both))
+        old = self.kept if not reading.alive and self.kept else reading
+        self.kept = replace(reading, asked_at=old.asked_at, snapshot=snapshot)
+        self.rows = {row.key: row for row in build(snapshot)}
+        self._remember(snapshot)
+        lost = {each.pid for each in snapshot.unreachable}
+        self.names = {pid: name for pid, name in self.names.items() if pid in lost}
+        self.names |= {each.pid: process_name(each) for each in both}
+
+    def parting(self, row: Row) -> Parting:
+        """Say what became of a hold that is no longer among the rows."""
+        for process in self.snapshot.processes:
+            if process.pid == row.process.pid not in self.silent:
+                same = process.started_at == row.process.started_at
+                return "returned" if same else "ended"
+        last = self.last.snapshot if self.last else None
+        ended = [
+            each.pid for each in (last.unreachable if last else ()) if not each.alive
+        ]
+        return "ended" if row.process.pid in ended else "gone"
+
+    def last_seen(self, pid: int, now: float | None = None) -> float | None:
+        """Give the age of what is shown of a silent process; None for the others.
+
+        Without ``now`` it is that of the newest reading.
+        """
+        seen = self.silent.get(pid)
+        if seen is None or self.last is None:
+            return None
+        return (self.last.asked_at if now is None else now) - seen.asked_at
 
     def settle(self, now: float) -> None:
         """Filter and sort anew, and let the selection find its hold."""
@@ -102,9 +170,22 @@ class Board:
             for pool in process.pools:
                 key = (process.pid, pool.id)
                 self.history[key] = past.get(key) or deque(maxlen=TICKS)
-                self.history[key].append(pool.checked_out)
+                if process.pid not in self.silent:
+                    self.history[key].append(pool.checked_out)
 
     def findings(self) -> list[tuple[Process, Finding]]:
         """Everything that is wrong, the worst first."""
         found = [(p, f) for p in self.snapshot.processes for f in p.findings]
-        return sorted(found, key=lambda pair: _SEVERITY[pair[1].severity])
+        return sorted(found, key=lambda pair: _rank(pair[1]))
+
+
+def _without_server(process: Process) -> Process:
+    """A silent process cannot tell how its server is by now."""
+    findings = tuple(f for f in process.findings if f.kind != "server_down")
+    servers = tuple(replace(status, down=None) for status in process.servers)
+    return replace(process, findings=findings, servers=servers)
+
+
+def _rank(finding: Finding) -> tuple[bool, int]:
+    """A server that does not answer comes before all that it may have caused."""
+    return finding.kind != "server_down", _SEVERITY[finding.severity]

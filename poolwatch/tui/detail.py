@@ -7,7 +7,7 @@ from poolwatch.model import Finding, Frame, Hold
 from poolwatch.naming import process_name, task_name
 from poolwatch.onstack import taking_frames
 from poolwatch.text import duration, neutral, one_line, place, plural, taken_at
-from poolwatch.tui.board import Board
+from poolwatch.tui.board import Board, Parting
 from poolwatch.tui.header import SEVERITY_INK, SEVERITY_SHAPE
 from poolwatch.tui.ink import BLANK, Line, beside, crop, length, wrap
 from poolwatch.tui.rows import INK, SHAPES, Row
@@ -19,14 +19,21 @@ WIDE = 110
 """From this width on, application and server stand side by side."""
 
 
-def headline(row: Row, *, gone: bool, paused: bool = False) -> Line:
+_PARTED = {
+    "returned": "returned",
+    "ended": "its process ended",
+    "gone": "no longer seen",
+}
+
+
+def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
     """Say in one line which hold this is and how it is doing."""
     hold = row.hold
     where = (taken_at(hold), "strong")
     if gone:
-        text = "no longer seen" if paused else "returned"
+        ink = "good" if how == "returned" else "muted"
         state: Line = (
-            (f"  ○ {text} after {duration(hold.held_s)}", "good"),
+            (f"  ○ {_PARTED[how]} after {duration(hold.held_s)}", ink),
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)

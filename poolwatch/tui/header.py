@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from poolwatch.kept import moment
 from poolwatch.model import ServerStatus, Snapshot
 from poolwatch.naming import process_name
 from poolwatch.text import duration, neutral, one_line, plural, short_time
+from poolwatch.tui import silence
 from poolwatch.tui.board import Board
 from poolwatch.tui.ink import Line, Run, crop, length, spread
 from poolwatch.tui.reading import Mode
@@ -16,6 +19,7 @@ _BADGES: dict[Mode, Run] = {
     "paused": ("PAUSED", "mark"),
     "stale": ("STALE", "mark"),
     "failed": ("NO ANSWER", "mark"),
+    "silent": ("SILENT", "mark"),
     "lost": ("LOST", "mark"),
     "none": ("NO PROCESS", "mark"),
     "frozen": ("FROZEN", "mark"),
@@ -42,7 +46,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {_interval(board.refresh)}", "muted"),),
-            _server(board.snapshot),
+            _server(board, past=mode in ("silent", "lost")),
         ]
     left: Line = (*start, *crop(who, max(cells - 44, 8)), *state)
     right: Line = ()
@@ -64,8 +68,10 @@ def _who(snapshot: Snapshot) -> str:
 def _age(board: Board, mode: Mode, now: float) -> Line:
     if mode in ("starting", "none", "frozen"):
         return ()
-    late = mode in ("stale", "failed", "lost")
-    return (("  app ", "muted"), (duration(board.age(now)), "warn" if late else "text"))
+    late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
+    count = len(board.snapshot.processes)
+    app = f"  apps {count - len(board.silent)}/{count} " if board.silent else "  app "
+    return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
 def _interval(seconds: float) -> str:
@@ -77,28 +83,46 @@ def statuses(snapshot: Snapshot) -> list[ServerStatus]:
     return [status for process in snapshot.processes for status in process.servers]
 
 
-def _server(snapshot: Snapshot) -> Line:
-    known = [status for status in statuses(snapshot) if status.version]
+def _server(board: Board, *, past: bool) -> Line:
+    told = [
+        s
+        for p in board.snapshot.processes
+        if past or p.pid not in board.silent
+        for s in p.servers
+    ]
+    down = [status for status in told if status.down]
+    known = [status for status in told if status.version]
+    if down:
+        since = [s.silent_s for s in down if s.silent_s is not None]
+        age = f" {duration(min(since))}" if since else ""
+        return (("  db ", "muted"), (f"DOWN{age}", "bad"), *_versions(known, dim=True))
+    if past or not known:
+        return _versions(known, dim=True)
+    read = max((status.read_s or 0.0) for status in known)
+    time: Line = (("  db ", "muted"), (short_time(read or None), "text"))
+    return (*time, *_versions(known, dim=False))
+
+
+def _versions(known: Sequence[ServerStatus], *, dim: bool) -> Line:
+    """Name the server with its sessions, or count the servers; dim if that is past."""
     if not known:
         return ()
-    read = max((status.read_s or 0.0) for status in known)
-    runs: list[Run] = [("  db ", "muted"), (short_time(read or None), "text")]
     if len({status.address for status in known}) > 1:
-        return (*runs, (f"  {len(known)} servers", "muted"))
+        return ((f"  {len(known)} servers", "muted"),)
     status = known[0]
-    runs.append((f"  PostgreSQL {one_line(status.version or '', 12)}", "muted"))
+    runs: list[Run] = [(f"  PostgreSQL {one_line(status.version or '', 12)}", "muted")]
     if status.sessions is not None and status.max_connections is not None:
         tight = status.sessions >= 0.9 * status.max_connections
         runs.append(("  sessions ", "muted"))
         count = f"{status.sessions}/{status.max_connections}"
-        runs.append((count, "warn" if tight else "text"))
+        runs.append((count, "faint" if dim else "warn" if tight else "text"))
     return tuple(runs)
 
 
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
     """Give the worst that is known: of the view itself, else of the pools."""
     mode = board.mode(now)
-    told = _view(board, mode) or _worst(board, cells)
+    told = _view(board, mode) or _worst(board, now, cells)
     padded = [*told, (), ()][:lines]
     return [crop(line, cells - 2) for line in padded]
 
@@ -110,43 +134,83 @@ def _view(board: Board, mode: Mode) -> list[Line]:
     if mode == "none":
         return [(("  WHY  ", "title"), ("no instrumented process found", "warn"))]
     if mode == "lost":
-        text = "■ the process is gone; this is what was last seen"
-        return [(("  WHY  ", "title"), (text, "bad")), _second(error)]
+        gone = silence.ended(board) or "no process is watched any more"
+        text = f"■ {gone}; this is what was last seen"
+        return [
+            _first(text, "bad"),
+            _second("the next process is shown when it starts"),
+        ]
     if mode == "failed":
-        return [(("  WHY  ", "title"), (f"■ {error}", "bad"))]
+        return [_first(f"■ {error}", "bad")]
     return []
+
+
+def _first(text: str, ink: str) -> Line:
+    return (("  WHY  ", "title"), (text, ink))
 
 
 def _second(text: str) -> Line:
     return (("       ", "text"), (one_line(text), "muted"))
 
 
-def _worst(board: Board, cells: int) -> list[Line]:
-    found = board.findings()
+Trouble = tuple[str, str, str]
+"""What is wrong, the ink of its shape, and what helps."""
+
+
+def troubles(board: Board, now: float) -> list[Trouble]:
+    """List what is wrong: silent servers and processes, then what they are hiding."""
+    found = [
+        (finding.kind, (finding.text, SEVERITY_INK[finding.severity], finding.remedy))
+        for _, finding in board.findings()
+    ]
+    down = [trouble for kind, trouble in found if kind == "server_down"]
+    others = [trouble for kind, trouble in found if kind != "server_down"]
+    quiet = [(text, "bad", "") for text in silence.silent(board, now)]
+    return [*down, *quiet, *others]
+
+
+def _worst(board: Board, now: float, cells: int) -> list[Line]:
+    found = troubles(board, now)
     if not found:
         return _blind(board) or _healthy(board)
-    _, finding = found[0]
-    ink = SEVERITY_INK[finding.severity]
+    text, ink, remedy = found[0]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
+    shape = next(SEVERITY_SHAPE[s] for s, each in SEVERITY_INK.items() if each == ink)
     head: Line = (
         ("  WHY  ", "title"),
-        (SEVERITY_SHAPE[finding.severity] + " ", ink),
-        (one_line(finding.text), "strong"),
+        (f"{shape} ", ink),
+        (one_line(text), "strong"),
     )
     first = (*crop(head, cells - length(more) - 2), *more)
-    remedy = (("       → ", "muted"), (one_line(finding.remedy), "muted"))
-    return [first, remedy]
+    after = f"also: {found[1][0]}" if not remedy and len(found) > 1 else remedy
+    return (
+        [first, (("       → ", "muted"), (one_line(after), "muted"))]
+        if after
+        else [first]
+    )
 
 
 def _blind(board: Board) -> list[Line]:
-    """Never call healthy what is not recorded."""
+    """Never call healthy what is not recorded, or a server that is not read."""
     off = sum(p.switched_off for each in board.snapshot.processes for p in each.pools)
-    if not off:
+    if off:
+        text = (
+            f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
+        )
+        return [_first(text, "bad"), _second("see the application's log")]
+    unread = unread_servers(board.snapshot)
+    if not unread:
         return []
-    text = f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
-    return [(("  WHY  ", "title"), (text, "bad")), _second("see the application's log")]
+    text = "◆ no trouble is seen in the application, but its server is not read"
+    return [_first(text, "warn"), _second(unread[0])]
+
+
+def unread_servers(snapshot: Snapshot) -> list[str]:
+    """Say why a server is not read, unless the application does not want it to be."""
+    errors = [s.error for s in statuses(snapshot) if s.error and s.enabled]
+    return list(dict.fromkeys(one_line(error) for error in errors))
 
 
 def _healthy(board: Board) -> list[Line]:
@@ -155,4 +219,6 @@ def _healthy(board: Board) -> list[Line]:
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     asks = f", {plural(waits, 'request')} waiting" if waits else ", nobody waits"
     text = f"{plural(len(held), 'connection')} out{longest}{asks}"
-    return [(("  WHY  ", "title"), ("✓ healthy ", "good"), (f" {text}", "muted"))]
+    first: Line = (("  WHY  ", "title"), ("✓ healthy ", "good"), (f" {text}", "muted"))
+    gone = silence.ended(board)
+    return [first, _second(gone)] if gone else [first]

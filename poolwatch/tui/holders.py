@@ -57,6 +57,9 @@ def title_lines(board: Board, columns: Layout, cells: int) -> list[Line]:
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
     if board.past is not None:
         title += [(f" at {moment(board.past.at)[1]}", "warn")]
+    old = [age for row in shown if (age := board.last_seen(row.process.pid))]
+    if old:
+        title += [(f"  {len(old)} as last seen {duration(min(old))} ago", "warn")]
     if board.filter.text:
         hides = f"{plural(board.hidden, 'row')} hidden"
         title += [("  filter ", "muted"), (one_line(board.filter.text, 60), "accent")]
@@ -73,9 +76,13 @@ def row_lines(board: Board, columns: Layout, cells: int, *, dim: bool) -> list[L
     selection = board.selection
     lines = []
     for at, row in enumerate(selection.shown):
-        gone = selection.gone_at is not None and at == selection.at
+        mine = at == selection.at
+        gone = mine and selection.gone_at is not None
+        verdict = f"○ {board.parting(row)}" if gone else None
+        age = board.last_seen(row.process.pid)
+        faded = dim or gone or age is not None
         lines.append(
-            _line(row, columns, selected=at == selection.at, gone=gone, dim=dim)
+            _line(row, columns, selected=mine, verdict=verdict, age=age, dim=faded)
         )
     return lines or [crop(_nothing(board), cells)]
 
@@ -88,17 +95,27 @@ def _nothing(board: Board) -> Line:
     return (("  no connection is held at this moment", "muted"),)
 
 
-def _line(row: Row, columns: Layout, *, selected: bool, gone: bool, dim: bool) -> Line:
+def _line(
+    row: Row,
+    columns: Layout,
+    *,
+    selected: bool,
+    verdict: str | None,
+    age: float | None,
+    dim: bool,
+) -> Line:
     runs: list[Run] = [("▌ ", "accent") if selected else ("  ", "text")]
     for column, cells in columns:
         text, ink = _CELLS[column.key](row)
-        if gone and column.key == "verdict":
-            text = "○ returned"
+        if age is not None and column.key in ("process", "statement"):
+            text = f"{duration(age)} ago: {text}"
+        if verdict is not None and column.key == "verdict":
+            text = verdict
         if column.key == "site":
             text = tail(taken_in(row.hold, cells), cells)
         else:
             text = right(text, cells) if column.right else fit(text, cells)
-        runs.append((text + GAP, _faded(ink) if gone or dim else ink))
+        runs.append((text + GAP, _faded(ink) if dim else ink))
     return tuple(runs)
 
 

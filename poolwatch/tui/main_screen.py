@@ -67,7 +67,7 @@ class MainScreen(BoardScreen):
         board = self.board
         air = [BLANK] if height >= TALL else []
         known = board.kept is not None
-        dim = board.mode(now) in ("stale", "failed", "lost")
+        dim = board.mode(now) in ("stale", "failed", "silent", "lost")
         lines = pools.pool_lines(board, width, max(height // 4, 3)) if known else []
         self.part("pools").paint([*air, *lines], fixed=True)
         self._paint_holders(width, air, dim=dim)

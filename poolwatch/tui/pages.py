@@ -7,11 +7,11 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from poolwatch.tui import footer
+from poolwatch.tui import footer, silence
 from poolwatch.tui.board import Board
 from poolwatch.tui.board_screen import BoardScreen
 from poolwatch.tui.detail import detail_lines, finding_lines, headline
-from poolwatch.tui.header import header
+from poolwatch.tui.header import header, troubles, why
 from poolwatch.tui.help import help_lines
 from poolwatch.tui.ink import BLANK, Line, rule
 from poolwatch.tui.painted import Painted
@@ -86,19 +86,31 @@ class HelpPage(Page):
 class WhyPage(Page):
     """Lists everything that is wrong, with its proof and its remedy."""
 
+    _now = 0.0
+    """When it was painted."""
+
     def head(self, cells: int) -> Line:
         """Give the title line with the count."""
-        count = len(self.board.findings())
+        count = len(troubles(self.board, self._now))
         return rule((("FINDINGS", "title"), (f" {count}", "strong")), (), cells)
 
     def body(self, cells: int) -> list[Line]:
         """Give the findings, the worst first."""
-        lines: list[Line] = []
+        past = self.board.mode(self._now) in ("lost", "failed")
+        lines = [why(self.board, self._now, cells, 1)[0], BLANK] if past else []
+        for text in silence.silent(self.board, self._now):
+            lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
         for process, finding in self.board.findings():
             lines += finding_lines(finding, min(cells - 4, 140))
             places = f"    {finding.kind}, process {process.pid}"
             lines += [((places, "faint"),), BLANK]
-        return lines or [(("  ✓ nothing is wrong", "good"),)]
+        told = why(self.board, self._now, cells, 2)
+        return lines or [line for line in told if line]
+
+    def paint(self, now: float, clock: str) -> None:
+        """Draw the page; ages are of now."""
+        self._now = now
+        super().paint(now, clock)
 
 
 class SitesPage(Page):
@@ -144,7 +156,9 @@ class DetailPage(Page):
     def head(self, cells: int) -> Line:
         """Give the verdict, or say that it is over."""
         self.row = self.board.rows.get(self.row.key, self.row)
-        return rule((("HOLD", "title"), *headline(self.row, gone=self.gone)), (), cells)
+        how = self.board.parting(self.row)
+        told = headline(self.row, gone=self.gone, how=how)
+        return rule((("HOLD", "title"), *told), (), cells)
 
     def body(self, cells: int) -> list[Line]:
         """Give both truths."""

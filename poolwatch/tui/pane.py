@@ -11,7 +11,10 @@ from poolwatch.tui.rows import Row
 def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
     """Draw exactly ``height`` lines, so that moving about never shifts the table."""
     gone = board.selection.gone_at is not None
-    title: Line = (("SELECTED", "title"), *headline(row, gone=gone))
+    title: Line = (
+        ("SELECTED", "title"),
+        *headline(row, gone=gone, how=board.parting(row)),
+    )
     note: Line = (("enter ", "accent"), ("all of it", "muted"))
     body = detail_lines(board, row, cells)[: height - 2]
     filled = [*body, *([BLANK] * (height - 2 - len(body)))]

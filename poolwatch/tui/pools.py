@@ -190,6 +190,8 @@ def _unread(snapshot: Snapshot) -> list[Line]:
                 text = f"no server view of {whose}: {status.error}"
                 notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))
     for gone in snapshot.unreachable:
+        if gone.alive is False:
+            continue
         pid = "a process" if gone.pid is None else f"process {gone.pid}"
         text = f"{pid} gives no answer: {gone.why}"
         notes.append((("  ◆ ", "warn"), (one_line(text), "muted")))

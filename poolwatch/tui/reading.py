@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from poolwatch.model import Snapshot
+from poolwatch.model import Snapshot, Unreachable
 
 Mode = Literal[
-    "starting", "live", "paused", "stale", "failed", "lost", "none", "frozen"
+    "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "frozen"
 ]
 
 
@@ -29,6 +29,12 @@ class Reading:
         """Whether it shows at least one process."""
         return self.snapshot is not None and bool(self.snapshot.processes)
 
+    @property
+    def silent(self) -> tuple[Unreachable, ...]:
+        """The processes that did not answer and are not known to have ended."""
+        unreachable = self.snapshot.unreachable if self.snapshot else ()
+        return tuple(each for each in unreachable if each.alive is not False)
+
 
 def freshness(
     last: Reading | None, kept: Reading | None, age: float, refresh: float, paused: bool
@@ -44,5 +50,7 @@ def freshness(
     if not last.alive:
         if last.error is not None and not last.no_process:
             return "failed"
+        if last.silent:
+            return "silent"
         return "none" if kept is None else "lost"
     return "stale" if age > refresh + max(2.0, refresh) else "live"

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
+from poolwatch.errors import (
+    MissingExtraError,
+    PoolwatchError,
+    ServerDownError,
+    ServerViewError,
+)
 from poolwatch.postgres import viewer
 from poolwatch.postgres.failures import as_failure
 from poolwatch.postgres.in_process import InProcessReader
@@ -171,3 +176,47 @@ def test_no_driver_no_dsn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sqlalchemy.engine.url", None)
     with pytest.raises(MissingExtraError, match="needs sqlalchemy"):
         viewer.libpq_words("postgresql+asyncpg://h/d")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("FATAL:  the database system is starting up", "starting up"),
+        ("FATAL:  the database system is shutting down", "shutting down"),
+        ("FATAL:  the database system is not yet accepting connections", "not yet"),
+        ("connection refused\n\tIs the server running", "connection refused"),
+        ('on socket "/x/.s.PGSQL.1" failed: No such file or directory', "no such file"),
+        ("could not connect: No route to host", "no route to host"),
+        ("[Errno 111] Connect call failed ('127.0.0.1', 1)", "connect call failed"),
+        ("server closed the connection unexpectedly", "server closed the connection"),
+        ("connection timeout expired", "connection timeout expired"),
+    ],
+)
+def test_what_is_a_server_that_does_not_answer(said, words):
+    """In its own words, as far as they are known to carry no secret."""
+    failure = as_failure(OSError(f"host hunter2: {said}"))
+    assert isinstance(failure, ServerDownError)
+    assert words in failure.words
+    assert "hunter2" not in failure.words
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "FATAL:  sorry, too many clients already",
+        "FATAL:  remaining connection slots are reserved for roles with ...",
+        'FATAL:  too many connections for role "app"',
+        'FATAL:  password authentication failed for user "app"',
+        'FATAL:  role "app" does not exist',
+        'FATAL:  database "shop" does not exist',
+        'FATAL:  no pg_hba.conf entry for host "1.2.3.4"',
+        "permission denied for view pg_stat_activity",
+        "canceling statement due to statement timeout",
+        'could not translate host name "db" to address: Name or service not known',
+        'private key file "/x" is not accessible: No such file or directory',
+        "server does not support SSL, but SSL was required",
+        'definition of service "x" not found',
+    ],
+)
+def test_what_is_a_server_that_answers_or_was_not_asked(said):
+    assert not isinstance(as_failure(OSError(said)), ServerDownError)

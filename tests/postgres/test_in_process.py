@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
 import pytest
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import ServerDownError, ServerViewError
 from poolwatch.postgres.in_process import InProcessReader
 
 
@@ -95,6 +96,44 @@ def test_a_kept_connection_that_has_ended_is_replaced(reader, connects, postgres
     )
     assert reader.read([]).sessions
     assert len(connects.made) == 2
+
+
+def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
+    """Its connection may be dead while the server has long been back."""
+    reader = InProcessReader(connects, connection_facts, patience_s=0.1, stuck_s=0.5)
+    reader.read([], linger=10)
+    backend = connects.made[0].info.backend_pid
+    failures = []
+
+    def hang():
+        try:
+            reader.read([], linger=10)
+        except ServerViewError as error:
+            failures.append(error)
+
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        thread = threading.Thread(target=hang)
+        thread.start()
+        time.sleep(0.2)
+        with pytest.raises(ServerDownError, match="has not come back"):
+            reader.read([], linger=10)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                assert reader.read([], linger=10).sessions
+                break
+            except ServerDownError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert len(connects.made) == 2
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    thread.join(20)
+    assert failures == []
+    assert connects.open == [connects.made[1]], "what hung is closed when it comes back"
+    reader.close()
+    assert connects.open == []
 
 
 def test_an_error_leaves_nothing_open(connects):

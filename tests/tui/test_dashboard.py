@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeSource, frame, hold, process, server_row, snapshot, times
 
 from poolwatch.errors import NoProcessError
-from poolwatch.model import NO_SAMPLES, SiteStats
+from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.painted import Painted
 
@@ -147,6 +147,29 @@ async def test_no_process_is_a_friendly_page_that_fills_by_itself(until):
         source.answers.append(NoProcessError("nobody"))
         await until(lambda: "LOST" in screen_text(app))
         assert "HOLDERS 3" in screen_text(app)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+async def test_without_a_process_nothing_is_called_well(size, until):
+    """Neither on the first screen nor on the page of findings."""
+    source = FakeSource(NoProcessError("nobody"))
+    app = dashboard(source, refresh=0.25)
+    async with app.run_test(size=size) as pilot:
+        await until(lambda: "NO PROCESS" in screen_text(app))
+        await pilot.press("w")
+        await until(lambda: "FINDINGS 0" in screen_text(app))
+        assert "nothing is wrong" not in screen_text(app)
+        assert "no instrumented process found" in screen_text(app)
+        stopped = Unreachable(9, "it is stopped (state T) and does not answer")
+        source.answers.append(snapshot(unreachable=(stopped,)))
+        await until(lambda: "FINDINGS 1" in screen_text(app))
+        assert "process 9 is stopped (state T)" in screen_text(app)
+        await pilot.press("escape")
+        await until(lambda: "SILENT" in screen_text(app))
+        source.answers.append(many(3))
+        await until(lambda: "✓ healthy" in screen_text(app))
+        await pilot.press("w")
+        await until(lambda: "✓ healthy" in screen_text(app))
 
 
 async def test_a_source_that_breaks_does_not_end_the_view(until):

@@ -1,6 +1,13 @@
-from fakes import hold, process, snapshot
+import re
+from dataclasses import replace
 
+import pytest
+from fakes import finding, hold, process, server_status, snapshot
+
+from poolwatch.model import Unreachable
+from poolwatch.tui import header, holders
 from poolwatch.tui.filtering import parse
+from poolwatch.tui.ink import plain
 from poolwatch.tui.reading import Reading
 
 
@@ -81,3 +88,180 @@ def test_the_same_hold_id_in_two_processes_is_two_holds(board):
 
 def _reading(snap):
     return Reading(101.0, 0.01, snap)
+
+
+# -- processes that are silent, and processes that have ended -----------------------
+
+SILENT = Unreachable(2, "it is stopped (state T) and does not answer", None, True)
+ENDED = Unreachable(2, "it has ended", "2026-01-01T12:00:00+00:00", False)
+
+
+def two():
+    """Process 1 with one hold and process 2 with two of them, the worst selected."""
+    return snapshot(
+        process(hold("a", held_s=1), pid=1, name="orders"),
+        process(
+            hold("b", held_s=5, verdict="leaked"),
+            hold("c", held_s=2),
+            pid=2,
+            name="billing",
+            findings=(finding("leaked.orphaned", text="took 1", holds=("b",)),),
+        ),
+    )
+
+
+def one(*unreachable, holds=("a",)):
+    first = process(*map(hold, holds), pid=1, name="orders")
+    return snapshot(first, unreachable=unreachable)
+
+
+def top(board, now):
+    lines = [
+        header.header(board, now, "12:00:00", 160),
+        *header.why(board, now, 160, 2),
+    ]
+    return "\n".join(map(plain, lines))
+
+
+def drawn(board):
+    columns = holders.layout(board, 160)
+    lines = holders.row_lines(board, columns, 160, dim=False)
+    return [plain(line) for line in lines]
+
+
+def take(board, snap, at):
+    board.take(Reading(at, 0.01, snap), at)
+
+
+def test_a_silent_process_stays_as_it_was_last_seen(board):
+    b = board(two())
+    select(b, "b")
+    for at in (101.0, 105.0, 160.0):
+        take(b, one(SILENT), at)
+        assert ids(b) == ["b", "a", "c"] or ids(b) == ["b", "c", "a"]
+        assert b.selection.key == (2, "b")
+        assert b.selection.gone_at is None
+        assert b.mode(at) == "live"
+        assert b.age(at) == 0.0
+        assert b.last_seen(2, at) == at - 100.0
+        assert b.last_seen(1, at) is None
+    said = top(b, 160.0)
+    assert "■ billing 2 is stopped (state T) and has not answered for 1m00s" in said
+    assert "also: took 1" in said
+    assert "apps 1/2" in said
+    assert "healthy" not in said
+    rows = [line for line in drawn(b) if "LEAKED" in line or " c " in line]
+    assert all("1m00s ago" in line for line in rows)
+    assert not any("returned" in line for line in drawn(b))
+
+
+def test_a_silent_process_that_answers_again_without_the_hold(board):
+    """Only then the hold has returned."""
+    b = board(two())
+    select(b, "b")
+    take(b, one(SILENT), 101.0)
+    back = snapshot(
+        process(hold("a"), pid=1, name="orders"),
+        process(hold("c"), pid=2, name="billing"),
+    )
+    take(b, back, 102.0)
+    assert b.silent == {}
+    assert b.selection.gone_at == 102.0
+    assert any("○ returned" in line for line in drawn(b))
+    assert "✓ healthy" in top(b, 102.0)
+
+
+def test_a_process_that_ends_does_not_return_its_holds(board):
+    b = board(two())
+    select(b, "b")
+    take(b, one(SILENT), 101.0)
+    take(b, one(ENDED), 102.0)
+    assert ids(b) == ["b", "a"]
+    assert b.selection.gone_at == 102.0
+    assert any("○ ended" in line for line in drawn(b))
+    assert b.parting(b.selection.row) == "ended"
+    assert "billing 2 ended at " in top(b, 102.0)
+
+
+def test_a_process_of_which_nothing_is_said_is_gone(board):
+    b = board(two())
+    select(b, "b")
+    take(b, one(), 101.0)
+    assert any("○ gone" in line for line in drawn(b))
+
+
+def test_a_pid_that_is_used_again_has_not_returned_the_hold(board):
+    b = board(two())
+    select(b, "b")
+    new = process(pid=2, started_at="2026-01-02T00:00:00Z")
+    take(b, snapshot(process(hold("a"), pid=1), new), 101.0)
+    assert any("○ ended" in line for line in drawn(b))
+
+
+def test_all_processes_are_silent(board):
+    b = board(two())
+    other = replace(SILENT, pid=1, why="it is alive and does not answer")
+    take(b, snapshot(unreachable=(other, SILENT)), 105.0)
+    assert b.mode(105.0) == "silent"
+    assert b.age(105.0) == 5.0
+    assert len(b.rows) == 3
+    assert "SILENT" in top(b, 105.0)
+    assert "orders 1 is alive and has not answered for 5.0s" in top(b, 105.0)
+    take(b, snapshot(unreachable=(replace(ENDED, pid=1), ENDED)), 106.0)
+    assert b.mode(106.0) == "lost"
+    assert len(b.rows) == 3
+    assert re.search(
+        r"(orders 1|billing 2) ended at \d\d:\d\d:\d\d, and 1 before", top(b, 106)
+    )
+
+
+def test_a_silent_process_that_was_never_seen(board):
+    b = board()
+    take(b, snapshot(unreachable=(SILENT,)), 100.0)
+    assert b.mode(100.0) == "silent"
+    assert "process 2 is stopped (state T) and does not answer" in top(b, 100.0)
+    take(b, one(SILENT), 101.0)
+    assert "healthy" not in top(b, 101.0)
+
+
+def test_a_silent_process_does_not_speak_for_its_server(board):
+    down = finding("server_down", text="PostgreSQL does not answer", pool=None)
+    status = server_status(error="refused", down="refused")
+    ill = process(hold("b"), pid=2, findings=(down,), servers=(status,))
+    b = board(snapshot(process(hold("a"), pid=1, servers=(status,)), ill))
+    assert "PostgreSQL does not answer" in top(b, 100.0)
+    assert "DOWN" in top(b, 100.0)
+    take(b, one(SILENT), 101.0)
+    assert "PostgreSQL does not answer" not in top(b, 101.0)
+    assert "DOWN" not in top(b, 101.0)
+
+
+def test_a_server_that_is_down_comes_first(board):
+    down = finding("server_down", text="PostgreSQL does not answer", pool=None)
+    worse = finding("exhausted", text="is empty")
+    b = board(snapshot(process(hold(), findings=(worse, down))))
+    assert "■ PostgreSQL does not answer" in top(b, 100.0)
+    assert "+1 more" in top(b, 100.0)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_healthy_needs_a_server_that_was_read(board, enabled):
+    status = server_status(error="PostgreSQL refused the password", enabled=enabled)
+    b = board(snapshot(process(hold(), servers=(status,))))
+    assert ("healthy" in top(b, 100.0)) is not enabled
+    assert ("refused the password" in top(b, 100.0)) is enabled
+
+
+LOSSES = {
+    "stopped": (one(SILENT), "healthy"),
+    "not known": (one(Unreachable(2, "it does not answer in time")), "healthy"),
+    "damaged": (one(Unreachable(2, "the document is damaged", None, True)), "healthy"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_healthy_while_a_process_is_silent(board, loss):
+    snap, word = LOSSES[loss]
+    b = board(snap)
+    assert word not in top(b, 100.0)
+    assert "■ process 2 " in top(b, 100.0)

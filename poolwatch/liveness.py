@@ -1,0 +1,122 @@
+"""Whether a process that does not answer is alive, as the kernel tells it.
+
+A pid proves nothing: it may be used again, or be another process's in another
+container. So the process behind a socket is the one that the kernel names as its
+listener, with the time when it started. What cannot be told is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+State = Literal["running", "stopped", "ended"]
+
+_PROC = Path("/proc")
+_STOPPED = "Tt"
+_ENDED = "ZXx"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One process, told apart from every other that had or will have its pid."""
+
+    pid: int
+    """As this process sees it."""
+    started: int
+    """In clock ticks since the machine started."""
+
+
+def listener(connection: socket.socket) -> Peer | None:
+    """Return the process that listens at the other end of a Unix socket."""
+    if sys.platform != "linux":
+        return None
+    try:
+        packed = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+    except OSError:
+        return None
+    pid: int = struct.unpack("3i", packed)[0]
+    return _peer(pid) if pid > 0 else None  # 0: of a namespace that is hidden from us
+
+
+def owner(path: Path, pid: int) -> Peer | None:
+    """Return the process ``pid`` if it has the socket at ``path`` open.
+
+    For a socket whose queue is full: nothing can be learnt by a connection.
+    """
+    inode = _inode(path, pid)
+    if inode is None:
+        return None
+    wanted = f"socket:[{inode}]"
+    try:
+        files = list((_PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return None
+    return _peer(pid) if any(_target(file) == wanted for file in files) else None
+
+
+def listens(peer: Peer, path: Path) -> bool:
+    """Whether a process listens at ``path``, also when the file has been removed."""
+    return _inode(path, peer.pid) is not None
+
+
+def state(peer: Peer) -> State | None:
+    """Say what has become of a process; None if that cannot be seen."""
+    try:
+        letter, started, threads = _stat(peer.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return "ended"
+    except (OSError, ValueError, IndexError):
+        return None
+    # a main thread may end before the others: such a process runs on
+    if started != peer.started or (letter in _ENDED and threads <= 1):
+        return "ended"
+    return "stopped" if letter in _STOPPED else "running"
+
+
+def _peer(pid: int) -> Peer | None:
+    try:
+        return Peer(pid, _stat(pid)[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _stat(pid: int) -> tuple[str, int, int]:
+    """Return state, start time and number of threads: see proc(5)."""
+    text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[19]), int(fields[17])
+
+
+def _inode(path: Path, pid: int) -> str | None:
+    """Return the number of the listening socket that was bound to ``path``.
+
+    It is looked for in the network namespace of the process ``pid``.
+    """
+    try:
+        lines = (
+            (_PROC / str(pid) / "net/unix").read_text("utf-8", "replace").splitlines()
+        )
+    except OSError:
+        return None
+    names = {path.name, path.with_suffix(".born").name}  # see Server.__init__
+    for line in lines[1:]:
+        # Num RefCount Protocol Flags Type St Inode Path; this flag is of listeners
+        fields = line.split(None, 7)
+        listens = len(fields) == 8 and int(fields[3], 16) & 0x10000
+        if listens and Path(fields[7]).name in names:
+            return fields[6]
+    return None
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
