@@ -136,7 +136,6 @@ def checks(made: Rig, venv: Path) -> dict[str, str | None]:
     when, wrong = deadlocks(made)
     nested = [f for at, _, f in looks.findings("nested") if at == looks.documents[0][0]]
     dead = [found for _, _, found in looks.findings("pool_deadlock")]
-    logged = [line for line in made.log.splitlines() if any(k in line for k in LEAKS)]
     return {
         "nested is said before any deadlock, with both lines": None
         if any(both_lines(found, venv) for found in nested)
@@ -145,7 +144,7 @@ def checks(made: Rig, venv: Path) -> dict[str, str | None]:
         "... with both lines": None
         if dead and all(both_lines(found, venv) for found in dead)
         else f"{sorted({found['text'] for found in dead})}",
-        "no leak": "; ".join(looks.leaks() + logged) or None,
+        "no leak": "; ".join(looks.leaks() + made.leaks_logged()) or None,
         "nothing else": ", ".join(set(looks.kinds()) - TRUE - set(LEAKS)) or None,
     }
 

@@ -10,6 +10,7 @@ import argparse
 import collections
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,6 +122,10 @@ class Rig:
     @property
     def log(self) -> str:
         return (self.home / "log").read_text("utf-8", "replace")
+
+    def leaks_logged(self) -> list[str]:
+        """What the application's log says of leaks."""
+        return re.findall(r".*(?:leak on pool|leaked at).*", self.log)
 
     def ready(self, url: str, seconds: float = 180.0) -> None:
         """Return when it answers."""
