@@ -21,7 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rig import LEAKS, Rig, options, report, rig, together, until, version
+from patience import until
+from rig import LEAKS, Rig, options, report, rig, together, version
 from serving import free_port
 
 CALLS = 40

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import APPS, free_port, knock, seen, until
+from patience import until
+from serving import APPS, free_port, knock, seen
 
 
 class Served:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from serving import APPS, line, places, seen, until
+from patience import until
+from serving import APPS, line, places, seen
 
 FILE = "jobs.py"
 WORKER = ("celery", "-A", "jobs", "worker", "--concurrency", "2", "-l", "warning")

@@ -6,7 +6,8 @@ import json
 from collections import Counter
 
 import pytest
-from serving import line, places, until
+from patience import until
+from serving import line, places
 
 UVICORN = ("uvicorn", "--port", "{port}", "--log-level", "error")
 SYNC, ASYNC = "fastapi_sync.py", "fastapi_async.py"

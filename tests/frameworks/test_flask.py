@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from serving import line, places, until
+from patience import until
+from serving import line, places
 
 FILE = "flask_shop.py"
 THREADED = ("flask", "--app", "flask_shop", "run", "--port", "{port}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 import pytest
+from patience import LONG_S
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
@@ -146,16 +146,17 @@ def test_one_reading_at_a_time_and_the_others_wait(postgres, connects):
 
 
 def test_a_hung_server_does_not_queue_everybody(postgres):
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def hangs():
-        release.wait(10)
+        begun.set()
+        release.wait(LONG_S)
         return postgres.connect()
 
     reader = InProcessReader(hangs, connection_facts, patience_s=0.1)
     first = threading.Thread(target=reader.read, args=([],))
     first.start()
-    time.sleep(0.05)
+    assert begun.wait(LONG_S)
     with pytest.raises(ServerViewError, match="has not come back"):
         reader.read([])
     release.set()

@@ -12,7 +12,7 @@ import sys
 import textwrap
 
 import pytest
-from serving import until
+from patience import until
 
 APP = """
 from psycopg2.pool import SimpleConnectionPool
