@@ -23,6 +23,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 taken = fix_keepers.taken
 KEPT = {}
+AWAITS = {"cr_code": "cr_await", "gi_code": "gi_yieldfrom", "ag_code": "ag_await"}
 CURRENT = contextvars.ContextVar("current_session")
 
 
@@ -42,10 +43,20 @@ async def engine(taken, tmp_path):
 
 def awaited(task):
     """The files of the coroutines that a task is in, the outermost first."""
-    files, inner = [], task.get_coro()
-    while (code := getattr(inner, "cr_code", None)) is not None:
-        files.append(code.co_filename)
-        inner = inner.cr_await
+    files, following = [], [task.get_coro()]
+    while following:
+        inner = following.pop()
+        for code, link in AWAITS.items():
+            if hasattr(inner, code):
+                files.append(getattr(inner, code).co_filename)
+                following.append(getattr(inner, link))
+                break
+        else:  # the iterator of a coroutine, which has no attribute for it
+            following += [
+                each
+                for each in gc.get_referents(inner)
+                if any(hasattr(each, code) for code in AWAITS)
+            ]
     return files
 
 
