@@ -148,7 +148,7 @@ def main() -> int:
         assigned = "".join(f"{name} = {value!r}\n" for name, value in names.items())
         config.write_text(assigned + CONFIG)
         made.start("jupyterhub", "--config", config)
-        made.ready(f"http://127.0.0.1:{hub}/hub/health")
+        made.until_served(f"http://127.0.0.1:{hub}/hub/health")
         load(made, Hub(hub))
         return report(version(chosen, "jupyterhub"), made.looks, checks(made))
 

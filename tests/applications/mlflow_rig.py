@@ -161,7 +161,7 @@ def main() -> int:
             MLFLOW_SQLALCHEMYSTORE_POOL_SIZE="5",
             MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW="10",
         )
-        made.ready(f"http://127.0.0.1:{port}/health")
+        made.until_served(f"http://127.0.0.1:{port}/health")
         load(made, port)
         name = version(chosen, "mlflow")
         return report(name, made.looks, checks(made, chosen.venv))

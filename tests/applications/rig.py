@@ -69,7 +69,8 @@ class Looks:
 
     def kinds(self) -> collections.Counter[str]:
         """How many looks said so."""
-        return collections.Counter(found["kind"] for _, _, found in self.findings())
+        said = {(at, found["kind"]) for at, _, found in self.findings()}
+        return collections.Counter(kind for _, kind in said)
 
     def leaks(self) -> list[str]:
         """All that is called leaked: by a finding, a verdict or a counter."""
@@ -109,11 +110,12 @@ class Rig:
         """Start a console script of the environment under ``poolwatch run``."""
         script, *arguments = map(str, command)
         run = [sys.executable, "-m", "poolwatch", "run", "--"]
-        with (self.home / "log").open("ab") as log:
+        with (self.home / "log").open("wb") as log:
             self._program = subprocess.Popen(
                 [*run, str(self.scripts / script), *arguments],
                 cwd=self.home,
                 env={**self.environ, **environ},
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -127,17 +129,24 @@ class Rig:
         """What the application's log says of leaks."""
         return re.findall(r".*(?:leak on pool|leaked at).*", self.log)
 
-    def ready(self, url: str, seconds: float = 180.0) -> None:
+    def runs(self) -> bool:
+        assert self._program is not None
+        assert self._program.poll() is None, "it ended early"
+        return True
+
+    def until_said(self, words: str) -> None:
+        """Return when this is in the log."""
+        until(lambda: self.runs() and words in self.log)
+
+    def until_served(self, url: str, seconds: float = 180.0) -> None:
         """Return when it answers."""
 
         def answers() -> bool:
-            assert self._program is not None
-            assert self._program.poll() is None, "it ended early"
             with suppress(OSError), urllib.request.urlopen(url, timeout=10):
                 return True
             return False
 
-        until(answers, seconds)
+        until(lambda: self.runs() and answers(), seconds)
 
     def look(self) -> Any:
         """Take one look and keep it."""
@@ -171,11 +180,16 @@ class Rig:
             enough.set()
             watcher.join()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """End the program and what it has started."""
         if self._program is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._program.pid, signal.SIGKILL)
-            self._program.wait()
+            self._program.communicate()
+            self._program = None
+
+    def close(self) -> None:
+        self.stop()
         drop_postgres(self.postgres)
 
 

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("application", ["mlflow", "jupyterhub"])
+@pytest.mark.parametrize("application", ["mlflow", "jupyterhub", "installed"])
 def test_application(application):
     """The rig finds what is expected, and nothing else."""
     home = os.environ.get("POOLWATCH_APPLICATIONS_DIR") or tempfile.gettempdir()
