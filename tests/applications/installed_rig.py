@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from patience import until
-from rig import LEAKS, Looks, Rig, options, report, rig
+from rig import LEAKS, Looks, Rig, options, report, rig, until
 
 HERE = Path(__file__).parent / "installed"
 FALSE = {*LEAKS, "nested", "pool_deadlock", "exhausted", "undersized"}

@@ -21,8 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from patience import until
-from rig import LEAKS, Rig, options, report, rig, together, version
+from rig import LEAKS, Rig, options, report, rig, together, until, version
 from serving import free_port
 
 CALLS = 40
