@@ -25,6 +25,7 @@ from rig import LEAKS, Rig, options, report, rig, together, until, version
 from serving import free_port
 
 CALLS = 40
+INNER = ("_log_params", "_log_metrics_once", "_set_tags")
 TRUE = {"nested", "pool_deadlock", "exhausted", "undersized", "idle_in_transaction"}
 
 
@@ -60,22 +61,28 @@ class Tracking:
 
 
 def jammed_for(process: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Pools whose every connection is held by a thread that waits for another one, and
-    the seconds since the last of them began to wait."""
+    """Pools whose every connection is held by a call that waits for another one, and
+    the seconds since the last of them began to wait.
+
+    Its threads all have one name: a wait of a holder is known by its stack.
+    """
     for pool in process["pools"]:
-        most = pool["size"] + pool["max_overflow"]
-        holds = [hold for hold in process["holds"] if hold["pool"] == pool["id"]]
-        waits = {w["thread"]: w for w in process["waits"] if w["pool"] == pool["id"]}
-        held_up = [waits[hold["thread"]] for hold in holds if hold["thread"] in waits]
-        if len(holds) == len(held_up) == most:
-            yield pool["id"], min(wait["waited_s"] for wait in held_up)
+        of_pool = [wait for wait in process["waits"] if wait["pool"] == pool["id"]]
+        waited = [
+            wait["waited_s"]
+            for wait in of_pool
+            if {frame["function"] for frame in wait["stack"]} & set(INNER)
+        ]
+        if waited and len(waited) == pool["size"] + pool["max_overflow"]:
+            yield pool["id"], min(waited)
 
 
 def deadlocks(made: Rig) -> tuple[str, str | None]:
     """When it was first said, and what is wrong with that."""
     met, first, wrong = 0, None, None
     for _, process in made.looks.processes():
-        said = {f["pool"] for f in process["findings"] if f["kind"] == "pool_deadlock"}
+        kinds = {(found["kind"], found["pool"]) for found in process["findings"]}
+        said = {pool for kind, pool in kinds if kind == "pool_deadlock"}
         jams = dict(jammed_for(process))
         met += bool(jams)
         for pool, age in jams.items():
@@ -83,6 +90,8 @@ def deadlocks(made: Rig) -> tuple[str, str | None]:
                 first = first or f"{age:.2f} s old when first said"
             elif age > 1:
                 wrong = wrong or f"not said when it was {age:.1f} s old"
+            if age > 1 and ("undersized", pool) in kinds:
+                wrong = wrong or f"called undersized when it was {age:.1f} s old"
         if said - set(jams):
             wrong = wrong or "said of a pool whose holders do not all wait"
     return f"{met} looks, {first}", wrong if met else "there was none"
@@ -108,8 +117,7 @@ def both_lines(found: dict[str, Any], venv: Path) -> bool:
     """Whether a finding names the call in ``log_batch`` and the one inside it."""
     calls = calls_of_get_run(venv)
     said = json.dumps([found["text"], found["proof"], found["sites"]])
-    inner = ("_log_params", "_log_metrics_once", "_set_tags")
-    named = [name for name in ("log_batch", *inner) if str(calls[name]) in said]
+    named = [name for name in ("log_batch", *INNER) if str(calls[name]) in said]
     return named[:1] == ["log_batch"] and len(named) > 1
 
 
