@@ -78,8 +78,8 @@ def running(function: Callable[..., Any], name: str = "worker") -> Iterator[None
     thread = threading.Thread(target=function, args=(ready, stop), name=name)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)

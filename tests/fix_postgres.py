@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from serving import free_port
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,6 @@ class Postgres:
         self.control("start", "-l", str(self.directory / "log"))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def make_postgres(version: int = 18, **settings: object) -> Postgres:
     """Start a server in a directory of its own; the caller stops it."""
     with warnings.catch_warnings():
@@ -112,7 +107,7 @@ def make_postgres(version: int = 18, **settings: object) -> Postgres:
     directory = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp")).resolve()
     wheel = PostgresServer(directory, cleanup_mode=None, postgres_version=version)
     wheel.ensure_pgdata_inited()
-    port = _free_port()
+    port = free_port()
     settings = {
         "port": port,
         "listen_addresses": "127.0.0.1",

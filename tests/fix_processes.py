@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LONG_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ class Apps:
     def finish(self, app: Any) -> int:
         """Let it end by itself."""
         app.stdin.close()
-        return int(app.wait(20))
+        return int(app.wait(LONG_S))
 
     def run(self, source: str, name: str = "app.py") -> Any:
         """Run a program to its end."""
@@ -70,7 +71,7 @@ class Apps:
             capture_output=True,
             check=False,
             text=True,
-            timeout=60,
+            timeout=2 * LONG_S,
             env={**self.environ, **environ},
             cwd=self.home,
         )

@@ -1,9 +1,6 @@
-"""Pools of psycopg_pool on a real server, and patience with their workers."""
+"""Pools of psycopg_pool on a real server."""
 
 from __future__ import annotations
-
-import asyncio
-import threading
 
 import pytest
 from fix_core import Look
@@ -14,7 +11,7 @@ from psycopg_pool import (
     NullConnectionPool,
 )
 
-LONG = 20.0
+LONG = 60.0
 """Seconds; for what is not meant to time out, however busy the machine is."""
 
 
@@ -51,22 +48,3 @@ def async_pool(postgres):
 def finding(kind):
     (found,) = [each for each in Look().process.findings if each.kind == kind]
     return found
-
-
-def until(condition, what):
-    """Wait for another thread to come so far."""
-    moment = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        moment.wait(0.01)
-    raise AssertionError(what)
-
-
-async def come_true(condition, what):
-    """The same for another task."""
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(what)

@@ -1,19 +1,18 @@
-"""What tests of served programs need: a port, a knock, a look, and patience."""
+"""What tests of served programs need: a port, a knock and a look."""
 
 from __future__ import annotations
 
 import json
+import random
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
 POOLWATCH = [sys.executable, "-m", "poolwatch"]
 SCRIPTS = Path(sys.executable).parent
 APPS = Path(__file__).parent / "frameworks" / "apps"
@@ -27,20 +26,13 @@ def seen() -> list[Any]:
     return json.loads(done.stdout)["processes"] if done.returncode == 0 else []
 
 
-def until(condition: Callable[[], T], seconds: float = 30.0) -> T:
-    """Ask again and again; what it says when that is true at last."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
-
-
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port below those that the system gives to outgoing connections: none of them
+    can take it before the server does."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def knock(port: int, path: str = "/") -> bytes:

@@ -225,7 +225,7 @@ def test_the_command(socket_dir):
         for _ in range(6):
             threading.Thread(target=work, daemon=True).start()
         print("ready", flush=True)
-        time.sleep(60)
+        time.sleep(600)
         """
     )
     with subprocess.Popen(

@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 import pytest
+from patience import come_true
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -101,9 +102,9 @@ async def test_many_tasks(instrument, engine):
         for number in range(4):
             group.create_task(handler(), name=f"handler-{number}")
             group.create_task(other(), name=f"other-{number}")
-        while len(watch.holds()) < 8:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.01)
+        await come_true(
+            lambda: [h.now[0].function for h in watch.holds()] == ["wait"] * 8
+        )
         for hold in watch.holds():
             kind = hold.task.partition("-")[0]
             assert hold.site.function == kind

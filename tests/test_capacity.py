@@ -4,11 +4,10 @@ of them for the server.
 
 from __future__ import annotations
 
-import time
-
 import fakes
 import pytest
 from fix_core import Look
+from patience import until
 from psycopg2.pool import ThreadedConnectionPool
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -216,10 +215,9 @@ def test_over_capacity_really(start_postgres, instrument, socket_dir):
 
 def _found(source):
     """The one finding, as soon as the server has been read."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+
+    def found():
         (process,) = source.snapshot().processes
-        found = [f for f in process.findings if f.kind == "over_capacity"]
-        if found:
-            return found[0]
-    raise AssertionError("it was not found")
+        return [f for f in process.findings if f.kind == "over_capacity"]
+
+    return until(found)[0]

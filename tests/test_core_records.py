@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import copy
 import dataclasses
@@ -13,7 +12,7 @@ import random
 
 import pytest
 from fix_core import Look, null_pool_of
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from patience import LONG_S, until
 
 import poolwatch
 from poolwatch import wire
@@ -254,21 +253,22 @@ def test_nested_and_deadlock(instrument):
     """Holders that wait for a second connection of an exhausted pool are a deadlock; a
     pool without a limit never is."""
     import threading
+    import weakref
 
-    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=3)
+    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=LONG_S)
     watch = instrument(pool)
+    outers = []
 
     def nests():
         outer = pool.connect()
-        with contextlib.suppress(PoolTimeoutError):
-            pool.connect().close()
-        outer.close()
+        outers.append(weakref.ref(outer))  # this thread alone could return it
+        pool.connect().close()
 
     thread = threading.Thread(target=nests)
     thread.start()
-    while not Look().waits(watch):
-        pass
+    until(lambda: Look().waits(watch))
     assert {"pool_deadlock", "nested", "exhausted"} <= set(Look().kinds())
+    outers.pop()().close()
     thread.join()
 
     endless = null_pool_of(pool_size=1, max_overflow=-1)
@@ -306,10 +306,7 @@ def test_threads_that_python_did_not_start(instrument):
     go.wait()
     assert watch.holds()[0].verdict == "long"
     ended.set()
-    for _ in range(200):
-        if watch.holds()[0].now == ():
-            break
-        ended.wait(0.001)
+    until(lambda: watch.holds()[0].now == ())
     assert watch.holds()[0].verdict in ("long", "leaked")
     taken.pop().close()
     assert watch.holds() == ()

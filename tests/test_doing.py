@@ -7,29 +7,32 @@ import socket
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import until
 
 from poolwatch.callsites import pairs_of, resolve
 from poolwatch.doing import doing
 
 
-def stack_of(work):
-    """The stack of a thread that is inside ``work``; ends it afterwards."""
+@contextmanager
+def at(work):
+    """A thread that is at ``work``; gives what tells its stack."""
     release = threading.Event()
     thread = threading.Thread(target=work, args=(release,), daemon=True)
     thread.start()
-    time.sleep(0.15)
-    frame = sys._current_frames()[thread.ident]
-    now = resolve(pairs_of(frame))
-    del frame
-    release.set()
-    return now
+    try:
+        yield lambda: resolve(pairs_of(sys._current_frames()[thread.ident]))
+    finally:
+        release.set()
+        thread.join()
 
 
 def sleeps(release):
-    time.sleep(0.4)
+    while not release.is_set():
+        time.sleep(0.4)
 
 
 def waits(release):
@@ -39,7 +42,8 @@ def waits(release):
 def locked(release):
     lock = threading.Lock()
     with lock:
-        lock.acquire(timeout=0.4)
+        while not release.is_set():
+            lock.acquire(timeout=0.4)
 
 
 def computes(release):
@@ -50,11 +54,12 @@ def computes(release):
 def fetches(release):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.4)
-        connection.request("GET", "/")
-        with pytest.raises(TimeoutError):
-            connection.getresponse()
-        connection.close()
+        while not release.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.4)
+            connection.request("GET", "/")
+            with pytest.raises(TimeoutError):
+                connection.getresponse()
+            connection.close()
 
 
 @pytest.mark.parametrize(
@@ -69,8 +74,8 @@ def fetches(release):
 )
 def test_kinds(work, kind):
     """A thread at real work is recognised by its stack, at the user's own line."""
-    told = doing(stack_of(work))
-    assert told.kind == kind
+    with at(work) as stack:
+        told = until(lambda: (told := doing(stack())) and told.kind == kind and told)
     assert Path(told.frame.file) == Path(__file__)
     assert told.frame.function == work.__name__
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-import time
+import weakref
 
 import pytest
 from fix_core import Look, null_pool_of
+from patience import LONG_S, until
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from poolwatch import wire
@@ -26,13 +27,6 @@ def fresh():
     agent._hurried.clear()
     yield
     agent.source.freezer.forget()
-
-
-def wait_until(condition, seconds=5.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.01)
 
 
 def holding(pool, release):
@@ -58,7 +52,7 @@ def test_the_first_exhaustion_is_kept_without_a_viewer(instrument, fresh):
     thread = holding(pool, release)
     waiter = threading.Thread(target=lambda: pool.connect().close(), name="waiter")
     waiter.start()
-    wait_until(kept)
+    until(kept)
     release.set()
     thread.join()
     waiter.join()
@@ -76,8 +70,21 @@ def test_the_first_exhaustion_is_kept_without_a_viewer(instrument, fresh):
 
 def test_timeouts_and_deadlocks_are_kept(instrument, fresh):
     """One of each kind; a second timeout changes nothing."""
-    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=1.5)
+    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=LONG_S)
     instrument(pool)
+    outers = []
+
+    def nests():
+        outer = pool.connect()
+        outers.append(weakref.ref(outer))  # this thread alone could return it
+        pool.connect().close()
+
+    thread = threading.Thread(target=nests)
+    thread.start()
+    until(lambda: {"exhausted", "pool_deadlock"} <= {p.kind for p in kept()})
+    outers.pop()().close()
+    thread.join()
+    pool._timeout = 0.1
     outer = pool.connect()
     with pytest.raises(PoolTimeoutError):
         pool.connect()

@@ -7,10 +7,12 @@ import gc
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fix_core import Look
+from patience import LONG_S, come_true, until
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
@@ -32,6 +34,16 @@ def engine(postgres, instrument):
     engine.dispose()
 
 
+class Took(dict):
+    """How long each kind of thing has really taken, on this machine."""
+
+    @contextmanager
+    def being(self, kind):
+        began = time.monotonic()
+        yield
+        self[kind] = self.get(kind, 0.0) + time.monotonic() - began
+
+
 def only_hold():
     (hold,) = Look().process.holds
     return hold
@@ -39,37 +51,45 @@ def only_hold():
 
 def test_in_sql_idle_in_transaction_and_outside(engine):
     """Three kinds of time, told apart without any threshold."""
+    took = Took()
     with engine.connect() as connection:
         assert only_hold().in_sql_s is None
         assert only_hold().in_transaction_idle_s is None
         time.sleep(PAUSE)  # outside
-        connection.execute(text("SELECT pg_sleep(0.15)"))
-        time.sleep(PAUSE)  # idle in transaction
-        connection.execute(text("SELECT 1"))
-        time.sleep(PAUSE)  # idle in transaction
-        connection.commit()
+        with took.being("sql"):
+            connection.execute(text(f"SELECT pg_sleep({PAUSE})"))
+        with took.being("idle"):
+            time.sleep(PAUSE)
+        with took.being("sql"):
+            connection.execute(text("SELECT 1"))
+        with took.being("idle"):
+            time.sleep(PAUSE)
+        with took.being("both"):
+            connection.commit()
         time.sleep(PAUSE)  # outside
         hold = only_hold()
-        connection.execute(text("SELECT 1"))
-        connection.rollback()
-    assert PAUSE <= hold.in_sql_s < 2 * PAUSE
-    assert 2 * PAUSE <= hold.in_transaction_idle_s < 3 * PAUSE
+        with took.being("both"):
+            connection.execute(text("SELECT 1"))
+            connection.rollback()
+    for each in (hold, *Look().process.sites):
+        assert PAUSE <= each.in_sql_s <= took["sql"] + took["both"]
+        idle = sum(took.values())  # a statement's own idle ends are in it
+        assert 2 * PAUSE <= each.in_transaction_idle_s <= idle - PAUSE
     outside = hold.held_s - hold.in_sql_s - hold.in_transaction_idle_s
-    assert 2 * PAUSE <= outside < 3 * PAUSE
-    (site,) = Look().process.sites
-    assert PAUSE <= site.in_sql_s < 2 * PAUSE
-    assert 2 * PAUSE <= site.in_transaction_idle_s < 3 * PAUSE
+    assert outside >= 2 * PAUSE
 
 
 def test_it_runs_on_while_nobody_acts(engine):
     """An open transaction is counted while it is open."""
+    took = Took()
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-        before = only_hold()
-        time.sleep(PAUSE)
-        after = only_hold()
+        with took.being("idle"):
+            before = only_hold()
+            time.sleep(PAUSE)
+            after = only_hold()
     grown = after.in_transaction_idle_s - before.in_transaction_idle_s
-    assert PAUSE <= grown < 2 * PAUSE
+    assert PAUSE <= grown <= took["idle"]
     assert after.unused_s >= PAUSE
 
 
@@ -129,12 +149,15 @@ def test_last_used_by_a_task(postgres, instrument, driver):
     async def ask(connection):
         await connection.execute(text("SELECT 1"))  # awaited
 
+    took = Took()
+
     async def main():
         async with engine.connect() as connection:
-            await ask(connection)
-            await asyncio.sleep(PAUSE)
-            hold = only_hold()
-            await connection.commit()
+            with took.being("idle"):
+                await ask(connection)
+                await asyncio.sleep(PAUSE)
+                hold = only_hold()
+                await connection.commit()
             await asyncio.sleep(PAUSE)
             later = only_hold()
         await engine.dispose()
@@ -143,8 +166,8 @@ def test_last_used_by_a_task(postgres, instrument, driver):
     hold, later = asyncio.run(main())
     used = [f for f in hold.used if f.file == __file__]
     assert (used[0].function, used[0].line) == ("ask", line_of("awaited"))
-    assert PAUSE <= hold.in_transaction_idle_s < 2 * PAUSE
-    assert later.in_transaction_idle_s < 2 * PAUSE
+    assert PAUSE <= hold.in_transaction_idle_s <= took["idle"]
+    assert hold.in_transaction_idle_s <= later.in_transaction_idle_s <= took["idle"]
 
 
 def test_evidence_names_the_last_use(engine, instrument):
@@ -160,9 +183,10 @@ def test_evidence_names_the_last_use(engine, instrument):
 def test_waits_that_the_application_ends(instrument, postgres):
     """A cancelled task gave up: that is no timeout of the pool."""
     engine = create_async_engine(
-        postgres.url("asyncpg"), pool_size=1, max_overflow=0, pool_timeout=30
+        postgres.url("asyncpg"), pool_size=1, max_overflow=0, pool_timeout=LONG_S
     )
     watch = instrument(engine)
+    took = Took()
 
     async def wait():
         async with engine.connect():
@@ -170,22 +194,24 @@ def test_waits_that_the_application_ends(instrument, postgres):
 
     async def main():
         async with engine.connect():
-            task = asyncio.create_task(wait())
-            await asyncio.sleep(PAUSE)
-            look = Look()
-            assert len(look.waits(watch)) == 1
-            assert 0 < look.pool(watch).waiting_s_per_s < 1
-            (main,) = look.sites(watch).values()
-            assert main.wait_caused_s > 0
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with took.being("wait"):
+                task = asyncio.create_task(wait())
+                await come_true(lambda: Look().waits(watch))
+                await asyncio.sleep(PAUSE)
+                look = Look()
+                assert len(look.waits(watch)) == 1
+                assert 0 < look.pool(watch).waiting_s_per_s < 1
+                (main,) = look.sites(watch).values()
+                assert main.wait_caused_s > 0
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
             pool = Look().pool(watch)
         await engine.dispose()
         return pool
 
     pool = asyncio.run(main())
     (holder,) = [s for s in Look().process.sites if s.site.function == "main"]
-    assert PAUSE <= holder.wait_caused_s < 2 * PAUSE
+    assert PAUSE <= holder.wait_caused_s <= took["wait"]
     assert pool.gave_up == 1
     assert pool.counters.timeouts == 0
     assert pool.wait_s.max >= PAUSE
@@ -237,7 +263,7 @@ def test_not_nested(instrument, sqlite):
 @pytest.mark.parametrize("kept", [False, True], ids=["left-behind", "kept"])
 def test_a_wait_for_one_more_at_the_same_line(instrument, sqlite, kept):
     """What an earlier call has left to the collector is not in anybody's hands."""
-    engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=30)
+    engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=2 * LONG_S)
     instrument(engine)
     taken = []
     said = set()
@@ -258,9 +284,10 @@ def test_a_wait_for_one_more_at_the_same_line(instrument, sqlite, kept):
     thread = threading.Thread(target=work)
     try:
         thread.start()
-        until = time.monotonic() + (20 if kept else 1)
-        while time.monotonic() < until and not (kept and "pool_deadlock" in said):
-            said |= set(Look().kinds())
+        expected = {"exhausted"} | ({"nested", "pool_deadlock"} if kept else set())
+        until(lambda: said.update(Look().kinds()) or expected <= said)
+        for _ in range(20):
+            said.update(Look().kinds())
     finally:
         taken[0]().close()
         thread.join()

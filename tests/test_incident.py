@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from patience import come_true
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -21,8 +21,7 @@ EXHAUSTED = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 0.2}
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch):
-    monkeypatch.setenv("POOLWATCH_DIR", str(tmp_path / "s"))
+def watched(socket_dir):
     yield
     poolwatch.uninstrument()
 
@@ -65,7 +64,7 @@ def test_note(watched, tmp_path):
 async def test_note_under_asyncio(watched, tmp_path):
     """The same in an asyncio application: tasks, and their await lines."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/db", **EXHAUSTED)
-    poolwatch.instrument(engine)
+    watch = poolwatch.instrument(engine)
     release = asyncio.Event()
 
     async def hold():
@@ -73,7 +72,7 @@ async def test_note_under_asyncio(watched, tmp_path):
             await release.wait()
 
     tasks = [asyncio.create_task(hold(), name=f"task {n}") for n in range(2)]
-    await asyncio.sleep(0.1)
+    await come_true(lambda: len(watch.holds()) == 2)
     with pytest.raises(PoolTimeoutError) as caught:
         await engine.connect()
     release.set()
@@ -98,13 +97,12 @@ engine.connect()
 """
 
 
-def test_note_in_a_plain_script(tmp_path):
+def test_note_in_a_plain_script(tmp_path, socket_dir):
     """It is printed with the traceback, where nobody has asked for it."""
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,
-        env={**os.environ, "POOLWATCH_DIR": str(tmp_path / "s")},
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from patience import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import (
@@ -304,24 +305,22 @@ def test_a_hung_process_does_not_hold_up_the_others(apps, live, postgres):
     good, bad = apps(1, servers={"a": postgres}), apps(2, servers={"a": postgres})
     good.hold("a")
     bad.hold("a")
-    source = live(good, bad, patience_s=0.4)
+    source = live(good, bad, patience_s=3.0)
     assert [states(p) for p in source.snapshot().processes] == [["idle"], ["idle"]]
     bad.slow = threading.Event()
     began = time.monotonic()
     first, second = source.snapshot().processes
-    assert 0.4 <= time.monotonic() - began < 1.0
+    assert 3.0 <= time.monotonic() - began < 6.0  # it is waited for once
     assert (states(first), states(second)) == (["idle"], [None])
     (status,) = second.servers
     assert "not answered in time" in status.error
     assert status.version.startswith("18")
     began = time.monotonic()
     source.snapshot()
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 3.0
     bad.slow.set()
     bad.slow = None
-    deadline = time.monotonic() + 5
-    while states(source.snapshot().processes[1]) != ["idle"]:
-        assert time.monotonic() < deadline
+    until(lambda: states(source.snapshot().processes[1]) == ["idle"])
 
 
 def test_a_process_that_does_not_answer_is_unreachable(apps, live):
@@ -476,10 +475,7 @@ def test_a_restarted_server_is_recognised(apps, live, start_postgres):
     server.start()
     app.held.clear()
     app.hold("a")
-    deadline = time.monotonic() + 10
-    while states(source.snapshot().processes[0]) != ["idle"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: states(source.snapshot().processes[0]) == ["idle"])
 
 
 # -- the proof, for real ------------------------------------------------------------

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from fix_core import Look, null_pool_of
-from serving import until
+from patience import until
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine

@@ -5,20 +5,22 @@ from __future__ import annotations
 import threading
 import time
 
+from patience import LONG_S, until
+
 from poolwatch.parallel import Calls
 
 
 def test_all_run_at_the_same_time():
     """Three that only end together do end."""
-    together = threading.Barrier(3, timeout=5)
+    together = threading.Barrier(3, timeout=LONG_S)
     calls = Calls()
-    outcomes = calls.run(dict.fromkeys("abc", together.wait), 5.0)
+    outcomes = calls.run(dict.fromkeys("abc", together.wait), LONG_S)
     assert sorted(outcome.value for outcome in outcomes.values()) == [0, 1, 2]
     assert all(outcome.began <= outcome.ended for outcome in outcomes.values())
 
 
 def test_an_error_is_an_outcome():
-    outcome = Calls().run({"a": lambda: 1 // 0}, 5.0)["a"]
+    outcome = Calls().run({"a": lambda: 1 // 0}, LONG_S)["a"]
     assert isinstance(outcome.error, ZeroDivisionError)
     assert outcome.value is None
 
@@ -29,21 +31,19 @@ def test_a_late_call_is_not_repeated_nor_waited_for():
 
     def slow():
         made.append(1)
-        release.wait(10)
+        release.wait(LONG_S)
         return len(made)
 
     calls = Calls()
     assert calls.run({"a": slow}, 0.05)["a"].ended is None
     began = time.monotonic()
-    outcomes = calls.run({"a": slow, "b": lambda: "quick"}, 5.0)
-    assert time.monotonic() - began < 2.5
+    outcomes = calls.run({"a": slow, "b": lambda: "quick"}, LONG_S)
+    assert time.monotonic() - began < LONG_S / 2
     assert (outcomes["a"].ended, outcomes["b"].value) == (None, "quick")
     assert len(made) == 1
     release.set()
-    deadline = time.monotonic() + 5
-    while (outcome := calls.run({"a": slow}, 1.0)["a"]).ended is None:
-        assert time.monotonic() < deadline
-    assert outcome.value == 2
+    outcomes = until(lambda: (now := calls.run({"a": slow}, 1.0))["a"].ended and now)
+    assert outcomes["a"].value == 2
 
 
 def test_a_late_answer_is_told_once():
@@ -53,9 +53,7 @@ def test_a_late_answer_is_told_once():
     assert calls.run({"a": release.wait}, 0.05)["a"].ended is None
     assert calls.late() == {}
     release.set()
-    deadline = time.monotonic() + 5
-    while not (late := calls.late()):
-        assert time.monotonic() < deadline
+    late = until(calls.late)
     assert late["a"].value is True
     assert calls.late() == {}
 

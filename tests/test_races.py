@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from fix_core import null_pool_of
-from serving import until
+from patience import until
 
 from poolwatch import picture
 from poolwatch.agent import agent

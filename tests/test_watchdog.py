@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from fix_core import null_pool_of
-from serving import until
+from patience import until
 
 import poolwatch
 from poolwatch.agent import agent
@@ -18,8 +18,7 @@ KEPT = {}
 
 
 @pytest.fixture
-def watchdog(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("POOLWATCH_DIR", str(tmp_path / "s"))
+def watchdog(socket_dir, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "poolwatch")
     agent.close()
     monkeypatch.setattr(agent, "_tick", lambda: None)  # the agent's own stays quiet

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
 from fix_core import Look
+from patience import come_true
 
 import poolwatch
 from poolwatch.agent import agent
@@ -34,12 +35,6 @@ async def make_pool(postgres):
     for pool in pools:
         if not pool._closed and pool._initialized:
             pool.terminate()
-
-
-async def until(condition):
-    """Give the event loop turns until something is so; the test's timeout ends it."""
-    while not condition():  # noqa: ASYNC110 - there is no event for it
-        await asyncio.sleep(0.001)
 
 
 def verdicts(watch):
@@ -197,7 +192,7 @@ async def test_a_wait_that_was_cancelled(instrument, make_pool):
             raise AssertionError
 
     task = asyncio.create_task(wait(), name="waiter")
-    await until(lambda: Look().waits(watch))
+    await come_true(lambda: Look().waits(watch))
     (waiting,) = Look().waits(watch)
     assert (waiting.task, waiting.site.function) == ("waiter", "wait")
     assert "exhausted" in Look().kinds()
@@ -226,7 +221,7 @@ async def test_dropped(instrument, make_pool):
     (hold,) = look.holds(watch)
     assert (hold.verdict, hold.statement) == ("leaked", "SELECT ?")
     waiter = asyncio.create_task(_take(pool))
-    await until(lambda: Look().waits(watch))
+    await come_true(lambda: Look().waits(watch))
     (empty,) = [each for each in Look().process.findings if each.kind == "exhausted"]
     assert "careless" in empty.proof or "test_asyncpg_pool.py" in empty.proof
     pool.terminate()
@@ -280,7 +275,7 @@ async def test_who_listens_has_not_dropped_it(instrument, make_pool):
     await listen()
     assert verdicts(watch) == ["ok"]
     await pool.execute("NOTIFY news")
-    await until(lambda: heard)
+    await come_true(lambda: heard)
     with pytest.warns(asyncpg.InterfaceWarning):
         await pool.release(heard[0][0])
     assert Look().holds(watch) == []
@@ -326,7 +321,7 @@ async def test_cancelled_while_it_returns(instrument, make_pool):
     gc.collect()
     assert verdicts(watch) == ["ok"]
     resume.set()
-    await until(lambda: not Look().holds(watch))
+    await come_true(lambda: not Look().holds(watch))
     counters = Look().counters(watch)
     assert (counters.collected, counters.checkins) == (0, 1)
 
@@ -389,7 +384,7 @@ async def test_a_connection_that_ends_while_it_is_lent(instrument, make_pool, wa
     else:
         pid = connection.get_server_pid()
         await pool.execute("SELECT pg_terminate_backend($1)", pid)
-        await until(lambda: not Look().holds(watch))
+        await come_true(lambda: not Look().holds(watch))
     assert Look().holds(watch) == []
     counters = Look().counters(watch)
     assert (counters.invalidated, counters.collected) == (1, 0)
@@ -404,7 +399,7 @@ async def test_an_idle_connection_that_the_server_ends(instrument, make_pool):
     admin = await make_pool()
     pid = await pool.fetchval("SELECT pg_backend_pid()")
     await admin.execute("SELECT pg_terminate_backend($1)", pid)
-    await until(lambda: pool.get_size() == 0)
+    await come_true(lambda: pool.get_size() == 0)
     assert await pool.fetchval("SELECT 1") == 1
     gc.collect()
     counters = Look().counters(watch)
@@ -421,7 +416,7 @@ async def test_expired(instrument, make_pool):
     await pool.release(connection)
     await pool.execute("SELECT 1")
     await pool.execute("SELECT 1")
-    await until(lambda: Look().counters(watch).closes == 2)
+    await come_true(lambda: Look().counters(watch).closes == 2)
     assert Look().counters(watch).invalidated == 2
 
 
@@ -525,13 +520,13 @@ async def test_a_statement_that_runs(instrument, make_pool):
             await connection.execute("SELECT pg_sleep(60)")
 
     task = asyncio.create_task(sleeps())
-    await until(lambda: any(h.statement for h in Look().holds(watch)))
+    await come_true(lambda: any(h.statement for h in Look().holds(watch)))
     (hold,) = Look().holds(watch)
     assert (hold.statement, hold.unused_s) == ("SELECT pg_sleep(?)", 0.0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not Look().holds(watch))
+    await come_true(lambda: not Look().holds(watch))
     assert not Look().pool(watch).switched_off
 
 
@@ -669,7 +664,7 @@ async def test_uninstrument_while_somebody_waits(instrument, make_pool):
     watch = instrument(pool)
     connection = await pool.acquire()
     waiter = asyncio.create_task(_take(pool))
-    await until(lambda: Look().waits(watch))
+    await come_true(lambda: Look().waits(watch))
     poolwatch.uninstrument(pool)
     await pool.release(connection)
     await pool.release(await waiter)

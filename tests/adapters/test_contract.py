@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-import time
 import warnings
 from contextlib import suppress
 
@@ -16,6 +15,7 @@ import pytest
 from adapters.kinds import every_kind
 from adapters.kinds.kind import KEPT
 from fix_core import Look
+from patience import until
 
 import poolwatch
 from poolwatch import wire
@@ -60,17 +60,6 @@ def make(kind, postgres):
 def pool(make):
     """A pool of two connections that gives up soon."""
     return make()
-
-
-def until(condition, seconds=20.0):
-    """Look again and again; returns what is true at last."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError("it did not come true")
 
 
 def line_of_take(kind):

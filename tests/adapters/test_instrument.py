@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 from fix_core import Look, book_of, null_pool_of
+from patience import until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import Engine
@@ -399,7 +400,7 @@ def test_in_the_middle_of_traffic(instrument, sqlite, other_listener):  # noqa: 
             time.sleep(0.002)
             poolwatch.uninstrument(pool)
         watch = instrument(engine)
-        time.sleep(0.05)
+        until(lambda: Look().counters(watch).checkouts)
     finally:
         stop.set()
         sys.setswitchinterval(interval)

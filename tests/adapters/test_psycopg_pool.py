@@ -15,7 +15,8 @@ from contextlib import suppress
 import psycopg
 import pytest
 from fix_core import Look
-from fix_psycopg_pool import LONG, come_true, finding, until
+from fix_psycopg_pool import LONG, finding
+from patience import come_true, until
 from psycopg import sql
 from psycopg_pool import (
     AsyncConnectionPool,
@@ -87,7 +88,7 @@ def test_who_waits_for_lost_slots_finds_the_pool_exhausted(instrument, pools):
     drop_one(pool)
     refused = threading.Thread(target=lambda: suppressed(pool.getconn), name="waiter")
     refused.start()
-    until(lambda: Look().waits(watch), "nobody waits")
+    until(lambda: Look().waits(watch), what="nobody waits")
     found = finding("exhausted")
     assert "0 of 0 out, 1 slot lost" in found.text
     assert found.proof == "nobody holds one: every slot was lost"
@@ -161,7 +162,7 @@ def test_a_request_that_was_turned_away_is_a_timeout(instrument, pools):
     with pool.connection():
         waiting = threading.Thread(target=lambda: suppressed(pool.getconn))
         waiting.start()
-        until(lambda: Look().waits(watch), "nobody waits")
+        until(lambda: Look().waits(watch), what="nobody waits")
         with pytest.raises(TooManyRequests) as caught:
             pool.getconn()
         assert "1 held by" in caught.value.__notes__[0]
@@ -185,7 +186,7 @@ def test_a_wait_that_close_ends_is_no_timeout(instrument, pools):
     with pool.connection():
         waiting = threading.Thread(target=ask)
         waiting.start()
-        until(lambda: Look().waits(watch), "nobody waits")
+        until(lambda: Look().waits(watch), what="nobody waits")
         pool.close()
         waiting.join()
         stats = Look().pool(watch)
@@ -602,7 +603,7 @@ async def test_requests_of_tasks(instrument, async_pool, kind):
             assert "1 held by" in caught.value.__notes__[0]
 
             waiting = asyncio.create_task(pool.getconn(), name="waiting")
-            await come_true(lambda: Look().waits(watch), "nobody waits")
+            await come_true(lambda: Look().waits(watch), what="nobody waits")
             (wait,) = Look().waits(watch)
             assert wait.task == "waiting"
             waiting.cancel()
@@ -623,7 +624,7 @@ async def test_now_shows_what_the_task_waits_for(instrument, async_pool):
                 await connection.execute("select pg_sleep(60)")
 
         task = asyncio.create_task(busy())
-        await come_true(lambda: [h for h in Look().holds(watch) if h.in_sql_s], "idle")
+        await come_true(lambda: any(h.in_sql_s for h in Look().holds(watch)))
         (hold,) = Look().holds(watch)
         assert [frame.function for frame in hold.now][-2:] == ["execute", "busy"]
         assert not any("poolwatch/adapters" in frame.file for frame in hold.now)

@@ -9,6 +9,7 @@ import threading
 import pytest
 import sqlalchemy
 from fix_core import Look, book_of, null_pool_of
+from patience import LONG_S, until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -368,7 +369,7 @@ def test_a_timed_out_wait(instrument):
 
 def test_a_wait_names_its_caller(instrument):
     """While a thread waits it is shown with its line, and the pool as exhausted."""
-    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=10)
+    pool = null_pool_of(pool_size=1, max_overflow=0, timeout=LONG_S)
     watch = instrument(pool)
     held = pool.connect()
 
@@ -377,8 +378,7 @@ def test_a_wait_names_its_caller(instrument):
 
     thread = threading.Thread(target=waits_here, name="waiter")
     thread.start()
-    while not (found := Look().waits(watch)):
-        pass
+    found = until(lambda: Look().waits(watch))
     assert (found[0].thread, found[0].site.function) == ("waiter", "waits_here")
     assert "exhausted" in Look().kinds()
     held.close()

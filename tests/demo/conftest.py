@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import until
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -68,20 +69,14 @@ def processes_of(place: Path) -> list[str]:
     """Command lines of the processes that have to do with a directory."""
     found = []
     for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), *process.environ().values()]
-        except psutil.Error:
-            continue
-        if process.pid != os.getpid() and any(str(place) in word for word in words):
-            found.append(" ".join(process.cmdline()) or process.name())
+        with suppress(psutil.Error):  # it has ended, or is another user's
+            command = process.cmdline()
+            words = [*command, *process.environ().values()]
+            if process.pid != os.getpid() and any(str(place) in word for word in words):
+                found.append(" ".join(command) or process.name())
     return found
 
 
-def nothing_left(place: Path, seconds: float = 30.0) -> bool:
+def nothing_left(place: Path) -> bool:
     """Wait until no process and no file of the demo is left."""
-    deadline = time.monotonic() + seconds
-    while processes_of(place) or list(place.iterdir()):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+    return until(lambda: not processes_of(place) and not list(place.iterdir()))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +33,33 @@ SITES = (
 )
 
 
+LONGER_AND_LONGER = ("8", "30", "90")
+"""Seconds after which all faults have happened: the first is enough, unless the machine
+is busy with other things."""
+
+
 @pytest.fixture(scope="module")
-def shown() -> Iterator[dict[str, Any]]:
-    """The document that ten seconds of the demo give; one run for the whole module."""
-    with tempfile.TemporaryDirectory(prefix="pw-", dir="/tmp") as place:
-        Path(place).chmod(0o755)
-        done = subprocess.run(
-            [sys.executable, *COMMAND, "--seconds", "8", "--json"],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "TMPDIR": place},
-        )
-        assert done.returncode == 0, done.stderr
-        assert nothing_left(Path(place))
-        yield json.loads(done.stdout)
+def shown() -> dict[str, Any]:
+    """The document that some seconds of the demo give, for the whole module."""
+    for seconds in LONGER_AND_LONGER:
+        with tempfile.TemporaryDirectory(prefix="pw-", dir="/tmp") as place:
+            Path(place).chmod(0o755)
+            done = subprocess.run(
+                [sys.executable, *COMMAND, "--seconds", seconds, "--json"],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=180,
+                env={**os.environ, "TMPDIR": place},
+            )
+            assert done.returncode == 0, done.stderr
+            assert nothing_left(Path(place))
+        document: dict[str, Any] = json.loads(done.stdout)
+        if all(
+            at(planted()[name], document["processes"][0]["holds"]) for name in SITES
+        ):
+            break
+    return document
 
 
 @pytest.fixture
@@ -138,11 +148,21 @@ def test_the_pipeline_writes_its_documents(process: dict[str, Any]) -> None:
     assert search["counters"]["leaked"] == 0
 
 
+def told(start: Start, *options: str) -> str:
+    """The table of a demo that was long enough for its faults."""
+    for seconds in LONGER_AND_LONGER:
+        demo = start(*COMMAND, "--seconds", seconds, *options)
+        out, err = demo.communicate(timeout=180)
+        assert demo.returncode == 0, err
+        assert "cleaning up" not in err
+        if "not seen" not in out:
+            break
+    return out
+
+
 def test_without_json_it_is_a_table(start: Start, place: Path) -> None:
     """Each fault with its line, and that poolwatch saw it."""
-    demo = start(*COMMAND, "--seconds", "5")
-    out, err = demo.communicate(timeout=120)
-    assert demo.returncode == 0, err
+    out = told(start)
     for name, fault in planted().items():
         (row,) = [line for line in out.splitlines() if line.split()[0] == name]
         assert f"{Path(fault.file).name}:{fault.line}" in row
@@ -157,11 +177,7 @@ def test_in_a_database_of_ones_own_it_leaves_no_trace(
     base = place / "own"
     base.mkdir()
     with children.database(base, None, print) as database:
-        demo = start(*COMMAND, "--seconds", "3", "--dsn", database.url)
-        out, err = demo.communicate(timeout=120)
-        assert demo.returncode == 0, err
-        assert "cleaning up" not in err
-        assert "not seen" not in out
+        assert "not seen" not in told(start, "--dsn", database.url)
         engine = create_engine(database.url, poolclass=NullPool)
         with engine.connect() as connection:
             assert connection.scalar(text(SESSIONS), {"name": lease.APPLICATION}) == 0
@@ -188,7 +204,7 @@ def test_a_signal_ends_it_cleanly(
     demo = start(*COMMAND, "--seconds", "60")
     read = wait_for(demo, moment)
     demo.send_signal(number)
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=120)
     assert demo.returncode == 130
     assert "Traceback" not in read + err
     assert out == ""
@@ -210,7 +226,7 @@ def test_in_the_background_of_a_script_it_can_be_ended(
     demo = start("-c", IGNORING.format("SIGINT"), *COMMAND, "--seconds", "60")
     wait_for(demo, "starting PostgreSQL")
     demo.send_signal(number)
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=120)
     assert demo.returncode == 130
     assert "Traceback" not in err
     assert out == ""
@@ -222,7 +238,7 @@ def test_under_nohup_it_goes_on(start: Start, place: Path) -> None:
     demo = start("-c", IGNORING.format("SIGHUP"), *COMMAND, "--seconds", "1")
     wait_for(demo, "starting PostgreSQL")
     demo.send_signal(signal.SIGHUP)
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=120)
     assert demo.returncode == 0, err
     assert "never-closed" in out
     assert nothing_left(place)
@@ -243,7 +259,7 @@ def test_an_app_that_cannot_start_is_one_sentence(start: Start, place: Path) -> 
         "if 'POOLWATCH_DEMO_URL' in os.environ: raise SystemExit('no luck today')\n"
     )
     demo = start(*COMMAND, PYTHONPATH=str(place))
-    _, err = demo.communicate(timeout=60)
+    _, err = demo.communicate(timeout=120)
     assert demo.returncode == 1
     said = "poolwatch: the demo app does not start: SystemExit: no luck today"
     assert err.splitlines()[-1] == said

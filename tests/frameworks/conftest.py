@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import APPS, free_port, knock, seen, until
+from patience import until
+from serving import APPS, free_port, knock, seen
 
 
 class Served:
@@ -55,6 +56,14 @@ class Served:
             return next((f for f in self.findings() if f["kind"] in kinds), None)
 
         return until(one)
+
+    def in_transaction(self) -> list[int]:
+        """The holds whose transaction waits for its next statement."""
+        return [
+            hold["id"]
+            for hold in self.holds()
+            if hold["server"] and hold["server"]["state"] == "idle in transaction"
+        ]
 
     def quiet(self) -> bool:
         """Nothing is out, and nothing is said to be wrong."""
@@ -107,7 +116,7 @@ def serve(start: Callable[..., Any], postgres: Any) -> Iterator[Callable[..., Se
         port = free_port()
         words = [str(word).replace("{port}", str(port)) for word in command]
         program = start(*words, **settings)
-        until(lambda: knock(port) or program.poll() is not None, 60)
+        until(lambda: knock(port) or program.poll() is not None, 120)
         assert program.poll() is None, "the server has ended"
         return Served(port, postgres, threads)
 

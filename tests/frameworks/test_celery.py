@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from serving import APPS, line, places, seen, until
+from patience import until
+from serving import APPS, line, places, seen
 
 FILE = "jobs.py"
 WORKER = ("celery", "-A", "jobs", "worker", "--concurrency", "2", "-l", "warning")
@@ -43,7 +44,7 @@ def jobs(start, postgres, tmp_path, request):
 def test_each_child_is_seen_with_its_task(jobs, tmp_path):
     """The hold of each is its own, with the line and the name of the task."""
     jobs("report", "report")
-    until(lambda: len(list(tmp_path.glob("reporting-*"))) == 2, 60)
+    until(lambda: len(list(tmp_path.glob("reporting-*"))) == 2)
     children = {int(p.name.partition("-")[2]) for p in tmp_path.glob("reporting-*")}
     processes = [process for process in seen() if process["holds"]]
     assert {process["pid"] for process in processes} == children
@@ -68,7 +69,7 @@ def test_a_task_that_leaks(jobs):
         found = [f for process in seen() for f in process["findings"]]
         return [f for f in found if f["kind"].startswith("leaked.")]
 
-    (found,) = until(leaks, 60)
+    (found,) = until(leaks)
     assert places(found["sites"]) == {(FILE, line(FILE, "leak"), "leak")}
     (hold,) = [hold for process in seen() for hold in process["holds"]]
     assert hold["labels"] == {"task": "jobs.leak"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from serving import line, places, until
+from patience import until
+from serving import line, places
 
 FILE = "flask_shop.py"
 THREADED = ("flask", "--app", "flask_shop", "run", "--port", "{port}")
@@ -34,7 +35,7 @@ def test_an_open_request(shop):
 def test_nothing_is_told_of_a_clean_application(shop):
     """The session goes with the application context, and the label with the request."""
     for _ in range(3):
-        assert [r.result(30) for r in shop.begin(*["/"] * 6)] == ["1"] * 6
+        assert [r.result(60) for r in shop.begin(*["/"] * 6)] == ["1"] * 6
         assert shop.findings() == []
     until(shop.quiet)
 

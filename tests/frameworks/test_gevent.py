@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from serving import line, places, seen, until
+from patience import until
+from serving import line, places, seen
 
 FILE = "green.py"
 BLOCKING, GREEN = "blocking", "psycogreen"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from serving import line, places, seen, until
+from patience import until
+from serving import line, places, seen
 
 FILE = "shop.py"
 BIND = ("--workers", "2", "--bind", "127.0.0.1:{port}")

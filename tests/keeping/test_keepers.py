@@ -135,7 +135,7 @@ def test_in_a_call_of_the_library(taken, pooled):
 
     def slow():
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         return 1
 
     def queries():
@@ -145,7 +145,7 @@ def test_in_a_call_of_the_library(taken, pooled):
 
     thread = threading.Thread(target=queries, name="slow one")
     thread.start()
-    entered.wait(10)
+    entered.wait(60)
     keeper = taken.keeper()
     leave.set()
     thread.join()
@@ -630,7 +630,7 @@ def test_traced_function(taken, pooled):
     def tracer(frame, event, arg):
         if event == "line" and "value" in frame.f_locals and not inside.is_set():
             inside.set()
-            go_on.wait(10)
+            go_on.wait(60)
         return tracer if frame.f_code.co_name == "job" else None
 
     def job():
@@ -648,7 +648,7 @@ def test_traced_function(taken, pooled):
 
     thread = threading.Thread(target=traced)
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     taken.look()
     go_on.set()
     thread.join()

@@ -11,6 +11,7 @@ from weakref import ref
 
 import fix_keepers
 import pytest
+from patience import come_true
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
@@ -22,6 +23,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 taken = fix_keepers.taken
 KEPT = {}
+AWAITS = {"cr_code": "cr_await", "gi_code": "gi_yieldfrom", "ag_code": "ag_await"}
 CURRENT = contextvars.ContextVar("current_session")
 
 
@@ -39,10 +41,30 @@ async def engine(taken, tmp_path):
     await engine.dispose()
 
 
+def awaited(task):
+    """The files of the coroutines that a task is in, the outermost first."""
+    files, following = [], [task.get_coro()]
+    while following:
+        inner = following.pop()
+        for code, link in AWAITS.items():
+            if hasattr(inner, code):
+                files.append(getattr(inner, code).co_filename)
+                following.append(getattr(inner, link))
+                break
+        else:  # the iterator of a coroutine, which has no attribute for it
+            following += [
+                each
+                for each in gc.get_referents(inner)
+                if any(hasattr(each, code) for code in AWAITS)
+            ]
+    return files
+
+
 async def started(coroutine, name="job"):
     """A task that has come to the place where it waits for ever."""
     task = asyncio.create_task(coroutine, name=name)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0)
+    await come_true(lambda: not any("aiosqlite" in file for file in awaited(task)))
     return task
 
 
@@ -301,7 +323,7 @@ async def test_loop_in_another_thread(taken, engine):
     queue.append(await engine.connect())
     thread = threading.Thread(target=loops, name="loops")
     thread.start()
-    await asyncio.sleep(0.1)
+    await come_true(lambda: not queue)
     keeper = await look(taken)
     assert keeper.owner.startswith("Task-")
     assert not keeper.same_holder
@@ -338,8 +360,7 @@ async def test_prolongs_no_life(taken, engine):
         await task
         assert weak[1]
         del task
-        await asyncio.sleep(0.05)
-        assert done() is None
+        await come_true(lambda: done() is None)
     finally:
         gc.enable()
 
@@ -356,8 +377,7 @@ async def test_many_tasks(taken, engine, capsys):
 
     tasks = [asyncio.create_task(idle()) for _ in range(10_000)]
     tasks.append(await started(handler()))
-    while not taken.holds:  # noqa: ASYNC110 - the pool has no event to wait for
-        await asyncio.sleep(0.01)
+    await come_true(lambda: taken.holds)
     result = await asyncio.to_thread(taken.look, budget_s=0.05)
     (keeper,) = result.found.values()
     assert keeper.same_holder

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import pytest
+from patience import LONG_S
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerDownError, ServerViewError
@@ -115,17 +115,17 @@ def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
     try:
         thread = threading.Thread(target=hang)
         thread.start()
-        time.sleep(0.2)
+        until(reader._kept.reading.locked)
         with pytest.raises(ServerDownError, match="has not come back"):
             reader.read([], linger=10)
-        deadline = time.monotonic() + 20
-        while True:
+
+        def answers():
             try:
-                assert reader.read([], linger=10).sessions
-                break
+                return reader.read([], linger=10).sessions
             except ServerDownError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+                return None
+
+        until(answers)
         assert len(connects.made) == 2
     finally:
         os.kill(backend, signal.SIGCONT)
@@ -185,16 +185,17 @@ def test_one_reading_at_a_time_and_the_others_wait(postgres, connects):
 
 
 def test_a_hung_server_does_not_queue_everybody(postgres):
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     def hangs():
-        release.wait(10)
+        begun.set()
+        release.wait(LONG_S)
         return postgres.connect()
 
     reader = InProcessReader(hangs, connection_facts, patience_s=0.1)
     first = threading.Thread(target=reader.read, args=([],))
     first.start()
-    time.sleep(0.05)
+    assert begun.wait(LONG_S)
     with pytest.raises(ServerViewError, match="has not come back"):
         reader.read([])
     release.set()

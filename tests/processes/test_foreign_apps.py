@@ -171,7 +171,7 @@ def test_the_end_of_a_process(apps):
     assert list(apps.directory.iterdir()) == []
     app = apps.start(APP)
     app.terminate()
-    app.wait(10)
+    app.wait(60)
     assert len(list(apps.directory.iterdir())) == 1
     done = apps.poolwatch("ps")
     assert done.returncode == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving import until
+from patience import until
 
 APP = """
 import os, sys, time, logging

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from fix_processes import ROOT
-from serving import free_port, knock, until
+from patience import until
+from serving import free_port, knock
 
 APPLICATION = {
     "stockroom/__init__.py": "",

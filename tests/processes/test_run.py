@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from serving import POOLWATCH, SCRIPTS, free_port, knock, seen, until
+from patience import until
+from serving import POOLWATCH, SCRIPTS, free_port, knock, seen
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def asgi(scope, receive, send):
 if __name__ == "__main__":
     take()
     print("ready", flush=True)
-    time.sleep(60 if len(sys.argv) < 2 else 0)
+    time.sleep(600 if len(sys.argv) < 2 else 0)
     sys.exit(7)
 """,
         encoding="utf-8",
@@ -129,7 +130,7 @@ async def take_one():
     pool = await asyncpg.create_pool(DSN, min_size=1, max_size=1)
     connection = await pool.acquire()
     print("ready", flush=True)
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 two = ThreadedConnectionPool(1, 2, DSN)
 three = ConnectionPool(DSN, min_size=1, max_size=2, open=True)
 held = take_two(), take_three()
@@ -156,11 +157,11 @@ asyncio.run(take_one())
 def test_the_exit_code_is_the_programs_own(run):
     """And so are its signals."""
     process = run(sys.executable, "shop.py", "quick")
-    assert process.wait(30) == 7
+    assert process.wait(60) == 7
     process = run(sys.executable, "shop.py")
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
 
 
 def test_children_too(run, shop):
@@ -180,7 +181,7 @@ def test_gunicorn_with_four_workers(run):
     bind = f"127.0.0.1:{port}"
     run(SCRIPTS / "gunicorn", "--workers", 4, "--bind", bind, "shop:app")
 
-    found = until(partial(workers, port, 4), 60)
+    found = until(partial(workers, port, 4))
     assert sites(found) == {("shop.py", "take")}
     assert len({process["pid"] for process in found}) == 4
 
@@ -190,7 +191,7 @@ def test_uvicorn_with_two_workers(run):
     port = free_port()
     run(SCRIPTS / "uvicorn", "--workers", 2, "--port", port, "shop:asgi")
 
-    assert sites(until(partial(workers, port, 2), 60)) == {("shop.py", "take")}
+    assert sites(until(partial(workers, port, 2))) == {("shop.py", "take")}
 
 
 def test_a_celery_worker(run, shop):
@@ -214,7 +215,7 @@ def job():
         [sys.executable, "-c", "import jobs; jobs.job.delay()"], cwd=shop, check=True
     )
     run(SCRIPTS / "celery", "-A", "jobs", "worker", "--concurrency", 1, "-l", "error")
-    found = until(seen, 60)
+    found = until(seen)
     assert sites(found) == {("shop.py", "take")}
     assert "job" in [frame["function"] for frame in found[0]["holds"][0]["stack"]]
 
@@ -233,7 +234,7 @@ def test_a_suite_that_turns_warnings_into_errors(run, shop):
     # pytest-asyncio has a warning of its own
     without = ["-p", "no:asyncio", "-p", "no:cacheprovider"]
     process = run(sys.executable, "-m", "pytest", "-q", *without)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "1 passed" in said
 

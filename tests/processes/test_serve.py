@@ -13,10 +13,12 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pyte
 import pytest
+from patience import LONG_S, come_true
 from screens import shown
-from serving import POOLWATCH, until
+from serving import POOLWATCH
 
 from poolwatch.browser import peers
 
@@ -52,11 +54,11 @@ class Served:
         return int(self.url.rstrip("/").rpartition(":")[2])
 
     def dashboards(self):
-        """The pids of its children."""
-        tasks = Path(f"/proc/{self.program.pid}/task").iterdir()
-        return [
-            pid for task in tasks for pid in (task / "children").read_text().split()
-        ]
+        """Its children that run; none once it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.program.pid).children()
+            return [child for child in children if runs(child)]
+        return []
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def serve(apps):
     yield start
     for program in started:
         program.terminate()
-        program.wait(20)
+        program.wait(LONG_S)
         program.stderr.close()
 
 
@@ -89,8 +91,11 @@ def command_lines():
     return found
 
 
-def runs(pid):
-    return Path(f"/proc/{pid}").exists()
+def runs(process):
+    """Whether it has not ended; its parent may not have taken notice of that yet."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 async def watch(url, wanted, width=130, height=40):
@@ -101,7 +106,7 @@ async def watch(url, wanted, width=130, height=40):
         aiohttp.ClientSession(**BROWSER) as session,
         session.ws_connect(f"{url}ws?width={width}&height={height}") as line,
     ):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LONG_S):
             async for message in line:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     stream.feed(message.data)
@@ -128,24 +133,24 @@ async def test_the_dashboard_in_a_page(apps, serve, postgres):
     assert status == 200
     assert f'"ws://127.0.0.1:{served.port}/ws"' in page
     await watch(served.url, [f"app.py:{apps.line('hold')}", "HOLDERS 1"])
-    await asyncio.to_thread(until, lambda: not served.dashboards())
+    await come_true(lambda: not served.dashboards())
     page = asyncio.create_task(watch(served.url, ["never shown"]))
-    (dashboard,) = await asyncio.to_thread(until, served.dashboards)
+    (dashboard,) = await come_true(served.dashboards)
     served.program.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(served.program.wait, 20) == 0
+    assert await asyncio.to_thread(served.program.wait, LONG_S) == 0
     with pytest.raises((AssertionError, aiohttp.ClientError)):
         await page
-    await asyncio.to_thread(until, lambda: not runs(dashboard))
+    await come_true(lambda: not runs(dashboard))
 
 
 async def test_a_dashboard_does_not_outlive_a_killed_server(apps, serve):
     served = serve()
     page = asyncio.create_task(watch(served.url, ["never shown"]))
-    (dashboard,) = await asyncio.to_thread(until, served.dashboards)
+    (dashboard,) = await come_true(served.dashboards)
     served.program.kill()
     with pytest.raises((AssertionError, aiohttp.ClientError)):
         await page
-    await asyncio.to_thread(until, lambda: not runs(dashboard))
+    await come_true(lambda: not runs(dashboard))
 
 
 async def test_the_options_of_the_dashboard(apps, serve, postgres):
@@ -161,7 +166,7 @@ async def test_the_options_of_the_dashboard(apps, serve, postgres):
     page = asyncio.create_task(
         watch(served.url, [site, "PostgreSQL 18", "idle-tx", "every 2s"])
     )
-    await asyncio.to_thread(until, served.dashboards)
+    await come_true(served.dashboards)
     assert not any("pass-word" in line for line in command_lines())
     assert "pass-word" not in await page
     assert "pass-word" not in (await get(served.url))[1]
@@ -261,7 +266,7 @@ async def test_not_too_many_pages(serve):
         with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
             await session.ws_connect(url)
         await first.close()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LONG_S):
             while True:
                 with contextlib.suppress(aiohttp.WSServerHandshakeError):
                     await (await session.ws_connect(url)).close()
@@ -276,7 +281,7 @@ def one_sentence(*arguments, code=None):
         [*program, "serve", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LONG_S,
         check=False,
     )
     assert done.returncode == 2, done.stderr

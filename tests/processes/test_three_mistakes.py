@@ -12,7 +12,7 @@ import sys
 import textwrap
 
 import pytest
-from serving import until
+from patience import until
 
 APP = """
 from psycopg2.pool import SimpleConnectionPool
@@ -93,7 +93,7 @@ def test_each_is_found(apps, shop):
             for site in each["sites"] or [None]
         }
 
-    until(lambda: found() >= wanted, 20)
+    until(lambda: found() >= wanted)
     assert found() == wanted
     (process,) = apps.ps()["processes"]
     said = {each["kind"]: each for each in process["findings"]}

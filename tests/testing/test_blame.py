@@ -122,7 +122,7 @@ THREADS = """
     def threads():
         yield
         for thread in started:
-            thread.join(5)
+            thread.join(60)
 
     started = []
 
@@ -144,7 +144,7 @@ THREADS = """
             connection.close()
         taken = threading.Event()
         threading.Thread(target=work, daemon=True).start()  # nobody waits for it
-        assert taken.wait(5)
+        assert taken.wait(60)
 
     def test_leaks_thread_takes_later():
         def work():
@@ -210,7 +210,7 @@ FIXTURES = """
         taken = threading.Event()
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        assert taken.wait(5)
+        assert taken.wait(60)
         yield
 
     @pytest.fixture(scope="module")

@@ -124,19 +124,24 @@ SESSION_LOOP = (
     async def test_leaks_by_a_task_that_stays(aengine):
         async def work():
             async with aengine.connect():  # here
+                taken.set()
                 await asyncio.sleep(60)
+        taken = asyncio.Event()
         kept.append(asyncio.create_task(work()))
-        await asyncio.sleep(0.05)
+        await taken.wait()
+
+    later = asyncio.Event()
 
     async def test_leaks_later_by_a_task(aengine):
         async def work():
             await asyncio.sleep(0.1)
             kept.append(await aengine.connect())  # here
+            later.set()
         kept.append(asyncio.create_task(work()))
 
     async def test_fine_last(shared):
         await shared.execute(text("select 1"))
-        await asyncio.sleep(0.3)
+        await later.wait()
 """
 )
 
@@ -211,7 +216,7 @@ PORTAL = (
                 await anyio.sleep(60)
         started = threading.Event()
         future = portal.start_task_soon(hold)
-        started.wait(5)
+        started.wait(60)
         yield
         future.cancel()
 
@@ -245,7 +250,7 @@ PORTAL = (
     def test_leaks_by_run_coroutine_threadsafe(portal):
         async def loop():
             return asyncio.get_running_loop()
-        asyncio.run_coroutine_threadsafe(endpoint(True), portal.call(loop)).result(5)
+        asyncio.run_coroutine_threadsafe(endpoint(True), portal.call(loop)).result(60)
 
     def test_fine_last(portal):
         portal.call(sync_endpoint, False)

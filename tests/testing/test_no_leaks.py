@@ -125,7 +125,7 @@ def test_grace_and_allow(engine):
         taken.clear()
         threads.append(threading.Thread(target=work, args=(last,)))
         threads[-1].start()
-        assert taken.wait(5)
+        assert taken.wait(60)
 
     taken, release, threads = threading.Event(), threading.Event(), []
     with poolwatch.no_leaks(engine, grace=30):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +24,3 @@ def board() -> Callable[..., Board]:
         return made
 
     return make
-
-
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """Wait for a condition, far longer than it can need."""
-
-    async def wait(condition: Callable[[], object], seconds: float = 20.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 - any condition will do
-                await asyncio.sleep(0.02)
-
-    return wait

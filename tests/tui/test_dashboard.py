@@ -4,6 +4,7 @@ import time
 
 import pytest
 from fakes import FakeSource, frame, hold, process, server_row, snapshot, times
+from patience import come_true
 
 from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
@@ -25,24 +26,24 @@ def dashboard(source, **settings):
     return Dashboard(source, clock=lambda: "12:00:00", **settings)
 
 
-async def test_the_first_frame_names_the_holders(until):
+async def test_the_first_frame_names_the_holders():
     source = FakeSource(many())
     source.free.clear()
     app = dashboard(source)
     async with app.run_test(size=(80, 24)):
-        await until(lambda: "HOLDERS" in screen_text(app))
+        await come_true(lambda: "HOLDERS" in screen_text(app))
         source.free.set()
-        await until(lambda: "HOLDERS 40" in screen_text(app))
+        await come_true(lambda: "HOLDERS 40" in screen_text(app))
 
 
-async def test_keys_ask_the_source_nothing_and_work_while_it_hangs(until):
+async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
     source = FakeSource(many())
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         source.free.clear()
         before = source.calls
-        await until(lambda: source.calls > before)
+        await come_true(lambda: source.calls > before)
         asked = source.calls
         for key in ("j", "down", "G", "k", "s", "g", "j", "v"):
             await pilot.press(key)
@@ -50,164 +51,164 @@ async def test_keys_ask_the_source_nothing_and_work_while_it_hangs(until):
         assert app.board.selection.at == 1
         assert app.board.sort == "held"
         await pilot.press("enter")
-        await until(lambda: "ACQUIRED HERE" in screen_text(app))
+        await come_true(lambda: "ACQUIRED HERE" in screen_text(app))
         await pilot.press("q")
-        await until(lambda: "HOLDERS" in screen_text(app))
-        await until(lambda: "STALE" in screen_text(app))
+        await come_true(lambda: "HOLDERS" in screen_text(app))
+        await come_true(lambda: "STALE" in screen_text(app))
         assert "HOLDERS 40" in screen_text(app)
         source.free.set()
-        await until(lambda: "LIVE" in screen_text(app))
+        await come_true(lambda: "LIVE" in screen_text(app))
 
 
-async def test_pause_freezes_and_read_now_reads(until):
+async def test_pause_freezes_and_read_now_reads():
     source = FakeSource(*[many(n) for n in range(1, 60)])
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: len(app.board.rows) >= 2)
+        await come_true(lambda: len(app.board.rows) >= 2)
         await pilot.press("p")
-        await until(lambda: "PAUSED" in screen_text(app))
+        await come_true(lambda: "PAUSED" in screen_text(app))
         frozen = len(app.board.rows)
         await pilot.pause(0.6)
         assert len(app.board.rows) == frozen
         await pilot.press("R")
-        await until(lambda: len(app.board.rows) > frozen)
+        await come_true(lambda: len(app.board.rows) > frozen)
         await pilot.press("p")
-        await until(lambda: "LIVE" in screen_text(app))
+        await come_true(lambda: "LIVE" in screen_text(app))
 
 
-async def test_the_filter_narrows_and_esc_clears(until):
+async def test_the_filter_narrows_and_esc_clears():
     two = snapshot(process(hold("a", task="export"), hold("b", task="[/b]")))
     app = dashboard(FakeSource(two))
     async with app.run_test(size=(120, 30)) as pilot:
-        await until(lambda: len(app.board.rows) == 2)
+        await come_true(lambda: len(app.board.rows) == 2)
         await pilot.press("slash", *"export")
-        await until(lambda: "1 row hidden" in screen_text(app))
+        await come_true(lambda: "1 row hidden" in screen_text(app))
         await pilot.press("enter")
-        await until(lambda: not app.screen.query("#filter"))
+        await come_true(lambda: not app.screen.query("#filter"))
         assert app.board.filter.text == "export"
         await pilot.press("escape")
-        await until(lambda: app.board.hidden == 0)
+        await come_true(lambda: app.board.hidden == 0)
         await pilot.press("slash", "left_square_bracket", "slash")
-        await until(lambda: app.board.filter.text == "[/")
+        await come_true(lambda: app.board.filter.text == "[/")
         assert [row.key[1] for row in app.board.selection.shown] == ["b"]
 
 
-async def test_the_detail_follows_its_hold_and_says_when_it_ended(until):
+async def test_the_detail_follows_its_hold_and_says_when_it_ended():
     row = server_row(query="select a from b")
     one = hold("a", held_s=5.0, server=row, backend_pid=3)
     source = FakeSource(snapshot(process(one, hold("b"))))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         await pilot.press("enter")
-        await until(lambda: "STATEMENT" in screen_text(app))
+        await come_true(lambda: "STATEMENT" in screen_text(app))
         source.answers.append(snapshot(process(hold("b"))))
-        await until(lambda: "returned after 5.0s" in screen_text(app))
+        await come_true(lambda: "returned after 5.0s" in screen_text(app))
         await pilot.press("f", "escape")
-        await until(lambda: "HOLDERS 1" in screen_text(app))
+        await come_true(lambda: "HOLDERS 1" in screen_text(app))
 
 
-async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing(until):
+async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing():
     one = frame("/srv/app/pay.py:9")
     stats = SiteStats("orders", one, 4, 1.25, times(2.0), NO_SAMPLES, 0)
     source = FakeSource(snapshot(process(hold(), sites=(stats,))))
     app = dashboard(source, refresh=60.0)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         assert "c call sites" in screen_text(app)
         asked = source.calls
         await pilot.press("c")
-        await until(lambda: "CALL SITES 1" in screen_text(app))
+        await come_true(lambda: "CALL SITES 1" in screen_text(app))
         assert "app/pay.py:9" in screen_text(app)
         assert "1.25" in screen_text(app)
         await pilot.press("j", "G", "escape")
-        await until(lambda: "HOLDERS 1" in screen_text(app))
+        await come_true(lambda: "HOLDERS 1" in screen_text(app))
         assert source.calls == asked
 
 
-async def test_a_click_selects_the_row_under_the_mouse(until):
+async def test_a_click_selects_the_row_under_the_mouse():
     app = dashboard(FakeSource(many(5)))
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: "HOLDERS 5" in screen_text(app))
+        await come_true(lambda: "HOLDERS 5" in screen_text(app))
         pools = app.screen.get_child_by_id("pools")
-        await until(lambda: pools.size.height > 1)
+        await come_true(lambda: pools.size.height > 1)
         await pilot.pause()
         await pilot.click("#holders", offset=(10, 3))
-        await until(lambda: app.board.selection.at == 3)
+        await come_true(lambda: app.board.selection.at == 3)
 
 
-async def test_no_process_is_a_friendly_page_that_fills_by_itself(until):
+async def test_no_process_is_a_friendly_page_that_fills_by_itself():
     source = FakeSource(NoProcessError("no instrumented process in /run/[/b]"))
     app = dashboard(source, refresh=0.25, empty_hint="poolwatch.instrument(engine)")
     async with app.run_test(size=(80, 24)):
-        await until(lambda: "poolwatch.instrument(engine)" in screen_text(app))
+        await come_true(lambda: "poolwatch.instrument(engine)" in screen_text(app))
         assert "no instrumented process in /run/[/b]" in screen_text(app)
         source.answers.append(many(3))
-        await until(lambda: "HOLDERS 3" in screen_text(app))
+        await come_true(lambda: "HOLDERS 3" in screen_text(app))
         source.answers.append(NoProcessError("nobody"))
-        await until(lambda: "LOST" in screen_text(app))
+        await come_true(lambda: "LOST" in screen_text(app))
         assert "HOLDERS 3" in screen_text(app)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
-async def test_without_a_process_nothing_is_called_well(size, until):
+async def test_without_a_process_nothing_is_called_well(size):
     """Neither on the first screen nor on the page of findings."""
     source = FakeSource(NoProcessError("nobody"))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=size) as pilot:
-        await until(lambda: "NO PROCESS" in screen_text(app))
+        await come_true(lambda: "NO PROCESS" in screen_text(app))
         await pilot.press("w")
-        await until(lambda: "FINDINGS 0" in screen_text(app))
+        await come_true(lambda: "FINDINGS 0" in screen_text(app))
         assert "nothing is wrong" not in screen_text(app)
         assert "no instrumented process found" in screen_text(app)
         stopped = Unreachable(9, "it is stopped (state T) and does not answer")
         source.answers.append(snapshot(unreachable=(stopped,)))
-        await until(lambda: "FINDINGS 1" in screen_text(app))
+        await come_true(lambda: "FINDINGS 1" in screen_text(app))
         assert "process 9 is stopped (state T)" in screen_text(app)
         await pilot.press("escape")
-        await until(lambda: "SILENT" in screen_text(app))
+        await come_true(lambda: "SILENT" in screen_text(app))
         source.answers.append(many(3))
-        await until(lambda: "✓ healthy" in screen_text(app))
+        await come_true(lambda: "✓ healthy" in screen_text(app))
         await pilot.press("w")
-        await until(lambda: "✓ healthy" in screen_text(app))
+        await come_true(lambda: "✓ healthy" in screen_text(app))
 
 
-async def test_a_source_that_breaks_does_not_end_the_view(until):
+async def test_a_source_that_breaks_does_not_end_the_view():
     source = FakeSource(RuntimeError("boom [/b] \x1b[2J"))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(80, 24)):
-        await until(lambda: "NO ANSWER" in screen_text(app))
+        await come_true(lambda: "NO ANSWER" in screen_text(app))
         assert "boom [/b] ␛[2J" in screen_text(app)
 
 
 @pytest.mark.parametrize("size", [(60, 15), (30, 8), (200, 60)])
-async def test_any_size_and_resizing(size, until):
+async def test_any_size_and_resizing(size):
     app = dashboard(FakeSource(many()))
     async with app.run_test(size=size) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         await pilot.press("G", "enter", "escape", "question_mark", "escape", "w")
         await pilot.press("escape")
         await pilot.resize_terminal(160, 45)
-        await until(lambda: "SELECTED" in screen_text(app))
+        await come_true(lambda: "SELECTED" in screen_text(app))
         await pilot.resize_terminal(60, 15)
         await pilot.pause()
         assert app.is_running
 
 
-async def test_without_colour_everything_is_still_said(monkeypatch, until):
+async def test_without_colour_everything_is_still_said(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     app = dashboard(FakeSource(many(3, verdict="leaked")))
     async with app.run_test(size=(160, 45)) as pilot:
-        await until(lambda: "■ LEAKED" in screen_text(app))
+        await come_true(lambda: "■ LEAKED" in screen_text(app))
         await pilot.press("j", "enter", "escape", "question_mark")
-        await until(lambda: "VERDICTS" in screen_text(app))
+        await come_true(lambda: "VERDICTS" in screen_text(app))
         app.export_screenshot()
 
 
-async def test_a_picture_that_does_not_change_repaints_nothing(until, monkeypatch):
+async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):
     app = dashboard(FakeSource(many(5)), refresh=60.0, now=lambda: 100.0)
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         await pilot.pause()
         painted = []
         monkeypatch.setattr(Painted, "refresh", lambda self, *r, **k: painted.append(r))

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from fakes import FakeSource, finding, frame, hold, pool, process, snapshot, wait
+from patience import come_true
 
 from poolwatch.client import Client
 from poolwatch.errors import UnreachableError
@@ -88,86 +89,86 @@ def picture(*holds, kind="exhausted", at=AT, **changes):
     return Frozen("orders", kind, at, process(*holds, **changes))
 
 
-async def test_a_real_process_shows_what_it_kept(apps, until):
+async def test_a_real_process_shows_what_it_kept(apps):
     app_ = apps.start(EXHAUSTED)
     source = LiveSource(Client(apps.directory), environ={})
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(lambda: "kept: orders exhausted" in screen_text(app))
+        await come_true(lambda: "kept: orders exhausted" in screen_text(app))
         assert "HOLDERS 0" in screen_text(app)
         await pilot.press("z")
-        await until(lambda: "KEPT PICTURES 1" in screen_text(app))
+        await come_true(lambda: "KEPT PICTURES 1" in screen_text(app))
         await pilot.press("enter")
-        await until(lambda: "FROZEN" in screen_text(app))
+        await come_true(lambda: "FROZEN" in screen_text(app))
         assert "HOLDERS 1 at " in screen_text(app)
         assert "WAITERS 1" in screen_text(app)
         await pilot.press("enter")
-        await until(lambda: "HERE AT" in screen_text(app))
+        await come_true(lambda: "HERE AT" in screen_text(app))
         assert f"app.py:{apps.line('then')}" in screen_text(app)
         assert "FROZEN" in screen_text(app)
         assert "NOW HERE" not in screen_text(app)
         await pilot.press("escape", "escape", "escape")
-        await until(lambda: "LIVE" in screen_text(app))
+        await come_true(lambda: "LIVE" in screen_text(app))
         assert "HOLDERS 0" in screen_text(app)
     source.close()
     apps.finish(app_)
 
 
-async def test_the_processes_are_asked_once_and_only_for_the_key(until):
+async def test_the_processes_are_asked_once_and_only_for_the_key():
     source = Remembering(
         [picture(), picture(kind="timeout", at="2026-01-02T00:00:00Z")]
     )
     source.told.clear()
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: source.calls > 3)
+        await come_true(lambda: source.calls > 3)
         assert source.asked == 0
         assert "z kept pictures" in screen_text(app)
         await pilot.press("z", "escape", "z")
-        await until(lambda: "asking the processes" in screen_text(app))
+        await come_true(lambda: "asking the processes" in screen_text(app))
         assert source.asked == 1
         before = source.calls
-        await until(lambda: source.calls > before)  # nothing waits for the answer
+        await come_true(lambda: source.calls > before)  # nothing waits for the answer
         source.told.set()
-        await until(lambda: "KEPT PICTURES 2" in screen_text(app))
+        await come_true(lambda: "KEPT PICTURES 2" in screen_text(app))
         lines = screen_text(app).splitlines()
         (first,) = [n for n, line in enumerate(lines) if "2026-01-02 00:00:00" in line]
         assert "2026-01-01 03:12:44 UTC  orders" in lines[first + 1]
         await pilot.press("j", "j", "enter")
-        await until(lambda: "FROZEN 03:12:44 UTC" in screen_text(app))
+        await come_true(lambda: "FROZEN 03:12:44 UTC" in screen_text(app))
         assert source.asked == 1
 
 
-async def test_the_past_does_not_move_and_has_the_same_keys(until):
+async def test_the_past_does_not_move_and_has_the_same_keys():
     two = (hold("a", task="export"), hold("b", task="report"))
     found = finding(text="it was empty then")
     source = Remembering([picture(*two, findings=(found,))])
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         await pilot.press("z")
-        await until(lambda: "KEPT PICTURES 1" in screen_text(app))
+        await come_true(lambda: "KEPT PICTURES 1" in screen_text(app))
         await pilot.press("enter")
-        await until(lambda: "HOLDERS 2 at 03:12:44 UTC" in screen_text(app))
+        await come_true(lambda: "HOLDERS 2 at 03:12:44 UTC" in screen_text(app))
         await pilot.press("p", "plus", "R", "j", "s")
         assert not app.board.paused
         assert app.board.refresh == 0.25
         assert app.shown.selection.at == 1
         assert app.board.selection.at == 0
         await pilot.press("slash", *"export", "enter")
-        await until(lambda: "1 row hidden" in screen_text(app))
+        await come_true(lambda: "1 row hidden" in screen_text(app))
         await pilot.press("escape")
-        await until(lambda: "HOLDERS 2 at" in screen_text(app))
+        await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
         for key, shown in (("w", "it was empty then"), ("c", "CALL SITES")):
             await pilot.press(key)
-            await until(lambda shown=shown: shown in screen_text(app))
+            await come_true(lambda shown=shown: shown in screen_text(app))
             assert "FROZEN 03:12:44 UTC" in screen_text(app)
             await pilot.press("q")
-            await until(lambda: "HOLDERS 2 at" in screen_text(app))
+            await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
         await pilot.press("q")
-        await until(lambda: "KEPT PICTURES" in screen_text(app))
+        await come_true(lambda: "KEPT PICTURES" in screen_text(app))
         await pilot.click("#body", offset=(10, 0), times=2)
-        await until(lambda: "HOLDERS 2 at" in screen_text(app))
+        await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
 
 
 @pytest.mark.parametrize(
@@ -180,14 +181,14 @@ async def test_the_past_does_not_move_and_has_the_same_keys(until):
         (FakeSource(snapshot(process(hold()))), "this source keeps no pictures"),
     ],
 )
-async def test_no_picture_is_a_sentence(source, said, until):
+async def test_no_picture_is_a_sentence(source, said):
     app = dashboard(source)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(lambda: app.board.kept)
+        await come_true(lambda: app.board.kept)
         await pilot.press("z")
-        await until(lambda: said in screen_text(app))
+        await come_true(lambda: said in screen_text(app))
         await pilot.press("enter", "j", "escape")
-        await until(lambda: "LIVE" in screen_text(app))
+        await come_true(lambda: "LIVE" in screen_text(app))
 
 
 def test_pictures_end_with_their_process(apps):

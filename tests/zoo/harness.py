@@ -26,7 +26,7 @@ from poolwatch.live import LiveSource
 
 AT_ONCE = 8
 _ROOT = Path(__file__).resolve().parents[2]
-_TOO_LONG_S = 30.0
+_TOO_LONG_S = 90.0
 
 
 def run_all(

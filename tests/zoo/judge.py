@@ -18,7 +18,7 @@ EVERY_S = 0.12
 """... and how often."""
 PATIENCE_S = 3.5
 """How long a fault may stay unseen, its threshold not counted."""
-STARTING_S = 8.0
+STARTING_S = 40.0
 """How long its process may take to its first checkout."""
 AFTERWARDS = 2
 """Further looks at a fault: what was found has to stay."""

@@ -1,0 +1,1 @@
+"""An application that is installed, with honest work of many shapes."""

@@ -1,0 +1,3 @@
+from shopd.main import main
+
+main()
