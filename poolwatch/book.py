@@ -220,6 +220,11 @@ class PoolBook:
         self._failed.append(waited)
         self.gave_up += 1
 
+    def wanted_again(self, wait: Checkout) -> None:
+        """A thread asks that has connections out already, of this pool or another."""
+        self.nestings.note(wait, self.holds)
+        self.blamed[id(wait)] = []
+
     def wanted_more(self, wait: Checkout) -> None:
         """Somebody asks while as many are out as there can be."""
         self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
@@ -229,14 +234,14 @@ class PoolBook:
     def waited(self, wait: Checkout, now: float) -> None:
         """That wait is over: share it out among those who held a connection."""
         paths = self.blamed.pop(id(wait), None)
-        if paths:
-            share = (now - wait.asked) / len(paths)
-            for path in paths:
-                tally = self._by_path.get(path) or self._tally(path)
-                tally.caused += share
-            if wait.holder.out:
-                for book in list(self._beside.values()):
-                    book.holder_waited(wait.owner(), now - wait.asked)
+        if paths is None or now - wait.asked < BRIEF:
+            return
+        for path in paths:
+            tally = self._by_path.get(path) or self._tally(path)
+            tally.caused += (now - wait.asked) / len(paths)
+        if wait.holder.out:
+            for book in list(self._beside.values()):
+                book.holder_waited(wait.owner(), now - wait.asked)
 
     def holder_waited(self, owner: object, seconds: float) -> None:
         """Note that a holder has waited for a connection, of whichever pool."""

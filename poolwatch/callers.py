@@ -45,6 +45,15 @@ def near_stack(path: Path) -> Stack:
     return () if site is None else own_stack(site, path.exact())
 
 
+def apart(one: Path, other: Path) -> tuple[Frame | None, Frame | None]:
+    """The callers that tell two paths of one call site apart, if there are some."""
+    stacks = near_stack(one), near_stack(other)
+    at = fork(stacks) if stacks[0][:1] == stacks[1][:1] else None
+    if at is None:
+        return None, None
+    return caller_at(stacks[0], at), caller_at(stacks[1], at)
+
+
 def fork(stacks: Iterable[Stack]) -> int | None:
     """The first position at which the stacks of one call site differ."""
     known = [stack for stack in stacks if OTHER_SITES not in stack]

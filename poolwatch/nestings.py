@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.checkout import Checkout
+    from poolwatch.frame import Frame
 
 MOST = 64
 """Pairs of stacks kept per pool."""
@@ -45,6 +46,13 @@ class Nesting:
         """The most connections that one such holder wanted at once."""
         self.told = False
         """Already in the log."""
+
+    @property
+    def callers(self) -> tuple[Frame | None, Frame | None]:
+        """Of the outer and the inner request, if both were made at one call site."""
+        from poolwatch.callers import apart
+
+        return apart(self.outer, self.inner)
 
 
 class Nestings:
@@ -119,9 +127,15 @@ class Nestings:
             known.last = wait.asked
             known.depth = max(known.depth, depth)
         elif len(self.seen) < MOST:
-            who = wait.task.name if wait.task else wait.holder.name
-            kind = "task" if wait.task else "thread"
-            self.seen[pair] = Nesting(*pair, f"{kind} {who}", wait.asked, depth)
+            self.seen[pair] = Nesting(*pair, _who(wait), wait.asked, depth)
+
+
+def _who(wait: Checkout) -> str:
+    from poolwatch.naming import task_name
+
+    if wait.task is None:
+        return f"thread {wait.holder.name}"
+    return f"task {task_name(wait.task.name)}"
 
 
 def _same_stack(one: Path, other: Path) -> bool:

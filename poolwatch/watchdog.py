@@ -210,12 +210,13 @@ def _leak(holds: Sequence[Hold], pool: str) -> str:
 
 
 def _nested(nesting: Nesting, pool: str) -> str:
+    outer, inner = nesting.callers
     lines = [
         one_line(
             f"nested on pool {pool!r}: {nesting.who} takes a connection at "
-            f"{place(nesting.inner.site())} while it holds one from "
-            f"{place(nesting.outer.site())}; as many such callers as the pool has "
-            "connections lock each other out"
+            f"{whence(nesting.inner.site(), inner)} while it holds one from "
+            f"{whence(nesting.outer.site(), outer)}; as many such callers as the pool "
+            "has connections lock each other out"
         ),
         *_stack("the first", nesting.outer.frames()),
         *_stack("the second", nesting.inner.frames()),

@@ -75,7 +75,7 @@ class DriverHooks(Mishaps):
         """A second connection for one holder, or one more than the pool has."""
         book = self.book
         if wait.holder.out:
-            book.nestings.note(wait, book.holds)
+            book.wanted_again(wait)
         if len(book.holds) >= capacity:
             book.wanted_more(wait)
             self._look_soon(book.id)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from poolwatch.diagnosis.common import capacity_of, ids, places
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
+from poolwatch.naming import task_name
 from poolwatch.nestings import Nesting
 from poolwatch.options import options_of
-from poolwatch.text import duration, place, plural, short_time, taken_at
+from poolwatch.text import duration, plural, short_time, taken_at, whence
 
 _NOTICEABLE_WAIT_S = 0.05
 _RECENT_S = 300.0
@@ -191,12 +192,13 @@ def _nested_before(
     latest = max(group, key=lambda each: each.last)
     times = sum(each.count for each in group)
     depth = max(each.depth for each in group)
+    outer, inner = zip(*(each.callers for each in group), strict=True)
     return Finding(
         kind="nested",
         severity="info",
         pool=pool.id,
-        text=f"{place(latest.inner.site())} takes a connection while its caller holds "
-        f"one from {place(latest.outer.site())}",
+        text=f"{whence(latest.inner.site(), *inner)} takes a connection while its "
+        f"caller holds one from {whence(latest.outer.site(), *outer)}",
         proof=f"seen as it happened, {plural(times, 'time')}, last "
         f"{duration(now - latest.last)} ago by {latest.who}; up to {depth} connections "
         "wanted at once by one holder",
@@ -234,7 +236,9 @@ class _Nested(NamedTuple):
     @property
     def who(self) -> str:
         outer = self.outer
-        return f"task {outer.task}" if outer.task else f"thread {outer.thread}"
+        if outer.task:
+            return f"task {task_name(outer.task)}"
+        return f"thread {outer.thread}"
 
 
 def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
@@ -261,6 +265,13 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
     )
 
 
+def _counted(requests: Iterable[Hold | Wait]) -> str:
+    """The places of these, and how many there are at each."""
+    return ", ".join(
+        f"{at} ({n})" for at, n in Counter(map(taken_at, requests)).items()
+    )
+
+
 def _deadlock(
     pool: PoolStats, stuck: Sequence[Hold], wanted: Sequence[Wait], capacity: int
 ) -> Finding:
@@ -269,9 +280,9 @@ def _deadlock(
         severity="critical",
         pool=pool.id,
         text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
-        "held by somebody who waits for another one",
-        proof=f"{plural(len(wanted), 'holder')} of a connection, all waiting; nobody "
-        "else can return one",
+        "held by a thread or task that waits for another one",
+        proof=f"held from {_counted(stuck)}, all waiting at {_counted(wanted)}; no "
+        "other holder can return one",
         remedy=f"Pass the held connection to the inner code; a pool of {capacity + 1} "
         "is the smallest in which these holders can move.",
         holds=ids(stuck),
