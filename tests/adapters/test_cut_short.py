@@ -225,6 +225,8 @@ def trial(kind, pool, instrument):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_nothing_is_left(trial, way, fault):
     """At whichever line of ours it is raised."""
+    if fault is GreenletExit and trial.kind.name == "sqlalchemy-asyncpg":
+        pytest.skip("it is not raised out of a greenlet, but ends that")
     tried = 0
     for at in range(1, 1000):
         raised = Fault(fault, at)
@@ -234,5 +236,3 @@ def test_nothing_is_left(trial, way, fault):
         trial.check(f"{fault.__name__} at {raised.where}")
         tried += 1
     assert tried > 10
-    if issubclass(fault, Exception):
-        print(way, fault.__name__, tried, trial.seen)
