@@ -90,11 +90,9 @@ def _ends(connection: Any) -> tuple[Any, Any]:
 
 
 def _names(descriptor: int) -> tuple[Any, Any]:
-    borrowed = socket.socket(fileno=descriptor)
-    try:
-        return borrowed.getsockname(), borrowed.getpeername()
-    finally:
-        borrowed.detach()  # it is the driver's: not ours to close
+    # A copy: the driver's own must stay open, also if this is cut short.
+    with socket.socket(fileno=os.dup(descriptor)) as ours:
+        return ours.getsockname(), ours.getpeername()
 
 
 def _address(peer: Any) -> str | None:

@@ -361,17 +361,21 @@ class Psycopg2Hooks(DriverHooks):
         guard = self.guard
 
         def connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            began = monotonic()
-            connection = original(pool, *args, **kwargs)
-            if not guard.tripped:
-                try:
+            connection = None
+            try:
+                began = monotonic()
+                connection = original(pool, *args, **kwargs)
+                if not guard.tripped:
                     now = monotonic()
                     self.opened(connection, now, now - began)
-                except BaseException as error:
-                    if not self.survives(error):
-                        with suppress(Exception):  # without the pool's lock: it is held
-                            AbstractConnectionPool._putconn(pool, connection)
-                        raise
+                return connection  # noqa: TRY300 - also here it would be lost
+            except BaseException as error:
+                if connection is None:
+                    raise
+                if not self.survives(error):
+                    with suppress(Exception):  # without the pool's lock: it is held
+                        AbstractConnectionPool._putconn(pool, connection)
+                    raise
             return connection
 
         return connect

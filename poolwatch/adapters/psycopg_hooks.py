@@ -229,7 +229,7 @@ class PsycopgHooks(DriverHooks):
                     closed(connection)
             except BaseException as error:
                 if self.survives(error):
-                    self.came_back(hold)
+                    self.came_back(hold or take_out(id(connection), None))
                     return
                 if hold is not None:  # the pool has not got it back
                     holds[id(connection)] = hold
