@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 
@@ -122,6 +123,36 @@ def test_memory_is_bounded(apps, sites, cycles):
         assert per_pool <= 256 * 1024
     else:
         assert per_pool <= 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("start", [("app.py",), ("-m", "app")])
+def test_a_leak_in_a_global_of_the_program(apps, start):
+    """``python -m`` has the globals of the program in variables of its own."""
+    apps.write("""
+        import poolwatch
+        from sqlalchemy.pool import QueuePool
+
+        class Driver:
+            def rollback(self): pass
+            def close(self): pass
+
+        KEPT = []
+        pool = QueuePool(Driver)
+        poolwatch.instrument(pool, long_after=1e-9)
+
+        def leak():
+            KEPT.append(pool.connect())
+
+        def look():
+            (process,) = poolwatch.snapshot().processes
+            print(process.holds[0].verdict)
+
+        leak()
+        look()
+        KEPT.pop().close()
+    """)
+    done = apps._run([sys.executable, *start])
+    assert (done.stdout, done.stderr) == ("leaked\n", "")
 
 
 # -- the command line ------------------------------------------------------------------

@@ -231,8 +231,13 @@ def _innermost(ident: int) -> FrameType | None:
 
 
 def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[Place]:
-    """The locals of a stack. poolwatch's own frames are not read: it looks, no more."""
+    """The locals of a stack. poolwatch's own frames are not read: it looks, no more.
+
+    The globals of a module that is run are no variable of the code that runs it.
+    """
     above: list[Any] = []
+    modules: set[int] = set()
+    """Ids of the globals of the frames above."""
     for _ in range(DEEPEST):
         if frame is None:
             return
@@ -242,14 +247,16 @@ def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[
             yield unread(kind, who)
         elif not is_ours(frame.f_code.co_filename):
             names, values = local_variables(frame)
+            own = [value for value in values if id(value) not in modules]
             yield Place(
                 kind,
                 who,
-                values,
+                own,
                 pairs(names, values),
                 is_user=is_users(frame),
                 frame=frame,
             )
+        modules.add(id(frame.f_globals))
         above, frame = values, frame.f_back
     if frame is not None:
         yield unread(kind, who)
