@@ -68,7 +68,7 @@ class Fault:
         self.where = None
 
     def trace(self, frame, event, arg):
-        if not frame.f_code.co_filename.startswith(HERE) or _explains(frame):
+        if not frame.f_code.co_filename.startswith(HERE) or _is_apart(frame):
             return None
         back = frame.f_back
         ours = back is not None and back.f_code.co_filename.startswith(HERE)
@@ -94,9 +94,15 @@ class Fault:
         sys.settrace(None)
 
 
-def _explains(frame):
-    """Whether a timeout is being explained: that is a whole look, and one hook."""
-    while frame is not None and frame.f_code.co_name != "explain_timeout":
+APART = {"explain_timeout", "_dead", "_gone", "forget", "_dropped"}
+"""A timeout is explained by a whole look, which is no hook. The others are called for
+weak references, in the middle of anything: CPython 3.11 crashes if a trace function
+raises there.
+"""
+
+
+def _is_apart(frame):
+    while frame is not None and frame.f_code.co_name not in APART:
         frame = frame.f_back
     return frame is not None
 
@@ -186,8 +192,7 @@ class Trial:
         held = [self.take() for _ in range(SIZE)]
         connection, error = self.faulty(self.kind.take, self.pool, fault=fault)
         assert connection is None
-        if not isinstance(error, self.kind.exhausted):
-            self.note(error, fault)
+        self.note(error, fault)
         for each in held:
             self.give(each)
 
@@ -197,7 +202,8 @@ class Trial:
         self.give(held)
 
     def note(self, error, fault):
-        if error is not None:
+        """The application sees the fault, or the pool's own word that it is empty."""
+        if error is not None and not isinstance(error, self.kind.exhausted):
             assert type(error) is fault.kind, fault.where
             self.seen.add(fault.where)
 
