@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
+(poolwatch check: 1 something is wrong)
 """
 
 _SEVERITIES = ("info", "warning", "critical")
@@ -161,9 +162,8 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     ps.add_argument(
         "--by",
         choices=("site", "caller"),
-        default="site",
-        help="with --sites: the callers of a call site that several share below it "
-        "(site, the default), or each in a line of its own (caller)",
+        help="--sites with the callers of a shared call site below it (site, the "
+        "default), or each in a line of its own (caller)",
     )
     ps.add_argument(
         "--frozen",
@@ -582,7 +582,8 @@ def _style(options: argparse.Namespace) -> Style:
     from poolwatch.table import Style
 
     columns = shutil.get_terminal_size((120, 24)).columns
-    verbose, sites, by = options.verbose, options.sites, options.by
+    verbose, by = options.verbose, options.by or "site"
+    sites = options.sites or options.by is not None
     return Style(columns, verbose=verbose, sites=sites, by=by)
 
 

@@ -174,7 +174,7 @@ class Hold:
     seen."""
     unused_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
     """Since the last statement ended; 0 while one is running, None if none was seen."""
-    caller: Frame | None = None
+    caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """Where the call site is shared: the nearest caller that tells this hold apart."""
 
 
@@ -190,7 +190,7 @@ class Wait:
     labels: Mapping[str, str]
     site: Frame | None
     stack: tuple[Frame, ...]
-    caller: Frame | None = None
+    caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """Like that of a hold."""
 
 
@@ -239,7 +239,7 @@ class SiteStats:
     wait_caused_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
     """Seconds that others have waited for a connection while this call site held some;
     each wait is shared out among all that held one when it began."""
-    caller: Frame | None = None
+    caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """Only what it did for this caller; None for all of it."""
 
 
@@ -330,9 +330,9 @@ class Process:
     """What was not looked at, because it would have taken too long."""
     parent: int | None = field(default=None, metadata=VIEWERS_ONLY)
     """The pid of the process that was started, if this one is a worker of it."""
-    worker: int | None = None
+    worker: int | None = field(default=None, metadata=VIEWERS_ONLY)
     """Its number among the workers of one parent; None if it is the only one."""
-    callers: tuple[SiteStats, ...] = ()
+    callers: tuple[SiteStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Of call sites that are shared by several callers: the same, caller by caller."""
 
 

@@ -214,7 +214,7 @@ def _nested(nesting: Nesting, pool: str) -> str:
     lines = [
         one_line(
             f"nested on pool {pool!r}: {nesting.who} takes a connection at "
-            f"{whence(nesting.inner.site(), inner)} while it holds one from "
+            f"{whence(nesting.inner.site(), inner)} while it holds one taken at "
             f"{whence(nesting.outer.site(), outer)}; as many such callers as the pool "
             "has connections lock each other out"
         ),

@@ -36,7 +36,7 @@ def test_a_collected_engine_is_gone(instrument, postgres, keep):
 
 def test_the_servers_reader_survives_the_engine_it_began_with(instrument, postgres):
     instrument()
-    servers = ServerSide(agent.ledger, connection_facts)
+    servers = ServerSide(agent.ledger, connection_facts, agent.outages)
     kept = [used(postgres.url(), lambda engine: engine)]
     (reading,) = servers.readings(0.0)
     kept.append(used(postgres.url(), lambda engine: engine))

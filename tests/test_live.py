@@ -305,12 +305,12 @@ def test_a_hung_process_does_not_hold_up_the_others(apps, live, postgres):
     good, bad = apps(1, servers={"a": postgres}), apps(2, servers={"a": postgres})
     good.hold("a")
     bad.hold("a")
-    source = live(good, bad, patience_s=3.0)
+    source = live(good, bad, patience_s=6.0)
     assert [states(p) for p in source.snapshot().processes] == [["idle"], ["idle"]]
     bad.slow = threading.Event()
     began = time.monotonic()
     first, second = source.snapshot().processes
-    assert 3.0 <= time.monotonic() - began < 6.0  # it is waited for once
+    assert 1.0 <= time.monotonic() - began < 5.0  # a known server is waited for less
     assert (states(first), states(second)) == (["idle"], [None])
     (status,) = second.servers
     assert "not answered in time" in status.error

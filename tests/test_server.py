@@ -125,6 +125,7 @@ def test_viewers_get_more(path, http_get):
     document = json.loads(http_get(path, "/view")[1])
     (process,) = document["processes"]
     assert set(process["holds"][0]) == KEYS["holds"] | {
+        "caller",
         "connection",
         "used",
         "unused_s",

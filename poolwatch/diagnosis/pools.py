@@ -198,7 +198,7 @@ def _nested_before(
         severity="info",
         pool=pool.id,
         text=f"{whence(latest.inner.site(), *inner)} takes a connection while its "
-        f"caller holds one from {whence(latest.outer.site(), *outer)}",
+        f"caller holds one taken at {whence(latest.outer.site(), *outer)}",
         proof=f"seen as it happened, {plural(times, 'time')}, last "
         f"{duration(now - latest.last)} ago by {latest.who}; up to {depth} connections "
         "wanted at once by one holder",
@@ -255,7 +255,7 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         kind="nested",
         severity="critical" if first.waits else "warning",
         pool=pool.id,
-        text=f"{who} {hold} from {taken_at(outer)} and {has} at {taken_at(inner)}",
+        text=f"{who} {hold} taken at {taken_at(outer)} and {has} at {taken_at(inner)}",
         proof=f"one holder, two requests on pool {pool.name!r}"
         + (f": {len(group)} times" if len(group) > 1 else ""),
         remedy=_SHARE_IT,
@@ -281,7 +281,7 @@ def _deadlock(
         pool=pool.id,
         text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
         "held by a thread or task that waits for another one",
-        proof=f"held from {_counted(stuck)}, all waiting at {_counted(wanted)}; no "
+        proof=f"taken at {_counted(stuck)}, all waiting at {_counted(wanted)}; no "
         "other holder can return one",
         remedy=f"Pass the held connection to the inner code; a pool of {capacity + 1} "
         "is the smallest in which these holders can move.",

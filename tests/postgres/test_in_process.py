@@ -115,7 +115,7 @@ def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
     try:
         thread = threading.Thread(target=hang)
         thread.start()
-        until(reader._kept.reading.locked)
+        until(lambda: reader._kept.began)
         with pytest.raises(ServerDownError, match="has not come back"):
             reader.read([], linger=10)
 
