@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError, UsageError
 from poolwatch.version import VERSION
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
-(poolwatch check: 1 something is wrong)
 """
 
 _SEVERITIES = ("info", "warning", "critical")
@@ -123,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="poolwatch",
         description="Who holds my database connections?",
-        epilog=_HOW + "\n" + _EXIT_CODES,
+        epilog=_HOW + "\n" + _CHECK_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"poolwatch {VERSION}")
@@ -582,7 +581,8 @@ def _style(options: argparse.Namespace) -> Style:
     from poolwatch.table import Style
 
     columns = shutil.get_terminal_size((120, 24)).columns
-    verbose, by = options.verbose, options.by or "site"
+    verbose = options.verbose
+    by: Literal["site", "caller"] = options.by or "site"
     sites = options.sites or options.by is not None
     return Style(columns, verbose=verbose, sites=sites, by=by)
 
