@@ -56,7 +56,14 @@ from poolwatch.keeping.sweep import NEAR, Progress, Sweep
 from poolwatch.keeping.tasks import holding_task_roots, task_roots
 from poolwatch.keeping.trail import Trail
 from poolwatch.keeping.walk import Walk
-from poolwatch.keeping.words import Kind, frame_in_words, is_near, kind_of, told
+from poolwatch.keeping.words import (
+    Kind,
+    frame_in_words,
+    is_near,
+    kind_of,
+    steps_of,
+    told,
+)
 from poolwatch.model import Frame
 from poolwatch.ownership import Owner
 
@@ -94,6 +101,8 @@ class Keeper:
     """A running or suspended frame, or a call that an event loop will make, can still
     use it: the chain begins there, and does not lead over an exception, a context or a
     thread-local."""
+    direct: bool
+    """A variable of that frame is the session or connection itself."""
     near: bool
     """Few enough steps to say that it belongs to that frame, rather than that the frame
     can see it somewhere in the application."""
@@ -376,6 +385,7 @@ def _keeper(place: Place, chain: Sequence[Any], same: bool | None) -> Keeper:
         frame=frame,
         path=path,
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),
+        direct=not steps_of(path),
         near=is_near(path, place),
     )
 

@@ -250,6 +250,7 @@ def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:
             complete=result.all_frames,
             unseen=result.unseen,
             at=keeper.frame if keeper is not None else None,
+            direct=keeper is not None and keeper.direct,
             hidden=ambient and may_hide(draft.stack, draft.now),
         )
     return told, (result.left_out,) if result.left_out else ()
@@ -445,6 +446,7 @@ class _Look:
             doing=doing(now) if over else None,
             keeping=None,
             unused_s=usage.unused_s(self.now) if usage and usage.timed else None,
+            used=usage.path.frames() if over and usage and usage.path else (),
             by_others=usage is not None and usage.by_others,
             dropped=checkout.is_dropped(),
         )

@@ -30,6 +30,8 @@ class Keeping:
     """What was not looked at, in words."""
     at: Frame | None = None
     """Where the frame is now that the chain begins in."""
+    direct: bool = False
+    """A variable of that frame is the session or connection itself."""
     hidden: bool = False
     """A frame that is running may have it where nobody can look: see
     :mod:`poolwatch.keeping.scopes`."""
@@ -57,6 +59,8 @@ class Seen:
     """None if nobody has asked yet."""
     unused_s: float | None = None
     """How long ago its last statement ended; None if there was none."""
+    used: tuple[Frame, ...] = ()
+    """Where its last statement was sent from; looked up once the hold is long."""
     by_others: bool = False
     """A thread or task that did not take it has used it."""
     dropped: bool = False
@@ -147,12 +151,24 @@ def _users_doing(seen: Seen) -> Doing | None:
     """
     if seen.keeping is not None and seen.keeping.in_use:
         if seen.keeping.in_use_by_taker is False and seen.keeping.at is not None:
-            now = doing((seen.keeping.at,))
+            now = doing((seen.keeping.at,)) if _is_user(seen, seen.keeping) else None
             # A line that waits does not say for what: a pool, a statement, a lock.
             return None if now is not None and now.kind == "lock" else now
     elif seen.by_others and _used_of_late(seen):
         return None
     return seen.doing
+
+
+def _is_user(seen: Seen, keeping: Keeping) -> bool:
+    """Whether the frame that was found is the one that uses the connection.
+
+    Behind an attribute of ``self`` it may be for another method to use.
+    """
+    at = keeping.at
+    return keeping.direct or any(
+        at is not None and (frame.file, frame.function) == (at.file, at.function)
+        for frame in seen.used
+    )
 
 
 def _age(seen: Seen) -> str:

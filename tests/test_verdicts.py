@@ -22,7 +22,11 @@ LONG = Seen(
     keeping=None,
 )
 ELSEWHERE = Keeping(
-    in_use=True, words="local 'db' of f", in_use_by_taker=False, complete=True
+    in_use=True,
+    words="local 'db' of f",
+    in_use_by_taker=False,
+    complete=True,
+    direct=True,
 )
 
 
@@ -47,3 +51,14 @@ def test_a_user_of_whom_one_frame_is_known(tmp_path, line, kind):
     file.write_text(f"def f(db):\n{line}\n")
     at = Frame(str(file), 2, "f")
     assert judge(replace(LONG, keeping=replace(ELSEWHERE, at=at))).kind == kind
+
+
+def test_a_frame_that_sees_it_as_an_attribute(tmp_path):
+    """Another method of the same object may be the one that uses it."""
+    file = tmp_path / "app.py"
+    file.write_text("def f(self):\n    time.sleep(30)\n")
+    at = Frame(str(file), 2, "f")
+    seen = replace(ELSEWHERE, at=at, direct=False)
+    assert judge(replace(LONG, keeping=seen)).kind == "long_hold"
+    used = replace(LONG, keeping=seen, used=(Frame(str(file), 1, "f"),))
+    assert judge(used).kind == "held_across_io"

@@ -144,6 +144,11 @@ def frame_in_words(place: Place) -> Frame | None:
     return resolve(((place.code, place.lasti),))[0]
 
 
+def steps_of(path: Sequence[str]) -> list[str]:
+    """What lies between a variable and the session or connection, in words."""
+    return [word for word in path[1:] if word != "its connection"]
+
+
 def is_near(path: Sequence[str], place: Place) -> bool:
     """Whether a chain is short enough to say that its end belongs to that frame.
 
@@ -151,7 +156,7 @@ def is_near(path: Sequence[str], place: Place) -> bool:
     in words. A script's own level has no part in this but for its plain variables: its
     containers are the globals of a module.
     """
-    steps = [word for word in path[1:] if word != "its connection"]
+    steps = steps_of(path)
     parked = [at for at, word in enumerate(steps) if "of suspended " in word]
     beyond = steps[parked[-1] + 1 :] if parked else steps
     if place.far and not (parked or place.parked):

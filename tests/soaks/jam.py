@@ -39,13 +39,13 @@ def nested(engine: Engine) -> None:
 
 def work(engine: Engine, until: float, done: Counter[str]) -> None:
     while time.monotonic() < until:
-        with Session(engine) as session:
-            first_line(session)  # the connection is taken in a helper that returns
-            try:
+        try:
+            with Session(engine) as session:
+                first_line(session)  # it is taken in a helper that returns
                 nested(engine)
                 done["served"] += 1
-            except PoolTimeoutError:
-                done["timed out"] += 1
+        except PoolTimeoutError:
+            done["timed out"] += 1
 
 
 def busy(until: float) -> None:
