@@ -87,6 +87,8 @@ _BY_FILE = {
 _NO_CALL = r"^\s*with\s+(?![\w.]*(?:conn|cur|db|sess|trans))[\w.]+\s*[:,]"
 """Enters an object that has no Python code for it, as a lock has none. (The connection
 of a driver may have none either.)"""
+_FOR_ANYTHING = re.compile(r"\bawait\b|\basync\s|\.acquire\(")
+"""Waits, for a pool or a statement as well as for a lock."""
 _BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("sleep", re.compile(r"\bsleep\(")),
     # What is written in Python has frames of its own: a thread's join(), a future's
@@ -120,6 +122,11 @@ class Doing:
     def words(self) -> str:
         """``app.py:12: asleep``."""
         return f"{place(self.frame)}: {_WORDS[self.kind]}"
+
+    def is_ambiguous(self) -> bool:
+        """Whether the frame alone does not tell what its line waits for."""
+        line = linecache.getline(self.frame.file, self.frame.line)
+        return self.kind == "lock" and _FOR_ANYTHING.search(line) is not None
 
 
 def doing(now: Sequence[Frame]) -> Doing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
@@ -94,6 +95,10 @@ class LedgerSource:
         self._cost_s = 0.0
         """Computing time of the last look's searches."""
         self._left_out: tuple[str, ...] = ()
+        self._lets_collect = False
+        """A search has found nothing that refers to some connection: it is garbage that
+        an idle process does not collect. A young collection, which is what our looks
+        hold back, mostly proves it."""
 
     def snapshot(self) -> Snapshot:
         """Return this process as it is now; reads no database and blocks nobody."""
@@ -106,7 +111,11 @@ class LedgerSource:
         watchdog has found out is used. That is for the application's own threads, an
         event loop's above all, which must not wait for a search.
         """
-        return undisturbed(lambda: self._process(search))
+        process = undisturbed(lambda: self._process(search))
+        if self._lets_collect and gc.isenabled():
+            self._lets_collect = False
+            gc.collect(1)
+        return process
 
     def _process(self, search: bool) -> Process:
         look = _Look(thread_stacks())
@@ -169,6 +178,10 @@ class LedgerSource:
                     answer.looks = answer.looks + 1 if self._is_unused(draft) else 0
             self._trust_s = max(_TRUST_S, _SHARE * self._cost_s)
             self._asked = look.now
+            self._lets_collect = any(
+                answer.keeping.words is None and answer.keeping.complete
+                for answer in self._answers.values()
+            )
         look.verify()
 
     def _ask(self, look: _Look, suspects: list[_Draft]) -> None:

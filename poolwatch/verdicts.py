@@ -152,8 +152,7 @@ def _users_doing(seen: Seen) -> Doing | None:
     if seen.keeping is not None and seen.keeping.in_use:
         if seen.keeping.in_use_by_taker is False and seen.keeping.at is not None:
             now = doing((seen.keeping.at,)) if _is_user(seen, seen.keeping) else None
-            # A line that waits does not say for what: a pool, a statement, a lock.
-            return None if now is not None and now.kind == "lock" else now
+            return None if now is not None and now.is_ambiguous() else now
     elif seen.by_others and _used_of_late(seen):
         return None
     return seen.doing
