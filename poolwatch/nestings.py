@@ -84,6 +84,7 @@ class Nestings:
         if outer:
             wait.within = tuple(outer)
             for hold in outer:
+                _let_go_of_ended(hold, holds)
                 self._count(hold, wait, len(outer) + 1)
 
     def _enclosing(self, mine: Sequence[Checkout], wait: Checkout) -> list[Checkout]:
@@ -128,6 +129,18 @@ class Nestings:
             known.depth = max(known.depth, depth)
         elif len(self.seen) < MOST:
             self.seen[pair] = Nesting(*pair, _who(wait), wait.asked, depth)
+
+
+def _let_go_of_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
+    """Forget the ended holds that one is nested in.
+
+    A holder that takes the next connection before it returns the last one would make a
+    chain of all its holds, for as long as it goes on.
+    """
+    within = getattr(hold, "within", ())
+    if within:
+        open_ones = set(holds.values())
+        hold.within = tuple(each for each in within if each in open_ones)
 
 
 def _who(wait: Checkout) -> str:

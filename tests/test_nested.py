@@ -189,3 +189,20 @@ def test_waiting_for_a_pool_is_not_work_outside_the_database(instrument, sqlite)
     (site,) = [s for s in Look().process.sites if s.count == 12]
     assert site.hold_s.sum > 0.5
     assert poolwatch.snapshot().processes[0].holds == ()
+
+
+def test_one_connection_after_the_other_makes_no_chain(instrument):
+    """A holder takes the next connection before it returns the last one, for ever."""
+    pool = null_pool_of()
+    instrument(pool)
+    (book,) = agent.ledger.books.values()
+    taken = [pool.connect()]
+    for _ in range(20):
+        taken.append(pool.connect())
+        taken.pop(0).close()
+    (hold,) = book.holds.values()
+    length = 0
+    while within := getattr(hold, "within", ()):
+        length, hold = length + 1, within[0]
+    assert 1 <= length <= 2
+    taken.pop().close()
