@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
     """Whether ``original`` has raised it; ``called``: the hook was about to call that.
 
     To be asked in the ``except`` block of the hook: then the traceback begins with it.
-    A signal's handler has a frame of its own there, in place of the library's.
+    A signal's handler has a frame of its own there, in place of the library's. That is
+    told for functions only: what another tool has put around one may show the function's
+    code as its own, and has frames of its own.
     """
-    code = getattr(original, "__code__", None)
-    if not called or code is None:
+    function = original.__func__ if type(original) is MethodType else original
+    if not called or type(function) is not FunctionType:
         return called
     traceback = error.__traceback__
     after = None if traceback is None else traceback.tb_next
-    return after is not None and after.tb_frame.f_code is code
+    return after is not None and after.tb_frame.f_code is function.__code__
 
 
 class Mishaps:
