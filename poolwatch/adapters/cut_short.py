@@ -24,8 +24,8 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
 
     To be asked in the ``except`` block of the hook: then the traceback begins with it.
     A signal's handler has a frame of its own there, in place of the library's. That is
-    told for functions only: what another tool has put around one may show the function's
-    code as its own, and has frames of its own.
+    told for functions only: what another tool has put around one may show the code of
+    the function as its own, and has frames of its own.
     """
     function = original.__func__ if type(original) is MethodType else original
     if not called or type(function) is not FunctionType:
