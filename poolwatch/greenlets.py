@@ -33,7 +33,8 @@ def current_greenlet() -> Any:
 
 def are_scheduled() -> bool:
     """Whether a library is loaded that runs the application's code in greenlets."""
-    return any(name in modules for name in _SCHEDULERS)
+    # None stands there for a module whose import is forbidden
+    return any(modules.get(name) is not None for name in _SCHEDULERS)
 
 
 def asking_greenlet() -> Any:

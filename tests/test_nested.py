@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import threading
 
 import pytest
 from fix_core import Look, null_pool_of
+from greenlet import greenlet
 from patience import until
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -15,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import poolwatch
+from poolwatch import greenlets
 from poolwatch.agent import agent
 
 KEPT = []
@@ -67,6 +70,38 @@ async def test_a_task_whose_session_took_its_connection_in_a_helper(
     (finding,) = nested_of(Look().process)
     assert "task" in finding.proof
     await engine.dispose()
+
+
+def test_a_greenlet_of_the_applications_own_class(instrument, sqlite):
+    """It is read without a word from that class."""
+
+    class Hostile(greenlet):
+        @property
+        def parent(self):
+            raise SystemError
+
+        @property
+        def gr_frame(self):
+            raise SystemError
+
+    def work():
+        with Session(engine) as session:
+            use(session)
+            with Session(engine) as second:
+                use(second)
+
+    engine = sqlite(pool_size=5)
+    watch = instrument(engine)
+    Hostile(work).switch()
+    assert not Look().pool(watch).switched_off
+    assert nested_of(Look().process)
+
+
+def test_gevent_that_must_not_be_imported(monkeypatch):
+    """A name with None in ``sys.modules`` is no library that is loaded."""
+    for name in ("gevent", "eventlet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert not greenlets.are_scheduled()
 
 
 def test_what_was_left_behind_is_not_nested(instrument):

@@ -327,7 +327,7 @@ def _of_greenlet(greenlet: Any) -> Sequence[Any]:
         ended = greenlets.is_dead(greenlet)
         return gc.get_referents(greenlet) if ended else ()
     values: list[Any] = []
-    frame = greenlet.gr_frame  # None unless it is suspended
+    frame = greenlets.suspended_frame(greenlet)
     while frame is not None:
         values += local_variables(frame)[1]
         frame = frame.f_back
