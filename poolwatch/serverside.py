@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
+from poolwatch.guard import log
 from poolwatch.joining import AgentReading
 from poolwatch.model import ServerReading
 from poolwatch.postgres.in_process import InProcessReader
@@ -52,7 +53,12 @@ class ServerSide:
         answers: dict[str, AgentReading] = {}
 
         def read(key: str, books: list[PoolBook]) -> None:
-            answers[key] = self._read(key, books, linger)
+            try:
+                answers[key] = self._read(key, books, linger)
+            except Exception as error:  # noqa: BLE001 - it is the application's process
+                log().debug("a server view failed", exc_info=True)
+                why = f"the server view failed with {type(error).__name__}"
+                answers[key] = AgentReading(_ids(books), None, why)
 
         threads = [
             threading.Thread(target=read, args=group, name="poolwatch", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 from fix_core import Look
@@ -36,7 +37,7 @@ def test_a_collected_engine_is_gone(instrument, postgres, keep):
 
 def test_the_servers_reader_survives_the_engine_it_began_with(instrument, postgres):
     instrument()
-    servers = ServerSide(agent.ledger, connection_facts)
+    servers = ServerSide(agent.ledger, connection_facts, agent.outages)
     kept = [used(postgres.url(), lambda engine: engine)]
     (reading,) = servers.readings(0.0)
     kept.append(used(postgres.url(), lambda engine: engine))
@@ -48,3 +49,21 @@ def test_the_servers_reader_survives_the_engine_it_began_with(instrument, postgr
     assert (len(reading.pools), reading.error) == (1, None)
     servers.close()
     kept.pop().dispose()
+
+
+def test_a_mistake_of_ours_is_no_silence_of_the_server(
+    instrument, postgres, monkeypatch, caplog
+):
+    """Nor does it reach the application's ``threading.excepthook``."""
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    watch = instrument(create_engine(postgres.url()))
+    (book,) = agent.ledger.books.values()
+    monkeypatch.setattr(book, "look", lambda: 1 / 0)
+    servers = ServerSide(agent.ledger, connection_facts, agent.outages)
+    (reading,) = servers.readings(0.0)
+    assert reading.error == "the server view failed with ZeroDivisionError"
+    assert reading.pools == (watch._pool_id,)
+    assert reading.down is None
+    assert not [each for each in caplog.messages if "does not answer" in each]
+    assert raised == []
