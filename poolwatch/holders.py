@@ -179,20 +179,23 @@ def tell_greenlets_apart() -> None:
 class TaskRef:
     """An asyncio task, as far as it may be remembered."""
 
-    __slots__ = ("_hash", "_name", "_task")
+    __slots__ = ("_name", "_task")
 
     def __init__(self, task: Task[Any]) -> None:
         self._name = task.get_name()
         self._task = ref(task)
-        self._hash = hash(self._task)
 
     def __eq__(self, other: object) -> bool:
-        """Two references to one task are equal, as long as it lives."""
-        return isinstance(other, TaskRef) and self._task == other._task
+        """Two references to one task are equal.
+
+        Plain weak references to one object are one, so the task is not compared: its
+        class may be the application's, with an ``__eq__`` or ``__hash__`` of its own.
+        """
+        return isinstance(other, TaskRef) and self._task is other._task
 
     def __hash__(self) -> int:
         """By the task."""
-        return self._hash
+        return id(self._task)
 
     @property
     def reference(self) -> ref[Task[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import sys
@@ -95,6 +96,32 @@ def test_a_greenlet_of_the_applications_own_class(instrument, sqlite):
     Hostile(work).switch()
     assert not Look().pool(watch).switched_off
     assert nested_of(Look().process)
+
+
+async def test_tasks_of_the_applications_own_class(instrument, tmp_path):
+    """They are told apart without a word from that class."""
+
+    class Hostile(asyncio.Task):
+        __hash__ = asyncio.Task.__hash__
+
+        def __eq__(self, other):
+            raise SystemError
+
+    async def nested():
+        async with AsyncSession(engine) as session:
+            await session.execute(text("SELECT 1"))
+            async with AsyncSession(engine) as second:
+                await second.execute(text("SELECT 1"))
+                await asyncio.sleep(0.01)
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/test.db")
+    watch = instrument(engine)
+    loop = asyncio.get_running_loop()
+    tasks = [Hostile(nested(), loop=loop) for _ in range(2)]
+    await asyncio.wait(tasks)
+    assert [task.exception() for task in tasks] == [None, None]
+    assert not Look().pool(watch).switched_off
+    await engine.dispose()
 
 
 def test_gevent_that_must_not_be_imported(monkeypatch):
