@@ -141,15 +141,17 @@ class PerGreenlet:
             return known[1].name
         return greenlets.name_of(greenlet)
 
-    def name_of_running(self, ident: int) -> str | None:
-        """That of the greenlet which runs in a thread; None if it took no connection.
+    def names_of_running(self) -> dict[int, str]:
+        """The names of the greenlets that run, by the interpreter's ident of the thread.
 
-        ``ident`` is the interpreter's own of the thread.
+        As far as they took a connection. Under other keys (``Holder.stack_key``) are
+        those of suspended ones.
         """
+        names: dict[int, str] = {}
         for _, holder in list(self._known.values()):
-            if holder.stack_key() == ident and not holder.has_ended():
-                return holder.name
-        return None
+            if not holder.has_ended():
+                names.setdefault(holder.stack_key(), holder.name)
+        return names
 
     def clear(self) -> None:
         """Forget all."""
