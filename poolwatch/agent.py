@@ -236,7 +236,7 @@ class Agent:
 
     @cached_property
     def outages(self) -> Outages:
-        """The servers that do not answer; loaded when one may be down, or to listen."""
+        """The servers that do not answer; loaded at a first failure, or to listen."""
         from poolwatch.outages import Outages
 
         return Outages()
@@ -317,7 +317,7 @@ class Agent:
             server.abandon()
 
     def _watch_inherited(self) -> None:
-        """Note who takes a connection of the parent's, for as long as there are any."""
+        """Record which code takes connections of the parent, while there are any."""
         observers, before = self.ledger.observers, self._inherited
         if before is not None:
             observers.remove(before)

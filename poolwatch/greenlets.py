@@ -26,7 +26,7 @@ _CHUNK = 50_000
 
 
 def current_greenlet() -> Any:
-    """Return it; None where the library is not loaded: then there are none."""
+    """The greenlet that runs; None where the library is not loaded."""
     library = modules.get("greenlet")
     return None if library is None else library.getcurrent()
 
@@ -73,8 +73,8 @@ def name_of(greenlet: Any) -> str:
 
 
 def own_name(greenlet: Any) -> str:
-    """The same of the one that runs. gevent numbers its own, at the first question,
-    which their own thread must ask.
+    """The name of the greenlet that runs. gevent numbers its greenlets when they are
+    first asked for their number, which must be in their own thread.
     """
     kind = getattr(modules.get("gevent.greenlet"), "Greenlet", None)
     given = _given_name(greenlet)
@@ -106,8 +106,8 @@ def original(name: str) -> Any:
 
 
 def every_greenlet() -> list[ref[Any]] | None:
-    """All greenlets there are, and eventlet's hubs, which have calls to make; None if
-    the heap is too large to look for them.
+    """All greenlets, and eventlet's hubs, which have scheduled calls; None if the heap
+    is too large to be searched for them.
     """
     if sys.getallocatedblocks() > _MOST_BLOCKS:
         return None
@@ -130,7 +130,7 @@ def calls_of_hub(hub: Any) -> list[Any] | None:
 
 
 def _hub_of_eventlet() -> Any:
-    """The class; if it is not loaded, one that nothing is of."""
+    """The class of eventlet's hubs; a class without instances if it is not loaded."""
     return getattr(modules.get("eventlet.hubs.hub"), "BaseHub", _Nothing)
 
 

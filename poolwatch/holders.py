@@ -124,7 +124,7 @@ class PerGreenlet:
         self._known: dict[int, tuple[ref[Any], Holder]] = {}
 
     def meet(self, greenlet: Any) -> Holder:
-        """Its record, made at its first checkout."""
+        """The record of a greenlet, made at its first checkout."""
         key = id(greenlet)
         known = self._known.get(key)
         if known is not None and known[0]() is greenlet:
@@ -135,17 +135,17 @@ class PerGreenlet:
         return holder
 
     def name_of(self, greenlet: Any) -> str:
-        """What it is called, here and everywhere."""
+        """The name of a greenlet, the same in every report."""
         known = self._known.get(id(greenlet))
         if known is not None and known[0]() is greenlet:
             return known[1].name
         return greenlets.name_of(greenlet)
 
     def names_of_running(self) -> dict[int, str]:
-        """The names of the greenlets that run, by the interpreter's ident of the thread.
+        """Names of the greenlets that run and have taken connections.
 
-        As far as they took a connection. Under other keys (``Holder.stack_key``) are
-        those of suspended ones.
+        By the interpreter's ident of their thread. Under other keys are the names of
+        suspended ones: see ``Holder.stack_key``.
         """
         names: dict[int, str] = {}
         for _, holder in list(self._known.values()):
@@ -169,7 +169,7 @@ per_greenlet = PerGreenlet()
 
 
 def tell_greenlets_apart() -> None:
-    """Have no thread answer for its greenlets from now on.
+    """Give each greenlet a record of its own from now on, in place of its thread's.
 
     Threads that were met before are met again: what is on the class hides what each of
     them has.

@@ -285,9 +285,9 @@ class _Look:
         self.sites: list[SiteStats] = []
         self.callers: list[SiteStats] = []
         self.submitters: dict[int, Submitter] = {}
-        """By the number of a hold or wait: who waits for the work of its thread."""
+        """Who waits for the work of its thread, by the number of a hold or wait."""
         self._named: dict[int, Frame] = {}
-        """By the number of a hold or wait: the caller that tells it apart."""
+        """The caller that tells it apart, by the number of a hold or wait."""
         self.findings: list[Finding] = []
         self.departed: list[Departed] = []
 

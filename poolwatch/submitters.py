@@ -60,16 +60,16 @@ class Submitter(NamedTuple):
 
 
 class Submitters:
-    """Finds them; remembers which work item each hold was seen with."""
+    """Finds submitters; remembers which work item each hold was seen with."""
 
     def __init__(self) -> None:
         self._items: dict[int, ref[Any]] = {}
-        """By the number of a hold: the future of its work item."""
+        """The future of its work item, by the number of a hold."""
 
     def of(
         self, holds: Iterable[Checkout], threads: Mapping[int, Pairs]
     ) -> dict[int, Submitter]:
-        """Those of holds, by their number; ``threads`` is where all threads are."""
+        """The submitters of holds, by number; ``threads`` are the stacks of all."""
         newest: dict[tuple[int, object], Checkout] = {}
         numbers = set()
         for hold in holds:

@@ -184,7 +184,7 @@ _POOLS = (
 
 
 def pools_of_drivers() -> tuple[type, ...]:
-    """Classes that may keep what they have lent, in nobody's hand; those loaded."""
+    """Loaded pool classes that refer to what they have lent, which is no use of it."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in _POOLS)
     return tuple(kind for kind in found if isinstance(kind, type))
 
