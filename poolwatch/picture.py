@@ -297,7 +297,8 @@ class _Look:
         for each in (*out, *asked):
             if not hasattr(each, "number"):
                 each.number = next(ledger.numbers)
-        drafts = [self._draft(book, each) for each in out]
+        detached = {id(each) for each in list(book.detached.values())}
+        drafts = [self._draft(book, each, id(each) in detached) for each in out]
         requests = Counter(each.owner() for each in (*out, *asked))
         for draft in drafts:
             draft.one_of_several = requests[draft.checkout.owner()] > 1
@@ -427,7 +428,7 @@ class _Look:
     def _submitter(self, checkout: Checkout) -> Submitter:
         return self.submitters.get(checkout.number, _NO_SUBMITTER)
 
-    def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
+    def _draft(self, book: PoolBook, checkout: Checkout, detached: bool) -> _Draft:
         now = self._now(checkout)
         stack = checkout.path.frames(now)
         held_s = max(0.0, self.now - checkout.taken)
@@ -438,7 +439,7 @@ class _Look:
             long_after=book.long_after,
             ended_owner=checkout.ended_owner(),
             long_hold=checkout.ambience.long_hold,
-            detached=checkout in book.detached.values(),
+            detached=detached,
             statement_s=usage.running_s(self.now) if usage is not None else None,
             taken_by=len(taking_frames(stack)) if over else 0,
             still_there=still_on_stack(stack, now) if over else 0,
