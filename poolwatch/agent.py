@@ -153,12 +153,11 @@ class Agent:
 
         Where greenlets are scheduled, this is called at each checkout.
         """
-        greenlet = greenlets.asking_greenlet()
         if greenlets.are_scheduled():
             tell_greenlets_apart()
-            holder = per_greenlet.meet(greenlet)
-        else:
-            holder = self.per_thread.holder = Holder(greenlet)
+            holder = per_greenlet.meet(greenlets.asking_greenlet())
+        else:  # the record is the thread's: the greenlet that runs may end before it
+            holder = self.per_thread.holder = Holder(greenlets.first_greenlet())
         if self._tried_in != os.getpid():
             self.listen()
         return holder

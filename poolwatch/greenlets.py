@@ -45,6 +45,14 @@ def asking_greenlet() -> Any:
     return greenlet
 
 
+def first_greenlet() -> Any:
+    """The greenlet that the running thread began as; it lasts as long as the thread."""
+    greenlet = parent = current_greenlet()
+    while parent is not None:
+        greenlet, parent = parent, parent_of(parent)
+    return greenlet
+
+
 def parent_of(greenlet: Any) -> Any:
     """The greenlet that goes on when this one ends; None for a thread's first."""
     return _read(greenlet, "parent")

@@ -124,6 +124,30 @@ async def test_tasks_of_the_applications_own_class(instrument, tmp_path):
     await engine.dispose()
 
 
+def test_a_greenlet_that_was_the_first_to_ask_is_not_the_thread(instrument):
+    """No library schedules it: it ends, and its thread goes on."""
+    pool = null_pool_of()
+    watch = instrument(pool, long_after=1e-6)
+    found = []
+
+    def asks():
+        pool.connect().close()
+
+    def works():
+        greenlet(asks).switch()
+        connection = pool.connect()
+        found.extend(Look().holds(watch))
+        connection.close()
+
+    thread = threading.Thread(target=works, name="worker")
+    thread.start()
+    thread.join()
+    (hold,) = found
+    assert hold.thread == "worker"
+    assert "works" in [frame.function for frame in hold.now]
+    assert not [each for each in hold.evidence if "has ended" in each]
+
+
 def test_gevent_that_must_not_be_imported(monkeypatch):
     """A name with None in ``sys.modules`` is no library that is loaded."""
     for name in ("gevent", "eventlet"):
