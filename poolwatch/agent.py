@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _SOON_S = 0.02
 """An empty pool is looked at after this time: most waits are over by then."""
 _HURRY_AGAIN_S = 0.5
+_MOST_POOLS = 64
+"""Pools of which it is remembered when they were last explained, or looked at soon."""
 _NEVER = float("-inf")
 
 
@@ -218,6 +220,8 @@ class Agent:
             process = self.source.process(search=False)
             self.source.freezer.keep(pool_id, "timeout", process)
             known = now, incident.note(process, pool_id)
+            if len(self._explained) >= _MOST_POOLS:  # many may be gone by now
+                self._explained.clear()
             self._explained[pool_id] = known
         return known[1]
 
@@ -230,6 +234,8 @@ class Agent:
         if self._server is None or self.source.freezer.has(pool_id, "exhausted"):
             return
         if now - self._hurried.get(pool_id, _NEVER) > _HURRY_AGAIN_S:
+            if len(self._hurried) >= _MOST_POOLS:
+                self._hurried.clear()
             self._hurried[pool_id] = now
             self._server.hurry(_SOON_S)
 

@@ -6,9 +6,11 @@ import gc
 import threading
 
 import pytest
-from fix_core import Look
+from fix_core import Look, null_pool_of
 from sqlalchemy import create_engine, literal, select, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+import poolwatch
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.agent import agent
 from poolwatch.serverside import ServerSide
@@ -67,3 +69,16 @@ def test_a_mistake_of_ours_is_no_silence_of_the_server(
     assert reading.down is None
     assert not [each for each in caplog.messages if "does not answer" in each]
     assert raised == []
+
+
+def test_pools_that_timed_out_and_are_gone(instrument):
+    """What was said of them is not kept, however many an application makes."""
+    instrument()
+    for _ in range(70):
+        pool = null_pool_of(pool_size=1, max_overflow=0, timeout=0.001)
+        poolwatch.instrument(pool)
+        with pool.connect(), pytest.raises(PoolTimeoutError):
+            pool.connect()
+        pool.dispose()
+    assert len(agent._explained) <= 64
+    assert len(agent._hurried) <= 64
