@@ -333,7 +333,7 @@ class Process:
     worker: int | None = None
     """Its number among the workers of one parent; None if it is the only one."""
     callers: tuple[SiteStats, ...] = ()
-    """The same by caller, for call sites that several callers share."""
+    """Of call sites that are shared by several callers: the same, caller by caller."""
 
 
 @dataclass(frozen=True, slots=True)
