@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _SOON_S = 0.02
 """An empty pool is looked at after this time: most waits are over by then."""
 _HURRY_AGAIN_S = 0.5
+_MOST_POOLS = 64
+"""Pools of which it is remembered when they were last explained, or looked at soon."""
 _NEVER = float("-inf")
 
 
@@ -153,12 +155,11 @@ class Agent:
 
         Where greenlets are scheduled, this is called at each checkout.
         """
-        greenlet = greenlets.asking_greenlet()
         if greenlets.are_scheduled():
             tell_greenlets_apart()
-            holder = per_greenlet.meet(greenlet)
-        else:
-            holder = self.per_thread.holder = Holder(greenlet)
+            holder = per_greenlet.meet(greenlets.asking_greenlet())
+        else:  # the record is the thread's: the greenlet that runs may end before it
+            holder = self.per_thread.holder = Holder(greenlets.first_greenlet())
         if self._tried_in != os.getpid():
             self.listen()
         return holder
@@ -219,6 +220,8 @@ class Agent:
             process = self.source.process(search=False)
             self.source.freezer.keep(pool_id, "timeout", process)
             known = now, incident.note(process, pool_id)
+            if len(self._explained) >= _MOST_POOLS:  # many may be gone by now
+                self._explained.clear()
             self._explained[pool_id] = known
         return known[1]
 
@@ -231,12 +234,14 @@ class Agent:
         if self._server is None or self.source.freezer.has(pool_id, "exhausted"):
             return
         if now - self._hurried.get(pool_id, _NEVER) > _HURRY_AGAIN_S:
+            if len(self._hurried) >= _MOST_POOLS:
+                self._hurried.clear()
             self._hurried[pool_id] = now
             self._server.hurry(_SOON_S)
 
     @cached_property
     def outages(self) -> Outages:
-        """The servers that do not answer; loaded when one may be down, or to listen."""
+        """The servers that do not answer; loaded at a first failure, or to listen."""
         from poolwatch.outages import Outages
 
         return Outages()
@@ -317,7 +322,7 @@ class Agent:
             server.abandon()
 
     def _watch_inherited(self) -> None:
-        """Note who takes a connection of the parent's, for as long as there are any."""
+        """Record which code takes connections of the parent, while there are any."""
         observers, before = self.ledger.observers, self._inherited
         if before is not None:
             observers.remove(before)

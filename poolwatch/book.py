@@ -1,11 +1,11 @@
 """The books of one pool: open holds and waits, and what has ended.
 
-They are written from the application's threads, inside
-its own calls, so it takes no lock there: single dict and array operations are atomic,
-and the durations of a hold that has ended are only appended to its call site's tally.
-They are folded into histograms in batches, by whoever finds enough of them and the fold
-lock free. Nobody waits for that lock in the application, which also keeps a garbage
-collection in the middle of a fold (it may end holds) from blocking itself.
+The application's threads write them, inside its own calls, without a lock: single dict
+and array operations are atomic, and the durations of a hold that has ended are only
+appended to its call site's tally. A thread that finds enough durations, and the lock of
+the fold free, folds them into histograms. No thread of the application waits for that
+lock. So a garbage collection in the middle of a fold, which may end holds, does not
+block itself either.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class PoolBook:
     _failed = OnDemand(_seconds)
     _folding = OnDemand(threading.Lock)
     _by_site: OnDemand[dict[Frame | None, dict[Stack, Tally]]] = OnDemand(dict)
-    """By call site and stack. That of None is of those that ended while nobody could
-    look."""
+    """By call site and stack. Under None are the holds that ended unwatched: their call
+    sites are not known."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class PoolBook:
         self.blamed[id(wait)] = [hold.path for hold in holders]
 
     def waited(self, wait: Checkout, now: float) -> None:
-        """That wait is over: share it out among those who held a connection."""
+        """Share out a wait that is over among the holds of that time."""
         paths = self.blamed.pop(id(wait), None)
         if paths is None or now - wait.asked < BRIEF:
             return
@@ -381,7 +381,7 @@ class PoolBook:
         return self.out()
 
     def out(self) -> list[Checkout]:
-        """The same as far as events have told: nothing is looked for, nothing ends."""
+        """Open holds by what events have told, without a look at the connections."""
         return [*list(self.holds.values()), *list(self.detached.values())]
 
     def open_waits(self, now: float) -> list[Checkout]:

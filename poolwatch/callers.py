@@ -40,7 +40,7 @@ def own_stack(site: Frame, stack: Sequence[Frame]) -> Stack:
 
 
 def near_stack(path: Path) -> Stack:
-    """The same of a captured path, as far as that is exact; empty without a site."""
+    """The own stack of a path, as far as it is exact; empty without a call site."""
     site = path.site()
     return () if site is None else own_stack(site, path.exact())
 

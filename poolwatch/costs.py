@@ -50,7 +50,7 @@ def _collected(tallies: Iterable[Tally]) -> int:
 
 
 class Figures(NamedTuple):
-    """What the figures of call sites are made of."""
+    """The figures of the call sites of one pool at one moment."""
 
     pool: str
     elapsed: float
@@ -59,7 +59,7 @@ class Figures(NamedTuple):
     causing: Counter[Tally]
 
     def of_all(self, by_site: BySite) -> tuple[list[SiteStats], list[SiteStats]]:
-        """Those of each call site, and of each caller of those that are shared."""
+        """Figures of each call site, and of each caller of a call site with several."""
         sites, callers = [], []
         for site, tallies in by_site.items():
             if site is not None:
@@ -106,7 +106,7 @@ def _known(callers: Iterable[Frame | None]) -> tuple[Frame, ...]:
 
 
 class _Spent(NamedTuple):
-    """How the holds of some tallies were spent that have ended; in seconds."""
+    """What the ended holds of some tallies spent their time on, in seconds."""
 
     ended: int = 0
     held: float = 0.0

@@ -26,14 +26,15 @@ _CHUNK = 50_000
 
 
 def current_greenlet() -> Any:
-    """Return it; None where the library is not loaded: then there are none."""
+    """The greenlet that runs; None where the library is not loaded."""
     library = modules.get("greenlet")
     return None if library is None else library.getcurrent()
 
 
 def are_scheduled() -> bool:
     """Whether a library is loaded that runs the application's code in greenlets."""
-    return any(name in modules for name in _SCHEDULERS)
+    # None stands there for a module whose import is forbidden
+    return any(modules.get(name) is not None for name in _SCHEDULERS)
 
 
 def asking_greenlet() -> Any:
@@ -41,6 +42,14 @@ def asking_greenlet() -> Any:
     greenlet = current_greenlet()
     while greenlet is not None and _is_of_sqlalchemy(type(greenlet)):
         greenlet = parent_of(greenlet)
+    return greenlet
+
+
+def first_greenlet() -> Any:
+    """The greenlet that the running thread began as; it lasts as long as the thread."""
+    greenlet = parent = current_greenlet()
+    while parent is not None:
+        greenlet, parent = parent, parent_of(parent)
     return greenlet
 
 
@@ -72,8 +81,8 @@ def name_of(greenlet: Any) -> str:
 
 
 def own_name(greenlet: Any) -> str:
-    """The same of the one that runs. gevent numbers its own, at the first question,
-    which their own thread must ask.
+    """The name of the greenlet that runs. gevent numbers its greenlets when they are
+    first asked for their number, which must be in their own thread.
     """
     kind = getattr(modules.get("gevent.greenlet"), "Greenlet", None)
     given = _given_name(greenlet)
@@ -105,8 +114,8 @@ def original(name: str) -> Any:
 
 
 def every_greenlet() -> list[ref[Any]] | None:
-    """All greenlets there are, and eventlet's hubs, which have calls to make; None if
-    the heap is too large to look for them.
+    """All greenlets, and eventlet's hubs, which have scheduled calls; None if the heap
+    is too large to be searched for them.
     """
     if sys.getallocatedblocks() > _MOST_BLOCKS:
         return None
@@ -129,7 +138,7 @@ def calls_of_hub(hub: Any) -> list[Any] | None:
 
 
 def _hub_of_eventlet() -> Any:
-    """The class; if it is not loaded, one that nothing is of."""
+    """The class of eventlet's hubs; a class without instances if it is not loaded."""
     return getattr(modules.get("eventlet.hubs.hub"), "BaseHub", _Nothing)
 
 

@@ -124,7 +124,7 @@ class PerGreenlet:
         self._known: dict[int, tuple[ref[Any], Holder]] = {}
 
     def meet(self, greenlet: Any) -> Holder:
-        """Its record, made at its first checkout."""
+        """The record of a greenlet, made at its first checkout."""
         key = id(greenlet)
         known = self._known.get(key)
         if known is not None and known[0]() is greenlet:
@@ -135,21 +135,23 @@ class PerGreenlet:
         return holder
 
     def name_of(self, greenlet: Any) -> str:
-        """What it is called, here and everywhere."""
+        """The name of a greenlet, the same in every report."""
         known = self._known.get(id(greenlet))
         if known is not None and known[0]() is greenlet:
             return known[1].name
         return greenlets.name_of(greenlet)
 
-    def name_of_running(self, ident: int) -> str | None:
-        """That of the greenlet which runs in a thread; None if it took no connection.
+    def names_of_running(self) -> dict[int, str]:
+        """Names of the greenlets that run and have taken connections.
 
-        ``ident`` is the interpreter's own of the thread.
+        By the interpreter's ident of their thread. Under other keys are the names of
+        suspended ones: see ``Holder.stack_key``.
         """
+        names: dict[int, str] = {}
         for _, holder in list(self._known.values()):
-            if holder.stack_key() == ident and not holder.has_ended():
-                return holder.name
-        return None
+            if not holder.has_ended():
+                names.setdefault(holder.stack_key(), holder.name)
+        return names
 
     def clear(self) -> None:
         """Forget all."""
@@ -167,7 +169,7 @@ per_greenlet = PerGreenlet()
 
 
 def tell_greenlets_apart() -> None:
-    """Have no thread answer for its greenlets from now on.
+    """Give each greenlet a record of its own from now on, in place of its thread's.
 
     Threads that were met before are met again: what is on the class hides what each of
     them has.
@@ -179,20 +181,23 @@ def tell_greenlets_apart() -> None:
 class TaskRef:
     """An asyncio task, as far as it may be remembered."""
 
-    __slots__ = ("_hash", "_name", "_task")
+    __slots__ = ("_name", "_task")
 
     def __init__(self, task: Task[Any]) -> None:
         self._name = task.get_name()
         self._task = ref(task)
-        self._hash = hash(self._task)
 
     def __eq__(self, other: object) -> bool:
-        """Two references to one task are equal, as long as it lives."""
-        return isinstance(other, TaskRef) and self._task == other._task
+        """Two references to one task are equal.
+
+        Plain weak references to one object are one, so the task is not compared: its
+        class may be the application's, with an ``__eq__`` or ``__hash__`` of its own.
+        """
+        return isinstance(other, TaskRef) and self._task is other._task
 
     def __hash__(self) -> int:
         """By the task."""
-        return self._hash
+        return id(self._task)
 
     @property
     def reference(self) -> ref[Task[Any]]:

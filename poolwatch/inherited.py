@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from poolwatch.ledger import Ledger
 
 KEPT_S = 600.0
-"""How long it is told after the last time."""
+"""How long a path is reported after its last use."""
 _MOST = 64
 """Paths kept per pool."""
 
@@ -30,15 +30,15 @@ class InheritedUse:
     def __init__(self, path: Path, backend_pid: int | None) -> None:
         self.path = path
         self.backend_pid = backend_pid
-        """That of the server for the first of them."""
+        """Backend of the first such connection."""
         self.last = 0.0
-        """``time.monotonic()`` of the last time."""
+        """``time.monotonic()`` of its last use."""
         self.told = False
         """Already in the log."""
 
 
 class Inherited:
-    """The observer of one child, for as long as a pool has such connections."""
+    """The observer in a forked child, while a pool has connections of its parent."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -155,7 +155,7 @@ def keepers(
 def keepers_of(
     holds: Mapping[str, Callable[[], Any]], taker: Mapping[str, Taker]
 ) -> Result:
-    """The same as thoroughly as a verdict needs it: a second time if need be."""
+    """Search as thoroughly as a verdict needs: with a larger budget if need be."""
     result = keepers(holds, taker=taker)
     if not result.all_frames:
         result = keepers(holds, taker=taker, budget_s=_LONGER_S, nodes=_MORE)
@@ -363,7 +363,7 @@ class _Search:
         return who.thread == ident
 
     def forget(self) -> None:
-        """Let go of the application's classes."""
+        """Drop the references to the application's classes."""
         self._guide.forget()
 
     def result(self) -> Result:
@@ -396,7 +396,7 @@ def _evident(keeper: Keeper) -> bool:
 
 
 def _rank(keeper: Keeper) -> tuple[int, ...]:
-    """What is told if there are several: the least.
+    """The order of several keepers of one hold: the lowest is reported.
 
     First a frame that it evidently belongs to: the user's before a library's, one that
     has it before one behind which something suspended has it (a request's middleware,

@@ -17,6 +17,9 @@ from typing import Literal
 State = Literal["running", "stopped", "ended"]
 
 _PROC = Path("/proc")
+_LISTENS = "00010000"
+"""Flags of a socket in ``/proc/net/unix``, as they stand there: what follows a line end
+in the name of some socket need not be a number."""
 _STOPPED = "Tt"
 _ENDED = "ZXx"
 
@@ -107,9 +110,9 @@ def _inode(path: Path, pid: int) -> str | None:
         return None
     names = {path.name, path.with_suffix(".born").name}  # see Server.__init__
     for line in lines[1:]:
-        # Num RefCount Protocol Flags Type St Inode Path; this flag is of listeners
+        # Num RefCount Protocol Flags Type St Inode Path
         fields = line.split(None, 7)
-        listens = len(fields) == 8 and int(fields[3], 16) & 0x10000
+        listens = len(fields) == 8 and fields[3] == _LISTENS
         if listens and Path(fields[7]).name in names:
             return fields[6]
     return None

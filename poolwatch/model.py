@@ -201,7 +201,7 @@ class Collected:
     site: Frame
     count: int
     callers: tuple[Frame, ...] = ()
-    """Which of its callers dropped them, if it is shared by several."""
+    """The callers that dropped them, if several share the call site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Outside:
     pool_wait_s: float = 0.0
     """Seconds of the held time in which its holder waited for another connection."""
     callers: tuple[Frame, ...] = ()
-    """Of which of its callers that is true, if it is shared by several."""
+    """The callers of which that is true, if several share the call site."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Nesting:
 
     @property
     def callers(self) -> tuple[Frame | None, Frame | None]:
-        """Of the outer and the inner request, if both were made at one call site."""
+        """Callers of the outer and the inner request, if both have one call site."""
         from poolwatch.callers import apart
 
         return apart(self.outer, self.inner)
@@ -84,10 +84,11 @@ class Nestings:
         if outer:
             wait.within = tuple(outer)
             for hold in outer:
+                _let_go_of_ended(hold, holds)
                 self._count(hold, wait, len(outer) + 1)
 
     def _enclosing(self, mine: Sequence[Checkout], wait: Checkout) -> list[Checkout]:
-        """The holds whose work this request belongs to."""
+        """The holds in whose work this request is nested."""
         found, unclear = [], []
         for hold in mine:
             pair = hold.path, wait.path
@@ -130,6 +131,18 @@ class Nestings:
             self.seen[pair] = Nesting(*pair, _who(wait), wait.asked, depth)
 
 
+def _let_go_of_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
+    """Forget the ended holds that one is nested in.
+
+    A holder that takes the next connection before it returns the last one would make a
+    chain of all its holds, for as long as it goes on.
+    """
+    within = getattr(hold, "within", ())
+    if within:
+        open_ones = set(holds.values())
+        hold.within = tuple(each for each in within if each in open_ones)
+
+
 def _who(wait: Checkout) -> str:
     from poolwatch.naming import task_name
 
@@ -139,7 +152,7 @@ def _who(wait: Checkout) -> str:
 
 
 def _same_stack(one: Path, other: Path) -> bool:
-    """Whether both were asked for by the same lines, as in the turns of a loop."""
+    """Whether the same lines made both requests, as in the turns of a loop."""
     from poolwatch.onstack import taking_frames
 
     return one is other or taking_frames(one.frames()) == taking_frames(other.frames())

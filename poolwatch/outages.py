@@ -1,7 +1,7 @@
-"""Says in the log that a server does not answer: once when it is found, once when back.
+"""Logs that a server does not answer, and that it answers again: once each.
 
-Found by whichever part notices: a pool that cannot connect, or the reader of the server
-view. Nothing here asks a server.
+A pool that cannot connect notices it, or the reader of the server view. Nothing here
+asks a server.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Outages:
 
     def __init__(self) -> None:
         self._down: dict[str, _Outage] = {}
-        """By server, as far as the pool tells which."""
+        """By server, or by pool where the server is not known."""
 
     def refused(self, book: PoolBook, error: BaseException) -> None:
         """Take note of an error that a pool raised instead of lending a connection."""
@@ -47,7 +47,7 @@ class Outages:
             self.down(book, failure.words)
 
     def down(self, book: PoolBook, words: str) -> None:
-        """Say that the server of a pool does not answer, unless that is known."""
+        """Log that the server of a pool does not answer, unless that is known."""
         server, new = _server(book), _Outage(time.monotonic(), book.id, book.connects)
         if len(self._down) < _MOST and self._down.setdefault(server, new) is new:
             log().warning(
@@ -58,7 +58,7 @@ class Outages:
             )
 
     def answers(self, book: PoolBook) -> None:
-        """Say that the server of a pool answers again, if it did not."""
+        """Log that the server of a pool answers again, if it did not before."""
         outage = self._down.pop(_server(book), None) if self._down else None
         if outage is not None:
             log().warning(
@@ -68,7 +68,7 @@ class Outages:
             )
 
     def look(self, books: Iterable[PoolBook]) -> None:
-        """Find out from what the pools have opened since; cheap, to be called often."""
+        """Log which servers answer again: a pool has opened a connection since."""
         if not self._down:
             return
         known = {book.id: book for book in books}
@@ -85,7 +85,7 @@ def _server(book: PoolBook) -> str:
 
 
 def _is_drivers(error: BaseException, book: PoolBook) -> bool:
-    """Whether it is a driver's own: to look into another runs the application's code.
+    """Whether an error is the driver's: ``str()`` of any other runs application code.
 
     asyncpg lets the errors of a socket pass as they are.
     """

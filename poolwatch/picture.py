@@ -299,9 +299,9 @@ class _Look:
         self.sites: list[SiteStats] = []
         self.callers: list[SiteStats] = []
         self.submitters: dict[int, Submitter] = {}
-        """By the number of a hold or wait: who waits for the work of its thread."""
+        """Who waits for the work of its thread, by the number of a hold or wait."""
         self._named: dict[int, Frame] = {}
-        """By the number of a hold or wait: the caller that tells it apart."""
+        """The caller that tells it apart, by the number of a hold or wait."""
         self.findings: list[Finding] = []
         self.departed: list[Departed] = []
 
@@ -311,7 +311,8 @@ class _Look:
         for each in (*out, *asked):
             if not hasattr(each, "number"):
                 each.number = next(ledger.numbers)
-        drafts = [self._draft(book, each) for each in out]
+        detached = {id(each) for each in list(book.detached.values())}
+        drafts = [self._draft(book, each, id(each) in detached) for each in out]
         requests = Counter(each.owner() for each in (*out, *asked))
         for draft in drafts:
             draft.one_of_several = requests[draft.checkout.owner()] > 1
@@ -441,7 +442,7 @@ class _Look:
     def _submitter(self, checkout: Checkout) -> Submitter:
         return self.submitters.get(checkout.number, _NO_SUBMITTER)
 
-    def _draft(self, book: PoolBook, checkout: Checkout) -> _Draft:
+    def _draft(self, book: PoolBook, checkout: Checkout, detached: bool) -> _Draft:
         now = self._now(checkout)
         stack = checkout.path.frames(now)
         held_s = max(0.0, self.now - checkout.taken)
@@ -452,7 +453,7 @@ class _Look:
             long_after=book.long_after,
             ended_owner=checkout.ended_owner(),
             long_hold=checkout.ambience.long_hold,
-            detached=checkout in book.detached.values(),
+            detached=detached,
             statement_s=usage.running_s(self.now) if usage is not None else None,
             taken_by=len(taking_frames(stack)) if over else 0,
             still_there=still_on_stack(stack, now) if over else 0,

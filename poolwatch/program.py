@@ -26,12 +26,12 @@ _APPLICATION = ("-A", "--app")
 _TITLE = re.compile(r"\[?([a-z]+?)d?: ")
 """How gunicorn and celery rename themselves: ``gunicorn: master [shop:app]``."""
 _SERVERS = frozenset({"gunicorn", "uvicorn", "hypercorn", "waitress-serve"})
-"""Programs that others start to be served by them."""
+"""Servers that another program may start for itself."""
 _LAUNCHERS = frozenset({
     "pytest", "py.test", "tox", "nox", "honcho", "circusd", "supervisord", "invoke",
     "make", "poetry", "pipenv", "uv", "hatch", "pdm", "coverage", "watchmedo",
 })  # fmt: skip
-"""Programs that start whatever they are told to."""
+"""Programs that start other programs, and are no part of them."""
 _SPAWNED = "multiprocessing."
 _FARTHEST = 4
 """Ancestors that are looked at."""

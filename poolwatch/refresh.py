@@ -64,7 +64,7 @@ class Look:
     asked: float = 0.0
     told: float = 0.0
     pending: str | None = None
-    """If the agent was asked and has not answered yet: what to say of that."""
+    """The message for an agent that was asked and has not answered yet."""
     readings: dict[str, ServerReading] = field(default_factory=dict)
     windows: dict[str, Window] = field(default_factory=dict)
     servers: list[ServerStatus] = field(default_factory=list)
@@ -134,7 +134,7 @@ class Look:
         return found[0] if same else None
 
     def complain_down(self) -> None:
-        """Say it of the pools whose server does not answer their own process."""
+        """Report the servers that do not answer the agent as down."""
         for answer in self.memory.answers:
             if answer.down is not None:
                 untold = self.untold()
@@ -227,7 +227,7 @@ def _is_hidden(look: Look, pool: str, reading: ServerReading) -> bool:
 
 
 def use_agent(look: Look, pools: Collection[str]) -> None:
-    """Use what the agent has read for those of ``pools`` that nothing was said of."""
+    """Use the agent's readings for those of ``pools`` that have no status yet."""
     untold = [pool for pool in look.untold() if pool in pools]
     for answer in look.fresh:
         if answer.reading is not None:

@@ -64,13 +64,13 @@ class _Watched:
     """Looks in a row without an answer."""
     ask_at: float = 0.0
     why: str | None = None
-    """What it answered instead of its picture, if it did answer."""
+    """Its error, if it answered with one."""
     state: State | None = None
     """What the kernel said last; None if it cannot tell."""
     left_at: float = 0.0
     """When it left the roster."""
     ended: Unreachable | None = None
-    """What is said of it once it has ended."""
+    """Its entry in the snapshot once it has ended."""
 
     def look(self) -> State | None:
         """Ask the kernel again; a process that runs again is asked at once."""

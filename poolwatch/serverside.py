@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
+from poolwatch.guard import log
 from poolwatch.joining import AgentReading
 from poolwatch.model import ServerReading
 from poolwatch.postgres.in_process import InProcessReader
@@ -52,7 +53,12 @@ class ServerSide:
         answers: dict[str, AgentReading] = {}
 
         def read(key: str, books: list[PoolBook]) -> None:
-            answers[key] = self._read(key, books, linger)
+            try:
+                answers[key] = self._read(key, books, linger)
+            except Exception as error:  # noqa: BLE001 - it is the application's process
+                log().debug("a server view failed", exc_info=True)
+                why = f"the server view failed with {type(error).__name__}"
+                answers[key] = AgentReading(_ids(books), None, why)
 
         threads = [
             threading.Thread(target=read, args=group, name="poolwatch", daemon=True)
@@ -69,7 +75,7 @@ class ServerSide:
         return list(told.values())
 
     def _note(self, book: PoolBook, answer: AgentReading) -> None:
-        """Have it said in the log when a server goes down or comes back."""
+        """Log when a server stops answering or answers again."""
         if answer.down is not None:
             self._outages.down(book, answer.down)
         elif answer.reading is not None:
@@ -141,13 +147,13 @@ def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
     """Connect as the first pool does that still can; the last one says why not."""
     *others, last = ways
     for way in others:
-        with suppress(ServerViewError):  # its engine is gone, or has a way of its own
+        with suppress(ServerViewError):  # its engine is gone, or connects otherwise
             return way()
     return last()
 
 
 def _silent(books: Collection[PoolBook]) -> AgentReading:
-    """What is said of a server whose reading has not come back."""
+    """The answer for a server whose reading has not come back."""
     why = f"PostgreSQL has not answered for {_PATIENCE_S:g} s"
     return AgentReading(_ids(books), None, why, down=NO_ANSWER, address=_address(books))
 

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
+from itertools import pairwise
 from types import BuiltinMethodType, FrameType, FunctionType, MethodType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -40,6 +41,9 @@ _WAITING = "concurrent/futures/_base.py"
 _ASYNCIO = f"{os.sep}asyncio{os.sep}"
 _WAKES = ("task_wakeup", "__wakeup", "_on_task_done")
 """Methods of tasks and task groups that go on when a future is done."""
+_SLEEPS = "threading.py"
+"""What a thread that waits for a future has called. What else runs above its frame may
+be a trace function: then the frame is not to be read (see keeping.references)."""
 _INNERMOST = 6
 """Frames of a thread that waits for a future, until the one with the future."""
 _FARTHEST = 3
@@ -56,23 +60,24 @@ class Submitter(NamedTuple):
 
 
 class Submitters:
-    """Finds them; remembers which work item each hold was seen with."""
+    """Finds submitters; remembers which work item each hold was seen with."""
 
     def __init__(self) -> None:
         self._items: dict[int, ref[Any]] = {}
-        """By the number of a hold: the future of its work item."""
+        """The future of its work item, by the number of a hold."""
 
     def of(
         self, holds: Iterable[Checkout], threads: Mapping[int, Pairs]
     ) -> dict[int, Submitter]:
-        """Those of holds, by their number; ``threads`` is where all threads are."""
+        """The submitters of holds, by number; ``threads`` are the stacks of all."""
         newest: dict[tuple[int, object], Checkout] = {}
         numbers = set()
         for hold in holds:
             numbers.add(hold.number)
             if hold.task is None:  # a worker of one function takes one after the other
                 newest[hold.holder.ident, hold.path] = hold
-        self._items = {n: item for n, item in self._items.items() if n in numbers}
+        items = list(self._items.items())  # at once: threads may look side by side
+        self._items = {number: item for number, item in items if number in numbers}
         workers = [
             hold
             for (ident, _), hold in newest.items()
@@ -192,7 +197,10 @@ def _leads_to(callback: Any) -> Iterable[Any]:
     """What asyncio's own callbacks lead to; others may know tasks that do not wait."""
     kind = type(callback)
     if kind in (BuiltinMethodType, MethodType):
-        return (callback.__self__,) if callback.__name__ in _WAKES else ()
+        named = callback.__func__ if kind is MethodType else callback
+        if type(named) not in (BuiltinMethodType, FunctionType):
+            return ()  # an object of the application's may have no name, or make one
+        return (callback.__self__,) if named.__name__ in _WAKES else ()
     if kind is partial:
         return callback.args if _is_asyncios(callback.func) else ()
     if kind is FunctionType:
@@ -216,8 +224,10 @@ def _callbacks(future: Any) -> Iterable[Any]:
 def _waiting(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
     """The stack of the thread that waits for a future, from the call on."""
     for each in frames.values():
-        for frame in _innermost(each):
+        for above, frame in pairwise(_innermost(each)):
             if not _is_in(frame.f_code.co_filename, _WAITING):
+                continue
+            if not _is_in(above.f_code.co_filename, _SLEEPS):
                 continue
             variables = _variables(frame)
             several: Any = variables.get("fs")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
-from fix_core import Look
+from fix_core import Look, null_pool_of
 from sqlalchemy import create_engine, literal, select, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+import poolwatch
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.agent import agent
 from poolwatch.serverside import ServerSide
@@ -48,3 +51,34 @@ def test_the_servers_reader_survives_the_engine_it_began_with(instrument, postgr
     assert (len(reading.pools), reading.error) == (1, None)
     servers.close()
     kept.pop().dispose()
+
+
+def test_a_mistake_of_ours_is_no_silence_of_the_server(
+    instrument, postgres, monkeypatch, caplog
+):
+    """Nor does it reach the application's ``threading.excepthook``."""
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    watch = instrument(create_engine(postgres.url()))
+    (book,) = agent.ledger.books.values()
+    monkeypatch.setattr(book, "look", lambda: 1 / 0)
+    servers = ServerSide(agent.ledger, connection_facts, agent.outages)
+    (reading,) = servers.readings(0.0)
+    assert reading.error == "the server view failed with ZeroDivisionError"
+    assert reading.pools == (watch._pool_id,)
+    assert reading.down is None
+    assert not [each for each in caplog.messages if "does not answer" in each]
+    assert raised == []
+
+
+def test_pools_that_timed_out_and_are_gone(instrument):
+    """What was said of them is not kept, however many an application makes."""
+    instrument()
+    for _ in range(70):
+        pool = null_pool_of(pool_size=1, max_overflow=0, timeout=0.001)
+        poolwatch.instrument(pool)
+        with pool.connect(), pytest.raises(PoolTimeoutError):
+            pool.connect()
+        pool.dispose()
+    assert len(agent._explained) <= 64
+    assert len(agent._hurried) <= 64

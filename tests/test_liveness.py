@@ -142,3 +142,15 @@ def test_a_socket_that_was_removed_is_still_listened_on(listening):
     process.kill()
     process.wait()
     assert not liveness.listens(peer, path)
+
+
+def test_a_name_with_a_line_end_is_no_listener(listening):
+    """Anybody may give a socket such a name, and it stands in the kernel's list."""
+    process, path = listening()
+    peer = liveness.owner(path, process.pid)
+    with socket.socket(socket.AF_UNIX) as strange:
+        strange.bind(f"\0x\na b c flags e f g {path.name}")
+        strange.listen(1)
+        assert liveness.owner(path, process.pid) == peer
+        assert liveness.listens(peer, path)
+        assert not liveness.listens(peer, path.with_name("other.sock"))

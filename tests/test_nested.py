@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import sys
 import threading
 
 import pytest
 from fix_core import Look, null_pool_of
+from greenlet import greenlet
 from patience import until
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -15,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import poolwatch
+from poolwatch import greenlets
 from poolwatch.agent import agent
 
 KEPT = []
@@ -67,6 +71,88 @@ async def test_a_task_whose_session_took_its_connection_in_a_helper(
     (finding,) = nested_of(Look().process)
     assert "task" in finding.proof
     await engine.dispose()
+
+
+def test_a_greenlet_of_the_applications_own_class(instrument, sqlite):
+    """It is read without a word from that class."""
+
+    class Hostile(greenlet):
+        @property
+        def parent(self):
+            raise SystemError
+
+        @property
+        def gr_frame(self):
+            raise SystemError
+
+    def work():
+        with Session(engine) as session:
+            use(session)
+            with Session(engine) as second:
+                use(second)
+
+    engine = sqlite(pool_size=5)
+    watch = instrument(engine)
+    Hostile(work).switch()
+    assert not Look().pool(watch).switched_off
+    assert nested_of(Look().process)
+
+
+async def test_tasks_of_the_applications_own_class(instrument, tmp_path):
+    """They are told apart without a word from that class."""
+
+    class Hostile(asyncio.Task):
+        __hash__ = asyncio.Task.__hash__
+
+        def __eq__(self, other):
+            raise SystemError
+
+    async def nested():
+        async with AsyncSession(engine) as session:
+            await session.execute(text("SELECT 1"))
+            async with AsyncSession(engine) as second:
+                await second.execute(text("SELECT 1"))
+                await asyncio.sleep(0.01)
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/test.db")
+    watch = instrument(engine)
+    loop = asyncio.get_running_loop()
+    tasks = [Hostile(nested(), loop=loop) for _ in range(2)]
+    await asyncio.wait(tasks)
+    assert [task.exception() for task in tasks] == [None, None]
+    assert not Look().pool(watch).switched_off
+    await engine.dispose()
+
+
+def test_a_greenlet_that_was_the_first_to_ask_is_not_the_thread(instrument):
+    """No library schedules it: it ends, and its thread goes on."""
+    pool = null_pool_of()
+    watch = instrument(pool, long_after=1e-6)
+    found = []
+
+    def asks():
+        pool.connect().close()
+
+    def works():
+        greenlet(asks).switch()
+        connection = pool.connect()
+        found.extend(Look().holds(watch))
+        connection.close()
+
+    thread = threading.Thread(target=works, name="worker")
+    thread.start()
+    thread.join()
+    (hold,) = found
+    assert hold.thread == "worker"
+    assert "works" in [frame.function for frame in hold.now]
+    assert not [each for each in hold.evidence if "has ended" in each]
+
+
+def test_gevent_that_must_not_be_imported(monkeypatch):
+    """A name with None in ``sys.modules`` is no library that is loaded."""
+    for name in ("gevent", "eventlet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert not greenlets.are_scheduled()
 
 
 def test_what_was_left_behind_is_not_nested(instrument):
@@ -189,3 +275,20 @@ def test_waiting_for_a_pool_is_not_work_outside_the_database(instrument, sqlite)
     (site,) = [s for s in Look().process.sites if s.count == 12]
     assert site.hold_s.sum > 0.5
     assert poolwatch.snapshot().processes[0].holds == ()
+
+
+def test_one_connection_after_the_other_makes_no_chain(instrument):
+    """A holder takes the next connection before it returns the last one, for ever."""
+    pool = null_pool_of()
+    instrument(pool)
+    (book,) = agent.ledger.books.values()
+    taken = [pool.connect()]
+    for _ in range(20):
+        taken.append(pool.connect())
+        taken.pop(0).close()
+    (hold,) = book.holds.values()
+    length = 0
+    while within := getattr(hold, "within", ()):
+        length, hold = length + 1, within[0]
+    assert 1 <= length <= 2
+    taken.pop().close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from types import MethodType
 
 import anyio
 import anyio.to_thread
@@ -16,6 +18,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from fix_core import Look
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
+
+from poolwatch.submitters import Submitters
 
 KEPT = []
 
@@ -313,6 +317,68 @@ def test_callbacks_of_the_application_are_no_waiters(engine):
 
     hold = asyncio.run(main())
     assert "other" not in functions(hold)
+
+
+def test_a_callback_whose_function_has_no_name(engine):
+    work = Work(engine)
+
+    async def main():
+        with ThreadPoolExecutor(1) as executor:
+            future = asyncio.get_running_loop().run_in_executor(executor, work.query)
+            future.add_done_callback(MethodType(partial(print, end=""), ""))
+            await work.until_taken()
+            (hold,) = Look().process.holds
+            work.over.set()
+            await future
+        return hold
+
+    hold = asyncio.run(main())
+    assert hold.site.function == "query"
+
+
+def test_a_thread_under_a_trace_function_keeps_its_variables(engine):
+    """Under a debugger, that is, in the call that waits for the result."""
+    work, inside, go_on = Work(engine), threading.Event(), threading.Event()
+    results = []
+
+    def tracer(frame, event, arg):
+        here = frame.f_code.co_name == "result"
+        if here and event == "line" and not inside.is_set():
+            inside.set()
+            go_on.wait(20)
+        return tracer if here else None
+
+    def ask(future):
+        sys.settrace(tracer)
+        try:
+            results.append(future.result(20))
+        finally:
+            sys.settrace(None)
+
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(work.query)
+        assert work.taken.acquire(timeout=20)
+        asker = threading.Thread(target=ask, args=(future,))
+        asker.start()
+        assert inside.wait(20)
+        assert Look().process.holds
+        work.over.set()
+        go_on.set()
+        asker.join()
+    assert results == [None]
+
+
+def test_threads_that_look_side_by_side():
+    """One notes a work item while another forgets those of holds that have ended."""
+    submitters, item = Submitters(), weakref.ref(Work)
+
+    class Ended(int):
+        def __hash__(self):
+            submitters._items[0] = item
+            return int(self)
+
+    submitters._items = {Ended(1): item}
+    assert submitters.of([], {}) == {}
 
 
 def test_a_look_keeps_nothing_alive(engine):

@@ -40,9 +40,9 @@ class AdapterContext:
         self.explain = explain
         """Tells, for a pool's id, who holds its connections."""
         self.look_soon = look_soon
-        """Is told, with a pool's id, when somebody may have to wait."""
+        """Called with a pool's id when a request for a connection may have to wait."""
         self.refused = refused
-        """Is told what a pool has raised, other than its timeout, on a checkout."""
+        """Called with the books and the exception of a failed checkout; no timeouts."""
 
     @property
     def sites(self) -> CallSites:

@@ -1,15 +1,16 @@
-"""What is put right when an exception ends a hook, whichever it is and wherever.
+"""How the books are put right when an exception ends a hook, at whichever line.
 
 The stack may be full, so a hook takes its wait out of the books by itself, without a
-call. The rest is here. What is raised in a hook while it calls the library is the
-library's; anything else is ours, and reaches the application only if it is meant for
-it: Ctrl-C, or the end of a greenlet or thread.
+call. The rest is here. An exception that the library raises when a hook calls it is the
+library's. Any other is ours, and reaches the application only if it is meant for the
+application: Ctrl-C, or the end of a greenlet or thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,18 +23,20 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
     """Whether ``original`` has raised it; ``called``: the hook was about to call that.
 
     To be asked in the ``except`` block of the hook: then the traceback begins with it.
-    A signal's handler has a frame of its own there, in place of the library's.
+    A signal's handler has a frame of its own there, in place of the library's. That is
+    told for functions only: what another tool has put around one may show the code of
+    the function as its own, and has frames of its own.
     """
-    code = getattr(original, "__code__", None)
-    if not called or code is None:
+    function = original.__func__ if type(original) is MethodType else original
+    if not called or type(function) is not FunctionType:
         return called
     traceback = error.__traceback__
     after = None if traceback is None else traceback.tb_next
-    return after is not None and after.tb_frame.f_code is code
+    return after is not None and after.tb_frame.f_code is function.__code__
 
 
 class Mishaps:
-    """What hooks of a pool have in common for when they are cut short."""
+    """What the hooks of a pool do when an exception has ended one of them."""
 
     book: PoolBook
     guard: Guard
@@ -41,7 +44,7 @@ class Mishaps:
     _tell_refused: Callable[[PoolBook, BaseException], None]
 
     def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
-        """The pool gave no connection: its own timeout, or the application's end."""
+        """Count a request that the pool has refused or the application has ended."""
         try:
             self.book.waited(wait, monotonic())
             self.refused(wait.asked, error, timed_out)
@@ -49,7 +52,7 @@ class Mishaps:
             self.guard.failed(ours)
 
     def refused(self, asked: float, error: BaseException, timed_out: bool) -> None:
-        """The same of a request that is in no books, made at ``asked``."""
+        """Count a failed request, made at ``asked``, that is not among the waits."""
         waited = monotonic() - asked
         if timed_out:
             self.book.timed_out(waited)
@@ -60,7 +63,7 @@ class Mishaps:
             self._tell_refused(self.book, error)
 
     def explain_to(self, error: BaseException) -> None:
-        """Say who holds the connections."""
+        """Add a note to a timeout error: who holds the connections."""
         error.add_note(self._explain(self.book.id))
 
     def goes_on(
@@ -82,14 +85,14 @@ class Mishaps:
         return self.survives(error)
 
     def survives(self, error: BaseException) -> bool:
-        """Take note of one of ours; False if it is meant for the application."""
+        """Count an exception of ours; False for one meant for the application."""
         if not isinstance(error, Exception):
             return False
         self.guard.failed(error)
         return True
 
     def came_back(self, hold: Checkout | None) -> None:
-        """A connection has come back, but the end of its hold was cut short."""
+        """Count out a hold whose connection is back and whose end was cut short."""
         if hold is not None:
             hold.holder.out -= 1
             if hold.account is not None:

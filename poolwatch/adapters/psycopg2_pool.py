@@ -261,7 +261,9 @@ class Psycopg2Hooks(DriverHooks):
                         self.gave_up(wait, error, _is_exhausted(pool, error))
                         raise
                     if not self.goes_on(error, wait, key, before):
-                        _give_back(pool, connection)
+                        hold = holds.get(id(connection), wait)
+                        if hold is wait or _key(args, kwargs) is None:
+                            _give_back(pool, connection)  # else it was out before
                         raise
                 finally:
                     if number in blamed:

@@ -84,7 +84,7 @@ class PsycopgHooks(DriverHooks):
         )
 
     def explain_to(self, error: BaseException) -> None:
-        """Not here: ``getconn`` raises another timeout error than its inner method."""
+        """Do nothing yet: ``getconn`` raises a timeout error of its own afterwards."""
 
     def _keeps_slot(self) -> bool:
         """Whether the pool counts a connection that was dropped, and can run out."""

@@ -61,9 +61,10 @@ def requesting(  # noqa: C901, PLR0915, PLR0917 - twice the same
 ) -> Method:
     """Around the way from a request to the connection that serves it.
 
-    ``asked`` gives what the others are handed, None if nobody wants to know, and its
-    key among the waits of ``book``. ``goes_on`` takes an exception, that, and whether
-    the library has raised it; it tells whether a connection is lent all the same.
+    ``asked`` returns the wait, None if the pool is not watched, and its key among the
+    waits of ``book``. ``lent`` takes the wait and the connection. ``goes_on`` takes an
+    exception, the wait, and whether the library has raised it; it returns whether the
+    application gets a connection all the same.
     """
     original, weakly, waits = unbound(pool, name), ref(pool), book.waits
 

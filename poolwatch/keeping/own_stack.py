@@ -11,8 +11,9 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from poolwatch import greenlets
 from poolwatch.keeping.references import Guide
 from poolwatch.keeping.roots import NOBODY, Place, stack_places
 from poolwatch.keeping.walk import Walk
@@ -61,12 +62,12 @@ def used_by_running_code(
 def _own_stacks() -> Iterator[FrameType]:
     """The innermost frame of this thread and, where greenlets run, of their parents."""
     yield sys._getframe(1)  # noqa: SLF001 - the documented way
-    library: Any = sys.modules.get("greenlet")
-    greenlet = library.getcurrent().parent if library is not None else None
+    greenlet = greenlets.current_greenlet()
     while greenlet is not None:
-        if greenlet.gr_frame is not None:
-            yield greenlet.gr_frame
-        greenlet = greenlet.parent
+        frame = greenlets.suspended_frame(greenlet)  # none of the one that runs
+        if frame is not None:
+            yield frame
+        greenlet = greenlets.parent_of(greenlet)
 
 
 def _users(frame: FrameType) -> list[Place]:

@@ -184,7 +184,7 @@ _POOLS = (
 
 
 def pools_of_drivers() -> tuple[type, ...]:
-    """Classes that may keep what they have lent, in nobody's hand; those loaded."""
+    """Loaded pool classes that refer to what they have lent, which is no use of it."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in _POOLS)
     return tuple(kind for kind in found if isinstance(kind, type))
 
@@ -327,7 +327,7 @@ def _of_greenlet(greenlet: Any) -> Sequence[Any]:
         ended = greenlets.is_dead(greenlet)
         return gc.get_referents(greenlet) if ended else ()
     values: list[Any] = []
-    frame = greenlet.gr_frame  # None unless it is suspended
+    frame = greenlets.suspended_frame(greenlet)
     while frame is not None:
         values += local_variables(frame)[1]
         frame = frame.f_back

@@ -137,13 +137,10 @@ def is_users(frame: FrameType) -> bool:
 
 def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     """All threads, those of ``first`` at the beginning."""
-    named = _thread_names()
+    named = _thread_names() | per_greenlet.names_of_running()
     early = set(first)
     idents = sorted(current_frames(), key=lambda each: each not in early)
-    names = [
-        per_greenlet.name_of_running(ident) or named.get(ident, str(ident))
-        for ident in idents
-    ]
+    names = [named.get(ident, str(ident)) for ident in idents]
     return [
         Root("threads", name, _thread_reader(guide, ident, name))
         for ident, name in zip(idents, names, strict=True)

@@ -29,9 +29,9 @@ _PASSED = 40
 _MOST_MORE = 15_000
 """... as far as a step may be longer for it."""
 _OVERHEAD = 8
-"""What a batch costs beside its objects, in objects; ..."""
+"""What a batch costs beyond its objects, counted in objects; ..."""
 _TELLING = 50
-"""... and what it costs to tell of a chain."""
+"""... and what the report of a chain costs."""
 _SLIGHT = 4
 """Objects behind another that are sooner looked at again than remembered."""
 
@@ -45,9 +45,9 @@ class Progress:
         self.leads: dict[int, dict[int, int]] = {each: {each: 0} for each in proxies}
         """By the id of an object on the way to proxies: by their ids, what is next."""
         self.settled: set[int] = set()
-        """Proxies of which nothing more need be told."""
+        """Proxies of which no further chain need be reported."""
         self.told: set[tuple[int, int, int]] = set()
-        """References that were told of: from, to, and the proxy they lead to."""
+        """References already reported: from, to, and the proxy they lead to."""
         self.positions: dict[int, int] = {}
         """How much of a large container is done."""
         self.lengths: dict[int, int] = {}
@@ -92,7 +92,7 @@ class Sweep:
         self._width = width
         """Objects of one batch."""
         self.tell: Callable[[list[Any]], None] = _say_nothing
-        """Told of every chain that leads to a proxy."""
+        """Called with every chain that leads to a proxy."""
         self._levels: list[_Level] = []
         self._seen: set[int] = set()
         self._next: list[Any] = []

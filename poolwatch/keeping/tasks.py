@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
+from poolwatch import greenlets
 from poolwatch.keeping.references import (
     Guide,
     awaited_by,
@@ -138,7 +139,8 @@ def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
             frame=frame,
         )
         for greenlet in _greenlets(guide, held):
-            yield from stack_places(greenlet.gr_frame, who, "suspended frame")
+            suspended = greenlets.suspended_frame(greenlet)
+            yield from stack_places(suspended, who, "suspended frame")
         awaited = awaited_by(awaited)
     yield unread("suspended frame", who)
 

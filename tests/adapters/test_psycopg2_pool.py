@@ -22,6 +22,7 @@ from psycopg2.pool import (
 from sqlalchemy import create_engine, text
 
 import poolwatch
+from poolwatch.adapters.psycopg2_pool import Psycopg2Hooks
 from poolwatch.agent import agent
 from poolwatch.client import Client
 from poolwatch.live import LiveSource
@@ -71,6 +72,21 @@ def test_the_same_key_twice(pool, instrument):
     assert pool.getconn("orders") is connection
     assert Look().counters(watch).checkouts == 2
     pool.putconn(connection, key="orders")
+
+
+def test_an_interrupt_when_a_key_is_used_again(pool, instrument, monkeypatch):
+    """What is out under the key stays out: its holder goes on with it."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Psycopg2Hooks, "_again", interrupt)
+    watch = instrument(pool)
+    connection = pool.getconn("orders")
+    with pytest.raises(KeyboardInterrupt):
+        pool.getconn("orders")
+    assert pool.getconn("others") is not connection
+    assert len(Look().holds(watch)) == 2
 
 
 def test_a_key_is_a_way_back(pool, instrument):

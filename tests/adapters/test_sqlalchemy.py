@@ -367,6 +367,36 @@ def test_a_timed_out_wait(instrument):
     held.close()
 
 
+def test_a_timeout_below_another_tools_wrapper(instrument):
+    """Which shows the method's code as its own, as wrapt does: the pool raised it."""
+    calls = []
+
+    class Proxy:
+        def __init__(self, wrapped):
+            self.wrapped = wrapped
+            self.__code__ = wrapped.__code__
+
+        def __call__(self, *args):
+            calls.append(args)
+            return self.wrapped(*args)
+
+        def __get__(self, pool, _):
+            return self if pool is None else lambda: self(pool)
+
+    class Traced(QueuePool):
+        connect = Proxy(QueuePool.connect)
+
+    pool = null_pool_of(Traced, pool_size=1, max_overflow=0, timeout=0.02)
+    watch = instrument(pool)
+    held = pool.connect()
+    with pytest.raises(PoolTimeoutError):
+        pool.connect()
+    assert len(calls) == 2
+    assert Look().counters(watch).timeouts == 1
+    assert not Look().pool(watch).switched_off
+    held.close()
+
+
 def test_a_wait_names_its_caller(instrument):
     """While a thread waits it is shown with its line, and the pool as exhausted."""
     pool = null_pool_of(pool_size=1, max_overflow=0, timeout=LONG_S)
