@@ -78,7 +78,7 @@ _MOST_IDS = 500_000
 """Ids that are remembered: 40 MB, for as long as a search takes."""
 _NOT_TO_THE_END = "not followed to the end"
 _NAP_AFTER_S = 0.001
-_PATIENCE = 12
+_PATIENCE = 4
 """Times the budget that a look may last when others want the interpreter."""
 
 

@@ -53,6 +53,8 @@ _TRUST_S = 3.0
 """How long the answer to "who keeps it alive" is used again, at least ..."""
 _SHARE = 50
 """... and for so many times what it cost: never more than 2 % of a core."""
+_LONGEST_S = 1.0
+"""A look that has taken longer does not search once more: a viewer waits for it."""
 _AGREED = 2
 """Looks in a row that must find a hold leaked before it is logged and counted."""
 
@@ -170,7 +172,7 @@ class LedgerSource:
             self._cost_s = 0.0
             self._ask(look, look.suspects())
             unused = [d for d in look.suspects() if self._is_unused(d)]
-            if unused:
+            if unused and time.monotonic() - look.now < _LONGEST_S:
                 self._ask(look, unused)
             for draft in look.suspects():
                 answer = self._answers.get(draft.checkout.number)

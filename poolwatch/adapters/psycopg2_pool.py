@@ -128,7 +128,9 @@ def _key(args: Any, kwargs: Any) -> Any:
 
 def _is_out(pool: Any, key: Any) -> bool:
     """Whether a connection is out under this key: then that one is given again."""
-    return key is not None and key in pool._used
+    with suppress(Exception):  # a key of the application's own class
+        return key is not None and key in pool._used
+    return False
 
 
 def _parameters(pool: Any) -> dict[str, Any]:

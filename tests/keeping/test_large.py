@@ -169,7 +169,7 @@ def test_large_module_hides_no_use(taken, pooled, monkeypatch):
     """Of a module that was not followed to its end nothing in use can be missed."""
     module = ModuleType("caches")
     module.__file__ = __file__
-    module.cache = [Node(number) for number in range(50_000)]
+    module.cache = [Node(number) for number in range(200_000)]
     monkeypatch.setitem(sys.modules, "caches", module)
     connection = pooled.raw_connection()
     held = [connection.dbapi_connection]
@@ -178,7 +178,7 @@ def test_large_module_hides_no_use(taken, pooled, monkeypatch):
     del connection, cell
     gc.disable()
     try:
-        result = taken.look(nodes=20_000)
+        result = taken.look(nodes=100_000)
     finally:
         gc.enable()
     assert "h1" not in result.found
@@ -332,7 +332,7 @@ def test_the_verdict_says_what_was_not_seen(tmp_path, monkeypatch):
         with running(job, "report"):
             KEPT["session"] = connected(engine)
             deadline = time.monotonic() + 20
-            while (process := poolwatch.snapshot().processes[0]).holds[0].held_s < 0.1:
+            while (process := poolwatch.snapshot().processes[0]).holds[0].held_s < 0.3:
                 assert time.monotonic() < deadline
         (hold,) = process.holds
         unknown = [each for each in hold.evidence if each.startswith("not known")]
