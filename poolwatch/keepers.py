@@ -72,13 +72,16 @@ Taker = tuple[int | None, Callable[[], Any] | None]
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
-_LONGER_S, _MORE = 0.5, 3_000_000
+_LONGER_S, _MORE = 1.2, 3_000_000
 """Budget and objects of a look that is to see everything."""
 _MOST_IDS = 500_000
 """Ids that are remembered: 40 MB, for as long as a search takes."""
 _NOT_TO_THE_END = "not followed to the end"
 _NAP_AFTER_S = 0.001
-_PATIENCE = 4
+_NAP_S = 0.00005
+"""Not 0: a thread that waits for the interpreter must have the time to wake up. Else
+each release, which it misses, makes it wait another switch interval."""
+_PATIENCE = 2
 """Times the budget that a look may last when others want the interpreter."""
 
 
@@ -266,7 +269,7 @@ class _Search:
     def _spent(self) -> bool:
         now = time.perf_counter()
         if now - self._napped >= _NAP_AFTER_S:
-            time.sleep(0)
+            time.sleep(_NAP_S)
             self._napped = time.perf_counter()
         if self._why is None and (self._nodes <= 0 or len(self._barren) > _MOST_IDS):
             self._why = "enough objects were visited"
