@@ -240,7 +240,8 @@ class LedgerSource:
             if (answer := self._answers.get(draft.checkout.number)) is not None
             if not draft.moved
             if answer.looks >= _AGREED
-            or not is_unused(answer.keeping)
+            or not (suspicious(draft.seen) and is_unused(answer.keeping))
+            or answer.now == draft.now
             or taking_frames(answer.now) == taking_frames(draft.now)
         }
 
