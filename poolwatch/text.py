@@ -113,13 +113,20 @@ def taken_in(request: Hold | Wait | SiteStats, cells: int) -> str:
     site, caller = request.site, request.caller
     if site is None or caller is None:
         return place(site)
-    names = (f"{neutral(each.function)}:{each.line}" for each in (site, caller))
+    names = (f"{_short_name(each)}:{each.line}" for each in (site, caller))
     texts = (
         whence(site, caller),
         f"{place(site, 1)} from {place(caller, 1)}",
         " from ".join(names),
     )
     return next((text for text in texts if width(text) <= cells), texts[-1])
+
+
+def _short_name(frame: Frame) -> str:
+    """The function, or the module if that has no name of its own."""
+    if frame.function.startswith("<"):
+        return neutral(PurePath(frame.file).stem)
+    return neutral(frame.function)
 
 
 @lru_cache(maxsize=4096)

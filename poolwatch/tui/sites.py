@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from poolwatch.model import Frame, Process, SiteStats
 from poolwatch.naming import process_name
-from poolwatch.text import duration, fit, neutral, one_line, place, short_time
+from poolwatch.text import (
+    duration,
+    fit,
+    neutral,
+    one_line,
+    place,
+    short_time,
+    width,
+)
 from poolwatch.tui.board import Board
 from poolwatch.tui.columns import GAP, Column, Layout, arrange, heads
 from poolwatch.tui.gauge import bar
@@ -111,6 +119,8 @@ def _line(site: Site, columns: Layout, most: float) -> Line:
             runs += [*bar(share, cells, "accent"), (GAP, "text")]
             continue
         text, ink = _CELLS[column.key](site)
+        if column.key == "site" and width(text) > cells:
+            text = text.replace(place(site.frame), place(site.frame, 1))
         set_ = right if column.right else tail if column.key == "site" else fit
         runs.append((set_(text, cells) + GAP, ink))
     return tuple(runs)
