@@ -33,6 +33,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 HERE = str(Path(poolwatch.__file__).parent)
 SIZE = 2
+BRIEF, PATIENT = 0.01, 30.0
+"""Seconds that a request waits for a connection."""
 KINDS = [
     sqlalchemy_pools.Engine,
     sqlalchemy_pools.AsyncEngine,
@@ -116,7 +118,8 @@ def kind(request):
 
 @pytest.fixture
 def pool(kind, postgres):
-    pool = kind.make(postgres, size=SIZE, timeout=0.01)
+    pool = kind.make(postgres, size=SIZE, timeout=BRIEF)
+    kind.timeout = PATIENT  # asyncpg's is given at each request, and limits its return
     yield pool
     with suppress(Exception):
         kind.run(kind.close, pool)
@@ -190,7 +193,9 @@ class Trial:
 
     def refused(self, fault):
         held = [self.take() for _ in range(SIZE)]
+        self.kind.timeout = BRIEF
         connection, error = self.faulty(self.kind.take, self.pool, fault=fault)
+        self.kind.timeout = PATIENT
         assert connection is None
         self.note(error, fault)
         for each in held:
@@ -220,7 +225,7 @@ class Trial:
 
     def take(self, where="the beginning"):
         """One, as soon as there is one: psycopg_pool takes them back in a thread."""
-        for _ in range(250):
+        for _ in range(3000):
             connection, error = self._called(self.kind.take, self.pool)
             if error is None:
                 return connection
