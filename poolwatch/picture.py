@@ -77,6 +77,8 @@ class _Answer:
     """Where its holder was at that time."""
     looks: int = 0
     """Looks in a row whose searches found nothing that uses it."""
+    confirmed: bool = False
+    """A second search of the same look found nothing, either."""
 
 
 class LedgerSource:
@@ -157,6 +159,10 @@ class LedgerSource:
         answer = self._answers.get(number)
         return answer is not None and answer.looks >= _AGREED
 
+    def awaits_a_second_look(self) -> bool:
+        """Whether the last look found a leak that another one has to agree to."""
+        return any(0 < a.looks < _AGREED for a in list(self._answers.values()))
+
     def _search(self, look: _Look) -> None:
         """Find out who uses the suspects, if the last answers are too old.
 
@@ -172,12 +178,14 @@ class LedgerSource:
             self._cost_s = 0.0
             self._ask(look, look.suspects())
             unused = [d for d in look.suspects() if self._is_unused(d)]
-            if unused and time.monotonic() - look.now < _LONGEST_S:
+            twice = bool(unused) and time.monotonic() - look.now < _LONGEST_S
+            if twice:
                 self._ask(look, unused)
             for draft in look.suspects():
                 answer = self._answers.get(draft.checkout.number)
                 if answer is not None:
                     answer.looks = answer.looks + 1 if self._is_unused(draft) else 0
+                    answer.confirmed = twice
             self._trust_s = max(_TRUST_S, _SHARE * self._cost_s)
             self._asked = look.now
             self._lets_collect = any(
@@ -231,8 +239,8 @@ class LedgerSource:
     def _known(self, look: _Look) -> dict[int, Keeping]:
         """The answers that hold for this look.
 
-        That nothing uses a connection is true of the stack at which it was found out,
-        until a second look has agreed.
+        That nothing uses a connection takes two searches, and it is true of the stack
+        at which it was found out, until a second look has agreed.
         """
         return {
             draft.checkout.number: answer.keeping
@@ -241,9 +249,16 @@ class LedgerSource:
             if not draft.moved
             if answer.looks >= _AGREED
             or not (suspicious(draft.seen) and is_unused(answer.keeping))
-            or answer.now == draft.now
-            or taking_frames(answer.now) == taking_frames(draft.now)
+            or (answer.confirmed and _is_where_it_was(draft, answer))
         }
+
+
+def _is_where_it_was(draft: _Draft, answer: _Answer) -> bool:
+    """Whether the holder's stack is that of the search, but for libraries and lines."""
+    if answer.now == draft.now:
+        return True
+    one, other = taking_frames(answer.now), taking_frames(draft.now)
+    return [(f.file, f.function) for f in one] == [(f.file, f.function) for f in other]
 
 
 def _ask(drafts: list[_Draft]) -> tuple[dict[int, Keeping], tuple[str, ...]]:

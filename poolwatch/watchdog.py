@@ -77,8 +77,9 @@ class Watchdog:
         )
         if suspects and (suspects != self._seen or now >= self._again):
             began = time.thread_time()
-            unclear = self._leaked(now)
+            self._leaked(now)
             cost = time.thread_time() - began
+            unclear = self._source.awaits_a_second_look()
             pause = 0.0 if unclear else max(_AGAIN_S, _SHARE * cost)
             self._seen, self._again = suspects, now + pause
 
@@ -89,8 +90,8 @@ class Watchdog:
             return False
         return bool(book.open_waits(now))
 
-    def _leaked(self, now: float) -> bool:
-        """Report new leaks; returns whether some need a second look that agrees."""
+    def _leaked(self, now: float) -> None:
+        """Report new leaks, once they are counted."""
         process = self._source.process()
         names = {pool.id: pool.name for pool in process.pools}
         groups: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
@@ -100,19 +101,16 @@ class Watchdog:
             for hold in book.out()
             if getattr(hold, "leaked", False)
         }
-        unclear = False
         for hold in process.holds:
             number = int(hold.id[1:])
             if hold.verdict != "leaked" or number in self._reported:
                 continue
             if number not in counted:
-                unclear = True
                 continue
             self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
             groups[hold.pool, hold.site].append(hold)
         for (pool, _), holds in groups.items():
             log().warning("%s", _leak(holds, names.get(pool, "?")))
-        return unclear
 
     def _returned(self, books: list[PoolBook], now: float) -> None:
         if not self._reported:

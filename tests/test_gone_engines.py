@@ -30,10 +30,11 @@ def used(url, keep):
 )
 def test_a_collected_engine_is_gone(instrument, postgres, keep):
     instrument()
+    others = {pool.id for pool in Look().process.pools}  # of other tests
     kept = used(postgres.url(), keep)
     gc.collect()
-    assert Look().process.pools == ()
-    assert agent.ledger.books == {}
+    assert {pool.id for pool in Look().process.pools} <= others
+    assert set(agent.ledger.books) <= others
     del kept
 
 
