@@ -103,7 +103,11 @@ class Look:
         window = (moment[0] - self.ended, moment[1] - self.began)
         self.windows |= dict.fromkeys(readings, window)
         self.memory.read_at |= dict.fromkeys(readings, moment[1])
-        self.servers.append(_status(tuple(readings), source, one, address))
+        status = _status(tuple(readings), source, one, address)
+        if status.up_s is not None:  # as of the moment of the process's own picture
+            up_s = max(0.0, status.up_s - (moment[1] - self.ended))
+            status = replace(status, up_s=up_s)
+        self.servers.append(status)
 
     def complain(
         self, pools: Iterable[str], source: ServerSource, why: str, **more: Any
