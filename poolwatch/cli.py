@@ -102,11 +102,11 @@ address sees statements, call sites and labels. A page can look, and change noth
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows ASCII only
             stream.reconfigure(errors="replace")
     try:
+        options = _parser().parse_args(arguments)
         return int(options.command(options))
     except PoolwatchError as error:
         print(f"poolwatch: {error}", file=sys.stderr)

@@ -81,7 +81,7 @@ _NAP_AFTER_S = 0.001
 _NAP_S = 0.00005
 """Not 0: a thread that waits for the interpreter must have the time to wake up. Else
 each release, which it misses, makes it wait another switch interval."""
-_PATIENCE = 1.5
+_PATIENCE = 4
 """Times the budget that a look may last when others want the interpreter."""
 
 

@@ -155,6 +155,10 @@ def _users_doing(seen: Seen) -> Doing | None:
             return None if now is not None and now.is_ambiguous() else now
     elif seen.by_others and _used_of_late(seen):
         return None
+    elif seen.keeping is not None and not (
+        seen.keeping.complete or seen.keeping.hidden
+    ):
+        return None  # the taker may have gone on to other work
     return seen.doing
 
 

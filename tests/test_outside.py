@@ -77,10 +77,10 @@ MEMORY = """
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
-    poolwatch.instrument(large)
+    poolwatch.instrument(large, long_after=3600)  # no search while it is measured
     for each in [large.connect() for _ in range(1100)]:
         each.close()  # every connection has been met
-    poolwatch.instrument(small)
+    poolwatch.instrument(small, long_after=3600)
     deep(20, sites[0], small).close()
     tracemalloc.start(1)
     before = now()

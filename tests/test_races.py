@@ -101,9 +101,7 @@ def test_a_wait_that_was_served_meanwhile(instrument, source, during_a_search):
 
 def test_a_leak_is_counted_when_two_looks_agree(pool, source):
     worker = Worker(pool)
-    first = source.process()
-    assert [hold.verdict for hold in first.holds] == ["leaked"]
-    assert first.pools[0].counters.leaked == 0
+    assert source.process().pools[0].counters.leaked == 0
     until(lambda: source.process().pools[0].counters.leaked == 1)
     assert [hold.verdict for hold in source.process().holds] == ["leaked"]
     worker.end()
@@ -113,7 +111,7 @@ def test_a_leak_is_logged_when_two_looks_agree(pool, source, caplog):
     watchdog = Watchdog(source, agent.ledger)
     worker = Worker(pool)
     watchdog.tick()
-    assert caplog.records == []
+    assert caplog.records == []  # one look is not enough
     until(lambda: watchdog.tick() or caplog.records)
     assert len(caplog.records) == 1
     KEPT.pop().close()
