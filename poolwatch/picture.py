@@ -228,7 +228,11 @@ class LedgerSource:
 
     def _is_to_be_agreed(self, draft: _Draft) -> bool:
         answer = self._answers.get(draft.checkout.number)
-        return answer is not None and 0 < answer.looks < _AGREED
+        return (
+            answer is not None
+            and answer.looks < _AGREED
+            and self._is_unused(draft)  # perhaps found before it was suspicious
+        )
 
     def _is_unused(self, draft: _Draft) -> bool:
         answer = self._answers.get(draft.checkout.number)
