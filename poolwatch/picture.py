@@ -246,15 +246,21 @@ class LedgerSource:
         That nothing uses a connection takes two searches, and it is true of the stack
         at which it was found out, until a second look has agreed.
         """
-        return {
-            draft.checkout.number: answer.keeping
-            for draft in look.drafts()
-            if (answer := self._answers.get(draft.checkout.number)) is not None
-            if not draft.moved
-            if answer.looks >= _AGREED
-            or not (suspicious(draft.seen) and is_unused(answer.keeping))
-            or (answer.confirmed and _is_where_it_was(draft, answer))
-        }
+        known = {}
+        for draft in look.drafts():
+            answer = self._answers.get(draft.checkout.number)
+            if answer is None or draft.moved:
+                continue
+            certain = (
+                answer.looks >= _AGREED
+                or not self._is_unused(draft)
+                or (answer.confirmed and _is_where_it_was(draft, answer))
+            )
+            keeping = (
+                answer.keeping if certain else replace(answer.keeping, pending=True)
+            )
+            known[draft.checkout.number] = keeping
+        return known
 
 
 def _is_where_it_was(draft: _Draft, answer: _Answer) -> bool:

@@ -32,6 +32,8 @@ class Keeping:
     """Where the frame is now that the chain begins in."""
     direct: bool = False
     """A variable of that frame is the session or connection itself."""
+    pending: bool = False
+    """A second search has to agree before anything is said of the hold."""
     hidden: bool = False
     """A frame that is running may have it where nobody can look: see
     :mod:`poolwatch.keeping.scopes`."""
@@ -106,6 +108,9 @@ def judge(seen: Seen) -> Judgement:
         return Judgement("leaked", "leaked.collected", (*evidence, _DROPPED))
     if seen.long_hold:
         return Judgement("ok", None, (*evidence, f"declared long: {seen.long_hold}"))
+    if seen.keeping is not None and seen.keeping.pending:
+        long = seen.held_s >= seen.long_after
+        return Judgement("long" if long else "ok", None, evidence)
     return _leaked(seen, evidence) or _long(seen, evidence)
 
 
@@ -189,7 +194,7 @@ def _circumstances(seen: Seen) -> tuple[str, ...]:
 
 def is_unused(keeping: Keeping | None) -> bool:
     """Whether a search has shown that no code that runs, or will run, uses it."""
-    if keeping is None or keeping.in_use or not keeping.complete:
+    if keeping is None or keeping.in_use or keeping.pending or not keeping.complete:
         return False
     return not keeping.hidden
 
