@@ -152,7 +152,7 @@ class PoolBook:
 
     @cached_property
     def _wait_rate(self) -> WaitRate:
-        from poolwatch.waitrate import WaitRate  # whoever looks has it
+        from poolwatch.waitrate import WaitRate  # loaded by the first viewer
 
         return WaitRate(self.begun)
 
@@ -401,7 +401,7 @@ class PoolBook:
 
     def mostly_outside(self) -> list[Outside]:
         """Call sites whose held time is mostly not in SQL."""
-        from poolwatch.costs import mostly_outside  # whoever looks has it
+        from poolwatch.costs import mostly_outside  # loaded by the first viewer
 
         return mostly_outside(self._by_stack())
 
@@ -413,7 +413,7 @@ class PoolBook:
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Figures of the pool, for a snapshot with so many holds and waits."""
-        from poolwatch.model import Counters, PoolStats  # whoever looks has it
+        from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
         if self.unseen:

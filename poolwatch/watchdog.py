@@ -103,9 +103,9 @@ class Watchdog:
         }
         for hold in process.holds:
             number = int(hold.id[1:])
-            if hold.verdict != "leaked" or number in self._reported:
+            if hold.verdict != "leaked" or number not in counted:
                 continue
-            if number not in counted:
+            if number in self._reported:
                 continue
             self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
             groups[hold.pool, hold.site].append(hold)

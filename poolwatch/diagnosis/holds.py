@@ -207,7 +207,7 @@ def fork_shared(
 ) -> list[Finding]:
     """``fork_shared``: two processes use one connection.
 
-    ``holds`` are out now; ``uses`` are told of where no such hold is.
+    ``holds`` are out now; ``uses`` are reported where there is no such hold.
     """
     found = [
         _fork_shared(pool, hold.site, taken_at(hold), hold.backend_pid, "", (hold.id,))
