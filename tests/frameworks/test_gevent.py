@@ -122,4 +122,7 @@ def test_gunicorn(serve, preload, psycogreen):
         ("green_shop.py", line("green_shop.py", "for a request"), "app")
     }
     assert sorted(hold["verdict"] for hold in holds) == ["leaked", "long", "long"]
-    assert len({hold["thread"] for hold in holds}) == 3
+    # gevent gives the number of a greenlet that has ended to the next one, so only the
+    # two that run are sure to have names of their own.
+    at_work = {hold["thread"] for hold in holds if hold["verdict"] == "long"}
+    assert len(at_work) == 2
