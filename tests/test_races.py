@@ -19,7 +19,7 @@ KEPT = []
 @pytest.fixture
 def source(monkeypatch):
     """Looks at the ledger; the agent's own looks do not come in between."""
-    monkeypatch.setattr(agent, "_tick", lambda: None)
+    monkeypatch.setattr(agent._guard, "tripped", True)  # no watchdog but the test's own
     return picture.LedgerSource(agent.ledger)
 
 

@@ -471,8 +471,11 @@ def test_handed_over_to_another_thread(instrument, sqlite):
         thread.join()
     mine = taken.pop("handed over")
     mine.execute(text("select 1"))
-    verdicts = {hold.thread: hold.verdict for hold in figures(watch)[1]}
-    assert verdicts == {"handed over": "long", "forgotten": "leaked"}
+
+    def verdicts():  # a look that is cut short on a busy machine says "not known"
+        return {hold.thread: hold.verdict for hold in figures(watch)[1]}
+
+    until(lambda: verdicts() == {"handed over": "long", "forgotten": "leaked"})
     mine.close()
     taken.popitem()[1].close()
     assert figures(watch)[0] == (2, 2, 0)
