@@ -10,7 +10,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from operator import methodcaller
 from pathlib import Path
@@ -72,11 +72,18 @@ class Watch:
         return f"<poolwatch.Watch on {self._pool_id or 'every pool'}>"
 
 
+def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
+    """The ledger's ``InUse``, loaded at the first nested request."""
+    from poolwatch.keeping.own_stack import used_by_running_code
+
+    return used_by_running_code(connections, several)
+
+
 class Agent:
     """The part of poolwatch that lives in the application's process."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(_in_use)
         self._sites: list[CallSites] = []
         """The first counts."""
         self.bottoms: dict[int, CodeType] = {}

@@ -22,18 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch.callers import Stack, near_stack
 from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
-from poolwatch.frame import OTHER_SITES, Frame
 from poolwatch.histogram import Histogram, merged
-from poolwatch.nestings import Nestings
+from poolwatch.model import OTHER_SITES, Frame
+from poolwatch.nestings import InUse, Nestings
 from poolwatch.observers import MOST_UNSEEN, Observers
 from poolwatch.ondemand import OnDemand
 from poolwatch.tally import BATCH, Tally
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
-    from poolwatch.inherited import InheritedUse
-    from poolwatch.made import Use
-    from poolwatch.model import Collected, Outside, PoolStats, SiteStats
+    from poolwatch.inherited import InheritedPath
+    from poolwatch.model import Collected, Outside, PoolStats, SiteStats, Use
     from poolwatch.waitrate import WaitRate
 
 MOST_SITES = 128
@@ -70,8 +69,7 @@ class PoolBook:
     connections: OnDemand[dict[int, ConnectionFacts]] = OnDemand(dict)
     blamed: OnDemand[dict[int, list[Path]]] = OnDemand(dict)
     """By wait: the paths of those who held a connection when it began."""
-    nestings = OnDemand(Nestings)
-    inherited: OnDemand[dict[Path, InheritedUse]] = OnDemand(dict)
+    inherited: OnDemand[dict[Path, InheritedPath]] = OnDemand(dict)
     """Where connections were taken that had been opened before a fork."""
     departed: OnDemand[deque[tuple[float, ConnectionFacts]]] = OnDemand(
         partial(deque, maxlen=_DEPARTED)
@@ -97,6 +95,7 @@ class PoolBook:
         gauges: Callable[[], Gauges],
         observers: Observers,
         beside: Mapping[str, PoolBook],
+        in_use: InUse,
     ) -> None:
         self.id = pool_id
         self._beside = beside
@@ -104,6 +103,7 @@ class PoolBook:
         self.observers = observers
         """Those of all pools: usually nobody but viewers. For these, what has ended is
         told apart by call site."""
+        self.nestings = Nestings(in_use)
         self.name = name
         self.kind = kind
         self.url = url
@@ -292,7 +292,7 @@ class PoolBook:
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
         self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
-        self.nestings = Nestings()
+        self.nestings.forget()
         self.begun = time.monotonic()
         self.__dict__.pop("_wait_rate", None)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.callsites import USER_FRAMES_WANTED
-from poolwatch.frame import OTHER_SITES, Frame
+from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.onstack import taking_frames
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from poolwatch.collector import undisturbed
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 from poolwatch.ownership import application_frames, is_ours, note_typed
 
 T = TypeVar("T")

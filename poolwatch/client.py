@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from poolwatch import liveness, rundir, wire
-from poolwatch.advice.recording import Trace
 from poolwatch.errors import (
     ForbiddenError,
     NoProcessError,
@@ -25,6 +24,7 @@ from poolwatch.model import Frozen, Process, Unreachable
 from poolwatch.parallel import Calls, Outcome
 from poolwatch.rundir import Address
 from poolwatch.text import one_line
+from poolwatch.trace import Trace
 
 PATIENCE_S = 3.0
 _MOST_BYTES = 256 * 1024 * 1024

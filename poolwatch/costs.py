@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from poolwatch.callers import caller_at, fork
-from poolwatch.frame import Frame
 from poolwatch.histogram import merged
-from poolwatch.model import Collected, Outside, SiteStats
+from poolwatch.model import Collected, Frame, Outside, SiteStats
 from poolwatch.tally import Tally
 
 BySite = Mapping[Frame | None, Sequence[Tally]]

@@ -14,7 +14,6 @@ from typing import Literal
 
 from poolwatch.model import Frame
 from poolwatch.ownership import application_frames, is_ours
-from poolwatch.text import place
 
 Kind = Literal[
     "database", "http", "network", "sleep", "lock", "file", "process", "code"
@@ -24,17 +23,6 @@ OUTSIDE: frozenset[Kind] = frozenset(
     {"http", "network", "sleep", "lock", "file", "process"}
 )
 """What is surely not the database."""
-
-_WORDS: dict[Kind, str] = {
-    "database": "in the database",
-    "http": "in an HTTP request",
-    "network": "on the network",
-    "sleep": "asleep",
-    "lock": "waiting for a lock, queue or other thread",
-    "file": "reading or writing a file",
-    "process": "waiting for another process",
-    "code": "in its own code",
-}
 
 _FILES: dict[Kind, tuple[str, ...]] = {
     "database": (
@@ -117,11 +105,6 @@ class Doing:
 
     kind: Kind
     frame: Frame
-
-    @property
-    def words(self) -> str:
-        """``app.py:12: asleep``."""
-        return f"{place(self.frame)}: {_WORDS[self.kind]}"
 
     def is_ambiguous(self) -> bool:
         """Whether the frame alone does not tell what its line waits for."""

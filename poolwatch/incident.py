@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from poolwatch.doing import doing
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.naming import task_name
-from poolwatch.text import duration, one_line, place, plural, taken_at
+from poolwatch.text import activity, duration, one_line, place, plural, taken_at
 
 MOST_SITES = 8
 """Call sites that are named; the note must fit on a screen."""
@@ -88,7 +88,7 @@ def _finding(findings: Sequence[Finding]) -> list[str]:
 def _now(hold: Hold) -> str:
     told = doing(hold.now)
     if told is not None:
-        return told.words
+        return activity(told.frame, told.kind)
     return "; ".join(hold.evidence[:1]) or "not running"
 
 

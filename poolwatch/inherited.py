@@ -10,20 +10,20 @@ import os
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from poolwatch.model import InheritedUse
+
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
     from poolwatch.callsites import Path
     from poolwatch.checkout import Checkout
     from poolwatch.ledger import Ledger
 
-KEPT_S = 600.0
-"""How long a path is reported after its last use."""
 _MOST = 64
 """Paths kept per pool."""
 
 
-class InheritedUse:
-    """One path of the application on which such a connection was taken."""
+class InheritedPath:
+    """A stack that has taken such a connection."""
 
     __slots__ = ("backend_pid", "last", "path", "told")
 
@@ -35,6 +35,10 @@ class InheritedUse:
         """``time.monotonic()`` of its last use."""
         self.told = False
         """Already in the log."""
+
+    def record(self, now: float) -> InheritedUse:
+        """Return what is reported of it at ``now`` (``time.monotonic()``)."""
+        return InheritedUse(self.path.site(), self.backend_pid, now - self.last)
 
 
 class Inherited:
@@ -54,7 +58,7 @@ class Inherited:
         if use is None:
             if len(uses) >= _MOST:
                 return
-            use = uses[hold.path] = InheritedUse(hold.path, facts.backend_pid)
+            use = uses[hold.path] = InheritedPath(hold.path, facts.backend_pid)
         use.last = monotonic()
 
     def is_over(self) -> bool:

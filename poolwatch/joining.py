@@ -32,15 +32,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from poolwatch.model import (
-    Backend,
-    Connection,
-    Departed,
-    Hold,
-    Process,
-    ServerReading,
-    ServerRow,
-)
+from poolwatch.model import Connection, Departed, Hold, Process, ServerRow
+from poolwatch.readings import Backend, ServerReading
 
 SLACK_S = 0.05
 """Between the connect call's return and the moment it is noted, at most."""

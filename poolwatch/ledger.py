@@ -17,8 +17,9 @@ from poolwatch.observers import Observers
 
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
-    from poolwatch.made import Use
     from poolwatch.makings import Makings
+    from poolwatch.model import Use
+    from poolwatch.nestings import InUse
 
 _DEPARTED = 32
 """Books that are kept of pools which were taken away."""
@@ -27,7 +28,8 @@ _DEPARTED = 32
 class Ledger:
     """All books of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_use: InUse) -> None:
+        self._in_use = in_use
         self.books: WeakValueDictionary[str, PoolBook] = WeakValueDictionary()
         """By the id of the pool, whose hooks keep them."""
         self._numbers = itertools.count(1)
@@ -47,7 +49,11 @@ class Ledger:
 
         pool_id = f"p{next(self._numbers)}"
         book = self.books[pool_id] = PoolBook(
-            pool_id, observers=self.observers, beside=self.books, **about
+            pool_id,
+            observers=self.observers,
+            beside=self.books,
+            in_use=self._in_use,
+            **about,
         )
         return book
 

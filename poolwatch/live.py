@@ -28,10 +28,11 @@ from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.joining import AgentReading
-from poolwatch.model import Frozen, Process, ServerReading, Snapshot, Unreachable
+from poolwatch.model import Frozen, Process, Snapshot, Unreachable
 from poolwatch.naming import numbered
 from poolwatch.parallel import BRIEF_S, Calls, Outcome
 from poolwatch.postgres.viewer import ViewerReader, environment_dsn
+from poolwatch.readings import ServerReading
 from poolwatch.refresh import (
     PATIENCE_S,
     SILENT,

@@ -18,15 +18,13 @@ from inspect import CO_OPTIMIZED
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.frame import Frame
+from poolwatch.model import LATEST, Frame
 
 if TYPE_CHECKING:
     from types import CodeType
 
-    from poolwatch.made import Made, Use
+    from poolwatch.model import Made, Use
 
-LATEST = 8
-"""Makings whose times are kept."""
 _MOST_PLACES = 128
 """Places kept apart; pools made at further ones are not counted."""
 _COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
@@ -119,7 +117,7 @@ class Makings:
 
     def made(self, now: float) -> list[Made]:
         """All that is known, for who looks now."""
-        from poolwatch.made import Made  # whoever looks has it
+        from poolwatch.model import Made  # whoever looks has it
 
         return [
             Made(

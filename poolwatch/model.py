@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
-
-from poolwatch.frame import Frame as Frame  # noqa: PLC0414 - it is a record, too
+from typing import Literal, NamedTuple, Protocol
 
 SCHEMA = 1
 """Version of the snapshot document."""
@@ -22,7 +20,22 @@ VIEWERS_ONLY = {"viewers_only": True}
 """Field metadata: passed between poolwatch's own programs, not in the document."""
 
 Verdict = Literal["ok", "long", "leaked"]
+Use = Literal[0, 1, 2]
+"""Of a pool: unused, has opened a connection, has lent one."""
 Severity = Literal["info", "warning", "critical"]
+
+
+class Frame(NamedTuple):
+    """One line of a stack: where a function was, not the interpreter's frame object."""
+
+    file: str
+    """Path as the interpreter knows it (``co_filename``)."""
+    line: int
+    function: str
+
+
+OTHER_SITES = Frame("(other call sites)", 0, "")
+"""Stands for the call sites beyond those that are counted one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +233,54 @@ class Outside:
     """The callers of which that is true, if several share the call site."""
 
 
+class NestedRequests(NamedTuple):
+    """Requests of one pair of call sites, made by holders that had a connection."""
+
+    outer: Frame | None
+    """Call site of the connection that the holder had."""
+    inner: Frame | None
+    callers: tuple[Frame | None, Frame | None]
+    """Callers of both, where they share a call site."""
+    who: str
+    """The first such holder, e.g. ``thread MainThread``."""
+    ago_s: float
+    """Since the last of these requests."""
+    times: int
+    depth: int
+    """The most connections that one such holder wanted at once."""
+
+
+class InheritedUse(NamedTuple):
+    """A call site that took a connection which the parent process had opened."""
+
+    site: Frame | None
+    backend_pid: int | None
+    """Backend of the first such connection."""
+    ago_s: float
+    """Since the last such checkout."""
+
+
+LATEST = 8
+"""Calls whose times are kept in ``Made.latest_s``."""
+
+
+class Made(NamedTuple):
+    """What one line has made for one database, at the moment somebody looks."""
+
+    site: Frame
+    url: str
+    """The password hidden."""
+    made: int
+    pools: tuple[str, ...]
+    """Ids of those that are alive, the newest last."""
+    most_alive: int
+    """The most that were alive at once."""
+    latest_s: tuple[float, ...]
+    """How long ago the latest calls were, the newest last."""
+    together: int = 0
+    """Pools that were made in the same call as one before: a fixed set."""
+
+
 @dataclass(frozen=True, slots=True)
 class SiteStats:
     """What one call site did to one pool since it was instrumented."""
@@ -374,39 +435,3 @@ class Source(Protocol):
     def snapshot(self) -> Snapshot:
         """Return the newest picture; raises PoolwatchError if there can be none."""
         ...
-
-
-# -- the server's side of the join; rows before they are joined with holds ----------
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """One row of ``pg_stat_activity``, with what is needed to know whose it is."""
-
-    pid: int
-    age_s: float | None
-    """Since ``backend_start``, on the server's clock, when the row was read; None if
-    this role may not see it."""
-    client_port: int | None
-    """-1 for a Unix socket."""
-    application: str | None
-    row: ServerRow
-
-
-@dataclass(frozen=True, slots=True)
-class ServerReading:
-    """One look at one PostgreSQL server."""
-
-    identity: str
-    """Tells one running server from every other (its system identifier and the
-    start time of its postmaster)."""
-    version: str
-    sessions: int
-    max_connections: int
-    backends: tuple[Backend, ...]
-    address: str | None = None
-    read_s: float | None = None
-    reserved: int | None = None
-    """Of max_connections, how many only privileged roles may use."""
-    up_s: float | None = None
-    """Since the server was started, on its own clock."""

@@ -9,13 +9,21 @@ took before. Nested requests are rare; plain checkouts never come here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from poolwatch.model import NestedRequests
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
     from poolwatch.checkout import Checkout
-    from poolwatch.frame import Frame
+    from poolwatch.model import Frame
+
+InUse = Callable[[Sequence[Any], Collection[int]], list[int]]
+"""Returns which connections the running code uses, by their index. For those in the
+collection, which the line that runs now has taken in a loop, a plain variable does not
+count.
+"""
 
 MOST = 64
 """Pairs of stacks kept per pool."""
@@ -54,14 +62,36 @@ class Nesting:
 
         return apart(self.outer, self.inner)
 
+    def record(self, now: float) -> NestedRequests:
+        """Return what is reported of it at ``now`` (``time.monotonic()``)."""
+        return NestedRequests(
+            self.outer.site(),
+            self.inner.site(),
+            self.callers,
+            self.who,
+            now - self.last,
+            self.count,
+            self.depth,
+        )
+
 
 class Nestings:
     """The nested requests of one pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_use: InUse) -> None:
+        self._in_use = in_use
         self.seen: dict[tuple[Path, Path], Nesting] = {}
         self._misses: dict[tuple[Path, Path], int] = {}
         """How often a pair of stacks was found not to be nested."""
+
+    def records(self, now: float) -> list[NestedRequests]:
+        """Return what is reported at ``now`` (``time.monotonic()``)."""
+        return [each.record(now) for each in list(self.seen.values())]
+
+    def forget(self) -> None:
+        """Begin anew in a forked child."""
+        self.seen.clear()
+        self._misses.clear()
 
     def note(self, wait: Checkout, holds: dict[int, Checkout]) -> None:
         """Record in which holds of this pool a request is nested.
@@ -97,10 +127,13 @@ class Nestings:
             elif self._worth_a_search(pair):
                 unclear.append(hold)
         if unclear:
-            from poolwatch.keeping.own_stack import used_by_running_code
-
-            again = {id(hold) for hold in unclear if _same_stack(hold.path, wait.path)}
-            found += used_by_running_code(unclear, again)
+            proxies = [hold.proxy() for hold in unclear]
+            again = {
+                at
+                for at, hold in enumerate(unclear)
+                if _same_stack(hold.path, wait.path)
+            }
+            found += [unclear[at] for at in self._in_use(proxies, again)]
             self._missed(
                 (hold.path, wait.path) for hold in unclear if hold not in found
             )

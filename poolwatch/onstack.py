@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from poolwatch.callsites import DEEPEST
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 from poolwatch.ownership import application_frames, home_of
 
 _TASK_BEGINS = re.compile(r"[\\/](?:asyncio|uvloop|anyio|greenlet|uvicorn)[\\/]")

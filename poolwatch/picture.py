@@ -426,7 +426,9 @@ class _Look:
             self.findings += of_pools.unpooled(stats)
             self.findings += of_holds.mostly_outside(stats, book.mostly_outside())
             self.findings += of_holds.fork_shared(
-                stats, _inherited(out, holds), [*book.inherited.values()], self.now
+                stats,
+                _inherited(out, holds),
+                [use.record(self.now) for use in list(book.inherited.values())],
             )
             if not book.shared:  # one connection for all: nobody can wait for another
                 nesting = _nesting(drafts, asked)
@@ -441,7 +443,9 @@ class _Look:
                 nested = of_pools.nested(stats, by_holder)
                 self.findings += nested
                 self.findings += of_pools.nested_before(
-                    stats, list(book.nestings.seen.values()), self.now, nested
+                    stats,
+                    book.nestings.records(self.now),
+                    nested,
                 )
                 if not nested:
                     self.findings += of_pools.undersized(stats, holds, waits)

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from poolwatch.diagnosis import servers as of_servers
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.joining import AgentReading, Window, claimed, join, missing, strays
-from poolwatch.model import Process, ServerReading, ServerStatus
+from poolwatch.model import Process, ServerStatus
 from poolwatch.parallel import Outcome
+from poolwatch.readings import ServerReading
 
 PATIENCE_S = 3.0
 SILENT = "PostgreSQL has not answered in time"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
 from poolwatch.guard import log
 from poolwatch.joining import AgentReading
-from poolwatch.model import ServerReading
 from poolwatch.postgres.in_process import InProcessReader
+from poolwatch.readings import ServerReading
 
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook

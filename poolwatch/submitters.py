@@ -25,9 +25,9 @@ from weakref import ref
 
 from poolwatch.callsites import Pairs, current_frames, pairs_of, resolve
 from poolwatch.checkout import Checkout
-from poolwatch.frame import Frame
 from poolwatch.holders import TaskRef
 from poolwatch.keeping.references import local_variables
+from poolwatch.model import Frame
 from poolwatch.onstack import taking_frames
 from poolwatch.running import task_stack
 

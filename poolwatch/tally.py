@@ -9,7 +9,7 @@ from poolwatch.histogram import Histogram
 
 if TYPE_CHECKING:
     from poolwatch.callsites import Path
-    from poolwatch.frame import Frame
+    from poolwatch.model import Frame
 
 BATCH = 64
 """Ended holds of a call site that may queue up."""

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 
 if TYPE_CHECKING:
     from poolwatch.model import Hold, SiteStats, Wait
@@ -181,3 +181,20 @@ def server_in(url: str | None) -> str | None:
 def plural(count: int, noun: str) -> str:
     """``1 hold``, ``2 holds``."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+_ACTIVITIES = {
+    "database": "in the database",
+    "http": "in an HTTP request",
+    "network": "on the network",
+    "sleep": "asleep",
+    "lock": "waiting for a lock, queue or other thread",
+    "file": "reading or writing a file",
+    "process": "waiting for another process",
+    "code": "in its own code",
+}
+
+
+def activity(frame: Frame, kind: str) -> str:
+    """Where a holder is and what it does there: ``app.py:12: asleep``."""
+    return f"{place(frame)}: {_ACTIVITIES[kind]}"

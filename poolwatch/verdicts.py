@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from poolwatch.doing import OUTSIDE, Doing, doing
 from poolwatch.model import Frame, Verdict
-from poolwatch.text import duration
+from poolwatch.text import activity, duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _long(seen: Seen, evidence: tuple[str, ...]) -> Judgement:
         return Judgement("long", "long_hold", evidence)
     outside = now.kind in OUTSIDE and seen.statement_s is None
     kind = "held_across_io" if outside else "long_hold"
-    return Judgement("long", kind, (*evidence, f"now {now.words}"))
+    return Judgement("long", kind, (*evidence, f"now {activity(now.frame, now.kind)}"))
 
 
 def _users_doing(seen: Seen) -> Doing | None:

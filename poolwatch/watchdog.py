@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from poolwatch.book import PoolBook
 from poolwatch.checkout import Checkout
 from poolwatch.guard import log
-from poolwatch.inherited import InheritedUse
+from poolwatch.inherited import InheritedPath
 from poolwatch.ledger import Ledger
 from poolwatch.model import Frame, Hold
 from poolwatch.nestings import Nesting
@@ -222,7 +222,7 @@ def _nested(nesting: Nesting, pool: str) -> str:
     return "\n  ".join(lines)
 
 
-def _fork_shared(use: InheritedUse, pool: str) -> str:
+def _fork_shared(use: InheritedPath, pool: str) -> str:
     lines = [
         one_line(
             f"fork_shared on pool {pool!r}: a connection that was opened before the "

@@ -137,7 +137,11 @@ class _Encoder:
     def _frame(self, frame: Frame) -> str:
         text = self._known.get(id(frame))
         if text is None:
-            text = self._known[id(frame)] = self.record(frame)
+            file, line, function = frame
+            text = self._known[id(frame)] = (
+                f'{{"file": {_quoted(file)}, "line": {line}, '
+                f'"function": {_quoted(function)}}}'
+            )
         return text
 
 

@@ -14,7 +14,8 @@ from fix_core import Look, null_pool_of
 
 from poolwatch.advice import queueing, replay
 from poolwatch.advice.advising import advise
-from poolwatch.advice.recording import Request, Trace, most_at_once
+from poolwatch.advice.recording import most_at_once
+from poolwatch.trace import Request, Trace
 
 TARGET_S = 0.01
 

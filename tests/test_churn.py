@@ -18,9 +18,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
 from poolwatch.diagnosis.churn import churned
-from poolwatch.made import Made
 from poolwatch.makings import LATEST, Makings, fingerprint
-from poolwatch.model import Frame
+from poolwatch.model import Frame, Made
 
 SITE = Frame("/app/views.py", 12, "handler")
 URL = "postgresql://me:***@db/orders"
@@ -85,8 +84,8 @@ def test_so_many_connections_are_critical():
         (made(7, alive=7), stats(7, 0)),  # never used
         (made(30, alive=1, step=3600), stats(1)),  # once an hour
         (made(40, alive=1, ago=3600.0), stats(1)),  # long over
-        (made(40, 9, site=replace(SITE, function="<module>")), stats(9)),
-        (made(40, 9, site=replace(SITE, function="<listcomp>")), stats(9)),
+        (made(40, 9, site=SITE._replace(function="<module>")), stats(9)),
+        (made(40, 9, site=SITE._replace(function="<listcomp>")), stats(9)),
         (made(6, alive=5), []),  # of pools that are gone by now
     ],
 )
@@ -111,7 +110,7 @@ def test_places_are_bounded():
     """However many places make pools, what is remembered does not grow."""
     makings = Makings()
     for nth in range(1000):
-        makings.note([replace(SITE, line=nth)], URL, None, f"p{nth}")
+        makings.note([SITE._replace(line=nth)], URL, None, f"p{nth}")
     assert len(makings.made(0.0)) == 128
     assert len(makings._by_pool) == 128
     for nth in range(1000):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-import dataclasses
 import json
 import pickle
 import random
@@ -18,10 +17,9 @@ import poolwatch
 from poolwatch import wire
 from poolwatch.book import MOST_SITES
 from poolwatch.errors import UnreachableError
-from poolwatch.frame import OTHER_SITES
 from poolwatch.histogram import Histogram, merged
 from poolwatch.labels import ambience, label, long_hold
-from poolwatch.model import Frame
+from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.text import (
     duration,
     fit,
@@ -314,12 +312,12 @@ def test_threads_that_python_did_not_start(instrument):
 
 def test_a_frame_cannot_be_changed():
     frame = Frame("app.py", 1, "work")
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         frame.line = 2
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         del frame.line
     assert repr(frame) == "Frame(file='app.py', line=1, function='work')"
     for same in (copy.deepcopy(frame), pickle.loads(pickle.dumps(frame))):
         assert same == frame
         assert hash(same) == hash(frame)
-    assert dataclasses.replace(frame, line=2) == Frame("app.py", 2, "work") != frame
+    assert frame._replace(line=2) == Frame("app.py", 2, "work") != frame

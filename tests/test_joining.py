@@ -9,15 +9,14 @@ import pytest
 from poolwatch.joining import SLACK_S, claimed, join
 from poolwatch.model import (
     NO_SAMPLES,
-    Backend,
     Connection,
     Counters,
     Hold,
     PoolStats,
     Process,
-    ServerReading,
     ServerRow,
 )
+from poolwatch.readings import Backend, ServerReading
 
 ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
 HIDDEN = ServerRow(None, None, None, None, None, ())

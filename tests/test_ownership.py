@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 from poolwatch.onstack import still_on_stack, taking_frames
 from poolwatch.ownership import application_frames, home_of
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 from poolwatch.verdicts import Keeping, Seen, judge
 
 LONG = Seen(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from poolwatch.advice import queueing, replay
-from poolwatch.advice.recording import Trace
 from poolwatch.options import options_of
 from poolwatch.text import duration, plural
+from poolwatch.trace import Trace
 
 ENOUGH_REQUESTS = 200
 """Of fewer, 99 % is a matter of one or two."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from poolwatch.made import Made
-from poolwatch.makings import LATEST
-from poolwatch.model import Finding, PoolStats, Severity
+from poolwatch.model import LATEST, Finding, Made, PoolStats, Severity
 from poolwatch.text import duration, place, plural
 
 _MANY = 5

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
 from poolwatch.diagnosis.pools import still_there
-from poolwatch.inherited import KEPT_S, InheritedUse
 from poolwatch.model import (
     Collected,
     Finding,
     Frame,
     Hold,
+    InheritedUse,
     Outside,
     PoolStats,
     Process,
@@ -21,6 +21,8 @@ from poolwatch.model import (
 )
 from poolwatch.text import duration, place, plural, taken_at, whence
 
+_RECENT_S = 600.0
+"""How long a call site that used a connection of the parent process is reported."""
 _IN_USE = "in use by "
 """How the evidence begins of a hold that was found in use."""
 
@@ -203,7 +205,7 @@ def _rest(outside: Outside) -> float:
 
 
 def fork_shared(
-    pool: PoolStats, holds: Sequence[Hold], uses: Sequence[InheritedUse], now: float
+    pool: PoolStats, holds: Sequence[Hold], uses: Iterable[InheritedUse]
 ) -> list[Finding]:
     """``fork_shared``: two processes use one connection.
 
@@ -215,10 +217,9 @@ def fork_shared(
     ]
     held = {hold.site for hold in holds}
     for use in uses:
-        ago_s, site = now - use.last, use.path.site()
-        if ago_s < KEPT_S and site not in held:
-            when = f"; last taken here {duration(ago_s)} ago"
-            pid = use.backend_pid
+        site, pid = use.site, use.backend_pid
+        if use.ago_s < _RECENT_S and site not in held:
+            when = f"; last taken here {duration(use.ago_s)} ago"
             found.append(_fork_shared(pool, site, place(site), pid, when, ()))
     return found
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import capacity_of, ids, places
-from poolwatch.model import Finding, Frame, Hold, PoolStats, Wait
+from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
 from poolwatch.naming import task_name
-from poolwatch.nestings import Nesting
 from poolwatch.options import options_of
 from poolwatch.text import duration, plural, short_time, taken_at, whence
 
@@ -169,38 +168,36 @@ def nested(
 
 
 def nested_before(
-    pool: PoolStats, nestings: Iterable[Nesting], now: float, shown: Sequence[Finding]
+    pool: PoolStats, nestings: Iterable[NestedRequests], shown: Sequence[Finding]
 ) -> list[Finding]:
     """``nested``, as it was noted when it happened: over before anybody looked.
 
     Without those that are ``shown`` anyway, because they last.
     """
     lasting = {finding.sites for finding in shown}
-    by_sites: dict[tuple[Frame, ...], list[Nesting]] = defaultdict(list)
+    by_sites: dict[tuple[Frame, ...], list[NestedRequests]] = defaultdict(list)
     for each in nestings:
-        sites = places(each.outer.site(), each.inner.site())
-        if sites not in lasting and now - each.last < _RECENT_S:
+        sites = places(each.outer, each.inner)
+        if sites not in lasting and each.ago_s < _RECENT_S:
             by_sites[sites].append(each)
-    return [
-        _nested_before(pool, sites, group, now) for sites, group in by_sites.items()
-    ]
+    return [_nested_before(pool, sites, group) for sites, group in by_sites.items()]
 
 
 def _nested_before(
-    pool: PoolStats, sites: tuple[Frame, ...], group: Sequence[Nesting], now: float
+    pool: PoolStats, sites: tuple[Frame, ...], group: Sequence[NestedRequests]
 ) -> Finding:
-    latest = max(group, key=lambda each: each.last)
-    times = sum(each.count for each in group)
+    latest = min(group, key=lambda each: each.ago_s)
+    times = sum(each.times for each in group)
     depth = max(each.depth for each in group)
     outer, inner = zip(*(each.callers for each in group), strict=True)
     return Finding(
         kind="nested",
         severity="info",
         pool=pool.id,
-        text=f"{whence(latest.inner.site(), *inner)} takes a connection while its "
-        f"caller holds one taken at {whence(latest.outer.site(), *outer)}",
+        text=f"{whence(latest.inner, *inner)} takes a connection while its "
+        f"caller holds one taken at {whence(latest.outer, *outer)}",
         proof=f"seen as it happened, {plural(times, 'time')}, last "
-        f"{duration(now - latest.last)} ago by {latest.who}; up to {depth} connections "
+        f"{duration(latest.ago_s)} ago by {latest.who}; up to {depth} connections "
         "wanted at once by one holder",
         remedy=_SHARE_IT,
         sites=sites,

@@ -10,15 +10,8 @@ from dataclasses import replace
 
 from poolwatch.diagnosis.common import by_gravity, capacity_of, ids, places
 from poolwatch.errors import NO_ANSWER
-from poolwatch.model import (
-    Backend,
-    Departed,
-    Finding,
-    Hold,
-    PoolStats,
-    Process,
-    ServerStatus,
-)
+from poolwatch.model import Departed, Finding, Hold, PoolStats, Process, ServerStatus
+from poolwatch.readings import Backend
 from poolwatch.text import clock, duration, plural, server_in, taken_at
 
 Key = tuple[str | None, int | None]

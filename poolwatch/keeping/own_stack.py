@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
 from poolwatch import greenlets
 from poolwatch.keeping.references import Guide
@@ -19,30 +19,22 @@ from poolwatch.keeping.roots import NOBODY, Place, stack_places
 from poolwatch.keeping.walk import Walk
 from poolwatch.keeping.words import is_near, told
 
-if TYPE_CHECKING:
-    from poolwatch.checkout import Checkout
-
 _MOST = 2000
 """Objects visited, in about a millisecond: it is the application's own thread."""
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
 
 def used_by_running_code(
-    holds: Sequence[Checkout], several: Collection[int]
-) -> list[Checkout]:
-    """The holds that a variable of this thread's running code leads to closely.
+    connections: Sequence[Any], several: Collection[int]
+) -> list[int]:
+    """Return the index of each connection that a variable of this thread's running
+    code leads to closely. A connection that is None is skipped.
 
-    For holds whose ``id()`` is in ``several`` that variable must be a collection. They
+    For an index in ``several`` that variable must be a collection. Those connections
     were taken at the line that runs now, by a loop: a plain variable still has the
     connection of the last turn, which the assignment is about to replace.
     """
-    wanted: dict[int, int] = {}
-    proxies = []
-    for at, hold in enumerate(holds):
-        proxy = hold.proxy()
-        if proxy is not None:
-            wanted[id(proxy)] = at
-            proxies.append(proxy)  # an id stays its own as long as the object lives
+    wanted = {id(each): at for at, each in enumerate(connections) if each is not None}
     places = [place for frame in _own_stacks() for place in _users(frame)]
     guide = Guide()
     walk = Walk(places, guide, {key: str(at) for key, at in wanted.items()}, set())
@@ -50,11 +42,11 @@ def used_by_running_code(
     found = []
     for index in walk.hits:
         chain, place = walk.chain(index)
-        hold = holds[wanted[id(chain[-1])]]
-        if id(hold) in several and type(chain[0]) not in _CONTAINERS:
+        at = wanted[id(chain[-1])]
+        if at in several and type(chain[0]) not in _CONTAINERS:
             continue
         if is_near(told(place, chain), place):
-            found.append(hold)
+            found.append(at)
     guide.forget()
     return found
 

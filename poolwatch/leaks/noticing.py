@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from poolwatch.book import PoolBook
 from poolwatch.callsites import Pairs, resolve
 from poolwatch.checkout import Checkout
-from poolwatch.frame import Frame
 from poolwatch.holders import get_ident
 from poolwatch.leaks.record import Leak, LeakKind
 from poolwatch.masking import mask_literals
+from poolwatch.model import Frame
 from poolwatch.running import task_stack, thread_stacks
 
 _SEARCH_S = 0.3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 
 LeakKind = Literal["held", "collected", "detached"]
 """Still out; dropped, so that the garbage collector returned it; or still open after

@@ -10,10 +10,10 @@ from itertools import takewhile
 
 from poolwatch.callers import Request, callers
 from poolwatch.doing import doing
-from poolwatch.frame import Frame
 from poolwatch.leaks.record import Leak
+from poolwatch.model import Frame
 from poolwatch.onstack import taking_frames
-from poolwatch.text import duration, one_line, place, plural
+from poolwatch.text import activity, duration, one_line, place, plural
 
 MOST_LINES = 15
 """Of one text, unless more is asked for."""
@@ -89,7 +89,7 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
         lines.append(_line(4, f"kept alive by {leak.kept}", 240))
     now = doing(leak.now) if leak.now else None
     if now is not None:
-        lines.append(_line(4, f"now {now.words}"))
+        lines.append(_line(4, f"now {activity(now.frame, now.kind)}"))
     if leak.statement:
         lines.append(_line(4, f"last statement: {leak.statement}", 120))
     lines.append(f"    to mend it: {_FIX[leak.kind]}")

@@ -17,7 +17,8 @@ from typing import Any
 
 from poolwatch.errors import ServerViewError
 from poolwatch.masking import mask_literals
-from poolwatch.model import Backend, ServerReading, ServerRow
+from poolwatch.model import ServerRow
+from poolwatch.readings import Backend, ServerReading
 
 STATEMENT_TIMEOUT_S = 2.0
 

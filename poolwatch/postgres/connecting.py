@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from poolwatch.model import ServerReading
 from poolwatch.postgres.activity import Access, prepare, read
+from poolwatch.readings import ServerReading
 
 Facts = Callable[[Any], tuple[int | None, str | None, int | None]]
 """Backend pid, address and client port of a driver's connection, without I/O."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from poolwatch.errors import ServerDownError
-from poolwatch.model import ServerReading
 from poolwatch.postgres.connecting import Facts, Line, open_line
 from poolwatch.postgres.failures import as_failure, took_too_long
+from poolwatch.readings import ServerReading
 
 MOST_LINGER_S = 10.0
 """A connection is kept at most this long after its last use."""

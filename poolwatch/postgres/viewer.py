@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
-from poolwatch.model import ServerReading
 from poolwatch.postgres.connecting import Facts, Line, open_line
 from poolwatch.postgres.failures import as_failure, took_too_long
+from poolwatch.readings import ServerReading
 
 LONGEST_BACKOFF_S = 15.0
 

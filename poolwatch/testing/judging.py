@@ -19,8 +19,8 @@ from poolwatch.testing.owners import Owner, by_other_threads
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
     from poolwatch.checkout import Checkout
-    from poolwatch.frame import Frame
     from poolwatch.leaks.record import Leak
+    from poolwatch.model import Frame
 
     Suspects = list[tuple[Checkout, PoolBook]]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from poolwatch.frame import Frame
+from poolwatch.model import Frame
 from poolwatch.onstack import taking_frames
 from poolwatch.testing.owners import Owner
 from poolwatch.text import duration, one_line, place, plural

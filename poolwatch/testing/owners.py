@@ -24,8 +24,8 @@ from poolwatch.importing import when_imported
 if TYPE_CHECKING:
     from poolwatch.book import PoolBook
     from poolwatch.checkout import Checkout, Lender
-    from poolwatch.frame import Frame
     from poolwatch.holders import Holder
+    from poolwatch.model import Frame
     from poolwatch.testing.limits import Limits
     from poolwatch.testing.standing import Standing
 

@@ -26,6 +26,9 @@ def entry(owner: Owner, leak: Leak, error: bool) -> dict[str, Any]:
         "owner": owner.name,
         "text": brief(leak),
         **asdict(leak),
+        "site": None if leak.site is None else leak.site._asdict(),
+        "stack": [frame._asdict() for frame in leak.stack],
+        "now": [frame._asdict() for frame in leak.now],
     }
 
 
