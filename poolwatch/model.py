@@ -1,4 +1,4 @@
-"""The records everything else is written in terms of: frozen, and free of behaviour.
+"""The records everything else is written in terms of: frozen, and plain data.
 
 The names, and the words in the docstrings, are the words of the whole project:
 *pool*, *hold*, *holder*, *wait*, *call site*, *backend*, *verdict*, *finding*,
@@ -96,6 +96,19 @@ class PoolStats:
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
     """Connections that were dropped and that the pool will never replace: it can lend
     so many fewer."""
+
+    @property
+    def slots(self) -> int | None:
+        """The most connections the pool was made for; None if unlimited or unknown."""
+        if self.size is None or self.max_overflow is None or self.max_overflow < 0:
+            return None
+        return self.size + self.max_overflow or None
+
+    @property
+    def capacity(self) -> int | None:
+        """The most connections the pool can lend: its slots without the lost ones."""
+        slots = self.slots
+        return None if slots is None else max(0, slots - self.lost_slots)
 
 
 @dataclass(frozen=True, slots=True)

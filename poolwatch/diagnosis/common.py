@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from poolwatch.model import Finding, Frame, Hold, PoolStats, Severity, Wait
+from poolwatch.model import Finding, Frame, Hold, Severity, Wait
 
 _GRAVITY: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
 
@@ -22,11 +22,3 @@ def ids(things: Iterable[Hold | Wait]) -> tuple[str, ...]:
 def places(*sites: Frame | None) -> tuple[Frame, ...]:
     """The places that are known, each once."""
     return tuple(dict.fromkeys(site for site in sites if site is not None))
-
-
-def capacity_of(pool: PoolStats) -> int | None:
-    """The most connections the pool lends; None if there is no limit."""
-    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
-        return None
-    slots = pool.size + pool.max_overflow
-    return max(0, slots - pool.lost_slots) if slots else None

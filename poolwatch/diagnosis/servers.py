@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.common import by_gravity, capacity_of, ids, places
+from poolwatch.diagnosis.common import by_gravity, ids, places
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import (
     Backend,
@@ -176,7 +176,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         return None
     reserved = server.reserved or 0
     limit = server.max_connections - reserved
-    wanted = sum(capacity_of(pool) or 0 for _, _, pool in pools)
+    wanted = sum(pool.capacity or 0 for _, _, pool in pools)
     unlimited = [each for each in pools if _is_unlimited(each[2])]
     reached = server.sessions is not None and server.sessions >= limit
     if wanted <= limit and not (unlimited and reached):
@@ -205,16 +205,14 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 def _is_unlimited(pool: PoolStats) -> bool:
     """Whether it opens as many as are asked for, rather than an unknown number."""
-    return capacity_of(pool) is None and (
-        pool.kind == "NullPool" or pool.size is not None
-    )
+    return pool.capacity is None and (pool.kind == "NullPool" or pool.size is not None)
 
 
 def _named(pools: _Pools) -> str:
-    limited = [each for each in pools if capacity_of(each[2])]
-    limited.sort(key=lambda each: -(capacity_of(each[2]) or 0))
+    limited = [each for each in pools if each[2].capacity]
+    limited.sort(key=lambda each: -(each[2].capacity or 0))
     named = [
-        f"{pool.name!r} of pid {process.pid} has {capacity_of(pool)}"
+        f"{pool.name!r} of pid {process.pid} has {pool.capacity}"
         for _, process, pool in limited[:_MOST_NAMED]
     ]
     if len(limited) > _MOST_NAMED:
@@ -230,7 +228,7 @@ def _names(pools: _Pools) -> str:
 def _largest(pools: _Pools) -> int:
     sums: Counter[int] = Counter()
     for number, _, pool in pools:
-        sums[number] += capacity_of(pool) or 0
+        sums[number] += pool.capacity or 0
     return max(sums, key=lambda number: (sums[number], -number))
 
 
