@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError, UsageError
+from poolwatch.model import SEVERITIES, severity_rank
 from poolwatch.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
 """
-
-_SEVERITIES = ("info", "warning", "critical")
 
 _CHECK_CODES = """\
 exit codes: 0 fine, 1 something is wrong, or a process or its server does not answer,
@@ -274,7 +273,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     check.add_argument(
         "--severity",
-        choices=_SEVERITIES,
+        choices=SEVERITIES,
         default="warning",
         help="the least that counts (default: warning)",
     )
@@ -294,12 +293,12 @@ def _check(options: argparse.Namespace) -> int:
     finally:
         source.close()
     silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
-    least = _SEVERITIES.index(options.severity)
+    lowest = severity_rank(options.severity)
     found = [
         (process, finding)
         for process in snapshot.processes
         for finding in process.findings
-        if _SEVERITIES.index(finding.severity) >= least
+        if severity_rank(finding.severity) <= lowest
     ]
     servers = [each for process in snapshot.processes for each in process.servers]
     unread = [each.error for each in servers if each.error and each.enabled]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from poolwatch.frame import Frame as Frame  # noqa: PLC0414 - it is a record, too
 
@@ -23,6 +23,13 @@ VIEWERS_ONLY = {"viewers_only": True}
 
 Verdict = Literal["ok", "long", "leaked"]
 Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The mildest first."""
+
+
+def severity_rank(severity: Severity) -> int:
+    """Sorts by severity: 0 for the most severe, 1 for the next."""
+    return len(SEVERITIES) - 1 - SEVERITIES.index(severity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def _sizing(
         f"{duration(target_s)}); the replay would do with {found[0]}, queueing theory "
         f"says {found[1]}"
     )
-    if trace.pool.lost_slots:
+    if trace.pool.lost_slots and now is not None:
         why += f"; {_allowed(trace.pool)}"
     options = options_of(trace.pool.kind)
     # the limit of a driver's pool is one number; pool_size is the part that is kept

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from poolwatch.model import Finding, Frame, Hold, Severity, Wait
-
-_GRAVITY: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
+from poolwatch.model import Finding, Frame, Hold, Wait, severity_rank
 
 
-def by_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The worst first; otherwise in the order given."""
-    return tuple(sorted(findings, key=lambda finding: _GRAVITY[finding.severity]))
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The most severe first; findings of one severity keep their order."""
+    return tuple(sorted(findings, key=lambda each: severity_rank(each.severity)))
 
 
 def ids(things: Iterable[Hold | Wait]) -> tuple[str, ...]:

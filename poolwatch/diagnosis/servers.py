@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.common import by_gravity, ids, places
+from poolwatch.diagnosis.common import by_severity, ids, places
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import (
     Backend,
@@ -44,7 +44,7 @@ def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
     return tuple(
         replace(
             process,
-            findings=by_gravity(
+            findings=by_severity(
                 [
                     *down.get(number, ()),
                     *process.findings,
@@ -352,7 +352,7 @@ def ghosts(process: Process, holds: Iterable[str]) -> Process:
     found = [
         _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()
     ]
-    return replace(process, findings=by_gravity([*process.findings, *found]))
+    return replace(process, findings=by_severity([*process.findings, *found]))
 
 
 def _ghost(

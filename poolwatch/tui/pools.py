@@ -202,7 +202,7 @@ def _kept(marks: Sequence[tuple[Process, FrozenMark]]) -> tuple[Line, Line] | No
         return None
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     told = [
-        f"{pool_name(process, mark.pool)} {happened(mark.kind)} {_when(mark.at)}"
+        f"{pool_name(process, mark.pool)} {happened(mark.kind)[0]} {_when(mark.at)}"
         for process, mark in newest
     ]
     first: Line = (("  ● ", "accent"), ("kept: ", "muted"), (", ".join(told), "text"))
