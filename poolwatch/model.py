@@ -89,7 +89,7 @@ class PoolStats:
     wait_s: Distribution
     hold_s: Distribution
     create_s: Distribution
-    long_after_s: float = field(default=30.0, metadata=VIEWERS_ONLY)
+    long_after_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
     """From when on a hold counts as long."""
     gave_up: int = field(default=0, metadata=VIEWERS_ONLY)
     """Waits that the application itself ended: a cancelled task, an interrupt."""

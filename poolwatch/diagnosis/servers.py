@@ -252,8 +252,8 @@ def _server_findings(
         if row.blocked_by:
             blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
             findings.append(_lock_wait(hold, [each for each in blockers if each]))
-        age = row.state_age_s or 0.0
-        if hold.verdict == "ok" or age < long_after[hold.pool]:
+        age, limit = row.state_age_s or 0.0, long_after[hold.pool]
+        if hold.verdict == "ok" or limit is None or age < limit:
             continue
         if (row.state or "").startswith("idle in transaction"):
             findings.append(_idle_in_transaction(hold, age))
