@@ -639,14 +639,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _begin_again(options: argparse.Namespace, dashboard: Sequence[str]) -> None:
     """As the same process, with the DSN in the environment instead of the arguments."""
-    home = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    from poolwatch.installation import python_path
+
     command = [sys.executable, "-P", "-m", "poolwatch", "serve", *dashboard]
     command += [f"--host={options.host}", f"--port={options.port}"]
     command += ["--anyone-may-look"] * options.anyone_may_look
-    environment = {**os.environ, "POOLWATCH_DSN": options.dsn, "PYTHONPATH": path}
+    changes = {"POOLWATCH_DSN": options.dsn, "PYTHONPATH": python_path()}
     sys.stdout.flush()
-    os.execve(sys.executable, command, environment)  # noqa: S606 - ourselves
+    os.execve(sys.executable, command, {**os.environ, **changes})  # noqa: S606 - ourselves
 
 
 def _demo(options: argparse.Namespace) -> int:
