@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError, UsageError
+from poolwatch.model import SEVERITIES, severity_rank
 from poolwatch.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 _EXIT_CODES = """\
 exit codes: 0 fine, 2 usage, 3 no process found, 4 permission denied
 """
-
-_SEVERITIES = ("info", "warning", "critical")
 
 _CHECK_CODES = """\
 exit codes: 0 fine, 1 something is wrong, or a process or its server does not answer,
@@ -274,7 +273,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     check.add_argument(
         "--severity",
-        choices=_SEVERITIES,
+        choices=SEVERITIES,
         default="warning",
         help="the least that counts (default: warning)",
     )
@@ -294,12 +293,12 @@ def _check(options: argparse.Namespace) -> int:
     finally:
         source.close()
     silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
-    least = _SEVERITIES.index(options.severity)
+    lowest = severity_rank(options.severity)
     found = [
         (process, finding)
         for process in snapshot.processes
         for finding in process.findings
-        if _SEVERITIES.index(finding.severity) >= least
+        if severity_rank(finding.severity) <= lowest
     ]
     servers = [each for process in snapshot.processes for each in process.servers]
     unread = [each.error for each in servers if each.error and each.enabled]
@@ -640,14 +639,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _begin_again(options: argparse.Namespace, dashboard: Sequence[str]) -> None:
     """As the same process, with the DSN in the environment instead of the arguments."""
-    home = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    from poolwatch.installation import python_path
+
     command = [sys.executable, "-P", "-m", "poolwatch", "serve", *dashboard]
     command += [f"--host={options.host}", f"--port={options.port}"]
     command += ["--anyone-may-look"] * options.anyone_may_look
-    environment = {**os.environ, "POOLWATCH_DSN": options.dsn, "PYTHONPATH": path}
+    changes = {"POOLWATCH_DSN": options.dsn, "PYTHONPATH": python_path()}
     sys.stdout.flush()
-    os.execve(sys.executable, command, environment)  # noqa: S606 - ourselves
+    os.execve(sys.executable, command, {**os.environ, **changes})  # noqa: S606 - ourselves
 
 
 def _demo(options: argparse.Namespace) -> int:

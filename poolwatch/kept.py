@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
@@ -9,7 +10,11 @@ from typing import Protocol, runtime_checkable
 from poolwatch.model import Frozen, Process, Unreachable
 from poolwatch.text import one_line
 
-_HAPPENED = {"timeout": "timed out", "pool_deadlock": "deadlocked"}
+_HAPPENED: Mapping[str, tuple[str, str]] = {
+    "exhausted": ("exhausted", "was exhausted"),
+    "timeout": ("timed out", "had a timeout"),
+    "pool_deadlock": ("deadlocked", "was deadlocked"),
+}
 
 
 @runtime_checkable
@@ -23,9 +28,10 @@ class KeepsPictures(Protocol):
         ...
 
 
-def happened(kind: str) -> str:
-    """Say what came upon a pool: ``exhausted``, ``timed out`` or ``deadlocked``."""
-    return one_line(_HAPPENED.get(kind, kind), 20)
+def happened(kind: str) -> tuple[str, str]:
+    """The trouble that a pool had: in a word or two, and as the end of a sentence."""
+    word = one_line(kind, 20)
+    return _HAPPENED.get(kind, (word, f"had {word}"))
 
 
 def moment(at: str) -> tuple[str, str]:

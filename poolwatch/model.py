@@ -1,4 +1,4 @@
-"""The records everything else is written in terms of: frozen, and free of behaviour.
+"""The records everything else is written in terms of: frozen, and plain data.
 
 The names, and the words in the docstrings, are the words of the whole project:
 *pool*, *hold*, *holder*, *wait*, *call site*, *backend*, *verdict*, *finding*,
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 SCHEMA = 1
 """Version of the snapshot document."""
@@ -23,6 +23,13 @@ Verdict = Literal["ok", "long", "leaked"]
 Use = Literal[0, 1, 2]
 """Of a pool: unused, has opened a connection, has lent one."""
 Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The mildest first."""
+
+
+def severity_rank(severity: Severity) -> int:
+    """Sorts by severity: 0 for the most severe, 1 for the next."""
+    return len(SEVERITIES) - 1 - SEVERITIES.index(severity)
 
 
 class Frame(NamedTuple):
@@ -95,7 +102,7 @@ class PoolStats:
     wait_s: Distribution
     hold_s: Distribution
     create_s: Distribution
-    long_after_s: float = field(default=30.0, metadata=VIEWERS_ONLY)
+    long_after_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
     """From when on a hold counts as long."""
     gave_up: int = field(default=0, metadata=VIEWERS_ONLY)
     """Waits that the application itself ended: a cancelled task, an interrupt."""
@@ -109,6 +116,19 @@ class PoolStats:
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
     """Connections that were dropped and that the pool will never replace: it can lend
     so many fewer."""
+
+    @property
+    def slots(self) -> int | None:
+        """The most connections the pool was made for; None if unlimited or unknown."""
+        if self.size is None or self.max_overflow is None or self.max_overflow < 0:
+            return None
+        return self.size + self.max_overflow or None
+
+    @property
+    def capacity(self) -> int | None:
+        """The most connections the pool can lend: its slots without the lost ones."""
+        slots = self.slots
+        return None if slots is None else max(0, slots - self.lost_slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
+from poolwatch.installation import PACKAGE
 from poolwatch.packages import DATABASE, KNOWN, RUNNERS
 
 
@@ -60,8 +61,8 @@ _STANDARD_LIBRARY = re.compile(
 _GENERATED = (
     "<frozen", "<attrs", "<decorator", "<template", "<__array", "<sqlalchemy"
 )  # fmt: skip
-_HERE = str(Path(__file__).parent) + os.sep
-_DEMO = str(Path(__file__).parent / "demo" / "app") + os.sep
+_OURS = str(PACKAGE) + os.sep
+_DEMO = str(PACKAGE / "demo" / "app") + os.sep
 
 _LAUNCHERS = frozenset({("manage.py", "main"), ("__main__.py", "boot")})
 """What Django writes for every project, and pex for every file it makes."""
@@ -81,7 +82,7 @@ def _standard_library() -> tuple[str, ...]:
 
 def is_ours(file: str) -> bool:
     """Whether a file is poolwatch's own; its demo application is the user's."""
-    return file.startswith(_HERE) and not file.startswith(_DEMO)
+    return file.startswith(_OURS) and not file.startswith(_DEMO)
 
 
 # -- a whole stack ---------------------------------------------------------------------
@@ -173,7 +174,7 @@ def note_typed(function: str, module: object) -> None:
 
 @lru_cache(maxsize=4096)
 def _home(file: str) -> str | None:
-    if file.startswith(_HERE):
+    if file.startswith(_OURS):
         return PROJECT if file.startswith(_DEMO) else None
     if file.startswith("<"):
         return None if file.startswith(_GENERATED) else PROJECT

@@ -20,7 +20,7 @@ from poolwatch.collector import undisturbed
 from poolwatch.diagnosis import holds as of_holds
 from poolwatch.diagnosis import pools as of_pools
 from poolwatch.diagnosis.churn import churned
-from poolwatch.diagnosis.common import by_gravity
+from poolwatch.diagnosis.common import by_severity
 from poolwatch.doing import doing
 from poolwatch.freezing import Freezer
 from poolwatch.holders import Holder
@@ -146,7 +146,7 @@ class LedgerSource:
             sites=tuple(look.sites),
             callers=tuple(look.callers),
             parent=parent(),
-            findings=by_gravity(look.findings),
+            findings=by_severity(look.findings),
             departed=tuple(look.departed),
             frozen=self.freezer.marks(),
             left_out=self._left_out,

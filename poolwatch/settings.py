@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 LONG_AFTER = 30.0
+"""Seconds after which a hold counts as long, unless the user says otherwise."""
 
 
 class Settings:

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from poolwatch.diagnosis.holds import leaves_open
-from poolwatch.kept import moment, of_pool
+from poolwatch.kept import happened, moment, of_pool
 from poolwatch.model import (
     Frame,
     Frozen,
-    FrozenKind,
     FrozenMark,
     Hold,
     PoolStats,
@@ -56,11 +55,6 @@ _WIDEST = 1000
 _MOST_FRAMES = 5
 _MOST_MARKS = 3
 
-_HAPPENED: dict[FrozenKind, tuple[str, str]] = {
-    "exhausted": ("exhausted", "was exhausted"),
-    "timeout": ("timed out", "had a timeout"),
-    "pool_deadlock": ("deadlocked", "was deadlocked"),
-}
 _DEAF = (
     "NOTHING IS RECORDED here since a hook of poolwatch failed: "
     "see the application's log"
@@ -119,10 +113,10 @@ def _nothing_kept(unreachable: Sequence[Unreachable]) -> str:
 def _heading(picture: Frozen) -> str:
     process = with_names(picture.process)
     name = next((p.name for p in process.pools if p.id == picture.pool), picture.pool)
-    _, happened = _HAPPENED[picture.kind]
+    _, trouble = happened(picture.kind)
     when = _moment(picture.at, date=True)
     who = f"{one_line(process_name(process))} (pid {process.pid})"
-    return f"kept {when}: pool {name!r} of {who} {happened}"
+    return f"kept {when}: pool {name!r} of {who} {trouble}"
 
 
 def _lost(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
@@ -202,9 +196,9 @@ def _hint(process: Process) -> str:
 
 
 def _mark(mark: FrozenMark, name: str) -> str:
-    happened, _ = _HAPPENED[mark.kind]
+    trouble, _ = happened(mark.kind)
     today = mark.at.startswith(datetime.now(UTC).date().isoformat())
-    return f"{one_line(name)} {happened} at {_moment(mark.at, date=not today)}"
+    return f"{one_line(name)} {trouble} at {_moment(mark.at, date=not today)}"
 
 
 def _moment(at: str, *, date: bool) -> str:

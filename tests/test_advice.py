@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 from fix_core import Look, null_pool_of
@@ -148,8 +149,6 @@ def test_too_thin(pool):
 
 def test_deadlock_overflow_and_ping(pool):
     """Each with its numbers and its line."""
-    from dataclasses import replace
-
     counters = replace(pool.counters, invalidated=3)
     pool = replace(pool, size=4, max_overflow=1, counters=counters)
     trace = trace_of(
@@ -181,8 +180,6 @@ def test_deadlock_overflow_and_ping(pool):
 )
 def test_advice_is_in_the_words_of_the_pool(pool, kind, expected):
     """A line to copy: no pool of a driver has a pool_size or a pre-ping."""
-    from dataclasses import replace
-
     counters = replace(pool.counters, invalidated=3)
     pool = replace(pool, kind=kind, size=4, max_overflow=1, counters=counters)
     trace = trace_of(
@@ -199,13 +196,35 @@ def test_advice_is_in_the_words_of_the_pool(pool, kind, expected):
 
 def test_a_pool_that_is_just_right_is_left_alone(pool):
     """Of a driver's pool by all it may have, whatever it keeps."""
-    from dataclasses import replace
-
     requests = poisson(100, 0.02, 3_000, 1)
     size = advise(trace_of(requests, pool), TARGET_S).size
     pool = replace(pool, kind="ConnectionPool", size=1, max_overflow=size - 1)
     (sizing, *_) = advise(trace_of(requests, pool), TARGET_S).recommendations
     assert (sizing.text, sizing.line) == (f"leave max_size at {size}", None)
+
+
+def test_the_size_is_compared_with_the_slots_that_are_left(pool):
+    """A pool that has lost slots is not left as it is: it cannot lend that many."""
+    requests = poisson(100, 0.02, 3_000, 1)
+    size = advise(trace_of(requests, pool), TARGET_S).size
+    pool = replace(pool, kind="ConnectionPool", size=1, max_overflow=size - 1)
+    pool = replace(pool, lost_slots=2)
+    (sizing, *_) = advise(trace_of(requests, pool), TARGET_S).recommendations
+    assert sizing.line == f"ConnectionPool(..., max_size={size})"
+    assert f"{size - 2} of {size} connections are left" in sizing.why
+
+    larger = replace(pool, max_overflow=size + 1)
+    (sizing, *_) = advise(trace_of(requests, larger), TARGET_S).recommendations
+    assert sizing.line == f"ConnectionPool(..., max_size={size})"
+    assert f"{size} of {size + 2} connections are left" in sizing.why
+
+
+def test_lost_slots_can_lock_up_a_pool_that_was_large_enough(pool):
+    pool = replace(pool, kind="ConnectionPool", size=7, max_overflow=0, lost_slots=1)
+    trace = trace_of(poisson(10, 0.02, 100, 1), pool, depth=2, nesting=6)
+    (found,) = advise(trace, TARGET_S).recommendations
+    assert found.text.startswith("7 connections are the fewest that cannot lock up")
+    assert found.text.endswith("6 of 7 connections are left")
 
 
 def test_the_command(socket_dir):

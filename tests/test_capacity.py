@@ -221,3 +221,18 @@ def _found(source):
         return [f for f in process.findings if f.kind == "over_capacity"]
 
     return until(found)[0]
+
+
+# -- how long is long ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("long_after_s", "kinds"), [(5.0, ["idle_in_transaction"]), (30.0, []), (None, [])]
+)
+def test_an_idle_transaction_is_judged_by_the_limit_of_its_pool(long_after_s, kinds):
+    """Without a limit, as in a foreign document, nothing proves that it is long."""
+    idle = fakes.server_row("idle in transaction", state_age_s=10.0)
+    held = fakes.hold(backend_pid=7, verdict="long", server=idle)
+    watched = fakes.process(held, pools=(fakes.pool(long_after_s=long_after_s),))
+    (process,) = with_server([watched])
+    assert [finding.kind for finding in process.findings] == kinds

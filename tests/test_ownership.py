@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import poolwatch
+from poolwatch.demo import app as demo_application
 from poolwatch.model import Frame
 from poolwatch.onstack import still_on_stack, taking_frames
-from poolwatch.ownership import application_frames, home_of
+from poolwatch.ownership import PROJECT, application_frames, home_of, is_ours
 
 LIB = sysconfig.get_paths()["stdlib"]
 SITE = "/v/lib/python3.11/site-packages"
@@ -207,3 +209,15 @@ def test_a_library_that_was_copied_beside_the_application(tmp_path):
         env={"PYTHONPATH": str(Path(__file__).parent.parent)},
     )
     assert done.stdout.strip() == "['<lambda>', 'work']"
+
+
+def test_every_module_of_poolwatch_is_its_own_but_for_the_demo_application():
+    """Wherever in the package the module that decides it lies."""
+    of_the_demo = set(Path(demo_application.__path__[0]).glob("*.py"))
+    modules = set(Path(poolwatch.__path__[0]).rglob("*.py"))
+    assert len(of_the_demo) > 5
+    assert len(modules - of_the_demo) > 100
+    assert {file for file in modules if not is_ours(str(file))} == of_the_demo
+    assert {
+        file for file in modules if home_of(str(file), "f") == PROJECT
+    } == of_the_demo

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from poolwatch.advice import queueing, replay
+from poolwatch.model import PoolStats
 from poolwatch.options import options_of
 from poolwatch.text import duration, plural
 from poolwatch.trace import Trace
@@ -107,11 +108,11 @@ def _thin(trace: Trace) -> str | None:
     return None
 
 
-def _capacity(trace: Trace) -> int | None:
-    pool = trace.pool
-    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
-        return None
-    return pool.size + pool.max_overflow
+def _allowed(pool: PoolStats) -> str:
+    """How many connections the pool can lend, for the end of a sentence."""
+    if pool.lost_slots:
+        return f"{pool.capacity} of {pool.slots} connections are left"
+    return f"{pool.capacity} are allowed"
 
 
 def _sizing(
@@ -125,7 +126,7 @@ def _sizing(
         return None
     wanted = max(size, safe or 1)
     requests = [(each.asked_s, each.held_s) for each in trace.requests]
-    now = _capacity(trace)
+    now = trace.pool.capacity
     measured = replay.percentile([each.waited_s for each in trace.requests], 0.99)
     then = replay.percentile(replay.waits(requests, wanted), 0.99)
     why = (
@@ -134,25 +135,28 @@ def _sizing(
         f"{duration(target_s)}); the replay would do with {found[0]}, queueing theory "
         f"says {found[1]}"
     )
+    if trace.pool.lost_slots and now is not None:
+        why += f"; {_allowed(trace.pool)}"
     options = options_of(trace.pool.kind)
-    # what a driver's pool may have is one number; of an engine it is the kept part
-    told = trace.pool.size if options.size == "pool_size" else now
+    # the limit of a driver's pool is one number; pool_size is the part that is kept
+    told = trace.pool.size if options.size == "pool_size" else trace.pool.slots
     if now is not None and now >= wanted and told == wanted:
         return Recommendation(f"leave {options.size} at {wanted}", why, None)
     if now is not None and now > 2 * wanted:
-        text = f"{wanted} connections would do: {now} are allowed"
+        text = f"{wanted} connections would do: {_allowed(trace.pool)}"
     else:
         text = f"{options.size}={wanted} keeps the wait within the target"
     return Recommendation(text, why, options.line(f"{options.size}={wanted}"))
 
 
 def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
-    now = _capacity(trace)
+    now = trace.pool.capacity
     if safe is None or now is None or now >= safe:
         return None
     options = options_of(trace.pool.kind)
     return Recommendation(
-        f"{safe} connections are the fewest that cannot lock up; {now} are allowed",
+        f"{safe} connections are the fewest that cannot lock up; "
+        f"{_allowed(trace.pool)}",
         f"up to {trace.nesting} holders at once went on to want {trace.depth} "
         f"connections: {trace.nesting} x {trace.depth - 1} + 1",
         options.line(f"{options.size}={safe}") + "  # or pass the connection on",

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -22,6 +21,7 @@ from textual_serve.server import Server
 from poolwatch.browser import listening
 from poolwatch.browser.peers import may_look
 from poolwatch.errors import UsageError
+from poolwatch.installation import python_path
 
 MOST_PAGES = 8
 """Dashboards at once: each is a process of some 50 MiB."""
@@ -46,9 +46,9 @@ def serve(
             f"warning: anyone who can reach {host} sees your statements, call sites "
             "and labels; there is no password"
         )
-    home = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    os.environ["PYTHONPATH"] = path  # the dashboards' own, as -P takes away the cwd
+    os.environ["PYTHONPATH"] = (
+        python_path()
+    )  # the dashboards' own, as -P takes away the cwd
     command = [sys.executable, "-P", "-m", "poolwatch", *dashboard]
     asyncio.run(_run(_Server(f"exec {shlex.join(command)}", private), sockets))
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from poolwatch.demo import keeper
 from poolwatch.errors import PoolwatchError
+from poolwatch.installation import python_path
 from poolwatch.text import neutral, one_line
 
 _DATABASE_STARTS_IN = 60.0
@@ -131,14 +132,12 @@ def _start(
     keep: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Run a module of this very poolwatch, wherever it was imported from."""
-    home = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(  # noqa: S603 (our own modules)
         [sys.executable, "-P", "-m", module],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
-        env={**os.environ, **settings, "PYTHONPATH": path},
+        env={**os.environ, **settings, "PYTHONPATH": python_path()},
         start_new_session=True,
         pass_fds=keep,
     )

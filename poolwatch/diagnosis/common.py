@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from poolwatch.model import Finding, Frame, Hold, PoolStats, Severity, Wait
-
-_GRAVITY: dict[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
+from poolwatch.model import Finding, Frame, Hold, Wait, severity_rank
 
 
-def by_gravity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The worst first; otherwise in the order given."""
-    return tuple(sorted(findings, key=lambda finding: _GRAVITY[finding.severity]))
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The most severe first; findings of one severity keep their order."""
+    return tuple(sorted(findings, key=lambda each: severity_rank(each.severity)))
 
 
 def ids(things: Iterable[Hold | Wait]) -> tuple[str, ...]:
@@ -22,11 +20,3 @@ def ids(things: Iterable[Hold | Wait]) -> tuple[str, ...]:
 def places(*sites: Frame | None) -> tuple[Frame, ...]:
     """The places that are known, each once."""
     return tuple(dict.fromkeys(site for site in sites if site is not None))
-
-
-def capacity_of(pool: PoolStats) -> int | None:
-    """The most connections the pool lends; None if there is no limit."""
-    if pool.size is None or pool.max_overflow is None or pool.max_overflow < 0:
-        return None
-    slots = pool.size + pool.max_overflow
-    return max(0, slots - pool.lost_slots) if slots else None

@@ -143,7 +143,7 @@ def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
 def _lost(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     """The same, of a pool that never replaces them."""
     lost = plural(pool.lost_slots, "slot")
-    slots = (pool.size or 0) + (pool.max_overflow or 0)
+    slots = pool.slots or 0
     return [
         Finding(
             kind="leaked.collected",

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from poolwatch.diagnosis.common import capacity_of, ids, places
+from poolwatch.diagnosis.common import ids, places
 from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
 from poolwatch.naming import task_name
 from poolwatch.options import options_of
@@ -31,7 +31,7 @@ def exhausted(
     pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
 ) -> list[Finding]:
     """``exhausted``: somebody waits and nothing is free; says who holds what."""
-    capacity = capacity_of(pool)
+    capacity = pool.capacity
     if not waits or capacity is None or len(holds) < capacity:
         return []
     by_site = Counter(taken_at(hold) for hold in holds).most_common(3)
@@ -63,7 +63,7 @@ def undersized(
     pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
 ) -> list[Finding]:
     """``undersized``: honest work waits; says how many connections would do for it."""
-    capacity = capacity_of(pool)
+    capacity = pool.capacity
     longest = max((wait.waited_s for wait in waits), default=0.0)
     if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
         return []
@@ -161,7 +161,7 @@ def nested(
         each = _Nested.of(holds, waits)
         pairs[each.outer.site, each.inner.site, bool(waits)].append(each)
     findings = [_nested(pool, group) for group in pairs.values()]
-    capacity = capacity_of(pool)
+    capacity = pool.capacity
     if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
         findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
     return findings

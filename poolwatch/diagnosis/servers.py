@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.common import by_gravity, capacity_of, ids, places
+from poolwatch.diagnosis.common import by_severity, ids, places
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Departed, Finding, Hold, PoolStats, Process, ServerStatus
 from poolwatch.readings import Backend
@@ -37,7 +37,7 @@ def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
     return tuple(
         replace(
             process,
-            findings=by_gravity(
+            findings=by_severity(
                 [
                     *down.get(number, ()),
                     *process.findings,
@@ -169,7 +169,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         return None
     reserved = server.reserved or 0
     limit = server.max_connections - reserved
-    wanted = sum(capacity_of(pool) or 0 for _, _, pool in pools)
+    wanted = sum(pool.capacity or 0 for _, _, pool in pools)
     unlimited = [each for each in pools if _is_unlimited(each[2])]
     reached = server.sessions is not None and server.sessions >= limit
     if wanted <= limit and not (unlimited and reached):
@@ -198,16 +198,14 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 def _is_unlimited(pool: PoolStats) -> bool:
     """Whether it opens as many as are asked for, rather than an unknown number."""
-    return capacity_of(pool) is None and (
-        pool.kind == "NullPool" or pool.size is not None
-    )
+    return pool.capacity is None and (pool.kind == "NullPool" or pool.size is not None)
 
 
 def _named(pools: _Pools) -> str:
-    limited = [each for each in pools if capacity_of(each[2])]
-    limited.sort(key=lambda each: -(capacity_of(each[2]) or 0))
+    limited = [each for each in pools if each[2].capacity]
+    limited.sort(key=lambda each: -(each[2].capacity or 0))
     named = [
-        f"{pool.name!r} of pid {process.pid} has {capacity_of(pool)}"
+        f"{pool.name!r} of pid {process.pid} has {pool.capacity}"
         for _, process, pool in limited[:_MOST_NAMED]
     ]
     if len(limited) > _MOST_NAMED:
@@ -223,7 +221,7 @@ def _names(pools: _Pools) -> str:
 def _largest(pools: _Pools) -> int:
     sums: Counter[int] = Counter()
     for number, _, pool in pools:
-        sums[number] += capacity_of(pool) or 0
+        sums[number] += pool.capacity or 0
     return max(sums, key=lambda number: (sums[number], -number))
 
 
@@ -247,8 +245,8 @@ def _server_findings(
         if row.blocked_by:
             blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
             findings.append(_lock_wait(hold, [each for each in blockers if each]))
-        age = row.state_age_s or 0.0
-        if hold.verdict == "ok" or age < long_after[hold.pool]:
+        age, limit = row.state_age_s or 0.0, long_after[hold.pool]
+        if hold.verdict == "ok" or limit is None or age < limit:
             continue
         if (row.state or "").startswith("idle in transaction"):
             findings.append(_idle_in_transaction(hold, age))
@@ -347,7 +345,7 @@ def ghosts(process: Process, holds: Iterable[str]) -> Process:
     found = [
         _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()
     ]
-    return replace(process, findings=by_gravity([*process.findings, *found]))
+    return replace(process, findings=by_severity([*process.findings, *found]))
 
 
 def _ghost(

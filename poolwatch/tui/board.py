@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from poolwatch.model import Finding, Frozen, Process, Snapshot
+from poolwatch.model import Finding, Frozen, Process, Snapshot, severity_rank
 from poolwatch.naming import process_name, with_names
 from poolwatch.tui.filtering import Filter
 from poolwatch.tui.reading import Mode, Reading, freshness
@@ -23,8 +23,6 @@ TICKS = 30
 """Readings a sparkline remembers."""
 
 PoolKey = tuple[int, str]
-
-_SEVERITY = {"critical": 0, "warning": 1, "info": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,4 +186,4 @@ def _without_server(process: Process) -> Process:
 
 def _rank(finding: Finding) -> tuple[bool, int]:
     """A server that does not answer comes before all that it may have caused."""
-    return finding.kind != "server_down", _SEVERITY[finding.severity]
+    return finding.kind != "server_down", severity_rank(finding.severity)

@@ -186,7 +186,7 @@ def _most(picture: Frozen) -> Run:
 _CELLS: dict[str, Callable[[Frozen], Run]] = {
     "at": lambda picture: (" ".join(moment(picture.at)).strip(), "strong"),
     "pool": lambda picture: (pool_name(picture.process, picture.pool), "strong"),
-    "kind": lambda picture: (happened(picture.kind), "bad"),
+    "kind": lambda picture: (happened(picture.kind)[0], "bad"),
     "holds": lambda picture: (str(len(_holds(picture))), "text"),
     "waits": _waits,
     "process": lambda picture: _whose(picture.process),

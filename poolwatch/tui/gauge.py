@@ -20,7 +20,7 @@ def bar(share: float, cells: int, ink: str, soft_from: float = 1.0) -> Line:
     full, half = divmod(halves, 2)
     runs: list[Run] = [("━" * full + "╸" * half, ink)]
     drawn = full + half
-    solid = max(round(soft_from * cells) - drawn, 0)
+    solid = max(round(min(soft_from, 1.0) * cells) - drawn, 0)
     runs.append(("─" * solid, "faint"))
     runs.append(("╌" * (cells - drawn - solid), "faint"))
     return tuple(run for run in runs if run[0])

@@ -35,13 +35,6 @@ _HARDLY = 0.005
 """Seconds waited per second, up to which it is not worth a word."""
 
 
-def capacity(pool: PoolStats) -> int | None:
-    """Give the most connections the pool lends; None is no limit or not known."""
-    if pool.size is None or pool.max_overflow == -1:
-        return None
-    return pool.size + (pool.max_overflow or 0)
-
-
 def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     """Draw at most ``limit`` lines, titles and notes included."""
     snapshot = board.snapshot
@@ -76,14 +69,20 @@ def _pressure(pool: PoolStats) -> float:
 
 
 def _share(pool: PoolStats) -> float:
-    top = capacity(pool) or max(pool.checked_out + (pool.idle or 0), 1)
+    """How full the pool is, from 0 to 1; full if it has no slot left."""
+    if pool.capacity == 0:
+        return 1.0
+    top = pool.capacity or pool.checked_out + (pool.idle or 0)
     return pool.checked_out / max(top, 1)
 
 
 def level(pool: PoolStats) -> str:
-    """Ink of a gauge: calm, into the overflow, or full."""
-    top = capacity(pool)
-    if pool.waiting or (top is not None and pool.checked_out >= top > 1):
+    """Ink of a gauge: calm, into the overflow, or full.
+
+    A pool that was made for one connection is calm while that one is out.
+    """
+    full = pool.capacity is not None and pool.checked_out >= pool.capacity
+    if pool.waiting or (full and pool.slots != 1) or pool.capacity == 0:
         return "bad"
     return "warn" if pool.size and pool.checked_out > pool.size else "accent"
 
@@ -92,12 +91,11 @@ def _line(board: Board, layout: Layout, process: Process, pool: PoolStats) -> Li
     runs: list[Run] = [("  ", "text")]
     for column, cells in layout:
         if column.key == "gauge":
-            top = capacity(pool)
-            soft = (pool.size or 0) / top if top else 1.0
+            soft = (pool.size or 0) / pool.capacity if pool.capacity else 1.0
             runs += [*bar(_share(pool), cells, level(pool), soft), (GAP, "text")]
         elif column.key == "spark":
             history = board.history.get((process.pid, pool.id), ())
-            line = spark(list(history), capacity(pool) or 1, cells)
+            line = spark(list(history), pool.capacity or 1, cells)
             runs.append((line + GAP, "accent"))
         else:
             text, ink = _CELLS[column.key](process, pool)
@@ -107,7 +105,7 @@ def _line(board: Board, layout: Layout, process: Process, pool: PoolStats) -> Li
 
 
 def _out(pool: PoolStats) -> Run:
-    top = capacity(pool)
+    top = pool.capacity
     of = "∞" if pool.max_overflow == -1 else "-" if top is None else str(top)
     return f"{pool.checked_out}/{of}", level(pool).replace("accent", "text")
 
@@ -204,7 +202,7 @@ def _kept(marks: Sequence[tuple[Process, FrozenMark]]) -> tuple[Line, Line] | No
         return None
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     told = [
-        f"{pool_name(process, mark.pool)} {happened(mark.kind)} {_when(mark.at)}"
+        f"{pool_name(process, mark.pool)} {happened(mark.kind)[0]} {_when(mark.at)}"
         for process, mark in newest
     ]
     first: Line = (("  ● ", "accent"), ("kept: ", "muted"), (", ".join(told), "text"))

@@ -298,6 +298,28 @@ def test_the_time_of_a_hold_is_divided(board):
     assert "in SQL" not in told(board)
 
 
+@pytest.mark.parametrize(
+    ("out", "lost", "limit"), [(1, 1, 1), (0, 2, 0), (2, 0, 2)], ids=str
+)
+def test_a_pool_with_nothing_left_to_lend_is_drawn_full(board, out, lost, limit):
+    """Also before a request waits: lost slots count against the pool's size."""
+    stats = pool(size=2, max_overflow=0, checked_out=out, lost_slots=lost)
+    _, line = pools.pool_lines(board(snapshot(process(pools=(stats,)))), 160, 6)[:2]
+    track = [run for run in line if run[0][:1] in "━╸─╌" and run[0]]
+    assert f" {out}/{limit} " in plain(line)
+    assert [(set(text), ink) for text, ink in track] == [({"━"}, "bad")]
+
+
+def test_the_gauge_of_a_pool_with_lost_slots_stays_in_its_column(board):
+    stats = pool(size=5, max_overflow=0, checked_out=1, idle=0, lost_slots=3)
+    whole = pool(size=2, max_overflow=0, checked_out=1, idle=0)
+    drawn = [
+        plain(pools.pool_lines(board(snapshot(process(pools=(each,)))), 120, 6)[1])
+        for each in (stats, whole)
+    ]
+    assert drawn[0] == drawn[1]
+
+
 def test_a_pool_tells_what_was_waited_and_given_up_in_vain(board):
     b = board(snapshot(process(pools=(pool(waiting_s_per_s=2.4, gave_up=3),))))
     titles, line = (plain(each) for each in pools.pool_lines(b, 160, 6)[:2])

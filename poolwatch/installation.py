@@ -1,0 +1,17 @@
+"""Where this poolwatch is installed, and how a child process imports the same one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import poolwatch
+
+PACKAGE = Path(poolwatch.__path__[0])
+"""The directory of the package; independent of where this module lies in it."""
+
+
+def python_path() -> str:
+    """The PYTHONPATH with which a child process imports this poolwatch and no other."""
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join(filter(None, [str(PACKAGE.parent), inherited]))
