@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
+
+from poolwatch.frame import Frame
+from poolwatch.leaks.record import Leak
+from poolwatch.leaks.telling import in_words
 
 SUITE = """
     def test_fine():
@@ -262,3 +267,17 @@ def test_no_name_begins_with_that_of_another_project(suites):
         assert not re.search(
             r"^\s*(--|@pytest\.mark\.)?poolwatch\w*( |:|=|\()", text, re.MULTILINE
         )
+
+
+def test_tests_in_a_directory_called_unittest_are_no_test_runner():
+    """The callers of a leak are named up to the test, and no further."""
+    ours = "/srv/tests/unittest/test_orders.py"
+    site = Frame("/srv/shop/db.py", 3, "connect")
+    runner = Frame(
+        f"{Path(pytest.__file__).parent.parent}/_pytest/python.py", 9, "call"
+    )
+    stack = (site, Frame(ours, 8, "test_it"), runner, Frame("/srv/run.py", 2, "main"))
+    leak = Leak("held", "orders", site, stack, 1.0, "MainThread", None)
+    said = in_words([leak], "test_it")
+    assert "unittest/test_orders.py:8 in test_it" in said
+    assert "run.py" not in said
