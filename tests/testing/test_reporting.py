@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import _pytest
 import pytest
 
 from poolwatch.frame import Frame
@@ -281,3 +282,21 @@ def test_tests_in_a_directory_called_unittest_are_no_test_runner():
     said = in_words([leak], "test_it")
     assert "unittest/test_orders.py:8 in test_it" in said
     assert "run.py" not in said
+
+
+def test_a_leak_is_never_explained_by_a_frame_of_poolwatch(suites):
+    """The plugin's own frames refer to the test item, and so to what it keeps."""
+    suites.write(
+        "test_it",
+        """
+        def test_leaks(request):
+            request.node.kept = engine.connect()  # here
+        """,
+    )
+    ran = suites.run()
+    ran.accuses_the_right_ones()
+    (leak,) = ran.leaks
+    assert "attribute 'kept'" in leak["kept"]
+    (frame,) = re.findall(r" at (\w+\.py):\d+", leak["kept"])
+    assert frame in {file.name for file in Path(_pytest.__file__).parent.glob("*.py")}
+    assert "PoolLeaks" not in leak["kept"]
