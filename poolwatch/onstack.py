@@ -7,14 +7,14 @@ unwinds: of the frames that took the hold, the innermost ended first.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from poolwatch.callsites import DEEPEST
 from poolwatch.model import Frame
-from poolwatch.ownership import application_frames, home_of
+from poolwatch.ownership import application_frames, home_of, library_of
 
-_TASK_BEGINS = re.compile(r"[\\/](?:asyncio|uvloop|anyio|greenlet|uvicorn)[\\/]")
+_LOOPS = frozenset({"asyncio", "uvloop", "anyio", "greenlet", "uvicorn"})
+"""Libraries whose frames run the event loop, outside of a task."""
 
 Name = tuple[str, str]
 
@@ -67,7 +67,7 @@ def _outside(
     at = taken.index(present[0])
     outer = taking_frames(stack)[::-1][at - 1]
     beyond = list(stack)[: len(stack) - 1 - list(stack)[::-1].index(outer)]
-    begun = any(_TASK_BEGINS.search(frame.file) for frame in beyond)
+    begun = any(library_of(frame.file) in _LOOPS for frame in beyond)
     return at if begun or len(now) >= DEEPEST else 0
 
 

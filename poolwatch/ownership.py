@@ -165,6 +165,16 @@ def home_of(file: str, function: str) -> str | None:
     return _home(file)
 
 
+@lru_cache(maxsize=2048)
+def library_of(file: str) -> str:
+    """The installed package or standard-library module of a file; empty if neither.
+
+    ``asyncio`` for a file of the standard library's asyncio, but not for one of the
+    project in a directory of that name.
+    """
+    return _top(_within(file) or _within_standard_library(file))
+
+
 def note_typed(function: str, module: object) -> None:
     """Tell of a function without a file, as ``python -c`` or ``exec`` makes them."""
     known = type(module) is str and owner_of("<string>", module) is Owner.PLUMBING
@@ -181,7 +191,7 @@ def _home(file: str) -> str | None:
     within = _within(file)
     if within:
         return None if _top(within) in KNOWN else _package(within)
-    if file.startswith(_standard_library()) or _STANDARD_LIBRARY.search(file):
+    if _within_standard_library(file):
         return None
     return None if _is_a_copied_library(file) else PROJECT
 
@@ -219,6 +229,15 @@ def _within(file: str) -> str:
     """The rest of a path below the directory where packages are installed."""
     installed = _INSTALLED.match(file)
     return file[installed.end() :] if installed else ""
+
+
+def _within_standard_library(file: str) -> str:
+    """The rest of a path below the standard library, of this Python or another."""
+    for directory in _standard_library():
+        if file.startswith(directory):
+            return file[len(directory) :]
+    elsewhere = _STANDARD_LIBRARY.search(file)
+    return file[elsewhere.end() :] if elsewhere else ""
 
 
 def _in_a_package(file: str) -> bool:

@@ -22,6 +22,8 @@ def stack(*names):
 SQLA = f"{LIBRARY}/sqlalchemy/pool/base.py:connect"
 ASYNCIO = f"{LIBRARY}/uvicorn/asyncio/server.py:run"
 
+NAMESAKE = "/srv/asyncio/handlers.py:handler"
+
 
 @pytest.mark.parametrize(
     ("taken", "now", "still"),
@@ -38,6 +40,7 @@ ASYNCIO = f"{LIBRARY}/uvicorn/asyncio/server.py:run"
         (["main", "scope", "take"], ["main", "work"], 1),  # a contextmanager, parked
         (["<m>", ASYNCIO, "handler", "take"], ["handler", "take"], 3),  # a task
         (["<m>", "handler", "take"], ["handler", "take"], 0),  # no task begins there
+        (["<m>", NAMESAKE], [NAMESAKE], 0),  # nor there
         ([SQLA], ["main"], 0),
     ],
 )

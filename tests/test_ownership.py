@@ -18,7 +18,13 @@ import poolwatch
 from poolwatch.demo import app as demo_application
 from poolwatch.model import Frame
 from poolwatch.onstack import still_on_stack, taking_frames
-from poolwatch.ownership import PROJECT, application_frames, home_of, is_ours
+from poolwatch.ownership import (
+    PROJECT,
+    application_frames,
+    home_of,
+    is_ours,
+    library_of,
+)
 
 LIB = sysconfig.get_paths()["stdlib"]
 SITE = "/v/lib/python3.11/site-packages"
@@ -132,6 +138,27 @@ def test_an_installed_application(start):
 )  # fmt: skip
 def test_whose_frames(stack, mine):
     assert own(*stack) == mine
+
+
+@pytest.mark.parametrize(
+    ("file", "library"),
+    [
+        (f"{SITE}/_pytest/python.py", "_pytest"),
+        (f"{SITE}/uvicorn/protocols/http/h11_impl.py", "uvicorn"),
+        (f"{SITE}/six.py", "six"),
+        (f"{LIB}/asyncio/events.py", "asyncio"),
+        (f"{LIB}/threading.py", "threading"),
+        ("/usr/lib/python3.9/unittest/case.py", "unittest"),
+        ("/srv/tests/unittest/test_orders.py", ""),
+        ("/srv/asyncio/app.py", ""),
+        ("<frozen importlib._bootstrap>", ""),
+        ("<stdin>", ""),
+        ("app.py", ""),
+    ],
+)
+def test_the_library_of_a_file(file, library):
+    """A directory of the project may have the name of a library."""
+    assert library_of(file) == library
 
 
 def test_packages_below_one_name_are_told_apart(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
@@ -13,6 +12,7 @@ from poolwatch.doing import doing
 from poolwatch.leaks.record import Leak
 from poolwatch.model import Frame
 from poolwatch.onstack import taking_frames
+from poolwatch.ownership import library_of
 from poolwatch.text import activity, duration, one_line, place, plural
 
 MOST_LINES = 15
@@ -20,11 +20,9 @@ MOST_LINES = 15
 _FRAMES = 3
 """Of the user's own, below the line that took the connection."""
 
-_RUNNER = re.compile(r"[\\/](?:_pytest|unittest|pluggy)[\\/]")
-"""Who called the test is no news."""
-
-_GENERATED = "<sqlalchemy generated"
-"""File name of the wrappers that SQLAlchemy writes at run time."""
+_TEST_RUNNERS = frozenset({"_pytest", "unittest", "pluggy"})
+"""The callers of a leak are named up to the test runner: what called the test is
+known."""
 
 _WHAT = {
     "held": "not returned",
@@ -127,10 +125,14 @@ def _callers(leak: Leak, everything: bool) -> list[str]:
     if everything:
         frames = leak.stack
     else:
-        users = takewhile(lambda frame: not _RUNNER.search(frame.file), leak.stack)
-        stack = tuple(f for f in users if not f.file.startswith(_GENERATED))
-        frames = tuple(f for f in taking_frames(stack) if f != leak.site)[:_FRAMES]
+        stack = takewhile(_is_inside_the_test, leak.stack)
+        callers_of_it = [f for f in taking_frames([*stack]) if f != leak.site]
+        frames = tuple(callers_of_it[:_FRAMES])
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
+
+
+def _is_inside_the_test(frame: Frame) -> bool:
+    return library_of(frame.file) not in _TEST_RUNNERS
 
 
 def _source(site: Frame | None) -> str:

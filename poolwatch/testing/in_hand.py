@@ -15,13 +15,13 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from poolwatch.keeping.references import pools_of_drivers
+from poolwatch.keeping.references import module_of, pools_of_drivers
 from poolwatch.testing.endings import named_at_the_end
 
 _MOST_NODES = 50_000
 """Objects that are looked at from one fixture."""
-_NOT_THROUGH = ("_pytest.", "pluggy.", "poolwatch.", "logging")
-"""Modules whose objects lead everywhere."""
+_NOT_THROUGH = frozenset({"_pytest", "pluggy", "poolwatch", "logging"})
+"""Packages whose objects lead everywhere."""
 _ENDS = ModuleType | type | str | bytes | int | float | asyncio.AbstractEventLoop
 """An event loop knows all tasks: it cancels them, nobody has them in hand."""
 
@@ -76,6 +76,6 @@ def _onward(each: Any) -> Iterable[Any]:
         return list(vars(each).values())  # this thread's
     if issubclass(type(each), _ENDS):
         return ()
-    if str(getattr(type(each), "__module__", "")).startswith(_NOT_THROUGH):
+    if module_of(type(each)).partition(".")[0] in _NOT_THROUGH:
         return ()
     return gc.get_referents(each)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from poolwatch.testing.in_hand import _reached
+
 LEFT = {
     "what setup_module puts into its module": """
         def setup_module():
@@ -380,3 +382,20 @@ def test_what_else_a_module_or_a_class_keeps_is_judged_at_once(suites):
         "test_allowed",
         "test_leaks",
     ], "it goes on to the end of the module"
+
+
+@pytest.mark.parametrize(
+    ("module", "followed"),
+    [
+        ("logging_setup", True),
+        ("logging.handlers", False),
+        ("_pytest.fixtures", False),
+        ("poolwatch.ledger", False),
+    ],
+)
+def test_only_objects_of_whole_packages_lead_nowhere(module, followed):
+    """A module of the application may begin with the name of a package."""
+    holder = type("Holder", (), {"__module__": module})()
+    holder.session = object()
+    wanted = id(holder.session)
+    assert _reached([holder], {wanted}) == ([wanted] if followed else [])

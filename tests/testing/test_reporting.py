@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
+import _pytest
 import pytest
+
+from poolwatch.frame import Frame
+from poolwatch.leaks.record import Leak
+from poolwatch.leaks.telling import in_words
 
 SUITE = """
     def test_fine():
@@ -262,3 +268,35 @@ def test_no_name_begins_with_that_of_another_project(suites):
         assert not re.search(
             r"^\s*(--|@pytest\.mark\.)?poolwatch\w*( |:|=|\()", text, re.MULTILINE
         )
+
+
+def test_tests_in_a_directory_called_unittest_are_no_test_runner():
+    """The callers of a leak are named up to the test, and no further."""
+    ours = "/srv/tests/unittest/test_orders.py"
+    site = Frame("/srv/shop/db.py", 3, "connect")
+    runner = Frame(
+        f"{Path(pytest.__file__).parent.parent}/_pytest/python.py", 9, "call"
+    )
+    stack = (site, Frame(ours, 8, "test_it"), runner, Frame("/srv/run.py", 2, "main"))
+    leak = Leak("held", "orders", site, stack, 1.0, "MainThread", None)
+    said = in_words([leak], "test_it")
+    assert "unittest/test_orders.py:8 in test_it" in said
+    assert "run.py" not in said
+
+
+def test_a_leak_is_never_explained_by_a_frame_of_poolwatch(suites):
+    """The plugin's own frames refer to the test item, and so to what it keeps."""
+    suites.write(
+        "test_it",
+        """
+        def test_leaks(request):
+            request.node.kept = engine.connect()  # here
+        """,
+    )
+    ran = suites.run()
+    ran.accuses_the_right_ones()
+    (leak,) = ran.leaks
+    assert "attribute 'kept'" in leak["kept"]
+    (frame,) = re.findall(r" at (\w+\.py):\d+", leak["kept"])
+    assert frame in {file.name for file in Path(_pytest.__file__).parent.glob("*.py")}
+    assert "PoolLeaks" not in leak["kept"]
