@@ -8,8 +8,8 @@ from pathlib import Path
 
 import _pytest
 import pytest
-
 from poolwatch.frame import Frame
+
 from poolwatch.leaks.record import Leak
 from poolwatch.leaks.telling import in_words
 
