@@ -14,11 +14,9 @@ would warn that it comes too late to rewrite assertions here; there are none.
 TYPE_CHECKING = False  # importing typing takes longer than all of this module
 if TYPE_CHECKING:
     __version__: str
-    from poolwatch.agent import Watch, instrument, snapshot, uninstrument
+    from poolwatch.agent.instrument import Watch, instrument, snapshot, uninstrument
     from poolwatch.errors import PoolwatchError
-    from poolwatch.labels import label, long_hold
-    from poolwatch.leaks.block import no_leaks
-    from poolwatch.leaks.record import Leak, PoolLeakError, PoolLeakWarning
+    from poolwatch.ledger.labels import label, long_hold
     from poolwatch.model import (
         Finding,
         Frame,
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
         Source,
         Wait,
     )
+    from poolwatch.testing.leak import Leak, PoolLeakError, PoolLeakWarning
+    from poolwatch.testing.no_leaks import no_leaks
 
 __all__ = [
     "Finding",
@@ -59,17 +59,17 @@ __all__ = [
 
 _HOME = {
     "__version__": "version",
-    "Leak": "leaks.record",
-    "PoolLeakError": "leaks.record",
-    "PoolLeakWarning": "leaks.record",
+    "Leak": "testing.leak",
+    "PoolLeakError": "testing.leak",
+    "PoolLeakWarning": "testing.leak",
     "PoolwatchError": "errors",
-    "Watch": "agent",
-    "instrument": "agent",
-    "label": "labels",
-    "long_hold": "labels",
-    "no_leaks": "leaks.block",
-    "snapshot": "agent",
-    "uninstrument": "agent",
+    "Watch": "agent.instrument",
+    "instrument": "agent.instrument",
+    "label": "ledger.labels",
+    "long_hold": "ledger.labels",
+    "no_leaks": "testing.no_leaks",
+    "snapshot": "agent.instrument",
+    "uninstrument": "agent.instrument",
 }
 _THERE = {"__version__": "VERSION"}
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from poolwatch.cli import main
+from poolwatch.commands.main import main
 
 sys.exit(main())

@@ -4,7 +4,7 @@ The names, and the words in the docstrings, are the words of the whole project:
 *pool*, *hold*, *holder*, *wait*, *call site*, *backend*, *verdict*, *finding*,
 *source*. Durations are seconds. What is not known is ``None``, never 0 or "-".
 
-:mod:`poolwatch.wire` turns a :class:`Snapshot` into the JSON document and back.
+:mod:`poolwatch.protocol.document` turns a :class:`Snapshot` into JSON and back.
 """
 
 from __future__ import annotations

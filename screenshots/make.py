@@ -14,9 +14,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from poolwatch.client import Client
-from poolwatch.demo import children
-from poolwatch.live import LiveSource
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
+from poolwatch.commands.demo import children
 from poolwatch.tui.app import Dashboard
 
 HERE = Path(__file__).parent

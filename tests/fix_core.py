@@ -13,8 +13,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
 import poolwatch
-from poolwatch.agent import agent, watch_quietly
-from poolwatch.book import PoolBook
+from poolwatch.agent.instrument import agent, watch_quietly
+from poolwatch.ledger.pool import PoolBook
 from poolwatch.testing.owners import Owners
 
 

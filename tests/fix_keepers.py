@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.pool import QueuePool
 
-from poolwatch.keepers import Keeper, Result, keepers
+from poolwatch.diagnosis.references.search import Keeper, Result, keepers
 
 
 class Taken:

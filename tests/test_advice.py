@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 from fix_core import Look, null_pool_of
 
-from poolwatch.advice import queueing, replay
-from poolwatch.advice.advising import advise
-from poolwatch.advice.recording import most_at_once
-from poolwatch.trace import Request, Trace
+from poolwatch.agent.recording import most_at_once
+from poolwatch.commands.advise import queueing, replay
+from poolwatch.commands.advise.advise import advise
+from poolwatch.protocol.trace import Request, Trace
 
 TARGET_S = 0.01
 

@@ -12,14 +12,15 @@ from fix_core import Look, book_of, null_pool_of
 from patience import until
 from sqlalchemy import text
 
-from poolwatch import table, wire
-from poolwatch.adapters.sqlalchemy import PoolHooks  # noqa: F401 - loaded before stacks
-from poolwatch.agent import agent
-from poolwatch.callers import Request, callers, fork
-from poolwatch.incident import note
+from poolwatch.adapters.sqlalchemy.hooks import PoolHooks  # noqa: F401 - loaded before stacks
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.watchdog import Watchdog
+from poolwatch.commands import ps_table
+from poolwatch.commands.ps_table import Style
+from poolwatch.diagnosis.timeout_note import note
 from poolwatch.model import Frame, Snapshot
-from poolwatch.table import Style
-from poolwatch.watchdog import Watchdog
+from poolwatch.protocol import document as wire
+from poolwatch.stacks.callers import Request, callers, fork
 
 TAKE, MIDDLE = frame("/srv/app/db.py:5", "take"), frame("/srv/app/repo.py:7", "load")
 A, B, C = (
@@ -204,7 +205,7 @@ def lines():
 def test_tables_name_both(shared):
     at, first, second = lines()
     for columns in (200, 120, 80):
-        told = table.render(agent.source.snapshot(), Style(columns))
+        told = ps_table.render(agent.source.snapshot(), Style(columns))
         rows = [row for row in told.splitlines() if row.lstrip().startswith("leaked ")]
         assert len(rows) == 2
         assert any(f":{at} from" in row and f":{first}" in row for row in rows)
@@ -215,7 +216,7 @@ def test_tables_name_both(shared):
 
 def test_costs_by_site_and_by_caller(shared):
     at, first, second = lines()
-    told = table.render(agent.source.snapshot(), Style(120, sites=True)).splitlines()
+    told = ps_table.render(agent.source.snapshot(), Style(120, sites=True)).splitlines()
     below = told[told.index(next(x for x in told if "call sites of" in x)) :]
     assert [row.split()[0] for row in below[3:]] == [
         f"tests/test_callers.py:{at}",
@@ -226,7 +227,7 @@ def test_costs_by_site_and_by_caller(shared):
         f"tests/test_callers.py:{first}",
         f"tests/test_callers.py:{second}",
     }
-    flat = table.render(agent.source.snapshot(), Style(160, sites=True, by="caller"))
+    flat = ps_table.render(agent.source.snapshot(), Style(160, sites=True, by="caller"))
     assert f"tests/test_callers.py:{at} from tests/test_callers.py:{first}" in flat
     assert "callers of orders, the costliest first:" in flat
 

@@ -12,9 +12,9 @@ import types
 
 import pytest
 
-from poolwatch.callsites import DEEPEST, CallSites, Node, extended, pairs_of
 from poolwatch.model import Frame
-from poolwatch.ownership import PROJECT, Owner, home_of, owner_of
+from poolwatch.stacks.capture import DEEPEST, CallSites, Node, extended, pairs_of
+from poolwatch.stacks.code_owner import PROJECT, Owner, home_of, owner_of
 
 
 @pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
@@ -100,10 +100,19 @@ def test_a_neighbour_of_poolwatch():
     import poolwatch
 
     home = poolwatch.__file__.rpartition("/")[0]
-    assert owner_of(f"{home}/agent.py", "poolwatch.agent") is Owner.PLUMBING
+    assert (
+        owner_of(f"{home}/agent/instrument.py", "poolwatch.agent.instrument")
+        is Owner.PLUMBING
+    )
     assert owner_of(f"{home}_shop/agent.py", "poolwatch_shop") is Owner.USER
-    assert owner_of(f"{home}/demo/app/etl.py", "poolwatch.demo.app") is Owner.USER
-    assert owner_of(f"{home}/demo/keeper.py", "poolwatch.demo") is Owner.PLUMBING
+    assert (
+        owner_of(f"{home}/commands/demo/app/etl.py", "poolwatch.commands.demo.app")
+        is Owner.USER
+    )
+    assert (
+        owner_of(f"{home}/commands/demo/keeper.py", "poolwatch.commands.demo")
+        is Owner.PLUMBING
+    )
 
 
 # -- one stack -------------------------------------------------------------------------
@@ -483,7 +492,7 @@ def core_of_nothing(site):
 def test_whoever_looks_later_is_told_right(instrument, sqlite):
     """A pool that was watched for nobody, as in a test run, and then for somebody: what
     was out before is shown, and figures are kept from there on."""
-    from poolwatch.agent import agent, uninstrument, watch_quietly
+    from poolwatch.agent.instrument import agent, uninstrument, watch_quietly
 
     watch_quietly()
     try:

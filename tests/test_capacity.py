@@ -12,12 +12,12 @@ from psycopg2.pool import ThreadedConnectionPool
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from poolwatch import wire
-from poolwatch.client import Client
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
 from poolwatch.diagnosis.pools import unpooled
 from poolwatch.diagnosis.servers import over_capacity, with_server
-from poolwatch.live import LiveSource
 from poolwatch.model import Counters, Distribution
+from poolwatch.protocol import document as wire
 
 # -- unpooled --------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
 from poolwatch.diagnosis.churn import churned
-from poolwatch.makings import LATEST, Makings, fingerprint
+from poolwatch.ledger.pool_origins import LATEST, Makings, fingerprint
 from poolwatch.model import Frame, Made
 
 SITE = Frame("/app/views.py", 12, "handler")

@@ -14,13 +14,13 @@ from fix_core import Look, null_pool_of
 from patience import LONG_S, until
 
 import poolwatch
-from poolwatch import wire
-from poolwatch.book import MOST_SITES
 from poolwatch.errors import UnreachableError
-from poolwatch.histogram import Histogram, merged
-from poolwatch.labels import ambience, label, long_hold
+from poolwatch.ledger.histogram import Histogram, merged
+from poolwatch.ledger.labels import ambience, label, long_hold
+from poolwatch.ledger.pool import MOST_SITES
 from poolwatch.model import OTHER_SITES, Frame
-from poolwatch.text import (
+from poolwatch.protocol import document as wire
+from poolwatch.text.format import (
     duration,
     fit,
     neutral,
@@ -192,7 +192,7 @@ def damaged(document):
 def test_a_document_that_is_damaged_anywhere(instrument, sqlite):
     """Any wrong value anywhere is one sentence or harmless: what is read back can be
     printed, and nothing but UnreachableError is raised."""
-    from poolwatch.table import Style, render
+    from poolwatch.commands.ps_table import Style, render
 
     engine = sqlite()
     instrument(engine, long_after=1e-9)

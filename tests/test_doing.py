@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from patience import until
 
-from poolwatch.callsites import pairs_of, resolve
-from poolwatch.doing import doing
+from poolwatch.stacks.capture import pairs_of, resolve
+from poolwatch.stacks.classify import doing
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from fix_core import Look, null_pool_of
 from patience import LONG_S, until
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from poolwatch import wire
-from poolwatch.agent import agent
-from poolwatch.freezing import MOST, Freezer
+from poolwatch.agent.frozen import MOST, Freezer
+from poolwatch.agent.instrument import agent
 from poolwatch.model import Frozen
+from poolwatch.protocol import document as wire
 
 
 def kept():

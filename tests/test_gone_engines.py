@@ -12,8 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.agent import agent
-from poolwatch.serverside import ServerSide
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.server_view import ServerSide
 
 
 def used(url, keep):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from poolwatch.joining import SLACK_S, claimed, join
 from poolwatch.model import (
     NO_SAMPLES,
     Connection,
@@ -16,7 +15,8 @@ from poolwatch.model import (
     Process,
     ServerRow,
 )
-from poolwatch.readings import Backend, ServerReading
+from poolwatch.postgres.join import SLACK_S, claimed, join
+from poolwatch.protocol.readings import Backend, ServerReading
 
 ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
 HIDDEN = ServerRow(None, None, None, None, None, ())

@@ -12,6 +12,7 @@ import pytest
 from patience import until
 
 from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.client.live import LiveSource
 from poolwatch.errors import (
     MissingExtraError,
     NoProcessError,
@@ -19,8 +20,6 @@ from poolwatch.errors import (
     SilentError,
     UnreachableError,
 )
-from poolwatch.joining import AgentReading, join
-from poolwatch.live import LiveSource
 from poolwatch.model import (
     NO_SAMPLES,
     Connection,
@@ -31,7 +30,8 @@ from poolwatch.model import (
     ServerStatus,
     Unreachable,
 )
-from poolwatch.postgres.in_process import InProcessReader
+from poolwatch.postgres.agent_reader import InProcessReader
+from poolwatch.postgres.join import AgentReading, join
 
 HOST = "this-machine"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from poolwatch import liveness
-from poolwatch.client import Client
-from poolwatch.liveness import Peer
+from poolwatch.client.client import Client
+from poolwatch.protocol import liveness
+from poolwatch.protocol.liveness import Peer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from poolwatch.masking import LIMIT, mask_literals
+from poolwatch.text.masking import LIMIT, mask_literals
 
 
 @pytest.mark.parametrize(

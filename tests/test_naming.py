@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 from fakes import hold, pool, process, snapshot, wait
 
-from poolwatch.naming import holder_name, numbered, process_name, task_name, with_names
-from poolwatch.table import Style, render
+from poolwatch.commands.ps_table import Style, render
+from poolwatch.text.naming import (
+    holder_name,
+    numbered,
+    process_name,
+    task_name,
+    with_names,
+)
 
 MIDDLEWARE = (
     "starlette.middleware.base.BaseHTTPMiddleware.__call__.<locals>.call_next."

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import poolwatch
-from poolwatch import greenlets
-from poolwatch.agent import agent
+from poolwatch.agent.instrument import agent
+from poolwatch.stacks import greenlets
 
 KEPT = []
 

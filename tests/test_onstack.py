@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.onstack import still_on_stack, taking_frames
+from poolwatch.stacks.compare import still_on_stack, taking_frames
 
 LIBRARY = "/env/lib/python3.11/site-packages"
 

@@ -224,7 +224,7 @@ def test_hostile_text_in_a_narrow_table(apps):
         held.close()
         engine.dispose()
     """)  # noqa: E501
-    from poolwatch.text import width
+    from poolwatch.text.format import width
 
     done = apps.poolwatch("ps", COLUMNS="80")
     assert (done.returncode, done.stderr) == (0, "")

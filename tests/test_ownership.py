@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 import poolwatch
-from poolwatch.demo import app as demo_application
+from poolwatch.commands.demo import app
 from poolwatch.model import Frame
-from poolwatch.onstack import still_on_stack, taking_frames
-from poolwatch.ownership import (
+from poolwatch.stacks.code_owner import (
     PROJECT,
     application_frames,
     home_of,
     is_ours,
     library_of,
 )
+from poolwatch.stacks.compare import still_on_stack, taking_frames
 
 LIB = sysconfig.get_paths()["stdlib"]
 SITE = "/v/lib/python3.11/site-packages"
@@ -217,7 +217,7 @@ def test_a_library_that_was_copied_beside_the_application(tmp_path):
             import sys
             from app.sqlalchemy import work
             from sqlalchemy.pool import connect
-            from poolwatch.ownership import application_frames
+            from poolwatch.stacks.code_owner import application_frames
 
             def look():
                 frame, stack = sys._getframe(1), []
@@ -240,7 +240,7 @@ def test_a_library_that_was_copied_beside_the_application(tmp_path):
 
 def test_every_module_of_poolwatch_is_its_own_but_for_the_demo_application():
     """Wherever in the package the module that decides it lies."""
-    of_the_demo = set(Path(demo_application.__path__[0]).glob("*.py"))
+    of_the_demo = set(Path(app.__path__[0]).glob("*.py"))
     modules = set(Path(poolwatch.__path__[0]).rglob("*.py"))
     assert len(of_the_demo) > 5
     assert len(modules - of_the_demo) > 100

@@ -7,7 +7,7 @@ import time
 
 from patience import LONG_S, until
 
-from poolwatch.parallel import Calls
+from poolwatch.client.calls import Calls
 
 
 def test_all_run_at_the_same_time():

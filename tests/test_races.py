@@ -8,9 +8,9 @@ import pytest
 from fix_core import null_pool_of
 from patience import until
 
-from poolwatch import picture
-from poolwatch.agent import agent
-from poolwatch.watchdog import Watchdog
+from poolwatch.agent import snapshots
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.watchdog import Watchdog
 
 LONG_AFTER = 1e-9
 KEPT = []
@@ -20,13 +20,13 @@ KEPT = []
 def source(monkeypatch):
     """Looks at the ledger; the agent's own looks do not come in between."""
     monkeypatch.setattr(agent._guard, "tripped", True)  # no watchdog but the test's own
-    return picture.LedgerSource(agent.ledger)
+    return snapshots.LedgerSource(agent.ledger)
 
 
 @pytest.fixture
 def during_a_search(monkeypatch):
     """Run something between a search and what follows it."""
-    search = picture._ask
+    search = snapshots._ask
     actions = []
 
     def ask(drafts):
@@ -35,7 +35,7 @@ def during_a_search(monkeypatch):
             actions.pop(0)()
         return answer
 
-    monkeypatch.setattr(picture, "_ask", ask)
+    monkeypatch.setattr(snapshots, "_ask", ask)
     return actions.append
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from poolwatch.keeping.scopes import may_hide
+from poolwatch.diagnosis.references.hidden import may_hide
 from poolwatch.model import Frame
 
 SOURCE = """\

@@ -19,15 +19,16 @@ from patience import until
 from sqlalchemy import text
 
 import poolwatch
-from poolwatch import rundir, wire
-from poolwatch.agent import agent
-from poolwatch.client import Client
+from poolwatch.agent.instrument import agent
+from poolwatch.client.client import Client
 from poolwatch.errors import (
     ForbiddenError,
     NoProcessError,
     UnreachableError,
     UsageError,
 )
+from poolwatch.protocol import document as wire
+from poolwatch.protocol import sockets
 
 FRAME = {"file", "line", "function"}
 TIMES = {"count", "sum", "max", "p50", "p95", "p99"}
@@ -374,7 +375,7 @@ def assert_root_may_look(target):
     with pytest.raises(NoProcessError):
         Client(target).agents()
     with pytest.raises(ForbiddenError, match="belongs to uid 65534"):
-        rundir.prepare(target)
+        sockets.prepare(target)
 
 
 # -- the other side ------------------------------------------------------
@@ -430,20 +431,20 @@ def test_a_foreign_answer(socket_dir, answer, why):
 
 def test_a_socket_that_is_being_born(socket_dir):
     """A socket is seen by viewers only once it listens: none is swept too early."""
-    from poolwatch.server import Server
+    from poolwatch.agent.server import Server
 
     names = []
 
     class Spy(socket.socket):
         def listen(self, *args):
             names.extend(socket_dir.iterdir())
-            assert list(rundir.addresses(socket_dir)) == []
+            assert list(sockets.addresses(socket_dir)) == []
             super().listen(*args)
 
     original, socket.socket = socket.socket, Spy
     try:
         server = Server(
-            rundir.new_path(socket_dir), quick={}, slow={}, idle=lambda: False
+            sockets.new_path(socket_dir), quick={}, slow={}, idle=lambda: False
         )
     finally:
         socket.socket = original

@@ -19,7 +19,7 @@ from fix_core import Look
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from poolwatch.submitters import Submitters
+from poolwatch.agent.submitters import Submitters
 
 KEPT = []
 

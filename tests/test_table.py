@@ -20,6 +20,7 @@ from fakes import (
     wait,
 )
 
+from poolwatch.commands.ps_table import Style, render, render_frozen
 from poolwatch.model import (
     Distribution,
     Frame,
@@ -28,8 +29,7 @@ from poolwatch.model import (
     SiteStats,
     Unreachable,
 )
-from poolwatch.table import Style, render, render_frozen
-from poolwatch.text import width
+from poolwatch.text.format import width
 
 LIBRARY = "/srv/v/lib/python3.12/site-packages/sqlalchemy/engine/base.py:3303"
 EVIL = "evil\x1b[2J\x07\u202e\nname"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from poolwatch.diagnosis.verdicts import Keeping, Seen, judge
 from poolwatch.model import Frame
-from poolwatch.verdicts import Keeping, Seen, judge
 
 LONG = Seen(
     held_s=40.0,

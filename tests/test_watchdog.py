@@ -11,8 +11,8 @@ from fix_core import null_pool_of
 from patience import until
 
 import poolwatch
-from poolwatch.agent import agent
-from poolwatch.watchdog import Watchdog
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.watchdog import Watchdog
 
 KEPT = {}
 

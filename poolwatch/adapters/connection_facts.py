@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from poolwatch.checkout import ConnectionFacts
+from poolwatch.ledger.checkout import ConnectionFacts
 
 Facts = tuple[int | None, str | None, int | None]
 

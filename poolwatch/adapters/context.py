@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from poolwatch.holders import Holder, PerThread
-from poolwatch.ledger import Ledger
+from poolwatch.ledger.ledger import Ledger
+from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
     from types import CodeType
 
-    from poolwatch.book import PoolBook
-    from poolwatch.callsites import CallSites
+    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.stacks.capture import CallSites
 
 
 class AdapterContext:

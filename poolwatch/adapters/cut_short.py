@@ -14,9 +14,9 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from poolwatch.book import PoolBook
-    from poolwatch.checkout import Checkout
-    from poolwatch.guard import Guard
+    from poolwatch.ledger.checkout import Checkout
+    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.runtime.guard import Guard
 
 
 def is_library_s(error: BaseException, called: bool, original: Any) -> bool:

@@ -1,10 +1,10 @@
 """The pool libraries that are known: a closed table, which loads none of them."""
 
 LIBRARIES = {
-    "sqlalchemy": "sqlalchemy_engines:Engines",
+    "sqlalchemy": "sqlalchemy.engines:Engines",
     "psycopg2.pool": "psycopg2_pool:Psycopg2Pools",
-    "psycopg_pool": "psycopg_pool:PsycopgPools",
-    "asyncpg": "asyncpg_pool:AsyncpgPools",
+    "psycopg_pool": "psycopg3.pools:PsycopgPools",
+    "asyncpg": "asyncpg_pool.pools:AsyncpgPools",
 }
 """By the module that is loaded when the application uses the library: the adapter."""
 

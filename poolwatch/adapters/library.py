@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from poolwatch.book import PoolBook
-from poolwatch.settings import Settings
+from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.settings import Settings
 
 
 class Library(Protocol):

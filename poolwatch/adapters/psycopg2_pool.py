@@ -3,7 +3,7 @@
 They lend the connection itself, which must stay what it is: psycopg2's functions in C
 take no stand-in. They never wait: when nothing is free, PoolError is raised at once,
 which counts as a timeout. And they keep what they have lent, so a connection that was
-dropped never comes back: see :mod:`poolwatch.adapters.dropped`.
+dropped never comes back: see :mod:`poolwatch.adapters.refcounts`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 from psycopg2.pool import AbstractConnectionPool, PoolError
 
-from poolwatch.adapters import dropped
-from poolwatch.adapters.class_methods import ClassMethods, Method
+from poolwatch.adapters import refcounts
+from poolwatch.adapters.base import LibraryPools
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.cut_short import is_library_s
-from poolwatch.adapters.driver_hooks import DriverHooks
-from poolwatch.adapters.library_pools import LibraryPools
+from poolwatch.adapters.hooks import DriverHooks
+from poolwatch.adapters.patching.class_methods import ClassMethods, Method
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.adapters.urls import masked_url
-from poolwatch.book import PoolBook
-from poolwatch.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.errors import ServerViewError
-from poolwatch.labels import ambience
-from poolwatch.settings import Settings
+from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.ledger.labels import ambience
+from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.settings import Settings
 
 
 class Psycopg2Pools(LibraryPools):
@@ -437,7 +437,7 @@ class Psycopg2Hooks(DriverHooks):
         """Look at everything that is out, unless somebody may come back by its key."""
         for hold in list(self.book.holds.values()):
             if self.prove_dropped and not hold.keyed:
-                dropped.look(hold)
+                refcounts.look(hold)
             else:
                 hold.dropped = 0
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.libraries import LIBRARIES, TAKES
-from poolwatch.collector import undisturbed
-from poolwatch.guard import log
-from poolwatch.importing import when_imported
-from poolwatch.settings import Settings
+from poolwatch.ledger.settings import Settings
+from poolwatch.runtime.gc_pause import undisturbed
+from poolwatch.runtime.guard import log
+from poolwatch.runtime.import_hooks import when_imported
 
 if TYPE_CHECKING:
     from poolwatch.adapters.library import Library

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from poolwatch.model import LATEST, Finding, Made, PoolStats, Severity
-from poolwatch.text import duration, place, plural
+from poolwatch.text.format import duration, place, plural
 
 _MANY = 5
 """Pools that are more than a few reloads of a configuration make."""

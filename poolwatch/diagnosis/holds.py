@@ -19,7 +19,7 @@ from poolwatch.model import (
     Process,
     Severity,
 )
-from poolwatch.text import duration, place, plural, taken_at, whence
+from poolwatch.text.format import duration, place, plural, taken_at, whence
 
 _RECENT_S = 600.0
 """How long a call site that used a connection of the parent process is reported."""

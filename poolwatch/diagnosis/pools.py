@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import ids, places
+from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
-from poolwatch.naming import task_name
-from poolwatch.options import options_of
-from poolwatch.text import duration, plural, short_time, taken_at, whence
+from poolwatch.text.format import duration, plural, short_time, taken_at, whence
+from poolwatch.text.naming import task_name
 
 _NOTICEABLE_WAIT_S = 0.05
 _RECENT_S = 300.0

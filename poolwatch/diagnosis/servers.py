@@ -11,8 +11,8 @@ from dataclasses import replace
 from poolwatch.diagnosis.common import by_severity, ids, places
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Departed, Finding, Hold, PoolStats, Process, ServerStatus
-from poolwatch.readings import Backend
-from poolwatch.text import clock, duration, plural, server_in, taken_at
+from poolwatch.protocol.readings import Backend
+from poolwatch.text.format import clock, duration, plural, server_in, taken_at
 
 Key = tuple[str | None, int | None]
 """A server by its address, and a backend pid on it."""

@@ -16,9 +16,9 @@ from importlib.resources import files
 from typing import Any
 
 from poolwatch.errors import ServerViewError
-from poolwatch.masking import mask_literals
 from poolwatch.model import ServerRow
-from poolwatch.readings import Backend, ServerReading
+from poolwatch.protocol.readings import Backend, ServerReading
+from poolwatch.text.masking import mask_literals
 
 STATEMENT_TIMEOUT_S = 2.0
 

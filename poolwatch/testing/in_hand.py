@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from poolwatch.keeping.references import module_of, pools_of_drivers
-from poolwatch.testing.endings import named_at_the_end
+from poolwatch.diagnosis.references.follow import module_of, pools_of_drivers
+from poolwatch.testing.scope_reach import named_at_the_end
 
 _MOST_NODES = 50_000
 """Objects that are looked at from one fixture."""

@@ -52,7 +52,7 @@ class Late:
 
     def _warn(self, told: Told) -> bool:
         """As if the test itself had warned; returns whether the filters let it pass."""
-        from poolwatch.leaks.record import PoolLeakWarning
+        from poolwatch.testing.leak import PoolLeakWarning
 
         file, line, _ = told["location"]
         site = told["entries"][0]["site"]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.onstack import taking_frames
+from poolwatch.stacks.compare import taking_frames
 from poolwatch.testing.owners import Owner
-from poolwatch.text import duration, one_line, place, plural
+from poolwatch.text.format import duration, one_line, place, plural
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min)?\s*")

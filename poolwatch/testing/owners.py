@@ -18,16 +18,16 @@ from contextvars import Context, ContextVar, copy_context
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
-from poolwatch.holders import get_ident
-from poolwatch.importing import when_imported
+from poolwatch.runtime.import_hooks import when_imported
+from poolwatch.stacks.holder import get_ident
 
 if TYPE_CHECKING:
-    from poolwatch.book import PoolBook
-    from poolwatch.checkout import Checkout, Lender
-    from poolwatch.holders import Holder
+    from poolwatch.ledger.checkout import Checkout, Lender
+    from poolwatch.ledger.pool import PoolBook
     from poolwatch.model import Frame
+    from poolwatch.stacks.holder import Holder
     from poolwatch.testing.limits import Limits
-    from poolwatch.testing.standing import Standing
+    from poolwatch.testing.scopes import Standing
 
 _STARTED_BY = "_pool_leaks_owner"
 _SERVES_ALL = "TestRunner._run_tests_and_fixtures"
@@ -97,7 +97,7 @@ class Owner:
 class Owners:
     """Tells the owner of the code that runs, and notes what each owner has taken.
 
-    Observes the ledger: see :mod:`poolwatch.observers`.
+    Observes the ledger: see :mod:`poolwatch.ledger.observers`.
     """
 
     def __init__(self) -> None:

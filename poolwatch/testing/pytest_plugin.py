@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from poolwatch.testing.asserting import (
+    from poolwatch.testing.fixtures import (
         AssertMaxPoolCheckouts,
         AssertNoPoolLeaks,
         PoolWatch,
@@ -82,10 +82,10 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
     if mode == "off":
         return
-    from poolwatch.importing import find_ours_first
+    from poolwatch.runtime.import_hooks import find_ours_first
 
     config.add_cleanup(find_ours_first())
-    from poolwatch.collector import undisturbed
+    from poolwatch.runtime.gc_pause import undisturbed
 
     grace = _grace(config, options.pool_leaks_grace)
     session = undisturbed(lambda: _session(config, error=mode == "error", grace=grace))
@@ -116,7 +116,7 @@ def pool_watch_engines() -> None:
 @pytest.fixture
 def pool_watch(request: pytest.FixtureRequest) -> PoolWatch:
     """The connections that this test holds: ``holds()``, ``peak``, ``snapshot()``."""
-    from poolwatch.testing.asserting import PoolWatch
+    from poolwatch.testing.fixtures import PoolWatch
 
     session = request.config.stash.get(_RUN, None)
     return PoolWatch(None if session is None else session.owner_of(request.node))
@@ -128,7 +128,7 @@ def assert_no_pool_leaks() -> AssertNoPoolLeaks:
 
     Also ``with assert_no_pool_leaks(engine, grace=0.1):``, and with ``async with``.
     """
-    from poolwatch.testing.asserting import AssertNoPoolLeaks
+    from poolwatch.testing.fixtures import AssertNoPoolLeaks
 
     return AssertNoPoolLeaks()
 
@@ -139,7 +139,7 @@ def assert_max_pool_checkouts() -> AssertMaxPoolCheckouts:
 
     ``with assert_max_pool_checkouts(2):`` allows two, uncalled it allows one.
     """
-    from poolwatch.testing.asserting import AssertMaxPoolCheckouts
+    from poolwatch.testing.fixtures import AssertMaxPoolCheckouts
 
     return AssertMaxPoolCheckouts()
 

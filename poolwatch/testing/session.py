@@ -20,17 +20,17 @@ import _pytest.python
 import _pytest.runner
 import pytest
 
-from poolwatch.agent import agent
-from poolwatch.testing.findings import Findings
+from poolwatch.agent.instrument import agent
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Lengths, Owner, Owners
+from poolwatch.testing.results import Findings
 from poolwatch.testing.watching import Watching
 
 if TYPE_CHECKING:
-    from poolwatch.leaks.record import Leak
     from poolwatch.testing.before_call import BeforeCall
-    from poolwatch.testing.judging import Judge
-    from poolwatch.testing.standing import Standing
+    from poolwatch.testing.judge import Judge
+    from poolwatch.testing.leak import Leak
+    from poolwatch.testing.scopes import Standing
 
 _HEADING = "pool leaks"
 
@@ -79,7 +79,7 @@ class PoolLeaks:
 
     @cached_property
     def _judge(self) -> Judge:
-        from poolwatch.testing.judging import Judge
+        from poolwatch.testing.judge import Judge
 
         return Judge(
             grace=self._grace,
@@ -111,7 +111,7 @@ class PoolLeaks:
             lines = self._config.getini("filterwarnings")
             # Python hides resource warnings. First in the list: whatever the project
             # says of them comes later and wins.
-            lines.insert(0, "always::poolwatch.leaks.record.PoolLeakWarning")
+            lines.insert(0, "always::poolwatch.testing.leak.PoolLeakWarning")
         self._junit = bool(getattr(self._config.known_args_namespace, "xmlpath", None))
         for function in beneath_tests():
             agent.end_stacks_at(function)
@@ -206,7 +206,7 @@ class PoolLeaks:
         if fixturedef.scope == "function":
             self._of_tests.add(fixturedef)
             return
-        from poolwatch.testing.standing import Standing
+        from poolwatch.testing.scopes import Standing
 
         self._fixtures_up()
         standing = Standing(fixturedef, request)
@@ -299,7 +299,7 @@ class PoolLeaks:
         if owner.peak and self._junit:
             item.user_properties.append(("pool_peak", owner.peak))
         if leaks and owner.failed:
-            from poolwatch.text import plural
+            from poolwatch.text.format import plural
 
             item.add_report_section(
                 "teardown",
@@ -320,7 +320,7 @@ class PoolLeaks:
         broken = None if owner.failed or limits is None else limits.broken(owner)
         if limits is not None and limits.leaks is not None and not owner.failed:
             if len(leaks) < limits.leaks:
-                from poolwatch.text import plural
+                from poolwatch.text.format import plural
 
                 missing = (
                     f"{item.nodeid} leaked {plural(len(leaks), 'connection')}, "
@@ -455,13 +455,13 @@ def beneath_tests() -> Iterator[FunctionType]:
 
 def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
     """As leaks.telling says it; loaded when there is a leak to tell of."""
-    from poolwatch.leaks.telling import in_words as tell
+    from poolwatch.testing.report import in_words as tell
 
     return tell(leaks, who, everything=everything)
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:
-    from poolwatch.leaks.record import PoolLeakWarning
+    from poolwatch.testing.leak import PoolLeakWarning
 
     site = leaks[0].site
     warnings.warn_explicit(

@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from poolwatch.leaks.record import Leak
+from poolwatch.testing.leak import Leak
 from poolwatch.testing.owners import Owner
-from poolwatch.text import one_line, plural
+from poolwatch.text.format import one_line, plural
 
 SCHEMA = 1
 
 
 def entry(owner: Owner, leak: Leak, error: bool) -> dict[str, Any]:
     """One leak as plain values: it travels from xdist's workers as JSON."""
-    from poolwatch.leaks.telling import brief  # only a leak needs it
+    from poolwatch.testing.report import brief  # only a leak needs it
 
     return {
         "severity": "error" if error else "warning",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolwatch.agent import agent, uninstrument, watch_quietly
-from poolwatch.settings import Settings
+from poolwatch.agent.instrument import agent, uninstrument, watch_quietly
+from poolwatch.ledger.settings import Settings
 
 if TYPE_CHECKING:
-    from poolwatch.book import PoolBook
+    from poolwatch.ledger.pool import PoolBook
 
 
 class Watching:

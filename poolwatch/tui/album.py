@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from poolwatch.errors import PoolwatchError
-from poolwatch.kept import KeepsPictures
 from poolwatch.model import Frozen, Source, Unreachable
+from poolwatch.text.frozen import KeepsPictures
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from textual.screen import Screen
 
 from poolwatch.model import Source
 from poolwatch.tui.album import Album, Asker
-from poolwatch.tui.board import Board
 from poolwatch.tui.board_screen import BoardScreen, Redraw
-from poolwatch.tui.main_screen import MainScreen, OpenDetail
-from poolwatch.tui.poller import Poller, stepped
+from poolwatch.tui.polling import Poller, stepped
 from poolwatch.tui.reading import Mode, Reading
+from poolwatch.tui.screens import MainScreen, OpenDetail
+from poolwatch.tui.state.board import Board
 from poolwatch.tui.theme import THEME
 
 
@@ -201,7 +201,7 @@ class Dashboard(App[None]):
 
     def action_frozen(self) -> None:
         """Show what is kept of earlier trouble; only now the processes are asked."""
-        from poolwatch.tui.frozen import FrozenPage
+        from poolwatch.tui.frozen_screens import FrozenPage
 
         if isinstance(self.screen, MainScreen) and self.shown is self.board:
             self.board.album = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.message import Message
 from textual.screen import Screen
 
-from poolwatch.tui.board import Board
-from poolwatch.tui.painted import Painted
+from poolwatch.tui.draw.painted import Painted
+from poolwatch.tui.state.board import Board
 
 
 class Redraw(Message):

@@ -7,16 +7,17 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from poolwatch.tui import footer, silence
-from poolwatch.tui.board import Board
+from poolwatch.tui import silence
 from poolwatch.tui.board_screen import BoardScreen
-from poolwatch.tui.detail import detail_lines, finding_lines, headline
-from poolwatch.tui.header import header, troubles, why
-from poolwatch.tui.help import help_lines
-from poolwatch.tui.ink import BLANK, Line, rule
-from poolwatch.tui.painted import Painted
-from poolwatch.tui.rows import Row
-from poolwatch.tui.sites import explained, site_lines, sites, title_line
+from poolwatch.tui.draw.line import BLANK, Line, rule
+from poolwatch.tui.draw.painted import Painted
+from poolwatch.tui.panels import footer
+from poolwatch.tui.panels.detail import detail_lines, finding_lines, headline
+from poolwatch.tui.panels.header import header, troubles, why
+from poolwatch.tui.panels.help import help_lines
+from poolwatch.tui.panels.sites import explained, site_lines, sites, title_line
+from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import Row
 
 
 class Page(BoardScreen):

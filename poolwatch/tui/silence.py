@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from poolwatch.model import Unreachable
-from poolwatch.text import clock, duration, one_line
-from poolwatch.tui.board import Board
+from poolwatch.text.format import clock, duration, one_line
+from poolwatch.tui.state.board import Board
 
 
 def silent(board: Board, now: float) -> list[str]:

@@ -16,7 +16,7 @@ from fix_core import Look
 from patience import come_true
 
 import poolwatch
-from poolwatch.agent import agent
+from poolwatch.agent.instrument import agent
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from fix_core import Look
 from patience import until
 
 import poolwatch
-from poolwatch import wire
-from poolwatch.agent import agent
+from poolwatch.agent.instrument import agent
+from poolwatch.protocol import document as wire
 
 pytestmark = pytest.mark.filterwarnings(
     # what a dropped asynchronous connection says of itself, wherever that happens

@@ -23,7 +23,7 @@ from fix_core import book_of
 from greenlet import GreenletExit
 
 import poolwatch
-from poolwatch.guard import Guard
+from poolwatch.runtime.guard import Guard
 
 pytestmark = pytest.mark.filterwarnings(
     # what is left lying when a look at a socket is cut short

@@ -26,11 +26,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
-from poolwatch import wire
-from poolwatch.agent import agent
-from poolwatch.book import PoolBook
+from poolwatch.agent.instrument import agent
+from poolwatch.ledger.pool import PoolBook
+from poolwatch.protocol import document as wire
 
-plugins.register("poolwatch", "poolwatch.plugin", "PoolwatchPlugin")
+plugins.register("poolwatch", "poolwatch.agent.engine_plugin", "PoolwatchPlugin")
 
 
 def listeners_of(engine):
@@ -83,7 +83,7 @@ def test_a_wrong_setting(instrument, sqlite, settings, error, said):
 @pytest.mark.parametrize("endless", [math.inf, 10**400])
 def test_never_long(instrument, sqlite, endless):
     """long_after may be infinite, and the document is JSON all the same."""
-    from poolwatch import wire
+    from poolwatch.protocol import document as wire
 
     engine = sqlite()
     instrument(engine, long_after=endless)
@@ -94,7 +94,7 @@ def test_never_long(instrument, sqlite, endless):
 
 def test_a_name_that_is_no_plain_text(instrument, sqlite):
     """A name may be a member of an enum of texts."""
-    from poolwatch import wire
+    from poolwatch.protocol import document as wire
 
     class Name(enum.StrEnum):
         ORDERS = "orders"
@@ -490,8 +490,8 @@ HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "taken
 def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     """Whatever fails in a hook is logged once with its traceback and switched off; the
     application gets its connections all the same."""
-    from poolwatch.adapters import sqlalchemy as adapter
-    from poolwatch.adapters import sqlalchemy_statements
+    from poolwatch.adapters.sqlalchemy import hooks as adapter
+    from poolwatch.adapters.sqlalchemy import statements
 
     def broken(*_, **__):
         raise ZeroDivisionError("injected")
@@ -501,7 +501,7 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     elif where == "taken":
         monkeypatch.setattr(agent.ledger.observers, where, broken)
     elif where == "Usage":
-        monkeypatch.setattr(sqlalchemy_statements, where, broken)
+        monkeypatch.setattr(statements, where, broken)
     elif where == "capture":
         monkeypatch.setattr(agent.sites.__class__, "capture", broken)
     elif where in ("end", "timed_out"):

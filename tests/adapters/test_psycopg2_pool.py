@@ -23,10 +23,10 @@ from sqlalchemy import create_engine, text
 
 import poolwatch
 from poolwatch.adapters.psycopg2_pool import Psycopg2Hooks
-from poolwatch.agent import agent
-from poolwatch.client import Client
-from poolwatch.live import LiveSource
-from poolwatch.watchdog import Watchdog
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.watchdog import Watchdog
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
 
 
 @pytest.fixture

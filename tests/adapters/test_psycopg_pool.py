@@ -30,9 +30,9 @@ from psycopg_pool import (
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from poolwatch.agent import agent
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.watchdog import Watchdog
 from poolwatch.errors import ServerViewError
-from poolwatch.watchdog import Watchdog
 
 KEPT = []
 

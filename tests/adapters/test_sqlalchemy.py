@@ -283,7 +283,7 @@ def test_detach_and_close(instrument, kind):
 def test_detach_and_drop(instrument):
     """A detached connection that is dropped is collected at once: nobody has to look,
     so nothing piles up."""
-    from poolwatch.agent import agent
+    from poolwatch.agent.instrument import agent
 
     pool = null_pool_of()
     watch = instrument(pool)
@@ -429,7 +429,7 @@ def test_an_interrupted_wait_is_gone(instrument):
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     pool._do_get = original
-    from poolwatch.agent import agent
+    from poolwatch.agent.instrument import agent
 
     book = agent.ledger.books[watch._pool_id]
     assert book.waits == {}
@@ -501,7 +501,7 @@ def test_what_is_running_now(instrument, sqlite):
 def test_a_statement_without_a_context(instrument, sqlite):
     """Code that calls the dialect by itself, without a context, is served as before and
     switches nothing off."""
-    from poolwatch.agent import agent
+    from poolwatch.agent.instrument import agent
 
     engine = sqlite()
     watch = instrument(engine)

@@ -15,9 +15,9 @@ from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from poolwatch.adapters import sync_driver
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.adapters.sqlalchemy_connect import server_connect
+from poolwatch.adapters.sqlalchemy.connect import server_connect
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.in_process import InProcessReader
+from poolwatch.postgres.agent_reader import InProcessReader
 
 SYNC = ["psycopg2", "psycopg", "pg8000"]
 ASYNC = ["asyncpg", "psycopg"]

@@ -10,9 +10,9 @@ from fix_core import book_of
 from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from poolwatch.adapters import sqlalchemy_entry
-from poolwatch.agent import agent
-from poolwatch.callsites import DEEPEST
+from poolwatch.adapters.sqlalchemy import entry
+from poolwatch.agent.instrument import agent
+from poolwatch.stacks.capture import DEEPEST
 
 
 class Base(DeclarativeBase):
@@ -91,8 +91,8 @@ def test_a_flush_that_nobody_asked_for(engine):
 
 def test_more_ways_than_are_remembered(engine, monkeypatch):
     """Then a stack is longer than it need be, and as true."""
-    monkeypatch.setattr(sqlalchemy_entry, "_ways", [])
-    monkeypatch.setattr(sqlalchemy_entry, "_MOST_WAYS", 0)
+    monkeypatch.setattr(entry, "_ways", [])
+    monkeypatch.setattr(entry, "_MOST_WAYS", 0)
     with Session(engine) as session:
         session.add(Item(id=1))
         session.flush()
@@ -103,8 +103,8 @@ def test_more_ways_than_are_remembered(engine, monkeypatch):
 
 def test_a_session_is_known_in_every_version():
     """Its code is that of the method, not of what SQLAlchemy has wrapped it in."""
-    code = sqlalchemy_entry.asking_for_a_session()
-    assert code.co_name == sqlalchemy_entry.FOR_A_SESSION
+    code = entry.asking_for_a_session()
+    assert code.co_name == entry.FOR_A_SESSION
     assert code.co_filename.endswith("session.py")
 
 

@@ -22,15 +22,15 @@ from sqlalchemy import Pool, QueuePool, StaticPool, create_engine, event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 import poolwatch
-from poolwatch.adapters import sqlalchemy_quiet
-from poolwatch.adapters.sqlalchemy import PoolHooks
-from poolwatch.adapters.sqlalchemy_engines import Engines
-from poolwatch.adapters.sqlalchemy_quiet import LISTENERS
-from poolwatch.agent import agent, watch_quietly
-from poolwatch.callsites import LonePath, Node
+from poolwatch.adapters.sqlalchemy import quiet
+from poolwatch.adapters.sqlalchemy.engines import Engines
+from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
+from poolwatch.adapters.sqlalchemy.quiet import LISTENERS
+from poolwatch.agent.instrument import agent, watch_quietly
+from poolwatch.ledger.observers import MOST_UNSEEN
 from poolwatch.model import Collected
-from poolwatch.observers import MOST_UNSEEN
-from poolwatch.testing.judging import Judge
+from poolwatch.stacks.capture import LonePath, Node
+from poolwatch.testing.judge import Judge
 from poolwatch.testing.owners import Lengths, Owner
 
 
@@ -381,7 +381,7 @@ def test_uninstrument(engine):
 
 COUNTED = """
 import json, sys
-from poolwatch.agent import agent, watch_quietly
+from poolwatch.agent.instrument import agent, watch_quietly
 from poolwatch.testing.owners import Owner, Owners
 if sys.argv[2] != "before SQLAlchemy":
     import sqlalchemy
@@ -590,7 +590,7 @@ def test_what_was_lost(owner, sqlite):
 
 LOST = """
 import gc, sys
-from poolwatch.agent import agent, watch_quietly
+from poolwatch.agent.instrument import agent, watch_quietly
 from poolwatch.testing.owners import Owner, Owners
 owners = Owners()
 agent.ledger.observers.append(owners)
@@ -655,7 +655,7 @@ def test_lost_with_its_engine(owner, sqlite, tmp_path):
 
 def test_many_lost(owner, sqlite, monkeypatch):
     """Then the books are made all the same, with all of them."""
-    monkeypatch.setattr(sqlalchemy_quiet, "_MOST_LOST", 2)
+    monkeypatch.setattr(quiet, "_MOST_LOST", 2)
     sqlite().connect().close()  # the first goes another way
     engine = sqlite()
     for _ in range(4):

@@ -32,10 +32,10 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import Pool, QueuePool
 
 import poolwatch
-from poolwatch import wire
-from poolwatch.agent import agent
-from poolwatch.collector import undisturbed
-from poolwatch.picture import LedgerSource
+from poolwatch.agent.instrument import agent
+from poolwatch.agent.snapshots import LedgerSource
+from poolwatch.protocol import document as wire
+from poolwatch.runtime.gc_pause import undisturbed
 
 DEPTH = 30
 WAYS = ["bare", "instrumented", "recipe"]

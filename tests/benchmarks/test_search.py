@@ -23,8 +23,8 @@ import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import Pool, QueuePool
 
-from poolwatch.collector import undisturbed
-from poolwatch.keepers import Result, keepers_of
+from poolwatch.diagnosis.references.search import Result, keepers_of
+from poolwatch.runtime.gc_pause import undisturbed
 
 CACHE: list[Any] = []
 LOOKS = 3

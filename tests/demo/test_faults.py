@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poolwatch.demo.faults import APP, SENTENCES, planted
+from poolwatch.commands.demo.faults import APP, SENTENCES, planted
 
 TAKES = (".connect()", ".begin()", ".raw_connection()")
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from poolwatch.demo import children, lease
-from poolwatch.demo.faults import Fault, planted
+from poolwatch.commands.demo import children, lease
+from poolwatch.commands.demo.faults import Fault, planted
 
 from .conftest import Start, nothing_left
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from poolwatch.demo import children, lease, server
+from poolwatch.commands.demo import children, lease, server
 from poolwatch.errors import MissingExtraError, PoolwatchError, UsageError
 
 from .conftest import Start, nothing_left
@@ -43,7 +43,7 @@ def keeper(start: Start, place: Path) -> subprocess.Popen[str]:
     base = place / "base"
     base.mkdir()
     own = dict.fromkeys(("POOLWATCH_DEMO_BASE", "TMPDIR", "XDG_RUNTIME_DIR"), str(base))
-    process = start("-m", "poolwatch.demo.keeper", **own)
+    process = start("-m", "poolwatch.commands.demo.keeper", **own)
     assert process.stdout is not None
     assert "url" in json.loads(process.stdout.readline())
     return process

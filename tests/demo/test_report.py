@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from poolwatch.demo.faults import Fault
-from poolwatch.demo.report import sightings, table
+from poolwatch.commands.demo.faults import Fault
+from poolwatch.commands.demo.report import sightings, table
 from poolwatch.model import (
     NO_SAMPLES,
     Finding,

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from poolwatch.keepers import keepers
+from poolwatch.diagnosis.references.search import keepers
 from poolwatch.model import Frame
 
 pooled, taken = fix_keepers.pooled, fix_keepers.taken

@@ -10,7 +10,7 @@ from fix_keepers import Taken
 from fix_psycopg_pool import LONG
 from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool
 
-from poolwatch.agent import agent
+from poolwatch.agent.instrument import agent
 
 SHELF = []
 

@@ -17,8 +17,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 import poolwatch
-from poolwatch.keeping.references import Guide
-from poolwatch.keeping.sweep import Progress, Sweep
+from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.sweep import Progress, Sweep
 
 pooled, taken = fix_keepers.pooled, fix_keepers.taken
 

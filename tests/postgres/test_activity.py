@@ -12,7 +12,7 @@ from patience import until
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
 from poolwatch.postgres.activity import Access, prepare, read
-from poolwatch.postgres.connecting import open_line
+from poolwatch.postgres.connection import open_line
 
 
 def line_to(server):

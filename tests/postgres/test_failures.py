@@ -11,10 +11,10 @@ from poolwatch.errors import (
     ServerDownError,
     ServerViewError,
 )
-from poolwatch.postgres import viewer
-from poolwatch.postgres.failures import as_failure
-from poolwatch.postgres.in_process import InProcessReader
-from poolwatch.postgres.viewer import ViewerReader
+from poolwatch.postgres import dsn_reader
+from poolwatch.postgres.agent_reader import InProcessReader
+from poolwatch.postgres.dsn_reader import ViewerReader
+from poolwatch.postgres.errors import as_failure
 
 SECRET = "s3cret-p%ss w0rd"
 HBA = """
@@ -175,7 +175,7 @@ def test_no_driver_no_dsn(monkeypatch):
         ViewerReader("host=h", connection_facts).read([])
     monkeypatch.setitem(__import__("sys").modules, "sqlalchemy.engine.url", None)
     with pytest.raises(MissingExtraError, match="needs sqlalchemy"):
-        viewer.libpq_words("postgresql+asyncpg://h/d")
+        dsn_reader.libpq_words("postgresql+asyncpg://h/d")
 
 
 @pytest.mark.parametrize(

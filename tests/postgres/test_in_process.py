@@ -11,7 +11,7 @@ from patience import LONG_S, until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerDownError, ServerViewError
-from poolwatch.postgres.in_process import InProcessReader
+from poolwatch.postgres.agent_reader import InProcessReader
 
 
 class Clock:

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from poolwatch.agent import agent
+from poolwatch.agent.instrument import agent
 from poolwatch.errors import ServerDownError
-from poolwatch.postgres.failures import as_failure
+from poolwatch.postgres.errors import as_failure
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.viewer import ViewerReader, environment_dsn, libpq_words
+from poolwatch.postgres.dsn_reader import ViewerReader, environment_dsn, libpq_words
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from poolwatch.client import Client
+from poolwatch.client.client import Client
 from poolwatch.errors import NoProcessError, UnreachableError
 
 EXHAUSTED = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from poolwatch.program import words_of
+from poolwatch.runtime.program import words_of
 
 POOL = """
     import sqlite3, sys, time

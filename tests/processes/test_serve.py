@@ -20,7 +20,7 @@ from patience import LONG_S, come_true
 from screens import shown
 from serving import POOLWATCH
 
-from poolwatch.browser import peers
+from poolwatch.commands.serve import peers
 
 APP = """
 import sys
@@ -251,8 +251,8 @@ async def test_anyone_may_look(serve):
 
 ONE_PAGE = """
 import sys
-from poolwatch.browser import serving
-from poolwatch.cli import main
+from poolwatch.commands.serve import serving
+from poolwatch.commands.main import main
 serving.MOST_PAGES = 1
 sys.exit(main())
 """
@@ -323,7 +323,7 @@ def test_wrong_usage(arguments, words):
 def test_a_missing_extra(missing):
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from poolwatch.cli import main; sys.exit(main())"
+        "from poolwatch.commands.main import main; sys.exit(main())"
     )
     said = one_sentence(code=code)
     assert said == (

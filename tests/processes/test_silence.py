@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from poolwatch.client import Client
-from poolwatch.live import LiveSource
-from poolwatch.tui import header, holders
-from poolwatch.tui.board import Board
-from poolwatch.tui.ink import plain
-from poolwatch.tui.poller import look
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
+from poolwatch.tui.draw.line import plain
+from poolwatch.tui.panels import header
+from poolwatch.tui.panels import holds as holders
+from poolwatch.tui.polling import look
+from poolwatch.tui.state.board import Board
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="the kernel says it in /proc"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import poolwatch
-from poolwatch.client import Client
+from poolwatch.client.client import Client
 
 LEAKS = ("leaked.", "nested", "pool_deadlock")
 

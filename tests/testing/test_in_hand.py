@@ -390,7 +390,7 @@ def test_what_else_a_module_or_a_class_keeps_is_judged_at_once(suites):
         ("logging_setup", True),
         ("logging.handlers", False),
         ("_pytest.fixtures", False),
-        ("poolwatch.ledger", False),
+        ("poolwatch.ledger.ledger", False),
     ],
 )
 def test_only_objects_of_whole_packages_lead_nowhere(module, followed):

@@ -280,12 +280,12 @@ def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
 
         def test_what_is_loaded():
             ours = {n for n in sys.modules if n.startswith("poolwatch.")}
-            assert "poolwatch.adapters.sqlalchemy_quiet" in ours
+            assert "poolwatch.adapters.sqlalchemy.quiet" in ours
             assert not ours & {
-                "poolwatch.adapters.sqlalchemy",
-                "poolwatch.book",
-                "poolwatch.callsites",
-                "poolwatch.testing.judging",
+                "poolwatch.adapters.sqlalchemy.hooks",
+                "poolwatch.ledger.pool",
+                "poolwatch.stacks.capture",
+                "poolwatch.testing.judge",
             }
         """,
     )

@@ -173,7 +173,7 @@ def test_nothing_is_left_behind(engine):
     assert "connect" not in vars(engine.pool)
     with poolwatch.no_leaks():
         pass
-    assert not poolwatch.agent.agent.ledger.observers
+    assert not poolwatch.agent.instrument.agent.ledger.observers
 
 
 def test_unittest(engine):

@@ -10,8 +10,8 @@ import _pytest
 import pytest
 from poolwatch.frame import Frame
 
-from poolwatch.leaks.record import Leak
-from poolwatch.leaks.telling import in_words
+from poolwatch.testing.leak import Leak
+from poolwatch.testing.report import in_words
 
 SUITE = """
     def test_fine():

@@ -9,7 +9,7 @@ from patience import come_true
 from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
 from poolwatch.tui.app import Dashboard
-from poolwatch.tui.painted import Painted
+from poolwatch.tui.draw.painted import Painted
 
 
 def screen_text(app):

@@ -8,17 +8,18 @@ import pytest
 from fakes import FakeSource, finding, frame, hold, pool, process, snapshot, wait
 from patience import come_true
 
-from poolwatch.client import Client
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
 from poolwatch.errors import UnreachableError
-from poolwatch.live import LiveSource
 from poolwatch.model import Frozen, FrozenMark, Unreachable
-from poolwatch.tui import holders, pools
 from poolwatch.tui.album import open_album
 from poolwatch.tui.app import Dashboard
-from poolwatch.tui.detail import detail_lines
-from poolwatch.tui.frozen import past_board
-from poolwatch.tui.header import header
-from poolwatch.tui.ink import length, plain
+from poolwatch.tui.draw.line import length, plain
+from poolwatch.tui.frozen_screens import past_board
+from poolwatch.tui.panels import holds as holders
+from poolwatch.tui.panels import pools
+from poolwatch.tui.panels.detail import detail_lines
+from poolwatch.tui.panels.header import header
 
 AT = "2026-01-01T03:12:44+00:00"
 EXHAUSTED = """

@@ -21,17 +21,19 @@ from fakes import (
 
 from poolwatch.errors import NoProcessError, UnreachableError
 from poolwatch.model import NO_SAMPLES, FrozenMark, SiteStats, Unreachable
-from poolwatch.text import width
-from poolwatch.tui import footer, header, holders, pools, sites, sql, waiters
-from poolwatch.tui.board import Board
-from poolwatch.tui.detail import detail_lines, headline
-from poolwatch.tui.filtering import parse
-from poolwatch.tui.help import help_lines
-from poolwatch.tui.ink import length, plain, wrap
-from poolwatch.tui.poller import look, stepped
-from poolwatch.tui.source_lines import around
-from poolwatch.tui.spent import spent_line
-from poolwatch.tui.stack import stack_lines
+from poolwatch.text.format import width
+from poolwatch.tui.draw import sql
+from poolwatch.tui.draw.line import length, plain, wrap
+from poolwatch.tui.draw.source_lines import around
+from poolwatch.tui.draw.stack import stack_lines
+from poolwatch.tui.draw.time_bar import spent_line
+from poolwatch.tui.panels import footer, header, pools, sites, waits
+from poolwatch.tui.panels import holds as holders
+from poolwatch.tui.panels.detail import detail_lines, headline
+from poolwatch.tui.panels.help import help_lines
+from poolwatch.tui.polling import look, stepped
+from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.filtering import parse
 
 HOSTILE = "x' [/b] [red] \x1b]0;owned\x07\x1b[2J \x9b31m \u202e \ud800 漢字 " * 20
 RAW = set(map(chr, [*range(32), *range(0x7F, 0xA0)])) | {"\u202e", "\ud800"}
@@ -48,7 +50,7 @@ def everything(board, cells):
     lines += pools.pool_lines(board, cells, 9)
     lines += holders.title_lines(board, columns, cells)
     lines += holders.row_lines(board, columns, cells, dim=False)
-    lines += waiters.waiter_lines(board, cells, 9, dim=False)
+    lines += waits.waiter_lines(board, cells, 9, dim=False)
     for row in board.rows.values():
         lines += [headline(row, gone=False), *detail_lines(board, row, cells)]
     return lines
@@ -140,10 +142,10 @@ def test_a_pool_without_a_server_view_says_why(board):
 def test_waiters_show_the_longest_and_count_the_rest(board):
     asking = tuple(wait(f"w{n}", waited_s=n) for n in range(1, 9))
     b = board(snapshot(process(waits=asking)))
-    lines = waiters.waiter_lines(b, 100, 4, dim=False)
+    lines = waits.waiter_lines(b, 100, 4, dim=False)
     assert "8.0s" in plain(lines[1])
     assert "5 more" in plain(lines[0])
-    assert waiters.waiter_lines(board(snapshot(process())), 100, 4, dim=False) == []
+    assert waits.waiter_lines(board(snapshot(process())), 100, 4, dim=False) == []
 
 
 def test_a_blocker_is_named_by_its_call_site(board):
@@ -414,7 +416,7 @@ CALLER = frame("/srv/app/orders/views.py:12", "checkout")
 def test_the_caller_stands_beside_a_call_site_that_is_shared(board, cells):
     b = board(snapshot(process(hold(caller=CALLER), waits=(wait(caller=CALLER),))))
     rows = text(holders.row_lines(b, holders.layout(b, cells), cells, dim=False))
-    asking = text(waiters.waiter_lines(b, cells, 9, dim=False))
+    asking = text(waits.waiter_lines(b, cells, 9, dim=False))
     for shown, line in ((rows, 55), (asking, 101)):
         assert f":{line} from" in shown
         assert ":12" in shown

@@ -10,8 +10,8 @@ from fakes import (
     snapshot,
 )
 
-from poolwatch.tui.filtering import parse
-from poolwatch.tui.rows import build, ordered
+from poolwatch.tui.state.filtering import parse
+from poolwatch.tui.state.rows import build, ordered
 
 LOCKED = server_row("active", wait_event="Lock:transactionid", blocked_by=(10,))
 IDLE = server_row("idle in transaction", state_age_s=40.0)

@@ -5,10 +5,11 @@ import pytest
 from fakes import finding, hold, process, server_status, snapshot
 
 from poolwatch.model import Unreachable
-from poolwatch.tui import header, holders
-from poolwatch.tui.filtering import parse
-from poolwatch.tui.ink import plain
+from poolwatch.tui.draw.line import plain
+from poolwatch.tui.panels import header
+from poolwatch.tui.panels import holds as holders
 from poolwatch.tui.reading import Reading
+from poolwatch.tui.state.filtering import parse
 
 
 def ids(board):

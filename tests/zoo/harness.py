@@ -21,8 +21,8 @@ from zoo.judge import Judge, Result
 from zoo.registry import Case
 from zoo.run_case import RESULT
 
-from poolwatch.client import Client
-from poolwatch.live import LiveSource
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
 
 AT_ONCE = 8
 _ROOT = Path(__file__).resolve().parents[2]

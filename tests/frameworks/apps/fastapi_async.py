@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 import poolwatch
-from poolwatch import labels
+from poolwatch.ledger import labels
 
 engine = create_async_engine(os.environ["SHOP_DATABASE"])
 poolwatch.instrument(engine)

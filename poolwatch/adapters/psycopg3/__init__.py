@@ -1,0 +1,1 @@
+"""psycopg_pool's pools, sync and async."""

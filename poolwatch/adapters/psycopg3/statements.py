@@ -1,0 +1,188 @@
+"""What is sent through a held psycopg connection: the last statement and its place, the
+time in SQL, and the time that a transaction stood open meanwhile.
+
+Whatever psycopg asks of a server goes through ``connection.wait``, which is handed a
+generator: the one for a statement has the query among its arguments. So one wrapper on
+the instance sees all, cursors and transactions included, and what users see of their
+connection stays as it is. Whether a transaction is open libpq knows without asking.
+"""
+
+from __future__ import annotations
+
+from asyncio import Task, current_task
+from asyncio.events import _get_running_loop as running_loop
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from sys import _getframe as frame_at
+from typing import Any
+from weakref import ref
+
+from psycopg import sql
+
+from poolwatch.adapters.patching.wrapping import unbound
+from poolwatch.ledger.checkout import LIMIT, Checkout, Usage
+from poolwatch.ledger.pool import PoolBook
+from poolwatch.runtime.guard import Guard
+from poolwatch.stacks.capture import CallSites
+from poolwatch.stacks.holder import get_ident
+
+_METHOD = "wait"
+_ARGUMENTS = {
+    "_execute_gen": "query",
+    "_executemany_gen_pipeline": "query",
+    "_executemany_gen_no_pipeline": "query",
+    "_stream_send_gen": "query",
+    "_declare_gen": "query",
+    "_start_copy_gen": "statement",
+}
+"""By the generator that sends a statement: the name of its argument."""
+_LISTENS = "notifies"
+"""It waits for whatever may come: the server has nothing to do."""
+_IN_TRANSACTION = (2, 3)
+"""Values of TransactionStatus: in a transaction, and in one that has failed."""
+_HIDDEN = "?"
+
+Noting = Callable[[Any], Usage | None]
+
+
+class StatementHooks:
+    """Watches what goes through the connections of one pool."""
+
+    def __init__(self, book: PoolBook, sites: CallSites, guard: Guard) -> None:
+        self._book = book
+        self._sites = sites
+        self._guard = guard
+
+    def wrap(self, connection: Any) -> None:
+        """Watch this connection until it ends."""
+        waiting = iscoroutinefunction(getattr(type(connection), _METHOD))
+        wrapper = self._async_wrapper if waiting else self._wrapper
+        setattr(connection, _METHOD, wrapper(connection))
+
+    def unwrap(self, connection: Any) -> None:
+        """Take it off, if it is the outermost."""
+        ours = connection.__dict__.get(_METHOD)
+        if getattr(ours, "guard", None) is not self._guard:
+            return
+        if ours.around is None:
+            delattr(connection, _METHOD)
+        else:  # somebody had wrapped it before us
+            setattr(connection, _METHOD, ours.around)
+
+    def _wrapper(self, connection: Any) -> Callable[..., Any]:
+        """It must not keep its connection alive: that would hide a dropped one."""
+        original, weakly = unbound(connection, _METHOD), ref(connection)
+        noting, ended = self._noting(id(connection)), self._ended
+
+        def wait(generator: Any, *args: Any, **kwargs: Any) -> Any:
+            usage, connection = noting(generator), weakly()
+            if usage is None:
+                return original(connection, generator, *args, **kwargs)
+            try:
+                return original(connection, generator, *args, **kwargs)
+            finally:
+                ended(usage, connection)
+
+        return self._marked(wait, connection)
+
+    def _async_wrapper(self, connection: Any) -> Callable[..., Any]:
+        original, weakly = unbound(connection, _METHOD), ref(connection)
+        noting, ended = self._noting(id(connection)), self._ended
+
+        async def wait(generator: Any, *args: Any, **kwargs: Any) -> Any:
+            usage, connection = noting(generator), weakly()
+            if usage is None:
+                return await original(connection, generator, *args, **kwargs)
+            try:
+                return await original(connection, generator, *args, **kwargs)
+            finally:
+                ended(usage, connection)
+
+        return self._marked(wait, connection)
+
+    def _marked(self, wrapper: Any, connection: Any) -> Callable[..., Any]:
+        wrapper.guard = self._guard
+        wrapper.around = connection.__dict__.get(_METHOD)
+        made: Callable[..., Any] = wrapper
+        return made
+
+    def _noting(self, key: int) -> Noting:
+        """What is done before something is sent; gives None if that is not noted."""
+        guard, holds = self._guard, self._book.holds
+        sites = self._sites.of_statements
+
+        def noting(generator: Any) -> Usage | None:
+            hold = holds.get(key)
+            if hold is None or guard.tripped:
+                return None
+            try:
+                usage, name = hold.usage, getattr(generator, "__name__", "")
+                argument = _ARGUMENTS.get(name)
+                if argument is not None:
+                    if usage is None:
+                        usage = hold.usage = Usage()
+                    usage.statement = _text(_given(generator, argument))
+                    usage.path = sites.capture(frame_at(2)) if sites.watched else None
+                    if _is_another(hold):
+                        usage.by_others = True
+                elif usage is None or name == _LISTENS:
+                    return None
+                usage.begin()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                guard.failed(error)
+                return None
+            return usage
+
+        return noting
+
+    def _ended(self, usage: Usage, connection: Any) -> None:
+        try:
+            usage.ended(connection.pgconn.transaction_status in _IN_TRANSACTION)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self._guard.failed(error)
+
+
+def _is_another(hold: Checkout) -> bool:
+    """Whether the thread or task that runs is not the one that took it."""
+    if hold.task is None:
+        return hold.holder.ident != get_ident()
+    return not hold.task.is_of(_task())
+
+
+def _task() -> Task[Any] | None:
+    """The task that is running in this thread."""
+    loop = running_loop()
+    return None if loop is None else current_task(loop)
+
+
+def _given(generator: Any, argument: str) -> Any:
+    """An argument of a generator that has not begun."""
+    frame = getattr(generator, "gi_frame", None)
+    return None if frame is None else frame.f_locals.get(argument)
+
+
+def _text(query: Any) -> str | None:
+    """A statement as text, without asking anything of the objects it is made of.
+
+    Not kept at any length: do not keep a megabyte alive.
+    """
+    if isinstance(query, str):
+        return query if len(query) <= LIMIT else query[:LIMIT]
+    if isinstance(query, bytes):
+        return query[:LIMIT].decode("utf-8", "replace")
+    if isinstance(query, sql.Composable):
+        return _composed(query)[:LIMIT]
+    strings = getattr(query, "strings", None)  # a template string of Python 3.14
+    return _HIDDEN.join(strings)[:LIMIT] if isinstance(strings, tuple) else None
+
+
+def _composed(part: sql.Composable) -> str:
+    """Composed SQL without the values in it."""
+    inside: Any = part._obj
+    if isinstance(part, sql.SQL):
+        return str(inside)
+    if isinstance(part, sql.Identifier):
+        return ".".join(f'"{name}"' for name in inside)
+    if isinstance(part, sql.Composed):
+        return "".join(_composed(each) for each in inside)
+    return _HIDDEN

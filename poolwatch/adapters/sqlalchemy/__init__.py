@@ -1,0 +1,1 @@
+"""SQLAlchemy's pools, sync and async."""

@@ -1,0 +1,1 @@
+"""The part of poolwatch in the application: instrument(), snapshots, the socket."""

@@ -1,0 +1,88 @@
+"""Runs each workload in each way, a slice at a time in turn: noise hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import URL, create_engine, text
+
+from poolwatch.commands.bench.ways import POOLED, Way
+from poolwatch.commands.bench.workloads import CREATE, DROP, Workload
+
+SLICES = 20
+SLICES_WITH_DELAY = 3
+"""With a network's delay new pools take long, and the rest is small beside it."""
+WARM = 2
+"""Operations before the clock runs: a pool's first connection is no news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One workload done in one way."""
+
+    workload: str
+    way: str
+    operations: int
+    seconds: float
+    per_operation_ms: float
+    ratio: float
+    """Its seconds over those of SQLAlchemy's pool in the same workload."""
+
+
+def measure(
+    url: URL,
+    workloads: Sequence[Workload],
+    ways: Sequence[Way],
+    advance: Callable[[str], None],
+    slices: int = SLICES,
+) -> list[Row]:
+    """Measure all; ``advance`` is told what comes next, once for each slice.
+
+    Raises SQLAlchemyError or the driver's error if the database cannot be used.
+    """
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text(CREATE))
+        rows = []
+        for workload in workloads:
+            rows += _one(url, workload, ways, advance, slices)
+        return rows
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(DROP))
+        engine.dispose()
+
+
+def _one(
+    url: URL,
+    workload: Workload,
+    ways: Sequence[Way],
+    advance: Callable[[str], None],
+    slices: int,
+) -> list[Row]:
+    seconds = dict.fromkeys(ways, 0.0)
+    share = max(1, workload.operations // slices)
+    for _ in range(slices):
+        for way in ways:
+            advance(f"{workload.name}: {way.name}")
+            # made anew: which core its backend runs on can be a matter of a factor 3
+            with way.open(url) as lend:
+                workload.run(lend, WARM)
+                began = time.perf_counter()
+                workload.run(lend, share)
+                seconds[way] += time.perf_counter() - began
+    done = share * slices
+    return [
+        Row(
+            workload=workload.name,
+            way=way.name,
+            operations=done,
+            seconds=round(spent, 6),
+            per_operation_ms=round(spent / done * 1e3, 4),
+            ratio=round(spent / seconds[POOLED], 3),
+        )
+        for way, spent in seconds.items()
+    ]

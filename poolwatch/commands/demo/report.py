@@ -1,0 +1,86 @@
+"""Planted fault by planted fault: where poolwatch saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from poolwatch.commands.demo.faults import Fault
+from poolwatch.model import Finding, Frame, Hold, Process, Snapshot
+from poolwatch.text.format import duration, one_line, plural
+
+_ROW = "{:<20} {:<20} {:<18} {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a snapshot says of one fault's line."""
+
+    fault: Fault
+    holds: tuple[Hold, ...]
+    lost: int
+    """Connections of this line that leaked, returned by the garbage collector."""
+    findings: tuple[str, ...]
+    """Kinds of the findings that name this line or one of its holds."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether the line shows up at all."""
+        return bool(self.holds or self.lost)
+
+
+def sightings(snapshot: Snapshot, faults: Mapping[str, Fault]) -> list[Sighting]:
+    """Look each planted fault up in a snapshot."""
+    return [_sighting(snapshot.processes, fault) for fault in faults.values()]
+
+
+def table(rows: Iterable[Sighting]) -> str:
+    """Fault, planted line, seen line, and what poolwatch says about it."""
+    lines = [_ROW.format("FAULT", "PLANTED AT", "SEEN", "FINDINGS")]
+    lines += [
+        _ROW.format(
+            row.fault.name,
+            _place(row.fault),
+            _seen(row),
+            ", ".join(row.findings) or "-",
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _sighting(processes: Iterable[Process], fault: Fault) -> Sighting:
+    holds: list[Hold] = []
+    lost, kinds = 0, []
+    for process in processes:
+        mine = [hold for hold in process.holds if _is_at(hold.site, fault)]
+        holds += mine
+        lost += sum(each.leaked for each in process.sites if _is_at(each.site, fault))
+        kinds += list(_kinds(process.findings, mine, fault))
+    return Sighting(fault, tuple(holds), lost, tuple(dict.fromkeys(kinds)))
+
+
+def _kinds(
+    findings: Iterable[Finding], holds: Iterable[Hold], fault: Fault
+) -> Iterator[str]:
+    ids = {hold.id for hold in holds}
+    for finding in findings:
+        if ids.intersection(finding.holds) or any(
+            _is_at(site, fault) for site in finding.sites
+        ):
+            yield finding.kind
+
+
+def _is_at(site: Frame | None, fault: Fault) -> bool:
+    return site is not None and (site.file, site.line) == (fault.file, fault.line)
+
+
+def _place(fault: Fault) -> str:
+    return one_line(f"{fault.file.rsplit('/', 1)[-1]}:{fault.line}")
+
+
+def _seen(row: Sighting) -> str:
+    if row.holds:
+        oldest = max(hold.held_s for hold in row.holds)
+        return f"{plural(len(row.holds), 'hold')}, {duration(oldest)}"
+    return f"{row.lost} collected" if row.lost else "not seen"

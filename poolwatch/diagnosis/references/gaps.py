@@ -1,0 +1,43 @@
+"""What a search has not seen, in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from poolwatch.diagnosis.references.roots import Root
+
+_NAMED = 3
+"""Roots of one kind that are named."""
+
+
+class Gaps:
+    """Roots that were not read, or not followed to their end."""
+
+    def __init__(self) -> None:
+        self._roots: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        self.proving: set[tuple[str, str]] = set()
+        """Those behind which something may be in use."""
+
+    def add(self, root: Root, how: str) -> None:
+        """Note what happened to a root."""
+        key = root.what, how
+        self._roots[key][root.title] = root.count
+        if root.proves:
+            self.proving.add(key)
+
+    def words(self, *, proving: bool = False) -> str | None:
+        """All of it, or only what may hide that something is in use."""
+        told = [
+            f"{what}: {_names(titles)} {how}"
+            for (what, how), titles in self._roots.items()
+            if (what, how) in self.proving or not proving
+        ]
+        return "; ".join(told) or None
+
+
+def _names(titles: dict[str, int]) -> str:
+    named = [title for title in titles if title][:_NAMED]
+    more = sum(titles.values()) - sum(titles[title] for title in named)
+    if not named:
+        return str(more)
+    return ", ".join(named) + (f" and {more} more" if more else "")

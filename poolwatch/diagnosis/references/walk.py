@@ -1,0 +1,126 @@
+"""A first walk along references, from one root to the proxies in question."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from poolwatch.diagnosis.references.follow import Guide, newest
+from poolwatch.diagnosis.references.roots import Place
+
+MOST = 1000
+"""Entries of one container that are looked at, the newest first."""
+_SMALL = 50
+"""Entries of a container that need not wait until all else was looked at."""
+
+
+class Walk:
+    """A walk from the places of one root, breadth first, that may be cut short.
+
+    Objects that often lead to a connection come first, large containers last. It holds
+    everything it has met: make it, ask it and drop it within one step.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        guide: Guide,
+        wanted: Mapping[int, str],
+        barren: set[int],
+    ) -> None:
+        self._places = places
+        self._guide = guide
+        self._wanted = wanted
+        self._barren = barren
+        self.nodes: list[Any] = []
+        self._from: list[int] = []
+        """Index of the node that each was found from; of a place, below zero."""
+        self._index: dict[int, int] = {}
+        self._crossings: tuple[list[int], list[int]] = [], []
+        """Further references between known nodes."""
+        self._queues: tuple[list[int], list[int], list[int]] = [], [], []
+        """Indices of nodes to visit: likely ones, others, large containers."""
+        self._open: set[int] = set()
+        """Indices of nodes that were not visited, or only in part."""
+        self.hits: list[int] = []
+
+    def go(self, limit: int) -> bool:
+        """Visit up to about ``limit`` objects; False if there are more."""
+        for number, place in enumerate(self._places):
+            self._add(place.values, ~number)
+        heads = [0, 0, 0]
+        while len(self.nodes) < limit:
+            for which, queue in enumerate(self._queues):
+                if heads[which] < len(queue):
+                    self._visit(queue[heads[which]])
+                    heads[which] += 1
+                    break
+            else:
+                break
+        for head, queue in zip(heads, self._queues, strict=True):
+            self._open.update(queue[head:])
+        return not self._open
+
+    def _visit(self, index: int) -> None:
+        node = self.nodes[index]
+        if self._guide.length(node) > MOST:
+            self._open.add(index)
+            self._add(newest(node, MOST), index)
+        else:
+            self._add(self._guide.follow(node), index)
+
+    def _add(self, objects: Iterable[Any], origin: int) -> None:
+        guide, index, barren = self._guide, self._index, self._barren
+        by_type, wanted = guide.by_type, self._wanted
+        for each in objects:
+            kind = id(type(each))
+            follow = by_type[kind] if kind in by_type else guide.learn(type(each))
+            key = id(each)
+            if key in index:
+                self._crossings[0].append(origin)
+                self._crossings[1].append(index[key])
+            elif key in wanted:
+                self.hits.append(self._enter(each, key, origin))
+            elif follow is not None and key not in barren and gc.is_tracked(each):
+                number = self._enter(each, key, origin)
+                if kind in guide.likely:
+                    self._queues[0].append(number)
+                elif kind in guide.lengths and guide.lengths[kind](each) > _SMALL:
+                    self._queues[2].append(number)
+                else:
+                    self._queues[1].append(number)
+
+    def _enter(self, each: Any, key: int, origin: int) -> int:
+        number = self._index[key] = len(self.nodes)
+        self.nodes.append(each)
+        self._from.append(origin)
+        return number
+
+    def chain(self, index: int) -> tuple[list[Any], Place]:
+        """From what a place refers to, to the object at ``index``."""
+        chain = []
+        while index >= 0:
+            chain.append(self.nodes[index])
+            index = self._from[index]
+        return chain[::-1], self._places[~index]
+
+    def mark_barren(self) -> None:
+        """Remember what leads nowhere, for the walks to come."""
+        nodes, origins = self.nodes, self._from
+        fertile = bytearray(len(nodes))
+        for index in (*self._open, *self.hits):
+            fertile[index] = 1
+        changed = any(fertile)
+        while changed:
+            changed = False
+            for index in range(len(nodes) - 1, -1, -1):
+                if fertile[index] and origins[index] >= 0:
+                    fertile[origins[index]] = 1
+            for one, other in zip(*self._crossings, strict=True):
+                if one >= 0 and fertile[other] and not fertile[one]:
+                    fertile[one] = 1
+                    changed = True
+        self._barren.update(
+            [id(node) for node, more in zip(nodes, fertile, strict=True) if not more]
+        )

@@ -1,0 +1,105 @@
+"""What the pool's own TimeoutError does not say: who holds the connections.
+
+Pure: from the records of one moment to a few lines of text, added to the exception as a
+note. Its type and message stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
+from poolwatch.stacks.classify import doing
+from poolwatch.text.format import activity, duration, one_line, place, plural, taken_at
+from poolwatch.text.naming import task_name
+
+MOST_SITES = 8
+"""Call sites that are named; the note must fit on a screen."""
+
+
+def note(process: Process, pool_id: str) -> str:
+    """Return the note for a timeout of this pool: holders, waiters and the finding."""
+    pool = next(each for each in process.pools if each.id == pool_id)
+    holds = [hold for hold in process.holds if hold.pool == pool_id]
+    waits = [wait for wait in process.waits if wait.pool == pool_id]
+    findings = [each for each in process.findings if each.pool == pool_id]
+    lines = [
+        f"poolwatch: {_head(pool, holds)}",
+        *_holders(holds),
+        *_waiters(waits),
+        *_finding(findings),
+    ]
+    return "\n".join(lines)
+
+
+def _head(pool: PoolStats, holds: Sequence[Hold]) -> str:
+    size = "" if pool.size is None else f" (size {pool.size}"
+    if size:
+        size += f" + overflow {pool.max_overflow}" if pool.max_overflow else ""
+        size += f", {plural(pool.lost_slots, 'slot')} lost)" if pool.lost_slots else ")"
+    out = plural(len(holds), "connection")
+    return one_line(f"pool {pool.name!r}{size} has {out} out")
+
+
+def _holders(holds: Iterable[Hold]) -> list[str]:
+    groups: dict[tuple[Frame | None, Frame | None], list[Hold]] = defaultdict(list)
+    for hold in holds:
+        groups[hold.site, hold.caller].append(hold)
+    ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), -_oldest(item[1])))
+    lines = [_holder(*where, group) for where, group in ranked[:MOST_SITES]]
+    rest = sum(len(group) for _, group in ranked[MOST_SITES:])
+    return [*lines, f"  and {rest} more from other call sites"] if rest else lines
+
+
+def _holder(site: Frame | None, caller: Frame | None, group: Sequence[Hold]) -> str:
+    first = max(group, key=lambda hold: hold.held_s)
+    function = f" in {site.function}" if site else ""
+    if caller:
+        function += f" from {place(caller)} in {caller.function}"
+    return _line(
+        f"{len(group)} held by {place(site)}{function}, longest "
+        f"{duration(first.held_s)} ({_who(first)}); now: {_now(first)}"
+    )
+
+
+def _waiters(waits: Sequence[Wait]) -> list[str]:
+    if not waits:
+        return []
+    oldest = max(waits, key=lambda wait: wait.waited_s)
+    return [
+        _line(
+            f"{len(waits)} waiting, the longest for {duration(oldest.waited_s)} "
+            f"at {taken_at(oldest)}"
+        )
+    ]
+
+
+def _finding(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return []
+    worst = findings[0]
+    return [
+        _line(f"{worst.kind}: {worst.text}"),
+        _line(worst.remedy),
+    ]
+
+
+def _now(hold: Hold) -> str:
+    told = doing(hold.now)
+    if told is not None:
+        return activity(told.frame, told.kind)
+    return "; ".join(hold.evidence[:1]) or "not running"
+
+
+def _line(text: str) -> str:
+    """One line of the note, indented, harmless."""
+    return "  " + one_line(text)
+
+
+def _who(hold: Hold) -> str:
+    return f"task {task_name(hold.task)}" if hold.task else f"thread {hold.thread}"
+
+
+def _oldest(holds: Iterable[Hold]) -> float:
+    return max(hold.held_s for hold in holds)

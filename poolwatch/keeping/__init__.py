@@ -1,1 +1,0 @@
-"""How :mod:`poolwatch.keepers` finds out: references, roots, the walk, the words."""

@@ -1,0 +1,94 @@
+"""The books of one process: those of every pool, and who is told of what they say.
+
+This is the only mutable state. It is written from the application's threads, inside
+its own calls, so it takes no lock there: see :mod:`poolwatch.ledger.pool`, which is
+loaded for the first pool that needs some.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from poolwatch.ledger.observers import Observers
+
+if TYPE_CHECKING:
+    from poolwatch.ledger.nesting import InUse
+    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool_origins import Makings
+    from poolwatch.model import Use
+
+_DEPARTED = 32
+"""Books that are kept of pools which were taken away."""
+
+
+class Ledger:
+    """All books of this process."""
+
+    def __init__(self, in_use: InUse) -> None:
+        self._in_use = in_use
+        self.books: WeakValueDictionary[str, PoolBook] = WeakValueDictionary()
+        """By the id of the pool, whose hooks keep them."""
+        self._numbers = itertools.count(1)
+        self.changes = 0
+        """Times that the hooks of a pool, or the watch over all of them, were taken
+        away by somebody."""
+        self.taken_away: deque[PoolBook] = deque(maxlen=_DEPARTED)
+        """The books of such pools, the latest, if there is an observer to miss them."""
+        self.observers = Observers()
+        """Told of every hold; the same in all books."""
+        self.numbers = itertools.count(1)
+        """Numbers holds and waits; ``next()`` on it is atomic."""
+
+    def open(self, **about: Any) -> PoolBook:
+        """Begin the books of a pool; takes the rest of what PoolBook takes."""
+        from poolwatch.ledger.pool import PoolBook
+
+        pool_id = f"p{next(self._numbers)}"
+        book = self.books[pool_id] = PoolBook(
+            pool_id,
+            observers=self.observers,
+            beside=self.books,
+            in_use=self._in_use,
+            **about,
+        )
+        return book
+
+    def take_away(self, book: PoolBook) -> None:
+        """Forget a pool that may live on."""
+        self.close(book.id)
+        if self.observers:
+            self.taken_away.append(book)
+        self.changes += 1
+
+    def close(self, pool_id: str) -> None:
+        """Forget a pool."""
+        self.books.pop(pool_id, None)
+        makings = self.__dict__.get("makings")
+        if makings is not None:
+            makings.gone(pool_id)
+
+    @cached_property
+    def makings(self) -> Makings:
+        """What has made pools; loaded for the first one that counts."""
+        from poolwatch.ledger.pool_origins import Makings
+
+        return Makings()
+
+    def use_of(self, pool_id: str) -> Use:
+        """What was done with a pool; all of it if that pool is gone."""
+        book = self.books.get(pool_id)
+        return 2 if book is None else book.use()
+
+    def forget_makings(self) -> None:
+        """Begin anew with those."""
+        self.__dict__.pop("makings", None)
+
+    def forget_parent(self) -> None:
+        """Begin anew in a forked child."""
+        self.forget_makings()
+        for book in self.books.values():
+            book.forget()

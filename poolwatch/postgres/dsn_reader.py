@@ -1,0 +1,177 @@
+"""The server view over a DSN that the viewer was given.
+
+The only module on the viewer's side that loads psycopg2, and SQLAlchemy for URLs that
+only it understands; both when they are needed, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
+from poolwatch.postgres.connection import Facts, Line, open_line
+from poolwatch.postgres.errors import as_failure, took_too_long
+from poolwatch.protocol.readings import ServerReading
+
+LONGEST_BACKOFF_S = 15.0
+
+_DEFAULTS = {
+    "connect_timeout": "3",
+    # a dead network is noticed within seconds, not after the kernel's two hours
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "5000",
+}
+_KEYWORDS = """
+host hostaddr port dbname user password passfile require_auth channel_binding service
+connect_timeout client_encoding options application_name fallback_application_name
+keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout
+gssencmode sslmode sslnegotiation sslcert sslkey sslpassword sslrootcert sslcrl sslsni
+sslcrldir requirepeer ssl_min_protocol_version ssl_max_protocol_version krbsrvname
+gsslib gssdelegation target_session_attrs load_balance_hosts
+"""
+_LIBPQ = frozenset(_KEYWORDS.split())
+_ENVIRONMENT = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+_URL = re.compile(r"\s*([a-z]\w*)(\+\w+)?://", re.IGNORECASE)
+_SQLALCHEMY_HOSTS = re.compile(r"[?&]host=([^&/]*:\d|.*[?&]host=)")
+
+
+def environment_dsn(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the DSN that the environment speaks of, None if it does not.
+
+    That is DATABASE_URL if it is PostgreSQL's, or the empty libpq string if one of
+    libpq's own variables is set: libpq then reads them by itself.
+    """
+    url = environ.get("DATABASE_URL", "")
+    scheme = _URL.match(url)
+    if scheme and scheme[1].lower() in ("postgres", "postgresql"):
+        return url
+    return "" if any(environ.get(name) for name in _ENVIRONMENT) else None
+
+
+def libpq_words(dsn: str) -> dict[str, str]:
+    """Return a DSN as libpq's keywords; raises ServerViewError if it is none.
+
+    Takes every libpq string and every PostgreSQL URL of libpq's or of SQLAlchemy's.
+    """
+    scheme = _URL.match(dsn)
+    if scheme and scheme[1].lower() not in ("postgres", "postgresql"):
+        raise ServerViewError("the DSN is not one of PostgreSQL")
+    try:
+        if scheme and (scheme[2] or _SQLALCHEMY_HOSTS.search(dsn)):
+            words = _words_of_url(dsn.strip())
+        else:
+            words = _psycopg2().extensions.parse_dsn(dsn)
+    except PoolwatchError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it says may quote the DSN
+        raise as_failure(ValueError("invalid dsn")) from None
+    return words
+
+
+class ViewerReader:
+    """Reads the server of one DSN, over one connection that it keeps."""
+
+    def __init__(
+        self, dsn: str, facts: Facts, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``facts`` knows the backend pid and address of a driver's connection."""
+        self._dsn = dsn
+        self._facts = facts
+        self._clock = clock
+        self._line: Line | None = None
+        self._failure: PoolwatchError | None = None
+        self._failures = 0
+        self._not_before = 0.0
+
+    def read(self, pids: Collection[int]) -> ServerReading:
+        """Read the server and the sessions ``pids``; not thread-safe.
+
+        Raises ServerViewError, the same one again until it is time for a new attempt,
+        and MissingExtraError.
+        """
+        if self._failure is not None and self._clock() < self._not_before:
+            raise self._failure.with_traceback(None)
+        try:
+            reading = self._read(pids)
+        except PoolwatchError as error:
+            self._back_off(error)
+            raise
+        self._failure, self._failures = None, 0
+        return reading
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the next read makes another."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    def _read(self, pids: Collection[int]) -> ServerReading:
+        try:
+            if self._line is not None:
+                return self._read_again(self._line, pids)
+            self._line = open_line(self._connect, self._facts)
+            return self._line.read(pids)
+        except PoolwatchError:
+            self.close()
+            raise
+        except Exception as error:  # noqa: BLE001 - turned into one sentence
+            self.close()
+            raise as_failure(error) from None
+
+    def _read_again(self, line: Line, pids: Collection[int]) -> ServerReading:
+        """Read over the kept connection; over a new one if the server has ended it."""
+        try:
+            return line.read(pids)
+        except Exception as error:
+            if took_too_long(error):
+                raise
+            self.close()
+            first = as_failure(error)
+            try:
+                self._line = open_line(self._connect, self._facts)
+            except Exception:  # noqa: BLE001 - the first failure says more
+                raise first from None
+            return self._line.read(pids)
+
+    def _connect(self) -> Any:
+        defaults = dict(_DEFAULTS)
+        if os.environ.get("PGCONNECT_TIMEOUT"):
+            del defaults["connect_timeout"]
+        words = {**defaults, **libpq_words(self._dsn)}
+        return _psycopg2().connect(**words)
+
+    def _back_off(self, error: PoolwatchError) -> None:
+        wait = min(LONGEST_BACKOFF_S, 2.0**self._failures)
+        self._failure, self._failures = error, self._failures + 1
+        self._not_before = self._clock() + wait
+
+
+def _words_of_url(dsn: str) -> dict[str, str]:
+    sqlalchemy = _loaded("sqlalchemy.engine.url")
+    url = sqlalchemy.make_url(dsn).set(drivername="postgresql+psycopg2")
+    _, words = url.get_dialect()().create_connect_args(url)
+    if "ssl" in words:  # asyncpg's word
+        words["sslmode"] = words["ssl"]
+    return {key: str(value) for key, value in words.items() if key in _LIBPQ}
+
+
+def _psycopg2() -> Any:
+    _loaded("psycopg2.extensions")
+    return _loaded("psycopg2")
+
+
+def _loaded(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(
+            f"reading PostgreSQL over a DSN needs {module.partition('.')[0]}: "
+            "python -m pip install 'poolwatch[tui]'"
+        ) from None

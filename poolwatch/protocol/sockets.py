@@ -1,0 +1,142 @@
+"""Where the sockets live, who may use them, and which of them are dead."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from poolwatch.errors import ForbiddenError, UsageError
+from poolwatch.protocol.liveness import Peer
+
+LONGEST = 107
+"""Bytes in the path of a Unix socket on Linux."""
+
+_NAME = re.compile(r"(?P<pid>[1-9]\d*)-(?P<token>[0-9a-f]+)\.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One socket in the directory."""
+
+    path: Path
+    pid: int
+    peer: Peer | None = field(default=None, compare=False)
+    """The process that listens, if it could be told."""
+
+
+def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Return the socket directory: ``chosen``, POOLWATCH_DIR or the user's own.
+
+    Raises UsageError if there can be no such directory (``~nobody``).
+    """
+    given = chosen or os.environ.get("POOLWATCH_DIR")
+    if given:
+        try:
+            return Path(given).expanduser().absolute()
+        except (RuntimeError, OSError) as error:
+            raise UsageError(
+                f"cannot use {given} as socket directory: {error}"
+            ) from None
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir():
+        return Path(runtime) / "poolwatch"
+    user_runtime = Path(f"/run/user/{os.getuid()}")
+    if os.access(user_runtime, os.W_OK):
+        return user_runtime / "poolwatch"
+    return Path(tempfile.gettempdir()) / f"poolwatch-{os.getuid()}"
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory, 0700, and check that it may be trusted.
+
+    Raises ForbiddenError or UsageError with one sentence.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{directory} is not a directory") from None
+    except OSError as error:
+        raise UsageError(f"cannot make {directory}: {error.strerror}") from None
+    check(directory, own=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ForbiddenError(f"cannot write to {directory}")
+
+
+def check(directory: Path, *, own: bool = False) -> None:
+    """Refuse a directory that others could have planted or can write to.
+
+    Root may look into everybody's; with ``own`` it must be one's own for root, too.
+    Raises ForbiddenError or UsageError with one sentence; FileNotFoundError if there
+    is none.
+    """
+    status = _status(directory)
+    if stat.S_ISLNK(status.st_mode):
+        raise ForbiddenError(f"{directory} is a symbolic link: not trusted")
+    if not stat.S_ISDIR(status.st_mode):
+        raise UsageError(f"{directory} is not a directory")
+    mine = status.st_uid in (os.getuid(), 0)
+    if not mine and (own or os.getuid() != 0):
+        raise ForbiddenError(f"{directory} belongs to uid {status.st_uid}: not trusted")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise ForbiddenError(
+            f"others may write to {directory}: not trusted; chmod 700 makes it so"
+        )
+
+
+def _status(directory: Path) -> os.stat_result:
+    try:
+        return directory.lstat()
+    except FileNotFoundError:
+        raise
+    except PermissionError:
+        raise ForbiddenError(f"may not look into {directory.parent}") from None
+    except NotADirectoryError:
+        raise UsageError(f"{directory} is not a directory") from None
+    except OSError as error:  # a name that is too long, a disk that is gone
+        raise UsageError(f"cannot use {directory}: {error.strerror}") from None
+
+
+def new_path(directory: Path) -> Path:
+    """Return the path for a new socket of this process; UsageError if too long."""
+    path = directory / f"{os.getpid()}-{os.urandom(4).hex()}.sock"
+    if len(os.fsencode(path)) > LONGEST:
+        raise UsageError(
+            f"{directory} is too long for a Unix socket ({LONGEST} bytes with the name "
+            "in it); set POOLWATCH_DIR to a shorter directory"
+        )
+    return path
+
+
+def addresses(directory: Path) -> Iterator[Address]:
+    """The sockets in a directory, by pid; nothing if there is no such directory.
+
+    Raises ForbiddenError or UsageError if the directory is not to be used.
+    """
+    try:
+        check(directory)
+        names = [entry.name for entry in directory.iterdir()]
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        raise ForbiddenError(f"may not look into {directory}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {directory}: {error.strerror}") from None
+    found = [(_NAME.fullmatch(name), name) for name in names]
+    pids = [(int(match["pid"]), name) for match, name in found if match]
+    for pid, name in sorted(pids):
+        yield Address(directory / name, pid)
+
+
+def sweep(address: Address) -> None:
+    """Remove a socket nobody listens on, if that is ours to do."""
+    try:
+        status = address.path.lstat()
+        if stat.S_ISSOCK(status.st_mode) and status.st_uid in (os.getuid(), 0):
+            address.path.unlink()
+    except OSError:
+        pass  # somebody else has swept it

@@ -1,0 +1,190 @@
+"""Does something as soon as a module has been imported, and nothing before.
+
+So an application that never loads SQLAlchemy does not load it because of us.
+
+``sys.meta_path`` is replaced rather than changed: another thread may be going through
+it, and would miss a finder. The list that was there comes back when the last of ours
+goes, with what others have added: the interpreter keeps it, and so whatever was in it.
+No lock is held: a process that forks would take it along.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import get_ident
+from types import ModuleType
+from typing import Any
+
+from poolwatch.runtime.guard import log
+
+
+def when_imported(name: str, do: Callable[[], None]) -> Callable[[], None]:
+    """Call ``do`` once the module is there: now, or right after its first import.
+
+    Returns the call by which nobody waits for it any more.
+    """
+    if name in sys.modules:
+        do()
+        return _nothing
+    return _finder.wait(name, do)
+
+
+def _nothing() -> None:
+    """Nobody waits."""
+
+
+def find_ours_first() -> Callable[[], None]:
+    """Find our own modules before any other finder is asked; returns the undo.
+
+    pytest's own finder comes before Python's: it looks closely at every name, and reads
+    the modules of a plugin as syntax trees, to rewrite assertions. Ours have none.
+    """
+    finder = _Ours()
+    _come(finder)
+    return partial(_go, finder)
+
+
+_before: list[Any] = sys.meta_path
+"""What was there before the first of ours came."""
+
+
+def _come(finder: _Ours | _Finder) -> None:
+    """Be asked before all others."""
+    global _before  # noqa: PLW0603 - as sys.meta_path is the process's
+    there = sys.meta_path
+    if not _has_ours(there):
+        _before = there
+    sys.meta_path = [finder, *there]
+
+
+def _go(finder: _Ours | _Finder) -> None:
+    """Be asked no more."""
+    if finder not in sys.meta_path:
+        return
+    left = [each for each in sys.meta_path if each is not finder]
+    if not _has_ours(left):
+        # nobody who goes through it misses one: ours have never been in it
+        _before[:] = left
+        left = _before
+    sys.meta_path = left
+
+
+def _has_ours(finders: list[Any]) -> bool:
+    return any(isinstance(each, _Ours | _Finder) for each in finders)
+
+
+class _Ours(importlib.abc.MetaPathFinder):
+    """Finds what is in our package as Python does by itself."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Look on the path of the package."""
+        if not fullname.startswith("poolwatch."):
+            return None
+        return importlib.machinery.PathFinder.find_spec(fullname, path, target)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: asks the others, and wraps the loader they give.
+
+    One for all modules that are waited for: it is asked at every import there is.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._asking: set[tuple[str, int]] = set()
+        """What the others are asked for now, and in which thread."""
+
+    def wait(self, name: str, do: Callable[[], None]) -> Callable[[], None]:
+        """Call ``do`` when that module has been loaded; returns how not to."""
+        self._waiting.setdefault(name, []).append(do)
+        self._stay()
+
+        def give_up() -> None:
+            waiting = self._waiting.get(name, [])
+            with suppress(ValueError):  # it has come
+                waiting.remove(do)
+            if not waiting:
+                self._waiting.pop(name, None)
+                self._leave_if_done()
+
+        return give_up
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002 - as it is called
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Step aside, and see to it that we hear when it has been loaded."""
+        if fullname not in self._waiting:
+            return None
+        asking = fullname, get_ident()
+        if asking in self._asking:  # by ourselves, just below
+            return None
+        self._asking.add(asking)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking.discard(asking)
+        if spec is not None and spec.loader is not None:
+            # who only looks whether it is there does not load it: we wait on
+            spec.loader = _Loader(spec.loader, partial(self._loaded, fullname))
+        return spec
+
+    def _loaded(self, name: str) -> None:
+        waiting = self._waiting.pop(name, [])
+        self._leave_if_done()
+        for do in waiting:
+            try:
+                do()
+            except Exception:  # noqa: BLE001 - whatever it is, the import has worked
+                log().exception("poolwatch could not instrument %s", name)
+
+    def _stay(self) -> None:
+        if self not in sys.meta_path:
+            _come(self)
+
+    def _leave_if_done(self) -> None:
+        if not self._waiting:
+            _go(self)
+        if self._waiting:  # or another thread has come meanwhile
+            self._stay()
+
+
+class _Loader(importlib.abc.Loader):
+    """Loads as the other one does, then calls."""
+
+    def __init__(self, other: Any, loaded: Callable[[], None]) -> None:
+        self._other = other
+        self._loaded = loaded
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else a loader can do is the other's."""
+        return getattr(self._other, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """As the other one."""
+        module: ModuleType | None = self._other.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """As the other one; then the module is told who has loaded it."""
+        self._other.exec_module(module)
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._other
+        module.__loader__ = self._other
+        self._loaded()
+
+
+_finder = _Finder()

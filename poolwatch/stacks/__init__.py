@@ -1,0 +1,1 @@
+"""Who asks for a connection, and from which line of whose code."""

@@ -1,0 +1,142 @@
+"""What a holder is doing now, told by its stack: the database, HTTP, a lock, sleep ...
+
+A stack shows Python frames only. A thread that sleeps inside ``time.sleep`` ends in the
+line that called it, so for such a frame the source line is read, if it is there.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from poolwatch.model import Frame
+from poolwatch.stacks.code_owner import application_frames, is_ours
+
+Kind = Literal[
+    "database", "http", "network", "sleep", "lock", "file", "process", "code"
+]
+
+OUTSIDE: frozenset[Kind] = frozenset(
+    {"http", "network", "sleep", "lock", "file", "process"}
+)
+"""What is surely not the database."""
+
+_FILES: dict[Kind, tuple[str, ...]] = {
+    "database": (
+        "sqlalchemy/",
+        "psycopg/",
+        "psycopg2/",
+        "psycopg_pool/",
+        "asyncpg/",
+        "aiosqlite/",
+        "pg8000/",
+    ),
+    "http": (
+        "http/client.py",
+        "urllib/request.py",
+        "urllib3/",
+        "requests/",
+        "httpx/",
+        "httpcore/",
+        "aiohttp/",
+        "botocore/",
+        "grpc/",
+    ),
+    "process": ("subprocess.py", "asyncio/subprocess.py", "asyncio/base_subprocess.py"),
+    "lock": (
+        "threading.py",
+        "queue.py",
+        "asyncio/locks.py",
+        "asyncio/queues.py",
+        "asyncio/futures.py",
+        "asyncio/tasks.py",
+        "asyncio/taskgroups.py",
+        "asyncio/threads.py",
+        "anyio/",
+        "concurrent/futures/",
+        "multiprocessing/",
+    ),
+    "network": (
+        "socket.py",
+        "ssl.py",
+        "selectors.py",
+        "smtplib.py",
+        "ftplib.py",
+        "asyncio/streams.py",
+    ),
+}
+_BY_FILE = {
+    kind: re.compile("(?:^|/)(?:" + "|".join(map(re.escape, names)) + ")")
+    for kind, names in _FILES.items()
+}
+_NO_CALL = r"^\s*with\s+(?![\w.]*(?:conn|cur|db|sess|trans))[\w.]+\s*[:,]"
+"""Enters an object that has no Python code for it, as a lock has none. (The connection
+of a driver may have none either.)"""
+_FOR_ANYTHING = re.compile(r"\bawait\b|\basync\s|\.acquire\(")
+"""Waits, for a pool or a statement as well as for a lock."""
+_BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("sleep", re.compile(r"\bsleep\(")),
+    # What is written in Python has frames of its own: a thread's join(), a future's
+    # result(), get() of most queues. Those names here are a string's and a dict's.
+    (
+        "lock",
+        re.compile(
+            r"\.(?:acquire|wait)\(|\.get\((?:\)|block\b|timeout\b)|\bawait\b"
+            rf"|\bwith\s+[\w.]*lock\b|{_NO_CALL}"
+        ),
+    ),
+    (
+        "network",
+        re.compile(
+            r"\.(?:recv|recv_into|send|sendall|connect|accept)\(|\bselect\.select\("
+        ),
+    ),
+    ("process", re.compile(r"\bos\.(?:system|wait|waitpid)\(|\bsignal\.(?:pause|sig)")),
+    ("file", re.compile(r"\bopen\(|\.(?:read|write|readline|readlines|flush)\(")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What a holder does, and where in the user's code."""
+
+    kind: Kind
+    frame: Frame
+
+    def is_ambiguous(self) -> bool:
+        """Whether the frame alone does not tell what its line waits for."""
+        line = linecache.getline(self.frame.file, self.frame.line)
+        return self.kind == "lock" and _FOR_ANYTHING.search(line) is not None
+
+
+def doing(now: Sequence[Frame]) -> Doing | None:
+    """Read a stack, innermost first; None if there is none."""
+    at = next(iter(application_frames([(f.file, f.function) for f in now])), None)
+    mine = None if at is None else now[at]
+    inner = [frame for frame in now[:at] if not is_ours(frame.file)]
+    if mine is None and not inner:
+        return None
+    kinds = [_kind_of_file(frame) for frame in inner]
+    known = next((kind for kind in kinds if kind is not None), None)
+    for kind in ("database", "http"):  # whose own waiting on a socket or lock is theirs
+        if kind in kinds:
+            known = kind
+            break
+    if known is None and not inner and mine is not None:
+        known = _kind_of_call(mine)
+    return Doing(known or "code", mine or inner[-1])
+
+
+def _kind_of_file(frame: Frame) -> Kind | None:
+    if frame.function == "sleep":
+        return "sleep"
+    file = frame.file.replace("\\", "/")
+    return next((kind for kind, names in _BY_FILE.items() if names.search(file)), None)
+
+
+def _kind_of_call(frame: Frame) -> Kind | None:
+    line = linecache.getline(frame.file, frame.line)
+    return next((kind for kind, call in _BY_CALL if call.search(line)), None)

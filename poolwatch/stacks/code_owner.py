@@ -1,0 +1,287 @@
+"""Whose code a frame is: the application's own, a library's, or plumbing.
+
+Code outside the standard library and outside site-packages belongs to the project at
+hand. An application may be installed into site-packages itself, though. So it takes a
+whole stack to say which frames are the application's own (``application_frames``):
+
+- the frames of the project, if there are any;
+- otherwise those of the outermost installed package that is no known database library,
+  framework or server. Outermost, because an application calls its helper libraries;
+- the module level of the program that was started (a console script, ``python -c``, two
+  lines that import an application and call it) only if there is nothing else. It is on
+  the stack as long as the program runs, and so it tells no two stacks apart.
+
+All of this is read from the paths, so that a viewer on another machine comes to the
+same conclusion as the process itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache, lru_cache
+from pathlib import Path
+from types import ModuleType
+
+from poolwatch.runtime.installation import PACKAGE
+from poolwatch.stacks.packages import DATABASE, KNOWN, RUNNERS
+
+
+class Owner(IntEnum):
+    """Whose code it is, from the least to the most interesting for a call site."""
+
+    PLUMBING = 0
+    """poolwatch, the standard library, database libraries, web and task frameworks."""
+    PACKAGE = 1
+    """Anything else that is installed: a third-party library, or an application
+    that was installed as a package."""
+    USER = 2
+    """Code that is not installed: the project at hand."""
+
+
+Place = tuple[str, str]
+"""File and function of a frame."""
+
+PROJECT = ""
+"""The home of code that is not installed."""
+
+_INSTALLED = re.compile(
+    r".*[\\/](?:(?:site|dist)-packages|\.bootstrap|[^\\/]+\.(?:whl|egg)"
+    r"|[^\\/]+\.pyz(?=[\\/]_bootstrap[\\/]))[\\/]"
+)
+"""Where packages are installed; the last such directory of a path counts."""
+_STANDARD_LIBRARY = re.compile(
+    r"[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]", re.IGNORECASE
+)
+"""The same on another machine, as far as a path tells."""
+_GENERATED = (
+    "<frozen", "<attrs", "<decorator", "<template", "<__array", "<sqlalchemy"
+)  # fmt: skip
+_OURS = str(PACKAGE) + os.sep
+_DEMO = str(PACKAGE / "demo" / "app") + os.sep
+
+_LAUNCHERS = frozenset({("manage.py", "main"), ("__main__.py", "boot")})
+"""What Django writes for every project, and pex for every file it makes."""
+
+_applications: set[str] = set()
+"""Installed packages that some stack has shown to be the application."""
+_typed: set[str] = set()
+"""Functions without a file that are no library's."""
+_MOST_TYPED = 256
+
+
+@cache
+def _standard_library() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({paths[key] + os.sep for key in ("stdlib", "platstdlib")})
+
+
+def is_ours(file: str) -> bool:
+    """Whether a file is poolwatch's own; its demo application is the user's."""
+    return file.startswith(_OURS) and not file.startswith(_DEMO)
+
+
+# -- a whole stack ---------------------------------------------------------------------
+
+
+def application_frames(
+    stack: Sequence[Place], *, site: Place | None = None, launcher: bool = False
+) -> list[int]:
+    """Where the application's own frames are in a stack, innermost first.
+
+    With ``site``, those of the project and of the same code as that call site: then it
+    does not matter if the stack has lost its outer frames. With ``launcher``, the
+    frames that started the program are among them.
+    """
+    homes = [home_of(*place) for place in stack]
+    start = _where_it_starts(stack, homes)
+    known = home_of(*site) if site is not None else None
+    home = _home_of_application(stack, homes, start) if known is None else known
+    wanted = {home} if known is None else {home, PROJECT}
+    own = [at for at, each in enumerate(homes) if each is not None]
+    starting = [at for at in own if at >= start]
+    mine = [at for at in own if at < start and homes[at] in wanted]
+    if not mine and known is None:
+        return [at for at in starting if homes[at] in wanted] or starting
+    return mine + starting if launcher else mine
+
+
+def _home_of_application(
+    stack: Sequence[Place], homes: Sequence[str | None], start: int
+) -> str | None:
+    """Where the application's code is: None if nothing but what started it is known."""
+    if PROJECT in homes[:start]:
+        return PROJECT
+    packages = [home for home in homes[:start] if home]
+    for home, (file, _) in zip(homes[start:], stack[start:], strict=True):
+        if home and _in_a_package(file):  # ``python -m`` of a package
+            packages.append(home)
+    if packages:
+        _applications.add(packages[-1])
+    return packages[-1] if packages else None
+
+
+def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int:
+    """The first of the outer frames that only start the program.
+
+    A module that is being imported is none of them: it is done when it is imported.
+    """
+    start = len(stack)
+    for at in reversed(range(len(stack))):
+        file, function = stack[at]
+        if homes[at] is None:
+            if not _runs_programs(file):
+                break
+        elif function == "<module>" or (_file_name(file), function) in _LAUNCHERS:
+            start = at
+        else:
+            break
+    return start
+
+
+def _runs_programs(file: str) -> bool:
+    """Whether it is of the standard library or a tool, and does not import modules."""
+    if file.startswith("<frozen importlib"):
+        return False
+    within = _within(file)
+    return not within or _top(within) in RUNNERS
+
+
+# -- one frame -------------------------------------------------------------------------
+
+
+def home_of(file: str, function: str) -> str | None:
+    """The installed package that a frame belongs to: None if that is plumbing.
+
+    ``PROJECT`` for code that is not installed. A function that was made of a string is
+    a library's, as SQLAlchemy 2.0 wraps its own, unless ``note_typed`` was told of it.
+    """
+    if file == "<string>" and function != "<module>" and function not in _typed:
+        return None
+    return _home(file)
+
+
+@lru_cache(maxsize=2048)
+def library_of(file: str) -> str:
+    """The installed package or standard-library module of a file; empty if neither.
+
+    ``asyncio`` for a file of the standard library's asyncio, but not for one of the
+    project in a directory of that name.
+    """
+    return _top(_within(file) or _within_standard_library(file))
+
+
+def note_typed(function: str, module: object) -> None:
+    """Tell of a function without a file, as ``python -c`` or ``exec`` makes them."""
+    known = type(module) is str and owner_of("<string>", module) is Owner.PLUMBING
+    if not known and len(_typed) < _MOST_TYPED:
+        _typed.add(function)
+
+
+@lru_cache(maxsize=4096)
+def _home(file: str) -> str | None:
+    if file.startswith(_OURS):
+        return PROJECT if file.startswith(_DEMO) else None
+    if file.startswith("<"):
+        return None if file.startswith(_GENERATED) else PROJECT
+    within = _within(file)
+    if within:
+        return None if _top(within) in KNOWN else _package(within)
+    if _within_standard_library(file):
+        return None
+    return None if _is_a_copied_library(file) else PROJECT
+
+
+@lru_cache(maxsize=2048)
+def owner_of(file: str, module: object) -> Owner:
+    """Tell whose code it is, given its module's ``__name__`` and no stack."""
+    if file.startswith("<") and not file.startswith(_GENERATED):
+        return _generated(module.partition(".")[0] if isinstance(module, str) else "")
+    return _owner(_home(file))
+
+
+def is_the_applications(file: str, module: object) -> bool:
+    """Whether a module is the project's, or of an application that is installed."""
+    return owner_of(file, module) is Owner.USER or _home(file) in _applications
+
+
+def _owner(home: str | None) -> Owner:
+    if home is None:
+        return Owner.PLUMBING
+    return Owner.PACKAGE if home else Owner.USER
+
+
+def _generated(package: str) -> Owner:
+    """Code without a file: typed at a prompt, ``python -c``, or made by a library."""
+    if package in KNOWN or package in sys.stdlib_module_names:
+        return Owner.PLUMBING
+    home = _file_of_loaded(package)
+    if package and package != "__main__" and home is not None:
+        return _owner(_home(home))
+    return Owner.USER
+
+
+def _within(file: str) -> str:
+    """The rest of a path below the directory where packages are installed."""
+    installed = _INSTALLED.match(file)
+    return file[installed.end() :] if installed else ""
+
+
+def _within_standard_library(file: str) -> str:
+    """The rest of a path below the standard library, of this Python or another."""
+    for directory in _standard_library():
+        if file.startswith(directory):
+            return file[len(directory) :]
+    elsewhere = _STANDARD_LIBRARY.search(file)
+    return file[elsewhere.end() :] if elsewhere else ""
+
+
+def _in_a_package(file: str) -> bool:
+    return any(separator in _within(file) for separator in "/\\")
+
+
+def _file_name(file: str) -> str:
+    return re.split(r"[\\/]", file)[-1]
+
+
+def _top(within: str) -> str:
+    return re.split(r"[\\/]", within)[0].removesuffix(".py")
+
+
+def _package(within: str) -> str:
+    """The outermost package that has code: ``google.cloud`` is a name for many."""
+    first, *further = re.split(r"[\\/]", within.removesuffix(".py"))
+    name = first
+    for part in further[:-1]:
+        if name not in sys.modules or _file_of_loaded(name) is not None:
+            return name
+        name += f".{part}"
+    return name
+
+
+def _is_a_copied_library(file: str) -> bool:
+    """Whether it is a database library that lies beside the application's own files.
+
+    In a zip file, in a serverless function, or after ``pip install --target``.
+    """
+    for name in DATABASE.intersection(re.split(r"[\\/]", file)):
+        home = _file_of_loaded(name)
+        if home is not None and file.startswith(str(Path(home).parent) + os.sep):
+            return Path(home).parent.name == name
+    return False
+
+
+def file_of(module: object) -> str | None:
+    """The file of a module; a module may have ideas of its own about attributes."""
+    if not issubclass(type(module), ModuleType):
+        return None
+    file = ModuleType.__getattribute__(module, "__dict__").get("__file__")
+    return file if type(file) is str else None
+
+
+def _file_of_loaded(module: str) -> str | None:
+    return file_of(sys.modules.get(module))

@@ -1,0 +1,146 @@
+"""The fixtures' context managers: they work called and uncalled alike."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from poolwatch.agent.instrument import agent
+from poolwatch.model import Hold, Snapshot
+from poolwatch.stacks.compare import taking_frames
+from poolwatch.testing.leak import PoolLeakError
+from poolwatch.testing.no_leaks import no_leaks
+from poolwatch.testing.owners import Owner
+from poolwatch.testing.region import Region
+from poolwatch.text.format import one_line, place, plural
+
+
+class _Blocks:
+    """Delegates each ``with`` to a context manager of its own."""
+
+    def __init__(self) -> None:
+        self._open: list[Any] = []
+
+    def __call__(self) -> Any:
+        """Make one."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        """As if it had been called without arguments."""
+        self._open.append(self())
+        return self._open[-1].__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the innermost."""
+        self._open.pop().__exit__(kind, error, traceback)
+
+    async def __aenter__(self) -> Any:
+        """As if it had been called without arguments."""
+        self._open.append(self())
+        return await self._open[-1].__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the innermost."""
+        await self._open.pop().__aexit__(kind, error, traceback)
+
+
+class AssertNoPoolLeaks(_Blocks):
+    """``with assert_no_pool_leaks:`` or ``with assert_no_pool_leaks(engine):``."""
+
+    def __call__(
+        self, target: Any = None, *, grace: float = 0.0, allow: int = 0
+    ) -> no_leaks:
+        """Return ``poolwatch.no_leaks`` with these arguments."""
+        return no_leaks(target, grace=grace, allow=allow)
+
+
+class AssertMaxPoolCheckouts(_Blocks):
+    """``with assert_max_pool_checkouts(2):``; uncalled it is one."""
+
+    def __call__(self, n: int = 1, target: Any = None) -> _AtMost:
+        """Return a context manager that allows ``n`` connections at once."""
+        return _AtMost(n, target)
+
+
+class _AtMost:
+    """Raises AssertionError if a block holds more connections at once."""
+
+    def __init__(self, n: int, target: Any) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"n must be a number of connections, not {n!r}")
+        self._n = n
+        self._target = target
+        self._region: Region | None = None
+
+    def __enter__(self) -> Self:
+        self._region = Region(self._target)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        region, self._region = self._region, None
+        if region is None:
+            return
+        region.end()
+        if kind is None and len(region.peak) > self._n:
+            raise PoolLeakError(_too_many(region, self._n))
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+def _too_many(region: Region, n: int) -> str:
+    held = plural(len(region.peak), "connection")
+    lines = [f"this block held {held} at once, not {n}"]
+    for hold in region.peak:
+        frames = taking_frames(hold.path.frames())[:4]
+        names = [f"{place(frame)} in {frame.function}" for frame in frames]
+        lines.append("  " + one_line("held from " + ", called from ".join(names)))
+    return "\n".join(lines)
+
+
+class PoolWatch:
+    """What the fixture ``pool_watch`` gives: the pools while the test runs."""
+
+    def __init__(self, owner: Owner | None) -> None:
+        agent.look()
+        self._owner = owner
+
+    def holds(self) -> tuple[Hold, ...]:
+        """The connections that this test holds now, the oldest first."""
+        holds = agent.source.process().holds
+        if self._owner is None:
+            return holds
+        mine = {f"h{getattr(hold, 'number', None)}" for hold in list(self._owner.out)}
+        return tuple(hold for hold in holds if hold.id in mine)
+
+    @property
+    def peak(self) -> int:
+        """The most connections that this test has held at once so far."""
+        return self._owner.peak if self._owner is not None else 0
+
+    def snapshot(self) -> Snapshot:
+        """The snapshot of this process, all its pools included."""
+        return agent.source.snapshot()

@@ -1,0 +1,141 @@
+"""A leak in words: what, where it was taken, what keeps it, and how to mend it."""
+
+from __future__ import annotations
+
+import linecache
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
+
+from poolwatch.model import Frame
+from poolwatch.stacks.callers import Request, callers
+from poolwatch.stacks.classify import doing
+from poolwatch.stacks.code_owner import library_of
+from poolwatch.stacks.compare import taking_frames
+from poolwatch.testing.leak import Leak
+from poolwatch.text.format import activity, duration, one_line, place, plural
+
+MOST_LINES = 15
+"""Of one text, unless more is asked for."""
+_FRAMES = 3
+"""Of the user's own, below the line that took the connection."""
+
+_TEST_RUNNERS = frozenset({"_pytest", "unittest", "pluggy"})
+"""The callers of a leak are named up to the test runner: what called the test is
+known."""
+
+_WHAT = {
+    "held": "not returned",
+    "collected": "dropped: nobody returned it",
+    "detached": "detached from its pool and not closed",
+}
+_FIX = {
+    "held": "take it in a with block (or close() it in a finally clause), so that it "
+    "goes back however the code ends",
+    "collected": "nobody gave it back: take it in a with block",
+    "detached": "after detach() the connection is yours: close() it",
+}
+
+
+def headline(leaks: Sequence[Leak], who: str) -> str:
+    """One line for all of them."""
+    return one_line(f"{who} leaked {plural(len(leaks), 'connection')}")
+
+
+def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+    """The whole text: at most 15 lines, or all of every leak with ``everything``.
+
+    Leaks of one place are told once, with their number.
+    """
+    groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
+    for leak in leaks:
+        groups[leak.kind, leak.pool, leak.site].append(leak)
+    lines = [headline(leaks, who)]
+    for told, group in enumerate(groups.values()):
+        block = _block(group, everything)
+        if told and not everything and len(lines) + len(block) > MOST_LINES - 1:
+            rest = len(groups) - told
+            lines.append(f"  ... and {plural(rest, 'more place')}: see -vv")
+            break
+        lines += block
+    return "\n".join(lines if everything else lines[:MOST_LINES])
+
+
+def brief(leak: Leak) -> str:
+    """One leak in one line."""
+    function = f" in {leak.site.function}" if leak.site else ""
+    return one_line(
+        f"taken at {place(leak.site)}{function}, pool {leak.pool!r}: "
+        f"{_WHAT[leak.kind]} ({_age(leak)})"
+    )
+
+
+def _block(group: Sequence[Leak], everything: bool) -> list[str]:
+    leak = group[0]
+    count = f"{len(group)} connections " if len(group) > 1 else ""
+    function = f" in {leak.site.function}" if leak.site else ""
+    lines = [
+        _line(2, f"{count}taken at {place(leak.site)}{function}, pool {leak.pool!r}")
+    ]
+    source = _source(leak.site)
+    if source:
+        lines.append(f"  >   {source}")
+    told = _shared_by(group) or _callers(leak, everything)
+    lines += [f"      from {each}" for each in told]
+    lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
+    if leak.kept:
+        lines.append(_line(4, f"kept alive by {leak.kept}", 240))
+    now = doing(leak.now) if leak.now else None
+    if now is not None:
+        lines.append(_line(4, f"now {activity(now.frame, now.kind)}"))
+    if leak.statement:
+        lines.append(_line(4, f"last statement: {leak.statement}", 120))
+    lines.append(f"    to mend it: {_FIX[leak.kind]}")
+    return lines
+
+
+def _line(indent: int, text: str, limit: int = 400) -> str:
+    return " " * indent + one_line(text, limit)
+
+
+def _holder(leak: Leak) -> str:
+    who = f"task {leak.task}" if leak.task else f"thread {leak.thread}"
+    return f"{_age(leak)} by {who}"
+
+
+def _age(leak: Leak) -> str:
+    return f"held for {duration(leak.held_s)}"
+
+
+def _shared_by(group: Sequence[Leak]) -> list[str]:
+    """The callers that the leaks of one place are told apart by, the busiest first."""
+    requests = {
+        at: Request(leak.site, leak.stack)
+        for at, leak in enumerate(group)
+        if leak.site is not None
+    }
+    counts = Counter(callers(requests, {}).values()).most_common(_FRAMES)
+    return [
+        one_line(f"{place(frame)} in {frame.function} ({count} of {len(group)})")
+        for frame, count in counts
+    ]
+
+
+def _callers(leak: Leak, everything: bool) -> list[str]:
+    if everything:
+        frames = leak.stack
+    else:
+        stack = takewhile(_is_inside_the_test, leak.stack)
+        callers_of_it = [f for f in taking_frames([*stack]) if f != leak.site]
+        frames = tuple(callers_of_it[:_FRAMES])
+    return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
+
+
+def _is_inside_the_test(frame: Frame) -> bool:
+    return library_of(frame.file) not in _TEST_RUNNERS
+
+
+def _source(site: Frame | None) -> str:
+    if site is None:
+        return ""
+    return one_line(linecache.getline(site.file, site.line).strip(), 100)

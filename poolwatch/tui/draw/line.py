@@ -1,0 +1,128 @@
+"""Lines as plain data, so that what the dashboard says is tested without a terminal.
+
+A *run* is a text and the name of its ink; a *line* is a tuple of runs. Which colour an
+ink has is the style sheet's business (``poolwatch.tcss``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from poolwatch.text.format import fit, neutral, width
+
+Run = tuple[str, str]
+Line = tuple[Run, ...]
+
+INKS = (
+    "text",
+    "strong",
+    "muted",
+    "faint",
+    "accent",
+    "title",
+    "bad",
+    "warn",
+    "good",
+    "keyword",
+    "mark",
+)
+"""Every ink there is; the style sheet has one rule for each."""
+
+BLANK: Line = ()
+
+
+def length(line: Iterable[Run]) -> int:
+    """Terminal cells a line takes."""
+    return sum(width(text) for text, _ in line)
+
+
+def right(text: str, cells: int) -> str:
+    """Cut or pad on the left, for numbers."""
+    missing = cells - width(text)
+    return " " * missing + text if missing >= 0 else fit(text, cells)
+
+
+def tail(text: str, cells: int) -> str:
+    """Keep the end of a text that is too long: of a path the end says more."""
+    if width(text) <= cells:
+        return fit(text, cells)
+    kept: list[str] = []
+    used = 1
+    for character in reversed(text):
+        used += width(character)
+        if used > cells:
+            break
+        kept.append(character)
+    return fit("…" + "".join(reversed(kept)), cells)
+
+
+def crop(line: Line, cells: int) -> Line:
+    """Cut a line to at most ``cells``, a cut text ending in an ellipsis."""
+    kept: list[Run] = []
+    room = cells
+    for text, ink in line:
+        size = width(text)
+        if size > room:
+            if room > 0:
+                kept.append((fit(text, room), ink))
+            break
+        kept.append((text, ink))
+        room -= size
+    return tuple(kept)
+
+
+def spread(left: Line, right_: Line, cells: int) -> Line:
+    """Put one group at the left edge and one at the right edge."""
+    gap = cells - length(left) - length(right_)
+    if gap < 1:
+        return crop(left, cells)
+    return (*left, (" " * gap, "text"), *right_)
+
+
+def rule(title: Line, note: Line, cells: int) -> Line:
+    """Open a section: its title, a thin rule, and a note at the right edge."""
+    head = (("  ", "text"), *crop(title, max(cells - 6, 1)), (" ", "text"))
+    gap = cells - length(head) - length(note) - 3
+    if gap < 2:
+        return (*head, ("─" * max(cells - length(head), 0), "faint"))
+    return (*head, ("─" * gap, "faint"), (" ", "text"), *note, ("  ", "text"))
+
+
+def wrap(text: str, cells: int, limit: int = 6) -> list[str]:
+    """Break a neutral text at spaces into at most ``limit`` lines."""
+    cells = max(cells, 8)
+    lines: list[str] = []
+    current = ""
+    for word in neutral(text[: cells * (limit + 1)]).split():
+        rest = word
+        candidate = f"{current} {rest}" if current else rest
+        if width(candidate) <= cells:
+            current = candidate
+            continue
+        if current:
+            lines.append(current)
+        while width(rest) > cells:
+            lines.append(rest[: cells // 2])
+            rest = rest[cells // 2 :]
+        current = rest
+    if current:
+        lines.append(current)
+    if len(lines) > limit:
+        lines = [*lines[: limit - 1], fit(lines[limit - 1] + " …", cells).rstrip()]
+    return lines
+
+
+def beside(left: Sequence[Line], right_: Sequence[Line], cells: int) -> list[Line]:
+    """Lay two groups of lines out as two columns, the left one ``cells`` wide."""
+    lines: list[Line] = []
+    for at in range(max(len(left), len(right_))):
+        one = crop(left[at], cells) if at < len(left) else BLANK
+        other = right_[at] if at < len(right_) else BLANK
+        pad = " " * (cells - length(one))
+        lines.append((*one, (pad, "text"), *other) if other else one)
+    return lines
+
+
+def plain(line: Iterable[Run]) -> str:
+    """Give the text alone."""
+    return "".join(text for text, _ in line)

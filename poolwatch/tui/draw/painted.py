@@ -1,0 +1,141 @@
+"""The one widget that everything is drawn with: lines of ink, Textual's Line API.
+
+A table widget repaints itself at every change (42 ms); this one repaints the runs that
+differ. Every segment carries a style: Textual's NO_COLOR filter crashes without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from poolwatch.text.format import width
+from poolwatch.tui.draw.line import INKS, Line, crop, length
+
+
+class Painted(ScrollView, can_focus=False):
+    """Draws lines of ink and knows what changed since it last did."""
+
+    COMPONENT_CLASSES = {f"ink--{ink}" for ink in INKS} | {"ink--selected"}
+
+    class Picked(Message):
+        """A line was clicked."""
+
+        def __init__(self, line: int, *, twice: bool) -> None:
+            super().__init__()
+            self.line = line
+            self.twice = twice
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
+        super().__init__(id=id)
+        self.lines: tuple[Line, ...] = ()
+        self.selected: int | None = None
+        self._inks: dict[str, Style] = {}
+
+    def paint(self, lines: Sequence[Line], *, fixed: bool = False) -> None:
+        """Show lines; a ``fixed`` widget is as tall as they are many."""
+        cells = self.size.width or self.app.size.width
+        old, self.lines = self.lines, tuple(crop(line, cells) for line in lines)
+        if fixed:
+            self.display = bool(lines)
+            if len(old) != len(lines):
+                self.styles.height = len(lines)
+        size = Size(cells, len(self.lines))
+        if size != self.virtual_size:
+            self.virtual_size = size
+        if len(old) == len(self.lines):
+            self._repaint(old)
+        else:
+            self.refresh()
+
+    def select(self, at: int | None) -> None:
+        """Highlight a line; bring it into view if it is another than before."""
+        if at != self.selected:
+            for line in (self.selected, at):
+                if line is not None:
+                    self._dirty(Region(0, line, self.size.width, 1))
+            self.selected = at
+            if at is not None:
+                self.reveal(at)
+
+    def reveal(self, at: int) -> None:
+        """Scroll as little as needed to show a line."""
+        height, top = self.size.height, self.scroll_offset.y
+        if height and not top <= at < top + height:
+            self.jump(at if at < top else at - height + 1)
+
+    def jump(self, y: float) -> None:
+        """Scroll at once: animations cost more than they tell."""
+        self.scroll_to(y=max(y, 0), animate=False, immediate=True)
+
+    def render_line(self, y: int) -> Strip:
+        """Turn one visible line into styled segments."""
+        at = y + self.scroll_offset.y
+        cells = self.size.width
+        line = self.lines[at] if at < len(self.lines) else ()
+        ground = self._ink("selected") if at == self.selected else None
+        segments = [Segment(text, self._on(ground, ink)) for text, ink in line]
+        blank = self._on(ground, "text")
+        return Strip(segments, length(line)).adjust_cell_length(cells, blank)
+
+    def notify_style_update(self) -> None:
+        """Forget the inks when the theme changes."""
+        super().notify_style_update()
+        self._inks.clear()
+
+    def on_click(self, event: events.Click) -> None:
+        """Tell which line was meant, if this part has a selection at all."""
+        if self.selected is not None:
+            line = event.y + self.scroll_offset.y
+            self.post_message(self.Picked(line, twice=event.chain == 2))
+
+    def on_resize(self) -> None:
+        """Keep the highlighted line in view."""
+        if self.selected is not None:
+            self.reveal(self.selected)
+
+    def _on(self, ground: Style | None, ink: str) -> Style:
+        return self._ink(ink) + ground if ground is not None else self._ink(ink)
+
+    def _ink(self, name: str) -> Style:
+        if name not in self._inks:
+            style = self.get_component_rich_style(f"ink--{name}")
+            if name == "selected":
+                style = Style(bgcolor=style.bgcolor)
+            self._inks[name] = style
+        return self._inks[name]
+
+    def _repaint(self, old: tuple[Line, ...]) -> None:
+        for y, (before, after) in enumerate(zip(old, self.lines, strict=True)):
+            if before != after:
+                x, end = changed(before, after) or (0, self.size.width)
+                self._dirty(Region(x, y, end - x, 1))
+
+    def _dirty(self, region: Region) -> None:
+        self.refresh(region.translate((0, -self.scroll_offset.y)))
+
+
+def changed(before: Line, after: Line) -> tuple[int, int] | None:
+    """Give the stretch of cells that differs; None if it is all of the line.
+
+    One stretch, not several: Textual writes a line from its start for each of them.
+    """
+    if len(before) != len(after):
+        return None
+    start, end, x = -1, 0, 0
+    for (old, old_ink), (new, new_ink) in zip(before, after, strict=True):
+        cells = width(new)
+        if width(old) != cells:
+            return None
+        if old != new or old_ink != new_ink:
+            start = x if start < 0 else start
+            end = x + cells
+        x += cells
+    return max(start, 0), end

@@ -1,0 +1,52 @@
+"""Read a line of source code, if the file is here and harmless.
+
+Paths come from another process. Only regular files of a sane size are opened: a path
+may name a device or a FIFO, and reading one of those would hang the dashboard.
+"""
+
+from __future__ import annotations
+
+import stat
+import tokenize
+from functools import lru_cache
+from pathlib import Path
+
+from poolwatch.text.format import neutral
+
+LARGEST = 2_000_000
+"""Bytes; longer files are not worth their memory."""
+WIDEST = 200
+
+
+def around(file: str, line: int, before: int, after: int) -> list[tuple[int, str]]:
+    """Give the lines near ``line`` with their numbers; nothing if unreadable."""
+    lines = _read(file)
+    if not 0 < line <= len(lines):
+        return []
+    first, last = max(line - before, 1), min(line + after, len(lines))
+    return [
+        (n, neutral(lines[n - 1][:WIDEST], lines=True)) for n in range(first, last + 1)
+    ]
+
+
+def _read(file: str) -> tuple[str, ...]:
+    try:
+        path = Path(file)
+        if not path.is_absolute():
+            return ()
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode) or info.st_size > LARGEST:
+            return ()
+    except (OSError, ValueError):
+        return ()
+    return _read_at(file, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _read_at(file: str, _changed: int) -> tuple[str, ...]:
+    """Read a file once per change; the time of the change is part of the key."""
+    try:
+        with tokenize.open(file) as opened:
+            return tuple(line.rstrip() for line in opened)
+    except (OSError, SyntaxError, ValueError):
+        return ()

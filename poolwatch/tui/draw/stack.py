@@ -1,0 +1,94 @@
+"""A stack as people want to read it: their own lines, the libraries' folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from poolwatch.model import Frame
+from poolwatch.stacks.compare import taking_frames
+from poolwatch.text.format import neutral, place, plural
+from poolwatch.tui.draw.line import Line
+from poolwatch.tui.draw.source_lines import around
+
+Stack = tuple[Frame, ...]
+"""Innermost frame first."""
+MOST = 60
+"""Frames that are drawn."""
+
+
+def shared(stack: Stack, other: Stack) -> int:
+    """How many of the outer frames two stacks have in common."""
+    same = 0
+    for one, two in zip(reversed(stack), reversed(other), strict=False):
+        if one != two:
+            break
+        same += 1
+    return same
+
+
+def stack_lines(
+    frames: Sequence[Frame],
+    site: Frame | None,
+    *,
+    unfold: bool,
+    mine: Collection[Frame] | None = None,
+) -> list[Line]:
+    """Draw a stack, innermost frame first, the call site emphasised.
+
+    ``mine`` are the application's own frames; they follow from the stack if left out.
+    """
+    mine = taking_frames(frames, site) if mine is None else mine
+    lines: list[Line] = []
+    folded = 0
+    for frame in frames[:MOST]:
+        library = frame not in mine and frame != site
+        if library and not unfold:
+            folded += 1
+            continue
+        lines += _folded(folded)
+        folded = 0
+        lines += _frame(frame, library=library, emphasised=frame == site)
+    lines += _folded(folded)
+    if len(frames) > MOST:
+        lines.append(((f"  … {len(frames) - MOST} more frames", "muted"),))
+    return lines
+
+
+def _folded(count: int) -> list[Line]:
+    if not count:
+        return []
+    return [
+        ((f"    … {plural(count, 'library frame')}", "faint"), ("  f unfolds", "faint"))
+    ]
+
+
+def _frame(frame: Frame, *, library: bool, emphasised: bool) -> list[Line]:
+    ink = "title" if emphasised else "muted" if library else "text"
+    mark = "▸ " if emphasised else "  "
+    head: Line = (
+        (f"  {mark}", "accent"),
+        (place(frame, 3), ink),
+        ("  in ", "muted"),
+        (neutral(frame.function[:80]), "muted" if library else "text"),
+    )
+    reach = (2, 2) if emphasised else (0, 0)
+    source = around(frame.file, frame.line, *reach)
+    indent = min((_indent(code) for _, code in source if code.strip()), default=0)
+    return [
+        head,
+        *(_code(n, code[indent:], n == frame.line, emphasised) for n, code in source),
+    ]
+
+
+def _indent(code: str) -> int:
+    return len(code) - len(code.lstrip())
+
+
+def _code(number: int, code: str, here: bool, emphasised: bool) -> Line:
+    if not emphasised:
+        return (("           ", "faint"), (code, "muted"))
+    pointer = "→" if here else " "
+    return (
+        (f"    {pointer}{number:>5}  ", "accent" if here else "faint"),
+        (code, "strong" if here else "muted"),
+    )

@@ -1,0 +1,85 @@
+"""Where the time of a hold went, as a bar in one line with its figures."""
+
+from __future__ import annotations
+
+from poolwatch.model import Hold
+from poolwatch.text.format import duration, short_time
+from poolwatch.tui.draw.line import Line, Run, length
+
+LONGEST = 36
+"""Cells of the bar, at most."""
+SHORTEST = 6
+_ROOMY = 16
+"""Cells the bar keeps before percentages are written as well."""
+
+_BRIEF = {"in SQL": "SQL", "idle in tx": "idle-tx", "outside": "rest", "other": "rest"}
+
+_Part = tuple[str, str, str, float]
+"""Shape, ink and name of a part, and its seconds."""
+
+
+def parts(hold: Hold) -> list[_Part]:
+    """Divide the held time; nothing if none of it is known."""
+    sql, idle = hold.in_sql_s, hold.in_transaction_idle_s
+    if sql is None and idle is None:
+        return []
+    known: list[_Part] = []
+    if sql is not None:
+        known.append(("█", "accent", "in SQL", max(sql, 0.0)))
+    if idle is not None:
+        known.append(("▓", "warn", "idle in tx", max(idle, 0.0)))
+    rest = hold.held_s - sum(seconds for *_, seconds in known)
+    name = "outside" if len(known) == 2 else "other"
+    return [*known, ("░", "muted", name, max(rest, 0.0))]
+
+
+def spent_line(hold: Hold, cells: int) -> Line | None:
+    """Draw the bar and its figures; None if nothing is known."""
+    shares = parts(hold)
+    whole = sum(seconds for *_, seconds in shares)
+    if whole <= 0:
+        return None
+    figures = _figures(shares, whole, percent=True)
+    if length(figures) + _ROOMY > cells:
+        figures = _figures(shares, whole, percent=False)
+    if length(figures) + SHORTEST > cells:
+        brief = [(shape, ink, _BRIEF[name], s) for shape, ink, name, s in shares]
+        figures = _figures(brief, whole, percent=False)
+    drawn = min(cells - length(figures), LONGEST)
+    if drawn < SHORTEST:
+        (mark, ink), *others = figures
+        return ((mark.lstrip(), ink), *others)
+    return (*_bar(shares, whole, drawn), *figures)
+
+
+def _bar(shares: list[_Part], whole: float, cells: int) -> Line:
+    """Share the cells out; what is not nothing is seen."""
+    sizes = [
+        max(round(seconds / whole * cells), int(seconds / whole > 0.001))
+        for *_, seconds in shares
+    ]
+    sizes[sizes.index(max(sizes))] += cells - sum(sizes)
+    return tuple(
+        (shape * size, ink)
+        for (shape, ink, *_), size in zip(shares, sizes, strict=True)
+        if size > 0
+    )
+
+
+def _time(seconds: float) -> str:
+    """Give a short time as a latency: ``0.0s`` would say nothing."""
+    if seconds <= 0:
+        return "0s"
+    return short_time(seconds) if seconds < 0.0995 else duration(seconds)
+
+
+def _figures(shares: list[_Part], whole: float, *, percent: bool) -> Line:
+    runs: list[Run] = []
+    for shape, ink, name, seconds in shares:
+        share = f" {seconds / whole * 100:.0f}%" if percent else ""
+        runs += [
+            (f"  {shape} ", ink),
+            (f"{name} ", "muted"),
+            (f"{_time(seconds)}{share}", "text"),
+        ]
+    return tuple(runs)

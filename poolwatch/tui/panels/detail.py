@@ -1,0 +1,274 @@
+"""One hold in full: both truths side by side, and where the connection has been."""
+
+from __future__ import annotations
+
+from poolwatch.model import Finding, Frame, Hold
+from poolwatch.stacks.compare import taking_frames
+from poolwatch.text.format import duration, neutral, one_line, place, plural, taken_at
+from poolwatch.text.frozen import moment
+from poolwatch.text.naming import process_name, task_name
+from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, wrap
+from poolwatch.tui.draw.sql import statement_lines
+from poolwatch.tui.draw.stack import Stack, shared, stack_lines
+from poolwatch.tui.draw.time_bar import spent_line
+from poolwatch.tui.panels.header import SEVERITY_INK, SEVERITY_SHAPE
+from poolwatch.tui.state.board import Board, Parting
+from poolwatch.tui.state.rows import INK, SHAPES, Row
+
+WIDE = 110
+"""From this width on, application and server stand side by side."""
+
+
+_PARTED = {
+    "returned": "returned",
+    "ended": "its process ended",
+    "gone": "no longer seen",
+}
+
+
+def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
+    """Say in one line which hold this is and how it is doing."""
+    hold = row.hold
+    where = (taken_at(hold), "strong")
+    if gone:
+        ink = "good" if how == "returned" else "muted"
+        state: Line = (
+            (f"  ○ {_PARTED[how]} after {duration(hold.held_s)}", ink),
+            ("  as last seen", "muted"),
+        )
+        return (*state, ("   ", "text"), where)
+    return (
+        (f"  {SHAPES[row.word]} {row.verdict}", INK[row.word]),
+        ("   held ", "muted"),
+        (duration(hold.held_s), "strong"),
+        ("   ", "text"),
+        where,
+        (f"   {neutral(row.holder[:60])}", "text"),
+    )
+
+
+def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
+    """Draw a hold for a page or a pane that is ``cells`` wide."""
+    if cells < WIDE:
+        inner = cells - 4
+        told = [*_stacks(board, row, inner), *_findings(row, inner)]
+        return [*_facts_of(row, inner), *told, BLANK, *_server(board, row, inner)]
+    half = cells // 2
+    left = [*_facts_of(row, half - 4), *_stacks(board, row, half - 4)]
+    other = cells - half - 4
+    right = [*_server(board, row, other), *_findings(row, other)]
+    return beside(left, right, half)
+
+
+def _heading(text: str) -> Line:
+    return ((f"  {text}", "title"),)
+
+
+def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
+    """Lay out names and values; a value that is too long goes on below itself."""
+    lines: list[Line] = []
+    for name, value, ink in pairs:
+        for at, part in enumerate(wrap(value, cells - 12, 3) or ["-"]):
+            lines.append(((f"  {name if not at else '':<10}", "muted"), (part, ink)))
+    return lines
+
+
+def _facts_of(row: Row, cells: int) -> list[Line]:
+    facts, evidence = _facts(row), row.hold.evidence
+    told = [
+        ("" if at else "evidence", each, "text") for at, each in enumerate(evidence)
+    ]
+    spent = spent_line(row.hold, cells - 12)
+    bar: list[Line] = [((f"  {'time':<10}", "muted"), *spent)] if spent else []
+    return [
+        _heading("APPLICATION"),
+        *_pairs(facts, cells),
+        *bar,
+        *_pairs(told, cells),
+    ]
+
+
+def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
+    """Draw where it was acquired, where it was last used, where the holder is now."""
+    hold = row.hold
+    taken = hold.stack or ((hold.site,) if hold.site else ())
+    unfold = board.unfold
+    body = stack_lines(taken, hold.site, unfold=unfold)
+    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_unknown("no stack")])]
+    lines += _used(board, hold, taken, cells)
+    why = "the holder has ended, or cannot be read"
+    title = "NOW HERE"
+    if board.past is not None:
+        title = f"HERE AT {moment(board.past.at)[1]}"
+    above = taken, hold.used
+    now = _later(title, why, hold.now, above, site=hold.site, unfold=unfold)
+    return [*lines, *now]
+
+
+def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
+    """Draw where the last statement came from, with it, and how long ago that was."""
+    if hold.unused_s is None and not hold.used:
+        return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
+    title, site, unfold = "LAST USED HERE", hold.site, board.unfold
+    lines = _later(title, "no stack", hold.used, (taken,), site=site, unfold=unfold)
+    before, now = ("ago", "now") if board.past is None else ("before", "then")
+    ago = f"{duration(hold.unused_s)} {before}"
+    when = (
+        (f"  running {now}", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
+    )
+    lines[1] = (lines[1][0], when, *lines[1][1:])
+    if hold.statement:
+        said = one_line(hold.statement)
+        lines.insert(2, crop((("    ", "text"), (said, "keyword")), cells))
+    return lines
+
+
+def _later(
+    title: str,
+    missing: str,
+    stack: Stack,
+    above: tuple[Stack, ...],
+    *,
+    site: Frame | None,
+    unfold: bool,
+) -> list[Line]:
+    """Draw a stack; what a stack above it has shown already is only mentioned."""
+    head = _heading(title)
+    if not stack:
+        return [BLANK, (*head, (f"  {missing}", "muted"))]
+    if stack in above:
+        which = "acquired" if stack == above[0] else "last used"
+        name = f" (where it was {which})" if len(above) > 1 else ""
+        return [BLANK, (*head, (f"  as above{name}", "muted"))]
+    same = max(shared(stack, other) for other in above)
+    mine = taking_frames(stack, site)
+    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, mine=mine)
+    if same:
+        lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
+    return [BLANK, head, *lines]
+
+
+def _unknown(text: str) -> Line:
+    return ((f"  {text}", "muted"),)
+
+
+def _facts(row: Row) -> list[tuple[str, str, str]]:
+    hold, process, pool = row.hold, row.process, row.pool
+    kind = f"  {pool.kind}, {pool.checked_out} out" if pool else ""
+    labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
+    both = hold.task and hold.thread
+    task = task_name(hold.task) if hold.task else ""
+    holder = f"task {task} on thread {hold.thread}" if both else row.holder
+    caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
+    facts = [
+        ("from", neutral(caller), "text"),
+        ("pool", f"{row.pool_name}{kind}", "text"),
+        (
+            "process",
+            f"{process_name(process)} pid {process.pid} on {process.host}",
+            "text",
+        ),
+        ("holder", holder, "text"),
+        ("labels", labels, "text"),
+        ("held", _times(hold), "text"),
+    ]
+    return [(name, value, ink) for name, value, ink in facts if value]
+
+
+def _times(hold: Hold) -> str:
+    return f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
+
+
+def _findings(row: Row, cells: int) -> list[Line]:
+    """Draw the findings that name this hold, the most particular first."""
+    found = [f for f in row.process.findings if row.hold.id in f.holds]
+    lines: list[Line] = [BLANK, _heading("WHY")] if found else []
+    for finding in sorted(found, key=lambda f: len(f.holds)):
+        lines += finding_lines(finding, cells)
+    return lines
+
+
+def finding_lines(finding: Finding, cells: int) -> list[Line]:
+    """Draw a finding: what, why it is believed, what to do."""
+    ink = SEVERITY_INK[finding.severity]
+    lines: list[Line] = []
+    for at, part in enumerate(wrap(finding.text, cells - 4, 3)):
+        mark = SEVERITY_SHAPE[finding.severity] if not at else " "
+        lines.append(((f"  {mark} ", ink), (part, "strong")))
+    for sign, text in (("proof  ", finding.proof), ("remedy ", finding.remedy)):
+        for at, part in enumerate(wrap(text, cells - 12, 4)):
+            lines.append(
+                ((f"    {sign if not at else '       '} ", "muted"), (part, "text"))
+            )
+    return lines
+
+
+def _server(board: Board, row: Row, cells: int) -> list[Line]:
+    hold, server = row.hold, row.hold.server
+    lines = [_heading("SERVER")]
+    if server is None:
+        lines += _pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
+        lines += [
+            ((f"  {part}", "muted"),) for part in wrap(_no_server(board, row), cells, 3)
+        ]
+    else:
+        facts = [
+            ("backend", f"{hold.backend_pid}{_address(row)}", "text"),
+            (
+                "state",
+                f"{server.state or '-'} for {duration(server.state_age_s)}",
+                "text",
+            ),
+            ("xact", duration(server.xact_age_s), "text"),
+            ("wait", server.wait_event or "-", "text"),
+        ]
+        lines += [*_pairs(facts, cells), *_locks(row)]
+    text = (server.query if server else None) or hold.statement
+    lines += [BLANK, _heading("STATEMENT")]
+    if not text:
+        return [*lines, _unknown("none seen yet")]
+    body = statement_lines(text, max(cells - 2, 20))
+    return [
+        *lines,
+        *((("  ", "text"), *line) if length(line) else BLANK for line in body),
+    ]
+
+
+def _address(row: Row) -> str:
+    for status in row.process.servers:
+        if row.hold.pool in status.pools and status.address:
+            return f" at {one_line(status.address, 60)}"
+    return ""
+
+
+def _no_server(board: Board, row: Row) -> str:
+    if board.past is not None:
+        return "a kept picture has no server view"
+    for status in row.process.servers:
+        if row.hold.pool in status.pools and status.error:
+            return status.error
+    if not any(row.hold.pool in status.pools for status in row.process.servers):
+        return "there is no server view of this pool"
+    return "the server shows no row that is surely this connection's"
+
+
+def _locks(row: Row) -> list[Line]:
+    """Name both ends of each lock by call site where the other end is ours."""
+    blockers = [
+        (
+            ("  blocked by  ", "warn"),
+            (f"{pid}  ", "strong"),
+            (taken_at(hold), "strong") if hold else ("not ours", "muted"),
+        )
+        for pid, hold in row.blockers
+    ]
+    victims = [
+        (
+            ("  blocks      ", "bad"),
+            (f"{hold.backend_pid}  ", "strong"),
+            (taken_at(hold), "strong"),
+            (f"  held {duration(hold.held_s)}", "muted"),
+        )
+        for hold in row.victims
+    ]
+    return [*blockers, *victims]

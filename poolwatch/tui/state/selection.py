@@ -1,0 +1,69 @@
+"""The selection follows its hold, never a row number.
+
+When the selected hold is returned, its row stays for some seconds as a tombstone, so
+that the eye is told what happened; then the neighbour is selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from poolwatch.tui.state.rows import Key, Row
+
+STAYS_S = 3.0
+
+
+class Selection:
+    """Which hold is selected, and where its row was last seen."""
+
+    def __init__(self) -> None:
+        self.key: Key | None = None
+        self.row: Row | None = None
+        """The selected row as it was last seen."""
+        self.gone_at: float | None = None
+        """When the hold was found to be gone; None while it is there."""
+        self.touched = False
+        """Whether the user ever moved; before that, no tombstones are kept."""
+        self._at = 0
+        self._shown: list[Row] = []
+
+    @property
+    def at(self) -> int:
+        """Index of the selected row among those shown."""
+        return self._at
+
+    @property
+    def shown(self) -> Sequence[Row]:
+        """The rows on the screen, a tombstone among them."""
+        return self._shown
+
+    def follow(self, rows: Sequence[Row], alive: Collection[Key], now: float) -> None:
+        """Take the rows to be shown and find the selected hold among them."""
+        self._shown = list(rows)
+        for at, row in enumerate(rows):
+            if row.key == self.key:
+                self._choose(at)
+                return
+        if self.row is not None and self.touched and self.key not in alive:
+            self.gone_at = now if self.gone_at is None else self.gone_at
+            if now - self.gone_at < STAYS_S:
+                self._at = min(self._at, len(rows))
+                self._shown.insert(self._at, self.row)
+                return
+        self._choose(self._at if self.touched else 0)
+
+    def move(self, at: int) -> None:
+        """Select by position: what the arrow keys and the mouse do."""
+        self.touched = True
+        if self.gone_at is not None and at != self._at:
+            del self._shown[self._at]
+            at -= at > self._at
+        elif self.gone_at is not None:
+            return
+        self._choose(at)
+
+    def _choose(self, at: int) -> None:
+        self.gone_at = None
+        self._at = max(0, min(at, len(self._shown) - 1))
+        self.row = self._shown[self._at] if self._shown else None
+        self.key = self.row.key if self.row else None
