@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOAKS = Path(__file__).parent / "soaks"
+SOAKS = Path(__file__).parent
 
 
 @pytest.mark.parametrize(("script", "seconds"), [("jam.py", 6), ("large_data.py", 8)])

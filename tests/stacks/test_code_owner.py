@@ -233,7 +233,7 @@ def test_a_library_that_was_copied_beside_the_application(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert done.stdout.strip() == "['<lambda>', 'work']"
 
