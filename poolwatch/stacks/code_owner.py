@@ -62,7 +62,7 @@ _GENERATED = (
     "<frozen", "<attrs", "<decorator", "<template", "<__array", "<sqlalchemy"
 )  # fmt: skip
 _OURS = str(PACKAGE) + os.sep
-_DEMO = str(PACKAGE / "demo" / "app") + os.sep
+_DEMO = str(PACKAGE / "commands" / "demo" / "app") + os.sep
 
 _LAUNCHERS = frozenset({("manage.py", "main"), ("__main__.py", "boot")})
 """What Django writes for every project, and pex for every file it makes."""

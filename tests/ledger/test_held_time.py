@@ -177,7 +177,7 @@ def test_evidence_names_the_last_use(engine, instrument):
         connection.execute(text("SELECT 1"))  # evidence
         time.sleep(PAUSE)
         evidence = "; ".join(only_hold().evidence)
-    assert f"tests/test_held_time.py:{line_of('evidence')}" in evidence
+    assert f"ledger/test_held_time.py:{line_of('evidence')}" in evidence
 
 
 def test_waits_that_the_application_ends(instrument, postgres):

@@ -210,7 +210,7 @@ def test_tables_name_both(shared):
         assert len(rows) == 2
         assert any(f":{at} from" in row and f":{first}" in row for row in rows)
         assert any(f":{at} from" in row and f":{second}" in row for row in rows)
-        wide = f"tests/test_callers.py:{at} from tests/test_callers.py:{first} "
+        wide = f"stacks/test_callers.py:{at} from stacks/test_callers.py:{first} "
         assert (wide in told) == (columns > 80)
 
 
@@ -219,16 +219,16 @@ def test_costs_by_site_and_by_caller(shared):
     told = ps_table.render(agent.source.snapshot(), Style(120, sites=True)).splitlines()
     below = told[told.index(next(x for x in told if "call sites of" in x)) :]
     assert [row.split()[0] for row in below[3:]] == [
-        f"tests/test_callers.py:{at}",
+        f"stacks/test_callers.py:{at}",
         "from",
         "from",
     ]
     assert {row.split()[1] for row in below[4:]} == {
-        f"tests/test_callers.py:{first}",
-        f"tests/test_callers.py:{second}",
+        f"stacks/test_callers.py:{first}",
+        f"stacks/test_callers.py:{second}",
     }
     flat = ps_table.render(agent.source.snapshot(), Style(160, sites=True, by="caller"))
-    assert f"tests/test_callers.py:{at} from tests/test_callers.py:{first}" in flat
+    assert f"stacks/test_callers.py:{at} from stacks/test_callers.py:{first}" in flat
     assert "callers of orders, the costliest first:" in flat
 
 
@@ -247,7 +247,7 @@ def test_one_finding_names_the_callers(shared):
     at, first, second = lines()
     findings = [f for f in agent.source.process().findings if f.holds]
     (leak,) = [f for f in findings if f.kind.startswith("leaked")]
-    here = "tests/test_callers.py"
+    here = "stacks/test_callers.py"
     assert leak.text.startswith(f"{here}:{at} from {here}:")
     assert f"{here}:{first}" in leak.text
     assert f"{here}:{second}" in leak.text
@@ -271,7 +271,7 @@ def test_the_note_of_a_timeout_names_the_callers(shared):
     engine = shared
     at, first, second = lines()
     told = note(agent.source.process(), book_of(engine).id)
-    here = "tests/test_callers.py"
+    here = "stacks/test_callers.py"
     assert f"1 held by {here}:{at} in take from {here}:{first} in first_view" in told
     assert f"1 held by {here}:{at} in take from {here}:{second} in second_view" in told
 
@@ -284,7 +284,7 @@ def test_dropped_connections_name_who_dropped_them(instrument, sqlite):
     (found,) = [f for f in Look().process.findings if f.kind == "leaked.collected"]
     at, first, second = lines()
     assert (
-        f"test_callers.py:{at} from tests/test_callers.py:{first} dropped" in found.text
+        f"test_callers.py:{at} from stacks/test_callers.py:{first} dropped" in found.text
     )
     assert f":{second}" not in found.text
 
