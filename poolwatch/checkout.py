@@ -61,7 +61,6 @@ class Checkout:
         "ambience",
         "asked",
         "chain",
-        "collected",
         "dropped",
         "facts",
         "holder",
@@ -94,7 +93,6 @@ class Checkout:
     """What is known of the connection, if that was noted or asked for, else ..."""
     lender: QuietLender
     """... who knows it."""
-    collected: bool
     dropped: int
     """Looks in a row at which nothing but the pool referred to the connection."""
     keyed: bool

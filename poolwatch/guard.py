@@ -14,23 +14,21 @@ def log() -> logging.Logger:
 
 
 class Guard:
-    """Counts the failures of one set of hooks and says when they must stop."""
+    """Switches off one set of hooks when one of them has failed."""
 
-    __slots__ = ("failures", "tripped", "what")
+    __slots__ = ("tripped", "what")
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.failures = 0
         self.tripped = False
         """The hooks do nothing any more."""
 
     def failed(self, error: BaseException) -> None:
-        """Take note of an exception; logs the first one with its traceback.
+        """Switch off, and log the first exception with its traceback.
 
         Call it from the ``except`` block. MemoryError and RecursionError are the
         application's own trouble, and pass: they do not switch anything off.
         """
-        self.failures += 1
         if isinstance(error, MemoryError | RecursionError):
             return
         if not self.tripped:

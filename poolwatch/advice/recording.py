@@ -57,7 +57,6 @@ class _Recorder:
     def __init__(self) -> None:
         self.begun = time.monotonic()
         self.ended_holds: dict[str, list[tuple[Checkout, float]]] = defaultdict(list)
-        self.full: set[str] = set()
 
     def ended(
         self,

@@ -24,8 +24,6 @@ from poolwatch.demo.lease import sqlalchemy_url
 from poolwatch.demo.server import embedded
 from poolwatch.errors import PoolwatchError
 
-OPERATIONS = 1000
-
 
 def run_bench(
     *, dsn: str | None, operations: int, latency_ms: float, as_json: bool

@@ -38,7 +38,6 @@ class Fault:
     """Path as the interpreter knows it."""
     line: int
     function: str
-    sentence: str
 
 
 def planted(app: Path = APP) -> dict[str, Fault]:
@@ -57,7 +56,7 @@ def _in(file: Path) -> Iterator[Fault]:
         mark = _MARK.search(content)
         if mark:
             name = mark["name"]
-            yield Fault(name, str(file), line, _function(tree, line), SENTENCES[name])
+            yield Fault(name, str(file), line, _function(tree, line))
 
 
 def _function(tree: ast.Module, line: int) -> str:

@@ -47,8 +47,6 @@ class Who:
     name: str
     thread: int | None
     task: ref[Any] | None = None
-    task_known: bool = True
-    """Whether ``task`` says it all: False if a task may run here unseen."""
 
 
 NOBODY = Who("", None)

@@ -139,7 +139,7 @@ def past_board(picture: Frozen) -> Board:
     """Make a board of the pool that a picture is about; it never changes."""
     board = Board(past=picture)
     process = of_pool(picture.process, picture.pool)
-    board.take(Reading(0.0, 0.0, Snapshot((process,))), 0.0)
+    board.take(Reading(0.0, Snapshot((process,))), 0.0)
     return board
 
 

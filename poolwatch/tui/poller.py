@@ -31,17 +31,13 @@ def look(source: Source) -> Reading:
     try:
         snapshot = source.snapshot()
     except NoProcessError as error:
-        return Reading(asked_at, _since(asked_at), None, str(error), no_process=True)
+        return Reading(asked_at, None, str(error), no_process=True)
     except PoolwatchError as error:
-        return Reading(asked_at, _since(asked_at), None, str(error))
+        return Reading(asked_at, None, str(error))
     except Exception as error:  # noqa: BLE001 - a source that breaks must not end the view
         why = f"the source failed: {type(error).__name__}: {error}"
-        return Reading(asked_at, _since(asked_at), None, why)
-    return Reading(asked_at, _since(asked_at), snapshot)
-
-
-def _since(asked_at: float) -> float:
-    return time.monotonic() - asked_at
+        return Reading(asked_at, None, why)
+    return Reading(asked_at, snapshot)
 
 
 class Poller:

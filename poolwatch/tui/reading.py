@@ -18,7 +18,6 @@ class Reading:
 
     asked_at: float
     """On the monotonic clock: the data is at least that old."""
-    took_s: float
     snapshot: Snapshot | None = None
     error: str | None = None
     no_process: bool = False

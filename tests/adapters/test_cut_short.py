@@ -129,10 +129,7 @@ def pool(kind, postgres):
 def lenient(monkeypatch):
     """A failure switches nothing off: the next line is to be tried as well."""
 
-    def failed(guard, error):
-        guard.failures += 1
-
-    monkeypatch.setattr(Guard, "failed", failed)
+    monkeypatch.setattr(Guard, "failed", lambda guard, error: None)
 
 
 class Trial:

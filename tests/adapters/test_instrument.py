@@ -488,8 +488,8 @@ HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "taken
 
 @pytest.mark.parametrize("where", HOOKS)
 def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
-    """Whatever fails in a hook is counted, logged once with its traceback and switched
-    off; the application gets its connections all the same."""
+    """Whatever fails in a hook is logged once with its traceback and switched off; the
+    application gets its connections all the same."""
     from poolwatch.adapters import sqlalchemy as adapter
     from poolwatch.adapters import sqlalchemy_statements
 
@@ -516,7 +516,6 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
             with pytest.raises(Exception, match="QueuePool limit"):
                 engine.connect()
     hooks = agent.pools._adapters["sqlalchemy"]._hooks[watch._pool_id]
-    assert hooks.guard.failures >= 1
     assert hooks.guard.tripped
     records = [r for r in caplog.records if r.name == "poolwatch"]
     assert len(records) == 1

@@ -368,7 +368,6 @@ def test_a_hook_that_fails(engine, owners, caplog):
                 assert connection.scalar(text("select 1")) == 1
     assert len(caplog.records) == 1
     assert book_of(engine).switched_off()
-    assert book_of(engine).gauges.__self__.guard.failures == 1
 
 
 def test_uninstrument(engine):

@@ -15,7 +15,7 @@ from poolwatch.model import (
 )
 
 HERE = Frame("/app/reports.py", 14, "_connection")
-FAULT = Fault("never-closed", HERE.file, HERE.line, HERE.function, "Never closed.")
+FAULT = Fault("never-closed", HERE.file, HERE.line, HERE.function)
 
 
 def hold(site: Frame) -> Hold:

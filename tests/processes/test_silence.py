@@ -78,8 +78,8 @@ class Dashboard:
     def lines(self):
         """Look; the header and the two lines below it."""
         reading = look(self.source)
-        self.took = reading.took_s
         now = time.monotonic()
+        self.took = now - reading.asked_at
         self.board.take(reading, now)
         lines = [header.header(self.board, now, "12:00:00", 160)]
         return [plain(line) for line in [*lines, *header.why(self.board, now, 200, 2)]]

@@ -87,7 +87,7 @@ def test_the_same_hold_id_in_two_processes_is_two_holds(board):
 
 
 def _reading(snap):
-    return Reading(101.0, 0.01, snap)
+    return Reading(101.0, snap)
 
 
 # -- processes that are silent, and processes that have ended -----------------------
@@ -130,7 +130,7 @@ def drawn(board):
 
 
 def take(board, snap, at):
-    board.take(Reading(at, 0.01, snap), at)
+    board.take(Reading(at, snap), at)
 
 
 def test_a_silent_process_stays_as_it_was_last_seen(board):
