@@ -8,8 +8,8 @@ from pathlib import Path
 
 import _pytest
 import pytest
-from poolwatch.model import Frame
 
+from poolwatch.model import Frame
 from poolwatch.testing.leak import Leak
 from poolwatch.testing.report import in_words
 
