@@ -162,7 +162,7 @@ def test_a_request_that_was_turned_away_is_a_timeout(instrument, pools):
     with pool.connection():
         waiting = threading.Thread(target=lambda: suppressed(pool.getconn))
         waiting.start()
-        until(lambda: Look().waits(watch), what="nobody waits")
+        until(lambda: pool.get_stats().get("requests_waiting"), what="nobody waits")
         with pytest.raises(TooManyRequests) as caught:
             pool.getconn()
         assert "1 held by" in caught.value.__notes__[0]

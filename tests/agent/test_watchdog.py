@@ -46,7 +46,7 @@ def test_a_leak_is_said_once_and_once_more_when_it_returns(watchdog, caplog):
     until(lambda: watchdog.tick() or said(caplog))
     ((level, text),) = said(caplog)
     assert level == "WARNING"
-    assert "leak on pool 'orders': connection taken at tests/test_watchdog.py:" in text
+    assert "leak on pool 'orders': connection taken at agent/test_watchdog.py:" in text
     assert "thread boot took it and has ended" in text
     assert "in forget" in text
     KEPT.pop("connection").close()

@@ -57,7 +57,10 @@ def test_note(watched, tmp_path):
     assert type(caught.value) is PoolTimeoutError
     note = "\n".join(caught.value.__notes__)
     assert "pool 'orders' (size 2) has 2 connections out" in note
-    assert f"2 held by tests/test_incident.py:{line_of('# site: hold')} in hold" in note
+    assert (
+        f"2 held by diagnosis/test_timeout_note.py:{line_of('# site: hold')} in hold"
+        in note
+    )
     assert ": waiting for a lock, queue or other thread" in note
 
 
@@ -79,7 +82,7 @@ async def test_note_under_asyncio(watched, tmp_path):
     await asyncio.gather(*tasks)
     await engine.dispose()
     note = "\n".join(caught.value.__notes__)
-    assert f"test_incident.py:{line_of('# site: task')} in hold" in note
+    assert f"test_timeout_note.py:{line_of('# site: task')} in hold" in note
     assert "task task" in note
 
 

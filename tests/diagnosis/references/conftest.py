@@ -1,8 +1,8 @@
 """A search for references is bounded, and sees less of a large heap.
 
-So each file here is run in a process of its own. ``pytest tests/diagnosis/references`` is such a
-process, and so is one for a single file or test; a run of more tests starts one for
-each file, and reports it as one test.
+So each file here is run in a process of its own. ``pytest tests/diagnosis/references``
+is such a process, and so is one for a single file or test; a run of more tests starts
+one for each file, and reports it as one test.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_local_of_the_taker(taken, pooled):
     assert keeper.near
     assert keeper.frame == Frame(__file__, line, "test_local_of_the_taker")
     assert keeper.path == (
-        f"local 'connection' of test_local_of_the_taker at test_keepers.py:{line}",
+        f"local 'connection' of test_local_of_the_taker at test_search.py:{line}",
         "its connection",
     )
     connection.close()
