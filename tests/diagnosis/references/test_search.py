@@ -497,7 +497,7 @@ def test_large_container(taken, pooled):
     assert keeper.path[1:3] == ("key 'many'", "an item of a list")
     result = taken.look(nodes=20_000)
     assert result.found == {}
-    assert "test_keepers" in result.left_out
+    assert "test_search" in result.left_out
     assert "not followed to the end" in result.left_out
     KEPT["many"].pop(20_000).close()
 
