@@ -14,6 +14,7 @@ from sqlalchemy.pool import QueuePool
 
 import poolwatch
 from poolwatch.agent.instrument import agent, watch_quietly
+from poolwatch.agent.watchdog import Watchdog
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.testing.owners import Owners
 
@@ -119,3 +120,10 @@ def sqlite(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield make
     for engine in engines:
         engine.dispose()
+
+
+@pytest.fixture
+def watchdog(monkeypatch: pytest.MonkeyPatch) -> Watchdog:
+    """A watchdog that looks only when the test says so. The agent's own stays quiet."""
+    monkeypatch.setattr(agent._guard, "tripped", True)
+    return Watchdog(agent.source, agent.ledger)

@@ -24,7 +24,6 @@ from sqlalchemy import create_engine, text
 import poolwatch
 from poolwatch.adapters.psycopg2_pool import Psycopg2Hooks
 from poolwatch.agent.instrument import agent
-from poolwatch.agent.watchdog import Watchdog
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 
@@ -143,7 +142,7 @@ def test_a_pool_of_the_users_own(make, instrument):
 # -- dropped -------------------------------------------------------------------------
 
 
-def test_what_is_said_of_a_dropped_one(pool, instrument, caplog):
+def test_what_is_said_of_a_dropped_one(pool, instrument, caplog, watchdog):
     """It is out, and nobody can return it: the slot is lost, and that is said once."""
     watch = instrument(pool, name="orders")
 
@@ -159,7 +158,6 @@ def test_what_is_said_of_a_dropped_one(pool, instrument, caplog):
     assert (finding.holds, finding.sites) == ((hold.id,), (hold.site,))
     assert hold.site.function == "forgetful"
     assert "putconn" in finding.remedy
-    watchdog = Watchdog(agent.source, agent.ledger)
     with caplog.at_level(logging.WARNING, "poolwatch"):
         watchdog.tick()
         watchdog.tick()
@@ -169,11 +167,10 @@ def test_what_is_said_of_a_dropped_one(pool, instrument, caplog):
     assert Look().holds(watch) == []
 
 
-def test_the_watchdog_finds_it_by_itself(pool, instrument, caplog):
+def test_the_watchdog_finds_it_by_itself(pool, instrument, caplog, watchdog):
     """Nobody has to look."""
     instrument(pool, name="orders", long_after=1000)
     pool.getconn()
-    watchdog = Watchdog(agent.source, agent.ledger)
     with caplog.at_level(logging.WARNING, "poolwatch"):
         watchdog.tick()
         assert "leak" not in caplog.text

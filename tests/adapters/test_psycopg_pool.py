@@ -31,7 +31,6 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from poolwatch.agent.instrument import agent
-from poolwatch.agent.watchdog import Watchdog
 from poolwatch.errors import ServerViewError
 
 KEPT = []
@@ -96,13 +95,13 @@ def test_who_waits_for_lost_slots_finds_the_pool_exhausted(instrument, pools):
     refused.join()
 
 
-def test_the_log_tells_of_lost_slots(instrument, pools, caplog):
+def test_the_log_tells_of_lost_slots(instrument, pools, caplog, watchdog):
     """As soon as the watchdog comes by, in words that are true of this pool."""
     pool = pools(max_size=2)
     instrument(pool, name="shop")
     drop_one(pool)
     gc.collect()
-    Watchdog(agent.source, agent.ledger).tick()
+    watchdog.tick()
     (line,) = [each for each in caplog.messages if each.startswith("leak on pool")]
     assert line.startswith("leak on pool 'shop': 1 connection(s) taken at ")
     assert line.endswith("dropped: the pool does not replace them, 1 slot lost so far")

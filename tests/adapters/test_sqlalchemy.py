@@ -473,7 +473,9 @@ def test_handed_over_to_another_thread(instrument, sqlite):
     mine.execute(text("select 1"))
 
     def verdicts():  # a look that is cut short on a busy machine says "not known"
-        return {hold.thread: hold.verdict for hold in figures(watch)[1]}
+        holds = figures(watch)[1]
+        print([(hold.thread, hold.verdict, hold.evidence) for hold in holds])
+        return {hold.thread: hold.verdict for hold in holds}
 
     until(lambda: verdicts() == {"handed over": "long", "forgotten": "leaked"})
     mine.close()

@@ -12,17 +12,15 @@ from patience import until
 
 import poolwatch
 from poolwatch.agent.instrument import agent
-from poolwatch.agent.watchdog import Watchdog
 
 KEPT = {}
 
 
-@pytest.fixture
-def watchdog(socket_dir, monkeypatch, caplog):
+@pytest.fixture(autouse=True)
+def no_agent(socket_dir, caplog):
     caplog.set_level(logging.INFO, "poolwatch")
     agent.close()
-    monkeypatch.setattr(agent._guard, "tripped", True)  # no watchdog but the test's own
-    yield Watchdog(agent.source, agent.ledger)
+    yield
     poolwatch.uninstrument()
 
 

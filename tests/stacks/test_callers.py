@@ -14,7 +14,6 @@ from sqlalchemy import text
 
 from poolwatch.adapters.sqlalchemy.hooks import PoolHooks  # noqa: F401 - loaded before stacks
 from poolwatch.agent.instrument import agent
-from poolwatch.agent.watchdog import Watchdog
 from poolwatch.commands import ps_table
 from poolwatch.commands.ps_table import Style
 from poolwatch.diagnosis.timeout_note import note
@@ -266,11 +265,9 @@ def test_one_finding_names_the_callers(shared):
     assert [site.line for site in leak.sites] == [at]
 
 
-def test_the_log_names_the_callers(shared, caplog, monkeypatch):
-    monkeypatch.setattr(agent._guard, "tripped", True)  # no watchdog but the test's own
+def test_the_log_names_the_callers(shared, caplog, watchdog):
     at, first, second = lines()
     with caplog.at_level(logging.WARNING, "poolwatch"):
-        watchdog = Watchdog(agent.source, agent.ledger)
         until(lambda: watchdog.tick() or caplog.records)
     (said,) = [r.message for r in caplog.records if "connection taken at" in r.message]
     head = said.splitlines()[0]
