@@ -109,8 +109,8 @@ def http_get() -> Callable[..., tuple[int, bytes]]:
     def get(path: Path, target: str, method: str = "GET") -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("poolwatch", timeout=10)
         connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(path))  # waits for a place in a full backlog
         connection.sock.settimeout(10)
-        connection.sock.connect(str(path))
         try:
             connection.request(method, target)
             answer = connection.getresponse()
