@@ -1,4 +1,4 @@
-"""One hold in full: both truths side by side, and where the connection has been."""
+"""One hold in full: the application's side, the server's, and the stacks."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from poolwatch.stacks.compare import taking_frames
 from poolwatch.text.format import duration, neutral, one_line, place, plural, taken_at
 from poolwatch.text.frozen import moment
 from poolwatch.text.naming import process_name, task_name
-from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, wrap
+from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
 from poolwatch.tui.draw.sql import statement_lines
 from poolwatch.tui.draw.stack import Stack, shared, stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
 from poolwatch.tui.panels.header import SEVERITY_INK, SEVERITY_SHAPE
-from poolwatch.tui.state.board import Board, Parting
+from poolwatch.tui.state.board import Board, Ending
 from poolwatch.tui.state.rows import INK, SHAPES, Row
 
 WIDE = 110
 """From this width on, application and server stand side by side."""
 
-
-_PARTED = {
+_ENDINGS: dict[Ending, str] = {
     "returned": "returned",
     "ended": "its process ended",
     "gone": "no longer seen",
 }
 
 
-def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
-    """Say in one line which hold this is and how it is doing."""
+def headline(row: Row, ending: Ending | None = None) -> Line:
+    """Which hold this is, and its verdict or how it ended."""
     hold = row.hold
     where = (taken_at(hold), "strong")
-    if gone:
-        ink = "good" if how == "returned" else "muted"
+    if ending is not None:
+        ink = "good" if ending == "returned" else "muted"
         state: Line = (
-            (f"  ○ {_PARTED[how]} after {duration(hold.held_s)}", ink),
+            (f"  ○ {_ENDINGS[ending]} after {duration(hold.held_s)}", ink),
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)
@@ -47,17 +46,31 @@ def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
     )
 
 
+def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
+    """Draw the selected hold below the table.
+
+    There are always ``height`` lines, so another selection never shifts the table.
+    """
+    gone = board.selection.gone_at is not None
+    ending = board.ending(row) if gone else None
+    title: Line = (("SELECTED", "title"), *headline(row, ending))
+    note: Line = (("enter ", "accent"), ("all of it", "muted"))
+    body = detail_lines(board, row, cells)[: height - 2]
+    filled = [*body, *([BLANK] * (height - 2 - len(body)))]
+    return [BLANK, rule(title, note, cells), *filled]
+
+
 def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw a hold for a page or a pane that is ``cells`` wide."""
-    if cells < WIDE:
-        inner = cells - 4
-        told = [*_stacks(board, row, inner), *_findings(row, inner)]
-        return [*_facts_of(row, inner), *told, BLANK, *_server(board, row, inner)]
     half = cells // 2
-    left = [*_facts_of(row, half - 4), *_stacks(board, row, half - 4)]
-    other = cells - half - 4
-    right = [*_server(board, row, other), *_findings(row, other)]
-    return beside(left, right, half)
+    left = right = cells - 4
+    if cells >= WIDE:
+        left, right = half - 4, cells - half - 4
+    application = [*_application(row, left), *_stacks(board, row, left)]
+    server, findings = _server(board, row, right), _findings(row, right)
+    if cells >= WIDE:
+        return beside(application, [*server, *findings], half)
+    return [*application, *findings, BLANK, *server]
 
 
 def _heading(text: str) -> Line:
@@ -65,7 +78,7 @@ def _heading(text: str) -> Line:
 
 
 def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
-    """Lay out names and values; a value that is too long goes on below itself."""
+    """Lay out name, value and ink; a long value goes on in the next lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
         for at, part in enumerate(wrap(value, cells - 12, 3) or ["-"]):
@@ -73,53 +86,53 @@ def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
     return lines
 
 
-def _facts_of(row: Row, cells: int) -> list[Line]:
-    facts, evidence = _facts(row), row.hold.evidence
-    told = [
-        ("" if at else "evidence", each, "text") for at, each in enumerate(evidence)
+def _application(row: Row, cells: int) -> list[Line]:
+    evidence = [
+        ("" if at else "evidence", each, "text")
+        for at, each in enumerate(row.hold.evidence)
     ]
     spent = spent_line(row.hold, cells - 12)
     bar: list[Line] = [((f"  {'time':<10}", "muted"), *spent)] if spent else []
     return [
         _heading("APPLICATION"),
-        *_pairs(facts, cells),
+        *_pairs(_facts(row), cells),
         *bar,
-        *_pairs(told, cells),
+        *_pairs(evidence, cells),
     ]
 
 
 def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
-    """Draw where it was acquired, where it was last used, where the holder is now."""
+    """Draw where the hold was taken and last used, and where the holder is now."""
     hold = row.hold
     taken = hold.stack or ((hold.site,) if hold.site else ())
     unfold = board.unfold
     body = stack_lines(taken, hold.site, unfold=unfold)
-    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_unknown("no stack")])]
+    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_muted("no stack")])]
     lines += _used(board, hold, taken, cells)
     why = "the holder has ended, or cannot be read"
     title = "NOW HERE"
-    if board.past is not None:
-        title = f"HERE AT {moment(board.past.at)[1]}"
+    if board.incident is not None:
+        title = f"HERE AT {moment(board.incident.at)[1]}"
     above = taken, hold.used
     now = _later(title, why, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
 
 
 def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
-    """Draw where the last statement came from, with it, and how long ago that was."""
+    """Draw the last statement, where it came from and how long ago that was."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
     title, site, unfold = "LAST USED HERE", hold.site, board.unfold
     lines = _later(title, "no stack", hold.used, (taken,), site=site, unfold=unfold)
-    before, now = ("ago", "now") if board.past is None else ("before", "then")
+    before, now = ("ago", "now") if board.incident is None else ("before", "then")
     ago = f"{duration(hold.unused_s)} {before}"
     when = (
         (f"  running {now}", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
     )
     lines[1] = (lines[1][0], when, *lines[1][1:])
     if hold.statement:
-        said = one_line(hold.statement)
-        lines.insert(2, crop((("    ", "text"), (said, "keyword")), cells))
+        statement: Line = (("    ", "text"), (one_line(hold.statement), "keyword"))
+        lines.insert(2, crop(statement, cells))
     return lines
 
 
@@ -132,7 +145,7 @@ def _later(
     site: Frame | None,
     unfold: bool,
 ) -> list[Line]:
-    """Draw a stack; what a stack above it has shown already is only mentioned."""
+    """Draw a stack without the frames that a stack above it has shown already."""
     head = _heading(title)
     if not stack:
         return [BLANK, (*head, (f"  {missing}", "muted"))]
@@ -148,7 +161,7 @@ def _later(
     return [BLANK, head, *lines]
 
 
-def _unknown(text: str) -> Line:
+def _muted(text: str) -> Line:
     return ((f"  {text}", "muted"),)
 
 
@@ -180,7 +193,7 @@ def _times(hold: Hold) -> str:
 
 
 def _findings(row: Row, cells: int) -> list[Line]:
-    """Draw the findings that name this hold, the most particular first."""
+    """Draw the findings that name this hold, those that name the fewest holds first."""
     found = [f for f in row.process.findings if row.hold.id in f.holds]
     lines: list[Line] = [BLANK, _heading("WHY")] if found else []
     for finding in sorted(found, key=lambda f: len(f.holds)):
@@ -189,7 +202,7 @@ def _findings(row: Row, cells: int) -> list[Line]:
 
 
 def finding_lines(finding: Finding, cells: int) -> list[Line]:
-    """Draw a finding: what, why it is believed, what to do."""
+    """Draw a finding with its proof and its remedy."""
     ink = SEVERITY_INK[finding.severity]
     lines: list[Line] = []
     for at, part in enumerate(wrap(finding.text, cells - 4, 3)):
@@ -226,7 +239,7 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
     text = (server.query if server else None) or hold.statement
     lines += [BLANK, _heading("STATEMENT")]
     if not text:
-        return [*lines, _unknown("none seen yet")]
+        return [*lines, _muted("none seen yet")]
     body = statement_lines(text, max(cells - 2, 20))
     return [
         *lines,
@@ -242,8 +255,8 @@ def _address(row: Row) -> str:
 
 
 def _no_server(board: Board, row: Row) -> str:
-    if board.past is not None:
-        return "a kept picture has no server view"
+    if board.incident is not None:
+        return "an incident snapshot has no server view"
     for status in row.process.servers:
         if row.hold.pool in status.pools and status.error:
             return status.error
@@ -253,7 +266,7 @@ def _no_server(board: Board, row: Row) -> str:
 
 
 def _locks(row: Row) -> list[Line]:
-    """Name both ends of each lock by call site where the other end is ours."""
+    """Both ends of each lock, by call site where the other end is a hold, too."""
     blockers = [
         (
             ("  blocked by  ", "warn"),

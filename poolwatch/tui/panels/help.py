@@ -1,32 +1,14 @@
-"""The words of the help page: every key, every verdict, every column."""
+"""The help page: every key, every verdict, every column."""
 
 from __future__ import annotations
 
 from poolwatch.tui.draw.line import BLANK, Line, beside
+from poolwatch.tui.keys import KEYS
 from poolwatch.tui.state.filtering import FIELDS
 from poolwatch.tui.state.rows import INK, SHAPES, Word
 
-KEYS = (
-    ("↑ ↓  j k", "select a hold; the selection follows it"),
-    ("g G  home end", "first and last hold"),
-    ("pgup pgdn", "one page up or down"),
-    ("enter", "the hold in full: stacks, statement, server"),
-    ("w", "what is wrong, with proof and remedy"),
-    ("c", "call sites: what each keeps, and waits it causes"),
-    ("z", "pictures kept of a pool's first trouble"),
-    ("s", "sort by harm, held, call site, pool"),
-    ("/", "filter; esc clears it"),
-    ("v", "show or hide the pane below"),
-    ("p", "pause: the data stands still"),
-    ("R", "read now"),
-    ("+ -", "read more often, less often"),
-    ("f", "in the stack: unfold library frames"),
-    ("esc", "one step back"),
-    ("q", "quit"),
-)
-
 VERDICTS: tuple[tuple[Word, str], ...] = (
-    ("LEAKED", "nobody is left who could return it"),
+    ("LEAKED", "nothing is left that could return it"),
     ("BLOCKS", "others wait for a lock it holds"),
     ("BLOCKED", "it waits for a lock of another backend"),
     ("IDLE-TX", "its transaction is open and does nothing"),
@@ -60,7 +42,8 @@ FILTERS = (
 
 def help_lines(cells: int) -> list[Line]:
     """Lay the page out, in two columns where there is room."""
-    left = [*_part("KEYS", KEYS), BLANK, *_part("FILTER", FILTERS)]
+    keys = tuple(key.help for key in KEYS if key.help)
+    left = [*_part("KEYS", keys), BLANK, *_part("FILTER", FILTERS)]
     left.append((("  fields: " + " ".join(FIELDS), "muted"),))
     right = [*_verdicts(), BLANK, *_part("COLUMNS", COLUMNS)]
     if cells < 110:
