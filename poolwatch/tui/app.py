@@ -9,11 +9,11 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
-from textual.message import Message
 from textual.reactive import var
 from textual.screen import Screen
 from textual.theme import Theme
@@ -28,16 +28,7 @@ from poolwatch.tui.polling import (
     Reading,
     next_interval,
 )
-from poolwatch.tui.screens import (
-    BoardScreen,
-    DetailPage,
-    HelpPage,
-    MainScreen,
-    OpenDetail,
-    Redraw,
-    SitesPage,
-    WhyPage,
-)
+from poolwatch.tui.screens import BoardScreen, MainScreen, Redraw
 from poolwatch.tui.state.board import Board
 
 THEME = Theme(
@@ -55,22 +46,6 @@ THEME = Theme(
     dark=True,
 )
 """Used unless TEXTUAL_THEME names another theme."""
-
-
-class NewReading(Message):
-    """The poller has an answer."""
-
-    def __init__(self, reading: Reading) -> None:
-        super().__init__()
-        self.reading = reading
-
-
-class NewIncidents(Message):
-    """The incident snapshots have been read."""
-
-    def __init__(self, incidents: Incidents) -> None:
-        super().__init__()
-        self.incidents = incidents
 
 
 class Dashboard(App[None]):
@@ -104,8 +79,11 @@ class Dashboard(App[None]):
         super().__init__()
         self.animation_level = "none"
         self.board = Board(refresh=refresh, empty_hint=empty_hint)
-        self.poller = Poller(source, refresh, self._post_reading)
-        self.incident_reader = IncidentReader(source, self._post_incidents)
+        # The answers come on other threads: only call_later is safe there.
+        self.poller = Poller(source, refresh, partial(self.call_later, self._accept))
+        self.incident_reader = IncidentReader(
+            source, partial(self.call_later, self._show_incidents)
+        )
         self._now = now
         self._clock = clock
         self._read_once = False
@@ -133,25 +111,15 @@ class Dashboard(App[None]):
 
     # -- readings ------------------------------------------------------------------
 
-    def _post_reading(self, reading: Reading) -> None:
-        """Run on the poller's thread: posting is all that is safe there."""
-        if self.is_running:
-            self.post_message(NewReading(reading))
-
-    def _post_incidents(self, incidents: Incidents) -> None:
-        """Run on the incident reader's thread."""
-        if self.is_running:
-            self.post_message(NewIncidents(incidents))
-
-    def on_new_incidents(self, message: NewIncidents) -> None:
-        self.board.incidents = message.incidents
+    def _show_incidents(self, incidents: Incidents) -> None:
+        self.board.incidents = incidents
         self.paint()
 
-    def on_new_reading(self, message: NewReading) -> None:
-        """Accept an answer, unless the dashboard is paused."""
+    def _accept(self, reading: Reading) -> None:
+        """Show an answer, unless the dashboard is paused."""
         if not self.board.paused or self._read_once or self.board.last is None:
             self._read_once = False
-            self.reading = message.reading
+            self.reading = reading
 
     def watch_reading(self, reading: Reading | None) -> None:
         if reading is not None:
@@ -192,24 +160,6 @@ class Dashboard(App[None]):
         self.paint()
 
     # -- keys ----------------------------------------------------------------------
-
-    def on_open_detail(self, _: OpenDetail) -> None:
-        row = self.top_board.selection.row
-        if row is not None:
-            self.push_screen(DetailPage(self.top_board, row))
-
-    def _open(self, page: type[HelpPage | WhyPage | SitesPage]) -> None:
-        if isinstance(self.screen, MainScreen):
-            self.push_screen(page(self.top_board))
-
-    def action_help(self) -> None:
-        self._open(HelpPage)
-
-    def action_why(self) -> None:
-        self._open(WhyPage)
-
-    def action_sites(self) -> None:
-        self._open(SitesPage)
 
     def action_incidents(self) -> None:
         """Show the incident snapshots; only now the processes are asked for them."""

@@ -31,8 +31,8 @@ _ABOUT = (
 class IncidentsPage(Page):
     """The list of incident snapshots; Enter opens the selected one."""
 
-    FOOTER = "incidents"
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("incidents")]
+    FOOTER = "incidents"
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)

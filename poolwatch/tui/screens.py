@@ -32,18 +32,21 @@ class Redraw(Message):
     """The user wants another view of the same data."""
 
 
-class OpenDetail(Message):
-    """The user wants to see the selected hold in full."""
-
-
 class BoardScreen(Screen[None]):
     """A screen made of painted parts that show a board."""
 
     ALLOW_SELECT = False
+    PARTS: ClassVar[tuple[str, ...]] = ()
+    FOOTER: ClassVar[str]
+    """The screen's name in the table of keys."""
 
     def __init__(self, board: Board, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.board = board
+
+    def compose(self) -> ComposeResult:
+        for part in self.PARTS:
+            yield Painted(id=part)
 
     def part(self, name: str) -> Painted:
         return self.get_child_by_id(name, Painted)
@@ -73,18 +76,12 @@ class MainScreen(BoardScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("main")]
     FOOTER = "main"
+    PARTS = ("header", "why", "pools", "title", "holds", "waits", "pane", "footer")
 
     def __init__(self, board: Board, *, id: str = "main") -> None:  # noqa: A002
         super().__init__(board, id=id)
         self.pane = True
         """Whether the user wants the pane."""
-
-    def compose(self) -> ComposeResult:
-        """Stack the parts; only the holds grow and scroll."""
-        for part in ("header", "why", "pools", "title", "holds"):
-            yield Painted(id=part)
-        for part in ("waits", "pane", "footer"):
-            yield Painted(id=part)
 
     # -- drawing -------------------------------------------------------------------
 
@@ -168,8 +165,17 @@ class MainScreen(BoardScreen):
         """Show the selected hold in full; while a filter is typed, keep the filter."""
         if self._input() is not None:
             self._close_input()
-        elif self.board.selection.key is not None:
-            self.post_message(OpenDetail())
+        elif self.board.selection.row is not None:
+            self.app.push_screen(DetailPage(self.board, self.board.selection.row))
+
+    def action_why(self) -> None:
+        self.app.push_screen(WhyPage(self.board))
+
+    def action_sites(self) -> None:
+        self.app.push_screen(SitesPage(self.board))
+
+    def action_help(self) -> None:
+        self.app.push_screen(HelpPage(self.board))
 
     def on_painted_picked(self, event: Painted.Picked) -> None:
         """Select with the mouse; a double click opens."""
@@ -231,12 +237,9 @@ def _hint(board: Board) -> list[Line]:
 class Page(BoardScreen):
     """A page to read: a title, lines that scroll, and the way back."""
 
-    FOOTER = "page"
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("page")]
-
-    def compose(self) -> ComposeResult:
-        for part in ("header", "head", "body", "footer"):
-            yield Painted(id=part)
+    FOOTER = "page"
+    PARTS = ("header", "head", "body", "footer")
 
     def paint(self, now: float, clock: str) -> None:
         width = self.app.size.width
@@ -332,8 +335,8 @@ class SitesPage(Page):
 class DetailPage(Page):
     """One hold in full; it follows that hold and says when it ended."""
 
-    FOOTER = "detail"
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("detail")]
+    FOOTER = "detail"
 
     def __init__(self, board: Board, row: Row) -> None:
         super().__init__(board)

@@ -11,9 +11,9 @@ from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wra
 from poolwatch.tui.draw.sql import statement_lines
 from poolwatch.tui.draw.stack import Stack, shared, stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
-from poolwatch.tui.panels.header import SEVERITY_INK, SEVERITY_SHAPE
+from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board, Ending
-from poolwatch.tui.state.rows import INK, SHAPES, Row
+from poolwatch.tui.state.rows import Row
 
 WIDE = 110
 """From this width on, application and server stand side by side."""
@@ -36,8 +36,9 @@ def headline(row: Row, ending: Ending | None = None) -> Line:
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)
+    mark, mark_ink = row.mark
     return (
-        (f"  {SHAPES[row.word]} {row.verdict}", INK[row.word]),
+        (f"  {mark}", mark_ink),
         ("   held ", "muted"),
         (duration(hold.held_s), "strong"),
         ("   ", "text"),
@@ -81,9 +82,18 @@ def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
     """Lay out name, value and ink; a long value goes on in the next lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
-        for at, part in enumerate(wrap(value, cells - 12, 3) or ["-"]):
-            lines.append(((f"  {name if not at else '':<10}", "muted"), (part, ink)))
+        parts = wrap(value, cells - 12, 3) or ["-"]
+        lines += _labelled(f"  {name:<10}", "muted", parts, ink)
     return lines
+
+
+def _labelled(label: str, ink: str, parts: list[str], text_ink: str) -> list[Line]:
+    """Put a label before the first of several lines; the others are indented."""
+    blank = " " * len(label)
+    return [
+        ((blank if at else label, ink), (part, text_ink))
+        for at, part in enumerate(parts)
+    ]
 
 
 def _application(row: Row, cells: int) -> list[Line]:
@@ -203,16 +213,10 @@ def _findings(row: Row, cells: int) -> list[Line]:
 
 def finding_lines(finding: Finding, cells: int) -> list[Line]:
     """Draw a finding with its proof and its remedy."""
-    ink = SEVERITY_INK[finding.severity]
-    lines: list[Line] = []
-    for at, part in enumerate(wrap(finding.text, cells - 4, 3)):
-        mark = SEVERITY_SHAPE[finding.severity] if not at else " "
-        lines.append(((f"  {mark} ", ink), (part, "strong")))
-    for sign, text in (("proof  ", finding.proof), ("remedy ", finding.remedy)):
-        for at, part in enumerate(wrap(text, cells - 12, 4)):
-            lines.append(
-                ((f"    {sign if not at else '       '} ", "muted"), (part, "text"))
-            )
+    shape, ink = SEVERITIES[finding.severity]
+    lines = _labelled(f"  {shape} ", ink, wrap(finding.text, cells - 4, 3), "strong")
+    for name, text in (("proof", finding.proof), ("remedy", finding.remedy)):
+        lines += _labelled(f"    {name:<8}", "muted", wrap(text, cells - 12, 4), "text")
     return lines
 
 

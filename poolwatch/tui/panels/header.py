@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from poolwatch.model import ServerStatus, Snapshot, Unreachable
 from poolwatch.text.format import (
@@ -31,8 +32,15 @@ _BADGES: dict[Mode, Run] = {
     "frozen": ("FROZEN", "mark"),
 }
 
-SEVERITY_INK = {"critical": "bad", "warning": "warn", "info": "accent"}
-SEVERITY_SHAPE = {"critical": "■", "warning": "◆", "info": "●"}
+SEVERITIES: dict[str, Run] = {
+    "critical": ("■", "bad"),
+    "warning": ("◆", "warn"),
+    "info": ("●", "accent"),
+}
+"""Shape and ink."""
+
+
+_WHY: Run = ("  WHY  ", "title")
 
 
 def header(board: Board, now: float, clock: str, cells: int) -> Line:
@@ -135,68 +143,61 @@ def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
 
 def _view(board: Board, mode: Mode) -> list[Line]:
     """Why the data on the screen is not the present, if so."""
-    error = one_line(board.error or "no answer")
     if mode == "starting":
-        return [(("  WHY  ", "title"), ("waiting for the first answer", "muted"))]
+        return [_first("waiting for the first answer", "muted")]
     if mode == "none":
-        return [(("  WHY  ", "title"), ("no instrumented process found", "warn"))]
+        return [_first("no instrumented process found", "warn")]
     if mode == "lost":
         gone = _ended(board) or "no process is watched any more"
         text = f"■ {gone}; this is what was last seen"
-        return [
-            _first(text, "bad"),
-            _second("the next process is shown when it starts"),
-        ]
+        next_one = "the next process is shown when it starts"
+        return [_first(text, "bad"), _second(next_one)]
     if mode == "failed":
-        return [_first(f"■ {error}", "bad")]
+        return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
     return []
 
 
 def _first(text: str, ink: str) -> Line:
-    return (("  WHY  ", "title"), (text, ink))
+    return (_WHY, (text, ink))
 
 
 def _second(text: str) -> Line:
     return (("       ", "text"), (one_line(text), "muted"))
 
 
-Trouble = tuple[str, str, str]
-"""Text, ink of the shape, and remedy."""
+class Trouble(NamedTuple):
+    """A finding, or a process that does not answer."""
+
+    severity: str
+    text: str
+    remedy: str
 
 
 def troubles(board: Board, now: float) -> list[Trouble]:
     """List what is wrong: servers and processes that are silent, then the rest."""
-    found = [
-        (finding.kind, (finding.text, SEVERITY_INK[finding.severity], finding.remedy))
-        for _, finding in board.findings()
+    findings = [finding for _, finding in board.findings()]
+    down = [finding for finding in findings if finding.kind == "server_down"]
+    others = [finding for finding in findings if finding.kind != "server_down"]
+    return [
+        *(Trouble(each.severity, each.text, each.remedy) for each in down),
+        *(Trouble("critical", text, "") for text in silent(board, now)),
+        *(Trouble(each.severity, each.text, each.remedy) for each in others),
     ]
-    down = [trouble for kind, trouble in found if kind == "server_down"]
-    others = [trouble for kind, trouble in found if kind != "server_down"]
-    processes = [(text, "bad", "") for text in silent(board, now)]
-    return [*down, *processes, *others]
 
 
 def _worst(board: Board, now: float, cells: int) -> list[Line]:
     found = troubles(board, now)
     if not found:
         return _unobserved(board) or _healthy(board)
-    text, ink, remedy = found[0]
+    severity, text, after = found[0]
+    shape, ink = SEVERITIES[severity]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
-    shape = next(SEVERITY_SHAPE[s] for s, each in SEVERITY_INK.items() if each == ink)
-    head: Line = (
-        ("  WHY  ", "title"),
-        (f"{shape} ", ink),
-        (one_line(text), "strong"),
-    )
+        after = after or f"also: {found[1].text}"
+    head: Line = (_WHY, (f"{shape} ", ink), (one_line(text), "strong"))
     first = (*crop(head, cells - length(more) - 2), *more)
-    after = f"also: {found[1][0]}" if not remedy and len(found) > 1 else remedy
-    return (
-        [first, (("       → ", "muted"), (one_line(after), "muted"))]
-        if after
-        else [first]
-    )
+    return [first, _second(f"→ {after}")] if after else [first]
 
 
 def _unobserved(board: Board) -> list[Line]:
@@ -226,7 +227,7 @@ def _healthy(board: Board) -> list[Line]:
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     asks = f", {plural(waits, 'request')} waiting" if waits else ", nobody waits"
     text = f"{plural(len(held), 'connection')} out{longest}{asks}"
-    first: Line = (("  WHY  ", "title"), ("✓ healthy ", "good"), (f" {text}", "muted"))
+    first: Line = (_WHY, ("✓ healthy ", "good"), (f" {text}", "muted"))
     ended = _ended(board)
     return [first, _second(ended)] if ended else [first]
 

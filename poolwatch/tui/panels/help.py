@@ -5,16 +5,7 @@ from __future__ import annotations
 from poolwatch.tui.draw.line import BLANK, Line, beside
 from poolwatch.tui.keys import KEYS
 from poolwatch.tui.state.filtering import FIELDS
-from poolwatch.tui.state.rows import INK, SHAPES, Word
-
-VERDICTS: tuple[tuple[Word, str], ...] = (
-    ("LEAKED", "nothing is left that could return it"),
-    ("BLOCKS", "others wait for a lock it holds"),
-    ("BLOCKED", "it waits for a lock of another backend"),
-    ("IDLE-TX", "its transaction is open and does nothing"),
-    ("LONG", "over the threshold, the code still runs"),
-    ("ok", "nothing to say"),
-)
+from poolwatch.tui.state.rows import VERDICTS
 
 COLUMNS = (
     ("held", "since the connection was taken"),
@@ -60,7 +51,7 @@ def _part(title: str, pairs: tuple[tuple[str, str], ...]) -> list[Line]:
 
 def _verdicts() -> list[Line]:
     lines: list[Line] = [(("  VERDICTS, the worst first", "title"),)]
-    for word, text in VERDICTS:
-        name = f"{SHAPES[word]} {word}{' n' if word == 'BLOCKS' else ''}"
-        lines.append(((f"  {name:<16}", INK[word]), (text, "text")))
+    for word, (shape, ink, text) in VERDICTS.items():
+        name = f"{shape} {word}{' n' if word == 'BLOCKS' else ''}"
+        lines.append(((f"  {name:<16}", ink), (text, "text")))
     return lines

@@ -16,7 +16,7 @@ from poolwatch.tui.draw.line import Line, Run, crop, right, rule, tail
 from poolwatch.tui.draw.table import MARGIN, Column, Table, process_cell
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import short_state
-from poolwatch.tui.state.rows import INK, SHAPES, Row
+from poolwatch.tui.state.rows import Row
 
 
 class _Line(NamedTuple):
@@ -91,9 +91,8 @@ def _empty(board: Board) -> Line:
 
 
 def _verdict(line: _Line) -> Run:
-    row = line.row
-    text = f"{SHAPES[row.word]} {row.verdict}" if line.ending is None else line.ending
-    return (f"○ {text}" if line.ending else text), INK[row.word]
+    text, ink = line.row.mark
+    return (f"○ {line.ending}" if line.ending else text), ink
 
 
 def _loud(row: Row) -> str:
