@@ -135,11 +135,21 @@ class Dashboard(App[None]):
 
     def paint(self) -> None:
         """Draw the screen on top; those below are drawn when they come back."""
-        screen = self.screen
         now = self._painted_at = self._now()
         self._mode = self.board.mode(now)
-        if self.size and isinstance(screen, BoardScreen):
+        for screen in self._drawable():
             screen.paint(now, self._clock())
+
+    def _drawable(self) -> list[BoardScreen]:
+        """The screen on top, if it can be drawn.
+
+        A reading can come before a new screen has its parts, and while they are taken
+        away at the end.
+        """
+        top = [self.screen] if self.is_running and self.size else []
+        return [
+            each for each in top if isinstance(each, BoardScreen) and each.is_mounted
+        ]
 
     def _tick(self) -> None:
         """Keep clock and ages going while no answer comes."""
@@ -152,8 +162,9 @@ class Dashboard(App[None]):
         ):
             self.board.arrange(now)
             self.paint()
-        elif isinstance(self.screen, BoardScreen):
-            self.screen.paint_head(now, self._clock())
+        else:
+            for screen in self._drawable():
+                screen.paint_head(now, self._clock())
 
     def on_redraw(self, _: Redraw) -> None:
         self.top_board.arrange(self._now())

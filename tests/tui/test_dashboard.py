@@ -10,6 +10,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.painted import Painted
+from poolwatch.tui.screens import HelpPage
 
 
 def screen_text(app):
@@ -214,3 +215,14 @@ async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):
         monkeypatch.setattr(Painted, "refresh", lambda self, *r, **k: painted.append(r))
         app.paint()
         assert painted == []
+
+
+async def test_a_reading_may_come_before_a_screen_is_there_and_after_the_last():
+    app = dashboard(FakeSource(many(5)), refresh=60.0)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await come_true(lambda: app.board.last_good)
+        app.push_screen(HelpPage(app.board))
+        app.paint()  # the page has no parts yet
+        await pilot.pause()
+        await come_true(lambda: "VERDICTS" in screen_text(app))
+    app.paint()
