@@ -137,19 +137,18 @@ class Dashboard(App[None]):
         """Draw the screen on top; those below are drawn when they come back."""
         now = self._painted_at = self._now()
         self._mode = self.board.mode(now)
-        for screen in self._drawable():
+        if (screen := self._drawable()) is not None:
             screen.paint(now, self._clock())
 
-    def _drawable(self) -> list[BoardScreen]:
-        """The screen on top, if it can be drawn.
+    def _drawable(self) -> BoardScreen | None:
+        """The screen on top, if it has its parts.
 
-        A reading can come before a new screen has its parts, and while they are taken
-        away at the end.
+        A reading can come before a new screen gets them, or when the app closes.
         """
-        top = [self.screen] if self.is_running and self.size else []
-        return [
-            each for each in top if isinstance(each, BoardScreen) and each.is_mounted
-        ]
+        screen = self.screen if self.is_running and self.size else None
+        if isinstance(screen, BoardScreen) and screen.is_mounted:
+            return screen
+        return None
 
     def _tick(self) -> None:
         """Keep clock and ages going while no answer comes."""
@@ -162,9 +161,8 @@ class Dashboard(App[None]):
         ):
             self.board.arrange(now)
             self.paint()
-        else:
-            for screen in self._drawable():
-                screen.paint_head(now, self._clock())
+        elif (screen := self._drawable()) is not None:
+            screen.paint_head(now, self._clock())
 
     def on_redraw(self, _: Redraw) -> None:
         self.top_board.arrange(self._now())

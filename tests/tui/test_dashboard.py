@@ -224,5 +224,5 @@ async def test_a_reading_may_come_before_a_screen_is_there_and_after_the_last():
         app.push_screen(HelpPage(app.board))
         app.paint()  # the page has no parts yet
         await pilot.pause()
-        await come_true(lambda: "VERDICTS" in screen_text(app))
+        await come_true(lambda: "KEYS" in screen_text(app))
     app.paint()

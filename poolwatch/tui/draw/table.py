@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from poolwatch.model import Process
-from poolwatch.text.format import duration, fit, one_line, short_time
+from poolwatch.model import Hold, Process, Wait
+from poolwatch.text.format import duration, fit, one_line, short_time, taken_in
 from poolwatch.text.naming import process_name
-from poolwatch.tui.draw.line import Line, Run
+from poolwatch.tui.draw.line import Line, Run, tail
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class Column(Generic[T]):
     """Draws the cell at a width."""
     place: Callable[[str, int], str] = fit
     """Cuts or pads the title and the text of ``cell`` to the width."""
+    title_ink: str = "muted"
 
 
 class Table(Generic[T]):
@@ -66,7 +67,7 @@ class Table(Generic[T]):
         """The line of column titles."""
         runs = [(MARGIN[0], "muted")]
         for column, cells in self.columns:
-            runs.append((column.place(column.title, cells) + GAP, "muted"))
+            runs.append((column.place(column.title, cells) + GAP, column.title_ink))
         return tuple(runs)
 
     def line(self, record: T, *, margin: Run = MARGIN, dim: bool = False) -> Line:
@@ -90,9 +91,19 @@ def _dimmed(ink: str) -> str:
     return "faint" if ink == "faint" else "muted"
 
 
+def text_cell(text: str, ink: str = "muted") -> Run:
+    """A text from elsewhere, made harmless for a terminal."""
+    return one_line(text, 80), ink
+
+
+def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
+    """The call site, with its caller where there is room."""
+    return ((tail(taken_in(request, cells), cells), ink),)
+
+
 def process_cell(process: Process) -> Run:
     """Pid and name of a process."""
-    return one_line(f"{process.pid} {process_name(process)}", 60), "muted"
+    return text_cell(f"{process.pid} {process_name(process)}")
 
 
 def count_cell(number: int, ink: str) -> Run:

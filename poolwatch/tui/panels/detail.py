@@ -136,9 +136,8 @@ def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
     lines = _later(title, "no stack", hold.used, (taken,), site=site, unfold=unfold)
     before, now = ("ago", "now") if board.incident is None else ("before", "then")
     ago = f"{duration(hold.unused_s)} {before}"
-    when = (
-        (f"  running {now}", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
-    )
+    running = hold.unused_s == 0
+    when = (f"  running {now}", "good") if running else (f"  {ago}", "strong")
     lines[1] = (lines[1][0], when, *lines[1][1:])
     if hold.statement:
         statement: Line = (("    ", "text"), (one_line(hold.statement), "keyword"))
@@ -183,23 +182,17 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     task = task_name(hold.task) if hold.task else ""
     holder = f"task {task} on thread {hold.thread}" if both else row.holder
     caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
+    held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
+    where = f"{process_name(process)} pid {process.pid} on {process.host}"
     facts = [
         ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),
-        (
-            "process",
-            f"{process_name(process)} pid {process.pid} on {process.host}",
-            "text",
-        ),
+        ("process", where, "text"),
         ("holder", holder, "text"),
         ("labels", labels, "text"),
-        ("held", _times(hold), "text"),
+        ("held", held, "text"),
     ]
     return [(name, value, ink) for name, value, ink in facts if value]
-
-
-def _times(hold: Hold) -> str:
-    return f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
 
 
 def _findings(row: Row, cells: int) -> list[Line]:
@@ -225,17 +218,12 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
     lines = [_heading("SERVER")]
     if server is None:
         lines += _pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
-        lines += [
-            ((f"  {part}", "muted"),) for part in wrap(_no_server(board, row), cells, 3)
-        ]
+        lines += map(_muted, wrap(_no_server(board, row), cells, 3))
     else:
+        state = f"{server.state or '-'} for {duration(server.state_age_s)}"
         facts = [
             ("backend", f"{hold.backend_pid}{_address(row)}", "text"),
-            (
-                "state",
-                f"{server.state or '-'} for {duration(server.state_age_s)}",
-                "text",
-            ),
+            ("state", state, "text"),
             ("xact", duration(server.xact_age_s), "text"),
             ("wait", server.wait_event or "-", "text"),
         ]

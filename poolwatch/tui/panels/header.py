@@ -59,7 +59,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     else:
         end = [
             ((f"  {clock}  ", "muted"),),
-            ((f"  every {_interval(board.refresh)}", "muted"),),
+            ((f"  every {board.refresh:g}s", "muted"),),
             _server(board, past=mode in ("silent", "lost")),
         ]
     left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
@@ -86,15 +86,6 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
     count = len(board.snapshot.processes)
     app = f"  apps {count - len(board.silent)}/{count} " if board.silent else "  app "
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
-
-
-def _interval(seconds: float) -> str:
-    return f"{seconds:g}s"
-
-
-def statuses(snapshot: Snapshot) -> list[ServerStatus]:
-    """What all processes report of their servers."""
-    return [status for process in snapshot.processes for status in process.servers]
 
 
 def _server(board: Board, *, past: bool) -> Line:
@@ -208,17 +199,13 @@ def _unobserved(board: Board) -> list[Line]:
             f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
         )
         return [_first(text, "bad"), _second("see the application's log")]
-    unread = _unread_servers(board.snapshot)
-    if not unread:
+    reports = (status for each in board.snapshot.processes for status in each.servers)
+    # Without a server view by the application's own wish, nothing is amiss.
+    error = next((s.error for s in reports if s.error and s.enabled), None)
+    if error is None:
         return []
     text = "◆ no trouble is seen in the application, but its server is not read"
-    return [_first(text, "warn"), _second(unread[0])]
-
-
-def _unread_servers(snapshot: Snapshot) -> list[str]:
-    """Why servers are not read, but for those the application has opted out of."""
-    errors = [s.error for s in statuses(snapshot) if s.error and s.enabled]
-    return list(dict.fromkeys(one_line(error) for error in errors))
+    return [_first(text, "warn"), _second(error)]
 
 
 def _healthy(board: Board) -> list[Line]:

@@ -9,11 +9,17 @@ from poolwatch.text.format import (
     neutral,
     one_line,
     plural,
-    taken_in,
 )
 from poolwatch.text.frozen import moment
-from poolwatch.tui.draw.line import Line, Run, crop, right, rule, tail
-from poolwatch.tui.draw.table import MARGIN, Column, Table, process_cell
+from poolwatch.tui.draw.line import Line, Run, crop, right, rule
+from poolwatch.tui.draw.table import (
+    MARGIN,
+    Column,
+    Table,
+    process_cell,
+    site_cell,
+    text_cell,
+)
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import short_state
 from poolwatch.tui.state.rows import Row
@@ -112,11 +118,7 @@ def _holder(line: _Line) -> Run:
 
 
 def _site(line: _Line, cells: int) -> Line:
-    return ((tail(taken_in(line.row.hold, cells), cells), _loud(line.row)),)
-
-
-def _pool(line: _Line) -> Run:
-    return one_line(line.row.pool_name, 40), "muted"
+    return site_cell(line.row.hold, cells, _loud(line.row))
 
 
 def _process(line: _Line) -> Run:
@@ -176,7 +178,7 @@ COLUMNS: tuple[Column[_Line], ...] = (
     Column("held", "held", 6, 6, 1, _held, place=right),
     Column("holder", "holder", 13, 20, 3, _holder),
     Column("call site", "call site", 20, 32, 2, draw=_site),
-    Column("pool", "pool", 7, 10, 9, _pool),
+    Column("pool", "pool", 7, 10, 9, lambda line: text_cell(line.row.pool_name)),
     Column("process", "process", 8, 16, 10, _process),
     Column("backend", "backend", 7, 7, 6, _backend, place=right),
     Column("state", "state", 7, 8, 4, _state),

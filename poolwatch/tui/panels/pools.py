@@ -17,6 +17,7 @@ from poolwatch.tui.draw.table import (
     Table,
     count_cell,
     process_cell,
+    text_cell,
     time_cell,
 )
 from poolwatch.tui.state.board import TICKS, Board
@@ -41,7 +42,6 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     if board.incident is not None:
         hidden.add("spark")
     table = Table(COLUMNS, cells, hidden)
-    margin, (title, _), *titles = table.titles()
     pairs = [(p, pool) for p in snapshot.processes for pool in p.pools]
     pairs.sort(key=lambda pair: (pair[1].name, pair[0].pid, pair[1].id))
     notes = _notes(board, cells)
@@ -51,7 +51,7 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
         most = sorted(pairs, key=lambda pair: -_pressure(pair[1]))[:shown]
         notes.insert(0, ((f"  +{len(pairs) - shown} calmer pools", "muted"),))
         pairs = [pair for pair in pairs if pair in most]  # each stays in its place
-    lines: list[Line] = [(margin, (title, "title"), *titles)]
+    lines = [table.titles()]
     for process, pool in pairs:
         history = board.history.get((process.pid, pool.id), ())
         lines.append(table.line(_Line(process, pool, history)))
@@ -82,8 +82,8 @@ def _level(pool: PoolStats) -> str:
     return "warn" if pool.size and pool.checked_out > pool.size else "accent"
 
 
-def _name(pool: PoolStats) -> Run:
-    return one_line(pool.name, 60), "strong"
+def _name(line: _Line) -> Run:
+    return text_cell(line.pool.name, "strong")
 
 
 def _gauge(line: _Line, cells: int) -> Line:
@@ -121,7 +121,7 @@ def _number(
 
 
 COLUMNS: tuple[Column[_Line], ...] = (
-    Column("pool", "POOLS", 10, 16, 0, lambda line: _name(line.pool)),
+    Column("pool", "POOLS", 10, 16, 0, _name, title_ink="title"),
     Column("process", "process", 14, 22, 7, lambda line: process_cell(line.process)),
     Column("gauge", "", 8, 30, 2, draw=_gauge),
     Column("out", "out", 7, 7, 1, _out, place=right),

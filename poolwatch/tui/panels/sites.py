@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from poolwatch.model import Frame, Process, SiteStats
-from poolwatch.text.format import duration, neutral, one_line, place, width
+from poolwatch.text.format import duration, neutral, place, width
 from poolwatch.tui.draw.gauge import bar
 from poolwatch.tui.draw.line import Line, Run, right, tail
 from poolwatch.tui.draw.table import (
@@ -13,6 +13,7 @@ from poolwatch.tui.draw.table import (
     Table,
     count_cell,
     process_cell,
+    text_cell,
     time_cell,
 )
 from poolwatch.tui.state.board import Board
@@ -151,10 +152,6 @@ def _idle(site: Site) -> Run:
     return _part(site.stats.in_transaction_idle_s, site, warn_from=0.5)
 
 
-def _pool(site: Site) -> Run:
-    return one_line(site.pool, 40), "muted"
-
-
 def _leaked(site: Site) -> Run:
     return count_cell(site.stats.leaked, "bad")
 
@@ -162,7 +159,7 @@ def _leaked(site: Site) -> Run:
 COLUMNS: tuple[Column[Site], ...] = (
     Column("site", "call site", 19, 34, 0, draw=_name),
     Column("function", "function", 10, 20, 12, _function),
-    Column("pool", "pool", 7, 12, 10, _pool),
+    Column("pool", "pool", 7, 12, 10, lambda site: text_cell(site.pool)),
     Column("process", "process", 8, 16, 11, lambda site: process_cell(site.process)),
     Column("gauge", "", 6, 12, 13, draw=_gauge),
     Column("held", "avg out", 7, 7, 1, _average, place=right),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from poolwatch.model import PoolStats, Wait
-from poolwatch.text.format import duration, one_line, taken_in
+from poolwatch.text.format import duration
 from poolwatch.text.naming import holder_name
 from poolwatch.tui.draw.gauge import bar
-from poolwatch.tui.draw.line import Line, Run, right, rule, tail
-from poolwatch.tui.draw.table import Column, Table
+from poolwatch.tui.draw.line import Line, Run, right, rule
+from poolwatch.tui.draw.table import Column, Table, site_cell, text_cell
 from poolwatch.tui.state.board import Board
 
 
@@ -51,23 +51,23 @@ def _timeout(line: _Line) -> Run:
 
 
 def _site(line: _Line, cells: int) -> Line:
-    return ((tail(taken_in(line.wait, cells), cells), "strong"),)
+    return site_cell(line.wait, cells, "strong")
 
 
 def _pool(line: _Line) -> Run:
-    return one_line(line.pool.name if line.pool else line.wait.pool, 40), "muted"
-
-
-def _labels(line: _Line) -> Run:
-    return one_line(" ".join(line.wait.labels.values()), 80), "muted"
-
-
-def _holder(line: _Line) -> Run:
-    return one_line(holder_name(line.wait), 60), "text"
+    return text_cell(line.pool.name if line.pool else line.wait.pool)
 
 
 def _waited(line: _Line) -> Run:
     return duration(line.wait.waited_s), "strong"
+
+
+def _holder(line: _Line) -> Run:
+    return text_cell(holder_name(line.wait), "text")
+
+
+def _labels(line: _Line) -> Run:
+    return text_cell(" ".join(line.wait.labels.values()))
 
 
 COLUMNS: tuple[Column[_Line], ...] = (

@@ -77,7 +77,13 @@ def build(snapshot: Snapshot) -> list[Row]:
         if hold.server and backend:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
-    idle_in_transaction = _named(snapshot, "idle_in_transaction")
+    idle_in_transaction = {
+        (process.pid, hold)
+        for process in snapshot.processes
+        for finding in process.findings
+        if finding.kind == "idle_in_transaction"
+        for hold in finding.holds
+    }
     pools = {(p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools}
     rows = []
     for process, hold, backend in found:
@@ -107,16 +113,6 @@ def _backend(process: Process, hold: Hold) -> _Backend | None:
         if hold.pool in status.pools:
             return status.address, hold.backend_pid
     return None, hold.backend_pid
-
-
-def _named(snapshot: Snapshot, kind: str) -> set[Key]:
-    return {
-        (process.pid, hold)
-        for process in snapshot.processes
-        for finding in process.findings
-        if finding.kind == kind
-        for hold in finding.holds
-    }
 
 
 def _word(hold: Hold, victims: Sequence[Hold], idle_in_transaction: bool) -> Word:
