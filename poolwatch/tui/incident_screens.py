@@ -64,7 +64,7 @@ class IncidentsPage(Page):
         if not lines:
             lines = _none(self._incidents, cells)
         for lost in self._incidents.unreachable:
-            why = f"{self.board.name_of(lost)} could not tell: {lost.why}"
+            why = f"{self.board.name_of(lost)} could not be asked: {lost.why}"
             lines += [BLANK, (("  ◆ ", "warn"), (one_line(why), "muted"))]
         about = [((f"  {part}", "faint"),) for part in wrap(_ABOUT, cells - 4)]
         return [*lines, BLANK, *about]

@@ -40,7 +40,7 @@ KEYS = (
     Key("main", "w", "why", ("w", "why"), "main past",
         ("w", "what is wrong, with proof and remedy")),
     Key("main", "c", "sites", ("c", "call sites"), "main past",
-        ("c", "call sites: what each keeps, and waits it causes")),
+        ("c", "call sites: what each holds, and waits it causes")),
     Key("main", "slash", "filter", ("/", "filter"), "main past",
         ("/", "filter; esc clears it")),
     Key("main", "s", "sort", ("s", "sort"), "main past",

@@ -254,7 +254,7 @@ def _no_server(board: Board, row: Row) -> str:
             return status.error
     if not any(row.hold.pool in status.pools for status in row.process.servers):
         return "there is no server view of this pool"
-    return "the server shows no row that is surely this connection's"
+    return "no row of the server is certainly this connection's"
 
 
 def _locks(row: Row) -> list[Line]:

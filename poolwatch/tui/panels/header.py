@@ -39,7 +39,6 @@ SEVERITIES: dict[str, Run] = {
 }
 """Shape and ink."""
 
-
 _WHY: Run = ("  WHY  ", "title")
 
 
@@ -230,7 +229,7 @@ def _silent(board: Board, lost: Unreachable, now: float) -> str:
     name = board.name_of(lost)
     why = lost.why.removeprefix("it ")
     if why == lost.why:  # an error in words of its own
-        name, why = f"{name} gives no picture", f"({why})"
+        name, why = f"{name} gives no snapshot", f"({why})"
     if age is not None and "does not answer" in why:
         why = why.replace("does not answer", f"has not answered for {duration(age)}")
     elif age is not None:

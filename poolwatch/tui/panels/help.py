@@ -12,19 +12,19 @@ COLUMNS = (
     ("holder", "task or thread, and its labels"),
     ("call site", "the line of your code that took it"),
     ("backend", "pid of the PostgreSQL process"),
-    ("state, for", "what the server says, and since when"),
+    ("state, for", "state of the backend, and since when"),
     ("xact", "age of the open transaction"),
     ("wait event", "what the backend waits for"),
     ("statement", "the last one, literals masked"),
-    ("out", "connections lent, of all that may be"),
-    ("waited", "s/s: by all requests, per second, this last minute"),
+    ("out", "connections out, of all the pool can lend"),
+    ("waited", "seconds waited per second, in the last minute"),
     ("gave up", "waits that the application itself ended"),
     ("p99", "99 of 100 waits or holds are shorter"),
 )
 
 FILTERS = (
     ("held:>30s", "held for half a minute or longer"),
-    ("state:idle-tx", "by what the server says"),
+    ("state:idle-tx", "by the state of the backend"),
     ("!pool:audit", "all but that pool"),
     ("endpoint:/pay", "by a label"),
     ("export", "anywhere in the row"),

@@ -19,11 +19,11 @@ from poolwatch.tui.draw.table import (
 from poolwatch.tui.state.board import Board
 
 EXPLAINED = (
-    ("avg out", "connections it keeps on average, over all the time watched"),
+    ("avg out", "connections out on average, since the pool was instrumented"),
     ("p95", "95 of 100 of its holds were shorter; max is the longest"),
-    ("caused", "what others waited while it held connections, shared out fairly"),
-    ("SQL", "of the time its ended holds lasted, the part in statements"),
-    ("idle-tx", "and the part in an open transaction that ran no statement"),
+    ("caused", "waits of others while it held connections, shared among holders"),
+    ("SQL", "of the time of its ended holds, the part in statements"),
+    ("idle-tx", "of that time, the part in a transaction between statements"),
 )
 
 

@@ -25,7 +25,7 @@ VERDICTS: dict[Word, tuple[str, str, str]] = {
     "BLOCKED": ("▽", "warn", "it waits for a lock of another backend"),
     "IDLE-TX": ("◆", "warn", "its transaction is open and does nothing"),
     "LONG": ("●", "warn", "over the threshold, the code still runs"),
-    "ok": ("·", "good", "nothing to say"),
+    "ok": ("·", "good", "nothing is wrong"),
 }
 """Shape, ink and meaning, by harm, the worst first; no one needs the colour."""
 
