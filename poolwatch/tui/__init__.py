@@ -1,4 +1,4 @@
-"""The dashboard, behind one door: nothing here imports Textual before it is run."""
+"""The dashboard; Textual is imported when it runs, not before."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def run(
     """Show ``source`` in this terminal until the user quits.
 
     Args:
-        source: asked once every ``refresh`` seconds, on a thread of its own.
-        refresh: seconds between two questions.
-        empty_hint: what to say when there is no process: how to begin.
-        on_close: called once when the dashboard is left, however that comes about.
+        source: read once every ``refresh`` seconds, on a thread of its own.
+        refresh: seconds between two readings.
+        empty_hint: shown when there is no process: how to begin.
+        on_close: called once at the end, also after an error.
 
     Raises UsageError without a terminal, MissingExtraError without Textual.
     """
@@ -44,7 +44,7 @@ def run(
 
 def _run(source: Source, refresh: float, empty_hint: str) -> None:
     collecting = gc.isenabled()
-    gc.disable()  # imports make only what stays; collecting in between costs a fifth
+    gc.disable()  # imports leave no garbage; collections would cost a fifth of the time
     try:
         from poolwatch.tui.app import Dashboard
     except ImportError as error:
@@ -64,9 +64,9 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
 
 
 def has_terminal() -> bool:
-    """Whether there is one where Textual reads and draws, or a driver needs none.
+    """Whether Textual has a terminal to read from and draw on, or needs none.
 
-    Drawn into a file the dashboard would go on for ever, and nobody would see it.
+    Drawn into a file the dashboard would run for ever, unseen.
     """
     if "TEXTUAL_DRIVER" in os.environ:  # in a browser
         return True

@@ -1,109 +1,123 @@
-"""The first screen: pools, holders, waiters, and the reason why."""
+"""The main screen, and the pages for a hold, findings, call sites and help."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.message import Message
+from textual.screen import Screen
 
 from poolwatch.text.format import neutral
-from poolwatch.tui.board_screen import BoardScreen
-from poolwatch.tui.draw.line import BLANK, Line
+from poolwatch.tui.draw.line import BLANK, Line, rule
 from poolwatch.tui.draw.painted import Painted
-from poolwatch.tui.panels import footer, header, pools, waits
-from poolwatch.tui.panels import holds as holders
+from poolwatch.tui.keys import bindings
+from poolwatch.tui.panels import header, holds, pools, sites, waits
+from poolwatch.tui.panels.footer import footer
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import parse
+from poolwatch.tui.state.rows import Row
 
 if TYPE_CHECKING:
     from textual.widgets import Input
 
 TALL = 30
-"""From this height on, sections are set apart by a blank line."""
+"""Height from which sections are set apart by a blank line."""
 PANE_FROM = (100, 36)
 """Width and height from which the pane with the selected hold is shown."""
 
 
-class OpenDetail(Message):
-    """The selected hold is to be shown in full."""
+class Redraw(Message):
+    """The user wants another view of the same data."""
+
+
+class BoardScreen(Screen[None]):
+    """A screen made of painted parts that show a board."""
+
+    ALLOW_SELECT = False
+    PARTS: ClassVar[tuple[str, ...]] = ()
+    FOOTER: ClassVar[str]
+    """The screen's name in the table of keys."""
+
+    def __init__(self, board: Board, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.board = board
+
+    def compose(self) -> ComposeResult:
+        for part in self.PARTS:
+            yield Painted(id=part)
+
+    def part(self, name: str) -> Painted:
+        return self.get_child_by_id(name, Painted)
+
+    def paint(self, now: float, clock: str) -> None:
+        """Draw the board; parts that have not changed cost nothing."""
+        raise NotImplementedError
+
+    def paint_head(self, now: float, clock: str) -> None:
+        """Draw what changes without a new reading: clock and ages."""
+        self.paint(now, clock)
+
+    def redraw(self) -> None:
+        """Draw after a key press; asks the source nothing."""
+        self.post_message(Redraw())
+
+    def on_screen_resume(self) -> None:
+        """Draw what was missed while another screen was on top."""
+        self.redraw()
+
+    def on_resize(self) -> None:
+        self.redraw()
 
 
 class MainScreen(BoardScreen):
-    """Draws the board, and turns keys into wishes."""
+    """Pools, holds and waits, with the worst finding above them."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "move(1)", show=False),
-        Binding("up,k", "move(-1)", show=False),
-        Binding("pagedown,ctrl+f", "page(1)", show=False),
-        Binding("pageup,ctrl+b", "page(-1)", show=False),
-        Binding("g,home", "edge(0)", show=False),
-        Binding("G,end", "edge(1)", show=False),
-        Binding("s", "sort", show=False),
-        Binding("v", "pane", show=False),
-        Binding("slash", "filter", show=False),
-        Binding("escape", "back", show=False),
-        Binding("enter", "open", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("main")]
+    FOOTER = "main"
+    PARTS = ("header", "why", "pools", "title", "holds", "waits", "pane", "footer")
 
     def __init__(self, board: Board, *, id: str = "main") -> None:  # noqa: A002
         super().__init__(board, id=id)
         self.pane = True
         """Whether the user wants the pane."""
 
-    def compose(self) -> ComposeResult:
-        """Stack the panels; only the holders grow and scroll."""
-        for part in ("header", "why", "pools", "title", "holders"):
-            yield Painted(id=part)
-        for part in ("waiters", "pane", "footer"):
-            yield Painted(id=part)
-
     # -- drawing -------------------------------------------------------------------
 
     def paint(self, now: float, clock: str) -> None:
-        """Draw the board; panels that say the same as before cost nothing."""
         self.paint_head(now, clock)
         width, height = self.app.size
         board = self.board
         air = [BLANK] if height >= TALL else []
-        known = board.kept is not None
+        known = board.last_good is not None
         dim = board.mode(now) in ("stale", "failed", "silent", "lost")
         lines = pools.pool_lines(board, width, max(height // 4, 3)) if known else []
         self.part("pools").paint([*air, *lines], fixed=True)
-        self._paint_holders(width, air, dim=dim)
-        asking = waits.waiter_lines(board, width, max(height // 5, 3), dim=dim)
-        self.part("waiters").paint([*air, *asking] if asking else [], fixed=True)
+        self._paint_holds(width, air, dim=dim)
+        waiting = waits.wait_lines(board, width, max(height // 5, 3), dim=dim)
+        self.part("waits").paint([*air, *waiting] if waiting else [], fixed=True)
         self._paint_pane(width, height)
-        typing = self._input() is not None
-        keys = footer.FILTERING if typing else self.keys()
-        self.part("footer").paint([footer.footer(keys, width)], fixed=True)
-
-    def keys(self) -> footer.Keys:
-        """Name the keys that work now: there may be pictures to look at."""
-        kept = any(process.frozen for process in self.board.snapshot.processes)
-        first, *others = footer.MAIN
-        return (first, *footer.ALBUM, *others) if kept else footer.MAIN
+        self.part("footer").paint([self._footer(width)], fixed=True)
 
     def paint_head(self, now: float, clock: str) -> None:
-        """Draw what changes although nothing was read: clock and ages."""
         width, height = self.app.size
         top = [header.header(self.board, now, clock, width)]
         self.part("header").paint(top, fixed=True)
         lines = header.why(self.board, now, width, 2 if height >= 20 else 1)
         self.part("why").paint(lines, fixed=True)
 
-    def _paint_holders(self, width: int, air: list[Line], *, dim: bool) -> None:
-        board, body = self.board, self.part("holders")
-        columns = holders.layout(board, width)
-        title = holders.title_lines(board, columns, width)
-        if board.kept is None:
+    def _paint_holds(self, width: int, air: list[Line], *, dim: bool) -> None:
+        board, body = self.board, self.part("holds")
+        table = holds.layout(board, width)
+        title = holds.title_lines(board, table, width)
+        if board.last_good is None:
             self.part("title").paint([*air, title[0]], fixed=True)
             body.paint(_hint(board))
             body.select(None)
             return
         self.part("title").paint([*air, *title], fixed=True)
-        body.paint(holders.row_lines(board, columns, width - 1, dim=dim))
+        body.paint(holds.row_lines(board, table, width - 1, dim=dim))
         body.select(board.selection.at if board.selection.shown else None)
 
     def _paint_pane(self, width: int, height: int) -> None:
@@ -111,24 +125,28 @@ class MainScreen(BoardScreen):
         fits = width >= PANE_FROM[0] and height >= PANE_FROM[1]
         lines: list[Line] = []
         if self.pane and fits and row is not None:
-            from poolwatch.tui.panels import pane
+            from poolwatch.tui.panels.detail import pane_lines
 
-            lines = pane.pane_lines(self.board, row, width, height // 3 + 1)
+            lines = pane_lines(self.board, row, width, height // 3 + 1)
         self.part("pane").paint(lines, fixed=True)
+
+    def _footer(self, width: int) -> Line:
+        if self._input() is not None:
+            return footer("filter", width)
+        marks = any(process.frozen for process in self.board.snapshot.processes)
+        return footer(self.FOOTER, width, hidden=() if marks else ("incidents",))
 
     # -- keys ----------------------------------------------------------------------
 
     def action_move(self, by: int) -> None:
-        """Select another row."""
         selection = self.board.selection
         self._select(max(min(selection.at + by, len(selection.shown) - 1), 0))
 
     def action_page(self, by: int) -> None:
-        """Select the row one page away."""
-        self.action_move(by * max(self.part("holders").size.height - 1, 1))
+        self.action_move(by * max(self.part("holds").size.height - 1, 1))
 
     def action_edge(self, end: int) -> None:
-        """Select the first or the last row."""
+        """Select the first row (0) or the last one (1)."""
         self._select((len(self.board.selection.shown) - 1) * end)
 
     def _select(self, at: int) -> None:
@@ -136,12 +154,10 @@ class MainScreen(BoardScreen):
         self.redraw()
 
     def action_sort(self) -> None:
-        """Sort by the next key."""
         self.board.cycle_sort()
         self.redraw()
 
     def action_pane(self) -> None:
-        """Show or hide the pane."""
         self.pane = not self.pane
         self.redraw()
 
@@ -149,8 +165,17 @@ class MainScreen(BoardScreen):
         """Show the selected hold in full; while a filter is typed, keep the filter."""
         if self._input() is not None:
             self._close_input()
-        elif self.board.selection.key is not None:
-            self.post_message(OpenDetail())
+        elif self.board.selection.row is not None:
+            self.app.push_screen(DetailPage(self.board, self.board.selection.row))
+
+    def action_why(self) -> None:
+        self.app.push_screen(WhyPage(self.board))
+
+    def action_sites(self) -> None:
+        self.app.push_screen(SitesPage(self.board))
+
+    def action_help(self) -> None:
+        self.app.push_screen(HelpPage(self.board))
 
     def on_painted_picked(self, event: Painted.Picked) -> None:
         """Select with the mouse; a double click opens."""
@@ -187,7 +212,7 @@ class MainScreen(BoardScreen):
         self._close_input()
 
     def action_back(self) -> None:
-        """Go one step back: out of the filter, and then without it."""
+        """Clear the filter."""
         self.board.filter = parse("")
         self._close_input()
 
@@ -198,12 +223,141 @@ class MainScreen(BoardScreen):
 
 
 def _hint(board: Board) -> list[Line]:
-    """Fill the empty screen with what helps: where was looked, and how to begin."""
+    """Fill the empty screen with what helps: why it is empty, and how to begin."""
     if board.last is None:
         return []
     lines: list[Line] = [BLANK]
     for text in (board.error or "", board.empty_hint):
-        told = neutral(text[:4000], lines=True).splitlines()
-        lines += [*((("  " + line, "text"),) for line in told), BLANK]
+        hint = neutral(text[:4000], lines=True).splitlines()
+        lines += [*((("  " + line, "text"),) for line in hint), BLANK]
     lines += [(("  This screen fills by itself as soon as there is one.", "muted"),)]
     return lines
+
+
+class Page(BoardScreen):
+    """A page to read: a title, lines that scroll, and the way back."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("page")]
+    FOOTER = "page"
+    PARTS = ("header", "head", "body", "footer")
+
+    def paint(self, now: float, clock: str) -> None:
+        width = self.app.size.width
+        top = [header.header(self.board, now, clock, width)]
+        self.part("header").paint(top, fixed=True)
+        titles = self.titles(width)
+        self.part("head").paint([BLANK, self.head(width), *titles], fixed=True)
+        body = self.body(width - 1)
+        self.part("body").paint(body if titles else [BLANK, *body])
+        keys = footer(self.FOOTER, width, past=self.board.incident is not None)
+        self.part("footer").paint([keys], fixed=True)
+
+    def head(self, cells: int) -> Line:
+        """The title line."""
+        raise NotImplementedError
+
+    def titles(self, cells: int) -> list[Line]:  # noqa: ARG002 - for pages with columns
+        """Lines above the body that do not scroll, such as column titles."""
+        return []
+
+    def body(self, cells: int) -> list[Line]:
+        """The lines to read."""
+        raise NotImplementedError
+
+    def action_back(self) -> None:
+        self.dismiss()
+
+    def action_scroll(self, by: int) -> None:
+        body = self.part("body")
+        body.jump(min(body.scroll_offset.y + by, body.max_scroll_y))
+
+
+class HelpPage(Page):
+    """What every key, word and column means."""
+
+    def head(self, cells: int) -> Line:
+        return rule((("HELP", "title"),), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        from poolwatch.tui.panels.help import help_lines
+
+        return help_lines(cells)
+
+
+class WhyPage(Page):
+    """Everything that is wrong, the worst first, with its proof and its remedy."""
+
+    _now = 0.0
+    """When the page was painted."""
+
+    def head(self, cells: int) -> Line:
+        count = len(header.troubles(self.board, self._now))
+        return rule((("FINDINGS", "title"), (f" {count}", "strong")), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        from poolwatch.tui.panels.detail import finding_lines
+
+        past = self.board.mode(self._now) in ("lost", "failed")
+        lines = [header.why(self.board, self._now, cells, 1)[0], BLANK] if past else []
+        for text in header.silent(self.board, self._now):
+            lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
+        for process, finding in self.board.findings():
+            lines += finding_lines(finding, min(cells - 4, 140))
+            kind = f"    {finding.kind}, process {process.pid}"
+            lines += [((kind, "faint"),), BLANK]
+        summary = header.why(self.board, self._now, cells, 2)
+        return lines or [line for line in summary if line]
+
+    def paint(self, now: float, clock: str) -> None:
+        self._now = now
+        super().paint(now, clock)
+
+
+class SitesPage(Page):
+    """The call sites, those with the most connections first."""
+
+    def head(self, cells: int) -> Line:
+        count = sum(not site.below for site in sites.sites(self.board))
+        title: Line = (("CALL SITES", "title"), (f" {count}", "strong"))
+        return rule(title, (("by ", "muted"), ("average out", "accent")), cells)
+
+    def titles(self, cells: int) -> list[Line]:
+        return [sites.layout(sites.sites(self.board), cells).titles()]
+
+    def body(self, cells: int) -> list[Line]:
+        found = sites.sites(self.board)
+        if not found:
+            return [(("  no connection has been taken yet", "muted"),)]
+        table = sites.layout(found, cells + 1)
+        return [*map(table.line, found), BLANK, *sites.explained(cells)]
+
+
+class DetailPage(Page):
+    """One hold in full; it follows that hold and says when it ended."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("detail")]
+    FOOTER = "detail"
+
+    def __init__(self, board: Board, row: Row) -> None:
+        super().__init__(board)
+        self.row = row
+        """The hold as it was last seen."""
+
+    def head(self, cells: int) -> Line:
+        """The verdict, or how the hold ended."""
+        from poolwatch.tui.panels.detail import headline
+
+        self.row = self.board.rows.get(self.row.key, self.row)
+        gone = self.row.key not in self.board.rows
+        ending = self.board.ending(self.row) if gone else None
+        return rule((("HOLD", "title"), *headline(self.row, ending)), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        from poolwatch.tui.panels.detail import detail_lines
+
+        return detail_lines(self.board, self.row, cells)
+
+    def action_fold(self) -> None:
+        """Fold or unfold library frames."""
+        self.board.unfold = not self.board.unfold
+        self.redraw()

@@ -21,7 +21,7 @@ from poolwatch.client.live import LiveSource
 from poolwatch.tui.draw.line import plain
 from poolwatch.tui.panels import header
 from poolwatch.tui.panels import holds as holders
-from poolwatch.tui.polling import look
+from poolwatch.tui.polling import read_source
 from poolwatch.tui.state.board import Board
 
 pytestmark = pytest.mark.skipif(
@@ -78,7 +78,7 @@ class Dashboard:
 
     def lines(self):
         """Look; the header and the two lines below it."""
-        reading = look(self.source)
+        reading = read_source(self.source)
         now = time.monotonic()
         self.took = now - reading.asked_at
         self.board.take(reading, now)

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/fakes.py
 
 from poolwatch.model import Snapshot
-from poolwatch.tui.reading import Reading
+from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.board import Board
 
 

@@ -10,6 +10,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.painted import Painted
+from poolwatch.tui.screens import HelpPage
 
 
 def screen_text(app):
@@ -40,7 +41,7 @@ async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
     source = FakeSource(many())
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         source.free.clear()
         before = source.calls
         await come_true(lambda: source.calls > before)
@@ -99,7 +100,7 @@ async def test_the_detail_follows_its_hold_and_says_when_it_ended():
     source = FakeSource(snapshot(process(one, hold("b"))))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         await pilot.press("enter")
         await come_true(lambda: "STATEMENT" in screen_text(app))
         source.answers.append(snapshot(process(hold("b"))))
@@ -114,7 +115,7 @@ async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing():
     source = FakeSource(snapshot(process(hold(), sites=(stats,))))
     app = dashboard(source, refresh=60.0)
     async with app.run_test(size=(80, 24)) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         assert "c call sites" in screen_text(app)
         asked = source.calls
         await pilot.press("c")
@@ -133,7 +134,7 @@ async def test_a_click_selects_the_row_under_the_mouse():
         pools = app.screen.get_child_by_id("pools")
         await come_true(lambda: pools.size.height > 1)
         await pilot.pause()
-        await pilot.click("#holders", offset=(10, 3))
+        await pilot.click("#holds", offset=(10, 3))
         await come_true(lambda: app.board.selection.at == 3)
 
 
@@ -185,7 +186,7 @@ async def test_a_source_that_breaks_does_not_end_the_view():
 async def test_any_size_and_resizing(size):
     app = dashboard(FakeSource(many()))
     async with app.run_test(size=size) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         await pilot.press("G", "enter", "escape", "question_mark", "escape", "w")
         await pilot.press("escape")
         await pilot.resize_terminal(160, 45)
@@ -208,9 +209,20 @@ async def test_without_colour_everything_is_still_said(monkeypatch):
 async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):
     app = dashboard(FakeSource(many(5)), refresh=60.0, now=lambda: 100.0)
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         await pilot.pause()
         painted = []
         monkeypatch.setattr(Painted, "refresh", lambda self, *r, **k: painted.append(r))
         app.paint()
         assert painted == []
+
+
+async def test_a_reading_may_come_before_a_screen_is_there_and_after_the_last():
+    app = dashboard(FakeSource(many(5)), refresh=60.0)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await come_true(lambda: app.board.last_good)
+        app.push_screen(HelpPage(app.board))
+        app.paint()  # the page has no parts yet
+        await pilot.pause()
+        await come_true(lambda: "KEYS" in screen_text(app))
+    app.paint()

@@ -27,11 +27,10 @@ from poolwatch.tui.draw.line import length, plain, wrap
 from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
-from poolwatch.tui.panels import footer, header, pools, sites, waits
-from poolwatch.tui.panels import holds as holders
+from poolwatch.tui.panels import footer, header, holds, pools, sites, waits
 from poolwatch.tui.panels.detail import detail_lines, headline
 from poolwatch.tui.panels.help import help_lines
-from poolwatch.tui.polling import look, stepped
+from poolwatch.tui.polling import next_interval, read_source
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import parse
 
@@ -44,15 +43,15 @@ def text(lines):
 
 
 def everything(board, cells):
-    columns = holders.layout(board, cells)
+    table = holds.layout(board, cells)
     lines = [header.header(board, 101, "12:00:00", cells)]
     lines += header.why(board, 101, cells, 2)
     lines += pools.pool_lines(board, cells, 9)
-    lines += holders.title_lines(board, columns, cells)
-    lines += holders.row_lines(board, columns, cells, dim=False)
-    lines += waits.waiter_lines(board, cells, 9, dim=False)
+    lines += holds.title_lines(board, table, cells)
+    lines += holds.row_lines(board, table, cells, dim=False)
+    lines += waits.wait_lines(board, cells, 9, dim=False)
     for row in board.rows.values():
-        lines += [headline(row, gone=False), *detail_lines(board, row, cells)]
+        lines += [headline(row), *detail_lines(board, row, cells)]
     return lines
 
 
@@ -94,9 +93,9 @@ def test_hostile_text_is_neutral_on_every_panel(board, cells):
 @pytest.mark.parametrize("cells", [40, 60, 80, 100, 140, 160, 220])
 def test_no_line_of_the_tables_is_wider_than_the_terminal(board, cells):
     b = board(hostile())
-    columns = holders.layout(b, cells)
-    rows = holders.row_lines(b, columns, cells, dim=False)
-    assert {length(row) for row in rows} == {2 + sum(w + 2 for _, w in columns)}
+    table = holds.layout(b, cells)
+    rows = holds.row_lines(b, table, cells, dim=False)
+    assert {length(row) for row in rows} == {2 + sum(w + 2 for _, w in table.columns)}
     assert length(rows[0]) <= cells
     assert length(header.header(b, 101, "12:00:00", cells)) <= cells
     assert all(length(line) <= cells - 2 for line in header.why(b, 101, cells, 2))
@@ -104,16 +103,16 @@ def test_no_line_of_the_tables_is_wider_than_the_terminal(board, cells):
 
 def test_columns_leave_by_rank(board):
     b = board(snapshot(process(hold())))
-    shown = {w: [c.key for c, _ in holders.layout(b, w)] for w in (60, 80, 160)}
-    assert shown[60] == ["verdict", "held", "holder", "site"]
-    assert {"state", "pid"} <= set(shown[80])
-    assert {"statement", "wait", "xact", "age"} <= set(shown[160])
+    shown = {w: [c.key for c, _ in holds.layout(b, w).columns] for w in (60, 80, 160)}
+    assert shown[60] == ["verdict", "held", "holder", "call site"]
+    assert {"state", "backend"} <= set(shown[80])
+    assert {"statement", "wait event", "xact", "for"} <= set(shown[160])
     assert not {"pool", "process"} & set(shown[160])
 
 
 def test_what_is_unknown_is_a_dash_and_not_a_zero(board):
     b = board(snapshot(process(hold(), servers=())))
-    line = text(holders.row_lines(b, holders.layout(b, 160), 160, dim=False))
+    line = text(holds.row_lines(b, holds.layout(b, 160), 160, dim=False))
     assert line.split()[-6:] == ["-"] * 6
 
 
@@ -142,10 +141,10 @@ def test_a_pool_without_a_server_view_says_why(board):
 def test_waiters_show_the_longest_and_count_the_rest(board):
     asking = tuple(wait(f"w{n}", waited_s=n) for n in range(1, 9))
     b = board(snapshot(process(waits=asking)))
-    lines = waits.waiter_lines(b, 100, 4, dim=False)
+    lines = waits.wait_lines(b, 100, 4, dim=False)
     assert "8.0s" in plain(lines[1])
     assert "5 more" in plain(lines[0])
-    assert waits.waiter_lines(board(snapshot(process())), 100, 4, dim=False) == []
+    assert waits.wait_lines(board(snapshot(process())), 100, 4, dim=False) == []
 
 
 def test_a_blocker_is_named_by_its_call_site(board):
@@ -202,30 +201,30 @@ def test_states():
     nobody = FakeSource(NoProcessError("no process in /run/x"))
     b = Board(empty_hint="call poolwatch.instrument(engine)")
     assert b.mode(100) == "starting"
-    b.take(look(nobody), 100)
+    b.take(read_source(nobody), 100)
     assert b.mode(100) == "none"
     good = FakeSource(snapshot(process(hold())))
-    b.take(look(good), 100)
+    b.take(read_source(good), 100)
     now = b.last.asked_at
     assert b.mode(now) == "live"
     assert b.mode(now + 60) == "stale"
-    b.take(look(FakeSource(UnreachableError("no answer"))), now)
+    b.take(read_source(FakeSource(UnreachableError("no answer"))), now)
     assert b.mode(now) == "failed"
-    b.take(look(nobody), now)
+    b.take(read_source(nobody), now)
     assert b.mode(now) == "lost"
     assert len(b.rows) == 1
-    b.take(look(FakeSource(RuntimeError("boom"))), now)
+    b.take(read_source(FakeSource(RuntimeError("boom"))), now)
     assert "boom" in b.error
     b.paused = True
     assert b.mode(now) == "paused"
 
 
 def test_small_things():
-    assert stepped(1.0, faster=True) == 0.5
-    assert stepped(60.0, faster=False) == 60.0
-    assert stepped(0.25, faster=True) == 0.25
+    assert next_interval(1.0, faster=True) == 0.5
+    assert next_interval(60.0, faster=False) == 60.0
+    assert next_interval(0.25, faster=True) == 0.25
     assert all(width(line) <= 20 for line in wrap("漢字 " * 50 + "x" * 99, 20))
-    assert "q" in plain(footer.footer(footer.MAIN, 40))
+    assert "q" in plain(footer.footer("main", 40))
     for word in ("LEAKED", "BLOCKS", "IDLE-TX", "xact"):
         assert word in text(help_lines(80))
 
@@ -309,7 +308,7 @@ def test_a_pool_with_nothing_left_to_lend_is_drawn_full(board, out, lost, limit)
     _, line = pools.pool_lines(board(snapshot(process(pools=(stats,)))), 160, 6)[:2]
     track = [run for run in line if run[0][:1] in "━╸─╌" and run[0]]
     assert f" {out}/{limit} " in plain(line)
-    assert [(set(text), ink) for text, ink in track] == [({"━"}, "bad")]
+    assert [(set(text.rstrip()), ink) for text, ink in track] == [({"━"}, "bad")]
 
 
 def test_the_gauge_of_a_pool_with_lost_slots_stays_in_its_column(board):
@@ -346,7 +345,7 @@ def test_what_is_not_recorded_is_said_loudly(board, cells):
     assert "1 pool not recorded any more" in why
 
 
-def test_kept_pictures_and_what_was_left_out_are_named(board):
+def test_incident_snapshots_and_what_was_left_out_are_named(board):
     today = datetime.now(UTC).date().isoformat()
     marks = (
         FrozenMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
@@ -372,6 +371,11 @@ def site(place="/srv/app/pay.py:9", **changes):
     return SiteStats(**{**values, **changes})
 
 
+def site_lines(found, cells):
+    table = sites.layout(found, cells)
+    return [plain(table.line(each)) for each in found]
+
+
 def test_call_sites_come_by_what_they_keep(board):
     few = site("/srv/app/few.py:1", connections=0.2)
     many = site(
@@ -383,13 +387,13 @@ def test_call_sites_come_by_what_they_keep(board):
     )
     found = sites.sites(board(snapshot(process(sites=(few, many)))))
     assert [each.stats for each in found] == [many, few]
-    titles = plain(sites.title_line(found, 160)).split()
-    first, second = (plain(line) for line in sites.site_lines(found, 160))
+    titles = plain(sites.layout(found, 160).titles()).split()
+    first, second = site_lines(found, 160)
     for word in ("app/pay.py:9", "3.14", "1m15s", "25%", "50%", "1 s", "2 s"):
         assert word in first
     assert {"SQL", "idle-tx", "caused", "leaked", "p50", "p95", "max"} <= set(titles)
     assert second.split()[-3:] == ["-", "-", "0"]
-    narrow = plain(sites.title_line(found, 80)).split()
+    narrow = plain(sites.layout(found, 80).titles()).split()
     assert {"p95", "caused", "SQL", "idle-tx", "leaked"} <= set(narrow)
 
 
@@ -403,7 +407,8 @@ def test_call_sites_fit_and_are_neutral(board, cells):
     one = replace(one, callers=called)
     found = sites.sites(board(snapshot(one, process(sites=(site(),), pid=2))))
     assert len(found) == 5
-    lines = [sites.title_line(found, cells), *sites.site_lines(found, cells)]
+    table = sites.layout(found, cells)
+    lines = [table.titles(), *map(table.line, found)]
     assert len({length(line) for line in lines}) == 1
     assert length(lines[0]) <= cells
     assert not RAW & set(text(lines).replace("\n", ""))
@@ -415,13 +420,13 @@ CALLER = frame("/srv/app/orders/views.py:12", "checkout")
 @pytest.mark.parametrize("cells", [80, 120, 200])
 def test_the_caller_stands_beside_a_call_site_that_is_shared(board, cells):
     b = board(snapshot(process(hold(caller=CALLER), waits=(wait(caller=CALLER),))))
-    rows = text(holders.row_lines(b, holders.layout(b, cells), cells, dim=False))
-    asking = text(waits.waiter_lines(b, cells, 9, dim=False))
+    rows = text(holds.row_lines(b, holds.layout(b, cells), cells, dim=False))
+    asking = text(waits.wait_lines(b, cells, 9, dim=False))
     for shown, line in ((rows, 55), (asking, 101)):
         assert f":{line} from" in shown
         assert ":12" in shown
     (row,) = b.rows.values()
-    assert "repo.py:55 from orders/views.py:12" in plain(headline(row, gone=False))
+    assert "repo.py:55 from orders/views.py:12" in plain(headline(row))
     shown = text(detail_lines(b, row, cells))
     assert "from      app/orders/views.py:12 in checkout" in shown
 
@@ -435,7 +440,7 @@ def test_callers_stand_below_their_call_site(board):
     )
     one = process(sites=(other, shared), callers=callers)
     found = sites.sites(board(snapshot(one)))
-    shown = [plain(line)[:30].strip() for line in sites.site_lines(found, 160)]
+    shown = [line[:30].strip() for line in site_lines(found, 160)]
     assert [name.split("  ")[0] for name in shown] == [
         "app/pay.py:9",
         "from a library",
@@ -447,7 +452,7 @@ def test_callers_stand_below_their_call_site(board):
 def test_a_filter_finds_the_caller(board):
     b = board(snapshot(process(hold("h1", caller=CALLER), hold("h2"))))
     b.filter = parse("site:views")
-    b.settle(101)
+    b.arrange(101)
     assert [row.hold.id for row in b.selection.shown] == ["h1"]
 
 

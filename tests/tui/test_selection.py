@@ -6,9 +6,8 @@ from fakes import finding, hold, process, server_status, snapshot
 
 from poolwatch.model import Unreachable
 from poolwatch.tui.draw.line import plain
-from poolwatch.tui.panels import header
-from poolwatch.tui.panels import holds as holders
-from poolwatch.tui.reading import Reading
+from poolwatch.tui.panels import header, holds
+from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.filtering import parse
 
 
@@ -45,9 +44,9 @@ def test_a_returned_hold_leaves_a_tombstone_and_then_its_neighbour(board):
     b.take(_reading(left), 101)
     assert ids(b) == ["a", "b", "c"]
     assert b.selection.gone_at == 101
-    b.settle(103.5)
+    b.arrange(103.5)
     assert b.selection.key == (8812, "b")
-    b.settle(104.5)
+    b.arrange(104.5)
     assert ids(b) == ["a", "c"]
     assert b.selection.key == (8812, "c")
 
@@ -66,7 +65,7 @@ def test_a_hold_that_is_only_filtered_out_leaves_no_tombstone(board):
     b = board(data(hold("a", held_s=9), hold("b", held_s=5, task="x")))
     select(b, "b")
     b.filter = parse("!task:x")
-    b.settle(101)
+    b.arrange(101)
     assert ids(b) == ["a"]
     assert b.hidden == 1
     assert b.selection.key == (8812, "a")
@@ -76,7 +75,7 @@ def test_the_last_hold_may_go(board):
     b = board(data(hold("a")))
     b.selection.move(0)
     b.take(_reading(data()), 101)
-    b.settle(200)
+    b.arrange(200)
     assert ids(b) == []
     assert b.selection.key is None
 
@@ -125,8 +124,8 @@ def top(board, now):
 
 
 def drawn(board):
-    columns = holders.layout(board, 160)
-    lines = holders.row_lines(board, columns, 160, dim=False)
+    columns = holds.layout(board, 160)
+    lines = holds.row_lines(board, columns, 160, dim=False)
     return [plain(line) for line in lines]
 
 
@@ -180,7 +179,7 @@ def test_a_process_that_ends_does_not_return_its_holds(board):
     assert ids(b) == ["b", "a"]
     assert b.selection.gone_at == 102.0
     assert any("○ ended" in line for line in drawn(b))
-    assert b.parting(b.selection.row) == "ended"
+    assert b.ending(b.selection.row) == "ended"
     assert "billing 2 ended at " in top(b, 102.0)
 
 

@@ -1,4 +1,4 @@
-"""Small pictures in one line: how full, how it went, how long until the timeout."""
+"""Bars and sparklines: small graphs within a line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _STEPS = " ▁▂▃▄▅▆▇█"
 
 
 def bar(share: float, cells: int, ink: str, soft_from: float = 1.0) -> Line:
-    """Draw a share of 1 as a bar; beyond ``soft_from`` the empty track is dashed.
+    """Draw ``share`` (0 to 1) as a bar; from ``soft_from`` on the track is dashed.
 
-    Only a few runs, however wide it is: each run costs bytes at every redraw.
+    A bar has few runs, however wide it is: each run costs bytes at every redraw.
     """
     halves = round(min(max(share, 0.0), 1.0) * cells * 2)
     if share > 0 and halves == 0:

@@ -1,7 +1,7 @@
-"""Lines as plain data, so that what the dashboard says is tested without a terminal.
+"""Lines as plain data: panels are tested without a terminal.
 
-A *run* is a text and the name of its ink; a *line* is a tuple of runs. Which colour an
-ink has is the style sheet's business (``poolwatch.tcss``).
+A *run* is a text and the name of its ink; a *line* is a tuple of runs. The style sheet
+(``poolwatch.tcss``) gives each ink its colour.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INKS = (
     "keyword",
     "mark",
 )
-"""Every ink there is; the style sheet has one rule for each."""
+"""Every ink; the style sheet has one rule for each."""
 
 BLANK: Line = ()
 
@@ -43,7 +43,7 @@ def right(text: str, cells: int) -> str:
 
 
 def tail(text: str, cells: int) -> str:
-    """Keep the end of a text that is too long: of a path the end says more."""
+    """Cut on the left: the end of a path says more than its beginning."""
     if width(text) <= cells:
         return fit(text, cells)
     kept: list[str] = []
@@ -72,7 +72,7 @@ def crop(line: Line, cells: int) -> Line:
 
 
 def spread(left: Line, right_: Line, cells: int) -> Line:
-    """Put one group at the left edge and one at the right edge."""
+    """Put one group of runs at the left edge and one at the right edge."""
     gap = cells - length(left) - length(right_)
     if gap < 1:
         return crop(left, cells)
@@ -80,7 +80,7 @@ def spread(left: Line, right_: Line, cells: int) -> Line:
 
 
 def rule(title: Line, note: Line, cells: int) -> Line:
-    """Open a section: its title, a thin rule, and a note at the right edge."""
+    """The head of a section: its title, a thin rule, and a note at the right edge."""
     head = (("  ", "text"), *crop(title, max(cells - 6, 1)), (" ", "text"))
     gap = cells - length(head) - length(note) - 3
     if gap < 2:
@@ -124,5 +124,5 @@ def beside(left: Sequence[Line], right_: Sequence[Line], cells: int) -> list[Lin
 
 
 def plain(line: Iterable[Run]) -> str:
-    """Give the text alone."""
+    """The text without its inks."""
     return "".join(text for text, _ in line)

@@ -1,6 +1,6 @@
-"""The one widget that everything is drawn with: lines of ink, Textual's Line API.
+"""The widget that draws everything: lines of ink, by Textual's Line API.
 
-A table widget repaints itself at every change (42 ms); this one repaints the runs that
+A DataTable repaints itself at every change (42 ms); this widget repaints the cells that
 differ. Every segment carries a style: Textual's NO_COLOR filter crashes without one.
 """
 
@@ -21,7 +21,7 @@ from poolwatch.tui.draw.line import INKS, Line, crop, length
 
 
 class Painted(ScrollView, can_focus=False):
-    """Draws lines of ink and knows what changed since it last did."""
+    """Draws lines of ink; repaints what has changed."""
 
     COMPONENT_CLASSES = {f"ink--{ink}" for ink in INKS} | {"ink--selected"}
 
@@ -40,7 +40,7 @@ class Painted(ScrollView, can_focus=False):
         self._inks: dict[str, Style] = {}
 
     def paint(self, lines: Sequence[Line], *, fixed: bool = False) -> None:
-        """Show lines; a ``fixed`` widget is as tall as they are many."""
+        """Show lines; a ``fixed`` widget has the height of its lines."""
         cells = self.size.width or self.app.size.width
         old, self.lines = self.lines, tuple(crop(line, cells) for line in lines)
         if fixed:
@@ -56,7 +56,7 @@ class Painted(ScrollView, can_focus=False):
             self.refresh()
 
     def select(self, at: int | None) -> None:
-        """Highlight a line; bring it into view if it is another than before."""
+        """Highlight a line and bring it into view."""
         if at != self.selected:
             for line in (self.selected, at):
                 if line is not None:
@@ -72,7 +72,7 @@ class Painted(ScrollView, can_focus=False):
             self.jump(at if at < top else at - height + 1)
 
     def jump(self, y: float) -> None:
-        """Scroll at once: animations cost more than they tell."""
+        """Scroll without an animation."""
         self.scroll_to(y=max(y, 0), animate=False, immediate=True)
 
     def render_line(self, y: int) -> Strip:
@@ -91,7 +91,7 @@ class Painted(ScrollView, can_focus=False):
         self._inks.clear()
 
     def on_click(self, event: events.Click) -> None:
-        """Tell which line was meant, if this part has a selection at all."""
+        """Post the line that was clicked, if this part has a selection."""
         if self.selected is not None:
             line = event.y + self.scroll_offset.y
             self.post_message(self.Picked(line, twice=event.chain == 2))
@@ -123,9 +123,9 @@ class Painted(ScrollView, can_focus=False):
 
 
 def changed(before: Line, after: Line) -> tuple[int, int] | None:
-    """Give the stretch of cells that differs; None if it is all of the line.
+    """First and last cell that differ; None if the whole line does.
 
-    One stretch, not several: Textual writes a line from its start for each of them.
+    One region, not several: Textual writes the line from its start for each of them.
     """
     if len(before) != len(after):
         return None

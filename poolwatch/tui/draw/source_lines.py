@@ -1,4 +1,4 @@
-"""Read a line of source code, if the file is here and harmless.
+"""Reading source code, if the file is on this machine and harmless.
 
 Paths come from another process. Only regular files of a sane size are opened: a path
 may name a device or a FIFO, and reading one of those would hang the dashboard.
@@ -14,12 +14,12 @@ from pathlib import Path
 from poolwatch.text.format import neutral
 
 LARGEST = 2_000_000
-"""Bytes; longer files are not worth their memory."""
+"""Bytes of the longest file that is read."""
 WIDEST = 200
 
 
 def around(file: str, line: int, before: int, after: int) -> list[tuple[int, str]]:
-    """Give the lines near ``line`` with their numbers; nothing if unreadable."""
+    """The lines near ``line`` with their numbers; none if they cannot be read."""
     lines = _read(file)
     if not 0 < line <= len(lines):
         return []
@@ -44,7 +44,7 @@ def _read(file: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=32)
 def _read_at(file: str, _changed: int) -> tuple[str, ...]:
-    """Read a file once per change; the time of the change is part of the key."""
+    """Read a file once per change: its modification time is part of the cache key."""
     try:
         with tokenize.open(file) as opened:
             return tuple(line.rstrip() for line in opened)

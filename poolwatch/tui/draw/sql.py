@@ -1,7 +1,7 @@
-"""Statements laid out for reading: the only module that imports sqlparse.
+"""Formatting of statements: the only module that imports sqlparse.
 
-sqlparse takes quadratic time and recursion on long or strange input, so it only sees
-statements of ordinary length; everything else is shown wrapped, as it is.
+sqlparse takes quadratic time and deep recursion on some input, so it only gets
+statements of ordinary length; longer ones are wrapped as they are.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from poolwatch.text.format import neutral
 from poolwatch.tui.draw.line import Line, wrap
 
 LONGEST = 4_000
-"""Characters that are given to sqlparse; formatting them takes some 50 ms at worst."""
+"""Characters of the longest statement for sqlparse: some 50 ms at worst."""
 SHOWN = 8_000
 
 
 @lru_cache(maxsize=32)
 def statement_lines(statement: str, cells: int, limit: int = 60) -> tuple[Line, ...]:
-    """Lay out a statement in at most ``limit`` lines."""
+    """Format a statement in at most ``limit`` lines."""
     if len(statement) > LONGEST:
         lines = wrap(statement[:SHOWN], cells, limit)
         note = f"… {len(statement):,} characters in all"

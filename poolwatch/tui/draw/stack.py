@@ -1,4 +1,4 @@
-"""A stack as people want to read it: their own lines, the libraries' folded away."""
+"""Drawing of stacks: the user's own frames with source, library frames folded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from poolwatch.tui.draw.source_lines import around
 Stack = tuple[Frame, ...]
 """Innermost frame first."""
 MOST = 60
-"""Frames that are drawn."""
+"""Frames that are drawn at most."""
 
 
 def shared(stack: Stack, other: Stack) -> int:
-    """How many of the outer frames two stacks have in common."""
+    """The number of outer frames that two stacks have in common."""
     same = 0
     for one, two in zip(reversed(stack), reversed(other), strict=False):
         if one != two:
@@ -35,7 +35,7 @@ def stack_lines(
 ) -> list[Line]:
     """Draw a stack, innermost frame first, the call site emphasised.
 
-    ``mine`` are the application's own frames; they follow from the stack if left out.
+    ``mine`` are the frames of the application; by default they are found in the stack.
     """
     mine = taking_frames(frames, site) if mine is None else mine
     lines: list[Line] = []

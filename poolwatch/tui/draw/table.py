@@ -1,62 +1,118 @@
-"""Which columns a table shows at a width, and how wide each one is.
+"""Tables: each panel declares its columns, a table draws them at one width.
 
-Columns leave in the order of their rank as the terminal gets narrower; what is left
-over is shared out. Nothing depends on the rows, so columns never jump at a refresh.
+Columns leave by rank as the terminal gets narrower; the room that is left is shared
+out. Widths do not depend on the rows, so columns never jump at a refresh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from poolwatch.text.format import fit
-from poolwatch.tui.draw.line import Line, right
+from poolwatch.model import Hold, Process, Wait
+from poolwatch.text.format import duration, fit, one_line, short_time, taken_in
+from poolwatch.text.naming import process_name
+from poolwatch.tui.draw.line import Line, Run, tail
+
+T = TypeVar("T")
 
 GAP = "  "
-"""Set after each column, in the same run: every run costs bytes at a redraw."""
+"""Follows each column, in the same run: every run costs bytes at a redraw."""
+MARGIN: Run = ("  ", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table."""
+class Column(Generic[T]):
+    """One column; it has a ``cell`` or, where that is not one text, a ``draw``."""
 
     key: str
     title: str
     least: int
+    """Narrowest width in terminal cells."""
     most: int
+    """Widest width in terminal cells."""
     rank: int
-    """Who stays: the lowest rank leaves last."""
-    right: bool = False
+    """The column with the highest rank leaves first."""
+    cell: Callable[[T], Run] | None = None
+    """Gives the text and its ink."""
+    draw: Callable[[T, int], Line] | None = None
+    """Draws the cell at a width."""
+    place: Callable[[str, int], str] = fit
+    """Cuts or pads the title and the text of ``cell`` to the width."""
+    title_ink: str = "muted"
 
 
-Layout = tuple[tuple[Column, int], ...]
-"""The columns that are shown, each with its width."""
+class Table(Generic[T]):
+    """The columns that fit into ``width`` terminal cells, each with its own width."""
+
+    def __init__(
+        self, columns: Sequence[Column[T]], width: int, hidden: Collection[str] = ()
+    ) -> None:
+        chosen: list[Column[T]] = []
+        room = width - len(MARGIN[0])
+        for column in sorted(columns, key=lambda column: column.rank):
+            cost = column.least + len(GAP)
+            if column.key not in hidden and cost <= room:
+                chosen.append(column)
+                room -= cost
+        widths = {column.key: column.least for column in chosen}
+        for column in chosen:
+            more = min(room, column.most - column.least)
+            widths[column.key] += more
+            room -= more
+        self.columns = [(c, widths[c.key]) for c in columns if c.key in widths]
+
+    def titles(self) -> Line:
+        """The line of column titles."""
+        runs = [(MARGIN[0], "muted")]
+        for column, cells in self.columns:
+            runs.append((column.place(column.title, cells) + GAP, column.title_ink))
+        return tuple(runs)
+
+    def line(self, record: T, *, margin: Run = MARGIN, dim: bool = False) -> Line:
+        """The line of one record; ``dim`` takes the colours away."""
+        runs: list[Run] = [margin]
+        for column, cells in self.columns:
+            if column.draw is not None:
+                drawn = column.draw(record, cells)
+            else:
+                assert column.cell is not None  # each column has one of the two
+                text, ink = column.cell(record)
+                drawn = ((column.place(text, cells), ink),)
+            if dim:
+                drawn = tuple((text, _dimmed(ink)) for text, ink in drawn)
+            *others, (text, ink) = drawn
+            runs += [*others, (text + GAP, ink)]
+        return tuple(runs)
 
 
-def arrange(columns: Sequence[Column], cells: int, hidden: Collection[str]) -> Layout:
-    """Choose columns and widths for a table of ``cells``."""
-    chosen: list[Column] = []
-    room = cells
-    for column in sorted(columns, key=lambda column: column.rank):
-        if column.key in hidden:
-            continue
-        cost = column.least + (len(GAP) if chosen else 0)
-        if cost > room:
-            continue
-        chosen.append(column)
-        room -= cost
-    widths = {column.key: column.least for column in chosen}
-    for column in chosen:
-        more = min(room, column.most - column.least)
-        widths[column.key] += more
-        room -= more
-    return tuple((c, widths[c.key]) for c in columns if c.key in widths)
+def _dimmed(ink: str) -> str:
+    return "faint" if ink == "faint" else "muted"
 
 
-def heads(layout: Layout, margin: int = 2) -> Line:
-    """Give the line of column titles."""
-    runs = [(" " * margin, "muted")]
-    for column, cells in layout:
-        place = right if column.right else fit
-        runs.append((place(column.title, cells) + GAP, "muted"))
-    return tuple(runs)
+def text_cell(text: str, ink: str = "muted") -> Run:
+    """A text from elsewhere, made harmless for a terminal."""
+    return one_line(text, 80), ink
+
+
+def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
+    """The call site, with its caller where there is room."""
+    return ((tail(taken_in(request, cells), cells), ink),)
+
+
+def process_cell(process: Process) -> Run:
+    """Pid and name of a process."""
+    return text_cell(f"{process.pid} {process_name(process)}")
+
+
+def count_cell(number: int, ink: str) -> Run:
+    """A count of what should not happen; zero is faint."""
+    return str(number), ink if number else "faint"
+
+
+def time_cell(seconds: float | None) -> Run:
+    """A latency in seconds; a dash if it is unknown."""
+    if seconds is None:
+        return "-", "faint"
+    return (short_time(seconds) if seconds < 9.95 else duration(seconds)), "text"

@@ -1,4 +1,4 @@
-"""Where the time of a hold went, as a bar in one line with its figures."""
+"""The time of a hold as a bar: in SQL, idle in transaction, and the rest."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from poolwatch.text.format import duration, short_time
 from poolwatch.tui.draw.line import Line, Run, length
 
 LONGEST = 36
-"""Cells of the bar, at most."""
+"""Widest bar, in cells."""
 SHORTEST = 6
 _ROOMY = 16
-"""Cells the bar keeps before percentages are written as well."""
+"""Cells that the bar must have before percentages are added."""
 
 _BRIEF = {"in SQL": "SQL", "idle in tx": "idle-tx", "outside": "rest", "other": "rest"}
 
@@ -19,7 +19,7 @@ _Part = tuple[str, str, str, float]
 
 
 def parts(hold: Hold) -> list[_Part]:
-    """Divide the held time; nothing if none of it is known."""
+    """The parts of the held time; none if nothing is known of it."""
     sql, idle = hold.in_sql_s, hold.in_transaction_idle_s
     if sql is None and idle is None:
         return []
@@ -53,7 +53,7 @@ def spent_line(hold: Hold, cells: int) -> Line | None:
 
 
 def _bar(shares: list[_Part], whole: float, cells: int) -> Line:
-    """Share the cells out; what is not nothing is seen."""
+    """Share the cells out; every part that is not zero gets one."""
     sizes = [
         max(round(seconds / whole * cells), int(seconds / whole > 0.001))
         for *_, seconds in shares
@@ -67,7 +67,7 @@ def _bar(shares: list[_Part], whole: float, cells: int) -> Line:
 
 
 def _time(seconds: float) -> str:
-    """Give a short time as a latency: ``0.0s`` would say nothing."""
+    """A short time as a latency: ``0.0s`` would say nothing."""
     if seconds <= 0:
         return "0s"
     return short_time(seconds) if seconds < 0.0995 else duration(seconds)

@@ -1,4 +1,4 @@
-"""One hold in full: both truths side by side, and where the connection has been."""
+"""One hold in full: the application's side, the server's, and the stacks."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from poolwatch.stacks.compare import taking_frames
 from poolwatch.text.format import duration, neutral, one_line, place, plural, taken_at
 from poolwatch.text.frozen import moment
 from poolwatch.text.naming import process_name, task_name
-from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, wrap
+from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
 from poolwatch.tui.draw.sql import statement_lines
 from poolwatch.tui.draw.stack import Stack, shared, stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
-from poolwatch.tui.panels.header import SEVERITY_INK, SEVERITY_SHAPE
-from poolwatch.tui.state.board import Board, Parting
-from poolwatch.tui.state.rows import INK, SHAPES, Row
+from poolwatch.tui.panels.header import SEVERITIES
+from poolwatch.tui.state.board import Board, Ending
+from poolwatch.tui.state.rows import Row
 
 WIDE = 110
 """From this width on, application and server stand side by side."""
 
-
-_PARTED = {
+_ENDINGS: dict[Ending, str] = {
     "returned": "returned",
     "ended": "its process ended",
     "gone": "no longer seen",
 }
 
 
-def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
-    """Say in one line which hold this is and how it is doing."""
+def headline(row: Row, ending: Ending | None = None) -> Line:
+    """Which hold this is, and its verdict or how it ended."""
     hold = row.hold
     where = (taken_at(hold), "strong")
-    if gone:
-        ink = "good" if how == "returned" else "muted"
+    if ending is not None:
+        ink = "good" if ending == "returned" else "muted"
         state: Line = (
-            (f"  ○ {_PARTED[how]} after {duration(hold.held_s)}", ink),
+            (f"  ○ {_ENDINGS[ending]} after {duration(hold.held_s)}", ink),
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)
+    mark, mark_ink = row.mark
     return (
-        (f"  {SHAPES[row.word]} {row.verdict}", INK[row.word]),
+        (f"  {mark}", mark_ink),
         ("   held ", "muted"),
         (duration(hold.held_s), "strong"),
         ("   ", "text"),
@@ -47,17 +47,31 @@ def headline(row: Row, *, gone: bool, how: Parting = "returned") -> Line:
     )
 
 
+def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
+    """Draw the selected hold below the table.
+
+    There are always ``height`` lines, so another selection never shifts the table.
+    """
+    gone = board.selection.gone_at is not None
+    ending = board.ending(row) if gone else None
+    title: Line = (("SELECTED", "title"), *headline(row, ending))
+    note: Line = (("enter ", "accent"), ("all of it", "muted"))
+    body = detail_lines(board, row, cells)[: height - 2]
+    filled = [*body, *([BLANK] * (height - 2 - len(body)))]
+    return [BLANK, rule(title, note, cells), *filled]
+
+
 def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw a hold for a page or a pane that is ``cells`` wide."""
-    if cells < WIDE:
-        inner = cells - 4
-        told = [*_stacks(board, row, inner), *_findings(row, inner)]
-        return [*_facts_of(row, inner), *told, BLANK, *_server(board, row, inner)]
     half = cells // 2
-    left = [*_facts_of(row, half - 4), *_stacks(board, row, half - 4)]
-    other = cells - half - 4
-    right = [*_server(board, row, other), *_findings(row, other)]
-    return beside(left, right, half)
+    left = right = cells - 4
+    if cells >= WIDE:
+        left, right = half - 4, cells - half - 4
+    application = [*_application(row, left), *_stacks(board, row, left)]
+    server, findings = _server(board, row, right), _findings(row, right)
+    if cells >= WIDE:
+        return beside(application, [*server, *findings], half)
+    return [*application, *findings, BLANK, *server]
 
 
 def _heading(text: str) -> Line:
@@ -65,61 +79,69 @@ def _heading(text: str) -> Line:
 
 
 def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
-    """Lay out names and values; a value that is too long goes on below itself."""
+    """Lay out name, value and ink; a long value goes on in the next lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
-        for at, part in enumerate(wrap(value, cells - 12, 3) or ["-"]):
-            lines.append(((f"  {name if not at else '':<10}", "muted"), (part, ink)))
+        parts = wrap(value, cells - 12, 3) or ["-"]
+        lines += _labelled(f"  {name:<10}", "muted", parts, ink)
     return lines
 
 
-def _facts_of(row: Row, cells: int) -> list[Line]:
-    facts, evidence = _facts(row), row.hold.evidence
-    told = [
-        ("" if at else "evidence", each, "text") for at, each in enumerate(evidence)
+def _labelled(label: str, ink: str, parts: list[str], text_ink: str) -> list[Line]:
+    """Put a label before the first of several lines; the others are indented."""
+    blank = " " * len(label)
+    return [
+        ((blank if at else label, ink), (part, text_ink))
+        for at, part in enumerate(parts)
+    ]
+
+
+def _application(row: Row, cells: int) -> list[Line]:
+    evidence = [
+        ("" if at else "evidence", each, "text")
+        for at, each in enumerate(row.hold.evidence)
     ]
     spent = spent_line(row.hold, cells - 12)
     bar: list[Line] = [((f"  {'time':<10}", "muted"), *spent)] if spent else []
     return [
         _heading("APPLICATION"),
-        *_pairs(facts, cells),
+        *_pairs(_facts(row), cells),
         *bar,
-        *_pairs(told, cells),
+        *_pairs(evidence, cells),
     ]
 
 
 def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
-    """Draw where it was acquired, where it was last used, where the holder is now."""
+    """Draw where the hold was taken and last used, and where the holder is now."""
     hold = row.hold
     taken = hold.stack or ((hold.site,) if hold.site else ())
     unfold = board.unfold
     body = stack_lines(taken, hold.site, unfold=unfold)
-    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_unknown("no stack")])]
+    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_muted("no stack")])]
     lines += _used(board, hold, taken, cells)
     why = "the holder has ended, or cannot be read"
     title = "NOW HERE"
-    if board.past is not None:
-        title = f"HERE AT {moment(board.past.at)[1]}"
+    if board.incident is not None:
+        title = f"HERE AT {moment(board.incident.at)[1]}"
     above = taken, hold.used
     now = _later(title, why, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
 
 
 def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
-    """Draw where the last statement came from, with it, and how long ago that was."""
+    """Draw the last statement, where it came from and how long ago that was."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
     title, site, unfold = "LAST USED HERE", hold.site, board.unfold
     lines = _later(title, "no stack", hold.used, (taken,), site=site, unfold=unfold)
-    before, now = ("ago", "now") if board.past is None else ("before", "then")
+    before, now = ("ago", "now") if board.incident is None else ("before", "then")
     ago = f"{duration(hold.unused_s)} {before}"
-    when = (
-        (f"  running {now}", "good") if hold.unused_s == 0 else (f"  {ago}", "strong")
-    )
+    running = hold.unused_s == 0
+    when = (f"  running {now}", "good") if running else (f"  {ago}", "strong")
     lines[1] = (lines[1][0], when, *lines[1][1:])
     if hold.statement:
-        said = one_line(hold.statement)
-        lines.insert(2, crop((("    ", "text"), (said, "keyword")), cells))
+        statement: Line = (("    ", "text"), (one_line(hold.statement), "keyword"))
+        lines.insert(2, crop(statement, cells))
     return lines
 
 
@@ -132,7 +154,7 @@ def _later(
     site: Frame | None,
     unfold: bool,
 ) -> list[Line]:
-    """Draw a stack; what a stack above it has shown already is only mentioned."""
+    """Draw a stack without the frames that a stack above it has shown already."""
     head = _heading(title)
     if not stack:
         return [BLANK, (*head, (f"  {missing}", "muted"))]
@@ -148,7 +170,7 @@ def _later(
     return [BLANK, head, *lines]
 
 
-def _unknown(text: str) -> Line:
+def _muted(text: str) -> Line:
     return ((f"  {text}", "muted"),)
 
 
@@ -160,27 +182,21 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     task = task_name(hold.task) if hold.task else ""
     holder = f"task {task} on thread {hold.thread}" if both else row.holder
     caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
+    held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
+    where = f"{process_name(process)} pid {process.pid} on {process.host}"
     facts = [
         ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),
-        (
-            "process",
-            f"{process_name(process)} pid {process.pid} on {process.host}",
-            "text",
-        ),
+        ("process", where, "text"),
         ("holder", holder, "text"),
         ("labels", labels, "text"),
-        ("held", _times(hold), "text"),
+        ("held", held, "text"),
     ]
     return [(name, value, ink) for name, value, ink in facts if value]
 
 
-def _times(hold: Hold) -> str:
-    return f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
-
-
 def _findings(row: Row, cells: int) -> list[Line]:
-    """Draw the findings that name this hold, the most particular first."""
+    """Draw the findings that name this hold, those that name the fewest holds first."""
     found = [f for f in row.process.findings if row.hold.id in f.holds]
     lines: list[Line] = [BLANK, _heading("WHY")] if found else []
     for finding in sorted(found, key=lambda f: len(f.holds)):
@@ -189,17 +205,11 @@ def _findings(row: Row, cells: int) -> list[Line]:
 
 
 def finding_lines(finding: Finding, cells: int) -> list[Line]:
-    """Draw a finding: what, why it is believed, what to do."""
-    ink = SEVERITY_INK[finding.severity]
-    lines: list[Line] = []
-    for at, part in enumerate(wrap(finding.text, cells - 4, 3)):
-        mark = SEVERITY_SHAPE[finding.severity] if not at else " "
-        lines.append(((f"  {mark} ", ink), (part, "strong")))
-    for sign, text in (("proof  ", finding.proof), ("remedy ", finding.remedy)):
-        for at, part in enumerate(wrap(text, cells - 12, 4)):
-            lines.append(
-                ((f"    {sign if not at else '       '} ", "muted"), (part, "text"))
-            )
+    """Draw a finding with its proof and its remedy."""
+    shape, ink = SEVERITIES[finding.severity]
+    lines = _labelled(f"  {shape} ", ink, wrap(finding.text, cells - 4, 3), "strong")
+    for name, text in (("proof", finding.proof), ("remedy", finding.remedy)):
+        lines += _labelled(f"    {name:<8}", "muted", wrap(text, cells - 12, 4), "text")
     return lines
 
 
@@ -208,17 +218,12 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
     lines = [_heading("SERVER")]
     if server is None:
         lines += _pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
-        lines += [
-            ((f"  {part}", "muted"),) for part in wrap(_no_server(board, row), cells, 3)
-        ]
+        lines += map(_muted, wrap(_no_server(board, row), cells, 3))
     else:
+        state = f"{server.state or '-'} for {duration(server.state_age_s)}"
         facts = [
             ("backend", f"{hold.backend_pid}{_address(row)}", "text"),
-            (
-                "state",
-                f"{server.state or '-'} for {duration(server.state_age_s)}",
-                "text",
-            ),
+            ("state", state, "text"),
             ("xact", duration(server.xact_age_s), "text"),
             ("wait", server.wait_event or "-", "text"),
         ]
@@ -226,7 +231,7 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
     text = (server.query if server else None) or hold.statement
     lines += [BLANK, _heading("STATEMENT")]
     if not text:
-        return [*lines, _unknown("none seen yet")]
+        return [*lines, _muted("none seen yet")]
     body = statement_lines(text, max(cells - 2, 20))
     return [
         *lines,
@@ -242,18 +247,18 @@ def _address(row: Row) -> str:
 
 
 def _no_server(board: Board, row: Row) -> str:
-    if board.past is not None:
-        return "a kept picture has no server view"
+    if board.incident is not None:
+        return "an incident snapshot has no server view"
     for status in row.process.servers:
         if row.hold.pool in status.pools and status.error:
             return status.error
     if not any(row.hold.pool in status.pools for status in row.process.servers):
         return "there is no server view of this pool"
-    return "the server shows no row that is surely this connection's"
+    return "no row of the server is certainly this connection's"
 
 
 def _locks(row: Row) -> list[Line]:
-    """Name both ends of each lock by call site where the other end is ours."""
+    """Both ends of each lock, by call site where the other end is a hold, too."""
     blockers = [
         (
             ("  blocked by  ", "warn"),

@@ -1,59 +1,42 @@
-"""The last line: which keys work here."""
+"""The last line: the keys that work on this screen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from poolwatch.tui.draw.line import Line, Run, length
-
-Keys = tuple[tuple[str, str], ...]
-
-MAIN: Keys = (
-    ("↵", "detail"),
-    ("w", "why"),
-    ("c", "call sites"),
-    ("/", "filter"),
-    ("s", "sort"),
-    ("p", "pause"),
-    ("R", "read now"),
-    ("+-", "pace"),
-    ("v", "pane"),
-    ("?", "help"),
-    ("q", "quit"),
-)
-FILTERING: Keys = (("↵", "keep the filter"), ("esc", "clear it"), ("↑↓", "select"))
-ALBUM: Keys = (("z", "kept pictures"),)
-FROZEN: Keys = (("↵", "open"), ("↑↓", "select"), ("esc", "back"))
-PAST: Keys = (
-    ("↵", "detail"),
-    ("w", "why"),
-    ("c", "call sites"),
-    ("/", "filter"),
-    ("s", "sort"),
-    ("v", "pane"),
-    ("esc", "back"),
-)
-DETAIL: Keys = (("esc", "back"), ("j k", "scroll"), ("f", "fold"), ("p", "pause"))
-PAST_DETAIL: Keys = DETAIL[:-1]
-PAGE: Keys = (("esc", "back"), ("j k", "scroll"))
+from poolwatch.tui.keys import KEYS
 
 _ESSENTIAL = {"?", "q", "esc", "↵", "/"}
 
 
-def footer(keys: Sequence[tuple[str, str]], cells: int) -> Line:
-    """Name the keys; on a narrow terminal only those nobody can do without."""
-    line = _line(keys)
-    for key in reversed(keys):
-        if length(line) <= cells:
+def footer(
+    screen: str, cells: int, *, past: bool = False, hidden: Collection[str] = ()
+) -> Line:
+    """Name the keys of a screen; where it is narrow the last ones are left out.
+
+    Args:
+        screen: as the table of keys names it.
+        cells: the width.
+        past: whether the screen shows an incident snapshot.
+        hidden: actions that are of no use now.
+    """
+    named = [
+        key.footer
+        for key in KEYS
+        if key.footer and screen in key.footers.split() and key.action not in hidden
+        if not (past and key.live)
+    ]
+    for sign, label in reversed(named):
+        if length(_line(named)) <= cells:
             break
-        if key[0] not in _ESSENTIAL:
-            keys = [other for other in keys if other != key]
-            line = _line(keys)
-    return line
+        if sign not in _ESSENTIAL:
+            named.remove((sign, label))
+    return _line(named)
 
 
-def _line(keys: Sequence[tuple[str, str]]) -> Line:
+def _line(named: list[tuple[str, str]]) -> Line:
     runs: list[Run] = [(" ", "muted")]
-    for key, what in keys:
-        runs += [(f" {key}", "accent"), (f" {what} ", "muted")]
+    for sign, label in named:
+        runs += [(f" {sign}", "accent"), (f" {label} ", "muted")]
     return tuple(runs)

@@ -1,16 +1,23 @@
-"""The first lines: whose data this is, how fresh, and what is wrong, in plain words."""
+"""The first lines: which processes, how fresh the data is, and what is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from poolwatch.model import ServerStatus, Snapshot
-from poolwatch.text.format import duration, neutral, one_line, plural, short_time
+from poolwatch.model import ServerStatus, Snapshot, Unreachable
+from poolwatch.text.format import (
+    clock,
+    duration,
+    neutral,
+    one_line,
+    plural,
+    short_time,
+)
 from poolwatch.text.frozen import moment
 from poolwatch.text.naming import process_name
-from poolwatch.tui import silence
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
-from poolwatch.tui.reading import Mode
+from poolwatch.tui.polling import Mode
 from poolwatch.tui.state.board import Board
 
 _BADGES: dict[Mode, Run] = {
@@ -25,30 +32,36 @@ _BADGES: dict[Mode, Run] = {
     "frozen": ("FROZEN", "mark"),
 }
 
-SEVERITY_INK = {"critical": "bad", "warning": "warn", "info": "accent"}
-SEVERITY_SHAPE = {"critical": "■", "warning": "◆", "info": "●"}
+SEVERITIES: dict[str, Run] = {
+    "critical": ("■", "bad"),
+    "warning": ("◆", "warn"),
+    "info": ("●", "accent"),
+}
+"""Shape and ink."""
+
+_WHY: Run = ("  WHY  ", "title")
 
 
 def header(board: Board, now: float, clock: str, cells: int) -> Line:
-    """Say whose data this is and how old; what matters less leaves first."""
+    """Name the processes and the age of the data; the right end leaves first."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
-    if board.past is not None:
-        day, time = moment(board.past.at)
+    if board.incident is not None:
+        day, time = moment(board.incident.at)
         badge = f"{badge} {time}"
     start: Line = (("  poolwatch ", "title"),)
-    who: Line = ((f" {_who(board.snapshot)}  ", "text"),)
+    names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
     end: list[Line]
-    if board.past is not None:
+    if board.incident is not None:
         end = [((f"  {day}, not now  ", "muted"),)]
     else:
         end = [
             ((f"  {clock}  ", "muted"),),
-            ((f"  every {_interval(board.refresh)}", "muted"),),
+            ((f"  every {board.refresh:g}s", "muted"),),
             _server(board, past=mode in ("silent", "lost")),
         ]
-    left: Line = (*start, *crop(who, max(cells - 44, 8)), *state)
+    left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
     right: Line = ()
     for part in end:
         if length(left) + length(right) + length(part) < cells:
@@ -56,7 +69,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     return spread(left, right, cells)
 
 
-def _who(snapshot: Snapshot) -> str:
+def _processes(snapshot: Snapshot) -> str:
     if len(snapshot.processes) > 1:
         return f"{len(snapshot.processes)} processes"
     if not snapshot.processes:
@@ -74,24 +87,15 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
-def _interval(seconds: float) -> str:
-    return f"{seconds:g}s"
-
-
-def statuses(snapshot: Snapshot) -> list[ServerStatus]:
-    """Every word on the servers, of all processes."""
-    return [status for process in snapshot.processes for status in process.servers]
-
-
 def _server(board: Board, *, past: bool) -> Line:
-    told = [
-        s
-        for p in board.snapshot.processes
-        if past or p.pid not in board.silent
-        for s in p.servers
+    reports = [
+        status
+        for process in board.snapshot.processes
+        if past or process.pid not in board.silent
+        for status in process.servers
     ]
-    down = [status for status in told if status.down]
-    known = [status for status in told if status.version]
+    down = [status for status in reports if status.down]
+    known = [status for status in reports if status.version]
     if down:
         since = [s.silent_s for s in down if s.silent_s is not None]
         age = f" {duration(min(since))}" if since else ""
@@ -104,7 +108,7 @@ def _server(board: Board, *, past: bool) -> Line:
 
 
 def _versions(known: Sequence[ServerStatus], *, dim: bool) -> Line:
-    """Name the server with its sessions, or count the servers; dim if that is past."""
+    """One server with its sessions, or the number of servers; old figures are dim."""
     if not known:
         return ()
     if len({status.address for status in known}) > 1:
@@ -120,97 +124,87 @@ def _versions(known: Sequence[ServerStatus], *, dim: bool) -> Line:
 
 
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
-    """Give the worst that is known: of the view itself, else of the pools."""
+    """The worst trouble, in ``lines`` lines: of the view itself, else of the pools."""
     mode = board.mode(now)
-    told = _view(board, mode) or _worst(board, now, cells)
-    padded = [*told, (), ()][:lines]
+    text = _view(board, mode) or _worst(board, now, cells)
+    padded = [*text, (), ()][:lines]
     return [crop(line, cells - 2) for line in padded]
 
 
 def _view(board: Board, mode: Mode) -> list[Line]:
-    error = one_line(board.error or "no answer")
+    """Why the data on the screen is not the present, if so."""
     if mode == "starting":
-        return [(("  WHY  ", "title"), ("waiting for the first answer", "muted"))]
+        return [_first("waiting for the first answer", "muted")]
     if mode == "none":
-        return [(("  WHY  ", "title"), ("no instrumented process found", "warn"))]
+        return [_first("no instrumented process found", "warn")]
     if mode == "lost":
-        gone = silence.ended(board) or "no process is watched any more"
+        gone = _ended(board) or "no process is watched any more"
         text = f"■ {gone}; this is what was last seen"
-        return [
-            _first(text, "bad"),
-            _second("the next process is shown when it starts"),
-        ]
+        next_one = "the next process is shown when it starts"
+        return [_first(text, "bad"), _second(next_one)]
     if mode == "failed":
-        return [_first(f"■ {error}", "bad")]
+        return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
     return []
 
 
 def _first(text: str, ink: str) -> Line:
-    return (("  WHY  ", "title"), (text, ink))
+    return (_WHY, (text, ink))
 
 
 def _second(text: str) -> Line:
     return (("       ", "text"), (one_line(text), "muted"))
 
 
-Trouble = tuple[str, str, str]
-"""What is wrong, the ink of its shape, and what helps."""
+class Trouble(NamedTuple):
+    """A finding, or a process that does not answer."""
+
+    severity: str
+    text: str
+    remedy: str
 
 
 def troubles(board: Board, now: float) -> list[Trouble]:
-    """List what is wrong: silent servers and processes, then what they are hiding."""
-    found = [
-        (finding.kind, (finding.text, SEVERITY_INK[finding.severity], finding.remedy))
-        for _, finding in board.findings()
+    """List what is wrong: servers and processes that are silent, then the rest."""
+    findings = [finding for _, finding in board.findings()]
+    down = [finding for finding in findings if finding.kind == "server_down"]
+    others = [finding for finding in findings if finding.kind != "server_down"]
+    return [
+        *(Trouble(each.severity, each.text, each.remedy) for each in down),
+        *(Trouble("critical", text, "") for text in silent(board, now)),
+        *(Trouble(each.severity, each.text, each.remedy) for each in others),
     ]
-    down = [trouble for kind, trouble in found if kind == "server_down"]
-    others = [trouble for kind, trouble in found if kind != "server_down"]
-    quiet = [(text, "bad", "") for text in silence.silent(board, now)]
-    return [*down, *quiet, *others]
 
 
 def _worst(board: Board, now: float, cells: int) -> list[Line]:
     found = troubles(board, now)
     if not found:
-        return _blind(board) or _healthy(board)
-    text, ink, remedy = found[0]
+        return _unobserved(board) or _healthy(board)
+    severity, text, after = found[0]
+    shape, ink = SEVERITIES[severity]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
-    shape = next(SEVERITY_SHAPE[s] for s, each in SEVERITY_INK.items() if each == ink)
-    head: Line = (
-        ("  WHY  ", "title"),
-        (f"{shape} ", ink),
-        (one_line(text), "strong"),
-    )
+        after = after or f"also: {found[1].text}"
+    head: Line = (_WHY, (f"{shape} ", ink), (one_line(text), "strong"))
     first = (*crop(head, cells - length(more) - 2), *more)
-    after = f"also: {found[1][0]}" if not remedy and len(found) > 1 else remedy
-    return (
-        [first, (("       → ", "muted"), (one_line(after), "muted"))]
-        if after
-        else [first]
-    )
+    return [first, _second(f"→ {after}")] if after else [first]
 
 
-def _blind(board: Board) -> list[Line]:
-    """Never call healthy what is not recorded, or a server that is not read."""
+def _unobserved(board: Board) -> list[Line]:
+    """Warn of pools that are not recorded and servers that are not read."""
     off = sum(p.switched_off for each in board.snapshot.processes for p in each.pools)
     if off:
         text = (
             f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
         )
         return [_first(text, "bad"), _second("see the application's log")]
-    unread = unread_servers(board.snapshot)
-    if not unread:
+    reports = (status for each in board.snapshot.processes for status in each.servers)
+    # Without a server view by the application's own wish, nothing is amiss.
+    error = next((s.error for s in reports if s.error and s.enabled), None)
+    if error is None:
         return []
     text = "◆ no trouble is seen in the application, but its server is not read"
-    return [_first(text, "warn"), _second(unread[0])]
-
-
-def unread_servers(snapshot: Snapshot) -> list[str]:
-    """Say why a server is not read, unless the application does not want it to be."""
-    errors = [s.error for s in statuses(snapshot) if s.error and s.enabled]
-    return list(dict.fromkeys(one_line(error) for error in errors))
+    return [_first(text, "warn"), _second(error)]
 
 
 def _healthy(board: Board) -> list[Line]:
@@ -219,6 +213,38 @@ def _healthy(board: Board) -> list[Line]:
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     asks = f", {plural(waits, 'request')} waiting" if waits else ", nobody waits"
     text = f"{plural(len(held), 'connection')} out{longest}{asks}"
-    first: Line = (("  WHY  ", "title"), ("✓ healthy ", "good"), (f" {text}", "muted"))
-    gone = silence.ended(board)
-    return [first, _second(gone)] if gone else [first]
+    first: Line = (_WHY, ("✓ healthy ", "good"), (f" {text}", "muted"))
+    ended = _ended(board)
+    return [first, _second(ended)] if ended else [first]
+
+
+def silent(board: Board, now: float) -> list[str]:
+    """A sentence for each process that does not answer."""
+    reading = board.last
+    return [_silent(board, each, now) for each in (reading.silent if reading else ())]
+
+
+def _silent(board: Board, lost: Unreachable, now: float) -> str:
+    age = board.last_seen(lost.pid or 0, now)
+    name = board.name_of(lost)
+    why = lost.why.removeprefix("it ")
+    if why == lost.why:  # an error in words of its own
+        name, why = f"{name} gives no snapshot", f"({why})"
+    if age is not None and "does not answer" in why:
+        why = why.replace("does not answer", f"has not answered for {duration(age)}")
+    elif age is not None:
+        why += f"; shown as seen {duration(age)} ago"
+    return one_line(f"{name} {why}")
+
+
+def _ended(board: Board) -> str | None:
+    """The process that ended last, and when; None if none did lately."""
+    snapshot = board.last.snapshot if board.last else None
+    unreachable = snapshot.unreachable if snapshot else ()
+    ended = [each for each in unreachable if each.alive is False]
+    if not ended:
+        return None
+    last = max(ended, key=lambda each: each.since or "")
+    others = f", and {len(ended) - 1} before it" if len(ended) > 1 else ""
+    since = clock(last.since or "")
+    return one_line(f"{board.name_of(last)} ended at {since}{others}")

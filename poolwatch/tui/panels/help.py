@@ -1,57 +1,30 @@
-"""The words of the help page: every key, every verdict, every column."""
+"""The help page: every key, every verdict, every column."""
 
 from __future__ import annotations
 
 from poolwatch.tui.draw.line import BLANK, Line, beside
+from poolwatch.tui.keys import KEYS
 from poolwatch.tui.state.filtering import FIELDS
-from poolwatch.tui.state.rows import INK, SHAPES, Word
-
-KEYS = (
-    ("↑ ↓  j k", "select a hold; the selection follows it"),
-    ("g G  home end", "first and last hold"),
-    ("pgup pgdn", "one page up or down"),
-    ("enter", "the hold in full: stacks, statement, server"),
-    ("w", "what is wrong, with proof and remedy"),
-    ("c", "call sites: what each keeps, and waits it causes"),
-    ("z", "pictures kept of a pool's first trouble"),
-    ("s", "sort by harm, held, call site, pool"),
-    ("/", "filter; esc clears it"),
-    ("v", "show or hide the pane below"),
-    ("p", "pause: the data stands still"),
-    ("R", "read now"),
-    ("+ -", "read more often, less often"),
-    ("f", "in the stack: unfold library frames"),
-    ("esc", "one step back"),
-    ("q", "quit"),
-)
-
-VERDICTS: tuple[tuple[Word, str], ...] = (
-    ("LEAKED", "nobody is left who could return it"),
-    ("BLOCKS", "others wait for a lock it holds"),
-    ("BLOCKED", "it waits for a lock of another backend"),
-    ("IDLE-TX", "its transaction is open and does nothing"),
-    ("LONG", "over the threshold, the code still runs"),
-    ("ok", "nothing to say"),
-)
+from poolwatch.tui.state.rows import VERDICTS
 
 COLUMNS = (
     ("held", "since the connection was taken"),
     ("holder", "task or thread, and its labels"),
     ("call site", "the line of your code that took it"),
     ("backend", "pid of the PostgreSQL process"),
-    ("state, for", "what the server says, and since when"),
+    ("state, for", "state of the backend, and since when"),
     ("xact", "age of the open transaction"),
     ("wait event", "what the backend waits for"),
     ("statement", "the last one, literals masked"),
-    ("out", "connections lent, of all that may be"),
-    ("waited", "s/s: by all requests, per second, this last minute"),
+    ("out", "connections out, of all the pool can lend"),
+    ("waited", "seconds waited per second, in the last minute"),
     ("gave up", "waits that the application itself ended"),
     ("p99", "99 of 100 waits or holds are shorter"),
 )
 
 FILTERS = (
     ("held:>30s", "held for half a minute or longer"),
-    ("state:idle-tx", "by what the server says"),
+    ("state:idle-tx", "by the state of the backend"),
     ("!pool:audit", "all but that pool"),
     ("endpoint:/pay", "by a label"),
     ("export", "anywhere in the row"),
@@ -60,7 +33,8 @@ FILTERS = (
 
 def help_lines(cells: int) -> list[Line]:
     """Lay the page out, in two columns where there is room."""
-    left = [*_part("KEYS", KEYS), BLANK, *_part("FILTER", FILTERS)]
+    keys = tuple(key.help for key in KEYS if key.help)
+    left = [*_part("KEYS", keys), BLANK, *_part("FILTER", FILTERS)]
     left.append((("  fields: " + " ".join(FIELDS), "muted"),))
     right = [*_verdicts(), BLANK, *_part("COLUMNS", COLUMNS)]
     if cells < 110:
@@ -77,7 +51,7 @@ def _part(title: str, pairs: tuple[tuple[str, str], ...]) -> list[Line]:
 
 def _verdicts() -> list[Line]:
     lines: list[Line] = [(("  VERDICTS, the worst first", "title"),)]
-    for word, text in VERDICTS:
-        name = f"{SHAPES[word]} {word}{' n' if word == 'BLOCKS' else ''}"
-        lines.append(((f"  {name:<16}", INK[word]), (text, "text")))
+    for word, (shape, ink, text) in VERDICTS.items():
+        name = f"{shape} {word}{' n' if word == 'BLOCKS' else ''}"
+        lines.append(((f"  {name:<16}", ink), (text, "text")))
     return lines

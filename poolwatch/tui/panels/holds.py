@@ -1,62 +1,62 @@
-"""The holders table: who holds a connection, since when, where, and what it does."""
+"""The table of holds: who holds a connection, since when, where, and its backend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 from poolwatch.text.format import (
     duration,
-    fit,
     neutral,
     one_line,
     plural,
-    taken_at,
-    taken_in,
 )
 from poolwatch.text.frozen import moment
-from poolwatch.text.naming import process_name
-from poolwatch.tui.draw.line import Line, Run, crop, right, rule, tail
-from poolwatch.tui.draw.table import GAP, Column, Layout, arrange, heads
+from poolwatch.tui.draw.line import Line, Run, crop, right, rule
+from poolwatch.tui.draw.table import (
+    MARGIN,
+    Column,
+    Table,
+    process_cell,
+    site_cell,
+    text_cell,
+)
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import short_state
-from poolwatch.tui.state.rows import INK, SHAPES, Row
-
-COLUMNS = (
-    Column("verdict", "verdict", 10, 11, 0),
-    Column("held", "held", 6, 6, 1, right=True),
-    Column("holder", "holder", 13, 20, 3),
-    Column("site", "call site", 20, 32, 2),
-    Column("pool", "pool", 7, 10, 9),
-    Column("process", "process", 8, 16, 10),
-    Column("pid", "backend", 7, 7, 6, right=True),
-    Column("state", "state", 7, 8, 4),
-    Column("age", "for", 5, 6, 7, right=True),
-    Column("xact", "xact", 5, 6, 11, right=True),
-    Column("wait", "wait event", 16, 20, 8),
-    Column("statement", "statement", 14, 400, 5),
-)
-
-_SERVERS = {"pid", "state", "age", "xact", "wait"}
-"""What only the server knows: of the past, nobody asked it."""
+from poolwatch.tui.state.rows import Row
 
 
-def layout(board: Board, cells: int) -> Layout:
-    """Choose the columns; one pool or one process needs no column to tell it apart."""
+class _Line(NamedTuple):
+    """One line of the table."""
+
+    row: Row
+    ending: str | None
+    """How the hold ended, if it is no longer there."""
+    age: float | None
+    """Seconds since its process answered last, if the process is silent."""
+
+
+def layout(board: Board, cells: int) -> Table[_Line]:
+    """Choose the columns; with one pool or one process its column is left out.
+
+    An incident snapshot has no columns of the server: it was not asked then.
+    """
     processes = board.snapshot.processes
-    hidden = set(_SERVERS) if board.past is not None else set()
+    hidden = set()
+    if board.incident is not None:
+        hidden |= {"backend", "state", "for", "xact", "wait event"}
     if len(processes) < 2:
         hidden.add("process")
     if len({pool.name for process in processes for pool in process.pools}) < 2:
         hidden.add("pool")
-    return arrange(COLUMNS, cells - 4, hidden)
+    return Table(COLUMNS, cells, hidden)
 
 
-def title_lines(board: Board, columns: Layout, cells: int) -> list[Line]:
-    """Give the panel's rule, with count, order and filter, and the column titles."""
+def title_lines(board: Board, table: Table[_Line], cells: int) -> list[Line]:
+    """The panel's rule, with count, order and filter, and the column titles."""
     shown = board.selection.shown
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
-    if board.past is not None:
-        title += [(f" at {moment(board.past.at)[1]}", "warn")]
+    if board.incident is not None:
+        title += [(f" at {moment(board.incident.at)[1]}", "warn")]
     old = [age for row in shown if (age := board.last_seen(row.process.pid))]
     if old:
         title += [(f"  {len(old)} as last seen {duration(min(old))} ago", "warn")]
@@ -68,63 +68,37 @@ def title_lines(board: Board, columns: Layout, cells: int) -> list[Line]:
         title += [(f"  {one_line(board.filter.complaint, 80)}", "warn")]
     where = f"{board.selection.at + 1} of {len(shown)}" if shown else ""
     note: Line = (("by ", "muted"), (board.sort, "accent"), (f"  {where}", "muted"))
-    return [rule(tuple(title), note, cells), heads(columns)]
+    return [rule(tuple(title), note, cells), table.titles()]
 
 
-def row_lines(board: Board, columns: Layout, cells: int, *, dim: bool) -> list[Line]:
-    """Draw every row; the selected one and a tombstone say so without colour."""
+def row_lines(
+    board: Board, table: Table[_Line], cells: int, *, dim: bool
+) -> list[Line]:
+    """Draw every row; the selected one and a tombstone can be told without colour."""
     selection = board.selection
     lines = []
     for at, row in enumerate(selection.shown):
-        mine = at == selection.at
-        gone = mine and selection.gone_at is not None
-        verdict = f"○ {board.parting(row)}" if gone else None
+        selected = at == selection.at
+        gone = selected and selection.gone_at is not None
         age = board.last_seen(row.process.pid)
+        line = _Line(row, board.ending(row) if gone else None, age)
+        margin = ("▌ ", "accent") if selected else MARGIN
         faded = dim or gone or age is not None
-        lines.append(
-            _line(row, columns, selected=mine, verdict=verdict, age=age, dim=faded)
-        )
-    return lines or [crop(_nothing(board), cells)]
+        lines.append(table.line(line, margin=margin, dim=faded))
+    return lines or [crop(_empty(board), cells)]
 
 
-def _nothing(board: Board) -> Line:
+def _empty(board: Board) -> Line:
     if board.hidden:
         return (("  no row matches the filter; esc clears it", "muted"),)
-    if board.kept is None:
+    if board.last_good is None:
         return ()
     return (("  no connection is held at this moment", "muted"),)
 
 
-def _line(
-    row: Row,
-    columns: Layout,
-    *,
-    selected: bool,
-    verdict: str | None,
-    age: float | None,
-    dim: bool,
-) -> Line:
-    runs: list[Run] = [("▌ ", "accent") if selected else ("  ", "text")]
-    for column, cells in columns:
-        text, ink = _CELLS[column.key](row)
-        if age is not None and column.key in ("process", "statement"):
-            text = f"{duration(age)} ago: {text}"
-        if verdict is not None and column.key == "verdict":
-            text = verdict
-        if column.key == "site":
-            text = tail(taken_in(row.hold, cells), cells)
-        else:
-            text = right(text, cells) if column.right else fit(text, cells)
-        runs.append((text + GAP, _faded(ink) if dim else ink))
-    return tuple(runs)
-
-
-def _faded(ink: str) -> str:
-    return "faint" if ink == "faint" else "muted"
-
-
-def _verdict(row: Row) -> Run:
-    return f"{SHAPES[row.word]} {row.verdict}", INK[row.word]
+def _verdict(line: _Line) -> Run:
+    text, ink = line.row.mark
+    return (f"○ {line.ending}" if line.ending else text), ink
 
 
 def _loud(row: Row) -> str:
@@ -132,59 +106,84 @@ def _loud(row: Row) -> str:
     return "text" if row.word == "ok" else "strong"
 
 
-def _whose(row: Row) -> Run:
-    return one_line(f"{row.process.pid} {process_name(row.process)}", 40), "muted"
+def _held(line: _Line) -> Run:
+    return duration(line.row.hold.held_s), _loud(line.row)
 
 
-def _pid(row: Row) -> Run:
-    pid = row.hold.backend_pid
+def _holder(line: _Line) -> Run:
+    row = line.row
+    labels = " ".join(list(row.hold.labels.values())[:4])
+    name = row.holder.replace("ThreadPoolExecutor-", "Executor-")
+    return one_line(f"{name} {labels}", 60), "text"
+
+
+def _site(line: _Line, cells: int) -> Line:
+    return site_cell(line.row.hold, cells, _loud(line.row))
+
+
+def _process(line: _Line) -> Run:
+    return _as_last_seen(line, process_cell(line.row.process))
+
+
+def _backend(line: _Line) -> Run:
+    pid = line.row.hold.backend_pid
     return ("-", "faint") if pid is None else (str(pid), "muted")
 
 
-def _state(row: Row) -> Run:
-    state = short_state(row.hold)
+def _state(line: _Line) -> Run:
+    state = short_state(line.row.hold)
     if state is None:
         return "-", "faint"
-    return neutral(state), "warn" if row.word in ("IDLE-TX", "BLOCKS") else "text"
+    loud = line.row.word in ("IDLE-TX", "BLOCKS")
+    return neutral(state), "warn" if loud else "text"
 
 
-def _event(row: Row) -> Run:
-    event = row.hold.server and row.hold.server.wait_event
-    if not event:
-        return "-", "faint"
-    short = one_line(event.removeprefix("Client:"), 40)
-    return short, "warn" if event.startswith("Lock:") else "muted"
+def _state_age(line: _Line) -> Run:
+    server = line.row.hold.server
+    return _age(server.state_age_s if server else None)
 
 
-_CELLS: dict[str, Callable[[Row], Run]] = {
-    "verdict": _verdict,
-    "held": lambda row: (duration(row.hold.held_s), _loud(row)),
-    "holder": lambda row: (holder(row), "text"),
-    "site": lambda row: (taken_at(row.hold), _loud(row)),
-    "pool": lambda row: (one_line(row.pool_name, 40), "muted"),
-    "process": _whose,
-    "pid": _pid,
-    "state": _state,
-    "age": lambda row: _age(row.hold.server.state_age_s if row.hold.server else None),
-    "xact": lambda row: _age(row.hold.server.xact_age_s if row.hold.server else None),
-    "wait": _event,
-    "statement": lambda row: statement(row, 400),
-}
+def _xact_age(line: _Line) -> Run:
+    server = line.row.hold.server
+    return _age(server.xact_age_s if server else None)
 
 
 def _age(seconds: float | None) -> Run:
     return duration(seconds), "faint" if seconds is None else "text"
 
 
-def holder(row: Row, limit: int = 60) -> str:
-    """Name the holder, with its labels as far as there is room."""
-    labels = " ".join(list(row.hold.labels.values())[:4])
-    name = row.holder.replace("ThreadPoolExecutor-", "Executor-")
-    return one_line(f"{name} {labels}", limit)
+def _wait_event(line: _Line) -> Run:
+    server = line.row.hold.server
+    if server is None or not server.wait_event:
+        return "-", "faint"
+    short = one_line(server.wait_event.removeprefix("Client:"), 40)
+    return short, "warn" if server.wait_event.startswith("Lock:") else "muted"
 
 
-def statement(row: Row, limit: int) -> Run:
-    """Give the statement the server names, or else the last one we saw sent."""
-    server = row.hold.server
-    text = (server.query if server else None) or row.hold.statement
-    return (one_line(text, limit), "muted") if text else ("-", "faint")
+def _statement(line: _Line) -> Run:
+    """The statement that the server names, or else the last one that was sent."""
+    server = line.row.hold.server
+    text = (server.query if server else None) or line.row.hold.statement
+    cell = (one_line(text), "muted") if text else ("-", "faint")
+    return _as_last_seen(line, cell)
+
+
+def _as_last_seen(line: _Line, cell: Run) -> Run:
+    text, ink = cell
+    return (text if line.age is None else f"{duration(line.age)} ago: {text}"), ink
+
+
+COLUMNS: tuple[Column[_Line], ...] = (
+    Column("verdict", "verdict", 10, 11, 0, _verdict),
+    Column("held", "held", 6, 6, 1, _held, place=right),
+    Column("holder", "holder", 13, 20, 3, _holder),
+    Column("call site", "call site", 20, 32, 2, draw=_site),
+    Column("pool", "pool", 7, 10, 9, lambda line: text_cell(line.row.pool_name)),
+    Column("process", "process", 8, 16, 10, _process),
+    Column("backend", "backend", 7, 7, 6, _backend, place=right),
+    Column("state", "state", 7, 8, 4, _state),
+    Column("for", "for", 5, 6, 7, _state_age, place=right),
+    Column("xact", "xact", 5, 6, 11, _xact_age, place=right),
+    Column("wait event", "wait event", 16, 20, 8, _wait_event),
+    Column("statement", "statement", 14, 400, 5, _statement),
+)

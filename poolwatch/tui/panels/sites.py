@@ -1,81 +1,73 @@
-"""The call sites table: which lines of code keep the connections, and what it costs."""
+"""The table of call sites: which lines of code hold the connections, at what cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from poolwatch.model import Frame, Process, SiteStats
-from poolwatch.text.format import (
-    duration,
-    fit,
-    neutral,
-    one_line,
-    place,
-    short_time,
-    width,
-)
-from poolwatch.text.naming import process_name
+from poolwatch.text.format import duration, neutral, place, width
 from poolwatch.tui.draw.gauge import bar
 from poolwatch.tui.draw.line import Line, Run, right, tail
-from poolwatch.tui.draw.table import GAP, Column, Layout, arrange, heads
+from poolwatch.tui.draw.table import (
+    Column,
+    Table,
+    count_cell,
+    process_cell,
+    text_cell,
+    time_cell,
+)
 from poolwatch.tui.state.board import Board
 
-COLUMNS = (
-    Column("site", "call site", 19, 34, 0),
-    Column("function", "function", 10, 20, 12),
-    Column("pool", "pool", 7, 12, 10),
-    Column("process", "process", 8, 16, 11),
-    Column("gauge", "", 6, 12, 13),
-    Column("held", "avg out", 7, 7, 1, right=True),
-    Column("count", "count", 6, 8, 2, right=True),
-    Column("p50", "p50", 7, 7, 9, right=True),
-    Column("p95", "p95", 7, 7, 3, right=True),
-    Column("max", "max", 7, 7, 8, right=True),
-    Column("caused", "caused", 6, 6, 4, right=True),
-    Column("sql", "SQL", 4, 4, 6, right=True),
-    Column("idle", "idle-tx", 7, 7, 7, right=True),
-    Column("leaked", "leaked", 6, 6, 5, right=True),
+EXPLAINED = (
+    ("avg out", "connections out on average, since the pool was instrumented"),
+    ("p95", "95 of 100 of its holds were shorter; max is the longest"),
+    ("caused", "waits of others while it held connections, shared among holders"),
+    ("SQL", "of the time of its ended holds, the part in statements"),
+    ("idle-tx", "of that time, the part in a transaction between statements"),
 )
-"""Titles are explained below the table: the columns are narrow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What one call site did to one pool, and whose both are."""
+    """One line of the table: a call site of one pool, or a caller of it."""
 
     process: Process
     pool: str
+    """Name of the pool."""
     stats: SiteStats
+    most: float
+    """Connections of the call site that holds the most."""
     below: bool = False
-    """One caller of the call site above."""
+    """Whether this is a caller of the call site above."""
 
     @property
     def frame(self) -> Frame | None:
-        """What the row is named by; None where no caller is known."""
+        """The line of code that the row is about; None if a library called."""
         return self.stats.caller if self.below else self.stats.site
 
 
 def sites(board: Board) -> list[Site]:
-    """List the call sites of all processes, by the connections they keep.
+    """List the call sites of all processes, those with the most connections first.
 
-    The callers of one that is shared follow it.
+    The callers of a shared call site follow it.
     """
-    found: list[Site] = []
-    for process in board.snapshot.processes:
+    processes = board.snapshot.processes
+    most = max((s.connections for each in processes for s in each.sites), default=0.0)
+    found = []
+    for process in processes:
         names = {pool.id: pool.name for pool in process.pools}
         found += [
-            Site(process, names.get(stats.pool, stats.pool), stats)
+            Site(process, names.get(stats.pool, stats.pool), stats, most)
             for stats in process.sites
         ]
     found.sort(key=_order)
-    return [each for site in found for each in (site, *_callers_of(site))]
+    return [each for site in found for each in (site, *_callers(site))]
 
 
-def _callers_of(site: Site) -> list[Site]:
+def _callers(site: Site) -> list[Site]:
     where = site.stats.pool, site.stats.site
     callers = [
-        Site(site.process, site.pool, stats, below=True)
+        replace(site, stats=stats, below=True)
         for stats in site.process.callers
         if (stats.pool, stats.site) == where
     ]
@@ -89,49 +81,39 @@ def _order(site: Site) -> tuple[float, str, int, str]:
     return -stats.connections, where, site.process.pid, stats.pool
 
 
-def layout(found: list[Site], cells: int) -> Layout:
-    """Choose the columns; one pool or one process needs no column to tell it apart."""
+def layout(found: list[Site], cells: int) -> Table[Site]:
+    """Choose the columns; with one pool or one process its column is left out."""
     hidden = set()
     if len({site.process.pid for site in found}) < 2:
         hidden.add("process")
     if len({site.pool for site in found}) < 2:
         hidden.add("pool")
-    return arrange(COLUMNS, cells - 4, hidden)
+    return Table(COLUMNS, cells, hidden)
 
 
-def title_line(found: list[Site], cells: int) -> Line:
-    """Give the column titles."""
-    return heads(layout(found, cells))
+def explained(cells: int) -> list[Line]:
+    """Explain the narrow titles, below the table."""
+    shown = EXPLAINED if cells >= 76 else ()
+    return [((f"  {name:<9}", "muted"), (text, "muted")) for name, text in shown]
 
 
-def site_lines(found: list[Site], cells: int) -> list[Line]:
-    """Draw every call site."""
-    columns = layout(found, cells)
-    most = max((site.stats.connections for site in found), default=0.0)
-    return [_line(site, columns, most) for site in found]
+def _name(site: Site, cells: int) -> Line:
+    start, ink = ("  from ", "text") if site.below else ("", "strong")
+    if site.frame is None:
+        return ((tail(f"{start}a library", cells), ink),)
+    text = start + place(site.frame)
+    if width(text) > cells:
+        text = start + place(site.frame, 1)
+    return ((tail(text, cells), ink),)
 
 
-def _line(site: Site, columns: Layout, most: float) -> Line:
-    runs: list[Run] = [("  ", "text")]
-    for column, cells in columns:
-        if column.key == "gauge":
-            share = site.stats.connections / most if most else 0.0
-            runs += [*bar(share, cells, "accent"), (GAP, "text")]
-            continue
-        text, ink = _CELLS[column.key](site)
-        if column.key == "site" and width(text) > cells:
-            text = text.replace(place(site.frame), place(site.frame, 1))
-        set_ = right if column.right else tail if column.key == "site" else fit
-        runs.append((set_(text, cells) + GAP, ink))
-    return tuple(runs)
+def _function(site: Site) -> Run:
+    return neutral(site.frame.function[:60]) if site.frame else "", "text"
 
 
-def _name(site: Site) -> Run:
-    if not site.below:
-        return place(site.stats.site), "strong"
-    return (
-        "  from a library" if site.frame is None else f"  from {place(site.frame)}"
-    ), "text"
+def _gauge(site: Site, cells: int) -> Line:
+    share = site.stats.connections / site.most if site.most else 0.0
+    return bar(share, cells, "accent")
 
 
 def _average(site: Site) -> Run:
@@ -141,10 +123,8 @@ def _average(site: Site) -> Run:
     return ("<0.01" if number < 0.005 else f"{number:.2f}"), "strong"
 
 
-def _time(seconds: float | None) -> Run:
-    if seconds is None:
-        return "-", "faint"
-    return (short_time(seconds) if seconds < 9.95 else duration(seconds)), "text"
+def _count(site: Site) -> Run:
+    return str(site.stats.count), "text"
 
 
 def _caused(site: Site) -> Run:
@@ -154,54 +134,42 @@ def _caused(site: Site) -> Run:
     return duration(seconds), "warn"
 
 
-def _share(part: float | None, site: Site, loud: float) -> Run:
-    """Give a part of the held time; ``loud`` is from where on it deserves a look."""
+def _part(seconds: float | None, site: Site, *, warn_from: float = 2.0) -> Run:
+    """A part of the held time in percent; a share of ``warn_from`` is a warning."""
     whole = site.stats.hold_s.sum
-    if part is None or whole <= 0:
+    if seconds is None or whole <= 0:
         return "-", "faint"
-    share = min(part / whole, 1.0)
-    ink = "warn" if share >= loud else "text"
+    share = min(seconds / whole, 1.0)
+    ink = "warn" if share >= warn_from else "text"
     return ("<1%" if 0 < share < 0.01 else f"{share * 100:.0f}%"), ink
 
 
+def _in_sql(site: Site) -> Run:
+    return _part(site.stats.in_sql_s, site)
+
+
+def _idle(site: Site) -> Run:
+    return _part(site.stats.in_transaction_idle_s, site, warn_from=0.5)
+
+
 def _leaked(site: Site) -> Run:
-    leaked = site.stats.leaked
-    return str(leaked), "bad" if leaked else "faint"
+    return count_cell(site.stats.leaked, "bad")
 
 
-_NEVER = 2.0
-_CELLS: dict[str, Callable[[Site], Run]] = {
-    "site": _name,
-    "function": lambda site: (
-        neutral(site.frame.function[:60]) if site.frame else "",
-        "text",
-    ),
-    "pool": lambda site: (one_line(site.pool, 40), "muted"),
-    "process": lambda site: (
-        one_line(f"{site.process.pid} {process_name(site.process)}", 40),
-        "muted",
-    ),
-    "held": _average,
-    "count": lambda site: (str(site.stats.count), "text"),
-    "p50": lambda site: _time(site.stats.hold_s.p50),
-    "p95": lambda site: _time(site.stats.hold_s.p95),
-    "max": lambda site: _time(site.stats.hold_s.max),
-    "caused": _caused,
-    "sql": lambda site: _share(site.stats.in_sql_s, site, _NEVER),
-    "idle": lambda site: _share(site.stats.in_transaction_idle_s, site, 0.5),
-    "leaked": _leaked,
-}
-
-EXPLAINED = (
-    ("avg out", "connections it keeps on average, over all the time watched"),
-    ("p95", "95 of 100 of its holds were shorter; max is the longest"),
-    ("caused", "what others waited while it held connections, shared out fairly"),
-    ("SQL", "of the time its ended holds lasted, the part in statements"),
-    ("idle-tx", "and the part in an open transaction that ran no statement"),
+COLUMNS: tuple[Column[Site], ...] = (
+    Column("site", "call site", 19, 34, 0, draw=_name),
+    Column("function", "function", 10, 20, 12, _function),
+    Column("pool", "pool", 7, 12, 10, lambda site: text_cell(site.pool)),
+    Column("process", "process", 8, 16, 11, lambda site: process_cell(site.process)),
+    Column("gauge", "", 6, 12, 13, draw=_gauge),
+    Column("held", "avg out", 7, 7, 1, _average, place=right),
+    Column("count", "count", 6, 8, 2, _count, place=right),
+    Column("p50", "p50", 7, 7, 9, lambda s: time_cell(s.stats.hold_s.p50), place=right),
+    Column("p95", "p95", 7, 7, 3, lambda s: time_cell(s.stats.hold_s.p95), place=right),
+    Column("max", "max", 7, 7, 8, lambda s: time_cell(s.stats.hold_s.max), place=right),
+    Column("caused", "caused", 6, 6, 4, _caused, place=right),
+    Column("sql", "SQL", 4, 4, 6, _in_sql, place=right),
+    Column("idle", "idle-tx", 7, 7, 7, _idle, place=right),
+    Column("leaked", "leaked", 6, 6, 5, _leaked, place=right),
 )
-
-
-def explained(cells: int) -> list[Line]:
-    """Say what the titles mean, below the table."""
-    shown = EXPLAINED if cells >= 76 else ()
-    return [((f"  {name:<9}", "muted"), (text, "muted")) for name, text in shown]
+"""The narrow titles are explained below the table."""

@@ -1,23 +1,27 @@
-"""What the dashboard knows between two frames: the data, and what the user asked for.
+"""The state of the dashboard: the data, and what the user wants to see of it.
 
-No Textual here. The screens draw a board; keys and readings change it.
+Readings and keys change a board, the screens draw it. No Textual here.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from poolwatch.model import Finding, Frozen, Process, Snapshot, severity_rank
+from poolwatch.model import (
+    Finding,
+    Frozen,
+    Process,
+    Snapshot,
+    Unreachable,
+    severity_rank,
+)
 from poolwatch.text.naming import process_name, with_names
-from poolwatch.tui.reading import Mode, Reading, freshness
+from poolwatch.tui.polling import Incidents, Mode, Reading
 from poolwatch.tui.state.filtering import Filter
 from poolwatch.tui.state.rows import SORTS, Key, Row, Sort, build, ordered
 from poolwatch.tui.state.selection import Selection
-
-if TYPE_CHECKING:
-    from poolwatch.tui.album import Album
 
 TICKS = 30
 """Readings a sparkline remembers."""
@@ -26,15 +30,15 @@ PoolKey = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LastSeen:
     """A process as it was when it last answered."""
 
     process: Process
     asked_at: float
 
 
-Parting = Literal["returned", "ended", "gone"]
-"""What became of a hold: it came back, its process has ended, or that is not known."""
+Ending = Literal["returned", "ended", "gone"]
+"""How a hold ended: it was returned, its process ended, or that is unknown."""
 
 
 @dataclass(slots=True)
@@ -45,33 +49,33 @@ class Board:
     empty_hint: str = ""
     last: Reading | None = None
     """The newest answer, good or bad."""
-    kept: Reading | None = None
-    """The newest answer with a process in it."""
+    last_good: Reading | None = None
+    """The newest answer with a process in it: what the screen shows."""
     paused: bool = False
     sort: Sort = "harm"
     filter: Filter = field(default_factory=Filter)
     selection: Selection = field(default_factory=Selection)
     rows: dict[Key, Row] = field(default_factory=dict)
-    """Every hold of the kept reading."""
+    """Every hold on the screen."""
     names: dict[int, str] = field(default_factory=dict)
-    """By pid: what processes are called, those among them that have ended of late."""
-    silent: dict[int, Seen] = field(default_factory=dict)
-    """By pid: processes that are shown as last seen, because they do not answer."""
+    """By pid: names of the processes, with those that ended lately."""
+    silent: dict[int, LastSeen] = field(default_factory=dict)
+    """By pid: processes that do not answer and are shown as they were last seen."""
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
     hidden: int = 0
     """Rows the filter hides."""
     unfold: bool = False
     """Whether library frames are shown."""
-    past: Frozen | None = None
-    """The picture that is shown, if it is not the present."""
-    album: Album | None = None
-    """The kept pictures, when they were last asked for; None while they are awaited."""
+    incident: Frozen | None = None
+    """The incident snapshot that is shown; None if it is the present."""
+    incidents: Incidents | None = None
+    """The incident snapshots as last read; None while the answer is awaited."""
 
     @property
     def snapshot(self) -> Snapshot:
         """The data on the screen."""
-        kept = self.kept.snapshot if self.kept else None
-        return kept or (self.last.snapshot if self.last else None) or Snapshot()
+        good = self.last_good.snapshot if self.last_good else None
+        return good or (self.last.snapshot if self.last else None) or Snapshot()
 
     @property
     def error(self) -> str | None:
@@ -79,15 +83,26 @@ class Board:
         return self.last.error if self.last else None
 
     def age(self, now: float) -> float:
-        """How old the data on the screen is at least."""
-        kept = self.kept or self.last
-        return now - kept.asked_at if kept else 0.0
+        """The least age of the data on the screen, in seconds."""
+        shown = self.last_good or self.last
+        return now - shown.asked_at if shown else 0.0
 
     def mode(self, now: float) -> Mode:
-        """Say in one word how far the screen can be trusted."""
-        if self.past is not None:
+        """How far the data on the screen can be trusted, in one word."""
+        last = self.last
+        if self.incident is not None:
             return "frozen"
-        return freshness(self.last, self.kept, self.age(now), self.refresh, self.paused)
+        if last is None:
+            return "starting"
+        if self.paused:
+            return "paused"
+        if last.alive:
+            late = self.age(now) > self.refresh + max(2.0, self.refresh)
+            return "stale" if late else "live"
+        if last.error is not None and not last.no_process:
+            return "failed"
+        ended: Mode = "none" if self.last_good is None else "lost"
+        return "silent" if last.silent else ended
 
     def take(self, reading: Reading, now: float) -> None:
         """Accept an answer of the source; a bad one leaves the data as it was.
@@ -102,36 +117,36 @@ class Board:
             silent = self._still_silent(reading)
             if reading.alive or silent:
                 self.silent = silent
-                self._keep(reading, snapshot)
-        self.settle(now)
+                self._show(reading, snapshot)
+        self.arrange(now)
 
-    def _still_silent(self, reading: Reading) -> dict[int, Seen]:
-        """Those of the processes seen so far that give no answer now."""
+    def _still_silent(self, reading: Reading) -> dict[int, LastSeen]:
+        """The processes seen so far that do not answer now."""
         assert reading.snapshot is not None  # the caller has looked
         answered = {process.pid for process in reading.snapshot.processes}
         seen = dict(self.silent)
-        if self.kept is not None and self.kept.snapshot is not None:
-            for process in self.kept.snapshot.processes:
-                seen.setdefault(process.pid, Seen(process, self.kept.asked_at))
+        if self.last_good is not None and self.last_good.snapshot is not None:
+            for process in self.last_good.snapshot.processes:
+                seen.setdefault(process.pid, LastSeen(process, self.last_good.asked_at))
         lost = {each.pid for each in reading.silent} - answered
         return {pid: each for pid, each in seen.items() if pid in lost}
 
-    def _keep(self, reading: Reading, snapshot: Snapshot) -> None:
-        """Show what was read, and the silent processes as they were last seen."""
+    def _show(self, reading: Reading, snapshot: Snapshot) -> None:
+        """Show the reading, and silent processes as they were last seen."""
         before = [_without_server(each.process) for each in self.silent.values()]
         both = sorted((*snapshot.processes, *before), key=lambda process: process.pid)
         if before:
             snapshot = replace(snapshot, processes=tuple(both))
-        old = self.kept if not reading.alive and self.kept else reading
-        self.kept = replace(reading, asked_at=old.asked_at, snapshot=snapshot)
+        old = self.last_good if not reading.alive and self.last_good else reading
+        self.last_good = replace(reading, asked_at=old.asked_at, snapshot=snapshot)
         self.rows = {row.key: row for row in build(snapshot)}
-        self._remember(snapshot)
+        self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
         self.names |= {each.pid: process_name(each) for each in both}
 
-    def parting(self, row: Row) -> Parting:
-        """Say what became of a hold that is no longer among the rows."""
+    def ending(self, row: Row) -> Ending:
+        """How a hold ended that is no longer among the rows."""
         for process in self.snapshot.processes:
             if process.pid == row.process.pid not in self.silent:
                 same = process.started_at == row.process.started_at
@@ -142,27 +157,33 @@ class Board:
         ]
         return "ended" if row.process.pid in ended else "gone"
 
-    def last_seen(self, pid: int, now: float | None = None) -> float | None:
-        """Give the age of what is shown of a silent process; None for the others.
+    def name_of(self, lost: Unreachable) -> str:
+        """Name and pid of a process that does not answer, as far as they are known."""
+        if lost.pid is None:
+            return "a process"
+        return f"{self.names.get(lost.pid, 'process')} {lost.pid}"
 
-        Without ``now`` it is that of the newest reading.
+    def last_seen(self, pid: int, now: float | None = None) -> float | None:
+        """Seconds since a silent process last answered; None for the others.
+
+        Without ``now``, as of the newest reading.
         """
         seen = self.silent.get(pid)
         if seen is None or self.last is None:
             return None
         return (self.last.asked_at if now is None else now) - seen.asked_at
 
-    def settle(self, now: float) -> None:
-        """Filter and sort anew, and let the selection find its hold."""
+    def arrange(self, now: float) -> None:
+        """Filter and sort the rows, and let the selection find its hold."""
         shown = [row for row in self.rows.values() if self.filter(row)]
         self.hidden = len(self.rows) - len(shown)
         self.selection.follow(ordered(shown, self.sort), self.rows.keys(), now)
 
     def cycle_sort(self) -> None:
-        """Take the next sort key."""
+        """Sort by the next key."""
         self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
 
-    def _remember(self, snapshot: Snapshot) -> None:
+    def _extend_history(self, snapshot: Snapshot) -> None:
         past, self.history = self.history, {}
         for process in snapshot.processes:
             for pool in process.pools:
@@ -178,12 +199,12 @@ class Board:
 
 
 def _without_server(process: Process) -> Process:
-    """A silent process cannot tell how its server is by now."""
+    """Take away what is out of date when a process is silent: the server's state."""
     findings = tuple(f for f in process.findings if f.kind != "server_down")
     servers = tuple(replace(status, down=None) for status in process.servers)
     return replace(process, findings=findings, servers=servers)
 
 
 def _rank(finding: Finding) -> tuple[bool, int]:
-    """A server that does not answer comes before all that it may have caused."""
+    """A server that is down comes first: it may have caused the others."""
     return finding.kind != "server_down", severity_rank(finding.severity)

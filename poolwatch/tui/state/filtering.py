@@ -1,7 +1,7 @@
 """The filter language: ``state:idle-tx held:>30s !pool:audit export``.
 
-Words are joined by *and*. A word is a text that must occur somewhere in the row, or
-``field:value``; a field that is not one of ours is the name of a label. ``!`` negates.
+A row must match all words. A word is a text that occurs somewhere in the row, or
+``field:value``; any field not in ``FIELDS`` is the name of a label. ``!`` negates.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Test = Callable[[Row], bool]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter as it was typed, and as it is applied."""
+    """A filter: the text that was typed, and its tests."""
 
     text: str = ""
     tests: tuple[Test, ...] = ()
     complaint: str | None = None
-    """What is wrong with it, if a word of it cannot be used."""
+    """Why a word of it cannot be used."""
 
     def __call__(self, row: Row) -> bool:
         """Whether a row is shown."""
@@ -47,7 +47,7 @@ class Filter:
 
 
 def parse(text: str) -> Filter:
-    """Read a filter; a word that makes no sense is reported and left out."""
+    """Parse a filter; a word that cannot be used is left out, with a complaint."""
     tests: list[Test] = []
     complaint = None
     for word in text.split():
@@ -86,7 +86,7 @@ def _test(word: str) -> Test | str | None:
 def _held(value: str) -> Test | str:
     match = _SPAN.fullmatch(value)
     if match is None:
-        return f"held:{value} is no length of time; write held:>30s"
+        return f"held:{value} is not a length of time; write held:>30s"
     sign, number, unit = match.groups()
     limit = float(number) * _UNITS[unit]
     if sign in ("<", "<="):
@@ -130,7 +130,7 @@ def _everything(row: Row) -> list[str | None]:
 
 
 def short_state(hold: Hold) -> str | None:
-    """``idle-tx`` for "idle in transaction": the state in one word."""
+    """The state of the backend in one word: ``idle-tx`` for "idle in transaction"."""
     state = hold.server.state if hold.server else None
     if state is None:
         return None

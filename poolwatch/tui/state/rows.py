@@ -1,7 +1,7 @@
-"""From a snapshot to the rows of the holders table: one word of verdict, and an order.
+"""The rows of the table of holds: one word of verdict for each, and their order.
 
-Pure functions. Who blocks whom is read across all processes, but only between
-connections to the same server address: the same pid may exist on two servers.
+Locks are followed across all processes, but only between connections to the same server
+address: two servers can have a backend of the same pid.
 """
 
 from __future__ import annotations
@@ -15,38 +15,26 @@ from poolwatch.text.format import place
 from poolwatch.text.naming import holder_name
 
 Key = tuple[int, str]
-"""What a selection follows: pid of the process and id of the hold."""
+"""Pid of the process and id of the hold."""
 
 Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
-ORDER: tuple[Word, ...] = ("LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok")
-"""By harm, the worst first."""
-
-SHAPES: dict[Word, str] = {
-    "LEAKED": "■",
-    "BLOCKS": "▲",
-    "BLOCKED": "▽",
-    "IDLE-TX": "◆",
-    "LONG": "●",
-    "ok": "·",
+VERDICTS: dict[Word, tuple[str, str, str]] = {
+    "LEAKED": ("■", "bad", "nothing is left that could return it"),
+    "BLOCKS": ("▲", "bad", "others wait for a lock it holds"),
+    "BLOCKED": ("▽", "warn", "it waits for a lock of another backend"),
+    "IDLE-TX": ("◆", "warn", "its transaction is open and does nothing"),
+    "LONG": ("●", "warn", "over the threshold, the code still runs"),
+    "ok": ("·", "good", "nothing is wrong"),
 }
-"""A shape for each verdict, so that no one needs the colour."""
-
-INK: dict[Word, str] = {
-    "LEAKED": "bad",
-    "BLOCKS": "bad",
-    "BLOCKED": "warn",
-    "IDLE-TX": "warn",
-    "LONG": "warn",
-    "ok": "good",
-}
+"""Shape, ink and meaning, by harm, the worst first; no one needs the colour."""
 
 _Backend = tuple[str | None, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One hold with all that the table and the detail say of it."""
+    """One hold with its process, its pool and the holds that it blocks or waits for."""
 
     key: Key
     process: Process
@@ -56,12 +44,18 @@ class Row:
     victims: tuple[Hold, ...]
     """Holds that wait for a lock of this one."""
     blockers: tuple[tuple[int, Hold | None], ...]
-    """Backends it waits for, with our hold where the backend is ours."""
+    """Backends whose locks it waits for; with the hold, if a watched process has it."""
 
     @property
     def verdict(self) -> str:
         """The word, with the number of those it blocks."""
         return f"BLOCKS {len(self.victims)}" if self.word == "BLOCKS" else self.word
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """The verdict with its shape, and their ink."""
+        shape, ink, _ = VERDICTS[self.word]
+        return f"{shape} {self.verdict}", ink
 
     @property
     def pool_name(self) -> str:
@@ -75,7 +69,7 @@ class Row:
 
 
 def build(snapshot: Snapshot) -> list[Row]:
-    """Join the holds of all processes into rows, in no particular order."""
+    """Make a row of each hold of all processes, in no particular order."""
     found = [(p, h, _backend(p, h)) for p in snapshot.processes for h in p.holds]
     ours = {backend: hold for _, hold, backend in found if backend}
     victims: dict[_Backend, list[Hold]] = {}
@@ -83,7 +77,13 @@ def build(snapshot: Snapshot) -> list[Row]:
         if hold.server and backend:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
-    idle_in_transaction = _named(snapshot, "idle_in_transaction")
+    idle_in_transaction = {
+        (process.pid, hold)
+        for process in snapshot.processes
+        for finding in process.findings
+        if finding.kind == "idle_in_transaction"
+        for hold in finding.holds
+    }
     pools = {(p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools}
     rows = []
     for process, hold, backend in found:
@@ -106,23 +106,13 @@ def build(snapshot: Snapshot) -> list[Row]:
 
 
 def _backend(process: Process, hold: Hold) -> _Backend | None:
-    """Tell one backend from every other; None when the server does not know it."""
+    """Address and pid; None when the server does not know the backend."""
     if hold.server is None or hold.backend_pid is None:
         return None
     for status in process.servers:
         if hold.pool in status.pools:
             return status.address, hold.backend_pid
     return None, hold.backend_pid
-
-
-def _named(snapshot: Snapshot, kind: str) -> set[Key]:
-    return {
-        (process.pid, hold)
-        for process in snapshot.processes
-        for finding in process.findings
-        if finding.kind == kind
-        for hold in finding.holds
-    }
 
 
 def _word(hold: Hold, victims: Sequence[Hold], idle_in_transaction: bool) -> Word:
@@ -148,7 +138,7 @@ def _last(row: Row) -> tuple[Any, ...]:
 
 
 def _harm(row: Row) -> tuple[Any, ...]:
-    rank = ORDER.index(row.word)
+    rank = list(VERDICTS).index(row.word)
     return rank, -len(row.victims), -row.hold.held_s, *_last(row)
 
 
@@ -165,5 +155,5 @@ _KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
 
 
 def ordered(rows: Iterable[Row], by: Sort) -> list[Row]:
-    """Sort rows by what the user asked for."""
+    """Sort rows."""
     return sorted(rows, key=_KEYS[by])

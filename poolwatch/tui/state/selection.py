@@ -1,7 +1,7 @@
-"""The selection follows its hold, never a row number.
+"""The selection follows its hold, not a row number.
 
-When the selected hold is returned, its row stays for some seconds as a tombstone, so
-that the eye is told what happened; then the neighbour is selected.
+When the selected hold ends, its row stays for some seconds as a tombstone, so that the
+user sees what happened; then the neighbour is selected.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 
 from poolwatch.tui.state.rows import Key, Row
 
-STAYS_S = 3.0
+TOMBSTONE_S = 3.0
 
 
 class Selection:
-    """Which hold is selected, and where its row was last seen."""
+    """The selected hold, and the position of its row."""
 
     def __init__(self) -> None:
         self.key: Key | None = None
@@ -23,7 +23,7 @@ class Selection:
         self.gone_at: float | None = None
         """When the hold was found to be gone; None while it is there."""
         self.touched = False
-        """Whether the user ever moved; before that, no tombstones are kept."""
+        """Whether the user has ever moved; before that there are no tombstones."""
         self._at = 0
         self._shown: list[Row] = []
 
@@ -34,11 +34,11 @@ class Selection:
 
     @property
     def shown(self) -> Sequence[Row]:
-        """The rows on the screen, a tombstone among them."""
+        """The rows on the screen, with the tombstone if there is one."""
         return self._shown
 
     def follow(self, rows: Sequence[Row], alive: Collection[Key], now: float) -> None:
-        """Take the rows to be shown and find the selected hold among them."""
+        """Show other rows and find the selected hold among them."""
         self._shown = list(rows)
         for at, row in enumerate(rows):
             if row.key == self.key:
@@ -46,14 +46,14 @@ class Selection:
                 return
         if self.row is not None and self.touched and self.key not in alive:
             self.gone_at = now if self.gone_at is None else self.gone_at
-            if now - self.gone_at < STAYS_S:
+            if now - self.gone_at < TOMBSTONE_S:
                 self._at = min(self._at, len(rows))
                 self._shown.insert(self._at, self.row)
                 return
         self._choose(self._at if self.touched else 0)
 
     def move(self, at: int) -> None:
-        """Select by position: what the arrow keys and the mouse do."""
+        """Select by position, for the arrow keys and the mouse."""
         self.touched = True
         if self.gone_at is not None and at != self._at:
             del self._shown[self._at]

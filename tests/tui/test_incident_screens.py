@@ -1,4 +1,4 @@
-"""The kept pictures in the dashboard: asked for by a key, never mistaken for now."""
+"""Incident snapshots in the dashboard: read on a key, never taken for the present."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.errors import UnreachableError
 from poolwatch.model import Frozen, FrozenMark, Unreachable
-from poolwatch.tui.album import open_album
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.line import length, plain
-from poolwatch.tui.frozen_screens import past_board
-from poolwatch.tui.panels import holds as holders
-from poolwatch.tui.panels import pools
+from poolwatch.tui.incident_screens import incident_board
+from poolwatch.tui.panels import holds, pools
 from poolwatch.tui.panels.detail import detail_lines
 from poolwatch.tui.panels.header import header
+from poolwatch.tui.polling import read_incidents
 
 AT = "2026-01-01T03:12:44+00:00"
 EXHAUSTED = """
@@ -95,10 +94,10 @@ async def test_a_real_process_shows_what_it_kept(apps):
     source = LiveSource(Client(apps.directory), environ={})
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await come_true(lambda: "kept: orders exhausted" in screen_text(app))
+        await come_true(lambda: "incidents: orders exhausted" in screen_text(app))
         assert "HOLDERS 0" in screen_text(app)
         await pilot.press("z")
-        await come_true(lambda: "KEPT PICTURES 1" in screen_text(app))
+        await come_true(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
         await pilot.press("enter")
         await come_true(lambda: "FROZEN" in screen_text(app))
         assert "HOLDERS 1 at " in screen_text(app)
@@ -124,14 +123,14 @@ async def test_the_processes_are_asked_once_and_only_for_the_key():
     async with app.run_test(size=(80, 24)) as pilot:
         await come_true(lambda: source.calls > 3)
         assert source.asked == 0
-        assert "z kept pictures" in screen_text(app)
+        assert "z incidents" in screen_text(app)
         await pilot.press("z", "escape", "z")
         await come_true(lambda: "asking the processes" in screen_text(app))
         assert source.asked == 1
         before = source.calls
         await come_true(lambda: source.calls > before)  # nothing waits for the answer
         source.told.set()
-        await come_true(lambda: "KEPT PICTURES 2" in screen_text(app))
+        await come_true(lambda: "INCIDENT SNAPSHOTS 2" in screen_text(app))
         lines = screen_text(app).splitlines()
         (first,) = [n for n, line in enumerate(lines) if "2026-01-02 00:00:00" in line]
         assert "2026-01-01 03:12:44 UTC  orders" in lines[first + 1]
@@ -146,15 +145,15 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
     source = Remembering([picture(*two, findings=(found,))])
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         await pilot.press("z")
-        await come_true(lambda: "KEPT PICTURES 1" in screen_text(app))
+        await come_true(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
         await pilot.press("enter")
         await come_true(lambda: "HOLDERS 2 at 03:12:44 UTC" in screen_text(app))
         await pilot.press("p", "plus", "R", "j", "s")
         assert not app.board.paused
         assert app.board.refresh == 0.25
-        assert app.shown.selection.at == 1
+        assert app.top_board.selection.at == 1
         assert app.board.selection.at == 0
         await pilot.press("slash", *"export", "enter")
         await come_true(lambda: "1 row hidden" in screen_text(app))
@@ -167,7 +166,7 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
             await pilot.press("q")
             await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
         await pilot.press("q")
-        await come_true(lambda: "KEPT PICTURES" in screen_text(app))
+        await come_true(lambda: "INCIDENT SNAPSHOTS" in screen_text(app))
         await pilot.click("#body", offset=(10, 0), times=2)
         await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
 
@@ -175,17 +174,20 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (Remembering(), "no picture was kept"),
+        (Remembering(), "no incident snapshot: no pool"),
         (Remembering([], [Unreachable(7, "too old \x1b[2J")]), "process 7 could not"),
         (Remembering(error=UnreachableError("it [/b] broke")), "it [/b] broke"),
         (Remembering(error=RuntimeError("boom")), "the source failed: RuntimeError"),
-        (FakeSource(snapshot(process(hold()))), "this source keeps no pictures"),
+        (
+            FakeSource(snapshot(process(hold()))),
+            "source keeps no incident snapshots",
+        ),
     ],
 )
 async def test_no_picture_is_a_sentence(source, said):
     app = dashboard(source)
     async with app.run_test(size=(80, 24)) as pilot:
-        await come_true(lambda: app.board.kept)
+        await come_true(lambda: app.board.last_good)
         await pilot.press("z")
         await come_true(lambda: said in screen_text(app))
         await pilot.press("enter", "j", "escape")
@@ -194,28 +196,28 @@ async def test_no_picture_is_a_sentence(source, said):
 
 def test_pictures_end_with_their_process(apps):
     apps.finish(apps.start(EXHAUSTED))
-    album = open_album(LiveSource(Client(apps.directory), environ={}))
-    assert "no instrumented process found" in (album.error or "")
+    found = read_incidents(LiveSource(Client(apps.directory), environ={}))
+    assert "no instrumented process found" in (found.error or "")
 
 
 @pytest.mark.parametrize("cells", [60, 80, 120, 160])
 def test_the_past_is_said_in_every_panel(cells):
     used = (frame("/srv/app/a.py:7"),)
     one = hold("a", used=used, unused_s=4.0, statement="select 1", task="export")
-    board = past_board(picture(one, pools=(pool(checked_out=1),)))
+    board = incident_board(picture(one, pools=(pool(checked_out=1),)))
     assert "FROZEN 03:12:44 UTC" in plain(header(board, 0.0, "12:00:00", cells))
     assert length(header(board, 0.0, "12:00:00", cells)) <= cells
-    columns = holders.layout(board, cells)
-    assert "03:12:44 UTC" in plain(holders.title_lines(board, columns, cells)[0])
-    assert not {"state", "pid"} & {column.key for column, _ in columns}
+    table = holds.layout(board, cells)
+    assert "03:12:44 UTC" in plain(holds.title_lines(board, table, cells)[0])
+    assert not {"state", "backend"} & {column.key for column, _ in table.columns}
     row = board.rows[8812, "a"]
     shown = "\n".join(plain(line) for line in detail_lines(board, row, cells))
     assert "HERE AT 03:12:44 UTC" in shown
     assert "4.0s before" in shown
-    assert "a kept picture has no server view" in shown
+    assert "an incident snapshot has no server view" in shown
     with_other = (one, hold("b", pool="other"))
     pair = (pool(), pool("other"))
-    shown = past_board(picture(*with_other, pools=pair))
+    shown = incident_board(picture(*with_other, pools=pair))
     assert list(shown.rows) == [(8812, "a")]
     assert "other" not in "\n".join(map(plain, pools.pool_lines(shown, cells, 9)))
     assert "z shows" not in "\n".join(map(plain, pools.pool_lines(board, cells, 9)))

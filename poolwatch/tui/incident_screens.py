@@ -1,0 +1,162 @@
+"""The list of incident snapshots, and one of them on a screen like the main one.
+
+The panels are those of the present. The header says when the snapshot was taken instead
+of how fresh it is, and nothing on the screen changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+from textual.binding import BindingType
+
+from poolwatch.model import Frozen, Snapshot
+from poolwatch.text.format import one_line, taken_at
+from poolwatch.text.frozen import happened, moment, of_pool, pool_name
+from poolwatch.tui.draw.line import BLANK, Line, Run, right, rule, wrap
+from poolwatch.tui.draw.painted import Painted
+from poolwatch.tui.draw.table import Column, Table, process_cell
+from poolwatch.tui.keys import bindings
+from poolwatch.tui.polling import Incidents, Reading
+from poolwatch.tui.screens import MainScreen, Page
+from poolwatch.tui.state.board import Board
+
+_ABOUT = (
+    "Each process keeps a snapshot of itself when one of its pools is exhausted, times "
+    "out or is deadlocked for the first time. They are lost when the process ends."
+)
+
+
+class IncidentsPage(Page):
+    """The list of incident snapshots; Enter opens the selected one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("incidents")]
+    FOOTER = "incidents"
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(board)
+        self._at = 0
+
+    @property
+    def _incidents(self) -> Incidents:
+        return self.board.incidents or Incidents()
+
+    def paint(self, now: float, clock: str) -> None:
+        super().paint(now, clock)
+        count = len(self._incidents.snapshots)
+        self.part("body").select(min(self._at, count - 1) if count else None)
+
+    def head(self, cells: int) -> Line:
+        count = f" {len(self._incidents.snapshots)}" if self.board.incidents else " "
+        title: Line = (("INCIDENT SNAPSHOTS", "title"), (count, "strong"))
+        return rule(title, (("first trouble of each pool", "muted"),), cells)
+
+    def titles(self, cells: int) -> list[Line]:
+        return [Table(COLUMNS, cells).titles()] if self._incidents.snapshots else []
+
+    def body(self, cells: int) -> list[Line]:
+        """The snapshots, or why there are none."""
+        if self.board.incidents is None:
+            return [(("  asking the processes …", "muted"),)]
+        table = Table(COLUMNS, cells + 1)
+        lines = [*map(table.line, self._incidents.snapshots)]
+        if not lines:
+            lines = _none(self._incidents, cells)
+        for lost in self._incidents.unreachable:
+            why = f"{self.board.name_of(lost)} could not be asked: {lost.why}"
+            lines += [BLANK, (("  ◆ ", "warn"), (one_line(why), "muted"))]
+        about = [((f"  {part}", "faint"),) for part in wrap(_ABOUT, cells - 4)]
+        return [*lines, BLANK, *about]
+
+    def _select(self, at: int) -> None:
+        self._at = max(0, min(at, len(self._incidents.snapshots) - 1))
+        self.redraw()
+
+    def action_move(self, by: int) -> None:
+        self._select(self._at + by)
+
+    def action_open(self) -> None:
+        """Show the selected snapshot."""
+        snapshots = self._incidents.snapshots
+        if snapshots:
+            incident = snapshots[min(self._at, len(snapshots) - 1)]
+            self.app.push_screen(IncidentScreen(incident_board(incident)))
+
+    def on_painted_picked(self, event: Painted.Picked) -> None:
+        """Select with the mouse; a double click opens."""
+        if event.line < len(self._incidents.snapshots):
+            self._select(event.line)
+            if event.twice:
+                self.action_open()
+
+
+class IncidentScreen(MainScreen):
+    """One incident snapshot, drawn like the main screen and with its keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("past")]
+    FOOTER = "past"
+
+    def __init__(self, board: Board) -> None:
+        super().__init__(board, id="past")
+
+    def action_back(self) -> None:
+        """Clear the filter first, then leave the snapshot."""
+        if self.board.filter.text or self.query("#filter"):
+            super().action_back()
+        else:
+            self.dismiss()
+
+
+def incident_board(incident: Frozen) -> Board:
+    """Make a board of the pool that had the incident; it never changes."""
+    board = Board(incident=incident)
+    process = of_pool(incident.process, incident.pool)
+    board.take(Reading(0.0, Snapshot((process,))), 0.0)
+    return board
+
+
+def _none(incidents: Incidents, cells: int) -> list[Line]:
+    if incidents.error is not None:
+        return [((f"  {part}", "warn"),) for part in wrap(incidents.error, cells - 4)]
+    if incidents.unreachable:
+        return [(("  no incident snapshot was found", "muted"),)]
+    text = "no incident snapshot: no pool has been exhausted, timed out or deadlocked"
+    return [(("  ✓ ", "good"), (text, "text"))]
+
+
+def _at(incident: Frozen) -> Run:
+    return " ".join(moment(incident.at)).strip(), "strong"
+
+
+def _pool(incident: Frozen) -> Run:
+    return pool_name(incident.process, incident.pool), "strong"
+
+
+def _held(incident: Frozen) -> Run:
+    return str(len(of_pool(incident.process, incident.pool).holds)), "text"
+
+
+def _waiting(incident: Frozen) -> Run:
+    count = len(of_pool(incident.process, incident.pool).waits)
+    return str(count), "warn" if count else "faint"
+
+
+def _most(incident: Frozen) -> Run:
+    """The call site that held the most connections."""
+    holds = of_pool(incident.process, incident.pool).holds
+    if not holds:
+        return "-", "faint"
+    ((most, count),) = Counter(map(taken_at, holds)).most_common(1)
+    return f"{count} at {most}", "text"
+
+
+COLUMNS: tuple[Column[Frozen], ...] = (
+    Column("at", "taken", 23, 23, 0, _at),
+    Column("pool", "pool", 8, 18, 1, _pool),
+    Column("kind", "was", 10, 10, 2, lambda each: (happened(each.kind)[0], "bad")),
+    Column("holds", "held", 4, 4, 4, _held, place=right),
+    Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
+    Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),
+    Column("most", "most taken at", 18, 60, 3, _most),
+)

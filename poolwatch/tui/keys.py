@@ -1,0 +1,87 @@
+"""Every key of the dashboard: what it does, its footer label and its help."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """One action and the keys that start it."""
+
+    screen: str
+    """Where it is bound; ``app`` is every screen."""
+    keys: str
+    """Textual's names of the keys; empty if a widget of Textual handles them."""
+    action: str
+    footer: tuple[str, str] | None = None
+    """Sign and label."""
+    footers: str = ""
+    """The screens whose footers name it."""
+    help: tuple[str, str] | None = None
+    """Sign and explanation."""
+    live: bool = False
+    """Whether it controls the readings: an incident snapshot has none."""
+
+
+# fmt: off
+KEYS = (
+    Key("main", "down,j", "move(1)",
+        help=("↑ ↓  j k", "select a hold; the selection follows it")),
+    Key("main", "up,k", "move(-1)"),
+    Key("main", "g,home", "edge(0)", help=("g G  home end", "first and last hold")),
+    Key("main", "G,end", "edge(1)"),
+    Key("main", "pagedown,ctrl+f", "page(1)",
+        help=("pgup pgdn", "one page up or down")),
+    Key("main", "pageup,ctrl+b", "page(-1)"),
+    Key("main", "enter", "open", ("↵", "detail"), "main past",
+        ("enter", "the hold in full: stacks, statement, server")),
+    Key("app", "z", "incidents", ("z", "incidents"), "main",
+        ("z", "incident snapshots: each pool's first trouble")),
+    Key("main", "w", "why", ("w", "why"), "main past",
+        ("w", "what is wrong, with proof and remedy")),
+    Key("main", "c", "sites", ("c", "call sites"), "main past",
+        ("c", "call sites: what each holds, and waits it causes")),
+    Key("main", "slash", "filter", ("/", "filter"), "main past",
+        ("/", "filter; esc clears it")),
+    Key("main", "s", "sort", ("s", "sort"), "main past",
+        ("s", "sort by harm, held, call site, pool")),
+    Key("filter", "", "open", ("↵", "keep the filter"), "filter"),
+    Key("filter", "", "back", ("esc", "clear it"), "filter"),
+    Key("incidents", "enter", "open", ("↵", "open"), "incidents"),
+    Key("incidents", "down,j", "move(1)", ("↑↓", "select"), "incidents filter"),
+    Key("incidents", "up,k", "move(-1)"),
+    Key("incidents", "z", "back"),
+    Key("page", "escape,q", "back", ("esc", "back"), "page detail incidents"),
+    Key("page", "down,j", "scroll(1)", ("j k", "scroll"), "page detail"),
+    Key("page", "up,k", "scroll(-1)"),
+    Key("page", "pagedown,space", "scroll(15)"),
+    Key("page", "pageup", "scroll(-15)"),
+    Key("page", "g,home", "scroll(-100000)"),
+    Key("page", "G,end", "scroll(100000)"),
+    Key("detail", "f", "fold", ("f", "fold"), "detail",
+        ("f", "in the stack: unfold library frames")),
+    Key("app", "p", "pause", ("p", "pause"), "main detail",
+        ("p", "pause: the data stands still"), live=True),
+    Key("app", "R", "read", ("R", "read now"), "main", ("R", "read now"), live=True),
+    Key("app", "plus,equals_sign", "pace(True)", ("+-", "pace"), "main",
+        ("+ -", "read more often, less often"), live=True),
+    Key("app", "minus", "pace(False)", live=True),
+    Key("main", "v", "pane", ("v", "pane"), "main past",
+        ("v", "show or hide the pane below")),
+    Key("main", "question_mark,f1", "help", ("?", "help"), "main"),
+    Key("main", "escape", "back", help=("esc", "one step back")),
+    Key("past", "q", "back", ("esc", "back"), "past"),
+    Key("app", "q,ctrl+c", "quit", ("q", "quit"), "main", ("q", "quit")),
+)
+# fmt: on
+"""In the order of the footers and of the help page."""
+
+
+def bindings(screen: str) -> list[tuple[str, str]]:
+    """The keys and actions that Textual binds on a screen."""
+    return [(key.keys, key.action) for key in KEYS if key.screen == screen and key.keys]
+
+
+def is_live(action: str) -> bool:
+    """Whether an action controls the readings."""
+    return any(key.live and key.action.startswith(action) for key in KEYS)

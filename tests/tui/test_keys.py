@@ -1,0 +1,46 @@
+"""The table of keys: what is bound exists, and what is bound is explained."""
+
+from poolwatch.tui.app import Dashboard
+from poolwatch.tui.incident_screens import IncidentScreen, IncidentsPage
+from poolwatch.tui.keys import KEYS, is_live
+from poolwatch.tui.screens import DetailPage, MainScreen, Page
+
+SCREENS = {
+    "app": Dashboard,
+    "main": MainScreen,
+    "past": IncidentScreen,
+    "page": Page,
+    "detail": DetailPage,
+    "incidents": IncidentsPage,
+}
+
+
+def action(key):
+    return key.action.partition("(")[0]
+
+
+def test_every_bound_key_has_an_action():
+    """Textual ignores a binding whose action does not exist."""
+    for key in KEYS:
+        if key.keys:
+            assert hasattr(SCREENS[key.screen], f"action_{action(key)}"), key
+
+
+def test_every_footer_is_one_of_a_screen():
+    shown = {screen for key in KEYS for screen in key.footers.split()}
+    assert shown == {
+        screen.FOOTER for screen in SCREENS.values() if screen is not Dashboard
+    } | {"filter"}
+
+
+def test_the_help_page_explains_every_key_of_the_main_screen():
+    bound = {action(key) for key in KEYS if key.screen in ("app", "main")}
+    assert bound - {action(key) for key in KEYS if key.help} == {"help"}
+
+
+def test_only_what_controls_the_readings_is_live():
+    assert {action(key) for key in KEYS if is_live(action(key))} == {
+        "pause",
+        "read",
+        "pace",
+    }
