@@ -1,13 +1,10 @@
-"""From a recorded trace to recommendations, each with its numbers and its line.
-
-Pure: takes what was recorded, returns records.
-"""
+"""From the trace of a pool to recommendations, each with its numbers and its line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poolwatch.commands.advise import queueing, replay
+from poolwatch.commands.advise import sizing
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import PoolStats
 from poolwatch.protocol.trace import Trace
@@ -60,10 +57,10 @@ def advise(trace: Trace, target_s: float) -> Advice:
     thin = _thin(trace)
     size = replayed = theory = None
     if thin is None and held is not None:
-        size = replayed = replay.smallest(requests, target_s)
-        uneven = queueing.unevenness(requests)
-        theory = queueing.smallest(rate, held, uneven, target_s)
-        if theory is not None and queueing.is_memoryless(requests):
+        size = replayed = sizing.smallest_by_replay(requests, target_s)
+        uneven = sizing.unevenness(requests)
+        theory = sizing.smallest_by_theory(rate, held, uneven, target_s)
+        if theory is not None and sizing.is_memoryless(requests):
             # a record has an end, and misses the rarer rushes: theory knows of them
             size = max(replayed, theory)
     safe = trace.nesting * (trace.depth - 1) + 1 if trace.depth > 1 else None
@@ -127,8 +124,8 @@ def _sizing(
     wanted = max(size, safe or 1)
     requests = [(each.asked_s, each.held_s) for each in trace.requests]
     now = trace.pool.capacity
-    measured = replay.percentile([each.waited_s for each in trace.requests], 0.99)
-    then = replay.percentile(replay.waits(requests, wanted), 0.99)
+    measured = sizing.percentile([each.waited_s for each in trace.requests], 0.99)
+    then = sizing.percentile(sizing.replayed_waits(requests, wanted), 0.99)
     why = (
         f"replayed with {wanted}, 99 % of {len(requests)} requests wait at most "
         f"{duration(then)} (measured now: {duration(measured)}; target "
