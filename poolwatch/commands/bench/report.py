@@ -60,8 +60,8 @@ def _conclusions(rows: Sequence[Row], server: dict[str, Any]) -> Iterable[str]:
     new, pooled = rows[0], next(row for row in rows if row.ratio == 1)
     saved = new.per_operation_ms - pooled.per_operation_ms
     yield (
-        f"A pooled connection saves {saved:.1f} ms each time here. The ratio is the "
-        "time over that of SQLAlchemy's pool."
+        f"A pooled connection saves {saved:.1f} ms per operation here. The ratio is "
+        "the time divided by that of SQLAlchemy's pool."
     )
     if not server["latency_ms"]:
         yield (

