@@ -1,9 +1,9 @@
-"""``poolwatch ps`` for people: who holds what, in plain text."""
+"""The text of ``poolwatch ps``: pools, findings, and the tables of holds and sites."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -24,6 +24,7 @@ from poolwatch.stacks.compare import taking_frames
 from poolwatch.text.format import (
     duration,
     fit,
+    fit_end,
     one_line,
     place,
     plural,
@@ -35,27 +36,11 @@ from poolwatch.text.format import (
 from poolwatch.text.frozen import happened, moment, of_pool
 from poolwatch.text.naming import holder_name, process_name, with_names
 
-_HEAD = ("VERDICT", "HELD", "HOLDER", "CALL SITE", "PID", "SERVER", "STATEMENT")
-_NARROWEST = (7, 6, 8, 20, 6, 8, 8)
-"""Cells that each column keeps at least: together they fit into 80."""
-_SITE = _HEAD.index("CALL SITE")
-
-_SITES_HEAD = (
-    ("", "", "AVG", "", "", "", "WAIT", "", "IDLE", ""),
-    (
-        *("CALL SITE", "COUNT", "HELD", "P50", "P95", "MAX", "CAUSED"),
-        *("SQL %", "IN TX %", "LEAKED"),
-    ),
-)
 _MOST_SITES = 20
-_SITE_CELLS = (16, 24)
-"""A call site keeps so many cells, and so many before the columns move together."""
-_WIDEST = 1000
-
 _MOST_FRAMES = 5
 _MOST_MARKS = 3
 
-_DEAF = (
+_SWITCHED_OFF = (
     "NOTHING IS RECORDED here since a hook of poolwatch failed: "
     "see the application's log"
 )
@@ -63,19 +48,20 @@ _DEAF = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What is shown beyond the holds of now, and in how many columns."""
+    """How much is shown."""
 
     columns: int = 80
+    """Width of the terminal, in cells."""
     verbose: bool = False
-    """Also the proof of each finding, and the stacks of each suspect hold."""
+    """Also the proof of each finding, and the stacks of long and leaked holds."""
     sites: bool = False
     """Also what each call site has cost so far."""
     by: Literal["site", "caller"] = "site"
-    """Callers of a shared call site stand below it, or in lines of their own."""
+    """Callers of a shared call site stand below it, or on lines of their own."""
 
 
 def render(snapshot: Snapshot, style: Style) -> str:
-    """Return the table, as wide as the terminal."""
+    """Return the state of all processes."""
     lines: list[str] = []
     for process in map(with_names, snapshot.processes):
         title = (
@@ -88,20 +74,20 @@ def render(snapshot: Snapshot, style: Style) -> str:
 
 
 def render_frozen(
-    pictures: Sequence[Frozen], unreachable: Sequence[Unreachable], style: Style
+    incidents: Sequence[Frozen], unreachable: Sequence[Unreachable], style: Style
 ) -> str:
-    """Return the pictures kept of earlier trouble, each of the pool it is about."""
+    """Return the incident snapshots, each limited to the pool it concerns."""
     lines: list[str] = []
-    for picture in pictures:
-        lines += _wrapped(_heading(picture), style, 0)
-        process = of_pool(with_names(picture.process), picture.pool)
+    for incident in incidents:
+        lines += _wrapped(_heading(incident), style, 0)
+        process = of_pool(with_names(incident.process), incident.pool)
         lines += [*_process(process, style, process.holds), ""]
-    if not pictures:
-        lines += [*_wrapped(_nothing_kept(unreachable), style, 0), ""]
+    if not incidents:
+        lines += [*_wrapped(_no_incidents(unreachable), style, 0), ""]
     return "\n".join([*lines, *_lost(unreachable, style)]).rstrip()
 
 
-def _nothing_kept(unreachable: Sequence[Unreachable]) -> str:
+def _no_incidents(unreachable: Sequence[Unreachable]) -> str:
     if unreachable:
         return "no picture was found"
     return (
@@ -110,11 +96,12 @@ def _nothing_kept(unreachable: Sequence[Unreachable]) -> str:
     )
 
 
-def _heading(picture: Frozen) -> str:
-    process = with_names(picture.process)
-    name = next((p.name for p in process.pools if p.id == picture.pool), picture.pool)
-    _, trouble = happened(picture.kind)
-    when = _moment(picture.at, date=True)
+def _heading(incident: Frozen) -> str:
+    process = with_names(incident.process)
+    names = {pool.id: pool.name for pool in process.pools}
+    name = names.get(incident.pool, incident.pool)
+    _, trouble = happened(incident.kind)
+    when = _moment(incident.at, date=True)
     who = f"{one_line(process_name(process))} (pid {process.pid})"
     return f"kept {when}: pool {name!r} of {who} {trouble}"
 
@@ -156,7 +143,7 @@ def _pools(process: Process, style: Style) -> Iterable[str]:
     for pool in process.pools:
         yield from _wrapped(_pool(pool), style, 2)
         if pool.switched_off:
-            yield from _wrapped(_DEAF, style, 4)
+            yield from _wrapped(_SWITCHED_OFF, style, 4)
         if pool.id in errors:
             error = one_line(errors[pool.id] or "")
             yield from _wrapped(f"server view: {error}", style, 4)
@@ -185,7 +172,7 @@ def _pool(pool: PoolStats) -> str:
 
 
 def _hint(process: Process) -> str:
-    """That there are pictures of earlier trouble, and how to see them."""
+    """Name the latest incident snapshots, and the command that shows them."""
     names = {pool.id: pool.name for pool in process.pools}
     marks = process.frozen[-_MOST_MARKS:]
     kept = [_mark(mark, names.get(mark.pool, mark.pool)) for mark in marks]
@@ -219,27 +206,6 @@ def _findings(process: Process, style: Style) -> Iterable[str]:
         explained.add(finding.remedy)
 
 
-def _row(hold: Hold) -> tuple[str, ...]:
-    row = hold.server
-    statement = (row and row.query) or hold.statement or ""
-    state = "" if row is None else (row.state or "?")
-    if row is not None and row.blocked_by:
-        state += f", blocked by {', '.join(map(str, row.blocked_by))}"
-    return (
-        hold.verdict,
-        duration(hold.held_s),
-        _holder(hold),
-        taken_at(hold),
-        str(hold.backend_pid or "-"),
-        one_line(state, 60) or "-",
-        one_line(statement, 200),
-    )
-
-
-def _holder(hold: Hold) -> str:
-    return one_line(holder_name(hold), 24)
-
-
 # -- where a hold was taken, last used, and is now ---------------------------------
 
 
@@ -256,7 +222,9 @@ def _stacks(hold: Hold, style: Style) -> Iterable[str]:
         ("last used here", hold.used, "no statement was seen"),
         ("now here", hold.now, "the holder has ended, or cannot be read"),
     ):
-        texts = [_frame(frame) for frame in _users(frames, hold.site)] or [otherwise]
+        texts = [_frame(frame) for frame in _own_frames(frames, hold.site)] or [
+            otherwise
+        ]
         for at, text in enumerate(texts):
             line = f"    {'' if at else title:<14}  "
             yield (line + fit(text, max(20, style.columns - len(line)))).rstrip()
@@ -267,10 +235,10 @@ def _from_site(stack: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
     return stack[stack.index(site) :] if site in stack else stack
 
 
-def _users(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
-    """The application's own frames, or else the innermost one."""
-    mine = taking_frames(frames, site)
-    own = [frame for frame in frames if frame == site or frame in mine]
+def _own_frames(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
+    """The application's own frames, or else the innermost frame."""
+    taking = taking_frames(frames, site)
+    own = [frame for frame in frames if frame == site or frame in taking]
     return (own or frames[:1])[:_MOST_FRAMES]
 
 
@@ -278,7 +246,63 @@ def _frame(frame: Frame) -> str:
     return f"{place(frame)} in {one_line(frame.function, 60)}"
 
 
-# -- what each call site has cost --------------------------------------------------
+# -- the table of holds ------------------------------------------------------------
+
+
+def _holder(hold: Hold) -> str:
+    return one_line(holder_name(hold), 24)
+
+
+def _server(hold: Hold) -> str:
+    row = hold.server
+    state = "" if row is None else (row.state or "?")
+    if row is not None and row.blocked_by:
+        state += f", blocked by {', '.join(map(str, row.blocked_by))}"
+    return one_line(state, 60) or "-"
+
+
+def _statement(hold: Hold) -> str:
+    statement = (hold.server and hold.server.query) or hold.statement or ""
+    return one_line(statement, 200)
+
+
+_HOLD_COLUMNS: tuple[tuple[str, int, Callable[[Hold], str]], ...] = (
+    ("VERDICT", 7, lambda hold: hold.verdict),
+    ("HELD", 6, lambda hold: duration(hold.held_s)),
+    ("HOLDER", 8, _holder),
+    ("CALL SITE", 20, taken_at),
+    ("PID", 6, lambda hold: str(hold.backend_pid or "-")),
+    ("SERVER", 8, _server),
+    ("STATEMENT", 8, _statement),
+)
+"""Title, minimum width (all minima fit into 80 cells), and the cell of a hold."""
+_CALL_SITE = 3
+
+
+def _table(holds: Sequence[Hold], columns: int) -> Iterable[str]:
+    titles = [title for title, _, _ in _HOLD_COLUMNS]
+    rows = [titles, *([cell(hold) for _, _, cell in _HOLD_COLUMNS] for hold in holds)]
+    sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    _shrink(sizes, columns - 2 * len(sizes))
+    size = sizes[_CALL_SITE]
+    for row, hold in zip(rows, (None, *holds), strict=True):
+        cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
+        site = taken_in(hold, size) if hold else row[_CALL_SITE]
+        cells[_CALL_SITE] = fit_end(site, size)
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _shrink(sizes: list[int], cells: int) -> None:
+    """Narrow the columns with the most to spare, the last one first."""
+    order = [len(sizes) - 1, *range(len(sizes) - 1)]
+    while sum(sizes) > cells:
+        spare = [sizes[at] - _HOLD_COLUMNS[at][1] for at in order]
+        if max(spare) <= 0:
+            return
+        sizes[order[spare.index(max(spare))]] -= 1
+
+
+# -- the table of call sites -------------------------------------------------------
 
 
 def _sites(process: Process, style: Style) -> Iterable[str]:
@@ -310,31 +334,20 @@ def _cost(site: SiteStats) -> tuple[float, float]:
     return -site.wait_caused_s, -site.hold_s.sum
 
 
-def _site_row(site: SiteStats, below: bool) -> tuple[str, ...]:
-    held = site.hold_s
-    return (
-        _site_name(site, below, _WIDEST),
-        _count(site.count),
-        f"{site.connections:.{2 if site.connections < 99.995 else 0}f}",
-        _time(held.p50),
-        _time(held.p95),
-        _time(held.max),
-        _time(site.wait_caused_s),
-        _share(site.in_sql_s, held.sum),
-        _share(site.in_transaction_idle_s, held.sum),
-        _count(site.leaked),
-    )
+def _average(site: SiteStats) -> str:
+    digits = 2 if site.connections < 99.995 else 0
+    return f"{site.connections:.{digits}f}"
 
 
 def _count(count: int) -> str:
-    """A number in five cells."""
+    """A count in at most five cells."""
     if count < 100_000:
         return str(count)
     return f"{count // 1000}k" if count < 10_000_000 else f"{count // 1_000_000}M"
 
 
 def _time(seconds: float | None) -> str:
-    """Milliseconds to days in six cells."""
+    """Milliseconds to days in at most six cells."""
     if seconds is not None and 0 < seconds < 9.95:
         return short_time(seconds).replace(" ", "")
     return duration(seconds)
@@ -346,20 +359,44 @@ def _share(seconds: float | None, whole: float) -> str:
     return f"{min(100.0, 100 * seconds / whole):.0f}"
 
 
+_SITE_COLUMNS: tuple[tuple[str, str, Callable[[SiteStats], str]], ...] = (
+    ("", "COUNT", lambda site: _count(site.count)),
+    ("AVG", "HELD", _average),
+    ("", "P50", lambda site: _time(site.hold_s.p50)),
+    ("", "P95", lambda site: _time(site.hold_s.p95)),
+    ("", "MAX", lambda site: _time(site.hold_s.max)),
+    ("WAIT", "CAUSED", lambda site: _time(site.wait_caused_s)),
+    ("", "SQL %", lambda site: _share(site.in_sql_s, site.hold_s.sum)),
+    (
+        "IDLE",
+        "IN TX %",
+        lambda site: _share(site.in_transaction_idle_s, site.hold_s.sum),
+    ),
+    ("", "LEAKED", lambda site: _count(site.leaked)),
+)
+"""The two lines of the title, and the cell; the call site's name comes first."""
+_NARROW, _WIDE, _WIDEST = 16, 24, 1000
+"""Cells of a call site's name: the minimum; the minimum before the gap between columns
+shrinks from two spaces to one; no limit."""
+
+
 def _sites_table(
     sites: Sequence[tuple[SiteStats, bool]], columns: int
 ) -> Iterable[str]:
-    """The table; of each row whether it is a caller of the call site above it."""
-    rows = [*_SITES_HEAD, *(_site_row(*each) for each in sites)]
-    first, *others = (max(map(width, column)) for column in zip(*rows, strict=True))
-    least, wished = _SITE_CELLS
-    room = columns - 2 - sum(others)
-    gap = 2 if room - 2 * len(others) >= min(first, wished) else 1
-    first = min(first, max(least, room - gap * len(others)))
-    for at, row in enumerate(rows, -len(_SITES_HEAD)):
-        name = row[0] if at < 0 else _site_name(*sites[at], first)
-        cells = [_fit_end(name, first)]
-        cells += [cell.rjust(n) for cell, n in zip(row[1:], others, strict=True)]
+    """Each site comes with whether it is a caller of the call site above it."""
+    upper, lower, _ = zip(*_SITE_COLUMNS, strict=True)
+    rows = [upper, lower]
+    rows += [tuple(cell(site) for _, _, cell in _SITE_COLUMNS) for site, _ in sites]
+    sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    names = [width(_site_name(*each, _WIDEST)) for each in sites]
+    room = columns - 2 - sum(sizes)
+    first = max(width("CALL SITE"), *names)
+    gap = 2 if room - 2 * len(sizes) >= min(first, _WIDE) else 1
+    first = min(first, max(_NARROW, room - gap * len(sizes)))
+    titles = ["", "CALL SITE", *(_site_name(*each, first) for each in sites)]
+    for name, row in zip(titles, rows, strict=True):
+        cells = [fit_end(name, first)]
+        cells += [cell.rjust(size) for cell, size in zip(row, sizes, strict=True)]
         yield ("  " + (" " * gap).join(cells)).rstrip()
 
 
@@ -372,42 +409,11 @@ def _site_name(site: SiteStats, below: bool, cells: int) -> str:
     return name if width(name) <= cells else f"  from {place(site.caller, 1)}"
 
 
-# -- fitting -----------------------------------------------------------------------
-
-
-def _table(holds: Sequence[Hold], columns: int) -> Iterable[str]:
-    rows = [_HEAD, *map(_row, holds)]
-    sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    _shrink(sizes, columns - 2 * len(sizes))
-    for at, row in enumerate(rows):
-        cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
-        size = sizes[_SITE]
-        site = taken_in(holds[at - 1], size) if at else row[_SITE]
-        cells[_SITE] = _fit_end(site, size)
-        yield ("  " + "  ".join(cells)).rstrip()
-
-
-def _shrink(sizes: list[int], cells: int) -> None:
-    """Take from the columns that have most to give, the last one first."""
-    order = [len(sizes) - 1, *range(len(sizes) - 1)]
-    while sum(sizes) > cells:
-        spare = [sizes[at] - _NARROWEST[at] for at in order]
-        if max(spare) <= 0:
-            return
-        sizes[order[spare.index(max(spare))]] -= 1
-
-
-def _fit_end(text: str, cells: int) -> str:
-    """Like fit, but what is cut is the beginning: a line number stands at the end."""
-    if width(text) <= cells:
-        return fit(text, cells)
-    while width(text) > cells - 1:
-        text = text[1:]
-    return fit("…" + text, cells)
+# -- wrapping ----------------------------------------------------------------------
 
 
 def _wrapped(text: str, style: Style, indent: int) -> Iterable[str]:
-    """A sentence over as many lines as it takes, the further ones deeper."""
+    """Wrap a sentence; lines after the first are indented by four more."""
     columns = max(40, style.columns)
     line = " " * indent
     for word in text.split(" "):
@@ -423,7 +429,7 @@ def _wrapped(text: str, style: Style, indent: int) -> Iterable[str]:
 
 
 def _fitting(text: str, cells: int) -> int:
-    """How many characters fit."""
+    """Return how many characters fit."""
     for at, character in enumerate(text):
         cells -= width(character)
         if cells < 0:

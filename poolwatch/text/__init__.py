@@ -1,1 +1,1 @@
-"""Words for people: formatting, masking, names."""
+"""Text for people: formatting, masking, names."""

@@ -1,4 +1,4 @@
-"""Words for numbers and records, the same in the log, the table and the dashboard."""
+"""Numbers and records as text, the same in the log, the table and the dashboard."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ufeff\ud800-\udfff]")
 
 MOST_CALLERS = 3
-"""Callers of one call site that are named in a sentence."""
+"""Callers of one call site that a sentence names at most."""
 
 
 def neutral(text: str, *, lines: bool = False) -> str:
-    """Make text from elsewhere harmless for a terminal.
+    """Make text from outside poolwatch harmless for a terminal.
 
     Control characters (C0, DEL, C1), bidirectional controls and lone surrogates become
-    visible signs. With ``lines``, line ends and tabs stay what they are.
+    visible signs. With ``lines``, line ends are kept and tabs become four spaces.
     """
     if lines:
         text = text.replace("\r\n", "\n")
@@ -39,18 +39,18 @@ def neutral(text: str, *, lines: bool = False) -> str:
 def _visible(match: re.Match[str]) -> str:
     code = ord(match.group())
     if code < 0x20:
-        return chr(0x2400 + code)  # the picture of that control character
+        return chr(0x2400 + code)  # Unicode has a picture of each control character
     return "\u2421" if code == 0x7F else "\ufffd"
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """Fold white space and cut, for a cell of a table."""
+    """Collapse white space and cut to ``limit`` characters, for a cell of a table."""
     folded = " ".join(text[: limit * 4].split())
     return neutral(folded if len(folded) <= limit else folded[: limit - 1] + "…")
 
 
 def duration(seconds: float | None) -> str:
-    """``0.3s``, ``38s``, ``1m12s``, ``4h03m``, ``2d05h``; "-" if not known."""
+    """``0.3s``, ``38s``, ``1m12s``, ``4h03m``, ``2d05h``; "-" if unknown."""
     if seconds is None:
         return "-"
     seconds = max(0.0, seconds)
@@ -67,7 +67,7 @@ def duration(seconds: float | None) -> str:
 
 
 def clock(at: str) -> str:
-    """``03:12:44``, by the clock of this machine, of a time in ISO 8601."""
+    """``03:12:44``: an ISO 8601 time in the time zone of this machine."""
     try:
         return f"{datetime.fromisoformat(at).astimezone():%H:%M:%S}"
     except (ValueError, OverflowError):
@@ -75,7 +75,7 @@ def clock(at: str) -> str:
 
 
 def short_time(seconds: float | None) -> str:
-    """A latency: ``12 µs``, ``3.4 ms``, ``1.2 s``; "-" if not known."""
+    """A latency: ``12 µs``, ``3.4 ms``, ``1.2 s``; "-" if unknown."""
     if seconds is None:
         return "-"
     if seconds < 0.0009995:
@@ -86,7 +86,7 @@ def short_time(seconds: float | None) -> str:
 
 
 def place(frame: Frame | None, parts: int = 2) -> str:
-    """``billing/export.py:88``: the last ``parts`` of the path, and the line."""
+    """``billing/export.py:88``: the last ``parts`` of the path, and the line number."""
     if frame is None:
         return "?"
     path = "/".join(PurePath(frame.file.replace("\\", "/")).parts[-parts:])
@@ -94,22 +94,22 @@ def place(frame: Frame | None, parts: int = 2) -> str:
 
 
 def whence(site: Frame | None, *callers: Frame | None) -> str:
-    """``lib/db.py:8 from shop/cart.py:51``: a call site and the callers, if known."""
-    told = list(dict.fromkeys(place(caller) for caller in callers if caller))
-    if not told:
+    """``lib/db.py:8 from shop/cart.py:51``: a call site and its known callers."""
+    places = list(dict.fromkeys(place(caller) for caller in callers if caller))
+    if not places:
         return place(site)
-    rest = len(told) - MOST_CALLERS
+    rest = len(places) - MOST_CALLERS
     more = f" and {rest} more" if rest > 0 else ""
-    return f"{place(site)} from {', '.join(told[:MOST_CALLERS])}{more}"
+    return f"{place(site)} from {', '.join(places[:MOST_CALLERS])}{more}"
 
 
 def taken_at(request: Hold | Wait) -> str:
-    """Where a connection was taken or asked for: the call site and its caller."""
+    """The call site that took or requested a connection, and its caller."""
     return whence(request.site, request.caller)
 
 
 def taken_in(request: Hold | Wait | SiteStats, cells: int) -> str:
-    """The same for a cell of a table: shorter if that makes it fit."""
+    """The call site and its caller for a cell of a table, shortened to fit."""
     site, caller = request.site, request.caller
     if site is None or caller is None:
         return place(site)
@@ -123,7 +123,7 @@ def taken_in(request: Hold | Wait | SiteStats, cells: int) -> str:
 
 
 def _short_name(frame: Frame) -> str:
-    """The function, or the module if that has no name of its own."""
+    """The function's name, or the module's for a lambda or module-level code."""
     if frame.function.startswith("<"):
         return neutral(PurePath(frame.file).stem)
     return neutral(frame.function)
@@ -131,13 +131,13 @@ def _short_name(frame: Frame) -> str:
 
 @lru_cache(maxsize=4096)
 def width(text: str) -> int:
-    """Terminal cells a text takes."""
+    """Number of terminal cells that a text takes."""
     if _ALL_NARROW.fullmatch(text):
         return len(text)
     return sum([2 if wide(c) else not unicodedata.combining(c) for c in text])
 
 
-# Latin and Cyrillic, and the signs we draw with: nothing wide, nothing combining.
+# Latin, Cyrillic, and the signs that the dashboard draws: neither wide nor combining.
 _ALL_NARROW = re.compile(
     "[\x20-\x7e\xa0-\u02ff\u0400-\u0482\u048a-\u052f"
     "\u2010-\u2027\u2190-\u22ff\u2400-\u2426\u2500-\u25fc]*"
@@ -166,8 +166,21 @@ def fit(text: str, cells: int) -> str:
     return "".join(kept) + "…" + " " * (cells - 1 - used)
 
 
+def fit_end(text: str, cells: int) -> str:
+    """Like fit, but cut the beginning: a place ends with its line number."""
+    if width(text) <= cells:
+        return fit(text, cells)
+    kept, used = [], 1
+    for character in reversed(text):
+        used += width(character)
+        if used > cells:
+            break
+        kept.append(character)
+    return fit("…" + "".join(reversed(kept)), cells)
+
+
 def server_in(url: str | None) -> str | None:
-    """Return ``host:port`` or ``directory:port`` of a database URL, if it has one."""
+    """Return ``host:port`` or ``directory:port`` of a URL; None without a host."""
     try:
         parts = urlsplit(url or "")
         words = {key: values[-1] for key, values in parse_qs(parts.query).items()}
@@ -196,5 +209,5 @@ _ACTIVITIES = {
 
 
 def activity(frame: Frame, kind: str) -> str:
-    """Where a holder is and what it does there: ``app.py:12: asleep``."""
+    """The frame that a holder is in, and its kind of work: ``app.py:12: asleep``."""
     return f"{place(frame)}: {_ACTIVITIES[kind]}"

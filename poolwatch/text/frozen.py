@@ -1,4 +1,4 @@
-"""Pictures of earlier trouble, for who looks at them: how to ask, and the words."""
+"""Incident snapshots: the source that has them, and their text."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _HAPPENED: Mapping[str, tuple[str, str]] = {
 
 @runtime_checkable
 class KeepsPictures(Protocol):
-    """A source that can also be asked for the pictures that are kept."""
+    """A source that also has incident snapshots."""
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures of all processes, and who could not tell; may raise
-        PoolwatchError.
+        """Return the incident snapshots of all processes, and the processes that did
+        not answer; may raise PoolwatchError.
         """
         ...
 
 
 def happened(kind: str) -> tuple[str, str]:
-    """The trouble that a pool had: in a word or two, and as the end of a sentence."""
+    """What happened to a pool: in a word or two, and as the end of a sentence."""
     word = one_line(kind, 20)
     return _HAPPENED.get(kind, (word, f"had {word}"))
 
 
 def moment(at: str) -> tuple[str, str]:
-    """Split a time into its day and its time of the day, both in UTC."""
+    """Split an ISO 8601 time into date and time of day, both in UTC."""
     try:
         when = datetime.fromisoformat(at)
         if when.tzinfo is not None:
@@ -46,16 +46,16 @@ def moment(at: str) -> tuple[str, str]:
 
 
 def pool_name(process: Process, pool: str) -> str:
-    """Give the name of a pool by its id; the id when the pool is gone."""
+    """Return the name of a pool by its id; the id if the pool is gone."""
     names = {each.id: each.name for each in process.pools}
     return one_line(names.get(pool, pool), 60)
 
 
 def of_pool(process: Process, pool: str) -> Process:
-    """What a picture says of one pool."""
+    """Return the part of an incident snapshot that concerns one pool."""
     holds = tuple(hold for hold in process.holds if hold.pool == pool)
     waits = tuple(wait for wait in process.waits if wait.pool == pool)
-    named = {hold.id for hold in holds} | {wait.id for wait in waits}
+    ids = {hold.id for hold in holds} | {wait.id for wait in waits}
     return replace(
         process,
         pools=tuple(each for each in process.pools if each.id == pool),
@@ -67,7 +67,7 @@ def of_pool(process: Process, pool: str) -> Process:
             finding
             for finding in process.findings
             if finding.pool == pool
-            or (finding.pool is None and named & {*finding.holds, *finding.waits})
+            or (finding.pool is None and ids & {*finding.holds, *finding.waits})
         ),
         frozen=(),
     )

@@ -1,12 +1,12 @@
-"""Take the literals out of a statement before it leaves the process.
+"""Removes the literals from a statement before it leaves the process.
 
-Written for safety first: a statement may be cut off in the middle (PostgreSQL keeps
-``track_activity_query_size`` bytes), may be no valid SQL at all, and may contain
-secrets as literals. Whatever might be a literal is replaced; when a quote can be read
-in two ways (a backslash before it), the rest of the statement goes.
+Safety comes first: a statement may be cut off in the middle (PostgreSQL keeps
+``track_activity_query_size`` bytes), may be invalid SQL, and may contain secrets as
+literals. Everything that might be a literal is replaced; if a quote is ambiguous (a
+backslash before it), the rest of the statement is dropped.
 
-sqlparse is not used here: this runs inside the instrumented application, which need
-not have it, and a parser is too slow for megabytes of text.
+sqlparse is not used: this runs inside the instrumented application, which may not have
+it, and a parser is too slow for megabytes of text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from functools import cache, lru_cache
 
 LIMIT = 8192
-"""Characters of a statement that are looked at."""
+"""Characters of a statement that are read."""
 
 _MASK = "?"
 _CUT = " …"
@@ -36,7 +36,7 @@ _IN_COMMENT = r"""'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*"""
 
 @cache
 def _piece() -> re.Pattern[str]:
-    """Compiled when the first statement is shown: a millisecond that most runs save."""
+    """Compiled on first use: it takes a millisecond, and most runs mask nothing."""
     return re.compile(_PIECE, re.VERBOSE)
 
 
@@ -44,8 +44,8 @@ def _piece() -> re.Pattern[str]:
 def mask_literals(sql: str) -> str:
     """Return ``sql`` with every literal as ``?``; at most LIMIT characters of it.
 
-    Keywords, identifiers, placeholders and comments stay. Inside comments quoted
-    text and numbers are masked as well.
+    Keywords, identifiers, placeholders and comments are kept. Quoted text and numbers
+    inside comments are masked too.
     """
     cut = len(sql) > LIMIT
     text = sql[:LIMIT]
@@ -60,7 +60,7 @@ def mask_literals(sql: str) -> str:
 
 
 def _replace(text: str, token: re.Match[str]) -> tuple[str, int]:
-    """What stands for ``token``, and where to go on."""
+    """Return the replacement of ``token``, and where to go on."""
     kind = token.lastgroup
     if kind == "string":
         return _string(text, token)
@@ -81,13 +81,13 @@ def _string(text: str, token: re.Match[str]) -> tuple[str, int]:
     quote = token.end() - 1
     match = re.compile(_QUOTED).match(text, quote)
     end = match.end() if match else len(text)
-    if "\\" in text[quote:end]:  # an escaped quote or a plain backslash: not decidable
+    if "\\" in text[quote:end]:  # an escaped quote or a plain backslash: ambiguous
         return _MASK + _CUT, len(text)
     return _MASK, end
 
 
 def _end_of_block(text: str, position: int) -> int:
-    """End of a block comment; PostgreSQL's nest."""
+    """Return the end of a block comment; in PostgreSQL they nest."""
     depth = 1
     while depth:
         opening = text.find("/*", position)

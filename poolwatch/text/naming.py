@@ -1,4 +1,4 @@
-"""What processes, pools and tasks are called in every face."""
+"""The names of processes, pools and tasks, the same in every face."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _FRAMEWORKS = frozenset({
     "aiohttp", "anyio", "asgiref", "asyncio", "celery", "django", "fastapi",
     "hypercorn", "litestar", "quart", "sanic", "starlette", "tornado", "uvicorn",
 })  # fmt: skip
-"""Packages that start tasks, and name them by their own functions."""
+"""Packages that start tasks, which are named after the package's own functions."""
 
 
 def process_name(process: Process) -> str:
-    """Its given name, or what was started; with a number for one of several workers."""
+    """The name given to a process, or else its program; a worker has a number too."""
     name = process.name or process.program
     return name if process.worker is None else f"{name}, worker {process.worker}"
 
 
 def numbered(processes: Sequence[Process]) -> list[Process]:
-    """Number the workers of one parent that share a name, by when they started."""
+    """Number the workers of one parent that share a name, by their start times."""
     teams: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for at, process in enumerate(processes):
         if process.parent is not None:
@@ -39,16 +39,16 @@ def numbered(processes: Sequence[Process]) -> list[Process]:
 
 
 def with_names(process: Process) -> Process:
-    """The same process; pools whose name repeats are told apart by their database."""
+    """Return the process with a database added to the names of pools that repeat."""
     alike: dict[str, list[PoolStats]] = defaultdict(list)
     for pool in process.pools:
         alike[pool.name].append(pool)
     names: dict[str, str] = {}
     for name, pools in alike.items():
         for qualify in (_database, _host_and_database) if len(pools) > 1 else ():
-            told = {pool.id: qualify(pool.url or "") for pool in pools}
-            if len(set(told.values())) > 1:
-                names |= {pool: _with(name, each) for pool, each in told.items()}
+            added = {pool.id: qualify(pool.url or "") for pool in pools}
+            if len(set(added.values())) > 1:
+                names |= {pool: _with(name, each) for pool, each in added.items()}
                 break
     if not names:
         return process
@@ -74,7 +74,7 @@ def _host_and_database(url: str) -> str:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The host with its port, or the directory of its socket, and the path."""
+    """Return the host with its port, or the directory of its socket; and the path."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2] or "".join(
@@ -86,14 +86,14 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def holder_name(request: Hold | Wait) -> str:
-    """The task if there is one, else the thread."""
+    """The task's name if there is a task, else the thread's."""
     if request.task:
         return task_name(request.task)
     return request.thread or "?"
 
 
 def task_name(name: str) -> str:
-    """A task's name, without the framework's part if it is one of its functions."""
+    """A task's name; of a framework's function only the last two parts."""
     parts = [part for part in name.split(".") if part != "<locals>"]
     if len(parts) < 3 or parts[0] not in _FRAMEWORKS:
         return name

@@ -14,7 +14,7 @@ import pytest
 from fix_core import Look, null_pool_of
 
 from poolwatch.agent.recording import most_at_once
-from poolwatch.commands.advise import queueing, replay
+from poolwatch.commands.advise import sizing
 from poolwatch.commands.advise.advise import advise
 from poolwatch.protocol.trace import Request, Trace
 
@@ -124,15 +124,15 @@ def test_bursts(pool, load):
 
 def test_erlang():
     """Known values: one server, and a textbook's call centre (20 erlang, 24 agents)."""
-    assert queueing.erlang_c(1, 0.7) == pytest.approx(0.7)
-    assert queueing.erlang_c(24, 20.0) == pytest.approx(0.298, abs=0.005)
+    assert sizing.erlang_c(1, 0.7) == pytest.approx(0.7)
+    assert sizing.erlang_c(24, 20.0) == pytest.approx(0.298, abs=0.005)
 
 
 def test_replay_by_hand():
     """Two connections, three requests at once: the third waits for the first to end."""
     requests = [(0.0, 1.0), (0.0, 2.0), (0.0, 1.0), (3.0, 1.0)]
-    assert replay.waits(requests, 2) == [0.0, 0.0, 1.0, 0.0]
-    assert replay.smallest(requests, 0.0, share=1.0) == 3
+    assert sizing.replayed_waits(requests, 2) == [0.0, 0.0, 1.0, 0.0]
+    assert sizing.smallest_by_replay(requests, 0.0, share=1.0) == 3
     assert most_at_once([(0, 2), (1, 3), (2, 4)]) == 2
 
 

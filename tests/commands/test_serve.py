@@ -308,8 +308,8 @@ def test_a_port_that_is_taken(serve, host):
         (["--host", "nosuch.invalid"], "no host 'nosuch.invalid'"),
         (["--host", ""], "no host ''"),
         (["--host", "192.0.2.1", "--anyone-may-look"], "cannot listen on 192.0.2.1"),
-        (["--port", "70000"], "'70000' is no port"),
-        (["--port", "http"], "'http' is no port"),
+        (["--port", "70000"], "'70000' must be a port from 0 to 65535"),
+        (["--port", "http"], "'http' must be a port from 0 to 65535"),
         (["--allow-actions"], "unrecognized arguments: --allow-actions"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_neighbour_of_poolwatch():
         is Owner.USER
     )
     assert (
-        owner_of(f"{home}/commands/demo/keeper.py", "poolwatch.commands.demo")
+        owner_of(f"{home}/commands/demo/supervisor.py", "poolwatch.commands.demo")
         is Owner.PLUMBING
     )
 

@@ -1,8 +1,8 @@
-"""Instruments a program that knows nothing of poolwatch.
+"""Instruments a program without a change to its code.
 
 ``poolwatch run -- CMD`` puts ``site/`` in front of PYTHONPATH. Every Python that CMD
-starts, its children included, then runs ``site/sitecustomize.py`` before anything else,
-which calls :func:`begin`.
+starts, child processes included, then first runs ``site/sitecustomize.py``, which calls
+:func:`begin`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SITE = Path(__file__).parent / "site"
-"""The directory that must come first in PYTHONPATH."""
+"""The directory that comes first in PYTHONPATH."""
 
 
 def environment(inherited: dict[str, str]) -> dict[str, str]:
@@ -30,7 +30,7 @@ def environment(inherited: dict[str, str]) -> dict[str, str]:
 
 
 def begin() -> None:
-    """Instrument every pool, from the moment that a pool library is imported."""
+    """Instrument every pool as soon as a pool library is imported."""
     from poolwatch.ledger.settings import disabled
 
     if disabled():
@@ -43,9 +43,9 @@ def begin() -> None:
     def instrument_all() -> None:
         from poolwatch.agent.instrument import instrument
 
-        while waiting:  # it waits for the others itself
+        while waiting:  # instrument() waits for the other libraries itself
             waiting.pop()()
         instrument()
 
     for library in LIBRARIES:
-        waiting.append(when_imported(library, instrument_all))  # noqa: PERF401 - it may be called at once
+        waiting.append(when_imported(library, instrument_all))  # noqa: PERF401 - may call it at once

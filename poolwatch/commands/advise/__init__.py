@@ -1,8 +1,107 @@
 """``poolwatch advise``: the size of a pool, from what was measured.
 
-``recording``  in the application: who asked when, and held for how long, for a while
-``replay``     the recorded requests again, with another number of connections
-``queueing``   what theory says, without the order of the requests
-``advising``   from both to recommendations
-``report``     for people
+``sizing``  the smallest pool for a wait: by replay of the requests, and by theory
+``advise``  from a recorded trace to recommendations
 """
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from poolwatch.commands.arguments import (
+    EXIT_CODES,
+    Parsers,
+    add_dir,
+    add_json,
+    milliseconds,
+    seconds,
+)
+from poolwatch.errors import NoProcessError
+
+if TYPE_CHECKING:
+    from poolwatch.commands.advise.advise import Advice
+
+_LONGEST_RECORDING_S = 600.0
+
+_DESCRIPTION = """\
+Record the requests for connections and how long each was held, then say which pool
+size would do: the recorded requests are replayed with other sizes, and compared with
+queueing theory. Run it under load.
+"""
+
+
+def add(parsers: Parsers) -> argparse.ArgumentParser:
+    """Add the parser of ``poolwatch advise``."""
+    advise = parsers.add_parser(
+        "advise",
+        help="the size of a pool, from what is measured",
+        description=_DESCRIPTION,
+        epilog=EXIT_CODES,
+    )
+    advise.add_argument(
+        "--seconds",
+        type=seconds,
+        default=10.0,
+        metavar="N",
+        help="how long to record (default 10, at most 600)",
+    )
+    advise.add_argument(
+        "--target",
+        type=milliseconds,
+        default=10.0,
+        metavar="MS",
+        help="longest acceptable wait of 99 %% of all requests (default 10 ms)",
+    )
+    add_json(advise, "print the advice as JSON")
+    add_dir(advise)
+    return advise
+
+
+def run(options: argparse.Namespace) -> int:
+    """Record every pool of every process for a while, and print the advice."""
+    from poolwatch.client.client import Client
+    from poolwatch.commands.advise.advise import advise
+    from poolwatch.protocol import document
+
+    recorded_s = min(options.seconds, _LONGEST_RECORDING_S)
+    client = Client(options.dir)
+    client.agents()  # raises at once if there is no process
+    print(f"poolwatch: recording for {recorded_s:g} s ...", file=sys.stderr)
+    answers, unreachable = client.all_traces(recorded_s)
+    for lost in unreachable:
+        print(f"poolwatch: pid {lost.pid}: {lost.why}", file=sys.stderr)
+    if not answers:
+        return NoProcessError.exit_code
+    advice = [
+        (address.pid, advise(trace, options.target / 1e3))
+        for address, traces in answers
+        for trace in traces
+    ]
+    if options.json:
+        print(document.list_to_json([each for _, each in advice], "advice"))
+    else:
+        texts = (f"pid {pid}  " + "\n".join(_lines(each)) for pid, each in advice)
+        print("\n\n".join(texts))
+    return 0
+
+
+def _lines(advice: Advice) -> Iterator[str]:
+    """A few lines for one pool."""
+    from poolwatch.text.format import duration, one_line
+
+    yield one_line(
+        f"{advice.pool}: {advice.requests} requests in {duration(advice.seconds)} "
+        f"({advice.rate:.1f} a second), held {duration(advice.held_s)} on average"
+    )
+    if advice.thin is not None:
+        yield "  " + one_line(f"no advice on the size: {advice.thin}")
+    for each in advice.recommendations:
+        yield "  " + one_line(f"* {each.text}")
+        yield "    " + one_line(f"because {each.why}")
+        if each.line is not None:
+            yield "    " + one_line(each.line)
+    if advice.thin is None and not advice.recommendations:
+        yield "  nothing to change"

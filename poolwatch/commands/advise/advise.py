@@ -1,20 +1,17 @@
-"""From a recorded trace to recommendations, each with its numbers and its line.
-
-Pure: takes what was recorded, returns records.
-"""
+"""From the trace of a pool to recommendations, each with its numbers and its line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poolwatch.commands.advise import queueing, replay
+from poolwatch.commands.advise import sizing
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import PoolStats
 from poolwatch.protocol.trace import Trace
 from poolwatch.text.format import duration, plural
 
 ENOUGH_REQUESTS = 200
-"""Of fewer, 99 % is a matter of one or two."""
+"""With fewer, the 99th percentile depends on one or two of them."""
 
 
 _RECYCLE = "  # and pool_recycle below the server's or firewall's idle limit"
@@ -22,7 +19,7 @@ _RECYCLE = "  # and pool_recycle below the server's or firewall's idle limit"
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One thing to change, or to leave as it is."""
+    """One change to make, or one setting to keep."""
 
     text: str
     why: str
@@ -32,7 +29,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What can be said of one pool."""
+    """The advice on one pool."""
 
     pool: str
     requests: int
@@ -40,31 +37,31 @@ class Advice:
     rate: float
     """Requests a second."""
     held_s: float | None
-    """The mean hold."""
+    """Mean duration of a hold."""
     thin: str | None
-    """Why there is no advice on the size, if there is none."""
+    """Why the record is too thin for advice on the size; None if it is not."""
     size: int | None
-    """The smallest in which 99 % wait no longer than the target."""
+    """Smallest size with which 99 % of requests wait no longer than the target."""
     by_replay: int | None
     by_theory: int | None
     without_deadlock: int | None
-    """The smallest that cannot lock up, given the nesting that was seen."""
+    """Smallest size that cannot deadlock, given the recorded nesting."""
     recommendations: tuple[Recommendation, ...]
 
 
 def advise(trace: Trace, target_s: float) -> Advice:
-    """Say what can be said of one pool."""
+    """Return the advice on one pool."""
     requests = [(each.asked_s, each.held_s) for each in trace.requests]
     rate = len(requests) / trace.seconds if trace.seconds > 0 else 0.0
     held = sum(h for _, h in requests) / len(requests) if requests else None
     thin = _thin(trace)
     size = replayed = theory = None
     if thin is None and held is not None:
-        size = replayed = replay.smallest(requests, target_s)
-        uneven = queueing.unevenness(requests)
-        theory = queueing.smallest(rate, held, uneven, target_s)
-        if theory is not None and queueing.is_memoryless(requests):
-            # a record has an end, and misses the rarer rushes: theory knows of them
+        size = replayed = sizing.smallest_by_replay(requests, target_s)
+        uneven = sizing.unevenness(requests)
+        theory = sizing.smallest_by_theory(rate, held, uneven, target_s)
+        if theory is not None and sizing.is_memoryless(requests):
+            # a short record misses rare bursts, which theory accounts for
             size = max(replayed, theory)
     safe = trace.nesting * (trace.depth - 1) + 1 if trace.depth > 1 else None
     return Advice(
@@ -96,7 +93,7 @@ def _thin(trace: Trace) -> str | None:
     if count < ENOUGH_REQUESTS:
         return (
             f"only {plural(count, 'request')} in {duration(trace.seconds)}: "
-            f"{ENOUGH_REQUESTS} are needed to speak of 99 %. Record for longer "
+            f"{ENOUGH_REQUESTS} are needed for a 99th percentile. Record for longer "
             "(--seconds), or under load"
         )
     longest = max(each.held_s for each in trace.requests)
@@ -109,7 +106,7 @@ def _thin(trace: Trace) -> str | None:
 
 
 def _allowed(pool: PoolStats) -> str:
-    """How many connections the pool can lend, for the end of a sentence."""
+    """The number of connections the pool can lend, as the end of a sentence."""
     if pool.lost_slots:
         return f"{pool.capacity} of {pool.slots} connections are left"
     return f"{pool.capacity} are allowed"
@@ -127,23 +124,23 @@ def _sizing(
     wanted = max(size, safe or 1)
     requests = [(each.asked_s, each.held_s) for each in trace.requests]
     now = trace.pool.capacity
-    measured = replay.percentile([each.waited_s for each in trace.requests], 0.99)
-    then = replay.percentile(replay.waits(requests, wanted), 0.99)
+    measured = sizing.percentile([each.waited_s for each in trace.requests], 0.99)
+    then = sizing.percentile(sizing.replayed_waits(requests, wanted), 0.99)
     why = (
         f"replayed with {wanted}, 99 % of {len(requests)} requests wait at most "
         f"{duration(then)} (measured now: {duration(measured)}; target "
-        f"{duration(target_s)}); the replay would do with {found[0]}, queueing theory "
-        f"says {found[1]}"
+        f"{duration(target_s)}); the replay needs {found[0]}, queueing theory says "
+        f"{found[1]}"
     )
     if trace.pool.lost_slots and now is not None:
         why += f"; {_allowed(trace.pool)}"
     options = options_of(trace.pool.kind)
-    # the limit of a driver's pool is one number; pool_size is the part that is kept
-    told = trace.pool.size if options.size == "pool_size" else trace.pool.slots
-    if now is not None and now >= wanted and told == wanted:
+    # a driver's pool is limited by one number; pool_size does not include the overflow
+    current = trace.pool.size if options.size == "pool_size" else trace.pool.slots
+    if now is not None and now >= wanted and current == wanted:
         return Recommendation(f"leave {options.size} at {wanted}", why, None)
     if now is not None and now > 2 * wanted:
-        text = f"{wanted} connections would do: {_allowed(trace.pool)}"
+        text = f"{wanted} connections are enough: {_allowed(trace.pool)}"
     else:
         text = f"{options.size}={wanted} keeps the wait within the target"
     return Recommendation(text, why, options.line(f"{options.size}={wanted}"))
@@ -157,8 +154,8 @@ def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
     return Recommendation(
         f"{safe} connections are the fewest that cannot lock up; "
         f"{_allowed(trace.pool)}",
-        f"up to {trace.nesting} holders at once went on to want {trace.depth} "
-        f"connections: {trace.nesting} x {trace.depth - 1} + 1",
+        f"up to {trace.nesting} holders at once wanted {trace.depth} connections "
+        f"each: {trace.nesting} x {trace.depth - 1} + 1",
         options.line(f"{options.size}={safe}") + "  # or pass the connection on",
     )
 
@@ -188,7 +185,7 @@ def _pre_ping(trace: Trace) -> Recommendation | None:
         return None
     return Recommendation(
         "let the pool test connections before it lends them",
-        f"{plural(invalidated, 'connection')} broke in use since the start; a test "
-        "costs one round trip at each checkout",
+        f"{plural(invalidated, 'connection')} broke while in use since the start; a "
+        "test costs one round trip at each checkout",
         options.line(options.test) + _RECYCLE * (options.size == "pool_size"),
     )

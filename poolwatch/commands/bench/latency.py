@@ -12,15 +12,15 @@ from typing import TypeAlias
 
 _CHUNK = 65536
 _Pieces: TypeAlias = "queue.SimpleQueue[tuple[float, bytes]]"
-"""When each is due, and the piece; an empty one is the end."""
+"""When each piece is due, and its bytes; no bytes mean the end of the stream."""
 
 
 @contextlib.contextmanager
 def delayed(connect: Callable[[], socket.socket], seconds: float) -> Iterator[int]:
-    """Forward a local port to a server; gives the port.
+    """Forward a local port to a server; yields the port.
 
     Each message is delivered ``seconds`` after it was sent: half a round trip. Messages
-    do not wait for each other, as on a real line.
+    do not wait for each other, as in a real network.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(
@@ -41,7 +41,7 @@ def _accept(
         except OSError:  # closed
             return
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        time.sleep(seconds * 2)  # the handshake of TCP is a round trip by itself
+        time.sleep(seconds * 2)  # TCP's handshake takes a round trip
         try:
             server = connect()
         except OSError:
@@ -52,7 +52,7 @@ def _accept(
 
 
 def _pipe(source: socket.socket, target: socket.socket, seconds: float) -> None:
-    """Two threads: one notes when each piece came, one delivers it in time."""
+    """Start two threads: one stamps each piece on arrival, one delivers it when due."""
     pieces: _Pieces = queue.SimpleQueue()
     threading.Thread(target=_read, args=(source, pieces, seconds), daemon=True).start()
     threading.Thread(target=_write, args=(target, pieces), daemon=True).start()

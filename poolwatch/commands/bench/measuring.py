@@ -1,4 +1,4 @@
-"""Runs each workload in each way, a slice at a time in turn: noise hits all alike."""
+"""Runs each workload in each way, in alternating slices: noise affects all alike."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import URL, create_engine, text
 
-from poolwatch.commands.bench.ways import POOLED, Way
-from poolwatch.commands.bench.workloads import CREATE, DROP, Workload
+from poolwatch.commands.bench.cases import CREATE, DROP, POOLED, Way, Workload
 
 SLICES = 20
 SLICES_WITH_DELAY = 3
-"""With a network's delay new pools take long, and the rest is small beside it."""
+"""Fewer with a network's delay: creating a pool takes long then, and noise is small."""
 WARM = 2
-"""Operations before the clock runs: a pool's first connection is no news."""
+"""Operations before the clock starts: they open a pool's first connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Row:
     seconds: float
     per_operation_ms: float
     ratio: float
-    """Its seconds over those of SQLAlchemy's pool in the same workload."""
+    """The row's seconds over those of SQLAlchemy's pool in the same workload."""
 
 
 def measure(
@@ -38,7 +37,7 @@ def measure(
     advance: Callable[[str], None],
     slices: int = SLICES,
 ) -> list[Row]:
-    """Measure all; ``advance`` is told what comes next, once for each slice.
+    """Measure all cases; ``advance`` is called with the name of each slice's case.
 
     Raises SQLAlchemyError or the driver's error if the database cannot be used.
     """
@@ -48,7 +47,7 @@ def measure(
             connection.execute(text(CREATE))
         rows = []
         for workload in workloads:
-            rows += _one(url, workload, ways, advance, slices)
+            rows += _measure_workload(url, workload, ways, advance, slices)
         return rows
     finally:
         with engine.begin() as connection:
@@ -56,7 +55,7 @@ def measure(
         engine.dispose()
 
 
-def _one(
+def _measure_workload(
     url: URL,
     workload: Workload,
     ways: Sequence[Way],
@@ -68,7 +67,7 @@ def _one(
     for _ in range(slices):
         for way in ways:
             advance(f"{workload.name}: {way.name}")
-            # made anew: which core its backend runs on can be a matter of a factor 3
+            # a new pool each time: the core of its backend can make a factor of 3
             with way.open(url) as lend:
                 workload.run(lend, WARM)
                 began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The table for people, and the document for programs."""
+"""The figures as a table, and as the document of ``bench --json``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from poolwatch.commands.bench.measuring import Row
 SCHEMA = 1
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on."""
+def _machine() -> dict[str, Any]:
+    """The machine that was measured."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
@@ -24,26 +24,26 @@ def machine() -> dict[str, Any]:
 
 
 def document(rows: Sequence[Row], server: dict[str, Any]) -> dict[str, Any]:
-    """``bench --json``."""
+    """Return the document of ``bench --json``."""
     return {
         "schema": SCHEMA,
-        "machine": machine(),
+        "machine": _machine(),
         "server": server,
         "rows": [asdict(row) for row in rows],
     }
 
 
 def table(rows: Sequence[Row], server: dict[str, Any]) -> str:
-    """The same for people."""
-    about = machine()
+    """Return the figures as text."""
+    machine = _machine()
     where = f"{server['version']}, {server['where']}"
-    on = f"{about['processor']}, {about['cores']} cores, Python {about['python']}"
+    on = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
     lines = [f"{on}; {where}"]
     for workload in dict.fromkeys(row.workload for row in rows):
         mine = [row for row in rows if row.workload == workload]
         lines += ["", f"{workload} ({mine[0].operations:,} operations)", _HEAD]
         lines += [_line(row) for row in mine]
-    return "\n".join([*lines, "", *_plainly(rows, server)])
+    return "\n".join([*lines, "", *_conclusions(rows, server)])
 
 
 _HEAD = f"  {'':40}{'total':>10}{'each':>12}{'ratio':>8}"
@@ -56,16 +56,16 @@ def _line(row: Row) -> str:
     )
 
 
-def _plainly(rows: Sequence[Row], server: dict[str, Any]) -> Iterable[str]:
+def _conclusions(rows: Sequence[Row], server: dict[str, Any]) -> Iterable[str]:
     new, pooled = rows[0], next(row for row in rows if row.ratio == 1)
     saved = new.per_operation_ms - pooled.per_operation_ms
     yield (
-        f"A pooled connection saves {saved:.1f} ms each time here. The ratio is the "
-        "time over that of SQLAlchemy's pool."
+        f"A pooled connection saves {saved:.1f} ms per operation here. The ratio is "
+        "the time divided by that of SQLAlchemy's pool."
     )
     if not server["latency_ms"]:
         yield (
-            "What was measured has no network delay added. The 50 to "
+            "No network delay was added. The 50 to "
             "200 ms that a new connection is said to cost come from the network "
             "(five and more round trips with TLS and SCRAM) and from TLS itself: try "
             "--latency 20."

@@ -1,1 +1,49 @@
 """``poolwatch demo``: PostgreSQL, a small real app with real faults, the dashboard."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from poolwatch.commands.arguments import Parsers, add_json, seconds
+
+_DESCRIPTION = """\
+Start PostgreSQL and a small real application with faults that people really write, and
+show them in the dashboard.
+"""
+
+
+def add(parsers: Parsers) -> argparse.ArgumentParser:
+    """Add the parser of ``poolwatch demo``."""
+    demo = parsers.add_parser(
+        "demo",
+        help="PostgreSQL, a small application with real faults, and the dashboard",
+        description=_DESCRIPTION,
+    )
+    demo.add_argument(
+        "--headless",
+        action="store_true",
+        help="without a terminal: run for a while, then print what was found",
+    )
+    demo.add_argument(
+        "--seconds",
+        type=seconds,
+        default=10.0,
+        metavar="N",
+        help="how long to run before printing (default 10)",
+    )
+    add_json(demo, "print the snapshot as JSON (implies --headless)")
+    demo.add_argument(
+        "--dsn",
+        help="your own PostgreSQL; a schema poolwatch_demo is created and dropped",
+    )
+    demo.add_argument("--dir", type=Path, help="socket directory (default: its own)")
+    return demo
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo until it is quit, or headless for a while."""
+    from poolwatch.commands.demo.demo import run_demo
+
+    run_demo(options)
+    return 0

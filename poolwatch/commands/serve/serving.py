@@ -1,7 +1,8 @@
-"""textual-serve with a door: it has none of its own.
+"""textual-serve with access control, which it lacks.
 
-It starts one dashboard for each page and passes bytes between the two. Here is added
-who may look, how many, and that the page works under whatever name it was asked for.
+textual-serve starts a dashboard process for each page and passes bytes between the two.
+This module checks each request, limits the number of pages, and makes the page work
+under any name of the host.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from poolwatch.errors import UsageError
 from poolwatch.runtime.installation import python_path
 
 MOST_PAGES = 8
-"""Dashboards at once: each is a process of some 50 MiB."""
+"""Maximum of dashboards at once: each is a process of about 50 MiB."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,7 +33,16 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def serve(
     dashboard: Sequence[str], *, host: str, port: int, anyone_may_look: bool
 ) -> None:
-    """Serve until SIGINT or SIGTERM; raises UsageError if that cannot begin."""
+    """Serve the dashboard until SIGINT or SIGTERM.
+
+    Args:
+        dashboard: the arguments of ``poolwatch tui``; each page starts one.
+        host: a name or address of this machine.
+        port: 0 takes any free port.
+        anyone_may_look: without it, a host that other machines can reach is refused.
+
+    Raises UsageError for a host or port that cannot be used.
+    """
     addresses = listening.addresses(host)
     private = listening.is_private(addresses)
     if not private and not anyone_may_look:
@@ -46,9 +56,8 @@ def serve(
             f"warning: anyone who can reach {host} sees your statements, call sites "
             "and labels; there is no password"
         )
-    os.environ["PYTHONPATH"] = (
-        python_path()
-    )  # the dashboards' own, as -P takes away the cwd
+    # for the dashboards: -P removes the current directory from their path
+    os.environ["PYTHONPATH"] = python_path()
     command = [sys.executable, "-P", "-m", "poolwatch", *dashboard]
     asyncio.run(_run(_Server(f"exec {shlex.join(command)}", private), sockets))
 
@@ -64,7 +73,7 @@ async def _run(server: _Server, sockets: list[socket.socket]) -> None:
     try:
         for one in sockets:
             await web.SockSite(runner, one).start()
-        _say(f"the dashboard is at {_url(sockets[0])} (Ctrl+C ends it)")
+        _say(f"the dashboard is at {_url(sockets[0])} (Ctrl+C to end)")
         await ended.wait()
     finally:
         await runner.cleanup()
@@ -81,45 +90,45 @@ def _say(sentence: str) -> None:
 
 
 class _Server(Server):
-    """The pages and the way from each to its dashboard."""
+    """The pages, and the connection of each to its dashboard."""
 
     def __init__(self, command: str, private: bool) -> None:
         super().__init__(command, title="poolwatch")
         self._private = private
-        """Only reachable from this machine: then only this user may look."""
+        """Only this machine can reach it: then only this user and root may look."""
         self._pages = 0
 
     async def application(self) -> web.Application:
-        """Return what is served."""
+        """Return the application with the access check."""
         application = await self._make_app()
-        application.middlewares.append(self._door)
+        application.middlewares.append(self._check)
         return application
 
     async def on_startup(self, app: web.Application) -> None:
-        """Say nothing: it would print the command."""
+        """Print nothing: the inherited method prints the command."""
 
     @web.middleware
-    async def _door(
+    async def _check(
         self, request: web.Request, handler: _Handler
     ) -> web.StreamResponse:
-        """Let in whom the sockets of the applications let in, and no foreign page."""
+        """Admit the users that an application's socket admits, and no foreign page."""
         refused = self._refused(request)
         if refused:
             raise web.HTTPForbidden(text=f"poolwatch: {refused}\n")
         return await handler(request)
 
     def _refused(self, request: web.Request) -> str:
-        if self._private and not _leads_here(request.host):
-            return "ask for it by its address, or as localhost"
+        if self._private and not _is_this_machine(request.host):
+            return "use the address of this machine, or localhost"
         origin = request.headers.get("Origin")
         if origin is not None and _host_of(origin) != request.host:
-            return "another site's page may not look"
-        if self._private and not _is_ours(request):
-            return "only the user who has started it may look"
+            return "a page of another site may not look"
+        if self._private and not _is_this_user(request):
+            return "only the user who started it may look"
         return ""
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
-        """Give the page, with addresses that work where it was asked for."""
+        """Return the page, with URLs for the host name of the request."""
         self.public_url = f"http://{request.host}"
         response: web.StreamResponse = await super().handle_index(request)
         response.headers["Content-Security-Policy"] = (
@@ -129,7 +138,7 @@ class _Server(Server):
         return response
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """Start a dashboard for a page, if there are not too many."""
+        """Start a dashboard for a page, up to MOST_PAGES."""
         if self._pages >= MOST_PAGES:
             raise web.HTTPServiceUnavailable(
                 text=f"poolwatch: {MOST_PAGES} pages are open already\n"
@@ -141,10 +150,10 @@ class _Server(Server):
             self._pages -= 1
 
 
-def _leads_here(host: str) -> bool:
-    """Of a Host header: whether it is an address of this machine, or localhost.
+def _is_this_machine(host: str) -> bool:
+    """Whether a Host header is a loopback address or localhost.
 
-    Any other name may be somebody else's who lets it lead here now.
+    Any other name may be a stranger's that resolves to this machine (DNS rebinding).
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -160,12 +169,10 @@ def _host_of(origin: str) -> str | None:
         return None
 
 
-def _is_ours(request: web.Request) -> bool:
+def _is_this_user(request: web.Request) -> bool:
     transport = request.transport
     if transport is None:
         return False
-    peer, own = (
-        transport.get_extra_info("peername"),
-        transport.get_extra_info("sockname"),
-    )
+    peer = transport.get_extra_info("peername")
+    own = transport.get_extra_info("sockname")
     return may_look(peer[:2], own[:2])

@@ -1,6 +1,6 @@
 """Runs at the start of every Python under ``poolwatch run``.
 
-Whatever goes wrong here must leave no trace: the program is not ours.
+An error here must leave no trace in the user's program.
 """
 
 import os
@@ -8,11 +8,11 @@ import sys
 
 
 def _next_sitecustomize() -> None:
-    """Run the one that this file hides, if there is one."""
+    """Run the sitecustomize that this file hides, if there is one."""
     import importlib.machinery
     import importlib.util
 
-    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - nothing else is loaded yet
+    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib is not loaded yet
     paths = [path for path in sys.path if os.path.abspath(path) != here]  # noqa: PTH100
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", paths)
     if spec is not None and spec.loader is not None:

@@ -39,11 +39,11 @@ def schemas(engine: Engine) -> list[str]:
         return [name for name in rows.scalars() if name == lease.SCHEMA]
 
 
-def keeper(start: Start, place: Path) -> subprocess.Popen[str]:
+def supervisor(start: Start, place: Path) -> subprocess.Popen[str]:
     base = place / "base"
     base.mkdir()
     own = dict.fromkeys(("POOLWATCH_DEMO_BASE", "TMPDIR", "XDG_RUNTIME_DIR"), str(base))
-    process = start("-m", "poolwatch.commands.demo.keeper", **own)
+    process = start("-m", "poolwatch.commands.demo.supervisor", **own)
     assert process.stdout is not None
     assert "url" in json.loads(process.stdout.readline())
     return process
@@ -53,16 +53,16 @@ def test_end_of_input_stops_postgres_and_removes_its_directory(
     start: Start, place: Path
 ) -> None:
     """However the demo ends, its pipe does, and nothing is left."""
-    process = keeper(start, place)
+    process = supervisor(start, place)
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(30) == 0
     assert nothing_left(place)
 
 
-def test_sigterm_to_the_keeper_cleans_up_too(start: Start, place: Path) -> None:
+def test_sigterm_to_the_supervisor_cleans_up_too(start: Start, place: Path) -> None:
     """A shutdown of the machine is no reason to leave files."""
-    process = keeper(start, place)
+    process = supervisor(start, place)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     assert nothing_left(place)

@@ -1,8 +1,8 @@
-"""The keeper of the demo's database: ``python -m poolwatch.commands.demo.keeper``.
+"""The demo database's supervisor: ``python -m poolwatch.commands.demo.supervisor``.
 
-A process of its own that prepares the database, says so in one line of JSON on
-standard output, and cleans up when its standard input ends: also when the demo was
-killed. What it reads comes by the environment, so that no password shows in ``ps``.
+A process that prepares the database, reports it in one line of JSON on standard output,
+and cleans up when its standard input is closed, also because the demo was killed. Its
+settings are environment variables, so that no password shows in ``ps``.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from poolwatch.commands.demo import server
 from poolwatch.errors import PoolwatchError
 
 DSN = "POOLWATCH_DEMO_DSN"
-"""Environment variable with the user's own database, empty for the embedded one."""
+"""Environment variable: the user's own database; empty for the embedded one."""
 BASE = "POOLWATCH_DEMO_BASE"
-"""Environment variable with the temporary directory; removed at the end."""
+"""Environment variable: the temporary directory, removed at the end."""
 
 
 def main() -> None:
     """Keep the database until standard input ends, then clean up."""
     base = Path(os.environ[BASE])
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _exit)
     try:
         with _database(base) as url:
-            _say(url=url)
+            _report(url=url)
             sys.stdin.buffer.read()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except PoolwatchError as error:
-        _say(error=str(error))
+        _report(error=str(error))
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
@@ -48,12 +48,11 @@ def _database(base: Path) -> AbstractContextManager[str]:
     return lease.leased(dsn)
 
 
-def _say(**message: str) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+def _report(**message: str) -> None:
+    print(json.dumps(message), flush=True)
 
 
-def _stop(signum: int, _frame: object) -> None:
+def _exit(signum: int, _frame: object) -> None:
     raise SystemExit(128 + signum)
 
 

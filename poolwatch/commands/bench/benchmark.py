@@ -1,4 +1,4 @@
-"""The command: finds a server, shows the progress, reports."""
+"""Finds a server, measures the cases with a progress bar, and reports."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from poolwatch.commands.bench import report
+from poolwatch.commands.bench.cases import ways, workloads
 from poolwatch.commands.bench.latency import delayed
 from poolwatch.commands.bench.measuring import SLICES, SLICES_WITH_DELAY, measure
-from poolwatch.commands.bench.ways import ways
-from poolwatch.commands.bench.workloads import workloads
-from poolwatch.commands.demo.lease import sqlalchemy_url
+from poolwatch.commands.demo.lease import sqlalchemy_url, unusable
 from poolwatch.commands.demo.server import embedded
-from poolwatch.errors import PoolwatchError
 
 
 def run_bench(
-    *, dsn: str | None, operations: int, latency_ms: float, as_json: bool
+    dsn: str | None, operations: int, latency_ms: float, as_json: bool
 ) -> str:
-    """Run it and return what to print.
+    """Measure all cases and return the report.
 
     Raises PoolwatchError if the database cannot be used.
     """
-    with _server(dsn) as url, _line(url, latency_ms) as near:
+    with _server(dsn) as url, _network(url, latency_ms) as near:
         try:
             server = _about(near, dsn, latency_ms)
             todo, how = workloads(operations), ways()
@@ -40,9 +38,7 @@ def run_bench(
             with _progress(len(todo) * len(how) * slices) as advance:
                 rows = measure(near, todo, how, advance, slices)
         except (SQLAlchemyError, psycopg2.Error) as error:
-            said = str(getattr(error, "orig", None) or error).strip()
-            first = said.splitlines()[0] if said else "no reason given"
-            raise PoolwatchError(f"the database cannot be used: {first}") from None
+            raise unusable(error) from None
     if as_json:
         return json.dumps(report.document(rows, server), indent=2)
     return report.table(rows, server)
@@ -50,7 +46,7 @@ def run_bench(
 
 @contextmanager
 def _server(dsn: str | None) -> Iterator[URL]:
-    """The user's own database, or an embedded one for the time being."""
+    """The user's own database, or an embedded one that ends with the benchmark."""
     if dsn is not None:
         yield sqlalchemy_url(dsn)
         return
@@ -62,8 +58,8 @@ def _server(dsn: str | None) -> Iterator[URL]:
 
 
 @contextmanager
-def _line(url: URL, latency_ms: float) -> Iterator[URL]:
-    """The way to the server: as it is, or through a proxy that delays."""
+def _network(url: URL, latency_ms: float) -> Iterator[URL]:
+    """Yield the server's URL, or that of a proxy in front of it that delays."""
     if not latency_ms:
         yield url
         return
@@ -109,7 +105,7 @@ def _about(url: URL, dsn: str | None, latency_ms: float) -> dict[str, Any]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error, if somebody is there to see it."""
+    """A bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,0 +1,95 @@
+"""``poolwatch check``: one look, a line for each finding, and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from poolwatch.commands.arguments import (
+    CHECK_EXIT_CODES,
+    Parsers,
+    add_json,
+    add_source,
+    live_source,
+)
+from poolwatch.errors import NoProcessError
+from poolwatch.model import SEVERITIES, severity_rank
+
+if TYPE_CHECKING:
+    from poolwatch.model import Finding, Process, Snapshot, Unreachable
+
+
+def add(parsers: Parsers) -> argparse.ArgumentParser:
+    """Add the parser of ``poolwatch check``."""
+    check = parsers.add_parser(
+        "check",
+        help="for scripts and probes: exit code 1 if something is wrong",
+        description="Take one snapshot, print each finding on one line, and report by "
+        "the exit code.",
+        epilog=CHECK_EXIT_CODES,
+    )
+    check.add_argument(
+        "--severity",
+        choices=SEVERITIES,
+        default="warning",
+        help="minimum severity (default: warning)",
+    )
+    add_json(check, "print the findings as JSON")
+    add_source(check)
+    return check
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the findings; the exit code says whether there are any."""
+    from poolwatch.protocol import document
+
+    source = live_source(options, linger_s=0.0)
+    try:
+        snapshot = source.snapshot()
+    finally:
+        source.close()
+    silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
+    lowest = severity_rank(options.severity)
+    found = [
+        (process, finding)
+        for process in snapshot.processes
+        for finding in process.findings
+        if severity_rank(finding.severity) <= lowest
+    ]
+    _print_server_errors(source.server_error, snapshot)
+    if options.json:
+        findings = document.list_to_json([each for _, each in found], "findings")
+        unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
+        print(json.dumps({**json.loads(findings), **json.loads(unreachable)}))
+    else:
+        for line in _lines(silent, found):
+            print(line)
+    if not snapshot.processes and not silent:
+        return NoProcessError.exit_code
+    return 1 if found or silent or source.server_down else 0
+
+
+def _print_server_errors(error: str | None, snapshot: Snapshot) -> None:
+    from poolwatch.text.format import one_line
+
+    servers = [each for process in snapshot.processes for each in process.servers]
+    errors = [error, *(each.error for each in servers if each.enabled)]
+    for why in dict.fromkeys(errors):
+        if why:
+            print(f"poolwatch: server view: {one_line(why)}", file=sys.stderr)
+
+
+def _lines(
+    silent: Sequence[Unreachable], found: Sequence[tuple[Process, Finding]]
+) -> Iterator[str]:
+    from poolwatch.text.format import one_line
+    from poolwatch.text.naming import process_name
+
+    for lost in silent:
+        yield f"critical unreachable: pid {lost.pid}: {one_line(lost.why)}"
+    for process, finding in found:
+        who = f"{process_name(process)} (pid {process.pid})"
+        yield one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")

@@ -1,0 +1,147 @@
+"""The life cycle of the demo: everything is started, shown and ended."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from poolwatch import tui
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
+from poolwatch.commands.demo import children, report, server
+from poolwatch.commands.demo.faults import planted
+from poolwatch.errors import UsageError
+from poolwatch.model import Source
+from poolwatch.protocol import document, sockets
+
+_TAIL = 15
+"""Lines of the app's log that are printed when it does not start."""
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Start PostgreSQL and the app, show them, end them.
+
+    Headless it prints one snapshot after ``seconds``: as a table of the planted
+    faults, or as JSON. Otherwise it opens the dashboard.
+    """
+    headless = options.headless or options.json
+    if not (headless or tui.has_terminal()):
+        raise UsageError("the dashboard needs a terminal: add --headless")
+    server.require(embedded=not options.dsn)
+    if options.dsn:  # a DSN that cannot be read: said before anything is started
+        from poolwatch.commands.demo import lease
+
+        lease.sqlalchemy_url(options.dsn)
+    progress = _Progress(sys.stderr)
+    try:
+        with (
+            _ended_by_signals(),
+            _started(options.dsn, options.dir, progress) as (app, source),
+        ):
+            if headless:
+                app.run_for(options.seconds)
+                _print(source, options.json)
+            else:
+                tui.run(source)
+    finally:
+        progress.clear()
+
+
+@contextmanager
+def _started(
+    dsn: str | None, directory: Path | None, progress: _Progress
+) -> Iterator[tuple[children.App, Source]]:
+    with ExitStack() as stack:
+        outermost = stack.enter_context(ExitStack())
+        base = stack.enter_context(children.temporary_directory())
+        progress.show("connecting to PostgreSQL" if dsn else "starting PostgreSQL")
+        database = stack.enter_context(children.database(base, dsn, progress.say))
+        directory = sockets.runtime_directory(directory or base / "s")
+        sockets.prepare(directory)
+        progress.show("starting the demo app")
+        app = stack.enter_context(children.app(database, directory, base / "app.log"))
+        source = LiveSource(Client(directory), environ={})
+        stack.callback(source.close)
+        try:
+            app.wait_until_seen(source)
+        except children.DemoError:
+            progress.say("\n".join(app.log_lines()[-_TAIL:]))
+            raise
+        progress.clear()
+        try:
+            yield app, source
+        finally:
+            progress.show("stopping")
+            # cleaning up takes a second or two: a second Ctrl-C must not end it
+            ignored = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+            outermost.enter_context(_handled(signal.SIG_IGN, *ignored))
+
+
+def _print(source: Source, as_json: bool) -> None:
+    snapshot = source.snapshot()
+    if as_json:
+        print(document.to_json(snapshot), flush=True)
+    else:
+        print(report.table(report.sightings(snapshot, planted())), flush=True)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does.
+
+    A background job of a shell script ignores SIGINT, one under nohup SIGHUP.
+    """
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # the dashboard's event loop handles it
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    heeded = [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]
+    with _handled(interrupt, *heeded):
+        yield
+
+
+@contextmanager
+def _handled(
+    handler: Callable[[int, object], None] | signal.Handlers, *numbers: signal.Signals
+) -> Iterator[None]:
+    """Handle these signals with ``handler`` inside the block."""
+    before = {each: signal.signal(each, handler) for each in numbers}
+    try:
+        yield
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)
+
+
+class _Progress:
+    """The demo's current step: one changing line on a terminal, otherwise a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        self._write(f"\r\x1b[K{text} …" if self._terminal else f"poolwatch: {text}\n")
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.clear()
+        self._write(f"poolwatch: {text}\n")
+
+    def clear(self) -> None:
+        """Remove the changing line."""
+        if self._terminal:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

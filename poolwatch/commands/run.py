@@ -1,0 +1,68 @@
+"""``poolwatch run``: a program with every pool of its Python processes instrumented."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from poolwatch.commands.arguments import Parsers
+from poolwatch.errors import UsageError
+
+_DESCRIPTION = """\
+Run a program with every engine of every Python process that it starts instrumented: a
+script, a module, gunicorn, uvicorn, celery, pytest. The program replaces this command:
+signals and the exit code are the program's own.
+"""
+
+_EXAMPLES = """\
+examples:
+  poolwatch run -- python app.py
+  poolwatch run -- python -m shop.worker
+  poolwatch run -- gunicorn --workers 4 shop:app
+  poolwatch run -- celery --app shop worker
+  env $(poolwatch run --environment) python app.py      # the same, e.g. in a container
+
+Python's own switches -I, -E and -S disable it, and so does POOLWATCH_DISABLE=1.
+"""
+
+
+def add(parsers: Parsers) -> argparse.ArgumentParser:
+    """Add the parser of ``poolwatch run``."""
+    run = parsers.add_parser(
+        "run",
+        help="instrument a program without touching its code",
+        usage="poolwatch run [--] COMMAND [ARGUMENT ...]\n"
+        "       poolwatch run --environment",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+    )
+    run.add_argument(
+        "--environment",
+        action="store_true",
+        help="print what to set in the environment instead (for containers)",
+    )
+    run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return run
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replace this process by the program."""
+    from poolwatch.agent import autostart
+
+    environment = autostart.environment(dict(os.environ))
+    if options.environment:
+        print(f"PYTHONPATH={environment['PYTHONPATH']}")
+        return 0
+    program = options.program
+    if program[:1] == ["--"]:
+        program = program[1:]
+    if not program:
+        raise UsageError("say what to run: poolwatch run -- gunicorn shop:app")
+    sys.stdout.flush()
+    try:
+        os.execvpe(program[0], program, environment)  # noqa: S606 - the user's program
+    except FileNotFoundError:
+        raise UsageError(f"there is no program {program[0]!r}") from None
+    except OSError as error:
+        raise UsageError(f"cannot run {program[0]!r}: {error.strerror}") from None

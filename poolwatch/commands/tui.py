@@ -1,0 +1,66 @@
+"""``poolwatch tui``: the dashboard in this terminal."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from poolwatch.commands.arguments import (
+    EXIT_CODES,
+    Parsers,
+    add_refresh,
+    add_source,
+    live_source,
+)
+
+if TYPE_CHECKING:
+    from poolwatch.client.live import LiveSource
+    from poolwatch.model import Frozen, Snapshot, Unreachable
+
+
+def add(parsers: Parsers) -> argparse.ArgumentParser:
+    """Add the parser of ``poolwatch tui``."""
+    tui = parsers.add_parser(
+        "tui",
+        help="the dashboard",
+        description="Watch all instrumented processes, live. Press ? inside for help.",
+        epilog=EXIT_CODES,
+    )
+    add_refresh(tui)
+    add_source(tui)
+    return tui
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the dashboard until the user quits."""
+    from poolwatch import tui
+
+    source = _LazySource(options)
+    tui.run(source, refresh=options.refresh, on_close=source.close)
+    return 0
+
+
+class _LazySource:
+    """A live source whose modules are imported by its first snapshot().
+
+    The dashboard calls that from a thread, so its first frame need not wait.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._source: LiveSource | None = None
+
+    def snapshot(self) -> Snapshot:
+        if self._source is None:
+            self._source = live_source(self._options, linger_s=5.0)
+        return self._source.snapshot()
+
+    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+        """Read over a client of its own: called from another thread."""
+        from poolwatch.client.client import Client
+
+        return Client(self._options.dir).all_frozen()
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
