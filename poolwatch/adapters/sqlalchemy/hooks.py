@@ -209,8 +209,8 @@ class PoolHooks(Mishaps):
                 wait = Checkout(path, holder, _ambience(), task, monotonic())
                 scarce = holder.out or len(holds) >= capacity
                 key = id(wait)
-                waits[key] = wait
                 try:
+                    waits[key] = wait
                     if scarce:
                         self._notable(wait, capacity)
                     called = True
