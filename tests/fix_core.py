@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
 import poolwatch
-from poolwatch.agent.instrument import agent, watch_quietly
+from poolwatch.agent.instrument import agent, instrument_unheard
 from poolwatch.agent.watchdog import Watchdog
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.testing.owners import Owners
@@ -99,11 +99,11 @@ def owners(socket_dir: Path) -> Iterator[Owners]:
     poolwatch.uninstrument()
     observer = Owners()
     agent.ledger.observers.append(observer)
-    watch_quietly()
+    instrument_unheard()
     yield observer
     agent.ledger.observers.remove(observer)
     poolwatch.uninstrument()
-    agent.reachable = True
+    agent.listens = True
 
 
 @pytest.fixture

@@ -100,14 +100,6 @@ class LibraryPools(ABC):
         """Whether it is made so far that it can be hooked."""
         return True
 
-    def is_bare(self, pool: Any) -> bool:
-        """Whether it can be seen that it has no hooks, without a search."""
-        return False
-
-    def can_wait(self, target: Any) -> bool:
-        """Whether it need not be hooked before it is used."""
-        return False
-
     def follow(self, hooks: Any) -> None:
         """See to it that _gone() is called once the pool of these hooks is gone."""
         hooks.on_gone = self._gone
@@ -188,9 +180,6 @@ class LibraryPools(ABC):
             if issubclass(type(each), self.made):
                 self.watch_one_of_all(each, exists=True)
 
-    def admit_viewers(self) -> None:  # noqa: B027 - if at all
-        """From now on somebody may look, and before nobody could."""
-
     def forget_every(self) -> None:
         """Take off all hooks."""
         with self._lock:
@@ -223,24 +212,16 @@ class LibraryPools(ABC):
             # one that another thread is making is not ready: it comes by __init__
             if self._every is None or not self.is_ready(target):
                 return
-            if not self.can_wait(target):
-                self._watch(target, self._every, by_itself=False, exists=exists)
+            self._watch(target, self._every, by_itself=False, exists=exists)
         except Exception:  # noqa: BLE001 - whatever it is, the app gets its pool
             log().exception("poolwatch could not instrument a pool")
 
     # -- hooks -------------------------------------------------------------------------
 
     def _of(self, pool: Any) -> Hooks | None:
-        if self.is_bare(pool):
-            return None
         return next((h for h in list(self._hooks.values()) if h.has(pool)), None)
 
-    def _hook(
-        self,
-        target: Any,
-        settings: Settings,
-        make: Callable[[Any, PoolBook], Hooks] | None = None,
-    ) -> Hooks:
+    def _hook(self, target: Any, settings: Settings) -> Hooks:
         book = self._context.ledger.open(
             name=self._name(target, settings),
             kind=type(self.pool_of(target)).__name__,
@@ -250,7 +231,7 @@ class LibraryPools(ABC):
         )
         book.server_connect = self.server_connect(target)
         book.server_view = settings.server_view
-        hooks = (make or self.make_hooks)(target, book)
+        hooks = self.make_hooks(target, book)
         self._hooks[book.id] = hooks
         self.apply(hooks, settings)
         self.follow(hooks)
@@ -259,10 +240,8 @@ class LibraryPools(ABC):
     def _note_making(self, target: Any, book: PoolBook) -> None:
         """Count a new pool at the place that makes it: where its ``__init__`` is called
         or, if the user instruments each one himself, where he does that.
-
-        Not in a run that nobody can look at: a suite may make one for each test.
         """
-        if self._counting.tripped or not self._context.ledger.observers.watched:
+        if self._counting.tripped:
             return
         try:
             if self.is_new(target):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
-    from types import CodeType
-
     from poolwatch.ledger.pool import PoolBook
     from poolwatch.stacks.capture import CallSites
 
@@ -23,7 +21,6 @@ class AdapterContext:
         *,
         ledger: Ledger,
         sites: Callable[[], CallSites],
-        bottoms: Mapping[int, CodeType],
         per_thread: PerThread,
         meet_thread: Callable[[], Holder],
         explain: Callable[[str], str],
@@ -32,8 +29,6 @@ class AdapterContext:
     ) -> None:
         self.ledger = ledger
         self._sites = sites
-        self.bottoms = bottoms
-        """By id: code that no stack goes beyond."""
         self.per_thread = per_thread
         self.meet_thread = meet_thread
         """Makes the record of the thread that calls, at its first checkout."""

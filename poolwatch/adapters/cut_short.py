@@ -95,5 +95,3 @@ class Mishaps:
         """Count out a hold whose connection is back and whose end was cut short."""
         if hold is not None:
             hold.holder.out -= 1
-            if hold.account is not None:
-                hold.account.out.pop(hold, None)

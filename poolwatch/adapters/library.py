@@ -34,10 +34,6 @@ class Library(Protocol):
         """Instrument all pools to come, and those there are if there may be any."""
         ...
 
-    def admit_viewers(self) -> None:
-        """From now on somebody may look, and before nobody could."""
-        ...
-
     def forget_every(self) -> None:
         """Take off all hooks."""
         ...

@@ -41,4 +41,4 @@ def look(hold: Checkout, *, by_pool: int = 1, weakly: int = 1) -> None:
     others = lent is None or getweakrefcount(lent) > weakly
     del lent
     alone = not others and references(hold.proxy) <= _ONE + by_pool - 1
-    hold.dropped = getattr(hold, "dropped", 0) + 1 if alone else 0
+    hold.dropped = hold.dropped + 1 if alone else 0

@@ -73,11 +73,6 @@ class EveryLibrary:
                 arrived = partial(self._arrived, name, existing=False)
                 self._awaited[name] = when_imported(name, arrived)
 
-    def admit_viewers(self) -> None:
-        """From now on somebody may look, and before nobody could."""
-        for library in self._used():
-            library.admit_viewers()
-
     def forget_every(self) -> None:
         """Take off all hooks, and wait for no library any more."""
         self._every = None

@@ -89,9 +89,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.ledger = Ledger(_in_use)
-        self._sites: list[CallSites] = []
-        """The first counts."""
-        self.bottoms: dict[int, CodeType] = {}
+        self._bottoms: dict[int, CodeType] = {}
         """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
         self.pools: EveryLibrary | None = None
@@ -111,47 +109,21 @@ class Agent:
         """Set at the end: a recording must not keep the process."""
         self._ended = False
         """The interpreter is going down."""
-        self.reachable = True
+        self.listens = True
+        """The agent may open its socket. False in a test run that nobody asked to be
+        watched from outside."""
 
-    @property
-    def reachable(self) -> bool:
-        """Viewers may look. Not in a test run that nobody has asked to be watched."""
-        return self._reachable
-
-    @reachable.setter
-    def reachable(self, reachable: bool) -> None:
-        self._reachable = reachable
-        self._admit_viewers(reachable)
-
-    def look(self) -> None:
-        """Somebody in this process looks: from now on all is kept that can be seen."""
-        self._admit_viewers(True)
-
-    def _admit_viewers(self, admitted: bool) -> None:
-        before = self.ledger.observers.watched
-        self.ledger.observers.admit_viewers(admitted)
-        self._watch_sites()
-        if admitted and not before and self.pools is not None:
-            self.pools.admit_viewers()
-
-    @property
+    @cached_property
     def sites(self) -> CallSites:
-        """Where stacks are kept; loaded for the first pool that keeps some."""
-        if not self._sites:
-            from poolwatch.stacks.capture import CallSites
+        """The stacks of all checkouts; loaded for the first pool."""
+        from poolwatch.stacks.capture import CallSites
 
-            self._sites.append(CallSites(bottoms=self.bottoms))
-            self._watch_sites()
-        return self._sites[0]
-
-    def _watch_sites(self) -> None:
-        for sites in self._sites:
-            sites.watched = sites.of_statements.watched = self.ledger.observers.watched
+        return CallSites(bottoms=self._bottoms)
 
     def end_stacks_at(self, function: FunctionType) -> None:
         """Let no stack go beyond a frame of this function: a test runner's, say."""
         code = function.__code__
-        self.bottoms[id(code)] = code
+        self._bottoms[id(code)] = code
 
     @cached_property
     def source(self) -> LedgerSource:
@@ -179,7 +151,7 @@ class Agent:
     def listen(self) -> None:
         """Open the socket, once per process; without one the app goes on unwatched."""
         with self._starting:
-            if not self.reachable or self._ended or self._tried_in == os.getpid():
+            if not self.listens or self._ended or self._tried_in == os.getpid():
                 return
             self._tried_in = os.getpid()
             attempt = self._attempt
@@ -260,8 +232,7 @@ class Agent:
 
     def refused(self, book: PoolBook, error: BaseException) -> None:
         """Take note of an error that a pool raised instead of lending a connection."""
-        if self._reachable:
-            self.outages.refused(book, error)
+        self.outages.refused(book, error)
 
     def _open(self, directory: Path) -> tuple[Server, ServerSide]:
         from poolwatch.adapters.connection_facts import connection_facts
@@ -341,7 +312,7 @@ class Agent:
         if before is not None:
             observers.remove(before)
             self._inherited = None
-        if observers.watched:
+        if self.ledger.books:
             from poolwatch.ledger.inherited import Inherited
 
             inherited = Inherited(self.ledger)
@@ -437,15 +408,14 @@ def instrument(
         raise _refusal(target)
     if disabled():
         return Watch(agent, None)
-    was_quiet = not agent.reachable
-    agent.reachable = True
     if target is None:
         pools.watch_every(settings)
         watch = Watch(agent, None)
     else:
         watch = Watch(agent, pools.watch(target, settings))
-    if was_quiet:  # threads were met when nobody could look: they are not met again
-        agent.listen()
+    if not agent.listens:
+        agent.listens = True
+        agent.listen()  # a thread that was met before does not cause it
     return watch
 
 
@@ -466,23 +436,22 @@ def uninstrument(target: Any = None) -> None:
         agent.begin_anew()
 
 
-def watch_quietly() -> None:
-    """Instrument every pool for this process's own use: no socket and no thread.
+def instrument_unheard() -> None:
+    """Instrument every pool, without a socket or a thread: for a run of tests.
 
-    Pools that the application instruments itself can be looked at from outside.
+    The first ``instrument()`` opens the socket all the same.
     """
     if disabled():
         return
     pools = _pools()
     if not pools.watches_every:
         if not agent.ledger.books:
-            agent.reachable = False
+            agent.listens = False
         pools.watch_every(Settings())
 
 
 def snapshot() -> Snapshot:
     """Return the snapshot of this process; its holds are not joined with a server."""
-    agent.look()
     return agent.source.snapshot()
 
 
@@ -496,7 +465,6 @@ def _pools() -> EveryLibrary:
             AdapterContext(
                 ledger=agent.ledger,
                 sites=lambda: agent.sites,
-                bottoms=agent.bottoms,
                 per_thread=agent.per_thread,
                 meet_thread=agent.meet_thread,
                 explain=agent.explain_timeout,

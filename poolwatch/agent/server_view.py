@@ -118,10 +118,10 @@ class ServerSide:
         reader: InProcessReader, books: Collection[PoolBook], linger: float
     ) -> ServerReading:
         known = [
-            hold.connection
+            hold.facts
             for book in books
             for hold in book.open_holds()
-            if hold.connection is not None
+            if hold.facts is not None
         ]
         known += [facts for book in books for _, facts in list(book.departed)]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}

@@ -339,7 +339,7 @@ class _Look:
         """Take down what is out and who waits on one pool."""
         out, asked = book.open_holds(), book.open_waits(self.now)
         for each in (*out, *asked):
-            if not hasattr(each, "number"):
+            if not each.number:
                 each.number = next(ledger.numbers)
         detached = {id(each) for each in list(book.detached.values())}
         drafts = [self._draft(book, each, id(each) in detached) for each in out]
@@ -493,7 +493,7 @@ class _Look:
             still_there=still_on_stack(stack, now) if over else 0,
             doing=doing(now) if over else None,
             keeping=None,
-            unused_s=usage.unused_s(self.now) if usage and usage.timed else None,
+            unused_s=usage.unused_s(self.now) if usage else None,
             used=usage.path.frames() if over and usage and usage.path else (),
             by_others=usage is not None and usage.by_others,
             dropped=checkout.is_dropped(),
@@ -505,11 +505,10 @@ class _Look:
     ) -> tuple[Hold, str | None]:
         checkout, seen = draft.checkout, draft.seen
         judgement = judge(seen if keeping is None else replace(seen, keeping=keeping))
-        facts, usage = checkout.connection, checkout.usage
+        facts, usage = checkout.facts, checkout.usage
         statement = checkout.statement()
         used = _used(usage.path, draft) if usage and usage.path else ()
-        timed = usage is not None and usage.timed
-        unused_s = usage.unused_s(self.now) if timed and usage else None
+        unused_s = usage.unused_s(self.now) if usage else None
         evidence = judgement.evidence
         if judgement.verdict != "ok" and usage and usage.path and unused_s:
             where = place(usage.path.site())
@@ -528,10 +527,8 @@ class _Look:
             stack=draft.stack + submitter.stack,
             now=draft.now,
             statement=None if statement is None else mask_literals(statement),
-            in_sql_s=usage.in_sql_until(self.now) if timed and usage else None,
-            in_transaction_idle_s=usage.idle_until(self.now)
-            if timed and usage
-            else None,
+            in_sql_s=usage.in_sql_until(self.now) if usage else None,
+            in_transaction_idle_s=usage.idle_until(self.now) if usage else None,
             verdict=judgement.verdict,
             evidence=evidence,
             server=None,
@@ -579,7 +576,7 @@ def _nesting(drafts: list[_Draft], asked: list[Checkout]) -> set[Checkout]:
     out = {draft.checkout for draft in drafts}
     found = set()
     for request in (*out, *asked):
-        outer = out.intersection(getattr(request, "within", ()))
+        outer = out.intersection(request.within)
         if outer:
             found |= {request, *outer}
     return found
@@ -640,7 +637,7 @@ def _inherited(out: list[Checkout], holds: list[Hold]) -> list[Hold]:
     return [
         hold
         for checkout, hold in zip(out, holds, strict=True)
-        if checkout.connection and checkout.connection.process != os.getpid()
+        if checkout.facts and checkout.facts.process != os.getpid()
     ]
 
 

@@ -73,7 +73,7 @@ class Watchdog:
             for book in books
             for hold in book.out()
             if _worth_a_look(hold, book, now)
-            if getattr(hold, "number", None) not in self._reported
+            if hold.number not in self._reported
         )
         if suspects and (suspects != self._seen or now >= self._again):
             began = time.thread_time()
@@ -99,7 +99,7 @@ class Watchdog:
             hold.number
             for book in list(self._ledger.books.values())
             for hold in book.out()
-            if getattr(hold, "leaked", False)
+            if hold.leaked
         }
         for hold in process.holds:
             number = int(hold.id[1:])
@@ -115,7 +115,7 @@ class Watchdog:
     def _returned(self, books: list[PoolBook], now: float) -> None:
         if not self._reported:
             return
-        out = {getattr(hold, "number", None) for book in books for hold in book.out()}
+        out = {hold.number for book in books for hold in book.out()}
         groups: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
         for number in [each for each in self._reported if each not in out]:
             gone = self._reported.pop(number)

@@ -1,6 +1,7 @@
-"""One checkout, and what is known of it: written in the application's own calls.
+"""One checkout: the request, and the hold it becomes.
 
-No lock is taken here: what two threads may write at once is a single attribute.
+The application's threads write it during their own calls, without a lock: two threads
+never write more than a single attribute at the same time.
 """
 
 from __future__ import annotations
@@ -12,104 +13,38 @@ from typing import TYPE_CHECKING, Any
 from poolwatch.ledger.labels import Ambience
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from poolwatch.ledger.pool import PoolBook
     from poolwatch.model import Connection
-    from poolwatch.stacks.capture import Chain, Path
+    from poolwatch.stacks.capture import Path
     from poolwatch.stacks.holder import Holder, TaskRef
 
-    class Account(Protocol):
-        """Whoever answers for holds."""
-
-        out: dict[Checkout, Lender]
-        """Those that are open: each is taken off when it ends."""
-        peak: int
-        """The most that it has had at once."""
-        keeps_peak: bool
-        """It must see the holds it has at its peak."""
-        over: bool
-        """It takes one more after it was thought to have ended."""
-
-    class Lender(Protocol):
-        """What a connection was taken from."""
-
-        @property
-        def book(self) -> PoolBook:
-            """Its books."""
-
-    class QuietLender(Lender, Protocol):
-        """One that nobody could look at."""
-
-        def facts(self, hold: Checkout) -> ConnectionFacts | None:
-            """What can be learned of the connection; None if it is gone."""
-
-
 LIMIT = 8192
-"""Characters of a statement that are kept: no more than are ever shown."""
+"""Characters of a statement that are kept: no more are ever shown."""
 _LOOKS = 2
 
 
-class Checkout:
-    """One request for a connection, and the hold it turns into.
+def _no_proxy() -> None:
+    """Stand for the proxy of a request that has no connection yet."""
 
-    One is made at every checkout: nothing is stored before it is needed.
-    """
+
+class Checkout:
+    """One request for a connection, and the hold it becomes."""
 
     __slots__ = (
-        "account",
         "ambience",
         "asked",
-        "chain",
         "dropped",
         "facts",
         "holder",
         "keyed",
         "leaked",
-        "lender",
         "number",
+        "path",
         "proxy",
-        "said",
         "taken",
         "task",
         "usage",
-        "walked",
         "within",
     )
-
-    walked: Path
-    """The path, if somebody could look or has asked for it, else ..."""
-    chain: Chain
-    """... what it is made of."""
-    holder: Holder
-    ambience: Ambience
-    task: TaskRef | None
-    asked: float
-    """``time.monotonic()`` of the request."""
-    taken: float
-    proxy: Callable[[], Any]
-    """Weak reference to the connection proxy that the application holds."""
-    facts: ConnectionFacts | None
-    """What is known of the connection, if that was noted or asked for, else ..."""
-    lender: QuietLender
-    """... who knows it."""
-    dropped: int
-    """Looks in a row at which nothing but the pool referred to the connection."""
-    keyed: bool
-    """Taken under a key, by which whoever knows it gets it again."""
-    leaked: bool
-    """Already counted as leaked."""
-    number: int
-    """Given when somebody first looks."""
-    usage: Usage | None
-    said: str
-    """The last statement, if nobody could look when it was sent: then it is all that is
-    kept of it."""
-    within: tuple[Checkout, ...]
-    """Holds of the same pool that its holder was using when it asked; only set where
-    there are some."""
-    account: Account | None
-    """Whose code took it, if an observer has said so."""
 
     def __init__(
         self,
@@ -119,70 +54,61 @@ class Checkout:
         task: TaskRef | None,
         asked: float,
     ) -> None:
-        self.walked = path
+        self.path = path
+        """The stack of the request."""
         self.holder = holder
         self.ambience = ambience
         self.task = task
         self.asked = asked
-        self.usage = None
-        self.account = None
-
-    # Not by __getattr__: whatever is read of an object that has one takes much longer.
-
-    @property
-    def path(self) -> Path:
-        """Where it was asked for."""
-        try:
-            return self.walked
-        except AttributeError:
-            from poolwatch.stacks.capture import LonePath  # mostly nobody asks
-
-            self.walked = LonePath.of(self.chain)
-            return self.walked
-
-    @property
-    def connection(self) -> ConnectionFacts | None:
-        """What is known of the connection; None if it is gone."""
-        try:
-            return self.facts
-        except AttributeError:
-            self.facts = self.lender.facts(self)
-            return self.facts
+        """``time.monotonic()`` of the request."""
+        self.taken = asked
+        """``time.monotonic()`` of the answer; that of the request until then."""
+        self.proxy: Callable[[], Any] = _no_proxy
+        """Weak reference to the connection proxy that the application holds."""
+        self.facts: ConnectionFacts | None = None
+        """The facts of the connection; None if they are not known."""
+        self.usage: Usage | None = None
+        """The statements of the hold; None before the first one."""
+        self.number = 0
+        """Identifies the hold or wait in snapshots; 0 before the first one."""
+        self.within: tuple[Checkout, ...] = ()
+        """Holds of the same pool that the holder was using when it asked."""
+        self.dropped = 0
+        """Consecutive looks at which only the pool referred to the connection."""
+        self.leaked = False
+        """The hold is already counted as leaked."""
+        self.keyed = False
+        """Taken under a key of psycopg2's pool: the same key lends it again."""
 
     def owner(self) -> object:
-        """The one that holds or waits: equal for two requests of one task or thread."""
+        """The task or thread: equal for two requests of the same one."""
         return self.holder if self.task is None else self.task
 
     def statement(self) -> str | None:
         """The last statement that was sent, literals included."""
-        if self.usage is None:
-            return getattr(self, "said", None)
-        return self.usage.statement
+        return None if self.usage is None else self.usage.statement
 
     def is_dropped(self) -> bool:
-        """Whether nobody can return it: enough looks in a row have said so."""
-        return getattr(self, "dropped", 0) >= _LOOKS
+        """Whether enough looks in a row found no reference but the pool's."""
+        return self.dropped >= _LOOKS
 
     def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
-        """Whose stack it is (Holder.stack_key), None if it has ended; and the task, by
-        weakref.
+        """The key of the holder's stack (``Holder.stack_key``), None if the holder has
+        ended; and a weak reference to the task.
         """
         ident = None if self.holder.has_ended() else self.holder.stack_key()
         return ident, self.task.reference if self.task is not None else None
 
     def ended_owner(self) -> str | None:
-        """Who took it, in words, if that thread or task has ended.
+        """The thread or task that took the hold, in words, if it has ended.
 
-        None if somebody else has used the connection: then it was handed over. Also if
-        nobody looked who that was.
+        None if another thread or task has used the connection: it was handed over.
         """
         if self.task is not None:
             ended, who = self.task.has_ended(), f"task {self.task.name}"
         else:
             ended, who = self.holder.has_ended(), f"thread {self.holder.name}"
         if not ended or (self.usage is not None and self.usage.by_others):
-            return None
-        if hasattr(self, "said"):
             return None
         return who
 
@@ -197,8 +123,6 @@ class Usage:
     """A thread or task that did not take the connection has used it."""
     streamed = False
     """Rows come from a cursor on the server: then fetching is SQL, unseen by us."""
-    timed = True
-    """The seconds below are those of all its statements."""
     statement: str | None = None
     path: Path | None = None
     """Where the last statement was sent from."""

@@ -50,7 +50,7 @@ class Inherited:
 
     def taken(self, book: PoolBook, hold: Checkout) -> None:
         """Note a hold of such a connection."""
-        facts = hold.connection
+        facts = hold.facts
         if facts is None or facts.process == self._pid:
             return
         uses = book.inherited

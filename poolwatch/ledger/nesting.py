@@ -170,10 +170,9 @@ def _let_go_of_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
     A holder that takes the next connection before it returns the last one would make a
     chain of all its holds, for as long as it goes on.
     """
-    within = getattr(hold, "within", ())
-    if within:
+    if hold.within:
         open_ones = set(holds.values())
-        hold.within = tuple(each for each in within if each in open_ones)
+        hold.within = tuple(each for each in hold.within if each in open_ones)
 
 
 def _who(wait: Checkout) -> str:

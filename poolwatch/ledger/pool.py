@@ -17,21 +17,19 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
-from poolwatch.ledger.observers import MOST_UNSEEN, Observers
-from poolwatch.ledger.ondemand import OnDemand
+from poolwatch.ledger.observers import Observers
 from poolwatch.ledger.site_stats import BATCH, Tally
+from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
 
 if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedPath
-    from poolwatch.ledger.wait_rate import WaitRate
     from poolwatch.model import Collected, Outside, PoolStats, SiteStats, Use
     from poolwatch.stacks.capture import Path
 
@@ -51,38 +49,12 @@ def _nothing() -> None:
     """There is nothing to look for."""
 
 
-def _seconds() -> array[float]:
-    return array("d")
-
-
 class PoolBook:
     """The books of one pool."""
 
     server_connect: Callable[[], Any] | None = None
     """Opens a connection to this pool's PostgreSQL, outside the pool; None if it is on
     no PostgreSQL."""
-
-    # A suite may make a pool for each of its tests: what few need is made on demand.
-    detached: OnDemand[dict[int, Checkout]] = OnDemand(dict)
-    """Open holds whose connection was taken out of the pool for good."""
-    waits: OnDemand[dict[int, Checkout]] = OnDemand(dict)
-    connections: OnDemand[dict[int, ConnectionFacts]] = OnDemand(dict)
-    blamed: OnDemand[dict[int, list[Path]]] = OnDemand(dict)
-    """By wait: the paths of those who held a connection when it began."""
-    inherited: OnDemand[dict[Path, InheritedPath]] = OnDemand(dict)
-    """Where connections were taken that had been opened before a fork."""
-    departed: OnDemand[deque[tuple[float, ConnectionFacts]]] = OnDemand(
-        partial(deque, maxlen=_DEPARTED)
-    )
-    """When connections were closed of late, and what was known of them."""
-    _create = OnDemand(Histogram)
-    _failed_waits = OnDemand(Histogram)
-    _created = OnDemand(_seconds)
-    _failed = OnDemand(_seconds)
-    _folding = OnDemand(threading.Lock)
-    _by_site: OnDemand[dict[Frame | None, dict[Stack, Tally]]] = OnDemand(dict)
-    """By call site and stack. Under None are the holds that ended unwatched: their call
-    sites are not known."""
 
     def __init__(
         self,
@@ -101,8 +73,7 @@ class PoolBook:
         self._beside = beside
         """The books of all pools, these included."""
         self.observers = observers
-        """Those of all pools: usually nobody but viewers. For these, what has ended is
-        told apart by call site."""
+        """The observers of all pools."""
         self.nestings = Nestings(in_use)
         self.name = name
         self.kind = kind
@@ -120,6 +91,16 @@ class PoolBook:
         self.holds: dict[int, Checkout] = {}
         """Open holds. The key is the adapter's: it must find the hold again at its
         return."""
+        self.detached: dict[int, Checkout] = {}
+        """Open holds whose connection was taken out of the pool for good."""
+        self.waits: dict[int, Checkout] = {}
+        self.blamed: dict[int, list[Path]] = {}
+        """By wait: the paths of the holds that were open when it began."""
+        self.connections: dict[int, ConnectionFacts] = {}
+        self.inherited: dict[Path, InheritedPath] = {}
+        """Paths that took connections which had been opened before a fork."""
+        self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
+        """The connections that were closed last: when, and their facts."""
         self.connects = 0
         self.closes = 0
         self.timeouts = 0
@@ -134,15 +115,16 @@ class PoolBook:
         self.leaked = 0
         """Open holds that were found leaked; ended ones are counted by their tally."""
         self._by_path: dict[Path, Tally] = {}
-        self.unseen: list[float] = []
-        """Seconds held and seconds waited before, by turns, of holds that ended while
-        nobody could look: nobody will ask at which call site. Both are appended at
-        once, to be folded later on."""
-
-    @property
-    def book(self) -> PoolBook:
-        """Itself. Others are asked for theirs: see checkout.Lender."""
-        return self
+        self._by_site: dict[Frame | None, dict[Stack, Tally]] = {}
+        """By call site and stack; None is a stack without any frame."""
+        self._create = Histogram()
+        self._failed_waits = Histogram()
+        self._created = array("d")
+        """Seconds of connects that are not folded into ``_create`` yet."""
+        self._failed = array("d")
+        """Seconds of failed waits that are not folded yet."""
+        self._folding = threading.Lock()
+        self._wait_rate = WaitRate(self.begun)
 
     def use(self) -> Use:
         """Whether it has opened a connection (1), or one was taken from it (2)."""
@@ -150,45 +132,23 @@ class PoolBook:
             return 2
         return 1 if self.connects else 0
 
-    @cached_property
-    def _wait_rate(self) -> WaitRate:
-        from poolwatch.ledger.wait_rate import WaitRate  # loaded by the first viewer
-
-        return WaitRate(self.begun)
-
     # -- written by the adapter, in the application's threads ------------------------
 
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
-        """Close the books of one hold.
+        """Record the end of a hold.
 
-        It is counted out last: if this is cut short, that is left to be done.
+        It is counted out last: a caller that is cut short does that itself.
         """
-        observers = self.observers
-        if observers.ended is not None:
-            observers.ended(self, hold, now, collected)
-        if collected and observers.lost is not None:
-            observers.lost(self, hold, now)
-        account = hold.account
-        if account is not None:
-            account.out.pop(hold, None)
-        if not observers.watched and not collected:
-            self._note_unseen(hold, now)
-        else:
-            self._note_seen(hold, now, collected)
-        hold.holder.out -= 1
-
-    def enter_lost(self, hold: Checkout, now: float) -> None:
-        """Count a hold that the collector has ended, and that has left all else."""
-        self._note_seen(hold, now, True)
-
-    def _note_seen(self, hold: Checkout, now: float, collected: bool) -> None:
+        tell = self.observers.ended
+        if tell is not None:
+            tell(self, hold, now, collected)
         path = hold.path
         tally = self._by_path.get(path) or self._tally(path)
         taken, held = hold.taken, tally.held
         held.append(now - taken)
         tally.waited.append(taken - hold.asked)
         usage = hold.usage
-        if usage is not None and usage.timed:
+        if usage is not None:
             tally.used += not usage.streamed
             tally.in_sql += usage.in_sql
             tally.idle += usage.idle_until(now)
@@ -197,12 +157,7 @@ class PoolBook:
             self._leaked(hold, tally)
         if len(held) >= BATCH:
             self._fold(tally)
-
-    def _note_unseen(self, hold: Checkout, now: float) -> None:
-        unseen = self.unseen
-        unseen += (now - hold.taken, hold.taken - hold.asked)
-        if len(unseen) >= MOST_UNSEEN:
-            self.fold_unseen()
+        hold.holder.out -= 1
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
         """Close the books of a hold that is keyed by its proxy, wherever it stands."""
@@ -266,7 +221,7 @@ class PoolBook:
         self._leaked(hold, self._by_path.get(hold.path) or self._tally(hold.path))
 
     def _leaked(self, hold: Checkout, tally: Tally) -> None:
-        if not getattr(hold, "leaked", False):
+        if not hold.leaked:
             hold.leaked = True
             self.leaked += 1
             tally.leaked += 1
@@ -287,21 +242,14 @@ class PoolBook:
             table.clear()
         self._by_site = {}
         self.departed.clear()
-        del self._created[:], self._failed[:], self.unseen[:]
+        del self._created[:], self._failed[:]
         self._folding = threading.Lock()  # a thread of the parent may have held it
         self._create, self._failed_waits = Histogram(), Histogram()
         self.connects = self.closes = self.invalidated = self.leaked = 0
         self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
         self.nestings.forget()
         self.begun = time.monotonic()
-        self.__dict__.pop("_wait_rate", None)
-
-    def fold_unseen(self) -> None:
-        """Fold what ended while nobody could look."""
-        self._fold(self._unsorted())
-
-    def _unsorted(self) -> Tally:
-        return self._by_site.setdefault(None, {}).setdefault((), Tally())
+        self._wait_rate = WaitRate(self.begun)
 
     def _tallies(self) -> list[Tally]:
         return [each for stacks in self._by_stack().values() for each in stacks]
@@ -333,13 +281,6 @@ class PoolBook:
                 self._folding.release()
 
     def _fold_now(self, tallies: Iterable[Tally]) -> None:
-        pairs = self.unseen[:]
-        if pairs:
-            del self.unseen[: len(pairs)]
-            unsorted = self._unsorted()
-            unsorted.held.extend(pairs[::2])
-            unsorted.waited.extend(pairs[1::2])
-            unsorted.fold()
         for tally in tallies:
             tally.fold()
         for histogram, samples in (
@@ -356,8 +297,7 @@ class PoolBook:
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
         site, stack = path.site(), near_stack(path)
-        most = MOST_SITES + (None in self._by_site)
-        if site not in self._by_site and len(self._by_site) >= most:
+        if site not in self._by_site and len(self._by_site) >= MOST_SITES:
             site, stack = OTHER_SITES, (OTHER_SITES,)
         stacks = self._by_site.setdefault(site, {})
         if stack not in stacks and len(self._tallies()) >= _MOST_STACKS:
@@ -392,7 +332,6 @@ class PoolBook:
         """Note what has been waited so far: see WaitRate."""
         tallies = self._tallies()
         ended = sum(each.wait.total + sum(each.waited) for each in tallies)
-        ended += sum(self.unseen[1::2])
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
 
@@ -418,8 +357,6 @@ class PoolBook:
         from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
-        if self.unseen:
-            self._unsorted()
         tallies = self._tallies()
         with self._folded(tallies, _PATIENCE_S):
             hold_s = merged(tally.hold for tally in tallies)

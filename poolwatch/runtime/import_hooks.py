@@ -39,61 +39,6 @@ def _nothing() -> None:
     """Nobody waits."""
 
 
-def find_ours_first() -> Callable[[], None]:
-    """Find our own modules before any other finder is asked; returns the undo.
-
-    pytest's own finder comes before Python's: it looks closely at every name, and reads
-    the modules of a plugin as syntax trees, to rewrite assertions. Ours have none.
-    """
-    finder = _Ours()
-    _come(finder)
-    return partial(_go, finder)
-
-
-_before: list[Any] = sys.meta_path
-"""What was there before the first of ours came."""
-
-
-def _come(finder: _Ours | _Finder) -> None:
-    """Be asked before all others."""
-    global _before  # noqa: PLW0603 - as sys.meta_path is the process's
-    there = sys.meta_path
-    if not _has_ours(there):
-        _before = there
-    sys.meta_path = [finder, *there]
-
-
-def _go(finder: _Ours | _Finder) -> None:
-    """Be asked no more."""
-    if finder not in sys.meta_path:
-        return
-    left = [each for each in sys.meta_path if each is not finder]
-    if not _has_ours(left):
-        # nobody who goes through it misses one: ours have never been in it
-        _before[:] = left
-        left = _before
-    sys.meta_path = left
-
-
-def _has_ours(finders: list[Any]) -> bool:
-    return any(isinstance(each, _Ours | _Finder) for each in finders)
-
-
-class _Ours(importlib.abc.MetaPathFinder):
-    """Finds what is in our package as Python does by itself."""
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Look on the path of the package."""
-        if not fullname.startswith("poolwatch."):
-            return None
-        return importlib.machinery.PathFinder.find_spec(fullname, path, target)
-
-
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds nothing itself: asks the others, and wraps the loader they give.
 
@@ -104,6 +49,8 @@ class _Finder(importlib.abc.MetaPathFinder):
         self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._asking: set[tuple[str, int]] = set()
         """What the others are asked for now, and in which thread."""
+        self._replaced = sys.meta_path
+        """The list in whose place ours stands."""
 
     def wait(self, name: str, do: Callable[[], None]) -> Callable[[], None]:
         """Call ``do`` when that module has been loaded; returns how not to."""
@@ -153,12 +100,15 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def _stay(self) -> None:
         if self not in sys.meta_path:
-            _come(self)
+            self._replaced = sys.meta_path
+            sys.meta_path = [self, *self._replaced]
 
     def _leave_if_done(self) -> None:
-        if not self._waiting:
-            _go(self)
-        if self._waiting:  # or another thread has come meanwhile
+        if not self._waiting and self in sys.meta_path:
+            # a thread that goes through it misses no finder: we were never in it
+            self._replaced[:] = [each for each in sys.meta_path if each is not self]
+            sys.meta_path = self._replaced
+        if self._waiting:  # another thread has come meanwhile
             self._stay()
 
 

@@ -46,11 +46,11 @@ _MOST_NODES = 512
 """Distinct paths remembered, before the tree starts anew."""
 
 
-_NONE_YET: dict[tuple[int, ...], Node] = {}
+_NONE_YET: dict[tuple[int, ...], Path] = {}
 """The children of most paths. Never written to."""
 
 
-class Node:
+class Path:
     """One chunk of a stack, and through its parents the whole of it."""
 
     __slots__ = (
@@ -72,7 +72,7 @@ class Node:
 
     def __init__(
         self,
-        parent: Node | None,
+        parent: Path | None,
         codes: tuple[CodeType, ...] = (),
         lastis: tuple[int, ...] = (),
     ) -> None:
@@ -153,54 +153,7 @@ class Node:
         return (self.parent.near() if self.parent else ()) + near
 
 
-Chain = tuple[CodeType, int, Any] | None
-"""A stack, the outermost frame first: code, ``f_lasti``, and the chain of those that it
-has been put in front of. Nothing is made in less time."""
-
-
-class LonePath:
-    """The whole of one stack, in no tree: put into words only when that is asked."""
-
-    __slots__ = ("_pairs",)
-
-    def __init__(self, pairs: Sequence[tuple[CodeType, int]]) -> None:
-        """Take code objects, each with its ``f_lasti``, the innermost first."""
-        self._pairs = pairs
-
-    @classmethod
-    def of(cls, chain: Chain) -> LonePath:
-        """Take what was captured."""
-        pairs: list[tuple[CodeType, int]] = []
-        while chain is not None:
-            code, lasti, chain = chain
-            pairs.append((code, lasti))
-        return cls(pairs[: -DEEPEST - 1 : -1])
-
-    def frames(self, _live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
-        """The stack in words, innermost first; it is exact, wherever its holder is."""
-        return resolve(self._pairs)
-
-    def exact(self) -> tuple[Frame, ...]:
-        """All of it."""
-        return self.frames()
-
-    def pairs(self) -> Pairs:
-        """All of it, not in words."""
-        return tuple(self._pairs)
-
-    def site(self) -> Frame | None:
-        """The call site: the nearest frame of the application's own."""
-        found = _site_of(self._pairs)
-        return None if found is None else _frame(*found)
-
-    def look_again(self) -> None:
-        """There is nothing to compare it with."""
-
-
-Path = Node | LonePath
-"""What a hold points to."""
-
-_NOBODY = Node(None, (compile("", "", "exec"),) * CHUNK)
+_NOBODY = Path(None, (compile("", "", "exec"),) * CHUNK)
 """Stands for a child that is not there: its code runs nowhere."""
 
 
@@ -218,12 +171,8 @@ class CallSites:
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
-        self._nodes: list[Node] = []
+        self._nodes: list[Path] = []
         self._bottoms: Mapping[int, CodeType] = {} if bottoms is None else bottoms
-        self.watched = True
-        """Somebody may come and look. If not, paths are in no tree: each is walked and
-        forgotten with its hold, which is less work where few lines are run twice, as
-        in a suite of tests; and what only a viewer wants is not captured."""
 
     @cached_property
     def of_statements(self) -> CallSites:
@@ -238,8 +187,6 @@ class CallSites:
         Written out eight frames a step: the loop a reader would expect costs twice as
         much on CPython 3.11, and this runs at every checkout.
         """
-        if not self.watched:
-            return self.capture_alone(frame)
         path = self._root
         while True:
             near = frame
@@ -280,20 +227,6 @@ class CallSites:
                     self._learn(path, beyond)
                     return path
 
-    def capture_alone(self, frame: FrameType | None) -> LonePath:
-        """The same if nobody can look."""
-        # Asks of a frame what is at hand. To read its module's name, in a dictionary
-        # that nobody has looked at for a while, takes as long as all the rest.
-        pairs: list[tuple[CodeType, int]] = []
-        bottoms = self._bottoms
-        while frame is not None and len(pairs) < DEEPEST:
-            code = frame.f_code
-            pairs.append((code, frame.f_lasti))
-            if id(code) in bottoms:
-                break
-            frame = frame.f_back
-        return LonePath(pairs)
-
     def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
         """Like capture, going on with the frames of the parent greenlets."""
         frames = list(_chain(frame, DEEPEST))
@@ -301,11 +234,9 @@ class CallSites:
         while parent is not None and len(frames) < DEEPEST:
             frames += _chain(parent.gr_frame, DEEPEST - len(frames))
             parent = parent.parent
-        if not self.watched:
-            return LonePath([(each.f_code, each.f_lasti) for each in frames])
         return self._leaf(self._root, frames)
 
-    def _descend(self, path: Node, frame: FrameType | None) -> Node:
+    def _descend(self, path: Path, frame: FrameType | None) -> Path:
         """Go on where the tree does not, with one look at every frame there is."""
         frames, bottom = self._rest(frame, DEEPEST - path.depth)
         mine, at = _own([*path.near(), *_pairs(frames)]), 0
@@ -337,17 +268,17 @@ class CallSites:
             frame = frame.f_back
         return frames, cut and len(frames) == most
 
-    def _end(self, path: Node, near: FrameType | None) -> Node:
+    def _end(self, path: Path, near: FrameType | None) -> Path:
         """The last, short chunk of a stack; empty if it ends with a full one."""
         return self._leaf(path, list(_chain(near, CHUNK)))
 
-    def _leaf(self, parent: Node, frames: list[FrameType]) -> Node:
+    def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
         child = self._child(parent, frames)
         if not child.looks:
             child.learn(())
         return child
 
-    def _child(self, parent: Node, frames: list[FrameType]) -> Node:
+    def _child(self, parent: Path, frames: list[FrameType]) -> Path:
         """The child of these frames, made if there is none yet.
 
         Functions of the same shape have the same offsets: the first one met stands
@@ -364,12 +295,12 @@ class CallSites:
                 self._begin_anew()
             if parent.children is _NONE_YET:
                 parent.children = {}
-            child = parent.children[key] = Node(parent, codes, lastis)
+            child = parent.children[key] = Path(parent, codes, lastis)
             self._nodes.append(child)
         return child
 
-    def _new_root(self) -> Node:
-        root = Node(None)
+    def _new_root(self) -> Path:
+        root = Path(None)
         root.wanted = self._user_frames
         return root
 
@@ -380,7 +311,7 @@ class CallSites:
         for path in old:
             path.children = _NONE_YET
 
-    def _learn(self, path: Node, beyond: list[FrameType]) -> None:
+    def _learn(self, path: Path, beyond: list[FrameType]) -> None:
         pairs = tuple(_pairs(beyond))
         # Tails repeat (the server, the framework): one copy of each is kept. The key
         # is by identity because hashing a code object reads all of its contents.

@@ -51,7 +51,7 @@ def _leak(
     kept: str | None = None,
     frames: tuple[Frame, ...] = (),
 ) -> Leak:
-    statement, facts = hold.statement(), hold.connection
+    statement, facts = hold.statement(), hold.facts
     return Leak(
         kind=kind,
         pool=book.name,

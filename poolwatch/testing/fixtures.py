@@ -125,7 +125,6 @@ class PoolWatch:
     """What the fixture ``pool_watch`` gives: the pools while the test runs."""
 
     def __init__(self, owner: Owner | None) -> None:
-        agent.look()
         self._owner = owner
 
     def holds(self) -> tuple[Hold, ...]:
@@ -133,7 +132,7 @@ class PoolWatch:
         holds = agent.source.process().holds
         if self._owner is None:
             return holds
-        mine = {f"h{getattr(hold, 'number', None)}" for hold in list(self._owner.out)}
+        mine = {f"h{hold.number}" for hold in list(self._owner.out)}
         return tuple(hold for hold in holds if hold.id in mine)
 
     @property

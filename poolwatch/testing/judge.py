@@ -49,15 +49,12 @@ class Judge:
                 owner.out.pop(hold, None)
         if owner.out:
             entrust(owner)
-        suspects = [(hold, of.book) for hold, of in list(owner.out.items())]
+        suspects = list(owner.out.items())
         if suspects:
             self._settle(owner, suspects)
         out = [(book, hold) for hold, book in suspects if owner.out.pop(hold, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
-        lost = []
-        while owner.dropped:  # more may come while books are made
-            found, owner.dropped = owner.dropped, ()
-            lost += [(of.book, hold, now) for of, hold, now in found]
+        lost, owner.dropped = owner.dropped, []
         dropped = [each for each in lost if self._counts(owner, each[0].id)]
         owner.over = True
         if not held and not dropped:

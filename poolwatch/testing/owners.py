@@ -22,10 +22,9 @@ from poolwatch.runtime.import_hooks import when_imported
 from poolwatch.stacks.holder import get_ident
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.checkout import Checkout, Lender
+    from poolwatch.ledger.checkout import Checkout
     from poolwatch.ledger.pool import PoolBook
     from poolwatch.model import Frame
-    from poolwatch.stacks.holder import Holder
     from poolwatch.testing.limits import Limits
     from poolwatch.testing.scopes import Standing
 
@@ -37,19 +36,6 @@ _SERVES_ALL = "TestRunner._run_tests_and_fixtures"
 class Owner:
     """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
 
-    # One is made for each test: what few of them need is not made with it.
-    dropped: Sequence[tuple[Lender, Checkout, float]] = ()
-    """What only the garbage collector returned, and when (``time.monotonic()``)."""
-    at_peak: Sequence[tuple[Frame, ...]] = ()
-    """The stacks of what was out then, if that is of interest."""
-    longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
-    """The longest ended hold, if that is of interest, and where it was taken."""
-    failed = False
-    limits: Limits | None = None
-    """What a test's markers say."""
-    pools: frozenset[str] | None = None
-    """Ids of the pools that count; all if None."""
-
     def __init__(
         self,
         kind: Literal["test", "fixture", "collection"],
@@ -60,10 +46,24 @@ class Owner:
         self.node = node
         """The test or file that answers for it: of a fixture, its first user."""
         self._name = name
-        self.out: dict[Checkout, Lender] = {}
-        """What it has taken and not returned."""
+        self.out: dict[Checkout, PoolBook] = {}
+        """The holds it has taken and not returned."""
+        self.dropped: list[tuple[PoolBook, Checkout, float]] = []
+        """Holds that only the garbage collector returned, and when
+        (``time.monotonic()``)."""
         self.peak = 0
+        """The most holds it has had at once."""
         self.keeps_peak = False
+        """A marker limits its holds: the next two are recorded."""
+        self.at_peak: Sequence[tuple[Frame, ...]] = ()
+        """The stacks of the holds that were out at the peak."""
+        self.longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
+        """The seconds of the longest ended hold, and its stack."""
+        self.limits: Limits | None = None
+        """The limits of a test's markers."""
+        self.pools: frozenset[str] | None = None
+        """Ids of the pools that count; all if None."""
+        self.failed = False
         self.over = False
         """It was judged."""
         self.notable = False
@@ -102,10 +102,12 @@ class Owners:
 
     def __init__(self) -> None:
         self.current: Owner | None = None
-        """Whom the main thread works for, but for ..."""
+        """The owner of the main thread's work, but for a fixture in ``rising``."""
         self.rising: list[Standing] = []
-        """... a fixture that is being set up, the innermost last. pytest tells when
-        that begins; that it is over, whoever asks sees for himself."""
+        """The fixtures that are being set up, the innermost last. pytest has no hook
+        for the end of a setup: each one has to be asked."""
+        self._of: dict[Checkout, Owner] = {}
+        """The owner of each open hold."""
         self.late: list[Owner] = []
         """Owners that were over when the collector found something of theirs."""
         self.again: dict[int, Owner] = {}
@@ -113,10 +115,7 @@ class Owners:
         self.unjudged: dict[str, str] = {}
         """Names of pools that were used and cannot be judged, and their kind."""
         self.thread = get_ident()
-        """The main one, and ..."""
-        self.holder: Holder | None = None
-        """... as it is known where connections are taken. If it is not met before it
-        takes its first, all that is needed for other threads is loaded for that."""
+        """The main thread."""
         self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
             "pool_leaks_owner", default=None
         )
@@ -131,39 +130,39 @@ class Owners:
     # -- observing the ledger --------------------------------------------------------
 
     def taken(self, book: PoolBook, hold: Checkout) -> None:
-        """Note a hold under its owner."""
-        if book.shared:
-            self.meet_shared(book.name, book.kind)
+        """Add a hold to those of its owner."""
+        if book.shared:  # one connection for all: no owner can be told
+            self.unjudged.setdefault(book.name, book.kind)
             return
-        # owner(), written out where it is simple
-        simple = False
-        if hold.holder.ident == self.thread:
-            self.holder = hold.holder
-            simple = running_loop() is None
-        owner = self.owner() if self.rising or not simple else self.current
+        owner = self.owner()
         if owner is None or hold.ambience.long_hold:
             return
-        hold.account = owner
-        out = owner.out
-        out[hold] = book
+        self.charge(owner, hold, book)
         if owner.over:
             self.again[id(owner)] = owner
-        count = len(out)
+        count = len(owner.out)
         if count > owner.peak:
             owner.peak = count
             if owner.keeps_peak:
-                owner.at_peak = [each.path.frames() for each in list(out)]
+                owner.at_peak = [each.path.frames() for each in list(owner.out)]
 
-    def meet_shared(self, name: str, kind: str) -> None:
-        """Note one connection for all: nobody can be said to have it."""
-        self.unjudged.setdefault(name, kind)
+    def charge(self, owner: Owner, hold: Checkout, book: PoolBook) -> None:
+        """Make an owner answer for a hold."""
+        self._of[hold] = owner
+        owner.out[hold] = book
 
-    def lost(self, lender: Lender, hold: Checkout, now: float) -> None:
-        """Note a hold that nobody returned, unless that has been judged."""
-        owner = hold.account
-        if isinstance(owner, Owner) and hold in owner.out:
+    def ended(
+        self, book: PoolBook, hold: Checkout, now: float, collected: bool
+    ) -> None:
+        """Take a hold off its owner; note one that nobody returned, unless it was judged."""
+        owner = self._of.pop(hold, None)
+        if owner is None or owner.out.pop(hold, None) is None:
+            return
+        if owner.keeps_peak and now - hold.taken > owner.longest[0]:
+            owner.longest = now - hold.taken, hold.path.frames()
+        if collected:
             # Words come later: nothing is imported in the middle of a collection.
-            owner.dropped = (*owner.dropped, (lender, hold, now))
+            owner.dropped.append((book, hold, now))
             owner.notable = True
             if owner.over:
                 self.late.append(owner)
@@ -179,16 +178,16 @@ class Owners:
             if task is not None and task in self._tasks:
                 return self._tasks[task]
         elif main:
-            return self.answering()
+            return self._of_main()
         inherited = self._inherited.get()
         if isinstance(inherited, Owner):
             return inherited
         if main or inherited == "current":
-            return self.answering()
+            return self._of_main()
         return getattr(threading.current_thread(), _STARTED_BY, None)
 
-    def answering(self) -> Owner | None:
-        """Whom the main thread works for."""
+    def _of_main(self) -> Owner | None:
+        """The owner of the main thread's work."""
         rising = (each.owner for each in reversed(self.rising) if not each.is_up)
         return next(rising, self.current)
 
@@ -260,17 +259,6 @@ class Owners:
             return task
 
         return create_task
-
-
-class Lengths:
-    """Observes how long the longest hold lasts of those who keep their peak."""
-
-    @staticmethod
-    def ended(book: PoolBook, hold: Checkout, now: float, collected: bool) -> None:  # noqa: ARG004 - as it is called
-        """Keep it with its stack if it was the longest so far."""
-        owner, lasted = hold.account, now - hold.taken
-        if isinstance(owner, Owner) and owner.keeps_peak and lasted > owner.longest[0]:
-            owner.longest = lasted, hold.path.frames()
 
 
 def by_other_threads(holds: Iterable[Checkout]) -> bool:

@@ -82,15 +82,12 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
     if mode == "off":
         return
-    from poolwatch.runtime.import_hooks import find_ours_first
-
-    config.add_cleanup(find_ours_first())
     from poolwatch.runtime.gc_pause import undisturbed
 
     grace = _grace(config, options.pool_leaks_grace)
     session = undisturbed(lambda: _session(config, error=mode == "error", grace=grace))
     config.stash[_RUN] = session
-    config.pluginmanager.register(session.hooks, _SESSION)
+    config.pluginmanager.register(session, _SESSION)
     session.begin()
 
 

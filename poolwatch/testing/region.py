@@ -8,7 +8,12 @@ import time
 from contextvars import ContextVar
 from typing import Any
 
-from poolwatch.agent.instrument import agent, instrument, uninstrument, watch_quietly
+from poolwatch.agent.instrument import (
+    agent,
+    instrument,
+    instrument_unheard,
+    uninstrument,
+)
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.stacks.holder import get_ident
@@ -46,7 +51,7 @@ class Region:
         if target is None:
             before = agent.pools is not None and agent.pools.watches_every
             if not before:
-                watch_quietly()
+                instrument_unheard()
             return not before
         known = agent.pools.id_of(target) if agent.pools is not None else None
         if known is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from poolwatch.testing.owners import Owner
+from poolwatch.testing.owners import Owner, Owners
 
 _XUNIT = {
     "_xunit_setup_class_fixture_": "setup_class of {}",
@@ -41,8 +41,8 @@ class Standing:
         cached = self.definition.cached_result
         return cached is not None and cached[2] is not None
 
-    def take_over(self, owner: Owner) -> None:
-        """Take what is reached from here off that owner."""
+    def take_over(self, owner: Owner, owners: Owners) -> None:
+        """Take the holds that the fixture reaches off that owner."""
         from poolwatch.testing.in_hand import in_hand  # now there is a suspect
 
         wanted = {
@@ -53,10 +53,9 @@ class Standing:
         rest = owner.rest()
         for found in in_hand(self.definition, self.owner.node, set(wanted)):
             hold = wanted[found]
-            lender = owner.out.pop(hold, None)
-            if lender is not None:
-                hold.account = rest
-                rest.out[hold] = lender
+            book = owner.out.pop(hold, None)
+            if book is not None:
+                owners.charge(rest, hold, book)
         if rest.out:
             self.entrusted.append(rest)
 

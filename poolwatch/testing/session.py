@@ -10,8 +10,8 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from collections.abc import Generator, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +21,17 @@ import _pytest.runner
 import pytest
 
 from poolwatch.agent.instrument import agent
+from poolwatch.testing.judge import Judge
 from poolwatch.testing.markers import MARKERS
-from poolwatch.testing.owners import Lengths, Owner, Owners
+from poolwatch.testing.owners import Owner, Owners
 from poolwatch.testing.results import Findings
+from poolwatch.testing.scopes import Standing
 from poolwatch.testing.watching import Watching
 
 if TYPE_CHECKING:
-    from poolwatch.testing.before_call import BeforeCall
-    from poolwatch.testing.judge import Judge
     from poolwatch.testing.leak import Leak
-    from poolwatch.testing.scopes import Standing
 
 _HEADING = "pool leaks"
-
-
-class Hooks:
-    """The hooks alone: pytest looks closely at every name of a plugin object, twice."""
-
-    def __init__(self, session: PoolLeaks) -> None:
-        for name in vars(PoolLeaks):
-            if name.startswith("pytest_"):
-                setattr(self, name, getattr(session, name))
 
 
 class PoolLeaks:
@@ -52,11 +42,11 @@ class PoolLeaks:
     ) -> None:
         self._config = config
         self._error = error
-        self._grace = grace
         self._ledger = agent.ledger
         self._owners = Owners()
-        self._lengths: Lengths | None = None
-        """Observes once a test has such a limit."""
+        self._judge = Judge(
+            grace=grace, ignore=config.getini("pool_leaks_ignore"), root=config.rootpath
+        )
         self._watching = Watching()
         self._standing: list[Standing] = []
         self._files: list[Owner] = []
@@ -74,24 +64,9 @@ class PoolLeaks:
         """... whether all that stands there is special: by that, or by a marker."""
         self._of_tests: set[Any] = set()
         """Fixtures that last for one test."""
-
-    # Many runs have no use for these: they are loaded for the first test that has.
-
-    @cached_property
-    def _judge(self) -> Judge:
-        from poolwatch.testing.judge import Judge
-
-        return Judge(
-            grace=self._grace,
-            ignore=self._config.getini("pool_leaks_ignore"),
-            root=self._config.rootpath,
-        )
-
-    @cached_property
-    def _before_call(self) -> BeforeCall:
-        from poolwatch.testing.before_call import BeforeCall
-
-        return BeforeCall(self._config.pluginmanager)
+        self._before_call: Callable[[], object] | None = None
+        """The preparation of the running test, once its setup is done: plugins beneath
+        count on theirs during the setup."""
 
     def owner_of(self, item: Any) -> Owner | None:
         """The owner that stands for a running test."""
@@ -99,11 +74,6 @@ class PoolLeaks:
         return owner if owner is not None and owner.node is item else None
 
     # -- begin and end ---------------------------------------------------------------
-
-    @property
-    def hooks(self) -> Hooks:
-        """What pytest is to register."""
-        return Hooks(self)
 
     def begin(self) -> None:
         """Watch every engine, as soon as there is SQLAlchemy."""
@@ -118,14 +88,11 @@ class PoolLeaks:
         agent.ledger.observers.append(self._owners)
         self._owners.follow()
         self._watching.begin()
-        if not agent.reachable:  # else whoever is met is to be looked at
-            self._owners.holder = agent.per_thread.holder or agent.meet_thread()
 
     def end(self) -> None:
         """Take everything off."""
         self._owners.unfollow()
         agent.ledger.observers.remove(self._owners)
-        agent.ledger.observers.remove(self._lengths)
         self._watching.end()
 
     # -- who works now -----------------------------------------------------------------
@@ -151,6 +118,7 @@ class PoolLeaks:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """From here on the main thread works for this test; a rerun is another one."""
         owner = self._owner = self._owners.current = Owner("test", item)
+        self._before_call = None
         if self._ledger.changes != self._watching.seen:
             self._watching.again()
         if item.parent is not self._home:
@@ -171,7 +139,7 @@ class PoolLeaks:
     def _prepare(self, item: pytest.Item, owner: Owner) -> None:
         """See what is special about a test."""
         if self._narrows:
-            self._before_call.do(item, lambda: self._narrow(item, owner))
+            self._before_call = partial(self._narrow, item, owner)
         if not any(mark.name in MARKERS for mark in item.iter_markers()):
             return
         from poolwatch.testing.limits import limits_of
@@ -180,16 +148,16 @@ class PoolLeaks:
             owner.limits = limits = limits_of(item)
             owner.notable = True
         except pytest.fail.Exception as error:
-            self._before_call.do(item, partial(_raise, error))
+            self._before_call = partial(_raise, error)
         else:
             owner.keeps_peak = limits.watch_peak
-            if limits.hold_s is not None:
-                self._watch_lengths()
 
-    def _watch_lengths(self) -> None:
-        if self._lengths is None:
-            self._lengths = Lengths()
-            self._ledger.observers.append(self._lengths)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Prepare a test that needs it; an exception fails the test."""
+        prepare, self._before_call = self._before_call, None
+        if prepare is not None and self.owner_of(item) is not None:
+            prepare()
 
     def _narrow(self, item: pytest.Item, owner: Owner) -> None:
         """Judge only the pools that the project wants judged."""
@@ -206,8 +174,6 @@ class PoolLeaks:
         if fixturedef.scope == "function":
             self._of_tests.add(fixturedef)
             return
-        from poolwatch.testing.scopes import Standing
-
         self._fixtures_up()
         standing = Standing(fixturedef, request)
         self._standing.append(standing)
@@ -244,7 +210,7 @@ class PoolLeaks:
         """What a fixture that still stands has in hand is not judged yet."""
         for standing in reversed(self._standing):
             if owner.out:
-                standing.take_over(owner)
+                standing.take_over(owner, self._owners)
 
     def _narrowed(self, item: pytest.Item) -> frozenset[str] | None:
         """Ids of the pools that the project wants judged; None is all."""

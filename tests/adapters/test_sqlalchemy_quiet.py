@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from fix_core import book_of
+from poolwatch.adapters.sqlalchemy.quiet import LISTENERS
 from sqlalchemy import Pool, QueuePool, StaticPool, create_engine, event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -25,7 +26,6 @@ import poolwatch
 from poolwatch.adapters.sqlalchemy import quiet
 from poolwatch.adapters.sqlalchemy.engines import Engines
 from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
-from poolwatch.adapters.sqlalchemy.quiet import LISTENERS
 from poolwatch.agent.instrument import agent, watch_quietly
 from poolwatch.ledger.observers import MOST_UNSEEN
 from poolwatch.model import Collected

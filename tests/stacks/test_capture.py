@@ -13,15 +13,13 @@ import types
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import DEEPEST, CallSites, Node, extended, pairs_of
+from poolwatch.stacks.capture import DEEPEST, CallSites, Path, extended, pairs_of
 from poolwatch.stacks.code_owner import PROJECT, Owner, home_of, owner_of
 
 
-@pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
-def sites(request):
-    sites = CallSites()
-    sites.watched = request.param
-    return sites
+@pytest.fixture
+def sites():
+    return CallSites()
 
 
 @pytest.fixture
@@ -234,7 +232,6 @@ def test_a_lone_walk_ends_at_the_bottom_whatever_it_meets(globals_):
         return scope["path"]
 
     sites = CallSites(bottoms={id(runner.__code__): runner.__code__})
-    sites.watched = False
     assert runner().frames()[-1].function == "runner"
 
 
@@ -247,7 +244,6 @@ def test_the_site_of_a_lone_path_is_not_what_a_library_has_generated():
         return generated["_connection_for_bind"](sites)
 
     sites = CallSites()
-    sites.watched = False
     path = take()
     assert "_connection_for_bind" in [frame.function for frame in path.frames()]
     assert path.site().function == "take"
@@ -351,7 +347,7 @@ def test_many_call_sites_are_forgotten_again(sites):
 
     def nodes():
         gc.collect()
-        return sum(type(each) is Node for each in gc.get_objects())
+        return sum(type(each) is Path for each in gc.get_objects())
 
     codes = []
     before = nodes()
@@ -379,7 +375,7 @@ def test_a_path_that_is_kept_keeps_no_others(sites):
         if number % 100 == 0:
             kept.append(scope["path"])
     gc.collect()
-    alive = [each for each in gc.get_objects() if type(each) is Node]
+    alive = [each for each in gc.get_objects() if type(each) is Path]
     assert len(alive) < 2_000
 
 
@@ -492,9 +488,9 @@ def core_of_nothing(site):
 def test_whoever_looks_later_is_told_right(instrument, sqlite):
     """A pool that was watched for nobody, as in a test run, and then for somebody: what
     was out before is shown, and figures are kept from there on."""
-    from poolwatch.agent.instrument import agent, uninstrument, watch_quietly
+    from poolwatch.agent.instrument import agent, instrument_unheard, uninstrument
 
-    watch_quietly()
+    instrument_unheard()
     try:
         engine = sqlite()
         engine.connect().close()

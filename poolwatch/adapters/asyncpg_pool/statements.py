@@ -141,8 +141,7 @@ class StatementHooks:
                 usage = hold.usage = Usage()
             # do not keep a megabyte alive
             usage.statement = str(statement)[:LIMIT]
-            if self._sites.watched:
-                usage.path = self._sites.capture(caller)
+            usage.path = self._sites.capture(caller)
             usage.streamed = usage.streamed or streams
             if hold.task is not None and not hold.task.is_of(current_task()):
                 usage.by_others = True

@@ -122,7 +122,7 @@ class StatementHooks:
                     if usage is None:
                         usage = hold.usage = Usage()
                     usage.statement = _text(_given(generator, argument))
-                    usage.path = sites.capture(frame_at(2)) if sites.watched else None
+                    usage.path = sites.capture(frame_at(2))
                     if _is_another(hold):
                         usage.by_others = True
                 elif usage is None or name == _LISTENS:

@@ -13,57 +13,45 @@ from types import CodeType, FrameType, FunctionType
 
 from sqlalchemy.engine import Engine
 
-ENGINE_CONNECT = getattr(Engine.connect, "__code__", None)
-TO_ENGINE = 3
-"""Frames up to there from what stands for the pool's connect: the one that asks the
-pool, and its connection's."""
-FOR_A_SESSION = "_connection_for_bind"
+_ENGINE_CONNECT = getattr(Engine.connect, "__code__", None)
+_TO_ENGINE = 3
+"""Frames from our ``connect`` up to ``Engine.connect``: that of ``raw_connection`` and
+that of ``Connection.__init__`` lie between."""
+_FOR_A_SESSION = "_connection_for_bind"
 """The method that asks an engine when a Session needs a connection."""
 _MOST_WAYS = 8
 _FARTHEST = 64
-"""Frames up that are searched for such a method."""
+"""Frames up that are searched for a method of Session."""
 
 _ways: list[tuple[int, CodeType]] = []
-"""Those met so far from a method of Session to the pool: how many frames up it stands
-from what stands for the pool's connect, and its code. They are few, and always of the
-same length."""
+"""The distances from our ``connect`` up to a method of Session, and the code of that
+method, as met so far. They are few: each method has one."""
 
 
-def entry(above: int) -> FrameType | None:
+def entry() -> FrameType | None:
     """The frame that a stack begins with; None if a greenlet runs nothing above it.
 
-    It is that of a method of Session if that led here, the one that has called
-    ``Engine.connect`` if that is where it always is, and else the one that asks the
-    pool. What stands for the pool's own connect is ``above`` frames up from here.
+    That is the frame of a method of Session if one led here, that of the caller of
+    ``Engine.connect`` if that is where it always is, and else that of the caller of the
+    pool. Only our ``connect`` may call this.
     """
     try:
-        frame = frame_at(TO_ENGINE + above)
-    except ValueError:  # so deep is no stack
-        return frame_at(above).f_back
-    if frame.f_code is not ENGINE_CONNECT or frame.f_back is None:
-        return frame_at(above).f_back
+        frame = frame_at(_TO_ENGINE + 1)
+    except ValueError:  # the stack is shorter than that
+        return frame_at(1).f_back
+    if frame.f_code is not _ENGINE_CONNECT or frame.f_back is None:
+        return frame_at(1).f_back
     frame = frame.f_back
-    if frame.f_code.co_name == FOR_A_SESSION:
-        return known_method(1 + above) or method_of_session(frame) or frame
+    if frame.f_code.co_name == _FOR_A_SESSION:
+        return _known_method() or _method_of_session(frame) or frame
     return frame
 
 
-def asking_for_a_session() -> CodeType | None:
-    """The code of that method; None as long as SQLAlchemy's ORM is not loaded."""
-    orm = sys.modules.get("sqlalchemy.orm.session")
-    if orm is None:
-        return None
-    function = getattr(getattr(orm, "SessionTransaction", None), FOR_A_SESSION, None)
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__  # type: ignore[union-attr]
-    return getattr(function, "__code__", None)
-
-
-def known_method(above: int) -> FrameType | None:
-    """Look where it has stood before; ``above`` as for entry()."""
+def _known_method() -> FrameType | None:
+    """The method of Session, if it stands at a distance that was met before."""
     for depth, code in _ways:
         try:
-            found = frame_at(depth + above)
+            found = frame_at(depth + 2)
         except ValueError:
             continue
         if found.f_code is code:
@@ -71,12 +59,12 @@ def known_method(above: int) -> FrameType | None:
     return None
 
 
-def method_of_session(frame: FrameType | None) -> FrameType | None:
-    """Look for it from what called ``Engine.connect``; remember the way to it."""
+def _method_of_session(frame: FrameType | None) -> FrameType | None:
+    """Look for it from the caller of ``Engine.connect`` on; remember the distance."""
     if len(_ways) >= _MOST_WAYS:
         return None
     codes = _methods_of_session()
-    for depth in range(TO_ENGINE + 1, _FARTHEST):
+    for depth in range(_TO_ENGINE + 1, _FARTHEST):
         if frame is None:
             break
         if id(frame.f_code) in codes:

@@ -5,8 +5,6 @@ on the instance, and so is ``_return_conn``, in which every return ends: to be c
 the event takes longer than what is to be done. Everything else is told by pool events.
 ``recreate`` is wrapped too: ``Engine.dispose()`` makes a new pool by it, which must be
 followed (event listeners carry over to the new pool by themselves, wrappers do not).
-
-In a run of tests the wrappers are those of :mod:`poolwatch.adapters.sqlalchemy.quiet`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import sys
 import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
 from sys import _getframe as frame_at
@@ -33,12 +31,6 @@ from poolwatch.adapters.cut_short import Mishaps, is_library_s
 from poolwatch.adapters.patching.wrapping import Wrapped, unbound
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
-from poolwatch.adapters.sqlalchemy.quiet import (
-    MARK,
-    QuietPool,
-    capacity_of,
-    facts_by_record,
-)
 from poolwatch.adapters.sqlalchemy.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.labels import ambience
@@ -66,26 +58,12 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-_TOLD = {
-    "connect": "_on_connect",
-    "invalidate": "_on_invalidate",
-    "close": "_on_close",
-    "detach": "_on_detach",
-}
-"""Events of every pool, and what listens."""
-
-
 class PoolHooks(Mishaps):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(
-        self,
-        target: Engine | Pool,
-        book: PoolBook,
-        context: AdapterContext,
-        quiet: QuietPool | None = None,
+        self, target: Engine | Pool, book: PoolBook, context: AdapterContext
     ) -> None:
-        """Hook a pool; that ``quiet`` hangs on it is enough where that will do."""
         pool = target.pool if isinstance(target, Engine) else target
         self.book = book
         self.guard = Guard(f"pool {book.name!r}")
@@ -100,25 +78,19 @@ class PoolHooks(Mishaps):
         self._async = bool(pool._is_asyncio)
         book.shared = self._shared
         self._target: Callable[[], Any] = ref(target)
-        self._quiet = quiet
         self._pools: list[ref[Pool]] = []
-        """Those of this target, as QuietPool has them, if there is none."""
+        """The pools that the target has had and that are alive, the newest last."""
         self._wrapped: list[Wrapped] = []
         self._records: dict[int, ref[Any]] = {}
-        """Tell when the facts of a connection may be forgotten."""
+        """Their callbacks forget the facts of a connection that is gone."""
         self._statements: StatementHooks | None = None
-        self._listeners: list[tuple[str, Any]] = []
-        self._asleep = [True]
-        """Empty as soon as everything is noted."""
-        self._to_come = [("close_detached", self._on_close_detached)]
-        """Listeners that are not needed yet."""
         book.gauges = self.gauges
         book.switched_off = self.is_off
-        if quiet is None:
-            self._adopt(pool)
-            self.wake()
-        else:
-            quiet.begin(self)
+        self._adopt(pool)
+        for name, listener in self._listeners():
+            listen(pool.dispatch, name, listener)
+        if isinstance(target, Engine):
+            self.note_statements(target)
 
     @property
     def pool(self) -> Pool | None:
@@ -132,23 +104,9 @@ class PoolHooks(Mishaps):
         """Whether they were switched off, by the user or by a failure of ours."""
         return self.guard.tripped
 
-    def wake(self) -> None:
-        """Note everything from now on."""
-        if self.guard.tripped:  # they were taken off
-            return
-        try:
-            self._asleep.pop()
-        except IndexError:  # another thread was first
-            return
-        target = self._target()
-        if isinstance(target, Engine):
-            self.note_statements(target)
-        for name, listener in self._wanted_listeners():
-            self._listen(name, listener)
-
     def note_statements(self, engine: Engine) -> None:
         """Note the statements of an engine, too; a bare pool knows none."""
-        if self._statements is None and not self._asleep:
+        if self._statements is None:
             self._statements = StatementHooks(
                 engine.dialect, self.book, self._sites.of_statements, self.guard
             )
@@ -160,57 +118,43 @@ class PoolHooks(Mishaps):
     def remove(self) -> None:
         """Take everything off again. What is in flight passes through."""
         self.guard.tripped = True
-        for name, listener in self._listeners:
-            unlisten(self._dispatches(), name, listener)
+        for name, listener in self._listeners():
+            unlisten([pool.dispatch for pool in self._alive()], name, listener)
         if self._statements is not None:
             self._statements.remove()
         for wrapped in self._wrapped:
             wrapped.unwrap()
         self._wrapped.clear()
-        if self._quiet is not None:
-            for pool in self._alive():
-                self._quiet.remove(pool)
-            self._quiet.pools = []
         self._pools = []
 
     # -- hooking -------------------------------------------------------------------
 
     def _alive(self) -> list[Pool]:
-        known = self._pools if self._quiet is None else self._quiet.pools
-        pools = (each() for each in known)
+        pools = (each() for each in self._pools)
         return [pool for pool in pools if pool is not None]
 
     def _adopt(self, pool: Pool) -> None:
         alive = [each for each in self._pools if each() is not None]
         self._pools = [*alive, ref(pool)]
-        pool.__dict__.pop(MARK, None)  # of hooks of another time
         self._wrap(pool)
 
     def _newest(self) -> Pool | None:
         return next(reversed(self._alive()), None)
 
-    def _dispatches(self) -> list[Any]:
-        """Where listeners of ours may hang."""
-        return [pool.dispatch for pool in self._alive()]
-
-    def _wanted_listeners(self) -> list[tuple[str, Any]]:
-        events: list[tuple[str, Any]] = []
+    def _listeners(self) -> Iterator[tuple[str, Any]]:
+        yield "connect", self._on_connect
+        yield "invalidate", self._on_invalidate
+        yield "close", self._on_close
+        yield "detach", self._on_detach
+        yield "close_detached", self._on_close_detached
         if self._shared:
-            events.append(("checkin", self._on_shared_checkin))
-            events.append(("reset", self._on_reset))
-        if self._quiet is None:
-            events.extend((name, getattr(self, by)) for name, by in _TOLD.items())
-        return events
-
-    def _listen(self, name: str, listener: Any) -> None:
-        self._listeners.append((name, listener))
-        for dispatch in self._dispatches():
-            listen(dispatch, name, listener)
+            yield "checkin", self._on_shared_checkin
+            yield "reset", self._on_reset
 
     def _wrap(self, pool: Pool) -> None:
         connect, back = unbound(pool, "connect"), unbound(pool, "_return_conn")
         wrappers: list[Any] = [
-            self.general(connect, capacity_of(pool), pool),
+            self._connecting(connect, pool),
             self._recreate_wrapper(pool),
         ]
         if not self._shared:  # such a connection is never returned
@@ -234,23 +178,22 @@ class PoolHooks(Mishaps):
 
         return recreate
 
-    def general(  # noqa: C901, PLR0915 - written out
-        self, original: Callable[..., Any], capacity: int, pool: Pool | None = None
+    def _connecting(  # noqa: C901, PLR0915 - written out
+        self, original: Callable[..., Any], pool: Pool
     ) -> Callable[..., Any]:
-        """What stands for the pool's ``connect``, which is ``original``, in any case.
+        """Make the wrapper of the pool's ``connect``, which is ``original``.
 
         The hot path: everything it needs is a local of this closure. It keeps ``pool``
-        alive, as the bound method does in whose place it stands. It takes how many
-        frames up the one is that has been called by the application: its own, or that
-        of what has called it, which then gives the pool, too.
+        alive, as the bound method does in whose place it stands.
         """
+        capacity = _capacity_of(pool)
         book, guard = self.book, self.guard
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
         shared, is_async = self._shared, self._async
 
-        def connect(above: int = 1, pool: Pool | None = pool) -> Any:  # noqa: C901, PLR0912, PLR0915 - every call would cost
+        def connect() -> Any:  # noqa: C901, PLR0912, PLR0915 - every call would cost
             if guard.tripped:
                 return original(pool)
             key = at = 0
@@ -259,17 +202,15 @@ class PoolHooks(Mishaps):
             proxy = before = None
             try:
                 holder = per_thread.holder or self._meet_thread()
-                watched = observers.watched
                 if is_async or running_loop() is not None:
-                    path, task = self._async_caller(frame_at(above - 1).f_back)
+                    path, task = self._async_caller(frame_at(1))
                 else:
-                    path, task = capture(entry(above)), None
+                    path, task = capture(entry()), None
                 wait = Checkout(path, holder, _ambience(), task, monotonic())
                 scarce = holder.out or len(holds) >= capacity
-                key = id(wait) if watched or scarce else 0
+                key = id(wait)
                 try:
-                    if key:
-                        waits[key] = wait
+                    waits[key] = wait
                     if scarce:
                         self._notable(wait, capacity)
                     called = True
@@ -297,7 +238,7 @@ class PoolHooks(Mishaps):
                 tell = observers.taken
                 if tell is not None:
                     tell(book, wait)
-                if key and key in waits:
+                if key in waits:
                     del waits[key]
                 return proxy  # noqa: TRY300 - also here the hold would be left behind
             except BaseException as error:  # noqa: BLE001 - raised again but for ours
@@ -350,22 +291,9 @@ class PoolHooks(Mishaps):
 
     # -- pool events -----------------------------------------------------------------
 
-    def told_of(self, event: str, *args: Any) -> None:
-        """Note what a listener to all pools was told of this one."""
-        getattr(self, _TOLD[event])(*args)
-
-    def facts(self, proxy: Any) -> ConnectionFacts | None:
-        """What can be learned of a connection that is out; None if it has gone."""
-        if proxy is None or proxy.dbapi_connection is None:
-            return None
-        record = proxy._connection_record
-        if record is None:  # it was detached
-            return facts_of(proxy.dbapi_connection, monotonic(), None, met=True)
-        return self.book.connections.get(id(record)) or self._meet(proxy)
-
     def _meet(self, proxy: Any) -> ConnectionFacts:
         record = proxy._connection_record
-        return self._remember(record, facts_by_record(proxy.dbapi_connection, record))
+        return self._remember(record, _facts_by_record(proxy.dbapi_connection, record))
 
     @_guarded
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
@@ -375,10 +303,7 @@ class PoolHooks(Mishaps):
         before = self.book.holds.pop(id(record), None)
         if before is not None:  # detached in another thread, which is to tell us yet
             self._detached(before)
-        if self.book.observers.watched:
-            self._remember(record, facts_of(dbapi_connection, monotonic(), took))
-        else:  # asked for when somebody wants to know; the last one is closed
-            self.book.connections.pop(id(record), None)
+        self._remember(record, facts_of(dbapi_connection, monotonic(), took))
         self.book.connected(took)
 
     def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
@@ -475,8 +400,6 @@ class PoolHooks(Mishaps):
         key = id(proxy.dbapi_connection)
         hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
         self.book.detached[key] = hold
-        with suppress(IndexError):  # another thread was first
-            self._listen(*self._to_come.pop())
 
     def _hold_detached(self, record: Any) -> Checkout | None:
         """Take out the hold of a connection that has left its record.
@@ -505,7 +428,7 @@ class PoolHooks(Mishaps):
     def _on_close_detached(self, dbapi_connection: Any) -> None:
         now = monotonic()
         hold = self.book.detached.pop(id(dbapi_connection), None)
-        self.book.closed(hold.connection if hold is not None else None, now)
+        self.book.closed(hold.facts if hold is not None else None, now)
         if hold is not None:
             self.book.end(hold, now, False)
 
@@ -523,6 +446,19 @@ class PoolHooks(Mishaps):
                 overflow=max(0, pool.overflow()),
             )
         return Gauges()
+
+
+def _capacity_of(pool: Pool) -> int:
+    """The most connections it lends at once."""
+    if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
+        return pool.size() + pool._max_overflow
+    return sys.maxsize
+
+
+def _facts_by_record(dbapi_connection: Any, record: Any) -> ConnectionFacts:
+    """The facts of a connection that was opened before we were told."""
+    age = max(0.0, time.time() - record.starttime)
+    return facts_of(dbapi_connection, monotonic() - age, None)
 
 
 def _give_back(proxy: Any) -> None:

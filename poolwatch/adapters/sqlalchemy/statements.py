@@ -162,10 +162,8 @@ class StatementHooks:
 
     @staticmethod
     def _begun(hold: Checkout, proxy: Any) -> Usage:
-        """The first statement of a hold, as far as anybody could look."""
+        """Begin to record the statements of a hold."""
         usage = hold.usage = Usage()
-        if hasattr(hold, "said"):
-            usage.timed = False
         if getattr(proxy.dbapi_connection, "autocommit", False) is True:
             usage.transactional = False
         return usage
