@@ -57,7 +57,7 @@ def poolwatch(*arguments):
 
 
 def test_check(app, socket_dir):
-    """3 nobody, 0 fine, 1 wrong, 2 usage."""
+    """Exit codes: 3 no process, 0 fine, 1 a finding, 2 usage."""
     assert poolwatch("check").returncode == 3
     app("fine")
     done = poolwatch("check")
