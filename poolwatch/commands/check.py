@@ -6,15 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from poolwatch.commands.arguments import (
-    CHECK_EXIT_CODES,
-    Parsers,
-    add_json,
-    add_source,
-    live_source,
-)
+from poolwatch.commands import arguments
 from poolwatch.errors import NoProcessError
 from poolwatch.model import SEVERITIES, severity_rank
 
@@ -22,14 +17,14 @@ if TYPE_CHECKING:
     from poolwatch.model import Finding, Process, Snapshot, Unreachable
 
 
-def add(parsers: Parsers) -> argparse.ArgumentParser:
+def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch check``."""
     check = parsers.add_parser(
         "check",
         help="for scripts and probes: exit code 1 if something is wrong",
         description="Take one snapshot, print each finding on one line, and report by "
         "the exit code.",
-        epilog=CHECK_EXIT_CODES,
+        epilog=arguments.CHECK_EXIT_CODES,
     )
     check.add_argument(
         "--severity",
@@ -37,8 +32,8 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         default="warning",
         help="minimum severity (default: warning)",
     )
-    add_json(check, "print the findings as JSON")
-    add_source(check)
+    arguments.add_json(check, "print the findings as JSON")
+    arguments.add_source(check)
     return check
 
 
@@ -46,11 +41,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the findings; the exit code says whether there are any."""
     from poolwatch.protocol import document
 
-    source = live_source(options, linger_s=0.0)
-    try:
+    with closing(arguments.live_source(options, linger_s=0.0)) as source:
         snapshot = source.snapshot()
-    finally:
-        source.close()
     silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
     lowest = severity_rank(options.severity)
     found = [

@@ -7,15 +7,10 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from poolwatch.commands.arguments import (
-    EXIT_CODES,
-    Parsers,
-    add_json,
-    add_source,
-    live_source,
-)
+from poolwatch.commands import arguments
 from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,13 +41,13 @@ columns of --sites:
 """
 
 
-def add(parsers: Parsers) -> argparse.ArgumentParser:
+def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch ps``."""
     ps = parsers.add_parser(
         "ps",
         help="the open holds, as one table or as JSON",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{arguments.EXIT_CODES}",
     )
     ps.add_argument(
         "-v",
@@ -80,8 +75,8 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "pool was exhausted, had a timeout or was deadlocked; with -v, the stacks of "
         "all holds",
     )
-    add_json(ps, "print JSON instead: everything, whatever else is asked for")
-    add_source(ps)
+    arguments.add_json(ps, "print JSON instead: everything, whatever else is asked for")
+    arguments.add_source(ps)
     return ps
 
 
@@ -92,11 +87,8 @@ def run(options: argparse.Namespace) -> int:
     from poolwatch.commands import ps_table
     from poolwatch.protocol import document
 
-    source = live_source(options, linger_s=0.0)
-    try:
+    with closing(arguments.live_source(options, linger_s=0.0)) as source:
         snapshot = source.snapshot()
-    finally:
-        source.close()
     if source.server_error:
         print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
     if options.json:

@@ -5,29 +5,23 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from poolwatch.commands.arguments import (
-    EXIT_CODES,
-    Parsers,
-    add_refresh,
-    add_source,
-    live_source,
-)
+from poolwatch.commands import arguments
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
     from poolwatch.model import Frozen, Snapshot, Unreachable
 
 
-def add(parsers: Parsers) -> argparse.ArgumentParser:
+def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch tui``."""
     tui = parsers.add_parser(
         "tui",
         help="the dashboard",
         description="Watch all instrumented processes, live. Press ? inside for help.",
-        epilog=EXIT_CODES,
+        epilog=arguments.EXIT_CODES,
     )
-    add_refresh(tui)
-    add_source(tui)
+    arguments.add_refresh(tui)
+    arguments.add_source(tui)
     return tui
 
 
@@ -52,7 +46,7 @@ class _LazySource:
 
     def snapshot(self) -> Snapshot:
         if self._source is None:
-            self._source = live_source(self._options, linger_s=5.0)
+            self._source = arguments.live_source(self._options, linger_s=5.0)
         return self._source.snapshot()
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:

@@ -97,8 +97,8 @@ def pool(instrument):
     ],
 )
 def test_poisson(pool, rate, held_s):
-    """M/M/c: within one of a long simulation, also if the record is short for a load of
-    many connections, and the replay of it too friendly."""
+    """M/M/c: within one of a long simulation, even if the record is short for a load of
+    many connections and its replay too optimistic."""
     truth = by_brute_force(poisson(rate, held_s, 40_000, seed=99))
     for seed in range(3):
         for count in (3_000, 8_000):
@@ -110,8 +110,8 @@ def test_poisson(pool, rate, held_s):
 
 @pytest.mark.parametrize("load", [bursty, on_and_off])
 def test_bursts(pool, load):
-    """Of the same requests, brute force finds the same size, and of many more nearly
-    so; theory does not know of bursts, and the advice follows the replay."""
+    """Brute force finds the same size for the same requests, and nearly the same for
+    many more; theory ignores bursts, so the advice follows the replay."""
     truth = by_brute_force(load(60_000, seed=99))
     for seed in range(3):
         requests = load(6_000, seed)
@@ -137,7 +137,7 @@ def test_replay_by_hand():
 
 
 def test_too_thin(pool):
-    """It says so, and gives no size."""
+    """A thin record is named as such, and no size is given."""
     advice = advise(trace_of(poisson(10, 0.05, 50, 1), pool), TARGET_S)
     assert advice.size is None
     assert "only 50 requests" in advice.thin

@@ -1,4 +1,4 @@
-"""``poolwatch ps`` as people see it: pure text over records."""
+"""The text of ``poolwatch ps``, made from records."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def line_with(text, word):
 # -- pools -------------------------------------------------------------------------
 
 
-def test_what_is_zero_is_not_said():
+def test_zero_figures_are_omitted():
     text = shown(process())
     for word in ("gave up", "s/s", "timeout", "leaked", "NOTHING", "kept:", "looked"):
         assert word not in text
@@ -97,7 +97,7 @@ def test_a_pool_that_records_nothing_says_so_under_its_line():
     assert "see the application's log" in after
 
 
-def test_what_was_left_out():
+def test_what_the_search_left_out():
     gone = hold(held_s=40.0, verdict="long")
     text = shown(process(gone, left_out=("3 of 9 tasks", "the heap")))
     assert line_with(text, "looked at") == "  not looked at: 3 of 9 tasks; the heap"
@@ -112,16 +112,16 @@ def test_what_was_left_out():
         {"now": (frame("/srv/app/main.py:1", "main"),)},
     ],
 )
-def test_what_was_left_out_where_no_verdict_depends_on_it(changes):
+def test_what_the_search_left_out_is_omitted_if_no_verdict_depends_on_it(changes):
     text = shown(process(hold(**changes), left_out=("the heap",)))
     assert "looked at" not in text
     assert "looked at" not in shown(process(left_out=("the heap",)))
 
 
-# -- that pictures were kept -------------------------------------------------------
+# -- the hint at incident snapshots -----------------------------------------------
 
 
-def test_hint_of_today_and_of_another_day():
+def test_hint_gives_the_date_unless_it_is_today():
     now = datetime.now(UTC).replace(microsecond=0)
     marks = (
         FrozenMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
@@ -134,7 +134,7 @@ def test_hint_of_today_and_of_another_day():
     )
 
 
-def test_hint_of_many_names_the_last_three():
+def test_hint_names_the_last_three_incidents():
     marks = tuple(
         FrozenMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
         for n in range(24)
@@ -164,7 +164,7 @@ def test_heading(kind, words):
     )
 
 
-def test_times_of_elsewhere_and_no_times():
+def test_other_time_zones_and_invalid_times():
     assert kept(picture(process(), at="2026-11-23T04:12:44+01:00")).startswith(
         "kept 2026-11-23 03:12:44 UTC:"
     )
@@ -175,7 +175,7 @@ def test_times_of_elsewhere_and_no_times():
     assert kept(picture(process(), at="0001-01-01T00:00:00+09:00")).startswith("kept 0")
 
 
-def test_a_picture_shows_the_pool_in_question_only():
+def test_an_incident_shows_only_its_pool():
     of = process(
         hold("h1", site=frame("/srv/orders.py:1")),
         hold("h2", site=frame("/srv/billing.py:2"), pool="billing"),
@@ -197,14 +197,14 @@ def test_a_picture_shows_the_pool_in_question_only():
         assert word not in text
 
 
-def test_nothing_was_kept():
+def test_no_incident_snapshots():
     assert kept() == (
         "no picture was kept: no pool has been exhausted, timed out or deadlocked "
         "since it was instrumented"
     )
 
 
-def test_nothing_was_kept_by_those_that_could_tell():
+def test_no_incident_snapshots_and_an_unreachable_process():
     text = kept(unreachable=(Unreachable(7, "it is\x07 older"),))
     assert text == "no picture was found\n\npid 7 could not be read: it is␇ older"
 
@@ -212,7 +212,7 @@ def test_nothing_was_kept_by_those_that_could_tell():
 # -- call sites --------------------------------------------------------------------
 
 
-def test_sites_only_when_asked():
+def test_sites_only_with_the_option():
     of = process(sites=(site(),))
     assert "CAUSED" not in shown(of)
     assert "CAUSED" in shown(of, sites=True)
@@ -241,7 +241,7 @@ def test_unknown_is_a_dash():
     assert last.split()[7:9] == ["-", "-"]
 
 
-def test_the_costliest_first_and_not_all():
+def test_the_costliest_sites_first_and_a_limit():
     sites = tuple(site(f"/srv/a/b.py:{n}", wait_caused_s=float(n)) for n in range(25))
     lines = shown(process(sites=sites), sites=True).splitlines()
     assert "b.py:24" in lines[-21]
@@ -249,7 +249,7 @@ def test_the_costliest_first_and_not_all():
     assert lines[-1] == "  and 5 more (poolwatch ps --json)"
 
 
-def test_sites_of_each_pool_apart():
+def test_sites_are_grouped_by_pool():
     of = process(
         pools=(pool("a"), pool("b"), pool("c")),
         sites=(site(pool="b"), site("/srv/x/y.py:1", pool="a")),
@@ -261,7 +261,7 @@ def test_sites_of_each_pool_apart():
 # -- the proof ---------------------------------------------------------------------
 
 
-def test_proof_and_stacks_only_when_asked():
+def test_proof_and_stacks_only_with_verbose():
     text = shown(process(hold(verdict="leaked"), findings=(finding(),)))
     assert "return the connection" in text
     assert "proof:" not in text
@@ -306,7 +306,7 @@ def test_three_stacks():
 
 
 def test_stacks_without_the_users_code():
-    """The innermost frame then; the call site stays, wherever it is installed."""
+    """The innermost frame is shown; the call site is kept, wherever it is installed."""
     installed = Frame("/v/lib/python3.12/site-packages/app/views.py", 5, "view")
     long = replace(
         hold(verdict="long", site=installed),
@@ -323,7 +323,7 @@ def test_stacks_without_the_users_code():
     assert "taken here      not known" in shown(process(nowhere), verbose=True)
 
 
-def test_a_picture_has_the_stacks_of_all_holds():
+def test_an_incident_has_the_stacks_of_all_holds():
     """In an exhausted pool each hold is a suspect."""
     text = kept(picture(process(hold("h1"), hold("h2"))), verbose=True)
     assert text.count("taken here") == 2

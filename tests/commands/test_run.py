@@ -1,4 +1,4 @@
-"""``poolwatch run``: real programs, not a line of them changed, seen from outside."""
+"""``poolwatch run``: unchanged real programs, seen from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving import POOLWATCH, SCRIPTS, free_port, knock, seen
 
 @pytest.fixture
 def shop(tmp_path):
-    """A small application in files of its own, that knows nothing of poolwatch."""
+    """A small application in its own files, without poolwatch in its code."""
     (tmp_path / "shop.py").write_text(
         f"""
 import sys, time
@@ -113,7 +113,7 @@ def test_script_and_module(run, command):
 
 
 def test_the_pools_of_drivers(run, shop, postgres):
-    """Those of every library that the program loads, and of no other."""
+    """Pools of every library that the program loads; no other library is loaded."""
     (shop / "drivers.py").write_text(
         """
 import asyncio, os, sys, time
@@ -155,7 +155,7 @@ asyncio.run(take_one())
 
 
 def test_the_exit_code_is_the_programs_own(run):
-    """And so are its signals."""
+    """Signals reach the program too."""
     process = run(sys.executable, "shop.py", "quick")
     assert process.wait(60) == 7
     process = run(sys.executable, "shop.py")
@@ -164,8 +164,7 @@ def test_the_exit_code_is_the_programs_own(run):
     assert process.wait(60) == -signal.SIGTERM
 
 
-def test_children_too(run, shop):
-    """What the program starts is instrumented as well."""
+def test_child_processes_are_instrumented(run, shop):
     (shop / "parent.py").write_text(
         "import subprocess, sys\nsubprocess.run([sys.executable, 'shop.py'])\n",
         encoding="utf-8",
@@ -176,7 +175,7 @@ def test_children_too(run, shop):
 
 
 def test_gunicorn_with_four_workers(run):
-    """Each worker that serves has a socket and books of its own."""
+    """Each worker has its own socket and its own ledger."""
     port = free_port()
     bind = f"127.0.0.1:{port}"
     run(SCRIPTS / "gunicorn", "--workers", 4, "--bind", bind, "shop:app")
@@ -221,7 +220,7 @@ def job():
 
 
 def test_a_suite_that_turns_warnings_into_errors(run, shop):
-    """pytest finds nothing to warn of: neither our plugin, nor that we came first."""
+    """poolwatch causes no warning under pytest, though it is imported first."""
     (shop / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", "utf-8")
     (shop / "test_shop.py").write_text(
         "import poolwatch, shop\n"
@@ -240,7 +239,7 @@ def test_a_suite_that_turns_warnings_into_errors(run, shop):
 
 
 def test_no_trace_if_it_cannot_load(run, shop):
-    """A broken poolwatch, an application's own sitecustomize, or none at all."""
+    """A broken poolwatch is silent, and the application's own sitecustomize runs."""
     (shop / "broken").mkdir()
     (shop / "broken" / "poolwatch").mkdir()
     (shop / "broken" / "poolwatch" / "__init__.py").write_text("raise RuntimeError")
@@ -262,7 +261,7 @@ def test_no_trace_if_it_cannot_load(run, shop):
 
 
 def test_nothing_is_loaded_that_the_program_does_not_load(run):
-    """A program without SQLAlchemy stays without it; and the switch works."""
+    """A program without SQLAlchemy stays without it; POOLWATCH_DISABLE works."""
     code = "import sys; print('sqlalchemy' in sys.modules, 'asyncio' in sys.modules)"
     assert run(sys.executable, "-c", code).stdout.read() == "False False\n"
     process = run(sys.executable, "shop.py", POOLWATCH_DISABLE="1")

@@ -1,4 +1,4 @@
-"""``poolwatch serve``: a real server, its page and its websocket, and who is let in."""
+"""``poolwatch serve``: a real server, its page, its websocket, its access control."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BROWSER = {"timeout": aiohttp.ClientTimeout(60)}
 
 
 class Served:
-    """A server that has said where it listens."""
+    """A server that has printed its address."""
 
     def __init__(self, program):
         self.program = program
@@ -54,7 +54,7 @@ class Served:
         return int(self.url.rstrip("/").rpartition(":")[2])
 
     def dashboards(self):
-        """Its children that run; none once it has ended."""
+        """The running dashboards of the server; none once it has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.program.pid).children()
             return [child for child in children if runs(child)]
@@ -92,14 +92,14 @@ def command_lines():
 
 
 def runs(process):
-    """Whether it has not ended; its parent may not have taken notice of that yet."""
+    """Whether a process has not ended; a zombie has."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
 async def watch(url, wanted, width=130, height=40):
-    """Be a browser until all ``wanted`` is on the screen; returns the screen."""
+    """Act as a browser until all ``wanted`` texts are on the screen; returns it."""
     screen = pyte.Screen(width, height)
     stream = pyte.ByteStream(screen)
     async with (
@@ -125,8 +125,8 @@ async def get(url, **headers):
 
 
 async def test_the_dashboard_in_a_page(apps, serve, postgres):
-    """The hold's call site arrives; a page that is closed ends its dashboard, and the
-    end of the server ends all."""
+    """The page shows the hold's call site; closing a page ends its dashboard, and
+    ending the server ends all of them."""
     apps.start(APP, "app.py", postgres.url())
     served = serve()
     status, page = await get(served.url)
@@ -154,7 +154,7 @@ async def test_a_dashboard_does_not_outlive_a_killed_server(apps, serve):
 
 
 async def test_the_options_of_the_dashboard(apps, serve, postgres):
-    """--dir, --refresh and --dsn reach it; the DSN is in no list of processes."""
+    """--dir, --refresh and --dsn reach the dashboard; no process list shows the DSN."""
     apps.start(APP, "app.py", postgres.url())
     apps.environ["POOLWATCH_DIR"] = str(apps.home)
     dsn = postgres.dsn.replace("postgres@", "postgres:pass-word@")
@@ -172,8 +172,8 @@ async def test_the_options_of_the_dashboard(apps, serve, postgres):
     assert "pass-word" not in (await get(served.url))[1]
 
 
-async def test_whom_it_lets_in(serve):
-    """No name that somebody else's DNS gives to this machine, no other site's page."""
+async def test_foreign_host_names_and_foreign_pages_are_refused(serve):
+    """Neither DNS rebinding nor a page of another site reaches a dashboard."""
     served = serve()
     own = f"localhost:{served.port}"
     assert (await get(served.url, Host=own))[0] == 200
@@ -193,8 +193,8 @@ async def test_whom_it_lets_in(serve):
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="needs another user"
 )
-def test_another_user_of_this_machine(serve):
-    """Like the sockets of the applications: for this user and root."""
+def test_another_user_of_this_machine_is_refused(serve):
+    """Only this user and root are admitted, as by an application's socket."""
     served = serve()
     ask = (
         "import http.client\n"
@@ -224,8 +224,8 @@ def test_another_user_of_this_machine(serve):
         ("127.0.0.1", "::ffff:127.0.0.1"),
     ],
 )
-def test_whose_connection_it_is(host, asked):
-    """Found in the system's table, for both families; nobody's is not ours."""
+def test_the_owner_of_a_connection(host, asked):
+    """Found in the system's table, for IPv4 and IPv6; an unlisted client is refused."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
         socket.create_server((host, 0), family=family) as listening,
@@ -240,7 +240,7 @@ def test_whose_connection_it_is(host, asked):
 
 
 async def test_anyone_may_look(serve):
-    """Said in so many words, at the cost of a warning; under any name."""
+    """With the option other machines may connect, under any name, after a warning."""
     served = serve("--host", "0.0.0.0", "--anyone-may-look")
     assert "warning: anyone who can reach 0.0.0.0 sees" in served.said
     host = f"shop.example:{served.port}"
@@ -259,7 +259,7 @@ sys.exit(main())
 
 
 async def test_not_too_many_pages(serve):
-    """Each is a process; a page that is closed makes room for the next."""
+    """The number of pages is limited; closing one makes room for the next."""
     url = f"{serve(program=[sys.executable, '-c', ONE_PAGE]).url}ws"
     async with aiohttp.ClientSession(**BROWSER) as session:
         first = await session.ws_connect(url)
@@ -275,7 +275,7 @@ async def test_not_too_many_pages(serve):
 
 
 def one_sentence(*arguments, code=None):
-    """What is said on stderr; the exit code is 2, and there is no traceback."""
+    """Return stderr; the exit code is 2, and there is no traceback."""
     program = [sys.executable, "-c", code] if code else POOLWATCH
     done = subprocess.run(
         [*program, "serve", *arguments],
@@ -292,7 +292,7 @@ def one_sentence(*arguments, code=None):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_port_that_is_taken(serve, host):
-    """On one of a host's addresses is enough: the page would be somebody else's."""
+    """One address of the host is enough: a browser might open another server there."""
     port = serve("--host", "127.0.0.1").port
     said = one_sentence("--host", host, "--port", str(port))
     assert said == (

@@ -40,7 +40,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_secret_survives_any_cut(shape):
-    """A literal is gone from the statement, and from every beginning of it."""
+    """A literal is masked in the statement, and in every prefix of it."""
     secret = "hunter2"
     sql = f'insert into "t" (a) values ({shape.format(secret)}, %(b)s)'
     for end in range(len(sql) + 1):

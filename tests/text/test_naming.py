@@ -1,4 +1,4 @@
-"""What processes, pools and tasks are called in every face."""
+"""The names of processes, pools and tasks."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_the_holder_is_the_task_or_else_the_thread():
 
 
 def names(*pools):
-    told = with_names(process(pools=pools))
-    return [each.name for each in told.pools]
+    named = with_names(process(pools=pools))
+    return [each.name for each in named.pools]
 
 
 def test_pools_are_told_apart_by_their_database():
@@ -72,12 +72,12 @@ def test_names_that_cannot_be_told_apart_stay():
     assert names(odd, pool("orders", id="p2", url=None)) == ["orders", "orders"]
 
 
-def test_one_pool_keeps_its_name():
+def test_distinct_names_stay():
     one = process(pools=(pool("orders"), pool("audit")))
     assert with_names(one) is one
 
 
-def test_the_table_shows_them():
+def test_ps_shows_the_longer_pool_names():
     one = pool("main", id="p1", url="postgresql://web:***@db/orders")
     two = pool("main", id="p2", url="postgresql://web:***@db/audit")
     text = render(snapshot(process(pools=(one, two))), Style())
@@ -85,7 +85,7 @@ def test_the_table_shows_them():
     assert "  main (audit) (QueuePool)" in text
 
 
-def test_numbers_are_given_to_workers_of_one_parent_only():
+def test_only_workers_of_one_parent_are_numbered():
     def worker(pid, **changes):
         values = {"name": None, "parent": 7, "started_at": f"2026-01-01T12:00:0{pid}Z"}
         return process(pid=pid, **{**values, **changes})

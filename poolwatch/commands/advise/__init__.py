@@ -11,14 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from poolwatch.commands.arguments import (
-    EXIT_CODES,
-    Parsers,
-    add_dir,
-    add_json,
-    milliseconds,
-    seconds,
-)
+from poolwatch.commands import arguments
 from poolwatch.errors import NoProcessError
 
 if TYPE_CHECKING:
@@ -33,30 +26,30 @@ queueing theory. Run it under load.
 """
 
 
-def add(parsers: Parsers) -> argparse.ArgumentParser:
+def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch advise``."""
     advise = parsers.add_parser(
         "advise",
         help="the size of a pool, from what is measured",
         description=_DESCRIPTION,
-        epilog=EXIT_CODES,
+        epilog=arguments.EXIT_CODES,
     )
     advise.add_argument(
         "--seconds",
-        type=seconds,
+        type=arguments.seconds,
         default=10.0,
         metavar="N",
         help="how long to record (default 10, at most 600)",
     )
     advise.add_argument(
         "--target",
-        type=milliseconds,
+        type=arguments.milliseconds,
         default=10.0,
         metavar="MS",
         help="longest acceptable wait of 99 %% of all requests (default 10 ms)",
     )
-    add_json(advise, "print the advice as JSON")
-    add_dir(advise)
+    arguments.add_json(advise, "print the advice as JSON")
+    arguments.add_dir(advise)
     return advise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,7 @@ def _libpq(url: URL) -> str:
 
 @contextmanager
 def _psycopg2_new(url: URL) -> Iterator[Lend]:
-    @contextmanager
-    def lend() -> Iterator[Any]:
-        connection = psycopg2.connect(_libpq(url))
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-    yield lend
+    yield lambda: closing(psycopg2.connect(_libpq(url)))
 
 
 @contextmanager
@@ -83,16 +75,8 @@ def _sqlalchemy(*, watched: bool = False, **settings: Any) -> Any:
         if watched:
             poolwatch.instrument(engine, name="bench")
 
-        @contextmanager
-        def lend() -> Iterator[Any]:
-            connection = engine.raw_connection()
-            try:
-                yield connection
-            finally:
-                connection.close()
-
         try:
-            yield lend
+            yield lambda: closing(engine.raw_connection())
         finally:
             if watched:
                 poolwatch.uninstrument(engine)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -98,11 +97,11 @@ def temporary_directory() -> Iterator[Path]:
     """A directory whose path leaves room for a socket's name."""
     usual = tempfile.gettempdir()
     parent = usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108 (mkdtemp)
-    base = Path(tempfile.mkdtemp(prefix="poolwatch-", dir=parent))
-    try:
-        yield base
-    finally:  # the supervisor removes it too, but may not have started
-        shutil.rmtree(base, ignore_errors=True)
+    # the supervisor removes it too, but may not have started
+    with tempfile.TemporaryDirectory(
+        prefix="poolwatch-", dir=parent, ignore_cleanup_errors=True
+    ) as base:
+        yield Path(base)
 
 
 @contextmanager
@@ -138,10 +137,15 @@ def app(database: Database, directory: Path, log: Path) -> Iterator[App]:
     with log.open("wb") as file:
         output = file.fileno()
         child = _start(module, settings, output, output, keep=[database.lifeline])
-    try:
-        yield App(child, log)
-    finally:
-        _stop_app(child)
+    with child:
+        try:
+            yield App(child, log)
+        finally:
+            child.terminate()
+            try:
+                child.wait(_APP_STOPS_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 def _start(
@@ -200,15 +204,3 @@ def _stop_database(child: subprocess.Popen[bytes], say: Callable[[str], None]) -
         complaint = _message(child).get("error")
     if complaint:
         say(f"cleaning up: {complaint}")
-
-
-def _stop_app(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
-    try:
-        child.wait(_APP_STOPS_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-    assert child.stdin is not None
-    with suppress(OSError):
-        child.stdin.close()

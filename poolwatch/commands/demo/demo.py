@@ -59,10 +59,10 @@ def _started(
     with ExitStack() as stack:
         outermost = stack.enter_context(ExitStack())
         base = stack.enter_context(children.temporary_directory())
-        progress.show("connecting to PostgreSQL" if dsn else "starting PostgreSQL")
-        database = stack.enter_context(children.database(base, dsn, progress.say))
         directory = sockets.runtime_directory(directory or base / "s")
         sockets.prepare(directory)
+        progress.show("connecting to PostgreSQL" if dsn else "starting PostgreSQL")
+        database = stack.enter_context(children.database(base, dsn, progress.say))
         progress.show("starting the demo app")
         app = stack.enter_context(children.app(database, directory, base / "app.log"))
         source = LiveSource(Client(directory), environ={})
@@ -143,5 +143,4 @@ class _Progress:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        print(text, end="", file=self._stream, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from poolwatch.commands.demo.faults import Fault
 from poolwatch.model import Finding, Frame, Hold, Process, Snapshot
@@ -37,15 +38,11 @@ def sightings(snapshot: Snapshot, faults: Mapping[str, Fault]) -> list[Sighting]
 def table(rows: Iterable[Sighting]) -> str:
     """Return the table: fault, planted line, holds, and kinds of findings."""
     lines = [_ROW.format("FAULT", "PLANTED AT", "SEEN", "FINDINGS")]
-    lines += [
-        _ROW.format(
-            row.fault.name,
-            _place(row.fault),
-            _seen(row),
-            ", ".join(row.findings) or "-",
-        ).rstrip()
-        for row in rows
-    ]
+    for row in rows:
+        planted = one_line(f"{Path(row.fault.file).name}:{row.fault.line}")
+        found = ", ".join(row.findings) or "-"
+        line = _ROW.format(row.fault.name, planted, _seen(row), found)
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 
@@ -73,10 +70,6 @@ def _kinds(
 
 def _is_at(site: Frame | None, fault: Fault) -> bool:
     return site is not None and (site.file, site.line) == (fault.file, fault.line)
-
-
-def _place(fault: Fault) -> str:
-    return one_line(f"{fault.file.rsplit('/', 1)[-1]}:{fault.line}")
 
 
 def _seen(row: Sighting) -> str:

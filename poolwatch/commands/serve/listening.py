@@ -25,11 +25,6 @@ def addresses(host: str) -> list[str]:
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
-def is_private(found: Sequence[str]) -> bool:
-    """Whether these can be reached from this machine only."""
-    return all(is_loopback(address) for address in found)
-
-
 def is_loopback(address: str) -> bool:
     """Whether this is a loopback address; False for a name."""
     try:

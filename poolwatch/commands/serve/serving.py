@@ -44,7 +44,7 @@ def serve(
     Raises UsageError for a host or port that cannot be used.
     """
     addresses = listening.addresses(host)
-    private = listening.is_private(addresses)
+    private = all(map(listening.is_loopback, addresses))
     if not private and not anyone_may_look:
         raise UsageError(
             f"{host} can be reached from other machines, and there is no password: "
@@ -85,8 +85,7 @@ def _url(one: socket.socket) -> str:
 
 
 def _say(sentence: str) -> None:
-    sys.stderr.write(f"poolwatch: {sentence}\n")
-    sys.stderr.flush()
+    print(f"poolwatch: {sentence}", file=sys.stderr, flush=True)
 
 
 class _Server(Server):

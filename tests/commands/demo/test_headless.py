@@ -252,6 +252,18 @@ def test_killed_it_leaves_nothing_either(start: Start, place: Path) -> None:
     assert nothing_left(place)
 
 
+def test_an_untrusted_socket_directory_is_refused(start: Start, place: Path) -> None:
+    """At once: the app would refuse it too, and stay invisible."""
+    (place / "open").mkdir()
+    (place / "open").chmod(0o777)
+    demo = start(*COMMAND, "--dir", str(place / "open"))
+    _, err = demo.communicate(timeout=120)
+    assert demo.returncode == 4
+    assert err.startswith("poolwatch: others may write to ")
+    (place / "open").rmdir()
+    assert nothing_left(place)
+
+
 def test_an_app_that_cannot_start_is_one_sentence(start: Start, place: Path) -> None:
     """Exit code 1; the tail of its log, and last of all what went wrong."""
     (place / "sitecustomize.py").write_text(

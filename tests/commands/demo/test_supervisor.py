@@ -1,4 +1,4 @@
-"""The process that keeps the demo's database, and cleans up whatever happens."""
+"""The supervisor of the demo's database, which cleans up in every case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``poolwatch check`` and ``poolwatch bench`` as commands."""
+"""``poolwatch bench`` as a command."""
 
 from __future__ import annotations
 
@@ -8,67 +8,14 @@ import sys
 
 import pytest
 
-POOLWATCH = [sys.executable, "-m", "poolwatch"]
-APP = """
-import sys, threading
-from sqlalchemy import create_engine
-from sqlalchemy.pool import QueuePool
-import poolwatch
-engine = create_engine("sqlite://", poolclass=QueuePool)
-poolwatch.instrument(engine, name="shop")
-kept = []
-def leak():
-    kept.append(engine.connect())
-if sys.argv[1] == "leak":
-    thread = threading.Thread(target=leak, name="boot")
-    thread.start()
-    thread.join()
-else:
-    engine.connect().close()
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def app(socket_dir):
-    started = []
-
-    def start(kind):
-        process = subprocess.Popen(
-            [sys.executable, "-c", APP, kind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout.readline() == "ready\n"
-
-    yield start
-    for process in started:
-        process.communicate("")
-
 
 def poolwatch(*arguments):
     return subprocess.run(
-        [*POOLWATCH, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "poolwatch", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-
-
-def test_check(app, socket_dir):
-    """3 nobody, 0 fine, 1 wrong, 2 usage."""
-    assert poolwatch("check").returncode == 3
-    app("fine")
-    done = poolwatch("check")
-    assert (done.returncode, done.stdout) == (0, "")
-    app("leak")
-    done = poolwatch("check")
-    assert done.returncode == 1
-    assert done.stdout.startswith("critical leaked.orphaned: ")
-    (finding,) = json.loads(poolwatch("check", "--json").stdout)["findings"]
-    assert finding["kind"] == "leaked.orphaned"
-    assert poolwatch("check", "--severity", "bad").returncode == 2
 
 
 def test_bench(postgres):
@@ -117,11 +64,16 @@ def test_bench_with_a_delay(postgres_tcp):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--dsn", "mysql://x/y"], ["--operations", "1"], ["--latency", "-1"]],
+    ("arguments", "words"),
+    [
+        (["--dsn", "mysql://x/y"], "needs a PostgreSQL database"),
+        (["--operations", "1"], "'1' must be an integer from 10 to 10000000"),
+        (["--latency", "-1"], "'-1' must be a number of milliseconds from 0 to 10000"),
+    ],
 )
-def test_bench_usage(arguments):
+def test_bench_usage(arguments, words):
     """One sentence, exit code 2."""
     done = poolwatch("bench", *arguments)
     assert done.returncode == 2
+    assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The callers of a shared helper, as the command line shows them of another process."""
+"""``poolwatch ps`` and the callers of a shared helper in another process."""
 
 from __future__ import annotations
 

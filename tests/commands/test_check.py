@@ -1,0 +1,71 @@
+"""``poolwatch check`` as a command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+POOLWATCH = [sys.executable, "-m", "poolwatch"]
+APP = """
+import sys, threading
+from sqlalchemy import create_engine
+from sqlalchemy.pool import QueuePool
+import poolwatch
+engine = create_engine("sqlite://", poolclass=QueuePool)
+poolwatch.instrument(engine, name="shop")
+kept = []
+def leak():
+    kept.append(engine.connect())
+if sys.argv[1] == "leak":
+    thread = threading.Thread(target=leak, name="boot")
+    thread.start()
+    thread.join()
+else:
+    engine.connect().close()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def app(socket_dir):
+    started = []
+
+    def start(kind):
+        process = subprocess.Popen(
+            [sys.executable, "-c", APP, kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+
+    yield start
+    for process in started:
+        process.communicate("")
+
+
+def poolwatch(*arguments):
+    return subprocess.run(
+        [*POOLWATCH, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_check(app, socket_dir):
+    """Exit codes: 3 no process, 0 fine, 1 a finding, 2 usage."""
+    assert poolwatch("check").returncode == 3
+    app("fine")
+    done = poolwatch("check")
+    assert (done.returncode, done.stdout) == (0, "")
+    app("leak")
+    done = poolwatch("check")
+    assert done.returncode == 1
+    assert done.stdout.startswith("critical leaked.orphaned: ")
+    (finding,) = json.loads(poolwatch("check", "--json").stdout)["findings"]
+    assert finding["kind"] == "leaked.orphaned"
+    assert poolwatch("check", "--severity", "bad").returncode == 2
