@@ -23,9 +23,9 @@ LISTEN = """
 import os, socket, sys, threading, ctypes
 s = socket.socket(socket.AF_UNIX)
 name = f"{sys.argv[1]}/{os.getpid()}-0a"
-s.bind(name + ".born")
+s.bind(name + ".tmp")
 s.listen(1)
-os.rename(name + ".born", name + ".sock")
+os.rename(name + ".tmp", name + ".sock")
 print("ready", flush=True)
 if "main thread ends" in sys.argv:
     threading.Thread(target=sys.stdin.read).start()
