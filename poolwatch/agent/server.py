@@ -175,9 +175,8 @@ class Server:
         if now >= self._next_tick:
             self._next_tick = now + self._period_s
             self._tick()
-        for key in _silent(selector):
-            if key.data < now:
-                _take(selector, key).close()
+        for key in [each for each in _silent(selector) if each.data < now]:
+            _take(selector, key).close()
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:

@@ -20,11 +20,10 @@ from poolwatch.errors import (
     UnreachableError,
 )
 from poolwatch.model import Frozen, Process, Unreachable
-from poolwatch.postgres.join import AgentReading
 from poolwatch.protocol import document as wire
 from poolwatch.protocol import liveness, sockets
+from poolwatch.protocol.records import AgentReading, Trace
 from poolwatch.protocol.sockets import Address
-from poolwatch.protocol.trace import Trace
 from poolwatch.text.format import one_line
 
 PATIENCE_S = 3.0

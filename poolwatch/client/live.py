@@ -45,9 +45,8 @@ from poolwatch.client.server_view import (
 from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Frozen, Process, Snapshot, Unreachable
-from poolwatch.postgres.dsn_reader import ViewerReader, environment_dsn
-from poolwatch.postgres.join import AgentReading
-from poolwatch.protocol.readings import ServerReading
+from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
+from poolwatch.protocol.records import AgentReading, ServerReading
 from poolwatch.text.naming import numbered
 
 LINGER_S = 5.0
@@ -93,7 +92,7 @@ class Client(Protocol):
 
 
 class Reader(Protocol):
-    """What is needed of a ViewerReader."""
+    """What is needed of a DsnReader."""
 
     def read(self, pids: Collection[int]) -> ServerReading:
         """Read the server; raises PoolwatchError."""
@@ -114,9 +113,7 @@ class LiveSource:
         dsn: str | None = None,
         environ: Mapping[str, str] = os.environ,
         patience_s: float = PATIENCE_S,
-        reader: Callable[[str], Reader] = lambda dsn: ViewerReader(
-            dsn, connection_facts
-        ),
+        reader: Callable[[str], Reader] = lambda dsn: DsnReader(dsn, connection_facts),
         host: str | None = None,
         linger_s: float = LINGER_S,
     ) -> None:

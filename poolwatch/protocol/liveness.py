@@ -18,8 +18,8 @@ State = Literal["running", "stopped", "ended"]
 
 _PROC = Path("/proc")
 _LISTENS = "00010000"
-"""Flags of a listening socket in ``/proc/net/unix``. Compared as text: a socket's name may
-contain a line end, and what follows it need not be a number."""
+"""Flags of a listening socket in ``/proc/net/unix``. Compared as text: a socket's name
+may contain a line end, and what follows it need not be a number."""
 _STOPPED = "Tt"
 _ENDED = "ZXx"
 

@@ -30,8 +30,9 @@ from poolwatch.model import (
     ServerStatus,
     Unreachable,
 )
-from poolwatch.postgres.agent_reader import InProcessReader
-from poolwatch.postgres.join import AgentReading, join
+from poolwatch.postgres.agent_reader import AgentReader
+from poolwatch.postgres.join import join
+from poolwatch.protocol.records import AgentReading
 
 HOST = "this-machine"
 
@@ -150,7 +151,7 @@ class App:
         return [
             AgentReading(
                 (pool,),
-                InProcessReader(server.connect, connection_facts).read(
+                AgentReader(server.connect, connection_facts).read(
                     [held.facts[0] for held in self.held if held.pool == pool]
                 ),
                 None,
@@ -523,9 +524,9 @@ def test_the_same_pid_on_another_server_is_never_shown(apps, postgres, second_po
     """Both servers have a backend of this pid, of nearly the same age."""
     app = apps(servers={"a": postgres})
     held = app.hold("a")
-    reader = InProcessReader(second_postgres.connect, connection_facts)
+    reader = AgentReader(second_postgres.connect, connection_facts)
     other = reader.read([])
-    mine = InProcessReader(postgres.connect, connection_facts).read([held.facts[0]])
+    mine = AgentReader(postgres.connect, connection_facts).read([held.facts[0]])
     disguised = replace(other, backends=mine.backends)
     window = {"a": (-1.0, 1.0)}
     assert states(join(app.view(), {"a": mine}, windows=window)) == ["idle"]
@@ -563,7 +564,7 @@ def test_behind_a_pooler_it_is_unknown_and_said_so(
     app = apps(servers={"a": start_proxy(postgres, pid=stranger.info.backend_pid)})
     held = app.hold("a")
     assert held.facts[0] == stranger.info.backend_pid
-    reader = InProcessReader(app.servers["a"].connect, connection_facts)
+    reader = AgentReader(app.servers["a"].connect, connection_facts)
     with pytest.raises(ServerViewError, match="pooler such as PgBouncer"):
         reader.read([])
     app.broken = "it goes through a pooler"
@@ -710,7 +711,7 @@ def test_a_dsn_that_hangs(apps, live, postgres):
         def __init__(self):
             self.free = threading.Event()
             self.free.set()
-            self.real = InProcessReader(postgres.connect, connection_facts)
+            self.real = AgentReader(postgres.connect, connection_facts)
 
         def read(self, pids):
             self.free.wait(20)

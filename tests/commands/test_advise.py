@@ -16,7 +16,7 @@ from fix_core import Look, null_pool_of
 from poolwatch.agent.recording import most_at_once
 from poolwatch.commands.advise import queueing, replay
 from poolwatch.commands.advise.advise import advise
-from poolwatch.protocol.trace import Request, Trace
+from poolwatch.protocol.records import Request, Trace
 
 TARGET_S = 0.01
 

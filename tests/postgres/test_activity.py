@@ -11,12 +11,12 @@ from patience import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.activity import Access, prepare, read
-from poolwatch.postgres.connection import open_line
+from poolwatch.postgres.activity import read
+from poolwatch.postgres.connection import open_connection, prepare
 
 
-def line_to(server):
-    return open_line(server.connect, connection_facts)
+def connection_to(server):
+    return open_connection(server.connect, connection_facts)
 
 
 def pid_of(connection) -> int:
@@ -43,8 +43,8 @@ def test_every_driver_reads_the_same(postgres, driver):
         cursor.execute("select 'secret', 42")
         pid = pid_of(held)
         with closing(connect(postgres, driver)) as connection:
-            line = open_line(lambda: connection, connection_facts)
-            reading = line.read([pid, 2**33, -5, 0])
+            monitor = open_connection(lambda: connection, connection_facts)
+            reading = monitor.read([pid, 2**33, -5, 0])
     (backend,) = reading.backends
     assert backend.pid == pid
     assert backend.application == "held"
@@ -65,11 +65,11 @@ def test_every_driver_reads_the_same(postgres, driver):
 def test_a_row_factory_of_the_application_is_no_obstacle(postgres):
     from psycopg2.extras import RealDictCursor
 
-    line = open_line(
+    monitor = open_connection(
         lambda: postgres.connect(cursor_factory=RealDictCursor), connection_facts
     )
-    assert line.read([]).backends == ()
-    line.close()
+    assert monitor.read([]).backends == ()
+    monitor.close()
 
 
 @pytest.mark.parametrize("version", [16, 18])
@@ -77,9 +77,9 @@ def test_old_and_new_servers(start_postgres, version):
     """PostgreSQL 16 and 18 are what the wheel has."""
     server = start_postgres(version)
     with closing(server.connect()) as held:
-        line = line_to(server)
-        assert line.read([pid_of(held)]).version.startswith(str(version))
-        line.close()
+        monitor = connection_to(server)
+        assert monitor.read([pid_of(held)]).version.startswith(str(version))
+        monitor.close()
 
 
 def test_who_waits_and_who_blocks(postgres):
@@ -93,14 +93,14 @@ def test_who_waits_and_who_blocks(postgres):
             target=waiter.cursor().execute, args=("select 'x' from locked",)
         )
         waiting.start()
-        line = line_to(postgres)
+        monitor = connection_to(postgres)
 
         def blocked():
-            found = {b.pid: b.row for b in line.read([waits]).backends}
+            found = {b.pid: b.row for b in monitor.read([waits]).backends}
             return found if found[waits].blocked_by else None
 
         rows = until(blocked)
-        line.close()
+        monitor.close()
         holder.rollback()
         waiting.join()
     assert set(rows) == {waits, blocks}
@@ -118,10 +118,10 @@ def test_an_unprivileged_role_sees_its_own_and_unknowns(postgres):
     postgres.execute("create role nobody_special login")
     role = postgres.as_role("nobody_special")
     with closing(postgres.connect()) as other, closing(role.connect()) as own:
-        line = line_to(role)
+        monitor = connection_to(role)
         theirs, ours = pid_of(other), pid_of(own)
-        reading = line.read([theirs, ours])
-        line.close()
+        reading = monitor.read([theirs, ours])
+        monitor.close()
     rows = {backend.pid: backend for backend in reading.backends}
     hidden, seen = rows[theirs], rows[ours]
     assert (hidden.age_s, hidden.client_port) == (None, None)
@@ -140,10 +140,10 @@ def test_a_server_that_hides_its_system_identifier(start_postgres):
     server = start_postgres()
     server.execute("revoke execute on function pg_control_system() from public")
     server.execute("create role app login")
-    line = line_to(server.as_role("app"))
-    assert not line.access.identify
-    reading = line.read([])
-    line.close()
+    monitor = connection_to(server.as_role("app"))
+    assert not monitor.identify
+    reading = monitor.read([])
+    monitor.close()
     assert re.fullmatch(r"/\d+\.\d+", reading.identity)
 
 
@@ -157,9 +157,9 @@ def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
     with closing(server.connect(dbname="latin")) as held:
         held.set_client_encoding("LATIN1")
         held.cursor().execute(f'select 1 as "{chr(0xE9)}"')
-        line = line_to(server)
-        (backend,) = line.read([pid_of(held)]).backends
-        line.close()
+        monitor = connection_to(server)
+        (backend,) = monitor.read([pid_of(held)]).backends
+        monitor.close()
     assert backend.row.state == "idle"
     assert backend.row.query is None
 
@@ -167,10 +167,10 @@ def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
 def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
     """One at the start of a connection, and one a refresh."""
     server = start_postgres(log_statement="all", log_line_prefix="%a|")
-    line = line_to(server)
+    monitor = connection_to(server)
     for _ in range(5):
-        line.read([1, 2, 3])
-    line.close()
+        monitor.read([1, 2, 3])
+    monitor.close()
     counted = re.findall(
         r"^(.*?)\|LOG:  (?:statement|execute)", server.log, re.MULTILINE
     )
@@ -179,15 +179,15 @@ def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
 
 def test_the_session_is_bounded(postgres):
     """Whatever happens, the server gives up after two seconds."""
-    line = line_to(postgres)
-    cursor = line.connection.cursor()
+    monitor = connection_to(postgres)
+    cursor = monitor.dbapi_connection.cursor()
     cursor.execute("show statement_timeout")
     assert cursor.fetchone() == ("2s",)
     with pytest.raises(Exception, match="statement timeout"):
         cursor.execute("select pg_sleep(60)")
     cursor.execute("select pg_catalog.current_setting('idle_session_timeout')")
     assert cursor.fetchone() == ("1min",)
-    line.close()
+    monitor.close()
 
 
 def test_behind_a_pooler_nothing_is_set_and_nothing_is_claimed(postgres):
@@ -208,4 +208,4 @@ def test_look_alike_tables_of_other_users_are_not_read(postgres):
         cursor = connection.cursor()
         cursor.execute("create temp view pg_stat_activity as select 1 as pid")
         cursor.execute("set search_path = pg_temp, pg_catalog")
-        assert read(cursor, [pid_of(connection)], Access(identify=True)).backends
+        assert read(cursor, [pid_of(connection)], identify=True).backends

@@ -11,7 +11,7 @@ from patience import LONG_S, until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerDownError, ServerViewError
-from poolwatch.postgres.agent_reader import InProcessReader
+from poolwatch.postgres.agent_reader import AgentReader
 
 
 class Clock:
@@ -49,7 +49,7 @@ def clock():
 
 @pytest.fixture
 def reader(connects, clock):
-    reader = InProcessReader(connects, connection_facts, clock=clock)
+    reader = AgentReader(connects, connection_facts, clock=clock)
     yield reader
     reader.close()
     assert connects.open == []
@@ -100,7 +100,7 @@ def test_a_kept_connection_that_has_ended_is_replaced(reader, connects, postgres
 
 def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
     """Its connection may be dead while the server has long been back."""
-    reader = InProcessReader(connects, connection_facts, patience_s=0.1, stuck_s=0.5)
+    reader = AgentReader(connects, connection_facts, patience_s=0.1, stuck_s=0.5)
     reader.read([], linger=10)
     backend = connects.made[0].info.backend_pid
     failures = []
@@ -115,8 +115,8 @@ def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
     try:
         thread = threading.Thread(target=hang)
         thread.start()
-        until(lambda: reader._kept.began)
-        with pytest.raises(ServerDownError, match="has not come back"):
+        until(lambda: reader._state.reading_since)
+        with pytest.raises(ServerDownError, match="previous reading"):
             reader.read([], linger=10)
 
         def answers():
@@ -143,7 +143,7 @@ def test_an_error_leaves_nothing_open(connects):
         raise RuntimeError("facts")
 
     with pytest.raises(ServerViewError, match="RuntimeError"):
-        InProcessReader(connects, no_facts).read([], linger=5)
+        AgentReader(connects, no_facts).read([], linger=5)
     assert connects.open == []
 
 
@@ -158,14 +158,14 @@ def test_a_transaction_left_open_by_the_creator_is_ended(postgres):
         made.append(connection)
         return connection
 
-    reader = InProcessReader(creator, connection_facts)
+    reader = AgentReader(creator, connection_facts)
     assert reader.read([]).version
     assert made[0].closed
 
 
 def test_one_reading_at_a_time_and_the_others_wait(postgres, connects):
     """Ten viewers at once are no ten connections."""
-    reader = InProcessReader(connects, connection_facts)
+    reader = AgentReader(connects, connection_facts)
     failures = []
 
     def view():
@@ -192,11 +192,11 @@ def test_a_hung_server_does_not_queue_everybody(postgres):
         release.wait(LONG_S)
         return postgres.connect()
 
-    reader = InProcessReader(hangs, connection_facts, patience_s=0.1)
+    reader = AgentReader(hangs, connection_facts, patience_s=0.1)
     first = threading.Thread(target=reader.read, args=([],))
     first.start()
     assert begun.wait(LONG_S)
-    with pytest.raises(ServerViewError, match="has not come back"):
+    with pytest.raises(ServerViewError, match="previous reading"):
         reader.read([])
     release.set()
     first.join()
@@ -217,7 +217,7 @@ def test_a_fork_leaves_the_parents_connection_alone(postgres, driver):
             made.append(module.connect(postgres.dsn))
         return made[-1]
 
-    reader = InProcessReader(connect, connection_facts)
+    reader = AgentReader(connect, connection_facts)
     reader.read([], linger=10)
     child = os.fork()
     if child == 0:

@@ -12,8 +12,8 @@ from poolwatch.errors import (
     ServerViewError,
 )
 from poolwatch.postgres import dsn_reader
-from poolwatch.postgres.agent_reader import InProcessReader
-from poolwatch.postgres.dsn_reader import ViewerReader
+from poolwatch.postgres.agent_reader import AgentReader
+from poolwatch.postgres.dsn_reader import DsnReader
 from poolwatch.postgres.errors import as_failure
 
 SECRET = "s3cret-p%ss w0rd"
@@ -38,14 +38,14 @@ def guarded(start_postgres):
 def read(server, driver):
     """The sentence that reading this server ends with; None if it goes well."""
     if driver == "viewer":
-        reader = ViewerReader(server.dsn, connection_facts)
+        reader = DsnReader(server.dsn, connection_facts)
     else:
         module = pytest.importorskip(driver)
         if driver == "pg8000.dbapi":
             given = {"database": server.database}
         else:
             given = {"dbname": server.database}
-        reader = InProcessReader(
+        reader = AgentReader(
             lambda: module.connect(
                 host=server.host,
                 port=server.port,
@@ -109,7 +109,7 @@ def test_a_role_that_no_line_of_pg_hba_lets_in(start_postgres):
 
 
 def test_a_host_that_does_not_exist():
-    reader = ViewerReader("postgresql://u:p@no-such-host.invalid/d", connection_facts)
+    reader = DsnReader("postgresql://u:p@no-such-host.invalid/d", connection_facts)
     with pytest.raises(ServerViewError) as caught:
         reader.read([])
     assert str(caught.value) in {
@@ -128,7 +128,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing():
         host, port = silent.getsockname()
         dsn = f"host={host} port={port} user=u password=hunter2 connect_timeout=2"
         with pytest.raises(ServerViewError, match="did not answer in time"):
-            ViewerReader(dsn, connection_facts).read([])
+            DsnReader(dsn, connection_facts).read([])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing():
 def test_a_dsn_that_cannot_be_used_is_not_quoted(dsn):
     """Parts of a mistyped password end up in host names and options."""
     with pytest.raises(PoolwatchError) as caught:
-        ViewerReader(dsn, connection_facts).read([])
+        DsnReader(dsn, connection_facts).read([])
     said = str(caught.value)
     assert "hunter2" not in said
     assert "ter2" not in said
@@ -172,7 +172,7 @@ def test_no_driver_no_dsn(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "psycopg2", None)
     monkeypatch.setitem(__import__("sys").modules, "psycopg2.extensions", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[tui\]'"):
-        ViewerReader("host=h", connection_facts).read([])
+        DsnReader("host=h", connection_facts).read([])
     monkeypatch.setitem(__import__("sys").modules, "sqlalchemy.engine.url", None)
     with pytest.raises(MissingExtraError, match="needs sqlalchemy"):
         dsn_reader.libpq_words("postgresql+asyncpg://h/d")

@@ -16,7 +16,7 @@ from poolwatch.model import (
     ServerRow,
 )
 from poolwatch.postgres.join import SLACK_S, claimed, join
-from poolwatch.protocol.readings import Backend, ServerReading
+from poolwatch.protocol.records import Backend, ServerReading
 
 ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
 HIDDEN = ServerRow(None, None, None, None, None, ())
