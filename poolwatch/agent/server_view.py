@@ -150,7 +150,7 @@ def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
     for way in others:
         with suppress(
             ServerViewError
-        ):  # its engine is gone, or cannot connect this way
+        ):  # its engine is gone
             return way()
     return last()
 
