@@ -148,9 +148,7 @@ def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
     """Connect as the first pool that still can; the error is that of the last one."""
     *others, last = ways
     for way in others:
-        with suppress(
-            ServerViewError
-        ):  # its engine is gone
+        with suppress(ServerViewError):  # its engine is gone
             return way()
     return last()
 

@@ -200,10 +200,10 @@ def test_an_older_agent(apps):
         shown = apps.poolwatch("ps", "--frozen", COLUMNS="200")
         as_json = apps.poolwatch("ps", "--frozen", "--json")
         (old,) = [a for a in client.agents() if a.pid == os.getpid()]
-        with pytest.raises(UnreachableError, match="is older than this one"):
+        with pytest.raises(UnreachableError, match="is too old"):
             client.frozen(old)
     assert [picture.kind for picture in pictures] == ["exhausted"]
-    why = "its poolwatch is older than this one and keeps no pictures"
+    why = "its version of poolwatch is too old to keep incident snapshots"
     assert [(each.pid, each.why) for each in unreachable] == [(os.getpid(), why)]
     sentence = f"pid {os.getpid()} could not be read: {why}"
     assert shown.returncode == as_json.returncode == 0

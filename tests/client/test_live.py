@@ -113,6 +113,7 @@ class App:
     held: list = field(default_factory=list)
     asked: int = 0
     host: str = HOST
+    peer: None = None
 
     def __hash__(self):
         return self.pid
