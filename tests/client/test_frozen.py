@@ -216,7 +216,7 @@ def test_an_older_agent(apps):
     ("status", "body", "why"),
     [
         ("500 Oh", b"", "it answered 500 Oh"),
-        ("200 OK", b"no json", "not a whole JSON document"),
+        ("200 OK", b"no json", "not a complete JSON document"),
         ("200 OK", b'{"schema": 1}', "no list of frozen"),
         ("200 OK", b'{"schema": 1, "frozen": [{"pool": 1}]}', "is damaged"),
         ("200 OK", b'{"schema": 9, "frozen": []}', "has schema 9"),
