@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import LONG_S
+from helpers import LONG_S
 
 ROOT = Path(__file__).parent.parent
 

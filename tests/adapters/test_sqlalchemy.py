@@ -9,7 +9,7 @@ import threading
 import pytest
 import sqlalchemy
 from fix_core import Look, book_of, null_pool_of
-from patience import LONG_S, until
+from helpers import LONG_S, until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fix_core import null_pool_of
-from patience import until
+from helpers import until
 from sqlalchemy import text
 
 import poolwatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from patience import LONG_S, until
+from helpers import LONG_S, until
 
 from poolwatch.client.calls import Calls
 

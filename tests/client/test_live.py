@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from patience import until
+from helpers import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.live import LiveSource

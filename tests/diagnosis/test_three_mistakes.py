@@ -12,7 +12,7 @@ import sys
 import textwrap
 
 import pytest
-from patience import until
+from helpers import until
 
 APP = """
 from psycopg2.pool import SimpleConnectionPool

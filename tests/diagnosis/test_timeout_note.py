@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from patience import come_true
+from helpers import until_async
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -75,7 +75,7 @@ async def test_note_under_asyncio(watched, tmp_path):
             await release.wait()
 
     tasks = [asyncio.create_task(hold(), name=f"task {n}") for n in range(2)]
-    await come_true(lambda: len(watch.holds()) == 2)
+    await until_async(lambda: len(watch.holds()) == 2)
     with pytest.raises(PoolTimeoutError) as caught:
         await engine.connect()
     release.set()

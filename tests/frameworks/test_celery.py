@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from patience import until
+from helpers import until
 from serving import APPS, line, places, seen
 
 FILE = "jobs.py"

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from patience import until
+from helpers import until
 from serving import line, places
 
 UVICORN = ("uvicorn", "--port", "{port}", "--log-level", "error")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from patience import until
+from helpers import until
 from serving import line, places
 
 FILE = "flask_shop.py"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from patience import until
+from helpers import until
 from serving import line, places, seen
 
 FILE = "green.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patience import until
+from helpers import until
 from serving import line, places, seen
 
 FILE = "shop.py"

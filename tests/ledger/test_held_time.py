@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fix_core import Look
-from patience import LONG_S, come_true, until
+from helpers import LONG_S, until, until_async
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
@@ -196,7 +196,7 @@ def test_waits_that_the_application_ends(instrument, postgres):
         async with engine.connect():
             with took.being("wait"):
                 task = asyncio.create_task(wait())
-                await come_true(lambda: Look().waits(watch))
+                await until_async(lambda: Look().waits(watch))
                 await asyncio.sleep(PAUSE)
                 look = Look()
                 assert len(look.waits(watch)) == 1

@@ -11,7 +11,7 @@ import random
 
 import pytest
 from fix_core import Look, null_pool_of
-from patience import LONG_S, until
+from helpers import LONG_S, until
 
 import poolwatch
 from poolwatch.errors import UnreachableError

@@ -7,7 +7,7 @@ import threading
 from contextlib import closing
 
 import pytest
-from patience import until
+from helpers import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from patience import LONG_S, until
+from helpers import LONG_S, until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerDownError, ServerViewError

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from fix_processes import ROOT
-from patience import until
+from helpers import until
 from serving import free_port, knock
 
 APPLICATION = {
