@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import Driver
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
@@ -16,19 +17,6 @@ import poolwatch
 from poolwatch.agent.instrument import agent, watch_quietly
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.testing.owners import Owners
-
-
-class Driver:
-    """A DBAPI connection that does nothing."""
-
-    closed = False
-
-    def rollback(self) -> None: ...
-
-    def commit(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def null_pool_of(kind: type = QueuePool, **settings: Any) -> Any:

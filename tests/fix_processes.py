@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LONG_S
+from helpers import LONG_S, line_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,10 +83,8 @@ class Apps:
         return json.loads(done.stdout)
 
     def line(self, marker: str, name: str = "app.py") -> int:
-        """The number of the line with ``# <marker>`` in it."""
-        lines = (self.home / name).read_text().splitlines()
-        (found,) = [n for n, text in enumerate(lines, 1) if f"# {marker}" in text]
-        return found
+        """The number of the line that ends with ``# <marker>``."""
+        return line_of(self.home / name, marker)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from helpers import line_of
+
 POOLWATCH = [sys.executable, "-m", "poolwatch"]
 SCRIPTS = Path(sys.executable).parent
 APPS = Path(__file__).parent / "frameworks" / "apps"
@@ -48,11 +50,9 @@ def knock(port: int, path: str = "/") -> bytes:
         return b""
 
 
-def line(file: str, marker: str) -> int:
-    """The number of the line with ``# <marker>`` at its end."""
-    lines = (APPS / file).read_text("utf-8").splitlines()
-    (found,) = [n for n, text in enumerate(lines, 1) if text.endswith(f"# {marker}")]
-    return found
+def place(file: str, marker: str, function: str) -> tuple[str, int, str]:
+    """File, line and function of a marked line of an application, as in places()."""
+    return file, line_of(APPS / file, marker), function
 
 
 def places(rows: list[Any]) -> set[tuple[str, int, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fakes
 import pytest
 from helpers import until
 
@@ -21,12 +22,7 @@ from poolwatch.errors import (
     UnreachableError,
 )
 from poolwatch.model import (
-    NO_SAMPLES,
     Connection,
-    Counters,
-    Hold,
-    PoolStats,
-    Process,
     ServerStatus,
     Unreachable,
 )
@@ -38,23 +34,7 @@ HOST = "this-machine"
 
 
 def stats(pool, url="postgresql://h/d"):
-    return PoolStats(
-        id=pool,
-        name=pool,
-        kind="QueuePool",
-        url=url,
-        size=5,
-        max_overflow=0,
-        timeout_s=30.0,
-        checked_out=0,
-        idle=0,
-        overflow=0,
-        waiting=0,
-        counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
-        wait_s=NO_SAMPLES,
-        hold_s=NO_SAMPLES,
-        create_s=NO_SAMPLES,
-    )
+    return fakes.pool(pool, url=url, checked_out=0, idle=0, max_overflow=0)
 
 
 @dataclass
@@ -72,24 +52,11 @@ class Held:
         now = time.monotonic()
         pid, address, port = self.facts
         since = self.ended if self.measured else self.began
-        return Hold(
-            id=f"{self.pool}-{pid}",
+        return fakes.hold(
+            f"{self.pool}-{pid}",
             pool=self.pool,
             backend_pid=pid,
-            held_s=1.0,
-            waited_s=0.0,
-            thread="t",
-            task=None,
-            labels={},
             site=None,
-            stack=(),
-            now=(),
-            statement=None,
-            in_sql_s=None,
-            in_transaction_idle_s=None,
-            verdict="ok",
-            evidence=(),
-            server=None,
             connection=Connection(
                 age_s=now - since,
                 connect_s=self.ended - self.began if self.measured else None,
@@ -127,19 +94,13 @@ class App:
         return held
 
     def view(self):
-        return Process(
+        return fakes.process(
+            *[held.hold() for held in self.held],
             pid=self.pid,
             host=self.host,
-            program="app",
             name=None,
-            python="3",
-            poolwatch="0",
-            started_at="",
             pools=(*map(stats, self.servers), *self.other_pools),
-            holds=tuple(held.hold() for held in self.held),
-            waits=(),
-            sites=(),
-            findings=(),
+            servers=(),
         )
 
     def read(self):

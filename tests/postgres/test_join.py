@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import fakes
 import pytest
 
-from poolwatch.model import (
-    NO_SAMPLES,
-    Connection,
-    Counters,
-    Hold,
-    PoolStats,
-    Process,
-    ServerRow,
-)
+from poolwatch.model import Connection, ServerRow
 from poolwatch.postgres.join import SLACK_S, claimed, join
 from poolwatch.protocol.records import Backend, ServerReading
 
@@ -24,62 +17,16 @@ HIDDEN = ServerRow(None, None, None, None, None, ())
 
 def hold(pid=100, pool="p1", **connection):
     facts = {"age_s": 60.0, "connect_s": 0.02, "address": None, "client_port": None}
-    return Hold(
-        id=f"h{pid}-{pool}",
+    return fakes.hold(
+        f"h{pid}-{pool}",
         pool=pool,
         backend_pid=pid,
-        held_s=1.0,
-        waited_s=0.0,
-        thread="t",
-        task=None,
-        labels={},
-        site=None,
-        stack=(),
-        now=(),
-        statement=None,
-        in_sql_s=None,
-        in_transaction_idle_s=None,
-        verdict="ok",
-        evidence=(),
-        server=None,
         connection=Connection(**(facts | connection)),
     )
 
 
-def process(*holds, pools=("p1",), url="postgresql://h/d"):
-    return Process(
-        pid=1,
-        host="here",
-        program="app",
-        name=None,
-        python="3",
-        poolwatch="0",
-        started_at="",
-        pools=tuple(
-            PoolStats(
-                id=pool,
-                name=pool,
-                kind="QueuePool",
-                url=url,
-                size=5,
-                max_overflow=0,
-                timeout_s=30.0,
-                checked_out=0,
-                idle=0,
-                overflow=0,
-                waiting=0,
-                counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
-                wait_s=NO_SAMPLES,
-                hold_s=NO_SAMPLES,
-                create_s=NO_SAMPLES,
-            )
-            for pool in pools
-        ),
-        holds=holds,
-        waits=(),
-        sites=(),
-        findings=(),
-    )
+def process(*holds, pools=("p1",)):
+    return fakes.process(*holds, pools=tuple(map(fakes.pool, pools)), servers=())
 
 
 def backend(pid=100, age_s=60.01, client_port=-1, row=ROW):
