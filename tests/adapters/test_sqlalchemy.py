@@ -551,7 +551,11 @@ def test_a_backend_killed_while_held(instrument, postgres):
 
 # -- async engines -----------------------------------------------------------------
 
-ASYNC = ["psycopg", "asyncpg", "aiosqlite"]
+ASYNC = [
+    pytest.param("psycopg", marks=pytest.mark.postgres),
+    pytest.param("asyncpg", marks=pytest.mark.postgres),
+    "aiosqlite",
+]
 
 
 @pytest.fixture(params=ASYNC)

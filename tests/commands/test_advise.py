@@ -18,6 +18,8 @@ from poolwatch.commands.advise import queueing, replay
 from poolwatch.commands.advise.advise import advise
 from poolwatch.protocol.records import Request, Trace
 
+pytestmark = pytest.mark.slow
+
 TARGET_S = 0.01
 
 
@@ -80,8 +82,8 @@ def trace_of(requests, pool, **changes):
 
 @pytest.fixture
 def pool(instrument):
-    watch = instrument(null_pool_of(pool_size=5, max_overflow=10), name="orders")
-    return Look().pool(watch)
+    pool = null_pool_of(pool_size=5, max_overflow=10)  # alive until it is looked at
+    return Look().pool(instrument(pool, name="orders"))
 
 
 @pytest.mark.parametrize(

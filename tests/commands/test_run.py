@@ -15,6 +15,8 @@ import pytest
 from helpers import until
 from serving import POOLWATCH, SCRIPTS, free_port, knock, seen
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 
 @pytest.fixture
 def shop(tmp_path):

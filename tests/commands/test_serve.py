@@ -22,6 +22,8 @@ from serving import POOLWATCH
 
 from poolwatch.commands.serve import peers
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 APP = """
 import sys
 from sqlalchemy import create_engine, text

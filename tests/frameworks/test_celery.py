@@ -10,6 +10,8 @@ import pytest
 from helpers import until
 from serving import APPS, place, places, seen
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 FILE = "jobs.py"
 WORKER = ("celery", "-A", "jobs", "worker", "--concurrency", "2", "-l", "warning")
 POOLS = ["prefork", "threads", "solo"]

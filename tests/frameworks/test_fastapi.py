@@ -9,6 +9,8 @@ import pytest
 from helpers import line_of, until
 from serving import APPS, place, places
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 UVICORN = ("uvicorn", "--port", "{port}", "--log-level", "error")
 SYNC, ASYNC = "fastapi_sync.py", "fastapi_async.py"
 

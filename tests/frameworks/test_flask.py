@@ -6,6 +6,8 @@ import pytest
 from helpers import until
 from serving import place, places
 
+pytestmark = pytest.mark.processes
+
 FILE = "flask_shop.py"
 THREADED = ("flask", "--app", "flask_shop", "run", "--port", "{port}")
 GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "flask_shop:app")

@@ -8,6 +8,8 @@ import pytest
 from helpers import until
 from serving import place, places, seen
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 FILE = "green.py"
 BLOCKING, GREEN = "blocking", "psycogreen"
 FIRST, LAST = "patched-first", "patched-last"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers import until
 from serving import place, places, seen
+
+pytestmark = pytest.mark.processes
 
 FILE = "shop.py"
 BIND = ("--workers", "2", "--bind", "127.0.0.1:{port}")

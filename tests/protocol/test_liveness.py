@@ -17,7 +17,10 @@ from poolwatch.client.client import Client
 from poolwatch.protocol import liveness
 from poolwatch.protocol.liveness import Peer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's"),
+]
 
 LISTEN = """
 import os, socket, sys, threading, ctypes

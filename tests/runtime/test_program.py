@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from helpers import until
 
 from poolwatch.runtime.program import words_of
 
@@ -45,15 +45,14 @@ def titles(apps):
     )
 
 
-def until(apps, count):
+def titles_of(apps, count):
     """The headings, once there are so many processes."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        done = apps.poolwatch("ps")
-        if done.returncode == 0 and len(found := titles(apps)) == count:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not {count} processes: {done.stdout}{done.stderr}")
+
+    def found():
+        there = apps.poolwatch("ps").returncode == 0
+        return there and len(all_titles := titles(apps)) == count and all_titles
+
+    return until(found, what=f"not {count} processes")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_workers_of_one_parent_have_numbers(apps, way):
         "shop.py",
         "serve",
     )
-    assert until(apps, 3) == [f"shop.py serve, worker {n}" for n in (1, 2, 3)]
+    assert titles_of(apps, 3) == [f"shop.py serve, worker {n}" for n in (1, 2, 3)]
 
 
 def test_a_server_that_a_program_starts_goes_by_its_name(apps, tmp_path):
@@ -135,7 +134,10 @@ def test_a_server_that_a_program_starts_goes_by_its_name(apps, tmp_path):
         served.wait()
     """
     app = apps.start(source, "tracker", "server")
-    assert until(apps, 2) == ["tracker server, worker 1", "tracker server, worker 2"]
+    assert titles_of(apps, 2) == [
+        "tracker server, worker 1",
+        "tracker server, worker 2",
+    ]
     app.stdin.close()
     app.wait(20)
 

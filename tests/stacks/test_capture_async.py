@@ -11,8 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+ON_POSTGRES = [
+    pytest.param(driver, marks=pytest.mark.postgres)
+    for driver in ("psycopg", "asyncpg")
+]
 
-@pytest.fixture(params=["aiosqlite", "psycopg", "asyncpg"])
+
+@pytest.fixture(params=["aiosqlite", *ON_POSTGRES])
 async def engine(request, tmp_path):
     if request.param == "aiosqlite":
         url = f"sqlite+aiosqlite:///{tmp_path}/sites.db"

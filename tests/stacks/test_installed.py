@@ -22,6 +22,8 @@ from fix_processes import ROOT
 from helpers import line_of, until
 from serving import free_port, knock
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 APPLICATION = {
     "stockroom/__init__.py": "",
     "stockroom/__main__.py": """
