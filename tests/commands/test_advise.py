@@ -83,7 +83,8 @@ def trace_of(requests, pool, **changes):
 @pytest.fixture
 def pool(instrument):
     pool = null_pool_of(pool_size=5, max_overflow=10)  # alive until it is looked at
-    return Look().pool(instrument(pool, name="orders"))
+    watch = instrument(pool, name="orders")
+    return Look().pool(watch)
 
 
 @pytest.mark.parametrize(
