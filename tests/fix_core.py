@@ -1,4 +1,4 @@
-"""Instrumented pools for tests, and what looks at them."""
+"""Instrumented pools for tests, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def book_of(target: Any) -> PoolBook:
 
 
 class Look:
-    """One look at this process, in the words of tests."""
+    """A snapshot of this process, with accessors for tests."""
 
     def __init__(self) -> None:
         (self.process,) = poolwatch.snapshot().processes
@@ -62,7 +62,7 @@ class Look:
 
 @pytest.fixture
 def socket_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A socket directory of the test's own, its name short enough for a socket."""
+    """The test's own socket directory, with a short path: a socket's is limited."""
     directory = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp"))
     monkeypatch.setenv("POOLWATCH_DIR", str(directory))
     yield directory
@@ -71,7 +71,7 @@ def socket_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def instrument(socket_dir: Path) -> Iterator[Callable[..., poolwatch.Watch]]:
-    """``poolwatch.instrument``, undone after the test, whatever it did."""
+    """``poolwatch.instrument``, undone after the test."""
     poolwatch.uninstrument()
     yield poolwatch.instrument
     poolwatch.uninstrument()

@@ -191,22 +191,17 @@ def _decoder(hint: Any) -> Decoder:
 
 def _record_decoder(kind: Any) -> Decoder:
     hints = typing.get_type_hints(kind)
-    required = [
-        (field.name, _decoder(hints[field.name]))
+    members = [
+        (field.name, _decoder(hints[field.name]), field.default is MISSING)
         for field in fields(kind)
-        if field.default is MISSING
-    ]
-    optional = [
-        (field.name, _decoder(hints[field.name]))
-        for field in fields(kind)
-        if field.default is not MISSING
     ]
 
     def read(value: Any) -> Any:
-        given = {name: decode(value[name]) for name, decode in required}
-        for name, decode in optional:
-            if name in value:
-                given[name] = decode(value[name])
+        given = {
+            name: decode(value[name])
+            for name, decode, is_required in members
+            if is_required or name in value
+        }
         return kind(**given)
 
     return read

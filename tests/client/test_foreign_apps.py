@@ -5,10 +5,6 @@ from __future__ import annotations
 import socket
 import time
 
-import pytest
-
-pytestmark = pytest.mark.slow
-
 THREADS = """
 import sys, threading
 from sqlalchemy import create_engine, text

@@ -18,8 +18,6 @@ from poolwatch.commands.advise import queueing, replay
 from poolwatch.commands.advise.advise import advise
 from poolwatch.protocol.records import Request, Trace
 
-pytestmark = pytest.mark.slow
-
 TARGET_S = 0.01
 
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import until
 from serving import POOLWATCH, SCRIPTS, free_port, knock, seen
 
-pytestmark = [pytest.mark.slow, pytest.mark.processes]
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One statement, over every driver and for every role, says what the server knows."""
+"""One statement reads the server, over every driver and for every role."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def connect(server, driver):
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000"])
 def test_every_driver_reads_the_same(postgres, driver):
-    """Parameter styles, arrays and numeric types of the drivers play no part."""
+    """Parameter styles, arrays and numeric types of the drivers do not matter."""
     with closing(postgres.connect(application_name="held")) as held:
         cursor = held.cursor()
         cursor.execute("select 'secret', 42")
@@ -62,7 +62,7 @@ def test_every_driver_reads_the_same(postgres, driver):
     assert reading.read_s > 0
 
 
-def test_a_row_factory_of_the_application_is_no_obstacle(postgres):
+def test_a_row_factory_of_the_application_does_not_matter(postgres):
     from psycopg2.extras import RealDictCursor
 
     monitor = open_connection(
@@ -74,7 +74,7 @@ def test_a_row_factory_of_the_application_is_no_obstacle(postgres):
 
 @pytest.mark.parametrize("version", [16, 18])
 def test_old_and_new_servers(start_postgres, version):
-    """PostgreSQL 16 and 18 are what the wheel has."""
+    """The wheel has PostgreSQL 16 and 18."""
     server = start_postgres(version)
     with closing(server.connect()) as held:
         monitor = connection_to(server)
@@ -82,8 +82,8 @@ def test_old_and_new_servers(start_postgres, version):
         monitor.close()
 
 
-def test_who_waits_and_who_blocks(postgres):
-    """The blocker comes along although nobody asked for it."""
+def test_a_waiting_session_comes_with_its_blocker(postgres):
+    """The reading has the blocker although its pid was not asked for."""
     postgres.execute("create table if not exists locked (id int primary key)")
     with closing(postgres.connect()) as holder, closing(postgres.connect()) as waiter:
         blocks, waits = pid_of(holder), pid_of(waiter)
@@ -112,8 +112,8 @@ def test_who_waits_and_who_blocks(postgres):
     assert rows[blocks].query == "lock table locked"
 
 
-def test_an_unprivileged_role_sees_its_own_and_unknowns(postgres):
-    """What is hidden is None, and never the server's placeholder text."""
+def test_an_unprivileged_role_sees_its_own_sessions_only(postgres):
+    """Hidden values are None, never the server's placeholder text."""
     postgres.execute("drop role if exists nobody_special")
     postgres.execute("create role nobody_special login")
     role = postgres.as_role("nobody_special")
@@ -136,7 +136,7 @@ def test_an_unprivileged_role_sees_its_own_and_unknowns(postgres):
 
 
 def test_a_server_that_hides_its_system_identifier(start_postgres):
-    """Some managed servers do; the start time still tells servers apart."""
+    """Some managed servers do; the start time still identifies the server."""
     server = start_postgres()
     server.execute("revoke execute on function pg_control_system() from public")
     server.execute("create role app login")
@@ -147,8 +147,8 @@ def test_a_server_that_hides_its_system_identifier(start_postgres):
     assert re.fullmatch(r"/\d+\.\d+", reading.identity)
 
 
-def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
-    """Bytes that are no text here are left out; the rest of the row stays."""
+def test_a_statement_in_another_encoding_is_left_out(start_postgres):
+    """A statement that cannot be decoded is None; the rest of the row is there."""
     server = start_postgres()
     server.execute(
         "create database latin encoding 'latin1' lc_collate 'C' lc_ctype 'C' "
@@ -164,8 +164,8 @@ def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
     assert backend.row.query is None
 
 
-def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
-    """One at the start of a connection, and one a refresh."""
+def test_one_statement_per_refresh_in_the_servers_log(start_postgres):
+    """One when the connection opens, and one per refresh."""
     server = start_postgres(log_statement="all", log_line_prefix="%a|")
     monitor = connection_to(server)
     for _ in range(5):
@@ -178,7 +178,7 @@ def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
 
 
 def test_the_session_is_bounded(postgres):
-    """Whatever happens, the server gives up after two seconds."""
+    """The server cancels a statement after two seconds."""
     monitor = connection_to(postgres)
     cursor = monitor.dbapi_connection.cursor()
     cursor.execute("show statement_timeout")
@@ -190,8 +190,8 @@ def test_the_session_is_bounded(postgres):
     monitor.close()
 
 
-def test_behind_a_pooler_nothing_is_set_and_nothing_is_claimed(postgres):
-    """The driver's pid is the pooler's invention, its sessions are shared."""
+def test_behind_a_pooler_no_setting_is_changed_and_no_row_is_read(postgres):
+    """The pooler invents the driver's pid, and its sessions are shared."""
     with closing(postgres.connect()) as connection:
         cursor = connection.cursor()
         with pytest.raises(ServerViewError, match="pooler"):
@@ -203,7 +203,7 @@ def test_behind_a_pooler_nothing_is_set_and_nothing_is_claimed(postgres):
 
 
 def test_look_alike_tables_of_other_users_are_not_read(postgres):
-    """A search path with a planted view in front changes nothing."""
+    """A planted view at the front of the search path is ignored."""
     with closing(postgres.connect()) as connection:
         cursor = connection.cursor()
         cursor.execute("create temp view pg_stat_activity as select 1 as pid")

@@ -1,4 +1,4 @@
-"""Every form of DSN, and a server that comes and goes."""
+"""Every form of DSN; a server that stops and starts again."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn, libpq_word
         ),
     ],
 )
-def test_what_a_dsn_says(dsn, words):
+def test_a_dsn_as_libpq_keywords(dsn, words):
     assert libpq_words(dsn) == words
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])
-def test_the_urls_of_applications_work_as_they_are(postgres, postgres_tcp, driver):
+def test_urls_of_applications_need_no_change(postgres, postgres_tcp, driver):
     for server in (postgres, postgres_tcp):
         reader = DsnReader(server.url(driver), connection_facts)
         assert reader.read([]).address == f"{server.host}:{server.port}"
@@ -102,12 +102,12 @@ def test_pgpass_and_libpqs_environment_are_honoured(
         ({"PGPASSWORD": "x"}, None),
     ],
 )
-def test_what_the_environment_speaks_of(environ, dsn):
+def test_the_dsn_of_the_environment(environ, dsn):
     assert environment_dsn(environ) == dsn
 
 
 def test_a_server_that_comes_back(start_postgres):
-    """The failure stands until it is time to try again; then all is well."""
+    """The error is repeated until the next attempt is due, which succeeds."""
     now = [0.0]
     server = start_postgres()
     reader = DsnReader(server.dsn, connection_facts, clock=lambda: now[0])
@@ -125,7 +125,7 @@ def test_a_server_that_comes_back(start_postgres):
     reader.close()
 
 
-def test_attempts_get_rarer_up_to_a_limit(postgres):
+def test_attempts_back_off_up_to_a_limit(postgres):
     now = [0.0]
     waits = []
     reader = DsnReader("host=127.0.0.1 port=1", connection_facts, clock=lambda: now[0])

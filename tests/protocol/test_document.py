@@ -12,7 +12,7 @@ from poolwatch.protocol import document as wire
 
 
 def damaged(document):
-    """The document with each single value replaced by something else."""
+    """Yield the document with one value replaced, for each value and replacement."""
 
     def places(value, path=()):
         yield path
@@ -36,8 +36,8 @@ def damaged(document):
 
 
 def test_a_document_that_is_damaged_anywhere(instrument, sqlite):
-    """Any wrong value anywhere is one sentence or harmless: what is read back can be
-    printed, and nothing but UnreachableError is raised."""
+    """A wrong value is either refused with one sentence, by UnreachableError, or
+    harmless: the snapshot can be printed."""
     engine = sqlite()
     instrument(engine, long_after=1e-9)
     with engine.connect():
@@ -58,8 +58,8 @@ def test_a_document_that_is_damaged_anywhere(instrument, sqlite):
     assert refused > 300
 
 
-def test_it_is_read_back_as_it_was(instrument, sqlite):
-    """What viewers read equals what the process has seen, to the microsecond."""
+def test_a_document_is_read_back_unchanged(instrument, sqlite):
+    """Viewers read what the process has recorded, to the microsecond."""
     engine = sqlite()
     instrument(engine)
     with engine.connect(), label(x="\ud800 é \x1b"):

@@ -1,4 +1,4 @@
-"""What processes are called: by what was started, and which worker of it they are."""
+"""Names of processes: the program that was started, and the worker's number."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def test_words_of_a_command_line(line, words):
     assert words_of(line) == words
 
 
-def test_sub_commands_tell_processes_apart(apps):
+def test_subcommands_are_part_of_the_name(apps):
     for word in ("scheduler", "worker"):
         apps.start(POOL + SERVE, "shop.py", word, "--dsn", "hunter2")
     assert called(apps.ps()) == ["shop.py scheduler", "shop.py worker"]
     assert titles(apps) == ["shop.py scheduler", "shop.py worker"]
 
 
-def test_two_of_one_program_are_no_workers(apps):
-    """Nobody knows that they have to do with each other."""
+def test_two_processes_of_one_program_are_not_workers(apps):
+    """Nothing shows that they belong together."""
     for _ in range(2):
         apps.start(POOL + SERVE, "shop.py", "serve")
     assert titles(apps) == ["shop.py serve"] * 2
@@ -118,7 +118,7 @@ def test_workers_of_one_parent_have_numbers(apps, way):
     assert titles_of(apps, 3) == [f"shop.py serve, worker {n}" for n in (1, 2, 3)]
 
 
-def test_a_server_that_a_program_starts_goes_by_its_name(apps, tmp_path):
+def test_a_server_has_the_name_of_the_program_that_starts_it(apps, tmp_path):
     """As mlflow server starts gunicorn."""
     port = 18000 + os.getpid() % 1000
     apps.write(
@@ -160,7 +160,7 @@ def test_the_given_name_stays(apps):
 
 
 def test_a_console_script(apps, tmp_path):
-    """Started by its first line, as an installed application is."""
+    """Started through its shebang line, like an installed application."""
     script = tmp_path / "bin" / "shopd"
     script.parent.mkdir()
     apps.write(POOL + SERVE, "bin/shopd")
