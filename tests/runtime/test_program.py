@@ -94,7 +94,7 @@ def test_two_processes_of_one_program_are_not_workers(apps):
 
 @pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
 def test_workers_of_one_parent_have_numbers(apps, way):
-    apps.start(
+    app = apps.start(
         POOL
         + f"""
     import multiprocessing, threading
@@ -116,6 +116,7 @@ def test_workers_of_one_parent_have_numbers(apps, way):
         "serve",
     )
     assert titles_of(apps, 3) == [f"shop.py serve, worker {n}" for n in (1, 2, 3)]
+    apps.finish(app)  # a killed parent would leave the workers of a fork server behind
 
 
 def test_a_server_has_the_name_of_the_program_that_starts_it(apps, tmp_path):
