@@ -1,4 +1,8 @@
-"""Fixtures by subject, in files of their own."""
+"""Fixtures by subject, in files of their own; markers by the fixtures of a test."""
+
+from __future__ import annotations
+
+import pytest
 
 pytest_plugins = [
     "pytester",
@@ -8,3 +12,20 @@ pytest_plugins = [
     "fix_processes",
     "fix_suites",
 ]
+
+MARKERS = {
+    "postgres": "postgres",
+    "second_postgres": "postgres",
+    "start_postgres": "postgres",
+    "apps": "processes",
+    "suites": "processes",
+}
+"""Marker by fixture; modules that do without the fixture have a pytestmark."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKERS:
+                item.add_marker(MARKERS[fixture])

@@ -1,4 +1,4 @@
-"""Records and sources for tests: built from keywords, everything else is a default."""
+"""Records and sources for tests: keywords set fields, the others have defaults."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from poolwatch.model import (
 
 
 class FakeSource:
-    """Gives snapshots in turn, the last one for ever; an exception is raised.
+    """Returns its snapshots in turn, then the last one for ever; raises exceptions.
 
-    While ``hang`` is set, ``snapshot()`` does not return.
+    ``snapshot()`` blocks while ``free`` is cleared.
     """
 
     def __init__(self, *answers: Snapshot | Exception | Callable[[], Snapshot]) -> None:

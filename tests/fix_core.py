@@ -1,4 +1,4 @@
-"""Instrumented pools for tests, and what looks at them."""
+"""Instrumented pools for tests, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import Driver
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
@@ -17,19 +18,6 @@ from poolwatch.agent.instrument import agent, instrument_unheard
 from poolwatch.agent.watchdog import Watchdog
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.testing.owners import Owners
-
-
-class Driver:
-    """A DBAPI connection that does nothing."""
-
-    closed = False
-
-    def rollback(self) -> None: ...
-
-    def commit(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def null_pool_of(kind: type = QueuePool, **settings: Any) -> Any:
@@ -46,7 +34,7 @@ def book_of(target: Any) -> PoolBook:
 
 
 class Look:
-    """One look at this process, in the words of tests."""
+    """A snapshot of this process, with accessors for tests."""
 
     def __init__(self) -> None:
         (self.process,) = poolwatch.snapshot().processes
@@ -75,7 +63,7 @@ class Look:
 
 @pytest.fixture
 def socket_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A socket directory of the test's own, its name short enough for a socket."""
+    """The test's own socket directory, with a short path: a socket's is limited."""
     directory = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp"))
     monkeypatch.setenv("POOLWATCH_DIR", str(directory))
     yield directory
@@ -84,7 +72,7 @@ def socket_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def instrument(socket_dir: Path) -> Iterator[Callable[..., poolwatch.Watch]]:
-    """``poolwatch.instrument``, undone after the test, whatever it did."""
+    """``poolwatch.instrument``, undone after the test."""
     poolwatch.uninstrument()
     yield poolwatch.instrument
     poolwatch.uninstrument()

@@ -1,4 +1,4 @@
-"""Pools whose connection proxies are known, and a look at who keeps them."""
+"""Pools with recorded connection proxies, and searches for references to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poolwatch.diagnosis.references.search import Keeper, Result, keepers
 
 
 class Taken:
-    """What was taken from the pools of a test: weak references to proxies."""
+    """Connections taken from the pools of a test: weak references to their proxies."""
 
     def __init__(self) -> None:
         self.holds: dict[str, Any] = {}
@@ -33,7 +33,7 @@ class Taken:
         self.takers[hold] = threading.get_ident(), self.task and ref(self.task())
 
     def look(self, **settings: Any) -> Result:
-        """A look as the agent takes it: from a thread of its own."""
+        """Search as the agent does: from a thread of its own."""
         results: list[Result] = []
 
         def agent() -> None:
@@ -47,7 +47,7 @@ class Taken:
         return results[0]
 
     def keeper(self, **settings: Any) -> Keeper:
-        """Who keeps the only connection that is out."""
+        """The referrer of the only connection that is out."""
         (found,) = self.look(**settings).found.values()
         return found
 
@@ -59,7 +59,7 @@ def taken() -> Taken:
 
 @pytest.fixture
 def pooled(taken: Taken, tmp_path: Any) -> Iterator[Any]:
-    """An engine on a SQLite file; all that is taken from it is known to ``taken``."""
+    """An engine on a SQLite file; ``taken`` records its checkouts."""
     engine = create_engine(
         f"sqlite:///{tmp_path}/keepers.db",
         poolclass=QueuePool,
@@ -73,7 +73,7 @@ def pooled(taken: Taken, tmp_path: Any) -> Iterator[Any]:
 
 @contextmanager
 def running(function: Callable[..., Any], name: str = "worker") -> Iterator[None]:
-    """``function(ready, stop)`` in a thread, as long as the block lasts."""
+    """Run ``function(ready, stop)`` in a thread while the block runs."""
     ready, stop = threading.Event(), threading.Event()
     thread = threading.Thread(target=function, args=(ready, stop), name=name)
     thread.start()

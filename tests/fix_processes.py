@@ -1,4 +1,4 @@
-"""Foreign applications: real child processes, and viewers that look at them."""
+"""Other applications as real child processes, and the viewers of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import LONG_S
+from helpers import LONG_S, line_of
 
 ROOT = Path(__file__).parent.parent
 
 
 class Apps:
-    """Starts programs with poolwatch on their path, and asks about them."""
+    """Starts programs with poolwatch on their path, and runs viewers."""
 
     def __init__(self, directory: Path, home: Path) -> None:
         self.directory = directory
@@ -37,7 +37,7 @@ class Apps:
         return path
 
     def start(self, source: str, name: str = "app.py", *args: str) -> Any:
-        """Start it; returns when it has printed its first line."""
+        """Start a program; returns when it has printed ``ready``."""
         command = [sys.executable, str(self.write(source, name)), *args]
         app = subprocess.Popen(
             command,
@@ -53,7 +53,7 @@ class Apps:
         return app
 
     def finish(self, app: Any) -> int:
-        """Let it end by itself."""
+        """Close its input and wait for its end."""
         app.stdin.close()
         return int(app.wait(LONG_S))
 
@@ -83,10 +83,8 @@ class Apps:
         return json.loads(done.stdout)
 
     def line(self, marker: str, name: str = "app.py") -> int:
-        """The number of the line with ``# <marker>`` in it."""
-        lines = (self.home / name).read_text().splitlines()
-        (found,) = [n for n, text in enumerate(lines, 1) if f"# {marker}" in text]
-        return found
+        """The number of the line that ends with ``# <marker>``."""
+        return line_of(self.home / name, marker)
 
 
 @pytest.fixture

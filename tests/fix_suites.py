@@ -1,4 +1,4 @@
-"""Foreign test suites, run by a pytest of their own with the plugin switched on."""
+"""Test suites that are run by a separate pytest with the plugin switched on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DB = """
 
 
 class Ran:
-    """What one run has said."""
+    """Output and report of one run."""
 
     def __init__(self, home: Path, result: Any) -> None:
         self.result = result
@@ -62,7 +62,7 @@ class Ran:
         return sorted(str(leak["test"]).split("::", 1)[-1] for leak in self.leaks)
 
     def accuses_the_right_ones(self) -> None:
-        """Those with "leaks" in their name, once each, at the lines marked "# here"."""
+        """The tests with "leaks" in their name, once each, at lines marked "# here"."""
         assert self.result.ret == 1, self.text
         guilty = [name for name in self.passed if "leaks" in name]
         assert guilty
@@ -80,7 +80,7 @@ class Ran:
 
 
 class Suites:
-    """Writes and runs them. All have ``from db import *``: an engine on a file."""
+    """Writes and runs suites. Each has ``from db import *``: an engine on a file."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.home = pytester.path

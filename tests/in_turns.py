@@ -1,8 +1,8 @@
-"""Commands compared side by side, on a machine whose speed changes.
+"""Compares commands side by side, on a machine whose speed changes.
 
-On a shared machine one run takes twice as long as the next: of two that follow each
-other nobody can tell which is the slower one to within a few percent. Here all run
-during the same seconds, in turns of a tenth of one: all others are stopped meanwhile.
+On a shared machine one run may take twice as long as the next, so consecutive runs
+cannot be compared to within a few percent. Here all commands run during the same
+seconds, in turns of a tenth of a second; the others are stopped meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 TURN_S = 0.1
 _LOOK_S = 0.002
-"""How long a process may have ended before it is noticed."""
+"""Interval in seconds at which the end of a process is checked."""
 _STOPPED_FIRST = ["/bin/sh", "-c", 'kill -STOP $$; exec "$@"', "sh"]
 
 
@@ -32,21 +32,21 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What it writes."""
+        """Its output."""
         return self.directory / "log.txt"
 
 
 @dataclass(slots=True)
 class Took:
-    """In seconds."""
+    """Times of one run, in seconds."""
 
     wall: float = 0.0
-    """In its turns."""
+    """Only its own turns."""
     cpu: float = 0.0
 
 
 def in_turns(runs: Mapping[str, Run]) -> dict[str, Took]:
-    """Run all to their ends. Raises CalledProcessError for one that fails."""
+    """Run all commands to their end. Raises CalledProcessError if one fails."""
     took = {name: Took() for name in runs}
     left: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -70,7 +70,7 @@ def in_turns(runs: Mapping[str, Run]) -> dict[str, Took]:
 
 
 def _started(run: Run) -> subprocess.Popen[bytes]:
-    """Stopped before it begins; all on the same processor."""
+    """Start a command, stopped before it begins; all on the same processor."""
     with run.log.open("wb") as output:
         process = subprocess.Popen(
             [*_STOPPED_FIRST, *run.command],
@@ -87,7 +87,7 @@ def _started(run: Run) -> subprocess.Popen[bytes]:
 
 
 def _has_ended(process: subprocess.Popen[bytes], took: Took) -> bool:
-    """Let it have its turn."""
+    """Give a process one turn; returns whether it has ended."""
     began = time.perf_counter()
     os.kill(process.pid, signal.SIGCONT)
     ended = 0

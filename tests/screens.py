@@ -1,4 +1,4 @@
-"""What a terminal shows, as text."""
+"""The contents of a terminal, as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pyte
 
 
 def shown(screen: pyte.Screen) -> str:
-    """All lines of it.
+    """All lines of the screen.
 
     pyte's own ``display`` fails where a wide character was overwritten by half.
     """

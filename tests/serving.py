@@ -1,4 +1,4 @@
-"""What tests of served programs need: a port, a knock and a look."""
+"""For tests of served programs: a port, requests, and the output of ``ps``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from helpers import line_of
+
 POOLWATCH = [sys.executable, "-m", "poolwatch"]
 SCRIPTS = Path(sys.executable).parent
 APPS = Path(__file__).parent / "frameworks" / "apps"
 
 
 def seen() -> list[Any]:
-    """The processes that ``poolwatch ps`` shows; none if there is nobody."""
+    """The processes that ``poolwatch ps`` shows; none if it finds none."""
     done = subprocess.run(
         [*POOLWATCH, "ps", "--json"], capture_output=True, text=True, check=False
     )
@@ -27,8 +29,8 @@ def seen() -> list[Any]:
 
 
 def free_port() -> int:
-    """A port below those that the system gives to outgoing connections: none of them
-    can take it before the server does."""
+    """A port below the range of outgoing connections: none of them can take it before
+    the server does."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -36,7 +38,7 @@ def free_port() -> int:
 
 
 def knock(port: int, path: str = "/") -> bytes:
-    """What is answered; nothing while nobody listens there."""
+    """The body of the response; empty while no server listens."""
     try:
         url = f"http://127.0.0.1:{port}{path}"
         with urllib.request.urlopen(url, timeout=60) as answer:
@@ -48,11 +50,9 @@ def knock(port: int, path: str = "/") -> bytes:
         return b""
 
 
-def line(file: str, marker: str) -> int:
-    """The number of the line with ``# <marker>`` at its end."""
-    lines = (APPS / file).read_text("utf-8").splitlines()
-    (found,) = [n for n, text in enumerate(lines, 1) if text.endswith(f"# {marker}")]
-    return found
+def place(file: str, marker: str, function: str) -> tuple[str, int, str]:
+    """File, line and function of a marked line of an application, as in places()."""
+    return file, line_of(APPS / file, marker), function
 
 
 def places(rows: list[Any]) -> set[tuple[str, int, str]]:

@@ -24,20 +24,20 @@ class PoolwatchPlugin(CreateEnginePlugin):
         }
 
     def update_url(self, url: URL) -> URL:
-        """Take our settings out before the driver sees them."""
+        """Remove our settings before the driver sees them."""
         return url.difference_update_query(
             [key for key in url.query if key.startswith("poolwatch_")]
         )
 
     def engine_created(self, engine: Engine) -> None:
-        """Instrument it; a wrong setting is logged and left out."""
+        """Instrument the engine; an invalid setting is logged and ignored."""
         settings: dict[str, Any] = dict(self._settings)
         try:
             if "long_after" in settings:
                 settings["long_after"] = float(settings["long_after"])
             instrument(engine, **settings)
         except (TypeError, ValueError) as error:
-            log().warning("poolwatch: %s in the database URL; not used", error)
+            log().warning("poolwatch: %s in the database URL; ignored", error)
             instrument(engine)
-        except Exception:  # noqa: BLE001 - whatever it is, the app gets its engine
+        except Exception:  # noqa: BLE001 - the application gets its engine in any case
             log().exception("poolwatch could not instrument an engine")

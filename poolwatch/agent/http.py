@@ -19,21 +19,22 @@ from poolwatch.version import VERSION
 
 _REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/[1-9]\d*\.\d+\r?\n")
 
-Later = Callable[[], None]
-Answer = Callable[[str, Callable[[int, str], None]], Later | None]
+SlowWork = Callable[[], None]
+Respond = Callable[[str, Callable[[int, str], None]], SlowWork | None]
+"""Takes a request's target and a function that sends status and body."""
 
 
-def handle(connection: socket.socket, answer: Answer) -> None:
+def handle(connection: socket.socket, respond: Respond) -> None:
     """Read one request, answer it, close the connection.
 
-    If ``answer`` returns work to be done later, a thread does it and closes then.
+    If ``respond`` returns slow work, another thread does it and closes then.
     """
-    handler = _Handler(connection, answer)
-    if handler.later is None:
+    handler = _Handler(connection, respond)
+    if handler.slow_work is None:
         _close(connection)
     else:
         threading.Thread(
-            target=handler.finish_later, name="poolwatch", daemon=True
+            target=handler.run_slow_work, name="poolwatch", daemon=True
         ).start()
 
 
@@ -44,36 +45,36 @@ class _Handler(BaseHTTPRequestHandler):
     command = requestline = ""
     raw_requestline = b""
 
-    def __init__(self, connection: socket.socket, answer: Answer) -> None:
-        self.later: Later | None = None
-        self._answer = answer
+    def __init__(self, connection: socket.socket, respond: Respond) -> None:
+        self.slow_work: SlowWork | None = None
+        self._respond = respond
         self._connection = connection
         super().__init__(connection, "unix", None)  # type: ignore[arg-type]
 
     def handle(self) -> None:
-        """Take one request only: a viewer connects anew for each."""
+        """Handle one request only: a viewer connects anew for each."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.handle_one_request()
 
     def parse_request(self) -> bool:
-        """Refuse what is no HTTP/1.1: the library would answer it as HTTP/0.9."""
+        """Refuse what is not HTTP/1.x: the library would answer it as HTTP/0.9."""
         if _REQUEST_LINE.fullmatch(self.raw_requestline):
             return super().parse_request()
-        self.send_error(400, "that is no request line of HTTP/1.1")
+        self.send_error(400, "not an HTTP/1.1 request line")
         return False
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None
     ) -> None:
-        """Answer with a status line and JSON, like every other answer."""
+        """Send errors as JSON, like every other response."""
         why = message or explain or self.responses[code][0]
         self.reply(code, json.dumps({"error": why[:200]}))
 
     def do_GET(self) -> None:
-        """Answer, or leave it for later."""
+        """Answer, or remember the slow work."""
         try:
-            self.later = self._answer(self.path, self.reply)
+            self.slow_work = self._respond(self.path, self.reply)
         except Exception as error:
             self.reply(500, json.dumps({"error": type(error).__name__}))
             raise
@@ -91,15 +92,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def finish(self) -> None:
-        """Keep the files open if the answer is still to come."""
-        if self.later is None:
+        """Close the files, unless slow work still needs them."""
+        if self.slow_work is None:
             self._finish()
 
-    def finish_later(self) -> None:
-        """Give the answer that took its time."""
+    def run_slow_work(self) -> None:
+        """Send the response of a slow endpoint and close the connection."""
         with contextlib.suppress(Exception):
-            assert self.later is not None  # or nobody would call this
-            self.later()
+            assert self.slow_work is not None  # handle() starts this thread only then
+            self.slow_work()
         self._finish()
         _close(self._connection)
 
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing: stderr is the application's."""
+        """Log nothing: stderr belongs to the application."""
 
 
 def _close(connection: socket.socket) -> None:

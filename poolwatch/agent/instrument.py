@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from poolwatch.adapters.registry import EveryLibrary
     from poolwatch.agent.outages import Outages
     from poolwatch.agent.server import Server
-    from poolwatch.agent.server_view import ServerSide
+    from poolwatch.agent.server_view import ServerView
     from poolwatch.agent.snapshots import LedgerSource
     from poolwatch.ledger.inherited import Inherited
     from poolwatch.ledger.pool import PoolBook
@@ -141,7 +141,7 @@ class Agent:
         """
         if greenlets.are_scheduled():
             tell_greenlets_apart()
-            holder = per_greenlet.meet(greenlets.asking_greenlet())
+            holder = per_greenlet.holder_of(greenlets.asking_greenlet())
         else:  # the record is the thread's: the greenlet that runs may end before it
             holder = self.per_thread.holder = Holder(greenlets.first_greenlet())
         if self._tried_in != os.getpid():
@@ -234,16 +234,16 @@ class Agent:
         """Take note of an error that a pool raised instead of lending a connection."""
         self.outages.refused(book, error)
 
-    def _open(self, directory: Path) -> tuple[Server, ServerSide]:
+    def _open(self, directory: Path) -> tuple[Server, ServerView]:
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.agent import watchdog
         from poolwatch.agent.server import Server
-        from poolwatch.agent.server_view import ServerSide
+        from poolwatch.agent.server_view import ServerView
         from poolwatch.protocol import document as wire
         from poolwatch.protocol import sockets
 
         source = self.source
-        servers = ServerSide(self.ledger, connection_facts, self.outages)
+        servers = ServerView(self.ledger, connection_facts, self.outages)
         self._watchdog = watchdog.Watchdog(source, self.ledger)
 
         def document(*, viewers: bool) -> str:

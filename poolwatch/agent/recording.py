@@ -1,6 +1,6 @@
-"""Records the requests of every pool for some seconds, when a viewer asks for it.
+"""Records every request of every pool for some seconds, when a viewer asks for it.
 
-Nothing is recorded at other times, so it costs nothing then.
+Costs nothing at other times.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.model import Frame
-from poolwatch.protocol.trace import Request, Trace
+from poolwatch.protocol.records import Request, Trace
 
-MOST_S = 600.0
-MOST_REQUESTS = 200_000
-"""Per pool; then that recording ends early."""
+MAX_SECONDS = 600.0
+MAX_REQUESTS = 200_000
+"""Per pool; later ones are left out."""
 
 
 class _Recorder:
-    """Observes the ledger: see :mod:`poolwatch.ledger.observers`."""
+    """An observer of the ledger: see :mod:`poolwatch.ledger.observers`."""
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
@@ -29,39 +29,39 @@ class _Recorder:
 
     def ended(
         self,
-        book: PoolBook,
+        pool: PoolBook,
         hold: Checkout,
         now: float,
-        collected: bool,  # noqa: ARG002 - as it is called
+        collected: bool,  # noqa: ARG002 - part of the observer interface
     ) -> None:
-        """Keep it, if it was asked for during the recording."""
-        mine = self.ended_holds[book.id]
-        if hold.asked >= self.begun and len(mine) < MOST_REQUESTS:
-            mine.append((hold, now))
+        """Record a hold that was requested during the recording."""
+        ended = self.ended_holds[pool.id]
+        if hold.asked >= self.begun and len(ended) < MAX_REQUESTS:
+            ended.append((hold, now))
 
 
 def record(ledger: Ledger, seconds: float, stop: threading.Event) -> list[Trace]:
-    """Record for so many seconds, or until ``stop`` is set."""
+    """Record for ``seconds``, or until ``stop`` is set."""
     recorder = _Recorder()
-    before = {book.id: (book.connects, book.timeouts) for book in ledger.books.values()}
+    before = {pool.id: (pool.connects, pool.timeouts) for pool in ledger.books.values()}
     ledger.observers.append(recorder)
     try:
-        stop.wait(min(seconds, MOST_S))
+        stop.wait(min(seconds, MAX_SECONDS))
     finally:
         ledger.observers.remove(recorder)
     now = time.monotonic()
     return [
-        _trace(book, recorder, now, before.get(book.id, (0, 0)))
-        for book in list(ledger.books.values())
+        _trace(pool, recorder, now, before.get(pool.id, (0, 0)))
+        for pool in list(ledger.books.values())
     ]
 
 
 def _trace(
-    book: PoolBook, recorder: _Recorder, now: float, before: tuple[int, int]
+    pool: PoolBook, recorder: _Recorder, now: float, before: tuple[int, int]
 ) -> Trace:
     begun = recorder.begun
-    out = [hold for hold in book.open_holds() if hold.asked >= begun]
-    holds = [*recorder.ended_holds[book.id], *((hold, now) for hold in out)]
+    out = [hold for hold in pool.open_holds() if hold.asked >= begun]
+    holds = [*recorder.ended_holds[pool.id], *((hold, now) for hold in out)]
     holds.sort(key=lambda pair: pair[0].asked)
     sites: dict[Frame, int] = {}
     requests = []
@@ -71,24 +71,24 @@ def _trace(
         requests.append(
             Request(hold.asked - begun, end - hold.taken, hold.taken - hold.asked, at)
         )
-    depth = max((each.depth for each in book.nestings.seen.values()), default=1)
-    outer = {each.outer.site() for each in book.nestings.seen.values()}
+    depth = max((each.depth for each in pool.nestings.seen.values()), default=1)
+    outer = {each.outer.site() for each in pool.nestings.seen.values()}
     spans = [(h.taken, end) for h, end in holds if h.path.site() in outer]
-    waits = book.open_waits(now)
+    waits = pool.open_waits(now)
     return Trace(
-        pool=book.stats(len(book.open_holds()), len(waits)),
+        pool=pool.stats(len(pool.open_holds()), len(waits)),
         seconds=now - begun,
         requests=tuple(requests),
         sites=tuple(sites),
-        timeouts=book.timeouts - before[1],
-        connects=book.connects - before[0],
+        timeouts=pool.timeouts - before[1],
+        connects=pool.connects - before[0],
         depth=depth,
         nesting=most_at_once(spans),
     )
 
 
 def most_at_once(spans: list[tuple[float, float]]) -> int:
-    """How many of these spans of time overlap at most."""
+    """The largest number of time spans that overlap."""
     changes = sorted(
         [(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans]
     )

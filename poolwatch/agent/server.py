@@ -1,12 +1,15 @@
-"""The agent's ear: plain HTTP/1.1 on a Unix socket, pull only, read-only.
+"""The agent's HTTP server: plain HTTP/1.1 on a Unix socket, pull only, read-only.
 
-``GET /snapshot`` is the public document. ``/view`` (the same with what poolwatch's own
-viewers need to join it with a server) and ``/servers`` are for them. One daemon thread
-answers one request after the other; a question to PostgreSQL, which may take seconds,
-is answered by a thread of its own, so that it never delays a snapshot.
+``GET /snapshot`` returns the public document. ``/view`` (the same plus the fields that
+poolwatch's own viewers need), ``/frozen``, ``/servers`` and ``/trace`` are for those
+viewers. One daemon thread answers one request at a time. A query to PostgreSQL may take
+seconds, so it gets a thread of its own and never delays a snapshot.
 
-The thread is not there while the process forks: Python 3.12 warns of forks with other
-threads running, and users would blame us.
+The thread is stopped while the process forks: Python 3.12 warns about forks in
+multi-threaded processes, and users would blame poolwatch.
+
+``socketserver`` is not used: its loop watches the listening socket only. It could
+neither be woken (for a fork, or an early tick) nor wait for silent connections.
 """
 
 from __future__ import annotations
@@ -27,90 +30,91 @@ from urllib.parse import parse_qs, urlsplit
 
 from poolwatch.runtime.guard import log
 
-Answer = Callable[[Mapping[str, str]], str]
+Endpoint = Callable[[Mapping[str, str]], str]
 """Takes the query parameters of a request, returns JSON text."""
 
-_PATIENCE_S = 2.0
-"""How long a client may take to send its request or take its answer."""
+_CLIENT_TIMEOUT_S = 2.0
+"""Time a client has to send its request, and again to read the response."""
 _HOUSEKEEPING_S = 1.0
-_MOST_SILENT = 64
-"""Connections that may be open without a word; the oldest gives way."""
-_MOST_SLOW = 4
-"""Questions to PostgreSQL that may be under way at once."""
+_MAX_SILENT = 64
+"""Open connections that have sent nothing yet; beyond it the oldest is closed."""
+_MAX_SLOW = 4
+"""Requests to slow endpoints that run at the same time."""
 
 
 class Server:
-    """Answers on one socket, in a daemon thread named ``poolwatch``."""
+    """Serves one socket in a daemon thread named ``poolwatch``."""
 
     def __init__(
         self,
         path: Path,
         *,
-        quick: Mapping[str, Answer],
-        slow: Mapping[str, Answer],
+        quick: Mapping[str, Endpoint],
+        slow: Mapping[str, Endpoint],
         idle: Callable[[], bool],
         tick: Callable[[], None] = lambda: None,
         period_s: float = 60.0,
     ) -> None:
-        """Listen on ``path`` (mode 0600); raises OSError if that cannot be.
+        """Listen on ``path`` (mode 0600); raises OSError if that fails.
 
-        ``idle`` is called after each slow answer, and then from time to time until it
-        says False.
+        ``quick`` and ``slow`` are endpoints by path; each slow request runs in its own
+        thread. ``idle`` is called after each slow request, and then about once a second
+        until it returns False. ``tick`` is called every ``period_s`` seconds.
         """
         self.path = path
         self.pid = os.getpid()
         self._quick, self._slow, self._idle = dict(quick), dict(slow), idle
         self._tick, self._period_s = tick, period_s
         self._next_tick = time.monotonic() + period_s
-        self._busy = threading.BoundedSemaphore(_MOST_SLOW)
+        self._slow_slots = threading.BoundedSemaphore(_MAX_SLOW)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._handled: socket.socket | None = None
+        self._in_request: socket.socket | None = None
         """The connection whose request is being read or answered."""
-        self._waker, self._alarm = socket.socketpair()
-        for each in (self._waker, self._alarm):
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        for each in (self._wake_receiver, self._wake_sender):
             each.setblocking(False)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Under another name until it listens: a viewer removes a socket that refuses.
-        unborn = path.with_suffix(".born")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A temporary name until it listens: viewers remove sockets that refuse them.
+        temporary = path.with_suffix(".tmp")
         try:
-            self._socket.bind(os.fspath(unborn))
-            unborn.chmod(0o600)
-            self._socket.listen(64)
-            self._socket.setblocking(False)
-            unborn.rename(path)
+            self._listener.bind(os.fspath(temporary))
+            temporary.chmod(0o600)
+            self._listener.listen(64)
+            self._listener.setblocking(False)
+            temporary.rename(path)
         except OSError:
             self._close_sockets()
             with contextlib.suppress(OSError):
-                unborn.unlink()
+                temporary.unlink()
             raise
 
     def start(self) -> None:
-        """Begin to answer."""
-        self._stopping = threading.Event()  # one a thread: an old one stays stopped
+        """Start the thread."""
+        self._stopping = threading.Event()  # one per thread: an old one stays stopped
         self._thread = threading.Thread(
             target=self._serve, args=(self._stopping,), name="poolwatch", daemon=True
         )
         self._thread.start()
 
     def hurry(self, within_s: float) -> None:
-        """Let the next tick come within so many seconds."""
+        """Run the next tick within so many seconds."""
         soon = time.monotonic() + within_s
         if soon < self._next_tick:
             self._next_tick = soon
             self._wake()
 
     def pause(self) -> None:
-        """Stop answering and wait until the thread is gone, a second at most."""
+        """Stop the thread and wait for its end, a second at most."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._stopping.set()
         self._wake()
-        handled = self._handled
-        if handled is not None:  # do not wait for a viewer that hangs
+        connection = self._in_request
+        if connection is not None:  # do not wait for a viewer that hangs
             with contextlib.suppress(OSError):
-                handled.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
         thread.join(1.0)
 
     def close(self) -> None:
@@ -121,70 +125,63 @@ class Server:
             self.path.unlink()
 
     def abandon(self) -> None:
-        """In a forked child: the socket is the parent's."""
+        """Close the sockets in a forked child; the file stays, it is the parent's."""
         self._thread = None
         self._close_sockets()
 
     def _close_sockets(self) -> None:
-        for each in (self._socket, self._waker, self._alarm):
+        for each in (self._listener, self._wake_receiver, self._wake_sender):
             each.close()
 
     def _wake(self) -> None:
-        """Make the thread look around: there may be something new to do."""
-        with contextlib.suppress(OSError):  # it has been woken often enough
-            self._alarm.send(b".")
+        """Interrupt the thread's select()."""
+        with contextlib.suppress(OSError):  # the pipe is full: it is awake already
+            self._wake_sender.send(b".")
 
     def _serve(self, stopping: threading.Event) -> None:
-        silent: dict[socket.socket, float] = {}
         try:
             with selectors.DefaultSelector() as selector:
-                selector.register(self._socket, selectors.EVENT_READ)
-                selector.register(self._waker, selectors.EVENT_READ)
-                while not stopping.is_set():
-                    self._round(selector, silent, stopping)
+                selector.register(self._listener, selectors.EVENT_READ)
+                selector.register(self._wake_receiver, selectors.EVENT_READ)
+                try:
+                    while not stopping.is_set():
+                        self._serve_once(selector, stopping)
+                finally:
+                    for key in _silent(selector):
+                        _take(selector, key).close()
         except Exception:  # noqa: BLE001 - the application goes on without a listener
             log().warning("poolwatch no longer answers viewers", exc_info=True)
-        finally:
-            for connection in silent:
-                connection.close()
 
-    def _round(
-        self,
-        selector: selectors.BaseSelector,
-        silent: dict[socket.socket, float],
-        stopping: threading.Event,
+    def _serve_once(
+        self, selector: selectors.BaseSelector, stopping: threading.Event
     ) -> None:
-        """Wait for something to happen and attend to it.
+        """Wait for events and handle them.
 
-        ``silent`` are the connections that have not begun to speak, and until when they
-        may keep silent. Nobody waits for them: they are read when there is something.
+        A connection is registered with the time until which it may stay silent, and is
+        read only once it has sent something: it blocks nobody.
         """
-        busy = self._idle() or silent
-        left = max(0.0, self._next_tick - time.monotonic())
-        for key, _ in selector.select(min(_HOUSEKEEPING_S, left) if busy else left):
-            if key.fileobj is self._socket:
-                self._accept(selector, silent)
-            elif key.fileobj is self._waker:
+        timeout = max(0.0, self._next_tick - time.monotonic())
+        if self._idle() or _silent(selector):
+            timeout = min(_HOUSEKEEPING_S, timeout)
+        for key, _ in selector.select(timeout):
+            if key.fileobj is self._listener:
+                self._accept(selector)
+            elif key.fileobj is self._wake_receiver:
                 with contextlib.suppress(OSError):
-                    self._waker.recv(4096)
-            elif key.fileobj in silent:
-                connection: Any = key.fileobj
-                selector.unregister(connection)
-                del silent[connection]
-                self._handle(connection, stopping)
+                    self._wake_receiver.recv(4096)
+            elif key in _silent(selector):  # _accept() may have closed it meanwhile
+                self._handle(_take(selector, key), stopping)
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + self._period_s
             self._tick()
-        for connection in [c for c, until in silent.items() if until < now]:
-            self._dismiss(connection, selector, silent)
+        for key in [each for each in _silent(selector) if each.data < now]:
+            _take(selector, key).close()
 
-    def _accept(
-        self, selector: selectors.BaseSelector, silent: dict[socket.socket, float]
-    ) -> None:
+    def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
-            connection, _ = self._socket.accept()
-        except BlockingIOError:  # it has gone again
+            connection, _ = self._listener.accept()
+        except BlockingIOError:  # the client has gone again
             return
         except OSError:  # the process has no file descriptor left
             time.sleep(0.1)
@@ -192,75 +189,77 @@ class Server:
         if not trusted(connection):
             connection.close()
             return
-        silent[connection] = time.monotonic() + _PATIENCE_S
-        selector.register(connection, selectors.EVENT_READ)
-        if len(silent) > _MOST_SILENT:
-            self._dismiss(next(iter(silent)), selector, silent)
-
-    @staticmethod
-    def _dismiss(
-        connection: socket.socket,
-        selector: selectors.BaseSelector,
-        silent: dict[socket.socket, float],
-    ) -> None:
-        selector.unregister(connection)
-        del silent[connection]
-        connection.close()
+        deadline = time.monotonic() + _CLIENT_TIMEOUT_S
+        selector.register(connection, selectors.EVENT_READ, deadline)
+        silent = _silent(selector)
+        if len(silent) > _MAX_SILENT:
+            _take(selector, silent[0]).close()
 
     def _handle(self, connection: socket.socket, stopping: threading.Event) -> None:
         from poolwatch.agent.http import handle
 
-        self._handled = connection
+        self._in_request = connection
         try:
-            if stopping.is_set():  # looked at after the line above: see pause()
+            if stopping.is_set():  # checked after the line above: see pause()
                 connection.close()
                 return
-            connection.settimeout(_PATIENCE_S)
-            handle(connection, self._answer)
-        except Exception:  # noqa: BLE001 - a strange client must not silence the agent
+            connection.settimeout(_CLIENT_TIMEOUT_S)
+            handle(connection, self._respond)
+        except Exception:  # noqa: BLE001 - a broken client must not stop the agent
             log().debug("a request failed", exc_info=True)
             connection.close()
         finally:
-            self._handled = None
+            self._in_request = None
 
-    def _answer(
+    def _respond(
         self, target: str, reply: Callable[[int, str], None]
     ) -> Callable[[], None] | None:
-        """Answer one GET; returns the work that must not hold up the next request."""
+        """Answer one GET; returns the work of a slow one, which is still to be done."""
         try:
             parts = urlsplit(target)
         except ValueError:
-            reply(400, _error("that is no path"))
+            reply(400, _error("invalid path"))
             return None
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         if parts.path in self._slow:
-            return partial(self._answer_slowly, self._slow[parts.path], query, reply)
-        answer = self._quick.get(parts.path)
-        if answer is None:
-            known = ", ".join([*self._quick, *self._slow])
-            reply(404, _error(f"there is {known}"))
+            return partial(self._respond_slowly, self._slow[parts.path], query, reply)
+        endpoint = self._quick.get(parts.path)
+        if endpoint is None:
+            available = ", ".join([*self._quick, *self._slow])
+            reply(404, _error(f"unknown path; available: {available}"))
         else:
-            reply(200, answer(query))
+            reply(200, endpoint(query))
         return None
 
-    def _answer_slowly(
+    def _respond_slowly(
         self,
-        answer: Answer,
+        endpoint: Endpoint,
         query: Mapping[str, str],
         reply: Callable[[int, str], None],
     ) -> None:
-        if not self._busy.acquire(blocking=False):
-            reply(503, _error("busy with the questions of other viewers"))
+        if not self._slow_slots.acquire(blocking=False):
+            reply(503, _error("busy with requests of other viewers"))
             return
         try:
-            reply(200, answer(query))
+            reply(200, endpoint(query))
         finally:
-            self._busy.release()
-            self._wake()  # the answer may have left a connection to be closed later
+            self._slow_slots.release()
+            self._wake()  # there may be an idle connection to PostgreSQL to close
+
+
+def _silent(selector: selectors.BaseSelector) -> list[selectors.SelectorKey]:
+    """The connections that have sent nothing yet, oldest first."""
+    return [key for key in selector.get_map().values() if key.data is not None]
+
+
+def _take(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> Any:
+    """Return the connection of ``key``, no longer watched."""
+    selector.unregister(key.fileobj)
+    return key.fileobj
 
 
 def trusted(connection: socket.socket) -> bool:
-    """Whether the other end is the same user, or root."""
+    """Whether the peer runs as the same user, or as root."""
     if sys.platform != "linux":
         return True  # the directory is 0700 and the socket 0600
     try:

@@ -1,4 +1,4 @@
-"""The application's own look at its servers, when a viewer asks for it.
+"""The application's own reading of its servers, when a viewer asks for it.
 
 One reader per database URL, over a connection made the way the engine makes its own.
 """
@@ -13,9 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
-from poolwatch.postgres.agent_reader import InProcessReader
-from poolwatch.postgres.join import AgentReading
-from poolwatch.protocol.readings import ServerReading
+from poolwatch.postgres.agent_reader import AgentReader
+from poolwatch.protocol.records import AgentReading, ServerReading
 from poolwatch.runtime.guard import log
 
 if TYPE_CHECKING:
@@ -25,159 +24,161 @@ if TYPE_CHECKING:
     from poolwatch.ledger.pool import PoolBook
     from poolwatch.postgres.connection import Facts
 
-_MOST_READERS = 16
-"""Different databases of one process that are read in one go."""
+_MAX_SERVERS = 16
+"""Servers that are read for one request."""
 _PATIENCE_S = 2.5
-"""A server that takes longer does not answer: the viewer's own patience is 3 s."""
+"""A server that takes longer counts as down; a viewer waits 3 s for the agent."""
 
 
-class ServerSide:
+class ServerView:
     """Reads pg_stat_activity for the pools of this process, on request."""
 
     def __init__(self, ledger: Ledger, facts: Facts, outages: Outages) -> None:
-        """``facts`` tells the backend pid of a DBAPI connection."""
+        """``facts`` reads the backend pid of a DBAPI connection."""
         self._outages = outages
         self._ledger = ledger
         self._facts = facts
-        self._readers: dict[str, InProcessReader] = {}
+        self._readers: dict[str, AgentReader] = {}
         self._lock = threading.Lock()
 
     def readings(self, linger: float) -> Sequence[AgentReading]:
-        """Read every server once; keep the connections for ``linger`` seconds."""
-        groups: dict[str, list[PoolBook]] = {}
-        for book in list(self._ledger.books.values()):
-            if book.server_connect is not None:
-                groups.setdefault(_server_of(book), []).append(book)
-        self._forget_others(groups)
-        chosen = list(groups.items())[:_MOST_READERS]
+        """Read every server once; leave the connections open for ``linger`` seconds."""
+        by_server: dict[str, list[PoolBook]] = {}
+        for pool in list(self._ledger.books.values()):
+            if pool.server_connect is not None:
+                by_server.setdefault(_server_key(pool), []).append(pool)
+        self._drop_other_readers(by_server)
+        servers = list(by_server.items())[:_MAX_SERVERS]
         answers: dict[str, AgentReading] = {}
 
-        def read(key: str, books: list[PoolBook]) -> None:
+        def read(key: str, pools: list[PoolBook]) -> None:
             try:
-                answers[key] = self._read(key, books, linger)
-            except Exception as error:  # noqa: BLE001 - it is the application's process
+                answers[key] = self._read(key, pools, linger)
+            except Exception as error:  # noqa: BLE001 - the application's own objects
                 log().debug("a server view failed", exc_info=True)
                 why = f"the server view failed with {type(error).__name__}"
-                answers[key] = AgentReading(_ids(books), None, why)
+                answers[key] = AgentReading(_ids(pools), None, why)
 
         threads = [
-            threading.Thread(target=read, args=group, name="poolwatch", daemon=True)
-            for group in chosen
+            threading.Thread(target=read, args=server, name="poolwatch", daemon=True)
+            for server in servers
         ]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + _PATIENCE_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        told = {key: answers.get(key) or _silent(books) for key, books in chosen}
-        for key, books in chosen:
-            self._note(books[0], told[key])
-        return list(told.values())
+        found = [
+            (pools, answers.get(key) or _timed_out(pools)) for key, pools in servers
+        ]
+        for pools, answer in found:
+            self._note_outage(pools[0], answer)
+        return [answer for _, answer in found]
 
-    def _note(self, book: PoolBook, answer: AgentReading) -> None:
+    def _note_outage(self, pool: PoolBook, answer: AgentReading) -> None:
         """Log when a server stops answering or answers again."""
         if answer.down is not None:
-            self._outages.down(book, answer.down)
+            self._outages.down(pool, answer.down)
         elif answer.reading is not None:
-            self._outages.answers(book)
+            self._outages.answers(pool)
 
     def close_idle(self) -> bool:
-        """Close connections that were kept long enough; True while any is kept."""
-        kept = False
+        """Close connections that have lingered; True while any is open."""
+        any_open = False
         for reader in list(self._readers.values()):
             reader.close_idle()
-            kept = kept or reader.keeps
-        return kept
+            any_open = any_open or reader.is_connected
+        return any_open
 
     def close(self) -> None:
         """Close all connections."""
         for reader in list(self._readers.values()):
             reader.close()
 
-    def _read(self, key: str, books: list[PoolBook], linger: float) -> AgentReading:
-        pools, address = _ids(books), _address(books)
-        willing = [
-            book.server_connect
-            for book in books
-            if book.server_view and book.server_connect is not None
+    def _read(self, key: str, pools: list[PoolBook], linger: float) -> AgentReading:
+        ids, address = _ids(pools), _address(pools)
+        ways = [
+            pool.server_connect
+            for pool in pools
+            if pool.server_view and pool.server_connect is not None
         ]
-        if not willing:
-            return AgentReading(pools, None, None, enabled=False)
-        reader = self._reader(key, partial(_connect, willing))
+        if not ways:
+            return AgentReading(ids, None, None, enabled=False)
+        reader = self._reader(key, partial(_connect, ways))
         try:
-            return AgentReading(pools, self._ask(reader, books, linger), None)
+            return AgentReading(ids, self._query(reader, pools, linger), None)
         except ServerDownError as error:
             return AgentReading(
-                pools, None, str(error), down=error.words, address=address
+                ids, None, str(error), down=error.words, address=address
             )
         except ServerViewError as error:
-            return AgentReading(pools, None, str(error), address=address)
+            return AgentReading(ids, None, str(error), address=address)
 
     @staticmethod
-    def _ask(
-        reader: InProcessReader, books: Collection[PoolBook], linger: float
+    def _query(
+        reader: AgentReader, pools: Collection[PoolBook], linger: float
     ) -> ServerReading:
         known = [
             hold.facts
-            for book in books
-            for hold in book.open_holds()
+            for pool in pools
+            for hold in pool.open_holds()
             if hold.facts is not None
         ]
-        known += [facts for book in books for _, facts in list(book.departed)]
+        known += [facts for pool in pools for _, facts in list(pool.departed)]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}
         return reader.read(pids, linger=linger)
 
-    def _reader(self, key: str, connect: Callable[[], Any]) -> InProcessReader:
+    def _reader(self, key: str, connect: Callable[[], Any]) -> AgentReader:
         with self._lock:
             reader = self._readers.get(key)
             if reader is None:
-                reader = self._readers[key] = InProcessReader(connect, self._facts)
-            reader.connect = connect  # the pool that it began with may be gone
+                reader = self._readers[key] = AgentReader(connect, self._facts)
+            reader.connect = connect  # the pool of the previous one may be gone
             return reader
 
-    def _forget_others(self, groups: Mapping[str, object]) -> None:
+    def _drop_other_readers(self, servers: Mapping[str, object]) -> None:
         with self._lock:
-            gone = [key for key in self._readers if key not in groups]
+            gone = [key for key in self._readers if key not in servers]
             readers = [self._readers.pop(key) for key in gone]
         for reader in readers:
             reader.close()
 
 
 def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
-    """Connect as the first pool does that still can; the last one says why not."""
+    """Connect as the first pool that still can; the error is that of the last one."""
     *others, last = ways
     for way in others:
-        with suppress(ServerViewError):  # its engine is gone, or connects otherwise
+        with suppress(ServerViewError):  # its engine is gone
             return way()
     return last()
 
 
-def _silent(books: Collection[PoolBook]) -> AgentReading:
-    """The answer for a server whose reading has not come back."""
+def _timed_out(pools: Collection[PoolBook]) -> AgentReading:
+    """The answer for a server whose reading is still under way."""
     why = f"PostgreSQL has not answered for {_PATIENCE_S:g} s"
-    return AgentReading(_ids(books), None, why, down=NO_ANSWER, address=_address(books))
+    return AgentReading(_ids(pools), None, why, down=NO_ANSWER, address=_address(pools))
 
 
-def _ids(books: Iterable[PoolBook]) -> tuple[str, ...]:
-    return tuple(book.id for book in books)
+def _ids(pools: Iterable[PoolBook]) -> tuple[str, ...]:
+    return tuple(pool.id for pool in pools)
 
 
-def _address(books: Iterable[PoolBook]) -> str | None:
-    """Where the open connections of the pools are, if all are in one place."""
-    found = {facts.address for book in books for facts in _connections(book)}
+def _address(pools: Iterable[PoolBook]) -> str | None:
+    """The address of the pools' open connections, if all have the same."""
+    found = {facts.address for pool in pools for facts in _connections(pool)}
     return found.pop() if len(found) == 1 else None
 
 
-def _connections(book: PoolBook) -> list[ConnectionFacts]:
-    return list(book.connections.values())
+def _connections(pool: PoolBook) -> list[ConnectionFacts]:
+    return list(pool.connections.values())
 
 
-def _server_of(book: PoolBook) -> str:
-    """What pools of one server have in common; apart when in doubt.
+def _server_key(pool: PoolBook) -> str:
+    """Equal for pools of one server; different if in doubt.
 
-    The URL alone does not tell: connect_args or a creator may name the host.
+    The URL is not enough: connect_args or a creator may name the host.
     """
-    addresses = {facts.address for facts in _connections(book)}
-    if len(addresses) != 1 or book.url is None:
-        return book.id
-    return f"{book.url} {addresses.pop()}"
+    addresses = {facts.address for facts in _connections(pool)}
+    if len(addresses) != 1 or pool.url is None:
+        return pool.id
+    return f"{pool.url} {addresses.pop()}"

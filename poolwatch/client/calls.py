@@ -1,6 +1,6 @@
-"""Ask several at once, and wait for none of them longer than agreed.
+"""Concurrent calls with a deadline for each.
 
-An executor will not do: the program could not end before its slowest call does.
+An executor will not do: at exit the program would wait for its slowest call.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from types import MappingProxyType
 from typing import Any
 
 BRIEF_S = 0.3
-"""A good answer takes less: how long one is waited for that was silent so far."""
+"""How long to wait for a call whose last answer was late: a good one takes less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a call went, and when: seconds of ``time.monotonic``."""
+    """Result of a call, with its times on the ``time.monotonic`` clock."""
 
     value: Any
     error: Exception | None
     began: float
     ended: float | None
-    """None while it has not come back."""
+    """None while the call is still running."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Call:
 
 
 class Calls:
-    """Calls by key, each in a daemon thread of its own, at most one per key."""
+    """Runs calls by key, each in its own daemon thread, at most one per key."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, _Call] = {}
@@ -48,13 +48,13 @@ class Calls:
         *,
         limits: Mapping[Hashable, float] = MappingProxyType({}),
     ) -> dict[Hashable, Outcome]:
-        """Return the outcome of every job, waiting ``patience_s`` for all together.
+        """Return the outcome of every job, after ``patience_s`` at the latest.
 
-        Those in ``limits`` are waited for no longer than that. A call that has not come
-        back from an earlier run is neither repeated nor waited for; when it does come
-        back its result is too old to be shown as the present.
+        ``limits``: shorter limits for some keys. A call that is still running from an
+        earlier run is neither repeated nor waited for; its result will be too old for
+        the run that gets it, so late() returns it.
         """
-        self._come_back()
+        self._collect()
         fresh = {
             key: self._start(jobs[key]) for key in jobs if key not in self._running
         }
@@ -64,22 +64,22 @@ class Calls:
             call.done.wait(max(0.0, began + patience - time.monotonic()))
         self._running |= {k: c for k, c in fresh.items() if c.outcome is None}
         return {
-            key: fresh[key].outcome or _late(fresh[key])
+            key: fresh[key].outcome or _pending(fresh[key])
             if key in fresh
-            else _late(self._running[key])
+            else _pending(self._running[key])
             for key in jobs
         }
 
     def late(self) -> dict[Hashable, Outcome]:
-        """Return how calls went that came back after their run; each of them once."""
-        self._come_back()
+        """Return the outcomes of calls that outlasted their run, each once."""
+        self._collect()
         late, self._late = self._late, {}
         return late
 
-    def _come_back(self) -> None:
-        back = {k: c.outcome for k, c in self._running.items() if c.outcome is not None}
-        self._late |= back
-        self._running = {k: c for k, c in self._running.items() if k not in back}
+    def _collect(self) -> None:
+        done = {k: c.outcome for k, c in self._running.items() if c.outcome is not None}
+        self._late |= done
+        self._running = {k: c for k, c in self._running.items() if k not in done}
 
     @staticmethod
     def _start(job: Callable[[], Any]) -> _Call:
@@ -89,7 +89,7 @@ class Calls:
             value, error = None, None
             try:
                 value = job()
-            except Exception as raised:  # noqa: BLE001 - the caller's to judge
+            except Exception as raised:  # noqa: BLE001 - the caller judges it
                 error = raised
             call.outcome = Outcome(value, error, call.began, time.monotonic())
             call.done.set()
@@ -98,5 +98,5 @@ class Calls:
         return call
 
 
-def _late(call: _Call) -> Outcome:
+def _pending(call: _Call) -> Outcome:
     return Outcome(None, None, call.began, None)

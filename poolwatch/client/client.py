@@ -1,14 +1,15 @@
-"""The viewer's side of the socket: find the processes and ask them."""
+"""The viewer's side of the socket: finds the processes and sends them requests."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from poolwatch.client.calls import Calls, Outcome
@@ -20,34 +21,33 @@ from poolwatch.errors import (
     UnreachableError,
 )
 from poolwatch.model import Frozen, Process, Unreachable
-from poolwatch.postgres.join import AgentReading
 from poolwatch.protocol import document as wire
 from poolwatch.protocol import liveness, sockets
+from poolwatch.protocol.records import AgentReading, Trace
 from poolwatch.protocol.sockets import Address
-from poolwatch.protocol.trace import Trace
 from poolwatch.text.format import one_line
 
 PATIENCE_S = 3.0
-_MOST_BYTES = 256 * 1024 * 1024
-"""Of an answer that are read."""
+_MAX_MIB = 256
+"""Largest answer that is read."""
 
 
 class Client:
-    """Asks all instrumented processes of one directory."""
+    """Sends requests to the instrumented processes of one socket directory."""
 
     def __init__(
         self, directory: Path | None = None, *, patience_s: float = PATIENCE_S
     ) -> None:
-        """Look in ``directory``, or else where an application would put its socket."""
+        """``directory``: by default where an application puts its socket."""
         self.directory = sockets.runtime_directory(directory)
         self._patience_s = patience_s
         self._calls = Calls()
 
     def agents(self) -> Sequence[Address]:
-        """Return where processes listen; sweeps the sockets of dead ones.
+        """Return the addresses of listening processes; removes dead sockets.
 
-        Raises NoProcessError if there are none, ForbiddenError if the directory is not
-        to be trusted.
+        Raises NoProcessError if there are none, ForbiddenError if the directory cannot
+        be trusted.
         """
         alive = []
         for address in sockets.addresses(self.directory):
@@ -61,20 +61,20 @@ class Client:
         return alive
 
     def view(self, address: Address) -> Process:
-        """Return one process as it is now; raises UnreachableError with a sentence."""
+        """Return one process's current snapshot; raises UnreachableError."""
         snapshot = wire.from_json(self._get(address, "/view"))
         if len(snapshot.processes) != 1:
-            raise UnreachableError("the answer is not about one process")
+            raise UnreachableError("the answer does not describe exactly one process")
         return snapshot.processes[0]
 
     def servers(self, address: Address, *, linger: float) -> Sequence[AgentReading]:
-        """Let the process read its own servers; raises UnreachableError."""
+        """Have the process read its own servers; raises UnreachableError."""
         query = urlencode({"linger": linger})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
         return wire.list_from_json(AgentReading, text, "servers")
 
     def traces(self, address: Address, seconds: float) -> Sequence[Trace]:
-        """Let a process record its pools for so long; raises UnreachableError."""
+        """Have a process record its pools for ``seconds``; raises UnreachableError."""
         query = urlencode({"seconds": seconds})
         text = self._get(address, f"/trace?{query}", patience_s=seconds + PATIENCE_S)
         return wire.list_from_json(Trace, text, "traces")
@@ -82,47 +82,48 @@ class Client:
     def all_traces(
         self, seconds: float
     ) -> tuple[list[tuple[Address, Sequence[Trace]]], tuple[Unreachable, ...]]:
-        """Let all processes record at once; with them those that could not."""
+        """Have all processes record at once; also returns those that failed."""
         addresses = self.agents()
         outcomes = self._calls.run(
             {address: partial(self.traces, address, seconds) for address in addresses},
             seconds + PATIENCE_S,
         )
-        told = [(a, outcomes[a].value) for a in addresses if not _why_not(outcomes[a])]
-        untold = [(a, _why_not(outcomes[a])) for a in addresses]
-        return told, tuple(Unreachable(a.pid, why) for a, why in untold if why)
+        return self._by_success(addresses, outcomes)
 
     def frozen(self, address: Address) -> tuple[Frozen, ...]:
-        """Return the pictures one process has kept; raises UnreachableError."""
+        """Return a process's incident snapshots; raises UnreachableError."""
         try:
             text = self._get(address, "/frozen")
         except _NotFoundError:
             raise UnreachableError(
-                "its poolwatch is older than this one and keeps no pictures"
+                "its version of poolwatch is too old to keep incident snapshots"
             ) from None
         return tuple(wire.list_from_json(Frozen, text, "frozen"))
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures of all processes, the oldest first.
+        """Return the incident snapshots of all processes, oldest first.
 
-        With them the processes that could not tell, each with a sentence. Raises what
-        finding the processes raises. One thread at a time may call it.
+        Also returns the processes that failed, each with a sentence. Raises what
+        agents() raises. Not thread-safe.
         """
-        found: list[Frozen] = []
-        untold: list[Unreachable] = []
         addresses = self.agents()
         outcomes = self._calls.run(
             {address: partial(self.frozen, address) for address in addresses},
             self._patience_s,
         )
-        for address in addresses:
-            why = _why_not(outcomes[address])
-            if why is None:
-                found += outcomes[address].value
-            else:
-                untold.append(Unreachable(address.pid, why))
-        found.sort(key=lambda picture: picture.at)
-        return tuple(found), tuple(untold)
+        answers, failed = self._by_success(addresses, outcomes)
+        found = [each for _, answer in answers for each in answer]
+        return tuple(sorted(found, key=lambda each: each.at)), failed
+
+    @staticmethod
+    def _by_success(
+        addresses: Sequence[Address], outcomes: Mapping[Hashable, Outcome]
+    ) -> tuple[list[tuple[Address, Any]], tuple[Unreachable, ...]]:
+        """Separate the answers from the processes that failed."""
+        errors = {each: _error_of(outcomes[each]) for each in addresses}
+        answers = [(a, outcomes[a].value) for a in addresses if errors[a] is None]
+        failed = [Unreachable(a.pid, why) for a, why in errors.items() if why]
+        return answers, tuple(failed)
 
     def _get(
         self, address: Address, target: str, patience_s: float | None = None
@@ -131,7 +132,7 @@ class Client:
         try:
             connection.request("GET", target)
             response = connection.getresponse()
-            body = response.read(_MOST_BYTES + 1)
+            body = response.read(_MAX_MIB * 2**20 + 1)
         except TimeoutError:
             raise SilentError("it does not answer") from None
         except PermissionError:
@@ -145,13 +146,13 @@ class Client:
             why = f"it answered {response.status} {one_line(response.reason, 60)}"
             missing = response.status == http.client.NOT_FOUND
             raise _NotFoundError(why) if missing else UnreachableError(why)
-        if len(body) > _MOST_BYTES:
-            raise UnreachableError("its answer has no end")
+        if len(body) > _MAX_MIB * 2**20:
+            raise UnreachableError(f"its answer exceeds {_MAX_MIB} MiB")
         return body
 
 
 class _NotFoundError(UnreachableError):
-    """The agent does not know what it was asked for."""
+    """The agent does not have this path."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -165,7 +166,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(os.fspath(self._path))
 
 
-def _why_not(outcome: Outcome) -> str | None:
+def _error_of(outcome: Outcome) -> str | None:
     if outcome.ended is None:
         return "it does not answer in time"
     if outcome.error is None or isinstance(outcome.error, PoolwatchError):
@@ -174,9 +175,9 @@ def _why_not(outcome: Outcome) -> str | None:
 
 
 def _listening(address: Address) -> Address | None:
-    """Return the address with the process behind it; None if none listens there."""
+    """Return the address with the process that listens there; None if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full queue says so at once
+        probe.setblocking(False)  # a full queue is an error at once
         try:
             probe.connect(os.fspath(address.path))
         except (ConnectionRefusedError, FileNotFoundError):
@@ -189,7 +190,7 @@ def _listening(address: Address) -> Address | None:
 
 
 def no_process(directory: Path) -> str:
-    """Say where was looked, and how to begin."""
+    """Say which directory was searched, and how to start."""
     return (
         f"no instrumented process found in {directory}\n"
         "add one line to the application: poolwatch.instrument(engine)\n"

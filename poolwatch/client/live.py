@@ -1,18 +1,19 @@
-"""The source behind every face: what the processes say, joined with the server.
+"""The viewers' Source: the snapshots of all processes, joined with their servers.
 
-Who reads PostgreSQL, for each pool:
+Which reading of PostgreSQL is used, for each pool:
 
-1. With a DSN, the viewer reads that server, once a refresh for all processes. It speaks
-   for the pools that are proven to be on it; the agents of the others read theirs.
-2. Without one, every agent reads for its own pools.
-3. Where an agent cannot, DATABASE_URL or the libpq environment of the viewer is tried,
-   with the same proof.
+1. With a DSN, the viewer reads that server, once a refresh for all processes. The
+   reading is used for the pools that are proven to be on it; the agents of the other
+   processes read their own servers.
+2. Without a DSN, each agent reads the servers of its own pools.
+3. Where an agent cannot, the viewer tries DATABASE_URL or its libpq environment, with
+   the same proof.
 
-The proof that a pool is on the server of a DSN: its agent, over a connection made the
-pool's own way, finds the same running server (ServerReading.identity). It is asked
-again whenever the two differ, so a restarted server is recognised. Where the agent
-cannot tell, each hold has to prove it by its TCP port, or by its address on this same
-machine; the first that does speaks for its pool.
+Proof that a pool is on the server of a DSN: the agent, over a connection made the way
+the pool makes its own, finds the same running server (ServerReading.identity). The
+agent is asked again whenever the two differ, so a restarted server is recognised. If
+the agent cannot read the server, a hold is proof: by its TCP port, or by its address if
+it is on this machine. The first such hold proves it for its whole pool.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
-from poolwatch.client.roster import Roster
+from poolwatch.client.client import Client
+from poolwatch.client.processes import ProcessRegistry
 from poolwatch.client.server_view import (
     PATIENCE_S,
     SILENT,
@@ -44,68 +46,24 @@ from poolwatch.client.server_view import (
 )
 from poolwatch.diagnosis.servers import ghosts, with_server
 from poolwatch.errors import NoProcessError, PoolwatchError
-from poolwatch.model import Frozen, Process, Snapshot, Unreachable
-from poolwatch.postgres.dsn_reader import ViewerReader, environment_dsn
-from poolwatch.postgres.join import AgentReading
-from poolwatch.protocol.readings import ServerReading
+from poolwatch.model import Frozen, Snapshot, Unreachable
+from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
+from poolwatch.protocol.sockets import Address
 from poolwatch.text.naming import numbered
 
 LINGER_S = 5.0
-"""How long an agent is asked to keep its connection for our next refresh."""
+"""How long agents leave their connections open for the next refresh."""
 
 _KNOWN_S = 1.0
-"""How long a server is waited for that has answered so far."""
-_ON_ITS_WAY_OUT_S = 0.25
+"""How long to wait for a server that has answered so far."""
+_ENDING_S = 0.25
 """How long a hold without a backend gets to end by itself."""
 ASK_AGAIN_S = 10.0
-"""After an agent could not tell which server its pools are on."""
-
-
-class Address(Protocol):
-    """Where an agent listens; the same, and hashable, as long as its process lives."""
-
-    @property
-    def pid(self) -> int | None:
-        """The process's pid."""
-        ...
-
-    def __hash__(self) -> int: ...
-
-
-class Client(Protocol):
-    """What is needed of :class:`poolwatch.client.client.Client`."""
-
-    def agents(self) -> Sequence[Any]:
-        """Return the Address of every process that has a socket."""
-        ...
-
-    def view(self, address: Any) -> Process:
-        """Return a process's own picture; raises PoolwatchError."""
-        ...
-
-    def servers(self, address: Any, *, linger: float) -> Sequence[AgentReading]:
-        """Let the agent read its servers; raises PoolwatchError."""
-        ...
-
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures that agents have kept, and who could not tell."""
-        ...
-
-
-class Reader(Protocol):
-    """What is needed of a ViewerReader."""
-
-    def read(self, pids: Collection[int]) -> ServerReading:
-        """Read the server; raises PoolwatchError."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection."""
-        ...
+"""Pause after an agent could not read the servers of its pools."""
 
 
 class LiveSource:
-    """A Source for the viewer. One thread at a time may call it."""
+    """A Source of live snapshots. Not thread-safe."""
 
     def __init__(
         self,
@@ -114,7 +72,7 @@ class LiveSource:
         dsn: str | None = None,
         environ: Mapping[str, str] = os.environ,
         patience_s: float = PATIENCE_S,
-        reader: Callable[[str], Reader] = lambda dsn: ViewerReader(
+        reader: Callable[[str], DsnReader] = lambda dsn: DsnReader(
             dsn, connection_facts
         ),
         host: str | None = None,
@@ -122,7 +80,7 @@ class LiveSource:
     ) -> None:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
-        ``linger_s``: how long agents keep their connection for our next refresh.
+        ``linger_s``: how long agents leave connections open for the next refresh.
         """
         self._linger_s = linger_s
         self._client = client
@@ -132,25 +90,25 @@ class LiveSource:
         self._dsn = reader(dsn) if dsn is not None else None
         fallback = environment_dsn(environ) if dsn is None else None
         self._environment = reader(fallback) if fallback is not None else None
-        self._roster = Roster(client, self._calls, patience_s)
-        self._ghosts: dict[Hashable, frozenset[str]] = {}
-        """By agent: holds that had no backend at the last snapshot."""
+        self._processes = ProcessRegistry(client, self._calls, patience_s)
+        self._ghosts: dict[Address, frozenset[str]] = {}
+        """By process: ids of the holds without a backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
-        """If the server of the DSN does not answer: what it said last."""
+        """If the server of the DSN does not answer: its last message."""
         self.server_error: str | None = None
-        """What is wrong with the DSN, one sentence, as of the last snapshot; also when
-        there is no process yet that would show it."""
+        """What was wrong with the DSN at the last snapshot, in one sentence; also set
+        while there is no process."""
 
     def snapshot(self) -> Snapshot:
-        """Return all processes as they are now, joined with their servers.
+        """Return the snapshot of all processes, joined with their servers.
 
-        Raises only what finding the processes raises. If there are none, the server of
-        the DSN is looked at all the same: what is wrong with it is said early.
+        Raises only what Client.agents() raises. Without any process the server of the
+        DSN is read all the same, so that a wrong DSN is reported early.
         """
         late = self._calls.late()
         try:
-            looks, unreachable = self._roster.call(late)
+            looks, unreachable = self._processes.ask(late)
         except NoProcessError as error:
             self._use_dsn((), self._ask({}, late).get("dsn"))
             if self.server_error is None:
@@ -166,7 +124,7 @@ class LiveSource:
             explain(look, dsn=self._dsn is not None)
         self._let_them_end({a: look.missing() for a, look in looks.items()})
         joined = [
-            ghosts(look.joined(), self._still_out(address, look.missing()))
+            ghosts(look.joined(), self._still_open(address, look.missing()))
             for address, look in looks.items()
         ]
         return Snapshot(
@@ -174,25 +132,25 @@ class LiveSource:
         )
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures that are kept of earlier trouble, the oldest first.
+        """Return the incident snapshots of all processes, oldest first.
 
-        With them the processes that could not tell. A thread of its own may ask, also
-        while another one takes a snapshot. Raises what finding the processes raises.
+        Also returns the processes that failed. May be called from another thread while
+        a snapshot is taken. Raises what Client.agents() raises.
         """
         return self._client.all_frozen()
 
-    def _let_them_end(self, missing: Mapping[Hashable, frozenset[str]]) -> None:
-        """Give holds without a backend a moment, unless they are known for that.
+    def _let_them_end(self, missing: Mapping[Address, frozenset[str]]) -> None:
+        """Give holds without a backend a moment to end, unless they had it before.
 
-        A connection may be on its way out: when a statement is cancelled, drivers close
-        the connection first, and then the pool takes it from its holder.
+        When a statement is cancelled, drivers close the connection first; the pool
+        takes it from its holder only then.
         """
         if any(m - self._ghosts.get(a, frozenset()) for a, m in missing.items()):
-            time.sleep(_ON_ITS_WAY_OUT_S)
+            time.sleep(_ENDING_S)
         self._ghosts = {}
 
-    def _still_out(self, address: Any, missing: frozenset[str]) -> frozenset[str]:
-        """Those of the holds that are open even now; asks only for a suspicion."""
+    def _still_open(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
+        """Those of the holds that are still open; asks the process if there are any."""
         if not missing:
             return missing
         try:
@@ -216,7 +174,7 @@ class LiveSource:
     # -- asking ---------------------------------------------------------------------
 
     def _ask(
-        self, looks: Mapping[Hashable, Look], late: Mapping[Hashable, Outcome]
+        self, looks: Mapping[Address, Look], late: Mapping[Hashable, Outcome]
     ) -> dict[Hashable, Outcome]:
         """Let our own connection and the agents read, all at the same time."""
         if "dsn" in late:
@@ -237,7 +195,7 @@ class LiveSource:
             hear(look, outcomes.get(("servers", address)))
         return outcomes
 
-    def _limits(self, looks: Mapping[Hashable, Look]) -> dict[Hashable, float]:
+    def _limits(self, looks: Mapping[Address, Look]) -> dict[Hashable, float]:
         """How long to wait for servers, so that the application is shown at once."""
         limits: dict[Hashable, float] = {}
         for address, look in looks.items():

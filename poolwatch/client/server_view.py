@@ -15,8 +15,8 @@ from poolwatch.client.calls import Outcome
 from poolwatch.diagnosis import servers as of_servers
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
-from poolwatch.postgres.join import AgentReading, Window, claimed, join, missing, strays
-from poolwatch.protocol.readings import ServerReading
+from poolwatch.postgres.join import Window, claimed, join, missing, strays
+from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
 SILENT = "PostgreSQL has not answered in time"

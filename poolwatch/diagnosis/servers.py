@@ -11,7 +11,7 @@ from dataclasses import replace
 from poolwatch.diagnosis.common import by_severity, ids, places
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Departed, Finding, Hold, PoolStats, Process, ServerStatus
-from poolwatch.protocol.readings import Backend
+from poolwatch.protocol.records import Backend
 from poolwatch.text.format import clock, duration, plural, server_in, taken_at
 
 Key = tuple[str | None, int | None]

@@ -1,14 +1,14 @@
--- One look at one server: its own facts, the sessions asked for, and who blocks them.
--- PostgreSQL 14 and later. One row, one column of JSON text: drivers then have no say in
--- types, row factories or placeholders (so no percent sign, colon or question mark here).
--- Before it is sent the pids are filled in, 'system' where that is allowed, and comments
--- like this one are taken out (activity.py).
+-- Reads the server's own facts, the sessions asked for, and the sessions that block them.
+-- PostgreSQL 14 and later. One row with one column of JSON text: the result does not
+-- depend on a driver's types, row factories or placeholders (so the statement has no
+-- percent sign, colon or question mark). activity.py fills in the pids, and 'system' if
+-- the role may read it, and removes comments like this one.
 WITH session AS MATERIALIZED (
     SELECT pid, datid, backend_type, backend_start, xact_start, state_change, client_port,
            application_name, wait_event_type, wait_event, state, query
     FROM pg_catalog.pg_stat_activity
 ), asked AS MATERIALIZED (
-    -- pg_blocking_pids stops the lock manager for a moment: only for those that wait
+    -- pg_blocking_pids stops the lock manager for a moment: only for waiting sessions
     SELECT *, CASE WHEN wait_event_type = 'Lock'
                    THEN pg_catalog.pg_blocking_pids(pid) END AS blocked_by
     FROM session
@@ -24,7 +24,7 @@ WITH session AS MATERIALIZED (
 ), moment AS MATERIALIZED (
     SELECT pg_catalog.clock_timestamp() AS now
 ), readable AS MATERIALIZED (
-    -- a statement is kept in the encoding of its own database: another one's is no text
+    -- a statement is in the encoding of its database: only our own can be decoded
     SELECT oid FROM pg_catalog.pg_database
     WHERE encoding = (SELECT encoding FROM pg_catalog.pg_database
                       WHERE datname = pg_catalog.current_database())
@@ -42,7 +42,7 @@ SELECT CAST(pg_catalog.json_build_object(
                                 AS int), 0),
     'sessions', (SELECT pg_catalog.count(*) FROM session
                  WHERE backend_type = 'client backend'
-                    -- hidden from an unprivileged role; those with a database are clients
+                    -- hidden from an unprivileged role: sessions with a database are clients
                     OR backend_type IS NULL AND datid IS NOT NULL),
     'backends', (SELECT COALESCE(pg_catalog.json_agg(pg_catalog.json_build_object(
         'pid', pid,

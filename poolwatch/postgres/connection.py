@@ -1,4 +1,4 @@
-"""Make one connection ready for reading, and never leave one open by mistake."""
+"""Opens the dedicated connections over which poolwatch reads pg_stat_activity."""
 
 from __future__ import annotations
 
@@ -7,60 +7,94 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from poolwatch.postgres.activity import Access, prepare, read
-from poolwatch.protocol.readings import ServerReading
+from poolwatch.errors import ServerViewError
+from poolwatch.postgres.activity import read, values_of
+from poolwatch.protocol.records import ServerReading
+
+_SETTINGS = {
+    "search_path": "pg_catalog",  # no look-alike tables or operators of other users
+    "application_name": "poolwatch",
+    "statement_timeout": "2s",
+    "lock_timeout": "1s",
+    "idle_session_timeout": "60s",  # a connection that we lost ends by itself
+    "default_transaction_read_only": "on",
+}
 
 Facts = Callable[[Any], tuple[int | None, str | None, int | None]]
 """Backend pid, address and client port of a driver's connection, without I/O."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A connection of our own that is prepared for reading."""
+class MonitoringConnection:
+    """A dedicated connection, prepared for reading pg_stat_activity."""
 
-    connection: Any
-    access: Access
+    dbapi_connection: Any
+    identify: bool
+    """Whether the role may read the system identifier; some managed servers refuse."""
     address: str | None
 
     def read(self, pids: Collection[int]) -> ServerReading:
-        """One statement; raises what the driver raises."""
-        cursor = self.connection.cursor()
+        """Read with one statement; raises what the driver raises."""
+        cursor = self.dbapi_connection.cursor()
         try:
-            reading = read(cursor, pids, self.access)
+            reading = read(cursor, pids, identify=self.identify)
         finally:
             with suppress(Exception):
                 cursor.close()
         return replace(reading, address=self.address)
 
     def close(self) -> None:
-        """Close the connection; an error is of no interest any more."""
-        close(self.connection)
+        """Close the connection, ignoring errors."""
+        with suppress(Exception):
+            self.dbapi_connection.close()
 
 
-def open_line(connect: Callable[[], Any], facts: Facts) -> Line:
-    """Connect and prepare, or close again and raise what went wrong."""
+def open_connection(connect: Callable[[], Any], facts: Facts) -> MonitoringConnection:
+    """Connect and prepare; on an error, close the connection and raise."""
     connection = connect()
     try:
         _autocommit(connection)
         backend_pid, address, _ = facts(connection)
         cursor = connection.cursor()
-        access = prepare(cursor, backend_pid)
+        identify = prepare(cursor, backend_pid)
         cursor.close()
     except BaseException:
-        close(connection)
+        with suppress(Exception):
+            connection.close()
         raise
-    return Line(connection, access, address)
+    return MonitoringConnection(connection, identify, address)
 
 
-def close(connection: Any) -> None:
-    """Close a DBAPI connection, whatever state it is in."""
-    with suppress(Exception):
-        connection.close()
+def prepare(cursor: Any, backend_pid: int | None) -> bool:
+    """Limit what a new connection can cost the server; one statement.
+
+    Returns whether the role may read the system identifier. ``backend_pid`` is the
+    driver's. If the server has another one, or the driver has none, a pooler sits in
+    between: its server connections are shared with the application, so nothing is set
+    on them, and ServerViewError says why no row can be told apart.
+    """
+    pid = "pg_catalog.pg_backend_pid()"
+    settings = ", ".join(
+        f"CASE WHEN {pid} = {int(backend_pid or 0)}"
+        f" THEN pg_catalog.set_config('{name}', '{value}', false) END"
+        for name, value in _SETTINGS.items()
+    )
+    cursor.execute(
+        f"SELECT {pid}, pg_catalog.has_function_privilege("
+        f"'pg_catalog.pg_control_system()', 'EXECUTE'), {settings}"
+    )
+    server_pid, identify, *_ = values_of(cursor.fetchone())
+    if server_pid != backend_pid:
+        raise ServerViewError(
+            "the connection goes through a pooler such as PgBouncer, which hides whose "
+            "session is whose"
+        )
+    return bool(identify)
 
 
 def _autocommit(connection: Any) -> None:
     try:
         connection.autocommit = True
     except Exception:  # noqa: BLE001 - each driver has its own; the second try tells
-        connection.rollback()  # whoever made it has left a transaction open
+        connection.rollback()  # the engine's creator has left a transaction open
         connection.autocommit = True

@@ -1,7 +1,7 @@
-"""The server view over a DSN that the viewer was given.
+"""The server view over a DSN that was given to the viewer.
 
-The only module on the viewer's side that loads psycopg2, and SQLAlchemy for URLs that
-only it understands; both when they are needed, not before.
+The only viewer module that loads psycopg2, and SQLAlchemy for URLs that libpq cannot
+parse; both are loaded on first use.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
-from poolwatch.postgres.connection import Facts, Line, open_line
+from poolwatch.postgres.connection import Facts, MonitoringConnection, open_connection
 from poolwatch.postgres.errors import as_failure, took_too_long
-from poolwatch.protocol.readings import ServerReading
+from poolwatch.protocol.records import ServerReading
 
-LONGEST_BACKOFF_S = 15.0
+MAX_BACKOFF_S = 15.0
 
 _DEFAULTS = {
     "connect_timeout": "3",
-    # a dead network is noticed within seconds, not after the kernel's two hours
+    # a dead network is detected within seconds, not after the kernel's two hours
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "2",
@@ -43,10 +43,10 @@ _SQLALCHEMY_HOSTS = re.compile(r"[?&]host=([^&/]*:\d|.*[?&]host=)")
 
 
 def environment_dsn(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the DSN that the environment speaks of, None if it does not.
+    """Return the DSN that the environment sets, None if there is none.
 
-    That is DATABASE_URL if it is PostgreSQL's, or the empty libpq string if one of
-    libpq's own variables is set: libpq then reads them by itself.
+    That is DATABASE_URL if it is a PostgreSQL URL, or the empty libpq string if one of
+    libpq's own variables is set: libpq reads them by itself.
     """
     url = environ.get("DATABASE_URL", "")
     scheme = _URL.match(url)
@@ -56,13 +56,13 @@ def environment_dsn(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def libpq_words(dsn: str) -> dict[str, str]:
-    """Return a DSN as libpq's keywords; raises ServerViewError if it is none.
+    """Return a DSN as libpq's keywords; raises ServerViewError if it is invalid.
 
-    Takes every libpq string and every PostgreSQL URL of libpq's or of SQLAlchemy's.
+    Accepts every libpq string and every PostgreSQL URL of libpq or SQLAlchemy.
     """
     scheme = _URL.match(dsn)
     if scheme and scheme[1].lower() not in ("postgres", "postgresql"):
-        raise ServerViewError("the DSN is not one of PostgreSQL")
+        raise ServerViewError("the DSN is not a PostgreSQL DSN")
     try:
         if scheme and (scheme[2] or _SQLALCHEMY_HOSTS.search(dsn)):
             words = _words_of_url(dsn.strip())
@@ -70,22 +70,22 @@ def libpq_words(dsn: str) -> dict[str, str]:
             words = _psycopg2().extensions.parse_dsn(dsn)
     except PoolwatchError:
         raise
-    except Exception:  # noqa: BLE001 - whatever it says may quote the DSN
+    except Exception:  # noqa: BLE001 - its message may quote the DSN
         raise as_failure(ValueError("invalid dsn")) from None
     return words
 
 
-class ViewerReader:
-    """Reads the server of one DSN, over one connection that it keeps."""
+class DsnReader:
+    """Reads the server of one DSN, over one connection that stays open."""
 
     def __init__(
         self, dsn: str, facts: Facts, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``facts`` knows the backend pid and address of a driver's connection."""
+        """``facts`` reads the backend pid and address of a driver's connection."""
         self._dsn = dsn
         self._facts = facts
         self._clock = clock
-        self._line: Line | None = None
+        self._connection: MonitoringConnection | None = None
         self._failure: PoolwatchError | None = None
         self._failures = 0
         self._not_before = 0.0
@@ -93,8 +93,8 @@ class ViewerReader:
     def read(self, pids: Collection[int]) -> ServerReading:
         """Read the server and the sessions ``pids``; not thread-safe.
 
-        Raises ServerViewError, the same one again until it is time for a new attempt,
-        and MissingExtraError.
+        Raises MissingExtraError and ServerViewError; after a failure the same error
+        again until the next attempt is due.
         """
         if self._failure is not None and self._clock() < self._not_before:
             raise self._failure.with_traceback(None)
@@ -108,16 +108,16 @@ class ViewerReader:
 
     def close(self) -> None:
         """Close the connection, if there is one; the next read makes another."""
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _read(self, pids: Collection[int]) -> ServerReading:
         try:
-            if self._line is not None:
-                return self._read_again(self._line, pids)
-            self._line = open_line(self._connect, self._facts)
-            return self._line.read(pids)
+            if self._connection is not None:
+                return self._read_again(self._connection, pids)
+            self._connection = open_connection(self._connect, self._facts)
+            return self._connection.read(pids)
         except PoolwatchError:
             self.close()
             raise
@@ -125,20 +125,22 @@ class ViewerReader:
             self.close()
             raise as_failure(error) from None
 
-    def _read_again(self, line: Line, pids: Collection[int]) -> ServerReading:
-        """Read over the kept connection; over a new one if the server has ended it."""
+    def _read_again(
+        self, connection: MonitoringConnection, pids: Collection[int]
+    ) -> ServerReading:
+        """Read over the open connection, or a new one if the server has closed it."""
         try:
-            return line.read(pids)
+            return connection.read(pids)
         except Exception as error:
             if took_too_long(error):
                 raise
             self.close()
             first = as_failure(error)
             try:
-                self._line = open_line(self._connect, self._facts)
+                self._connection = open_connection(self._connect, self._facts)
             except Exception:  # noqa: BLE001 - the first failure says more
                 raise first from None
-            return self._line.read(pids)
+            return self._connection.read(pids)
 
     def _connect(self) -> Any:
         defaults = dict(_DEFAULTS)
@@ -148,7 +150,7 @@ class ViewerReader:
         return _psycopg2().connect(**words)
 
     def _back_off(self, error: PoolwatchError) -> None:
-        wait = min(LONGEST_BACKOFF_S, 2.0**self._failures)
+        wait = min(MAX_BACKOFF_S, 2.0**self._failures)
         self._failure, self._failures = error, self._failures + 1
         self._not_before = self._clock() + wait
 
@@ -157,7 +159,7 @@ def _words_of_url(dsn: str) -> dict[str, str]:
     sqlalchemy = _loaded("sqlalchemy.engine.url")
     url = sqlalchemy.make_url(dsn).set(drivername="postgresql+psycopg2")
     _, words = url.get_dialect()().create_connect_args(url)
-    if "ssl" in words:  # asyncpg's word
+    if "ssl" in words:  # asyncpg's name for it
         words["sslmode"] = words["ssl"]
     return {key: str(value) for key, value in words.items() if key in _LIBPQ}
 

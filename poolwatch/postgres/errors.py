@@ -1,8 +1,8 @@
-"""One sentence for whatever a driver raises, made of our own words only.
+"""One sentence of our own for each error that a driver raises.
 
-Drivers quote what they were given: a mistyped DSN puts parts of the password into the
-host name or the option that "does not exist". So nothing of their text is passed on;
-it is only recognised.
+Drivers quote their input: a mistyped DSN puts parts of the password into the host name
+or the option that "does not exist". So a driver's text is matched against patterns and
+never passed on.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NO_DATABASE = "PostgreSQL has no database of that name"
 _FULL = "PostgreSQL is full: it has no connection slot left"
 _NOT_UP = "PostgreSQL is starting up or shutting down"
 _ENDED = "PostgreSQL closed the connection"
-_SLOW = "PostgreSQL took too long to read pg_stat_activity, the reading was cancelled"
-_TOO_OLD = "this server is no PostgreSQL 14 or later"
+_SLOW = "PostgreSQL took too long to read pg_stat_activity; the query was cancelled"
+_TOO_OLD = "this server is not PostgreSQL 14 or later"
 _PERMISSION = "the role may not read pg_stat_activity"
 _ABSENT = "no PostgreSQL answers at this address"
 _NO_NAME = "the host name of the database cannot be resolved"
@@ -41,7 +41,7 @@ _WORDS = re.compile(
     "|(connection )?time(out expired|d out)",
     re.IGNORECASE,
 )
-"""What a server or driver says when it is down; nothing that a DSN could contain."""
+"""Messages about a server that is down; none can contain parts of a DSN."""
 
 _STATES = {
     "28P01": _PASSWORD,
@@ -85,9 +85,9 @@ _TEXTS = tuple(
 
 
 def as_failure(error: BaseException, *, alone: bool = False) -> ServerViewError:
-    """Return what to raise instead of ``error``; free of anything a DSN contains.
+    """Return the error to raise instead of ``error``; it quotes nothing of a DSN.
 
-    ``alone``: without what it came from, which may be an exception of the application.
+    ``alone``: ignore its causes, which may be exceptions of the application.
     """
     if isinstance(error, ServerViewError):
         return error
@@ -105,7 +105,7 @@ def as_failure(error: BaseException, *, alone: bool = False) -> ServerViewError:
 
 
 def took_too_long(error: BaseException) -> bool:
-    """Whether the server itself gave up: asking again would only take as long."""
+    """Whether the server cancelled the statement: a second try would take as long."""
     return str(as_failure(error)) == _SLOW
 
 
@@ -114,7 +114,7 @@ def _recognised(text: str) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from."""
+    """The error and its causes."""
     seen = 0
     while error is not None and seen < 10:
         yield error
@@ -122,7 +122,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _sqlstate(error: Any) -> str | None:
-    """Return what psycopg calls sqlstate, psycopg2 pgcode, and pg8000 "C"."""
+    """Return the SQLSTATE: psycopg's sqlstate, psycopg2's pgcode, pg8000's "C"."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if state is None and error.args and isinstance(error.args[0], dict):
         state = error.args[0].get("C")

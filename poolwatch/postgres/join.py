@@ -1,73 +1,55 @@
 """Prove which row of ``pg_stat_activity`` belongs to which hold, or leave it out.
 
-A pid alone proves nothing: the same pid exists on two servers, again later on the same
-one, and a pooler in between makes one up. What is compared, besides the pid:
+A pid alone proves nothing: the same pid exists on two servers, exists again later on
+the same one, and a pooler in between invents one. Besides the pid these are compared:
 
-*The port.* Our end of a TCP connection, as the process and as the server see it. While
-the connection is open nobody else on this machine has that port towards that server:
-equal ports are proof. Different ports are no proof of the contrary, since a proxy, a
-container network or an SSH tunnel may stand in between.
+*The port.* The client port of a TCP connection, as the process and as the server see
+it. While the connection is open, no other connection of this machine has that port
+towards that server: equal ports are proof. Different ports disprove nothing: a proxy, a
+container network or an SSH tunnel may be in between.
 
-*The age.* PostgreSQL stamps ``backend_start`` when it forks the backend, that is
-between the start and the end of the driver's connect call. So, each on its own clock
-and therefore untouched by an offset between the two,
+*The age.* PostgreSQL stamps ``backend_start`` when it forks the backend, which is
+between the start and the end of the driver's connect call. Each age is measured on its
+own clock, so an offset between the clocks does not matter:
 
     age of the connection <= age of the backend <= age of the connection + connect time
 
-give or take the time that passed between the two looks (an interval the caller has
-measured), SLACK_S for the scheduler, and DRIFT for clocks that run at different speeds.
-A backend that took over the pid is younger than the connection: it can only pass if
-the first backend lived for less than that tolerance. A clock that was set, or a laptop
-that slept, makes a true row fail: then the server's side is unknown, which is the
-lesser evil.
+within the time between the two readings (an interval that the caller has measured),
+SLACK_S for the scheduler, and DRIFT for clocks of different speed. A backend that
+reused the pid is younger than the connection: it can only pass if the first backend
+lived for less than that tolerance. If a clock was set or a laptop slept, a true row
+fails the test: then the server's side of the hold is unknown, never wrong.
 
-*The address*, of a connection that the pool had before it was instrumented and of which
-nobody knows the age. If the connection is to the very address that the reading is from,
-the server itself has told its pid; and the backend must be older than our first look at
-the connection. Only one that took over both the pid and that age could pass.
+*The address.* For connections that are older than the instrumentation: their age is
+unknown. If the connection goes to the very address that the reading is from, the server
+itself has reported its pid; and the backend must be older than the time since the
+connection was first seen. Only a backend that reused the pid and has that age passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from poolwatch.model import Connection, Departed, Hold, Process, ServerRow
-from poolwatch.protocol.readings import Backend, ServerReading
+from poolwatch.protocol.records import Backend, ServerReading
 
 SLACK_S = 0.05
-"""Between the connect call's return and the moment it is noted, at most."""
+"""Longest time from the return of the connect call to its recording."""
 
 DRIFT = 5e-5
-"""Seconds per second two clocks drift apart; undisciplined crystals reach this."""
+"""Drift of two clocks, in seconds per second: undisciplined crystals reach this."""
 
 MOST_DRIFT_S = 2.0
-"""Disciplined clocks do not drift without end."""
+"""Upper bound of the drift: clocks are disciplined now and then."""
 
 UNMEASURED_CONNECT_S = 1.0
-"""Allowed from asking for a connection to the fork of its backend, if not measured."""
+"""Assumed longest time from the request to the fork of the backend, if not measured."""
 
 Window = tuple[float, float]
-"""Earliest and latest moment of the reading, in seconds after that of the process."""
+"""Earliest and latest time of a reading, in seconds after the process's snapshot."""
 
 SAME_MOMENT: Window = (-0.05, 0.05)
-
-
-@dataclass(frozen=True, slots=True)
-class AgentReading:
-    """What an agent says of one server that pools of its process are on."""
-
-    pools: tuple[str, ...]
-    """Ids of the pools that share one URL, and with it this reading."""
-    reading: ServerReading | None
-    error: str | None
-    """One sentence when there is no reading, else None."""
-    enabled: bool = True
-    """False if the application switched it off (``server_view=False``)."""
-    down: str | None = None
-    """If the server does not answer: what it or its driver said."""
-    address: str | None = None
-    """Where the pools are connected to, as far as their connections tell."""
 
 
 def join(
@@ -78,10 +60,10 @@ def join(
 ) -> Process:
     """Return ``process`` with ``server`` filled in where the row is proven.
 
-    ``readings`` has, by pool id, a reading of the server that pool is on; ``windows``
-    how much later than the process that reading was taken (same moment if absent).
-    A reading's ``address``, if given, must be in the words of the process's own driver:
-    it tells the servers of a pool with several hosts apart.
+    Both mappings are by pool id: the reading of the pool's server, and how much later
+    than the process it was taken (at the same time if absent). A reading's ``address``
+    must be in the notation of the process's own driver: it distinguishes the servers of
+    a pool with several hosts.
     """
     if not readings:
         return process
@@ -102,11 +84,10 @@ def join(
 def claimed(
     process: Process, pool: str, reading: ServerReading, address: str | None = None
 ) -> ServerReading:
-    """Only those rows that a hold of ``pool`` can claim as its server's.
+    """Return ``reading`` with only those rows that a hold of ``pool`` can claim.
 
-    For a pool of which nobody could tell the server: its TCP port is proof, or else
-    that it is connected to ``address``, where the reading comes from, in the same
-    words on the same machine.
+    For a pool whose server is unknown. Proof is the hold's TCP port, or a connection to
+    ``address``, where the reading comes from, in the same notation on the same machine.
     """
     claims = {
         hold.backend_pid: hold.connection
@@ -123,9 +104,9 @@ def claimed(
 
 
 def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozenset[str]:
-    """Ids of holds that have no backend on their server, in whole readings of it.
+    """Ids of holds without a backend on their server; ``readings`` must be complete.
 
-    Only a hold that was open before and after the reading is proven to be missing.
+    A hold that ended during the reading may be among them: the caller has to check.
     """
     found = set()
     for hold in process.holds:
@@ -145,7 +126,7 @@ def strays(
     readings: Mapping[str, ServerReading],
     windows: Mapping[str, Window],
 ) -> tuple[tuple[Departed, Backend], ...]:
-    """Connections that the application gave up and the server still serves."""
+    """Connections that the application dropped and the server still serves."""
     return tuple(
         (gone, backend)
         for gone in process.departed
@@ -161,21 +142,21 @@ def strays(
 
 
 def same_port(connection: Connection, backend: Backend) -> bool:
-    """Whether both ends name the same TCP port of ours."""
+    """Whether both sides report the same client port."""
     return connection.client_port is not None and (
         connection.client_port == backend.client_port
     )
 
 
 def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
-    """Whether the backend was forked by this connection's own connect call."""
+    """Whether the backend was forked during this connection's connect call."""
     if backend.age_s is None:
         return False
     earliest, latest = window
     tolerance = SLACK_S + min(MOST_DRIFT_S, DRIFT * connection.age_s)
     if connection.met:
         return backend.age_s >= connection.age_s + earliest - tolerance
-    if connection.connect_s is None:  # then age_s begins before the connect call
+    if connection.connect_s is None:  # then age_s counts from before the connect call
         low, high = connection.age_s - UNMEASURED_CONNECT_S, connection.age_s
     else:
         low, high = connection.age_s, connection.age_s + connection.connect_s

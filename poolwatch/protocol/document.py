@@ -1,14 +1,13 @@
 """The snapshot document: JSON, schema 1.
 
 A document is ``{"schema": 1, "processes": [...], "unreachable": [...]}``; the members
-of each object are the fields of the record of the same meaning in
-:mod:`poolwatch.model`, by the same names. Durations are seconds, unknown is null.
+of each object have the names of the fields of the matching record in
+:mod:`poolwatch.model`. Durations are seconds, unknown is null. Fields marked
+VIEWERS_ONLY are left out, unless poolwatch's own programs are at both ends.
 
-Fields marked VIEWERS_ONLY there are left out, unless both ends are poolwatch's own.
-
-The text is made record by record, not by one call of ``json.dumps``: that would hold
-the application's interpreter for as long as a thousand stacks take. Equal stacks are
-the same object in a snapshot, and are put into words once.
+The text is built record by record, not by one call of ``json.dumps``, which would hold
+the GIL of the application for as long as a thousand stacks take. Equal stacks are the
+same object in a snapshot, and are encoded once.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ Decoder = Callable[[Any], Any]
 def to_json(snapshot: Snapshot, *, viewers: bool = False) -> str:
     """Return the document as ASCII text, on one line.
 
-    ``viewers`` adds the fields that only poolwatch's own programs use.
+    ``viewers``: add the fields that only poolwatch's own programs use.
     """
     members = _Encoder(viewers=viewers).record(snapshot)
     return f'{{"schema": {SCHEMA}, {members[1:]}'
 
 
 def list_to_json(records: Sequence[object], member: str) -> str:
-    """Return a document with a list of records, viewers' fields included."""
+    """Return a document with one list of records, VIEWERS_ONLY fields included."""
     items = _Encoder(viewers=True).value(tuple(records))
     return f'{{"schema": {SCHEMA}, {_quoted(member)}: {items}}}'
 
 
 def to_document(snapshot: Snapshot, *, viewers: bool = False) -> dict[str, Any]:
-    """Return the document as the objects that JSON is made of."""
+    """Return the document as dicts, lists, strings and numbers."""
     document: dict[str, Any] = json.loads(to_json(snapshot, viewers=viewers))
     return document
 
 
 def from_json(text: str | bytes) -> Snapshot:
-    """Read a document; raises UnreachableError with one sentence if it is none."""
+    """Read a document; raises UnreachableError with one sentence if it is invalid."""
     return _from_object(Snapshot, _document(text))
 
 
@@ -69,7 +68,7 @@ def _document(text: str | bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise UnreachableError("the answer is not a whole JSON document") from None
+        raise UnreachableError("the answer is not a complete JSON document") from None
     if not isinstance(document, dict) or "schema" not in document:
         raise UnreachableError("the answer is not a poolwatch document")
     if document["schema"] != SCHEMA:
@@ -97,12 +96,12 @@ def _from_object(kind: type[T], value: object) -> T:
 
 
 class _Encoder:
-    """Writes one document."""
+    """Encodes one document."""
 
     def __init__(self, *, viewers: bool) -> None:
         self._viewers = viewers
         self._known: dict[int, str] = {}
-        """Texts of frames and stacks, by identity: the snapshot keeps them alive."""
+        """JSON of frames and stacks, by ``id()``: the snapshot keeps them alive."""
 
     def value(self, value: Any) -> str:
         write = _WRITERS.get(type(value))
@@ -114,7 +113,7 @@ class _Encoder:
             return self._frame(value)
         if is_dataclass(value):
             return self.record(value)
-        # labels, and what only resembles a text or a number: a member of an enum
+        # labels, and subclasses of str and int such as enum members
         return json.dumps(dict(value) if isinstance(value, Mapping) else value)
 
     def record(self, record: Any) -> str:
@@ -146,7 +145,7 @@ class _Encoder:
 
 
 def _number(value: float) -> str:
-    """Seconds to the microsecond: the clock gives no more."""
+    """Seconds, rounded to microseconds: the clock is no more precise."""
     return repr(round(value, 6)) if math.isfinite(value) else "null"
 
 
@@ -161,7 +160,7 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
 
 @cache
 def _members(kind: type, viewers: bool) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
-    """The beginnings of all members, and what reads their values."""
+    """The JSON names of a record's members, and a function that reads their values."""
     chosen = [
         field.name
         for field in fields(kind)
@@ -175,7 +174,7 @@ def _members(kind: type, viewers: bool) -> tuple[tuple[str, ...], Callable[[Any]
 
 @cache
 def _decoder(hint: Any) -> Decoder:
-    """What builds a value of this type from JSON; made once per type."""
+    """Return the function that builds a value of this type from JSON."""
     if hint in (Frame, float):
         return _read_frame if hint is Frame else _read_float
     origin = typing.get_origin(hint)
@@ -192,22 +191,17 @@ def _decoder(hint: Any) -> Decoder:
 
 def _record_decoder(kind: Any) -> Decoder:
     hints = typing.get_type_hints(kind)
-    required = [
-        (field.name, _decoder(hints[field.name]))
+    members = [
+        (field.name, _decoder(hints[field.name]), field.default is MISSING)
         for field in fields(kind)
-        if field.default is MISSING
-    ]
-    optional = [
-        (field.name, _decoder(hints[field.name]))
-        for field in fields(kind)
-        if field.default is not MISSING
     ]
 
     def read(value: Any) -> Any:
-        given = {name: decode(value[name]) for name, decode in required}
-        for name, decode in optional:
-            if name in value:
-                given[name] = decode(value[name])
+        given = {
+            name: decode(value[name])
+            for name, decode, is_required in members
+            if is_required or name in value
+        }
         return kind(**given)
 
     return read
@@ -258,7 +252,7 @@ def _read_texts(value: Any) -> Mapping[str, str]:
 
 
 _frames: dict[tuple[str, int, str], Frame] = {}
-"""The few frames that all documents are made of."""
+"""Frames read so far: documents repeat the same few."""
 
 
 def _read_frame(value: Any) -> Frame:

@@ -1,8 +1,8 @@
-"""Whether a process that does not answer is alive, as the kernel tells it.
+"""Whether a process that does not answer is alive, according to the kernel.
 
-A pid proves nothing: it may be used again, or be another process's in another
-container. So the process behind a socket is the one that the kernel names as its
-listener, with the time when it started. What cannot be told is None, never a guess.
+A pid proves nothing: it may be reused, or mean another process in another container. So
+the process behind a socket is the one that the kernel names as its listener, together
+with its start time. Unknown is None, never a guess.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ State = Literal["running", "stopped", "ended"]
 
 _PROC = Path("/proc")
 _LISTENS = "00010000"
-"""Flags of a socket in ``/proc/net/unix``, as they stand there: what follows a line end
-in the name of some socket need not be a number."""
+"""Flags of a listening socket in ``/proc/net/unix``. Compared as text: a socket's name
+may contain a line end, and what follows it need not be a number."""
 _STOPPED = "Tt"
 _ENDED = "ZXx"
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One process, told apart from every other that had or will have its pid."""
+    """One process, distinct from every other one that had or will have its pid."""
 
     pid: int
-    """As this process sees it."""
+    """As seen from this process."""
     started: int
-    """In clock ticks since the machine started."""
+    """In clock ticks since the boot of the machine."""
 
 
 def listener(connection: socket.socket) -> Peer | None:
@@ -45,13 +45,13 @@ def listener(connection: socket.socket) -> Peer | None:
     except OSError:
         return None
     pid: int = struct.unpack("3i", packed)[0]
-    return _peer(pid) if pid > 0 else None  # 0: of a namespace that is hidden from us
+    return _peer(pid) if pid > 0 else None  # 0: in a pid namespace we cannot see
 
 
 def owner(path: Path, pid: int) -> Peer | None:
     """Return the process ``pid`` if it has the socket at ``path`` open.
 
-    For a socket whose queue is full: nothing can be learnt by a connection.
+    For a socket whose queue is full: a connection attempt would tell nothing.
     """
     inode = _inode(path, pid)
     if inode is None:
@@ -65,19 +65,19 @@ def owner(path: Path, pid: int) -> Peer | None:
 
 
 def listens(peer: Peer, path: Path) -> bool:
-    """Whether a process listens at ``path``, also when the file has been removed."""
+    """Whether a process listens at ``path``, even if the file has been removed."""
     return _inode(path, peer.pid) is not None
 
 
 def state(peer: Peer) -> State | None:
-    """Say what has become of a process; None if that cannot be seen."""
+    """Return the state of a process; None if it cannot be read."""
     try:
         letter, started, threads = _stat(peer.pid)
     except (FileNotFoundError, ProcessLookupError):
         return "ended"
     except (OSError, ValueError, IndexError):
         return None
-    # a main thread may end before the others: such a process runs on
+    # the main thread may end before the others: such a process is still running
     if started != peer.started or (letter in _ENDED and threads <= 1):
         return "ended"
     return "stopped" if letter in _STOPPED else "running"
@@ -98,9 +98,9 @@ def _stat(pid: int) -> tuple[str, int, int]:
 
 
 def _inode(path: Path, pid: int) -> str | None:
-    """Return the number of the listening socket that was bound to ``path``.
+    """Return the inode of the listening socket that was bound to ``path``.
 
-    It is looked for in the network namespace of the process ``pid``.
+    It is looked up in the network namespace of the process ``pid``.
     """
     try:
         lines = (
@@ -108,12 +108,12 @@ def _inode(path: Path, pid: int) -> str | None:
         )
     except OSError:
         return None
-    names = {path.name, path.with_suffix(".born").name}  # see Server.__init__
     for line in lines[1:]:
         # Num RefCount Protocol Flags Type St Inode Path
         fields = line.split(None, 7)
         listens = len(fields) == 8 and fields[3] == _LISTENS
-        if listens and Path(fields[7]).name in names:
+        # the suffix is not compared: the agent binds a temporary name and renames it
+        if listens and Path(fields[7]).stem == path.stem:
             return fields[6]
     return None
 

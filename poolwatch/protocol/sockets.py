@@ -1,4 +1,4 @@
-"""Where the sockets live, who may use them, and which of them are dead."""
+"""The directory of the agents' sockets: where it is, whether it can be trusted."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Address:
     path: Path
     pid: int
     peer: Peer | None = field(default=None, compare=False)
-    """The process that listens, if it could be told."""
+    """The process that listens, if known."""
 
 
 def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Return the socket directory: ``chosen``, POOLWATCH_DIR or the user's own.
 
-    Raises UsageError if there can be no such directory (``~nobody``).
+    Raises UsageError if there can be no such directory (``~no-such-user``).
     """
     given = chosen or os.environ.get("POOLWATCH_DIR")
     if given:
@@ -52,7 +52,7 @@ def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, 0700, and check that it may be trusted.
+    """Create the directory, mode 0700, and check that it can be trusted.
 
     Raises ForbiddenError or UsageError with one sentence.
     """
@@ -61,18 +61,17 @@ def prepare(directory: Path) -> None:
     except FileExistsError:
         raise UsageError(f"{directory} is not a directory") from None
     except OSError as error:
-        raise UsageError(f"cannot make {directory}: {error.strerror}") from None
+        raise UsageError(f"cannot create {directory}: {error.strerror}") from None
     check(directory, own=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise ForbiddenError(f"cannot write to {directory}")
 
 
 def check(directory: Path, *, own: bool = False) -> None:
-    """Refuse a directory that others could have planted or can write to.
+    """Refuse a directory that another user could have planted or can write to.
 
-    Root may look into everybody's; with ``own`` it must be one's own for root, too.
-    Raises ForbiddenError or UsageError with one sentence; FileNotFoundError if there
-    is none.
+    Root may read every user's directory; with ``own``, root too must own it. Raises
+    ForbiddenError or UsageError with one sentence; FileNotFoundError if it is missing.
     """
     status = _status(directory)
     if stat.S_ISLNK(status.st_mode):
@@ -84,7 +83,7 @@ def check(directory: Path, *, own: bool = False) -> None:
         raise ForbiddenError(f"{directory} belongs to uid {status.st_uid}: not trusted")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ForbiddenError(
-            f"others may write to {directory}: not trusted; chmod 700 makes it so"
+            f"other users may write to {directory}: not trusted; run chmod 700 on it"
         )
 
 
@@ -94,10 +93,10 @@ def _status(directory: Path) -> os.stat_result:
     except FileNotFoundError:
         raise
     except PermissionError:
-        raise ForbiddenError(f"may not look into {directory.parent}") from None
+        raise ForbiddenError(f"no permission to read {directory.parent}") from None
     except NotADirectoryError:
         raise UsageError(f"{directory} is not a directory") from None
-    except OSError as error:  # a name that is too long, a disk that is gone
+    except OSError as error:  # the name is too long, or the disk is gone
         raise UsageError(f"cannot use {directory}: {error.strerror}") from None
 
 
@@ -113,9 +112,9 @@ def new_path(directory: Path) -> Path:
 
 
 def addresses(directory: Path) -> Iterator[Address]:
-    """The sockets in a directory, by pid; nothing if there is no such directory.
+    """Yield the sockets in a directory by pid; none if there is no such directory.
 
-    Raises ForbiddenError or UsageError if the directory is not to be used.
+    Raises ForbiddenError or UsageError if the directory cannot be used.
     """
     try:
         check(directory)
@@ -123,7 +122,7 @@ def addresses(directory: Path) -> Iterator[Address]:
     except FileNotFoundError:
         return
     except PermissionError:
-        raise ForbiddenError(f"may not look into {directory}") from None
+        raise ForbiddenError(f"no permission to read {directory}") from None
     except OSError as error:
         raise UsageError(f"cannot read {directory}: {error.strerror}") from None
     found = [(_NAME.fullmatch(name), name) for name in names]
@@ -133,10 +132,10 @@ def addresses(directory: Path) -> Iterator[Address]:
 
 
 def sweep(address: Address) -> None:
-    """Remove a socket nobody listens on, if that is ours to do."""
+    """Remove a dead socket, if it belongs to this user or root."""
     try:
         status = address.path.lstat()
         if stat.S_ISSOCK(status.st_mode) and status.st_uid in (os.getuid(), 0):
             address.path.unlink()
     except OSError:
-        pass  # somebody else has swept it
+        pass  # another viewer has removed it

@@ -1,8 +1,8 @@
-"""Which caller tells apart the connections that were taken at one call site.
+"""Which caller distinguishes the connections that were taken at one call site.
 
-Many applications take every connection in one helper, so its line says nothing. Stacks
-of one call site are compared from the site outwards, by the application's own frames:
-the first frame at which they differ is the caller to name.
+Many applications take every connection in one helper, so the helper's line says
+nothing. The stacks of one call site are compared from the site outwards, by the
+application's own frames: the first frame at which they differ is the caller to name.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from poolwatch.stacks.capture import Path
 
 Stack = tuple[Frame, ...]
-"""A call site and the application's frames that led to it, innermost first."""
+"""A call site and the application's frames outside of it, innermost first."""
 
 
 class Request(NamedTuple):
-    """A hold or wait whose caller is wanted."""
+    """A hold or wait whose caller is to be named."""
 
     site: Frame
     stack: tuple[Frame, ...]
     """Innermost first, library frames included."""
     asker: tuple[Frame, ...] = ()
-    """The stack that handed the work to this thread, if it is known."""
+    """The stack that handed the work to this thread, if known."""
 
 
 def own_stack(site: Frame, stack: Sequence[Frame]) -> Stack:
-    """The call site, and the application's frames beyond it."""
+    """The call site and the application's frames outside of it."""
     beyond = stack[stack.index(site) + 1 :] if site in stack else stack
     own = set(taking_frames(stack, site, launcher=True))
     return (site, *[frame for frame in beyond if frame in own])
 
 
 def near_stack(path: Path) -> Stack:
-    """The own stack of a path, as far as it is exact; empty without a call site."""
+    """The own_stack() of a path, as far as it is exact; empty without a call site."""
     site = path.site()
     return () if site is None else own_stack(site, path.exact())
 
 
 def apart(one: Path, other: Path) -> tuple[Frame | None, Frame | None]:
-    """The callers that tell two paths of one call site apart, if there are some."""
+    """The callers that distinguish two paths of one call site, None for neither."""
     stacks = near_stack(one), near_stack(other)
     at = fork(stacks) if stacks[0][:1] == stacks[1][:1] else None
     if at is None:
@@ -55,7 +55,7 @@ def apart(one: Path, other: Path) -> tuple[Frame | None, Frame | None]:
 
 
 def fork(stacks: Iterable[Stack]) -> int | None:
-    """The first position at which the stacks of one call site differ."""
+    """The first position at which the stacks of one call site differ, if any."""
     known = [stack for stack in stacks if OTHER_SITES not in stack]
     for at in range(1, max(map(len, known), default=0)):
         frames = {
@@ -78,14 +78,14 @@ def caller_at(stack: Stack, at: int) -> Frame | None:
 def callers(
     requests: Mapping[int, Request], known: Mapping[Frame, Iterable[Stack]]
 ) -> dict[int, Frame]:
-    """The callers of those requests that need one to be told apart, by their number.
+    """The callers of those requests that need one to be distinguished, by number.
 
-    ``known`` has the stacks that were seen earlier, by call site. They decide with the
-    open ones where callers differ, so that a caller stays while others come and go.
+    ``known`` has the stacks that were seen earlier, by call site. They count when the
+    fork is looked for, so that a request's caller stays the same while others end.
     """
     sites: dict[Frame, dict[tuple[int, int], list[int]]] = {}
     for number, (site, stack, asker) in requests.items():
-        alike = id(stack), id(asker)  # of one path they are mostly the same object
+        alike = id(stack), id(asker)  # requests of one path mostly share these objects
         sites.setdefault(site, {}).setdefault(alike, []).append(number)
     named: dict[int, Frame] = {}
     for site, groups in sites.items():

@@ -1,8 +1,8 @@
-"""Is the code that took a connection still running? A comparison of two stacks.
+"""Compares two stacks: is the code that took a connection still running?
 
-A stack is compared by the application's own frames, by file and function: lines move
-on while a function runs. It is compared from the outside in, because that is how it
-unwinds: of the frames that took the hold, the innermost ended first.
+Only the application's own frames are compared, by file and function: the line changes
+while a function runs. The comparison starts at the outermost frame, because a stack
+unwinds from the innermost one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from poolwatch.stacks.capture import DEEPEST
 from poolwatch.stacks.code_owner import application_frames, home_of, library_of
 
 _LOOPS = frozenset({"asyncio", "uvloop", "anyio", "greenlet", "uvicorn"})
-"""Libraries whose frames run the event loop, outside of a task."""
+"""Libraries that run the event loop: their frames are outside of any task."""
 
 Name = tuple[str, str]
 
@@ -24,8 +24,8 @@ def taking_frames(
 ) -> tuple[Frame, ...]:
     """The frames of a stack that are the application's own, innermost first.
 
-    With ``site``, those of the same code as that call site. What started the program is
-    left out, unless it is asked for or all there is.
+    With ``site``, only frames of the same code as that call site. The frames that
+    launched the program are left out, unless ``launcher`` is set or there is no other.
     """
     known = _name(site) if site is not None else None
     names = list(map(_name, stack))
@@ -34,14 +34,15 @@ def taking_frames(
 
 
 def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> int:
-    """How many of the frames that took a hold are on its holder's stack now.
+    """Count the frames of a checkout that are still on the holder's stack.
 
-    Both stacks are innermost first. Counted from the outermost inwards: a helper that
-    returned the connection to its caller leaves all but one; a worker that went on to
-    its next job leaves only the loop (compare with ``len(taking_frames(...))``). Frames
-    that have come between do not matter: a generator may be resumed from elsewhere, a
-    decorator may have been entered. A second call of the same function counts as the
-    first: two stacks cannot tell them apart, which may spare a leak but accuses nobody.
+    Both stacks are innermost first; the count starts at the outermost frame. If a
+    helper has returned the connection to its caller, all frames but one are left; if a
+    worker has gone on to its next job, only its loop is left (compare with
+    ``len(taking_frames(...))``). Additional frames in between do not matter: a
+    generator may be resumed from elsewhere, a decorator may have been entered. A second
+    call of the same function counts as the first, since two stacks cannot tell them
+    apart: a leak may go unnoticed, but innocent code is never accused.
     """
     taken = [_name(frame) for frame in reversed(taking_frames(stack_at_checkout))]
     homes = {home_of(*name) for name in taken}
@@ -57,10 +58,10 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
 def _outside(
     stack: Sequence[Frame], now: Sequence[Frame], taken: list[Name], present: list[Name]
 ) -> int:
-    """Outermost frames of the one stack that the other one never shows.
+    """Count the outermost frames of ``stack`` that ``now`` cannot contain.
 
-    A task's stack ends where the task begins, while the checkout also saw what runs the
-    event loop. And of a very deep stack only the inner part is kept.
+    A task's stack begins where the task begins, while the checkout also recorded what
+    runs the event loop. And only the inner part of a very deep stack is recorded.
     """
     if taken[0] in present or present[0] not in taken:
         return 0
@@ -72,7 +73,7 @@ def _outside(
 
 
 def _in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
-    """How many of ``taken`` are among ``present``, one after the other."""
+    """Count how many of ``taken`` occur in ``present`` in the same order."""
     matched = 0
     for name in present:
         if matched < len(taken) and name == taken[matched]:
@@ -83,9 +84,9 @@ def _in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
 def matching(
     taken: Sequence[Frame], present: Sequence[Frame]
 ) -> list[tuple[Frame, Frame]]:
-    """Frames of ``taken`` with those in ``present`` that are in the same function.
+    """Pair the frames of ``taken`` and ``present`` that are in the same function.
 
-    Both are the outermost first.
+    Both stacks are outermost first.
     """
     pairs: list[tuple[Frame, Frame]] = []
     for frame in present:

@@ -1,4 +1,4 @@
-"""Where threads and tasks are now."""
+"""The current stacks of threads, tasks and greenlets."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from poolwatch.stacks.holder import Holder, TaskRef
 
 _TRIES = 3
-"""Looks at a greenlet that is suspended and resumed again and again."""
+"""Attempts to read a greenlet that is suspended and resumed again and again."""
 
 
 def task_stack(reference: TaskRef, thread: Pairs = ()) -> Pairs:
-    """Where a task is now, innermost await first.
+    """The current stack of a task, innermost frame first.
 
-    ``Task.get_stack`` shows only the outermost frame; the rest hangs on
-    ``cr_await`` and its kin. Of a task that is running, that is without the plain
-    functions it has called: those are on the stack of its ``thread``.
+    ``Task.get_stack`` returns only the outermost frame; the others are found through
+    ``cr_await`` and its equivalents. If the task is running, the plain functions that
+    it has called are on ``thread``, the stack of its thread.
     """
     task = reference.reference()
     pairs: list[tuple[Any, int]] = []
@@ -44,24 +44,24 @@ def _called(thread: Pairs, by: Any) -> Pairs:
     for at, (code, _) in enumerate(thread):
         if code is by:
             return thread[:at]
-        if code.co_name == "_run_once":  # the event loop: it runs no longer
+        if code.co_name == "_run_once":  # the event loop: the task is no longer running
             return ()
-    return thread  # a greenlet's: its stack ends before the coroutine that runs it
+    return thread  # a greenlet: its stack ends before the coroutine that runs it
 
 
 def _first(thing: object, *names: str) -> Any:
-    """The first attribute of those that is there and not None."""
+    """The first of these attributes that exists and is not None."""
     values = (getattr(thing, name, None) for name in names)
     return next((value for value in values if value is not None), None)
 
 
 def holder_stack(holder: Holder, threads: Mapping[int, Pairs]) -> Pairs:
-    """Where a holder is now, innermost frame first: nowhere once it has ended.
+    """The current stack of a holder, innermost frame first; empty once it has ended.
 
-    ``threads`` are the stacks of all threads: of one that runs several greenlets they
-    say where the one was that ran then, so that thread is read anew.
+    ``threads`` are the stacks of all threads. A thread with several greenlets is read
+    again: there they have the stack of the greenlet that was running at that time.
     """
-    if holder.has_ended():  # then its ident may be another thread's by now
+    if holder.has_ended():  # its ident may belong to another thread by now
         return ()
     if not holder.shares_its_thread():
         return threads.get(holder.thread_ident, ())
@@ -76,8 +76,8 @@ def holder_stack(holder: Holder, threads: Mapping[int, Pairs]) -> Pairs:
 
 
 def thread_stacks() -> dict[int, Pairs]:
-    """Where every thread is now, innermost frame first, by thread ident.
+    """The current stack of every thread, innermost frame first, by thread ident.
 
-    The frames themselves are let go before this returns.
+    No reference to a frame is kept.
     """
     return {ident: pairs_of(frame) for ident, frame in current_frames().items()}

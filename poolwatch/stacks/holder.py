@@ -1,7 +1,7 @@
-"""Who takes a connection: the thread or greenlet and, under asyncio, the task.
+"""Holders: the thread or greenlet that takes a connection, and the asyncio task.
 
-Neither is kept alive by us: what they carry may be the very thing that leaks. A thread
-is met once, in a thread-local record that dies with it.
+poolwatch keeps none of them alive: they may refer to the connection that leaks. There
+is one thread-local record per thread, which is gone when the thread ends.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = ["Holder", "PerGreenlet", "PerThread", "TaskRef", "get_ident"]
-"""``get_ident`` is imported once: it may be another's before or after it is patched."""
+"""``get_ident`` is imported once: gevent may replace it, and idents would not match."""
 
 
 class Holder:
-    """A thread, or a greenlet that is scheduled in one, as far as it may be remembered.
+    """What is recorded of a thread, or of a greenlet in it, without keeping it alive.
 
-    Greenlets are told apart where gevent or eventlet is loaded: see PerThread.
+    Greenlets have records of their own if gevent or eventlet is loaded: see PerThread.
     """
 
     __slots__ = (
@@ -34,14 +34,14 @@ class Holder:
         "_is_first",
         "_name",
         "_thread",
+        "first_seen",
         "ident",
-        "met",
         "out",
         "thread_ident",
     )
 
     def __init__(self, greenlet: Any = None) -> None:
-        """Meet the thread that runs, and ``greenlet``, which runs in it."""
+        """Record the running thread, and ``greenlet``, which runs in it."""
         thread = threading.current_thread()
         self.ident = get_ident()
         self.thread_ident = greenlets.thread_ident()
@@ -50,14 +50,14 @@ class Holder:
         self._thread = ref(thread)
         self._greenlet = None if greenlet is None else ref(greenlet)
         self._is_first = greenlet is None or greenlets.parent_of(greenlet) is None
-        """It is the thread itself, or the greenlet that the thread began as."""
+        """Whether it is the thread itself, or the first greenlet of the thread."""
         if not self._is_first and not _is_named(thread, greenlet):
             self._name = greenlets.own_name(greenlet)
-        self.met = monotonic()
-        """When it was met: at its first checkout."""
+        self.first_seen = monotonic()
+        """Time of its first checkout."""
         self.out = 0
-        """Holds of this thread that are open, on all pools. A hint: threads that give
-        back each other's connections write it without a lock."""
+        """Open holds of this thread, on all pools. Approximate: threads that return
+        each other's connections write it without a lock."""
 
     @property
     def name(self) -> str:
@@ -76,20 +76,20 @@ class Holder:
         thread = self._thread()
         try:
             return thread is None or not thread.is_alive()
-        except RuntimeError:  # how a thread that Python did not start says it has
+        except RuntimeError:  # an ended thread that Python did not start
             return True
 
     def shares_its_thread(self) -> bool:
-        """Whether its greenlet is one of several that take turns in their thread."""
+        """Whether it is one of several greenlets that take turns in their thread."""
         return self._greenlet is not None and greenlets.are_scheduled()
 
     def suspended_frame(self) -> FrameType | None:
-        """The innermost frame of its greenlet, if that is suspended."""
+        """The innermost frame of its greenlet, if it is suspended."""
         greenlet = self._greenlet() if self.shares_its_thread() else None  # type: ignore[misc]
         return None if greenlet is None else greenlets.suspended_frame(greenlet)
 
     def stack_key(self) -> int:
-        """Tells whose stack its frames are on now: the ident of the thread it runs in,
+        """Key of the stack that has its frames now: the ident of the thread it runs in,
         or the ``id()`` of its greenlet while that is suspended.
         """
         greenlet = None if self._greenlet is None else self._greenlet()
@@ -99,7 +99,7 @@ class Holder:
 
 
 def _is_named(thread: Any, greenlet: Any) -> bool:
-    """Whether ``threading`` knows the greenlet as a thread, and by a name."""
+    """Whether ``threading`` knows the greenlet as a thread with a name."""
     dummy = type(thread).__name__ == "_DummyThread"
     return getattr(thread, "ident", None) == id(greenlet) and not dummy
 
@@ -108,23 +108,23 @@ _local: Any = greenlets.original("_local")
 
 
 class PerThread(_local):  # type: ignore[misc]
-    """The holder record of the thread that looks.
+    """The Holder of the current thread.
 
-    It is always None where gevent or eventlet is loaded, whether before or after us:
-    there a thread has many holders, and ``per_greenlet`` has them.
+    Always None if gevent or eventlet is loaded, before or after poolwatch: a thread has
+    many holders then, and ``per_greenlet`` has them.
     """
 
     holder: Holder | None = None
 
 
 class PerGreenlet:
-    """The holder records of the greenlets that are alive, by ``id()``."""
+    """The Holders of living greenlets, by ``id()``."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[ref[Any], Holder]] = {}
 
-    def meet(self, greenlet: Any) -> Holder:
-        """The record of a greenlet, made at its first checkout."""
+    def holder_of(self, greenlet: Any) -> Holder:
+        """The Holder of a greenlet, made at its first checkout."""
         key = id(greenlet)
         known = self._known.get(key)
         if known is not None and known[0]() is greenlet:
@@ -135,17 +135,16 @@ class PerGreenlet:
         return holder
 
     def name_of(self, greenlet: Any) -> str:
-        """The name of a greenlet, the same in every report."""
+        """The name of a greenlet; it stays the same while the greenlet lives."""
         known = self._known.get(id(greenlet))
         if known is not None and known[0]() is greenlet:
             return known[1].name
         return greenlets.name_of(greenlet)
 
     def names_of_running(self) -> dict[int, str]:
-        """Names of the greenlets that run and have taken connections.
+        """Names of living greenlets that have taken connections, by Holder.stack_key().
 
-        By the interpreter's ident of their thread. Under other keys are the names of
-        suspended ones: see ``Holder.stack_key``.
+        The key of a running one is the interpreter's ident of its thread.
         """
         names: dict[int, str] = {}
         for _, holder in list(self._known.values()):
@@ -154,7 +153,7 @@ class PerGreenlet:
         return names
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all Holders."""
         self._known.clear()
 
 
@@ -169,17 +168,16 @@ per_greenlet = PerGreenlet()
 
 
 def tell_greenlets_apart() -> None:
-    """Give each greenlet a record of its own from now on, in place of its thread's.
+    """Give each greenlet its own Holder from now on, in place of its thread's.
 
-    Threads that were met before are met again: what is on the class hides what each of
-    them has.
+    The property on the class hides the Holders that threads have already.
     """
     if PerThread.holder is None:
         PerThread.holder = property(lambda _: None)  # type: ignore[assignment]
 
 
 class TaskRef:
-    """An asyncio task, as far as it may be remembered."""
+    """What is recorded of an asyncio task, without keeping it alive."""
 
     __slots__ = ("_name", "_task")
 
@@ -188,33 +186,33 @@ class TaskRef:
         self._task = ref(task)
 
     def __eq__(self, other: object) -> bool:
-        """Two references to one task are equal.
+        """References to the same task are equal.
 
-        Plain weak references to one object are one, so the task is not compared: its
-        class may be the application's, with an ``__eq__`` or ``__hash__`` of its own.
+        All plain weak references to an object are one object, so the tasks themselves
+        are not compared: their class may be the application's, with its own ``__eq__``.
         """
         return isinstance(other, TaskRef) and self._task is other._task
 
     def __hash__(self) -> int:
-        """By the task."""
+        """Hash by the task's identity."""
         return id(self._task)
 
     @property
     def reference(self) -> ref[Task[Any]]:
-        """A weak reference to it."""
+        """The weak reference to the task."""
         return self._task
 
     def is_of(self, task: Task[Any] | None) -> bool:
-        """Whether this refers to that very task."""
+        """Whether this refers to ``task``."""
         return self._task() is task
 
     @property
     def name(self) -> str:
-        """The task's name; the one it had when it took the hold once it is gone."""
+        """The task's name; once it is gone, its name at the checkout."""
         task = self._task()
         return self._name if task is None else task.get_name()
 
     def has_ended(self) -> bool:
-        """Whether the task is done, or gone altogether."""
+        """Whether the task is done or gone."""
         task = self._task()
         return task is None or task.done()

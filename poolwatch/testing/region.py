@@ -64,7 +64,7 @@ class Region:
         if book.shared or (self._pool is not None and book.id != self._pool):
             return
         if self._number in _inside.get() or (
-            hold.holder.ident != self._ident and hold.holder.met >= self._begun
+            hold.holder.ident != self._ident and hold.holder.first_seen >= self._begun
         ):
             self.out[id(hold)] = book, hold
             if len(self.out) > len(self.peak):

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
 from fix_core import Look
-from patience import come_true
+from helpers import until_async
 
 import poolwatch
 from poolwatch.agent.instrument import agent
@@ -192,7 +192,7 @@ async def test_a_wait_that_was_cancelled(instrument, make_pool):
             raise AssertionError
 
     task = asyncio.create_task(wait(), name="waiter")
-    await come_true(lambda: Look().waits(watch))
+    await until_async(lambda: Look().waits(watch))
     (waiting,) = Look().waits(watch)
     assert (waiting.task, waiting.site.function) == ("waiter", "wait")
     assert "exhausted" in Look().kinds()
@@ -221,7 +221,7 @@ async def test_dropped(instrument, make_pool):
     (hold,) = look.holds(watch)
     assert (hold.verdict, hold.statement) == ("leaked", "SELECT ?")
     waiter = asyncio.create_task(_take(pool))
-    await come_true(lambda: Look().waits(watch))
+    await until_async(lambda: Look().waits(watch))
     (empty,) = [each for each in Look().process.findings if each.kind == "exhausted"]
     assert "careless" in empty.proof or "test_asyncpg_pool.py" in empty.proof
     pool.terminate()
@@ -275,7 +275,7 @@ async def test_who_listens_has_not_dropped_it(instrument, make_pool):
     await listen()
     assert verdicts(watch) == ["ok"]
     await pool.execute("NOTIFY news")
-    await come_true(lambda: heard)
+    await until_async(lambda: heard)
     with pytest.warns(asyncpg.InterfaceWarning):
         await pool.release(heard[0][0])
     assert Look().holds(watch) == []
@@ -321,7 +321,7 @@ async def test_cancelled_while_it_returns(instrument, make_pool):
     gc.collect()
     assert verdicts(watch) == ["ok"]
     resume.set()
-    await come_true(lambda: not Look().holds(watch))
+    await until_async(lambda: not Look().holds(watch))
     counters = Look().counters(watch)
     assert (counters.collected, counters.checkins) == (0, 1)
 
@@ -384,7 +384,7 @@ async def test_a_connection_that_ends_while_it_is_lent(instrument, make_pool, wa
     else:
         pid = connection.get_server_pid()
         await pool.execute("SELECT pg_terminate_backend($1)", pid)
-        await come_true(lambda: not Look().holds(watch))
+        await until_async(lambda: not Look().holds(watch))
     assert Look().holds(watch) == []
     counters = Look().counters(watch)
     assert (counters.invalidated, counters.collected) == (1, 0)
@@ -399,7 +399,7 @@ async def test_an_idle_connection_that_the_server_ends(instrument, make_pool):
     admin = await make_pool()
     pid = await pool.fetchval("SELECT pg_backend_pid()")
     await admin.execute("SELECT pg_terminate_backend($1)", pid)
-    await come_true(lambda: pool.get_size() == 0)
+    await until_async(lambda: pool.get_size() == 0)
     assert await pool.fetchval("SELECT 1") == 1
     gc.collect()
     counters = Look().counters(watch)
@@ -416,7 +416,7 @@ async def test_expired(instrument, make_pool):
     await pool.release(connection)
     await pool.execute("SELECT 1")
     await pool.execute("SELECT 1")
-    await come_true(lambda: Look().counters(watch).closes == 2)
+    await until_async(lambda: Look().counters(watch).closes == 2)
     assert Look().counters(watch).invalidated == 2
 
 
@@ -520,13 +520,13 @@ async def test_a_statement_that_runs(instrument, make_pool):
             await connection.execute("SELECT pg_sleep(60)")
 
     task = asyncio.create_task(sleeps())
-    await come_true(lambda: any(h.statement for h in Look().holds(watch)))
+    await until_async(lambda: any(h.statement for h in Look().holds(watch)))
     (hold,) = Look().holds(watch)
     assert (hold.statement, hold.unused_s) == ("SELECT pg_sleep(?)", 0.0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await come_true(lambda: not Look().holds(watch))
+    await until_async(lambda: not Look().holds(watch))
     assert not Look().pool(watch).switched_off
 
 
@@ -664,7 +664,7 @@ async def test_uninstrument_while_somebody_waits(instrument, make_pool):
     watch = instrument(pool)
     connection = await pool.acquire()
     waiter = asyncio.create_task(_take(pool))
-    await come_true(lambda: Look().waits(watch))
+    await until_async(lambda: Look().waits(watch))
     poolwatch.uninstrument(pool)
     await pool.release(connection)
     await pool.release(await waiter)

@@ -15,7 +15,7 @@ import pytest
 from adapters.kinds import every_kind
 from adapters.kinds.kind import KEPT
 from fix_core import Look
-from patience import until
+from helpers import until
 
 import poolwatch
 from poolwatch.agent.instrument import agent

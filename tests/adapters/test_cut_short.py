@@ -25,11 +25,14 @@ from greenlet import GreenletExit
 import poolwatch
 from poolwatch.runtime.guard import Guard
 
-pytestmark = pytest.mark.filterwarnings(
-    # what is left lying when a look at a socket is cut short
-    "ignore:.*:ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        # what is left lying when a look at a socket is cut short
+        "ignore:.*:ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
 
 HERE = str(Path(poolwatch.__file__).parent)
 SIZE = 2

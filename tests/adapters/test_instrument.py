@@ -18,7 +18,7 @@ from unittest import mock
 
 import pytest
 from fix_core import Look, book_of, null_pool_of
-from patience import until
+from helpers import until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import Engine

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from fix_core import Look
 from fix_psycopg_pool import LONG, finding
-from patience import come_true, until
+from helpers import until, until_async
 from psycopg import sql
 from psycopg_pool import (
     AsyncConnectionPool,
@@ -602,7 +602,7 @@ async def test_requests_of_tasks(instrument, async_pool, kind):
             assert "1 held by" in caught.value.__notes__[0]
 
             waiting = asyncio.create_task(pool.getconn(), name="waiting")
-            await come_true(lambda: Look().waits(watch), what="nobody waits")
+            await until_async(lambda: Look().waits(watch), what="nobody waits")
             (wait,) = Look().waits(watch)
             assert wait.task == "waiting"
             waiting.cancel()
@@ -623,7 +623,7 @@ async def test_now_shows_what_the_task_waits_for(instrument, async_pool):
                 await connection.execute("select pg_sleep(60)")
 
         task = asyncio.create_task(busy())
-        await come_true(lambda: any(h.in_sql_s for h in Look().holds(watch)))
+        await until_async(lambda: any(h.in_sql_s for h in Look().holds(watch)))
         (hold,) = Look().holds(watch)
         assert [frame.function for frame in hold.now][-2:] == ["execute", "busy"]
         assert not any("poolwatch/adapters" in frame.file for frame in hold.now)

@@ -9,7 +9,7 @@ import threading
 import pytest
 import sqlalchemy
 from fix_core import Look, book_of, null_pool_of
-from patience import LONG_S, until
+from helpers import LONG_S, until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -553,7 +553,11 @@ def test_a_backend_killed_while_held(instrument, postgres):
 
 # -- async engines -----------------------------------------------------------------
 
-ASYNC = ["psycopg", "asyncpg", "aiosqlite"]
+ASYNC = [
+    pytest.param("psycopg", marks=pytest.mark.postgres),
+    pytest.param("asyncpg", marks=pytest.mark.postgres),
+    "aiosqlite",
+]
 
 
 @pytest.fixture(params=ASYNC)

@@ -17,14 +17,14 @@ from poolwatch.adapters import sync_driver
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.adapters.sqlalchemy.connect import server_connect
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.agent_reader import InProcessReader
+from poolwatch.postgres.agent_reader import AgentReader
 
 SYNC = ["psycopg2", "psycopg", "pg8000"]
 ASYNC = ["asyncpg", "psycopg"]
 
 
 def read(target, pids=()):
-    return InProcessReader(server_connect(target), connection_facts).read(list(pids))
+    return AgentReader(server_connect(target), connection_facts).read(list(pids))
 
 
 def sync_engine(server, driver, **more):

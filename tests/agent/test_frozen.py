@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from fix_core import Look, null_pool_of
-from patience import LONG_S, until
+from helpers import LONG_S, until
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from poolwatch.agent.frozen import MOST, Freezer

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 import poolwatch
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.agent.instrument import agent
-from poolwatch.agent.server_view import ServerSide
+from poolwatch.agent.server_view import ServerView
 
 
 def used(url, keep):
@@ -40,7 +40,7 @@ def test_a_collected_engine_is_gone(instrument, postgres, keep):
 
 def test_the_servers_reader_survives_the_engine_it_began_with(instrument, postgres):
     instrument()
-    servers = ServerSide(agent.ledger, connection_facts, agent.outages)
+    servers = ServerView(agent.ledger, connection_facts, agent.outages)
     kept = [used(postgres.url(), lambda engine: engine)]
     (reading,) = servers.readings(0.0)
     kept.append(used(postgres.url(), lambda engine: engine))
@@ -63,7 +63,7 @@ def test_a_mistake_of_ours_is_no_silence_of_the_server(
     watch = instrument(create_engine(postgres.url()))
     (book,) = agent.ledger.books.values()
     monkeypatch.setattr(book, "look", lambda: 1 / 0)
-    servers = ServerSide(agent.ledger, connection_facts, agent.outages)
+    servers = ServerView(agent.ledger, connection_facts, agent.outages)
     (reading,) = servers.readings(0.0)
     assert reading.error == "the server view failed with ZeroDivisionError"
     assert reading.pools == (watch._pool_id,)

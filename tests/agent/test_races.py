@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from fix_core import null_pool_of
-from patience import until
+from helpers import until
 
 from poolwatch.agent import snapshots
 from poolwatch.agent.instrument import agent

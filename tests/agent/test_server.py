@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fix_core import null_pool_of
-from patience import until
+from helpers import until
 from sqlalchemy import text
 
 import poolwatch
@@ -409,14 +409,17 @@ def ok(body):
         (b"SSH-2.0-OpenSSH\r\n", "BadStatusLine"),
         (b"", "RemoteDisconnected"),
         (b"HTTP/1.1 500 \x1b[31mred\r\n\r\n", "500"),
-        (ok(b"[" * 100_000), "not a whole JSON"),
+        (ok(b"[" * 100_000), "not a complete JSON"),
         (ok(b"{}"), "not a poolwatch document"),
         (ok(b'{"schema": 2}'), "schema 2"),
-        (ok(b'{"schema": 1}'), "not about one"),
+        (ok(b'{"schema": 1}'), "exactly one process"),
         (ok(b'{"schema": 1, "processes": [{}]}'), "damaged"),
-        (ok(b'{"schema": 1, "processes": [], "unreachable": []}'), "not about one"),
-        (ok(b"\xff\xfe\x00"), "not a whole JSON"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "not a whole JSON"),
+        (
+            ok(b'{"schema": 1, "processes": [], "unreachable": []}'),
+            "exactly one process",
+        ),
+        (ok(b"\xff\xfe\x00"), "not a complete JSON"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "not a complete JSON"),
     ],
 )
 def test_a_foreign_answer(socket_dir, answer, why):

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from fix_core import null_pool_of
-from patience import until
+from helpers import until
 
 import poolwatch
 from poolwatch.agent.instrument import agent

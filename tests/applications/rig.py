@@ -28,7 +28,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS)]
 
 from fix_postgres import drop_postgres, make_postgres  # noqa: E402 - a script's path
-from patience import until  # noqa: E402
+from helpers import until  # noqa: E402
 
 LEAKS = ("leaked.collected", "leaked.orphaned", "leaked.abandoned")
 LOOK_EVERY_S = 0.2

@@ -17,6 +17,9 @@ import pytest
 HERE = Path(__file__).parent
 
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.postgres,
+    pytest.mark.processes,
     pytest.mark.skipif(
         os.environ.get("POOLWATCH_APPLICATIONS") != "1",
         reason="installs large applications; set POOLWATCH_APPLICATIONS=1",

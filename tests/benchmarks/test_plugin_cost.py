@@ -32,6 +32,8 @@ import psycopg2
 import pytest
 from in_turns import Run, Took, in_turns
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 TESTS = 1000
 FILES = 10
 ROUNDS = 20

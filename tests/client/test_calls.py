@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
-from patience import LONG_S, until
+from helpers import LONG_S, until
 
 from poolwatch.client.calls import Calls
 
 
-def test_all_run_at_the_same_time():
-    """Three that only end together do end."""
+def test_calls_run_at_the_same_time():
+    """Three calls that wait for each other all return."""
     together = threading.Barrier(3, timeout=LONG_S)
     calls = Calls()
     outcomes = calls.run(dict.fromkeys("abc", together.wait), LONG_S)
@@ -25,8 +25,8 @@ def test_an_error_is_an_outcome():
     assert outcome.value is None
 
 
-def test_a_late_call_is_not_repeated_nor_waited_for():
-    """Its result is dropped when it comes; then the call is made again."""
+def test_a_late_call_is_neither_repeated_nor_waited_for():
+    """Its late result is not the result of a later run; then the call is made again."""
     release, made = threading.Event(), []
 
     def slow():
@@ -46,8 +46,8 @@ def test_a_late_call_is_not_repeated_nor_waited_for():
     assert outcomes["a"].value == 2
 
 
-def test_a_late_answer_is_told_once():
-    """With how it went; it is never taken for an answer of the present."""
+def test_late_returns_each_outcome_once():
+    """With its result or error; a later run never returns it."""
     release = threading.Event()
     calls = Calls()
     assert calls.run({"a": release.wait}, 0.05)["a"].ended is None
@@ -58,7 +58,7 @@ def test_a_late_answer_is_told_once():
     assert calls.late() == {}
 
 
-def test_some_are_waited_for_less():
+def test_limits_are_shorter_for_some_calls():
     release = threading.Event()
     calls = Calls()
     began = time.monotonic()

@@ -200,10 +200,10 @@ def test_an_older_agent(apps):
         shown = apps.poolwatch("ps", "--frozen", COLUMNS="200")
         as_json = apps.poolwatch("ps", "--frozen", "--json")
         (old,) = [a for a in client.agents() if a.pid == os.getpid()]
-        with pytest.raises(UnreachableError, match="is older than this one"):
+        with pytest.raises(UnreachableError, match="is too old"):
             client.frozen(old)
     assert [picture.kind for picture in pictures] == ["exhausted"]
-    why = "its poolwatch is older than this one and keeps no pictures"
+    why = "its version of poolwatch is too old to keep incident snapshots"
     assert [(each.pid, each.why) for each in unreachable] == [(os.getpid(), why)]
     sentence = f"pid {os.getpid()} could not be read: {why}"
     assert shown.returncode == as_json.returncode == 0
@@ -216,7 +216,7 @@ def test_an_older_agent(apps):
     ("status", "body", "why"),
     [
         ("500 Oh", b"", "it answered 500 Oh"),
-        ("200 OK", b"no json", "not a whole JSON document"),
+        ("200 OK", b"no json", "not a complete JSON document"),
         ("200 OK", b'{"schema": 1}', "no list of frozen"),
         ("200 OK", b'{"schema": 1, "frozen": [{"pool": 1}]}', "is damaged"),
         ("200 OK", b'{"schema": 9, "frozen": []}', "has schema 9"),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fakes
 import pytest
-from patience import until
+from helpers import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.live import LiveSource
@@ -21,39 +22,19 @@ from poolwatch.errors import (
     UnreachableError,
 )
 from poolwatch.model import (
-    NO_SAMPLES,
     Connection,
-    Counters,
-    Hold,
-    PoolStats,
-    Process,
     ServerStatus,
     Unreachable,
 )
-from poolwatch.postgres.agent_reader import InProcessReader
-from poolwatch.postgres.join import AgentReading, join
+from poolwatch.postgres.agent_reader import AgentReader
+from poolwatch.postgres.join import join
+from poolwatch.protocol.records import AgentReading
 
 HOST = "this-machine"
 
 
 def stats(pool, url="postgresql://h/d"):
-    return PoolStats(
-        id=pool,
-        name=pool,
-        kind="QueuePool",
-        url=url,
-        size=5,
-        max_overflow=0,
-        timeout_s=30.0,
-        checked_out=0,
-        idle=0,
-        overflow=0,
-        waiting=0,
-        counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
-        wait_s=NO_SAMPLES,
-        hold_s=NO_SAMPLES,
-        create_s=NO_SAMPLES,
-    )
+    return fakes.pool(pool, url=url, checked_out=0, idle=0, max_overflow=0)
 
 
 @dataclass
@@ -71,24 +52,11 @@ class Held:
         now = time.monotonic()
         pid, address, port = self.facts
         since = self.ended if self.measured else self.began
-        return Hold(
-            id=f"{self.pool}-{pid}",
+        return fakes.hold(
+            f"{self.pool}-{pid}",
             pool=self.pool,
             backend_pid=pid,
-            held_s=1.0,
-            waited_s=0.0,
-            thread="t",
-            task=None,
-            labels={},
             site=None,
-            stack=(),
-            now=(),
-            statement=None,
-            in_sql_s=None,
-            in_transaction_idle_s=None,
-            verdict="ok",
-            evidence=(),
-            server=None,
             connection=Connection(
                 age_s=now - since,
                 connect_s=self.ended - self.began if self.measured else None,
@@ -112,6 +80,7 @@ class App:
     held: list = field(default_factory=list)
     asked: int = 0
     host: str = HOST
+    peer: None = None
 
     def __hash__(self):
         return self.pid
@@ -125,19 +94,13 @@ class App:
         return held
 
     def view(self):
-        return Process(
+        return fakes.process(
+            *[held.hold() for held in self.held],
             pid=self.pid,
             host=self.host,
-            program="app",
             name=None,
-            python="3",
-            poolwatch="0",
-            started_at="",
             pools=(*map(stats, self.servers), *self.other_pools),
-            holds=tuple(held.hold() for held in self.held),
-            waits=(),
-            sites=(),
-            findings=(),
+            servers=(),
         )
 
     def read(self):
@@ -150,7 +113,7 @@ class App:
         return [
             AgentReading(
                 (pool,),
-                InProcessReader(server.connect, connection_facts).read(
+                AgentReader(server.connect, connection_facts).read(
                     [held.facts[0] for held in self.held if held.pool == pool]
                 ),
                 None,
@@ -162,11 +125,11 @@ class App:
 class FakeClient:
     """A client whose processes are here."""
 
-    def __init__(self, *apps):
-        self.apps = list(apps)
+    def __init__(self, *make_app):
+        self.make_app = list(make_app)
 
     def agents(self):
-        return list(self.apps)
+        return list(self.make_app)
 
     def view(self, address):
         return address.view()
@@ -177,7 +140,7 @@ class FakeClient:
 
 
 @pytest.fixture
-def apps():
+def make_app():
     made = []
 
     def app(pid=1, **more):
@@ -196,9 +159,9 @@ def apps():
 def live():
     made = []
 
-    def source(*apps, environ=(), **more):
+    def source(*make_app, environ=(), **more):
         more = {"host": HOST, "environ": dict(environ)} | more
-        made.append(LiveSource(FakeClient(*apps), **more))
+        made.append(LiveSource(FakeClient(*make_app), **more))
         return made[-1]
 
     yield source
@@ -218,9 +181,9 @@ def in_transaction(held):
 # -- without a DSN ------------------------------------------------------------------
 
 
-def test_agents_read_for_their_own_pools(apps, live, postgres, second_postgres):
+def test_agents_read_for_their_own_pools(make_app, live, postgres, second_postgres):
     """Two servers in one process, each pool joined with its own."""
-    app = apps(servers={"a": postgres, "b": second_postgres})
+    app = make_app(servers={"a": postgres, "b": second_postgres})
     in_transaction(app.hold("a"))
     app.hold("b")
     (process,) = live(app).snapshot().processes
@@ -238,9 +201,9 @@ def test_agents_read_for_their_own_pools(apps, live, postgres, second_postgres):
 
 
 def test_over_tcp_and_with_connections_older_than_the_watch(
-    apps, live, postgres, postgres_tcp
+    make_app, live, postgres, postgres_tcp
 ):
-    app = apps(servers={"unix": postgres, "tcp": postgres_tcp})
+    app = make_app(servers={"unix": postgres, "tcp": postgres_tcp})
     for pool in app.servers:
         app.hold(pool).measured = False
         app.hold(pool)
@@ -248,16 +211,16 @@ def test_over_tcp_and_with_connections_older_than_the_watch(
     assert states(process) == ["idle"] * 4
 
 
-def test_without_postgresql_nobody_is_asked(apps, live):
+def test_without_postgresql_nobody_is_asked(make_app, live):
     """Neither the agent nor a server."""
-    app = apps(other_pools=(stats("s", "sqlite://"), stats("n", None)))
+    app = make_app(other_pools=(stats("s", "sqlite://"), stats("n", None)))
     (process,) = live(app, environ={"PGHOST": "nowhere.invalid"}).snapshot().processes
     assert process.servers == ()
     assert app.asked == 0
 
 
-def test_an_agent_that_fails_says_why(apps, live, postgres):
-    app = apps(servers={"a": postgres}, broken="PostgreSQL refused the password")
+def test_an_agent_that_fails_says_why(make_app, live, postgres):
+    app = make_app(servers={"a": postgres}, broken="PostgreSQL refused the password")
     app.hold("a")
     (process,) = live(app).snapshot().processes
     assert states(process) == [None]
@@ -266,8 +229,8 @@ def test_an_agent_that_fails_says_why(apps, live, postgres):
     )
 
 
-def test_a_switched_off_view_says_so(apps, live, postgres):
-    app = apps(servers={"a": postgres}, enabled=False)
+def test_a_switched_off_view_says_so(make_app, live, postgres):
+    app = make_app(servers={"a": postgres}, enabled=False)
     (process,) = live(app).snapshot().processes
     assert process.servers[0].error == (
         "the server view is switched off in this process (server_view=False): "
@@ -275,11 +238,12 @@ def test_a_switched_off_view_says_so(apps, live, postgres):
     )
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("door", ["postgres", "postgres_tcp"])
-def test_the_environment_helps_where_the_agent_cannot(apps, live, request, door):
+def test_the_environment_helps_where_the_agent_cannot(make_app, live, request, door):
     """With the same proof: the port, or the address on this machine."""
     server = request.getfixturevalue(door)
-    app = apps(servers={"a": server}, enabled=False)
+    app = make_app(servers={"a": server}, enabled=False)
     app.hold("a")
     source = live(app, environ={"DATABASE_URL": server.url("asyncpg")})
     (process,) = source.snapshot().processes
@@ -289,9 +253,9 @@ def test_the_environment_helps_where_the_agent_cannot(apps, live, request, door)
 
 
 def test_the_environment_of_another_server_proves_nothing(
-    apps, live, postgres, second_postgres
+    make_app, live, postgres, second_postgres
 ):
-    app = apps(servers={"a": postgres}, broken="it broke")
+    app = make_app(servers={"a": postgres}, broken="it broke")
     app.hold("a")
     for url in (second_postgres.dsn, "postgresql://127.0.0.1:1/x"):
         source = live(app, environ={"DATABASE_URL": url})
@@ -300,9 +264,12 @@ def test_the_environment_of_another_server_proves_nothing(
         assert process.servers == (ServerStatus(("a",), "agent", "it broke"),)
 
 
-def test_a_hung_process_does_not_hold_up_the_others(apps, live, postgres):
+def test_a_hung_process_does_not_hold_up_the_others(make_app, live, postgres):
     """Its last status stays, marked; the next refresh does not wait for it at all."""
-    good, bad = apps(1, servers={"a": postgres}), apps(2, servers={"a": postgres})
+    good, bad = (
+        make_app(1, servers={"a": postgres}),
+        make_app(2, servers={"a": postgres}),
+    )
     good.hold("a")
     bad.hold("a")
     source = live(good, bad, patience_s=6.0)
@@ -323,12 +290,12 @@ def test_a_hung_process_does_not_hold_up_the_others(apps, live, postgres):
     until(lambda: states(source.snapshot().processes[1]) == ["idle"])
 
 
-def test_a_process_that_does_not_answer_is_unreachable(apps, live):
+def test_a_process_that_does_not_answer_is_unreachable(make_app, live):
     class Client(FakeClient):
         def view(self, address):
             raise UnreachableError("the document is damaged")
 
-    app = apps(7)
+    app = make_app(7)
     source = LiveSource(Client(app), environ={}, host=HOST)
     assert source.snapshot().unreachable == (Unreachable(7, "the document is damaged"),)
 
@@ -336,10 +303,10 @@ def test_a_process_that_does_not_answer_is_unreachable(apps, live):
 # -- with a DSN ---------------------------------------------------------------------
 
 
-def test_a_dsn_is_read_once_for_all_processes(apps, live, start_postgres):
+def test_a_dsn_is_read_once_for_all_processes(make_app, live, start_postgres):
     """And the agents are asked once, for the proof."""
     server = start_postgres(log_statement="all", log_line_prefix="%a|")
-    one, two = apps(1, servers={"a": server}), apps(2, servers={"a": server})
+    one, two = make_app(1, servers={"a": server}), make_app(2, servers={"a": server})
     one.hold("a")
     two.hold("a")
     source = live(one, two, dsn=server.dsn)
@@ -353,9 +320,11 @@ def test_a_dsn_is_read_once_for_all_processes(apps, live, start_postgres):
     assert {p.servers[0].source for p in processes} == {"dsn"}
 
 
-def test_a_dsn_speaks_only_for_its_own_server(apps, live, postgres, second_postgres):
+def test_a_dsn_speaks_only_for_its_own_server(
+    make_app, live, postgres, second_postgres
+):
     """The pools elsewhere are read by their agents, at every refresh."""
-    app = apps(servers={"a": postgres, "b": second_postgres})
+    app = make_app(servers={"a": postgres, "b": second_postgres})
     in_transaction(app.hold("a"))
     app.hold("b")
     source = live(app, dsn=postgres.dsn)
@@ -369,10 +338,13 @@ def test_a_dsn_speaks_only_for_its_own_server(apps, live, postgres, second_postg
         assert app.asked == count
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("door", ["postgres", "postgres_tcp"])
 @pytest.mark.parametrize("cannot", [{"enabled": False}, {"broken": "it broke"}])
-def test_a_dsn_where_the_agent_cannot_tell(apps, live, request, postgres, door, cannot):
-    app = apps(servers={"a": request.getfixturevalue(door)}, **cannot)
+def test_a_dsn_where_the_agent_cannot_tell(
+    make_app, live, request, postgres, door, cannot
+):
+    app = make_app(servers={"a": request.getfixturevalue(door)}, **cannot)
     app.hold("a")
     source = live(app, dsn=app.servers["a"].dsn)
     for _ in range(3):
@@ -382,30 +354,30 @@ def test_a_dsn_where_the_agent_cannot_tell(apps, live, request, postgres, door, 
     assert app.asked == 1
 
 
-def test_the_port_proves_it_across_addresses_and_machines(apps, live, postgres_tcp):
+def test_the_port_proves_it_across_addresses_and_machines(make_app, live, postgres_tcp):
     """Seen from another container, by another door: the TCP port is the same."""
-    app = apps(servers={"a": postgres_tcp}, enabled=False, host="container-1")
+    app = make_app(servers={"a": postgres_tcp}, enabled=False, host="container-1")
     app.hold("a")
     unix = replace(postgres_tcp, host=str(postgres_tcp.directory))
     (process,) = live(app, dsn=unix.dsn).snapshot().processes
     assert states(process) == ["idle"]
 
 
-def test_nothing_is_claimed_without_proof(apps, live, postgres):
+def test_nothing_is_claimed_without_proof(make_app, live, postgres):
     """A Unix socket in another container may be anybody's, whatever its name."""
-    app = apps(servers={"a": postgres}, enabled=False, host="container-1")
+    app = make_app(servers={"a": postgres}, enabled=False, host="container-1")
     app.hold("a")
     (process,) = live(app, dsn=postgres.dsn).snapshot().processes
     assert states(process) == [None]
     assert process.servers[0].error.startswith("not proven to be on the server of")
 
 
-def test_a_dsn_whose_role_sees_nothing(apps, live, postgres):
+def test_a_dsn_whose_role_sees_nothing(make_app, live, postgres):
     """The agent's own role does; where it cannot help, the remedy is named."""
     postgres.execute("drop role if exists onlooker")
     postgres.execute("create role onlooker login")
     dsn = postgres.as_role("onlooker").dsn
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     app.hold("a")
     source = live(app, dsn=dsn)
     for _ in range(3):
@@ -424,9 +396,9 @@ def test_a_dsn_whose_role_sees_nothing(apps, live, postgres):
 
 
 def test_a_wrong_dsn_is_one_sentence_and_the_rest_goes_on(
-    apps, live, postgres, tmp_path: Path
+    make_app, live, postgres, tmp_path: Path
 ):
-    app = apps(servers={"a": postgres}, other_pools=(stats("s", "sqlite://"),))
+    app = make_app(servers={"a": postgres}, other_pools=(stats("s", "sqlite://"),))
     app.hold("a")
     source = live(app, dsn=f"host={tmp_path} password=hunter2")
     for _ in range(2):
@@ -447,7 +419,7 @@ def test_a_wrong_dsn_is_said_before_there_is_a_process(live, postgres):
     assert right.server_error is None
 
 
-def test_a_missing_extra_is_said_the_same_way(apps, live, postgres):
+def test_a_missing_extra_is_said_the_same_way(make_app, live, postgres):
     class Reader:
         def read(self, pids):
             raise MissingExtraError("install this")
@@ -455,16 +427,16 @@ def test_a_missing_extra_is_said_the_same_way(apps, live, postgres):
         def close(self):
             pass
 
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     source = live(app, dsn="host=h", reader=lambda dsn: Reader())
     (process,) = source.snapshot().processes
     assert process.servers[0].error == "install this"
 
 
-def test_a_restarted_server_is_recognised(apps, live, start_postgres):
+def test_a_restarted_server_is_recognised(make_app, live, start_postgres):
     """A new start is a new identity, for the DSN and for the pool."""
     server = start_postgres()
-    app = apps(servers={"a": server})
+    app = make_app(servers={"a": server})
     app.hold("a")
     source = live(app, dsn=server.dsn)
     assert states(source.snapshot().processes[0]) == ["idle"]
@@ -496,12 +468,13 @@ def reuse_pid(server, pid):
     return None
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("door", ["postgres", "postgres_tcp"])
 @pytest.mark.parametrize("after", [0.3, 1.0])
-def test_a_pid_used_again_is_never_shown(apps, live, request, door, after):
+def test_a_pid_used_again_is_never_shown(make_app, live, request, door, after):
     """The backend of a hold is killed, and its pid goes to somebody else."""
     server = request.getfixturevalue(door)
-    app = apps(servers={"a": server})
+    app = make_app(servers={"a": server})
     held = app.hold("a")
     source = live(app)
     assert states(source.snapshot().processes[0]) == ["idle"]
@@ -519,22 +492,24 @@ def test_a_pid_used_again_is_never_shown(apps, live, request, door, after):
     stranger.close()
 
 
-def test_the_same_pid_on_another_server_is_never_shown(apps, postgres, second_postgres):
+def test_the_same_pid_on_another_server_is_never_shown(
+    make_app, postgres, second_postgres
+):
     """Both servers have a backend of this pid, of nearly the same age."""
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     held = app.hold("a")
-    reader = InProcessReader(second_postgres.connect, connection_facts)
+    reader = AgentReader(second_postgres.connect, connection_facts)
     other = reader.read([])
-    mine = InProcessReader(postgres.connect, connection_facts).read([held.facts[0]])
+    mine = AgentReader(postgres.connect, connection_facts).read([held.facts[0]])
     disguised = replace(other, backends=mine.backends)
     window = {"a": (-1.0, 1.0)}
     assert states(join(app.view(), {"a": mine}, windows=window)) == ["idle"]
     assert states(join(app.view(), {"a": disguised}, windows=window)) == [None]
 
 
-def test_a_pid_that_a_pooler_made_up_is_never_shown(apps, live, postgres):
+def test_a_pid_that_a_pooler_made_up_is_never_shown(make_app, live, postgres):
     """The driver believes in a pid that belongs to a stranger on the same server."""
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     with_pid_of = app.hold("a")
     time.sleep(0.3)
     held = app.hold("a")
@@ -543,9 +518,9 @@ def test_a_pid_that_a_pooler_made_up_is_never_shown(apps, live, postgres):
     assert states(process) == ["idle", None]
 
 
-def test_through_a_proxy_the_age_is_the_proof(apps, live, postgres, start_proxy):
+def test_through_a_proxy_the_age_is_the_proof(make_app, live, postgres, start_proxy):
     """The server sees the proxy's port, not ours."""
-    app = apps(servers={"a": start_proxy(postgres)})
+    app = make_app(servers={"a": start_proxy(postgres)})
     held = app.hold("a")
     (row,) = app.read()[0].reading.backends
     assert row.client_port != held.facts[2]
@@ -556,14 +531,14 @@ def test_through_a_proxy_the_age_is_the_proof(apps, live, postgres, start_proxy)
 
 
 def test_behind_a_pooler_it_is_unknown_and_said_so(
-    apps, live, postgres, start_proxy, start_postgres
+    make_app, live, postgres, start_proxy, start_postgres
 ):
     """The pids are made up, here even one that a stranger's backend has."""
     stranger = postgres.connect()
-    app = apps(servers={"a": start_proxy(postgres, pid=stranger.info.backend_pid)})
+    app = make_app(servers={"a": start_proxy(postgres, pid=stranger.info.backend_pid)})
     held = app.hold("a")
     assert held.facts[0] == stranger.info.backend_pid
-    reader = InProcessReader(app.servers["a"].connect, connection_facts)
+    reader = AgentReader(app.servers["a"].connect, connection_facts)
     with pytest.raises(ServerViewError, match="pooler such as PgBouncer"):
         reader.read([])
     app.broken = "it goes through a pooler"
@@ -587,7 +562,7 @@ def test_no_process_and_a_wrong_dsn(live):
     assert source.server_error == "no PostgreSQL answers at this address"
 
 
-def test_failures_of_a_foreign_kind_are_not_swallowed(apps, live):
+def test_failures_of_a_foreign_kind_are_not_swallowed(make_app, live):
     """A bug of ours is not a server that is down."""
 
     class Client(FakeClient):
@@ -595,7 +570,7 @@ def test_failures_of_a_foreign_kind_are_not_swallowed(apps, live):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        LiveSource(Client(apps()), environ={}, host=HOST).snapshot()
+        LiveSource(Client(make_app()), environ={}, host=HOST).snapshot()
 
 
 # -- servers that do not answer -----------------------------------------------------
@@ -615,12 +590,12 @@ def refuse(app, words="connection refused", **more):
     app.read = lambda: [answer]
 
 
-def test_a_down_server_is_said_once_for_all_processes(apps, live, start_postgres):
+def test_a_down_server_is_said_once_for_all_processes(make_app, live, start_postgres):
     """By the agents, with the address that the viewer remembers."""
     server = start_postgres().over_tcp()
     one, two = (
-        apps(1, servers={"a": server, "b": server}),
-        apps(2, servers={"c": server}),
+        make_app(1, servers={"a": server, "b": server}),
+        make_app(2, servers={"c": server}),
     )
     for app in (one, two):
         for pool in app.servers:
@@ -641,8 +616,8 @@ def test_a_down_server_is_said_once_for_all_processes(apps, live, start_postgres
     assert "'a' of pid 1, 'b' of pid 1, 'c' of pid 2" in finding.proof
 
 
-def test_two_servers_that_are_down_are_two_findings(apps, live, postgres):
-    app = apps(servers={"a": postgres, "b": postgres})
+def test_two_servers_that_are_down_are_two_findings(make_app, live, postgres):
+    app = make_app(servers={"a": postgres, "b": postgres})
     app.read = lambda: [
         AgentReading(("a",), None, "none", down="connection refused", address="h:1"),
         AgentReading(("b",), None, "none", down="connection refused", address="h:2"),
@@ -655,9 +630,9 @@ def test_two_servers_that_are_down_are_two_findings(apps, live, postgres):
 
 
 def test_one_look_knows_the_address_from_the_url_and_invents_no_time(
-    apps, live, postgres
+    make_app, live, postgres
 ):
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     refuse(app)
     ((text,),) = down(live(app).snapshot()).values()
     assert text == (
@@ -666,8 +641,8 @@ def test_one_look_knows_the_address_from_the_url_and_invents_no_time(
     )
 
 
-def test_the_same_local_address_on_two_hosts_is_two_servers(apps, live, postgres):
-    made = [apps(n, servers={"a": postgres}, host=f"host-{n}") for n in (1, 2)]
+def test_the_same_local_address_on_two_hosts_is_two_servers(make_app, live, postgres):
+    made = [make_app(n, servers={"a": postgres}, host=f"host-{n}") for n in (1, 2)]
     for app in made:
         refuse(app, address="127.0.0.1:5432")
     found = down(live(*made).snapshot())
@@ -675,11 +650,11 @@ def test_the_same_local_address_on_two_hosts_is_two_servers(apps, live, postgres
 
 
 @pytest.mark.parametrize("door", ["unix", "tcp"])
-def test_with_a_dsn_too(apps, live, start_postgres, door):
+def test_with_a_dsn_too(make_app, live, start_postgres, door):
     """Proven to be the pools' own server, it is down; and back as soon as an agent has
     read it, although our own next attempt is seconds away."""
     server = start_postgres() if door == "unix" else start_postgres().over_tcp()
-    app = apps(servers={"a": server})
+    app = make_app(servers={"a": server})
     app.hold("a")
     source = live(app, dsn=server.dsn)
     assert down(source.snapshot()) == {1: []}
@@ -695,22 +670,22 @@ def test_with_a_dsn_too(apps, live, start_postgres, door):
     assert down(source.snapshot()) == {1: []}
 
 
-def test_a_wrong_dsn_is_not_the_servers_fault(apps, live, postgres):
-    app = apps(servers={"a": postgres})
+def test_a_wrong_dsn_is_not_the_servers_fault(make_app, live, postgres):
+    app = make_app(servers={"a": postgres})
     app.hold("a")
     source = live(app, dsn="host=127.0.0.1 port=1")
     assert down(source.snapshot()) == {1: []}
     assert source.server_down
 
 
-def test_a_dsn_that_hangs(apps, live, postgres):
+def test_a_dsn_that_hangs(make_app, live, postgres):
     """It is waited for once, and said to be down; when it is back it is read again."""
 
     class Reader:
         def __init__(self):
             self.free = threading.Event()
             self.free.set()
-            self.real = InProcessReader(postgres.connect, connection_facts)
+            self.real = AgentReader(postgres.connect, connection_facts)
 
         def read(self, pids):
             self.free.wait(20)
@@ -720,7 +695,7 @@ def test_a_dsn_that_hangs(apps, live, postgres):
             self.free.set()
 
     reader = Reader()
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     app.hold("a")
     source = live(app, dsn="host=h", reader=lambda dsn: reader, patience_s=0.4)
     assert down(source.snapshot()) == {1: []}
@@ -739,9 +714,9 @@ def test_a_dsn_that_hangs(apps, live, postgres):
         assert time.monotonic() < deadline
 
 
-def test_a_late_answer_of_an_agent_counts(apps, live, postgres):
+def test_a_late_answer_of_an_agent_counts(make_app, live, postgres):
     """It says after 2.5 s that its server hangs; looks come in between."""
-    app = apps(servers={"a": postgres})
+    app = make_app(servers={"a": postgres})
     app.hold("a")
     source = live(app, patience_s=0.2)
     assert down(source.snapshot()) == {1: []}
@@ -770,8 +745,8 @@ def test_a_late_answer_of_an_agent_counts(apps, live, postgres):
 class Flaky(FakeClient):
     """A client whose processes can be told to hang."""
 
-    def __init__(self, *apps):
-        super().__init__(*apps)
+    def __init__(self, *make_app):
+        super().__init__(*make_app)
         self.hung = {}
         self.asked = []
 
@@ -783,9 +758,9 @@ class Flaky(FakeClient):
         return address.view()
 
 
-def test_a_silent_process_is_asked_more_and_more_rarely(apps, monkeypatch):
+def test_a_silent_process_is_asked_more_and_more_rarely(make_app, monkeypatch):
     """And is not waited for; when it answers again it is there at once."""
-    client = Flaky(apps(1), apps(2))
+    client = Flaky(make_app(1), make_app(2))
     source = LiveSource(client, environ={}, host=HOST, patience_s=0.5)
     assert len(source.snapshot().processes) == 2
     client.hung[2] = threading.Event()

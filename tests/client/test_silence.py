@@ -24,9 +24,12 @@ from poolwatch.tui.panels import holds as holders
 from poolwatch.tui.polling import read_source
 from poolwatch.tui.state.board import Board
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="the kernel says it in /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/stat").exists(), reason="the kernel says it in /proc"
+    ),
+]
 
 APP = """
 import sys, threading

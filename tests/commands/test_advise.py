@@ -16,7 +16,7 @@ from fix_core import Look, null_pool_of
 from poolwatch.agent.recording import most_at_once
 from poolwatch.commands.advise import sizing
 from poolwatch.commands.advise.advise import advise
-from poolwatch.protocol.trace import Request, Trace
+from poolwatch.protocol.records import Request, Trace
 
 TARGET_S = 0.01
 
@@ -80,7 +80,8 @@ def trace_of(requests, pool, **changes):
 
 @pytest.fixture
 def pool(instrument):
-    watch = instrument(null_pool_of(pool_size=5, max_overflow=10), name="orders")
+    pool = null_pool_of(pool_size=5, max_overflow=10)  # alive until it is looked at
+    watch = instrument(pool, name="orders")
     return Look().pool(watch)
 
 

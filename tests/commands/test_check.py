@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
+
 POOLWATCH = [sys.executable, "-m", "poolwatch"]
 APP = """
 import sys, threading

@@ -8,6 +8,8 @@ import pytest
 
 import poolwatch
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_import_is_light(apps):
     """import poolwatch loads no pool library, driver, face or event loop."""

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from patience import until
+from helpers import until
 from serving import POOLWATCH, SCRIPTS, free_port, knock, seen
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

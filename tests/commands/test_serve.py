@@ -16,11 +16,13 @@ import aiohttp
 import psutil
 import pyte
 import pytest
-from patience import LONG_S, come_true
+from helpers import LONG_S, until_async
 from screens import shown
 from serving import POOLWATCH
 
 from poolwatch.commands.serve import peers
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 APP = """
 import sys
@@ -133,24 +135,24 @@ async def test_the_dashboard_in_a_page(apps, serve, postgres):
     assert status == 200
     assert f'"ws://127.0.0.1:{served.port}/ws"' in page
     await watch(served.url, [f"app.py:{apps.line('hold')}", "HOLDERS 1"])
-    await come_true(lambda: not served.dashboards())
+    await until_async(lambda: not served.dashboards())
     page = asyncio.create_task(watch(served.url, ["never shown"]))
-    (dashboard,) = await come_true(served.dashboards)
+    (dashboard,) = await until_async(served.dashboards)
     served.program.send_signal(signal.SIGINT)
     assert await asyncio.to_thread(served.program.wait, LONG_S) == 0
     with pytest.raises((AssertionError, aiohttp.ClientError)):
         await page
-    await come_true(lambda: not runs(dashboard))
+    await until_async(lambda: not runs(dashboard))
 
 
 async def test_a_dashboard_does_not_outlive_a_killed_server(apps, serve):
     served = serve()
     page = asyncio.create_task(watch(served.url, ["never shown"]))
-    (dashboard,) = await come_true(served.dashboards)
+    (dashboard,) = await until_async(served.dashboards)
     served.program.kill()
     with pytest.raises((AssertionError, aiohttp.ClientError)):
         await page
-    await come_true(lambda: not runs(dashboard))
+    await until_async(lambda: not runs(dashboard))
 
 
 async def test_the_options_of_the_dashboard(apps, serve, postgres):
@@ -166,7 +168,7 @@ async def test_the_options_of_the_dashboard(apps, serve, postgres):
     page = asyncio.create_task(
         watch(served.url, [site, "PostgreSQL 18", "idle-tx", "every 2s"])
     )
-    await come_true(served.dashboards)
+    await until_async(served.dashboards)
     assert not any("pass-word" in line for line in command_lines())
     assert "pass-word" not in await page
     assert "pass-word" not in (await get(served.url))[1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import fakes
 import pytest
 from fix_core import Look
-from patience import until
+from helpers import until
 from psycopg2.pool import ThreadedConnectionPool
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool

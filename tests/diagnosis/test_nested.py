@@ -11,7 +11,7 @@ import threading
 import pytest
 from fix_core import Look, null_pool_of
 from greenlet import greenlet
-from patience import until
+from helpers import until
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine

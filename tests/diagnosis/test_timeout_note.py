@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from patience import come_true
+from helpers import line_of, until_async
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -17,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 
 import poolwatch
 
+HERE = Path(__file__)
 EXHAUSTED = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 0.2}
 
 
@@ -24,11 +25,6 @@ EXHAUSTED = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 0.2}
 def watched(socket_dir):
     yield
     poolwatch.uninstrument()
-
-
-def line_of(mark):
-    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
-    return next(n for n, line in enumerate(lines, 1) if line.endswith(mark))
 
 
 def test_note(watched, tmp_path):
@@ -57,10 +53,8 @@ def test_note(watched, tmp_path):
     assert type(caught.value) is PoolTimeoutError
     note = "\n".join(caught.value.__notes__)
     assert "pool 'orders' (size 2) has 2 connections out" in note
-    assert (
-        f"2 held by diagnosis/test_timeout_note.py:{line_of('# site: hold')} in hold"
-        in note
-    )
+    line = line_of(HERE, "site: hold")
+    assert f"2 held by diagnosis/test_timeout_note.py:{line} in hold" in note
     assert ": waiting for a lock, queue or other thread" in note
 
 
@@ -75,14 +69,14 @@ async def test_note_under_asyncio(watched, tmp_path):
             await release.wait()
 
     tasks = [asyncio.create_task(hold(), name=f"task {n}") for n in range(2)]
-    await come_true(lambda: len(watch.holds()) == 2)
+    await until_async(lambda: len(watch.holds()) == 2)
     with pytest.raises(PoolTimeoutError) as caught:
         await engine.connect()
     release.set()
     await asyncio.gather(*tasks)
     await engine.dispose()
     note = "\n".join(caught.value.__notes__)
-    assert f"test_timeout_note.py:{line_of('# site: task')} in hold" in note
+    assert f"test_timeout_note.py:{line_of(HERE, 'site: task')} in hold" in note
     assert "task task" in note
 
 

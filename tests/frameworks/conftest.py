@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import until
+from helpers import until
 from serving import APPS, free_port, knock, seen
 
 

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from patience import until
-from serving import APPS, line, places, seen
+from helpers import until
+from serving import APPS, place, places, seen
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 FILE = "jobs.py"
 WORKER = ("celery", "-A", "jobs", "worker", "--concurrency", "2", "-l", "warning")
@@ -49,9 +51,7 @@ def test_each_child_is_seen_with_its_task(jobs, tmp_path):
     processes = [process for process in seen() if process["holds"]]
     assert {process["pid"] for process in processes} == children
     holds = [hold for process in processes for hold in process["holds"]]
-    assert places([hold["site"] for hold in holds]) == {
-        (FILE, line(FILE, "report"), "report")
-    }
+    assert places([hold["site"] for hold in holds]) == {place(FILE, "report", "report")}
     assert [hold["labels"] for hold in holds] == [{"task": "jobs.report"}] * 2
     kinds = {f["kind"] for process in seen() for f in process["findings"]}
     assert not {kind for kind in kinds if kind.startswith(("leaked", "fork"))}
@@ -70,6 +70,6 @@ def test_a_task_that_leaks(jobs):
         return [f for f in found if f["kind"].startswith("leaked.")]
 
     (found,) = until(leaks)
-    assert places(found["sites"]) == {(FILE, line(FILE, "leak"), "leak")}
+    assert places(found["sites"]) == {place(FILE, "leak", "leak")}
     (hold,) = [hold for process in seen() for hold in process["holds"]]
     assert hold["labels"] == {"task": "jobs.leak"}

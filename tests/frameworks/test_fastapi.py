@@ -6,8 +6,10 @@ import json
 from collections import Counter
 
 import pytest
-from patience import until
-from serving import line, places
+from helpers import line_of, until
+from serving import APPS, place, places
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 UVICORN = ("uvicorn", "--port", "{port}", "--log-level", "error")
 SYNC, ASYNC = "fastapi_sync.py", "fastapi_async.py"
@@ -29,12 +31,10 @@ def test_an_open_request_in_a_thread(shop):
     """The line that took the connection, and the label that a middleware gave."""
     shop.begin("/orders", "/stock")
     holds = {hold["labels"]["endpoint"]: hold for hold in shop.held(2)}
-    assert places([holds["/orders"]["site"]]) == {
-        (SYNC, line(SYNC, "orders"), "orders")
-    }
+    assert places([holds["/orders"]["site"]]) == {place(SYNC, "orders", "orders")}
     # taken by the dependency: its line, while the label says for whom
     assert places([holds["/stock"]["site"]]) == {
-        (SYNC, line(SYNC, "connection"), "get_connection")
+        place(SYNC, "connection", "get_connection")
     }
     until(lambda: holds["/orders"]["id"] in shop.in_transaction())
 
@@ -58,7 +58,7 @@ def test_what_a_slow_request_is_doing(shop):
     """The endpoint's line: not the middleware's, which waits for the whole request and
     leads to the generator that will close the connection."""
     shop.begin("/stock")
-    waiting = f"{SYNC}:{line(SYNC, 'stock')}: waiting"
+    waiting = f"{SYNC}:{line_of(APPS / SYNC, 'stock')}: waiting"
     until(lambda: waiting in shop.finding("held_across_io")["proof"])
     assert " of label at " not in shop.finding("held_across_io")["proof"]
 
@@ -103,14 +103,14 @@ def test_a_dependency_that_does_not_close(shop):
     """Dropped with its request: proven as soon as the garbage is collected."""
     shop.get("/unclosed")
     found = shop.finding("leaked.abandoned", "leaked.collected")
-    assert places(found["sites"]) == {(SYNC, line(SYNC, "unclosed"), "unclosed")}
+    assert places(found["sites"]) == {place(SYNC, "unclosed", "unclosed")}
 
 
 def test_a_dependency_that_keeps_its_session(shop):
     """The thread lives on in its pool; the request that took the connection is over."""
     shop.get("/kept")
     found = shop.finding("leaked.abandoned")
-    assert places(found["sites"]) == {(SYNC, line(SYNC, "kept"), "kept_open")}
+    assert places(found["sites"]) == {place(SYNC, "kept", "kept_open")}
     assert "global 'kept' of module fastapi_sync" in found["proof"]
     (hold,) = shop.holds()
     assert hold["labels"] == {"endpoint": "/kept"}
@@ -121,7 +121,7 @@ def test_open_requests_in_tasks(async_shop):
     waiting = async_shop.begin("/orders/7", "/orders/8")
     holds = async_shop.held(2)
     assert places([hold["site"] for hold in holds]) == {
-        (ASYNC, line(ASYNC, "orders"), "orders")
+        place(ASYNC, "orders", "orders")
     }
     assert [hold["labels"] for hold in holds] == [{"endpoint": "/orders/{number}"}] * 2
     assert len({hold["task"] for hold in holds}) == 2
@@ -140,12 +140,12 @@ def test_an_async_dependency_that_does_not_close(async_shop):
     """The task has ended; then the garbage collector ends the connection."""
     async_shop.get("/unclosed")
     found = async_shop.finding("leaked.orphaned", "leaked.collected")
-    assert places(found["sites"]) == {(ASYNC, line(ASYNC, "unclosed"), "unclosed")}
+    assert places(found["sites"]) == {place(ASYNC, "unclosed", "unclosed")}
 
 
 def test_an_async_dependency_that_keeps_its_session(async_shop):
     async_shop.get("/kept")
     found = async_shop.finding("leaked.orphaned")
-    assert places(found["sites"]) == {(ASYNC, line(ASYNC, "kept"), "kept_open")}
+    assert places(found["sites"]) == {place(ASYNC, "kept", "kept_open")}
     (hold,) = async_shop.holds()
     assert hold["labels"] == {"endpoint": "/kept"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from patience import until
-from serving import line, places
+from helpers import until
+from serving import place, places
+
+pytestmark = pytest.mark.processes
 
 FILE = "flask_shop.py"
 THREADED = ("flask", "--app", "flask_shop", "run", "--port", "{port}")
@@ -25,9 +27,7 @@ def test_an_open_request(shop):
     """Two at once, in two threads or in two processes: each with line and label."""
     shop.begin("/orders", "/orders")
     holds = shop.held(2)
-    assert places([hold["site"] for hold in holds]) == {
-        (FILE, line(FILE, "orders"), "orders")
-    }
+    assert places([hold["site"] for hold in holds]) == {place(FILE, "orders", "orders")}
     assert [hold["labels"] for hold in holds] == [{"endpoint": "/orders"}] * 2
     assert until(lambda: [h["verdict"] for h in shop.held(2)] == ["long", "long"])
 
@@ -48,7 +48,7 @@ def test_what_a_request_leaves_behind(shop, path, marker, function):
     """A connection beside the scoped session is nobody's to remove."""
     shop.get(path)
     found = shop.finding("leaked.abandoned", "leaked.orphaned")
-    assert places(found["sites"]) == {(FILE, line(FILE, marker), function)}
+    assert places(found["sites"]) == {place(FILE, marker, function)}
     assert "global 'kept' of module flask_shop" in found["proof"]
     (hold,) = shop.holds()
     assert hold["labels"] == {"endpoint": path}
@@ -58,6 +58,6 @@ def test_a_thread_of_a_request(shop):
     """It has ended, and so has the request that it worked for."""
     shop.get("/thread")
     found = shop.finding("leaked.orphaned")
-    assert places(found["sites"]) == {(FILE, line(FILE, "mail"), "mail")}
+    assert places(found["sites"]) == {place(FILE, "mail", "mail")}
     (hold,) = shop.holds()
     assert hold["thread"] == "mail"

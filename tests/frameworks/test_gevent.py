@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from patience import until
-from serving import line, places, seen
+from helpers import until
+from serving import place, places, seen
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 FILE = "green.py"
 BLOCKING, GREEN = "blocking", "psycogreen"
@@ -98,7 +100,7 @@ def test_each_greenlet_is_a_holder(green):
     (thread,) = [h for h in holds if h["thread"] == "reporter"]
     assert asleep["thread"].startswith("Greenlet-")
     for hold in (asleep, thread):
-        assert (FILE, line(FILE, "asleep"), "fine_asleep") in places(hold["now"])
+        assert place(FILE, "asleep", "fine_asleep") in places(hold["now"])
 
 
 GUNICORN = (
@@ -119,7 +121,7 @@ def test_gunicorn(serve, preload, psycogreen):
 
     holds = judged(3)["holds"]
     assert places([hold["site"] for hold in holds]) == {
-        ("green_shop.py", line("green_shop.py", "for a request"), "app")
+        place("green_shop.py", "for a request", "app")
     }
     assert sorted(hold["verdict"] for hold in holds) == ["leaked", "long", "long"]
     # gevent gives the number of a greenlet that has ended to the next one, so only the

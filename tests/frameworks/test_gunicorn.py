@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from patience import until
-from serving import line, places, seen
+import pytest
+from helpers import until
+from serving import place, places, seen
+
+pytestmark = pytest.mark.processes
 
 FILE = "shop.py"
 BIND = ("--workers", "2", "--bind", "127.0.0.1:{port}")
@@ -35,7 +38,7 @@ def test_fresh_pools_in_each_worker(serve):
     (hold,) = shop.held(1)
     (owner,) = [p for p in seen() if p["holds"]]
     assert str(owner["pid"]) == keeping
-    assert places([hold["site"]]) == {(FILE, line(FILE, "in a worker"), "app")}
+    assert places([hold["site"]]) == {place(FILE, "in a worker", "app")}
 
 
 def test_the_masters_connection_in_a_worker(serve):
@@ -45,7 +48,7 @@ def test_the_masters_connection_in_a_worker(serve):
     assert len(set().union(*backends.values())) == 1
     keeping = shop.get("/keep").split()[0]
     found = shop.finding("fork_shared")
-    assert places(found["sites"]) == {(FILE, line(FILE, "in a worker"), "app")}
+    assert places(found["sites"]) == {place(FILE, "in a worker", "app")}
     assert "engine.dispose(close=False)" in found["remedy"]
     (owner,) = [p for p in seen() if p["holds"]]
     assert str(owner["pid"]) == keeping

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fix_core import Look
-from patience import LONG_S, come_true, until
+from helpers import LONG_S, line_of, until, until_async
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
@@ -21,9 +21,7 @@ from sqlalchemy.pool import QueuePool
 PAUSE = 0.15
 
 
-def line_of(mark):
-    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
-    return next(n for n, line in enumerate(lines, 1) if line.endswith(f"# {mark}"))
+HERE = Path(__file__)
 
 
 @pytest.fixture
@@ -120,9 +118,9 @@ def test_last_used_elsewhere(engine):
     connection = take()
     ask(connection)
     hold = only_hold()
-    assert hold.site.line == line_of("taken")
+    assert hold.site.line == line_of(HERE, "taken")
     used = [f for f in hold.used if f.file == __file__]
-    assert (used[0].function, used[0].line) == ("ask", line_of("used"))
+    assert (used[0].function, used[0].line) == ("ask", line_of(HERE, "used"))
     assert used[1].function == "test_last_used_elsewhere"
     assert hold.statement == "SELECT ?"
     connection.close()
@@ -137,7 +135,7 @@ def test_last_used_by_the_orm(engine):
     with Session(engine) as session:
         ask(session)
         used = [f for f in only_hold().used if f.file == __file__]
-    assert (used[0].function, used[0].line) == ("ask", line_of("orm"))
+    assert (used[0].function, used[0].line) == ("ask", line_of(HERE, "orm"))
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
@@ -165,7 +163,7 @@ def test_last_used_by_a_task(postgres, instrument, driver):
 
     hold, later = asyncio.run(main())
     used = [f for f in hold.used if f.file == __file__]
-    assert (used[0].function, used[0].line) == ("ask", line_of("awaited"))
+    assert (used[0].function, used[0].line) == ("ask", line_of(HERE, "awaited"))
     assert PAUSE <= hold.in_transaction_idle_s <= took["idle"]
     assert hold.in_transaction_idle_s <= later.in_transaction_idle_s <= took["idle"]
 
@@ -177,7 +175,7 @@ def test_evidence_names_the_last_use(engine, instrument):
         connection.execute(text("SELECT 1"))  # evidence
         time.sleep(PAUSE)
         evidence = "; ".join(only_hold().evidence)
-    assert f"ledger/test_held_time.py:{line_of('evidence')}" in evidence
+    assert f"ledger/test_held_time.py:{line_of(HERE, 'evidence')}" in evidence
 
 
 def test_waits_that_the_application_ends(instrument, postgres):
@@ -196,7 +194,7 @@ def test_waits_that_the_application_ends(instrument, postgres):
         async with engine.connect():
             with took.being("wait"):
                 task = asyncio.create_task(wait())
-                await come_true(lambda: Look().waits(watch))
+                await until_async(lambda: Look().waits(watch))
                 await asyncio.sleep(PAUSE)
                 look = Look()
                 assert len(look.waits(watch)) == 1
@@ -237,7 +235,10 @@ def test_nesting_is_noted_as_it_happens(instrument, sqlite):
     assert Look().holds(watch) == []
     (nested,) = Look().process.findings
     assert (nested.kind, nested.severity) == ("nested", "info")
-    assert [s.line for s in nested.sites] == [line_of("outer"), line_of("inner")]
+    assert [s.line for s in nested.sites] == [
+        line_of(HERE, "outer"),
+        line_of(HERE, "inner"),
+    ]
     assert "2 times" in nested.proof
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patience import until
+from helpers import until
 
 APP = """
 import os, sys, time, logging

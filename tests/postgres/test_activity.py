@@ -1,4 +1,4 @@
-"""One statement, over every driver and for every role, says what the server knows."""
+"""One statement reads the server, over every driver and for every role."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from contextlib import closing
 
 import pytest
-from patience import until
+from helpers import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.activity import Access, prepare, read
-from poolwatch.postgres.connection import open_line
+from poolwatch.postgres.activity import read
+from poolwatch.postgres.connection import open_connection, prepare
 
 
-def line_to(server):
-    return open_line(server.connect, connection_facts)
+def connection_to(server):
+    return open_connection(server.connect, connection_facts)
 
 
 def pid_of(connection) -> int:
@@ -37,14 +37,14 @@ def connect(server, driver):
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000"])
 def test_every_driver_reads_the_same(postgres, driver):
-    """Parameter styles, arrays and numeric types of the drivers play no part."""
+    """Parameter styles, arrays and numeric types of the drivers do not matter."""
     with closing(postgres.connect(application_name="held")) as held:
         cursor = held.cursor()
         cursor.execute("select 'secret', 42")
         pid = pid_of(held)
         with closing(connect(postgres, driver)) as connection:
-            line = open_line(lambda: connection, connection_facts)
-            reading = line.read([pid, 2**33, -5, 0])
+            monitor = open_connection(lambda: connection, connection_facts)
+            reading = monitor.read([pid, 2**33, -5, 0])
     (backend,) = reading.backends
     assert backend.pid == pid
     assert backend.application == "held"
@@ -62,28 +62,28 @@ def test_every_driver_reads_the_same(postgres, driver):
     assert reading.read_s > 0
 
 
-def test_a_row_factory_of_the_application_is_no_obstacle(postgres):
+def test_a_row_factory_of_the_application_does_not_matter(postgres):
     from psycopg2.extras import RealDictCursor
 
-    line = open_line(
+    monitor = open_connection(
         lambda: postgres.connect(cursor_factory=RealDictCursor), connection_facts
     )
-    assert line.read([]).backends == ()
-    line.close()
+    assert monitor.read([]).backends == ()
+    monitor.close()
 
 
 @pytest.mark.parametrize("version", [16, 18])
 def test_old_and_new_servers(start_postgres, version):
-    """PostgreSQL 16 and 18 are what the wheel has."""
+    """The wheel has PostgreSQL 16 and 18."""
     server = start_postgres(version)
     with closing(server.connect()) as held:
-        line = line_to(server)
-        assert line.read([pid_of(held)]).version.startswith(str(version))
-        line.close()
+        monitor = connection_to(server)
+        assert monitor.read([pid_of(held)]).version.startswith(str(version))
+        monitor.close()
 
 
-def test_who_waits_and_who_blocks(postgres):
-    """The blocker comes along although nobody asked for it."""
+def test_a_waiting_session_comes_with_its_blocker(postgres):
+    """The reading has the blocker although its pid was not asked for."""
     postgres.execute("create table if not exists locked (id int primary key)")
     with closing(postgres.connect()) as holder, closing(postgres.connect()) as waiter:
         blocks, waits = pid_of(holder), pid_of(waiter)
@@ -93,14 +93,14 @@ def test_who_waits_and_who_blocks(postgres):
             target=waiter.cursor().execute, args=("select 'x' from locked",)
         )
         waiting.start()
-        line = line_to(postgres)
+        monitor = connection_to(postgres)
 
         def blocked():
-            found = {b.pid: b.row for b in line.read([waits]).backends}
+            found = {b.pid: b.row for b in monitor.read([waits]).backends}
             return found if found[waits].blocked_by else None
 
         rows = until(blocked)
-        line.close()
+        monitor.close()
         holder.rollback()
         waiting.join()
     assert set(rows) == {waits, blocks}
@@ -112,16 +112,16 @@ def test_who_waits_and_who_blocks(postgres):
     assert rows[blocks].query == "lock table locked"
 
 
-def test_an_unprivileged_role_sees_its_own_and_unknowns(postgres):
-    """What is hidden is None, and never the server's placeholder text."""
+def test_an_unprivileged_role_sees_its_own_sessions_only(postgres):
+    """Hidden values are None, never the server's placeholder text."""
     postgres.execute("drop role if exists nobody_special")
     postgres.execute("create role nobody_special login")
     role = postgres.as_role("nobody_special")
     with closing(postgres.connect()) as other, closing(role.connect()) as own:
-        line = line_to(role)
+        monitor = connection_to(role)
         theirs, ours = pid_of(other), pid_of(own)
-        reading = line.read([theirs, ours])
-        line.close()
+        reading = monitor.read([theirs, ours])
+        monitor.close()
     rows = {backend.pid: backend for backend in reading.backends}
     hidden, seen = rows[theirs], rows[ours]
     assert (hidden.age_s, hidden.client_port) == (None, None)
@@ -136,19 +136,19 @@ def test_an_unprivileged_role_sees_its_own_and_unknowns(postgres):
 
 
 def test_a_server_that_hides_its_system_identifier(start_postgres):
-    """Some managed servers do; the start time still tells servers apart."""
+    """Some managed servers do; the start time still identifies the server."""
     server = start_postgres()
     server.execute("revoke execute on function pg_control_system() from public")
     server.execute("create role app login")
-    line = line_to(server.as_role("app"))
-    assert not line.access.identify
-    reading = line.read([])
-    line.close()
+    monitor = connection_to(server.as_role("app"))
+    assert not monitor.identify
+    reading = monitor.read([])
+    monitor.close()
     assert re.fullmatch(r"/\d+\.\d+", reading.identity)
 
 
-def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
-    """Bytes that are no text here are left out; the rest of the row stays."""
+def test_a_statement_in_another_encoding_is_left_out(start_postgres):
+    """A statement that cannot be decoded is None; the rest of the row is there."""
     server = start_postgres()
     server.execute(
         "create database latin encoding 'latin1' lc_collate 'C' lc_ctype 'C' "
@@ -157,20 +157,20 @@ def test_a_statement_in_another_encoding_spoils_nothing(start_postgres):
     with closing(server.connect(dbname="latin")) as held:
         held.set_client_encoding("LATIN1")
         held.cursor().execute(f'select 1 as "{chr(0xE9)}"')
-        line = line_to(server)
-        (backend,) = line.read([pid_of(held)]).backends
-        line.close()
+        monitor = connection_to(server)
+        (backend,) = monitor.read([pid_of(held)]).backends
+        monitor.close()
     assert backend.row.state == "idle"
     assert backend.row.query is None
 
 
-def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
-    """One at the start of a connection, and one a refresh."""
+def test_one_statement_per_refresh_in_the_servers_log(start_postgres):
+    """One when the connection opens, and one per refresh."""
     server = start_postgres(log_statement="all", log_line_prefix="%a|")
-    line = line_to(server)
+    monitor = connection_to(server)
     for _ in range(5):
-        line.read([1, 2, 3])
-    line.close()
+        monitor.read([1, 2, 3])
+    monitor.close()
     counted = re.findall(
         r"^(.*?)\|LOG:  (?:statement|execute)", server.log, re.MULTILINE
     )
@@ -178,20 +178,20 @@ def test_statements_a_refresh_by_the_servers_own_log(start_postgres):
 
 
 def test_the_session_is_bounded(postgres):
-    """Whatever happens, the server gives up after two seconds."""
-    line = line_to(postgres)
-    cursor = line.connection.cursor()
+    """The server cancels a statement after two seconds."""
+    monitor = connection_to(postgres)
+    cursor = monitor.dbapi_connection.cursor()
     cursor.execute("show statement_timeout")
     assert cursor.fetchone() == ("2s",)
     with pytest.raises(Exception, match="statement timeout"):
         cursor.execute("select pg_sleep(60)")
     cursor.execute("select pg_catalog.current_setting('idle_session_timeout')")
     assert cursor.fetchone() == ("1min",)
-    line.close()
+    monitor.close()
 
 
-def test_behind_a_pooler_nothing_is_set_and_nothing_is_claimed(postgres):
-    """The driver's pid is the pooler's invention, its sessions are shared."""
+def test_behind_a_pooler_no_setting_is_changed_and_no_row_is_read(postgres):
+    """The pooler invents the driver's pid, and its sessions are shared."""
     with closing(postgres.connect()) as connection:
         cursor = connection.cursor()
         with pytest.raises(ServerViewError, match="pooler"):
@@ -203,9 +203,9 @@ def test_behind_a_pooler_nothing_is_set_and_nothing_is_claimed(postgres):
 
 
 def test_look_alike_tables_of_other_users_are_not_read(postgres):
-    """A search path with a planted view in front changes nothing."""
+    """A planted view at the front of the search path is ignored."""
     with closing(postgres.connect()) as connection:
         cursor = connection.cursor()
         cursor.execute("create temp view pg_stat_activity as select 1 as pid")
         cursor.execute("set search_path = pg_temp, pg_catalog")
-        assert read(cursor, [pid_of(connection)], Access(identify=True)).backends
+        assert read(cursor, [pid_of(connection)], identify=True).backends

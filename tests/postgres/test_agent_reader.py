@@ -1,4 +1,4 @@
-"""The agent's reader takes one short-lived connection, and leaves none behind."""
+"""The agent's reader opens one short-lived connection and always closes it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 import threading
 
 import pytest
-from patience import LONG_S, until
+from helpers import LONG_S, until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerDownError, ServerViewError
-from poolwatch.postgres.agent_reader import InProcessReader
+from poolwatch.postgres.agent_reader import AgentReader
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 
 
 class Connects:
-    """Counts and keeps what it opens."""
+    """Opens connections and records them."""
 
     def __init__(self, server):
         self.server = server
@@ -49,7 +49,7 @@ def clock():
 
 @pytest.fixture
 def reader(connects, clock):
-    reader = InProcessReader(connects, connection_facts, clock=clock)
+    reader = AgentReader(connects, connection_facts, clock=clock)
     yield reader
     reader.close()
     assert connects.open == []
@@ -61,7 +61,7 @@ def test_nothing_stays_open(reader, connects):
     assert connects.open == []
 
 
-def test_a_viewer_that_polls_gets_by_with_one_connection(reader, connects, clock):
+def test_a_polling_viewer_needs_one_connection(reader, connects, clock):
     for _ in range(5):
         reader.read([], linger=5)
         clock.now += 1
@@ -72,7 +72,7 @@ def test_a_viewer_that_polls_gets_by_with_one_connection(reader, connects, clock
     assert connects.open == []
 
 
-def test_nobody_keeps_a_connection_for_longer_than_ten_seconds(reader, connects, clock):
+def test_a_connection_lingers_for_ten_seconds_at_most(reader, connects, clock):
     reader.read([], linger=3600)
     reader.close_idle(clock.now + 9.9)
     assert len(connects.open) == 1
@@ -80,7 +80,7 @@ def test_nobody_keeps_a_connection_for_longer_than_ten_seconds(reader, connects,
     assert connects.open == []
 
 
-def test_the_next_request_closes_what_is_overdue(reader, connects, clock):
+def test_the_next_request_closes_an_expired_connection(reader, connects, clock):
     reader.read([], linger=5)
     clock.now += 6
     reader.read([])
@@ -88,7 +88,7 @@ def test_the_next_request_closes_what_is_overdue(reader, connects, clock):
     assert connects.open == []
 
 
-def test_a_kept_connection_that_has_ended_is_replaced(reader, connects, postgres):
+def test_a_terminated_connection_is_replaced(reader, connects, postgres):
     reader.read([], linger=5)
     postgres.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity "
@@ -98,9 +98,9 @@ def test_a_kept_connection_that_has_ended_is_replaced(reader, connects, postgres
     assert len(connects.made) == 2
 
 
-def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
-    """Its connection may be dead while the server has long been back."""
-    reader = InProcessReader(connects, connection_facts, patience_s=0.1, stuck_s=0.5)
+def test_a_stuck_reading_is_abandoned(connects, postgres):
+    """Its connection may be dead although the server is back."""
+    reader = AgentReader(connects, connection_facts, patience_s=0.1, stuck_s=0.5)
     reader.read([], linger=10)
     backend = connects.made[0].info.backend_pid
     failures = []
@@ -115,8 +115,8 @@ def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
     try:
         thread = threading.Thread(target=hang)
         thread.start()
-        until(lambda: reader._kept.began)
-        with pytest.raises(ServerDownError, match="has not come back"):
+        until(lambda: reader._state.reading_since)
+        with pytest.raises(ServerDownError, match="previous reading"):
             reader.read([], linger=10)
 
         def answers():
@@ -131,7 +131,9 @@ def test_a_reading_that_hangs_for_good_is_given_up(connects, postgres):
         os.kill(backend, signal.SIGCONT)
     thread.join(20)
     assert failures == []
-    assert connects.open == [connects.made[1]], "what hung is closed when it comes back"
+    assert connects.open == [connects.made[1]], (
+        "the stuck one is closed when it answers"
+    )
     reader.close()
     assert connects.open == []
 
@@ -143,7 +145,7 @@ def test_an_error_leaves_nothing_open(connects):
         raise RuntimeError("facts")
 
     with pytest.raises(ServerViewError, match="RuntimeError"):
-        InProcessReader(connects, no_facts).read([], linger=5)
+        AgentReader(connects, no_facts).read([], linger=5)
     assert connects.open == []
 
 
@@ -158,14 +160,14 @@ def test_a_transaction_left_open_by_the_creator_is_ended(postgres):
         made.append(connection)
         return connection
 
-    reader = InProcessReader(creator, connection_facts)
+    reader = AgentReader(creator, connection_facts)
     assert reader.read([]).version
     assert made[0].closed
 
 
 def test_one_reading_at_a_time_and_the_others_wait(postgres, connects):
-    """Ten viewers at once are no ten connections."""
-    reader = InProcessReader(connects, connection_facts)
+    """Ten viewers at once share one connection."""
+    reader = AgentReader(connects, connection_facts)
     failures = []
 
     def view():
@@ -184,7 +186,7 @@ def test_one_reading_at_a_time_and_the_others_wait(postgres, connects):
     reader.close()
 
 
-def test_a_hung_server_does_not_queue_everybody(postgres):
+def test_a_hung_server_does_not_queue_requests(postgres):
     begun, release = threading.Event(), threading.Event()
 
     def hangs():
@@ -192,11 +194,11 @@ def test_a_hung_server_does_not_queue_everybody(postgres):
         release.wait(LONG_S)
         return postgres.connect()
 
-    reader = InProcessReader(hangs, connection_facts, patience_s=0.1)
+    reader = AgentReader(hangs, connection_facts, patience_s=0.1)
     first = threading.Thread(target=reader.read, args=([],))
     first.start()
     assert begun.wait(LONG_S)
-    with pytest.raises(ServerViewError, match="has not come back"):
+    with pytest.raises(ServerViewError, match="previous reading"):
         reader.read([])
     release.set()
     first.join()
@@ -205,7 +207,7 @@ def test_a_hung_server_does_not_queue_everybody(postgres):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000.dbapi"])
 def test_a_fork_leaves_the_parents_connection_alone(postgres, driver):
-    """The child makes its own; the parent's goes on after the child has ended."""
+    """The child opens its own; the parent's still works after the child has ended."""
     module = pytest.importorskip(driver)
     made = []
 
@@ -217,7 +219,7 @@ def test_a_fork_leaves_the_parents_connection_alone(postgres, driver):
             made.append(module.connect(postgres.dsn))
         return made[-1]
 
-    reader = InProcessReader(connect, connection_facts)
+    reader = AgentReader(connect, connection_facts)
     reader.read([], linger=10)
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Every form of DSN, and a server that comes and goes."""
+"""Every form of DSN; a server that stops and starts again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.dsn_reader import ViewerReader, environment_dsn, libpq_words
+from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn, libpq_words
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ from poolwatch.postgres.dsn_reader import ViewerReader, environment_dsn, libpq_w
         ),
     ],
 )
-def test_what_a_dsn_says(dsn, words):
+def test_a_dsn_as_libpq_keywords(dsn, words):
     assert libpq_words(dsn) == words
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])
-def test_the_urls_of_applications_work_as_they_are(postgres, postgres_tcp, driver):
+def test_urls_of_applications_need_no_change(postgres, postgres_tcp, driver):
     for server in (postgres, postgres_tcp):
-        reader = ViewerReader(server.url(driver), connection_facts)
+        reader = DsnReader(server.url(driver), connection_facts)
         assert reader.read([]).address == f"{server.host}:{server.port}"
         reader.close()
 
@@ -85,9 +85,9 @@ def test_pgpass_and_libpqs_environment_are_honoured(
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "9")
     dsn = environment_dsn()
     assert dsn == ""
-    reader = ViewerReader(dsn, connection_facts)
+    reader = DsnReader(dsn, connection_facts)
     assert reader.read([]).sessions == 1
-    assert "connect_timeout=9" not in reader._line.connection.dsn
+    assert "connect_timeout=9" not in reader._connection.dbapi_connection.dsn
     reader.close()
 
 
@@ -102,15 +102,15 @@ def test_pgpass_and_libpqs_environment_are_honoured(
         ({"PGPASSWORD": "x"}, None),
     ],
 )
-def test_what_the_environment_speaks_of(environ, dsn):
+def test_the_dsn_of_the_environment(environ, dsn):
     assert environment_dsn(environ) == dsn
 
 
 def test_a_server_that_comes_back(start_postgres):
-    """The failure stands until it is time to try again; then all is well."""
+    """The error is repeated until the next attempt is due, which succeeds."""
     now = [0.0]
     server = start_postgres()
-    reader = ViewerReader(server.dsn, connection_facts, clock=lambda: now[0])
+    reader = DsnReader(server.dsn, connection_facts, clock=lambda: now[0])
     before = reader.read([]).identity
     server.stop()
     with pytest.raises(ServerViewError, match="closed the connection"):
@@ -125,12 +125,10 @@ def test_a_server_that_comes_back(start_postgres):
     reader.close()
 
 
-def test_attempts_get_rarer_up_to_a_limit(postgres):
+def test_attempts_back_off_up_to_a_limit(postgres):
     now = [0.0]
     waits = []
-    reader = ViewerReader(
-        "host=127.0.0.1 port=1", connection_facts, clock=lambda: now[0]
-    )
+    reader = DsnReader("host=127.0.0.1 port=1", connection_facts, clock=lambda: now[0])
     for _ in range(6):
         with pytest.raises(ServerViewError):
             reader.read([])
@@ -140,10 +138,10 @@ def test_attempts_get_rarer_up_to_a_limit(postgres):
 
 
 def test_one_connection_for_many_refreshes(postgres):
-    reader = ViewerReader(postgres.dsn, connection_facts)
+    reader = DsnReader(postgres.dsn, connection_facts)
     first = reader.read([]).identity
-    connection = reader._line.connection
+    connection = reader._connection.dbapi_connection
     assert reader.read([]).identity == first
-    assert reader._line.connection is connection
+    assert reader._connection.dbapi_connection is connection
     reader.close()
     assert connection.closed

@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one sentence, and nobody's secret is in it."""
+"""Every error is one sentence without a secret in it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from poolwatch.errors import (
     ServerViewError,
 )
 from poolwatch.postgres import dsn_reader
-from poolwatch.postgres.agent_reader import InProcessReader
-from poolwatch.postgres.dsn_reader import ViewerReader
+from poolwatch.postgres.agent_reader import AgentReader
+from poolwatch.postgres.dsn_reader import DsnReader
 from poolwatch.postgres.errors import as_failure
 
 SECRET = "s3cret-p%ss w0rd"
@@ -25,7 +25,7 @@ host all all 127.0.0.1/32 scram-sha-256
 
 @pytest.fixture
 def guarded(start_postgres):
-    """Three slots of which one is for superusers, and passwords over TCP."""
+    """Three slots, one of them for superusers; passwords over TCP."""
     server = start_postgres(
         max_connections=4, superuser_reserved_connections=1, reserved_connections=0
     )
@@ -36,16 +36,16 @@ def guarded(start_postgres):
 
 
 def read(server, driver):
-    """The sentence that reading this server ends with; None if it goes well."""
+    """The error message of reading this server; None if it succeeds."""
     if driver == "viewer":
-        reader = ViewerReader(server.dsn, connection_facts)
+        reader = DsnReader(server.dsn, connection_facts)
     else:
         module = pytest.importorskip(driver)
         if driver == "pg8000.dbapi":
             given = {"database": server.database}
         else:
             given = {"dbname": server.database}
-        reader = InProcessReader(
+        reader = AgentReader(
             lambda: module.connect(
                 host=server.host,
                 port=server.port,
@@ -69,8 +69,8 @@ DRIVERS = ["viewer", "psycopg2", "psycopg", "pg8000.dbapi"]
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-def test_every_way_a_server_refuses(guarded, driver):
-    """Password, database, role, no slot left, stopped: each has its sentence."""
+def test_every_refusal_of_a_server(guarded, driver):
+    """Password, database, role, no free slot, stopped: each has its own sentence."""
     import psycopg2
 
     assert read(guarded, driver) is None
@@ -99,7 +99,7 @@ def replace_database(server, name):
     return replace(server, database=name)
 
 
-def test_a_role_that_no_line_of_pg_hba_lets_in(start_postgres):
+def test_a_role_that_pg_hba_refuses(start_postgres):
     server = start_postgres()
     (server.directory / "pg_hba.conf").write_text("local all postgres trust\n")
     server.execute("select pg_reload_conf()")
@@ -109,7 +109,7 @@ def test_a_role_that_no_line_of_pg_hba_lets_in(start_postgres):
 
 
 def test_a_host_that_does_not_exist():
-    reader = ViewerReader("postgresql://u:p@no-such-host.invalid/d", connection_facts)
+    reader = DsnReader("postgresql://u:p@no-such-host.invalid/d", connection_facts)
     with pytest.raises(ServerViewError) as caught:
         reader.read([])
     assert str(caught.value) in {
@@ -118,7 +118,7 @@ def test_a_host_that_does_not_exist():
     }
 
 
-def test_a_server_that_takes_the_connection_and_says_nothing():
+def test_a_server_that_accepts_and_stays_silent():
     """connect_timeout is ours unless the DSN has one."""
     import socket
 
@@ -128,7 +128,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing():
         host, port = silent.getsockname()
         dsn = f"host={host} port={port} user=u password=hunter2 connect_timeout=2"
         with pytest.raises(ServerViewError, match="did not answer in time"):
-            ViewerReader(dsn, connection_facts).read([])
+            DsnReader(dsn, connection_facts).read([])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing():
 def test_a_dsn_that_cannot_be_used_is_not_quoted(dsn):
     """Parts of a mistyped password end up in host names and options."""
     with pytest.raises(PoolwatchError) as caught:
-        ViewerReader(dsn, connection_facts).read([])
+        DsnReader(dsn, connection_facts).read([])
     said = str(caught.value)
     assert "hunter2" not in said
     assert "ter2" not in said
@@ -159,7 +159,7 @@ def test_a_dsn_that_cannot_be_used_is_not_quoted(dsn):
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-def test_an_unknown_error_is_told_by_its_kind_only():
+def test_of_an_unknown_error_only_the_class_is_named():
     class TokenBrokerError(Exception):
         pass
 
@@ -167,12 +167,12 @@ def test_an_unknown_error_is_told_by_its_kind_only():
     assert said == "PostgreSQL could not be read (TokenBrokerError)"
 
 
-def test_no_driver_no_dsn(monkeypatch):
+def test_a_dsn_needs_a_driver(monkeypatch):
     """A missing extra is one sentence that says what to install."""
     monkeypatch.setitem(__import__("sys").modules, "psycopg2", None)
     monkeypatch.setitem(__import__("sys").modules, "psycopg2.extensions", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[tui\]'"):
-        ViewerReader("host=h", connection_facts).read([])
+        DsnReader("host=h", connection_facts).read([])
     monkeypatch.setitem(__import__("sys").modules, "sqlalchemy.engine.url", None)
     with pytest.raises(MissingExtraError, match="needs sqlalchemy"):
         dsn_reader.libpq_words("postgresql+asyncpg://h/d")
@@ -192,8 +192,8 @@ def test_no_driver_no_dsn(monkeypatch):
         ("connection timeout expired", "connection timeout expired"),
     ],
 )
-def test_what_is_a_server_that_does_not_answer(said, words):
-    """In its own words, as far as they are known to carry no secret."""
+def test_errors_of_a_server_that_is_down(said, words):
+    """The server's own message is quoted only if it cannot contain a secret."""
     failure = as_failure(OSError(f"host hunter2: {said}"))
     assert isinstance(failure, ServerDownError)
     assert words in failure.words
@@ -218,5 +218,5 @@ def test_what_is_a_server_that_does_not_answer(said, words):
         'definition of service "x" not found',
     ],
 )
-def test_what_is_a_server_that_answers_or_was_not_asked(said):
+def test_errors_of_a_server_that_is_up_or_was_not_reached(said):
     assert not isinstance(as_failure(OSError(said)), ServerDownError)

@@ -1,22 +1,15 @@
-"""A row is joined with a hold when it is proven to be its own, and never otherwise."""
+"""A row is joined with a hold only if it is proven to be the hold's own."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import fakes
 import pytest
 
-from poolwatch.model import (
-    NO_SAMPLES,
-    Connection,
-    Counters,
-    Hold,
-    PoolStats,
-    Process,
-    ServerRow,
-)
+from poolwatch.model import Connection, ServerRow
 from poolwatch.postgres.join import SLACK_S, claimed, join
-from poolwatch.protocol.readings import Backend, ServerReading
+from poolwatch.protocol.records import Backend, ServerReading
 
 ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
 HIDDEN = ServerRow(None, None, None, None, None, ())
@@ -24,62 +17,16 @@ HIDDEN = ServerRow(None, None, None, None, None, ())
 
 def hold(pid=100, pool="p1", **connection):
     facts = {"age_s": 60.0, "connect_s": 0.02, "address": None, "client_port": None}
-    return Hold(
-        id=f"h{pid}-{pool}",
+    return fakes.hold(
+        f"h{pid}-{pool}",
         pool=pool,
         backend_pid=pid,
-        held_s=1.0,
-        waited_s=0.0,
-        thread="t",
-        task=None,
-        labels={},
-        site=None,
-        stack=(),
-        now=(),
-        statement=None,
-        in_sql_s=None,
-        in_transaction_idle_s=None,
-        verdict="ok",
-        evidence=(),
-        server=None,
         connection=Connection(**(facts | connection)),
     )
 
 
-def process(*holds, pools=("p1",), url="postgresql://h/d"):
-    return Process(
-        pid=1,
-        host="here",
-        program="app",
-        name=None,
-        python="3",
-        poolwatch="0",
-        started_at="",
-        pools=tuple(
-            PoolStats(
-                id=pool,
-                name=pool,
-                kind="QueuePool",
-                url=url,
-                size=5,
-                max_overflow=0,
-                timeout_s=30.0,
-                checked_out=0,
-                idle=0,
-                overflow=0,
-                waiting=0,
-                counters=Counters(0, 0, 0, 0, 0, 0, 0, 0),
-                wait_s=NO_SAMPLES,
-                hold_s=NO_SAMPLES,
-                create_s=NO_SAMPLES,
-            )
-            for pool in pools
-        ),
-        holds=holds,
-        waits=(),
-        sites=(),
-        findings=(),
-    )
+def process(*holds, pools=("p1",)):
+    return fakes.process(*holds, pools=tuple(map(fakes.pool, pools)), servers=())
 
 
 def backend(pid=100, age_s=60.01, client_port=-1, row=ROW):
@@ -104,18 +51,18 @@ def test_the_age_of_a_unix_connection_is_proof():
 
 
 @pytest.mark.parametrize("younger", [0.1, 0.5, 5.0, 59.9])
-def test_a_pid_that_was_used_again_is_not_joined(younger):
-    """Whoever took the pid over is younger than the connection."""
+def test_a_reused_pid_is_not_joined(younger):
+    """The new backend of that pid is younger than the connection."""
     assert server_of(hold(), backend(age_s=60.0 - younger)) is None
 
 
-def test_a_backend_older_than_the_connect_call_is_somebody_elses():
-    """What PgBouncer hands out may be the pid of a long-lived stranger."""
+def test_a_backend_older_than_the_connect_call_is_not_joined():
+    """PgBouncer may report the pid of an older, unrelated backend."""
     assert server_of(hold(), backend(age_s=61.0)) is None
     assert server_of(hold(), backend(age_s=86400.0)) is None
 
 
-def test_time_between_the_two_looks_counts():
+def test_time_between_snapshot_and_reading_counts():
     """A reading half a second later sees a backend half a second older."""
     assert server_of(hold(), backend(age_s=60.5)) is None
     assert server_of(hold(), backend(age_s=60.5), window=(0.4, 0.6)) == ROW
@@ -124,7 +71,7 @@ def test_time_between_the_two_looks_counts():
 
 
 def test_the_tolerance_is_small_and_grows_slowly():
-    """Two clocks may drift apart, but not by as much as they like."""
+    """Two clocks may drift apart, within bounds."""
     young = hold(age_s=1.0, connect_s=0.0)
     assert server_of(young, backend(age_s=1.0 + SLACK_S)) == ROW
     assert server_of(young, backend(age_s=1.0 + 2 * SLACK_S)) is None
@@ -133,14 +80,14 @@ def test_the_tolerance_is_small_and_grows_slowly():
     assert server_of(day, backend(age_s=86403.0)) is None
 
 
-def test_equal_ports_are_proof_whatever_the_clocks_say():
+def test_equal_ports_are_proof_regardless_of_the_clocks():
     """After a laptop slept, the server's clock is hours ahead of a monotonic one."""
     tcp = hold(client_port=40000, address="10.0.0.5:5432")
     assert server_of(tcp, backend(age_s=7200.0, client_port=40000)) == ROW
 
 
-def test_other_ports_leave_it_to_the_age():
-    """A proxy or a container network may stand in between."""
+def test_with_different_ports_the_age_decides():
+    """A proxy or a container network may be in between."""
     tcp = hold(client_port=40000)
     assert server_of(tcp, backend(client_port=50000)) == ROW
     assert server_of(tcp, backend(client_port=50000, age_s=59.0)) is None
@@ -149,16 +96,16 @@ def test_other_ports_leave_it_to_the_age():
 
 
 def test_a_connection_older_than_the_instrumentation_has_a_loose_age():
-    """Its age then begins before the connect call, of unknown length."""
+    """Its age counts from before a connect call of unknown length."""
     old = hold(connect_s=None)
     assert server_of(old, backend(age_s=59.5)) == ROW
     assert server_of(old, backend(age_s=60.2)) is None
     assert server_of(old, backend(age_s=58.0)) is None
 
 
-def test_a_connection_that_was_met_is_told_by_its_address():
-    """Nobody knows its age: the server of that address says whose pid it is, and the
-    backend has to be older than our first look."""
+def test_a_connection_of_unknown_age_is_joined_by_its_address():
+    """The server at that address has reported the pid, and the backend must be older
+    than the time since the connection was first seen."""
     met = hold(connect_s=None, met=True, address="/run/pg:5432")
     old, young = backend(age_s=4000.0), backend(age_s=59.0)
     assert server_of(met, old, address="/run/pg:5432") == ROW
@@ -173,13 +120,13 @@ def test_a_connection_that_was_met_is_told_by_its_address():
     assert server_of(over_tcp, elsewhere, address="db:5432") is None
 
 
-def test_nothing_known_of_the_connection_is_no_proof():
+def test_an_unknown_connection_is_not_joined():
     assert server_of(replace(hold(), connection=None), backend()) is None
     assert server_of(replace(hold(), backend_pid=None), backend()) is None
 
 
 def test_a_hidden_row_without_age_and_port_is_not_shown():
-    """An unprivileged role learns nothing that could prove whose it is."""
+    """An unprivileged role sees nothing that could prove whose row it is."""
     unseen = backend(age_s=None, client_port=None, row=HIDDEN)
     assert server_of(hold(), unseen) is None
     assert server_of(hold(client_port=40000), unseen) is None
@@ -216,7 +163,7 @@ def test_no_readings_change_nothing():
     assert join(unjoined, {}) is unjoined
 
 
-def test_what_a_pool_of_unknown_server_may_claim():
+def test_rows_that_a_pool_of_an_unknown_server_can_claim():
     """Its port, or its address on this machine; not its pid."""
     by_port = hold(100, client_port=40000)
     by_address = hold(101, address="/run/pg:5432")

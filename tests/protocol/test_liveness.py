@@ -17,15 +17,18 @@ from poolwatch.client.client import Client
 from poolwatch.protocol import liveness
 from poolwatch.protocol.liveness import Peer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's"),
+]
 
 LISTEN = """
 import os, socket, sys, threading, ctypes
 s = socket.socket(socket.AF_UNIX)
 name = f"{sys.argv[1]}/{os.getpid()}-0a"
-s.bind(name + ".born")
+s.bind(name + ".tmp")
 s.listen(1)
-os.rename(name + ".born", name + ".sock")
+os.rename(name + ".tmp", name + ".sock")
 print("ready", flush=True)
 if "main thread ends" in sys.argv:
     threading.Thread(target=sys.stdin.read).start()
@@ -36,7 +39,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def listening(tmp_path):
-    """Start a process that listens and never accepts: itself, and its socket."""
+    """Start a process that listens and never accepts; returns it and its socket."""
     started = []
 
     def start(*more):
@@ -88,7 +91,7 @@ def test_running_stopped_ended(listening):
     assert liveness.state(peer) == "ended"
 
 
-def test_a_pid_that_is_used_again(listening):
+def test_a_reused_pid(listening):
     _, path = listening()
     peer = connected(path)
     assert liveness.state(replace(peer, started=peer.started - 1)) == "ended"
@@ -105,7 +108,7 @@ def test_a_main_thread_that_has_ended_before_the_others(listening):
 
 
 def test_a_process_that_cannot_be_seen():
-    """As the first process of a machine for a user that may not look."""
+    """Like pid 1 for a user without permission."""
     assert liveness.state(Peer(2**22 + 1, 1)) == "ended"
     assert liveness.owner(Path("/nowhere"), 1) is None
 
@@ -134,7 +137,7 @@ def test_the_owner_of_a_socket_whose_queue_is_full(listening):
             connection.close()
 
 
-def test_a_socket_that_was_removed_is_still_listened_on(listening):
+def test_a_removed_socket_still_has_its_listener(listening):
     process, path = listening()
     peer = connected(path)
     path.unlink()
@@ -144,8 +147,8 @@ def test_a_socket_that_was_removed_is_still_listened_on(listening):
     assert not liveness.listens(peer, path)
 
 
-def test_a_name_with_a_line_end_is_no_listener(listening):
-    """Anybody may give a socket such a name, and it stands in the kernel's list."""
+def test_a_socket_name_with_a_line_end_is_not_a_listener(listening):
+    """Any user can bind such a name, and the kernel lists it."""
     process, path = listening()
     peer = liveness.owner(path, process.pid)
     with socket.socket(socket.AF_UNIX) as strange:

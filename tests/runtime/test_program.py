@@ -1,14 +1,14 @@
-"""What processes are called: by what was started, and which worker of it they are."""
+"""Names of processes: the program that was started, and the worker's number."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from helpers import until
 
 from poolwatch.runtime.program import words_of
 
@@ -45,15 +45,14 @@ def titles(apps):
     )
 
 
-def until(apps, count):
+def titles_of(apps, count):
     """The headings, once there are so many processes."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        done = apps.poolwatch("ps")
-        if done.returncode == 0 and len(found := titles(apps)) == count:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not {count} processes: {done.stdout}{done.stderr}")
+
+    def found():
+        there = apps.poolwatch("ps").returncode == 0
+        return there and len(all_titles := titles(apps)) == count and all_titles
+
+    return until(found, what=f"not {count} processes")
 
 
 @pytest.mark.parametrize(
@@ -79,15 +78,15 @@ def test_words_of_a_command_line(line, words):
     assert words_of(line) == words
 
 
-def test_sub_commands_tell_processes_apart(apps):
+def test_subcommands_are_part_of_the_name(apps):
     for word in ("scheduler", "worker"):
         apps.start(POOL + SERVE, "shop.py", word, "--dsn", "hunter2")
     assert called(apps.ps()) == ["shop.py scheduler", "shop.py worker"]
     assert titles(apps) == ["shop.py scheduler", "shop.py worker"]
 
 
-def test_two_of_one_program_are_no_workers(apps):
-    """Nobody knows that they have to do with each other."""
+def test_two_processes_of_one_program_are_not_workers(apps):
+    """Nothing shows that they belong together."""
     for _ in range(2):
         apps.start(POOL + SERVE, "shop.py", "serve")
     assert titles(apps) == ["shop.py serve"] * 2
@@ -95,7 +94,7 @@ def test_two_of_one_program_are_no_workers(apps):
 
 @pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
 def test_workers_of_one_parent_have_numbers(apps, way):
-    apps.start(
+    app = apps.start(
         POOL
         + f"""
     import multiprocessing, threading
@@ -116,10 +115,11 @@ def test_workers_of_one_parent_have_numbers(apps, way):
         "shop.py",
         "serve",
     )
-    assert until(apps, 3) == [f"shop.py serve, worker {n}" for n in (1, 2, 3)]
+    assert titles_of(apps, 3) == [f"shop.py serve, worker {n}" for n in (1, 2, 3)]
+    apps.finish(app)  # a killed parent would leave the workers of a fork server behind
 
 
-def test_a_server_that_a_program_starts_goes_by_its_name(apps, tmp_path):
+def test_a_server_has_the_name_of_the_program_that_starts_it(apps, tmp_path):
     """As mlflow server starts gunicorn."""
     port = 18000 + os.getpid() % 1000
     apps.write(
@@ -135,7 +135,10 @@ def test_a_server_that_a_program_starts_goes_by_its_name(apps, tmp_path):
         served.wait()
     """
     app = apps.start(source, "tracker", "server")
-    assert until(apps, 2) == ["tracker server, worker 1", "tracker server, worker 2"]
+    assert titles_of(apps, 2) == [
+        "tracker server, worker 1",
+        "tracker server, worker 2",
+    ]
     app.stdin.close()
     app.wait(20)
 
@@ -158,7 +161,7 @@ def test_the_given_name_stays(apps):
 
 
 def test_a_console_script(apps, tmp_path):
-    """Started by its first line, as an installed application is."""
+    """Started through its shebang line, like an installed application."""
     script = tmp_path / "bin" / "shopd"
     script.parent.mkdir()
     apps.write(POOL + SERVE, "bin/shopd")

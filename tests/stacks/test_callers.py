@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import frame
 from fix_core import Look, book_of, null_pool_of
-from patience import until
+from helpers import until
 from sqlalchemy import text
 
 from poolwatch.adapters.sqlalchemy.hooks import PoolHooks  # noqa: F401 - loaded before stacks

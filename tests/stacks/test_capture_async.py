@@ -6,13 +6,18 @@ import asyncio
 import sys
 
 import pytest
-from patience import come_true
+from helpers import until_async
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+ON_POSTGRES = [
+    pytest.param(driver, marks=pytest.mark.postgres)
+    for driver in ("psycopg", "asyncpg")
+]
 
-@pytest.fixture(params=["aiosqlite", "psycopg", "asyncpg"])
+
+@pytest.fixture(params=["aiosqlite", *ON_POSTGRES])
 async def engine(request, tmp_path):
     if request.param == "aiosqlite":
         url = f"sqlite+aiosqlite:///{tmp_path}/sites.db"
@@ -102,7 +107,7 @@ async def test_many_tasks(instrument, engine):
         for number in range(4):
             group.create_task(handler(), name=f"handler-{number}")
             group.create_task(other(), name=f"other-{number}")
-        await come_true(
+        await until_async(
             lambda: [h.now[0].function for h in watch.holds()] == ["wait"] * 8
         )
         for hold in watch.holds():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from patience import until
+from helpers import until
 
 from poolwatch.stacks.capture import pairs_of, resolve
 from poolwatch.stacks.classify import doing

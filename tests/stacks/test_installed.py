@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 from fix_processes import ROOT
-from patience import until
+from helpers import line_of, until
 from serving import free_port, knock
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 APPLICATION = {
     "stockroom/__init__.py": "",
@@ -255,8 +257,7 @@ NOT_INSTALLED = ("beside its launcher", "own directory", "misleading name")
 
 def line(marker: str) -> int:
     source = textwrap.dedent(APPLICATION["stockroom/jobs.py"]).lstrip()
-    (found,) = [n for n, text in enumerate(source.splitlines(), 1) if marker in text]
-    return found
+    return line_of(source, marker)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -273,10 +274,10 @@ def test_every_start(environment: Environment, tmp_path: Path, start: str) -> No
         for each in process["holds"]
     }
     assert told == {
-        ("count", line("# in a global")): "leaked",
-        ("print", line("# in a class")): "leaked",
-        ("quietly", line("# in a with")): "long",
-        ("order", line("# in use")): "long",
+        ("count", line("in a global")): "leaked",
+        ("print", line("in a class")): "leaked",
+        ("quietly", line("in a with")): "long",
+        ("order", line("in use")): "long",
     }
     assert len(process["holds"]) == 5
     found = {finding["kind"] for finding in process["findings"]}
@@ -311,8 +312,8 @@ def test_under_a_server(environment: Environment, tmp_path: Path) -> None:
         for each in until(lambda: over(environment.looked_at()))
     }
     assert told == {
-        ("count", line("# in a global")): "leaked",
-        ("order", line("# in use")): "long",
+        ("count", line("in a global")): "leaked",
+        ("order", line("in use")): "long",
     }
     until(lambda: "now stockroom/wsgi.py:" in environment.looked_at(verbose=True))
 

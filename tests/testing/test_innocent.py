@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROPER = """
     @pytest.fixture(scope="session")
     def connection():

@@ -13,6 +13,8 @@ from poolwatch.model import Frame
 from poolwatch.testing.leak import Leak
 from poolwatch.testing.report import in_words
 
+pytestmark = pytest.mark.slow
+
 SUITE = """
     def test_fine():
         engine.connect().close()

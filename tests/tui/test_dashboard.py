@@ -4,7 +4,7 @@ import time
 
 import pytest
 from fakes import FakeSource, frame, hold, process, server_row, snapshot, times
-from patience import come_true
+from helpers import until_async
 
 from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
@@ -32,19 +32,19 @@ async def test_the_first_frame_names_the_holders():
     source.free.clear()
     app = dashboard(source)
     async with app.run_test(size=(80, 24)):
-        await come_true(lambda: "HOLDERS" in screen_text(app))
+        await until_async(lambda: "HOLDERS" in screen_text(app))
         source.free.set()
-        await come_true(lambda: "HOLDERS 40" in screen_text(app))
+        await until_async(lambda: "HOLDERS 40" in screen_text(app))
 
 
 async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
     source = FakeSource(many())
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         source.free.clear()
         before = source.calls
-        await come_true(lambda: source.calls > before)
+        await until_async(lambda: source.calls > before)
         asked = source.calls
         for key in ("j", "down", "G", "k", "s", "g", "j", "v"):
             await pilot.press(key)
@@ -52,45 +52,45 @@ async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
         assert app.board.selection.at == 1
         assert app.board.sort == "held"
         await pilot.press("enter")
-        await come_true(lambda: "ACQUIRED HERE" in screen_text(app))
+        await until_async(lambda: "ACQUIRED HERE" in screen_text(app))
         await pilot.press("q")
-        await come_true(lambda: "HOLDERS" in screen_text(app))
-        await come_true(lambda: "STALE" in screen_text(app))
+        await until_async(lambda: "HOLDERS" in screen_text(app))
+        await until_async(lambda: "STALE" in screen_text(app))
         assert "HOLDERS 40" in screen_text(app)
         source.free.set()
-        await come_true(lambda: "LIVE" in screen_text(app))
+        await until_async(lambda: "LIVE" in screen_text(app))
 
 
 async def test_pause_freezes_and_read_now_reads():
     source = FakeSource(*[many(n) for n in range(1, 60)])
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: len(app.board.rows) >= 2)
+        await until_async(lambda: len(app.board.rows) >= 2)
         await pilot.press("p")
-        await come_true(lambda: "PAUSED" in screen_text(app))
+        await until_async(lambda: "PAUSED" in screen_text(app))
         frozen = len(app.board.rows)
         await pilot.pause(0.6)
         assert len(app.board.rows) == frozen
         await pilot.press("R")
-        await come_true(lambda: len(app.board.rows) > frozen)
+        await until_async(lambda: len(app.board.rows) > frozen)
         await pilot.press("p")
-        await come_true(lambda: "LIVE" in screen_text(app))
+        await until_async(lambda: "LIVE" in screen_text(app))
 
 
 async def test_the_filter_narrows_and_esc_clears():
     two = snapshot(process(hold("a", task="export"), hold("b", task="[/b]")))
     app = dashboard(FakeSource(two))
     async with app.run_test(size=(120, 30)) as pilot:
-        await come_true(lambda: len(app.board.rows) == 2)
+        await until_async(lambda: len(app.board.rows) == 2)
         await pilot.press("slash", *"export")
-        await come_true(lambda: "1 row hidden" in screen_text(app))
+        await until_async(lambda: "1 row hidden" in screen_text(app))
         await pilot.press("enter")
-        await come_true(lambda: not app.screen.query("#filter"))
+        await until_async(lambda: not app.screen.query("#filter"))
         assert app.board.filter.text == "export"
         await pilot.press("escape")
-        await come_true(lambda: app.board.hidden == 0)
+        await until_async(lambda: app.board.hidden == 0)
         await pilot.press("slash", "left_square_bracket", "slash")
-        await come_true(lambda: app.board.filter.text == "[/")
+        await until_async(lambda: app.board.filter.text == "[/")
         assert [row.key[1] for row in app.board.selection.shown] == ["b"]
 
 
@@ -100,13 +100,13 @@ async def test_the_detail_follows_its_hold_and_says_when_it_ended():
     source = FakeSource(snapshot(process(one, hold("b"))))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         await pilot.press("enter")
-        await come_true(lambda: "STATEMENT" in screen_text(app))
+        await until_async(lambda: "STATEMENT" in screen_text(app))
         source.answers.append(snapshot(process(hold("b"))))
-        await come_true(lambda: "returned after 5.0s" in screen_text(app))
+        await until_async(lambda: "returned after 5.0s" in screen_text(app))
         await pilot.press("f", "escape")
-        await come_true(lambda: "HOLDERS 1" in screen_text(app))
+        await until_async(lambda: "HOLDERS 1" in screen_text(app))
 
 
 async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing():
@@ -115,39 +115,39 @@ async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing():
     source = FakeSource(snapshot(process(hold(), sites=(stats,))))
     app = dashboard(source, refresh=60.0)
     async with app.run_test(size=(80, 24)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         assert "c call sites" in screen_text(app)
         asked = source.calls
         await pilot.press("c")
-        await come_true(lambda: "CALL SITES 1" in screen_text(app))
+        await until_async(lambda: "CALL SITES 1" in screen_text(app))
         assert "app/pay.py:9" in screen_text(app)
         assert "1.25" in screen_text(app)
         await pilot.press("j", "G", "escape")
-        await come_true(lambda: "HOLDERS 1" in screen_text(app))
+        await until_async(lambda: "HOLDERS 1" in screen_text(app))
         assert source.calls == asked
 
 
 async def test_a_click_selects_the_row_under_the_mouse():
     app = dashboard(FakeSource(many(5)))
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: "HOLDERS 5" in screen_text(app))
+        await until_async(lambda: "HOLDERS 5" in screen_text(app))
         pools = app.screen.get_child_by_id("pools")
-        await come_true(lambda: pools.size.height > 1)
+        await until_async(lambda: pools.size.height > 1)
         await pilot.pause()
         await pilot.click("#holds", offset=(10, 3))
-        await come_true(lambda: app.board.selection.at == 3)
+        await until_async(lambda: app.board.selection.at == 3)
 
 
 async def test_no_process_is_a_friendly_page_that_fills_by_itself():
     source = FakeSource(NoProcessError("no instrumented process in /run/[/b]"))
     app = dashboard(source, refresh=0.25, empty_hint="poolwatch.instrument(engine)")
     async with app.run_test(size=(80, 24)):
-        await come_true(lambda: "poolwatch.instrument(engine)" in screen_text(app))
+        await until_async(lambda: "poolwatch.instrument(engine)" in screen_text(app))
         assert "no instrumented process in /run/[/b]" in screen_text(app)
         source.answers.append(many(3))
-        await come_true(lambda: "HOLDERS 3" in screen_text(app))
+        await until_async(lambda: "HOLDERS 3" in screen_text(app))
         source.answers.append(NoProcessError("nobody"))
-        await come_true(lambda: "LOST" in screen_text(app))
+        await until_async(lambda: "LOST" in screen_text(app))
         assert "HOLDERS 3" in screen_text(app)
 
 
@@ -157,28 +157,28 @@ async def test_without_a_process_nothing_is_called_well(size):
     source = FakeSource(NoProcessError("nobody"))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=size) as pilot:
-        await come_true(lambda: "NO PROCESS" in screen_text(app))
+        await until_async(lambda: "NO PROCESS" in screen_text(app))
         await pilot.press("w")
-        await come_true(lambda: "FINDINGS 0" in screen_text(app))
+        await until_async(lambda: "FINDINGS 0" in screen_text(app))
         assert "nothing is wrong" not in screen_text(app)
         assert "no instrumented process found" in screen_text(app)
         stopped = Unreachable(9, "it is stopped (state T) and does not answer")
         source.answers.append(snapshot(unreachable=(stopped,)))
-        await come_true(lambda: "FINDINGS 1" in screen_text(app))
+        await until_async(lambda: "FINDINGS 1" in screen_text(app))
         assert "process 9 is stopped (state T)" in screen_text(app)
         await pilot.press("escape")
-        await come_true(lambda: "SILENT" in screen_text(app))
+        await until_async(lambda: "SILENT" in screen_text(app))
         source.answers.append(many(3))
-        await come_true(lambda: "✓ healthy" in screen_text(app))
+        await until_async(lambda: "✓ healthy" in screen_text(app))
         await pilot.press("w")
-        await come_true(lambda: "✓ healthy" in screen_text(app))
+        await until_async(lambda: "✓ healthy" in screen_text(app))
 
 
 async def test_a_source_that_breaks_does_not_end_the_view():
     source = FakeSource(RuntimeError("boom [/b] \x1b[2J"))
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(80, 24)):
-        await come_true(lambda: "NO ANSWER" in screen_text(app))
+        await until_async(lambda: "NO ANSWER" in screen_text(app))
         assert "boom [/b] ␛[2J" in screen_text(app)
 
 
@@ -186,11 +186,11 @@ async def test_a_source_that_breaks_does_not_end_the_view():
 async def test_any_size_and_resizing(size):
     app = dashboard(FakeSource(many()))
     async with app.run_test(size=size) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         await pilot.press("G", "enter", "escape", "question_mark", "escape", "w")
         await pilot.press("escape")
         await pilot.resize_terminal(160, 45)
-        await come_true(lambda: "SELECTED" in screen_text(app))
+        await until_async(lambda: "SELECTED" in screen_text(app))
         await pilot.resize_terminal(60, 15)
         await pilot.pause()
         assert app.is_running
@@ -200,16 +200,16 @@ async def test_without_colour_everything_is_still_said(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     app = dashboard(FakeSource(many(3, verdict="leaked")))
     async with app.run_test(size=(160, 45)) as pilot:
-        await come_true(lambda: "■ LEAKED" in screen_text(app))
+        await until_async(lambda: "■ LEAKED" in screen_text(app))
         await pilot.press("j", "enter", "escape", "question_mark")
-        await come_true(lambda: "VERDICTS" in screen_text(app))
+        await until_async(lambda: "VERDICTS" in screen_text(app))
         app.export_screenshot()
 
 
 async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):
     app = dashboard(FakeSource(many(5)), refresh=60.0, now=lambda: 100.0)
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         await pilot.pause()
         painted = []
         monkeypatch.setattr(Painted, "refresh", lambda self, *r, **k: painted.append(r))
@@ -220,9 +220,9 @@ async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):
 async def test_a_reading_may_come_before_a_screen_is_there_and_after_the_last():
     app = dashboard(FakeSource(many(5)), refresh=60.0)
     async with app.run_test(size=(100, 30)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         app.push_screen(HelpPage(app.board))
         app.paint()  # the page has no parts yet
         await pilot.pause()
-        await come_true(lambda: "KEYS" in screen_text(app))
+        await until_async(lambda: "KEYS" in screen_text(app))
     app.paint()

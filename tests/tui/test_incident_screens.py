@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from fakes import FakeSource, finding, frame, hold, pool, process, snapshot, wait
-from patience import come_true
+from helpers import until_async
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
@@ -94,21 +94,21 @@ async def test_a_real_process_shows_what_it_kept(apps):
     source = LiveSource(Client(apps.directory), environ={})
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await come_true(lambda: "incidents: orders exhausted" in screen_text(app))
+        await until_async(lambda: "incidents: orders exhausted" in screen_text(app))
         assert "HOLDERS 0" in screen_text(app)
         await pilot.press("z")
-        await come_true(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
+        await until_async(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
         await pilot.press("enter")
-        await come_true(lambda: "FROZEN" in screen_text(app))
+        await until_async(lambda: "FROZEN" in screen_text(app))
         assert "HOLDERS 1 at " in screen_text(app)
         assert "WAITERS 1" in screen_text(app)
         await pilot.press("enter")
-        await come_true(lambda: "HERE AT" in screen_text(app))
+        await until_async(lambda: "HERE AT" in screen_text(app))
         assert f"app.py:{apps.line('then')}" in screen_text(app)
         assert "FROZEN" in screen_text(app)
         assert "NOW HERE" not in screen_text(app)
         await pilot.press("escape", "escape", "escape")
-        await come_true(lambda: "LIVE" in screen_text(app))
+        await until_async(lambda: "LIVE" in screen_text(app))
         assert "HOLDERS 0" in screen_text(app)
     source.close()
     apps.finish(app_)
@@ -121,21 +121,21 @@ async def test_the_processes_are_asked_once_and_only_for_the_key():
     source.told.clear()
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(80, 24)) as pilot:
-        await come_true(lambda: source.calls > 3)
+        await until_async(lambda: source.calls > 3)
         assert source.asked == 0
         assert "z incidents" in screen_text(app)
         await pilot.press("z", "escape", "z")
-        await come_true(lambda: "asking the processes" in screen_text(app))
+        await until_async(lambda: "asking the processes" in screen_text(app))
         assert source.asked == 1
         before = source.calls
-        await come_true(lambda: source.calls > before)  # nothing waits for the answer
+        await until_async(lambda: source.calls > before)  # nothing waits for the answer
         source.told.set()
-        await come_true(lambda: "INCIDENT SNAPSHOTS 2" in screen_text(app))
+        await until_async(lambda: "INCIDENT SNAPSHOTS 2" in screen_text(app))
         lines = screen_text(app).splitlines()
         (first,) = [n for n, line in enumerate(lines) if "2026-01-02 00:00:00" in line]
         assert "2026-01-01 03:12:44 UTC  orders" in lines[first + 1]
         await pilot.press("j", "j", "enter")
-        await come_true(lambda: "FROZEN 03:12:44 UTC" in screen_text(app))
+        await until_async(lambda: "FROZEN 03:12:44 UTC" in screen_text(app))
         assert source.asked == 1
 
 
@@ -145,30 +145,30 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
     source = Remembering([picture(*two, findings=(found,))])
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         await pilot.press("z")
-        await come_true(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
+        await until_async(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
         await pilot.press("enter")
-        await come_true(lambda: "HOLDERS 2 at 03:12:44 UTC" in screen_text(app))
+        await until_async(lambda: "HOLDERS 2 at 03:12:44 UTC" in screen_text(app))
         await pilot.press("p", "plus", "R", "j", "s")
         assert not app.board.paused
         assert app.board.refresh == 0.25
         assert app.top_board.selection.at == 1
         assert app.board.selection.at == 0
         await pilot.press("slash", *"export", "enter")
-        await come_true(lambda: "1 row hidden" in screen_text(app))
+        await until_async(lambda: "1 row hidden" in screen_text(app))
         await pilot.press("escape")
-        await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
+        await until_async(lambda: "HOLDERS 2 at" in screen_text(app))
         for key, shown in (("w", "it was empty then"), ("c", "CALL SITES")):
             await pilot.press(key)
-            await come_true(lambda shown=shown: shown in screen_text(app))
+            await until_async(lambda shown=shown: shown in screen_text(app))
             assert "FROZEN 03:12:44 UTC" in screen_text(app)
             await pilot.press("q")
-            await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
+            await until_async(lambda: "HOLDERS 2 at" in screen_text(app))
         await pilot.press("q")
-        await come_true(lambda: "INCIDENT SNAPSHOTS" in screen_text(app))
+        await until_async(lambda: "INCIDENT SNAPSHOTS" in screen_text(app))
         await pilot.click("#body", offset=(10, 0), times=2)
-        await come_true(lambda: "HOLDERS 2 at" in screen_text(app))
+        await until_async(lambda: "HOLDERS 2 at" in screen_text(app))
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,11 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
 async def test_no_picture_is_a_sentence(source, said):
     app = dashboard(source)
     async with app.run_test(size=(80, 24)) as pilot:
-        await come_true(lambda: app.board.last_good)
+        await until_async(lambda: app.board.last_good)
         await pilot.press("z")
-        await come_true(lambda: said in screen_text(app))
+        await until_async(lambda: said in screen_text(app))
         await pilot.press("enter", "j", "escape")
-        await come_true(lambda: "LIVE" in screen_text(app))
+        await until_async(lambda: "LIVE" in screen_text(app))
 
 
 def test_pictures_end_with_their_process(apps):

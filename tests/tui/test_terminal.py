@@ -18,6 +18,8 @@ import pyte
 import pytest
 from screens import shown
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 from fakes import FakeSource, finding, hold, process, server_row, snapshot

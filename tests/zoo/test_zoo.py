@@ -14,6 +14,8 @@ from zoo.harness import postgres_when_needed, run_all
 from zoo.judge import Result
 from zoo.registry import Case, load
 
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.processes]
+
 CASES = load()
 NAMES = sorted(CASES, key=list(CASES).index)
 

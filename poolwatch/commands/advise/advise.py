@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from poolwatch.commands.advise import sizing
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import PoolStats
-from poolwatch.protocol.trace import Trace
+from poolwatch.protocol.records import Trace
 from poolwatch.text.format import duration, plural
 
 ENOUGH_REQUESTS = 200

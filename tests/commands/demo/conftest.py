@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from patience import until
+from helpers import until
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

@@ -9,6 +9,8 @@ import pytest
 
 from poolwatch.commands.demo.faults import APP, SENTENCES, planted
 
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+
 TAKES = (".connect()", ".begin()", ".raw_connection()")
 
 

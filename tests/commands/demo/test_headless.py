@@ -19,6 +19,8 @@ from poolwatch.commands.demo.faults import Fault, planted
 
 from .conftest import Start, nothing_left
 
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.processes]
+
 COMMAND = ("-m", "poolwatch", "demo", "--headless")
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name"
 SCHEMAS = "SELECT count(*) FROM pg_namespace WHERE nspname = :name"

@@ -17,6 +17,8 @@ from poolwatch.errors import MissingExtraError, PoolwatchError, UsageError
 
 from .conftest import Start, nothing_left
 
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.processes]
+
 
 @pytest.fixture
 def url(place: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from weakref import ref
 import fix_keepers
 import pytest
 from fix_keepers import Taken, running
+from helpers import Driver
 from sqlalchemy import text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
@@ -38,11 +39,6 @@ def empty_cache():
 def connected(session):
     session.execute(text("select 1"))
     return session
-
-
-class Driver:
-    def rollback(self): ...
-    def close(self): ...
 
 
 # -- running frames ------------------------------------------------------------------

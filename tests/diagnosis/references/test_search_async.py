@@ -11,7 +11,7 @@ from weakref import ref
 
 import fix_keepers
 import pytest
-from patience import come_true
+from helpers import until_async
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
@@ -64,7 +64,7 @@ async def started(coroutine, name="job"):
     """A task that has come to the place where it waits for ever."""
     task = asyncio.create_task(coroutine, name=name)
     await asyncio.sleep(0)
-    await come_true(lambda: not any("aiosqlite" in file for file in awaited(task)))
+    await until_async(lambda: not any("aiosqlite" in file for file in awaited(task)))
     return task
 
 
@@ -323,7 +323,7 @@ async def test_loop_in_another_thread(taken, engine):
     queue.append(await engine.connect())
     thread = threading.Thread(target=loops, name="loops")
     thread.start()
-    await come_true(lambda: not queue)
+    await until_async(lambda: not queue)
     keeper = await look(taken)
     assert keeper.owner.startswith("Task-")
     assert not keeper.same_holder
@@ -360,7 +360,7 @@ async def test_prolongs_no_life(taken, engine):
         await task
         assert weak[1]
         del task
-        await come_true(lambda: done() is None)
+        await until_async(lambda: done() is None)
     finally:
         gc.enable()
 
@@ -377,7 +377,7 @@ async def test_many_tasks(taken, engine, capsys):
 
     tasks = [asyncio.create_task(idle()) for _ in range(10_000)]
     tasks.append(await started(handler()))
-    await come_true(lambda: taken.holds)
+    await until_async(lambda: taken.holds)
     result = await asyncio.to_thread(taken.look, budget_s=0.05)
     (keeper,) = result.found.values()
     assert keeper.same_holder

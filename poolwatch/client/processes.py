@@ -1,0 +1,224 @@
+"""The processes of a viewer: those that answer, are silent, or have ended.
+
+A process stays registered until the kernel says that it has ended, or until its agent
+stops listening. Meanwhile a silent one is asked again, at growing intervals, and the
+others do not wait for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from poolwatch.client.calls import BRIEF_S, Calls, Outcome
+from poolwatch.client.client import Client
+from poolwatch.client.server_view import Look, Memory, error_of, postgres_pools, utc
+from poolwatch.errors import NoProcessError, SilentError
+from poolwatch.model import Process, Unreachable
+from poolwatch.protocol import liveness
+from poolwatch.protocol.liveness import Peer, State
+from poolwatch.protocol.sockets import Address
+
+ENDED_S = 60.0
+"""How long an ended process stays listed while others are running."""
+_KNOWN_S = 2.0
+"""How long to wait for a process that has answered so far."""
+_ENDING_S = 0.1
+"""Longest time between the close of a killed process's socket and its end."""
+_MAX_ENDED = 64
+_BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
+_LATE = "it does not answer in time"
+_WORDS: dict[State | None, str] = {
+    "running": "it is alive and does not answer",
+    "stopped": "it is stopped (state T) and does not answer",
+    "ended": "it has ended",
+    None: _LATE,
+}
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of one process between two snapshots."""
+
+    pid: int | None
+    memory: Memory = field(default_factory=Memory)
+    peer: Peer | None = None
+    answered_at: str | None = None
+    failures: int = 0
+    """Requests in a row without an answer."""
+    ask_at: float = 0.0
+    why: str | None = None
+    """The last error, unless it was silence."""
+    state: State | None = None
+    """According to the kernel; None if unknown."""
+    removed_at: float = 0.0
+    """When it was removed, on the monotonic clock."""
+    ended: Unreachable | None = None
+    """How the snapshot lists it once it has ended."""
+
+    def refresh_state(self) -> State | None:
+        """Ask the kernel again; a process that was continued is asked at once."""
+        before = self.state
+        self.state = liveness.state(self.peer) if self.peer else None
+        if before == "stopped" != self.state:
+            self.ask_at = 0.0
+        return self.state
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for an answer: less if earlier ones came quickly."""
+        if self.failures or self.state == "stopped":
+            return BRIEF_S
+        return float("inf") if self.answered_at is None else _KNOWN_S
+
+    def answered(self, outcome: Outcome) -> None:
+        self.failures, self.ask_at, self.why = 0, 0.0, None
+        if outcome.ended is not None:
+            self.answered_at = utc(time.monotonic() - outcome.ended)
+
+    def answered_late(self, outcome: Outcome, patience_s: float) -> None:
+        """Ask again at once, only briefly if it took longer than ``patience_s``."""
+        failures = self.failures
+        self.answered(outcome)
+        if outcome.ended is not None and outcome.ended - outcome.began > patience_s:
+            self.failures = failures
+
+    def failed(self, outcome: Outcome) -> None:
+        rest = _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S) - 1)]
+        self.failures, self.ask_at = self.failures + 1, time.monotonic() + rest
+        silent = outcome.ended is None or isinstance(outcome.error, SilentError)
+        self.why = None if silent else error_of(outcome, _LATE)
+
+    def unreachable(self, why: str | None = None) -> Unreachable:
+        """Describe a process without a snapshot; ``why`` replaces the usual reason."""
+        ended = self.state == "ended"
+        why = why or (not ended and self.why) or _WORDS[self.state]
+        since = utc() if ended else self.answered_at
+        alive = None if self.state is None else not ended
+        return Unreachable(self.pid, why, since, alive)
+
+
+class ProcessRegistry:
+    """Asks all processes of a client for their snapshots. Not thread-safe."""
+
+    def __init__(self, client: Client, calls: Calls, patience_s: float) -> None:
+        """``patience_s``: how long to wait for processes not known to be silent."""
+        self._client = client
+        self._calls = calls
+        self._patience_s = patience_s
+        self._entries: dict[Address, _Entry] = {}
+        self._removed: list[_Entry] = []
+
+    def ask(
+        self, late: Mapping[Hashable, Outcome]
+    ) -> tuple[dict[Address, Look], tuple[Unreachable, ...]]:
+        """Return the processes that answered, by address, and the unreachable ones.
+
+        ``late``: outcomes of earlier calls. Raises what Client.agents() raises; not
+        NoProcessError while there are processes to list.
+        """
+        try:
+            addresses, error = self._client.agents(), None
+        except NoProcessError as none:
+            addresses, error = (), none
+        for address in addresses:
+            entry = self._entries.setdefault(address, _Entry(address.pid))
+            entry.peer = address.peer or entry.peer
+            answer = late.get(("view", address))
+            if answer is not None and answer.error is None:
+                entry.answered_late(answer, self._patience_s)
+        lost = self._without_socket(addresses)
+        looks = self._snapshots(addresses)
+        silent = self._silent(looks.keys() | lost.keys())
+        unreachable = (*lost.values(), *silent, *self._ended(looks))
+        if error is not None and not unreachable:
+            raise error
+        return looks, unreachable
+
+    def _without_socket(
+        self, addresses: Collection[Address]
+    ) -> dict[Address, Unreachable]:
+        """Processes that still listen although their socket file is gone.
+
+        Others without a socket file have ended, or are no longer instrumented: they are
+        removed.
+        """
+        found: dict[Address, Unreachable] = {}
+        for address in self._entries.keys() - set(addresses):
+            entry = self._entries[address]
+            entry.refresh_state()
+            if self._is_listening(address):
+                found[address] = entry.unreachable("it is alive, its socket is gone")
+            else:
+                self._remove(address)
+        return found
+
+    def _is_listening(self, address: Address) -> bool:
+        """Whether the process is known to be alive and to listen."""
+        entry = self._entries[address]
+        if entry.peer is None or entry.state in (None, "ended"):
+            return False
+        return liveness.listens(entry.peer, address.path)
+
+    def _remove(self, address: Address) -> None:
+        """Remove a process; one that is about to end gets a moment to do so."""
+        entry = self._entries.pop(address)
+        entry.removed_at = time.monotonic()
+        while entry.refresh_state() == "running" and (
+            time.monotonic() - entry.removed_at < _ENDING_S
+        ):
+            time.sleep(0.01)
+        self._removed.append(entry)
+
+    def _snapshots(self, addresses: Sequence[Address]) -> dict[Address, Look]:
+        for address in addresses:
+            self._entries[address].refresh_state()
+        now = time.monotonic()
+        due = [a for a in addresses if self._entries[a].ask_at <= now]
+        outcomes = self._calls.run(
+            {("view", a): partial(self._client.view, a) for a in due},
+            self._patience_s,
+            limits={("view", a): self._entries[a].patience_s for a in due},
+        )
+        looks: dict[Address, Look] = {}
+        for address in due:
+            entry, outcome = self._entries[address], outcomes["view", address]
+            if error_of(outcome, _LATE) is not None or outcome.ended is None:
+                entry.failed(outcome)
+                continue
+            entry.answered(outcome)
+            process: Process = outcome.value
+            looks[address] = Look(
+                process,
+                outcome.began,
+                outcome.ended,
+                entry.memory,
+                postgres_pools(process),
+            )
+        return looks
+
+    def _silent(self, others: Collection[Address]) -> list[Unreachable]:
+        """Those not in ``others``; removes the ended and the no longer listening."""
+        found = []
+        for address in [each for each in self._entries if each not in others]:
+            entry = self._entries[address]
+            state = entry.refresh_state()
+            gone = entry.why and state and not self._is_listening(address)
+            if state == "ended" or gone:
+                self._remove(address)
+            else:
+                found.append(entry.unreachable())
+        return found
+
+    def _ended(self, looks: Collection[Address]) -> list[Unreachable]:
+        """Those that ended recently; all of them while no process answers."""
+        if looks:
+            after = time.monotonic() - ENDED_S
+            self._removed = [each for each in self._removed if each.removed_at > after]
+        del self._removed[:-_MAX_ENDED]
+        for entry in self._removed:
+            if entry.ended is None and entry.refresh_state() == "ended":
+                entry.ended = entry.unreachable()
+        return [entry.ended for entry in self._removed if entry.ended]

@@ -1,0 +1,93 @@
+"""Records of the agent's ``/servers`` and ``/trace`` documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from poolwatch.model import Frame, PoolStats, ServerRow
+
+# -- /servers ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One row of ``pg_stat_activity``, with what proves which connection it is of."""
+
+    pid: int
+    age_s: float | None
+    """Since ``backend_start``, on the server's clock, when the row was read; None if
+    the role may not see it."""
+    client_port: int | None
+    """-1 for a Unix socket."""
+    application: str | None
+    row: ServerRow
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReading:
+    """What one query read from one PostgreSQL server, not yet joined with holds."""
+
+    identity: str
+    """System identifier and start time: no other running server has the same."""
+    version: str
+    sessions: int
+    max_connections: int
+    backends: tuple[Backend, ...]
+    address: str | None = None
+    read_s: float | None = None
+    reserved: int | None = None
+    """How many of max_connections are reserved for privileged roles."""
+    up_s: float | None = None
+    """Since the start of the server, on its own clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReading:
+    """An agent's reading of one server that pools of its process are connected to."""
+
+    pools: tuple[str, ...]
+    """Ids of the pools that share one URL, and with it this reading."""
+    reading: ServerReading | None
+    error: str | None
+    """One sentence when there is no reading, else None."""
+    enabled: bool = True
+    """False if the application switched it off (``server_view=False``)."""
+    down: str | None = None
+    """If the server does not answer: the message of the server or its driver."""
+    address: str | None = None
+    """Address of the server, as far as the pools' connections tell."""
+
+
+# -- /trace --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request for a connection that was served during a recording."""
+
+    asked_s: float
+    """Since the recording began."""
+    held_s: float
+    """Until the connection came back, or until the end of the recording."""
+    waited_s: float
+    site: int
+    """Index into the trace's sites; -1 if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The recording of one pool."""
+
+    pool: PoolStats
+    """At the end of the recording."""
+    seconds: float
+    requests: tuple[Request, ...]
+    """In the order in which they were made."""
+    sites: tuple[Frame, ...]
+    timeouts: int
+    connects: int
+    """Connections opened during the recording."""
+    depth: int
+    """Most connections that one thread or task wanted at once; 1 if never two."""
+    nesting: int
+    """Most holders at once that went on to want another connection."""
