@@ -179,7 +179,7 @@ class CallSites:
         """A tree of its own for the places of statements: they are many, and one frame
         of the user's is enough of each, since the checkout has told the others.
         """
-        return CallSites(user_frames=1)
+        return CallSites(user_frames=1, bottoms=self._bottoms)
 
     def capture(self, frame: FrameType | None) -> Path:
         """Return the path of a stack that begins at ``frame``.
