@@ -239,7 +239,8 @@ class CallSites:
     def _descend(self, path: Path, frame: FrameType | None) -> Path:
         """Go on where the tree does not, with one look at every frame there is."""
         frames, bottom = self._rest(frame, DEEPEST - path.depth)
-        mine, at = _own([*path.near(), *_pairs(frames)]), 0
+        pairs, at = [*path.near(), *_pairs(frames)], 0
+        mine: list[int] | None = None
         while not path.bottom:
             chunk = frames[at : at + CHUNK]
             if len(chunk) < CHUNK:
@@ -252,7 +253,11 @@ class CallSites:
             if path.fast:
                 break
             rest = frames[at:]
-            if not path.deeper and not path.goes_on(mine, beyond=bool(rest)):
+            if path.deeper:
+                continue
+            if mine is None:
+                mine = _own(pairs)
+            if not path.goes_on(mine, beyond=bool(rest)):
                 self._learn(path, rest)
                 break
         return path
