@@ -296,15 +296,20 @@ class PoolBook:
         """The tally of a path met for the first time (or for the first in a while)."""
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
-        site, stack = path.site(), near_stack(path)
-        if site not in self._by_site and len(self._by_site) >= MOST_SITES:
-            site, stack = OTHER_SITES, (OTHER_SITES,)
+        site, stack = path.site(), (OTHER_SITES,)
+        if site in self._by_site or len(self._by_site) < MOST_SITES:
+            stack = near_stack(path)
+        else:
+            site = OTHER_SITES
         stacks = self._by_site.setdefault(site, {})
-        if stack not in stacks and len(self._tallies()) >= _MOST_STACKS:
+        if stack not in stacks and self._is_full():
             stack = (*stack[:1], OTHER_SITES)
         tally = stacks.get(stack) or stacks.setdefault(stack, Tally(stack))
         tally.paths = [*tally.paths[-3:], path]
         return self._by_path.setdefault(path, tally)
+
+    def _is_full(self) -> bool:
+        return sum(map(len, list(self._by_site.values()))) >= _MOST_STACKS
 
     # -- read by viewers ---------------------------------------------------------------
 

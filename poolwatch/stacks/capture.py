@@ -84,8 +84,8 @@ class Path:
         """The walk may stop here without a further look."""
         self.deeper = False
         """The walk must go on: too little of the user's code so far."""
-        self.bottom = False
-        """The walk ends here, whatever lies beyond."""
+        self.bottom = 0
+        """Frames of this chunk at which the walk ends, whatever lies beyond; else 0."""
         self.looks = 0
         self._tail: Pairs = ()
         self._site_at: tuple[CodeType, int] | None = None
@@ -150,6 +150,7 @@ class Path:
     def near(self) -> Pairs:
         """What was walked of the stack."""
         near = tuple(zip(self.codes, self.lastis, strict=True))
+        near = near[: self.bottom] if self.bottom else near
         return (self.parent.near() if self.parent else ()) + near
 
 
@@ -179,7 +180,7 @@ class CallSites:
         """A tree of its own for the places of statements: they are many, and one frame
         of the user's is enough of each, since the checkout has told the others.
         """
-        return CallSites(user_frames=1)
+        return CallSites(user_frames=1, bottoms=self._bottoms)
 
     def capture(self, frame: FrameType | None) -> Path:
         """Return the path of a stack that begins at ``frame``.
@@ -239,34 +240,41 @@ class CallSites:
     def _descend(self, path: Path, frame: FrameType | None) -> Path:
         """Go on where the tree does not, with one look at every frame there is."""
         frames, bottom = self._rest(frame, DEEPEST - path.depth)
-        mine, at = _own([*path.near(), *_pairs(frames)]), 0
+        pairs, at = [*path.near(), *_pairs(frames)], 0
+        mine: list[int] | None = None
         while not path.bottom:
             chunk = frames[at : at + CHUNK]
             if len(chunk) < CHUNK:
                 return self._leaf(path, chunk)
             path = self._child(path, chunk)
             at += CHUNK
-            path.bottom = bottom and at >= len(frames)
-            if path.bottom:
-                path.fast = True
+            if bottom and at >= bottom:
+                path.bottom, path.fast = bottom - at + CHUNK, True
             if path.fast:
                 break
             rest = frames[at:]
-            if not path.deeper and not path.goes_on(mine, beyond=bool(rest)):
+            if path.deeper:
+                continue
+            if mine is None:
+                mine = _own(pairs)
+            if not path.goes_on(mine, beyond=bool(rest)):
                 self._learn(path, rest)
                 break
         return path
 
-    def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], bool]:
-        """What is left of a stack, and whether it was cut short, to whole chunks."""
+    def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], int]:
+        """The rest of a stack, and how many of its frames lead to a bottom; 0 if none
+        does. Beyond that it ends with the next whole chunk.
+        """
         frames: list[FrameType] = []
-        bottoms, cut = self._bottoms, False
+        bottoms, bottom = self._bottoms, 0
         while frame is not None and len(frames) < most:
             frames.append(frame)
-            if id(frame.f_code) in bottoms and not cut:
-                most, cut = min(most, -(-len(frames) // CHUNK) * CHUNK), True
+            if id(frame.f_code) in bottoms and not bottom:
+                bottom = len(frames)
+                most = min(most, -(-bottom // CHUNK) * CHUNK)
             frame = frame.f_back
-        return frames, cut and len(frames) == most
+        return frames, bottom
 
     def _end(self, path: Path, near: FrameType | None) -> Path:
         """The last, short chunk of a stack; empty if it ends with a full one."""

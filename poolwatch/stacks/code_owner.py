@@ -143,6 +143,7 @@ def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int
     return start
 
 
+@lru_cache(maxsize=2048)
 def _runs_programs(file: str) -> bool:
     """Whether it is of the standard library or a tool, and does not import modules."""
     if file.startswith("<frozen importlib"):

@@ -295,13 +295,10 @@ class Counting(QueuePool):
         super()._return_conn(record)
 
 
-@pytest.mark.parametrize("run", ["watched", "in a run of tests"])
-def test_a_return_of_its_own(request, sqlite, run):
+def test_a_return_of_its_own(instrument, sqlite):
     """What a pool does when a connection comes back, it does once, hooked or not."""
-    hook = request.getfixturevalue("instrument" if run == "watched" else "owners")
     engine = sqlite(poolclass=Counting)
-    if run == "watched":
-        hook(engine)
+    instrument(engine)
     pool, book = engine.pool, book_of(engine)
     for _ in range(3):
         with engine.connect():
@@ -314,20 +311,16 @@ def test_a_return_of_its_own(request, sqlite, run):
     assert pool.returns == 4
 
 
-@pytest.mark.parametrize("run", ["watched", "in a run of tests"])
-def test_interrupted_at_a_return(request, sqlite, monkeypatch, run):
+def test_interrupted_at_a_return(instrument, sqlite, monkeypatch):
     """Ctrl-C while we note it: the connection is back in its pool all the same."""
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PoolBook, "end", interrupted)
-    hook = request.getfixturevalue("instrument" if run == "watched" else "owners")
     engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=0.01)
-    if run == "watched":
-        hook(engine)
+    instrument(engine)
     book, lent = book_of(engine), engine.raw_connection()
-    agent.look()  # so that both call it
     with pytest.raises(KeyboardInterrupt):
         lent.close()
     assert engine.pool.checkedin() == 1

@@ -1,4 +1,4 @@
-"""A stack begins where the application went into SQLAlchemy, watched or not."""
+"""A stack begins where the application went into SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from poolwatch.adapters.sqlalchemy import entry
-from poolwatch.agent.instrument import agent
 from poolwatch.stacks.capture import DEEPEST
 
 
@@ -24,19 +23,11 @@ class Item(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
-@pytest.fixture(params=["watched", "in a run of tests", "unwatched"])
-def engine(request, sqlite):
-    """An instrumented engine, in a process that viewers may look at or may not."""
-    if request.param == "watched":
-        instrument = request.getfixturevalue("instrument")
-    else:
-        owners = request.getfixturevalue("owners")
-        if request.param == "unwatched":  # by something else than our plugin
-            agent.ledger.observers.remove(owners)
+@pytest.fixture
+def engine(instrument, sqlite):
     engine = sqlite()
     Base.metadata.create_all(engine)
-    if request.param == "watched":
-        instrument(engine)
+    instrument(engine)
     return engine
 
 
@@ -99,13 +90,6 @@ def test_more_ways_than_are_remembered(engine, monkeypatch):
         stack = functions(engine)
     assert stack[0] == "_connection_for_bind"
     assert "test_more_ways_than_are_remembered" in stack
-
-
-def test_a_session_is_known_in_every_version():
-    """Its code is that of the method, not of what SQLAlchemy has wrapped it in."""
-    code = entry.asking_for_a_session()
-    assert code.co_name == entry.FOR_A_SESSION
-    assert code.co_filename.endswith("session.py")
 
 
 def test_orm_loaded_later(engine, monkeypatch):

@@ -282,12 +282,15 @@ def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
 
         def test_what_is_loaded():
             ours = {n for n in sys.modules if n.startswith("poolwatch.")}
-            assert "poolwatch.adapters.sqlalchemy.quiet" in ours
+            assert "poolwatch.adapters.sqlalchemy.hooks" in ours
             assert not ours & {
-                "poolwatch.adapters.sqlalchemy.hooks",
-                "poolwatch.ledger.pool",
-                "poolwatch.stacks.capture",
-                "poolwatch.testing.judge",
+                "poolwatch.agent.server",
+                "poolwatch.agent.snapshots",
+                "poolwatch.diagnosis.references.search",
+                "poolwatch.testing.evidence",
+                "poolwatch.testing.late",
+                "poolwatch.testing.report",
+                "poolwatch.testing.summary",
             }
         """,
     )
