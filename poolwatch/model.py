@@ -22,6 +22,33 @@ VIEWERS_ONLY = {"viewers_only": True}
 Verdict = Literal["ok", "long", "leaked"]
 Use = Literal[0, 1, 2]
 """Of a pool: unused, has opened a connection, has lent one."""
+FindingKind = Literal[
+    "leaked.collected",
+    "leaked.orphaned",
+    "leaked.abandoned",
+    "long_hold",
+    "held_across_io",
+    "idle_in_transaction",
+    "lock_wait",
+    "slow_query",
+    "exhausted",
+    "nested",
+    "pool_deadlock",
+    "undersized",
+    "ghost",
+    "dirty_return",
+    "lost_slot",
+    "concurrent_use",
+    "stray_session",
+    "server_down",
+    "fork_shared",
+    "pool_churn",
+    "unpooled",
+    "over_capacity",
+    "duplicate_pool",
+]
+"""Everything that poolwatch diagnoses. A document of a newer poolwatch may have others:
+they are read as they are."""
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The mildest first."""
@@ -328,7 +355,7 @@ class SiteStats:
 class Finding:
     """One thing that is wrong, with its proof and its remedy."""
 
-    kind: str
+    kind: FindingKind
     severity: Severity
     pool: str | None
     text: str

@@ -10,12 +10,12 @@ import json
 import zlib
 from datetime import UTC, datetime
 
-from poolwatch.model import SCHEMA, Frozen, FrozenKind, FrozenMark, Process
+from poolwatch.model import SCHEMA, FindingKind, Frozen, FrozenKind, FrozenMark, Process
 from poolwatch.protocol import document as wire
 
 MOST = 24
 """Pictures of one process; the oldest gives way."""
-_BY_FINDING: dict[str, FrozenKind] = {
+_BY_FINDING: dict[FindingKind, FrozenKind] = {
     "exhausted": "exhausted",
     "pool_deadlock": "pool_deadlock",
 }

@@ -59,6 +59,9 @@ class Submitter(NamedTuple):
     task: str | None
 
 
+NO_SUBMITTER = Submitter((), None)
+
+
 class Submitters:
     """Finds submitters; remembers which work item each hold was seen with."""
 

@@ -79,7 +79,7 @@ class Watchdog:
             began = time.thread_time()
             self._leaked(now)
             cost = time.thread_time() - began
-            unclear = self._source.awaits_a_second_look()
+            unclear = self._source.awaits_confirmation()
             pause = 0.0 if unclear else max(_AGAIN_S, _SHARE * cost)
             self._seen, self._again = suspects, now + pause
 

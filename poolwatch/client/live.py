@@ -27,22 +27,17 @@ from typing import Any, Protocol
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
 from poolwatch.client.roster import Roster
-from poolwatch.client.server_view import (
+from poolwatch.client.server_view import Attribution, attribute
+from poolwatch.client.view import (
     PATIENCE_S,
-    SILENT,
-    Look,
-    ServerSource,
+    OwnReading,
+    View,
     down_of,
-    error_of,
-    explain,
-    hear,
-    hear_late,
+    is_on,
     pids_of,
-    use_agent,
-    use_where_at_home,
-    use_where_claimed,
 )
-from poolwatch.diagnosis.servers import ghosts, with_server
+from poolwatch.diagnosis.evidence import ServerEvidence
+from poolwatch.diagnosis.findings import of_servers
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Frozen, Process, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import ViewerReader, environment_dsn
@@ -146,32 +141,30 @@ class LiveSource:
         """Return all processes as they are now, joined with their servers.
 
         Raises only what finding the processes raises. If there are none, the server of
-        the DSN is looked at all the same: what is wrong with it is said early.
+        the DSN is read all the same, so that its error is shown early.
         """
         late = self._calls.late()
         try:
-            looks, unreachable = self._roster.call(late)
+            views, unreachable = self._roster.call(late)
         except NoProcessError as error:
-            self._use_dsn((), self._ask({}, late).get("dsn"))
+            self._read({}, late)
             if self.server_error is None:
                 raise
             why = f"{error}\n\nserver view: {self.server_error}"
             raise NoProcessError(why) from None
-        outcomes = self._ask(looks, late)
-        self._use_dsn(looks.values(), outcomes.get("dsn"))
-        for look in looks.values():
-            use_agent(look, look.pools)
-        self._use_evidence(looks.values(), outcomes.get("dsn"))
-        for look in looks.values():
-            explain(look, dsn=self._dsn is not None)
-        self._let_them_end({a: look.missing() for a, look in looks.items()})
-        joined = [
-            ghosts(look.joined(), self._still_out(address, look.missing()))
-            for address, look in looks.items()
+        views, own = self._read(views, late)
+        attributed = self._attribute(views, own)
+        for address, each in attributed.items():
+            self._roster.remember(address, each.memory)
+        self._let_them_end({a: each.missing for a, each in attributed.items()})
+        processes = numbered([each.process for each in attributed.values()])
+        seen = [
+            ServerEvidence(process, each.strays, self._still_out(address, each.missing))
+            for process, (address, each) in zip(
+                processes, attributed.items(), strict=True
+            )
         ]
-        return Snapshot(
-            processes=with_server(numbered(joined)), unreachable=unreachable
-        )
+        return Snapshot(processes=of_servers(seen), unreachable=unreachable)
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
         """Return the pictures that are kept of earlier trouble, the oldest first.
@@ -213,99 +206,94 @@ class LiveSource:
         """Whether the server of the DSN did not answer at the last snapshot."""
         return self._dsn_down is not None
 
-    # -- asking ---------------------------------------------------------------------
+    def _read(
+        self, views: Mapping[Hashable, View], late: Mapping[Hashable, Outcome]
+    ) -> tuple[dict[Hashable, View], OwnReading | None]:
+        """Let our own connection and the agents read, all at the same time.
 
-    def _ask(
-        self, looks: Mapping[Hashable, Look], late: Mapping[Hashable, Outcome]
-    ) -> dict[Hashable, Outcome]:
-        """Let our own connection and the agents read, all at the same time."""
+        Returns the views with the agents' answers, and the reading of the DSN.
+        """
         if "dsn" in late:
             self._dsn_down = down_of(late["dsn"])
-        jobs: dict[Hashable, Callable[[], Any]] = {}
-        for address, look in looks.items():
-            if ("servers", address) in late:
-                hear_late(look, late["servers", address])
-            if self._agent_needed(look):
-                jobs["servers", address] = partial(
-                    self._client.servers, address, linger=self._linger_for(look)
-                )
-        any_pool = any(look.pools for look in looks.values())
+        views = {
+            address: view.hear_late(late["servers", address])
+            if ("servers", address) in late
+            else view
+            for address, view in views.items()
+        }
+        jobs: dict[Hashable, Callable[[], Any]] = {
+            ("servers", address): partial(
+                self._client.servers, address, linger=self._linger_for(view)
+            )
+            for address, view in views.items()
+            if self._agent_needed(view)
+        }
+        any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
-            jobs["dsn"] = partial(self._dsn.read, pids_of(looks.values()))
-        outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(looks))
-        for address, look in looks.items():
-            hear(look, outcomes.get(("servers", address)))
-        return outcomes
+            jobs["dsn"] = partial(self._dsn.read, pids_of(views.values()))
+        outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
+        now = time.monotonic()
+        heard = {
+            address: view.hear(outcomes.get(("servers", address)), now)
+            for address, view in views.items()
+        }
+        return heard, self._read_dsn(outcomes.get("dsn"))
 
-    def _limits(self, looks: Mapping[Hashable, Look]) -> dict[Hashable, float]:
+    def _read_dsn(self, outcome: Outcome | None) -> OwnReading | None:
+        if outcome is None:
+            return None
+        own = OwnReading.of("dsn", outcome, self._dsn_identity)
+        self.server_error, self._dsn_down = own.error, own.down
+        self._dsn_identity = own.identity
+        return own
+
+    def _attribute(
+        self, views: Mapping[Hashable, View], own: OwnReading | None
+    ) -> dict[Hashable, Attribution]:
+        """Join each process with its readings; asks the environment's server last."""
+        now = time.monotonic()
+        found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
+        lacking = {a: views[a] for a, each in found.items() if each.unread}
+        if self._environment is not None and lacking:
+            job = partial(self._environment.read, pids_of(lacking.values()))
+            outcome = self._calls.run({"environment": job}, self._patience_s)
+            own = OwnReading.of("environment", outcome["environment"])
+            now = time.monotonic()
+            for address, view in lacking.items():
+                found[address] = attribute(view, own, self._host, now)
+        return found
+
+    def _limits(self, views: Mapping[Hashable, View]) -> dict[Hashable, float]:
         """How long to wait for servers, so that the application is shown at once."""
         limits: dict[Hashable, float] = {}
-        for address, look in looks.items():
-            if look.memory.unread:
+        for address, view in views.items():
+            if view.memory.unread:
                 limits["servers", address] = BRIEF_S
-            elif look.memory.read_at:
+            elif view.memory.read_at:
                 limits["servers", address] = _KNOWN_S
         if self._dsn_down is not None:
             limits["dsn"] = BRIEF_S
         return limits
 
-    def _agent_needed(self, look: Look) -> bool:
-        if not look.pools or self._dsn is None:
-            return bool(look.pools)
-        if self._dsn_down and any(self._is_here(look, pool) for pool in look.pools):
+    def _agent_needed(self, view: View) -> bool:
+        if not view.pools or self._dsn is None:
+            return bool(view.pools)
+        if self._dsn_down and any(self._is_here(view, pool) for pool in view.pools):
             return True  # it may be back, and our own next attempt is seconds away
-        if any(pool in look.memory.hidden for pool in look.pools):
+        if any(pool in view.memory.hidden for pool in view.pools):
             return True
-        homes = look.memory.homes
-        if any(pool in homes and not self._is_here(look, pool) for pool in look.pools):
+        homes = view.memory.homes
+        if any(pool in homes and not self._is_here(view, pool) for pool in view.pools):
             return self._dsn_identity is not None
-        asked = look.memory.asked
+        asked = view.memory.asked
         recently = asked is not None and time.monotonic() - asked < ASK_AGAIN_S
-        return not recently and not all(pool in homes for pool in look.pools)
+        return not recently and not all(pool in homes for pool in view.pools)
 
-    def _linger_for(self, look: Look) -> float:
+    def _linger_for(self, view: View) -> float:
         """No longer than needed where the agent is only asked which server it is."""
-        elsewhere = any(not self._is_here(look, pool) for pool in look.memory.homes)
+        elsewhere = any(not self._is_here(view, pool) for pool in view.memory.homes)
         return self._linger_s if self._dsn is None or elsewhere else 0.0
 
-    def _is_here(self, look: Look, pool: str) -> bool:
+    def _is_here(self, view: View, pool: str) -> bool:
         """Whether the pool is proven to be on the server of the DSN."""
-        identity, _ = look.memory.homes.get(pool, (None, None))
-        return identity is not None and identity == self._dsn_identity
-
-    # -- using what came back -------------------------------------------------------
-
-    def _use_dsn(self, looks: Collection[Look], outcome: Outcome | None) -> None:
-        if outcome is None:
-            return
-        self.server_error = error_of(outcome, SILENT)
-        self._dsn_down = down_of(outcome)
-        if self.server_error is None:
-            self._dsn_identity = outcome.value.identity
-            for look in looks:
-                use_where_at_home(look, "dsn", outcome)
-            return
-        for look in looks:
-            here = [pool for pool in look.pools if self._is_here(look, pool)]
-            use_agent(look, here)
-            look.complain_down()
-            untold, homes = look.untold(), look.memory.homes
-            mine = [pool for pool in here if pool in untold]
-            look.complain(mine, "dsn", self.server_error, down=self._dsn_down)
-            elsewhere = homes if self._dsn_identity else {}
-            unknown = [p for p in untold if p not in here and p not in elsewhere]
-            look.complain(unknown, "dsn", self.server_error)
-
-    def _use_evidence(self, looks: Collection[Look], outcome: Outcome | None) -> None:
-        """For pools whose agent could not tell: each hold proves its own server."""
-        lacking = [look for look in looks if look.untold()]
-        source: ServerSource = "dsn"
-        if self._environment is not None and lacking:
-            source = "environment"
-            job = partial(self._environment.read, pids_of(lacking))
-            outcome = self._calls.run({source: job}, self._patience_s)[source]
-        if outcome is None or error_of(outcome, SILENT) is not None:
-            return
-        for look in lacking:
-            use_where_at_home(look, source, outcome)
-            use_where_claimed(look, source, outcome, self._host)
+        return is_on(view.memory, pool, self._dsn_identity)

@@ -1,8 +1,8 @@
 """Who is watched: the processes that answered, those that are silent, and the ended.
 
-What a viewer remembers of each process between two looks. A process stays on the roster
-until the kernel says that it has ended, or until its agent stops listening; meanwhile a
-silent one is asked again, more and more rarely, and nothing waits for it.
+A process stays on the roster until the kernel says that it has ended, or until its
+agent stops listening. Meanwhile a silent process is asked again, more and more rarely,
+and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
-from poolwatch.client.server_view import Look, Memory, error_of, postgres_pools, utc
+from poolwatch.client.view import Memory, View, error_of, postgres_pools, utc
 from poolwatch.errors import NoProcessError, SilentError
 from poolwatch.model import Process, Unreachable
 from poolwatch.protocol import liveness
@@ -127,8 +127,8 @@ class Roster:
 
     def call(
         self, late: Mapping[Hashable, Outcome]
-    ) -> tuple[dict[Any, Look], tuple[Unreachable, ...]]:
-        """Return the looks of those that answered, by address, and the others.
+    ) -> tuple[dict[Any, View], tuple[Unreachable, ...]]:
+        """Return the views of those that answered, by address, and the others.
 
         ``late`` are answers to earlier calls. Raises NoProcessError if there is none
         and has been none, and what finding the processes raises.
@@ -144,12 +144,16 @@ class Roster:
             if answer is not None and answer.error is None:
                 watched.answered_late(answer, self._patience_s)
         lost = self._without_socket(addresses)
-        looks = self._ask(addresses)
-        silent = self._silent(looks.keys() | lost.keys())
-        unreachable = (*lost.values(), *silent, *self._ended(looks))
+        views = self._ask(addresses)
+        silent = self._silent(views.keys() | lost.keys())
+        unreachable = (*lost.values(), *silent, *self._ended(views))
         if error is not None and not unreachable:
             raise error
-        return looks, unreachable
+        return views, unreachable
+
+    def remember(self, address: Any, memory: Memory) -> None:
+        """Keep what is to be remembered of a process until its next refresh."""
+        self._watched[address].memory = memory
 
     def _without_socket(self, addresses: Collection[Any]) -> dict[Any, Unreachable]:
         """Processes whose socket has gone: those that still listen behind it.
@@ -183,7 +187,7 @@ class Roster:
             time.sleep(0.01)
         self._left.append(watched)
 
-    def _ask(self, addresses: Sequence[Any]) -> dict[Any, Look]:
+    def _ask(self, addresses: Sequence[Any]) -> dict[Any, View]:
         for address in addresses:
             self._watched[address].look()
         now = time.monotonic()
@@ -193,7 +197,7 @@ class Roster:
             self._patience_s,
             limits={("view", a): self._watched[a].patience_s for a in due},
         )
-        looks: dict[Any, Look] = {}
+        views: dict[Any, View] = {}
         for address in due:
             watched, outcome = self._watched[address], outcomes["view", address]
             if error_of(outcome, _LATE) is not None or outcome.ended is None:
@@ -201,14 +205,14 @@ class Roster:
                 continue
             watched.answered(outcome)
             process: Process = outcome.value
-            looks[address] = Look(
+            views[address] = View(
                 process,
                 outcome.began,
                 outcome.ended,
                 watched.memory,
                 postgres_pools(process),
             )
-        return looks
+        return views
 
     def _silent(self, others: Collection[Any]) -> list[Unreachable]:
         """All but the ``others``, and none that has ended or listens no more."""
@@ -223,9 +227,9 @@ class Roster:
                 found.append(watched.unreachable())
         return found
 
-    def _ended(self, looks: Collection[Any]) -> list[Unreachable]:
+    def _ended(self, views: Collection[Any]) -> list[Unreachable]:
         """Those that ended a moment ago; all of them while no other one answers."""
-        if looks:
+        if views:
             after = time.monotonic() - ENDED_S
             self._left = [each for each in self._left if each.left_at > after]
         del self._left[:-_MOST_LEFT]

@@ -35,7 +35,7 @@ _MOST_MORE = 15_000
 """... as far as a step may be longer for it."""
 _OVERHEAD = 8
 """What a batch costs beyond its objects, counted in objects; ..."""
-_TELLING = 50
+_REPORTING = 50
 """... and what the report of a chain costs."""
 _SLIGHT = 4
 """Objects behind another that are sooner looked at again than remembered."""
@@ -51,7 +51,7 @@ class Progress:
         """By the id of an object on the way to proxies: by their ids, what is next."""
         self.settled: set[int] = set()
         """Proxies of which no further chain need be reported."""
-        self.told: set[tuple[int, int, int]] = set()
+        self.reported: set[tuple[int, int, int]] = set()
         """References already reported: from, to, and the proxy they lead to."""
         self.positions: dict[int, int] = {}
         """How much of a large container is done."""
@@ -59,8 +59,8 @@ class Progress:
 
     def achieved(self) -> int:
         """A number that grows with all that need not be done again."""
-        told = len(self.told) + len(self.settled)
-        return len(self.done) + told + sum(self.positions.values())
+        reported = len(self.reported) + len(self.settled)
+        return len(self.done) + reported + sum(self.positions.values())
 
 
 class _Level:
@@ -96,7 +96,7 @@ class Sweep:
         self._root = root
         self._width = width
         """Objects of one batch."""
-        self.tell: Callable[[list[Any]], None] = _say_nothing
+        self.report: Callable[[list[Any]], None] = _ignore
         """Called with every chain that leads to a proxy."""
         self._levels: list[_Level] = []
         self._seen: set[int] = set()
@@ -136,7 +136,7 @@ class Sweep:
         self._levels.clear()
         self._seen.clear()
         self._next = []
-        self.tell = _say_nothing
+        self.report = _ignore
 
     def _begin(self, groups: Iterable[Iterable[Any]]) -> Iterator[list[Any]]:
         for self.group, values in enumerate(groups):
@@ -194,7 +194,7 @@ class Sweep:
             for one in objects:
                 if id(type(one)) not in guide.by_type:
                     guide.learn(type(one))
-        self._meet(objects)
+        self._report(objects)
         followed = list(
             itertools.compress(objects, map(guide.followed.__contains__, kinds))
         )
@@ -286,7 +286,7 @@ class Sweep:
 
     # -- chains -----------------------------------------------------------------------
 
-    def _meet(self, objects: list[Any]) -> None:
+    def _report(self, objects: list[Any]) -> None:
         """Tell of chains that end in one of these, or go on over it."""
         progress = self._progress
         if progress.leads.keys().isdisjoint(map(id, objects)):
@@ -294,20 +294,20 @@ class Sweep:
         for one in objects:
             proxies = progress.leads.get(id(one), {}).keys() - progress.settled
             if proxies:
-                self._tell_of(one, proxies)
+                self._report_on(one, proxies)
 
-    def _tell_of(self, one: Any, proxies: set[int]) -> None:
+    def _report_on(self, one: Any, proxies: set[int]) -> None:
         progress, chain = self._progress, self._to(one)
         before = id(chain[-2]) if len(chain) > 1 else self._root
         references = {each: (before, id(one), each) for each in proxies}
-        untold = [each for each in proxies if references[each] not in progress.told]
-        after = {id(each): each for each in self._guide.follow(one)} if untold else {}
-        for proxy in untold:
-            progress.told.add(references[proxy])
-            self.visited += _TELLING
+        fresh = [each for each in proxies if references[each] not in progress.reported]
+        after = {id(each): each for each in self._guide.follow(one)} if fresh else {}
+        for proxy in fresh:
+            progress.reported.add(references[proxy])
+            self.visited += _REPORTING
             whole = self._on_to(proxy, chain, after)
             if whole:
-                self.tell(whole)
+                self.report(whole)
                 self._remember(whole, proxy)
 
     def _on_to(self, proxy: int, chain: list[Any], after: dict[int, Any]) -> list[Any]:
@@ -350,7 +350,7 @@ class Sweep:
         return level.parents.get(id(child), 0) if level.parents else 0
 
 
-def _say_nothing(_: list[Any]) -> None: ...
+def _ignore(_: list[Any]) -> None: ...
 
 
 def _weakly(objects: Iterable[Any]) -> list[ref[Any]] | None:

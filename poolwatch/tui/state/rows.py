@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poolwatch.model import Hold, PoolStats, Process, Snapshot
+from poolwatch.model import FindingKind, Hold, PoolStats, Process, Snapshot
 from poolwatch.text.format import place
 from poolwatch.text.naming import holder_name
 
@@ -115,7 +115,7 @@ def _backend(process: Process, hold: Hold) -> _Backend | None:
     return None, hold.backend_pid
 
 
-def _named(snapshot: Snapshot, kind: str) -> set[Key]:
+def _named(snapshot: Snapshot, kind: FindingKind) -> set[Key]:
     return {
         (process.pid, hold)
         for process in snapshot.processes

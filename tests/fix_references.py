@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.pool import QueuePool
 
-from poolwatch.diagnosis.references.search import Keeper, Result, keepers
+from poolwatch.diagnosis.references.path import ReferencePath
+from poolwatch.diagnosis.references.search import SearchResult, find_paths
 
 
 class Taken:
@@ -32,23 +33,23 @@ class Taken:
         self.holds[hold] = ref(proxy)
         self.takers[hold] = threading.get_ident(), self.task and ref(self.task())
 
-    def look(self, **settings: Any) -> Result:
+    def look(self, **settings: Any) -> SearchResult:
         """A look as the agent takes it: from a thread of its own."""
-        results: list[Result] = []
+        results: list[SearchResult] = []
 
         def agent() -> None:
             settings.setdefault("budget_s", 5.0)  # the heap of a long test run is large
             settings.setdefault("nodes", 20_000_000)
-            results.append(keepers(self.holds, taker=self.takers, **settings))
+            results.append(find_paths(self.holds, taker=self.takers, **settings))
 
         thread = threading.Thread(target=agent, name="agent")
         thread.start()
         thread.join()
         return results[0]
 
-    def keeper(self, **settings: Any) -> Keeper:
+    def path(self, **settings: Any) -> ReferencePath:
         """Who keeps the only connection that is out."""
-        (found,) = self.look(**settings).found.values()
+        (found,) = self.look(**settings).paths.values()
         return found
 
 
