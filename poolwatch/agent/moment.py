@@ -14,7 +14,7 @@ from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.model import Departed, Frame
-from poolwatch.stacks.capture import resolve
+from poolwatch.stacks.capture import Pairs, resolve
 from poolwatch.stacks.classify import doing
 from poolwatch.stacks.compare import still_on_stack, taking_frames
 from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
@@ -44,7 +44,8 @@ class OpenRequests:
     def mark_nested(self) -> None:
         """Mark the holds that the ledger has noted as nested, or as the outer one."""
         for request in (*self.holds, *self.waits):
-            outer = self.holds.keys() & set(getattr(request, "within", ()))
+            within = getattr(request, "within", ())
+            outer = [hold for hold in within if hold in self.holds]
             for each in (request, *outer) if outer else ():
                 if each in self.holds:
                     self.holds[each].nested = True
@@ -55,7 +56,7 @@ class Moment:
 
     def __init__(self) -> None:
         self.now = time.monotonic()
-        self.threads = thread_stacks()
+        self._threads: dict[int, Pairs] | None = thread_stacks()
         self.pools: list[OpenRequests] = []
         self.departed: list[Departed] = []
         self.submitters: dict[int, Submitter] = {}
@@ -97,6 +98,7 @@ class Moment:
             dropped=hold.is_dropped(),
             stack=hold.path.frames(now),
             now=now,
+            site=hold.path.site(),
             owner=hold.owner(),
         )
         if usage is not None:
@@ -134,7 +136,7 @@ class Moment:
         together only if the holds and waits are the same at the end, and if the code
         that took a suspect has neither returned nor come back meanwhile.
         """
-        self.threads = thread_stacks()
+        self._threads = None
         self._stacks.clear()
         for pool in self.pools:
             pool.leave_out_ended()
@@ -145,6 +147,12 @@ class Moment:
                     still = still_on_stack(seen.stack, now)
                     seen.moved |= still != seen.still_there
 
+    def _thread_stacks(self) -> dict[int, Pairs]:
+        """The stacks of all threads: read once, and again after a verification."""
+        if self._threads is None:
+            self._threads = thread_stacks()
+        return self._threads
+
     def submitter(self, request: Checkout) -> Submitter:
         """Who waits for the work of a request's thread."""
         return self.submitters.get(request.number, NO_SUBMITTER)
@@ -153,10 +161,10 @@ class Moment:
         """The stack of a request's holder; empty if it has ended."""
         holder = request.holder
         if request.task is not None:
-            thread = self.threads.get(holder.thread_ident, ())
+            thread = self._thread_stacks().get(holder.thread_ident, ())
             return resolve(task_stack(request.task, thread))
         if holder not in self._stacks:
-            self._stacks[holder] = resolve(holder_stack(holder, self.threads))
+            self._stacks[holder] = resolve(holder_stack(holder, self._thread_stacks()))
         return self._stacks[holder]
 
 
@@ -172,18 +180,17 @@ def _taken_again(
     moments: defaultdict[object, list[float]] = defaultdict(list)
     for hold, seen in holds.items():
         if seen.one_of_several:
-            place = seen.owner, hold.path.site()
+            place = seen.owner, seen.site
             by_place[place].append(hold)
             moments[place].append(hold.taken)
     for wait in waits:
         moments[wait.owner(), wait.path.site()].append(wait.asked)
     for at, group in by_place.items():
-        site = group[0].path.site()
+        site, now = holds[group[0]].site, holds[group[0]].now
         if site is None or len(moments[at]) == 1:
             continue
-        name = site.file, site.function
-        now = holds[group[0]].now
-        calls = sum((frame.file, frame.function) == name for frame in now)
+        file, _, function = site
+        calls = len([f for f in now if f.function == function and f.file == file])
         in_turn = sorted(moments[at])
         for hold in group:
             later = len(in_turn) - bisect_right(in_turn, hold.taken)

@@ -71,14 +71,15 @@ def pool_records(
 
 def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
     """The caller that tells a request apart, by the request's number."""
-    stacks = [(hold, seen.stack) for hold, seen in requests.holds.items()]
+    stacks = [(hold, seen.site, seen.stack) for hold, seen in requests.holds.items()]
     stacks += [
-        (wait, wait.path.frames(moment.stack_now(wait))) for wait in requests.waits
+        (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
+        for wait in requests.waits
     ]
     wanted = {
         each.number: Request(site, stack, moment.submitter(each).stack)
-        for each, stack in stacks
-        if (site := each.path.site()) is not None
+        for each, site, stack in stacks
+        if site is not None
     }
     return callers(wanted, requests.book.stacks())
 
@@ -108,7 +109,7 @@ def _judged(
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.ambience.labels,
-        site=checkout.path.site(),
+        site=seen.site,
         stack=seen.stack + submitter.stack,
         now=seen.now,
         statement=None if statement is None else mask_literals(statement),

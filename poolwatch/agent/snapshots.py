@@ -67,7 +67,7 @@ class LedgerSource:
             suspects.search(moment)
         else:
             moment.verify()
-        moment.submitters = self._submitters.of(moment.requests(), moment.threads)
+        moment.submitters = self._submitters.of(moment.requests())
         suspects.use_answers(moment)
         pools = [pool_records(moment, p, suspects.is_confirmed) for p in moment.pools]
         process = Process(

@@ -26,7 +26,7 @@ from weakref import ref
 from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import Pairs, current_frames, pairs_of, resolve
+from poolwatch.stacks.capture import Pairs, Path, current_frames, pairs_of, resolve
 from poolwatch.stacks.compare import taking_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
@@ -69,23 +69,19 @@ class Submitters:
         self._items: dict[int, ref[Any]] = {}
         """The future of its work item, by the number of a hold."""
 
-    def of(
-        self, holds: Iterable[Checkout], threads: Mapping[int, Pairs]
-    ) -> dict[int, Submitter]:
-        """The submitters of holds, by number; ``threads`` are the stacks of all."""
-        newest: dict[tuple[int, object], Checkout] = {}
+    def of(self, holds: Iterable[Checkout]) -> dict[int, Submitter]:
+        """The submitters of holds and waits, by number."""
+        newest: dict[tuple[Path, int], Checkout] = {}
         numbers = set()
         for hold in holds:
             numbers.add(hold.number)
             if hold.task is None:  # a worker of one function takes one after the other
-                newest[hold.holder.ident, hold.path] = hold
+                newest[hold.path, hold.holder.ident] = hold
         items = list(self._items.items())  # at once: threads may look side by side
         self._items = {number: item for number, item in items if number in numbers}
-        workers = [
-            hold
-            for (ident, _), hold in newest.items()
-            if _item_at(threads.get(ident, ())) is not None
-        ]
+        paths = {path for path, _ in newest}
+        in_workers = {path for path in paths if _item_at(path.pairs()) is not None}
+        workers = [hold for (path, _), hold in newest.items() if path in in_workers]
         if not workers:
             return {}
         frames = current_frames()

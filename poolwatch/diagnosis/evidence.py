@@ -97,6 +97,8 @@ class HoldEvidence:
     """How many of those are in ``now``; 0 unless the hold is long."""
     doing: Doing | None = None
     """What the holder is doing now; only set for a long hold."""
+    site: Frame | None = None
+    """The call site that took it."""
     owner: object = None
     """The thread or task that took it: equal for all its requests."""
     one_of_several: bool = False
