@@ -58,9 +58,8 @@ def attribute(view: View, own: OwnReading | None, host: str, now: float) -> Attr
     if own is not None and reading is not None:
         _use_at_home(found, own, reading)
         _use_claimed(found, own, reading, host)
-    unread = found.open()
     _explain(found, dsn=own is not None and own.source == "dsn")
-    return found.join(unread)
+    return found.join()
 
 
 class _Statuses:
@@ -140,7 +139,7 @@ class _Statuses:
         same = len({status.identity or status.address for status in found}) == 1
         return found[0] if same else None
 
-    def join(self, unread: tuple[str, ...]) -> Attribution:
+    def join(self) -> Attribution:
         """Join the process with the readings."""
         view, memory = self.view, self.view.memory
         servers = tuple(self._servers)
@@ -155,7 +154,7 @@ class _Statuses:
             process=replace(process, servers=servers),
             strays=strays(process, self._readings, self._windows),
             missing=missing(process, whole),
-            unread=unread,
+            unread=tuple([p for p in view.pools if p not in self._readings]),
             memory=replace(
                 memory,
                 homes=homes,
