@@ -1,4 +1,4 @@
-"""The source behind every face: what the processes say, joined with the server.
+"""The source behind every face: the processes, joined with their servers.
 
 Who reads PostgreSQL, for each pool:
 
@@ -68,14 +68,14 @@ class Address(Protocol):
 
 
 class Client(Protocol):
-    """What is needed of :class:`poolwatch.client.client.Client`."""
+    """The methods used of :class:`poolwatch.client.client.Client`."""
 
     def agents(self) -> Sequence[Any]:
         """Return the Address of every process that has a socket."""
         ...
 
     def view(self, address: Any) -> Process:
-        """Return a process's own picture; raises PoolwatchError."""
+        """Return a process's own snapshot; raises PoolwatchError."""
         ...
 
     def servers(self, address: Any, *, linger: float) -> Sequence[AgentReading]:
@@ -83,12 +83,12 @@ class Client(Protocol):
         ...
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures that agents have kept, and who could not tell."""
+        """Return the incident snapshots, and the processes that gave no answer."""
         ...
 
 
 class Reader(Protocol):
-    """What is needed of a ViewerReader."""
+    """The methods used of a ViewerReader."""
 
     def read(self, pids: Collection[int]) -> ServerReading:
         """Read the server; raises PoolwatchError."""
@@ -132,10 +132,10 @@ class LiveSource:
         """By agent: holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
-        """If the server of the DSN does not answer: what it said last."""
+        """The last words of the DSN's server, if it does not answer."""
         self.server_error: str | None = None
-        """What is wrong with the DSN, one sentence, as of the last snapshot; also when
-        there is no process yet that would show it."""
+        """The error of the DSN, one sentence, as of the last snapshot; also when no
+        process is found that would show it."""
 
     def snapshot(self) -> Snapshot:
         """Return all processes as they are now, joined with their servers.
@@ -167,10 +167,10 @@ class LiveSource:
         return Snapshot(processes=of_servers(seen), unreachable=unreachable)
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures that are kept of earlier trouble, the oldest first.
+        """Return the incident snapshots, the oldest first, and the silent processes.
 
-        With them the processes that could not tell. A thread of its own may ask, also
-        while another one takes a snapshot. Raises what finding the processes raises.
+        May be called while another thread takes a snapshot. Raises what finding the
+        processes raises.
         """
         return self._client.all_frozen()
 
@@ -185,7 +185,7 @@ class LiveSource:
         self._ghosts = {}
 
     def _still_out(self, address: Any, missing: frozenset[str]) -> frozenset[str]:
-        """Those of the holds that are open even now; asks only for a suspicion."""
+        """The missing holds that are still open, by a further snapshot."""
         if not missing:
             return missing
         try:

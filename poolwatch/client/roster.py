@@ -54,7 +54,7 @@ class Asked(Protocol):
 
 @dataclass(slots=True)
 class _Watched:
-    """One process, from its first look to its end."""
+    """One process, from its first refresh to its end."""
 
     pid: int | None
     memory: Memory = field(default_factory=Memory)
@@ -66,7 +66,7 @@ class _Watched:
     why: str | None = None
     """Its error, if it answered with one."""
     state: State | None = None
-    """What the kernel said last; None if it cannot tell."""
+    """The kernel's last answer; None if it cannot see the process."""
     left_at: float = 0.0
     """When it left the roster."""
     ended: Unreachable | None = None

@@ -44,7 +44,7 @@ def nested_now(
 def nested_before(
     pool: PoolStats, noted: Iterable[NestedRequests], shown: Sequence[Finding]
 ) -> list[Finding]:
-    """``nested``, as the ledger noted it: over before this look.
+    """``nested``, as the ledger noted it: the requests are over by now.
 
     Leaves out the call sites in ``shown``, the findings of :func:`nested_now`.
     """

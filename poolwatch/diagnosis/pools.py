@@ -77,8 +77,8 @@ def undersized(
             f"{duration(longest)}, and no hold is leaked or long",
             proof=f"{len(holds)} of {capacity} out; 99 % of all holds last less than "
             f"{duration(usual)}",
-            remedy=f"A pool of {enough} would have served everybody, at the worst "
-            "moment so far too; or let the holders be quicker.",
+            remedy=f"A pool of {enough} would have served every request, at the "
+            "worst moment so far too; or let the holders be quicker.",
             holds=ids(holds),
             waits=ids(waits),
         )

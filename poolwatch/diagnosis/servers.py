@@ -16,8 +16,8 @@ _MOST_NAMED = 6
 def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     """``over_capacity``: the pools of all processes can open more than the server has.
 
-    Said once for a server: with the process, by its number, whose pools can open most
-    of them. It is of no single pool.
+    One finding for each server, with the process (by its index) whose pools can open
+    the most connections.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
     for server, pools in _by_server(processes):
@@ -33,8 +33,8 @@ _Pools = list[tuple[int, Process, PoolStats]]
 def server_down(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     """``server_down``: a server that pools are connected to does not answer.
 
-    Said once for a server: with the first process, by its number, that has a pool on
-    it. Two statuses are of one server if its identity or its address says so.
+    One finding for each server, with the first process (by its index) that has a pool
+    on it. Two statuses with the same identity or address are of one server.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
     for statuses, pools in _silent_servers(processes):
@@ -47,7 +47,7 @@ _Silent = list[tuple[list[ServerStatus], _Pools]]
 
 
 def _silent_servers(processes: Sequence[Process]) -> _Silent:
-    """Each server that does not answer: all that is said of it, and the pools on it."""
+    """Each server that does not answer: its statuses, and the pools on it."""
     found: list[tuple[set[str], list[ServerStatus], _Pools]] = []
     for number, process in enumerate(processes):
         known = {pool.id: pool for pool in process.pools}
@@ -64,7 +64,7 @@ def _silent_servers(processes: Sequence[Process]) -> _Silent:
 
 
 def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
-    """What tells this server from others. A local address means one host's own."""
+    """Names that identify a server; a local address only does so on its host."""
     address = _address_of(status, pools)
     host = pools[0][1].host if pools and _is_local(address) else ""
     names = {f"{host} {address}"} if address else set()
@@ -74,7 +74,7 @@ def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
 
 
 def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
-    """Where the server is: as its connections say, else as the pool's URL does."""
+    """The server's address by its connections, else by the pool's URL."""
     return status.address or next(
         (found for _, _, pool in pools if (found := server_in(pool.url))), None
     )
@@ -113,7 +113,7 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
 
 
 def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]]:
-    """Each server that was read, as last read, with all pools that are on it."""
+    """Each server that was read, with its last status and all pools on it."""
     servers: dict[str, ServerStatus] = {}
     pools: dict[str, _Pools] = defaultdict(list)
     for number, process in enumerate(processes):
@@ -160,7 +160,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 
 def _is_unlimited(pool: PoolStats) -> bool:
-    """Whether it opens as many as are asked for, rather than an unknown number."""
+    """Whether the pool is known to have no limit."""
     return pool.capacity is None and (pool.kind == "NullPool" or pool.size is not None)
 
 

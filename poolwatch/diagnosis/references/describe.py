@@ -40,7 +40,7 @@ from poolwatch.diagnosis.references.follow import (
     module_of,
 )
 from poolwatch.diagnosis.references.path import PathKind, ReferencePath
-from poolwatch.diagnosis.references.roots import Place
+from poolwatch.diagnosis.references.places import Place
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import resolve
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from poolwatch.diagnosis.references.describe import in_words, is_near
 from poolwatch.diagnosis.references.follow import Guide
-from poolwatch.diagnosis.references.roots import NOBODY, Place, stack_places
+from poolwatch.diagnosis.references.places import UNOWNED, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks import greenlets
 
@@ -63,5 +63,5 @@ def _own_stacks() -> Iterator[FrameType]:
 
 
 def _users(frame: FrameType) -> list[Place]:
-    places = stack_places(frame, NOBODY, "running frame")
+    places = stack_places(frame, UNOWNED, "running frame")
     return [place for place in places if place.is_user]

@@ -45,10 +45,8 @@ from poolwatch.diagnosis.references.describe import describe, rank
 from poolwatch.diagnosis.references.follow import Guide, class_name, is_suspendable
 from poolwatch.diagnosis.references.gaps import Gaps
 from poolwatch.diagnosis.references.path import ReferencePath
+from poolwatch.diagnosis.references.places import Place, Root, Who
 from poolwatch.diagnosis.references.roots import (
-    Place,
-    Root,
-    Who,
     exception_roots,
     greenlet_roots,
     loop_roots,
