@@ -22,6 +22,15 @@ VIEWERS_ONLY = {"viewers_only": True}
 Verdict = Literal["ok", "long", "leaked"]
 Use = Literal[0, 1, 2]
 """Of a pool: unused, has opened a connection, has lent one."""
+FindingKind = Literal[
+    "leaked.collected", "leaked.orphaned", "leaked.abandoned", "long_hold",
+    "held_across_io", "idle_in_transaction", "lock_wait", "slow_query", "exhausted",
+    "nested", "pool_deadlock", "undersized", "ghost", "dirty_return", "lost_slot",
+    "concurrent_use", "stray_session", "server_down", "fork_shared", "pool_churn",
+    "unpooled", "over_capacity", "duplicate_pool",
+]  # fmt: skip
+"""Everything that poolwatch diagnoses. A document of a newer poolwatch may have others:
+they are read as they are."""
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The mildest first."""
@@ -47,7 +56,7 @@ OTHER_SITES = Frame("(other call sites)", 0, "")
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What people ask of a histogram. All but ``count`` in seconds."""
+    """The summary of a histogram. All but ``count`` in seconds."""
 
     count: int
     sum: float
@@ -75,7 +84,7 @@ class Counters:
     closes: int
     invalidated: int
     collected: int
-    """Holds that nobody returned: the garbage collector ended them."""
+    """Holds that the garbage collector ended."""
     leaked: int
     """Holds ever found leaked, the collected ones among them."""
 
@@ -103,19 +112,18 @@ class PoolStats:
     hold_s: Distribution
     create_s: Distribution
     long_after_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
-    """From when on a hold counts as long."""
+    """Seconds after which a hold counts as long."""
     gave_up: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Waits that the application itself ended: a cancelled task, an interrupt."""
+    """Waits that the application ended: by a cancelled task or an interrupt."""
     waiting_s_per_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
     """Seconds waited per second, of all requests together, over the last minute."""
     most_wanted: int = field(default=0, metadata=VIEWERS_ONLY)
-    """The most connections that were out or asked for at once, whenever that was more
-    than the pool has; else 0."""
+    """The most connections that were out or wanted at once; 0 if never more than the
+    pool has."""
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
-    """A hook of ours has failed here: since then nothing of this pool is recorded."""
+    """A hook has failed: since then nothing of this pool is recorded."""
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Connections that were dropped and that the pool will never replace: it can lend
-    so many fewer."""
+    """Dropped connections that the pool will never replace."""
 
     @property
     def slots(self) -> int | None:
@@ -133,7 +141,7 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True)
 class ServerRow:
-    """What ``pg_stat_activity`` says of the backend behind a hold."""
+    """The row of ``pg_stat_activity`` for the backend of a hold."""
 
     state: str | None
     state_age_s: float | None
@@ -148,7 +156,7 @@ class ServerRow:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How a held connection was made: the facts that prove which backend is its own."""
+    """How a connection was opened: the facts that prove which backend it has."""
 
     age_s: float
     """Since the driver's connect call returned, on the process's monotonic clock."""
@@ -161,13 +169,13 @@ class Connection:
     client_port: int | None
     """Our end of the TCP connection; None for a Unix socket or if unknown."""
     met: bool = False
-    """It was there when the pool was instrumented, and the pool does not know its age
-    either: ``age_s`` is since then, and it is older."""
+    """It is older than the instrumentation, and the pool does not know its age:
+    ``age_s`` is since the instrumentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Departed:
-    """A connection that the application has closed or given up a moment ago."""
+    """A connection that the application has closed or given up lately."""
 
     pool: str
     backend_pid: int
@@ -190,10 +198,10 @@ class Hold:
     labels: Mapping[str, str]
     site: Frame | None
     stack: tuple[Frame, ...]
-    """Where it was taken, innermost frame first."""
+    """The stack that took it, innermost frame first."""
     now: tuple[Frame, ...]
-    """Where the holder is at this moment, innermost frame first; empty if it has
-    ended or cannot be read."""
+    """The holder's stack now, innermost frame first; empty if the holder has ended or
+    cannot be read."""
     statement: str | None
     """The last statement sent through it, literals masked."""
     in_sql_s: float | None
@@ -203,12 +211,12 @@ class Hold:
     server: ServerRow | None
     connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
     used: tuple[Frame, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    """Where the last statement was sent from, innermost frame first; empty if none was
-    seen."""
+    """The stack that sent the last statement, innermost frame first; empty if no
+    statement was seen."""
     unused_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
-    """Since the last statement ended; 0 while one is running, None if none was seen."""
+    """Seconds since the last statement ended; 0 while one runs, None if unknown."""
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
-    """Where the call site is shared: the nearest caller that tells this hold apart."""
+    """If the call site is shared: the nearest caller that differs between its holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,7 @@ class Wait:
     site: Frame | None
     stack: tuple[Frame, ...]
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
-    """Like that of a hold."""
+    """If the call site is shared: see :attr:`Hold.caller`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +247,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A call site whose held time is mostly not in SQL."""
+    """A call site whose held time is mostly spent outside SQL."""
 
     site: Frame
     count: int
@@ -248,16 +256,16 @@ class Outside:
     in_sql_s: float
     in_transaction_idle_s: float
     pool_wait_s: float = 0.0
-    """Seconds of the held time in which its holder waited for another connection."""
+    """Seconds of the held time in which the holder waited for another connection."""
     callers: tuple[Frame, ...] = ()
-    """The callers of which that is true, if several share the call site."""
+    """The callers that do so, if several share the call site."""
 
 
 class NestedRequests(NamedTuple):
-    """Requests of one pair of call sites, made by holders that had a connection."""
+    """Nested requests at one pair of call sites, as the ledger has noted them."""
 
     outer: Frame | None
-    """Call site of the connection that the holder had."""
+    """Call site of the connection that the holder already had."""
     inner: Frame | None
     callers: tuple[Frame | None, Frame | None]
     """Callers of both, where they share a call site."""
@@ -281,29 +289,29 @@ class InheritedUse(NamedTuple):
 
 
 LATEST = 8
-"""Calls whose times are kept in ``Made.latest_s``."""
+"""Calls whose times are in ``Made.latest_s``."""
 
 
 class Made(NamedTuple):
-    """What one line has made for one database, at the moment somebody looks."""
+    """The pools that one line has made for one database."""
 
     site: Frame
     url: str
     """The password hidden."""
     made: int
     pools: tuple[str, ...]
-    """Ids of those that are alive, the newest last."""
+    """Ids of the pools that are alive, the newest last."""
     most_alive: int
-    """The most that were alive at once."""
+    """The most pools that were alive at once."""
     latest_s: tuple[float, ...]
-    """How long ago the latest calls were, the newest last."""
+    """Seconds since each of the latest calls, the newest last."""
     together: int = 0
-    """Pools that were made in the same call as one before: a fixed set."""
+    """Pools that were made in the same call as an earlier one: a fixed set."""
 
 
 @dataclass(frozen=True, slots=True)
 class SiteStats:
-    """What one call site did to one pool since it was instrumented."""
+    """Statistics of one call site on one pool since the pool was instrumented."""
 
     pool: str
     site: Frame
@@ -314,21 +322,22 @@ class SiteStats:
     wait_s: Distribution
     leaked: int
     in_sql_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
-    """Of the time its ended holds lasted, the seconds in statements, and ..."""
+    """Seconds that its ended holds spent in statements; None if none was seen."""
     in_transaction_idle_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
-    """... the seconds in an open transaction without one. None if none was seen."""
+    """Seconds that its ended holds spent in a transaction without a statement; None if
+    no statement was seen."""
     wait_caused_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
-    """Seconds that others have waited for a connection while this call site held some;
-    each wait is shared out among all that held one when it began."""
+    """Seconds of others' waits while this call site had connections; each wait is
+    divided among all call sites that had one when it began."""
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
-    """Only what it did for this caller; None for all of it."""
+    """If set, the statistics are of this caller alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong, with its proof and its remedy."""
 
-    kind: str
+    kind: FindingKind
     severity: Severity
     pool: str | None
     text: str
@@ -341,13 +350,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """How the server view of one process (or of some of its pools) went."""
+    """The outcome of the server view for some pools of one process."""
 
     pools: tuple[str, ...]
     """Ids of the pools it speaks for."""
     source: Literal["agent", "dsn", "environment"]
-    """Who read it: the process itself, ``--dsn``/``POOLWATCH_DSN``, or
-    ``DATABASE_URL`` and the libpq environment."""
+    """The reader: the process itself, ``--dsn``/``POOLWATCH_DSN``, or ``DATABASE_URL``
+    and the libpq environment."""
     error: str | None
     """One sentence when the server could not be read, else None."""
     address: str | None = None
@@ -358,17 +367,17 @@ class ServerStatus:
     read_s: float | None = None
     """How long the reading took."""
     reserved: int | None = None
-    """Of those, how many only privileged roles may use."""
+    """Connections of ``max_connections`` that only privileged roles may use."""
     identity: str | None = None
-    """Tells one running server from every other, whatever address it goes by."""
+    """Identifies one running server, whatever its address."""
     down: str | None = None
-    """If the server does not answer: what it or its driver said last."""
+    """If the server does not answer: its last words, or the driver's."""
     up_s: float | None = None
-    """How long the server has been up, when it was read."""
+    """Seconds since the server was started."""
     since: str | None = None
-    """ISO 8601, UTC: when it last answered; None if this viewer has seen no answer."""
+    """ISO 8601, UTC: the server's last answer; None if this viewer has seen none."""
     silent_s: float | None = None
-    """How long ago that was."""
+    """Seconds since ``since``."""
     enabled: bool = True
     """False if the application has switched its server view off."""
 
@@ -378,7 +387,7 @@ FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
 
 @dataclass(frozen=True, slots=True)
 class FrozenMark:
-    """That a picture was kept: of which pool, why and when."""
+    """Marks an incident snapshot: of which pool, why and when."""
 
     pool: str
     kind: FrozenKind
@@ -406,20 +415,20 @@ class Process:
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
     departed: tuple[Departed, ...] = field(default=(), metadata=VIEWERS_ONLY)
     frozen: tuple[FrozenMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    """Pictures that were kept of earlier trouble."""
+    """The incident snapshots that the process has."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    """What was not looked at, because it would have taken too long."""
+    """Roots that the search for reference paths has left out, in words."""
     parent: int | None = field(default=None, metadata=VIEWERS_ONLY)
-    """The pid of the process that was started, if this one is a worker of it."""
+    """The pid of the parent process, if this process is a worker of it."""
     worker: int | None = field(default=None, metadata=VIEWERS_ONLY)
     """Its number among the workers of one parent; None if it is the only one."""
     callers: tuple[SiteStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    """Of call sites that are shared by several callers: the same, caller by caller."""
+    """Statistics caller by caller, of call sites that several callers share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """The whole picture of a process, kept from when a pool first got into trouble."""
+    """An incident snapshot: a process as it was when a pool first got into trouble."""
 
     pool: str
     kind: FrozenKind
@@ -430,7 +439,7 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A process that is watched and gave no answer."""
+    """A watched process that gave no answer."""
 
     pid: int | None
     why: str
@@ -443,15 +452,15 @@ class Unreachable:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A picture of one moment. It locks nothing and reserves nothing."""
+    """All processes at one moment."""
 
     processes: tuple[Process, ...] = ()
     unreachable: tuple[Unreachable, ...] = field(default=())
 
 
 class Source(Protocol):
-    """Anything that can be looked at: the ledger, a client, a recording, a fake."""
+    """Anything with snapshots: the ledger, a client, a recording, a fake."""
 
     def snapshot(self) -> Snapshot:
-        """Return the newest picture; raises PoolwatchError if there can be none."""
+        """Return the newest snapshot; raises PoolwatchError if there is none."""
         ...

@@ -1,7 +1,7 @@
-"""Pictures kept of a pool's first trouble, for a viewer that comes later.
+"""Incident snapshots: frozen at a pool's first trouble, for a viewer that comes later.
 
-One of each kind per pool: the first time it was empty with somebody waiting, the first
-timeout, the first deadlock. They are kept as compressed JSON, a few KiB each.
+One of each kind per pool: the first time it was exhausted, the first timeout, the first
+deadlock. They are stored as compressed JSON, a few KiB each.
 """
 
 from __future__ import annotations
@@ -10,60 +10,60 @@ import json
 import zlib
 from datetime import UTC, datetime
 
-from poolwatch.model import SCHEMA, Frozen, FrozenKind, FrozenMark, Process
+from poolwatch.model import SCHEMA, FindingKind, Frozen, FrozenKind, FrozenMark, Process
 from poolwatch.protocol import document as wire
 
 MOST = 24
-"""Pictures of one process; the oldest gives way."""
-_BY_FINDING: dict[str, FrozenKind] = {
+"""Incident snapshots of one process; a further one replaces the oldest."""
+_BY_FINDING: dict[FindingKind, FrozenKind] = {
     "exhausted": "exhausted",
     "pool_deadlock": "pool_deadlock",
 }
 
 
 class Freezer:
-    """What is kept by one process."""
+    """The incident snapshots of one process."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, FrozenKind], tuple[str, bytes]] = {}
+        self._frozen: dict[tuple[str, FrozenKind], tuple[str, bytes]] = {}
 
     def has(self, pool: str, kind: FrozenKind) -> bool:
-        """Whether there is such a picture of this pool."""
-        return (pool, kind) in self._kept
+        """Whether there is one of this kind for this pool."""
+        return (pool, kind) in self._frozen
 
     def marks(self) -> tuple[FrozenMark, ...]:
-        """Of which pools there are pictures, in the order they were taken."""
+        """The pool, kind and time of each, in the order they were taken."""
         return tuple(
             FrozenMark(pool, kind, at) for (pool, kind), (at, _) in self._items()
         )
 
     def consider(self, process: Process) -> None:
-        """Keep the picture if it is the first that shows a pool in trouble."""
+        """Freeze a snapshot if it is the first that shows a pool in trouble."""
         for finding in process.findings:
             kind = _BY_FINDING.get(finding.kind)
             if kind is not None and finding.pool is not None:
                 self.keep(finding.pool, kind, process)
 
     def keep(self, pool: str, kind: FrozenKind, process: Process) -> None:
-        """Keep the picture if it is the first of its kind."""
+        """Freeze a snapshot if it is the first of its kind for this pool."""
         if self.has(pool, kind):
             return
-        while len(self._kept) >= MOST:
-            self._kept.pop(next(iter(self._kept)), None)
+        while len(self._frozen) >= MOST:
+            self._frozen.pop(next(iter(self._frozen)), None)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         record = Frozen(pool, kind, at, process)
         text = wire.list_to_json((record,), "frozen")
-        self._kept[pool, kind] = at, zlib.compress(text.encode(), 1)
+        self._frozen[pool, kind] = at, zlib.compress(text.encode(), 1)
 
     def document(self) -> str:
-        """All pictures, as the answer of the agent."""
+        """All incident snapshots, as the answer of the agent."""
         texts = [zlib.decompress(packed) for _, (_, packed) in self._items()]
         frozen = [each for text in texts for each in json.loads(text)["frozen"]]
         return json.dumps({"schema": SCHEMA, "frozen": frozen})
 
     def forget(self) -> None:
-        """Begin anew in a forked child."""
-        self._kept.clear()
+        """Forget all of them: in a forked child."""
+        self._frozen.clear()
 
     def _items(self) -> list[tuple[tuple[str, FrozenKind], tuple[str, bytes]]]:
-        return list(self._kept.items())
+        return list(self._frozen.items())

@@ -1,7 +1,7 @@
-"""Logs that a server does not answer, and that it answers again: once each.
+"""Logs once that a server does not answer, and once that it answers again.
 
 A pool that cannot connect notices it, or the reader of the server view. Nothing here
-asks a server.
+connects to a server.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Outage:
     began: float
     pool: str
     connects: int
-    """Connections the pool had opened so far: one more, and the server is back."""
+    """Connections the pool had opened: if it opens one more, the server is back."""
 
 
 class Outages:
@@ -33,10 +33,10 @@ class Outages:
 
     def __init__(self) -> None:
         self._down: dict[str, _Outage] = {}
-        """By server, or by pool where the server is not known."""
+        """By server, or by pool where the server is unknown."""
 
     def refused(self, book: PoolBook, error: BaseException) -> None:
-        """Take note of an error that a pool raised instead of lending a connection."""
+        """Examine an error that a pool raised instead of lending a connection."""
         if not _is_drivers(error, book):
             return
         from poolwatch.errors import ServerDownError
@@ -85,9 +85,9 @@ def _server(book: PoolBook) -> str:
 
 
 def _is_drivers(error: BaseException, book: PoolBook) -> bool:
-    """Whether an error is the driver's: ``str()`` of any other runs application code.
+    """Whether an error is the driver's: ``str()`` of another may run application code.
 
-    asyncpg lets the errors of a socket pass as they are.
+    asyncpg passes on the errors of a socket.
     """
     kind: Any = type(error)
     module = str(kind.__module__).partition(".")[0]

@@ -1,13 +1,13 @@
-"""Who has submitted the work that a thread of a pool of workers is running.
+"""The submitter of a work item: the code that waits for what a worker thread does.
 
 Behind ``sync_to_async``, ``to_thread`` and thread pools the stack of a worker ends in
-the worker: the view that asked is in another thread or task, where it waits for the
-result. It is found by the future of the work item. Somebody may have stored a
-connection and left, and the worker has gone on: so the call that took the connection
+the worker: the submitting view is in another thread or task, where it waits for the
+result. It is found by the future of the work item. A work item may have stored its
+connection and ended, and the worker has gone on: so the call that took the connection
 must still be running, and the work item must be the one that was seen with it before.
 
-Nothing of the application is called: what is read are frames and futures of the
-standard library, asgiref and anyio.
+Nothing of the application is called: only frames and futures of the standard library,
+asgiref and anyio are read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from weakref import ref
 from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import Pairs, current_frames, pairs_of, resolve
+from poolwatch.stacks.capture import Pairs, Path, current_frames, pairs_of, resolve
 from poolwatch.stacks.compare import taking_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
@@ -40,23 +40,26 @@ _WORKERS = (
 _WAITING = "concurrent/futures/_base.py"
 _ASYNCIO = f"{os.sep}asyncio{os.sep}"
 _WAKES = ("task_wakeup", "__wakeup", "_on_task_done")
-"""Methods of tasks and task groups that go on when a future is done."""
+"""Methods of tasks and task groups that are called when a future is done."""
 _SLEEPS = "threading.py"
-"""What a thread that waits for a future has called. What else runs above its frame may
-be a trace function: then the frame is not to be read (see keeping.references)."""
+"""Called by a thread that waits for a future. Any other file above its frame may be a
+trace function: then the frame must not be read (see diagnosis.references.follow)."""
 _INNERMOST = 6
 """Frames of a thread that waits for a future, until the one with the future."""
 _FARTHEST = 3
 """Tasks that wait one for the other, until one is in the application's code."""
 _MOST = 200
-"""Objects that are looked at from one future on."""
+"""Objects that are visited from one future on."""
 
 
 class Submitter(NamedTuple):
-    """Who waits for the work of a thread."""
+    """The code that waits for the work of a thread."""
 
     stack: tuple[Frame, ...]
     task: str | None
+
+
+NO_SUBMITTER = Submitter((), None)
 
 
 class Submitters:
@@ -66,31 +69,27 @@ class Submitters:
         self._items: dict[int, ref[Any]] = {}
         """The future of its work item, by the number of a hold."""
 
-    def of(
-        self, holds: Iterable[Checkout], threads: Mapping[int, Pairs]
-    ) -> dict[int, Submitter]:
-        """The submitters of holds, by number; ``threads`` are the stacks of all."""
-        newest: dict[tuple[int, object], Checkout] = {}
+    def of(self, holds: Iterable[Checkout]) -> dict[int, Submitter]:
+        """The submitters of holds and waits, by number."""
+        newest: dict[tuple[Path, int], Checkout] = {}
         numbers = set()
         for hold in holds:
             numbers.add(hold.number)
             if hold.task is None:  # a worker of one function takes one after the other
-                newest[hold.holder.ident, hold.path] = hold
-        items = list(self._items.items())  # at once: threads may look side by side
+                newest[hold.path, hold.holder.ident] = hold
+        items = list(self._items.items())  # at once: another thread may be here
         self._items = {number: item for number, item in items if number in numbers}
-        workers = [
-            hold
-            for (ident, _), hold in newest.items()
-            if _item_at(threads.get(ident, ())) is not None
-        ]
+        paths = {path for path, _ in newest}
+        in_workers = {path for path in paths if _item_at(path.pairs()) is not None}
+        workers = [hold for (path, _), hold in newest.items() if path in in_workers]
         if not workers:
             return {}
         frames = current_frames()
         try:
-            told = {hold.number: self._of(hold, frames) for hold in workers}
+            found = {hold.number: self._of(hold, frames) for hold in workers}
         finally:
             frames.clear()  # our own is among them: it would keep itself alive
-        return {number: each for number, each in told.items() if each is not None}
+        return {number: each for number, each in found.items() if each is not None}
 
     def _of(self, hold: Checkout, frames: Mapping[int, FrameType]) -> Submitter | None:
         future = _future_of(frames, hold)
@@ -194,7 +193,7 @@ def _awaiting(future: Any) -> Any:
 
 
 def _leads_to(callback: Any) -> Iterable[Any]:
-    """What asyncio's own callbacks lead to; others may know tasks that do not wait."""
+    """The objects behind asyncio's own callbacks; others may refer to idle tasks."""
     kind = type(callback)
     if kind in (BuiltinMethodType, MethodType):
         named = callback.__func__ if kind is MethodType else callback

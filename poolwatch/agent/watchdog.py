@@ -1,8 +1,8 @@
-"""Says in the log what leaked, once, with no viewer attached.
+"""The watchdog: logs each leak once, without any viewer.
 
-It runs in the agent's thread, every second. On an application that leaks nothing it
-reads a few numbers and goes back to sleep; only a hold over its threshold, or one whose
-thread or task has ended, makes it look closer.
+It runs in the agent's thread, every second. In an application without leaks it reads a
+few numbers and goes back to sleep. It takes a snapshot only if a hold is over its
+threshold, or if the thread or task that took it has ended.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from poolwatch.text.format import duration, one_line, place, plural, whence
 
 PERIOD_S = 1.0
 _AGAIN_S = 5.0
-"""When the same suspicious holds are looked at again, at the earliest ..."""
+"""Seconds after which the same suspects are examined again, at the earliest."""
 _SHARE = 50
-"""... and not before so many times what the last look cost: 2 % of a core."""
+"""They are also left alone for this many times what that cost: 2 % of a core."""
 _MOST_REPORTED = 1000
 _LINES = 12
 """Frames of a stack in the log."""
@@ -51,10 +51,10 @@ class Watchdog:
         self._shared: set[tuple[str, Frame | None]] = set()
         self._seen: frozenset[int] = frozenset()
         self._again = 0.0
-        self._next_picture = 0.0
+        self._next_freeze = 0.0
 
     def tick(self) -> None:
-        """Look once."""
+        """Check all pools once."""
         now = time.monotonic()
         books = list(self._ledger.books.values())
         self._returned(books, now)
@@ -64,27 +64,27 @@ class Watchdog:
             book.mark(now)
             self._nested(book)
             self._fork_shared(book)
-        if now >= self._next_picture and any(self._in_trouble(b, now) for b in books):
+        if now >= self._next_freeze and any(self._in_trouble(b, now) for b in books):
             began = time.thread_time()
-            self._source.process()  # which keeps the picture
-            self._next_picture = now + _SHARE * (time.thread_time() - began)
+            self._source.process()  # which freezes the incident
+            self._next_freeze = now + _SHARE * (time.thread_time() - began)
         suspects = frozenset(
             id(hold)
             for book in books
             for hold in book.out()
-            if _worth_a_look(hold, book, now)
+            if _is_suspicious(hold, book, now)
             if hold.number not in self._reported
         )
         if suspects and (suspects != self._seen or now >= self._again):
             began = time.thread_time()
             self._leaked(now)
             cost = time.thread_time() - began
-            unclear = self._source.awaits_a_second_look()
+            unclear = self._source.awaits_confirmation()
             pause = 0.0 if unclear else max(_AGAIN_S, _SHARE * cost)
             self._seen, self._again = suspects, now + pause
 
     def _in_trouble(self, book: PoolBook, now: float) -> bool:
-        """Whether somebody waits here, of which a picture might be kept."""
+        """Whether requests wait here, and an incident snapshot of that is missing."""
         has = self._source.freezer.has
         if has(book.id, "exhausted") and has(book.id, "pool_deadlock"):
             return False
@@ -131,7 +131,7 @@ class Watchdog:
             )
 
     def _nested(self, book: PoolBook) -> None:
-        """Tell of each pair of places once, with both stacks."""
+        """Log each pair of call sites once, with both stacks."""
         for nesting in list(book.nestings.seen.values()):
             if nesting.told:
                 continue
@@ -142,7 +142,7 @@ class Watchdog:
                 log().info("%s", _nested(nesting, book.name))
 
     def _fork_shared(self, book: PoolBook) -> None:
-        """Tell of each line once that takes connections of the parent process."""
+        """Log each call site once that takes connections of the parent process."""
         for use in list(book.inherited.values()):
             if use.told:
                 continue
@@ -172,14 +172,14 @@ class Watchdog:
 
 
 def _end_of(book: PoolBook) -> str:
-    """What has become of connections that were dropped."""
+    """What happened to connections that were dropped."""
     if book.lost_slots:
         lost = plural(book.lost_slots, "slot")
         return f"were dropped: the pool does not replace them, {lost} lost so far"
     return "came back only by garbage collection: nobody called close()"
 
 
-def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:
+def _is_suspicious(hold: Checkout, book: PoolBook, now: float) -> bool:
     if hold.is_dropped():
         return True
     if hold.ambience.long_hold:
@@ -188,7 +188,7 @@ def _worth_a_look(hold: Checkout, book: PoolBook, now: float) -> bool:
 
 
 def _leak(holds: Sequence[Hold], pool: str) -> str:
-    """All that one call site has leaked since the last look: told of the oldest."""
+    """The log entry for the new leaks of one call site; describes the oldest."""
     hold = max(holds, key=lambda each: each.held_s)
     function = f" in {hold.site.function}" if hold.site else ""
     if len(holds) > 1:

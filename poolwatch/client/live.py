@@ -1,19 +1,18 @@
-"""The viewers' Source: the snapshots of all processes, joined with their servers.
+"""The source behind every face: the processes, joined with their servers.
 
-Which reading of PostgreSQL is used, for each pool:
+Who reads PostgreSQL, for each pool:
 
-1. With a DSN, the viewer reads that server, once a refresh for all processes. The
-   reading is used for the pools that are proven to be on it; the agents of the other
-   processes read their own servers.
-2. Without a DSN, each agent reads the servers of its own pools.
-3. Where an agent cannot, the viewer tries DATABASE_URL or its libpq environment, with
-   the same proof.
+1. With a DSN, the viewer reads that server, once a refresh for all processes. It speaks
+   for the pools that are proven to be on it; the agents of the others read theirs.
+2. Without one, every agent reads for its own pools.
+3. Where an agent cannot, DATABASE_URL or the libpq environment of the viewer is tried,
+   with the same proof.
 
-Proof that a pool is on the server of a DSN: the agent, over a connection made the way
-the pool makes its own, finds the same running server (ServerReading.identity). The
-agent is asked again whenever the two differ, so a restarted server is recognised. If
-the agent cannot read the server, a hold is proof: by its TCP port, or by its address if
-it is on this machine. The first such hold proves it for its whole pool.
+The proof that a pool is on the server of a DSN: its agent, over a connection made the
+pool's own way, finds the same running server (ServerReading.identity). It is asked
+again whenever the two differ, so a restarted server is recognised. Where the agent
+cannot tell, each hold has to prove it by its TCP port, or by its address on this same
+machine; the first that does speaks for its pool.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,22 +28,17 @@ from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
 from poolwatch.client.client import Client
 from poolwatch.client.processes import ProcessRegistry
-from poolwatch.client.server_view import (
+from poolwatch.client.server_view import Attribution, attribute
+from poolwatch.client.view import (
     PATIENCE_S,
-    SILENT,
-    Look,
-    ServerSource,
+    OwnReading,
+    View,
     down_of,
-    error_of,
-    explain,
-    hear,
-    hear_late,
+    is_on,
     pids_of,
-    use_agent,
-    use_where_at_home,
-    use_where_claimed,
 )
-from poolwatch.diagnosis.servers import ghosts, with_server
+from poolwatch.diagnosis.evidence import ServerEvidence
+from poolwatch.diagnosis.findings import of_servers
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Frozen, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
@@ -52,18 +46,18 @@ from poolwatch.protocol.sockets import Address
 from poolwatch.text.naming import numbered
 
 LINGER_S = 5.0
-"""How long agents leave their connections open for the next refresh."""
+"""How long an agent is asked to keep its connection for our next refresh."""
 
 _KNOWN_S = 1.0
-"""How long to wait for a server that has answered so far."""
-_ENDING_S = 0.25
+"""How long a server is waited for that has answered so far."""
+_ON_ITS_WAY_OUT_S = 0.25
 """How long a hold without a backend gets to end by itself."""
 ASK_AGAIN_S = 10.0
-"""Pause after an agent could not read the servers of its pools."""
+"""After an agent could not tell which server its pools are on."""
 
 
 class LiveSource:
-    """A Source of live snapshots. Not thread-safe."""
+    """A Source for the viewer. One thread at a time may call it."""
 
     def __init__(
         self,
@@ -80,7 +74,7 @@ class LiveSource:
     ) -> None:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
-        ``linger_s``: how long agents leave connections open for the next refresh.
+        ``linger_s``: how long agents keep their connection for our next refresh.
         """
         self._linger_s = linger_s
         self._client = client
@@ -92,65 +86,63 @@ class LiveSource:
         self._environment = reader(fallback) if fallback is not None else None
         self._processes = ProcessRegistry(client, self._calls, patience_s)
         self._ghosts: dict[Address, frozenset[str]] = {}
-        """By process: ids of the holds without a backend at the last snapshot."""
+        """By agent: holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
-        """If the server of the DSN does not answer: its last message."""
+        """The last words of the DSN's server, if it does not answer."""
         self.server_error: str | None = None
-        """What was wrong with the DSN at the last snapshot, in one sentence; also set
-        while there is no process."""
+        """The error of the DSN, one sentence, as of the last snapshot; also when no
+        process is found that would show it."""
 
     def snapshot(self) -> Snapshot:
-        """Return the snapshot of all processes, joined with their servers.
+        """Return all processes as they are now, joined with their servers.
 
-        Raises only what Client.agents() raises. Without any process the server of the
-        DSN is read all the same, so that a wrong DSN is reported early.
+        Raises only what finding the processes raises. If there are none, the server of
+        the DSN is read all the same, so that its error is shown early.
         """
         late = self._calls.late()
         try:
-            looks, unreachable = self._processes.ask(late)
+            views, unreachable = self._processes.ask(late)
         except NoProcessError as error:
-            self._use_dsn((), self._ask({}, late).get("dsn"))
+            self._read({}, late)
             if self.server_error is None:
                 raise
             why = f"{error}\n\nserver view: {self.server_error}"
             raise NoProcessError(why) from None
-        outcomes = self._ask(looks, late)
-        self._use_dsn(looks.values(), outcomes.get("dsn"))
-        for look in looks.values():
-            use_agent(look, look.pools)
-        self._use_evidence(looks.values(), outcomes.get("dsn"))
-        for look in looks.values():
-            explain(look, dsn=self._dsn is not None)
-        self._let_them_end({a: look.missing() for a, look in looks.items()})
-        joined = [
-            ghosts(look.joined(), self._still_open(address, look.missing()))
-            for address, look in looks.items()
+        views, own = self._read(views, late)
+        attributed = self._attribute(views, own)
+        for address, each in attributed.items():
+            self._processes.remember(address, each.memory)
+        self._let_them_end({a: each.missing for a, each in attributed.items()})
+        processes = numbered([each.process for each in attributed.values()])
+        seen = [
+            ServerEvidence(process, each.strays, self._still_out(address, each.missing))
+            for process, (address, each) in zip(
+                processes, attributed.items(), strict=True
+            )
         ]
-        return Snapshot(
-            processes=with_server(numbered(joined)), unreachable=unreachable
-        )
+        return Snapshot(processes=of_servers(seen), unreachable=unreachable)
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the incident snapshots of all processes, oldest first.
+        """Return the incident snapshots, the oldest first, and the silent processes.
 
-        Also returns the processes that failed. May be called from another thread while
-        a snapshot is taken. Raises what Client.agents() raises.
+        May be called while another thread takes a snapshot. Raises what finding the
+        processes raises.
         """
         return self._client.all_frozen()
 
     def _let_them_end(self, missing: Mapping[Address, frozenset[str]]) -> None:
-        """Give holds without a backend a moment to end, unless they had it before.
+        """Give holds without a backend a moment, unless they are known for that.
 
-        When a statement is cancelled, drivers close the connection first; the pool
-        takes it from its holder only then.
+        A connection may be on its way out: when a statement is cancelled, drivers close
+        the connection first, and then the pool takes it from its holder.
         """
         if any(m - self._ghosts.get(a, frozenset()) for a, m in missing.items()):
-            time.sleep(_ENDING_S)
+            time.sleep(_ON_ITS_WAY_OUT_S)
         self._ghosts = {}
 
-    def _still_open(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
-        """Those of the holds that are still open; asks the process if there are any."""
+    def _still_out(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
+        """The missing holds that are still open, by a further snapshot."""
         if not missing:
             return missing
         try:
@@ -171,99 +163,94 @@ class LiveSource:
         """Whether the server of the DSN did not answer at the last snapshot."""
         return self._dsn_down is not None
 
-    # -- asking ---------------------------------------------------------------------
+    def _read(
+        self, views: Mapping[Address, View], late: Mapping[Hashable, Outcome]
+    ) -> tuple[dict[Address, View], OwnReading | None]:
+        """Let our own connection and the agents read, all at the same time.
 
-    def _ask(
-        self, looks: Mapping[Address, Look], late: Mapping[Hashable, Outcome]
-    ) -> dict[Hashable, Outcome]:
-        """Let our own connection and the agents read, all at the same time."""
+        Returns the views with the agents' answers, and the reading of the DSN.
+        """
         if "dsn" in late:
             self._dsn_down = down_of(late["dsn"])
-        jobs: dict[Hashable, Callable[[], Any]] = {}
-        for address, look in looks.items():
-            if ("servers", address) in late:
-                hear_late(look, late["servers", address])
-            if self._agent_needed(look):
-                jobs["servers", address] = partial(
-                    self._client.servers, address, linger=self._linger_for(look)
-                )
-        any_pool = any(look.pools for look in looks.values())
+        views = {
+            address: view.hear_late(late["servers", address])
+            if ("servers", address) in late
+            else view
+            for address, view in views.items()
+        }
+        jobs: dict[Hashable, Callable[[], Any]] = {
+            ("servers", address): partial(
+                self._client.servers, address, linger=self._linger_for(view)
+            )
+            for address, view in views.items()
+            if self._agent_needed(view)
+        }
+        any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
-            jobs["dsn"] = partial(self._dsn.read, pids_of(looks.values()))
-        outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(looks))
-        for address, look in looks.items():
-            hear(look, outcomes.get(("servers", address)))
-        return outcomes
+            jobs["dsn"] = partial(self._dsn.read, pids_of(views.values()))
+        outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
+        now = time.monotonic()
+        heard = {
+            address: view.hear(outcomes.get(("servers", address)), now)
+            for address, view in views.items()
+        }
+        return heard, self._read_dsn(outcomes.get("dsn"))
 
-    def _limits(self, looks: Mapping[Address, Look]) -> dict[Hashable, float]:
+    def _read_dsn(self, outcome: Outcome | None) -> OwnReading | None:
+        if outcome is None:
+            return None
+        own = OwnReading.of("dsn", outcome, self._dsn_identity)
+        self.server_error, self._dsn_down = own.error, own.down
+        self._dsn_identity = own.identity
+        return own
+
+    def _attribute(
+        self, views: Mapping[Address, View], own: OwnReading | None
+    ) -> dict[Address, Attribution]:
+        """Join each process with its readings; asks the environment's server last."""
+        now = time.monotonic()
+        found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
+        lacking = {a: views[a] for a, each in found.items() if each.unread}
+        if self._environment is not None and lacking:
+            job = partial(self._environment.read, pids_of(lacking.values()))
+            outcome = self._calls.run({"environment": job}, self._patience_s)
+            own = OwnReading.of("environment", outcome["environment"])
+            now = time.monotonic()
+            for address, view in lacking.items():
+                found[address] = attribute(view, own, self._host, now)
+        return found
+
+    def _limits(self, views: Mapping[Address, View]) -> dict[Hashable, float]:
         """How long to wait for servers, so that the application is shown at once."""
         limits: dict[Hashable, float] = {}
-        for address, look in looks.items():
-            if look.memory.unread:
+        for address, view in views.items():
+            if view.memory.unread:
                 limits["servers", address] = BRIEF_S
-            elif look.memory.read_at:
+            elif view.memory.read_at:
                 limits["servers", address] = _KNOWN_S
         if self._dsn_down is not None:
             limits["dsn"] = BRIEF_S
         return limits
 
-    def _agent_needed(self, look: Look) -> bool:
-        if not look.pools or self._dsn is None:
-            return bool(look.pools)
-        if self._dsn_down and any(self._is_here(look, pool) for pool in look.pools):
+    def _agent_needed(self, view: View) -> bool:
+        if not view.pools or self._dsn is None:
+            return bool(view.pools)
+        if self._dsn_down and any(self._is_here(view, pool) for pool in view.pools):
             return True  # it may be back, and our own next attempt is seconds away
-        if any(pool in look.memory.hidden for pool in look.pools):
+        if any(pool in view.memory.hidden for pool in view.pools):
             return True
-        homes = look.memory.homes
-        if any(pool in homes and not self._is_here(look, pool) for pool in look.pools):
+        homes = view.memory.homes
+        if any(pool in homes and not self._is_here(view, pool) for pool in view.pools):
             return self._dsn_identity is not None
-        asked = look.memory.asked
+        asked = view.memory.asked
         recently = asked is not None and time.monotonic() - asked < ASK_AGAIN_S
-        return not recently and not all(pool in homes for pool in look.pools)
+        return not recently and not all(pool in homes for pool in view.pools)
 
-    def _linger_for(self, look: Look) -> float:
+    def _linger_for(self, view: View) -> float:
         """No longer than needed where the agent is only asked which server it is."""
-        elsewhere = any(not self._is_here(look, pool) for pool in look.memory.homes)
+        elsewhere = any(not self._is_here(view, pool) for pool in view.memory.homes)
         return self._linger_s if self._dsn is None or elsewhere else 0.0
 
-    def _is_here(self, look: Look, pool: str) -> bool:
+    def _is_here(self, view: View, pool: str) -> bool:
         """Whether the pool is proven to be on the server of the DSN."""
-        identity, _ = look.memory.homes.get(pool, (None, None))
-        return identity is not None and identity == self._dsn_identity
-
-    # -- using what came back -------------------------------------------------------
-
-    def _use_dsn(self, looks: Collection[Look], outcome: Outcome | None) -> None:
-        if outcome is None:
-            return
-        self.server_error = error_of(outcome, SILENT)
-        self._dsn_down = down_of(outcome)
-        if self.server_error is None:
-            self._dsn_identity = outcome.value.identity
-            for look in looks:
-                use_where_at_home(look, "dsn", outcome)
-            return
-        for look in looks:
-            here = [pool for pool in look.pools if self._is_here(look, pool)]
-            use_agent(look, here)
-            look.complain_down()
-            untold, homes = look.untold(), look.memory.homes
-            mine = [pool for pool in here if pool in untold]
-            look.complain(mine, "dsn", self.server_error, down=self._dsn_down)
-            elsewhere = homes if self._dsn_identity else {}
-            unknown = [p for p in untold if p not in here and p not in elsewhere]
-            look.complain(unknown, "dsn", self.server_error)
-
-    def _use_evidence(self, looks: Collection[Look], outcome: Outcome | None) -> None:
-        """For pools whose agent could not tell: each hold proves its own server."""
-        lacking = [look for look in looks if look.untold()]
-        source: ServerSource = "dsn"
-        if self._environment is not None and lacking:
-            source = "environment"
-            job = partial(self._environment.read, pids_of(lacking))
-            outcome = self._calls.run({source: job}, self._patience_s)[source]
-        if outcome is None or error_of(outcome, SILENT) is not None:
-            return
-        for look in lacking:
-            use_where_at_home(look, source, outcome)
-            use_where_claimed(look, source, outcome, self._host)
+        return is_on(view.memory, pool, self._dsn_identity)

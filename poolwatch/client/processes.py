@@ -14,7 +14,7 @@ from functools import partial
 
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
 from poolwatch.client.client import Client
-from poolwatch.client.server_view import Look, Memory, error_of, postgres_pools, utc
+from poolwatch.client.view import Memory, View, error_of, postgres_pools, utc
 from poolwatch.errors import NoProcessError, SilentError
 from poolwatch.model import Process, Unreachable
 from poolwatch.protocol import liveness
@@ -113,7 +113,7 @@ class ProcessRegistry:
 
     def ask(
         self, late: Mapping[Hashable, Outcome]
-    ) -> tuple[dict[Address, Look], tuple[Unreachable, ...]]:
+    ) -> tuple[dict[Address, View], tuple[Unreachable, ...]]:
         """Return the processes that answered, by address, and the unreachable ones.
 
         ``late``: outcomes of earlier calls. Raises what Client.agents() raises; not
@@ -130,12 +130,16 @@ class ProcessRegistry:
             if answer is not None and answer.error is None:
                 entry.answered_late(answer, self._patience_s)
         lost = self._without_socket(addresses)
-        looks = self._snapshots(addresses)
-        silent = self._silent(looks.keys() | lost.keys())
-        unreachable = (*lost.values(), *silent, *self._ended(looks))
+        views = self._snapshots(addresses)
+        silent = self._silent(views.keys() | lost.keys())
+        unreachable = (*lost.values(), *silent, *self._ended(views))
         if error is not None and not unreachable:
             raise error
-        return looks, unreachable
+        return views, unreachable
+
+    def remember(self, address: Address, memory: Memory) -> None:
+        """Keep what is to be remembered of a process until its next refresh."""
+        self._entries[address].memory = memory
 
     def _without_socket(
         self, addresses: Collection[Address]
@@ -172,7 +176,7 @@ class ProcessRegistry:
             time.sleep(0.01)
         self._removed.append(entry)
 
-    def _snapshots(self, addresses: Sequence[Address]) -> dict[Address, Look]:
+    def _snapshots(self, addresses: Sequence[Address]) -> dict[Address, View]:
         for address in addresses:
             self._entries[address].refresh_state()
         now = time.monotonic()
@@ -182,7 +186,7 @@ class ProcessRegistry:
             self._patience_s,
             limits={("view", a): self._entries[a].patience_s for a in due},
         )
-        looks: dict[Address, Look] = {}
+        views: dict[Address, View] = {}
         for address in due:
             entry, outcome = self._entries[address], outcomes["view", address]
             if error_of(outcome, _LATE) is not None or outcome.ended is None:
@@ -190,14 +194,14 @@ class ProcessRegistry:
                 continue
             entry.answered(outcome)
             process: Process = outcome.value
-            looks[address] = Look(
+            views[address] = View(
                 process,
                 outcome.began,
                 outcome.ended,
                 entry.memory,
                 postgres_pools(process),
             )
-        return looks
+        return views
 
     def _silent(self, others: Collection[Address]) -> list[Unreachable]:
         """Those not in ``others``; removes the ended and the no longer listening."""
@@ -212,9 +216,9 @@ class ProcessRegistry:
                 found.append(entry.unreachable())
         return found
 
-    def _ended(self, looks: Collection[Address]) -> list[Unreachable]:
+    def _ended(self, views: Collection[Address]) -> list[Unreachable]:
         """Those that ended recently; all of them while no process answers."""
-        if looks:
+        if views:
             after = time.monotonic() - ENDED_S
             self._removed = [each for each in self._removed if each.removed_at > after]
         del self._removed[:-_MAX_ENDED]

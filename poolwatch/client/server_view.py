@@ -1,26 +1,20 @@
-"""One process in one refresh: which reading speaks for which of its pools, and why not.
+"""Which reading of PostgreSQL speaks for which pool of one process, and why not.
 
-Filled in step by step by :mod:`poolwatch.client.live`, which does the asking.
+:mod:`poolwatch.client.live` asks the agents and reads the servers. Everything here is a
+function of the answers, of the process's own snapshot, and of what was remembered.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from poolwatch.client.calls import Outcome
-from poolwatch.diagnosis import servers as of_servers
-from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
-from poolwatch.model import Process, ServerStatus
+from poolwatch.client.view import SILENT, Memory, Moment, OwnReading, View, is_on, utc
+from poolwatch.model import Departed, Process, ServerStatus
 from poolwatch.postgres.join import Window, claimed, join, missing, strays
-from poolwatch.protocol.records import AgentReading, ServerReading
+from poolwatch.protocol.records import Backend, ServerReading
 
-PATIENCE_S = 3.0
-SILENT = "PostgreSQL has not answered in time"
-_NO_ANSWER = "the process has not answered in time when asked for its server view"
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
 _UNPROVEN = "not known which server this pool is on"
 _HIDDEN = (
@@ -31,267 +25,239 @@ _HIDDEN = (
 ServerSource = Literal["agent", "dsn", "environment"]
 
 
-@dataclass(slots=True)
-class Memory:
-    """What is remembered of one process between two refreshes."""
-
-    homes: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    """By pool id: identity of its server, and address in the words of its driver."""
-    hidden: set[str] = field(default_factory=set)
-    """Ids of the pools whose sessions our own role may not see."""
-    asked: float | None = None
-    answers: tuple[AgentReading, ...] = ()
-    """The agent's last answer: its readings are past, its errors still stand."""
-    read_at: dict[str, float] = field(default_factory=dict)
-    """By pool id: when its server last answered, on the monotonic clock."""
-    unread: bool = False
-    """The last answer was late, or was that a server does not answer."""
-    servers: tuple[ServerStatus, ...] = ()
-    """What was last shown."""
-
-
-@dataclass(slots=True)
-class Look:
-    """One process in one refresh, filled in step by step."""
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """One process joined with the readings of its servers."""
 
     process: Process
-    began: float
-    ended: float
+    strays: tuple[tuple[Departed, Backend], ...]
+    """Connections that the application has given up, with their living backends."""
+    missing: frozenset[str]
+    """Ids of holds that their server has no backend for."""
+    unread: tuple[str, ...]
+    """Ids of the pools on PostgreSQL that no reading speaks for."""
     memory: Memory
-    pools: tuple[str, ...]
-    """Ids of those on PostgreSQL."""
-    fresh: tuple[AgentReading, ...] = ()
-    """What the agent has read in this refresh, between ``asked`` and ``told``."""
-    asked: float = 0.0
-    told: float = 0.0
-    pending: str | None = None
-    """The message for an agent that was asked and has not answered yet."""
-    readings: dict[str, ServerReading] = field(default_factory=dict)
-    windows: dict[str, Window] = field(default_factory=dict)
-    servers: list[ServerStatus] = field(default_factory=list)
-    whole: set[str] = field(default_factory=set)
-    """Ids of the pools whose reading has all rows that were asked for."""
 
-    def missing(self) -> frozenset[str]:
-        """Ids of holds that their server has no backend for."""
-        whole = {pool: self.readings[pool] for pool in self.whole}
-        return missing(self.process, whole)
 
-    def untold(self) -> tuple[str, ...]:
-        """Ids of the pools for which nothing has been said yet."""
-        told = {pool for status in self.servers for pool in status.pools}
-        return tuple(pool for pool in self.pools if pool not in told)
+def attribute(view: View, own: OwnReading | None, host: str, now: float) -> Attribution:
+    """Decide which reading speaks for each pool, and join the process with it.
+
+    ``own`` is the viewer's own reading, ``host`` the name of the viewer's machine, and
+    ``now`` the time of ``time.monotonic()``. Of several readings the first one counts:
+    the DSN's for a pool that is proven to be on its server, then the agent's, then an
+    own reading that single holds prove to be of their server.
+    """
+    found = _Statuses(view, now)
+    reading = own.reading if own is not None else None
+    if own is not None and own.source == "dsn":
+        if reading is None:
+            _dsn_failed(found, own)
+        else:
+            _use_at_home(found, own, reading)
+    _use_agent(found, view.pools)
+    if own is not None and reading is not None:
+        _use_at_home(found, own, reading)
+        _use_claimed(found, own, reading, host)
+    _explain(found, dsn=own is not None and own.source == "dsn")
+    return found.join()
+
+
+class _Statuses:
+    """The readings and statuses found so far for the pools of one process."""
+
+    def __init__(self, view: View, now: float) -> None:
+        self.view = view
+        self.now = now
+        self.hidden = set(view.memory.hidden)
+        self._read_at = dict(view.memory.read_at)
+        self._readings: dict[str, ServerReading] = {}
+        self._windows: dict[str, Window] = {}
+        self._whole: set[str] = set()
+        """Ids of the pools whose reading has all rows that were asked for."""
+        self._servers: list[ServerStatus] = []
+
+    def open(self) -> tuple[str, ...]:
+        """Ids of the pools that have no status yet."""
+        done = {pool for status in self._servers for pool in status.pools}
+        return tuple(pool for pool in self.view.pools if pool not in done)
 
     def use(
         self,
         readings: Mapping[str, ServerReading],
         source: ServerSource,
         address: str | None,
-        moment: tuple[float, float],
+        moment: Moment,
         *,
         whole: bool = True,
     ) -> None:
-        """Join ``readings``, by pool, taken between the two ends of ``moment``.
+        """Use ``readings``, by pool, that were taken at ``moment``.
 
-        Not ``whole`` if there are rows left out: then a missing one means nothing.
+        Not ``whole`` if rows are left out: then a missing row means nothing.
         """
         if not readings:
             return
-        one = next(iter(readings.values()))
-        self.readings |= readings
+        self._readings |= readings
         if whole:
-            self.whole |= readings.keys()
-        window = (moment[0] - self.ended, moment[1] - self.began)
-        self.windows |= dict.fromkeys(readings, window)
-        self.memory.read_at |= dict.fromkeys(readings, moment[1])
+            self._whole |= readings.keys()
+        window = (moment[0] - self.view.ended, moment[1] - self.view.began)
+        self._windows |= dict.fromkeys(readings, window)
+        self._read_at |= dict.fromkeys(readings, moment[1])
+        one = next(iter(readings.values()))
         status = _status(tuple(readings), source, one, address)
-        if status.up_s is not None:  # as of the moment of the process's own picture
-            up_s = max(0.0, status.up_s - (moment[1] - self.ended))
+        if status.up_s is not None:  # as of the moment of the process's own snapshot
+            up_s = max(0.0, status.up_s - (moment[1] - self.view.ended))
             status = replace(status, up_s=up_s)
-        self.servers.append(status)
+        self._servers.append(status)
 
-    def complain(
+    def fail(
         self, pools: Iterable[str], source: ServerSource, why: str, **more: Any
     ) -> None:
-        """Say for ``pools`` why there is no server's side to them, now.
+        """Say for those of ``pools`` without a status why they have no reading.
 
         ``more`` are fields of the status. What was known of the server stays.
         """
-        pools = tuple(pools)
+        left = self.open()
+        pools = tuple([pool for pool in pools if pool in left])
         if not pools:
             return
         known = self._known(pools) or ServerStatus(pools, source, why)
-        read_at = [self.memory.read_at[p] for p in pools if p in self.memory.read_at]
+        read_at = [self._read_at[pool] for pool in pools if pool in self._read_at]
         now: dict[str, Any] = {"read_s": None, "down": None}
         if read_at:
-            silent_s = time.monotonic() - max(read_at)
+            silent_s = self.now - max(read_at)
             now |= {"silent_s": silent_s, "since": utc(silent_s)}
         now |= more
         if known.address is not None:
             now.pop("address", None)
-        told = {"pools": pools, "source": source, "error": why, **now}
-        self.servers.append(replace(known, **told))
+        changes = {"pools": pools, "source": source, "error": why, **now}
+        self._servers.append(replace(known, **changes))
 
     def _known(self, pools: Collection[str]) -> ServerStatus | None:
-        """What was last shown of the server of these pools, if they are on one."""
-        found = [s for s in self.memory.servers if not set(pools).isdisjoint(s.pools)]
+        """The last status of the server of these pools, if they are on one server."""
+        last = self.view.memory.servers
+        found = [s for s in last if not set(pools).isdisjoint(s.pools)]
         same = len({status.identity or status.address for status in found}) == 1
         return found[0] if same else None
 
-    def complain_down(self) -> None:
-        """Report the servers that do not answer the agent as down."""
-        for answer in self.memory.answers:
-            if answer.down is not None:
-                untold = self.untold()
-                self.complain(
-                    (pool for pool in answer.pools if pool in untold),
-                    "agent",
-                    answer.error or answer.down,
-                    down=answer.down,
-                    address=answer.address,
-                )
-
-    def joined(self) -> Process:
-        """Return the process with all that was given."""
-        self.memory.servers = tuple(self.servers)
-        process = join(self.process, self.readings, windows=self.windows)
+    def join(self) -> Attribution:
+        """Join the process with the readings."""
+        view, memory = self.view, self.view.memory
+        servers = tuple(self._servers)
+        process = join(view.process, self._readings, windows=self._windows)
+        homes = dict(memory.homes)
         for hold in process.holds:
-            if hold.server and hold.connection and hold.pool not in self.memory.homes:
-                home = self.readings[hold.pool].identity, hold.connection.address
-                self.memory.homes[hold.pool] = home
-        left = strays(process, self.readings, self.windows)
-        findings = (*process.findings, *of_servers.strays(left))
-        return replace(process, servers=tuple(self.servers), findings=findings)
+            if hold.server and hold.connection and hold.pool not in homes:
+                home = self._readings[hold.pool].identity, hold.connection.address
+                homes[hold.pool] = home
+        whole = {pool: self._readings[pool] for pool in self._whole}
+        return Attribution(
+            process=replace(process, servers=servers),
+            strays=strays(process, self._readings, self._windows),
+            missing=missing(process, whole),
+            unread=tuple([p for p in view.pools if p not in self._readings]),
+            memory=replace(
+                memory,
+                homes=homes,
+                hidden=frozenset(self.hidden),
+                read_at=self._read_at,
+                servers=servers,
+            ),
+        )
 
 
-def hear(look: Look, outcome: Outcome | None) -> None:
-    """Take in what the agent answered, if it was asked."""
-    if outcome is None:
-        return
-    if outcome.ended is None:
-        look.memory.unread = True
-        # an agent answers within 2.5 s, whether its server does or not
-        soon = time.monotonic() - outcome.began < PATIENCE_S
-        look.pending = SILENT if soon else _NO_ANSWER
-        return
-    look.asked, look.told = outcome.began, outcome.ended
-    if hear_late(look, outcome):
-        look.fresh = look.memory.answers
+def _dsn_failed(found: _Statuses, own: OwnReading) -> None:
+    """Use the agent's readings, or the DSN's error, for pools on the DSN's server."""
+    homes = found.view.memory.homes
+    here = [p for p in found.view.pools if is_on(found.view.memory, p, own.identity)]
+    _use_agent(found, here)
+    _agents_servers_down(found)
+    error = own.error or SILENT
+    left = found.open()
+    elsewhere = homes if own.identity else {}
+    found.fail(here, "dsn", error, down=own.down)
+    unknown = [pool for pool in left if pool not in here and pool not in elsewhere]
+    found.fail(unknown, "dsn", error)
 
 
-def hear_late(look: Look, outcome: Outcome) -> bool:
-    """Remember an answer, though its readings may be past; False if there is none."""
-    look.memory.asked, look.memory.unread = outcome.ended, False
-    why = error_of(outcome, _NO_ANSWER)
-    if why is not None:
-        look.memory.answers = (AgentReading(look.pools, None, why),)
-        return False
-    look.memory.answers = tuple(outcome.value)
-    look.memory.unread = any(answer.down for answer in look.memory.answers)
-    for answer in look.memory.answers:
-        if answer.reading is not None:
-            home = answer.reading.identity, answer.reading.address
-            look.memory.homes |= dict.fromkeys(answer.pools, home)
-    return True
-
-
-def use_where_at_home(look: Look, source: ServerSource, outcome: Outcome) -> None:
-    """Use a reading of ours for the pools that are proven to be on that server."""
-    reading, moment = _read(outcome)
-    homes = look.memory.homes
+def _use_at_home(found: _Statuses, own: OwnReading, reading: ServerReading) -> None:
+    """Use an own reading for the pools that are proven to be on that server."""
+    homes = found.view.memory.homes
     here = {
         pool: replace(reading, address=homes[pool][1])
-        for pool in look.untold()
-        if pool in homes and homes[pool][0] == reading.identity
-        if not _is_hidden(look, pool, reading)
+        for pool in found.open()
+        if is_on(found.view.memory, pool, reading.identity)
+        if not _is_hidden(found, pool, reading)
     }
-    look.use(here, source, reading.address, moment)
+    found.use(here, own.source, reading.address, own.moment)
 
 
-def use_where_claimed(
-    look: Look, source: ServerSource, outcome: Outcome, host: str
+def _use_claimed(
+    found: _Statuses, own: OwnReading, reading: ServerReading, host: str
 ) -> None:
-    """Use it also for single holds that prove by themselves to be on that server."""
-    reading, moment = _read(outcome)
-    address = reading.address if look.process.host == host else None
-    found = {
-        pool: claimed(look.process, pool, reading, address)
-        for pool in look.untold()
-        if pool not in look.memory.homes and not _is_hidden(look, pool, reading)
+    """Use an own reading for single holds that prove to be on that server."""
+    process, homes = found.view.process, found.view.memory.homes
+    address = reading.address if process.host == host else None
+    rows = {
+        pool: claimed(process, pool, reading, address)
+        for pool in found.open()
+        if pool not in homes and not _is_hidden(found, pool, reading)
     }
-    proven = {pool: rows for pool, rows in found.items() if rows.backends}
-    look.use(proven, source, reading.address, moment, whole=False)
+    proven = {pool: each for pool, each in rows.items() if each.backends}
+    found.use(proven, own.source, reading.address, own.moment, whole=False)
 
 
-def _is_hidden(look: Look, pool: str, reading: ServerReading) -> bool:
-    """Whether our role sees no more than the pids; the agent's own role may see all."""
-    pids = {hold.backend_pid for hold in look.process.holds if hold.pool == pool}
+def _is_hidden(found: _Statuses, pool: str, reading: ServerReading) -> bool:
+    """Whether the viewer's role sees no more than the pids of a pool's sessions.
+
+    The agent's own role may see all of them.
+    """
+    pids = {hold.backend_pid for hold in found.view.process.holds if hold.pool == pool}
     hidden = any(b.age_s is None for b in reading.backends if b.pid in pids)
-    (look.memory.hidden.add if hidden else look.memory.hidden.discard)(pool)
+    (found.hidden.add if hidden else found.hidden.discard)(pool)
     return hidden
 
 
-def use_agent(look: Look, pools: Collection[str]) -> None:
+def _use_agent(found: _Statuses, pools: Collection[str]) -> None:
     """Use the agent's readings for those of ``pools`` that have no status yet."""
-    untold = [pool for pool in look.untold() if pool in pools]
-    for answer in look.fresh:
+    left = [pool for pool in found.open() if pool in pools]
+    for answer in found.view.fresh:
         if answer.reading is not None:
-            mine = {pool: answer.reading for pool in answer.pools if pool in untold}
-            moment = (look.asked, look.told)
-            look.use(mine, "agent", answer.reading.address, moment)
+            mine = {pool: answer.reading for pool in answer.pools if pool in left}
+            found.use(mine, "agent", answer.reading.address, found.view.fresh_at)
 
 
-def explain(look: Look, dsn: bool) -> None:
-    """Say why, for each pool that is still left."""
-    look.complain_down()
-    if dsn and not look.pending:
-        hidden = look.memory.hidden
-        look.complain((p for p in look.untold() if p in hidden), "dsn", _HIDDEN)
-    for answer in look.memory.answers:
+def _agents_servers_down(found: _Statuses) -> None:
+    """Report the servers that do not answer the agent as down."""
+    for answer in found.view.memory.answers:
+        if answer.down is not None:
+            found.fail(
+                answer.pools,
+                "agent",
+                answer.error or answer.down,
+                down=answer.down,
+                address=answer.address,
+            )
+
+
+def _explain(found: _Statuses, *, dsn: bool) -> None:
+    """Say why, for each pool that is left without a reading."""
+    pending = found.view.pending
+    _agents_servers_down(found)
+    if dsn and not pending:
+        hidden = [pool for pool in found.open() if pool in found.hidden]
+        found.fail(hidden, "dsn", _HIDDEN)
+    for answer in found.view.memory.answers:
         why = answer.error if answer.enabled else _SWITCHED_OFF
-        if why is None or look.pending:
+        if why is None or pending:
             continue
         if dsn:
             why = f"not proven to be on the server of the DSN ({why})"
         elif not answer.enabled:
             why += ": give --dsn"
-        untold = look.untold()
-        mine = (pool for pool in answer.pools if pool in untold)
-        look.complain(
-            mine, "agent", why, enabled=answer.enabled, address=answer.address
+        found.fail(
+            answer.pools, "agent", why, enabled=answer.enabled, address=answer.address
         )
-    look.complain(look.untold(), "agent", look.pending or _UNPROVEN)
-
-
-def _read(outcome: Outcome) -> tuple[ServerReading, tuple[float, float]]:
-    """A reading of our own and when it was taken; what came before was connecting."""
-    reading: ServerReading = outcome.value
-    ended = outcome.ended or outcome.began
-    began = outcome.began if reading.read_s is None else ended - reading.read_s
-    return reading, (began, ended)
-
-
-def error_of(outcome: Outcome, late: str) -> str | None:
-    """One sentence if the call failed or is late; what is no word of ours is raised."""
-    if outcome.ended is None:
-        return late
-    if outcome.error is not None and not isinstance(outcome.error, PoolwatchError):
-        raise outcome.error
-    return None if outcome.error is None else str(outcome.error)
-
-
-def utc(ago_s: float = 0.0) -> str:
-    """Return the time of so many seconds ago, in ISO 8601."""
-    at = datetime.now(UTC) - timedelta(seconds=ago_s)
-    return at.isoformat(timespec="milliseconds")
-
-
-def down_of(outcome: Outcome) -> str | None:
-    """What the server or its driver said if it does not answer; None if it does."""
-    if outcome.ended is None:
-        return NO_ANSWER
-    error = outcome.error
-    return error.words if isinstance(error, ServerDownError) else None
+    found.fail(found.open(), "agent", pending or _UNPROVEN)
 
 
 def _status(
@@ -313,23 +279,3 @@ def _status(
         identity=reading.identity,
         up_s=reading.up_s,
     )
-
-
-def postgres_pools(process: Process) -> tuple[str, ...]:
-    """Ids of the pools that are on PostgreSQL, as far as one can know."""
-    with_backend = {hold.pool for hold in process.holds if hold.backend_pid is not None}
-    return tuple(
-        pool.id
-        for pool in process.pools
-        if (pool.url.startswith("postgres") if pool.url else pool.id in with_backend)
-    )
-
-
-def pids_of(looks: Iterable[Look]) -> set[int]:
-    """The backends of all holds on PostgreSQL, and of connections closed of late."""
-    pids = set()
-    for look in looks:
-        known = [(hold.pool, hold.backend_pid) for hold in look.process.holds]
-        known += [(gone.pool, gone.backend_pid) for gone in look.process.departed]
-        pids |= {pid for pool, pid in known if pid is not None and pool in look.pools}
-    return pids

@@ -1,10 +1,8 @@
-"""What is wrong, and how we know: pure functions over records.
+"""Diagnosis: pure functions from evidence to verdicts and findings.
 
 A verdict is about one hold; a finding is one thing that is wrong. Each comes with its
-proof, because a false accusation is as bad as a missed leak: nothing is said here that
-the records do not show.
+proof, because a false accusation is as bad as a missed leak.
 
-Of single holds and call sites (:mod:`~poolwatch.diagnosis.holds`), of pools
-(:mod:`~poolwatch.diagnosis.pools`), and of what the server says
-(:mod:`~poolwatch.diagnosis.servers`).
+:mod:`~poolwatch.diagnosis.findings` has the list of everything that is diagnosed, and
+:mod:`~poolwatch.diagnosis.evidence` the records that it is made of.
 """

@@ -8,19 +8,19 @@ from poolwatch.model import LATEST, Finding, Made, PoolStats, Severity
 from poolwatch.text.format import duration, place, plural
 
 _MANY = 5
-"""Pools that are more than a few reloads of a configuration make."""
+"""Pools made at one line: more than a few reloads of a configuration make."""
 _PILE = 3
-"""So many of them alive, each with a connection, and they pile up."""
+"""Pools of one line that are alive and connected: so many pile up."""
 _WINDOW_S = 600.0
-"""Making LATEST pools within it is no rare event, even if none of them lasts."""
+"""LATEST pools made within this time are churn, even if none of them lasts."""
 _LARGE = 25
-"""Open connections of theirs that are a quarter of what PostgreSQL usually has."""
+"""Open connections that make it critical: a quarter of PostgreSQL's usual limit."""
 
 
 def churned(made: Iterable[Made], pools: Iterable[PoolStats]) -> list[Finding]:
-    """Of places inside a function that made many pools with equal arguments.
+    """``pool_churn``, for each function that made many pools with equal arguments.
 
-    A module makes its pools once, and a call of a comprehension a fixed set of them.
+    A module makes its pools once, and a comprehension makes a fixed set of them.
     """
     stats = {pool.id: pool for pool in pools}
     return [

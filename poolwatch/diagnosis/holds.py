@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from poolwatch.diagnosis.common import ids, places
-from poolwatch.diagnosis.pools import still_there
+from poolwatch.diagnosis.common import ids, places, still_running
+from poolwatch.diagnosis.evidence import JudgedHold
 from poolwatch.model import (
     Collected,
     Finding,
+    FindingKind,
     Frame,
     Hold,
     InheritedUse,
@@ -22,18 +23,36 @@ from poolwatch.model import (
 from poolwatch.text.format import duration, place, plural, taken_at, whence
 
 _RECENT_S = 600.0
-"""How long a call site that used a connection of the parent process is reported."""
+"""How long the use of a parent's connection is reported after it has ended."""
 _IN_USE = "in use by "
-"""How the evidence begins of a hold that was found in use."""
+"""Begins the evidence of a hold that was found in use."""
 
 
 class _Wording(NamedTuple):
     severity: Severity
     text: str
     remedy: str
+    proof: str = ""
+    """Empty where the evidence of the hold is the proof."""
 
 
-_PER_SITE = {
+_COLLECTED = _Wording(
+    "warning",
+    "{where} dropped {many} without returning",
+    "Use a with block, or close() in a finally clause.",
+    "nobody called close(): the connection object was already dead when its connection "
+    "came back",
+)
+_LOST = _Wording(
+    "critical",
+    "{where} dropped {many} without returning: pool {pool!r} has lost {lost}",
+    "Use a with block (pool.connection()), or putconn() in a finally clause. The pool "
+    "does not replace a connection that was dropped: {lost} stay lost until the pool "
+    "is made anew.",
+    "nobody has given back what was taken there: the connection object is gone, and "
+    "the pool still counts it as lent",
+)
+_PER_SITE: dict[FindingKind, _Wording] = {
     "leaked.collected": _Wording(
         "critical",
         "{where} dropped {many} without returning {them}: the pool has lost {them} for "
@@ -68,33 +87,29 @@ _PER_SITE = {
 }
 
 
-def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
-    """Findings about single holds, one per kind, pool and call site.
-
-    Takes holds with the kind their judgement amounts to; kinds that have no finding of
-    their own (a statement is running: the server tells more) are left out.
-    """
-    groups: dict[tuple[str, str, Frame | None], list[Hold]] = defaultdict(list)
-    for hold, kind in judged:
-        if kind in _PER_SITE:
+def of_holds(judged: Iterable[JudgedHold]) -> list[Finding]:
+    """Findings about single holds, one per kind, pool and call site."""
+    groups: dict[tuple[FindingKind, str, Frame | None], list[Hold]] = defaultdict(list)
+    for hold, kind, _ in judged:
+        if kind is not None:
             groups[kind, hold.pool, hold.site].append(hold)
     findings = []
     for (kind, pool, site), group in groups.items():
-        severity, text, remedy = _PER_SITE[kind]
+        wording = _PER_SITE[kind]
         oldest = max(group, key=lambda hold: hold.held_s)
         findings.append(
             Finding(
                 kind=kind,
-                severity=severity,
+                severity=wording.severity,
                 pool=pool,
-                text=text.format(
+                text=wording.text.format(
                     where=whence(site, *(hold.caller for hold in group)),
                     many=plural(len(group), "connection"),
                     them="it" if len(group) == 1 else "them",
                     age=duration(oldest.held_s),
                 ),
                 proof="; ".join(oldest.evidence),
-                remedy=remedy,
+                remedy=wording.remedy,
                 holds=ids(group),
                 sites=places(site),
             )
@@ -103,10 +118,10 @@ def of_holds(judged: Iterable[tuple[Hold, str | None]]) -> list[Finding]:
 
 
 def leaves_open(process: Process) -> bool:
-    """Whether a verdict may be missing because something was not looked at.
+    """Whether a verdict may be missing because the search was not complete.
 
-    That is so of a hold whose code has returned, or whose holder has ended, and that
-    was found neither leaked nor in use.
+    That is so if a hold whose code has returned, or whose holder has ended, was found
+    neither leaked nor in use.
     """
     return bool(process.left_out) and any(map(_is_undecided, process.holds))
 
@@ -114,49 +129,29 @@ def leaves_open(process: Process) -> bool:
 def _is_undecided(hold: Hold) -> bool:
     if hold.verdict == "leaked" or any(e.startswith(_IN_USE) for e in hold.evidence):
         return False
-    return not hold.now or (hold.verdict == "long" and not still_there(hold))
+    return not hold.now or (hold.verdict == "long" and not still_running(hold))
 
 
 def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
-    """``leaked.collected``: connections that came back only by garbage collection.
+    """``leaked.collected``: connections that the application dropped.
 
-    Takes their call sites, and how many each has dropped.
+    The garbage collector returned them, or the pool never gets their slots back.
     """
-    if pool.lost_slots:
-        return _lost(pool, sites)
+    lost = plural(pool.lost_slots, "slot") + f" of {pool.slots or 0}"
+    wording = _LOST if pool.lost_slots else _COLLECTED
     return [
         Finding(
             kind="leaked.collected",
-            severity="warning",
+            severity=wording.severity,
             pool=pool.id,
-            text=f"{whence(each.site, *each.callers)} dropped "
-            f"{plural(each.count, 'connection')} without returning",
-            proof="nobody called close(): the connection object was already dead when "
-            "its connection came back",
-            remedy="Use a with block, or close() in a finally clause.",
-            sites=(each.site,),
-        )
-        for each in sites
-    ]
-
-
-def _lost(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
-    """The same, of a pool that never replaces them."""
-    lost = plural(pool.lost_slots, "slot")
-    slots = pool.slots or 0
-    return [
-        Finding(
-            kind="leaked.collected",
-            severity="critical",
-            pool=pool.id,
-            text=f"{whence(each.site, *each.callers)} dropped "
-            f"{plural(each.count, 'connection')} without "
-            f"returning: pool {pool.name!r} has lost {lost} of {slots}",
-            proof="nobody has given back what was taken there: the connection object "
-            "is gone, and the pool still counts it as lent",
-            remedy="Use a with block (pool.connection()), or putconn() in a finally "
-            "clause. The pool does not replace a connection that was dropped: "
-            f"{lost} of {slots} stay lost until the pool is made anew.",
+            text=wording.text.format(
+                where=whence(each.site, *each.callers),
+                many=plural(each.count, "connection"),
+                pool=pool.name,
+                lost=lost,
+            ),
+            proof=wording.proof,
+            remedy=wording.remedy.format(lost=lost),
             sites=(each.site,),
         )
         for each in sites
@@ -164,8 +159,8 @@ def _lost(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
 
 
 def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
-    """``held_across_io`` of a call site, without any threshold: most of the time that
-    its many holds lasted was not spent in SQL.
+    """``held_across_io`` of a call site, whatever the threshold: most of the time that
+    its holds lasted was not spent in SQL.
     """
     return [
         Finding(
@@ -188,7 +183,7 @@ def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
 
 
 def _share_of_sql(outside: Outside) -> float:
-    """Of the time in which the holder did not wait for another connection."""
+    """Share of the held time, without the time spent waiting for another connection."""
     return outside.in_sql_s / (outside.held_s - outside.pool_wait_s)
 
 
@@ -205,22 +200,25 @@ def _rest(outside: Outside) -> float:
 
 
 def fork_shared(
-    pool: PoolStats, holds: Sequence[Hold], uses: Iterable[InheritedUse]
+    pool: PoolStats, holds: Iterable[JudgedHold], uses: Iterable[InheritedUse]
 ) -> list[Finding]:
     """``fork_shared``: two processes use one connection.
 
-    ``holds`` are out now; ``uses`` are reported where there is no such hold.
+    A past use is reported where no such hold is open now.
     """
+    shared = [each.hold for each in holds if each.evidence.inherited]
     found = [
-        _fork_shared(pool, hold.site, taken_at(hold), hold.backend_pid, "", (hold.id,))
-        for hold in holds
+        _fork_shared(
+            pool, hold.site, taken_at(hold), hold.backend_pid, holds=(hold.id,)
+        )
+        for hold in shared
     ]
-    held = {hold.site for hold in holds}
+    sites = {hold.site for hold in shared}
     for use in uses:
-        site, pid = use.site, use.backend_pid
-        if use.ago_s < _RECENT_S and site not in held:
+        if use.ago_s < _RECENT_S and use.site not in sites:
             when = f"; last taken here {duration(use.ago_s)} ago"
-            found.append(_fork_shared(pool, site, place(site), pid, when, ()))
+            where = place(use.site)
+            found.append(_fork_shared(pool, use.site, where, use.backend_pid, when))
     return found
 
 
@@ -229,8 +227,8 @@ def _fork_shared(  # noqa: PLR0917 - one finding, made of two records
     site: Frame | None,
     where: str,
     backend_pid: int | None,
-    when: str,
-    holds: tuple[str, ...],
+    when: str = "",
+    holds: tuple[str, ...] = (),
 ) -> Finding:
     return Finding(
         kind="fork_shared",

@@ -1,4 +1,4 @@
-"""What the options of a pool are called, by its kind: advice is a line to copy."""
+"""Names of a pool's options, by the kind of pool: advice is a line to copy."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a kind of pool is told what is advised."""
+    """The option names of one kind of pool."""
 
     made_by: str
     size: str
-    """What says how many connections it may have."""
+    """The option for the number of connections."""
     keep: str | None
-    """What to raise so that it keeps more of them; None if it keeps all, or none."""
+    """Options that make it keep more connections; None if it keeps all, or none."""
     kept: str
-    """What becomes of those that it does not keep."""
+    """What happens to connections that it does not keep."""
     test: str | None
-    """What has it test connections before it lends them; None if nothing does."""
+    """The option to test connections before they are lent; None if there is none."""
 
     def line(self, options: str) -> str:
         """The line that makes such a pool with these options."""
@@ -71,5 +71,5 @@ _KINDS = {
 
 
 def options_of(kind: str) -> Options:
-    """Those of a kind of pool: of SQLAlchemy's, if it is none of the drivers'."""
+    """The options of a kind of pool: SQLAlchemy's, unless it is a driver's."""
     return _KINDS.get(kind, _ENGINE)

@@ -1,60 +1,23 @@
-"""Findings that only the server can prove: locks, idle transactions, lost backends, and
-whether it has enough connections for all pools.
-"""
+"""Findings about whole servers: whether they answer, and have enough connections."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from poolwatch.diagnosis.common import by_severity, ids, places
 from poolwatch.errors import NO_ANSWER
-from poolwatch.model import Departed, Finding, Hold, PoolStats, Process, ServerStatus
-from poolwatch.protocol.records import Backend
-from poolwatch.text.format import clock, duration, plural, server_in, taken_at
+from poolwatch.model import Finding, PoolStats, Process, ServerStatus
+from poolwatch.text.format import clock, duration, plural, server_in
 
-Key = tuple[str | None, int | None]
-"""A server by its address, and a backend pid on it."""
 _MOST_NAMED = 6
 """Pools that are named; the others are counted."""
-
-
-def with_server(processes: Sequence[Process]) -> tuple[Process, ...]:
-    """Add what only the server can prove: lock waits, idle transactions, whether it
-    answers, and whether it has enough connections.
-
-    Takes processes whose holds are joined with their server rows already. Backend pids
-    are compared only between processes that look at the same server.
-    """
-    holders: dict[Key, tuple[Process, Hold]] = {
-        (server.address, hold.backend_pid): (process, hold)
-        for process in processes
-        for hold, server in _joined(process)
-    }
-    too_many = over_capacity(processes)
-    down = server_down(processes)
-    return tuple(
-        replace(
-            process,
-            findings=by_severity(
-                [
-                    *down.get(number, ()),
-                    *process.findings,
-                    *_server_findings(process, holders),
-                    *too_many.get(number, ()),
-                ]
-            ),
-        )
-        for number, process in enumerate(processes)
-    )
 
 
 def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     """``over_capacity``: the pools of all processes can open more than the server has.
 
-    Said once for a server: with the process, by its number, whose pools can open most
-    of them. It is of no single pool.
+    One finding for each server, with the process (by its index) whose pools can open
+    the most connections.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
     for server, pools in _by_server(processes):
@@ -70,8 +33,8 @@ _Pools = list[tuple[int, Process, PoolStats]]
 def server_down(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     """``server_down``: a server that pools are connected to does not answer.
 
-    Said once for a server: with the first process, by its number, that has a pool on
-    it. Two statuses are of one server if its identity or its address says so.
+    One finding for each server, with the first process (by its index) that has a pool
+    on it. Two statuses with the same identity or address are of one server.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
     for statuses, pools in _silent_servers(processes):
@@ -84,7 +47,7 @@ _Silent = list[tuple[list[ServerStatus], _Pools]]
 
 
 def _silent_servers(processes: Sequence[Process]) -> _Silent:
-    """Each server that does not answer: all that is said of it, and the pools on it."""
+    """Each server that does not answer: its statuses, and the pools on it."""
     found: list[tuple[set[str], list[ServerStatus], _Pools]] = []
     for number, process in enumerate(processes):
         known = {pool.id: pool for pool in process.pools}
@@ -101,7 +64,7 @@ def _silent_servers(processes: Sequence[Process]) -> _Silent:
 
 
 def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
-    """What tells this server from others. A local address means one host's own."""
+    """Names that identify a server; a local address only does so on its host."""
     address = _address_of(status, pools)
     host = pools[0][1].host if pools and _is_local(address) else ""
     names = {f"{host} {address}"} if address else set()
@@ -111,7 +74,7 @@ def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
 
 
 def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
-    """Where the server is: as its connections say, else as the pool's URL does."""
+    """The server's address by its connections, else by the pool's URL."""
     return status.address or next(
         (found for _, _, pool in pools if (found := server_in(pool.url))), None
     )
@@ -150,7 +113,7 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
 
 
 def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]]:
-    """Each server that was read, as last read, with all pools that are on it."""
+    """Each server that was read, with its last status and all pools on it."""
     servers: dict[str, ServerStatus] = {}
     pools: dict[str, _Pools] = defaultdict(list)
     for number, process in enumerate(processes):
@@ -197,7 +160,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 
 def _is_unlimited(pool: PoolStats) -> bool:
-    """Whether it opens as many as are asked for, rather than an unknown number."""
+    """Whether the pool is known to have no limit."""
     return pool.capacity is None and (pool.kind == "NullPool" or pool.size is not None)
 
 
@@ -223,174 +186,3 @@ def _largest(pools: _Pools) -> int:
     for number, _, pool in pools:
         sums[number] += pool.capacity or 0
     return max(sums, key=lambda number: (sums[number], -number))
-
-
-def _joined(process: Process) -> list[tuple[Hold, ServerStatus]]:
-    servers = {pool: server for server in process.servers for pool in server.pools}
-    return [
-        (hold, servers[hold.pool])
-        for hold in process.holds
-        if hold.server is not None and hold.pool in servers
-    ]
-
-
-def _server_findings(
-    process: Process, holders: Mapping[Key, tuple[Process, Hold]]
-) -> list[Finding]:
-    long_after = {pool.id: pool.long_after_s for pool in process.pools}
-    findings = []
-    for hold, server in _joined(process):
-        row = hold.server
-        assert row is not None  # _joined takes no others
-        if row.blocked_by:
-            blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
-            findings.append(_lock_wait(hold, [each for each in blockers if each]))
-        age, limit = row.state_age_s or 0.0, long_after[hold.pool]
-        if hold.verdict == "ok" or limit is None or age < limit:
-            continue
-        if (row.state or "").startswith("idle in transaction"):
-            findings.append(_idle_in_transaction(hold, age))
-        elif row.state == "active" and not row.blocked_by:
-            findings.append(_slow_query(hold, age))
-    return findings
-
-
-def _lock_wait(hold: Hold, blockers: Sequence[tuple[Process, Hold]]) -> Finding:
-    row = hold.server
-    assert row is not None  # the caller read blocked_by from it
-    pids = ", ".join(map(str, row.blocked_by))
-    names = [
-        f"{taken_at(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
-        f"pid {blocker.backend_pid})"
-        for _, blocker in blockers
-    ]
-    by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
-    return Finding(
-        kind="lock_wait",
-        severity="critical",
-        pool=hold.pool,
-        text=f"{taken_at(hold)} is blocked by {by}",
-        proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
-        f"{duration(row.state_age_s)}",
-        remedy="Commit or roll back the blocking transaction before slow work.",
-        holds=(hold.id,),
-        sites=places(hold.site, *(blocker.site for _, blocker in blockers)),
-    )
-
-
-def _idle_in_transaction(hold: Hold, age: float) -> Finding:
-    return Finding(
-        kind="idle_in_transaction",
-        severity="warning",
-        pool=hold.pool,
-        text=f"{taken_at(hold)} has been idle in a transaction for {duration(age)}",
-        proof=f"pg_stat_activity: backend {hold.backend_pid} is "
-        f"{hold.server.state if hold.server else '?'}",
-        remedy="Commit before work that does not need the database.",
-        holds=(hold.id,),
-        sites=places(hold.site),
-    )
-
-
-def _slow_query(hold: Hold, age: float) -> Finding:
-    return Finding(
-        kind="slow_query",
-        severity="warning",
-        pool=hold.pool,
-        text=f"{taken_at(hold)} has waited {duration(age)} for one statement",
-        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
-        "the time, and waits for nobody's lock",
-        remedy="Look at the statement (EXPLAIN), not at the pool.",
-        holds=(hold.id,),
-        sites=places(hold.site),
-    )
-
-
-def strays(left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
-    """``stray_session``: the application has given a connection up, the server has not.
-
-    Takes such connections with their backends.
-    """
-    return [
-        Finding(
-            kind="stray_session",
-            severity="warning",
-            pool=gone.pool,
-            text=f"backend {backend.pid} still serves a connection that the "
-            f"application gave up {duration(gone.closed_s)} ago "
-            f"({backend.row.state or '?'})",
-            proof="no hold and no idle connection of the pool is its own; pid and age "
-            "are those of the closed connection",
-            remedy="Let the statement end, or SELECT "
-            f"pg_terminate_backend({backend.pid}); give statements a "
-            "statement_timeout.",
-        )
-        for gone, backend in left
-    ]
-
-
-def ghosts(process: Process, holds: Iterable[str]) -> Process:
-    """Add ``ghost``: holds, by id, that the server has no backend for.
-
-    One for each server: when it was restarted, all holds on it are ghosts at once.
-    """
-    wanted = set(holds)
-    servers = {pool: server for server in process.servers for pool in server.pools}
-    groups: dict[str | None, list[Hold]] = defaultdict(list)
-    for hold in process.holds:
-        if hold.id in wanted:
-            server = servers.get(hold.pool)
-            name = server.identity or server.address if server else None
-            groups[name].append(hold)
-    found = [
-        _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()
-    ]
-    return replace(process, findings=by_severity([*process.findings, *found]))
-
-
-def _ghost(
-    process: Process, holds: Sequence[Hold], server: ServerStatus | None
-) -> Finding:
-    names = {pool.id: pool.name for pool in process.pools}
-    pools = dict.fromkeys(names.get(hold.pool, "?") for hold in holds)
-    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
-    more = len(holds) - _MOST_NAMED
-    backends += f" and {more} more" if more > 0 else ""
-    sites = places(*(hold.site for hold in holds))
-    one = len(holds) == 1
-    taken = dict.fromkeys(taken_at(hold) for hold in holds)
-    where = ", ".join(list(taken)[:3]) or "?"
-    who = (
-        f"{where} holds a connection"
-        if one
-        else f"{len(holds)} connections held by {where}"
-    )
-    up_s = server.up_s if server else None
-    restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
-    if restarted:
-        what = f"of a server that was restarted {duration(up_s)} ago"
-        text = f"{who} {what}" if one else f"{who} are {what}"
-    else:
-        text = (
-            f"{who} that the server has ended"
-            if one
-            else f"{who}: the server has ended them"
-        )
-    return Finding(
-        kind="ghost",
-        severity="critical",
-        pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
-        text=text,
-        proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
-        f"{backends}, before and after which the hold{'' if one else 's'} "
-        f"{'was' if one else 'were'} open",
-        remedy="Its next statement will fail: return the connection, and let the "
-        "pool test connections first (pool_pre_ping=True).",
-        holds=ids(holds),
-        sites=sites,
-    )
-
-
-def _is_older(hold: Hold, up_s: float) -> bool:
-    """Whether the connection was made before the server was started."""
-    return hold.connection is not None and hold.connection.age_s > up_s

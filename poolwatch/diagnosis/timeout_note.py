@@ -1,7 +1,6 @@
-"""What the pool's own TimeoutError does not say: who holds the connections.
+"""The note for a pool's own TimeoutError: the holders, the waits, and the finding.
 
-Pure: from the records of one moment to a few lines of text, added to the exception as a
-note. Its type and message stay as they are.
+It is added to the exception, whose type and message stay as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from poolwatch.text.format import activity, duration, one_line, place, plural, t
 from poolwatch.text.naming import task_name
 
 MOST_SITES = 8
-"""Call sites that are named; the note must fit on a screen."""
+"""Call sites that are named, so that the note fits on a screen."""
 
 
 def note(process: Process, pool_id: str) -> str:
@@ -86,14 +85,14 @@ def _finding(findings: Sequence[Finding]) -> list[str]:
 
 
 def _now(hold: Hold) -> str:
-    told = doing(hold.now)
-    if told is not None:
-        return activity(told.frame, told.kind)
+    now = doing(hold.now)
+    if now is not None:
+        return activity(now.frame, now.kind)
     return "; ".join(hold.evidence[:1]) or "not running"
 
 
 def _line(text: str) -> str:
-    """One line of the note, indented, harmless."""
+    """One indented line of the note, without control characters."""
     return "  " + one_line(text)
 
 

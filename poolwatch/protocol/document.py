@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from poolwatch.errors import UnreachableError
-from poolwatch.model import SCHEMA, Frame, Snapshot
+from poolwatch.model import SCHEMA, FindingKind, Frame, Snapshot
 
 T = TypeVar("T")
 Decoder = Callable[[Any], Any]
@@ -175,8 +175,8 @@ def _members(kind: type, viewers: bool) -> tuple[tuple[str, ...], Callable[[Any]
 @cache
 def _decoder(hint: Any) -> Decoder:
     """Return the function that builds a value of this type from JSON."""
-    if hint in (Frame, float):
-        return _read_frame if hint is Frame else _read_float
+    if hint in _READERS:
+        return _READERS[hint]
     origin = typing.get_origin(hint)
     if origin is None:
         return _record_decoder(hint) if is_dataclass(hint) else _plain_decoder(hint)
@@ -265,3 +265,10 @@ def _read_frame(value: Any) -> Frame:
             _frames.clear()
         frame = _frames[key] = Frame(*key)
     return frame
+
+
+_READERS: dict[Any, Decoder] = {
+    Frame: _read_frame,
+    float: _read_float,
+    FindingKind: _plain_decoder(str),  # a newer agent may diagnose more than we know
+}

@@ -370,7 +370,8 @@ def extended(
     there; but a running stack may be that of a later call. Where the two disagree it
     cannot be told which is right, so what they share is all that is said.
     """
-    places = [at for at, frame in enumerate(live) if near and frame is near[-1]]
+    last = near[-1] if near else None
+    places = [at for at, frame in enumerate(live) if frame is last]
     if len(places) != 1:
         return near + tail
     beyond = live[places[0] + 1 :]
@@ -381,7 +382,12 @@ def extended(
 
 def resolve(pairs: Iterable[tuple[CodeType, int]]) -> tuple[Frame, ...]:
     """Put pairs into words."""
-    return tuple([_frame(code, lasti) for code, lasti in pairs])
+    known, found = _frames, []
+    for code, lasti in pairs:  # written out: ten thousand times for a thousand holds
+        entry = known.get((id(code), lasti))
+        hit = entry is not None and entry[0] is code
+        found.append(entry[1] if entry is not None and hit else _frame(code, lasti))
+    return tuple(found)
 
 
 def current_frames() -> dict[int, FrameType]:
@@ -391,13 +397,13 @@ def current_frames() -> dict[int, FrameType]:
 
 def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
     """The stack that begins at ``frame`` now, innermost first, without our frames."""
-    return tuple(
-        [
-            (each.f_code, each.f_lasti)
-            for each in _chain(frame, most)
-            if not is_ours(each.f_code.co_filename)
-        ]
-    )
+    pairs = []
+    while frame is not None and most:
+        code = frame.f_code
+        if not is_ours(code.co_filename):
+            pairs.append((code, frame.f_lasti))
+        frame, most = frame.f_back, most - 1
+    return tuple(pairs)
 
 
 def _frame(code: CodeType, lasti: int) -> Frame:

@@ -80,6 +80,7 @@ def _standard_library() -> tuple[str, ...]:
     return tuple({paths[key] + os.sep for key in ("stdlib", "platstdlib")})
 
 
+@lru_cache(maxsize=4096)
 def is_ours(file: str) -> bool:
     """Whether a file is poolwatch's own; its demo application is the user's."""
     return file.startswith(_OURS) and not file.startswith(_DEMO)

@@ -78,13 +78,13 @@ def _frames_now(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
 
 
 def _kept(holds: list[Checkout]) -> dict[str, str]:
-    from poolwatch.diagnosis.references.search import keepers  # only a leak needs it
+    from poolwatch.diagnosis.references.search import find_paths  # only a leak needs it
 
-    result = keepers(
+    result = find_paths(
         {str(number): hold.proxy for number, hold in enumerate(holds)},
         taker={str(number): hold.taker() for number, hold in enumerate(holds)},
         budget_s=_SEARCH_S,
         nodes=_SEARCH_NODES,
         prove=False,
     )
-    return {number: " -> ".join(keeper.path) for number, keeper in result.found.items()}
+    return {number: path.words for number, path in result.paths.items()}

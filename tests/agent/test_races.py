@@ -8,7 +8,7 @@ import pytest
 from fix_core import null_pool_of
 from helpers import until
 
-from poolwatch.agent import snapshots
+from poolwatch.agent import snapshots, suspects
 from poolwatch.agent.instrument import agent
 from poolwatch.agent.watchdog import Watchdog
 
@@ -26,16 +26,16 @@ def source(monkeypatch):
 @pytest.fixture
 def during_a_search(monkeypatch):
     """Run something between a search and what follows it."""
-    search = snapshots._ask
+    search = suspects._search
     actions = []
 
-    def ask(drafts):
-        answer = search(drafts)
+    def ask(asked):
+        answer = search(asked)
         if actions:
             actions.pop(0)()
         return answer
 
-    monkeypatch.setattr(snapshots, "_ask", ask)
+    monkeypatch.setattr(suspects, "_search", ask)
     return actions.append
 
 

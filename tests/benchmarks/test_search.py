@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.pool import Pool, QueuePool
 
-from poolwatch.diagnosis.references.search import Result, keepers_of
+from poolwatch.diagnosis.references.search import SearchResult, find_all
 from poolwatch.runtime.gc_pause import undisturbed
 
 CACHE: list[Any] = []
@@ -206,21 +206,21 @@ def test_search(benchmark: Any, figure: Any, make: Callable[[], Any]) -> None:
 
 
 def _line(make: Callable[[], Any], holding: Holding, *, leaked: bool) -> str:
-    results: list[Result] = []
+    results: list[SearchResult] = []
     costs: list[float] = []
 
     def look() -> None:
         began = time.thread_time()
-        results.append(keepers_of(holding.holds, holding.takers))
+        results.append(find_all(holding.holds, holding.takers))
         costs.append(time.thread_time() - began)
 
     stop = max(longest_stop(look) for _ in range(LOOKS))
     settled = [
-        [keeper.in_hand and keeper.near for keeper in each.found.values()]
+        [keeper.in_hand and keeper.near for keeper in each.paths.values()]
         for each in results
     ]
     right = sum(sum(each) == (0 if leaked else len(holding.holds)) for each in settled)
-    complete = sum(each.all_frames for each in results)
+    complete = sum(each.unseen is None for each in results)
     return (
         f"    {make.__name__:<18}{len(holding.holds):5}"
         f" {'in a cache' if leaked else 'in use':<10} {min(costs) * 1e3:7.1f} ms,"

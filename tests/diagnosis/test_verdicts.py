@@ -6,35 +6,35 @@ from dataclasses import replace
 
 import pytest
 
-from poolwatch.diagnosis.verdicts import Keeping, Seen, judge
+from poolwatch.diagnosis.evidence import HoldEvidence, Search
+from poolwatch.diagnosis.references.path import ReferencePath
+from poolwatch.diagnosis.verdicts import judge
 from poolwatch.model import Frame
 
-LONG = Seen(
-    held_s=40.0,
-    long_after=30.0,
-    ended_owner=None,
-    long_hold=None,
-    detached=False,
-    statement_s=None,
-    taken_by=2,
-    still_there=1,
-    doing=None,
-    keeping=None,
-)
-ELSEWHERE = Keeping(
-    in_use=True,
-    words="local 'db' of f",
-    in_use_by_taker=False,
-    complete=True,
-    direct=True,
-)
+LONG = HoldEvidence(held_s=40.0, long_after=30.0, taken_by=2, still_there=1)
 
 
-def test_a_search_that_saw_nothing_is_no_proof_if_it_is_incomplete():
-    nothing = Keeping(in_use=False, words=None, in_use_by_taker=None, complete=False)
-    assert judge(replace(LONG, keeping=nothing)).verdict == "long"
-    complete = replace(nothing, complete=True)
-    assert judge(replace(LONG, keeping=complete)).kind == "leaked.abandoned"
+def elsewhere(at, *, direct=True):
+    """A search has found the connection in a frame of another thread."""
+    path = ReferencePath(
+        kind="running frame",
+        owner="worker",
+        same_holder=False,
+        is_user=True,
+        frame=at,
+        steps=("local 'db' of f",),
+        in_hand=True,
+        direct=direct,
+        near=True,
+    )
+    return replace(LONG, search=Search(path))
+
+
+def test_an_incomplete_search_that_found_nothing_is_no_proof():
+    incomplete = Search(None, unseen="threads: worker not looked at")
+    assert judge(replace(LONG, search=incomplete)).verdict == "long"
+    complete = replace(LONG, search=Search(None))
+    assert judge(complete).kind == "leaked.abandoned"
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,14 @@ def test_a_user_of_whom_one_frame_is_known(tmp_path, line, kind):
     """A line that waits does not say for what: it may be a pool, or a statement."""
     file = tmp_path / "app.py"
     file.write_text(f"def f(db):\n{line}\n")
-    at = Frame(str(file), 2, "f")
-    assert judge(replace(LONG, keeping=replace(ELSEWHERE, at=at))).kind == kind
+    assert judge(elsewhere(Frame(str(file), 2, "f"))).kind == kind
 
 
 def test_a_frame_that_sees_it_as_an_attribute(tmp_path):
     """Another method of the same object may be the one that uses it."""
     file = tmp_path / "app.py"
     file.write_text("def f(self):\n    time.sleep(30)\n")
-    at = Frame(str(file), 2, "f")
-    seen = replace(ELSEWHERE, at=at, direct=False)
-    assert judge(replace(LONG, keeping=seen)).kind == "long_hold"
-    used = replace(LONG, keeping=seen, used=(Frame(str(file), 1, "f"),))
+    seen = elsewhere(Frame(str(file), 2, "f"), direct=False)
+    assert judge(seen).kind == "long_hold"
+    used = replace(seen, used=(Frame(str(file), 1, "f"),))
     assert judge(used).kind == "held_across_io"

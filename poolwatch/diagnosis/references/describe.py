@@ -1,8 +1,8 @@
-"""How a chain of references is told: in the names that its author gave.
+"""A reference path in words: the names that the application's author gave.
 
-A chain is a list of objects, from what a local or global variable refers to, to the
-connection proxy. Inside SQLAlchemy, ``contextlib`` and thread-locals every step is as
-good as the last: those are folded into one. Keys of dictionaries may be data (tokens,
+A chain is a list of objects, from the value of a local or global variable to the
+connection proxy. Steps inside SQLAlchemy, ``contextlib`` and thread-locals mean nothing
+to the reader: they are folded into one. Keys of dictionaries may be data (tokens,
 addresses): only plain words are shown.
 """
 
@@ -23,7 +23,7 @@ from types import (
     MethodType,
     TracebackType,
 )
-from typing import Any, Literal
+from typing import Any
 
 from poolwatch.diagnosis.references.follow import (
     SUSPENDABLE,
@@ -34,33 +34,21 @@ from poolwatch.diagnosis.references.follow import (
     class_name,
     frame_of,
     is_of_sqlalchemy,
+    is_suspendable,
     is_thread_local,
     local_variables,
     module_of,
 )
-from poolwatch.diagnosis.references.roots import Place
+from poolwatch.diagnosis.references.path import PathKind, ReferencePath
+from poolwatch.diagnosis.references.places import Place
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import resolve
-
-Kind = Literal[
-    "running frame",
-    "suspended frame",
-    "generator",
-    "global",
-    "thread-local",
-    "context variable",
-    "exception",
-    "task result",
-    "closure",
-    "scheduled call",
-    "unknown",
-]
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PLUMBING = (*_CONTAINERS, CellType, MethodType)
 _NEAR = 2
-"""Steps between a variable and the session or connection that it stands for."""
+"""Most steps between a variable and the session or connection it stands for."""
 _ENTERED = {
     "sqlalchemy": None,
     "contextlib": "an open context manager",
@@ -68,8 +56,47 @@ _ENTERED = {
 }
 
 
-def told(place: Place, chain: Sequence[Any]) -> tuple[str, ...]:
-    """Put a chain into words; its last object is the proxy itself."""
+def describe(place: Place, chain: Sequence[Any], same: bool | None) -> ReferencePath:
+    """Put a chain into words; ``same``: whether its root is of the hold's own taker."""
+    kind, steps = _kind_of(place, chain), in_words(place, chain)
+    frame = _frame_of(place)
+    direct = kind not in ("exception", "thread-local", "context variable")
+    return ReferencePath(
+        kind=kind,
+        owner=place.who.name or None,
+        same_holder=same,
+        is_user=place.is_user or any(map(is_suspendable, chain)),
+        frame=frame,
+        steps=steps,
+        in_hand=direct and (frame is not None or place.kind == "scheduled call"),
+        direct=not _between(steps),
+        near=is_near(steps, place),
+    )
+
+
+def rank(path: ReferencePath) -> tuple[int, ...]:
+    """The order of several paths to one hold: the lowest is reported.
+
+    A path that shows it in use comes first. Among those: the user's frame before a
+    library's, a frame that has it before one behind which something suspended has it (a
+    request's middleware, and the generator that will close the session in the end), a
+    frame of another holder before the taker's own, a running one before a suspended
+    one.
+    """
+    if path.in_use:
+        return (
+            0,
+            not path.is_user,
+            any("of suspended " in step for step in path.steps[1:]),
+            path.same_holder is not False,
+            path.kind != "running frame",
+            len(path.steps),
+        )
+    return 1, len(path.steps), not path.in_hand, not path.is_user
+
+
+def in_words(place: Place, chain: Sequence[Any]) -> tuple[str, ...]:
+    """The steps of a chain in words; its last object is the proxy itself."""
     words: list[str | None] = [_begin(place, chain)]
     inside: str | None = None
     before: Any = None
@@ -90,16 +117,16 @@ def told(place: Place, chain: Sequence[Any]) -> tuple[str, ...]:
     return tuple([word for word in words if word])
 
 
-def kind_of(place: Place, chain: Sequence[Any]) -> Kind:
-    """What is most remarkable about a chain, else where it begins."""
-    found: set[Kind] = {_remarkable(one) for one in chain[:-1]}
+def _kind_of(place: Place, chain: Sequence[Any]) -> PathKind:
+    """The most telling kind of object on a chain, else the kind of its root."""
+    found: set[PathKind] = {_remarkable(one) for one in chain[:-1]}
     for kind in _BY_WEIGHT:
         if kind in found:
             return kind
     return place.kind
 
 
-_BY_WEIGHT: tuple[Kind, ...] = (
+_BY_WEIGHT: tuple[PathKind, ...] = (
     "exception",
     "thread-local",
     "context variable",
@@ -109,7 +136,7 @@ _BY_WEIGHT: tuple[Kind, ...] = (
 )
 
 
-def _remarkable(one: Any) -> Kind:
+def _remarkable(one: Any) -> PathKind:
     kind = type(one)
     if issubclass(kind, (FrameType, TracebackType, BaseException)):
         return "exception"
@@ -125,7 +152,7 @@ def _remarkable(one: Any) -> Kind:
 
 
 def _is_queue(kind: type) -> bool:
-    """A queue, or a job in one: with what it is made of, it is one container."""
+    """A queue, or a job in one: with its parts it counts as one container."""
     name, module = class_name(kind), module_of(kind)
     if name in ("_WorkItem", "Handle", "TimerHandle"):
         return module.startswith(("concurrent.", "asyncio."))
@@ -137,26 +164,26 @@ def _is_future(kind: type) -> bool:
     return named and module_of(kind).startswith(("_asyncio", "asyncio", "concurrent"))
 
 
-def frame_in_words(place: Place) -> Frame | None:
-    """Where the frame of a place is now."""
+def _frame_of(place: Place) -> Frame | None:
+    """The line where the frame of a place is now."""
     if place.code is None:
         return None
     return resolve(((place.code, place.lasti),))[0]
 
 
-def steps_of(path: Sequence[str]) -> list[str]:
-    """What lies between a variable and the session or connection, in words."""
-    return [word for word in path[1:] if word != "its connection"]
+def _between(steps: Sequence[str]) -> list[str]:
+    """The steps between a variable and the session or connection."""
+    return [step for step in steps[1:] if step != "its connection"]
 
 
 def is_near(path: Sequence[str], place: Place) -> bool:
-    """Whether a chain is short enough to say that its end belongs to that frame.
+    """Whether a chain is short enough to say that its end belongs to its root.
 
-    Else the frame can only see it somewhere in the application. ``path`` is the chain
-    in words. A script's own level has no part in this but for its plain variables: its
+    Otherwise the root can only reach it somewhere in the application. ``path`` is the
+    chain in words. Of a script's top level only the plain variables count: its
     containers are the globals of a module.
     """
-    steps = steps_of(path)
+    steps = _between(path)
     parked = [at for at, word in enumerate(steps) if "of suspended " in word]
     beyond = steps[parked[-1] + 1 :] if parked else steps
     if place.far and not (parked or place.parked):
@@ -166,7 +193,7 @@ def is_near(path: Sequence[str], place: Place) -> bool:
 
 
 def isinstance_of(one: Any, kinds: tuple[type, ...]) -> bool:
-    """``isinstance`` that asks the object nothing: it may be somebody's proxy."""
+    """``isinstance`` without a call of the object: it may be a proxy."""
     return issubclass(type(one), kinds)
 
 
@@ -213,16 +240,16 @@ def _name_among(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
 
 
 def _step(before: Any, one: Any, other: Any) -> str | None:
-    """What leads from ``one`` to ``other``; None if that needs no words."""
+    """The step from ``one`` to ``other``; None if it needs no words."""
     if _is_queue(type(one)) or _is_queue(type(before)):
         return None
     attributes = attributes_of(before)
     if attributes is not None and one is attributes:
         name = _name_among(attributes.items(), other)
         return f"attribute '{name}'" if name else "an attribute"
-    for kinds, tell in _TELLERS:
+    for kinds, describe_step in _DESCRIBERS:
         if isinstance_of(one, kinds):
-            return tell(one, other)
+            return describe_step(one, other)
     return _of_instance(one, other)
 
 
@@ -289,7 +316,7 @@ def _without_words(*_: Any) -> None:
     return None
 
 
-_TELLERS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], str | None]], ...] = (
+_DESCRIBERS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], str | None]], ...] = (
     ((dict,), _of_dict),
     (_CONTAINERS, _of_container),
     ((FunctionType,), _of_function),

@@ -1,4 +1,4 @@
-"""Following references: what an object refers to, at no cost for its owner.
+"""Following references: what an object refers to, without a call of the application.
 
 Nothing here runs code of the application: what an object refers to is what the garbage
 collector says, plus the locals of frames. Some things lead nowhere or everywhere and
@@ -47,7 +47,7 @@ from poolwatch.stacks.code_owner import file_of, is_the_applications
 Follow = Callable[[Any], Sequence[Any]]
 
 _SKIPPED = 20_000
-"""Entries that are passed over at once."""
+"""Entries that are skipped at once."""
 SUSPENDABLE = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
 # Straight from ``type``: no metaclass has a say in it.
@@ -58,7 +58,7 @@ class_dict: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__ge
 
 
 def module_of(kind: type) -> str:
-    """The name of the module that a class says it comes from; empty if it does not."""
+    """The name of a class's module; empty if unknown."""
     module = _module_of(kind)
     return module if type(module) is str else ""
 
@@ -74,22 +74,22 @@ def is_suspendable(one: Any) -> bool:
 
 
 class Guide:
-    """Knows how to go on from an object, by its type; made for one search.
+    """How to follow the references of an object, by its type. Made for one search.
 
     Types are looked up by their id: a metaclass may have a hash of its own.
     """
 
     def __init__(self) -> None:
         self.by_type: dict[int, Follow | None] = {}
-        """What to call for an object of that type; None to leave it alone."""
+        """Returns the references of an object of that type; None: not followed."""
         self.followed: set[int] = set()
-        """Types of objects that are not left alone."""
+        """Types whose references are followed."""
         self.likely: set[int] = set()
         """Types of objects that often lead to a connection."""
         self.lengths: dict[int, Callable[[Any], int]] = {}
-        """How to count the entries of a container of that type."""
+        """Counts the entries of a container of that type."""
         self.loops: set[ref[Any]] = set()
-        """Event loops met on the way."""
+        """Event loops found on the way."""
         self._kinds: list[type] = []
         """Keeps the types alive, and their ids with them."""
         self._by_base: dict[int, Follow | None] = {}
@@ -120,7 +120,7 @@ class Guide:
         self._kinds.clear()
 
     def learn(self, kind: type) -> Follow | None:
-        """Decide for a type that is met for the first time."""
+        """Decide how to follow a new type."""
         key = id(kind)
         self._kinds.append(kind)
         self.by_type[key] = how = self._decide(kind)
@@ -142,7 +142,7 @@ class Guide:
         return gc.get_referents
 
     def follow(self, one: Any) -> Sequence[Any]:
-        """Everything that an object refers to, as far as it is followed."""
+        """Everything that an object refers to and that is followed."""
         kind = type(one)
         how = self.by_type[id(kind)] if id(kind) in self.by_type else self.learn(kind)
         return how(one) if how is not None else ()
@@ -184,7 +184,7 @@ _POOLS = (
 
 
 def pools_of_drivers() -> tuple[type, ...]:
-    """Loaded pool classes that refer to what they have lent, which is no use of it."""
+    """Loaded pool classes. A pool refers to what it has lent, which is no use of it."""
     found = (getattr(sys.modules.get(module), name, None) for module, name in _POOLS)
     return tuple(kind for kind in found if isinstance(kind, type))
 
@@ -210,7 +210,7 @@ def is_of_sqlalchemy(kind: type) -> bool:
 
 
 def _is_likely(kind: type) -> bool:
-    """Whether such objects often lead to a connection: they are looked at first."""
+    """Whether such objects often lead to a connection: they are visited first."""
     often = (CellType, MethodType, *SUSPENDABLE)
     if issubclass(kind, often) or is_thread_local(kind):
         return True
@@ -281,7 +281,7 @@ def _iterate(container: Any) -> Iterator[Any]:
 
 
 def attributes_of(one: Any) -> dict[str, Any] | None:
-    """The dict of an instance's attributes; a class may have its own idea of it."""
+    """The dict of an instance's attributes, read without a call of its class."""
     for base in bases_of(type(one)):
         member = class_dict(base).get("__dict__")
         if type(member) is GetSetDescriptorType:
@@ -302,7 +302,7 @@ def _of_class(kind: Any) -> Sequence[Any]:
 
 
 def class_members(kind: type) -> dict[str, Any]:
-    """What a class of the application's own holds; nothing for one of a library."""
+    """The members of a class of the application; nothing for a library's class."""
     module = module_of(kind)
     home = sys.modules.get(module)
     file = file_of(home) or "<unknown>"
@@ -320,8 +320,8 @@ def _of_context(context: Any) -> Sequence[Any]:
 
 
 def _of_greenlet(greenlet: Any) -> Sequence[Any]:
-    """Its variables. Where greenlets are scheduled each is looked at by itself, and one
-    that has ended has its result.
+    """The variables of a greenlet. Where greenlets are scheduled each is a root of its
+    own, and one that has ended has its result.
     """
     if greenlets.are_scheduled():
         ended = greenlets.is_dead(greenlet)
@@ -335,7 +335,7 @@ def _of_greenlet(greenlet: Any) -> Sequence[Any]:
 
 
 def _of_ended(frame: Any) -> Sequence[Any]:
-    """What a frame still holds that has ended (a traceback keeps it), else nothing.
+    """The values of a frame that has ended but is in a traceback, else nothing.
 
     Only then its code is among what the garbage collector sees in it.
     """
@@ -346,7 +346,7 @@ def _of_ended(frame: Any) -> Sequence[Any]:
 def held_by(generator: Any) -> Sequence[Any]:
     """What a generator, coroutine or frame refers to: its variables and temporaries.
 
-    Without the dict of its locals, if an earlier look has left one: see there.
+    Without an empty dict of locals, which an earlier search may have left there.
     """
     held = gc.get_referents(generator)
     return [each for each in held if type(each) is not dict or each]
@@ -365,7 +365,7 @@ def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
     values = list(dict.values(variables))
     if frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(variables) <= 3:
         # Known to the frame, to this function and to getrefcount; to a walk only if it
-        # was not empty, and then somebody else has filled it.
+        # was not empty, and then other code has filled it.
         variables.clear()
     return names, values
 

@@ -1,10 +1,10 @@
-"""What a search has not seen, in words."""
+"""The roots that a search has not seen, in words."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from poolwatch.diagnosis.references.roots import Root
+from poolwatch.diagnosis.references.places import Root
 
 _NAMED = 3
 """Roots of one kind that are named."""
@@ -16,23 +16,23 @@ class Gaps:
     def __init__(self) -> None:
         self._roots: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         self.proving: set[tuple[str, str]] = set()
-        """Those behind which something may be in use."""
+        """Those that may have a connection in use."""
 
     def add(self, root: Root, how: str) -> None:
-        """Note what happened to a root."""
+        """Note why a root was not seen."""
         key = root.what, how
         self._roots[key][root.title] = root.count
         if root.proves:
             self.proving.add(key)
 
     def words(self, *, proving: bool = False) -> str | None:
-        """All of it, or only what may hide that something is in use."""
-        told = [
+        """All gaps, or only those that may have a connection in use."""
+        words = [
             f"{what}: {_names(titles)} {how}"
             for (what, how), titles in self._roots.items()
             if (what, how) in self.proving or not proving
         ]
-        return "; ".join(told) or None
+        return "; ".join(words) or None
 
 
 def _names(titles: dict[str, int]) -> str:

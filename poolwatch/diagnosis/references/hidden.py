@@ -1,13 +1,13 @@
-"""What a running frame may have where nobody can look: in no variable.
+"""References that a running frame has in no variable, and that no search can see.
 
-A ``for`` has its iterator on the interpreter's stack, a ``with`` what it has to leave,
-an expression its parts. There a generator can be suspended, or a context manager wait
-for its end, and keep a connection, for which no reference is found anywhere. Where that
-may be is told by the source: of a function that was on the stack when the connection
-was taken, and is on it now, at another line.
+A ``for`` has its iterator on the interpreter's stack, a ``with`` its context manager,
+an expression its parts. A generator that is suspended there, or a context manager that
+is open there, may have a connection, and no reference to it is found anywhere. The
+source shows where that is possible: in a function that was on the stack when the
+connection was taken, and that is on it now, at another line.
 
-A leak may be hidden like that as well, as long as that statement is running. The
-benefit of the doubt is for the case that no keeper was found.
+A leak may be hidden like that, too, as long as that statement is running. The benefit
+of the doubt is given only where the search has found no reference path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from poolwatch.model import Frame
 from poolwatch.stacks.compare import matching, taking_frames
 
 _LARGEST = 10_000
-"""Lines of a file that is read: parsing that many takes 0.1 s, once."""
+"""Lines of the largest file that is parsed: it takes 0.1 s, once."""
 _LOOPS = (ast.For, ast.AsyncFor)
 _SCOPES = (ast.With, ast.AsyncWith)
 _SIMPLE = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
@@ -35,24 +35,24 @@ Lines = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class _Block:
     begins: Lines
-    """Where what it hides is made."""
+    """The lines that make what it hides."""
     body: Lines
-    """Where it is hidden."""
+    """The lines during which it is hidden."""
     scope: bool = False
-    """A ``with`` without a name: it may also hide what was taken in its body."""
+    """A ``with`` without a name: it may also hide a connection taken in its body."""
     generators: bool = False
-    """It hides a generator, if anything."""
+    """It can hide nothing but a generator."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
     blocks: tuple[_Block, ...]
     generators: tuple[tuple[str, Lines], ...]
-    """Functions with a ``yield``, and where they are."""
+    """Functions with a ``yield``, and their lines."""
 
 
 def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
-    """Whether a frame on both stacks may keep a connection in no variable."""
+    """Whether a frame on both stacks may have a connection in no variable."""
     taken = taking_frames(stack_at_checkout, launcher=True)[::-1]  # the outermost first
     pairs = matching(taken, taking_frames(now, launcher=True)[::-1])
     gone = taken[len(pairs)] if 0 < len(pairs) < len(taken) else None

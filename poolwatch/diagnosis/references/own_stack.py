@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.describe import is_near, told
+from poolwatch.diagnosis.references.describe import in_words, is_near
 from poolwatch.diagnosis.references.follow import Guide
-from poolwatch.diagnosis.references.roots import NOBODY, Place, stack_places
+from poolwatch.diagnosis.references.places import UNOWNED, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks import greenlets
 
@@ -45,7 +45,7 @@ def used_by_running_code(
         at = wanted[id(chain[-1])]
         if at in several and type(chain[0]) not in _CONTAINERS:
             continue
-        if is_near(told(place, chain), place):
+        if is_near(in_words(place, chain), place):
             found.append(at)
     guide.forget()
     return found
@@ -63,5 +63,5 @@ def _own_stacks() -> Iterator[FrameType]:
 
 
 def _users(frame: FrameType) -> list[Place]:
-    places = stack_places(frame, NOBODY, "running frame")
+    places = stack_places(frame, UNOWNED, "running frame")
     return [place for place in places if place.is_user]

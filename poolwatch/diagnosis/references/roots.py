@@ -1,8 +1,6 @@
-"""Where references begin: running frames, tasks, modules, stored exceptions.
+"""The roots of a search: running frames, modules, event loops, stored exceptions.
 
-A *root* is read anew in every step of a search and let go at its end: it holds frames
-and values of the application. Between two steps only weak references and numbers are
-kept.
+Tasks are in :mod:`poolwatch.diagnosis.references.tasks`.
 """
 
 from __future__ import annotations
@@ -11,130 +9,33 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from types import CodeType, FrameType, ModuleType
-from typing import Any, Literal
+from types import FrameType, ModuleType
+from typing import Any
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import Guide, local_variables
+from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.places import (
+    UNOWNED,
+    Place,
+    Root,
+    Who,
+    pairs,
+    single,
+    stack_places,
+    unread,
+)
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.capture import current_frames
-from poolwatch.stacks.code_owner import (
-    Owner,
-    file_of,
-    is_ours,
-    is_the_applications,
-    owner_of,
-)
+from poolwatch.stacks.code_owner import Owner, file_of, is_the_applications, owner_of
 from poolwatch.stacks.holder import per_greenlet
 
-RootKind = Literal[
-    "running frame", "suspended frame", "global", "context variable", "exception",
-    "scheduled call", "unknown",
-]  # fmt: skip
-
 _IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
-"""What a module has from being imported. pytest's loader leads to all of a run."""
-DEEPEST = 1000
-"""Frames of one stack that are read, the innermost first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """The thread, or the task in it, that a root belongs to."""
-
-    name: str
-    thread: int | None
-    task: ref[Any] | None = None
-
-
-NOBODY = Who("", None)
-
-
-class Place:
-    """One frame, module or the like, with the objects it refers to."""
-
-    __slots__ = (
-        "begun",
-        "code",
-        "far",
-        "is_user",
-        "kind",
-        "lasti",
-        "names",
-        "parked",
-        "title",
-        "unread",
-        "values",
-        "who",
-    )
-
-    def __init__(
-        self,
-        kind: RootKind,
-        who: Who,
-        values: list[Any],
-        names: Callable[[], Iterable[tuple[str, Any]]],
-        *,
-        is_user: bool,
-        title: str = "",
-        frame: FrameType | None = None,
-    ) -> None:
-        self.kind = kind
-        self.who = who
-        self.values = values
-        self.names = names
-        """Gives names with values, for the one place that is told of."""
-        self.is_user = is_user
-        self.title = title
-        self.far = False
-        """What it refers to here was reached from it over many others; ..."""
-        self.parked = False
-        """... a suspended generator may be among them."""
-        self.unread = False
-        """What it refers to could not be read."""
-        self.begun: dict[int, str] = {}
-        """How chains begin that were told already, by the object they begin with."""
-        self.code: CodeType | None = frame.f_code if frame is not None else None
-        self.lasti = frame.f_lasti if frame is not None else 0
-
-    def beyond(self, *, parked: bool) -> Place:
-        """The same place for what lies far behind it."""
-        other = Place(self.kind, self.who, [], tuple, is_user=self.is_user)
-        other.title, other.code, other.lasti = self.title, self.code, self.lasti
-        other.far, other.parked = True, parked or self.parked
-        return other
-
-
-@dataclass(slots=True)
-class Root:
-    """Something to begin a search at."""
-
-    what: Literal[
-        "threads", "greenlets", "tasks", "event loops", "modules", "exceptions"
-    ]
-    title: str
-    """What it is called."""
-    read: Callable[[], list[Place]]
-    """The places as they are now, the innermost first."""
-    count: int = 1
-
-    @property
-    def proves(self) -> bool:
-        """Whether what is reached from it can be in use, rather than only kept."""
-        return self.what in ("threads", "greenlets", "tasks", "event loops")
-
-
-def is_users(frame: FrameType) -> bool:
-    """Whether it runs code of the user's own, or of a package that is not plumbing."""
-    module = dict.get(frame.f_globals, "__name__")  # it may be of a derived class
-    module = module if type(module) is str else None
-    return owner_of(frame.f_code.co_filename, module) is not Owner.PLUMBING
+"""Set by the import system. pytest's loader leads to a whole test run."""
 
 
 def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
-    """All threads, those of ``first`` at the beginning."""
+    """All threads, those in ``first`` before the others."""
     named = _thread_names() | per_greenlet.names_of_running()
     early = set(first)
     idents = sorted(current_frames(), key=lambda each: each not in early)
@@ -146,7 +47,7 @@ def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
 
 
 def _thread_names() -> dict[int | None, str]:
-    """The names of threads; a class derived from Thread may have ideas of its own."""
+    """The names of threads, read without a call of a class derived from Thread."""
     attributes = [object.__getattribute__(t, "__dict__") for t in threading.enumerate()]
     return {each.get("_ident"): str(each.get("_name")) for each in attributes}
 
@@ -156,7 +57,7 @@ _TOGETHER = 16
 
 
 def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
-    """All greenlets that do not run, those with an ``id()`` in ``first`` one by one.
+    """All suspended greenlets, those with an ``id()`` in ``first`` one by one.
 
     Only where a library schedules them; SQLAlchemy's own are found with their tasks.
     """
@@ -164,7 +65,7 @@ def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
         return []
     found = greenlets.every_greenlet()
     if found is None:
-        return [Root("greenlets", "", lambda: [unread("suspended frame", NOBODY)])]
+        return [Root("greenlets", "", lambda: [unread("suspended frame", UNOWNED)])]
     early = set(first)
     holding = [(each,) for each in found if id(each()) in early]
     others = [each for each in found if id(each()) not in early]
@@ -193,7 +94,7 @@ def _places_of_greenlet(greenlet: Any) -> list[Place]:
     calls = greenlets.calls_of_hub(greenlet)
     if calls is not None:
         title = "a call that eventlet will make"
-        return [single("scheduled call", NOBODY, title, calls)]
+        return [single("scheduled call", UNOWNED, title, calls)]
     who = Who(per_greenlet.name_of(greenlet), id(greenlet))
     frame = greenlets.suspended_frame(greenlet)
     if frame is not None:
@@ -205,7 +106,7 @@ def _places_of_greenlet(greenlet: Any) -> list[Place]:
 
 
 def exception_roots() -> list[Root]:
-    """What threads are in an ``except`` clause for, and what an interpreter keeps."""
+    """Exceptions that threads are handling, and the last one of an interpreter."""
     names = _thread_names()
     return [Root("exceptions", "", lambda: _handled_exceptions(names))]
 
@@ -225,62 +126,8 @@ def _innermost(ident: int) -> FrameType | None:
     return current_frames().get(ident)
 
 
-def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[Place]:
-    """The locals of a stack. poolwatch's own frames are not read: it looks, no more.
-
-    The globals of a module that is run are no variable of the code that runs it.
-    """
-    above: list[Any] = []
-    modules: set[int] = set()
-    """Ids of the globals of the frames above."""
-    for _ in range(DEEPEST):
-        if frame is None:
-            return
-        names: list[Any] = []
-        values: list[Any] = []
-        if _being_traced(frame, above):
-            yield unread(kind, who)
-        elif not is_ours(frame.f_code.co_filename):
-            names, values = local_variables(frame)
-            own = [value for value in values if id(value) not in modules]
-            yield Place(
-                kind,
-                who,
-                own,
-                pairs(names, values),
-                is_user=is_users(frame),
-                frame=frame,
-            )
-        modules.add(id(frame.f_globals))
-        above, frame = values, frame.f_back
-    if frame is not None:
-        yield unread(kind, who)
-
-
-def unread(kind: RootKind, who: Who) -> Place:
-    """A place of which nothing is known."""
-    place = single(kind, who, "", [])
-    place.unread = True
-    return place
-
-
-def pairs(
-    names: list[Any], values: list[Any]
-) -> Callable[[], Iterable[tuple[str, Any]]]:
-    """Names with values, for when they are asked for."""
-    return lambda: zip(names, values, strict=False)
-
-
-def _being_traced(frame: FrameType, above: list[Any]) -> bool:
-    """Whether what runs above it is a trace or profile function that was given it."""
-    if sys.version_info >= (3, 13):
-        return False
-    flat = [part for each in above if type(each) is tuple for part in each[:8]]
-    return any(each is frame for each in (*above, *flat))
-
-
 def _with_tasks(guide: Guide, places: list[Place], ident: int) -> list[Place]:
-    """Say of the inner part of an event loop's stack which task it belongs to."""
+    """Assign the inner part of an event loop's stack to the task that runs there."""
     for loop in _loops_among(guide, places):
         try:
             task = guide.asyncio.current_task(loop)
@@ -321,17 +168,12 @@ def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:
     for name in ("last_exc", "last_value", "last_traceback"):
         error = getattr(sys, name, None)
         if error is not None:
-            places.append(single("exception", NOBODY, f"sys.{name}", [error]))
+            places.append(single("exception", UNOWNED, f"sys.{name}", [error]))
     return places
 
 
-def single(kind: RootKind, who: Who, title: str, values: list[Any]) -> Place:
-    """A place that is no frame, and whose values have no names."""
-    return Place(kind, who, values, tuple, is_user=False, title=title)
-
-
 def module_roots(wanted: Owner) -> list[Root]:
-    """The globals of the user's own modules, or of other packages."""
+    """The globals of the modules that belong to ``wanted``."""
     roots = []
     for name, module in list(sys.modules.items()):
         if issubclass(type(module), ModuleType):
@@ -356,7 +198,7 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
         known = list(variables.items())  # at once: it may change meanwhile
         variables = {name: value for name, value in known if name not in _IMPORTED}
         names, values = list(variables), list(variables.values())
-        place = Place("global", NOBODY, values, pairs(names, values), is_user=True)
+        place = Place("global", UNOWNED, values, pairs(names, values), is_user=True)
         place.title = f"module {name}"
         return [place]
 
@@ -364,7 +206,7 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
 
 
 def loop_roots(guide: Guide) -> list[Root]:
-    """What event loops are to call, now or later."""
+    """The calls that event loops are to make."""
     return [Root("event loops", "", _loop_reader(weakly)) for weakly in guide.loops]
 
 
@@ -373,6 +215,6 @@ def _loop_reader(weakly: ref[Any]) -> Callable[[], list[Place]]:
         loop = weakly()
         title = "a call scheduled on the event loop"
         held = gc.get_referents(loop) if loop is not None else []
-        return [single("scheduled call", NOBODY, title, held)]
+        return [single("scheduled call", UNOWNED, title, held)]
 
     return read

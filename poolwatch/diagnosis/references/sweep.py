@@ -1,11 +1,11 @@
-"""The second walk, to the end: what lies behind one root, in steps.
+"""The second walk: everything that one root can reach, in steps.
 
 Depth first, so that a step which begins anew at the root skips what earlier steps have
 finished. Objects are handled by the batch, with calls that run in C: a batch of rows or
-of dicts full of numbers is dismissed without a look at its single values.
+of dicts full of numbers is dismissed as a whole.
 
 An object that leads to a proxy is never dismissed: every further reference to it is
-told as well, for what keeps a connection may be reached by a roundabout way first.
+reported as well, since the first chain found may be a roundabout one.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ _LARGE = 1000
 _ENTRIES = 4000
 """Entries of the containers of one batch."""
 _PASSED = 40
-"""Entries of a dict that are passed over in the time that one is visited in, ..."""
+"""Entries of a dict that are skipped in the time that it takes to visit one."""
 _MOST_MORE = 15_000
-"""... as far as a step may be longer for it."""
+"""Objects that a step may take longer for skipping."""
 _OVERHEAD = 8
-"""What a batch costs beyond its objects, counted in objects; ..."""
-_TELLING = 50
-"""... and what the report of a chain costs."""
+"""Cost of a batch beyond its objects, counted in objects."""
+_REPORTING = 50
+"""Cost of reporting a chain, counted in objects."""
 _SLIGHT = 4
-"""Objects behind another that are sooner looked at again than remembered."""
+"""References of an object up to which visiting them again is cheaper than memory."""
 
 
 class Progress:
-    """What the steps of one search leave to the next: numbers only."""
+    """What one step of a search leaves to the next: numbers only."""
 
     def __init__(self, proxies: Iterable[int], barren: set[int]) -> None:
         self.done = barren
         """Ids of objects that need not be followed again."""
         self.leads: dict[int, dict[int, int]] = {each: {each: 0} for each in proxies}
-        """By the id of an object on the way to proxies: by their ids, what is next."""
+        """By the id of an object on the way to proxies: the next object, by proxy."""
         self.settled: set[int] = set()
         """Proxies of which no further chain need be reported."""
-        self.told: set[tuple[int, int, int]] = set()
+        self.reported: set[tuple[int, int, int]] = set()
         """References already reported: from, to, and the proxy they lead to."""
         self.positions: dict[int, int] = {}
         """How much of a large container is done."""
         self.lengths: dict[int, int] = {}
 
     def achieved(self) -> int:
-        """A number that grows with all that need not be done again."""
-        told = len(self.told) + len(self.settled)
-        return len(self.done) + told + sum(self.positions.values())
+        """A number that grows with everything that need not be done again."""
+        reported = len(self.reported) + len(self.settled)
+        return len(self.done) + reported + sum(self.positions.values())
 
 
 class _Level:
@@ -86,7 +86,7 @@ class _Level:
 
 
 class Sweep:
-    """One step. It holds what it has met: drop it at the step's end."""
+    """One step. It refers to the objects it has visited: drop it at the step's end."""
 
     def __init__(
         self, guide: Guide, progress: Progress, root: int, width: int = 128
@@ -96,7 +96,7 @@ class Sweep:
         self._root = root
         self._width = width
         """Objects of one batch."""
-        self.tell: Callable[[list[Any]], None] = _say_nothing
+        self.report: Callable[[list[Any]], None] = _ignore
         """Called with every chain that leads to a proxy."""
         self._levels: list[_Level] = []
         self._seen: set[int] = set()
@@ -113,7 +113,7 @@ class Sweep:
         """A container has lost entries while it was read."""
 
     def go(self, groups: Iterable[Iterable[Any]], limit: int) -> bool:
-        """Go on with what each group leads to; False if there is more."""
+        """Visit what each group leads to; False if there is more."""
         self._limit = limit
         self._more = 0
         bottom = _Level([], 0)
@@ -132,11 +132,11 @@ class Sweep:
         return True
 
     def forget(self) -> None:
-        """Let go of all that it has met; batches to come would keep it alive."""
+        """Drop all visited objects; pending batches would keep them alive."""
         self._levels.clear()
         self._seen.clear()
         self._next = []
-        self.tell = _say_nothing
+        self.report = _ignore
 
     def _begin(self, groups: Iterable[Iterable[Any]]) -> Iterator[list[Any]]:
         for self.group, values in enumerate(groups):
@@ -186,7 +186,7 @@ class Sweep:
         return found
 
     def _fresh(self, objects: list[Any]) -> list[Any]:
-        """Those that are to be followed and were not met before."""
+        """The objects that are to be followed and are new."""
         guide, seen, done = self._guide, self._seen, self._progress.done
         kinds = list(map(id, map(type, objects)))
         unknown = set(kinds) - guide.by_type.keys()
@@ -194,7 +194,7 @@ class Sweep:
             for one in objects:
                 if id(type(one)) not in guide.by_type:
                     guide.learn(type(one))
-        self._meet(objects)
+        self._report(objects)
         followed = list(
             itertools.compress(objects, map(guide.followed.__contains__, kinds))
         )
@@ -286,28 +286,28 @@ class Sweep:
 
     # -- chains -----------------------------------------------------------------------
 
-    def _meet(self, objects: list[Any]) -> None:
-        """Tell of chains that end in one of these, or go on over it."""
+    def _report(self, objects: list[Any]) -> None:
+        """Report the chains that end in one of the objects, or lead over it."""
         progress = self._progress
         if progress.leads.keys().isdisjoint(map(id, objects)):
             return
         for one in objects:
             proxies = progress.leads.get(id(one), {}).keys() - progress.settled
             if proxies:
-                self._tell_of(one, proxies)
+                self._report_on(one, proxies)
 
-    def _tell_of(self, one: Any, proxies: set[int]) -> None:
+    def _report_on(self, one: Any, proxies: set[int]) -> None:
         progress, chain = self._progress, self._to(one)
         before = id(chain[-2]) if len(chain) > 1 else self._root
         references = {each: (before, id(one), each) for each in proxies}
-        untold = [each for each in proxies if references[each] not in progress.told]
-        after = {id(each): each for each in self._guide.follow(one)} if untold else {}
-        for proxy in untold:
-            progress.told.add(references[proxy])
-            self.visited += _TELLING
+        fresh = [each for each in proxies if references[each] not in progress.reported]
+        after = {id(each): each for each in self._guide.follow(one)} if fresh else {}
+        for proxy in fresh:
+            progress.reported.add(references[proxy])
+            self.visited += _REPORTING
             whole = self._on_to(proxy, chain, after)
             if whole:
-                self.tell(whole)
+                self.report(whole)
                 self._remember(whole, proxy)
 
     def _on_to(self, proxy: int, chain: list[Any], after: dict[int, Any]) -> list[Any]:
@@ -328,7 +328,7 @@ class Sweep:
             self._progress.leads.setdefault(before, {}).setdefault(proxy, after)
 
     def _to(self, one: Any) -> list[Any]:
-        """The chain from what the root refers to, to an object that was just met."""
+        """The chain from a value of the root to an object that was just visited."""
         chain = [one]
         for level in reversed(self._levels):
             if not level.batch:
@@ -350,7 +350,7 @@ class Sweep:
         return level.parents.get(id(child), 0) if level.parents else 0
 
 
-def _say_nothing(_: list[Any]) -> None: ...
+def _ignore(_: list[Any]) -> None: ...
 
 
 def _weakly(objects: Iterable[Any]) -> list[ref[Any]] | None:

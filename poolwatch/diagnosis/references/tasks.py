@@ -18,7 +18,7 @@ from poolwatch.diagnosis.references.follow import (
     is_suspendable,
     local_variables,
 )
-from poolwatch.diagnosis.references.roots import (
+from poolwatch.diagnosis.references.places import (
     DEEPEST,
     Place,
     Root,
@@ -39,7 +39,7 @@ _TOGETHER = 16
 
 
 def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
-    """The tasks that took the holds in question, one by one."""
+    """The tasks that took the suspicious holds, one by one."""
     found: dict[ref[Any], None] = {}
     for weakly in known:
         task = weakly()
@@ -50,7 +50,7 @@ def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list
 
 
 def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
-    """All other tasks of the event loops that were met so far."""
+    """All other tasks of the event loops that are known so far."""
     others: list[ref[Any]] = []
     roots = []
     for loop in list(guide.loops):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from poolwatch.diagnosis.references.roots import Place, Root
+from poolwatch.diagnosis.references.places import Place, Root
 from poolwatch.diagnosis.references.sweep import NEAR, Sweep
 
 _WAYS = ((128, 5_000), (8, 5_000), (4, 40_000))

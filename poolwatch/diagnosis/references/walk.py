@@ -1,4 +1,4 @@
-"""A first walk along references, from one root to the proxies in question."""
+"""The first walk along references, from one root to the suspicious proxies."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from poolwatch.diagnosis.references.follow import Guide, newest
-from poolwatch.diagnosis.references.roots import Place
+from poolwatch.diagnosis.references.places import Place
 
 MOST = 1000
-"""Entries of one container that are looked at, the newest first."""
+"""Entries of one container that are visited, the newest first."""
 _SMALL = 50
-"""Entries of a container that need not wait until all else was looked at."""
+"""Entries of a container that need not wait until all else was visited."""
 
 
 class Walk:
     """A walk from the places of one root, breadth first, that may be cut short.
 
-    Objects that often lead to a connection come first, large containers last. It holds
-    everything it has met: make it, ask it and drop it within one step.
+    Objects that often lead to a connection come first, large containers last. It refers
+    to everything it has visited: make it, use it and drop it within one step.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Walk:
         self._barren = barren
         self.nodes: list[Any] = []
         self._from: list[int] = []
-        """Index of the node that each was found from; of a place, below zero."""
+        """Index of the node that refers to each; below zero, of a place."""
         self._index: dict[int, int] = {}
         self._crossings: tuple[list[int], list[int]] = [], []
         """Further references between known nodes."""
@@ -98,7 +98,7 @@ class Walk:
         return number
 
     def chain(self, index: int) -> tuple[list[Any], Place]:
-        """From what a place refers to, to the object at ``index``."""
+        """The chain from a value of a place to the object at ``index``."""
         chain = []
         while index >= 0:
             chain.append(self.nodes[index])
@@ -106,7 +106,7 @@ class Walk:
         return chain[::-1], self._places[~index]
 
     def mark_barren(self) -> None:
-        """Remember what leads nowhere, for the walks to come."""
+        """Remember the objects that lead nowhere, for later walks."""
         nodes, origins = self.nodes, self._from
         fertile = bytearray(len(nodes))
         for index in (*self._open, *self.hits):

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from types import MethodType, ModuleType
 
-import fix_keepers
+import fix_references
 import pytest
-from fix_keepers import running
+from fix_references import running
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ import poolwatch
 from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.sweep import Progress, Sweep
 
-pooled, taken = fix_keepers.pooled, fix_keepers.taken
+pooled, taken = fix_references.pooled, fix_references.taken
 
 KEPT = {}
 
@@ -123,9 +123,9 @@ def test_beside_large_data(taken, pooled, make, first):
 
     with running(job):
         result = taken.look(budget_s=2.0)
-    keeper = result.found["h1"]
-    assert (keeper.in_hand, keeper.near) == (True, True)
-    assert "local 'session'" in keeper.path[0]
+    path = result.paths["h1"]
+    assert (path.in_hand, path.near) == (True, True)
+    assert "local 'session'" in path.steps[0]
 
 
 @pytest.mark.parametrize("make", DATA)
@@ -141,8 +141,8 @@ def test_all_of_large_data(taken, pooled, make):
     KEPT["session"] = connected(pooled)
     with running(job):
         result = taken.look(budget_s=20.0)
-    assert result.found["h1"].kind == "global"
-    assert result.all_frames, result.unseen
+    assert result.paths["h1"].kind == "global"
+    assert result.unseen is None, result.unseen
 
 
 @pytest.mark.parametrize("make", DATA)
@@ -158,7 +158,7 @@ def test_cut_short(taken, pooled, make):
     KEPT["session"] = connected(pooled)
     with running(job, "reporter"):
         result = taken.look(nodes=5_500)
-    assert not result.all_frames
+    assert result.unseen is not None
     assert "threads: " in result.unseen
     assert "reporter" in result.unseen
     assert "not followed to the end" in result.unseen
@@ -181,9 +181,9 @@ def test_large_module_hides_no_use(taken, pooled, monkeypatch):
         result = taken.look(nodes=100_000)
     finally:
         gc.enable()
-    assert "h1" not in result.found
+    assert "h1" not in result.paths
     assert "caches" in result.left_out
-    assert result.all_frames, result.unseen
+    assert result.unseen is None, result.unseen
     del held
     gc.collect()
 
@@ -199,10 +199,10 @@ def test_one_of_many(taken, pooled):
         jobs[17].next.close()
 
     with running(job):
-        keeper = taken.keeper()
-    assert keeper.in_hand
-    assert keeper.near
-    assert keeper.path[1:] == (
+        path = taken.path()
+    assert path.in_hand
+    assert path.near
+    assert path.steps[1:] == (
         "an entry of a dict",
         "attribute 'next'",
         "its connection",
@@ -230,9 +230,9 @@ def test_generator_behind_a_long_chain(taken, pooled):
         del first
 
     with running(job):
-        keeper = taken.keeper()
-    assert keeper.in_hand
-    assert keeper.near
+        path = taken.path()
+    assert path.in_hand
+    assert path.near
 
 
 def test_chain_behind_a_generator(taken, pooled):
@@ -255,9 +255,9 @@ def test_chain_behind_a_generator(taken, pooled):
         del data
 
     with running(job):
-        keeper = taken.keeper()
-    assert keeper.in_hand
-    assert keeper.near
+        path = taken.path()
+    assert path.in_hand
+    assert path.near
 
 
 def test_two_ways(taken, pooled):
@@ -285,9 +285,9 @@ def test_two_ways(taken, pooled):
         session.close()
 
     with running(job):
-        keeper = taken.keeper()
-    assert keeper.in_hand
-    assert keeper.near
+        path = taken.path()
+    assert path.in_hand
+    assert path.near
 
 
 def test_deep_stack(taken, pooled):
@@ -308,7 +308,7 @@ def test_deep_stack(taken, pooled):
             result = taken.look()
     finally:
         sys.setrecursionlimit(limit)
-    assert not result.all_frames
+    assert result.unseen is not None
     assert "deep one not read in part" in result.unseen
 
 
@@ -373,7 +373,7 @@ def test_what_changes_meanwhile(taken, pooled):
     with running(job):
         for _ in range(10):
             result = taken.look(budget_s=1.0)
-            assert result.found["h2"].near
+            assert result.paths["h2"].near
             assert "failed" not in (result.left_out or "")
 
 
@@ -476,8 +476,8 @@ def test_hostile_objects(taken, pooled, base, large):
         result = taken.look()
         calls = [*CALLS]
     assert calls == []
-    assert result.all_frames, result.unseen
-    assert result.found["h1"].near
+    assert result.unseen is None, result.unseen
+    assert result.paths["h1"].near
 
 
 def test_hostile_surroundings(taken, pooled, monkeypatch):
@@ -537,8 +537,8 @@ def test_hostile_surroundings(taken, pooled, monkeypatch):
     stop.set()
     thread.join(10)
     assert calls == []
-    assert result.all_frames, result.unseen
-    assert result.found["h1"].in_hand
+    assert result.unseen is None, result.unseen
+    assert result.paths["h1"].in_hand
     del odd
 
 

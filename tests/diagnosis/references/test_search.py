@@ -12,18 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from weakref import ref
 
-import fix_keepers
+import fix_references
 import pytest
-from fix_keepers import Taken, running
-from helpers import Driver
+from fix_references import Taken, running
 from sqlalchemy import text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from poolwatch.diagnosis.references.search import keepers
+from poolwatch.diagnosis.references.search import find_paths
 from poolwatch.model import Frame
 
-pooled, taken = fix_keepers.pooled, fix_keepers.taken
+pooled, taken = fix_references.pooled, fix_references.taken
 
 KEPT = {}
 """A cache, as applications have them."""
@@ -41,6 +40,11 @@ def connected(session):
     return session
 
 
+class Driver:
+    def rollback(self): ...
+    def close(self): ...
+
+
 # -- running frames ------------------------------------------------------------------
 
 
@@ -48,13 +52,13 @@ def test_local_of_the_taker(taken, pooled):
     """A variable of the function that took it, in the words of its author."""
     connection = pooled.connect()
     line = sys._getframe().f_lineno + 1
-    keeper = taken.keeper()
-    assert (keeper.kind, keeper.owner) == ("running frame", "MainThread")
-    assert (keeper.same_holder, keeper.is_user) == (True, True)
-    assert keeper.in_hand
-    assert keeper.near
-    assert keeper.frame == Frame(__file__, line, "test_local_of_the_taker")
-    assert keeper.path == (
+    path = taken.path()
+    assert (path.kind, path.owner) == ("running frame", "MainThread")
+    assert (path.same_holder, path.is_user) == (True, True)
+    assert path.in_hand
+    assert path.near
+    assert path.frame == Frame(__file__, line, "test_local_of_the_taker")
+    assert path.steps == (
         f"local 'connection' of test_local_of_the_taker at test_search.py:{line}",
         "its connection",
     )
@@ -64,9 +68,9 @@ def test_local_of_the_taker(taken, pooled):
 def test_raw_connection(taken, pooled):
     """The proxy itself needs no further words."""
     raw = pooled.raw_connection()
-    keeper = taken.keeper()
-    assert len(keeper.path) == 1
-    assert keeper.path[0].startswith("local 'raw' of test_raw_connection")
+    path = taken.path()
+    assert len(path.steps) == 1
+    assert path.steps[0].startswith("local 'raw' of test_raw_connection")
     raw.close()
 
 
@@ -99,10 +103,10 @@ def test_every_object_of_sqlalchemy(taken, pooled, deep):  # noqa: C901 - a list
         session, bound_session, transaction, result, mappings, savepoint, bound_maker
     ):  # fmt: skip
         holder = {"thing": make()} if deep else make()
-        keeper = taken.keeper()
+        path = taken.path()
         words = ["key 'thing'"] if deep else []
-        assert keeper.path[1:] == (*words, "its connection"), make
-        assert (keeper.kind, keeper.near) == ("running frame", True)
+        assert path.steps[1:] == (*words, "its connection"), make
+        assert (path.kind, path.near) == ("running frame", True)
         holder = None
         gc.collect()
         taken.holds.clear()
@@ -118,10 +122,10 @@ def test_used_by_another_thread(taken, pooled):
         stop.wait()
 
     with running(uses, "consumer"):
-        keeper = taken.keeper()
-    assert (keeper.kind, keeper.owner) == ("running frame", "consumer")
-    assert keeper.same_holder is False
-    assert keeper.path[0].startswith("local 'conn' of test_used_by_another_thread")
+        path = taken.path()
+    assert (path.kind, path.owner) == ("running frame", "consumer")
+    assert path.same_holder is False
+    assert path.steps[0].startswith("local 'conn' of test_used_by_another_thread")
     connection.close()
 
 
@@ -142,13 +146,13 @@ def test_in_a_call_of_the_library(taken, pooled):
     thread = threading.Thread(target=queries, name="slow one")
     thread.start()
     entered.wait(60)
-    keeper = taken.keeper()
+    path = taken.path()
     leave.set()
     thread.join()
-    assert keeper.owner == "slow one"
-    assert (keeper.is_user, keeper.same_holder) == (True, True)
-    assert keeper.frame.function == "queries"
-    assert "local 'mine'" in keeper.path[0]
+    assert path.owner == "slow one"
+    assert (path.is_user, path.same_holder) == (True, True)
+    assert path.frame.function == "queries"
+    assert "local 'mine'" in path.steps[0]
 
 
 def test_instances_and_containers(taken, pooled):
@@ -169,17 +173,17 @@ def test_instances_and_containers(taken, pooled):
         (lambda s: {"main": s}, ["key 'main'"]),
     ):
         holder = wrap(connected(Session(pooled)))
-        keeper = taken.keeper()
-        assert list(keeper.path[1:]) == [*words, "its connection"]
-        assert keeper.in_hand
-        assert keeper.near
+        path = taken.path()
+        assert list(path.steps[1:]) == [*words, "its connection"]
+        assert path.in_hand
+        assert path.near
         holder = None
         gc.collect()
         taken.holds.clear()
     slotted = Slotted()
     slotted.inner = Repository(connected(Session(pooled)))
-    keeper = taken.keeper()
-    assert keeper.path[1:-1] == ("attribute 'inner'", "attribute 'session'")
+    path = taken.path()
+    assert path.steps[1:-1] == ("attribute 'inner'", "attribute 'session'")
     slotted.inner.session.close()
     del holder
 
@@ -202,17 +206,17 @@ def test_generator_of_a_running_function(taken, pooled):
     def request():
         dependency = get_db(pooled)
         next(dependency)
-        keeper = taken.keeper()
+        path = taken.path()
         dependency.close()
-        return keeper
+        return path
 
-    keeper = request()
-    assert keeper.kind == "generator"
-    assert (keeper.in_hand, keeper.near) == (True, True)
-    assert (keeper.is_user, keeper.same_holder) == (True, True)
-    assert keeper.frame.function == "request"
-    assert "local 'dependency'" in keeper.path[0]
-    assert keeper.path[1].startswith("local 'db' of suspended get_db at ")
+    path = request()
+    assert path.kind == "generator"
+    assert (path.in_hand, path.near) == (True, True)
+    assert (path.is_user, path.same_holder) == (True, True)
+    assert path.frame.function == "request"
+    assert "local 'dependency'" in path.steps[0]
+    assert path.steps[1].startswith("local 'db' of suspended get_db at ")
 
 
 def test_generator_in_an_exit_stack(taken, pooled):
@@ -220,13 +224,13 @@ def test_generator_in_an_exit_stack(taken, pooled):
     session = contextmanager(get_db)
     with ExitStack() as stack:
         stack.enter_context(session(pooled))
-        keeper = taken.keeper()
-    assert keeper.kind == "generator"
-    assert keeper.in_hand
-    assert keeper.near
-    assert keeper.path[1] == "an open context manager"
-    assert keeper.path[2].startswith("local 'db' of suspended get_db")
-    assert keeper.path[3:] == ("its connection",)
+        path = taken.path()
+    assert path.kind == "generator"
+    assert path.in_hand
+    assert path.near
+    assert path.steps[1] == "an open context manager"
+    assert path.steps[2].startswith("local 'db' of suspended get_db")
+    assert path.steps[3:] == ("its connection",)
 
 
 def test_what_outer_frames_have_is_in_nobodys_way(taken, pooled):
@@ -240,10 +244,10 @@ def test_forgotten_generator(taken, pooled):
     """One that only a cache still has is in nobody's hand."""
     KEPT["rows"] = get_db(pooled)
     next(KEPT["rows"])
-    keeper = taken.keeper()
-    assert (keeper.kind, keeper.in_hand, keeper.frame) == ("generator", False, None)
-    assert keeper.path[0] == f"global 'KEPT' of module {__name__}"
-    assert keeper.path[1] == "key 'rows'"
+    path = taken.path()
+    assert (path.kind, path.in_hand, path.frame) == ("generator", False, None)
+    assert path.steps[0] == f"global 'KEPT' of module {__name__}"
+    assert path.steps[1] == "key 'rows'"
     KEPT.pop("rows").close()
 
 
@@ -253,16 +257,16 @@ def test_forgotten_generator(taken, pooled):
 def test_cache_of_a_module(taken, pooled):
     """The user took it and went on."""
     KEPT["daily"] = connected(Session(pooled))
-    keeper = taken.keeper()
-    assert keeper.kind == "global"
-    assert keeper.path == (
+    path = taken.path()
+    assert path.kind == "global"
+    assert path.steps == (
         f"global 'KEPT' of module {__name__}",
         "key 'daily'",
         "its connection",
     )
-    assert (keeper.owner, keeper.same_holder, keeper.frame) == (None, None, None)
-    assert not keeper.in_hand
-    assert keeper.is_user
+    assert (path.owner, path.same_holder, path.frame) == (None, None, None)
+    assert not path.in_hand
+    assert path.is_user
     KEPT.pop("daily").close()
 
 
@@ -272,10 +276,10 @@ class Reports:
 
 def test_class_attribute(taken, pooled):
     Reports.current = pooled.connect()
-    keeper = taken.keeper()
-    assert keeper.kind == "global"
-    assert keeper.path[0] == f"global 'Reports' of module {__name__}"
-    assert keeper.path[1] == "class attribute 'current' of Reports"
+    path = taken.path()
+    assert path.kind == "global"
+    assert path.steps[0] == f"global 'Reports' of module {__name__}"
+    assert path.steps[1] == "class attribute 'current' of Reports"
     Reports.current.close()
     Reports.current = None
 
@@ -290,9 +294,9 @@ def test_closure(taken, pooled):
         return callback
 
     KEPT["callback"] = later(connected(Session(pooled)))
-    keeper = taken.keeper()
-    assert (keeper.kind, keeper.in_hand) == ("closure", False)
-    assert keeper.path[2].startswith("closure variable 'session' of test_closure")
+    path = taken.path()
+    assert (path.kind, path.in_hand) == ("closure", False)
+    assert path.steps[2].startswith("closure variable 'session' of test_closure")
     KEPT.pop("callback")().close()
 
 
@@ -313,9 +317,9 @@ def test_thread_local_registry(taken, pooled):
         Registry.remove()
 
     with running(loop):
-        keeper = taken.keeper()
-    assert (keeper.kind, keeper.in_hand) == ("thread-local", False)
-    assert keeper.path == (
+        path = taken.path()
+    assert (path.kind, path.in_hand) == ("thread-local", False)
+    assert path.steps == (
         f"global 'Registry' of module {__name__}",
         "its value for one thread",
         "its connection",
@@ -333,9 +337,9 @@ def test_thread_local(taken, pooled):
         LOCAL.connection.close()
 
     with running(loop):
-        keeper = taken.keeper()
-    assert (keeper.kind, keeper.in_hand) == ("thread-local", False)
-    assert keeper.path[:2] == (
+        path = taken.path()
+    assert (path.kind, path.in_hand) == ("thread-local", False)
+    assert path.steps[:2] == (
         f"global 'LOCAL' of module {__name__}",
         "its value for one thread",
     )
@@ -359,14 +363,14 @@ def test_stored_exception(taken, pooled):
         failed.__traceback__.tb_next.tb_frame.f_locals["connection"].close()
 
     with running(loop):
-        keeper = taken.keeper()
-    assert (keeper.kind, keeper.owner) == ("exception", "worker")
-    assert not keeper.in_hand
-    assert keeper.frame.function == "loop"
-    assert "local 'failed'" in keeper.path[0]
-    assert keeper.path[1] == "the traceback of ValueError"
-    assert "local 'connection' of test_stored_exception" in keeper.path[2]
-    assert keeper.path[2].endswith(", which has ended")
+        path = taken.path()
+    assert (path.kind, path.owner) == ("exception", "worker")
+    assert not path.in_hand
+    assert path.frame.function == "loop"
+    assert "local 'failed'" in path.steps[0]
+    assert path.steps[1] == "the traceback of ValueError"
+    assert "local 'connection' of test_stored_exception" in path.steps[2]
+    assert path.steps[2].endswith(", which has ended")
 
 
 def test_exception_being_handled(taken, pooled):
@@ -384,10 +388,10 @@ def test_exception_being_handled(taken, pooled):
             stop.wait()
 
     with running(loop):
-        keeper = taken.keeper()
-    assert (keeper.kind, keeper.owner) == ("exception", "worker")
-    assert keeper.path[0] == "the exception that thread worker is handling"
-    assert not keeper.in_hand
+        path = taken.path()
+    assert (path.kind, path.owner) == ("exception", "worker")
+    assert path.steps[0] == "the exception that thread worker is handling"
+    assert not path.in_hand
     gc.collect()
 
 
@@ -402,18 +406,18 @@ def test_last_exception(taken, pooled, monkeypatch):
         job()
     except ValueError as error:
         monkeypatch.setattr(sys, "last_value", error, raising=False)
-    keeper = taken.keeper()
-    assert keeper.kind == "exception"
-    assert keeper.path[0] == "sys.last_value"
+    path = taken.path()
+    assert path.kind == "exception"
+    assert path.steps[0] == "sys.last_value"
 
 
 def test_result_of_a_finished_future(taken, pooled):
     """A session that a job returned, in a future that nobody asks any more."""
     with ThreadPoolExecutor(1) as executor:
         KEPT["future"] = executor.submit(lambda: connected(Session(pooled)))
-    keeper = taken.keeper()
-    assert (keeper.kind, keeper.in_hand) == ("task result", False)
-    assert keeper.path[1:3] == ("key 'future'", "attribute '_result'")
+    path = taken.path()
+    assert (path.kind, path.in_hand) == ("task result", False)
+    assert path.steps[1:3] == ("key 'future'", "attribute '_result'")
     KEPT.pop("future").result().close()
 
 
@@ -435,16 +439,16 @@ def test_the_worker_went_on(taken, pooled):
         stop.wait()
 
     with running(loop):
-        keeper = taken.keeper()
-        assert not (keeper.in_hand and keeper.near)
+        path = taken.path()
+        assert not (path.in_hand and path.near)
     app.services["reports"]["last"].pop().close()
 
 
 def test_dropped(taken, pooled):
-    """What is gone has no keeper."""
+    """What is gone has no path."""
     pooled.connect()
     gc.collect()
-    assert taken.look().found == {}
+    assert taken.look().paths == {}
 
 
 # -- several at once -----------------------------------------------------------------
@@ -459,9 +463,9 @@ def test_a_thousand(taken, capsys):
     began = time.perf_counter()
     result = taken.look(budget_s=10.0)  # what it took is printed, not judged
     took = time.perf_counter() - began
-    assert len(result.found) == 1000
-    assert result.all_frames
-    kinds = [keeper.kind for keeper in result.found.values()]
+    assert len(result.paths) == 1000
+    assert result.unseen is None
+    kinds = [path.kind for path in result.paths.values()]
     assert (kinds.count("running frame"), kinds.count("global")) == (900, 100)
     with capsys.disabled():
         print(f"\n1,000 holds: {took * 1000:.1f} ms, left out: {result.left_out}")
@@ -473,14 +477,14 @@ def test_budget(taken, pooled):
     """A look that had to stop says so, and says that it proves nothing."""
     connection = pooled.connect()
     result = taken.look(budget_s=0.0)
-    assert result.found == {}
-    assert not result.all_frames
+    assert result.paths == {}
+    assert result.unseen is not None
     assert "the time for a look was over" in result.left_out
     assert "threads: " in result.left_out
     result = taken.look(nodes=0)
-    assert not result.all_frames
+    assert result.unseen is not None
     assert "enough objects" in result.left_out
-    assert taken.look().all_frames
+    assert taken.look().unseen is None
     connection.close()
 
 
@@ -489,10 +493,10 @@ def test_large_container(taken, pooled):
     KEPT["many"] = [[number] for number in range(50_000)]
     KEPT["many"].insert(20_000, connected(Session(pooled)))
     result = taken.look()
-    (keeper,) = result.found.values()
-    assert keeper.path[1:3] == ("key 'many'", "an item of a list")
+    (path,) = result.paths.values()
+    assert path.steps[1:3] == ("key 'many'", "an item of a list")
     result = taken.look(nodes=20_000)
-    assert result.found == {}
+    assert result.paths == {}
     assert "test_search" in result.left_out
     assert "not followed to the end" in result.left_out
     KEPT["many"].pop(20_000).close()
@@ -519,7 +523,7 @@ def test_large_heap(taken, capsys):
         result = taken.look(budget_s=10.0)
     stop.set()
     ticker.join()
-    assert result.found["h1"].kind == "global"
+    assert result.paths["h1"].kind == "global"
     with capsys.disabled():
         print(
             f"\na heap of a million: longest stop {max(gaps) * 1000:.1f} ms"
@@ -592,7 +596,7 @@ def test_leaves_nothing_behind(taken, pooled):
     try:
         before = len(gc.get_objects())
         for _ in range(20):
-            keepers(taken.holds, taker=taken.takers)
+            find_paths(taken.holds, taker=taken.takers)
         assert gc.collect() < 50
         assert len(gc.get_objects()) - before < 50
     finally:
@@ -614,7 +618,7 @@ def test_locals_in_the_application_hands(taken, pooled):
 
     seen = {}
     with running(job):
-        assert "local" in taken.keeper().path[0]
+        assert "local" in taken.path().steps[0]
     assert "connection" in seen
 
 
@@ -694,8 +698,8 @@ def test_runs_no_code_of_the_application(taken, pooled):  # noqa: C901 - a list
     del fields
     result = taken.look()
     assert result.left_out is None or "failed" not in result.left_out
-    (keeper,) = result.found.values()
-    assert keeper.path[3:5] == ("key 'deep'", "its connection")
+    (path,) = result.paths.values()
+    assert path.steps[3:5] == ("key 'deep'", "its connection")
     dict.__getitem__(KEPT["hostile"][1], "deep").close()
 
 
@@ -703,8 +707,8 @@ def test_never_raises(pooled):
     """Whatever it is given."""
     connection = pooled.connect()
     proxy = connection._dbapi_connection
-    assert keepers({}, taker={}).found == {}
-    assert keepers({"h": ref(proxy)}, taker={}).found["h"].same_holder is False
+    assert find_paths({}, taker={}).paths == {}
+    assert find_paths({"h": ref(proxy)}, taker={}).paths["h"].same_holder is False
     connection.close()
 
 
@@ -713,7 +717,7 @@ def test_taker_unknown_by_then(taken, pooled):
     connection = pooled.connect()
     (hold,) = taken.holds
     taken.takers[hold] = None, None
-    assert taken.keeper().same_holder is False
+    assert taken.path().same_holder is False
     connection.close()
 
 
@@ -723,6 +727,6 @@ def test_another_proxy_at_that_address():
     pool = taken.watch(QueuePool(Driver))
     proxy = pool.connect()
     taken.holds["h1"] = ref(proxy)
-    found = keepers(taken.holds, taker=taken.takers).found
+    found = find_paths(taken.holds, taker=taken.takers).paths
     assert set(found) == {"h1"}
     proxy.close()

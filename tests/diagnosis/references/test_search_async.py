@@ -9,7 +9,7 @@ import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from weakref import ref
 
-import fix_keepers
+import fix_references
 import pytest
 from helpers import until_async
 from sqlalchemy import text
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-taken = fix_keepers.taken
+taken = fix_references.taken
 KEPT = {}
 AWAITS = {"cr_code": "cr_await", "gi_code": "gi_yieldfrom", "ag_code": "ag_await"}
 CURRENT = contextvars.ContextVar("current_session")
@@ -77,8 +77,8 @@ async def ended(*tasks):
 async def look(taken):
     """Who keeps the only one; asked while the loop goes on."""
     result = await asyncio.to_thread(taken.look)
-    assert result.all_frames
-    (found,) = result.found.values()
+    assert result.unseen is None
+    (found,) = result.paths.values()
     return found
 
 
@@ -94,13 +94,13 @@ async def test_waiting_task(taken, engine):
             await inner()
 
     task = await started(handler())
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.owner) == ("suspended frame", "job")
-    assert (keeper.same_holder, keeper.is_user) == (True, True)
-    assert (keeper.in_hand, keeper.near) == (True, True)
-    assert keeper.frame.function == "handler"
-    assert keeper.path[0].startswith("local 'session' of test_waiting_task")
-    assert keeper.path[1:] == ("its connection",)
+    path = await look(taken)
+    assert (path.kind, path.owner) == ("suspended frame", "job")
+    assert (path.same_holder, path.is_user) == (True, True)
+    assert (path.in_hand, path.near) == (True, True)
+    assert path.frame.function == "handler"
+    assert path.steps[0].startswith("local 'session' of test_waiting_task")
+    assert path.steps[1:] == ("its connection",)
     await ended(task)
 
 
@@ -112,22 +112,22 @@ async def test_nameless_with(taken, engine):
             await asyncio.Event().wait()
 
     task = await started(handler())
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.in_hand) == ("suspended frame", True)
-    assert keeper.frame.function == "handler"
-    assert keeper.path[0].startswith("a temporary of test_nameless_with")
+    path = await look(taken)
+    assert (path.kind, path.in_hand) == ("suspended frame", True)
+    assert path.frame.function == "handler"
+    assert path.steps[0].startswith("a temporary of test_nameless_with")
     await ended(task)
 
 
 async def test_running_task(taken, engine):
     """Asked from the task itself: its frame is running, and it is the task's."""
     async with engine.connect() as connection:
-        keeper = taken.keeper()
+        path = taken.path()
     assert connection.closed
-    assert keeper.kind == "running frame"
-    assert keeper.owner == asyncio.current_task().get_name()
-    assert keeper.same_holder
-    assert "local 'connection' of test_running_task" in keeper.path[0]
+    assert path.kind == "running frame"
+    assert path.owner == asyncio.current_task().get_name()
+    assert path.same_holder
+    assert "local 'connection' of test_running_task" in path.steps[0]
 
 
 async def test_another_task(taken, engine):
@@ -146,10 +146,10 @@ async def test_another_task(taken, engine):
 
     await asyncio.create_task(producer())
     task = await started(consumer(), "consumer")
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.owner) == ("suspended frame", "consumer")
-    assert (keeper.same_holder, keeper.in_hand, keeper.near) == (False, True, True)
-    assert "local 'mine'" in keeper.path[0]
+    path = await look(taken)
+    assert (path.kind, path.owner) == ("suspended frame", "consumer")
+    assert (path.same_holder, path.in_hand, path.near) == (False, True, True)
+    assert "local 'mine'" in path.steps[0]
     await ended(task)
 
 
@@ -171,9 +171,9 @@ async def test_in_run_sync(taken, engine):
 
     task = await started(handler())
     await entered.wait()
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.same_holder) == ("suspended frame", True)
-    assert (keeper.in_hand, keeper.is_user, keeper.near) == (True, True, True)
+    path = await look(taken)
+    assert (path.kind, path.same_holder) == ("suspended frame", True)
+    assert (path.in_hand, path.is_user, path.near) == (True, True, True)
     leave.set()
     await task
 
@@ -194,10 +194,10 @@ async def test_yield_dependency(taken, engine):
             await asyncio.Event().wait()
 
     task = await started(request())
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.owner) == ("generator", "job")
-    assert (keeper.in_hand, keeper.near, keeper.same_holder) == (True, True, True)
-    assert keeper.path[-2].startswith("local 'db' of suspended get_db")
+    path = await look(taken)
+    assert (path.kind, path.owner) == ("generator", "job")
+    assert (path.in_hand, path.near, path.same_holder) == (True, True, True)
+    assert path.steps[-2].startswith("local 'db' of suspended get_db")
     await ended(task)
 
 
@@ -215,9 +215,9 @@ async def test_async_for(taken, engine):
             pass
 
     task = await started(consumes())
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.in_hand) == ("suspended frame", True)
-    assert keeper.frame.function == "rows"
+    path = await look(taken)
+    assert (path.kind, path.in_hand) == ("suspended frame", True)
+    assert path.frame.function == "rows"
     await ended(task)
 
 
@@ -229,9 +229,9 @@ async def test_finished_task(taken, engine):
 
     KEPT["task"] = asyncio.create_task(makes())
     await asyncio.wait([KEPT["task"]])
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.in_hand) == ("task result", False)
-    assert keeper.path[:3] == (
+    path = await look(taken)
+    assert (path.kind, path.in_hand) == ("task result", False)
+    assert path.steps[:3] == (
         f"global 'KEPT' of module {__name__}",
         "key 'task'",
         "the result of a task",
@@ -248,9 +248,9 @@ async def test_failed_task(taken, engine):
 
     KEPT["task"] = asyncio.create_task(fails())
     await asyncio.wait([KEPT["task"]])
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.in_hand) == ("exception", False)
-    assert keeper.path[-2].endswith(", which has ended")
+    path = await look(taken)
+    assert (path.kind, path.in_hand) == ("exception", False)
+    assert path.steps[-2].endswith(", which has ended")
     error = KEPT.pop("task").exception()
     await error.__traceback__.tb_frame.f_locals["connection"].close()
     del error
@@ -272,10 +272,10 @@ async def test_context_variable(taken, engine):
             await CURRENT.get().close()
 
     task = await started(loop())
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.owner) == ("context variable", "job")
-    assert not keeper.in_hand
-    assert keeper.path[0].startswith("context variable 'current_session' of")
+    path = await look(taken)
+    assert (path.kind, path.owner) == ("context variable", "job")
+    assert not path.in_hand
+    assert path.steps[0].startswith("context variable 'current_session' of")
     await ended(task)
 
 
@@ -289,9 +289,9 @@ async def test_async_scoped_session(taken, engine):
         await KEPT["registry"].execute(text("select 1"))
 
     await asyncio.create_task(job())
-    keeper = await look(taken)
-    assert (keeper.kind, keeper.in_hand) == ("global", False)
-    assert keeper.path[1:] == ("key 'registry'", "its connection")
+    path = await look(taken)
+    assert (path.kind, path.in_hand) == ("global", False)
+    assert path.steps[1:] == ("key 'registry'", "its connection")
     (session,) = KEPT["registry"].registry.registry.values()
     await session.close()
 
@@ -301,8 +301,8 @@ async def test_scheduled_call(taken, engine):
     connection = await engine.connect()
     handle = asyncio.get_running_loop().call_later(600, connection.close)
     handle, connection = ref(handle), ref(connection)
-    keeper = await look(taken)
-    assert not (keeper.in_hand and keeper.near and keeper.is_user)
+    path = await look(taken)
+    assert not (path.in_hand and path.near and path.is_user)
     await connection().close()
     handle().cancel()
 
@@ -324,11 +324,11 @@ async def test_loop_in_another_thread(taken, engine):
     thread = threading.Thread(target=loops, name="loops")
     thread.start()
     await until_async(lambda: not queue)
-    keeper = await look(taken)
-    assert keeper.owner.startswith("Task-")
-    assert not keeper.same_holder
-    assert "local 'mine'" in keeper.path[0]
-    assert (keeper.in_hand, keeper.near) == (True, True)
+    path = await look(taken)
+    assert path.owner.startswith("Task-")
+    assert not path.same_holder
+    assert "local 'mine'" in path.steps[0]
+    assert (path.in_hand, path.near) == (True, True)
     stop.set()
     await asyncio.to_thread(thread.join)
     await queue.pop().close()
@@ -379,8 +379,8 @@ async def test_many_tasks(taken, engine, capsys):
     tasks.append(await started(handler()))
     await until_async(lambda: taken.holds)
     result = await asyncio.to_thread(taken.look, budget_s=0.05)
-    (keeper,) = result.found.values()
-    assert keeper.same_holder
+    (path,) = result.paths.values()
+    assert path.same_holder
     with capsys.disabled():
         print(f"\n10,000 tasks, budget 50 ms: left out: {result.left_out}")
     await ended(*tasks)

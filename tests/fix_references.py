@@ -1,4 +1,4 @@
-"""Pools with recorded connection proxies, and searches for references to them."""
+"""Pools whose connection proxies are known, and a look at who keeps them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.pool import QueuePool
 
-from poolwatch.diagnosis.references.search import Keeper, Result, keepers
+from poolwatch.diagnosis.references.path import ReferencePath
+from poolwatch.diagnosis.references.search import SearchResult, find_paths
 
 
 class Taken:
-    """Connections taken from the pools of a test: weak references to their proxies."""
+    """What was taken from the pools of a test: weak references to proxies."""
 
     def __init__(self) -> None:
         self.holds: dict[str, Any] = {}
@@ -32,23 +33,23 @@ class Taken:
         self.holds[hold] = ref(proxy)
         self.takers[hold] = threading.get_ident(), self.task and ref(self.task())
 
-    def look(self, **settings: Any) -> Result:
-        """Search as the agent does: from a thread of its own."""
-        results: list[Result] = []
+    def look(self, **settings: Any) -> SearchResult:
+        """A look as the agent takes it: from a thread of its own."""
+        results: list[SearchResult] = []
 
         def agent() -> None:
             settings.setdefault("budget_s", 5.0)  # the heap of a long test run is large
             settings.setdefault("nodes", 20_000_000)
-            results.append(keepers(self.holds, taker=self.takers, **settings))
+            results.append(find_paths(self.holds, taker=self.takers, **settings))
 
         thread = threading.Thread(target=agent, name="agent")
         thread.start()
         thread.join()
         return results[0]
 
-    def keeper(self, **settings: Any) -> Keeper:
-        """The referrer of the only connection that is out."""
-        (found,) = self.look(**settings).found.values()
+    def path(self, **settings: Any) -> ReferencePath:
+        """Who keeps the only connection that is out."""
+        (found,) = self.look(**settings).paths.values()
         return found
 
 
@@ -59,7 +60,7 @@ def taken() -> Taken:
 
 @pytest.fixture
 def pooled(taken: Taken, tmp_path: Any) -> Iterator[Any]:
-    """An engine on a SQLite file; ``taken`` records its checkouts."""
+    """An engine on a SQLite file; all that is taken from it is known to ``taken``."""
     engine = create_engine(
         f"sqlite:///{tmp_path}/keepers.db",
         poolclass=QueuePool,
@@ -73,7 +74,7 @@ def pooled(taken: Taken, tmp_path: Any) -> Iterator[Any]:
 
 @contextmanager
 def running(function: Callable[..., Any], name: str = "worker") -> Iterator[None]:
-    """Run ``function(ready, stop)`` in a thread while the block runs."""
+    """``function(ready, stop)`` in a thread, as long as the block lasts."""
     ready, stop = threading.Event(), threading.Event()
     thread = threading.Thread(target=function, args=(ready, stop), name=name)
     thread.start()

@@ -1,0 +1,149 @@
+"""From the evidence of one moment to the records of a snapshot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from poolwatch.agent.moment import Moment, OpenRequests
+from poolwatch.diagnosis.evidence import (
+    HoldEvidence,
+    JudgedHold,
+    OpenWait,
+    PoolEvidence,
+)
+from poolwatch.diagnosis.verdicts import judge
+from poolwatch.ledger.checkout import Checkout
+from poolwatch.model import Frame, Hold, SiteStats, Wait
+from poolwatch.stacks.callers import Request, callers
+from poolwatch.stacks.capture import Path
+from poolwatch.text.format import duration, place
+from poolwatch.text.masking import mask_literals
+
+
+class PoolRecords(NamedTuple):
+    """What a snapshot says of one pool."""
+
+    evidence: PoolEvidence
+    sites: list[SiteStats]
+    callers: list[SiteStats]
+    """The same, caller by caller, where several share a call site."""
+
+
+def pool_records(
+    moment: Moment, requests: OpenRequests, is_confirmed: Callable[[Checkout], bool]
+) -> PoolRecords:
+    """Judge the holds of one pool, count its leaks, and put it into records.
+
+    A leak is counted if it is proven, or if ``is_confirmed`` says so.
+    """
+    book = requests.book
+    requests.mark_nested()
+    named = _callers(moment, requests)
+    judged = [
+        _judged(moment, book.id, hold, seen, named.get(hold.number))
+        for hold, seen in requests.holds.items()
+    ]
+    for checkout, each in zip(requests.holds, judged, strict=True):
+        if each.hold.verdict == "leaked" and (
+            each.evidence.dropped or is_confirmed(checkout)
+        ):
+            book.found_leaked(checkout)
+    waits = [
+        OpenWait(_wait(moment, book.id, each, named.get(each.number)), each.owner())
+        for each in requests.waits
+    ]
+    stats = book.stats(len(judged), len(waits))
+    sites, by_caller = book.sites(moment.now, list(requests.holds))
+    evidence = PoolEvidence(
+        stats=stats,
+        holds=judged,
+        waits=waits,
+        collected=book.collected_at(),
+        outside=book.mostly_outside(),
+        inherited=[use.record(moment.now) for use in list(book.inherited.values())],
+        nested=() if book.shared else book.nestings.records(moment.now),
+        shared=book.shared,
+    )
+    return PoolRecords(evidence, sites, by_caller)
+
+
+def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
+    """The caller that tells a request apart, by the request's number."""
+    stacks = [(hold, seen.site, seen.stack) for hold, seen in requests.holds.items()]
+    stacks += [
+        (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
+        for wait in requests.waits
+    ]
+    wanted = {
+        each.number: Request(site, stack, moment.submitter(each).stack)
+        for each, site, stack in stacks
+        if site is not None
+    }
+    return callers(wanted, requests.book.stacks())
+
+
+def _judged(
+    moment: Moment,
+    pool: str,
+    checkout: Checkout,
+    seen: HoldEvidence,
+    caller: Frame | None,
+) -> JudgedHold:
+    facts, usage = checkout.facts, checkout.usage
+    seen.inherited = facts is not None and facts.process != os.getpid()
+    judgement = judge(seen)
+    statement = checkout.statement()
+    reasons = judgement.reasons
+    if judgement.verdict != "ok" and usage and usage.path and seen.unused_s:
+        where = place(usage.path.site())
+        reasons = (*reasons, f"last used at {where}, {duration(seen.unused_s)} ago")
+    submitter = moment.submitter(checkout)
+    hold = Hold(
+        id=f"h{checkout.number}",
+        pool=pool,
+        backend_pid=facts.backend_pid if facts else None,
+        held_s=seen.held_s,
+        waited_s=checkout.taken - checkout.asked,
+        thread=checkout.holder.name,
+        task=checkout.task.name if checkout.task else submitter.task,
+        labels=checkout.ambience.labels,
+        site=seen.site,
+        stack=seen.stack + submitter.stack,
+        now=seen.now,
+        statement=None if statement is None else mask_literals(statement),
+        in_sql_s=usage.in_sql_until(moment.now) if usage else None,
+        in_transaction_idle_s=usage.idle_until(moment.now) if usage else None,
+        verdict=judgement.verdict,
+        evidence=reasons,
+        server=None,
+        connection=facts.record(moment.now) if facts else None,
+        used=_used(usage.path, seen) if usage and usage.path else (),
+        unused_s=seen.unused_s,
+        caller=caller,
+    )
+    return JudgedHold(hold, judgement.kind, seen)
+
+
+def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -> Wait:
+    submitter = moment.submitter(checkout)
+    return Wait(
+        id=f"w{checkout.number}",
+        pool=pool,
+        waited_s=max(0.0, moment.now - checkout.asked),
+        thread=checkout.holder.name,
+        task=checkout.task.name if checkout.task else submitter.task,
+        labels=checkout.ambience.labels,
+        site=checkout.path.site(),
+        stack=checkout.path.frames(moment.stack_now(checkout)) + submitter.stack,
+        caller=caller,
+    )
+
+
+def _used(path: Path, seen: HoldEvidence) -> tuple[Frame, ...]:
+    """The stack of the last use, completed by what the other two stacks show."""
+    used = path.frames(seen.now)
+    if seen.stack and seen.stack[-1] in used:
+        return used
+    return path.frames(seen.stack)

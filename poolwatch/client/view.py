@@ -1,0 +1,175 @@
+"""The snapshot of one process as a viewer gets it, and the readings of its servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from poolwatch.client.calls import Outcome
+from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
+from poolwatch.model import Process, ServerStatus
+from poolwatch.protocol.records import AgentReading, ServerReading
+
+PATIENCE_S = 3.0
+"""How long a refresh waits for an answer."""
+SILENT = "PostgreSQL has not answered in time"
+_NO_ANSWER = "the process has not answered in time when asked for its server view"
+
+Moment = tuple[float, float]
+"""When a reading was taken, between two times of ``time.monotonic()``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of one process from one refresh to the next."""
+
+    homes: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    """By pool id: the identity of its server, and the server's address in the words of
+    the pool's driver."""
+    hidden: frozenset[str] = frozenset()
+    """Ids of the pools whose sessions the viewer's own role may not see."""
+    asked: float | None = None
+    """When the agent last answered."""
+    answers: tuple[AgentReading, ...] = ()
+    """The agent's last answer. Its errors still stand when its readings are too old."""
+    read_at: Mapping[str, float] = field(default_factory=dict)
+    """By pool id: when its server last answered."""
+    unread: bool = False
+    """The agent's last answer was late, or a server did not answer the agent."""
+    servers: tuple[ServerStatus, ...] = ()
+    """The statuses of the last refresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The snapshot of one process, with what is remembered of the process."""
+
+    process: Process
+    began: float
+    ended: float
+    memory: Memory
+    pools: tuple[str, ...]
+    """Ids of its pools on PostgreSQL."""
+    fresh: tuple[AgentReading, ...] = ()
+    """The agent's readings of this refresh."""
+    fresh_at: Moment = (0.0, 0.0)
+    pending: str | None = None
+    """Why the agent's answer is missing, if it was asked and is late."""
+
+    def hear(self, outcome: Outcome | None, now: float) -> View:
+        """Return the view with the agent's answer, if the agent was asked."""
+        if outcome is None:
+            return self
+        if outcome.ended is None:
+            # an agent answers within 2.5 s, whether its server does or not
+            pending = SILENT if now - outcome.began < PATIENCE_S else _NO_ANSWER
+            memory = replace(self.memory, unread=True)
+            return replace(self, memory=memory, pending=pending)
+        heard = self.hear_late(outcome)
+        if outcome.error is not None:
+            return heard
+        answers = heard.memory.answers
+        return replace(heard, fresh=answers, fresh_at=(outcome.began, outcome.ended))
+
+    def hear_late(self, outcome: Outcome) -> View:
+        """Return the view with an answer whose readings may be too old to show."""
+        why = error_of(outcome, _NO_ANSWER)
+        if why is not None:
+            answers: tuple[AgentReading, ...] = (AgentReading(self.pools, None, why),)
+        else:
+            answers = tuple(outcome.value)
+        homes = dict(self.memory.homes)
+        for answer in answers:
+            if answer.reading is not None:
+                home = answer.reading.identity, answer.reading.address
+                homes |= dict.fromkeys(answer.pools, home)
+        memory = replace(
+            self.memory,
+            homes=homes,
+            asked=outcome.ended,
+            answers=answers,
+            unread=any(answer.down for answer in answers),
+        )
+        return replace(self, memory=memory)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReading:
+    """The viewer's own reading of one server, or why there is none."""
+
+    source: Literal["dsn", "environment"]
+    reading: ServerReading | None
+    moment: Moment = (0.0, 0.0)
+    error: str | None = None
+    down: str | None = None
+    """If the server does not answer: what it or its driver said."""
+    identity: str | None = None
+    """Of the server, as of the last reading that succeeded."""
+
+    @classmethod
+    def of(
+        cls,
+        source: Literal["dsn", "environment"],
+        outcome: Outcome,
+        identity: str | None = None,
+    ) -> OwnReading:
+        """The reading that a call has returned; ``identity`` is the last known one."""
+        error, down = error_of(outcome, SILENT), down_of(outcome)
+        if error is not None:
+            return cls(source, None, error=error, down=down, identity=identity)
+        reading: ServerReading = outcome.value
+        ended = outcome.ended or outcome.began
+        # before the reading itself the call was connecting
+        began = outcome.began if reading.read_s is None else ended - reading.read_s
+        return cls(source, reading, (began, ended), identity=reading.identity)
+
+
+def is_on(memory: Memory, pool: str, identity: str | None) -> bool:
+    """Whether a pool is proven to be on the server of that identity."""
+    home, _ = memory.homes.get(pool, (None, None))
+    return home is not None and home == identity
+
+
+def error_of(outcome: Outcome, late: str) -> str | None:
+    """One sentence if a call failed or is late; raises an error that is not our own."""
+    if outcome.ended is None:
+        return late
+    if outcome.error is not None and not isinstance(outcome.error, PoolwatchError):
+        raise outcome.error
+    return None if outcome.error is None else str(outcome.error)
+
+
+def utc(ago_s: float = 0.0) -> str:
+    """Return the time ``ago_s`` seconds ago, in ISO 8601."""
+    at = datetime.now(UTC) - timedelta(seconds=ago_s)
+    return at.isoformat(timespec="milliseconds")
+
+
+def down_of(outcome: Outcome) -> str | None:
+    """What the server or its driver said if it does not answer; None if it does."""
+    if outcome.ended is None:
+        return NO_ANSWER
+    error = outcome.error
+    return error.words if isinstance(error, ServerDownError) else None
+
+
+def postgres_pools(process: Process) -> tuple[str, ...]:
+    """Ids of the pools that are on PostgreSQL, as far as is known."""
+    with_backend = {hold.pool for hold in process.holds if hold.backend_pid is not None}
+    return tuple(
+        pool.id
+        for pool in process.pools
+        if (pool.url.startswith("postgres") if pool.url else pool.id in with_backend)
+    )
+
+
+def pids_of(views: Iterable[View]) -> set[int]:
+    """The backends of all holds on PostgreSQL, and of lately closed connections."""
+    pids = set()
+    for view in views:
+        known = [(hold.pool, hold.backend_pid) for hold in view.process.holds]
+        known += [(gone.pool, gone.backend_pid) for gone in view.process.departed]
+        pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
+    return pids

@@ -1,0 +1,215 @@
+"""Findings about single backends: locks, open transactions, sessions that are gone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from poolwatch.diagnosis.common import ids, places
+from poolwatch.model import (
+    Departed,
+    Finding,
+    FindingKind,
+    Hold,
+    Process,
+    ServerRow,
+    ServerStatus,
+    Severity,
+)
+from poolwatch.protocol.records import Backend
+from poolwatch.text.format import duration, taken_at
+
+Key = tuple[str | None, int | None]
+"""The address of a server, and the pid of a backend on it."""
+Holders = Mapping[Key, Hold]
+_MOST_NAMED = 6
+"""Backends that are named; the others are counted."""
+
+
+def holders(processes: Iterable[Process]) -> Holders:
+    """The hold of each backend that was proven to belong to one."""
+    return {
+        (server.address, hold.backend_pid): hold
+        for process in processes
+        for hold, _, server in _joined(process)
+    }
+
+
+def of_rows(process: Process, holders: Holders) -> list[Finding]:
+    """``lock_wait``, ``idle_in_transaction`` and ``slow_query`` of one process.
+
+    Backend pids are compared only between processes on the same server.
+    """
+    long_after = {pool.id: pool.long_after_s for pool in process.pools}
+    findings = []
+    for hold, row, server in _joined(process):
+        if row.blocked_by:
+            found = [holders.get((server.address, pid)) for pid in row.blocked_by]
+            findings.append(_lock_wait(hold, row, [each for each in found if each]))
+        age, limit = row.state_age_s or 0.0, long_after[hold.pool]
+        if hold.verdict == "ok" or limit is None or age < limit:
+            continue
+        if (row.state or "").startswith("idle in transaction"):
+            findings.append(_idle_in_transaction(hold, row, age))
+        elif row.state == "active" and not row.blocked_by:
+            findings.append(_slow_query(hold, age))
+    return findings
+
+
+def _joined(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
+    servers = {pool: server for server in process.servers for pool in server.pools}
+    return [
+        (hold, hold.server, servers[hold.pool])
+        for hold in process.holds
+        if hold.server is not None and hold.pool in servers
+    ]
+
+
+def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
+    pids = ", ".join(map(str, row.blocked_by))
+    names = [
+        f"{taken_at(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
+        f"pid {blocker.backend_pid})"
+        for blocker in blockers
+    ]
+    by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
+    return _of_hold(
+        hold,
+        "lock_wait",
+        "critical",
+        text=f"{taken_at(hold)} is blocked by {by}",
+        proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
+        f"{duration(row.state_age_s)}",
+        remedy="Commit or roll back the blocking transaction before slow work.",
+        blockers=blockers,
+    )
+
+
+def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
+    return _of_hold(
+        hold,
+        "idle_in_transaction",
+        "warning",
+        text=f"{taken_at(hold)} has been idle in a transaction for {duration(age)}",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} is {row.state}",
+        remedy="Commit before work that does not need the database.",
+    )
+
+
+def _slow_query(hold: Hold, age: float) -> Finding:
+    return _of_hold(
+        hold,
+        "slow_query",
+        "warning",
+        text=f"{taken_at(hold)} has waited {duration(age)} for one statement",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
+        "the time, and waits for nobody's lock",
+        remedy="Look at the statement (EXPLAIN), not at the pool.",
+    )
+
+
+def _of_hold(
+    hold: Hold,
+    kind: FindingKind,
+    severity: Severity,
+    *,
+    text: str,
+    proof: str,
+    remedy: str,
+    blockers: Iterable[Hold] = (),
+) -> Finding:
+    return Finding(
+        kind=kind,
+        severity=severity,
+        pool=hold.pool,
+        text=text,
+        proof=proof,
+        remedy=remedy,
+        holds=(hold.id,),
+        sites=places(hold.site, *(blocker.site for blocker in blockers)),
+    )
+
+
+def strays(left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
+    """``stray_session``: the server still serves a connection that was given up."""
+    return [
+        Finding(
+            kind="stray_session",
+            severity="warning",
+            pool=gone.pool,
+            text=f"backend {backend.pid} still serves a connection that the "
+            f"application gave up {duration(gone.closed_s)} ago "
+            f"({backend.row.state or '?'})",
+            proof="no hold and no idle connection of the pool is its own; pid and age "
+            "are those of the closed connection",
+            remedy="Let the statement end, or SELECT "
+            f"pg_terminate_backend({backend.pid}); give statements a "
+            "statement_timeout.",
+        )
+        for gone, backend in left
+    ]
+
+
+def ghosts(process: Process, missing: Collection[str]) -> list[Finding]:
+    """``ghost``: holds, by id, that the server has no backend for.
+
+    One for each server: after its restart all holds on it are ghosts at once.
+    """
+    servers = {pool: server for server in process.servers for pool in server.pools}
+    groups: dict[str | None, list[Hold]] = defaultdict(list)
+    for hold in process.holds:
+        if hold.id in missing:
+            server = servers.get(hold.pool)
+            name = server.identity or server.address if server else None
+            groups[name].append(hold)
+    return [
+        _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()
+    ]
+
+
+def _ghost(
+    process: Process, holds: Sequence[Hold], server: ServerStatus | None
+) -> Finding:
+    names = {pool.id: pool.name for pool in process.pools}
+    pools = dict.fromkeys(names.get(hold.pool, "?") for hold in holds)
+    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
+    more = len(holds) - _MOST_NAMED
+    backends += f" and {more} more" if more > 0 else ""
+    sites = places(*(hold.site for hold in holds))
+    one = len(holds) == 1
+    taken = dict.fromkeys(taken_at(hold) for hold in holds)
+    where = ", ".join(list(taken)[:3]) or "?"
+    who = (
+        f"{where} holds a connection"
+        if one
+        else f"{len(holds)} connections held by {where}"
+    )
+    up_s = server.up_s if server else None
+    restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
+    if restarted:
+        what = f"of a server that was restarted {duration(up_s)} ago"
+        text = f"{who} {what}" if one else f"{who} are {what}"
+    else:
+        text = (
+            f"{who} that the server has ended"
+            if one
+            else f"{who}: the server has ended them"
+        )
+    return Finding(
+        kind="ghost",
+        severity="critical",
+        pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
+        text=text,
+        proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
+        f"{backends}, before and after which the hold{'' if one else 's'} "
+        f"{'was' if one else 'were'} open",
+        remedy="Its next statement will fail: return the connection, and let the "
+        "pool test connections first (pool_pre_ping=True).",
+        holds=ids(holds),
+        sites=sites,
+    )
+
+
+def _is_older(hold: Hold, up_s: float) -> bool:
+    """Whether the connection was opened before the server was started."""
+    return hold.connection is not None and hold.connection.age_s > up_s

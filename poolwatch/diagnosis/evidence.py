@@ -1,0 +1,157 @@
+"""Evidence: what was seen of a hold, a pool or a server at one moment.
+
+The agent and the viewer collect it. Verdicts and findings are pure functions of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from poolwatch.model import (
+    Collected,
+    Departed,
+    FindingKind,
+    Frame,
+    Hold,
+    InheritedUse,
+    NestedRequests,
+    Outside,
+    PoolStats,
+    Process,
+    Wait,
+)
+from poolwatch.protocol.records import Backend
+from poolwatch.stacks.classify import Doing
+
+if TYPE_CHECKING:
+    from poolwatch.diagnosis.references.path import ReferencePath
+
+
+class Search(NamedTuple):
+    """What a search for reference paths to one held connection has found."""
+
+    path: ReferencePath | None
+    """The path to report; None if no reference was found."""
+    unseen: str | None = None
+    """The threads and tasks that were not searched to the end, in words."""
+    hidden: bool = False
+    """A running frame may have the connection in no variable: see
+    :mod:`poolwatch.diagnosis.references.hidden`."""
+    pending: bool = False
+    """A second search has to confirm it before the hold is called leaked."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a running or suspended frame has the connection."""
+        return self.path is not None and self.path.in_use
+
+    @property
+    def proves_unused(self) -> bool:
+        """Whether no code that runs, or will run, has the connection."""
+        if self.in_use or self.pending or self.hidden:
+            return False
+        return self.unseen is None
+
+    @property
+    def used_by_taker(self) -> bool | None:
+        """Whether the thread or task that took the connection is the one that has it;
+        None if unknown.
+        """
+        return None if self.path is None else self.path.same_holder
+
+
+@dataclass(slots=True)
+class HoldEvidence:
+    """Everything that is known of one hold at one moment."""
+
+    held_s: float
+    long_after: float
+    """Seconds after which a hold of this pool counts as long."""
+    ended_owner: str | None = None
+    """The thread or task that took it, in words, if it has ended."""
+    long_hold: str | None = None
+    """The declared reason for a long hold."""
+    detached: bool = False
+    """The application has detached the connection from the pool."""
+    dropped: bool = False
+    """Only the pool itself still refers to the connection."""
+    statement_s: float | None = None
+    """Seconds that the current statement has been running; None if none is."""
+    unused_s: float | None = None
+    """Seconds since the last statement ended; None if there was none."""
+    used: tuple[Frame, ...] = ()
+    """The stack that sent the last statement; only set for a long hold."""
+    by_others: bool = False
+    """A thread or task that did not take the connection has used it."""
+    inherited: bool = False
+    """The connection was opened by the parent process, before a fork."""
+    stack: tuple[Frame, ...] = ()
+    """The stack that took the connection, innermost frame first."""
+    now: tuple[Frame, ...] = ()
+    """The holder's stack now, innermost frame first."""
+    taken_by: int = 0
+    """Number of the application's frames in ``stack``; 0 unless the hold is long."""
+    still_there: int = 0
+    """How many of those are in ``now``; 0 unless the hold is long."""
+    doing: Doing | None = None
+    """What the holder is doing now; only set for a long hold."""
+    site: Frame | None = None
+    """The call site that took it."""
+    owner: object = None
+    """The thread or task that took it: equal for all its requests."""
+    one_of_several: bool = False
+    """The owner has other holds or waits on the same pool."""
+    taken_again: bool = False
+    """A later call of the same function has asked for more, and is still running. The
+    stack does not tell whether the call that took this connection is, too."""
+    moved: bool = False
+    """The code that took it has returned, or come back, while it was looked at."""
+    nested: bool = False
+    """The ledger has noted it as the outer or the inner one of nested requests."""
+    search: Search | None = None
+    """None if there was no search."""
+
+
+class JudgedHold(NamedTuple):
+    """A hold with its verdict, and the evidence for it."""
+
+    hold: Hold
+    kind: FindingKind | None
+    """The finding that the verdict amounts to, if any."""
+    evidence: HoldEvidence
+
+
+class OpenWait(NamedTuple):
+    """A wait, and the thread or task it belongs to."""
+
+    wait: Wait
+    owner: object
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvidence:
+    """Everything that is known of one pool at one moment."""
+
+    stats: PoolStats
+    holds: Sequence[JudgedHold] = ()
+    waits: Sequence[OpenWait] = ()
+    collected: Sequence[Collected] = ()
+    outside: Sequence[Outside] = ()
+    inherited: Sequence[InheritedUse] = ()
+    nested: Sequence[NestedRequests] = ()
+    """Nested requests that the ledger has noted so far."""
+    shared: bool = False
+    """All requests get the same connection, so none waits for another."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvidence:
+    """One process whose holds are joined with the rows of their servers."""
+
+    process: Process
+    strays: Sequence[tuple[Departed, Backend]] = ()
+    """Connections that the application has given up, with their living backends."""
+    missing: frozenset[str] = frozenset()
+    """Ids of holds that the server has no backend for."""

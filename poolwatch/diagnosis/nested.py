@@ -1,0 +1,182 @@
+"""Findings about nested requests: one holder that wants several connections at once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from poolwatch.diagnosis.common import ids, places, still_running
+from poolwatch.diagnosis.evidence import JudgedHold, OpenWait
+from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
+from poolwatch.text.format import duration, plural, taken_at, whence
+from poolwatch.text.naming import task_name
+
+_RECENT_S = 300.0
+"""Nested requests that ended longer ago are not reported."""
+_SHARE_IT = (
+    "Pass the connection that is already held to the inner code; as many such callers "
+    "as the pool has connections lock each other out."
+)
+
+
+def nested_now(
+    pool: PoolStats, holds: Iterable[JudgedHold], waits: Iterable[OpenWait]
+) -> list[Finding]:
+    """``nested`` and ``pool_deadlock``, of requests that are open now."""
+    groups: dict[tuple[Frame | None, Frame | None, bool], list[_Nested]]
+    groups = defaultdict(list)
+    stuck: list[Hold] = []
+    wanted: list[Wait] = []
+    for mine, asked in _by_owner(holds, waits):
+        if asked:
+            stuck += mine
+            wanted += asked
+        each = _Nested.of(mine, asked)
+        groups[each.outer.site, each.inner.site, bool(asked)].append(each)
+    findings = [_nested(pool, group) for group in groups.values()]
+    capacity = pool.capacity
+    if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
+        findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
+    return findings
+
+
+def nested_before(
+    pool: PoolStats, noted: Iterable[NestedRequests], shown: Sequence[Finding]
+) -> list[Finding]:
+    """``nested``, as the ledger noted it: the requests are over by now.
+
+    Leaves out the call sites in ``shown``, the findings of :func:`nested_now`.
+    """
+    lasting = {finding.sites for finding in shown}
+    by_sites: dict[tuple[Frame, ...], list[NestedRequests]] = defaultdict(list)
+    for each in noted:
+        sites = places(each.outer, each.inner)
+        if sites not in lasting and each.ago_s < _RECENT_S:
+            by_sites[sites].append(each)
+    return [_nested_before(pool, sites, group) for sites, group in by_sites.items()]
+
+
+def _by_owner(
+    holds: Iterable[JudgedHold], waits: Iterable[OpenWait]
+) -> list[tuple[list[Hold], list[Wait]]]:
+    """The requests of each thread or task that has a hold and another hold or wait."""
+    groups: dict[object, tuple[list[Hold], list[Wait]]] = defaultdict(lambda: ([], []))
+    for each in holds:
+        if each.evidence.one_of_several and _used_by_taker(each):
+            groups[each.evidence.owner][0].append(each.hold)
+    for wait, owner in waits:
+        groups[owner][1].append(wait)
+    return [
+        (mine, asked)
+        for mine, asked in groups.values()
+        if mine and len(mine) + len(asked) > 1
+    ]
+
+
+def _used_by_taker(judged: JudgedHold) -> bool:
+    """Whether the thread or task that took it uses it: neither leaked nor handed on."""
+    hold, _, evidence = judged
+    search = evidence.search
+    if hold.verdict == "leaked" or evidence.by_others:
+        return False
+    if search is not None and search.used_by_taker is False:
+        return False
+    if evidence.nested:
+        return True
+    if still_running(hold) and not evidence.taken_again:
+        return search is None or search.path is None or search.in_use
+    return search is not None and (search.in_use or search.hidden)
+
+
+def _nested_before(
+    pool: PoolStats, sites: tuple[Frame, ...], group: Sequence[NestedRequests]
+) -> Finding:
+    latest = min(group, key=lambda each: each.ago_s)
+    times = sum(each.times for each in group)
+    depth = max(each.depth for each in group)
+    outer, inner = zip(*(each.callers for each in group), strict=True)
+    return Finding(
+        kind="nested",
+        severity="info",
+        pool=pool.id,
+        text=f"{whence(latest.inner, *inner)} takes a connection while its "
+        f"caller holds one taken at {whence(latest.outer, *outer)}",
+        proof=f"seen as it happened, {plural(times, 'time')}, last "
+        f"{duration(latest.ago_s)} ago by {latest.who}; up to {depth} connections "
+        "wanted at once by one holder",
+        remedy=_SHARE_IT,
+        sites=sites,
+    )
+
+
+class _Nested(NamedTuple):
+    """Two or more requests of one holder on one pool."""
+
+    outer: Hold
+    inner: Hold | Wait
+    holds: Sequence[Hold]
+    waits: Sequence[Wait]
+
+    @classmethod
+    def of(cls, holds: Sequence[Hold], waits: Sequence[Wait]) -> _Nested:
+        outer = max(holds, key=lambda hold: hold.held_s)
+        inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
+        return cls(outer, inner, holds, waits)
+
+    @property
+    def who(self) -> str:
+        outer = self.outer
+        if outer.task:
+            return f"task {task_name(outer.task)}"
+        return f"thread {outer.thread}"
+
+
+def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
+    """One finding for all holders that nest at one pair of call sites."""
+    first = max(group, key=lambda each: each.outer.held_s)
+    outer, inner = first.outer, first.inner
+    who, hold, has = first.who, "holds a connection", "has taken another one"
+    if len(group) > 1:
+        who += f" and {plural(len(group) - 1, 'other holder')}"
+        hold, has = "hold a connection each", "have taken another one"
+    if first.waits:
+        has = f"wait{'s' if len(group) == 1 else ''} for another one"
+    return Finding(
+        kind="nested",
+        severity="critical" if first.waits else "warning",
+        pool=pool.id,
+        text=f"{who} {hold} taken at {taken_at(outer)} and {has} at {taken_at(inner)}",
+        proof=f"one holder, two requests on pool {pool.name!r}"
+        + (f": {len(group)} times" if len(group) > 1 else ""),
+        remedy=_SHARE_IT,
+        holds=tuple([key for each in group for key in ids(each.holds)]),
+        waits=tuple([key for each in group for key in ids(each.waits)]),
+        sites=places(outer.site, inner.site),
+    )
+
+
+def _counted(requests: Iterable[Hold | Wait]) -> str:
+    """The call sites of the requests, with the number of requests at each."""
+    return ", ".join(
+        f"{at} ({n})" for at, n in Counter(map(taken_at, requests)).items()
+    )
+
+
+def _deadlock(
+    pool: PoolStats, stuck: Sequence[Hold], wanted: Sequence[Wait], capacity: int
+) -> Finding:
+    return Finding(
+        kind="pool_deadlock",
+        severity="critical",
+        pool=pool.id,
+        text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
+        "held by a thread or task that waits for another one",
+        proof=f"taken at {_counted(stuck)}, all waiting at {_counted(wanted)}; no "
+        "other holder can return one",
+        remedy=f"Pass the held connection to the inner code; a pool of {capacity + 1} "
+        "is the smallest in which these holders can move.",
+        holds=ids(stuck),
+        waits=ids(wanted),
+        sites=places(*(hold.site for hold in stuck), *(wait.site for wait in wanted)),
+    )

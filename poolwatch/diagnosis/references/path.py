@@ -1,0 +1,57 @@
+"""The record of a reference path, light enough to load without the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from poolwatch.model import Frame
+
+PathKind = Literal[
+    "running frame",
+    "suspended frame",
+    "generator",
+    "global",
+    "thread-local",
+    "context variable",
+    "exception",
+    "task result",
+    "closure",
+    "scheduled call",
+    "unknown",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePath:
+    """The chain of references from a root to one held connection."""
+
+    kind: PathKind
+    owner: str | None
+    """Name of the thread or task whose frame, context or exception is the root."""
+    same_holder: bool | None
+    """Whether that thread or task took the hold; None if unknown."""
+    is_user: bool
+    """Whether the root is code, or a module, of the application."""
+    frame: Frame | None
+    """Where the root's frame is now; None if the root is no frame."""
+    steps: tuple[str, ...]
+    """The references in words, the variable first."""
+    in_hand: bool
+    """The root is a running or suspended frame, or a call that an event loop will make,
+    and the path leads over no exception, context or thread-local."""
+    direct: bool
+    """The first variable is the session or connection itself."""
+    near: bool
+    """Short enough to say that the connection belongs to the root, rather than that the
+    root can reach it somewhere in the application."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the connection evidently belongs to a frame that can still use it."""
+        return self.in_hand and self.near
+
+    @property
+    def words(self) -> str:
+        """The path on one line."""
+        return " -> ".join(self.steps)

@@ -1,0 +1,134 @@
+"""The list of findings: each kind once, and nothing of a healthy pool."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import fakes
+import pytest
+
+from poolwatch.diagnosis.evidence import (
+    HoldEvidence,
+    JudgedHold,
+    OpenWait,
+    PoolEvidence,
+    Search,
+    ServerEvidence,
+)
+from poolwatch.diagnosis.findings import of_pool, of_process, of_servers
+from poolwatch.model import (
+    Collected,
+    FindingKind,
+    InheritedUse,
+    Made,
+    NestedRequests,
+    Outside,
+)
+from poolwatch.protocol import document as wire
+
+SITE, INNER = fakes.frame("/srv/app/a.py:1"), fakes.frame("/srv/app/b.py:2")
+
+
+def judged(kind=None, id="h1", owner="one", **evidence):  # noqa: A002
+    """A hold of a running function, unless the evidence says otherwise."""
+    verdict = "leaked" if (kind or "").startswith("leaked") else "ok"
+    hold = fakes.hold(id, site=SITE, now=(SITE,), verdict=verdict, evidence=("proof",))
+    seen = HoldEvidence(held_s=1.0, long_after=30.0, owner=owner, **evidence)
+    return JudgedHold(hold, kind, seen)
+
+
+def waiting(owner="one"):
+    return OpenWait(fakes.wait(site=INNER), owner)
+
+
+FULL = fakes.pool(size=1, max_overflow=0)
+BUSY = fakes.pool(size=1, max_overflow=0, hold_s=fakes.times(1.0))
+WORN = fakes.pool(
+    counters=fakes.counters(checkouts=99, connects=99, closes=99),
+    create_s=fakes.times(0.1),
+)
+NESTED = judged(one_of_several=True)
+NOTED = NestedRequests(SITE, INNER, (None, None), "thread MainThread", 1.0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "evidence"),
+    [
+        ([], {}),
+        ([], {"holds": [judged(), judged(id="h2", owner="two")]}),
+        (["leaked.abandoned"], {"holds": [judged("leaked.abandoned")]}),
+        (["leaked.orphaned"], {"holds": [judged("leaked.orphaned")]}),
+        (["long_hold"], {"holds": [judged("long_hold")]}),
+        (["held_across_io"], {"holds": [judged("held_across_io")]}),
+        (["leaked.collected"], {"collected": [Collected(SITE, 2)]}),
+        (["held_across_io"], {"outside": [Outside(SITE, 9, 9.0, 1.0, 1.0)]}),
+        (["fork_shared"], {"holds": [judged(inherited=True)]}),
+        (["fork_shared"], {"inherited": [InheritedUse(SITE, 7, 1.0)]}),
+        (["unpooled"], {"stats": WORN}),
+        (["exhausted"], {"stats": FULL, "holds": [judged()], "waits": [waiting("2")]}),
+        (
+            ["exhausted", "undersized"],
+            {"stats": BUSY, "holds": [judged()], "waits": [waiting("2")]},
+        ),
+        (["nested"], {"nested": [NOTED]}),
+        (["nested"], {"holds": [NESTED, NESTED]}),
+        (
+            ["exhausted", "pool_deadlock", "nested"],
+            {"stats": FULL, "holds": [NESTED], "waits": [waiting()]},
+        ),
+        (  # one connection for all: no request waits for another
+            ["exhausted"],
+            {"stats": FULL, "holds": [NESTED], "waits": [waiting()], "shared": True},
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_pool(kinds, evidence):
+    seen = PoolEvidence(**{"stats": fakes.pool()} | evidence)
+    assert [finding.kind for finding in of_pool(seen)] == kinds
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        {"by_others": True},
+        {"taken_again": True},  # the stack is that of a later call
+        {"search": Search(None, hidden=False), "taken_again": True},
+    ],
+)
+def test_a_connection_that_was_handed_on_is_not_nested(evidence):
+    holds = [judged(one_of_several=True, **evidence)] * 2
+    assert of_pool(PoolEvidence(fakes.pool(), holds=holds)) == []
+
+
+def test_a_connection_that_may_be_hidden_counts_as_used():
+    hidden = Search(None, hidden=True)
+    holds = [judged(one_of_several=True, taken_again=True, search=hidden)] * 2
+    (finding,) = of_pool(PoolEvidence(fakes.pool(), holds=holds))
+    assert finding.kind == "nested"
+
+
+def test_what_is_wrong_with_a_process():
+    ago = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+    made = Made(SITE, "postgresql://db/d", 8, ("orders",), 1, ago)
+    (finding,) = of_process([made], [fakes.pool()])
+    assert finding.kind == "pool_churn"
+
+
+def test_what_the_servers_prove():
+    row = fakes.server_row("idle in transaction", state_age_s=60.0)
+    hold = fakes.hold(server=row, verdict="long", backend_pid=7)
+    gone = fakes.hold("h2", backend_pid=8)
+    app = fakes.process(hold, gone, pools=(fakes.pool(long_after_s=30.0),))
+    (process,) = of_servers([ServerEvidence(app, missing=frozenset({"h2"}))])
+    assert [each.kind for each in process.findings] == ["ghost", "idle_in_transaction"]
+
+
+def test_a_kind_that_only_a_newer_agent_knows():
+    """It is read as it is; a kind that is no text is damage."""
+    assert "brand_new" not in get_args(FindingKind)
+    text = wire.to_json(fakes.snapshot(fakes.process(findings=(fakes.finding(),))))
+    newer = text.replace('"kind": "exhausted"', '"kind": "brand_new"')
+    (process,) = wire.from_json(newer).processes
+    assert process.findings[0].kind == "brand_new"
+    assert json.loads(wire.to_json(wire.from_json(newer))) == json.loads(newer)
