@@ -82,18 +82,18 @@ class Client:
     def all_traces(
         self, seconds: float
     ) -> tuple[list[tuple[Address, Sequence[Trace]]], tuple[Unreachable, ...]]:
-        """Let all processes record at once; with them those that could not."""
+        """Let all processes record at once; returns also those that could not."""
         addresses = self.agents()
         outcomes = self._calls.run(
             {address: partial(self.traces, address, seconds) for address in addresses},
             seconds + PATIENCE_S,
         )
-        told = [(a, outcomes[a].value) for a in addresses if not _why_not(outcomes[a])]
-        untold = [(a, _why_not(outcomes[a])) for a in addresses]
-        return told, tuple(Unreachable(a.pid, why) for a, why in untold if why)
+        found = [(a, outcomes[a].value) for a in addresses if not _why_not(outcomes[a])]
+        failed = [(a, _why_not(outcomes[a])) for a in addresses]
+        return found, tuple(Unreachable(a.pid, why) for a, why in failed if why)
 
     def frozen(self, address: Address) -> tuple[Frozen, ...]:
-        """Return the pictures one process has kept; raises UnreachableError."""
+        """Return the incident snapshots of one process; raises UnreachableError."""
         try:
             text = self._get(address, "/frozen")
         except _NotFoundError:
@@ -103,13 +103,13 @@ class Client:
         return tuple(wire.list_from_json(Frozen, text, "frozen"))
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Return the pictures of all processes, the oldest first.
+        """Return the incident snapshots of all processes, the oldest first.
 
-        With them the processes that could not tell, each with a sentence. Raises what
+        With them the processes that gave no answer, each with a sentence. Raises what
         finding the processes raises. One thread at a time may call it.
         """
         found: list[Frozen] = []
-        untold: list[Unreachable] = []
+        silent: list[Unreachable] = []
         addresses = self.agents()
         outcomes = self._calls.run(
             {address: partial(self.frozen, address) for address in addresses},
@@ -120,9 +120,9 @@ class Client:
             if why is None:
                 found += outcomes[address].value
             else:
-                untold.append(Unreachable(address.pid, why))
-        found.sort(key=lambda picture: picture.at)
-        return tuple(found), tuple(untold)
+                silent.append(Unreachable(address.pid, why))
+        found.sort(key=lambda each: each.at)
+        return tuple(found), tuple(silent)
 
     def _get(
         self, address: Address, target: str, patience_s: float | None = None
