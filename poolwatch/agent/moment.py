@@ -14,7 +14,7 @@ from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.model import Departed, Frame
-from poolwatch.stacks.capture import Pairs, resolve
+from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import doing
 from poolwatch.stacks.compare import still_on_stack, taking_frames
 from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
@@ -55,7 +55,7 @@ class Moment:
 
     def __init__(self) -> None:
         self.now = time.monotonic()
-        self._threads: dict[int, Pairs] | None = thread_stacks()
+        self._threads = thread_stacks()
         self.pools: list[OpenRequests] = []
         self.departed: list[Departed] = []
         self.submitters: dict[int, Submitter] = {}
@@ -135,8 +135,11 @@ class Moment:
         together only if the holds and waits are the same at the end, and if the code
         that took a suspect has neither returned nor come back meanwhile.
         """
-        self._threads = None
         self._stacks.clear()
+        if any(pool.waits for pool in self.pools) or any(
+            seen.held_s >= seen.long_after for _, seen in self.holds()
+        ):
+            self._threads = thread_stacks()
         for pool in self.pools:
             pool.leave_out_ended()
         for hold, seen in self.suspects().items():
@@ -146,24 +149,18 @@ class Moment:
                     still = still_on_stack(seen.stack, now)
                     seen.moved |= still != seen.still_there
 
-    def _thread_stacks(self) -> dict[int, Pairs]:
-        """The stacks of all threads: read once, and again after a verification."""
-        if self._threads is None:
-            self._threads = thread_stacks()
-        return self._threads
-
     def submitter(self, request: Checkout) -> Submitter:
-        """Who waits for the work of a request's thread."""
+        """The code that waits for the work of a request's thread."""
         return self.submitters.get(request.number, NO_SUBMITTER)
 
     def stack_now(self, request: Checkout) -> tuple[Frame, ...]:
         """The stack of a request's holder; empty if it has ended."""
         holder = request.holder
         if request.task is not None:
-            thread = self._thread_stacks().get(holder.thread_ident, ())
+            thread = self._threads.get(holder.thread_ident, ())
             return resolve(task_stack(request.task, thread))
         if holder not in self._stacks:
-            self._stacks[holder] = resolve(holder_stack(holder, self._thread_stacks()))
+            self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import ids, places
 from poolwatch.model import (
@@ -16,8 +17,10 @@ from poolwatch.model import (
     ServerStatus,
     Severity,
 )
-from poolwatch.protocol.records import Backend
 from poolwatch.text.format import duration, taken_at
+
+if TYPE_CHECKING:
+    from poolwatch.protocol.records import Backend
 
 Key = tuple[str | None, int | None]
 """The address of a server, and the pid of a backend on it."""

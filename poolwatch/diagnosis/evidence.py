@@ -22,11 +22,11 @@ from poolwatch.model import (
     Process,
     Wait,
 )
-from poolwatch.protocol.records import Backend
 from poolwatch.stacks.classify import Doing
 
 if TYPE_CHECKING:
     from poolwatch.diagnosis.references.path import ReferencePath
+    from poolwatch.protocol.records import Backend
 
 
 class Search(NamedTuple):

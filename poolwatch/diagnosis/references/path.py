@@ -8,18 +8,10 @@ from typing import Literal
 from poolwatch.model import Frame
 
 PathKind = Literal[
-    "running frame",
-    "suspended frame",
-    "generator",
-    "global",
-    "thread-local",
-    "context variable",
-    "exception",
-    "task result",
-    "closure",
-    "scheduled call",
+    "running frame", "suspended frame", "generator", "global", "thread-local",
+    "context variable", "exception", "task result", "closure", "scheduled call",
     "unknown",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,7 +236,7 @@ class _Search:
             time.thread_time() - self._worked > self._budget_s
             or now - self._began > self._budget_s * _PATIENCE
         ):
-            self._why = "the time for a look was over"
+            self._why = "the search has run out of time"
         return self._why is not None
 
     def _read(self, root: Root) -> list[Place]:

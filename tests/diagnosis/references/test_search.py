@@ -479,7 +479,7 @@ def test_budget(taken, pooled):
     result = taken.look(budget_s=0.0)
     assert result.paths == {}
     assert result.unseen is not None
-    assert "the time for a look was over" in result.left_out
+    assert "the search has run out of time" in result.left_out
     assert "threads: " in result.left_out
     result = taken.look(nodes=0)
     assert result.unseen is not None
