@@ -11,8 +11,8 @@ from typing import Any
 from poolwatch.agent.instrument import (
     agent,
     instrument,
-    uninstrument,
     instrument_unheard,
+    uninstrument,
 )
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolBook

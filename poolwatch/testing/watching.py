@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolwatch.agent.instrument import agent, uninstrument, instrument_unheard
+from poolwatch.agent.instrument import agent, instrument_unheard, uninstrument
 from poolwatch.ledger.settings import Settings
 
 if TYPE_CHECKING:
