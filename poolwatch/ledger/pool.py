@@ -293,7 +293,8 @@ class PoolBook:
         """The tally of a path met for the first time (or for the first in a while)."""
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
-        site, stack = path.site(), (OTHER_SITES,)
+        site: Frame | None = path.site()
+        stack: Stack = (OTHER_SITES,)
         if site in self._by_site or len(self._by_site) < MOST_SITES:
             stack = near_stack(path)
         else:

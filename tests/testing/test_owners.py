@@ -109,11 +109,11 @@ def test_a_connection_dropped_with_its_engine(owner, tmp_path):
 
 DROPPED = """
 import gc, sys
-from poolwatch.agent.instrument import agent, instrument_unheard
+from poolwatch.agent.instrument import agent, instrument_without_agent
 from poolwatch.testing.owners import Owner, Owners
 owners = Owners()
 agent.ledger.observers.append(owners)
-instrument_unheard()
+instrument_without_agent()
 import sqlalchemy as sa
 
 def engine(query):
