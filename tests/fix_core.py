@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
 import poolwatch
-from poolwatch.agent.instrument import agent, instrument_unheard
+from poolwatch.agent.instrument import agent, instrument_without_agent
 from poolwatch.agent.watchdog import Watchdog
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.testing.owners import Owners
@@ -87,7 +87,7 @@ def owners(socket_dir: Path) -> Iterator[Owners]:
     poolwatch.uninstrument()
     observer = Owners()
     agent.ledger.observers.append(observer)
-    instrument_unheard()
+    instrument_without_agent()
     yield observer
     agent.ledger.observers.remove(observer)
     poolwatch.uninstrument()

@@ -10,16 +10,14 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from operator import methodcaller
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import LONG_AFTER, Settings, disabled
-from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.runtime.guard import Guard, log
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.holder import (
@@ -156,11 +154,7 @@ class Agent:
             self._tried_in = os.getpid()
             attempt = self._attempt
         try:
-            from poolwatch.protocol import sockets
-
-            directory = sockets.runtime_directory()
-            sockets.prepare(directory)
-            server, servers = self._open(directory)
+            server, servers = self._open()
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             log().warning("poolwatch is not reachable from outside: %s", error)
             return
@@ -176,6 +170,28 @@ class Agent:
                 self._server, self.servers = server, servers
         if not wanted:  # uninstrument() came in between
             server.close()
+
+    def _open(self) -> tuple[Server, ServerView]:
+        # not loaded before the agent listens
+        from poolwatch.adapters.connection_facts import connection_facts
+        from poolwatch.agent.endpoints import open_server
+        from poolwatch.agent.server_view import ServerView
+        from poolwatch.agent.watchdog import Watchdog
+        from poolwatch.protocol import sockets
+
+        directory = sockets.runtime_directory()
+        sockets.prepare(directory)
+        servers = ServerView(self.ledger, connection_facts, self.outages)
+        self._watchdog = Watchdog(self.source, self.ledger)
+        server = open_server(
+            directory,
+            ledger=self.ledger,
+            source=self.source,
+            servers=servers,
+            tick=self._tick,
+            stop=self._stop,
+        )
+        return server, servers
 
     def _tick(self) -> None:
         if greenlets.are_scheduled():
@@ -233,49 +249,6 @@ class Agent:
     def refused(self, book: PoolBook, error: BaseException) -> None:
         """Take note of an error that a pool raised instead of lending a connection."""
         self.outages.refused(book, error)
-
-    def _open(self, directory: Path) -> tuple[Server, ServerView]:
-        from poolwatch.adapters.connection_facts import connection_facts
-        from poolwatch.agent import watchdog
-        from poolwatch.agent.server import Server
-        from poolwatch.agent.server_view import ServerView
-        from poolwatch.protocol import document as wire
-        from poolwatch.protocol import sockets
-
-        source = self.source
-        servers = ServerView(self.ledger, connection_facts, self.outages)
-        self._watchdog = watchdog.Watchdog(source, self.ledger)
-
-        def document(*, viewers: bool) -> str:
-            """The records are gone when the collector comes back."""
-            return undisturbed(lambda: wire.to_json(source.snapshot(), viewers=viewers))
-
-        server = Server(
-            sockets.new_path(directory),
-            quick={
-                "/snapshot": lambda _: document(viewers=False),
-                "/frozen": lambda _: source.freezer.document(),
-                "/view": lambda _: document(viewers=True),
-            },
-            slow={
-                "/trace": self._trace,
-                "/servers": lambda query: wire.list_to_json(
-                    servers.readings(_seconds(query.get("linger"))), "servers"
-                ),
-            },
-            idle=servers.close_idle,
-            tick=self._tick,
-            period_s=watchdog.PERIOD_S,
-        )
-        return server, servers
-
-    def _trace(self, query: Mapping[str, str]) -> str:
-        """Record all pools for as long as is asked, and tell."""
-        from poolwatch.agent.recording import record
-        from poolwatch.protocol import document as wire
-
-        seconds = _seconds(query.get("seconds"))
-        return wire.list_to_json(record(self.ledger, seconds, self._stop), "traces")
 
     # -- forks and the end -----------------------------------------------------------
 
@@ -436,7 +409,7 @@ def uninstrument(target: Any = None) -> None:
         agent.begin_anew()
 
 
-def instrument_unheard() -> None:
+def instrument_without_agent() -> None:
     """Instrument every pool, without a socket or a thread: for a run of tests.
 
     The first ``instrument()`` opens the socket all the same.
@@ -479,10 +452,3 @@ def _refusal(target: Any) -> TypeError:
     from poolwatch.adapters.registry import unknown
 
     return TypeError(unknown(target))
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0

@@ -101,10 +101,7 @@ class PoolBook:
         """Paths that took connections which had been opened before a fork."""
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
         """The connections that were closed last: when, and their facts."""
-        self.connects = 0
-        self.closes = 0
-        self.timeouts = 0
-        self.invalidated = 0
+        self.connects = self.closes = self.timeouts = self.invalidated = 0
         self.lost_slots = 0
         """Connections that were dropped and that the pool will never replace."""
         self.gave_up = 0
@@ -296,7 +293,7 @@ class PoolBook:
         """The tally of a path met for the first time (or for the first in a while)."""
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
-        site = path.site()
+        site: Frame | None = path.site()
         stack: Stack = (OTHER_SITES,)
         if site in self._by_site or len(self._by_site) < MOST_SITES:
             stack = near_stack(path)

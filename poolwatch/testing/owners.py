@@ -154,7 +154,7 @@ class Owners:
     def ended(
         self, book: PoolBook, hold: Checkout, now: float, collected: bool
     ) -> None:
-        """Take a hold off its owner; note one that nobody returned, unless it was judged."""
+        """Take a hold off its owner, which answers for one that nobody returned."""
         owner = self._of.pop(hold, None)
         if owner is None or owner.out.pop(hold, None) is None:
             return

@@ -11,7 +11,7 @@ from typing import Any
 from poolwatch.agent.instrument import (
     agent,
     instrument,
-    instrument_unheard,
+    instrument_without_agent,
     uninstrument,
 )
 from poolwatch.ledger.checkout import Checkout
@@ -51,7 +51,7 @@ class Region:
         if target is None:
             before = agent.pools is not None and agent.pools.watches_every
             if not before:
-                instrument_unheard()
+                instrument_without_agent()
             return not before
         known = agent.pools.id_of(target) if agent.pools is not None else None
         if known is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolwatch.agent.instrument import agent, instrument_unheard, uninstrument
+from poolwatch.agent.instrument import agent, instrument_without_agent, uninstrument
 from poolwatch.ledger.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Watching:
     def begin(self) -> None:
         """Watch; loads no pool library."""
         if agent.pools is None or not agent.pools.watches_every:
-            instrument_unheard()
+            instrument_without_agent()
             self._mine = True
 
     def end(self) -> None:
@@ -37,7 +37,7 @@ class Watching:
         if not self._mine:
             return
         if agent.pools is None or not agent.pools.watches_every:
-            instrument_unheard()
+            instrument_without_agent()
         elif any(map(_lives_on, agent.ledger.taken_away)):
             agent.pools.watch_every(Settings())
         agent.ledger.taken_away.clear()

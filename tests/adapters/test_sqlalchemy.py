@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
+import weakref
 
 import pytest
 import sqlalchemy
@@ -18,10 +20,14 @@ from sqlalchemy.pool import (
     AssertionPool,
     AsyncAdaptedQueuePool,
     NullPool,
+    Pool,
     QueuePool,
     SingletonThreadPool,
     StaticPool,
 )
+
+from poolwatch import uninstrument
+from poolwatch.agent.instrument import agent
 
 
 def figures(watch):
@@ -770,3 +776,162 @@ def test_other_listeners_go_on(instrument, sqlite):
     engine.connect().close()
     engine.dispose()
     assert calls == ["connect", "checkout", "checkin", "checkout", "checkin", "close"]
+
+
+# -- pools that do something of their own ----------------------------------------------
+
+
+class Counting(QueuePool):
+    lent = 0
+
+    def connect(self):
+        self.lent += 1
+        return super().connect()
+
+
+def test_a_pool_with_a_connect_of_its_own(instrument, sqlite):
+    """It keeps it, and each of its connections is noted once."""
+    engine = sqlite(poolclass=Counting)
+    watch = instrument(engine)
+    with engine.connect() as connection:
+        connection.execute(text("select 1"))
+        [hold] = figures(watch)[1]
+        assert hold.statement == "select ?"
+    assert figures(watch) == ((1, 1, 0), [])
+    assert engine.pool.lent == 1
+
+
+class Traced:
+    """An object that stands for a function, as tracers put it into classes."""
+
+    def __init__(self, below):
+        self.below = below
+        self.called = 0
+
+    def __get__(self, pool, kind=None):
+        def connect():
+            self.called += 1
+            return self.below(pool)
+
+        return connect if pool is not None else self
+
+    def __call__(self, pool):
+        return self.__get__(pool)()
+
+
+def test_a_class_that_another_tool_traces(instrument, monkeypatch, sqlite):
+    """The tool is called once per checkout, and stays when we go."""
+    theirs = Traced(Pool.connect)
+    monkeypatch.setattr(Pool, "connect", theirs)
+    engine = sqlite()
+    watch = instrument(engine)
+    with engine.connect():
+        assert len(figures(watch)[1]) == 1
+    assert theirs.called == 1
+    uninstrument()
+    assert vars(Pool)["connect"] is theirs
+
+
+class Odd(QueuePool):
+    """A pool whose new one is made by that of its base, and may be none."""
+
+    gone = False
+
+    def recreate(self):
+        return None if self.gone else super().recreate()
+
+
+def test_a_recreate_of_its_own(instrument, sqlite):
+    """Each pool is followed once; one that cannot be followed fails nobody."""
+    engine = sqlite(poolclass=Odd)
+    watch = instrument(engine)
+    engine.connect().close()
+    engine.dispose()
+    raw = engine.raw_connection()
+    raw.detach()
+    raw.close()
+    counters = Look().counters(watch)
+    assert (counters.connects, counters.closes) == (2, 2)
+    engine.pool.gone = True
+    assert engine.pool.recreate() is None
+
+
+class Vague(QueuePool):
+    """A pool that answers whatever it is asked."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def test_a_pool_that_answers_everything(instrument):
+    """It has no engine, so nobody watches it, and it is asked for nothing of ours."""
+    pool = null_pool_of(Vague)
+    instrument()
+    pool.connect().close()
+    assert pool.checkedin() == 1
+
+
+# -- the life of a pool ----------------------------------------------------------------
+
+
+def test_instrumented_again(instrument, sqlite):
+    """Hooks of an earlier time do not count twice."""
+    engine, unused = sqlite(), sqlite()
+    instrument()
+    engine.connect().close()
+    uninstrument()
+    instrument()
+    for each in (engine, unused, sqlite()):
+        with each.connect() as connection:
+            connection.execute(text("select 1"))
+            [hold] = book_of(each).open_holds()
+            assert hold.holder.out == 1
+        assert hold.holder.out == 0
+        each.dispose()
+
+
+def test_an_engine_for_each_test(instrument):
+    """Hooks and ledger go in the same collection as the engine."""
+    instrument()
+    engine = create_engine("sqlite:///", poolclass=QueuePool)
+    engine.connect().close()
+    pool_id = book_of(engine).id
+    books, seen = weakref.ref(book_of(engine)), []
+    weakref.finalize(engine.pool, lambda: seen.append(books()))
+    del engine
+    gc.collect()
+    assert seen == [None]
+    assert pool_id not in agent.ledger.books
+
+
+def test_facts_of_the_next_connection(instrument, sqlite):
+    """A record that has opened another connection has other facts."""
+    engine = sqlite(pool_size=1, max_overflow=0)
+    instrument(engine)
+    facts = []
+    for _ in range(3):
+        raw = engine.raw_connection()
+        [hold] = book_of(engine).open_holds()
+        facts.append(hold.facts)
+        raw.invalidate()
+        raw.close()
+    assert len(set(map(id, facts))) == 3
+    assert facts[0].opened < facts[1].opened < facts[2].opened
+
+
+def test_in_a_forked_child(instrument, sqlite):
+    """The parent's holds are not the child's."""
+    engine = sqlite()
+    instrument(engine)
+    with engine.connect():
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(writer, str(len(book_of(engine).open_holds())).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(reader, 9) == b"0"
+        os.close(reader)
+        os.close(writer)
+        assert len(book_of(engine).open_holds()) == 1

@@ -488,9 +488,9 @@ def core_of_nothing(site):
 
 def test_a_later_look_is_told_right(instrument, sqlite):
     """Figures begin with the pool, whether or not the agent listened then."""
-    from poolwatch.agent.instrument import agent, instrument_unheard, uninstrument
+    from poolwatch.agent.instrument import agent, instrument_without_agent, uninstrument
 
-    instrument_unheard()
+    instrument_without_agent()
     try:
         engine = sqlite()
         engine.connect().close()

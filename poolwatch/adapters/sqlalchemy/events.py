@@ -1,11 +1,11 @@
 """Listeners of one pool's events.
 
-They are added and removed while other threads are calling them. ``event.listen`` appends
-to, and ``event.remove`` removes from, the very deque that is iterated over: a thread in
-the middle of a checkout then gets "RuntimeError: deque mutated during iteration". Here a
-changed copy takes the deque's place. And nothing is entered in SQLAlchemy's registry of
-all listeners, which takes three times as long as all the rest: an application or a suite
-of tests may make many engines.
+They are added and removed while other threads are calling them. ``event.listen``
+appends to, and ``event.remove`` removes from, the very deque that is iterated over: a
+thread in the middle of a checkout then gets "RuntimeError: deque mutated during
+iteration". Here a changed copy takes the deque's place. And nothing is entered in
+SQLAlchemy's registry of all listeners, which takes three times as long as all the rest:
+a suite of tests may make an engine for each test.
 """
 
 from __future__ import annotations

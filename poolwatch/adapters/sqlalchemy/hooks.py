@@ -25,14 +25,14 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
-from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.cut_short import Mishaps, is_library_s
 from poolwatch.adapters.patching.wrapping import Wrapped, unbound
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
+from poolwatch.adapters.sqlalchemy.facts import Connections, watch
 from poolwatch.adapters.sqlalchemy.statements import StatementHooks
-from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.labels import ambience
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.runtime.guard import Guard
@@ -81,8 +81,7 @@ class PoolHooks(Mishaps):
         self._pools: list[ref[Pool]] = []
         """The pools that the target has had and that are alive, the newest last."""
         self._wrapped: list[Wrapped] = []
-        self._records: dict[int, ref[Any]] = {}
-        """Their callbacks forget the facts of a connection that is gone."""
+        self._connections = Connections(book.connections)
         self._statements: StatementHooks | None = None
         book.gauges = self.gauges
         book.switched_off = self.is_off
@@ -188,7 +187,8 @@ class PoolHooks(Mishaps):
         """
         capacity = _capacity_of(pool)
         book, guard = self.book, self.guard
-        holds, waits, connections = book.holds, book.waits, book.connections
+        holds, waits = book.holds, book.waits
+        connections, meet = book.connections, self._connections.meet
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
         shared, is_async = self._shared, self._async
@@ -229,7 +229,7 @@ class PoolHooks(Mishaps):
                 else:
                     record = proxy._connection_record
                     at = id(record)
-                    wait.facts = connections.get(at) or self._meet(proxy)
+                    wait.facts = connections.get(at) or meet(proxy)
                     # the pool has such a reference already
                     wait.proxy = record.fairy_ref or watch(proxy)
                     before = holder.out
@@ -284,16 +284,12 @@ class PoolHooks(Mishaps):
             return
         self._end_invalidated()  # one of the dead may stand under this very id
         key = id(proxy._connection_record)
-        wait.facts = self.book.connections.get(key) or self._meet(proxy)
+        wait.facts = self.book.connections.get(key) or self._connections.meet(proxy)
         wait.proxy = watch(proxy)
         self.book.holds[id(proxy)] = wait
         wait.holder.out += 1
 
     # -- pool events -----------------------------------------------------------------
-
-    def _meet(self, proxy: Any) -> ConnectionFacts:
-        record = proxy._connection_record
-        return self._remember(record, _facts_by_record(proxy.dbapi_connection, record))
 
     @_guarded
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
@@ -303,15 +299,8 @@ class PoolHooks(Mishaps):
         before = self.book.holds.pop(id(record), None)
         if before is not None:  # detached in another thread, which is to tell us yet
             self._detached(before)
-        self._remember(record, facts_of(dbapi_connection, monotonic(), took))
+        self._connections.opened(dbapi_connection, record, took)
         self.book.connected(took)
-
-    def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
-        key, table = id(record), self.book.connections
-        table[key] = facts
-        records = self._records
-        records[key] = ref(record, _forgetting(key, table, records))
-        return facts
 
     def _returned(
         self, pool: Pool, original: Callable[[Any, Any], None]
@@ -455,40 +444,8 @@ def _capacity_of(pool: Pool) -> int:
     return sys.maxsize
 
 
-def _facts_by_record(dbapi_connection: Any, record: Any) -> ConnectionFacts:
-    """The facts of a connection that was opened before we were told."""
-    age = max(0.0, time.time() - record.starttime)
-    return facts_of(dbapi_connection, monotonic() - age, None)
-
-
 def _give_back(proxy: Any) -> None:
     """Let the pool have a connection that the application does not get after all."""
     if proxy is not None:
         with suppress(Exception):
             proxy.close()
-
-
-def _cleared_early(proxy: Any) -> Callable[[], Any]:
-    return ref(proxy, _no_op)
-
-
-def _no_op(_: object) -> None:
-    """Do nothing."""
-
-
-# A weak reference that is dead by the time a dropped proxy comes back. From Python 3.15
-# on it needs a callback for that, if the proxy was in a cycle (cpython gh-135552).
-watch: Callable[[Any], Callable[[], Any]] = (
-    _cleared_early if sys.version_info >= (3, 15) else ref
-)
-
-
-def _forgetting(
-    key: int, table: dict[int, ConnectionFacts], records: dict[int, Any]
-) -> Callable[[Any], None]:
-    def forget(dead: Any) -> None:
-        if records.get(key) is dead:
-            del records[key]
-            table.pop(key, None)
-
-    return forget

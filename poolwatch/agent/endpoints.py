@@ -1,0 +1,61 @@
+"""The agent's endpoints: what the server on its socket answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Event
+
+from poolwatch.agent.recording import record
+from poolwatch.agent.server import Server
+from poolwatch.agent.server_view import ServerView
+from poolwatch.agent.snapshots import LedgerSource
+from poolwatch.agent.watchdog import PERIOD_S
+from poolwatch.ledger.ledger import Ledger
+from poolwatch.protocol import document as wire
+from poolwatch.protocol import sockets
+from poolwatch.runtime.gc_pause import undisturbed
+
+
+def open_server(
+    directory: Path,
+    *,
+    ledger: Ledger,
+    source: LedgerSource,
+    servers: ServerView,
+    tick: Callable[[], None],
+    stop: Event,
+) -> Server:
+    """Bind a socket in ``directory``; ``stop`` ends a recording early."""
+
+    def document(*, viewers: bool) -> str:
+        """The records are gone when the collector comes back."""
+        return undisturbed(lambda: wire.to_json(source.snapshot(), viewers=viewers))
+
+    def trace(query: Mapping[str, str]) -> str:
+        seconds = _seconds(query.get("seconds"))
+        return wire.list_to_json(record(ledger, seconds, stop), "traces")
+
+    def readings(query: Mapping[str, str]) -> str:
+        linger = _seconds(query.get("linger"))
+        return wire.list_to_json(servers.readings(linger), "servers")
+
+    return Server(
+        sockets.new_path(directory),
+        quick={
+            "/snapshot": lambda _: document(viewers=False),
+            "/frozen": lambda _: source.freezer.document(),
+            "/view": lambda _: document(viewers=True),
+        },
+        slow={"/trace": trace, "/servers": readings},
+        idle=servers.close_idle,
+        tick=tick,
+        period_s=PERIOD_S,
+    )
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,279 @@
+"""Owners: whose code takes a connection, as the ledger tells it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from fix_core import book_of
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import StaticPool
+
+import poolwatch
+from poolwatch.agent.instrument import agent
+from poolwatch.model import Collected
+from poolwatch.testing.judge import Judge
+from poolwatch.testing.owners import Owner
+
+
+class Item:
+    """Stands for a test."""
+
+    nodeid = "test_it.py::test_it"
+
+
+class Rising:
+    """Stands for a fixture of a wider scope that is being set up."""
+
+    is_up = False
+
+    def __init__(self, owner):
+        self.owner = owner
+
+
+@pytest.fixture
+def owner(owners):
+    """The owner of the main thread's work."""
+    owners.current = Owner("test", Item)
+    return owners.current
+
+
+def drop(connection):
+    """Leave it to the collector."""
+    cycle = [connection]
+    cycle.append(cycle)
+
+
+def leaks_of(owner):
+    judge = Judge(grace=None, ignore=[], root=Path())
+    return judge.leaks(owner, lambda _: None)
+
+
+def test_a_hold_is_charged_to_its_owner(owner, sqlite):
+    """With all that a report needs, until it ends."""
+    engine = sqlite()
+    with engine.connect() as connection:
+        connection.execute(text("select 1 as plain"))
+        [(hold, book)] = owner.out.items()
+        assert book is book_of(engine)
+        assert book.open_holds() == [hold]
+        assert hold.path.frames()[0].function == "test_a_hold_is_charged_to_its_owner"
+        assert hold.statement() == "select 1 as plain"
+        assert hold.asked <= hold.taken
+        assert hold.proxy() is connection.connection
+        assert hold.facts is not None
+        assert hold.holder.ident == threading.get_ident()
+        assert hold.holder.out == 1
+        with engine.connect():
+            assert len(owner.out) == 2
+    assert owner.out == {}
+    assert owner.peak == 2
+    assert hold.holder.out == 0
+
+
+def test_a_dropped_connection(owner, sqlite):
+    """The owner is told, with the facts and the statement."""
+    engine = sqlite()
+    connection = engine.connect()
+    connection.execute(text("select 1 as lost"))
+    drop(connection)
+    del connection
+    gc.collect()
+    [(book, hold, _)] = owner.dropped
+    assert book is book_of(engine)
+    assert hold.facts is not None
+    assert hold.statement() == "select 1 as lost"
+    assert owner.out == {}
+
+
+def test_a_connection_dropped_with_its_engine(owner, tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path}/gone.db")
+    drop(engine.connect())
+    del engine
+    gc.collect()
+    [(book, hold, now)] = owner.dropped
+    assert owner.out == {}
+    assert hold.holder.out == 0
+    assert book.leaked == 1
+    assert book.collected_at() == [Collected(hold.path.site(), 1)]
+    assert hold.taken <= now
+    assert hold.facts is not None
+
+
+DROPPED = """
+import gc, sys
+from poolwatch.agent.instrument import agent, instrument_without_agent
+from poolwatch.testing.owners import Owner, Owners
+owners = Owners()
+agent.ledger.observers.append(owners)
+instrument_without_agent()
+import sqlalchemy as sa
+
+def engine(query):
+    return sa.create_engine(sys.argv[1] + query, poolclass=sa.QueuePool)
+
+owner = owners.current = Owner("test", None)
+engine("").connect().close()
+cycle = [engine("?timeout=5").connect()]
+cycle.append(cycle)
+before = set(sys.modules)
+del cycle
+gc.collect()
+assert len(owner.dropped) == 1
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_nothing_is_imported_in_a_collection(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED, f"sqlite:///{tmp_path}/lost.db"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_another_thread_has_its_own_owner(owner, owners, sqlite):
+    engine, theirs = sqlite(), Owner("test", Item)
+    owners.follow()
+
+    def take():
+        for _ in range(2):
+            with engine.connect():
+                assert len(theirs.out) == 1
+                assert owner.out == {}
+
+    owners.current = theirs
+    thread = threading.Thread(target=take)
+    thread.start()
+    owners.current = owner
+    thread.join()
+    owners.unfollow()
+    assert theirs.peak == 1
+    assert owner.out == {}
+
+
+def test_a_declared_long_hold_has_no_owner(owner, sqlite):
+    engine = sqlite()
+    with poolwatch.long_hold("listens"), engine.connect():
+        assert owner.out == {}
+        assert len(book_of(engine).open_holds()) == 1
+    assert book_of(engine).open_holds() == []
+
+
+def test_a_limit_keeps_the_stacks_of_the_peak(owner, sqlite):
+    """And that of the longest hold."""
+    owner.keeps_peak = True
+    with sqlite().connect():
+        pass
+    [stack] = owner.at_peak
+    assert stack[0].function == "test_a_limit_keeps_the_stacks_of_the_peak"
+    assert owner.longest[0] > 0
+    assert owner.longest[1] == stack
+
+
+def test_an_owner_that_was_judged(owner, owners, sqlite):
+    """A connection it takes after that is not forgotten."""
+    owner.over = True
+    lent = sqlite().connect()
+    assert list(owners.again.values()) == [owner]
+    lent.close()
+
+
+def test_a_fixture_that_is_set_up(owner, owners, sqlite):
+    """It answers for the connections of its setup, and no longer."""
+    engine, fixture = sqlite(), Owner("fixture", Item)
+    owners.rising.append(rising := Rising(fixture))
+    with engine.connect():
+        assert len(fixture.out) == 1
+        assert owner.out == {}
+    rising.is_up = True  # pytest does not tell at once
+    with engine.connect():
+        assert fixture.out == {}
+        assert len(owner.out) == 1
+
+
+def test_outside_of_all_tests(owners, sqlite):
+    engine = sqlite()
+    with engine.connect():
+        assert len(book_of(engine).open_holds()) == 1
+    assert book_of(engine).open_holds() == []
+
+
+def test_an_observer_that_fails(owners, sqlite, caplog):
+    """The application does not notice; the hooks of that pool are off."""
+    engine = sqlite()
+    owners.current = object()
+    with caplog.at_level(logging.ERROR, "poolwatch"):
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert connection.scalar(text("select 1")) == 1
+    assert len(caplog.records) == 1
+    assert book_of(engine).switched_off()
+
+
+def test_a_pool_with_one_connection_for_all(owner, owners, sqlite):
+    """Its holds have no owner: the summary names the pool."""
+    engine = sqlite(poolclass=StaticPool)
+    for _ in range(2):
+        with engine.connect() as connection:
+            connection.execute(text("select 2"))
+            [hold] = book_of(engine).open_holds()
+            assert hold.statement() == "select 2"
+    assert book_of(engine).open_holds() == []
+    assert owners.unjudged == {book_of(engine).name: "StaticPool"}
+    assert owner.out == {}
+
+
+def test_judged_after_uninstrument(owner, sqlite):
+    """A hold that was taken before is told with its pool."""
+    engine = sqlite(pool_logging_name="of old")
+    connection = engine.connect()
+    poolwatch.uninstrument()
+    [(hold, book)] = owner.out.items()
+    assert book.name == "of old"
+    assert book.open_holds() == [hold]
+    assert book.id not in agent.ledger.books
+    [leak] = leaks_of(owner)
+    assert (leak.kind, leak.pool) == ("held", "of old")
+    connection.close()
+
+
+def test_no_leaks_of_one_engine_opens_no_socket(owner, sqlite):
+    engine = sqlite()
+    kept = []
+    with (
+        pytest.raises(poolwatch.PoolLeakError, match="test_no_leaks_of_one_engine"),
+        poolwatch.no_leaks(engine),
+    ):
+        kept.append(engine.connect())
+    assert not agent.listens
+    kept.pop().close()
+    assert owner.out == {}
+
+
+def test_judged_in_a_forked_child(owner, tmp_path):
+    """A connection that was lost before the fork can be told on both sides."""
+    drop(create_engine(f"sqlite:///{tmp_path}/gone.db").connect())
+    gc.collect()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        gc.collect()
+        with suppress(Exception):
+            os.write(writer, str(len(leaks_of(owner))).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    assert os.read(reader, 9) == b"1"
+    os.close(reader)
+    assert len(leaks_of(owner)) == 1
