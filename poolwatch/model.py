@@ -281,10 +281,10 @@ class InheritedUse(NamedTuple):
 
 
 LATEST = 8
-"""Calls whose times are kept in ``Made.latest_s``."""
+"""Calls whose times are kept in ``PoolOrigin.latest_s``."""
 
 
-class Made(NamedTuple):
+class PoolOrigin(NamedTuple):
     """What one line has made for one database, at the moment somebody looks."""
 
     site: Frame

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from poolwatch.agent.outages import Outages
     from poolwatch.ledger.checkout import ConnectionFacts
     from poolwatch.ledger.ledger import Ledger
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.postgres.connection import Facts
 
 _MOST_READERS = 16
@@ -44,7 +44,7 @@ class ServerSide:
 
     def readings(self, linger: float) -> Sequence[AgentReading]:
         """Read every server once; keep the connections for ``linger`` seconds."""
-        groups: dict[str, list[PoolBook]] = {}
+        groups: dict[str, list[PoolLedger]] = {}
         for book in list(self._ledger.books.values()):
             if book.server_connect is not None:
                 groups.setdefault(_server_of(book), []).append(book)
@@ -52,7 +52,7 @@ class ServerSide:
         chosen = list(groups.items())[:_MOST_READERS]
         answers: dict[str, AgentReading] = {}
 
-        def read(key: str, books: list[PoolBook]) -> None:
+        def read(key: str, books: list[PoolLedger]) -> None:
             try:
                 answers[key] = self._read(key, books, linger)
             except Exception as error:  # noqa: BLE001 - it is the application's process
@@ -74,7 +74,7 @@ class ServerSide:
             self._note(books[0], told[key])
         return list(told.values())
 
-    def _note(self, book: PoolBook, answer: AgentReading) -> None:
+    def _note(self, book: PoolLedger, answer: AgentReading) -> None:
         """Log when a server stops answering or answers again."""
         if answer.down is not None:
             self._outages.down(book, answer.down)
@@ -94,7 +94,7 @@ class ServerSide:
         for reader in list(self._readers.values()):
             reader.close()
 
-    def _read(self, key: str, books: list[PoolBook], linger: float) -> AgentReading:
+    def _read(self, key: str, books: list[PoolLedger], linger: float) -> AgentReading:
         pools, address = _ids(books), _address(books)
         willing = [
             book.server_connect
@@ -115,7 +115,7 @@ class ServerSide:
 
     @staticmethod
     def _ask(
-        reader: InProcessReader, books: Collection[PoolBook], linger: float
+        reader: InProcessReader, books: Collection[PoolLedger], linger: float
     ) -> ServerReading:
         known = [
             hold.facts
@@ -152,27 +152,27 @@ def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
     return last()
 
 
-def _silent(books: Collection[PoolBook]) -> AgentReading:
+def _silent(books: Collection[PoolLedger]) -> AgentReading:
     """The answer for a server whose reading has not come back."""
     why = f"PostgreSQL has not answered for {_PATIENCE_S:g} s"
     return AgentReading(_ids(books), None, why, down=NO_ANSWER, address=_address(books))
 
 
-def _ids(books: Iterable[PoolBook]) -> tuple[str, ...]:
+def _ids(books: Iterable[PoolLedger]) -> tuple[str, ...]:
     return tuple(book.id for book in books)
 
 
-def _address(books: Iterable[PoolBook]) -> str | None:
+def _address(books: Iterable[PoolLedger]) -> str | None:
     """Where the open connections of the pools are, if all are in one place."""
     found = {facts.address for book in books for facts in _connections(book)}
     return found.pop() if len(found) == 1 else None
 
 
-def _connections(book: PoolBook) -> list[ConnectionFacts]:
+def _connections(book: PoolLedger) -> list[ConnectionFacts]:
     return list(book.connections.values())
 
 
-def _server_of(book: PoolBook) -> str:
+def _server_of(book: PoolLedger) -> str:
     """What pools of one server have in common; apart when in doubt.
 
     The URL alone does not tell: connect_args or a creator may name the host.

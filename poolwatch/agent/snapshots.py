@@ -21,7 +21,7 @@ from poolwatch.diagnosis.common import by_severity
 from poolwatch.diagnosis.verdicts import Keeping, Seen, is_unused, judge, suspicious
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.ledger import Ledger
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.settings import process_name
 from poolwatch.model import (
     Departed,
@@ -131,7 +131,7 @@ class LedgerSource:
             look.verify()
         look.submitters = self._submitters.of(look.open(), look.threads)
         look.judge(self._known(look), self.is_agreed)
-        look.findings += churned(self._ledger.makings.made(look.now), look.pools)
+        look.findings += churned(self._ledger.origins.records(look.now), look.pools)
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -322,7 +322,7 @@ class _Look:
         self.now = time.monotonic()
         self.threads = threads
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
-        self._drafts: list[tuple[PoolBook, list[_Draft], list[Checkout]]] = []
+        self._drafts: list[tuple[PoolLedger, list[_Draft], list[Checkout]]] = []
         self.pools: list[PoolStats] = []
         self.holds: list[Hold] = []
         self.waits: list[Wait] = []
@@ -335,7 +335,7 @@ class _Look:
         self.findings: list[Finding] = []
         self.departed: list[Departed] = []
 
-    def at(self, book: PoolBook, ledger: Ledger) -> None:
+    def at(self, book: PoolLedger, ledger: Ledger) -> None:
         """Take down what is out and who waits on one pool."""
         out, asked = book.open_holds(), book.open_waits(self.now)
         for each in (*out, *asked):
@@ -453,7 +453,7 @@ class _Look:
                     self.findings += of_pools.undersized(stats, holds, waits)
 
     def _name_callers(
-        self, book: PoolBook, drafts: list[_Draft], asked: list[Checkout]
+        self, book: PoolLedger, drafts: list[_Draft], asked: list[Checkout]
     ) -> None:
         stacks = [(draft.checkout, draft.stack) for draft in drafts]
         stacks += [(each, each.path.frames(self._now(each))) for each in asked]
@@ -476,7 +476,7 @@ class _Look:
     def _submitter(self, checkout: Checkout) -> Submitter:
         return self.submitters.get(checkout.number, _NO_SUBMITTER)
 
-    def _draft(self, book: PoolBook, checkout: Checkout, detached: bool) -> _Draft:
+    def _draft(self, book: PoolLedger, checkout: Checkout, detached: bool) -> _Draft:
         now = self._now(checkout)
         stack = checkout.path.frames(now)
         held_s = max(0.0, self.now - checkout.taken)
@@ -486,7 +486,7 @@ class _Look:
             held_s=held_s,
             long_after=book.long_after,
             ended_owner=checkout.ended_owner(),
-            long_hold=checkout.ambience.long_hold,
+            long_hold=checkout.context.long_hold,
             detached=detached,
             statement_s=usage.running_s(self.now) if usage is not None else None,
             taken_by=len(taking_frames(stack)) if over else 0,
@@ -501,7 +501,7 @@ class _Look:
         return _Draft(checkout, now, stack, seen)
 
     def _hold(
-        self, book: PoolBook, draft: _Draft, keeping: Keeping | None
+        self, book: PoolLedger, draft: _Draft, keeping: Keeping | None
     ) -> tuple[Hold, str | None]:
         checkout, seen = draft.checkout, draft.seen
         judgement = judge(seen if keeping is None else replace(seen, keeping=keeping))
@@ -522,7 +522,7 @@ class _Look:
             waited_s=checkout.taken - checkout.asked,
             thread=checkout.holder.name,
             task=checkout.task.name if checkout.task else submitter.task,
-            labels=checkout.ambience.labels,
+            labels=checkout.context.labels,
             site=checkout.path.site(),
             stack=draft.stack + submitter.stack,
             now=draft.now,
@@ -539,7 +539,7 @@ class _Look:
         )
         return hold, judgement.kind
 
-    def _wait(self, book: PoolBook, checkout: Checkout) -> Wait:
+    def _wait(self, book: PoolLedger, checkout: Checkout) -> Wait:
         submitter = self._submitter(checkout)
         return Wait(
             id=f"w{checkout.number}",
@@ -547,7 +547,7 @@ class _Look:
             waited_s=max(0.0, self.now - checkout.asked),
             thread=checkout.holder.name,
             task=checkout.task.name if checkout.task else submitter.task,
-            labels=checkout.ambience.labels,
+            labels=checkout.context.labels,
             site=checkout.path.site(),
             stack=checkout.path.frames(self._now(checkout)) + submitter.stack,
             caller=self._named.get(checkout.number),

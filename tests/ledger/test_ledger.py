@@ -16,7 +16,7 @@ from patience import LONG_S, until
 import poolwatch
 from poolwatch.errors import UnreachableError
 from poolwatch.ledger.histogram import Histogram, merged
-from poolwatch.ledger.labels import ambience, label, long_hold
+from poolwatch.ledger.labels import current_context, label, long_hold
 from poolwatch.ledger.pool import MOST_SITES
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.protocol import document as wire
@@ -133,10 +133,10 @@ def test_labels_are_bounded():
             raise ZeroDivisionError
 
     with label(**{f"k{n}": "v" * 1000 for n in range(30)}):
-        assert len(ambience.get().labels) == 16
-        assert len(ambience.get().labels["k0"]) == 200
+        assert len(current_context.get().labels) == 16
+        assert len(current_context.get().labels["k0"]) == 200
     with label(x=Broken()):
-        assert ambience.get().labels == {"x": "(Broken)"}
+        assert current_context.get().labels == {"x": "(Broken)"}
     for reason in ("", " ", None):
         with pytest.raises(ValueError, match="needs a reason"), long_hold(reason):
             pass
