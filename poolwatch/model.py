@@ -289,10 +289,10 @@ class InheritedUse(NamedTuple):
 
 
 LATEST = 8
-"""Calls whose times are in ``Made.latest_s``."""
+"""Calls whose times are in ``PoolOrigin.latest_s``."""
 
 
-class Made(NamedTuple):
+class PoolOrigin(NamedTuple):
     """The pools that one line has made for one database."""
 
     site: Frame

@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 import poolwatch
 from poolwatch.agent.instrument import agent, instrument_without_agent
 from poolwatch.agent.watchdog import Watchdog
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.testing.owners import Owners
 
 
@@ -25,7 +25,7 @@ def null_pool_of(kind: type = QueuePool, **settings: Any) -> Any:
     return kind(Driver, **settings)
 
 
-def book_of(target: Any) -> PoolBook:
+def book_of(target: Any) -> PoolLedger:
     """The books of an instrumented pool."""
     assert agent.pools is not None
     pool_id = agent.pools.id_of(target)

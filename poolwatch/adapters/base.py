@@ -19,7 +19,7 @@ from poolwatch.runtime.guard import Guard, log
 
 if TYPE_CHECKING:
     from poolwatch.adapters.library import Hooks
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
 
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
@@ -56,7 +56,7 @@ class LibraryPools(ABC):
     # -- what each library says of its pools -------------------------------------------
 
     @abstractmethod
-    def make_hooks(self, target: Any, book: PoolBook) -> Hooks:
+    def make_hooks(self, target: Any, book: PoolLedger) -> Hooks:
         """Hook a pool, and let its book know whatever it shall know but settings."""
 
     @abstractmethod
@@ -133,7 +133,7 @@ class LibraryPools(ABC):
             if hooks is None:
                 hooks = self._hook(target, settings)
                 if not exists:
-                    self._note_making(target, hooks.book)
+                    self._note_origin(target, hooks.book)
             else:
                 self.met_again(hooks, target)
                 # its own settings are the closer ones
@@ -237,7 +237,7 @@ class LibraryPools(ABC):
         self.follow(hooks)
         return hooks
 
-    def _note_making(self, target: Any, book: PoolBook) -> None:
+    def _note_origin(self, target: Any, book: PoolLedger) -> None:
         """Count a new pool at the place that makes it: where its ``__init__`` is called
         or, if the user instruments each one himself, where he does that.
         """
@@ -250,7 +250,7 @@ class LibraryPools(ABC):
 
                 codes = pairs_of(frame_at(1))
                 ledger = self._context.ledger
-                ledger.makings.note(
+                ledger.origins.note(
                     resolve(codes),
                     book.url,
                     (book.name, fingerprint(self.arguments_of(target))),

@@ -9,7 +9,7 @@ from poolwatch.ledger.ledger import Ledger
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.stacks.capture import CallSites
 
 
@@ -25,7 +25,7 @@ class AdapterContext:
         meet_thread: Callable[[], Holder],
         explain: Callable[[str], str],
         look_soon: Callable[[str], None],
-        refused: Callable[[PoolBook, BaseException], None],
+        refused: Callable[[PoolLedger, BaseException], None],
     ) -> None:
         self.ledger = ledger
         self._sites = sites

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.runtime.guard import Guard
 
 
@@ -38,10 +38,10 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
 class Mishaps:
     """What the hooks of a pool do when an exception has ended one of them."""
 
-    book: PoolBook
+    book: PoolLedger
     guard: Guard
     _explain: Callable[[str], str]
-    _tell_refused: Callable[[PoolBook, BaseException], None]
+    _tell_refused: Callable[[PoolLedger, BaseException], None]
 
     def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
         """Count a request that the pool has refused or the application has ended."""

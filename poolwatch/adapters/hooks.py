@@ -16,7 +16,7 @@ from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.cut_short import Mishaps
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import Path
 from poolwatch.stacks.holder import TaskRef
@@ -25,7 +25,7 @@ from poolwatch.stacks.holder import TaskRef
 class DriverHooks(Mishaps):
     """Everything that is attached to one pool, and how it comes off again."""
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
+    def __init__(self, pool: Any, book: PoolLedger, context: AdapterContext) -> None:
         self.book = book
         self.guard = Guard(f"pool {book.name!r}")
         self.on_gone: Callable[[str], None] = lambda _: None

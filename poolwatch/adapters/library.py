@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.settings import Settings
 
 
@@ -46,7 +46,7 @@ class Library(Protocol):
 class Hooks(Protocol):
     """What is attached to one pool."""
 
-    book: PoolBook
+    book: PoolLedger
 
     @property
     def pool(self) -> Any:

@@ -31,8 +31,8 @@ from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
-from poolwatch.ledger.labels import ambience
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.labels import current_context
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.settings import Settings
 
 
@@ -46,7 +46,7 @@ class Psycopg2Pools(LibraryPools):
         super().__init__(context)
         self._methods = ClassMethods()
 
-    def make_hooks(self, target: Any, book: PoolBook) -> Psycopg2Hooks:
+    def make_hooks(self, target: Any, book: PoolLedger) -> Psycopg2Hooks:
         """Hook the pool."""
         return Psycopg2Hooks(target, book, self._context, self._methods)
 
@@ -156,7 +156,11 @@ class Psycopg2Hooks(DriverHooks):
     """What is attached to one pool of psycopg2."""
 
     def __init__(
-        self, pool: Any, book: PoolBook, context: AdapterContext, methods: ClassMethods
+        self,
+        pool: Any,
+        book: PoolLedger,
+        context: AdapterContext,
+        methods: ClassMethods,
     ) -> None:
         super().__init__(pool, book, context)
         self._methods = methods
@@ -203,7 +207,7 @@ class Psycopg2Hooks(DriverHooks):
         holds, waits, connections = book.holds, book.waits, book.connections
         blamed, observers = book.blamed, book.observers
         per_thread, capture = self._per_thread, self._sites.capture
-        get_ambience = ambience.get
+        get_context = current_context.get
         known = self._known
         notable, again = self.notable, self._again
         capacity = self.pool.maxconn
@@ -225,7 +229,7 @@ class Psycopg2Hooks(DriverHooks):
                     path, task = self.caller(frame)
                 else:
                     path, task = capture(frame), None
-                wait = Checkout(path, holder, get_ambience(), task, monotonic())
+                wait = Checkout(path, holder, get_context(), task, monotonic())
                 number = id(wait)
                 try:
                     waits[number] = wait

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from poolwatch.agent.server_view import ServerView
     from poolwatch.agent.snapshots import LedgerSource
     from poolwatch.ledger.inherited import Inherited
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Hold, Snapshot
     from poolwatch.stacks.capture import CallSites
 
@@ -246,7 +246,7 @@ class Agent:
 
         return Outages()
 
-    def refused(self, book: PoolBook, error: BaseException) -> None:
+    def refused(self, book: PoolLedger, error: BaseException) -> None:
         """Take note of an error that a pool raised instead of lending a connection."""
         self.outages.refused(book, error)
 
@@ -312,7 +312,7 @@ class Agent:
     def begin_anew(self) -> None:
         """After the last pool: nothing is left but what a new start needs."""
         self.close()
-        self.ledger.forget_makings()
+        self.ledger.forget_origins()
         if "source" in self.__dict__:
             self.source.forget()
         self.per_thread = PerThread()  # every thread is met again, and then we listen

@@ -12,7 +12,7 @@ from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Departed, Frame
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import doing
@@ -30,7 +30,7 @@ _FORGOTTEN_S = 600.0
 class OpenRequests:
     """The open holds and waits of one pool."""
 
-    book: PoolBook
+    book: PoolLedger
     holds: dict[Checkout, HoldEvidence]
     waits: list[Checkout]
 
@@ -62,7 +62,7 @@ class Moment:
         """Who waits for the work of a request's thread, by the request's number."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
 
-    def read(self, book: PoolBook, numbers: Iterator[int]) -> None:
+    def read(self, book: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; ``numbers`` are given to requests that have none yet."""
         out, waits = book.open_holds(), book.open_waits(self.now)
         for each in (*out, *waits):
@@ -86,14 +86,14 @@ class Moment:
             if _GRACE_S < self.now - closed < _FORGOTTEN_S
         ]
 
-    def _evidence(self, book: PoolBook, hold: Checkout) -> HoldEvidence:
+    def _evidence(self, book: PoolLedger, hold: Checkout) -> HoldEvidence:
         now = self.stack_now(hold)
         usage = hold.usage
         seen = HoldEvidence(
             held_s=max(0.0, self.now - hold.taken),
             long_after=book.long_after,
             ended_owner=hold.ended_owner(),
-            long_hold=hold.ambience.long_hold,
+            long_hold=hold.context.long_hold,
             dropped=hold.is_dropped(),
             stack=hold.path.frames(now),
             now=now,

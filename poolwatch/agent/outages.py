@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import log
 from poolwatch.text.format import duration, one_line, server_in
 
@@ -35,7 +35,7 @@ class Outages:
         self._down: dict[str, _Outage] = {}
         """By server, or by pool where the server is unknown."""
 
-    def refused(self, book: PoolBook, error: BaseException) -> None:
+    def refused(self, book: PoolLedger, error: BaseException) -> None:
         """Examine an error that a pool raised instead of lending a connection."""
         if not _is_drivers(error, book):
             return
@@ -46,7 +46,7 @@ class Outages:
         if isinstance(failure, ServerDownError):
             self.down(book, failure.words)
 
-    def down(self, book: PoolBook, words: str) -> None:
+    def down(self, book: PoolLedger, words: str) -> None:
         """Log that the server of a pool does not answer, unless that is known."""
         server, new = _server(book), _Outage(time.monotonic(), book.id, book.connects)
         if len(self._down) < _MOST and self._down.setdefault(server, new) is new:
@@ -57,7 +57,7 @@ class Outages:
                 one_line(repr(book.name)),
             )
 
-    def answers(self, book: PoolBook) -> None:
+    def answers(self, book: PoolLedger) -> None:
         """Log that the server of a pool answers again, if it did not before."""
         outage = self._down.pop(_server(book), None) if self._down else None
         if outage is not None:
@@ -67,7 +67,7 @@ class Outages:
                 duration(time.monotonic() - outage.began),
             )
 
-    def look(self, books: Iterable[PoolBook]) -> None:
+    def look(self, books: Iterable[PoolLedger]) -> None:
         """Log which servers answer again: a pool has opened a connection since."""
         if not self._down:
             return
@@ -80,11 +80,11 @@ class Outages:
                 self.answers(book)
 
 
-def _server(book: PoolBook) -> str:
+def _server(book: PoolLedger) -> str:
     return server_in(book.url) or f"the address of pool {book.name}"
 
 
-def _is_drivers(error: BaseException, book: PoolBook) -> bool:
+def _is_drivers(error: BaseException, book: PoolLedger) -> bool:
     """Whether an error is the driver's: ``str()`` of another may run application code.
 
     asyncpg passes on the errors of a socket.

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.ledger import Ledger
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Frame
 from poolwatch.protocol.records import Request, Trace
 
@@ -29,7 +29,7 @@ class _Recorder:
 
     def ended(
         self,
-        pool: PoolBook,
+        pool: PoolLedger,
         hold: Checkout,
         now: float,
         collected: bool,  # noqa: ARG002 - part of the observer interface
@@ -57,7 +57,7 @@ def record(ledger: Ledger, seconds: float, stop: threading.Event) -> list[Trace]
 
 
 def _trace(
-    pool: PoolBook, recorder: _Recorder, now: float, before: tuple[int, int]
+    pool: PoolLedger, recorder: _Recorder, now: float, before: tuple[int, int]
 ) -> Trace:
     begun = recorder.begun
     out = [hold for hold in pool.open_holds() if hold.asked >= begun]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poolwatch.agent.outages import Outages
     from poolwatch.ledger.checkout import ConnectionFacts
     from poolwatch.ledger.ledger import Ledger
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.postgres.connection import Facts
 
 _MAX_SERVERS = 16
@@ -43,7 +43,7 @@ class ServerView:
 
     def readings(self, linger: float) -> Sequence[AgentReading]:
         """Read every server once; leave the connections open for ``linger`` seconds."""
-        by_server: dict[str, list[PoolBook]] = {}
+        by_server: dict[str, list[PoolLedger]] = {}
         for pool in list(self._ledger.books.values()):
             if pool.server_connect is not None:
                 by_server.setdefault(_server_key(pool), []).append(pool)
@@ -51,7 +51,7 @@ class ServerView:
         servers = list(by_server.items())[:_MAX_SERVERS]
         answers: dict[str, AgentReading] = {}
 
-        def read(key: str, pools: list[PoolBook]) -> None:
+        def read(key: str, pools: list[PoolLedger]) -> None:
             try:
                 answers[key] = self._read(key, pools, linger)
             except Exception as error:  # noqa: BLE001 - the application's own objects
@@ -75,7 +75,7 @@ class ServerView:
             self._note_outage(pools[0], answer)
         return [answer for _, answer in found]
 
-    def _note_outage(self, pool: PoolBook, answer: AgentReading) -> None:
+    def _note_outage(self, pool: PoolLedger, answer: AgentReading) -> None:
         """Log when a server stops answering or answers again."""
         if answer.down is not None:
             self._outages.down(pool, answer.down)
@@ -95,7 +95,7 @@ class ServerView:
         for reader in list(self._readers.values()):
             reader.close()
 
-    def _read(self, key: str, pools: list[PoolBook], linger: float) -> AgentReading:
+    def _read(self, key: str, pools: list[PoolLedger], linger: float) -> AgentReading:
         ids, address = _ids(pools), _address(pools)
         ways = [
             pool.server_connect
@@ -116,7 +116,7 @@ class ServerView:
 
     @staticmethod
     def _query(
-        reader: AgentReader, pools: Collection[PoolBook], linger: float
+        reader: AgentReader, pools: Collection[PoolLedger], linger: float
     ) -> ServerReading:
         known = [
             hold.facts
@@ -153,27 +153,27 @@ def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
     return last()
 
 
-def _timed_out(pools: Collection[PoolBook]) -> AgentReading:
+def _timed_out(pools: Collection[PoolLedger]) -> AgentReading:
     """The answer for a server whose reading is still under way."""
     why = f"PostgreSQL has not answered for {_PATIENCE_S:g} s"
     return AgentReading(_ids(pools), None, why, down=NO_ANSWER, address=_address(pools))
 
 
-def _ids(pools: Iterable[PoolBook]) -> tuple[str, ...]:
+def _ids(pools: Iterable[PoolLedger]) -> tuple[str, ...]:
     return tuple(pool.id for pool in pools)
 
 
-def _address(pools: Iterable[PoolBook]) -> str | None:
+def _address(pools: Iterable[PoolLedger]) -> str | None:
     """The address of the pools' open connections, if all have the same."""
     found = {facts.address for pool in pools for facts in _connections(pool)}
     return found.pop() if len(found) == 1 else None
 
 
-def _connections(pool: PoolBook) -> list[ConnectionFacts]:
+def _connections(pool: PoolLedger) -> list[ConnectionFacts]:
     return list(pool.connections.values())
 
 
-def _server_key(pool: PoolBook) -> str:
+def _server_key(pool: PoolLedger) -> str:
     """Equal for pools of one server; different if in doubt.
 
     The URL is not enough: connect_args or a creator may name the host.

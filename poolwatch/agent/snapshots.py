@@ -103,7 +103,7 @@ class LedgerSource:
         return process
 
     def _findings(self, moment: Moment, pools: list[PoolRecords]) -> list[Finding]:
-        made = self._ledger.makings.made(moment.now)
+        made = self._ledger.origins.records(moment.now)
         return [
             *[found for pool in pools for found in findings.of_pool(pool.evidence)],
             *findings.of_process(made, [pool.evidence.stats for pool in pools]),

@@ -17,7 +17,7 @@ from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.inherited import InheritedPath
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.nesting import Nesting
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Frame, Hold
 from poolwatch.runtime.guard import log
 from poolwatch.text.format import duration, one_line, place, plural, whence
@@ -83,7 +83,7 @@ class Watchdog:
             pause = 0.0 if unclear else max(_AGAIN_S, _SHARE * cost)
             self._seen, self._again = suspects, now + pause
 
-    def _in_trouble(self, book: PoolBook, now: float) -> bool:
+    def _in_trouble(self, book: PoolLedger, now: float) -> bool:
         """Whether requests wait here, and an incident snapshot of that is missing."""
         has = self._source.freezer.has
         if has(book.id, "exhausted") and has(book.id, "pool_deadlock"):
@@ -112,7 +112,7 @@ class Watchdog:
         for (pool, _), holds in groups.items():
             log().warning("%s", _leak(holds, names.get(pool, "?")))
 
-    def _returned(self, books: list[PoolBook], now: float) -> None:
+    def _returned(self, books: list[PoolLedger], now: float) -> None:
         if not self._reported:
             return
         out = {hold.number for book in books for hold in book.out()}
@@ -130,7 +130,7 @@ class Watchdog:
                 duration(now - min(gone.taken for gone in returned)),
             )
 
-    def _nested(self, book: PoolBook) -> None:
+    def _nested(self, book: PoolLedger) -> None:
         """Log each pair of call sites once, with both stacks."""
         for nesting in list(book.nestings.seen.values()):
             if nesting.told:
@@ -141,7 +141,7 @@ class Watchdog:
                 self._nestings.add(pair)
                 log().info("%s", _nested(nesting, book.name))
 
-    def _fork_shared(self, book: PoolBook) -> None:
+    def _fork_shared(self, book: PoolLedger) -> None:
         """Log each call site once that takes connections of the parent process."""
         for use in list(book.inherited.values()):
             if use.told:
@@ -152,7 +152,7 @@ class Watchdog:
                 self._shared.add(site)
                 log().warning("%s", _fork_shared(use, book.name))
 
-    def _dropped(self, books: list[PoolBook]) -> None:
+    def _dropped(self, books: list[PoolLedger]) -> None:
         for book in books:
             for each in book.collected_at():
                 site, count = each.site, each.count
@@ -171,7 +171,7 @@ class Watchdog:
                 )
 
 
-def _end_of(book: PoolBook) -> str:
+def _end_of(book: PoolLedger) -> str:
     """What happened to connections that were dropped."""
     if book.lost_slots:
         lost = plural(book.lost_slots, "slot")
@@ -179,10 +179,10 @@ def _end_of(book: PoolBook) -> str:
     return "came back only by garbage collection: nobody called close()"
 
 
-def _is_suspicious(hold: Checkout, book: PoolBook, now: float) -> bool:
+def _is_suspicious(hold: Checkout, book: PoolLedger, now: float) -> bool:
     if hold.is_dropped():
         return True
-    if hold.ambience.long_hold:
+    if hold.context.long_hold:
         return False
     return now - hold.taken >= book.long_after or hold.ended_owner() is not None
 

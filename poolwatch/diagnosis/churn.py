@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from poolwatch.model import LATEST, Finding, Made, PoolStats, Severity
+from poolwatch.model import LATEST, Finding, PoolOrigin, PoolStats, Severity
 from poolwatch.text.format import duration, place, plural
 
 _MANY = 5
@@ -17,7 +17,7 @@ _LARGE = 25
 """Open connections that make it critical: a quarter of PostgreSQL's usual limit."""
 
 
-def churned(made: Iterable[Made], pools: Iterable[PoolStats]) -> list[Finding]:
+def churned(made: Iterable[PoolOrigin], pools: Iterable[PoolStats]) -> list[Finding]:
     """``pool_churn``, for each function that made many pools with equal arguments.
 
     A module makes its pools once, and a comprehension makes a fixed set of them.
@@ -30,17 +30,17 @@ def churned(made: Iterable[Made], pools: Iterable[PoolStats]) -> list[Finding]:
     ]
 
 
-def _inside_a_function(made: Made) -> bool:
+def _inside_a_function(made: PoolOrigin) -> bool:
     function = made.site.function
     return not function.startswith("<") or function == "<lambda>"
 
 
-def _piles_up(made: Made, stats: Mapping[str, PoolStats]) -> bool:
+def _piles_up(made: PoolOrigin, stats: Mapping[str, PoolStats]) -> bool:
     connected = [each for each in made.pools if _connections(stats.get(each))]
     return made.made - made.together >= _MANY and len(connected) >= _PILE
 
 
-def _goes_on(made: Made) -> bool:
+def _goes_on(made: PoolOrigin) -> bool:
     return len(made.latest_s) >= LATEST and made.latest_s[0] <= _WINDOW_S
 
 
@@ -48,7 +48,7 @@ def _connections(pool: PoolStats | None) -> int:
     return 0 if pool is None else pool.checked_out + (pool.idle or 0)
 
 
-def _finding(made: Made, stats: Mapping[str, PoolStats]) -> Finding:
+def _finding(made: PoolOrigin, stats: Mapping[str, PoolStats]) -> Finding:
     alive = [each for each in made.pools if each in stats]
     connections = sum(_connections(stats[each]) for each in alive)
     severity: Severity = "critical" if connections >= _LARGE else "warning"

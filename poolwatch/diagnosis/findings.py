@@ -13,7 +13,7 @@ from poolwatch.diagnosis import backends, holds, nested, pools, servers
 from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_severity
 from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
-from poolwatch.model import Finding, Made, PoolStats, Process
+from poolwatch.model import Finding, PoolOrigin, PoolStats, Process
 
 
 def of_pool(seen: PoolEvidence) -> list[Finding]:
@@ -39,7 +39,7 @@ def of_pool(seen: PoolEvidence) -> list[Finding]:
     return found
 
 
-def of_process(made: Iterable[Made], stats: Iterable[PoolStats]) -> list[Finding]:
+def of_process(made: Iterable[PoolOrigin], stats: Iterable[PoolStats]) -> list[Finding]:
     """Everything that is wrong with how one process makes its pools."""
     return churned(made, stats)
 

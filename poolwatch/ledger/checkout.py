@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.ledger.labels import Ambience
+from poolwatch.ledger.labels import Context
 
 if TYPE_CHECKING:
     from poolwatch.model import Connection
@@ -30,8 +30,8 @@ class Checkout:
     """One request for a connection, and the hold it becomes."""
 
     __slots__ = (
-        "ambience",
         "asked",
+        "context",
         "dropped",
         "facts",
         "holder",
@@ -50,14 +50,14 @@ class Checkout:
         self,
         path: Path,
         holder: Holder,
-        ambience: Ambience,
+        context: Context,
         task: TaskRef | None,
         asked: float,
     ) -> None:
         self.path = path
         """The stack of the request."""
         self.holder = holder
-        self.ambience = ambience
+        self.context = context
         self.task = task
         self.asked = asked
         """``time.monotonic()`` of the request."""

@@ -15,7 +15,7 @@ from poolwatch.model import InheritedUse
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
     from poolwatch.ledger.ledger import Ledger
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.stacks.capture import Path
 
 _MOST = 64
@@ -48,7 +48,7 @@ class Inherited:
         self._ledger = ledger
         self._pid = os.getpid()
 
-    def taken(self, book: PoolBook, hold: Checkout) -> None:
+    def taken(self, book: PoolLedger, hold: Checkout) -> None:
         """Note a hold of such a connection."""
         facts = hold.facts
         if facts is None or facts.process == self._pid:

@@ -16,7 +16,7 @@ LONGEST = 200
 """Characters of a label's value that are kept."""
 
 
-class Ambience:
+class Context:
     """What surrounds the code that asks for a connection. Never changed."""
 
     __slots__ = ("labels", "long_hold")
@@ -27,9 +27,9 @@ class Ambience:
         """Why a long hold is fine here, or None."""
 
 
-NOTHING_SAID = Ambience({}, None)
+NO_CONTEXT = Context({}, None)
 
-ambience: ContextVar[Ambience] = ContextVar("poolwatch", default=NOTHING_SAID)
+current_context: ContextVar[Context] = ContextVar("poolwatch", default=NO_CONTEXT)
 
 
 @contextmanager
@@ -39,10 +39,10 @@ def label(**labels: object) -> Iterator[None]:
     Inner labels are added to outer ones. Values are kept as text, at most 16 of 200
     characters: they are shown to whoever may read this process's socket.
     """
-    said = ambience.get()
+    said = current_context.get()
     texts = {key: _text(value) for key, value in labels.items()}
     both = dict(list({**said.labels, **texts}.items())[:MOST])
-    token = ambience.set(Ambience(both, said.long_hold))
+    token = current_context.set(Context(both, said.long_hold))
     try:
         yield
     finally:
@@ -58,19 +58,19 @@ def long_hold(reason: str) -> Iterator[None]:
     """
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError('long_hold() needs a reason, e.g. long_hold("LISTEN loop")')
-    token = ambience.set(Ambience(ambience.get().labels, reason[:LONGEST]))
+    token = current_context.set(Context(current_context.get().labels, reason[:LONGEST]))
     try:
         yield
     finally:
         _reset(token)
 
 
-def _reset(token: Token[Ambience]) -> None:
+def _reset(token: Token[Context]) -> None:
     """Leave the block. A generator (a fixture, a dependency) may be ended in another
     context than it was begun in: then there is nothing to reset there.
     """
     with suppress(ValueError):
-        ambience.reset(token)
+        current_context.reset(token)
 
 
 def _text(value: object) -> str:

@@ -17,8 +17,8 @@ from poolwatch.ledger.observers import Observers
 
 if TYPE_CHECKING:
     from poolwatch.ledger.nesting import InUse
-    from poolwatch.ledger.pool import PoolBook
-    from poolwatch.ledger.pool_origins import Makings
+    from poolwatch.ledger.pool import PoolLedger
+    from poolwatch.ledger.pool_origins import PoolOrigins
     from poolwatch.model import Use
 
 _DEPARTED = 32
@@ -30,25 +30,25 @@ class Ledger:
 
     def __init__(self, in_use: InUse) -> None:
         self._in_use = in_use
-        self.books: WeakValueDictionary[str, PoolBook] = WeakValueDictionary()
+        self.books: WeakValueDictionary[str, PoolLedger] = WeakValueDictionary()
         """By the id of the pool, whose hooks keep them."""
         self._numbers = itertools.count(1)
         self.changes = 0
         """Times that the hooks of a pool, or the watch over all of them, were taken
         away by somebody."""
-        self.taken_away: deque[PoolBook] = deque(maxlen=_DEPARTED)
+        self.taken_away: deque[PoolLedger] = deque(maxlen=_DEPARTED)
         """The books of such pools, the latest, if there is an observer to miss them."""
         self.observers = Observers()
         """Told of every hold; the same in all books."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
 
-    def open(self, **about: Any) -> PoolBook:
-        """Begin the books of a pool; takes the rest of what PoolBook takes."""
-        from poolwatch.ledger.pool import PoolBook
+    def open(self, **about: Any) -> PoolLedger:
+        """Begin the books of a pool; takes the rest of what PoolLedger takes."""
+        from poolwatch.ledger.pool import PoolLedger
 
         pool_id = f"p{next(self._numbers)}"
-        book = self.books[pool_id] = PoolBook(
+        book = self.books[pool_id] = PoolLedger(
             pool_id,
             observers=self.observers,
             beside=self.books,
@@ -57,7 +57,7 @@ class Ledger:
         )
         return book
 
-    def take_away(self, book: PoolBook) -> None:
+    def take_away(self, book: PoolLedger) -> None:
         """Forget a pool that may live on."""
         self.close(book.id)
         if self.observers:
@@ -67,28 +67,28 @@ class Ledger:
     def close(self, pool_id: str) -> None:
         """Forget a pool."""
         self.books.pop(pool_id, None)
-        makings = self.__dict__.get("makings")
-        if makings is not None:
-            makings.gone(pool_id)
+        origins = self.__dict__.get("origins")
+        if origins is not None:
+            origins.gone(pool_id)
 
     @cached_property
-    def makings(self) -> Makings:
+    def origins(self) -> PoolOrigins:
         """What has made pools; loaded for the first one that counts."""
-        from poolwatch.ledger.pool_origins import Makings
+        from poolwatch.ledger.pool_origins import PoolOrigins
 
-        return Makings()
+        return PoolOrigins()
 
     def use_of(self, pool_id: str) -> Use:
         """What was done with a pool; all of it if that pool is gone."""
         book = self.books.get(pool_id)
         return 2 if book is None else book.use()
 
-    def forget_makings(self) -> None:
+    def forget_origins(self) -> None:
         """Begin anew with those."""
-        self.__dict__.pop("makings", None)
+        self.__dict__.pop("origins", None)
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""
-        self.forget_makings()
+        self.forget_origins()
         for book in self.books.values():
             book.forget()

@@ -107,7 +107,7 @@ class Nestings:
             hold
             for hold in list(holds.values())
             if hold.owner() == owner
-            if not hold.ambience.long_hold  # declared: meant to be beside others
+            if not hold.context.long_hold  # declared: meant to be beside others
             if hold.usage is None or not hold.usage.by_others
         ][-_MOST_OUTER:]
         outer = self._enclosing(mine, wait)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
 
-    Taken = Callable[[PoolBook, Checkout], None]
-    Ended = Callable[[PoolBook, Checkout, float, bool], None]
+    Taken = Callable[[PoolLedger, Checkout], None]
+    Ended = Callable[[PoolLedger, Checkout, float, bool], None]
 
 
 class Observers:

@@ -49,7 +49,7 @@ def _nothing() -> None:
     """There is nothing to look for."""
 
 
-class PoolBook:
+class PoolLedger:
     """The books of one pool."""
 
     server_connect: Callable[[], Any] | None = None
@@ -66,7 +66,7 @@ class PoolBook:
         long_after: float,
         gauges: Callable[[], Gauges],
         observers: Observers,
-        beside: Mapping[str, PoolBook],
+        beside: Mapping[str, PoolLedger],
         in_use: InUse,
     ) -> None:
         self.id = pool_id

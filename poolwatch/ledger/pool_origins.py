@@ -23,7 +23,7 @@ from poolwatch.model import LATEST, Frame
 if TYPE_CHECKING:
     from types import CodeType
 
-    from poolwatch.model import Made, Use
+    from poolwatch.model import PoolOrigin, Use
 
 _MOST_PLACES = 128
 """Places kept apart; pools made at further ones are not counted."""
@@ -32,7 +32,7 @@ _ADDS = frozenset({"LIST_APPEND", "SET_ADD", "MAP_ADD"})
 _ATOMS = (str, bytes, int, float, bool, type(None))
 
 
-class _Making:
+class _Origin:
     __slots__ = (
         "alive",
         "latest",
@@ -58,12 +58,12 @@ class _Making:
         """The pools of the latest call, by their ids."""
 
 
-class Makings:
+class PoolOrigins:
     """Those of one process. Written without a lock: see the ledger."""
 
     def __init__(self) -> None:
-        self._by_key: dict[Hashable, _Making] = {}
-        self._by_pool: dict[str, _Making] = {}
+        self._by_key: dict[Hashable, _Origin] = {}
+        self._by_pool: dict[str, _Origin] = {}
 
     def note(
         self,
@@ -90,37 +90,37 @@ class Makings:
         if codes and not codes[at][0].co_flags & CO_OPTIMIZED:
             return  # the body of a module or class
         key = site, url, purpose
-        making = self._by_key.get(key)
-        if making is None:
+        origin = self._by_key.get(key)
+        if origin is None:
             if len(self._by_key) >= _MOST_PLACES:
                 return
-            making = self._by_key[key] = _Making(site, url)
-        done = max(map(use, making.latest_set), default=2)
+            origin = self._by_key[key] = _Origin(site, url)
+        done = max(map(use, origin.latest_set), default=2)
         where = dict(zip(stack, codes, strict=False))
         if _are_a_set(done, [(frame, where.get(frame)) for frame in frames]):
-            making.together += 1
+            origin.together += 1
         else:
-            making.latest_set.clear()
-            making.latest.append(monotonic())
-        if len(making.latest_set) < _MOST_PLACES:
-            making.latest_set.add(pool_id)
-        making.made += 1
-        making.alive[pool_id] = None
-        making.most_alive = max(making.most_alive, len(making.alive))
-        self._by_pool[pool_id] = making
+            origin.latest_set.clear()
+            origin.latest.append(monotonic())
+        if len(origin.latest_set) < _MOST_PLACES:
+            origin.latest_set.add(pool_id)
+        origin.made += 1
+        origin.alive[pool_id] = None
+        origin.most_alive = max(origin.most_alive, len(origin.alive))
+        self._by_pool[pool_id] = origin
 
     def gone(self, pool_id: str) -> None:
         """Take note that a pool is watched no more: mostly it was collected."""
-        making = self._by_pool.pop(pool_id, None)
-        if making is not None:
-            making.alive.pop(pool_id, None)
+        origin = self._by_pool.pop(pool_id, None)
+        if origin is not None:
+            origin.alive.pop(pool_id, None)
 
-    def made(self, now: float) -> list[Made]:
+    def records(self, now: float) -> list[PoolOrigin]:
         """All that is known, for who looks now."""
-        from poolwatch.model import Made  # whoever looks has it
+        from poolwatch.model import PoolOrigin  # whoever looks has it
 
         return [
-            Made(
+            PoolOrigin(
                 each.site,
                 each.url,
                 each.made,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import Pairs, resolve
 from poolwatch.stacks.current import task_stack, thread_stacks
@@ -17,12 +17,12 @@ _SEARCH_S = 0.3
 _SEARCH_NODES = 2_000_000
 
 
-def collected(book: PoolBook, hold: Checkout, now: float) -> Leak:
+def collected(book: PoolLedger, hold: Checkout, now: float) -> Leak:
     """Return the record of a hold that the garbage collector has ended."""
     return _leak(book, hold, now, kind="collected")
 
 
-def open_ones(holds: Iterable[tuple[PoolBook, Checkout]], now: float) -> list[Leak]:
+def open_ones(holds: Iterable[tuple[PoolLedger, Checkout]], now: float) -> list[Leak]:
     """Return the records of holds that are still out, with what keeps them alive."""
     holds = list(holds)
     if not holds:
@@ -43,7 +43,7 @@ def open_ones(holds: Iterable[tuple[PoolBook, Checkout]], now: float) -> list[Le
 
 
 def _leak(
-    book: PoolBook,
+    book: PoolLedger,
     hold: Checkout,
     now: float,
     *,

@@ -18,11 +18,11 @@ from poolwatch.testing.owners import Owner, by_other_threads
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Frame
     from poolwatch.testing.leak import Leak
 
-    Suspects = list[tuple[Checkout, PoolBook]]
+    Suspects = list[tuple[Checkout, PoolLedger]]
 
 _FOR_THREADS_S = 0.2
 """What other threads get if no grace is set."""

@@ -23,7 +23,7 @@ from poolwatch.stacks.holder import get_ident
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Frame
     from poolwatch.testing.limits import Limits
     from poolwatch.testing.scopes import Standing
@@ -46,9 +46,9 @@ class Owner:
         self.node = node
         """The test or file that answers for it: of a fixture, its first user."""
         self._name = name
-        self.out: dict[Checkout, PoolBook] = {}
+        self.out: dict[Checkout, PoolLedger] = {}
         """The holds it has taken and not returned."""
-        self.dropped: list[tuple[PoolBook, Checkout, float]] = []
+        self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
         """Holds that only the garbage collector returned, and when
         (``time.monotonic()``)."""
         self.peak = 0
@@ -129,13 +129,13 @@ class Owners:
 
     # -- observing the ledger --------------------------------------------------------
 
-    def taken(self, book: PoolBook, hold: Checkout) -> None:
+    def taken(self, book: PoolLedger, hold: Checkout) -> None:
         """Add a hold to those of its owner."""
         if book.shared:  # one connection for all: no owner can be told
             self.unjudged.setdefault(book.name, book.kind)
             return
         owner = self.owner()
-        if owner is None or hold.ambience.long_hold:
+        if owner is None or hold.context.long_hold:
             return
         self.charge(owner, hold, book)
         if owner.over:
@@ -146,13 +146,13 @@ class Owners:
             if owner.keeps_peak:
                 owner.at_peak = [each.path.frames() for each in list(owner.out)]
 
-    def charge(self, owner: Owner, hold: Checkout, book: PoolBook) -> None:
+    def charge(self, owner: Owner, hold: Checkout, book: PoolLedger) -> None:
         """Make an owner answer for a hold."""
         self._of[hold] = owner
         owner.out[hold] = book
 
     def ended(
-        self, book: PoolBook, hold: Checkout, now: float, collected: bool
+        self, book: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
         """Take a hold off its owner, which answers for one that nobody returned."""
         owner = self._of.pop(hold, None)

@@ -15,7 +15,7 @@ from poolwatch.agent.instrument import (
     uninstrument,
 )
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.stacks.holder import get_ident
 from poolwatch.testing import evidence
 from poolwatch.testing.leak import Leak
@@ -35,8 +35,8 @@ class Region:
         self._pool: str | None = None
         self._instrumented = self._watch(target)
         self._target = target
-        self.out: dict[int, tuple[PoolBook, Checkout]] = {}
-        self._suspects: dict[int, tuple[PoolBook, Checkout]] = {}
+        self.out: dict[int, tuple[PoolLedger, Checkout]] = {}
+        self._suspects: dict[int, tuple[PoolLedger, Checkout]] = {}
         self.peak: list[Checkout] = []
         """What was out when most was."""
         self._collected: list[Leak] = []
@@ -59,7 +59,7 @@ class Region:
         self._pool = agent.pools.id_of(target) if agent.pools else None
         return known is None
 
-    def taken(self, book: PoolBook, hold: Checkout) -> None:
+    def taken(self, book: PoolLedger, hold: Checkout) -> None:
         """See whether it is ours."""
         if book.shared or (self._pool is not None and book.id != self._pool):
             return
@@ -71,7 +71,7 @@ class Region:
                 self.peak = [hold for _, hold in list(self.out.values())]
 
     def ended(
-        self, book: PoolBook, hold: Checkout, now: float, collected: bool
+        self, book: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
         """See whether it came back by itself."""
         if self.out.pop(id(hold), None) is not None and collected:

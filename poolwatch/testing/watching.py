@@ -8,7 +8,7 @@ from poolwatch.agent.instrument import agent, instrument_without_agent, uninstru
 from poolwatch.ledger.settings import Settings
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
 
 
 class Watching:
@@ -43,7 +43,7 @@ class Watching:
         agent.ledger.taken_away.clear()
 
 
-def _lives_on(book: PoolBook) -> bool:
+def _lives_on(book: PoolLedger) -> bool:
     """Whether a pool is alive whose hooks were taken off."""
     hooks = getattr(book.gauges, "__self__", None)
     return getattr(hooks, "pool", None) is not None

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
 from poolwatch.agent.instrument import agent
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.protocol import document as wire
 
 plugins.register("poolwatch", "poolwatch.agent.engine_plugin", "PoolwatchPlugin")
@@ -317,7 +317,7 @@ def test_interrupted_at_a_return(instrument, sqlite, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PoolBook, "end", interrupted)
+    monkeypatch.setattr(PoolLedger, "end", interrupted)
     engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=0.01)
     instrument(engine)
     book, lent = book_of(engine), engine.raw_connection()
@@ -498,7 +498,7 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     elif where == "capture":
         monkeypatch.setattr(agent.sites.__class__, "capture", broken)
     elif where in ("end", "timed_out"):
-        monkeypatch.setattr(PoolBook, where, broken)
+        monkeypatch.setattr(PoolLedger, where, broken)
     else:
         monkeypatch.setattr(adapter.PoolHooks, where, broken)
     engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=0.01)

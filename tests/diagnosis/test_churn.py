@@ -18,8 +18,8 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 import poolwatch
 from poolwatch.diagnosis.churn import churned
-from poolwatch.ledger.pool_origins import LATEST, Makings, fingerprint
-from poolwatch.model import Frame, Made
+from poolwatch.ledger.pool_origins import LATEST, PoolOrigins, fingerprint
+from poolwatch.model import Frame, PoolOrigin
 
 SITE = Frame("/app/views.py", 12, "handler")
 URL = "postgresql://me:***@db/orders"
@@ -29,7 +29,7 @@ def made(count=10, alive=0, *, ago=1.0, step=1.0, **changes):
     """So many made, one every ``step`` seconds, the last ``ago``."""
     latest = [ago + step * nth for nth in range(min(count, LATEST))][::-1]
     pools = tuple(f"p{nth}" for nth in range(alive))
-    return Made(SITE, URL, count, pools, alive, tuple(latest))._replace(**changes)
+    return PoolOrigin(SITE, URL, count, pools, alive, tuple(latest))._replace(**changes)
 
 
 def stats(count, connections=1):
@@ -108,22 +108,22 @@ def test_fingerprints():
 
 def test_places_are_bounded():
     """However many places make pools, what is remembered does not grow."""
-    makings = Makings()
+    origins = PoolOrigins()
     for nth in range(1000):
-        makings.note([SITE._replace(line=nth)], URL, None, f"p{nth}")
-    assert len(makings.made(0.0)) == 128
-    assert len(makings._by_pool) == 128
+        origins.note([SITE._replace(line=nth)], URL, None, f"p{nth}")
+    assert len(origins.records(0.0)) == 128
+    assert len(origins._by_pool) == 128
     for nth in range(1000):
-        makings.gone(f"p{nth}")
-    assert makings._by_pool == {}
+        origins.gone(f"p{nth}")
+    assert origins._by_pool == {}
 
 
 @pytest.mark.parametrize(("stack", "url"), [((), URL), ((SITE,), None)])
 def test_what_nobody_can_be_told(stack, url):
     """A pool that no code of the user's makes, or on nobody knows what."""
-    makings = Makings()
-    makings.note(stack, url, None, "p1")
-    assert makings.made(0.0) == []
+    origins = PoolOrigins()
+    origins.note(stack, url, None, "p1")
+    assert origins.records(0.0) == []
 
 
 # -- real pools ------------------------------------------------------------------------

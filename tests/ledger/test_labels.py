@@ -8,7 +8,7 @@ import contextvars
 import pytest
 from fix_core import null_pool_of
 
-from poolwatch.ledger.labels import ambience, label, long_hold
+from poolwatch.ledger.labels import current_context, label, long_hold
 
 
 def test_labels_are_carried(instrument):
@@ -34,10 +34,10 @@ def test_labels_are_bounded():
             raise ZeroDivisionError
 
     with label(**{f"k{n}": "v" * 1000 for n in range(30)}):
-        assert len(ambience.get().labels) == 16
-        assert len(ambience.get().labels["k0"]) == 200
+        assert len(current_context.get().labels) == 16
+        assert len(current_context.get().labels["k0"]) == 200
     with label(x=Broken()):
-        assert ambience.get().labels == {"x": "(Broken)"}
+        assert current_context.get().labels == {"x": "(Broken)"}
     for reason in ("", " ", None):
         with pytest.raises(ValueError, match="needs a reason"), long_hold(reason):
             pass

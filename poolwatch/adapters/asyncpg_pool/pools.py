@@ -33,8 +33,8 @@ from poolwatch.adapters.context import AdapterContext
 from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.hooks import DriverHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
-from poolwatch.ledger.labels import ambience
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.labels import current_context
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.settings import Settings
 from poolwatch.stacks.holder import TaskRef
 
@@ -57,7 +57,7 @@ class Holders(list[Any]):
 class AsyncpgHooks(DriverHooks):
     """Everything that is attached to one pool, and how it comes off again."""
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
+    def __init__(self, pool: Any, book: PoolLedger, context: AdapterContext) -> None:
         holders = Holders(pool)
         super().__init__(holders, book, context)
         self.prove_dropped = True
@@ -160,7 +160,7 @@ class AsyncpgHooks(DriverHooks):
         book, guard = self.book, self.guard
         holds, waits = book.holds, book.waits
         per_thread, capture = self._per_thread, self._sites.capture
-        get_ambience, take = ambience.get, self._take
+        get_context, take = current_context.get, self._take
 
         async def _acquire(pool: Any, timeout: Any) -> Any:  # noqa: ASYNC109, C901 - asyncpg's own
             if guard.tripped:
@@ -174,7 +174,7 @@ class AsyncpgHooks(DriverHooks):
                 wait = Checkout(
                     capture(frame_at(1)),
                     holder,
-                    get_ambience(),
+                    get_context(),
                     TaskRef(task) if task is not None else None,
                     monotonic(),
                 )
@@ -382,7 +382,7 @@ class AsyncpgPools(LibraryPools):
     accepted = (Pool,)
     made = (Pool,)
 
-    def make_hooks(self, target: Any, book: PoolBook) -> AsyncpgHooks:
+    def make_hooks(self, target: Any, book: PoolLedger) -> AsyncpgHooks:
         """Hook the pool, also one that is not initialised yet."""
         if type(target) is Pool:
             book.kind = "asyncpg.Pool"  # "Pool" alone might be anybody's

@@ -15,7 +15,7 @@ from weakref import ref
 
 from poolwatch.adapters.psycopg3.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 
 Remember = Callable[[Any, int, float, float | None], ConnectionFacts]
@@ -38,7 +38,7 @@ class Connections:
 
     def __init__(
         self,
-        book: PoolBook,
+        book: PoolLedger,
         guard: Guard,
         statements: StatementHooks,
         remember: Remember,

@@ -27,8 +27,8 @@ from poolwatch.adapters.psycopg3.connect import url_of
 from poolwatch.adapters.psycopg3.connections import Connections, Met
 from poolwatch.adapters.psycopg3.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
-from poolwatch.ledger.labels import ambience
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.labels import current_context
+from poolwatch.ledger.pool import PoolLedger
 
 _REQUEST = "_getconn_with_check_loop"
 _RETURN = "_check_pool_putconn"
@@ -47,7 +47,7 @@ if not all(hasattr(ConnectionPool, name) for name in (_REQUEST, _RETURN, _CONNEC
 class PsycopgHooks(DriverHooks):
     """What is attached to one pool of psycopg_pool."""
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
+    def __init__(self, pool: Any, book: PoolLedger, context: AdapterContext) -> None:
         super().__init__(pool, book, context)
         self._keeps_none = isinstance(pool, _BaseNullConnectionPool)
         """Its least size is 0 always, and says nothing."""
@@ -132,7 +132,7 @@ class PsycopgHooks(DriverHooks):
         book, guard, weakly = self.book, self.guard, ref(pool)
         holds, waits = book.holds, book.waits
         per_thread, caller, notable = self._per_thread, self.caller, self.notable
-        get_ambience = ambience.get
+        get_context = current_context.get
 
         def asked() -> tuple[Checkout | None, int]:
             if guard.tripped:
@@ -142,7 +142,7 @@ class PsycopgHooks(DriverHooks):
                 pool: Any = weakly()
                 holder = per_thread.holder or self._meet_thread()
                 path, task = caller(_asker())
-                wait = Checkout(path, holder, get_ambience(), task, monotonic())
+                wait = Checkout(path, holder, get_context(), task, monotonic())
                 key = id(wait)
                 waits[key] = wait
                 most = (pool._max_size or sys.maxsize) - book.lost_slots  # resize()

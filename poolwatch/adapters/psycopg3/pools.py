@@ -10,7 +10,7 @@ from psycopg_pool.base import BasePool
 from poolwatch.adapters.base import LibraryPools
 from poolwatch.adapters.psycopg3.connect import pool_name, pool_url, server_connect
 from poolwatch.adapters.psycopg3.hooks import PsycopgHooks
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 
 
 class PsycopgPools(LibraryPools):
@@ -19,7 +19,7 @@ class PsycopgPools(LibraryPools):
     accepted = (BasePool,)
     made = (BasePool,)  # before the pool opens, so that its first connections are seen
 
-    def make_hooks(self, target: Any, book: PoolBook) -> PsycopgHooks:
+    def make_hooks(self, target: Any, book: PoolLedger) -> PsycopgHooks:
         """Hook one pool."""
         return PsycopgHooks(target, book, self._context)
 

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from poolwatch.adapters.patching.wrapping import unbound
 from poolwatch.ledger.checkout import LIMIT, Checkout, Usage
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
 from poolwatch.stacks.holder import get_ident
@@ -48,7 +48,7 @@ Noting = Callable[[Any], Usage | None]
 class StatementHooks:
     """Watches what goes through the connections of one pool."""
 
-    def __init__(self, book: PoolBook, sites: CallSites, guard: Guard) -> None:
+    def __init__(self, book: PoolLedger, sites: CallSites, guard: Guard) -> None:
         self._book = book
         self._sites = sites
         self._guard = guard

@@ -15,7 +15,7 @@ from weakref import ref
 
 from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.patching.wrapping import unbound
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 
 Method = Callable[..., Any]
 
@@ -54,7 +54,7 @@ def explaining(
 def requesting(  # noqa: C901, PLR0915, PLR0917 - twice the same
     pool: Any,
     name: str,
-    book: PoolBook,
+    book: PoolLedger,
     asked: Callable[[], tuple[Any, int]],
     lent: Callable[[Any, Any], None],
     goes_on: Callable[[BaseException, Any, bool], bool],

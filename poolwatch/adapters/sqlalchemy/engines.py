@@ -15,7 +15,7 @@ from poolwatch.adapters.base import LibraryPools
 from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.pool import PoolBook
+    from poolwatch.ledger.pool import PoolLedger
 
 
 class Engines(LibraryPools):
@@ -62,7 +62,7 @@ class Engines(LibraryPools):
         if isinstance(target, Engine):
             hooks.note_statements(target)
 
-    def make_hooks(self, target: Any, book: PoolBook) -> PoolHooks:
+    def make_hooks(self, target: Any, book: PoolLedger) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
         return PoolHooks(target, book, self._context)
 

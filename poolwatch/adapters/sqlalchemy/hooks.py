@@ -33,14 +33,14 @@ from poolwatch.adapters.sqlalchemy.events import listen, unlisten
 from poolwatch.adapters.sqlalchemy.facts import Connections, watch
 from poolwatch.adapters.sqlalchemy.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
-from poolwatch.ledger.labels import ambience
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.labels import current_context
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import Path
 from poolwatch.stacks.greenlets import current_greenlet
 from poolwatch.stacks.holder import TaskRef
 
-_ambience = ambience.get
+_context = current_context.get
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
@@ -62,7 +62,7 @@ class PoolHooks(Mishaps):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(
-        self, target: Engine | Pool, book: PoolBook, context: AdapterContext
+        self, target: Engine | Pool, book: PoolLedger, context: AdapterContext
     ) -> None:
         pool = target.pool if isinstance(target, Engine) else target
         self.book = book
@@ -206,7 +206,7 @@ class PoolHooks(Mishaps):
                     path, task = self._async_caller(frame_at(1))
                 else:
                     path, task = capture(entry()), None
-                wait = Checkout(path, holder, _ambience(), task, monotonic())
+                wait = Checkout(path, holder, _context(), task, monotonic())
                 scarce = holder.out or len(holds) >= capacity
                 key = id(wait)
                 try:

@@ -18,7 +18,7 @@ from weakref import ref
 from sqlalchemy.engine import Dialect
 
 from poolwatch.ledger.checkout import LIMIT, Checkout, Usage
-from poolwatch.ledger.pool import PoolBook
+from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites, Path
 from poolwatch.stacks.greenlets import current_greenlet
@@ -34,7 +34,7 @@ class StatementHooks:
     """What is attached to one dialect, and how it comes off again."""
 
     def __init__(
-        self, dialect: Dialect, book: PoolBook, sites: CallSites, guard: Guard
+        self, dialect: Dialect, book: PoolLedger, sites: CallSites, guard: Guard
     ) -> None:
         self._dialect = ref(dialect)
         # Not the book: it leads to the hooks of the pool, and a dialect may be kept,

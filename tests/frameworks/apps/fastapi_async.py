@@ -60,7 +60,7 @@ async def orders(number: int, db: Db):
 
 @app.get("/report")
 def report():
-    return labels.ambience.get().labels
+    return labels.context.get().labels
 
 
 @app.get("/unclosed")
