@@ -1,28 +1,66 @@
-"""Which pools of one library are instrumented, and how to reach them all."""
+"""What an adapter derives from: the pools of one library that are instrumented."""
 
 from __future__ import annotations
 
 import gc
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from sys import _getframe as frame_at
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
-from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.patching.patches import Patches
-from poolwatch.adapters.patching.same_parameters import with_parameters_of
+from poolwatch.adapters.patching import Patches, with_parameters_of
 from poolwatch.ledger.checkout import Gauges
+from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.guard import Guard, log
+from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
-    from poolwatch.adapters.library import Hooks
+    from types import CodeType
+
+    from poolwatch.adapters.cut_short import Hooks
     from poolwatch.ledger.pool import PoolBook
+    from poolwatch.stacks.capture import CallSites
 
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
+
+
+class AdapterContext:
+    """Handed to each adapter by the agent."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        sites: Callable[[], CallSites],
+        bottoms: Mapping[int, CodeType],
+        per_thread: PerThread,
+        meet_thread: Callable[[], Holder],
+        explain: Callable[[str], str],
+        look_soon: Callable[[str], None],
+        refused: Callable[[PoolBook, BaseException], None],
+    ) -> None:
+        self.ledger = ledger
+        self._sites = sites
+        self.bottoms = bottoms
+        """By id: code that no stack goes beyond."""
+        self.per_thread = per_thread
+        self.meet_thread = meet_thread
+        """Makes the record of the thread that calls, at its first checkout."""
+        self.explain = explain
+        """Tells, for a pool's id, who holds its connections."""
+        self.look_soon = look_soon
+        """Called with a pool's id when a request for a connection may have to wait."""
+        self.refused = refused
+        """Called with the books and the exception of a failed checkout; no timeouts."""
+
+    @property
+    def sites(self) -> CallSites:
+        """Where stacks are kept."""
+        return self._sites()
 
 
 class LibraryPools(ABC):

@@ -35,13 +35,30 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
     return after is not None and after.tb_frame.f_code is function.__code__
 
 
-class Mishaps:
-    """What the hooks of a pool do when an exception has ended one of them."""
+class Hooks:
+    """What is attached to one pool, and what becomes of an exception in it.
+
+    ``book.gauges`` must be a bound method of the hooks: they are found again by it.
+    """
 
     book: PoolBook
     guard: Guard
+    """Switches the hooks off."""
     _explain: Callable[[str], str]
     _tell_refused: Callable[[PoolBook, BaseException], None]
+
+    @property
+    def pool(self) -> Any:
+        """The pool that is hooked; None once it is gone."""
+        raise NotImplementedError
+
+    def has(self, pool: Any) -> bool:
+        """Whether these hooks are on ``pool``."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """Take everything off again. Checkouts that are under way pass through."""
+        raise NotImplementedError
 
     def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
         """Count a request that the pool has refused or the application has ended."""

@@ -2,7 +2,7 @@
 
 LIBRARIES = {
     "sqlalchemy": "sqlalchemy.engines:Engines",
-    "psycopg2.pool": "psycopg2_pool:Psycopg2Pools",
+    "psycopg2.pool": "psycopg2_pool.pools:Psycopg2Pools",
     "psycopg_pool": "psycopg3.pools:PsycopgPools",
     "asyncpg": "asyncpg_pool.pools:AsyncpgPools",
 }

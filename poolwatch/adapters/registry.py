@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.libraries import LIBRARIES, TAKES
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.gc_pause import undisturbed
@@ -20,7 +20,7 @@ from poolwatch.runtime.guard import log
 from poolwatch.runtime.import_hooks import when_imported
 
 if TYPE_CHECKING:
-    from poolwatch.adapters.library import Library
+    from poolwatch.adapters.base import LibraryPools
 
 
 class EveryLibrary:
@@ -28,7 +28,7 @@ class EveryLibrary:
 
     def __init__(self, context: AdapterContext) -> None:
         self._context = context
-        self._adapters: dict[str, Library | None] = {}
+        self._adapters: dict[str, LibraryPools | None] = {}
         """Those that were needed; None for one that could not be loaded."""
         self._every: Settings | None = None
         self._awaited: dict[str, Callable[[], None]] = {}
@@ -107,24 +107,24 @@ class EveryLibrary:
         except Exception:  # noqa: BLE001 - whatever it is, the app goes on
             log().exception("poolwatch could not instrument the pools of %s", name)
 
-    def _library_of(self, target: Any) -> Library | None:
+    def _library_of(self, target: Any) -> LibraryPools | None:
         loaded = (self._adapter(name) for name in LIBRARIES if name in sys.modules)
         return next((each for each in loaded if each and each.accepts(target)), None)
 
-    def _used(self) -> Iterator[Library]:
+    def _used(self) -> Iterator[LibraryPools]:
         return (each for each in list(self._adapters.values()) if each is not None)
 
-    def _adapter(self, name: str) -> Library | None:
+    def _adapter(self, name: str) -> LibraryPools | None:
         """The adapter of a library that is loaded."""
         if name not in self._adapters:
             self._adapters[name] = self._made(name)
         return self._adapters[name]
 
-    def _made(self, name: str) -> Library | None:
+    def _made(self, name: str) -> LibraryPools | None:
         module, _, kind = LIBRARIES[name].partition(":")
         try:
             load = partial(import_module, f"poolwatch.adapters.{module}")
-            adapter: Library = getattr(undisturbed(load), kind)(self._context)
+            adapter: LibraryPools = getattr(undisturbed(load), kind)(self._context)
         except Exception:  # noqa: BLE001 - e.g. a version that lacks what we need
             log().exception("poolwatch cannot watch the pools of %s", name)
             return None

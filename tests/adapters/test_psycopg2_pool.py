@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
@@ -22,7 +23,7 @@ from psycopg2.pool import (
 from sqlalchemy import create_engine, text
 
 import poolwatch
-from poolwatch.adapters.psycopg2_pool import Psycopg2Hooks
+from poolwatch.adapters.psycopg2_pool.hooks import Psycopg2Hooks
 from poolwatch.agent.instrument import agent
 from poolwatch.agent.watchdog import Watchdog
 from poolwatch.client.client import Client
@@ -308,45 +309,54 @@ def test_methods_taken_off_the_pool(make, instrument):
     reference().closeall()
 
 
-def test_the_classes_are_shared(make, instrument):
-    """As long as one pool of a class needs it, the other ones may come and go."""
+def test_the_classes_stay_as_they_are(make, instrument):
+    """Only the instrumented pools have another class; other pools may come and go."""
     plain = dict(ThreadedConnectionPool.__dict__), dict(AbstractConnectionPool.__dict__)
     first, second = make(), make()
     one, two = instrument(first), instrument(second)
+    now = dict(ThreadedConnectionPool.__dict__), dict(AbstractConnectionPool.__dict__)
+    assert now == plain
     poolwatch.uninstrument(first)
+    assert type(first) is ThreadedConnectionPool
     assert set(agent.ledger.books) == {two._pool_id}
     first.putconn(first.getconn())
     second.putconn(second.getconn())
     assert Look().counters(two).checkouts == 1
     assert one.holds() == ()
     poolwatch.uninstrument(second)
-    now = dict(ThreadedConnectionPool.__dict__), dict(AbstractConnectionPool.__dict__)
-    assert now == plain
+    assert type(second) is ThreadedConnectionPool
+
+
+def test_a_pool_looks_as_before(pool, instrument):
+    """Its class is a subclass that has the name and the signatures of the library's."""
+    signature = inspect.signature(pool.getconn)
+    instrument(pool)
+    assert isinstance(pool, ThreadedConnectionPool)
+    assert type(pool).__qualname__ == "ThreadedConnectionPool"
+    assert inspect.signature(pool.getconn) == signature
 
 
 def test_below_another_wrapper(make, instrument, monkeypatch):
-    """Somebody has wrapped the method after us: ours sleeps below, and wakes again."""
+    """Another tool wraps the method of the class after us: its wrapper is called, and
+    the checkout is recorded."""
     pool = make()
-    instrument(pool)
-    ours = ThreadedConnectionPool.getconn
+    watch = instrument(pool)
+    original = ThreadedConnectionPool.getconn
     calls = []
 
     def theirs(pool, *args):
         calls.append(args)
-        return ours(pool, *args)
+        return original(pool, *args)
 
-    theirs.__wrapped__ = ours
     monkeypatch.setattr(ThreadedConnectionPool, "getconn", theirs)
+    pool.putconn(pool.getconn())
+    assert (len(calls), Look().counters(watch).checkouts) == (1, 1)
     poolwatch.uninstrument(pool)
     assert ThreadedConnectionPool.getconn is theirs
     pool.putconn(pool.getconn())
     watch = instrument(pool)
     pool.putconn(pool.getconn())
-    assert Look().counters(watch).checkouts == 1
-    assert len(calls) == 2
-    poolwatch.uninstrument(pool)
-    monkeypatch.undo()
-    ThreadedConnectionPool.getconn = ours.__wrapped__
+    assert (len(calls), Look().counters(watch).checkouts) == (3, 1)
 
 
 # -- connections ---------------------------------------------------------------------
@@ -517,7 +527,7 @@ import sys, poolwatch
 from importlib.util import find_spec
 poolwatch.instrument()
 assert not {"psycopg2", "sqlalchemy", "psycopg_pool", "asyncpg"} & set(sys.modules)
-assert "poolwatch.adapters.psycopg2_pool" not in sys.modules
+assert "poolwatch.adapters.psycopg2_pool.pools" not in sys.modules
 assert find_spec("psycopg2.pool")  # as one looks whether it is there: not loaded yet
 import psycopg2.pool
 pool = psycopg2.pool.SimpleConnectionPool(0, 1, "dbname=x")

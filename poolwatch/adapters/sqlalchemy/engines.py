@@ -12,8 +12,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngineMixin
 from sqlalchemy.pool import NullPool, Pool, SingletonThreadPool, StaticPool
 
-from poolwatch.adapters.base import LibraryPools
-from poolwatch.adapters.context import AdapterContext
+from poolwatch.adapters.base import AdapterContext, LibraryPools
 from poolwatch.adapters.sqlalchemy.quiet import (
     MARK,
     QuietPool,

@@ -27,10 +27,10 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
+from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.connection_facts import facts_of
-from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.cut_short import Mishaps, is_library_s
-from poolwatch.adapters.patching.wrapping import Wrapped, unbound
+from poolwatch.adapters.cut_short import Hooks, is_library_s
+from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
 from poolwatch.adapters.sqlalchemy.quiet import (
@@ -75,7 +75,7 @@ _TOLD = {
 """Events of every pool, and what listens."""
 
 
-class PoolHooks(Mishaps):
+class PoolHooks(Hooks):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(

@@ -29,7 +29,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.adapters.cut_short import is_library_s
-from poolwatch.adapters.patching.patches import Patches, where_defined
+from poolwatch.adapters.patching import Patches, where_defined
 from poolwatch.adapters.sqlalchemy.entry import (
     ENGINE_CONNECT,
     TO_ENGINE,
