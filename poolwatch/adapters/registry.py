@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.libraries import LIBRARIES, TAKES
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.runtime.guard import log
 from poolwatch.runtime.import_hooks import when_imported
+from poolwatch.runtime.libraries import with_pools
 
 if TYPE_CHECKING:
     from poolwatch.adapters.base import LibraryPools
@@ -66,7 +66,7 @@ class EveryLibrary:
         instrumented by themselves keep their settings.
         """
         self._every = settings
-        for name in LIBRARIES:
+        for name in with_pools():
             if name in sys.modules:
                 self._arrived(name, existing=True)
             elif name not in self._awaited:
@@ -108,7 +108,7 @@ class EveryLibrary:
             log().exception("poolwatch could not instrument the pools of %s", name)
 
     def _library_of(self, target: Any) -> LibraryPools | None:
-        loaded = (self._adapter(name) for name in LIBRARIES if name in sys.modules)
+        loaded = (self._adapter(name) for name in with_pools() if name in sys.modules)
         return next((each for each in loaded if each and each.accepts(target)), None)
 
     def _used(self) -> Iterator[LibraryPools]:
@@ -121,7 +121,7 @@ class EveryLibrary:
         return self._adapters[name]
 
     def _made(self, name: str) -> LibraryPools | None:
-        module, _, kind = LIBRARIES[name].partition(":")
+        module, _, kind = str(with_pools()[name].adapter).partition(":")
         try:
             load = partial(import_module, f"poolwatch.adapters.{module}")
             adapter: LibraryPools = getattr(undisturbed(load), kind)(self._context)
@@ -134,4 +134,6 @@ class EveryLibrary:
 def unknown(target: Any) -> str:
     """What is said of a target that nobody knows."""
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
-    return f"cannot instrument {kind}: poolwatch takes {TAKES}"
+    *most, last = [each.takes for each in with_pools().values()]
+    takes = f"{', '.join(most)} or {last}, or no argument for all of them"
+    return f"cannot instrument {kind}: poolwatch takes {takes}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poolwatch.model import Frame
+from poolwatch.runtime.libraries import by_package
 from poolwatch.stacks.code_owner import application_frames, is_ours
 
 Kind = Literal[
@@ -25,15 +26,7 @@ OUTSIDE: frozenset[Kind] = frozenset(
 """What is surely not the database."""
 
 _FILES: dict[Kind, tuple[str, ...]] = {
-    "database": (
-        "sqlalchemy/",
-        "psycopg/",
-        "psycopg2/",
-        "psycopg_pool/",
-        "asyncpg/",
-        "aiosqlite/",
-        "pg8000/",
-    ),
+    "database": tuple(f"{name}/" for name in by_package()),
     "http": (
         "http/client.py",
         "urllib/request.py",

@@ -7,15 +7,19 @@ JupyterHub, Prefect, Dagster, Superset).
 
 from __future__ import annotations
 
+from poolwatch.runtime.libraries import by_package
+
 # fmt: off
-DATABASE = frozenset({
-    "sqlalchemy", "sqlmodel", "flask_sqlalchemy", "flask_sqlalchemy_lite",
+_AROUND_DATABASES = frozenset({
+    "sqlmodel", "flask_sqlalchemy", "flask_sqlalchemy_lite",
     "fastapi_async_sqlalchemy", "zope_sqlalchemy", "advanced_alchemy",
     "alembic", "flask_migrate", "geoalchemy2", "sqlalchemy_utils", "pandas", "ormar",
-    "piccolo", "psycopg", "psycopg_pool", "psycopg2", "psycogreen", "asyncpg",
-    "aiosqlite", "pg8000", "aiopg", "greenlet", "gevent", "eventlet",
+    "piccolo", "psycogreen", "aiopg", "greenlet", "gevent", "eventlet",
 })
-"""Drivers, pools, ORMs, and what switches between their callers."""
+"""ORMs, what is built upon SQLAlchemy, and what switches between its callers."""
+
+DATABASE = _AROUND_DATABASES | by_package().keys()
+"""The same, and the pool libraries and drivers themselves."""
 
 RUNNERS = frozenset({
     "coverage", "debugpy", "_pydevd_bundle", "pydevd", "pex", "_bootstrap", "execnet",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from poolwatch.adapters.sync_driver import connector, libpq_of_asyncpg
+from poolwatch.adapters.sync_driver import connector
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
@@ -32,6 +32,15 @@ _OF_LIBPQ = frozenset(
     }
 )
 """What both asyncpg and libpq understand in a DSN; the rest is asyncpg's own."""
+_SAME_WORDS = (
+    "user",
+    "passfile",
+    "service",
+    "target_session_attrs",
+    "krbsrvname",
+    "gsslib",
+)
+"""Keywords of asyncpg that libpq knows by the same name."""
 
 
 def libpq_of_dsn(dsn: str | None) -> dict[str, str]:
@@ -63,6 +72,44 @@ def _host_and_port(text: str) -> tuple[str, str]:
         return host, rest.removeprefix(":")
     host, _, port = text.partition(":")
     return unquote(host), port
+
+
+def libpq_words(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Put asyncpg's arguments in libpq's words; an SSLContext is ``ssl_context``."""
+    words = {key: arguments[key] for key in _SAME_WORDS if arguments.get(key)}
+    if arguments.get("database"):
+        words["dbname"] = arguments["database"]
+    for key in ("host", "port"):
+        value = arguments.get(key)
+        if value:
+            several = value if isinstance(value, list | tuple) else [value]
+            words[key] = ",".join(map(str, several))
+    password = arguments.get("password")
+    if callable(password):
+        password = password()
+    if password is not None and not isinstance(password, str):
+        if hasattr(password, "close"):
+            password.close()  # a coroutine that nobody will await
+        raise ServerViewError(
+            "the engine asks for its password asynchronously, which only its own event "
+            "loop can do: give --dsn"
+        )
+    if password:
+        words["password"] = password
+    return words | _ssl(arguments)
+
+
+def _ssl(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    value = arguments.get("ssl")
+    if value is None:
+        return {}
+    if value is True:
+        return {"sslmode": "verify-full", "sslrootcert": "system"}
+    if value is False:
+        return {"sslmode": "disable"}
+    if isinstance(value, str):
+        return {"sslmode": value}
+    return {"ssl_context": value}
 
 
 def arguments_of(pool: Any) -> tuple[str | None, Mapping[str, Any]]:
@@ -102,8 +149,8 @@ def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
                 "loop can call: give --dsn"
             )
         dsn, keywords = arguments_of(pool)
-        words = {**libpq_of_dsn(dsn), **libpq_of_asyncpg(keywords)}
-        return connector("libpq", words)()
+        words = {**libpq_of_dsn(dsn), **libpq_words(keywords)}
+        return connector(words)()
 
     return connect
 

@@ -19,7 +19,8 @@ from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 from psycopg_pool.base import BasePool
 
-from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S, NOT_LIBPQ
+from poolwatch.adapters.psycopg3 import libpq_words
+from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
@@ -57,7 +58,7 @@ def server_connect(pool: BasePool) -> Callable[[], Any]:
         if alive is None:
             raise ServerViewError("the pool is gone")
         conninfo = str(_resolved(alive.conninfo) or "")
-        given = _for_libpq(_resolved(alive.kwargs))
+        given = libpq_words(_resolved(alive.kwargs) or {})
         if "connect_timeout" not in conninfo_to_dict(conninfo):
             given.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
         # a class of the user's own may bring a token in place of a password
@@ -75,7 +76,7 @@ def _known_parameters(pool: Any) -> dict[str, Any]:
     if callable(pool.conninfo) or callable(getattr(pool, "kwargs", None)):
         return {}
     with suppress(Exception):
-        return conninfo_to_dict(pool.conninfo or "", **_for_libpq(pool.kwargs))
+        return conninfo_to_dict(pool.conninfo or "", **libpq_words(pool.kwargs or {}))
     return {}
 
 
@@ -92,7 +93,3 @@ def _resolved(given: Any) -> Any:
         "the pool asks for its connection parameters asynchronously, which only its "
         "own event loop can do: give --dsn"
     )
-
-
-def _for_libpq(kwargs: Any) -> dict[str, Any]:
-    return {key: each for key, each in (kwargs or {}).items() if key not in NOT_LIBPQ}
