@@ -88,8 +88,8 @@ class LibraryPools(ABC):
         self._counting = Guard("counting the pools that are made")
         self._lock = threading.RLock()  # a finalizer may come in between
         self._every: Settings | None = None
-        self._inits = Patches()
-        """Ours, in the classes that are ``made``."""
+        self._patches = Patches()
+        """The methods of the library's classes that are replaced by ours."""
 
     # -- what each library says of its pools -------------------------------------------
 
@@ -220,7 +220,7 @@ class LibraryPools(ABC):
         with self._lock:
             self._every = settings
             for kind in self.made:
-                self._inits.put(kind, "__init__", self._with_watching_init)
+                self._patches.put(kind, "__init__", self._with_watching_init)
         for each in gc.get_objects() if existing else ():
             # by type(): what isinstance() asks of a proxy object runs foreign code
             if issubclass(type(each), self.made):
@@ -233,7 +233,7 @@ class LibraryPools(ABC):
         """Take off all hooks."""
         with self._lock:
             self._every = None
-            self._inits.undo()
+            self._patches.undo()
             for pool_id in list(self._hooks):
                 self._unhook(pool_id)
 

@@ -32,7 +32,7 @@ from poolwatch.stacks.holder import TaskRef
 
 if TYPE_CHECKING:
     from poolwatch.adapters.base import AdapterContext
-    from poolwatch.adapters.patching import Method
+    from poolwatch.adapters.patching import Method, Patches
 
 
 class DriverHooks(Hooks):
@@ -44,8 +44,14 @@ class DriverHooks(Hooks):
     """Takes the frame that called the hooked method, and returns the first frame to be
     recorded."""
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
+    def __init__(
+        self, pool: Any, book: PoolBook, context: AdapterContext, patches: Patches
+    ) -> None:
         self.book = book
+        # tables of the book, one attribute away on the hot path
+        self.holds, self.waits, self.facts = book.holds, book.waits, book.connections
+        self._patches = patches
+        self._number = id(pool)
         self.guard = Guard(f"pool {book.name!r}")
         self.on_gone: Callable[[str], None] = lambda _: None
         """Called with the id of the book once the pool is gone."""
@@ -58,6 +64,8 @@ class DriverHooks(Hooks):
         self._pool = ref(pool)
         self._end = finalize(pool, self._pool_gone)
         self._end.atexit = False
+        self.asked = self._asking()
+        self.lent = self._lending()
         book.gauges = self.gauges
         book.switched_off = lambda: self.guard.tripped
 
@@ -74,12 +82,15 @@ class DriverHooks(Hooks):
         """Take everything off again. What is in flight passes through."""
         self.guard.tripped = True
         self._end.detach()
+        self._patches.unhook(self._number)
+        self._patches.tidy()
 
     def gauges(self) -> Gauges:
         """What the pool says of itself; nothing once it is gone."""
         return Gauges()
 
     def _pool_gone(self) -> None:
+        self._patches.unhook(self._number)
         self.on_gone(self.book.id)
 
     # -- what differs by library -------------------------------------------------------
@@ -109,83 +120,6 @@ class DriverHooks(Hooks):
         return pool.putconn(connection)
 
     # -- requests and holds ------------------------------------------------------------
-
-    def request_method(self, base: Any, name: str) -> Method:
-        """The stand-in for the method of the class ``base`` that lends a connection.
-
-        ``base`` is asked for its method at each call: another tool may wrap it.
-        """
-        asynchronous = iscoroutinefunction(getattr(base, name, None))
-        return (self._async_request if asynchronous else self._request)(base, name)
-
-    def _request(self, base: Any, name: str) -> Method:
-        asked, lent, book = self._asking(), self._lending(), self.book
-        waits, goes_on = book.waits, self._request_goes_on
-
-        def request(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            original = getattr(base, name)
-            wait: Any = None
-            key, connection, called = 0, None, False
-            try:
-                try:
-                    wait, key = asked(pool, args, kwargs)
-                    called = True
-                    connection = original(pool, *args, **kwargs)
-                except BaseException:  # also if what follows is cut short
-                    if key in waits:
-                        del waits[key]
-                    book.waited(wait, monotonic())
-                    raise
-                lent(wait, connection, args, kwargs)
-                return connection  # noqa: TRY300 - also here the hold would be left
-            except BaseException as error:
-                if key in waits:  # no call: the stack may be full
-                    del waits[key]
-                theirs = connection is None and is_library_s(error, called, original)
-                if not goes_on(error, wait, theirs, args):
-                    if connection is not None:
-                        with suppress(Exception):
-                            self.give_back(pool, connection, wait, args, kwargs)
-                    raise
-            return original(pool, *args, **kwargs) if connection is None else connection
-
-        return request
-
-    def _async_request(self, base: Any, name: str) -> Method:  # noqa: C901 - as request
-        """The same with ``await``."""
-        asked, lent, book = self._asking(), self._lending(), self.book
-        waits, goes_on = book.waits, self._request_goes_on
-
-        async def request(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            original = getattr(base, name)
-            wait: Any = None
-            key, connection, called = 0, None, False
-            try:
-                try:
-                    wait, key = asked(pool, args, kwargs)
-                    called = True
-                    connection = await original(pool, *args, **kwargs)
-                except BaseException:
-                    if key in waits:
-                        del waits[key]
-                    book.waited(wait, monotonic())
-                    raise
-                lent(wait, connection, args, kwargs)
-                return connection  # noqa: TRY300
-            except BaseException as error:
-                if key in waits:
-                    del waits[key]
-                theirs = connection is None and is_library_s(error, called, original)
-                if not goes_on(error, wait, theirs, args):
-                    if connection is not None:
-                        with suppress(Exception):
-                            await self.give_back(pool, connection, wait, args, kwargs)
-                    raise
-            if connection is None:
-                return await original(pool, *args, **kwargs)
-            return connection
-
-        return request
 
     def _asking(
         self,
@@ -228,15 +162,12 @@ class DriverHooks(Hooks):
 
         return asked
 
-    def _lending(self) -> Callable[..., None]:  # noqa: C901 - written out
+    def _lending(self) -> Callable[..., None]:
         """Make ``lent``, which begins the hold."""
         book, guard, identify = self.book, self.guard, self.identify
-        holds, waits = book.holds, book.waits
-        blamed, observers = book.blamed, book.observers
+        holds, blamed, observers = book.holds, book.blamed, book.observers
 
         def lent(wait: Any, connection: Any, args: Any, kwargs: Any) -> None:
-            if wait is None:
-                return
             key: Any = 0
             before = None
             try:
@@ -253,15 +184,13 @@ class DriverHooks(Hooks):
                         tell = observers.taken
                         if tell is not None:
                             tell(book, wait)
-                del waits[id(wait)]
             except BaseException as error:
-                waits.pop(id(wait), None)
                 if not self.goes_on(error, wait, key, before):
                     raise
 
         return lent
 
-    def _request_goes_on(
+    def request_goes_on(
         self, error: BaseException, wait: Checkout | None, theirs: bool, args: Any
     ) -> bool:
         """Whether the application gets a connection in spite of an exception.
@@ -301,3 +230,87 @@ class DriverHooks(Hooks):
         facts = facts_of(connection, opened, took, met=met)
         self.book.connections[key] = facts
         return facts
+
+
+# -- stand-ins -------------------------------------------------------------------------
+
+
+def request(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Make the stand-in for the method of a pool that lends a connection."""
+    return (_async_request if iscoroutinefunction(below) else _request)(below, hooks_of)
+
+
+def _request(below: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - written out
+    def request(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as above
+        hooks = hooks_of(id(pool))
+        if hooks is None:
+            return below(pool, *args, **kwargs)
+        waits = hooks.waits
+        wait: Any = None
+        key, connection, called = 0, None, False
+        try:
+            try:
+                wait, key = hooks.asked(pool, args, kwargs)
+                called = True
+                connection = below(pool, *args, **kwargs)
+            except BaseException:  # also if what follows is cut short
+                if key in waits:
+                    del waits[key]
+                hooks.book.waited(wait, monotonic())
+                raise
+            if wait is not None:
+                hooks.lent(wait, connection, args, kwargs)
+                del waits[key]
+            return connection  # noqa: TRY300 - also here the hold would be left
+        except BaseException as error:
+            if key in waits:  # no call: the stack may be full
+                del waits[key]
+            theirs = connection is None and is_library_s(error, called, below)
+            if not hooks.request_goes_on(error, wait, theirs, args):
+                if connection is not None:
+                    with suppress(Exception):
+                        hooks.give_back(pool, connection, wait, args, kwargs)
+                raise
+        return below(pool, *args, **kwargs) if connection is None else connection
+
+    return request
+
+
+def _async_request(below: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - as above
+    """The same with ``await``."""
+
+    async def request(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as above
+        hooks = hooks_of(id(pool))
+        if hooks is None:
+            return await below(pool, *args, **kwargs)
+        waits = hooks.waits
+        wait: Any = None
+        key, connection, called = 0, None, False
+        try:
+            try:
+                wait, key = hooks.asked(pool, args, kwargs)
+                called = True
+                connection = await below(pool, *args, **kwargs)
+            except BaseException:
+                if key in waits:
+                    del waits[key]
+                hooks.book.waited(wait, monotonic())
+                raise
+            if wait is not None:
+                hooks.lent(wait, connection, args, kwargs)
+                del waits[key]
+            return connection  # noqa: TRY300
+        except BaseException as error:
+            if key in waits:
+                del waits[key]
+            theirs = connection is None and is_library_s(error, called, below)
+            if not hooks.request_goes_on(error, wait, theirs, args):
+                if connection is not None:
+                    with suppress(Exception):
+                        await hooks.give_back(pool, connection, wait, args, kwargs)
+                raise
+        if connection is None:
+            return await below(pool, *args, **kwargs)
+        return connection
+
+    return request

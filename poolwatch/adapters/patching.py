@@ -1,10 +1,11 @@
 """Two ways to put a method of ours in place of a library's, and to take it off again.
 
-- ``Patches`` replaces a method on its class, for every object of the class: used for
-  ``__init__``, to meet pools when they are made.
-- ``subclass`` makes a class for one object or a few, which become its instances. No
-  other object pays for it. The object keeps nothing of ours alive, and nothing of ours
-  keeps the object alive. Objects with ``__slots__`` can be changed in this way, too.
+- ``Patches`` replaces a method on its class. Other objects of the class pay for one
+  look-up in a dict. An object is in no cycle with its hooks, as it would be with a
+  wrapper on the instance: it is freed when its last reference goes.
+- ``subclass`` makes a class for one object or a few, which become its instances: for
+  objects with ``__slots__``. (Any other object would get slow: CPython 3.11 finds the
+  attributes of an object quickly only as long as it has the class it was made with.)
 
 SQLAlchemy's pools are patched on the instance (``Wrapped``).
 """
@@ -20,6 +21,8 @@ from typing import Any
 from weakref import ref
 
 Method = Callable[..., Any]
+Stand = Callable[[Method, Callable[[int], Any]], Method]
+"""Makes the stand-in for a method: see Patches.hook()."""
 _MARK = "_poolwatch"
 
 
@@ -30,26 +33,87 @@ class Patches:
     """The methods that one adapter has replaced on classes."""
 
     def __init__(self) -> None:
-        self._put: dict[tuple[type, str], tuple[Method, Method]] = {}
-        """Our method, and the one that it replaces."""
+        self._patches: dict[tuple[type, str], _Patch] = {}
 
     def put(self, kind: type, name: str, make: Callable[[Method], Method]) -> None:
         """Replace a method that ``kind`` itself defines by ``make(method)``.
 
         A method that is replaced already is left as it is.
         """
-        if (kind, name) not in self._put:
+        if (kind, name) not in self._patches:
             below = kind.__dict__[name]
-            ours = make(below)
-            self._put[kind, name] = ours, below
-            setattr(kind, name, ours)
+            patch = _Patch(kind, name, below, make(below))
+            patch.for_every = True
+            self._patches[kind, name] = patch
+
+    def hook(self, thing: Any, hooks: Any, **makers: Stand) -> None:
+        """Replace methods of the class of ``thing``, and let ``hooks`` apply to it.
+
+        A maker gets the method, and the function that finds the hooks of an object by
+        its ``id()``: None for an object without hooks. The method is replaced where it
+        is defined. So a subclass that calls the method of its base is hooked once. A
+        method that the class does not have is left out.
+        """
+        for name, make in makers.items():
+            kinds = (each for each in type(thing).__mro__ if name in each.__dict__)
+            kind = next(kinds, None)
+            if kind is None:
+                continue
+            patch = self._patches.get((kind, name))
+            if patch is None or not patch.is_there():
+                below, hooked = kind.__dict__[name], dict[int, Any]()
+                ours = wraps(below)(make(below, hooked.get))
+                patch = self._patches[kind, name] = _Patch(kind, name, below, ours)
+                patch.hooked = hooked
+            patch.hooked[id(thing)] = hooks
+
+    def unhook(self, number: int) -> None:
+        """Forget the object with this ``id()``. It may run in a finalizer: no lock."""
+        for patch in list(self._patches.values()):
+            patch.hooked.pop(number, None)
+
+    def tidy(self) -> None:
+        """Restore the methods that no object needs any more, where ours is outermost.
+
+        A method that was replaced for every object stays: see undo().
+        """
+        for key, patch in list(self._patches.items()):
+            if not patch.hooked and not patch.for_every:
+                patch.undo()
+                del self._patches[key]
 
     def undo(self) -> None:
-        """Restore the methods. One that another tool has wrapped since stays."""
-        while self._put:
-            (kind, name), (ours, below) = self._put.popitem()
-            if kind.__dict__.get(name) is ours:
-                setattr(kind, name, below)
+        """Restore all methods. One that another tool has wrapped since stays."""
+        while self._patches:
+            self._patches.popitem()[1].undo()
+
+
+class _Patch:
+    """One method of one class."""
+
+    def __init__(self, kind: type, name: str, below: Method, ours: Method) -> None:
+        self._kind = kind
+        self._name = name
+        self._below = below
+        self._ours = ours
+        self.hooked: dict[int, Any] = {}
+        """The hooks, by the ``id()`` of the object."""
+        self.for_every = False
+        """It applies to every object of the class."""
+        setattr(kind, name, ours)
+
+    def is_there(self) -> bool:
+        """Whether our method is still called: nobody has restored the one below."""
+        current = self._kind.__dict__.get(self._name)
+        while current is not None and current is not self._ours:
+            current = getattr(current, "__wrapped__", None)
+        return current is not None
+
+    def undo(self) -> None:
+        """Restore the method. One that another tool has wrapped passes through."""
+        self.hooked.clear()
+        if self._kind.__dict__.get(self._name) is self._ours:
+            setattr(self._kind, self._name, self._below)
 
 
 def where_defined(kind: type, name: str) -> type | None:

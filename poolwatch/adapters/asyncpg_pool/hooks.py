@@ -21,9 +21,10 @@ from poolwatch.adapters import refcounts
 from poolwatch.adapters.asyncpg_pool.statements import StatementHooks
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.cut_short import is_library_s
-from poolwatch.adapters.hooks import DriverHooks
+from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import (
     Method,
+    Patches,
     original_class,
     restore_class,
     subclass,
@@ -52,9 +53,11 @@ class AsyncpgHooks(DriverHooks):
 
     capacity = methodcaller("get_max_size")
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
+    def __init__(
+        self, pool: Any, book: PoolBook, context: AdapterContext, patches: Patches
+    ) -> None:
         holders = Holders(pool)
-        super().__init__(holders, book, context)
+        super().__init__(holders, book, context, patches)
         self.prove_dropped = True
         self._returning: set[int] = set()
         """Ids of holders whose connection is on its way back."""
@@ -67,7 +70,7 @@ class AsyncpgHooks(DriverHooks):
         pool._holders = holders
         self._holder_kind = subclass(PoolConnectionHolder, _release=self._release())
         base = original_class(type(pool))
-        self._pool_kind = subclass(base, **self._pool_methods(base))
+        self._pool_kind = subclass(base, **self._pool_methods(base, pool))
         pool.__class__ = self._pool_kind
         self._adopt(holders)
 
@@ -123,7 +126,7 @@ class AsyncpgHooks(DriverHooks):
             if connection is not None and id(connection) not in self._known:
                 self._meet(connection, None)
 
-    def _pool_methods(self, base: Any) -> dict[str, Method]:
+    def _pool_methods(self, base: Any, pool: Any) -> dict[str, Method]:
         returning, opened = self._returning, self._opened
 
         async def _get_new_connection(pool: Any) -> Any:
@@ -145,7 +148,7 @@ class AsyncpgHooks(DriverHooks):
 
         made = (_get_new_connection, release, expire_connections)
         methods: dict[str, Method] = {each.__name__: each for each in made}
-        return methods | {"_acquire": self.request_method(base, "_acquire")}
+        return methods | {"_acquire": request(base._acquire, {id(pool): self}.get)}
 
     # -- requests and holds ------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class AsyncpgHooks(DriverHooks):
         lent, connection = proxy._holder, proxy._con
         if type(lent) is not self._holder_kind:  # made since the pool was hooked
             lent.__class__ = self._holder_kind
-        known = self.book.connections.get(id(connection))
+        known = self.facts.get(id(connection))
         wait.facts = known or self._meet(connection, None)
         wait.proxy = _Lent(self._known[id(connection)])
         return id(lent)

@@ -29,7 +29,7 @@ class AsyncpgPools(LibraryPools):
         """Hook the pool, also one that is not initialised yet."""
         if type(target) is Pool:
             book.kind = "asyncpg.Pool"  # "Pool" alone might be anybody's
-        hooks = AsyncpgHooks(target, book, self._context)
+        hooks = AsyncpgHooks(target, book, self._context, self._patches)
         book.server_connect = server_connect(_reach(hooks))
         return hooks
 

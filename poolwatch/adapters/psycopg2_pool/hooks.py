@@ -20,13 +20,8 @@ from psycopg2.pool import AbstractConnectionPool, PoolError
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.cut_short import is_library_s
-from poolwatch.adapters.hooks import DriverHooks
-from poolwatch.adapters.patching import (
-    Method,
-    original_class,
-    restore_class,
-    subclass,
-)
+from poolwatch.adapters.hooks import DriverHooks, request
+from poolwatch.adapters.patching import Method, Patches
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.pool import PoolBook
 
@@ -36,28 +31,24 @@ class Psycopg2Hooks(DriverHooks):
 
     capacity = attrgetter("maxconn")
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
-        super().__init__(pool, book, context)
+    def __init__(
+        self, pool: Any, book: PoolBook, context: AdapterContext, patches: Patches
+    ) -> None:
+        super().__init__(pool, book, context, patches)
         self._known: dict[int, ref[Any]] = {}
         """Weak references to the connections, by their ``id()``."""
         self.prove_dropped = True
         book.look = self._look_for_dropped
         for connection in [*pool._pool, *pool._used.values()]:
             self._meet(connection)
-        base: Any = original_class(type(pool))
-        self._kind = subclass(
-            base,
-            getconn=self.request_method(base, "getconn"),
-            putconn=self._putconn(base),
-            _connect=self._connect(base),
-            closeall=self._closeall(base),
+        patches.hook(
+            pool,
+            self,
+            getconn=request,
+            putconn=_putconn,
+            _connect=connect,
+            closeall=_closeall,
         )
-        pool.__class__ = self._kind
-
-    def remove(self) -> None:
-        """Give the pool its class again."""
-        super().remove()
-        restore_class(self.pool, self._kind)
 
     def gauges(self) -> Gauges:
         """What the pool says of itself; nothing once it is gone."""
@@ -78,10 +69,11 @@ class Psycopg2Hooks(DriverHooks):
         self, wait: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
         """The pool lends the connection itself. A key may ask for one that is out."""
-        key, holds = id(connection), self.book.holds
-        if key in holds and self._again(holds[key], connection, args, kwargs):
+        key = id(connection)
+        hold = self.holds.get(key)
+        if hold is not None and self._again(hold, connection, args, kwargs):
             return None
-        wait.facts = self.book.connections.get(key) or self._meet(connection)
+        wait.facts = self.facts.get(key) or self._meet(connection)
         wait.proxy = self._known.get(key) or ref(connection)
         wait.keyed = bool(args or kwargs)
         return key
@@ -101,7 +93,7 @@ class Psycopg2Hooks(DriverHooks):
         self, pool: Any, connection: Any, wait: Checkout, args: Any, kwargs: Any
     ) -> None:
         """Return it, unless it was out before under the same key."""
-        hold = self.book.holds.get(id(connection), wait)
+        hold = self.holds.get(id(connection), wait)
         if hold is wait or _key(args, kwargs) is None:
             pool.putconn(connection)
 
@@ -111,134 +103,50 @@ class Psycopg2Hooks(DriverHooks):
         """
         if _key(args, kwargs) is not None:
             return True
-        if self.book.holds.pop(id(connection), None) is hold:
+        if self.holds.pop(id(connection), None) is hold:
             self.book.end(hold, monotonic(), False)
         return False
 
     # -- returns -----------------------------------------------------------------------
 
-    def _putconn(self, base: Any) -> Method:  # noqa: C901 - written out
-        """The stand-in for ``putconn``.
-
-        Another thread may have the connection before ``putconn`` returns. So the hold
-        has a key of its own meanwhile.
-        """
-        guard, holds = self.guard, self.book.holds
-        end: Callable[..., Any] = self.book.end
-
-        def putconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - written out
-            original = base.putconn
-            if guard.tripped:
-                return original(pool, *args, **kwargs)
-            number, hold, result = 0, None, None
-            called = returned = False
-            try:
-                connection: Any = args[0] if args else kwargs.get("conn")
-                number = id(connection)
-                hold = holds.pop(number, None)
-                if hold is not None:
-                    holds[id(hold)] = hold
-                called = True
-                result, returned = original(pool, *args, **kwargs), True
-                if hold is None:
-                    self._end_returned(pool)
-                elif holds.pop(id(hold), None) is hold:
-                    hold = end(hold, monotonic(), False)
-                if getattr(connection, "closed", False):
-                    discarded = args[2] if len(args) > 2 else kwargs.get("close")
-                    self._discarded(number, invalidated=bool(discarded))
-                return result  # noqa: TRY300 - also here the hold would be left
-            except BaseException as error:
-                if hold is not None:
-                    holds.pop(id(hold), None)
-                if not returned and is_library_s(error, called, original):
-                    self._not_returned(pool, hold, number)
-                    raise
-                survived = self.survives(error)
-                if returned or survived:
-                    self.came_back(hold)
-                elif hold is not None:  # it is still out
-                    holds[number] = hold
-                if not survived:
-                    raise
-            if returned:
-                return result
-            try:
-                return original(pool, *args, **kwargs)
-            finally:
-                self._end_returned(pool)
-
-        return putconn
-
-    def _end_returned(self, pool: Any) -> None:
+    def end_returned(self, pool: Any) -> None:
         """End the holds of what is not out any more.
 
         A pool of the user's own may know by itself what is returned.
         """
-        holds = self.book.holds
+        holds = self.holds
         for number, hold in list(holds.items()):
             gone = number != id(hold) and number not in pool._rused
             if gone and holds.pop(number, None) is hold:
                 self.book.end(hold, monotonic(), False)
 
-    def _not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
+    def not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
         """The pool would not have it, or failed in the middle of it."""
         try:
             if hold is None:
                 return
             if number in pool._rused:
-                self.book.holds[number] = hold
+                self.holds[number] = hold
             else:
                 self.book.end(hold, monotonic(), False)
         except Exception as error:  # noqa: BLE001 - the application waits for its own
             self.guard.failed(error)
 
-    def _connect(self, base: Any) -> Method:
-        guard = self.guard
-
-        def connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            connection = None
-            try:
-                began = monotonic()
-                connection = base._connect(pool, *args, **kwargs)
-                if not guard.tripped:
-                    now = monotonic()
-                    self.opened(connection, now, now - began)
-                return connection  # noqa: TRY300 - also here it would be lost
-            except BaseException as error:
-                if connection is None:
-                    raise
-                if not self.survives(error):
-                    with suppress(Exception):  # without the pool's lock: it is held
-                        AbstractConnectionPool._putconn(pool, connection)
-                    raise
-            return connection
-
-        return connect
-
-    def _closeall(self, base: Any) -> Method:
-        guard, book = self.guard, self.book
-
-        def closeall(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            result = base.closeall(pool, *args, **kwargs)
-            if not guard.tripped:
-                try:
-                    for number in list(self._known):
-                        self._discarded(number, invalidated=False)
-                    for number in list(book.holds):
-                        hold = book.holds.pop(number, None)
-                        if hold is not None:
-                            book.end(hold, monotonic(), False)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                    guard.failed(error)
-            return result
-
-        return closeall
+    def all_closed(self) -> None:
+        """The pool has closed all its connections, and forgotten what was out."""
+        for number in list(self._known):
+            self.discarded(number, invalidated=False)
+        for number in list(self.holds):
+            hold = self.holds.pop(number, None)
+            if hold is not None:
+                self.book.end(hold, monotonic(), False)
 
     # -- connections -------------------------------------------------------------------
 
     def opened(self, connection: Any, opened: float, took: float) -> None:
         """Count a connection that the pool has made."""
+        if self.guard.tripped:
+            return
         self._remember(connection, opened, took)
         self.book.connected(took)
 
@@ -249,7 +157,7 @@ class Psycopg2Hooks(DriverHooks):
     def _remember(
         self, connection: Any, opened: float, took: float | None
     ) -> ConnectionFacts:
-        key, known, table = id(connection), self._known, self.book.connections
+        key, known, table = id(connection), self._known, self.facts
 
         def forget(dead: Any) -> None:
             if known.get(key) is dead:
@@ -259,15 +167,15 @@ class Psycopg2Hooks(DriverHooks):
         known[key] = ref(connection, forget)
         return self.remember(connection, key, opened, took, met=took is None)
 
-    def _discarded(self, number: int, *, invalidated: bool) -> None:
+    def discarded(self, number: int, *, invalidated: bool) -> None:
         """A connection was closed."""
         self._known.pop(number, None)
-        self.book.closed(self.book.connections.pop(number, None), monotonic())
+        self.book.closed(self.facts.pop(number, None), monotonic())
         self.book.invalidated += invalidated
 
     def _look_for_dropped(self) -> None:
         """Look at everything that is out, unless somebody may come back by its key."""
-        for hold in list(self.book.holds.values()):
+        for hold in list(self.holds.values()):
             if self.prove_dropped and not hold.keyed:
                 refcounts.look(hold)
             else:
@@ -277,3 +185,98 @@ class Psycopg2Hooks(DriverHooks):
 def _key(args: Any, kwargs: Any) -> Any:
     """The key that was given to ``getconn``, if any."""
     return args[0] if args else kwargs.get("key")
+
+
+# -- stand-ins for methods of a pool ---------------------------------------------------
+
+
+def _putconn(below: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - written out
+    """Another thread may have the connection before ``putconn`` returns.
+
+    So the hold has a key of its own meanwhile.
+    """
+
+    def putconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - written out
+        hooks = hooks_of(id(pool))
+        if hooks is None or hooks.guard.tripped:
+            return below(pool, *args, **kwargs)
+        holds = hooks.holds
+        number, hold, result = 0, None, None
+        called = returned = False
+        try:
+            connection: Any = args[0] if args else kwargs.get("conn")
+            number = id(connection)
+            hold = holds.pop(number, None)
+            if hold is not None:
+                holds[id(hold)] = hold
+            called = True
+            result, returned = below(pool, *args, **kwargs), True
+            if hold is None:
+                hooks.end_returned(pool)
+            elif holds.pop(id(hold), None) is hold:
+                hold = hooks.book.end(hold, monotonic(), False)
+            if getattr(connection, "closed", False):
+                discarded = args[2] if len(args) > 2 else kwargs.get("close")
+                hooks.discarded(number, invalidated=bool(discarded))
+            return result  # noqa: TRY300 - also here the hold would be left
+        except BaseException as error:
+            if hold is not None:
+                holds.pop(id(hold), None)
+            if not returned and is_library_s(error, called, below):
+                hooks.not_returned(pool, hold, number)
+                raise
+            survived = hooks.survives(error)
+            if returned or survived:
+                hooks.came_back(hold)
+            elif hold is not None:  # it is still out
+                holds[number] = hold
+            if not survived:
+                raise
+        if returned:
+            return result
+        try:
+            return below(pool, *args, **kwargs)
+        finally:
+            hooks.end_returned(pool)
+
+    return putconn
+
+
+def connect(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Tells how long it took: ``hooks`` has ``opened()`` and ``survives()``."""
+
+    def _connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        hooks = hooks_of(id(pool))
+        if hooks is None:
+            return below(pool, *args, **kwargs)
+        connection = None
+        try:
+            began = monotonic()
+            connection = below(pool, *args, **kwargs)
+            now = monotonic()
+            hooks.opened(connection, now, now - began)
+            return connection  # noqa: TRY300 - also here it would be lost
+        except BaseException as error:
+            if connection is None:
+                raise
+            if not hooks.survives(error):
+                with suppress(Exception):  # without the pool's lock: it is held
+                    AbstractConnectionPool._putconn(pool, connection)
+                raise
+        return connection
+
+    return _connect
+
+
+def _closeall(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    def closeall(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        result = below(pool, *args, **kwargs)
+        hooks = hooks_of(id(pool))
+        if hooks is not None and not hooks.guard.tripped:
+            try:
+                hooks.all_closed()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                hooks.guard.failed(error)
+        return result
+
+    return closeall

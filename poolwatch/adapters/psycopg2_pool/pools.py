@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import monotonic
+from collections.abc import Callable
 from typing import Any
 
 from psycopg2.pool import AbstractConnectionPool
 
 from poolwatch.adapters.base import LibraryPools
-from poolwatch.adapters.patching import original_class, restore_class, subclass
 from poolwatch.adapters.psycopg2_pool.connect import parameters_of, server_connect
-from poolwatch.adapters.psycopg2_pool.hooks import Psycopg2Hooks
+from poolwatch.adapters.psycopg2_pool.hooks import Psycopg2Hooks, connect
 from poolwatch.adapters.urls import masked_url
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.ledger.settings import Settings
@@ -27,7 +24,7 @@ class Psycopg2Pools(LibraryPools):
 
     def make_hooks(self, target: Any, book: PoolBook) -> Psycopg2Hooks:
         """Hook the pool."""
-        return Psycopg2Hooks(target, book, self._context)
+        return Psycopg2Hooks(target, book, self._context, self._patches)
 
     def apply(self, hooks: Any, settings: Settings) -> None:
         """Look for dropped connections, or do not."""
@@ -58,33 +55,33 @@ class Psycopg2Pools(LibraryPools):
             if self._every is None:
                 below(pool, *args, **kwargs)
                 return
-            opened: list[tuple[Any, float, float]] = []
-            with _timed(pool, opened):
+            first = _FirstConnections()
+            with self._lock:
+                self._patches.hook(pool, first, _connect=connect)
+            try:
                 below(pool, *args, **kwargs)
+            finally:
+                self._patches.unhook(id(pool))
             self.watch_one_of_all(pool)
             hooks = self._of(pool)
             if isinstance(hooks, Psycopg2Hooks):
-                for connection, when, took in opened:
-                    hooks.opened(connection, when, took)
+                for opened in first.opened_so_far:
+                    hooks.opened(*opened)
 
         return watched_init
 
 
-@contextmanager
-def _timed(pool: Any, opened: list[tuple[Any, float, float]]) -> Iterator[None]:
-    """Note what the pool opens: the connection, the time, and the seconds it took."""
-    base: Any = original_class(type(pool))
+class _FirstConnections:
+    """What a pool opens in its ``__init__``, before it can be hooked."""
 
-    def _connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-        began = monotonic()
-        connection = base._connect(pool, *args, **kwargs)
-        now = monotonic()
-        opened.append((connection, now, now - began))
-        return connection
+    def __init__(self) -> None:
+        self.opened_so_far: list[tuple[Any, float, float]] = []
+        """Connection, ``time.monotonic()``, seconds that it took."""
 
-    timed = subclass(base, _connect=_connect)
-    pool.__class__ = timed
-    try:
-        yield
-    finally:
-        restore_class(pool, timed)
+    def opened(self, connection: Any, opened: float, took: float) -> None:
+        """Note one."""
+        self.opened_so_far.append((connection, opened, took))
+
+    def survives(self, error: BaseException) -> bool:
+        """Whether an exception of ours is swallowed: not one for the application."""
+        return isinstance(error, Exception)

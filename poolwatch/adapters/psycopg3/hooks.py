@@ -18,30 +18,15 @@ from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 from psycopg_pool.base_null_pool import _BaseNullConnectionPool
 
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.hooks import DriverHooks
-from poolwatch.adapters.patching import (
-    Method,
-    original_class,
-    restore_class,
-    subclass,
-)
+from poolwatch.adapters.hooks import DriverHooks, request
+from poolwatch.adapters.patching import Method, Patches, Stand
 from poolwatch.adapters.psycopg3.connect import url_of
 from poolwatch.adapters.psycopg3.connections import Connections, Met
 from poolwatch.adapters.psycopg3.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.pool import PoolBook
 
-_REQUEST = "_getconn_with_check_loop"
-_RETURN = "_check_pool_putconn"
-"""The pool's check that the connection is out of it. It comes first at every return,
-also in async pools, and raises for a connection that was returned before."""
-_CONNECT = "_connect"
-_CLOSE = "_close_connection"
-"""Absent before psycopg_pool 3.3: then a close is noticed when the object goes."""
 _TIMEOUTS = (PoolTimeout, TooManyRequests)
-
-if not all(hasattr(ConnectionPool, name) for name in (_REQUEST, _RETURN, _CONNECT)):
-    raise ImportError("this psycopg_pool is too old to be watched, or too new")
 
 
 class PsycopgHooks(DriverHooks):
@@ -49,38 +34,29 @@ class PsycopgHooks(DriverHooks):
 
     capacity = attrgetter("_max_size")  # resize() changes it
 
-    def __init__(self, pool: Any, book: PoolBook, context: AdapterContext) -> None:
-        super().__init__(pool, book, context)
+    def __init__(
+        self, pool: Any, book: PoolBook, context: AdapterContext, patches: Patches
+    ) -> None:
+        super().__init__(pool, book, context, patches)
         self._keeps_none = isinstance(pool, _BaseNullConnectionPool)
         """The minimum size of such a pool is always 0, and says nothing."""
         statements = StatementHooks(book, context.sites, self.guard)
-        self._connections = Connections(
+        self.connections = Connections(
             book, self.guard, statements, self.remember, self._keeps_slot
         )
-        base: Any = original_class(type(pool))
-        self._kind = subclass(
-            base,
-            getconn=self._getconn(base),
-            **{
-                _REQUEST: self.request_method(base, _REQUEST),
-                _RETURN: self._returning(base),
-                _CONNECT: self._connect(base),
-                _CLOSE: self._closing(base),
-            },
-        )
-        pool.__class__ = self._kind
+        self._known = self.connections.known
+        patches.hook(pool, self, **_STAND_INS)
         for connection in list(pool._pool):  # a forked child must find them known
             self._meet(connection)
 
     def remove(self) -> None:
-        """Give the pool its class again, and the connections their methods."""
+        """Take everything off again. What is in flight passes through."""
         super().remove()
-        restore_class(self.pool, self._kind)
-        self._connections.forget()
+        self.connections.forget()
 
     def _pool_gone(self) -> None:
         super()._pool_gone()
-        self._connections.known.clear()
+        self.connections.known.clear()
 
     def gauges(self) -> Gauges:
         """What the pool says of itself; nothing once it is gone."""
@@ -104,26 +80,8 @@ class PsycopgHooks(DriverHooks):
 
     # -- requests and holds ------------------------------------------------------------
 
-    def _getconn(self, base: Any) -> Method:
-        explain = self._explain_timeout
-
-        def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return base.getconn(pool, *args, **kwargs)
-            except _TIMEOUTS as error:
-                explain(error)
-                raise
-
-        async def async_getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return await base.getconn(pool, *args, **kwargs)
-            except _TIMEOUTS as error:
-                explain(error)
-                raise
-
-        return async_getconn if iscoroutinefunction(base.getconn) else getconn
-
-    def _explain_timeout(self, error: BaseException) -> None:
+    def explain_timeout(self, error: BaseException) -> None:
+        """Add the note to the error that the application gets."""
         if not self.guard.tripped:
             try:
                 super().explain_to(error)
@@ -145,9 +103,9 @@ class PsycopgHooks(DriverHooks):
         self, wait: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
         """The pool lends the connection itself."""
-        key, holds = id(connection), self.book.holds
-        met = self._connections.known.get(key) or self._meet(connection)
-        unseen = holds.pop(key, None)
+        key = id(connection)
+        met = self._known.get(key) or self._meet(connection)
+        unseen = self.holds.pop(key, None)
         if unseen is not None:  # it has come back in a way that we do not know
             self.book.end(unseen, wait.taken, False)
         wait.facts = met.facts
@@ -158,60 +116,9 @@ class PsycopgHooks(DriverHooks):
         """The pool has errors of its own for that."""
         return isinstance(error, _TIMEOUTS)
 
-    # -- returns -----------------------------------------------------------------------
-
-    def _returning(self, base: Any) -> Method:
-        """The stand-in for the check at a return, which may refuse the connection."""
-        guard, book, closed = self.guard, self.book, self._connections.closed
-        holds = book.holds
-        take_out: Callable[..., Checkout | None] = holds.pop
-        end: Callable[..., Any] = book.end
-
-        def returned(pool: Any, connection: Any) -> Any:
-            found = getattr(base, _RETURN)(pool, connection)
-            if guard.tripped:
-                return found
-            hold = None
-            try:
-                hold = take_out(id(connection), None)
-                if hold is not None:
-                    hold = end(hold, monotonic(), False)
-                if connection.closed:  # broken, or closed by the user
-                    book.invalidated += 1
-                    closed(connection)
-            except BaseException as error:
-                if self.survives(error):
-                    self.came_back(hold or take_out(id(connection), None))
-                    return found
-                if hold is not None:  # the pool has not got it back
-                    holds[id(connection)] = hold
-                raise
-            return found
-
-        return returned
-
     # -- connections -------------------------------------------------------------------
 
-    def _connect(self, base: Any) -> Method:
-        """The stand-in for the method that opens a connection, and sets it up."""
-        opened = self._opened
-
-        def connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            began = monotonic()
-            connection = getattr(base, _CONNECT)(pool, *args, **kwargs)
-            opened(connection, began)
-            return connection
-
-        async def async_connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
-            began = monotonic()
-            connection = await getattr(base, _CONNECT)(pool, *args, **kwargs)
-            opened(connection, began)
-            return connection
-
-        asynchronous = iscoroutinefunction(getattr(base, _CONNECT))
-        return async_connect if asynchronous else connect
-
-    def _opened(self, connection: Any, began: float) -> None:
+    def opened(self, connection: Any, began: float) -> None:
         """Count a new connection. OpenTelemetry's creation time includes the set-up."""
         if self.guard.tripped:
             return
@@ -222,19 +129,6 @@ class PsycopgHooks(DriverHooks):
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             self.guard.failed(error)
 
-    def _closing(self, base: Any) -> Method:
-        """The stand-in for the method that closes: awaited in async pools."""
-
-        def close(pool: Any, connection: Any) -> Any:
-            if not self.guard.tripped:
-                try:
-                    self._connections.closed(connection)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-                    self.guard.failed(error)
-            return getattr(base, _CLOSE)(pool, connection)
-
-        return close
-
     def _meet(
         self, connection: Any, opened: float | None = None, took: float | None = None
     ) -> Met:
@@ -243,4 +137,112 @@ class PsycopgHooks(DriverHooks):
             opened = getattr(connection, "_created_at", monotonic())
         if self.book.url is None:
             self.book.url = url_of(connection.info.get_parameters())
-        return self._connections.meet(connection, opened, took)
+        return self.connections.meet(connection, opened, took)
+
+
+# -- stand-ins for methods of a pool ---------------------------------------------------
+
+
+def _getconn(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Adds a note to the timeout error."""
+
+    def getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return below(pool, *args, **kwargs)
+        except _TIMEOUTS as error:
+            hooks = hooks_of(id(pool))
+            if hooks is not None:
+                hooks.explain_timeout(error)
+            raise
+
+    async def async_getconn(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await below(pool, *args, **kwargs)
+        except _TIMEOUTS as error:
+            hooks = hooks_of(id(pool))
+            if hooks is not None:
+                hooks.explain_timeout(error)
+            raise
+
+    return async_getconn if iscoroutinefunction(below) else getconn
+
+
+def _check_at_return(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Ends the hold, unless the pool refuses the connection."""
+
+    def check(pool: Any, connection: Any) -> Any:
+        found = below(pool, connection)
+        hooks = hooks_of(id(pool))
+        if hooks is None or hooks.guard.tripped:
+            return found
+        book, holds, hold = hooks.book, hooks.holds, None
+        try:
+            hold = holds.pop(id(connection), None)
+            if hold is not None:
+                hold = book.end(hold, monotonic(), False)
+            if connection.closed:  # broken, or closed by the user
+                book.invalidated += 1
+                hooks.connections.closed(connection)
+        except BaseException as error:
+            if hooks.survives(error):
+                hooks.came_back(hold or holds.pop(id(connection), None))
+                return found
+            if hold is not None:  # the pool has not got it back
+                holds[id(connection)] = hold
+            raise
+        return found
+
+    return check
+
+
+def _connect(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Tells when a connection was opened, and set up."""
+
+    def connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        began = monotonic()
+        connection = below(pool, *args, **kwargs)
+        hooks = hooks_of(id(pool))
+        if hooks is not None:
+            hooks.opened(connection, began)
+        return connection
+
+    async def async_connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        began = monotonic()
+        connection = await below(pool, *args, **kwargs)
+        hooks = hooks_of(id(pool))
+        if hooks is not None:
+            hooks.opened(connection, began)
+        return connection
+
+    return async_connect if iscoroutinefunction(below) else connect
+
+
+def _close(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Tells that a connection is closed. It is awaited in async pools."""
+
+    def close(pool: Any, connection: Any) -> Any:
+        hooks = hooks_of(id(pool))
+        if hooks is not None and not hooks.guard.tripped:
+            try:
+                hooks.connections.closed(connection)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                hooks.guard.failed(error)
+        return below(pool, connection)
+
+    return close
+
+
+_STAND_INS: dict[str, Stand] = {
+    "getconn": _getconn,
+    "_getconn_with_check_loop": request,
+    # The pool's check that the connection is out of it. It comes first at every return,
+    # also in async pools, and raises for a connection that was returned before.
+    "_check_pool_putconn": _check_at_return,
+    "_connect": _connect,
+    # Absent before psycopg_pool 3.3: then a close is noticed when the object goes.
+    "_close_connection": _close,
+}
+_NEEDED = _STAND_INS.keys() - {"_close_connection"}
+
+if not all(hasattr(ConnectionPool, name) for name in _NEEDED):
+    raise ImportError("this psycopg_pool is too old to be watched, or too new")

@@ -21,7 +21,7 @@ class PsycopgPools(LibraryPools):
 
     def make_hooks(self, target: Any, book: PoolBook) -> PsycopgHooks:
         """Hook one pool."""
-        return PsycopgHooks(target, book, self._context)
+        return PsycopgHooks(target, book, self._context, self._patches)
 
     def name_of(self, target: Any) -> str:
         """The name that the user gave the pool, or the database."""
