@@ -223,9 +223,9 @@ class DriverHooks(Hooks):
         *,
         met: bool = False,
     ) -> ConnectionFacts:
-        """Note what is known of a connection; whoever closes it forgets it again.
+        """Record the facts of a connection, until it is closed.
 
-        ``met``: it was there before, and nobody knows since when.
+        ``met``: the connection was there before, and its age is not known.
         """
         facts = facts_of(connection, opened, took, met=met)
         self.book.connections[key] = facts

@@ -1,7 +1,7 @@
-"""The one door to the pools of every library.
+"""The adapters of all libraries, each loaded once the application has its library.
 
-An adapter imports the library that it knows, so it is loaded when the application has
-loaded the library itself, and not before.
+An adapter imports its library. So it is loaded after the application has loaded the
+library itself, and not before.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class EveryLibrary:
     def __init__(self, context: AdapterContext) -> None:
         self._context = context
         self._adapters: dict[str, LibraryPools | None] = {}
-        """Those that were needed; None for one that could not be loaded."""
+        """By the module of the library; None for an adapter that cannot be loaded."""
         self._every: Settings | None = None
         self._awaited: dict[str, Callable[[], None]] = {}
-        """By the module that is not loaded yet: how not to wait for it any more."""
+        """By a module that is not loaded yet: the call that ends the wait for it."""
 
     def accepts(self, target: Any) -> bool:
-        """Whether an adapter knows this; loads no library that is not loaded."""
+        """Whether an adapter takes ``target``; loads no library."""
         return self._library_of(target) is not None
 
     def watch(self, target: Any, settings: Settings) -> str:
         """Instrument a pool, or change its settings; returns the id of the pool.
 
-        Raises TypeError, in the user's words, for something that is none.
+        Raises TypeError for anything else.
         """
         library = self._library_of(target)
         if library is None:
@@ -60,10 +60,10 @@ class EveryLibrary:
             library.forget(target)
 
     def watch_every(self, settings: Settings) -> None:
-        """Instrument all pools there are, and those to come, of every library.
+        """Instrument all pools of every library, existing ones and new ones.
 
-        Libraries that the application loads later are met when it does. Pools that were
-        instrumented by themselves keep their settings.
+        This includes libraries that the application loads later. Pools that were
+        instrumented one by one keep their settings.
         """
         self._every = settings
         for name in with_pools():
@@ -79,7 +79,7 @@ class EveryLibrary:
             library.admit_viewers()
 
     def forget_every(self) -> None:
-        """Take off all hooks, and wait for no library any more."""
+        """Take off all hooks, and stop waiting for libraries."""
         self._every = None
         while self._awaited:
             _, give_up = self._awaited.popitem()
@@ -89,7 +89,7 @@ class EveryLibrary:
 
     @property
     def watches_every(self) -> bool:
-        """Whether pools to come will be instrumented."""
+        """Whether new pools will be instrumented."""
         return self._every is not None
 
     def forget_parent(self) -> None:
@@ -132,7 +132,7 @@ class EveryLibrary:
 
 
 def unknown(target: Any) -> str:
-    """What is said of a target that nobody knows."""
+    """The message for a target that no adapter takes."""
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     *most, last = [each.takes for each in with_pools().values()]
     takes = f"{', '.join(most)} or {last}, or no argument for all of them"

@@ -1,8 +1,8 @@
 """Packages that are never the application itself.
 
-They stand between an application and its connection pool, or around the application.
-Left out are those that people start as an application of their own (Airflow, MLflow,
-JupyterHub, Prefect, Dagster, Superset).
+They are between an application and its connection pool, or around the application.
+Packages that are applications themselves are left out (Airflow, MLflow, JupyterHub,
+Prefect, Dagster, Superset).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _AROUND_DATABASES = frozenset({
     "alembic", "flask_migrate", "geoalchemy2", "sqlalchemy_utils", "pandas", "ormar",
     "piccolo", "psycogreen", "aiopg", "greenlet", "gevent", "eventlet",
 })
-"""ORMs, what is built upon SQLAlchemy, and what switches between its callers."""
+"""ORMs, extensions of SQLAlchemy, and libraries of greenlets."""
 
 DATABASE = _AROUND_DATABASES | by_package().keys()
-"""The same, and the pool libraries and drivers themselves."""
+"""With the pool libraries and drivers."""
 
 RUNNERS = frozenset({
     "coverage", "debugpy", "_pydevd_bundle", "pydevd", "pex", "_bootstrap", "execnet",

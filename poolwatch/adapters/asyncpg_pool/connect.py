@@ -1,4 +1,4 @@
-"""Where an asyncpg pool connects to, and how to connect there outside of it."""
+"""What an asyncpg pool connects with, and one more such connection for ourselves."""
 
 from __future__ import annotations
 
@@ -113,29 +113,29 @@ def _ssl(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arguments_of(pool: Any) -> tuple[str | None, Mapping[str, Any]]:
-    """The DSN and the keywords that the pool connects with now."""
+    """The DSN and the keywords of the pool's next connection."""
     positional = pool._connect_args
     dsn = positional[0] if positional else None
     return dsn if isinstance(dsn, str) else None, pool._connect_kwargs
 
 
 def database_of(pool: Any) -> str | None:
-    """The database it connects to; None if that is left to the environment."""
+    """The database; None if it is left to the environment."""
     words = _words(pool)
     found = words.get("dbname") or words.get("user")
     return str(found) if found else None
 
 
 def url_of(pool: Any) -> str:
-    """A URL with nothing in it that is secret."""
+    """A URL without secrets."""
     return masked_url(_words(pool))
 
 
 def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
     """Return the call that opens one connection like the pool's, by a sync driver.
 
-    ``reach`` gives the pool, or None once it is gone. It raises ServerViewError if
-    there is no such way, and otherwise what the driver raises.
+    ``reach`` returns the pool, or None once it is gone. The call raises ServerViewError
+    when there is no way to connect, and otherwise the errors of the driver.
     """
 
     def connect() -> Any:
@@ -156,7 +156,7 @@ def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _words(pool: Any) -> dict[str, Any]:
-    """Who connects where; a password is only said to be there."""
+    """The words that make the URL; the password is masked there."""
     dsn, keywords = arguments_of(pool)
     words: dict[str, Any] = libpq_of_dsn(dsn)
     several = {

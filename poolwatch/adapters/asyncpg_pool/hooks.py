@@ -33,13 +33,11 @@ from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.pool import PoolBook
 
 _BY_POOL = 2
-"""References of asyncpg's own to what it has lent: the holder's, the connection's."""
+"""asyncpg's own references to a proxy: from its holder and its connection."""
 
 
 class Holders(list[Any]):
-    """The pool's own list of its holders: the one thing of it that can be referred to
-    weakly, since the pool itself has no room for that.
-    """
+    """The pool's list of its holders, which takes weak references, unlike the pool."""
 
     __slots__ = ("__weakref__", "pool")
 
@@ -60,9 +58,10 @@ class AsyncpgHooks(DriverHooks):
         super().__init__(holders, book, context, patches)
         self.prove_dropped = True
         self._returning: set[int] = set()
-        """Ids of holders whose connection is on its way back."""
+        """Ids of the holders whose connection is being returned."""
         self._known: dict[int, ref[Any]] = {}
-        """Connections, by their ``id()``; tell of the end of one that nobody closed."""
+        """Weak references to connections, by their ``id()``. They report connections
+        that are gone without having been closed."""
         book.look = self._look_for_dropped
         self._statements = StatementHooks(
             self._hold_of, self._closed, context.sites, self.guard
@@ -119,7 +118,7 @@ class AsyncpgHooks(DriverHooks):
     # -- hooking -----------------------------------------------------------------------
 
     def _adopt(self, holders: Holders) -> None:
-        """Attach to connections that are there already, and their holders."""
+        """Attach to the existing connections and their holders."""
         for holder in list(holders):
             holder.__class__ = self._holder_kind
             connection = holder._con
@@ -185,7 +184,7 @@ class AsyncpgHooks(DriverHooks):
         guard, holds = self.guard, self.book.holds
         end: Callable[..., Any] = self.book.end
 
-        # nothing before the try: what is raised there costs the pool a connection
+        # nothing before the try: an exception there would cost the pool a connection
         def _release(holder: Any, hold: Any = None, called: bool = False) -> None:
             try:
                 if holder._in_use is not None and not guard.tripped:
@@ -207,7 +206,7 @@ class AsyncpgHooks(DriverHooks):
         return _release
 
     def _hold_ended(self, holder: Any) -> Checkout | None:
-        """Take out the hold: the connection has come back, or is closed."""
+        """Remove the hold: its connection has come back, or is closed."""
         key = id(holder)
         self._returning.discard(key)
         if holder._con is not None and holder._con.is_closed():
@@ -218,14 +217,14 @@ class AsyncpgHooks(DriverHooks):
         return self.book.holds.pop(key, None)
 
     def _count_invalidated(self, holder: Any) -> None:
-        """Unless it has served its time, or was counted when all were expired."""
+        """Count it, unless it is worn out, or was counted when all were expired."""
         protocol = holder._con._protocol  # None if it was aborted
         worn_out = protocol and protocol.queries_count >= holder._max_queries
         if not worn_out and holder._generation == holder._pool._generation:
             self.book.invalidated += 1
 
     def _expired(self, pool: Any) -> None:
-        """All that is open will be replaced."""
+        """All open connections will be replaced."""
         if self.guard.tripped:
             return
         try:
@@ -234,8 +233,8 @@ class AsyncpgHooks(DriverHooks):
             self.guard.failed(error)
 
     def _look_for_dropped(self) -> None:
-        """Look at everything that is out but what is on its way back, or listens: that
-        is in use, on purpose, also if nobody has it in his hands.
+        """Find holds that were dropped. A connection that is being returned, or that
+        listens for notifications, is in use although nothing refers to it.
         """
         for key, hold in list(self.book.holds.items()):
             proxy = hold.proxy()
@@ -253,7 +252,7 @@ class AsyncpgHooks(DriverHooks):
                 hold.dropped = 0
 
     def _hold_of(self, connection: Any) -> Checkout | None:
-        """The hold of a connection, if it is one that is not on its way back."""
+        """The hold of a connection; None while it is being returned."""
         proxy = connection._proxy
         if proxy is None:
             return None
@@ -279,20 +278,20 @@ class AsyncpgHooks(DriverHooks):
         return self.remember(connection, key, monotonic(), took, met=took is None)
 
     def _closed(self, connection: Any) -> None:
-        """Closed by the pool or by the application; it may be told more than once."""
+        """The pool or the application closes a connection; may be called twice."""
         key = id(connection)
         if self._known.pop(key, None) is not None:
             self.book.closed(self.book.connections.pop(key, None), monotonic())
 
     def _lost_sight(self, key: int) -> None:
-        """Nobody has closed it: the server has, and the pool let go of it."""
+        """A connection is gone that was not closed here: the server closed it."""
         if self._known.pop(key, None) is not None:
             self.book.invalidated += 1
             self.book.closed(self.book.connections.pop(key, None), monotonic())
 
 
 class _Lent:
-    """What is lent of a connection now: asyncpg's proxy takes no weak reference."""
+    """Finds the proxy of a connection: the proxy takes no weak reference."""
 
     __slots__ = ("_connection",)
 
@@ -305,11 +304,11 @@ class _Lent:
 
 
 def _nothing() -> None:
-    """Nothing is lent any more."""
+    """The hold is over: there is no proxy."""
 
 
 def _is_open(connection: Any) -> bool:
-    """Whether it is; asked from another thread, while it may be closed."""
+    """Whether a connection is open; it may be closed by another thread meanwhile."""
     with suppress(AttributeError):
         return connection is not None and not connection.is_closed()
     return False

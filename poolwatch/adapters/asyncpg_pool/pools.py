@@ -42,12 +42,12 @@ class AsyncpgPools(LibraryPools):
         return arguments_of(target)
 
     def is_new(self, target: Any) -> bool:
-        """Nothing was asked of it yet: such a pool cannot be remembered by itself."""
+        """Whether no statement was sent yet: such a pool takes no weak reference."""
         protocols = [h._con._protocol for h in target._holders if h._con is not None]
         return not any(each is None or each.queries_count for each in protocols)
 
     def is_ready(self, target: Any) -> bool:
-        """Whether its ``__init__`` has come to its end."""
+        """Whether its ``__init__`` is complete."""
         return hasattr(target, "_max_inactive_connection_lifetime")
 
     def name_of(self, target: Any) -> str:
@@ -55,11 +55,11 @@ class AsyncpgPools(LibraryPools):
         return database_of(target) or "asyncpg"
 
     def url_of(self, target: Any) -> str | None:
-        """As asyncpg understands its DSN and keywords."""
+        """The URL, from its DSN and keywords."""
         return url_of(target)
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """It is made with the hooks, which know how to reach the pool weakly."""
+        """None: it is made with the hooks, which do not keep the pool alive."""
         return None
 
 

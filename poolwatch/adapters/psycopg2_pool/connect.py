@@ -32,9 +32,9 @@ def server_connect(pool: Any) -> Callable[[], Any]:
 
 
 def parameters_of(pool: Any) -> dict[str, Any]:
-    """What the pool gives to libpq: the words of its DSN and its keywords.
+    """The parameters for libpq: the words of its DSN, and its keywords.
 
-    Empty if nobody can read it.
+    Empty if the DSN cannot be read.
     """
     keywords = dict(getattr(pool, "_kwargs", None) or {})
     arguments = getattr(pool, "_args", None) or ()

@@ -110,9 +110,9 @@ class Psycopg2Hooks(DriverHooks):
     # -- returns -----------------------------------------------------------------------
 
     def end_returned(self, pool: Any) -> None:
-        """End the holds of what is not out any more.
+        """End the holds of connections that the pool does not count as out.
 
-        A pool of the user's own may know by itself what is returned.
+        A pool class of the application may choose itself which connection is returned.
         """
         holds = self.holds
         for number, hold in list(holds.items()):
@@ -121,7 +121,7 @@ class Psycopg2Hooks(DriverHooks):
                 self.book.end(hold, monotonic(), False)
 
     def not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
-        """The pool would not have it, or failed in the middle of it."""
+        """The pool refused the connection, or failed while it took it."""
         try:
             if hold is None:
                 return
@@ -174,7 +174,7 @@ class Psycopg2Hooks(DriverHooks):
         self.book.invalidated += invalidated
 
     def _look_for_dropped(self) -> None:
-        """Look at everything that is out, unless somebody may come back by its key."""
+        """Find holds that were dropped, unless a key leads back to the connection."""
         for hold in list(self.holds.values()):
             if self.prove_dropped and not hold.keyed:
                 refcounts.look(hold)

@@ -31,7 +31,7 @@ class Psycopg2Pools(LibraryPools):
         hooks.prove_dropped = settings.prove_dropped
 
     def name_of(self, target: Any) -> str:
-        """The database; else what stands for it in libpq, or the class."""
+        """The database, or libpq's default for it, or the class."""
         parameters = parameters_of(target)
         database = parameters.get("dbname") or os.environ.get("PGDATABASE")
         return str(database or parameters.get("user") or type(target).__name__)

@@ -1,7 +1,7 @@
-"""Where the connections of a psycopg_pool pool go, and one more of them for ourselves.
+"""What a psycopg_pool pool connects with, and one more such connection for ourselves.
 
-The arguments that the pool connects with are used, not the pool: no slot is taken, and
-no event loop of the application is needed.
+That connection is opened with the arguments of the pool, not by the pool: it takes no
+slot, and no event loop of the application is needed.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _BY_NUMBER = re.compile(r"pool-\d+")
 
 
 def pool_name(pool: BasePool) -> str:
-    """The name the user gave it, the database, or the name it has given itself."""
+    """The name that the user gave the pool, its database, or its own name."""
     if not _BY_NUMBER.fullmatch(pool.name):
         return pool.name
     return str(_known_parameters(pool).get("dbname") or pool.name)
 
 
 def pool_url(pool: BasePool) -> str | None:
-    """Where it connects to; None if only a call of the user's could tell."""
+    """The URL; None if only calling the application's function could tell."""
     return url_of(_known_parameters(pool))
 
 
 def url_of(parameters: dict[str, Any]) -> str | None:
-    """A URL without secrets; None if nothing is known."""
+    """A URL without secrets; None without parameters."""
     return masked_url(parameters) if parameters else None
 
 
 def server_connect(pool: BasePool) -> Callable[[], Any]:
     """Return the call that opens one synchronous connection like those of the pool.
 
-    It keeps nothing alive. It raises ServerViewError when there is no such way, and
-    otherwise what psycopg raises.
+    The call does not keep the pool alive. It raises ServerViewError when there is no
+    way to connect, and otherwise the errors of psycopg.
     """
     reference = ref(pool)
 
@@ -72,7 +72,7 @@ def server_connect(pool: BasePool) -> Callable[[], Any]:
 
 
 def _known_parameters(pool: Any) -> dict[str, Any]:
-    """What libpq is given, as far as it is written down; never raises."""
+    """The parameters for libpq, unless a function of the application gives them."""
     if callable(pool.conninfo) or callable(getattr(pool, "kwargs", None)):
         return {}
     with suppress(Exception):

@@ -18,7 +18,7 @@ from weakref import ref
 from psycopg import sql
 
 from poolwatch.adapters import statements
-from poolwatch.adapters.patching import unbound
+from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.ledger.checkout import LIMIT, Usage
 from poolwatch.ledger.pool import PoolBook
 from poolwatch.runtime.guard import Guard
@@ -50,21 +50,14 @@ class StatementHooks(statements.StatementHooks):
         super().__init__(sites, guard)
         self._holds = book.holds
 
-    def wrap(self, connection: Any) -> None:
-        """Watch this connection until it ends."""
+    def wrap(self, connection: Any) -> Wrapped:
+        """Record the statements of a connection, until that is undone."""
         waiting = iscoroutinefunction(getattr(type(connection), _METHOD))
         wrapper = self._async_wrapper if waiting else self._wrapper
-        setattr(connection, _METHOD, wrapper(connection))
-
-    def unwrap(self, connection: Any) -> None:
-        """Take it off, if it is the outermost."""
-        ours = connection.__dict__.get(_METHOD)
-        if getattr(ours, "guard", None) is not self._guard:
-            return
-        if ours.around is None:
-            delattr(connection, _METHOD)
-        else:  # somebody had wrapped it before us
-            setattr(connection, _METHOD, ours.around)
+        wrappers = [wrapper(connection)]
+        wrapped = Wrapped(connection, wrappers)
+        wrapped.wrap(wrappers)
+        return wrapped
 
     def _wrapper(self, connection: Any) -> Callable[..., Any]:
         """It must not keep its connection alive: that would hide a dropped one."""
@@ -80,7 +73,7 @@ class StatementHooks(statements.StatementHooks):
             finally:
                 ended(usage, connection)
 
-        return self._marked(wait, connection)
+        return wait
 
     def _async_wrapper(self, connection: Any) -> Callable[..., Any]:
         original, weakly = unbound(connection, _METHOD), ref(connection)
@@ -95,13 +88,7 @@ class StatementHooks(statements.StatementHooks):
             finally:
                 ended(usage, connection)
 
-        return self._marked(wait, connection)
-
-    def _marked(self, wrapper: Any, connection: Any) -> Callable[..., Any]:
-        wrapper.guard = self._guard
-        wrapper.around = connection.__dict__.get(_METHOD)
-        made: Callable[..., Any] = wrapper
-        return made
+        return wait
 
     def _noting(self, key: int) -> Noting:
         """Make the function that runs before something is sent.
