@@ -155,8 +155,9 @@ class LibraryPools(ABC):
     def met_again(self, hooks: Any, target: Any) -> None:  # noqa: B027 - if at all
         """An instrumented pool was given to instrument() again."""
 
-    def apply(self, hooks: Any, settings: Settings) -> None:  # noqa: B027 - if at all
+    def apply(self, hooks: Any, settings: Settings) -> None:
         """Apply the settings that concern the hooks."""
+        hooks.prove_dropped = settings.prove_dropped
 
     # -- called by the registry --------------------------------------------------------
 

@@ -45,6 +45,8 @@ class Hooks:
     book: PoolBook
     guard: Guard
     """Switches the hooks off."""
+    prove_dropped = True
+    """Look for holds that were dropped, where the pool keeps what it lends."""
     _explain: Callable[[str], str]
     _tell_refused: Callable[[PoolBook, BaseException], None]
 

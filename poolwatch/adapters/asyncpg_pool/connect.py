@@ -112,11 +112,11 @@ def _ssl(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"ssl_context": value}
 
 
-def arguments_of(pool: Any) -> tuple[str | None, Mapping[str, Any]]:
+def arguments_of(target: Any) -> tuple[str | None, Mapping[str, Any]]:
     """The DSN and the keywords of the pool's next connection."""
-    positional = pool._connect_args
+    positional = target._connect_args
     dsn = positional[0] if positional else None
-    return dsn if isinstance(dsn, str) else None, pool._connect_kwargs
+    return dsn if isinstance(dsn, str) else None, target._connect_kwargs
 
 
 def database_of(pool: Any) -> str | None:
@@ -126,9 +126,9 @@ def database_of(pool: Any) -> str | None:
     return str(found) if found else None
 
 
-def url_of(pool: Any) -> str:
+def url_of(target: Any) -> str:
     """A URL without secrets."""
-    return masked_url(_words(pool))
+    return masked_url(_words(target))
 
 
 def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:

@@ -56,7 +56,6 @@ class AsyncpgHooks(DriverHooks):
     ) -> None:
         holders = Holders(pool)
         super().__init__(holders, book, context, patches)
-        self.prove_dropped = True
         self._returning: set[int] = set()
         """Ids of the holders whose connection is being returned."""
         self._known: dict[int, ref[Any]] = {}

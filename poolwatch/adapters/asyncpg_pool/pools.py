@@ -16,7 +16,6 @@ from poolwatch.adapters.asyncpg_pool.connect import (
 from poolwatch.adapters.asyncpg_pool.hooks import AsyncpgHooks
 from poolwatch.adapters.base import LibraryPools
 from poolwatch.ledger.pool import PoolBook
-from poolwatch.ledger.settings import Settings
 
 
 class AsyncpgPools(LibraryPools):
@@ -24,22 +23,16 @@ class AsyncpgPools(LibraryPools):
 
     accepted = (Pool,)
     made = (Pool,)
+    url_of = staticmethod(url_of)
+    arguments_of = staticmethod(arguments_of)
 
     def make_hooks(self, target: Any, book: PoolBook) -> AsyncpgHooks:
         """Hook the pool, also one that is not initialised yet."""
         if type(target) is Pool:
             book.kind = "asyncpg.Pool"  # "Pool" alone might be anybody's
         hooks = AsyncpgHooks(target, book, self._context, self._patches)
-        book.server_connect = server_connect(_reach(hooks))
+        book.server_connect = server_connect(lambda: hooks.pool)
         return hooks
-
-    def apply(self, hooks: Any, settings: Settings) -> None:
-        """Look for dropped connections, or do not."""
-        hooks.prove_dropped = settings.prove_dropped
-
-    def arguments_of(self, target: Any) -> Any:
-        """Its DSN and keywords."""
-        return arguments_of(target)
 
     def is_new(self, target: Any) -> bool:
         """Whether no statement was sent yet: such a pool takes no weak reference."""
@@ -54,20 +47,6 @@ class AsyncpgPools(LibraryPools):
         """The database."""
         return database_of(target) or "asyncpg"
 
-    def url_of(self, target: Any) -> str | None:
-        """The URL, from its DSN and keywords."""
-        return url_of(target)
-
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
         """None: it is made with the hooks, which do not keep the pool alive."""
         return None
-
-
-def _reach(hooks: AsyncpgHooks) -> Callable[[], Any]:
-    weakly = hooks._pool
-
-    def reach() -> Any:
-        holders = weakly()
-        return None if holders is None else holders.pool
-
-    return reach

@@ -14,12 +14,12 @@ from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.errors import ServerViewError
 
 
-def server_connect(pool: Any) -> Callable[[], Any]:
+def server_connect(target: Any) -> Callable[[], Any]:
     """Return the call that opens a plain connection with the pool's arguments.
 
     It does not keep the pool alive, and raises ServerViewError when the pool is gone.
     """
-    reference = ref(pool)
+    reference = ref(target)
 
     def connect() -> Any:
         alive = reference()
@@ -31,13 +31,13 @@ def server_connect(pool: Any) -> Callable[[], Any]:
     return connect
 
 
-def parameters_of(pool: Any) -> dict[str, Any]:
+def parameters_of(target: Any) -> dict[str, Any]:
     """The parameters for libpq: the words of its DSN, and its keywords.
 
     Empty if the DSN cannot be read.
     """
-    keywords = dict(getattr(pool, "_kwargs", None) or {})
-    arguments = getattr(pool, "_args", None) or ()
+    keywords = dict(getattr(target, "_kwargs", None) or {})
+    arguments = getattr(target, "_args", None) or ()
     dsn = arguments[0] if arguments else keywords.pop("dsn", None)
     for other in ("dsn", "connection_factory", "cursor_factory", "async", "async_"):
         keywords.pop(other, None)

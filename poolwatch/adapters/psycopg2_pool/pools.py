@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from psycopg2.pool import AbstractConnectionPool
@@ -13,7 +12,6 @@ from poolwatch.adapters.psycopg2_pool.connect import parameters_of, server_conne
 from poolwatch.adapters.psycopg2_pool.hooks import Psycopg2Hooks, connect
 from poolwatch.adapters.urls import masked_url
 from poolwatch.ledger.pool import PoolBook
-from poolwatch.ledger.settings import Settings
 
 
 class Psycopg2Pools(LibraryPools):
@@ -21,14 +19,12 @@ class Psycopg2Pools(LibraryPools):
 
     accepted = (AbstractConnectionPool,)
     made = (AbstractConnectionPool,)
+    arguments_of = staticmethod(parameters_of)
+    server_connect = staticmethod(server_connect)
 
     def make_hooks(self, target: Any, book: PoolBook) -> Psycopg2Hooks:
         """Hook the pool."""
         return Psycopg2Hooks(target, book, self._context, self._patches)
-
-    def apply(self, hooks: Any, settings: Settings) -> None:
-        """Look for dropped connections, or do not."""
-        hooks.prove_dropped = settings.prove_dropped
 
     def name_of(self, target: Any) -> str:
         """The database, or libpq's default for it, or the class."""
@@ -39,14 +35,6 @@ class Psycopg2Pools(LibraryPools):
     def url_of(self, target: Any) -> str | None:
         """What it connects to."""
         return masked_url(parameters_of(target))
-
-    def arguments_of(self, target: Any) -> Any:
-        """What libpq is given."""
-        return parameters_of(target)
-
-    def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """As the pool makes its own, but a plain connection."""
-        return server_connect(target)
 
     def _watching_init(self, below: Any) -> Any:
         """Note how long each of the first connections took: ``__init__`` opens them."""

@@ -17,7 +17,6 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
-from psycopg_pool.base import BasePool
 
 from poolwatch.adapters.psycopg3 import libpq_words
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
@@ -28,16 +27,16 @@ _BY_NUMBER = re.compile(r"pool-\d+")
 """The name that a pool gives itself."""
 
 
-def pool_name(pool: BasePool) -> str:
+def pool_name(target: Any) -> str:
     """The name that the user gave the pool, its database, or its own name."""
-    if not _BY_NUMBER.fullmatch(pool.name):
-        return pool.name
-    return str(_known_parameters(pool).get("dbname") or pool.name)
+    if not _BY_NUMBER.fullmatch(target.name):
+        return str(target.name)
+    return str(_known_parameters(target).get("dbname") or target.name)
 
 
-def pool_url(pool: BasePool) -> str | None:
+def pool_url(target: Any) -> str | None:
     """The URL; None if only calling the application's function could tell."""
-    return url_of(_known_parameters(pool))
+    return url_of(_known_parameters(target))
 
 
 def url_of(parameters: dict[str, Any]) -> str | None:
@@ -45,13 +44,13 @@ def url_of(parameters: dict[str, Any]) -> str | None:
     return masked_url(parameters) if parameters else None
 
 
-def server_connect(pool: BasePool) -> Callable[[], Any]:
+def server_connect(target: Any) -> Callable[[], Any]:
     """Return the call that opens one synchronous connection like those of the pool.
 
     The call does not keep the pool alive. It raises ServerViewError when there is no
     way to connect, and otherwise the errors of psycopg.
     """
-    reference = ref(pool)
+    reference = ref(target)
 
     def connect() -> Any:
         alive: Any = reference()
