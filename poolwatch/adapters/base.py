@@ -1,4 +1,4 @@
-"""Which pools of one library are instrumented, and how to reach them all."""
+"""What an adapter derives from: the pools of one library that are instrumented."""
 
 from __future__ import annotations
 
@@ -10,72 +10,108 @@ from sys import _getframe as frame_at
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
-from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.patching.patches import Patches
-from poolwatch.adapters.patching.same_parameters import with_parameters_of
+from poolwatch.adapters.patching import Patches, with_parameters_of
 from poolwatch.ledger.checkout import Gauges
+from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.guard import Guard, log
+from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
-    from poolwatch.adapters.library import Hooks
+    from poolwatch.adapters.cut_short import Hooks
     from poolwatch.ledger.pool import PoolLedger
+    from poolwatch.stacks.capture import CallSites
 
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
 
 
+class AdapterContext:
+    """What the agent gives to each adapter: where to record, and whom to call."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        sites: Callable[[], CallSites],
+        per_thread: PerThread,
+        meet_thread: Callable[[], Holder],
+        explain: Callable[[str], str],
+        look_soon: Callable[[str], None],
+        refused: Callable[[PoolLedger, BaseException], None],
+    ) -> None:
+        self.ledger = ledger
+        self._sites = sites
+        self.per_thread = per_thread
+        self.meet_thread = meet_thread
+        """Makes the record of the calling thread, at its first checkout."""
+        self.explain = explain
+        """Describes the holders of a pool's connections, by the id of the pool."""
+        self.look_soon = look_soon
+        """Called with a pool's id when a request for a connection may have to wait."""
+        self.refused = refused
+        """Called with the ledger of the pool and the exception of a failed checkout,
+        unless that was a timeout."""
+
+    @property
+    def sites(self) -> CallSites:
+        """The store of captured stacks."""
+        return self._sites()
+
+
 class LibraryPools(ABC):
     """The instrumented pools of one library. They are not kept alive.
 
-    A target is what the user gives; usually it is the pool itself.
+    A target is the object that the user gives; usually it is the pool itself.
     """
 
     accepted: tuple[type, ...]
-    """What may be given."""
+    """Classes of targets."""
     made: tuple[type, ...]
-    """What is met when it is made, if every pool is watched: classes with an
-    ``__init__`` of their own, which their subclasses call."""
+    """Classes whose ``__init__`` is replaced if every pool is instrumented. Their
+    subclasses must call it."""
 
     def __init__(self, context: AdapterContext) -> None:
         self._context = context
         self._named: set[str] = set()
-        """Ids of pools that were instrumented by themselves."""
+        """Ids of the pools that were instrumented one by one."""
         self._hooks: WeakValueDictionary[str, Hooks] = WeakValueDictionary()
-        """By the id of the pool. The pools keep them: what is alive from here when
-        they are collected would live on till a full collection.
+        """By the id of the pool. Weak references: hooks that were alive here when their
+        pool is collected would survive until a full collection.
         """
         self._seen: WeakSet[Any] = WeakSet()
-        """Pools that were instrumented once: they are not new."""
+        """Pools that were instrumented before: they are not new."""
         self._counting = Guard("counting the pools that are made")
         self._lock = threading.RLock()  # a finalizer may come in between
         self._every: Settings | None = None
-        self._inits = Patches()
-        """Ours, in the classes that are ``made``."""
+        self._patches = Patches()
+        """The methods of the library's classes that are replaced by ours."""
 
-    # -- what each library says of its pools -------------------------------------------
+    # -- what differs by library -------------------------------------------------------
 
     @abstractmethod
     def make_hooks(self, target: Any, book: PoolLedger) -> Hooks:
-        """Hook a pool, and let its book know whatever it shall know but settings."""
+        """Hook a pool, and complete its ledger, but for the settings."""
 
     @abstractmethod
     def name_of(self, target: Any) -> str:
-        """A name when the user gave none: often the database."""
+        """The default name: often the database."""
 
     @abstractmethod
     def url_of(self, target: Any) -> str | None:
-        """Where its connections go, with the password hidden."""
+        """The URL of its database, with the password hidden."""
 
     @abstractmethod
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """The call that opens one synchronous connection like the pool's, outside of
-        it; None if there is no PostgreSQL. It keeps nothing alive, sets a connect
-        timeout, and raises ServerViewError when there is no such way.
+        """The call that opens one synchronous connection like the pool's, but not
+        through the pool; None if there is no PostgreSQL.
+
+        The call keeps nothing alive and sets a connect timeout. It raises
+        ServerViewError when there is no way to connect.
         """
 
     def unwrapped(self, target: Any) -> Any:
-        """What stands for the pool, behind whatever it is wrapped in."""
+        """The target itself, without the objects it is wrapped in."""
         return target
 
     def pool_of(self, target: Any) -> Any:
@@ -83,13 +119,12 @@ class LibraryPools(ABC):
         return target
 
     def arguments_of(self, target: Any) -> Any:
-        """What it connects with beside what the URL tells; only compared."""
+        """The arguments of its connections; they are only compared."""
         return None
 
     def is_new(self, target: Any) -> bool:
-        """Whether it was made just now, as far as can be told, and keeps connections.
-
-        Then the code that is running is what makes pools of this kind.
+        """Whether the pool was made just now, as far as can be told, and keeps
+        connections. Then the running code is the origin of the pool.
         """
         if target in self._seen:
             return False
@@ -97,20 +132,21 @@ class LibraryPools(ABC):
         return True
 
     def is_ready(self, target: Any) -> bool:
-        """Whether it is made so far that it can be hooked."""
+        """Whether its ``__init__`` is complete enough to hook it."""
         return True
 
     def follow(self, hooks: Any) -> None:
-        """See to it that _gone() is called once the pool of these hooks is gone."""
+        """Have _gone() called when the pool of these hooks is collected."""
         hooks.on_gone = self._gone
 
     def met_again(self, hooks: Any, target: Any) -> None:  # noqa: B027 - if at all
-        """A pool that is hooked was given once more."""
+        """An instrumented pool was given to instrument() again."""
 
-    def apply(self, hooks: Any, settings: Settings) -> None:  # noqa: B027 - if at all
-        """Let settings take effect that the book alone does not give effect to."""
+    def apply(self, hooks: Any, settings: Settings) -> None:
+        """Apply the settings that concern the hooks."""
+        hooks.prove_dropped = settings.prove_dropped
 
-    # -- the registry's side -----------------------------------------------------------
+    # -- called by the registry --------------------------------------------------------
 
     def accepts(self, target: Any) -> bool:
         """Whether ``target`` is a pool of this library."""
@@ -136,7 +172,7 @@ class LibraryPools(ABC):
                     self._note_origin(target, hooks.book)
             else:
                 self.met_again(hooks, target)
-                # its own settings are the closer ones
+                # the settings of one pool win over those of all pools
                 if by_itself or hooks.book.id not in self._named:
                     self._change(hooks, target, settings)
             if by_itself:
@@ -151,7 +187,7 @@ class LibraryPools(ABC):
         self.apply(hooks, settings)
 
     def _name(self, target: Any, settings: Settings) -> str:
-        # anything may be given for a logging name, a Mock for a pool's URL
+        # the name may be any object: a logging name is not checked, a URL may be a Mock
         return str(settings.name or self.name_of(target))
 
     def id_of(self, target: Any) -> str | None:
@@ -167,16 +203,16 @@ class LibraryPools(ABC):
                 self._unhook(hooks.book.id)
 
     def watch_every(self, settings: Settings, *, existing: bool = True) -> None:
-        """Instrument all pools to come, and the existing ones, which takes a search.
+        """Instrument all new pools, and the existing ones, which takes a search.
 
-        Pools that were instrumented by themselves keep their settings.
+        Pools that were instrumented one by one keep their settings.
         """
         with self._lock:
             self._every = settings
             for kind in self.made:
-                self._inits.put(kind, "__init__", self._with_watching_init)
+                self._patches.put(kind, "__init__", self._with_watching_init)
         for each in gc.get_objects() if existing else ():
-            # by type(): what isinstance() asks of a proxy object runs foreign code
+            # by type(): isinstance() would run the code of a proxy object
             if issubclass(type(each), self.made):
                 self.watch_one_of_all(each, exists=True)
 
@@ -184,7 +220,7 @@ class LibraryPools(ABC):
         """Take off all hooks."""
         with self._lock:
             self._every = None
-            self._inits.undo()
+            self._patches.undo()
             for pool_id in list(self._hooks):
                 self._unhook(pool_id)
 
@@ -192,7 +228,7 @@ class LibraryPools(ABC):
         """In a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.RLock()
 
-    # -- pools to come -----------------------------------------------------------------
+    # -- new pools -----------------------------------------------------------------
 
     def _with_watching_init(self, below: Any) -> Any:
         return with_parameters_of(below, self._watching_init(below))
@@ -205,11 +241,12 @@ class LibraryPools(ABC):
         return watched_init
 
     def watch_one_of_all(self, target: Any, *, exists: bool = False) -> None:
-        """Instrument a pool that nobody has named; one that ``exists`` since before was
-        not made by the code that is running.
+        """Instrument a pool that was not given to instrument().
+
+        A pool that ``exists`` already was not made by the running code.
         """
         try:
-            # one that another thread is making is not ready: it comes by __init__
+            # a pool that another thread is making comes here again from its __init__
             if self._every is None or not self.is_ready(target):
                 return
             self._watch(target, self._every, by_itself=False, exists=exists)

@@ -1,8 +1,8 @@
-"""Which backend a driver's connection talks to, from what is known on this side.
+"""Which backend a connection talks to, from what is known on this side of it.
 
-Told by shape rather than by class, so that no driver is imported: psycopg2 and psycopg
-(sync and async), asyncpg, pg8000, and SQLAlchemy's wrappers around the async ones.
-Nothing is sent and nothing is waited for.
+How to read a connection is in the record of its driver (see runtime.libraries).
+SQLAlchemy's wrappers around the connections of async drivers are opened. Nothing is
+sent, and nothing is waited for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from poolwatch.ledger.checkout import ConnectionFacts
+from poolwatch.runtime.libraries import drivers
 
 Facts = tuple[int | None, str | None, int | None]
 
@@ -21,8 +22,10 @@ Facts = tuple[int | None, str | None, int | None]
 def facts_of(
     dbapi_connection: Any, opened: float, took: float | None, *, met: bool = False
 ) -> ConnectionFacts:
-    """What is known of one that was opened at ``opened`` (``time.monotonic()``), in so
-    many seconds. ``met``: nobody knows since when it is there; that is when it was met.
+    """What is known of a connection.
+
+    ``opened`` is a ``time.monotonic()``, ``took`` is in seconds. ``met``: it is not
+    known when the connection was opened; ``opened`` is when it was met.
     """
     pid, address, port = connection_facts(dbapi_connection)
     return ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
@@ -41,12 +44,12 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     with suppress(Exception):
         connection = getattr(connection, "driver_connection", None) or connection
     pid: int | None = None
-    ends: tuple[Any, Any] = (None, None)
+    own, peer = None, None
     with suppress(Exception):
-        pid = _backend_pid(connection)
-    with suppress(Exception):
-        ends = _ends(connection)
-    return pid, _address(ends[1]), _port(ends[0])
+        driver = next(each for each in drivers() if hasattr(connection, each.mark))
+        pid, ends = driver.backend(connection)
+        own, peer = _names(ends) if isinstance(ends, int) else ends
+    return pid or None, _address(peer), _port(own)
 
 
 def _is_mock(connection: Any) -> bool:
@@ -57,40 +60,8 @@ def _is_mock(connection: Any) -> bool:
     )
 
 
-def _backend_pid(connection: Any) -> int | None:
-    if hasattr(connection, "pgconn"):  # psycopg
-        found = connection.pgconn.backend_pid
-    elif hasattr(connection, "get_backend_pid"):  # psycopg2
-        found = connection.get_backend_pid()
-    elif hasattr(connection, "get_server_pid"):  # asyncpg
-        found = connection.get_server_pid()
-    elif isinstance(key := getattr(connection, "_backend_key_data", None), bytes):
-        found = int.from_bytes(key[:4], "big", signed=True)  # pg8000
-    else:
-        found = None
-    return found or None
-
-
-def _ends(connection: Any) -> tuple[Any, Any]:
-    """Socket names of our end and of the peer's."""
-    transport = getattr(connection, "_transport", None)  # asyncpg
-    if transport is not None:
-        return (
-            transport.get_extra_info("sockname"),
-            transport.get_extra_info("peername"),
-        )
-    own = getattr(connection, "_usock", None)  # pg8000
-    if own is not None:
-        return own.getsockname(), own.getpeername()
-    if hasattr(connection, "pgconn"):
-        return _names(connection.pgconn.socket)
-    if hasattr(connection, "get_backend_pid"):
-        return _names(connection.fileno())
-    return None, None
-
-
 def _names(descriptor: int) -> tuple[Any, Any]:
-    # A copy: the driver's own must stay open, also if this is cut short.
+    # A copy: the driver's own must stay open, also if this is interrupted.
     with socket.socket(fileno=os.dup(descriptor)) as ours:
         return ours.getsockname(), ours.getpeername()
 

@@ -1,9 +1,9 @@
-"""How the books are put right when an exception ends a hook, at whichever line.
+"""What becomes of an exception in a hook: the ledger is put right, wherever it hit.
 
-The stack may be full, so a hook takes its wait out of the books by itself, without a
-call. The rest is here. An exception that the library raises when a hook calls it is the
-library's. Any other is ours, and reaches the application only if it is meant for the
-application: Ctrl-C, or the end of a greenlet or thread.
+The stack may be full, so a hook removes its wait from the ledger itself, without a
+call. Everything else is here. An exception is the library's if the library raised it
+when a hook called it. Any other is ours. Ours reach the application only if they are
+meant for it: Ctrl-C, or the end of a greenlet or thread.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
-    """Whether ``original`` has raised it; ``called``: the hook was about to call that.
+    """Whether ``original`` raised the error.
 
-    To be asked in the ``except`` block of the hook: then the traceback begins with it.
-    A signal's handler has a frame of its own there, in place of the library's. That is
-    told for functions only: what another tool has put around one may show the code of
-    the function as its own, and has frames of its own.
+    ``called``: the hook was about to call ``original``. Call this in the ``except``
+    block of the hook: then the traceback begins with the hook's frame, and the frame of
+    the library is next. The frame of a signal handler would be in its place. Only
+    functions can be told apart in this way: a wrapper of another tool has frames of its
+    own, but may show the code of the function that it wraps.
     """
     function = original.__func__ if type(original) is MethodType else original
     if not called or type(function) is not FunctionType:
@@ -35,16 +36,35 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
     return after is not None and after.tb_frame.f_code is function.__code__
 
 
-class Mishaps:
-    """What the hooks of a pool do when an exception has ended one of them."""
+class Hooks:
+    """What is attached to one pool, and what becomes of an exception in it.
+
+    ``book.gauges`` must be a bound method of the hooks: they are found again by it.
+    """
 
     book: PoolLedger
     guard: Guard
+    """Switches the hooks off."""
+    prove_dropped = True
+    """Look for holds that were dropped, where the pool keeps what it lends."""
     _explain: Callable[[str], str]
     _tell_refused: Callable[[PoolLedger, BaseException], None]
 
+    @property
+    def pool(self) -> Any:
+        """The pool that is hooked; None once it is gone."""
+        raise NotImplementedError
+
+    def has(self, pool: Any) -> bool:
+        """Whether these hooks are on ``pool``."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """Take everything off again. Checkouts that are under way pass through."""
+        raise NotImplementedError
+
     def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
-        """Count a request that the pool has refused or the application has ended."""
+        """Count a request that the pool refused or the application ended."""
         try:
             self.book.waited(wait, monotonic())
             self.refused(wait.asked, error, timed_out)
@@ -52,7 +72,7 @@ class Mishaps:
             self.guard.failed(ours)
 
     def refused(self, asked: float, error: BaseException, timed_out: bool) -> None:
-        """Count a failed request, made at ``asked``, that is not among the waits."""
+        """Count a failed request that was made at ``asked``, a ``time.monotonic()``."""
         waited = monotonic() - asked
         if timed_out:
             self.book.timed_out(waited)
@@ -63,7 +83,7 @@ class Mishaps:
             self._tell_refused(self.book, error)
 
     def explain_to(self, error: BaseException) -> None:
-        """Add a note to a timeout error: who holds the connections."""
+        """Add a note to a timeout error: the holders of the connections."""
         error.add_note(self._explain(self.book.id))
 
     def goes_on(
@@ -75,8 +95,8 @@ class Mishaps:
     ) -> bool:
         """Whether the application gets a connection in spite of an exception of ours.
 
-        ``at`` is the key of the hold, and ``before`` the number of holds that its
-        holder had until then; None if it did not come to that.
+        ``at`` is the key of the hold. ``before`` is the number of holds that the holder
+        had before it; None if the hold had not begun.
         """
         if wait is not None:
             self.book.waited(wait, monotonic())
@@ -92,6 +112,6 @@ class Mishaps:
         return True
 
     def came_back(self, hold: Checkout | None) -> None:
-        """Count out a hold whose connection is back and whose end was cut short."""
+        """Correct the count of a holder whose connection has come back."""
         if hold is not None:
             hold.holder.out -= 1

@@ -1,10 +1,10 @@
-"""Whether a lent connection was dropped, where its pool itself keeps it alive.
+"""Detects dropped connections by their reference counts.
 
-psycopg2's pools and asyncpg's refer to what they have lent, so the garbage collector
-never tells of one that the application has dropped. But the interpreter counts: if
-there is not one reference more than the pool's own, nobody can ever return it. A
-variable, a cursor, a frame that is suspended, a call into the driver: each of them is
-one more. Weak references are looked at, too: somebody might come back by one.
+The pools of psycopg2 and asyncpg keep references to the connections that are out, so
+the garbage collector does not report a connection that the application has dropped. But
+if there are no more references than the pool's own, the connection can never be
+returned. A variable, a cursor, a suspended frame, a call into the driver: each of them
+is one more reference. Weak references count, too: they may lead back to the connection.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from poolwatch.ledger.checkout import Checkout
 
 
 def references(weakly: Callable[[], Any]) -> int:
-    """References to what is weakly referred to, this look's own included."""
+    """The number of references to the target of a weak one, our own included."""
     thing = weakly()
     return 0 if thing is None else getrefcount(thing)
 
 
 class _Lent:
-    """Something that only a dict refers to: what a look at it counts."""
+    """An object with one reference from a dict: the least that can be counted."""
 
 
 _POOL = {"lent": _Lent()}
@@ -32,10 +32,10 @@ _ONE = references(ref(_POOL["lent"]))
 
 
 def look(hold: Checkout, *, by_pool: int = 1, weakly: int = 1) -> None:
-    """Note on a hold whether the pool alone has what ``hold.proxy`` refers to.
+    """Note on a hold whether only the pool refers to the connection.
 
-    ``by_pool`` is the number of the pool's own references, ``weakly`` that of the weak
-    references that are known to be harmless: ours and the pool's.
+    ``by_pool`` is the number of the pool's own references. ``weakly`` is the number of
+    harmless weak references: ours and the pool's.
     """
     lent = hold.proxy()
     others = lent is None or getweakrefcount(lent) > weakly

@@ -1,7 +1,7 @@
-"""The one door to the pools of every library.
+"""The adapters of all libraries, each loaded once the application has its library.
 
-An adapter imports the library that it knows, so it is loaded when the application has
-loaded the library itself, and not before.
+An adapter imports its library. So it is loaded after the application has loaded the
+library itself, and not before.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.libraries import LIBRARIES, TAKES
+from poolwatch.adapters.base import AdapterContext
 from poolwatch.ledger.settings import Settings
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.runtime.guard import log
 from poolwatch.runtime.import_hooks import when_imported
+from poolwatch.runtime.libraries import with_pools
 
 if TYPE_CHECKING:
-    from poolwatch.adapters.library import Library
+    from poolwatch.adapters.base import LibraryPools
 
 
 class EveryLibrary:
@@ -28,20 +28,20 @@ class EveryLibrary:
 
     def __init__(self, context: AdapterContext) -> None:
         self._context = context
-        self._adapters: dict[str, Library | None] = {}
-        """Those that were needed; None for one that could not be loaded."""
+        self._adapters: dict[str, LibraryPools | None] = {}
+        """By the module of the library; None for an adapter that cannot be loaded."""
         self._every: Settings | None = None
         self._awaited: dict[str, Callable[[], None]] = {}
-        """By the module that is not loaded yet: how not to wait for it any more."""
+        """By a module that is not loaded yet: the call that ends the wait for it."""
 
     def accepts(self, target: Any) -> bool:
-        """Whether an adapter knows this; loads no library that is not loaded."""
+        """Whether an adapter takes ``target``; loads no library."""
         return self._library_of(target) is not None
 
     def watch(self, target: Any, settings: Settings) -> str:
         """Instrument a pool, or change its settings; returns the id of the pool.
 
-        Raises TypeError, in the user's words, for something that is none.
+        Raises TypeError for anything else.
         """
         library = self._library_of(target)
         if library is None:
@@ -60,13 +60,13 @@ class EveryLibrary:
             library.forget(target)
 
     def watch_every(self, settings: Settings) -> None:
-        """Instrument all pools there are, and those to come, of every library.
+        """Instrument all pools of every library, existing ones and new ones.
 
-        Libraries that the application loads later are met when it does. Pools that were
-        instrumented by themselves keep their settings.
+        This includes libraries that the application loads later. Pools that were
+        instrumented one by one keep their settings.
         """
         self._every = settings
-        for name in LIBRARIES:
+        for name in with_pools():
             if name in sys.modules:
                 self._arrived(name, existing=True)
             elif name not in self._awaited:
@@ -74,7 +74,7 @@ class EveryLibrary:
                 self._awaited[name] = when_imported(name, arrived)
 
     def forget_every(self) -> None:
-        """Take off all hooks, and wait for no library any more."""
+        """Take off all hooks, and stop waiting for libraries."""
         self._every = None
         while self._awaited:
             _, give_up = self._awaited.popitem()
@@ -84,7 +84,7 @@ class EveryLibrary:
 
     @property
     def watches_every(self) -> bool:
-        """Whether pools to come will be instrumented."""
+        """Whether new pools will be instrumented."""
         return self._every is not None
 
     def forget_parent(self) -> None:
@@ -102,24 +102,24 @@ class EveryLibrary:
         except Exception:  # noqa: BLE001 - whatever it is, the app goes on
             log().exception("poolwatch could not instrument the pools of %s", name)
 
-    def _library_of(self, target: Any) -> Library | None:
-        loaded = (self._adapter(name) for name in LIBRARIES if name in sys.modules)
+    def _library_of(self, target: Any) -> LibraryPools | None:
+        loaded = (self._adapter(name) for name in with_pools() if name in sys.modules)
         return next((each for each in loaded if each and each.accepts(target)), None)
 
-    def _used(self) -> Iterator[Library]:
+    def _used(self) -> Iterator[LibraryPools]:
         return (each for each in list(self._adapters.values()) if each is not None)
 
-    def _adapter(self, name: str) -> Library | None:
+    def _adapter(self, name: str) -> LibraryPools | None:
         """The adapter of a library that is loaded."""
         if name not in self._adapters:
             self._adapters[name] = self._made(name)
         return self._adapters[name]
 
-    def _made(self, name: str) -> Library | None:
-        module, _, kind = LIBRARIES[name].partition(":")
+    def _made(self, name: str) -> LibraryPools | None:
+        module, _, kind = str(with_pools()[name].adapter).partition(":")
         try:
             load = partial(import_module, f"poolwatch.adapters.{module}")
-            adapter: Library = getattr(undisturbed(load), kind)(self._context)
+            adapter: LibraryPools = getattr(undisturbed(load), kind)(self._context)
         except Exception:  # noqa: BLE001 - e.g. a version that lacks what we need
             log().exception("poolwatch cannot watch the pools of %s", name)
             return None
@@ -127,6 +127,8 @@ class EveryLibrary:
 
 
 def unknown(target: Any) -> str:
-    """What is said of a target that nobody knows."""
+    """The message for a target that no adapter takes."""
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
-    return f"cannot instrument {kind}: poolwatch takes {TAKES}"
+    *most, last = [each.takes for each in with_pools().values()]
+    takes = f"{', '.join(most)} or {last}, or no argument for all of them"
+    return f"cannot instrument {kind}: poolwatch takes {takes}"

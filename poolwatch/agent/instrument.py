@@ -431,7 +431,7 @@ def snapshot() -> Snapshot:
 def _pools() -> EveryLibrary:
     pools = agent.pools
     if pools is None:
-        from poolwatch.adapters.context import AdapterContext
+        from poolwatch.adapters.base import AdapterContext
         from poolwatch.adapters.registry import EveryLibrary
 
         pools = agent.pools = EveryLibrary(

@@ -6,7 +6,6 @@ connects to a server.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from typing import Any
 
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import log
+from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.text.format import duration, one_line, server_in
 
-_DRIVERS = ("psycopg2", "psycopg", "asyncpg", "pg8000")
 _MOST = 64
 
 
@@ -85,13 +84,21 @@ def _server(book: PoolLedger) -> str:
 
 
 def _is_drivers(error: BaseException, book: PoolLedger) -> bool:
-    """Whether an error is the driver's: ``str()`` of another may run application code.
-
-    asyncpg passes on the errors of a socket.
-    """
+    """Whether an error is a driver's: ``str()`` of another may run other code."""
     kind: Any = type(error)
     module = str(kind.__module__).partition(".")[0]
-    of_asyncpg = "+asyncpg" in (book.url or "") or book.kind == "Pool"
     if module == "builtins" and issubclass(kind, OSError):
-        return of_asyncpg and "asyncpg" in sys.modules
-    return module in _DRIVERS
+        return _passes_os_errors(book)
+    library = by_package().get(module)
+    return library is not None and library.driver is not None
+
+
+def _passes_os_errors(book: PoolLedger) -> bool:
+    """Whether the driver of a pool lets errors of a socket pass as they are."""
+    for library in libraries():
+        driver = library.driver
+        if driver is not None and driver.raises_os_errors:
+            named = f"+{driver.name}" in (book.url or "")
+            if named or book.kind in library.options:
+                return True
+    return False

@@ -1,12 +1,12 @@
-"""The garbage collector, kept waiting for a moment.
+"""Pauses the garbage collector for one call, for one of three reasons.
 
-Twice it must not come in between, and once it need not. CPython holds an internal lock
-while it lists the frames or exceptions of all threads; a collection at that moment may
-run a finalizer that needs the lock, and the process stands still: cpython gh-106883,
-mended there in this same way. A picture of a thousand holds is tens of thousands of
-new objects, enough to set off a full collection, which stops every thread of the
-application: for 30 ms in a small process, for seconds in a large one. And what is
-loaded into somebody's process is thousands of objects that stay: nothing to collect.
+- A deadlock: CPython holds an internal lock while it lists the frames or exceptions of
+  all threads, and a collection may run a finalizer that needs the lock (cpython
+  gh-106883, fixed there in the same way).
+- A long pause: a snapshot of a thousand holds makes tens of thousands of objects,
+  enough to start a full collection. That stops every thread of the application, for
+  30 ms in a small process, for seconds in a large one.
+- Waste: loading our modules makes thousands of objects that stay.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 
 class _Pause:
-    """Counts who wants it to wait: the last one lets it go on, if the first found it
-    going.
+    """Counts the calls that need the pause. The last one enables the collector again,
+    if the first one found it enabled.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _Pause:
                 gc.enable()
 
     def after_fork_in_child(self) -> None:
-        """Whoever wanted it is a thread of the parent."""
+        """Forget the calls: their threads are the parent's."""
         if self.wanted and self.was_on:
             gc.enable()
         self.forget()
@@ -58,7 +58,7 @@ os.register_at_fork(after_in_child=_pause.after_fork_in_child)
 
 
 def undisturbed(call: Callable[[], T]) -> T:
-    """Call without a garbage collection in between."""
+    """Make a call without a garbage collection during it."""
     _pause.begin()
     try:
         return call()

@@ -1,4 +1,4 @@
-"""Nothing of ours reaches the application: a hook that fails is switched off."""
+"""Keeps our exceptions from the application: a hook that fails is switched off."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 
 
 def log() -> logging.Logger:
-    """Our logger, made when there is something to say.
+    """Our logger, made when there is something to log.
 
-    One that exists costs others: pytest goes through all of them six times a test.
+    An existing logger has a cost: pytest goes through all loggers six times a test.
     """
     return logging.getLogger("poolwatch")
 
@@ -21,13 +21,13 @@ class Guard:
     def __init__(self, what: str) -> None:
         self.what = what
         self.tripped = False
-        """The hooks do nothing any more."""
+        """The hooks are switched off."""
 
     def failed(self, error: BaseException) -> None:
         """Switch off, and log the first exception with its traceback.
 
-        Call it from the ``except`` block. MemoryError and RecursionError are the
-        application's own trouble, and pass: they do not switch anything off.
+        Call it from the ``except`` block. MemoryError and RecursionError are trouble of
+        the application: they switch nothing off.
         """
         if isinstance(error, MemoryError | RecursionError):
             return

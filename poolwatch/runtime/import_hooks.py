@@ -1,11 +1,11 @@
-"""Does something as soon as a module has been imported, and nothing before.
+"""Calls a function right after a module was imported.
 
 So an application that never loads SQLAlchemy does not load it because of us.
 
-``sys.meta_path`` is replaced rather than changed: another thread may be going through
-it, and would miss a finder. The list that was there comes back when the last of ours
-goes, with what others have added: the interpreter keeps it, and so whatever was in it.
-No lock is held: a process that forks would take it along.
+``sys.meta_path`` is replaced and not changed: another thread may be iterating over it,
+and would miss a finder. The original list is restored with our last finder, including
+the finders that others have added: the interpreter keeps a reference to that list. No
+lock is held: a process that forks would copy it locked.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from poolwatch.runtime.guard import log
 
 
 def when_imported(name: str, do: Callable[[], None]) -> Callable[[], None]:
-    """Call ``do`` once the module is there: now, or right after its first import.
+    """Call ``do`` when the module is loaded: now, or right after its first import.
 
-    Returns the call by which nobody waits for it any more.
+    Returns the call that cancels this.
     """
     if name in sys.modules:
         do()
@@ -36,24 +36,24 @@ def when_imported(name: str, do: Callable[[], None]) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """Nobody waits."""
+    """There is nothing to cancel."""
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: asks the others, and wraps the loader they give.
+    """Asks the other finders, and wraps the loader that they return.
 
-    One for all modules that are waited for: it is asked at every import there is.
+    There is one for all awaited modules, since it is asked at every import.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._asking: set[tuple[str, int]] = set()
-        """What the others are asked for now, and in which thread."""
+        """Modules that the other finders are asked for now, and the asking thread."""
         self._replaced = sys.meta_path
-        """The list in whose place ours stands."""
+        """``sys.meta_path`` before ours took its place."""
 
     def wait(self, name: str, do: Callable[[], None]) -> Callable[[], None]:
-        """Call ``do`` when that module has been loaded; returns how not to."""
+        """Call ``do`` when the module has been loaded; returns the call to cancel."""
         self._waiting.setdefault(name, []).append(do)
         self._stay()
 
@@ -73,7 +73,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,  # noqa: ARG002 - as it is called
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
-        """Step aside, and see to it that we hear when it has been loaded."""
+        """Find the module by the other finders, with a loader that reports the load."""
         if fullname not in self._waiting:
             return None
         asking = fullname, get_ident()
@@ -85,7 +85,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         finally:
             self._asking.discard(asking)
         if spec is not None and spec.loader is not None:
-            # who only looks whether it is there does not load it: we wait on
+            # a caller that only checks for the module does not load it: we wait on
             spec.loader = _Loader(spec.loader, partial(self._loaded, fullname))
         return spec
 
@@ -113,23 +113,23 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads as the other one does, then calls."""
+    """Loads by another loader, and then calls a function."""
 
     def __init__(self, other: Any, loaded: Callable[[], None]) -> None:
         self._other = other
         self._loaded = loaded
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else a loader can do is the other's."""
+        """Everything else is the other loader's."""
         return getattr(self._other, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """As the other one."""
+        """Create it by the other loader."""
         module: ModuleType | None = self._other.create_module(spec)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the other one; then the module is told who has loaded it."""
+        """Run it by the other loader, and name that one in the module."""
         self._other.exec_module(module)
         if module.__spec__ is not None:
             module.__spec__.loader = self._other

@@ -1,4 +1,4 @@
-"""Where this poolwatch is installed, and how a child process imports the same one."""
+"""The directory of this poolwatch, and the PYTHONPATH that leads to it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What was started: the program and its sub-command, and whose worker this process is.
+"""The program of this process and its sub-command, and the process it is a worker of.
 
-Told by command lines, of which only the program and the bare words right behind it are
+Both are read from command lines. Only the program and the bare words right after it are
 used: options and their values may be secrets.
 """
 
@@ -24,33 +24,33 @@ _TAKES_VALUE = re.compile(
 _APPLICATION = ("-A", "--app")
 """Names the application before the sub-command: ``celery -A shop worker``."""
 _TITLE = re.compile(r"\[?([a-z]+?)d?: ")
-"""How gunicorn and celery rename themselves: ``gunicorn: master [shop:app]``."""
+"""How gunicorn and celery name their processes: ``gunicorn: master [shop:app]``."""
 _SERVERS = frozenset({"gunicorn", "uvicorn", "hypercorn", "waitress-serve"})
-"""Servers that another program may start for itself."""
+"""Servers that another program may start."""
 _LAUNCHERS = frozenset({
     "pytest", "py.test", "tox", "nox", "honcho", "circusd", "supervisord", "invoke",
     "make", "poetry", "pipenv", "uv", "hatch", "pdm", "coverage", "watchmedo",
 })  # fmt: skip
-"""Programs that start other programs, and are no part of them."""
+"""Programs that only start other programs."""
 _SPAWNED = "multiprocessing."
 _FARTHEST = 4
-"""Ancestors that are looked at."""
+"""Ancestors that are read."""
 
 Words = tuple[str, ...]
 """The program, and its sub-command."""
 
 
 class Started(NamedTuple):
-    """What was started."""
+    """The program of a process."""
 
     words: Words
-    """Empty if it cannot be told."""
+    """Empty if they are not known."""
     parent: int | None
     """The pid of that process, if this one is a worker of it."""
 
 
 def program() -> str:
-    """What runs here, as people would say it: ``airflow scheduler``."""
+    """The program of this process, in words: ``airflow scheduler``."""
     words = _started(os.getpid()).words
     return " ".join(words) if words else _by_argv()
 
@@ -72,14 +72,19 @@ def _by_argv() -> str:
 def _started(pid: int) -> Started:
     try:
         return _climb(words_of(sys.orig_argv), pid)
-    except (OSError, ValueError, TypeError):  # no /proc, or somebody changed the list
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+    ):  # no /proc, or the application changed the list
         return Started((), None)
 
 
 def _climb(words: Words | None, pid: int) -> Started:
-    """Follow the parents as long as this process is but a part of their program.
+    """Follow the parents as long as this process belongs to their program.
 
-    ``words`` are its own: None if these do not tell, empty for multiprocessing's own.
+    ``words`` are those of this process: None if they are not known, empty for a process
+    that multiprocessing has spawned.
     """
     if words is None:
         return Started((), None)
@@ -104,9 +109,9 @@ def _climb(words: Words | None, pid: int) -> Started:
 
 
 def words_of(argv: Sequence[str]) -> Words | None:
-    """The program and its sub-command by the command line of a Python process.
+    """The program and its sub-command, from the command line of a Python process.
 
-    Empty for a process that multiprocessing has spawned; None if it cannot be told.
+    Empty for a process that multiprocessing has spawned; None if they are not known.
     """
     if not argv or not _PYTHON.fullmatch(Path(argv[0]).name):
         return None

@@ -1,7 +1,7 @@
-"""What a holder is doing now, told by its stack: the database, HTTP, a lock, sleep ...
+"""What a holder is waiting for, by its stack: the database, HTTP, a lock, sleep ...
 
-A stack shows Python frames only. A thread that sleeps inside ``time.sleep`` ends in the
-line that called it, so for such a frame the source line is read, if it is there.
+A stack has Python frames only. The stack of a thread in ``time.sleep`` ends in the line
+that called it. So the source line of the last frame is read, if it is there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poolwatch.model import Frame
+from poolwatch.runtime.libraries import by_package
 from poolwatch.stacks.code_owner import application_frames, is_ours
 
 Kind = Literal[
@@ -22,18 +23,10 @@ Kind = Literal[
 OUTSIDE: frozenset[Kind] = frozenset(
     {"http", "network", "sleep", "lock", "file", "process"}
 )
-"""What is surely not the database."""
+"""Kinds that are certainly not the database."""
 
 _FILES: dict[Kind, tuple[str, ...]] = {
-    "database": (
-        "sqlalchemy/",
-        "psycopg/",
-        "psycopg2/",
-        "psycopg_pool/",
-        "asyncpg/",
-        "aiosqlite/",
-        "pg8000/",
-    ),
+    "database": tuple(f"{name}/" for name in by_package()),
     "http": (
         "http/client.py",
         "urllib/request.py",
@@ -73,14 +66,15 @@ _BY_FILE = {
     for kind, names in _FILES.items()
 }
 _NO_CALL = r"^\s*with\s+(?![\w.]*(?:conn|cur|db|sess|trans))[\w.]+\s*[:,]"
-"""Enters an object that has no Python code for it, as a lock has none. (The connection
-of a driver may have none either.)"""
+"""Enters an object that has no Python code for that: a lock, or the connection of a
+driver, which is excluded by its name."""
 _FOR_ANYTHING = re.compile(r"\bawait\b|\basync\s|\.acquire\(")
-"""Waits, for a pool or a statement as well as for a lock."""
+"""May wait for a pool or a statement as well as for a lock."""
 _BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("sleep", re.compile(r"\bsleep\(")),
-    # What is written in Python has frames of its own: a thread's join(), a future's
-    # result(), get() of most queues. Those names here are a string's and a dict's.
+    # Calls that are written in Python have frames of their own: join() of a thread,
+    # result() of a future, get() of most queues. In a source line these names are
+    # mostly those of a string and a dict.
     (
         "lock",
         re.compile(
@@ -101,19 +95,19 @@ _BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """What a holder does, and where in the user's code."""
+    """What a holder is doing, and its place in the user's code."""
 
     kind: Kind
     frame: Frame
 
     def is_ambiguous(self) -> bool:
-        """Whether the frame alone does not tell what its line waits for."""
+        """Whether the line may wait for a pool or a statement as well."""
         line = linecache.getline(self.frame.file, self.frame.line)
         return self.kind == "lock" and _FOR_ANYTHING.search(line) is not None
 
 
 def doing(now: Sequence[Frame]) -> Doing | None:
-    """Read a stack, innermost first; None if there is none."""
+    """Classify a stack, innermost frame first; None for an empty one."""
     at = next(iter(application_frames([(f.file, f.function) for f in now])), None)
     mine = None if at is None else now[at]
     inner = [frame for frame in now[:at] if not is_ours(frame.file)]
@@ -121,7 +115,7 @@ def doing(now: Sequence[Frame]) -> Doing | None:
         return None
     kinds = [_kind_of_file(frame) for frame in inner]
     known = next((kind for kind in kinds if kind is not None), None)
-    for kind in ("database", "http"):  # whose own waiting on a socket or lock is theirs
+    for kind in ("database", "http"):  # they wait on sockets and locks of their own
         if kind in kinds:
             known = kind
             break

@@ -1,15 +1,15 @@
 """Whose code a frame is: the application's own, a library's, or plumbing.
 
 Code outside the standard library and outside site-packages belongs to the project at
-hand. An application may be installed into site-packages itself, though. So it takes a
-whole stack to say which frames are the application's own (``application_frames``):
+hand. But an application may be installed into site-packages itself. So a whole stack is
+needed to say which frames are the application's own (``application_frames``):
 
 - the frames of the project, if there are any;
-- otherwise those of the outermost installed package that is no known database library,
-  framework or server. Outermost, because an application calls its helper libraries;
+- otherwise those of the outermost installed package that is not a known database
+  library, framework or server. Outermost, because an application calls its helpers;
 - the module level of the program that was started (a console script, ``python -c``, two
   lines that import an application and call it) only if there is nothing else. It is on
-  the stack as long as the program runs, and so it tells no two stacks apart.
+  the stack as long as the program runs, and does not tell two stacks apart.
 
 All of this is read from the paths, so that a viewer on another machine comes to the
 same conclusion as the process itself.
@@ -32,7 +32,7 @@ from poolwatch.stacks.packages import DATABASE, KNOWN, RUNNERS
 
 
 class Owner(IntEnum):
-    """Whose code it is, from the least to the most interesting for a call site."""
+    """Whose code a frame is, from the least to the most likely call site."""
 
     PLUMBING = 0
     """poolwatch, the standard library, database libraries, web and task frameworks."""
@@ -57,7 +57,7 @@ _INSTALLED = re.compile(
 _STANDARD_LIBRARY = re.compile(
     r"[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]", re.IGNORECASE
 )
-"""The same on another machine, as far as a path tells."""
+"""The standard library of another machine, as far as a path tells."""
 _GENERATED = (
     "<frozen", "<attrs", "<decorator", "<template", "<__array", "<sqlalchemy"
 )  # fmt: skip
@@ -65,12 +65,12 @@ _OURS = str(PACKAGE) + os.sep
 _DEMO = str(PACKAGE / "commands" / "demo" / "app") + os.sep
 
 _LAUNCHERS = frozenset({("manage.py", "main"), ("__main__.py", "boot")})
-"""What Django writes for every project, and pex for every file it makes."""
+"""Functions that Django generates in every project, and pex in every file."""
 
 _applications: set[str] = set()
 """Installed packages that some stack has shown to be the application."""
 _typed: set[str] = set()
-"""Functions without a file that are no library's."""
+"""Functions without a file that do not belong to a library."""
 _MOST_TYPED = 256
 
 
@@ -92,11 +92,11 @@ def is_ours(file: str) -> bool:
 def application_frames(
     stack: Sequence[Place], *, site: Place | None = None, launcher: bool = False
 ) -> list[int]:
-    """Where the application's own frames are in a stack, innermost first.
+    """The positions of the application's own frames in a stack, innermost first.
 
-    With ``site``, those of the project and of the same code as that call site: then it
+    With ``site``, the frames of the project and of the code of that call site: then it
     does not matter if the stack has lost its outer frames. With ``launcher``, the
-    frames that started the program are among them.
+    frames that started the program are included.
     """
     homes = [home_of(*place) for place in stack]
     start = _where_it_starts(stack, homes)
@@ -114,7 +114,7 @@ def application_frames(
 def _home_of_application(
     stack: Sequence[Place], homes: Sequence[str | None], start: int
 ) -> str | None:
-    """Where the application's code is: None if nothing but what started it is known."""
+    """The home of the application's code; None if only its launcher is known."""
     if PROJECT in homes[:start]:
         return PROJECT
     packages = [home for home in homes[:start] if home]
@@ -127,9 +127,9 @@ def _home_of_application(
 
 
 def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int:
-    """The first of the outer frames that only start the program.
+    """The position of the first of the outer frames that only start the program.
 
-    A module that is being imported is none of them: it is done when it is imported.
+    A module that is being imported does not count: it ends with the import.
     """
     start = len(stack)
     for at in reversed(range(len(stack))):
@@ -146,7 +146,7 @@ def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int
 
 @lru_cache(maxsize=2048)
 def _runs_programs(file: str) -> bool:
-    """Whether it is of the standard library or a tool, and does not import modules."""
+    """Whether the file is the standard library's or a tool's, but not the importer."""
     if file.startswith("<frozen importlib"):
         return False
     within = _within(file)
@@ -157,10 +157,11 @@ def _runs_programs(file: str) -> bool:
 
 
 def home_of(file: str, function: str) -> str | None:
-    """The installed package that a frame belongs to: None if that is plumbing.
+    """The installed package that a frame belongs to; None for plumbing.
 
-    ``PROJECT`` for code that is not installed. A function that was made of a string is
-    a library's, as SQLAlchemy 2.0 wraps its own, unless ``note_typed`` was told of it.
+    ``PROJECT`` for code that is not installed. A function that was made from a string
+    is a library's (SQLAlchemy 2.0 makes such wrappers), unless ``note_typed`` was
+    called for it.
     """
     if file == "<string>" and function != "<module>" and function not in _typed:
         return None
@@ -178,7 +179,7 @@ def library_of(file: str) -> str:
 
 
 def note_typed(function: str, module: object) -> None:
-    """Tell of a function without a file, as ``python -c`` or ``exec`` makes them."""
+    """Note a function without a file, as ``python -c`` or ``exec`` makes them."""
     known = type(module) is str and owner_of("<string>", module) is Owner.PLUMBING
     if not known and len(_typed) < _MOST_TYPED:
         _typed.add(function)
@@ -200,14 +201,14 @@ def _home(file: str) -> str | None:
 
 @lru_cache(maxsize=2048)
 def owner_of(file: str, module: object) -> Owner:
-    """Tell whose code it is, given its module's ``__name__`` and no stack."""
+    """Whose code a file is, by its module's ``__name__`` and without a stack."""
     if file.startswith("<") and not file.startswith(_GENERATED):
         return _generated(module.partition(".")[0] if isinstance(module, str) else "")
     return _owner(_home(file))
 
 
 def is_the_applications(file: str, module: object) -> bool:
-    """Whether a module is the project's, or of an application that is installed."""
+    """Whether a module belongs to the project, or to an installed application."""
     return owner_of(file, module) is Owner.USER or _home(file) in _applications
 
 
@@ -266,9 +267,10 @@ def _package(within: str) -> str:
 
 
 def _is_a_copied_library(file: str) -> bool:
-    """Whether it is a database library that lies beside the application's own files.
+    """Whether a file is a database library's, in a copy beside the application's files.
 
-    In a zip file, in a serverless function, or after ``pip install --target``.
+    There are such copies in zip files, in serverless functions, and after ``pip install
+    --target``.
     """
     for name in DATABASE.intersection(re.split(r"[\\/]", file)):
         home = _file_of_loaded(name)
@@ -278,7 +280,7 @@ def _is_a_copied_library(file: str) -> bool:
 
 
 def file_of(module: object) -> str | None:
-    """The file of a module; a module may have ideas of its own about attributes."""
+    """The file of a module. Its ``__getattr__`` is not called."""
     if not issubclass(type(module), ModuleType):
         return None
     file = ModuleType.__getattribute__(module, "__dict__").get("__file__")

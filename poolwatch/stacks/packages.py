@@ -1,21 +1,25 @@
 """Packages that are never the application itself.
 
-They stand between an application and its connection pool, or around the application.
-Left out are those that people start as an application of their own (Airflow, MLflow,
-JupyterHub, Prefect, Dagster, Superset).
+They are between an application and its connection pool, or around the application.
+Packages that are applications themselves are left out (Airflow, MLflow, JupyterHub,
+Prefect, Dagster, Superset).
 """
 
 from __future__ import annotations
 
+from poolwatch.runtime.libraries import by_package
+
 # fmt: off
-DATABASE = frozenset({
-    "sqlalchemy", "sqlmodel", "flask_sqlalchemy", "flask_sqlalchemy_lite",
+_AROUND_DATABASES = frozenset({
+    "sqlmodel", "flask_sqlalchemy", "flask_sqlalchemy_lite",
     "fastapi_async_sqlalchemy", "zope_sqlalchemy", "advanced_alchemy",
     "alembic", "flask_migrate", "geoalchemy2", "sqlalchemy_utils", "pandas", "ormar",
-    "piccolo", "psycopg", "psycopg_pool", "psycopg2", "psycogreen", "asyncpg",
-    "aiosqlite", "pg8000", "aiopg", "greenlet", "gevent", "eventlet",
+    "piccolo", "psycogreen", "aiopg", "greenlet", "gevent", "eventlet",
 })
-"""Drivers, pools, ORMs, and what switches between their callers."""
+"""ORMs, extensions of SQLAlchemy, and libraries of greenlets."""
+
+DATABASE = _AROUND_DATABASES | by_package().keys()
+"""With the pool libraries and drivers."""
 
 RUNNERS = frozenset({
     "coverage", "debugpy", "_pydevd_bundle", "pydevd", "pex", "_bootstrap", "execnet",

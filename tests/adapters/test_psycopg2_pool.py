@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
@@ -22,7 +23,7 @@ from psycopg2.pool import (
 from sqlalchemy import create_engine, text
 
 import poolwatch
-from poolwatch.adapters.psycopg2_pool import Psycopg2Hooks
+from poolwatch.adapters.psycopg2_pool.hooks import Psycopg2Hooks
 from poolwatch.agent.instrument import agent
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
@@ -321,6 +322,14 @@ def test_the_classes_are_shared(make, instrument):
     assert now == plain
 
 
+def test_a_pool_looks_as_before(pool, instrument):
+    """Its class, and the signatures of its methods."""
+    signature = inspect.signature(pool.getconn)
+    instrument(pool)
+    assert type(pool) is ThreadedConnectionPool
+    assert inspect.signature(pool.getconn) == signature
+
+
 def test_below_another_wrapper(make, instrument, monkeypatch):
     """Somebody has wrapped the method after us: ours sleeps below, and wakes again."""
     pool = make()
@@ -514,7 +523,7 @@ import sys, poolwatch
 from importlib.util import find_spec
 poolwatch.instrument()
 assert not {"psycopg2", "sqlalchemy", "psycopg_pool", "asyncpg"} & set(sys.modules)
-assert "poolwatch.adapters.psycopg2_pool" not in sys.modules
+assert "poolwatch.adapters.psycopg2_pool.pools" not in sys.modules
 assert find_spec("psycopg2.pool")  # as one looks whether it is there: not loaded yet
 import psycopg2.pool
 pool = psycopg2.pool.SimpleConnectionPool(0, 1, "dbname=x")

@@ -14,10 +14,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from poolwatch.adapters import sync_driver
+from poolwatch.adapters.asyncpg_pool.connect import libpq_words
 from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.adapters.pg8000.connect import arguments_of_libpq
 from poolwatch.adapters.sqlalchemy.connect import server_connect
 from poolwatch.errors import ServerViewError
 from poolwatch.postgres.agent_reader import AgentReader
+from poolwatch.runtime.libraries import driver_called
 
 SYNC = ["psycopg2", "psycopg", "pg8000"]
 ASYNC = ["asyncpg", "psycopg"]
@@ -108,7 +111,7 @@ def test_any_sync_driver_will_do(
     postgres, postgres_tcp, driver, available, monkeypatch
 ):
     pytest.importorskip(available)
-    monkeypatch.setattr(sync_driver, "_DRIVERS", (available,))
+    monkeypatch.setattr(sync_driver, "drivers", lambda: (driver_called(available),))
     for server in (postgres, postgres_tcp):
         engine = create_async_engine(server.url(driver))
         connection = server_connect(engine)()
@@ -120,11 +123,13 @@ def test_one_that_is_loaded_comes_first(monkeypatch):
     """The application should not load a second driver for us."""
     pytest.importorskip("psycopg")
     monkeypatch.delitem(sys.modules, "psycopg2", raising=False)
-    assert sync_driver._driver(None).__name__ == "psycopg"
+    _, module = sync_driver._driver(takes_ssl_context=False)
+    assert module.__name__ == "psycopg"
 
 
 def test_no_sync_driver_at_all(postgres, monkeypatch):
-    monkeypatch.setattr(sync_driver, "_DRIVERS", ("no_such_driver",))
+    missing = driver_called("psycopg")._replace(connects="no_such_driver")
+    monkeypatch.setattr(sync_driver, "drivers", lambda: (missing,))
     engine = create_async_engine(postgres.url("asyncpg"))
     with pytest.raises(ServerViewError, match="no synchronous driver"):
         read(engine)
@@ -224,7 +229,7 @@ def test_facts_of_what_is_closed_or_foreign(postgres):
     ],
 )
 def test_asyncpgs_words_in_libpqs(given, words):
-    assert sync_driver.libpq_of_asyncpg(given) == words
+    assert libpq_words(given) == words
 
 
 def test_an_asynchronous_password_is_refused():
@@ -232,7 +237,7 @@ def test_an_asynchronous_password_is_refused():
         return "p"
 
     with pytest.raises(ServerViewError, match="asynchronously"):
-        sync_driver.libpq_of_asyncpg({"password": password})
+        libpq_words({"password": password})
 
 
 def test_a_tls_context_is_never_weakened():
@@ -240,17 +245,17 @@ def test_a_tls_context_is_never_weakened():
     strict, lax = ssl.create_default_context(), ssl.create_default_context()
     lax.check_hostname = False
     lax.verify_mode = ssl.CERT_NONE
-    words = sync_driver.libpq_of_asyncpg({"ssl": strict})
-    assert sync_driver.pg8000_of_libpq(words)["ssl_context"] is strict
+    words = libpq_words({"ssl": strict})
+    assert arguments_of_libpq(words)["ssl_context"] is strict
     assert sync_driver.libpq_of_context(words)["sslmode"] == "verify-full"
-    words = sync_driver.libpq_of_asyncpg({"ssl": lax})
+    words = libpq_words({"ssl": lax})
     assert sync_driver.libpq_of_context(words)["sslmode"] == "require"
     for mode, check, verify in [
         ("require", False, ssl.CERT_NONE),
         ("verify-ca", False, ssl.CERT_REQUIRED),
         ("verify-full", True, ssl.CERT_REQUIRED),
     ]:
-        context = sync_driver.pg8000_of_libpq({"sslmode": mode})["ssl_context"]
+        context = arguments_of_libpq({"sslmode": mode})["ssl_context"]
         assert (context.check_hostname, context.verify_mode) == (check, verify)
-    assert sync_driver.pg8000_of_libpq({"sslmode": "disable"})["ssl_context"] is False
-    assert "ssl_context" not in sync_driver.pg8000_of_libpq({"sslmode": "prefer"})
+    assert arguments_of_libpq({"sslmode": "disable"})["ssl_context"] is False
+    assert "ssl_context" not in arguments_of_libpq({"sslmode": "prefer"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import asyncpg
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -83,6 +84,23 @@ def test_once_down_and_once_back(instrument, said, start_postgres, kind):
         each for each in said() if "answers again, after" in each
     ]
     assert len(said()) == 2
+
+
+def test_a_pool_of_asyncpg(instrument, said, start_postgres):
+    """asyncpg lets the errors of a socket pass as they are."""
+    server = start_postgres().over_tcp()
+
+    async def down():
+        dsn = server.url("asyncpg").replace("+asyncpg", "")
+        async with asyncpg.create_pool(dsn, min_size=0, max_size=1) as pool:
+            instrument(pool, name="orders")
+            server.stop("immediate")
+            with pytest.raises(ConnectionRefusedError):
+                await pool.acquire()
+
+    asyncio.run(down())
+    (line,) = said()
+    assert line.startswith(f"PostgreSQL at 127.0.0.1:{server.port} does not answer: ")
 
 
 def test_two_databases_of_one_server_are_one_line(instrument, said, start_postgres):

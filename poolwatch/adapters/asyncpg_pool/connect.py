@@ -1,4 +1,4 @@
-"""Where an asyncpg pool connects to, and how to connect there outside of it."""
+"""What an asyncpg pool connects with, and one more such connection for ourselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from poolwatch.adapters.sync_driver import connector, libpq_of_asyncpg
+from poolwatch.adapters.sync_driver import connector
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
@@ -32,6 +32,15 @@ _OF_LIBPQ = frozenset(
     }
 )
 """What both asyncpg and libpq understand in a DSN; the rest is asyncpg's own."""
+_SAME_WORDS = (
+    "user",
+    "passfile",
+    "service",
+    "target_session_attrs",
+    "krbsrvname",
+    "gsslib",
+)
+"""Keywords of asyncpg that libpq knows by the same name."""
 
 
 def libpq_of_dsn(dsn: str | None) -> dict[str, str]:
@@ -65,30 +74,68 @@ def _host_and_port(text: str) -> tuple[str, str]:
     return unquote(host), port
 
 
-def arguments_of(pool: Any) -> tuple[str | None, Mapping[str, Any]]:
-    """The DSN and the keywords that the pool connects with now."""
-    positional = pool._connect_args
+def libpq_words(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Put asyncpg's arguments in libpq's words; an SSLContext is ``ssl_context``."""
+    words = {key: arguments[key] for key in _SAME_WORDS if arguments.get(key)}
+    if arguments.get("database"):
+        words["dbname"] = arguments["database"]
+    for key in ("host", "port"):
+        value = arguments.get(key)
+        if value:
+            several = value if isinstance(value, list | tuple) else [value]
+            words[key] = ",".join(map(str, several))
+    password = arguments.get("password")
+    if callable(password):
+        password = password()
+    if password is not None and not isinstance(password, str):
+        if hasattr(password, "close"):
+            password.close()  # a coroutine that nobody will await
+        raise ServerViewError(
+            "the engine asks for its password asynchronously, which only its own event "
+            "loop can do: give --dsn"
+        )
+    if password:
+        words["password"] = password
+    return words | _ssl(arguments)
+
+
+def _ssl(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    value = arguments.get("ssl")
+    if value is None:
+        return {}
+    if value is True:
+        return {"sslmode": "verify-full", "sslrootcert": "system"}
+    if value is False:
+        return {"sslmode": "disable"}
+    if isinstance(value, str):
+        return {"sslmode": value}
+    return {"ssl_context": value}
+
+
+def arguments_of(target: Any) -> tuple[str | None, Mapping[str, Any]]:
+    """The DSN and the keywords of the pool's next connection."""
+    positional = target._connect_args
     dsn = positional[0] if positional else None
-    return dsn if isinstance(dsn, str) else None, pool._connect_kwargs
+    return dsn if isinstance(dsn, str) else None, target._connect_kwargs
 
 
 def database_of(pool: Any) -> str | None:
-    """The database it connects to; None if that is left to the environment."""
+    """The database; None if it is left to the environment."""
     words = _words(pool)
     found = words.get("dbname") or words.get("user")
     return str(found) if found else None
 
 
-def url_of(pool: Any) -> str:
-    """A URL with nothing in it that is secret."""
-    return masked_url(_words(pool))
+def url_of(target: Any) -> str:
+    """A URL without secrets."""
+    return masked_url(_words(target))
 
 
 def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
     """Return the call that opens one connection like the pool's, by a sync driver.
 
-    ``reach`` gives the pool, or None once it is gone. It raises ServerViewError if
-    there is no such way, and otherwise what the driver raises.
+    ``reach`` returns the pool, or None once it is gone. The call raises ServerViewError
+    when there is no way to connect, and otherwise the errors of the driver.
     """
 
     def connect() -> Any:
@@ -102,14 +149,14 @@ def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
                 "loop can call: give --dsn"
             )
         dsn, keywords = arguments_of(pool)
-        words = {**libpq_of_dsn(dsn), **libpq_of_asyncpg(keywords)}
-        return connector("libpq", words)()
+        words = {**libpq_of_dsn(dsn), **libpq_words(keywords)}
+        return connector(words)()
 
     return connect
 
 
 def _words(pool: Any) -> dict[str, Any]:
-    """Who connects where; a password is only said to be there."""
+    """The words that make the URL; the password is masked there."""
     dsn, keywords = arguments_of(pool)
     words: dict[str, Any] = libpq_of_dsn(dsn)
     several = {

@@ -1,379 +1,21 @@
-"""asyncpg's pools.
-
-asyncpg tells nobody anything, and its objects take no attributes: pool, holders and
-connections become instances of subclasses made for the one pool (see classes).
-What the application gets is asyncpg's own proxy. The pool keeps that one as long as it
-is out, so one that was dropped never comes back: see
-:mod:`poolwatch.adapters.refcounts`.
-"""
+"""asyncpg's pools."""
 
 from __future__ import annotations
 
-from asyncio import current_task
 from collections.abc import Callable
-from contextlib import suppress
-from sys import _getframe as frame_at
-from time import monotonic
 from typing import Any
-from weakref import ref
 
-from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
+from asyncpg.pool import Pool
 
-from poolwatch.adapters import refcounts
-from poolwatch.adapters.asyncpg_pool.classes import give_back, subclass, theirs
 from poolwatch.adapters.asyncpg_pool.connect import (
     arguments_of,
     database_of,
     server_connect,
     url_of,
 )
-from poolwatch.adapters.asyncpg_pool.statements import StatementHooks
+from poolwatch.adapters.asyncpg_pool.hooks import AsyncpgHooks
 from poolwatch.adapters.base import LibraryPools
-from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.cut_short import is_library_s
-from poolwatch.adapters.hooks import DriverHooks
-from poolwatch.ledger.checkout import Checkout, Gauges
-from poolwatch.ledger.labels import current_context
 from poolwatch.ledger.pool import PoolLedger
-from poolwatch.ledger.settings import Settings
-from poolwatch.stacks.holder import TaskRef
-
-_BY_POOL = 2
-"""References of asyncpg's own to what it has lent: the holder's, the connection's."""
-
-
-class Holders(list[Any]):
-    """The pool's own list of its holders: the one thing of it that can be referred to
-    weakly, since the pool itself has no room for that.
-    """
-
-    __slots__ = ("__weakref__", "pool")
-
-    def __init__(self, pool: Any) -> None:
-        super().__init__(pool._holders)
-        self.pool = pool
-
-
-class AsyncpgHooks(DriverHooks):
-    """Everything that is attached to one pool, and how it comes off again."""
-
-    def __init__(self, pool: Any, book: PoolLedger, context: AdapterContext) -> None:
-        holders = Holders(pool)
-        super().__init__(holders, book, context)
-        self.prove_dropped = True
-        self._returning: set[int] = set()
-        """Ids of holders whose connection is on its way back."""
-        self._known: dict[int, ref[Any]] = {}
-        """Connections, by their ``id()``; tell of the end of one that nobody closed."""
-        book.look = self._look_for_dropped
-        self._statements = StatementHooks(
-            self._hold_of, self._closed, context.sites.of_statements, self.guard
-        )
-        pool._holders = holders
-        self._holder_kind = subclass(PoolConnectionHolder, self._holder_methods())
-        base = theirs(type(pool))
-        self._pool_kind = subclass(base, self._pool_methods(base, pool.get_max_size()))
-        pool.__class__ = self._pool_kind
-        self._adopt(holders)
-
-    @property
-    def pool(self) -> Any:
-        """The pool; None once it is gone."""
-        holders = self._pool()
-        return None if holders is None else holders.pool
-
-    def has(self, pool: Any) -> bool:
-        """Whether these hooks are on ``pool``."""
-        return type(pool) is self._pool_kind
-
-    def remove(self) -> None:
-        """Give all objects their classes again."""
-        super().remove()
-        self._known.clear()
-        holders = self._pool()
-        if holders is None:
-            return
-        pool = holders.pool
-        give_back(pool, self._pool_kind)
-        for holder in list(holders):
-            give_back(holder, self._holder_kind)
-            self._statements.release(holder._con)
-        pool._holders = list(holders)
-
-    def gauges(self) -> Gauges:
-        """What the pool says of itself; nothing once it is gone."""
-        holders = self._pool()
-        if holders is None:
-            return Gauges()
-        pool, size, idle = holders.pool, 0, 0
-        for holder in list(holders):
-            if _is_open(holder._con):
-                size += 1
-                idle += holder._in_use is None
-        least = pool.get_min_size()
-        return Gauges(
-            size=least,
-            max_overflow=pool.get_max_size() - least,
-            idle=idle,
-            overflow=max(0, size - least),
-        )
-
-    # -- hooking -----------------------------------------------------------------------
-
-    def _adopt(self, holders: Holders) -> None:
-        """Attach to connections that are there already, and their holders."""
-        for holder in list(holders):
-            holder.__class__ = self._holder_kind
-            connection = holder._con
-            if connection is not None and id(connection) not in self._known:
-                self._meet(connection, None)
-
-    def _pool_methods(self, base: Any, capacity: int) -> dict[str, Any]:
-        returning = self._returning
-        opened = self._opened
-
-        async def _get_new_connection(pool: Any) -> Any:
-            began = monotonic()
-            connection = await base._get_new_connection(pool)
-            opened(connection, began)
-            return connection
-
-        async def release(pool: Any, connection: Any, **kwargs: Any) -> Any:
-            if type(connection) is PoolConnectionProxy and connection._con is not None:
-                holder = connection._holder
-                if holder._pool is pool:
-                    returning.add(id(holder))  # until it has come back
-            return await base.release(pool, connection, **kwargs)
-
-        async def expire_connections(pool: Any) -> Any:
-            self._expired(pool)
-            return await base.expire_connections(pool)
-
-        made = (_get_new_connection, release, expire_connections)
-        methods: dict[str, Any] = {each.__name__: each for each in made}
-        return methods | {"_acquire": self._acquire_method(base, capacity)}
-
-    def _acquire_method(  # noqa: C901 - written out
-        self, base: Any, capacity: int
-    ) -> Callable[..., Any]:
-        """The hot path: everything it needs is a local of this closure."""
-        book, guard = self.book, self.guard
-        holds, waits = book.holds, book.waits
-        per_thread, capture = self._per_thread, self._sites.capture
-        get_context, take = current_context.get, self._take
-
-        async def _acquire(pool: Any, timeout: Any) -> Any:  # noqa: ASYNC109, C901 - asyncpg's own
-            if guard.tripped:
-                return await base._acquire(pool, timeout)
-            key, called = 0, False
-            wait: Any = None
-            proxy = None
-            try:
-                holder = per_thread.holder or self._meet_thread()
-                task = current_task()
-                wait = Checkout(
-                    capture(frame_at(1)),
-                    holder,
-                    get_context(),
-                    TaskRef(task) if task is not None else None,
-                    monotonic(),
-                )
-                key = id(wait)
-                try:
-                    waits[key] = wait
-                    if holder.out or len(holds) >= capacity:
-                        self.notable(wait, capacity)
-                    called = True
-                    proxy = await base._acquire(pool, timeout)
-                except BaseException:  # also if what follows is cut short
-                    if key in waits:
-                        del waits[key]
-                    book.waited(wait, monotonic())
-                    raise
-                if not guard.tripped:  # uninstrument() may have come meanwhile
-                    take(wait, proxy)
-                del waits[key]
-                return proxy  # noqa: TRY300 - also here the hold would be left behind
-            except BaseException as error:
-                if key in waits:  # no call: the stack may be full
-                    del waits[key]
-                if proxy is None and is_library_s(error, called, base._acquire):
-                    self.gave_up(wait, error, _timed_out(wait, error, timeout))
-                    raise
-                if not self.goes_on(error, wait):
-                    if proxy is not None:
-                        with suppress(Exception):
-                            await pool.release(proxy)
-                    raise
-            return await base._acquire(pool, timeout) if proxy is None else proxy
-
-        return _acquire
-
-    def _take(self, wait: Checkout, proxy: Any) -> None:
-        """Begin the hold."""
-        book, before = self.book, None
-        lent, connection = proxy._holder, proxy._con
-        try:
-            now = wait.taken = monotonic()
-            if book.blamed:
-                book.waited(wait, now)
-            if type(lent) is not self._holder_kind:  # made since the pool was hooked
-                lent.__class__ = self._holder_kind
-            known = book.connections.get(id(connection))
-            wait.facts = known or self._meet(connection, None)
-            wait.proxy = _Lent(self._known[id(connection)])
-            holder = wait.holder
-            before = holder.out
-            book.holds[id(lent)] = wait
-            holder.out = before + 1
-            tell = book.observers.taken
-            if tell is not None:
-                tell(book, wait)
-        except BaseException as error:
-            if not self.goes_on(error, wait, id(lent), before):
-                raise
-
-    def _holder_methods(self) -> dict[str, Any]:
-        guard, holds = self.guard, self.book.holds
-        end: Callable[..., Any] = self.book.end
-
-        # nothing before the try: what is raised there costs the pool a connection
-        def _release(holder: Any, hold: Any = None, called: bool = False) -> None:
-            try:
-                if holder._in_use is not None and not guard.tripped:
-                    hold = self._hold_ended(holder)
-                    if hold is not None:
-                        hold = end(hold, monotonic(), hold.is_dropped())
-                called = True
-                PoolConnectionHolder._release(holder)
-            except BaseException as error:
-                if is_library_s(error, called, PoolConnectionHolder._release):
-                    raise
-                try:
-                    self.came_back(hold or holds.pop(id(holder), None))
-                finally:  # Ctrl-C must not cost the pool its connection
-                    PoolConnectionHolder._release(holder)
-                if not self.survives(error):
-                    raise
-
-        return {"_release": _release}
-
-    # -- the end of holds --------------------------------------------------------------
-
-    def _hold_ended(self, holder: Any) -> Checkout | None:
-        """Take out the hold: the connection has come back, or is closed."""
-        key = id(holder)
-        self._returning.discard(key)
-        if holder._con is not None and holder._con.is_closed():
-            self._count_invalidated(holder)
-        hold = self.book.holds.get(key)
-        if hold is not None:
-            hold.proxy = _nothing
-        return self.book.holds.pop(key, None)
-
-    def _count_invalidated(self, holder: Any) -> None:
-        """Unless it has served its time, or was counted when all were expired."""
-        protocol = holder._con._protocol  # None if it was aborted
-        worn_out = protocol and protocol.queries_count >= holder._max_queries
-        if not worn_out and holder._generation == holder._pool._generation:
-            self.book.invalidated += 1
-
-    def _expired(self, pool: Any) -> None:
-        """All that is open will be replaced."""
-        if self.guard.tripped:
-            return
-        try:
-            self.book.invalidated += pool.get_size()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            self.guard.failed(error)
-
-    def _look_for_dropped(self) -> None:
-        """Look at everything that is out but what is on its way back, or listens: that
-        is in use, on purpose, also if nobody has it in his hands.
-        """
-        for key, hold in list(self.book.holds.items()):
-            proxy = hold.proxy()
-            connection = None if proxy is None else proxy._con
-            del proxy
-            if (
-                self.prove_dropped
-                and connection is not None
-                and key not in self._returning
-                and not connection._listeners
-                and not connection._log_listeners
-            ):
-                refcounts.look(hold, by_pool=_BY_POOL, weakly=0)
-            else:
-                hold.dropped = 0
-
-    def _hold_of(self, connection: Any) -> Checkout | None:
-        """The hold of a connection, if it is one that is not on its way back."""
-        proxy = connection._proxy
-        if proxy is None:
-            return None
-        key = id(proxy._holder)
-        return None if key in self._returning else self.book.holds.get(key)
-
-    # -- connections -------------------------------------------------------------------
-
-    def _opened(self, connection: Any, began: float) -> None:
-        if self.guard.tripped:
-            return
-        try:
-            took = monotonic() - began
-            self._meet(connection, took)
-            self.book.connected(took)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            self.guard.failed(error)
-
-    def _meet(self, connection: Any, took: float | None) -> Any:
-        key = id(connection)
-        self._statements.adopt(connection)
-        self._known[key] = ref(connection, lambda _: self._lost_sight(key))
-        return self.remember(connection, key, monotonic(), took, met=took is None)
-
-    def _closed(self, connection: Any) -> None:
-        """Closed by the pool or by the application; it may be told more than once."""
-        key = id(connection)
-        if self._known.pop(key, None) is not None:
-            self.book.closed(self.book.connections.pop(key, None), monotonic())
-
-    def _lost_sight(self, key: int) -> None:
-        """Nobody has closed it: the server has, and the pool let go of it."""
-        if self._known.pop(key, None) is not None:
-            self.book.invalidated += 1
-            self.book.closed(self.book.connections.pop(key, None), monotonic())
-
-
-class _Lent:
-    """What is lent of a connection now: asyncpg's proxy takes no weak reference."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Callable[[], Any]) -> None:
-        self._connection = connection
-
-    def __call__(self) -> Any:
-        connection = self._connection()
-        return None if connection is None else connection._proxy
-
-
-def _nothing() -> None:
-    """Nothing is lent any more."""
-
-
-def _is_open(connection: Any) -> bool:
-    """Whether it is; asked from another thread, while it may be closed."""
-    with suppress(AttributeError):
-        return connection is not None and not connection.is_closed()
-    return False
-
-
-def _timed_out(wait: Checkout, error: BaseException, timeout: Any) -> bool:
-    """Whether it was the pool's own timeout, not one of a connection attempt."""
-    if timeout is None or not isinstance(error, TimeoutError):
-        return False
-    return bool(monotonic() - wait.asked >= 0.9 * timeout)
 
 
 class AsyncpgPools(LibraryPools):
@@ -381,50 +23,30 @@ class AsyncpgPools(LibraryPools):
 
     accepted = (Pool,)
     made = (Pool,)
+    url_of = staticmethod(url_of)
+    arguments_of = staticmethod(arguments_of)
 
     def make_hooks(self, target: Any, book: PoolLedger) -> AsyncpgHooks:
         """Hook the pool, also one that is not initialised yet."""
         if type(target) is Pool:
             book.kind = "asyncpg.Pool"  # "Pool" alone might be anybody's
-        hooks = AsyncpgHooks(target, book, self._context)
-        book.server_connect = server_connect(_reach(hooks))
+        hooks = AsyncpgHooks(target, book, self._context, self._patches)
+        book.server_connect = server_connect(lambda: hooks.pool)
         return hooks
 
-    def apply(self, hooks: Any, settings: Settings) -> None:
-        """Look for dropped connections, or do not."""
-        hooks.prove_dropped = settings.prove_dropped
-
-    def arguments_of(self, target: Any) -> Any:
-        """Its DSN and keywords."""
-        return arguments_of(target)
-
     def is_new(self, target: Any) -> bool:
-        """Nothing was asked of it yet: such a pool cannot be remembered by itself."""
+        """Whether no statement was sent yet: such a pool takes no weak reference."""
         protocols = [h._con._protocol for h in target._holders if h._con is not None]
         return not any(each is None or each.queries_count for each in protocols)
 
     def is_ready(self, target: Any) -> bool:
-        """Whether its ``__init__`` has come to its end."""
+        """Whether its ``__init__`` is complete."""
         return hasattr(target, "_max_inactive_connection_lifetime")
 
     def name_of(self, target: Any) -> str:
         """The database."""
         return database_of(target) or "asyncpg"
 
-    def url_of(self, target: Any) -> str | None:
-        """As asyncpg understands its DSN and keywords."""
-        return url_of(target)
-
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """It is made with the hooks, which know how to reach the pool weakly."""
+        """None: it is made with the hooks, which do not keep the pool alive."""
         return None
-
-
-def _reach(hooks: AsyncpgHooks) -> Callable[[], Any]:
-    weakly = hooks._pool
-
-    def reach() -> Any:
-        holders = weakly()
-        return None if holders is None else holders.pool
-
-    return reach

@@ -1,22 +1,26 @@
-"""What is sent through a held asyncpg connection: the last statement and its place, the
-time in SQL, and the time that a transaction stood open meanwhile.
+"""The statements that are sent through the held connections of an asyncpg pool.
 
 Everything that asyncpg sends for its own API goes through a few methods of the
 connection, the ``BEGIN`` and ``COMMIT`` of ``transaction()`` included; after each of
 them the driver knows whether a transaction is open. Only the rows of a cursor and the
-calls of a prepared statement go past: whoever takes one of those is said to stream.
+calls of a prepared statement do not: a hold that has one of those is said to stream.
 """
 
 from __future__ import annotations
 
-from asyncio import current_task
 from collections.abc import Callable
 from contextlib import suppress
 from sys import _getframe as frame_at
 from typing import Any
 
-from poolwatch.adapters.asyncpg_pool.classes import give_back, subclass, theirs
-from poolwatch.ledger.checkout import LIMIT, Checkout, Usage
+from poolwatch.adapters import statements
+from poolwatch.adapters.patching import (
+    Method,
+    original_class,
+    restore_class,
+    subclass,
+)
+from poolwatch.ledger.checkout import LIMIT, Checkout
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
 
@@ -24,7 +28,7 @@ _NOTED = ("_execute", "_executemany", "_copy_in", "_copy_out")
 """Coroutine functions whose first argument is a statement."""
 
 
-class StatementHooks:
+class StatementHooks(statements.StatementHooks):
     """What is attached to the connections of one pool, and how it comes off again."""
 
     def __init__(
@@ -34,32 +38,32 @@ class StatementHooks:
         sites: CallSites,
         guard: Guard,
     ) -> None:
-        """Take how to find the hold of a connection, and who is told of its end."""
+        """``hold_of`` finds the hold of a connection; ``ended`` is called when a
+        connection is closed.
+        """
+        super().__init__(sites, guard)
         self._hold_of = hold_of
         self._ended = ended
-        self._sites = sites
-        self._guard = guard
         self._kinds: dict[type, type] = {}
 
     def adopt(self, connection: Any) -> None:
-        """Attach to a connection; one that cannot be changed goes unseen."""
-        base = theirs(type(connection))
-        with suppress(
-            TypeError
-        ):  # the connection_class of the pool allows no such thing
+        """Attach to a connection, unless its class allows no such thing."""
+        base = original_class(type(connection))
+        with suppress(TypeError):
             ours = self._kinds.get(base)
             if ours is None:
-                ours = self._kinds[base] = subclass(base, self._methods(base))
+                ours = self._kinds[base] = subclass(base, **self._methods(base))
             connection.__class__ = ours
 
     def release(self, connection: Any) -> None:
         """Give a connection its class again."""
         for ours in self._kinds.values():
-            give_back(connection, ours)
+            restore_class(connection, ours)
 
-    def _methods(self, base: Any) -> dict[str, Any]:
-        """What stands before the methods of ``base``; those are looked up when they are
-        called, since somebody may have wrapped them meanwhile.
+    def _methods(self, base: Any) -> dict[str, Method]:
+        """The stand-ins for methods of ``base``.
+
+        ``base`` is asked for its method at each call: another tool may wrap it.
         """
         noted, ended = self._noted, self._ended
 
@@ -79,8 +83,8 @@ class StatementHooks:
             )
 
         def cursor(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._begin(connection, query, frame_at(1), streams=True):
-                self._end(connection)
+            if self._sent(connection, query, frame_at(1), streams=True):
+                self._answered(connection)
             return base.cursor(connection, query, *args, **kwargs)
 
         def copy_records_to_table(
@@ -97,7 +101,7 @@ class StatementHooks:
             base._cleanup(connection)
 
         made = (execute, prepare, cursor, copy_records_to_table, _cleanup)
-        methods: dict[str, Any] = {each.__name__: each for each in made}
+        methods: dict[str, Method] = {each.__name__: each for each in made}
         return methods | {name: self._method(base, name) for name in _NOTED}
 
     def _method(self, base: Any, name: str) -> Callable[..., Any]:
@@ -120,38 +124,30 @@ class StatementHooks:
         *,
         streams: bool = False,
     ) -> Any:
-        if not self._begin(connection, statement, frame_at(1), streams=streams):
+        if not self._sent(connection, statement, frame_at(1), streams=streams):
             return await call()
         try:
             return await call()
         finally:
-            self._end(connection)
+            self._answered(connection)
 
-    def _begin(
+    def _sent(
         self, connection: Any, statement: Any, caller: Any, *, streams: bool
     ) -> bool:
+        """Record a statement; False if its connection is not held."""
         if self._guard.tripped:
             return False
         try:
             hold = self._hold_of(connection)
             if hold is None:
                 return False
-            usage = hold.usage
-            if usage is None:
-                usage = hold.usage = Usage()
-            # do not keep a megabyte alive
-            usage.statement = str(statement)[:LIMIT]
-            usage.path = self._sites.capture(caller)
-            usage.streamed = usage.streamed or streams
-            if hold.task is not None and not hold.task.is_of(current_task()):
-                usage.by_others = True
-            usage.begin()
+            self.begin(hold, str(statement)[:LIMIT], caller, streams)
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             self._guard.failed(error)
             return False
         return True
 
-    def _end(self, connection: Any) -> None:
+    def _answered(self, connection: Any) -> None:
         try:
             hold = self._hold_of(connection)
             if hold is not None and hold.usage is not None:

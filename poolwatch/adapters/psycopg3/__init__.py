@@ -1,1 +1,60 @@
-"""psycopg_pool's pools, sync and async."""
+"""psycopg, and the pools of psycopg_pool, sync and async."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from poolwatch.runtime.libraries import Driver, LibraryInfo, PoolOptions
+
+_NOT_LIBPQ = frozenset({
+    "autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory",
+    "server_cursor_factory", "async_creator_fn",
+})  # fmt: skip
+"""Arguments of psycopg, or of SQLAlchemy, that libpq has no word for."""
+
+
+def libpq_words(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are meant for libpq."""
+    return {key: each for key, each in arguments.items() if key not in _NOT_LIBPQ}
+
+
+def _backend(connection: Any) -> tuple[int, int]:
+    return connection.pgconn.backend_pid, connection.pgconn.socket
+
+
+def _options(kind: str) -> PoolOptions:
+    return PoolOptions(
+        made_by=kind,
+        size="max_size",
+        keep=None if "Null" in kind else "min_size=<the peak>",
+        kept="what is beyond min_size is closed once it was idle for max_idle",
+        test=f"check={kind}.check_connection",
+    )
+
+
+_KINDS = (
+    "ConnectionPool",
+    "AsyncConnectionPool",
+    "NullConnectionPool",
+    "AsyncNullConnectionPool",
+)
+
+LIBRARY = LibraryInfo(
+    packages=("psycopg", "psycopg_pool"),
+    module="psycopg_pool",
+    adapter="psycopg3.pools:PsycopgPools",
+    takes="a psycopg_pool pool",
+    driver=Driver(
+        name="psycopg",
+        mark="pgconn",
+        backend=_backend,
+        connects="psycopg",
+        connect_timeout="connect_timeout",
+        to_libpq=libpq_words,
+    ),
+    options={kind: _options(kind) for kind in _KINDS},
+    lenders=(("psycopg_pool.base", "BasePool"),),
+    # a worker of psycopg_pool remembers its last job, and the connection of that
+    unfollowed=frozenset(
+        {"psycopg_pool", "AdaptersMap", "TypesRegistry", "Transformer"}
+    ),
+)

@@ -1,7 +1,7 @@
-"""Where the connections of a psycopg_pool pool go, and one more of them for ourselves.
+"""What a psycopg_pool pool connects with, and one more such connection for ourselves.
 
-The arguments that the pool connects with are used, not the pool: no slot is taken, and
-no event loop of the application is needed.
+That connection is opened with the arguments of the pool, not by the pool: it takes no
+slot, and no event loop of the application is needed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
-from psycopg_pool.base import BasePool
 
-from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S, NOT_LIBPQ
+from poolwatch.adapters.psycopg3 import libpq_words
+from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
@@ -27,37 +27,37 @@ _BY_NUMBER = re.compile(r"pool-\d+")
 """The name that a pool gives itself."""
 
 
-def pool_name(pool: BasePool) -> str:
-    """The name the user gave it, the database, or the name it has given itself."""
-    if not _BY_NUMBER.fullmatch(pool.name):
-        return pool.name
-    return str(_known_parameters(pool).get("dbname") or pool.name)
+def pool_name(target: Any) -> str:
+    """The name that the user gave the pool, its database, or its own name."""
+    if not _BY_NUMBER.fullmatch(target.name):
+        return str(target.name)
+    return str(_known_parameters(target).get("dbname") or target.name)
 
 
-def pool_url(pool: BasePool) -> str | None:
-    """Where it connects to; None if only a call of the user's could tell."""
-    return url_of(_known_parameters(pool))
+def pool_url(target: Any) -> str | None:
+    """The URL; None if only calling the application's function could tell."""
+    return url_of(_known_parameters(target))
 
 
 def url_of(parameters: dict[str, Any]) -> str | None:
-    """A URL without secrets; None if nothing is known."""
+    """A URL without secrets; None without parameters."""
     return masked_url(parameters) if parameters else None
 
 
-def server_connect(pool: BasePool) -> Callable[[], Any]:
+def server_connect(target: Any) -> Callable[[], Any]:
     """Return the call that opens one synchronous connection like those of the pool.
 
-    It keeps nothing alive. It raises ServerViewError when there is no such way, and
-    otherwise what psycopg raises.
+    The call does not keep the pool alive. It raises ServerViewError when there is no
+    way to connect, and otherwise the errors of psycopg.
     """
-    reference = ref(pool)
+    reference = ref(target)
 
     def connect() -> Any:
         alive: Any = reference()
         if alive is None:
             raise ServerViewError("the pool is gone")
         conninfo = str(_resolved(alive.conninfo) or "")
-        given = _for_libpq(_resolved(alive.kwargs))
+        given = libpq_words(_resolved(alive.kwargs) or {})
         if "connect_timeout" not in conninfo_to_dict(conninfo):
             given.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
         # a class of the user's own may bring a token in place of a password
@@ -71,11 +71,11 @@ def server_connect(pool: BasePool) -> Callable[[], Any]:
 
 
 def _known_parameters(pool: Any) -> dict[str, Any]:
-    """What libpq is given, as far as it is written down; never raises."""
+    """The parameters for libpq, unless a function of the application gives them."""
     if callable(pool.conninfo) or callable(getattr(pool, "kwargs", None)):
         return {}
     with suppress(Exception):
-        return conninfo_to_dict(pool.conninfo or "", **_for_libpq(pool.kwargs))
+        return conninfo_to_dict(pool.conninfo or "", **libpq_words(pool.kwargs or {}))
     return {}
 
 
@@ -92,7 +92,3 @@ def _resolved(given: Any) -> Any:
         "the pool asks for its connection parameters asynchronously, which only its "
         "own event loop can do: give --dsn"
     )
-
-
-def _for_libpq(kwargs: Any) -> dict[str, Any]:
-    return {key: each for key, each in (kwargs or {}).items() if key not in NOT_LIBPQ}

@@ -1,8 +1,8 @@
-"""The connections of one psycopg_pool pool, for as long as each of them lives.
+"""The connections of one psycopg_pool pool, each as long as it lives.
 
-The pool keeps no reference to what it has lent. So one weak reference per connection
-tells everything: if it dies while its connection is held, nobody can return that any
-more. The pool does not notice, and counts the connection for ever: a slot is lost.
+The pool keeps no reference to a connection that is out. So there is one weak reference
+to each: if it dies while the connection is held, the connection can never be returned.
+The pool does not notice, and counts the connection for ever: a slot is lost.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 from weakref import ref
 
+from poolwatch.adapters.patching import Wrapped
 from poolwatch.adapters.psycopg3.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts
 from poolwatch.ledger.pool import PoolLedger
@@ -22,19 +23,22 @@ Remember = Callable[[Any, int, float, float | None], ConnectionFacts]
 
 
 class Met:
-    """One connection, as far as it may be remembered."""
+    """What is kept of a connection without keeping it alive."""
 
-    __slots__ = ("closed", "facts", "reference")
+    __slots__ = ("closed", "facts", "reference", "wrapped")
 
-    def __init__(self, reference: ref[Any], facts: ConnectionFacts) -> None:
+    def __init__(
+        self, reference: ref[Any], facts: ConnectionFacts, wrapped: Wrapped
+    ) -> None:
         self.reference = reference
         self.facts = facts
+        self.wrapped = wrapped
         self.closed = False
         """Already counted as closed."""
 
 
 class Connections:
-    """Those that were made or lent since the pool was hooked."""
+    """The connections that were opened or lent since the pool was hooked."""
 
     def __init__(
         self,
@@ -44,10 +48,9 @@ class Connections:
         remember: Remember,
         keeps_slot: Callable[[], bool],
     ) -> None:
-        """``keeps_slot`` says whether the pool still counts what was dropped."""
+        """``keeps_slot`` tells whether the pool still counts a dropped connection."""
         self.known: dict[int, Met] = {}
-        """By the id of the connection: it is unique as long as that lives, and the
-        entry goes with it."""
+        """By the ``id()`` of the connection. The entry goes with the connection."""
         self._book = book
         self._guard = guard
         self._statements = statements
@@ -55,16 +58,16 @@ class Connections:
         self._keeps_slot = keeps_slot
 
     def meet(self, connection: Any, opened: float, took: float | None) -> Met:
-        """Take down one that is new to us."""
+        """Record a connection that is new to us."""
         key = id(connection)
         facts = self._remember(connection, key, opened, took)
-        met = Met(ref(connection, partial(self._dead, key)), facts)
+        wrapped = self._statements.wrap(connection)
+        met = Met(ref(connection, partial(self._dead, key)), facts, wrapped)
         self.known[key] = met
-        self._statements.wrap(connection)
         return met
 
     def closed(self, connection: Any) -> None:
-        """It is being closed, or was found closed."""
+        """Record that a connection is closed."""
         met = self.known.get(id(connection))
         if met is None:
             self._book.closed(None, monotonic())
@@ -77,16 +80,14 @@ class Connections:
             self._book.closed(met.facts, monotonic())
 
     def forget(self) -> None:
-        """Take everything of ours off the connections, and let go of them."""
+        """Take our methods off the connections, and forget these."""
         known = list(self.known.values())
         self.known.clear()
         for met in known:
-            connection = met.reference()
-            if connection is not None:
-                self._statements.unwrap(connection)
+            met.wrapped.unwrap()
 
     def _dead(self, key: int, dead: ref[Any]) -> None:
-        """Nobody refers to it any more. Runs where the last reference was dropped."""
+        """The connection is gone. Runs where the last reference was dropped."""
         met = self.known.get(key)
         if met is None or met.reference is not dead:
             return

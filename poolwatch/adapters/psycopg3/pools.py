@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from psycopg_pool.base import BasePool
@@ -18,22 +17,13 @@ class PsycopgPools(LibraryPools):
 
     accepted = (BasePool,)
     made = (BasePool,)  # before the pool opens, so that its first connections are seen
+    name_of = staticmethod(pool_name)
+    url_of = staticmethod(pool_url)
+    server_connect = staticmethod(server_connect)
 
     def make_hooks(self, target: Any, book: PoolLedger) -> PsycopgHooks:
         """Hook one pool."""
-        return PsycopgHooks(target, book, self._context)
-
-    def name_of(self, target: Any) -> str:
-        """The name that the user gave the pool, or the database."""
-        return pool_name(target)
-
-    def url_of(self, target: Any) -> str | None:
-        """Where its connections go."""
-        return pool_url(target)
-
-    def server_connect(self, target: Any) -> Callable[[], Any]:
-        """A connection with the pool's own parameters."""
-        return server_connect(target)
+        return PsycopgHooks(target, book, self._context, self._patches)
 
     def is_ready(self, target: Any) -> bool:
         """Whether the last thing is there that the base class makes."""

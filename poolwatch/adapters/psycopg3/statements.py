@@ -1,16 +1,14 @@
-"""What is sent through a held psycopg connection: the last statement and its place, the
-time in SQL, and the time that a transaction stood open meanwhile.
+"""The statements that are sent through the held connections of a psycopg_pool pool.
 
-Whatever psycopg asks of a server goes through ``connection.wait``, which is handed a
-generator: the one for a statement has the query among its arguments. So one wrapper on
-the instance sees all, cursors and transactions included, and what users see of their
-connection stays as it is. Whether a transaction is open libpq knows without asking.
+Everything psycopg sends to a server goes through ``connection.wait``, which takes a
+generator. The generator of a statement has the query among its arguments. So one
+wrapper on the instance sees all statements, those of cursors and transactions included,
+and the class of the connection stays as it is. libpq knows whether a transaction is
+open, without asking the server.
 """
 
 from __future__ import annotations
 
-from asyncio import Task, current_task
-from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from sys import _getframe as frame_at
@@ -19,12 +17,12 @@ from weakref import ref
 
 from psycopg import sql
 
-from poolwatch.adapters.patching.wrapping import unbound
-from poolwatch.ledger.checkout import LIMIT, Checkout, Usage
+from poolwatch.adapters import statements
+from poolwatch.adapters.patching import Wrapped, unbound
+from poolwatch.ledger.checkout import LIMIT, Usage
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
-from poolwatch.stacks.holder import get_ident
 
 _METHOD = "wait"
 _ARGUMENTS = {
@@ -37,7 +35,7 @@ _ARGUMENTS = {
 }
 """By the generator that sends a statement: the name of its argument."""
 _LISTENS = "notifies"
-"""It waits for whatever may come: the server has nothing to do."""
+"""Waits for notifications: the server has nothing to do."""
 _IN_TRANSACTION = (2, 3)
 """Values of TransactionStatus: in a transaction, and in one that has failed."""
 _HIDDEN = "?"
@@ -45,29 +43,21 @@ _HIDDEN = "?"
 Noting = Callable[[Any], Usage | None]
 
 
-class StatementHooks:
-    """Watches what goes through the connections of one pool."""
+class StatementHooks(statements.StatementHooks):
+    """What is attached to the connections of one pool."""
 
     def __init__(self, book: PoolLedger, sites: CallSites, guard: Guard) -> None:
-        self._book = book
-        self._sites = sites
-        self._guard = guard
+        super().__init__(sites, guard)
+        self._holds = book.holds
 
-    def wrap(self, connection: Any) -> None:
-        """Watch this connection until it ends."""
+    def wrap(self, connection: Any) -> Wrapped:
+        """Record the statements of a connection, until that is undone."""
         waiting = iscoroutinefunction(getattr(type(connection), _METHOD))
         wrapper = self._async_wrapper if waiting else self._wrapper
-        setattr(connection, _METHOD, wrapper(connection))
-
-    def unwrap(self, connection: Any) -> None:
-        """Take it off, if it is the outermost."""
-        ours = connection.__dict__.get(_METHOD)
-        if getattr(ours, "guard", None) is not self._guard:
-            return
-        if ours.around is None:
-            delattr(connection, _METHOD)
-        else:  # somebody had wrapped it before us
-            setattr(connection, _METHOD, ours.around)
+        wrappers = [wrapper(connection)]
+        wrapped = Wrapped(connection, wrappers)
+        wrapped.wrap(wrappers)
+        return wrapped
 
     def _wrapper(self, connection: Any) -> Callable[..., Any]:
         """It must not keep its connection alive: that would hide a dropped one."""
@@ -83,7 +73,7 @@ class StatementHooks:
             finally:
                 ended(usage, connection)
 
-        return self._marked(wait, connection)
+        return wait
 
     def _async_wrapper(self, connection: Any) -> Callable[..., Any]:
         original, weakly = unbound(connection, _METHOD), ref(connection)
@@ -98,34 +88,27 @@ class StatementHooks:
             finally:
                 ended(usage, connection)
 
-        return self._marked(wait, connection)
-
-    def _marked(self, wrapper: Any, connection: Any) -> Callable[..., Any]:
-        wrapper.guard = self._guard
-        wrapper.around = connection.__dict__.get(_METHOD)
-        made: Callable[..., Any] = wrapper
-        return made
+        return wait
 
     def _noting(self, key: int) -> Noting:
-        """What is done before something is sent; gives None if that is not noted."""
-        guard, holds = self._guard, self._book.holds
-        sites = self._sites.of_statements
+        """Make the function that runs before something is sent.
+
+        It returns None if what is sent is not recorded.
+        """
+        guard, holds, begin = self._guard, self._holds, self.begin
 
         def noting(generator: Any) -> Usage | None:
             hold = holds.get(key)
             if hold is None or guard.tripped:
                 return None
             try:
-                usage, name = hold.usage, getattr(generator, "__name__", "")
+                name = getattr(generator, "__name__", "")
                 argument = _ARGUMENTS.get(name)
                 if argument is not None:
-                    if usage is None:
-                        usage = hold.usage = Usage()
-                    usage.statement = _text(_given(generator, argument))
-                    usage.path = sites.capture(frame_at(2))
-                    if _is_another(hold):
-                        usage.by_others = True
-                elif usage is None or name == _LISTENS:
+                    text = _text(_given(generator, argument))
+                    return begin(hold, text, frame_at(2))
+                usage = hold.usage
+                if usage is None or name == _LISTENS:
                     return None
                 usage.begin()
             except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
@@ -140,19 +123,6 @@ class StatementHooks:
             usage.ended(connection.pgconn.transaction_status in _IN_TRANSACTION)
         except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
             self._guard.failed(error)
-
-
-def _is_another(hold: Checkout) -> bool:
-    """Whether the thread or task that runs is not the one that took it."""
-    if hold.task is None:
-        return hold.holder.ident != get_ident()
-    return not hold.task.is_of(_task())
-
-
-def _task() -> Task[Any] | None:
-    """The task that is running in this thread."""
-    loop = running_loop()
-    return None if loop is None else current_task(loop)
 
 
 def _given(generator: Any, argument: str) -> Any:

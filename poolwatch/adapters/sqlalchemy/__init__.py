@@ -1,1 +1,32 @@
-"""SQLAlchemy's pools, sync and async."""
+"""SQLAlchemy's engines and pools."""
+
+from poolwatch.runtime.libraries import LibraryInfo, PoolOptions
+
+LIBRARY = LibraryInfo(
+    packages=("sqlalchemy",),
+    module="sqlalchemy",
+    adapter="sqlalchemy.engines:Engines",
+    takes="a SQLAlchemy Engine, AsyncEngine or Pool",
+    options={
+        "*": PoolOptions(
+            made_by="create_engine",
+            size="pool_size",
+            keep="pool_size=<the peak>, max_overflow=0",
+            kept="what overflows is closed at its return and opened again",
+            test="pool_pre_ping=True",
+        )
+    },
+    followed=(
+        "sqlalchemy.orm.session",
+        "sqlalchemy.orm.scoping",
+        "sqlalchemy.orm.query",
+        "sqlalchemy.engine",
+        "sqlalchemy.ext.asyncio",
+        "sqlalchemy.util",
+        "sqlalchemy.pool.base",
+        "sqlalchemy.cyextension",
+    ),
+    unfollowed=frozenset(
+        {"Engine", "OptionEngine", "AsyncEngine", "Pool", "_ConnectionRecord", "URL"}
+    ),
+)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.connection_facts import connection_facts
+from poolwatch.runtime.libraries import driver_called
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["connect_arguments", "connection_facts", "server_connect"]
 
 Recipe = tuple[list[Any], dict[str, Any]]
-
-_TIMEOUTS = {
-    "psycopg2": "connect_timeout",
-    "psycopg2cffi": "connect_timeout",
-    "psycopg": "connect_timeout",
-    "pg8000": "timeout",
-}
 
 
 def server_connect(target: Target) -> Callable[[], Any] | None:
@@ -94,9 +88,9 @@ def _connect(pool: Any, dialect: Any | None) -> Any:
     positional, keywords = recipe
     from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 
-    timeout = _TIMEOUTS.get(dialect.driver)
-    if timeout is not None:
-        keywords.setdefault(timeout, CONNECT_TIMEOUT_S)
+    driver = driver_called(dialect.driver)
+    if driver is not None and driver.connect_timeout is not None:
+        keywords.setdefault(driver.connect_timeout, CONNECT_TIMEOUT_S)
     made = _listeners(dialect, positional, keywords)
     return made if made is not None else dialect.connect(*positional, **keywords)
 
@@ -113,9 +107,9 @@ def _connect_async(dialect: Any, recipe: Recipe | None) -> Any:
             "the engine's do_connect listener connects by itself, asynchronously: "
             "give --dsn"
         )
-    from poolwatch.adapters.sync_driver import connector
+    from poolwatch.adapters.sync_driver import connector, libpq_of_driver
 
-    return connector(dialect.driver, keywords)()
+    return connector(libpq_of_driver(dialect.driver, keywords))()
 
 
 def _listeners(dialect: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:

@@ -25,9 +25,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
-from poolwatch.adapters.context import AdapterContext
-from poolwatch.adapters.cut_short import Mishaps, is_library_s
-from poolwatch.adapters.patching.wrapping import Wrapped, unbound
+from poolwatch.adapters.base import AdapterContext
+from poolwatch.adapters.cut_short import Hooks, is_library_s
+from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
 from poolwatch.adapters.sqlalchemy.facts import Connections, watch
@@ -58,7 +58,7 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-class PoolHooks(Mishaps):
+class PoolHooks(Hooks):
     """Everything that is attached to one pool, and how it comes off again."""
 
     def __init__(

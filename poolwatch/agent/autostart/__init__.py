@@ -35,8 +35,8 @@ def begin() -> None:
 
     if disabled():
         return
-    from poolwatch.adapters.libraries import LIBRARIES
     from poolwatch.runtime.import_hooks import when_imported
+    from poolwatch.runtime.libraries import with_pools
 
     waiting: list[Callable[[], None]] = []
 
@@ -47,5 +47,5 @@ def begin() -> None:
             waiting.pop()()
         instrument()
 
-    for library in LIBRARIES:
+    for library in with_pools():
         waiting.append(when_imported(library, instrument_all))  # noqa: PERF401 - may call it at once

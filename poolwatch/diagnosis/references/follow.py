@@ -41,6 +41,7 @@ from types import (
 from typing import Any
 from weakref import ref
 
+from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.code_owner import file_of, is_the_applications
 
@@ -164,49 +165,33 @@ _LEAVES: tuple[type, ...] = (
     type(str.join), type("".__str__), type(dict.__dict__["fromkeys"]),
     type(str.__dict__["join"]), type(type.__dict__["__dict__"]),
 )  # fmt: skip
-_SQLALCHEMY = (
-    "sqlalchemy.orm.session", "sqlalchemy.orm.scoping", "sqlalchemy.orm.query",
-    "sqlalchemy.engine", "sqlalchemy.ext.asyncio", "sqlalchemy.util",
-    "sqlalchemy.pool.base", "sqlalchemy.cyextension",
-)  # fmt: skip
-_TOO_MUCH = frozenset({
-    "Engine", "OptionEngine", "AsyncEngine", "Pool", "_ConnectionRecord", "URL",
-    "Logger", "RootLogger", "Manager", "PlaceHolder",
-    "AdaptersMap", "TypesRegistry", "Transformer",
-})  # fmt: skip
-
-_POOLS = (
-    ("psycopg2.pool", "AbstractConnectionPool"),
-    ("psycopg_pool.base", "BasePool"),
-    ("asyncpg.pool", "Pool"),
-    ("asyncpg.pool", "PoolConnectionHolder"),
-)
+_TOO_MUCH = frozenset({"Logger", "RootLogger", "Manager", "PlaceHolder"})
 
 
 def pools_of_drivers() -> tuple[type, ...]:
     """Loaded pool classes. A pool refers to what it has lent, which is no use of it."""
-    found = (getattr(sys.modules.get(module), name, None) for module, name in _POOLS)
+    named = [pair for each in libraries() for pair in each.lenders]
+    found = (getattr(sys.modules.get(module), name, None) for module, name in named)
     return tuple(kind for kind in found if isinstance(kind, type))
 
 
 def _worth_following(kind: type) -> bool:
     module, name = module_of(kind), class_name(kind)
     package = module.partition(".")[0]
-    if package == "sqlalchemy":
-        known = module.startswith(_SQLALCHEMY) and name not in _TOO_MUCH
-        return known or "ExecutionContext" in name
+    library = by_package().get(package)
+    if library is not None:
+        known = module.startswith(library.followed or "")
+        left_out = {name, package} & library.unfollowed
+        return (known and not left_out) or "ExecutionContext" in name
     if package == "poolwatch":
         return module.startswith("poolwatch.commands.demo.app")
-    if package == "psycopg_pool":  # a worker remembers its last job, and what it was on
-        return False
-    if package == "psycopg":
-        return name not in _TOO_MUCH
     return package != "logging" or name not in _TOO_MUCH
 
 
 def is_of_sqlalchemy(kind: type) -> bool:
     """Whether it is a session, connection, result or the like, or derived from one."""
-    return any(module_of(base).startswith(_SQLALCHEMY) for base in bases_of(kind))
+    followed = by_package()["sqlalchemy"].followed
+    return any(module_of(base).startswith(followed) for base in bases_of(kind))
 
 
 def _is_likely(kind: type) -> bool:

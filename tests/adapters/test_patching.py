@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import get_cls_kwargs
 
-from poolwatch.adapters.patching.same_parameters import with_parameters_of
+from poolwatch.adapters.patching import with_parameters_of
 from poolwatch.agent.instrument import agent
 
 

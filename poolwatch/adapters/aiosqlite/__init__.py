@@ -1,0 +1,5 @@
+"""aiosqlite, a driver that is used by SQLAlchemy."""
+
+from poolwatch.runtime.libraries import LibraryInfo
+
+LIBRARY = LibraryInfo(packages=("aiosqlite",))

@@ -1,0 +1,32 @@
+"""pg8000, a driver without a pool of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from poolwatch.runtime.libraries import Driver, LibraryInfo
+
+
+def _backend(connection: Any) -> tuple[int, tuple[Any, Any]]:
+    own = connection._usock
+    pid = int.from_bytes(connection._backend_key_data[:4], "big", signed=True)
+    return pid, (own.getsockname(), own.getpeername())
+
+
+def _from_libpq(words: Mapping[str, Any]) -> dict[str, Any]:
+    from poolwatch.adapters.pg8000.connect import arguments_of_libpq
+
+    return arguments_of_libpq(words)
+
+
+LIBRARY = LibraryInfo(
+    packages=("pg8000",),
+    driver=Driver(
+        name="pg8000",
+        mark="_backend_key_data",
+        backend=_backend,
+        connects="pg8000.dbapi",
+        connect_timeout="timeout",
+        takes_ssl_context=True,
+        from_libpq=_from_libpq,
+    ),
+)
