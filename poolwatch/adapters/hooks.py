@@ -40,9 +40,9 @@ class DriverHooks(Hooks):
 
     capacity: Callable[[Any], int | None] = attrgetter("maxconn")
     """Reads the most connections of a pool; 0 or None for no limit."""
-    asker: Callable[[Any], Any] | None = None
-    """Takes the frame that called the hooked method, and returns the first frame to be
-    recorded."""
+    behind: str | None = None
+    """The hooked method is called by a public one, which may be called by a stand-in of
+    ours in this file: the recorded stack begins with the caller of those."""
 
     def __init__(
         self, pool: Any, book: PoolLedger, context: AdapterContext, patches: Patches
@@ -121,9 +121,7 @@ class DriverHooks(Hooks):
 
     # -- requests and holds ------------------------------------------------------------
 
-    def _asking(
-        self,
-    ) -> Callable[..., tuple[Checkout | None, int]]:
+    def _asking(self) -> Callable[..., tuple[Checkout | None, int]]:  # noqa: C901 - written out
         """Make ``asked``, on the hot path: what it needs is a local of this closure.
 
         ``asked`` returns the wait and its key; None if nothing is recorded.
@@ -131,7 +129,7 @@ class DriverHooks(Hooks):
         book, guard = self.book, self.guard
         holds, waits = book.holds, book.waits
         per_thread, capture = self._per_thread, self._sites.capture
-        get_context, capacity, asker = current_context.get, self.capacity, self.asker
+        get_context, capacity, behind = current_context.get, self.capacity, self.behind
 
         def asked(pool: Any, args: Any, kwargs: Any) -> tuple[Checkout | None, int]:
             if guard.tripped:
@@ -140,8 +138,10 @@ class DriverHooks(Hooks):
             try:
                 holder = per_thread.holder or self._meet_thread()
                 frame: Any = frame_at(1).f_back  # None in a greenlet that runs this
-                if asker is not None:
-                    frame = asker(frame)
+                if behind is not None:
+                    frame = frame.f_back
+                    if frame is not None and frame.f_code.co_filename == behind:
+                        frame = frame.f_back
                 path, loop = capture(frame), running_loop()
                 running = None if loop is None else current_task(loop)
                 task = None if running is None else TaskRef(running)

@@ -33,6 +33,7 @@ class PsycopgHooks(DriverHooks):
     """What is attached to one pool of psycopg_pool."""
 
     capacity = attrgetter("_max_size")  # resize() changes it
+    behind = __file__
 
     def __init__(
         self, pool: Any, book: PoolLedger, context: AdapterContext, patches: Patches
@@ -90,14 +91,6 @@ class PsycopgHooks(DriverHooks):
 
     def explain_to(self, error: BaseException) -> None:
         """Do nothing yet: ``getconn`` raises a timeout error of its own afterwards."""
-
-    @staticmethod
-    def asker(frame: Any) -> Any:
-        """The frame that has called ``getconn``: neither the pool's nor ours."""
-        asking = frame.f_back
-        if asking is not None and asking.f_code.co_filename == __file__:
-            return asking.f_back
-        return asking
 
     def identify(
         self, wait: Checkout, connection: Any, args: Any, kwargs: Any
