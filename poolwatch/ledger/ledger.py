@@ -1,8 +1,7 @@
-"""The books of one process: those of every pool, and who is told of what they say.
+"""The ledger of one process: the pool ledger of every pool, and the observers.
 
-This is the only mutable state. It is written from the application's threads, inside
-its own calls, so it takes no lock there: see :mod:`poolwatch.ledger.pool`, which is
-loaded for the first pool that needs some.
+The application's threads write it during their own calls, so it takes no lock there:
+see :mod:`poolwatch.ledger.pool`, which is loaded for the first pool.
 """
 
 from __future__ import annotations
@@ -22,29 +21,28 @@ if TYPE_CHECKING:
     from poolwatch.model import Use
 
 _DEPARTED = 32
-"""Books that are kept of pools which were taken away."""
+"""Ledgers kept of pools that were taken away."""
 
 
 class Ledger:
-    """All books of this process."""
+    """The pool ledgers of this process."""
 
     def __init__(self, in_use: InUse) -> None:
         self._in_use = in_use
         self.books: WeakValueDictionary[str, PoolLedger] = WeakValueDictionary()
-        """By the id of the pool, whose hooks keep them."""
+        """By the id of the pool. The hooks of the pool keep its ledger alive."""
         self._numbers = itertools.count(1)
         self.changes = 0
-        """Times that the hooks of a pool, or the watch over all of them, were taken
-        away by somebody."""
+        """How often the hooks of a pool, or those of every pool, were taken away."""
         self.taken_away: deque[PoolLedger] = deque(maxlen=_DEPARTED)
-        """The books of such pools, the latest, if there is an observer to miss them."""
+        """The latest ledgers of such pools; none without an observer."""
         self.observers = Observers()
-        """Told of every hold; the same in all books."""
+        """Called for every hold of every pool."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
 
     def open(self, **about: Any) -> PoolLedger:
-        """Begin the books of a pool; takes the rest of what PoolLedger takes."""
+        """Begin the ledger of a pool; ``about`` are further arguments of PoolLedger."""
         from poolwatch.ledger.pool import PoolLedger
 
         pool_id = f"p{next(self._numbers)}"
@@ -73,18 +71,18 @@ class Ledger:
 
     @cached_property
     def origins(self) -> PoolOrigins:
-        """What has made pools; loaded for the first one that counts."""
+        """The code that has made pools; loaded for the first pool that counts."""
         from poolwatch.ledger.pool_origins import PoolOrigins
 
         return PoolOrigins()
 
     def use_of(self, pool_id: str) -> Use:
-        """What was done with a pool; all of it if that pool is gone."""
+        """How far a pool was used: see PoolLedger.use(); 2 if it is gone."""
         book = self.books.get(pool_id)
         return 2 if book is None else book.use()
 
     def forget_origins(self) -> None:
-        """Begin anew with those."""
+        """Begin anew with the code that makes pools."""
         self.__dict__.pop("origins", None)
 
     def forget_parent(self) -> None:

@@ -1,11 +1,11 @@
-"""The books of one pool: open holds and waits, and what has ended.
+"""The ledger of one pool: open holds and waits, and statistics of ended ones.
 
-The application's threads write them, inside its own calls, without a lock: single dict
-and array operations are atomic, and the durations of a hold that has ended are only
-appended to its call site's tally. A thread that finds enough durations, and the lock of
-the fold free, folds them into histograms. No thread of the application waits for that
-lock. So a garbage collection in the middle of a fold, which may end holds, does not
-block itself either.
+The application's threads write it during their own calls, without a lock: single dict
+and array operations are atomic, and the durations of an ended hold are only appended to
+the tally of its call site. A thread that finds enough durations, and the lock of the
+fold free, folds them into histograms. No thread of the application waits for that lock.
+So a garbage collection during a fold, which may end holds, does not block itself
+either.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ BRIEF = 0.001
 
 
 def _nothing() -> None:
-    """There is nothing to look for."""
+    """Look for nothing: events tell of every end."""
 
 
 class PoolLedger:
-    """The books of one pool."""
+    """Open holds and waits of one pool, and statistics of ended ones."""
 
     server_connect: Callable[[], Any] | None = None
     """Opens a connection to this pool's PostgreSQL, outside the pool; None if it is on
@@ -71,7 +71,7 @@ class PoolLedger:
     ) -> None:
         self.id = pool_id
         self._beside = beside
-        """The books of all pools, these included."""
+        """The ledgers of all pools, this one included."""
         self.observers = observers
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
@@ -157,7 +157,7 @@ class PoolLedger:
         hold.holder.out -= 1
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
-        """Close the books of a hold that is keyed by its proxy, wherever it stands."""
+        """Record the end of a hold that is keyed by its proxy, under whichever key."""
         for key in list(self.holds):
             if self.holds.get(key) is hold and self.holds.pop(key, None) is hold:
                 self.end(hold, now, collected)

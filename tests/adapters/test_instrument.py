@@ -483,8 +483,8 @@ HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "taken
 def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     """Whatever fails in a hook is logged once with its traceback and switched off; the
     application gets its connections all the same."""
+    from poolwatch.adapters.sqlalchemy import facts, statements
     from poolwatch.adapters.sqlalchemy import hooks as adapter
-    from poolwatch.adapters.sqlalchemy import statements
 
     def broken(*_, **__):
         raise ZeroDivisionError("injected")
@@ -497,10 +497,10 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
         monkeypatch.setattr(statements, where, broken)
     elif where == "capture":
         monkeypatch.setattr(agent.sites.__class__, "capture", broken)
-    elif where in ("end", "timed_out"):
-        monkeypatch.setattr(PoolLedger, where, broken)
+    elif where == "_remember":
+        monkeypatch.setattr(facts.Connections, where, broken)
     else:
-        monkeypatch.setattr(adapter.PoolHooks, where, broken)
+        monkeypatch.setattr(PoolLedger, where, broken)
     engine = sqlite(pool_size=1, max_overflow=0, pool_timeout=0.01)
     watch = instrument(engine)
     for _ in range(3):

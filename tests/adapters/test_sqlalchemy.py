@@ -27,6 +27,7 @@ from sqlalchemy.pool import (
 )
 
 from poolwatch import uninstrument
+from poolwatch.adapters.sqlalchemy.facts import Connections
 from poolwatch.agent.instrument import agent
 
 
@@ -289,8 +290,6 @@ def test_detach_and_close(instrument, kind):
 def test_detach_and_drop(instrument):
     """A detached connection that is dropped is collected at once: nobody has to look,
     so nothing piles up."""
-    from poolwatch.agent.instrument import agent
-
     pool = null_pool_of()
     watch = instrument(pool)
     for _ in range(3):
@@ -423,7 +422,7 @@ def test_a_wait_names_its_caller(instrument):
     assert figures(watch) == ((2, 2, 0), [])
 
 
-def test_an_interrupted_wait_is_gone(instrument):
+def test_an_interrupted_wait_is_gone(instrument, monkeypatch):
     """Ctrl-C while waiting, or right after the pool has answered, leaves no wait."""
     pool = null_pool_of()
 
@@ -435,14 +434,12 @@ def test_an_interrupted_wait_is_gone(instrument):
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     pool._do_get = original
-    from poolwatch.agent.instrument import agent
-
     book = agent.ledger.books[watch._pool_id]
     assert book.waits == {}
     pool.connect().close()
     book.connections.clear()
     hooks = agent.pools._adapters["sqlalchemy"]._hooks[book.id]
-    hooks._meet = interrupted
+    monkeypatch.setattr(Connections, "_remember", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     assert book.waits == {}
@@ -509,8 +506,6 @@ def test_what_is_running_now(instrument, sqlite):
 def test_a_statement_without_a_context(instrument, sqlite):
     """Code that calls the dialect by itself, without a context, is served as before and
     switches nothing off."""
-    from poolwatch.agent.instrument import agent
-
     engine = sqlite()
     watch = instrument(engine)
     with engine.connect() as connection:
