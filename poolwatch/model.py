@@ -1,8 +1,6 @@
-"""The records everything else is written in terms of: frozen, and plain data.
+"""The records of the whole project: frozen, plain data.
 
-The names, and the words in the docstrings, are the words of the whole project:
-*pool*, *hold*, *holder*, *wait*, *call site*, *backend*, *verdict*, *finding*,
-*source*. Durations are seconds. What is not known is ``None``, never 0 or "-".
+Durations are seconds. An unknown value is ``None``, never 0 or "-".
 
 :mod:`poolwatch.protocol.document` turns a :class:`Snapshot` into JSON and back.
 """
@@ -20,8 +18,6 @@ VIEWERS_ONLY = {"viewers_only": True}
 """Field metadata: passed between poolwatch's own programs, not in the document."""
 
 Verdict = Literal["ok", "long", "leaked"]
-Use = Literal[0, 1, 2]
-"""Of a pool: unused, has opened a connection, has lent one."""
 FindingKind = Literal[
     "leaked.collected", "leaked.orphaned", "leaked.abandoned", "long_hold",
     "held_across_io", "idle_in_transaction", "lock_wait", "slow_query", "exhausted",
@@ -29,8 +25,7 @@ FindingKind = Literal[
     "concurrent_use", "stray_session", "server_down", "fork_shared", "pool_churn",
     "unpooled", "over_capacity", "duplicate_pool",
 ]  # fmt: skip
-"""Everything that poolwatch diagnoses. A document of a newer poolwatch may have others:
-they are read as they are."""
+"""Everything that poolwatch diagnoses. Documents may have further, newer kinds."""
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The mildest first."""
@@ -118,8 +113,7 @@ class PoolStats:
     waiting_s_per_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
     """Seconds waited per second, of all requests together, over the last minute."""
     most_wanted: int = field(default=0, metadata=VIEWERS_ONLY)
-    """The most connections that were out or wanted at once; 0 if never more than the
-    pool has."""
+    """The most connections out or wanted at once, if more than the pool has; else 0."""
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook has failed: since then nothing of this pool is recorded."""
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
@@ -161,16 +155,14 @@ class Connection:
     age_s: float
     """Since the driver's connect call returned, on the process's monotonic clock."""
     connect_s: float | None
-    """How long that call took; None when the connection is older than the
-    instrumentation (then ``age_s`` is SQLAlchemy's own start time of the connection,
-    taken just before its connect call)."""
+    """How long that call took; None if the connection is older than the
+    instrumentation (``age_s`` is then by SQLAlchemy's own start time)."""
     address: str | None
     """``host:port`` or socket directory the driver says it is connected to."""
     client_port: int | None
     """Our end of the TCP connection; None for a Unix socket or if unknown."""
     met: bool = False
-    """It is older than the instrumentation, and the pool does not know its age:
-    ``age_s`` is since the instrumentation."""
+    """The pool does not know its age: ``age_s`` is since the instrumentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +192,7 @@ class Hold:
     stack: tuple[Frame, ...]
     """The stack that took it, innermost frame first."""
     now: tuple[Frame, ...]
-    """The holder's stack now, innermost frame first; empty if the holder has ended or
-    cannot be read."""
+    """The holder's stack now, innermost frame first; empty if ended or unreadable."""
     statement: str | None
     """The last statement sent through it, literals masked."""
     in_sql_s: float | None
@@ -324,8 +315,7 @@ class SiteStats:
     in_sql_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
     """Seconds that its ended holds spent in statements; None if none was seen."""
     in_transaction_idle_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
-    """Seconds that its ended holds spent in a transaction without a statement; None if
-    no statement was seen."""
+    """Seconds that they spent in a transaction without a statement; None likewise."""
     wait_caused_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
     """Seconds of others' waits while this call site had connections; each wait is
     divided among all call sites that had one when it began."""
@@ -427,13 +417,9 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(FrozenMark):
     """An incident snapshot: a process as it was when a pool first got into trouble."""
 
-    pool: str
-    kind: FrozenKind
-    at: str
-    """ISO 8601, UTC."""
     process: Process
 
 
@@ -444,8 +430,7 @@ class Unreachable:
     pid: int | None
     why: str
     since: str | None = None
-    """ISO 8601, UTC: when it last answered, or was found ended; None if this viewer has
-    never had an answer."""
+    """ISO 8601, UTC: its last answer, or its end; None if this viewer has had none."""
     alive: bool | None = None
     """None if it cannot be seen from here, as from another container."""
 

@@ -17,8 +17,7 @@ from poolwatch.ledger.observers import Observers
 if TYPE_CHECKING:
     from poolwatch.ledger.nesting import InUse
     from poolwatch.ledger.pool import PoolLedger
-    from poolwatch.ledger.pool_origins import PoolOrigins
-    from poolwatch.model import Use
+    from poolwatch.ledger.pool_origins import PoolOrigins, Use
 
 _DEPARTED = 32
 """Ledgers kept of pools that were taken away."""

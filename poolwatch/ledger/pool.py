@@ -30,7 +30,8 @@ from poolwatch.stacks.callers import Stack, near_stack
 
 if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedPath
-    from poolwatch.model import Collected, Outside, PoolStats, SiteStats, Use
+    from poolwatch.ledger.pool_origins import Use
+    from poolwatch.model import Collected, Outside, PoolStats, SiteStats
     from poolwatch.stacks.capture import Path
 
 MOST_SITES = 128

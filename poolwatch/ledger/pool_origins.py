@@ -16,15 +16,17 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from inspect import CO_OPTIMIZED
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from poolwatch.model import LATEST, Frame
 
 if TYPE_CHECKING:
     from types import CodeType
 
-    from poolwatch.model import PoolOrigin, Use
+    from poolwatch.model import PoolOrigin
 
+Use = Literal[0, 1, 2]
+"""Of a pool: unused, has opened a connection, has lent one."""
 _MOST_PLACES = 128
 """Places kept apart; pools made at further ones are not counted."""
 _COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
