@@ -440,7 +440,7 @@ class Snapshot:
     """All processes at one moment."""
 
     processes: tuple[Process, ...] = ()
-    unreachable: tuple[Unreachable, ...] = field(default=())
+    unreachable: tuple[Unreachable, ...] = ()
 
 
 class Source(Protocol):
@@ -448,4 +448,3 @@ class Source(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Return the newest snapshot; raises PoolwatchError if there is none."""
-        ...

@@ -27,7 +27,9 @@ def test_a_record_does_not_load_its_library():
     assert done.stdout == "\n"
 
 
-@pytest.mark.parametrize("library", libraries.with_pools().values(), ids=str)
+@pytest.mark.parametrize(
+    "library", libraries.with_pools().values(), ids=lambda each: each.module
+)
 def test_the_adapter_and_the_classes_are_there(library):
     import_module(library.module)
     module, _, name = library.adapter.partition(":")
