@@ -322,8 +322,7 @@ agent = Agent()
 
 
 def _at_fork(method: str) -> Callable[[], None]:
-    """A call of an agent's method that does not keep the agent alive: what is
-    registered for forks lives as long as the interpreter."""
+    """Call a method of the agent at forks, without keeping the agent alive."""
     return partial(methodcaller(method), proxy(agent))
 
 
