@@ -108,8 +108,7 @@ class Agent:
         self._ended = False
         """The interpreter is going down."""
         self.listens = True
-        """The agent may open its socket. False in a test run that nobody asked to be
-        watched from outside."""
+        """The agent may open its socket; False in a run of tests by itself."""
 
     @cached_property
     def sites(self) -> CallSites:
@@ -125,7 +124,7 @@ class Agent:
 
     @cached_property
     def source(self) -> LedgerSource:
-        """What looks at the ledger; loaded when somebody does, or listens."""
+        """The snapshots of this process; loaded for the first one."""
         from poolwatch.agent.snapshots import LedgerSource
 
         return LedgerSource(self.ledger)
@@ -147,7 +146,7 @@ class Agent:
         return holder
 
     def listen(self) -> None:
-        """Open the socket, once per process; without one the app goes on unwatched."""
+        """Open the socket, once per process; the application goes on without one."""
         with self._starting:
             if not self.listens or self._ended or self._tried_in == os.getpid():
                 return
@@ -172,7 +171,6 @@ class Agent:
             server.close()
 
     def _open(self) -> tuple[Server, ServerView]:
-        # not loaded before the agent listens
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.agent.endpoints import open_server
         from poolwatch.agent.server_view import ServerView
@@ -247,7 +245,7 @@ class Agent:
         return Outages()
 
     def refused(self, book: PoolLedger, error: BaseException) -> None:
-        """Take note of an error that a pool raised instead of lending a connection."""
+        """Record an error that a pool raised instead of lending a connection."""
         self.outages.refused(book, error)
 
     # -- forks and the end -----------------------------------------------------------
@@ -281,10 +279,9 @@ class Agent:
 
     def _watch_inherited(self) -> None:
         """Record which code takes connections of the parent, while there are any."""
-        observers, before = self.ledger.observers, self._inherited
-        if before is not None:
-            observers.remove(before)
-            self._inherited = None
+        observers = self.ledger.observers
+        observers.remove(self._inherited)
+        self._inherited = None
         if self.ledger.books:
             from poolwatch.ledger.inherited import Inherited
 
@@ -304,7 +301,7 @@ class Agent:
             self.servers.close()
 
     def end(self) -> None:
-        """Stop listening for good: nobody would take away a later socket."""
+        """Stop listening for good: a later socket would be left behind."""
         self._ended = True
         self._stop.set()
         self.close()
@@ -325,9 +322,7 @@ agent = Agent()
 
 
 def _at_fork(method: str) -> Callable[[], None]:
-    """Calls a method of the agent, but does not keep it: what is registered for forks
-    is there to the very end of the interpreter, and so is whatever it leads to.
-    """
+    """Call a method of the agent at forks, without keeping the agent alive."""
     return partial(methodcaller(method), proxy(agent))
 
 

@@ -1,10 +1,10 @@
-"""SQLAlchemy's pools, sync and async.
+"""The hooks of one pool of SQLAlchemy, sync or async.
 
-SQLAlchemy has no event for "asked" or "waiting", so the pool's ``connect`` is wrapped,
-on the instance, and so is ``_return_conn``, in which every return ends: to be called by
-the event takes longer than what is to be done. Everything else is told by pool events.
-``recreate`` is wrapped too: ``Engine.dispose()`` makes a new pool by it, which must be
-followed (event listeners carry over to the new pool by themselves, wrappers do not).
+SQLAlchemy has no event for a request or a wait, so the pool's ``connect`` is wrapped,
+on the instance. So is ``_return_conn``, in which every return ends: a listener costs
+more than its own work. ``recreate`` is wrapped because ``Engine.dispose()`` makes a new
+pool by it (listeners carry over to that pool, wrappers do not). Other facts come from
+pool events.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _context = current_context.get
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """A method that the application runs into: it may fail, but nobody notices."""
+    """Wrap a listener: if it fails, its pool's hooks are switched off."""
 
     @wraps(hook)
     def guarded(hooks: PoolHooks, *args: Any) -> None:
@@ -95,9 +95,7 @@ class PoolHooks(Hooks):
     def pool(self) -> Pool | None:
         """The pool that is hooked now; None once it is gone."""
         target = self._target()
-        if target is not None:
-            return target.pool if isinstance(target, Engine) else self._newest()
-        return self._newest()
+        return target.pool if isinstance(target, Engine) else self._newest()
 
     def is_off(self) -> bool:
         """Whether they were switched off, by the user or by a failure of ours."""
