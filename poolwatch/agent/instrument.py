@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from types import CodeType, FunctionType
 
     from poolwatch.adapters.registry import EveryLibrary
+    from poolwatch.agent.inherited import Inherited
     from poolwatch.agent.outages import Outages
     from poolwatch.agent.server import Server
     from poolwatch.agent.server_view import ServerView
     from poolwatch.agent.snapshots import LedgerSource
-    from poolwatch.ledger.inherited import Inherited
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Hold, Snapshot
     from poolwatch.stacks.capture import CallSites
@@ -283,7 +283,7 @@ class Agent:
         observers.remove(self._inherited)
         self._inherited = None
         if self.ledger.books:
-            from poolwatch.ledger.inherited import Inherited
+            from poolwatch.agent.inherited import Inherited
 
             inherited = Inherited(self.ledger)
             if not inherited.is_over():

@@ -1,4 +1,4 @@
-"""Observers of holds, as they begin and end. Mostly there is none, or one.
+"""Observers notified when a connection is checked out or returned. Usually 0 or 1.
 
 An observer is any object that has one or both of these methods. They are called in the
 thread of the checkout or return, and possibly in the middle of a garbage collection:
@@ -6,20 +6,19 @@ they must be quick and must not fail. (If one fails, the hooks of that pool are 
 off.)
 
 ``taken(book, hold)``                   a connection was lent
-``ended(book, hold, now, collected)``   it came back, by itself or by the collector
+``ended(book, hold, now, collected)``   it was returned, or collected as garbage
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from poolwatch.ledger.checkout import Checkout
-    from poolwatch.ledger.pool import PoolLedger
+from poolwatch.ledger.checkout import Checkout
 
-    Taken = Callable[[PoolLedger, Checkout], None]
-    Ended = Callable[[PoolLedger, Checkout, float, bool], None]
+# The first argument is a PoolLedger, whose module imports this one.
+Taken = Callable[[Any, Checkout], None]
+Ended = Callable[[Any, Checkout, float, bool], None]
 
 
 class Observers:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Frame
-    from poolwatch.testing.limits import Limits
-    from poolwatch.testing.scopes import Standing
 
 _STARTED_BY = "_pool_leaks_owner"
 _SERVES_ALL = "TestRunner._run_tests_and_fixtures"
@@ -59,8 +57,8 @@ class Owner:
         """The stacks of the holds that were out at the peak."""
         self.longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
         """The seconds of the longest ended hold, and its stack."""
-        self.limits: Limits | None = None
-        """The limits of a test's markers."""
+        self.limits: Any = None
+        """The limits of a test's markers, a ``Limits``; None if there are none."""
         self.pools: frozenset[str] | None = None
         """Ids of the pools that count; all if None."""
         self.failed = False
@@ -103,8 +101,8 @@ class Owners:
     def __init__(self) -> None:
         self.current: Owner | None = None
         """The owner of the main thread's work, but for a fixture in ``rising``."""
-        self.rising: list[Standing] = []
-        """The fixtures that are being set up, the innermost last. pytest has no hook
+        self.rising: list[Any] = []
+        """The wider fixtures (``Standing``) being set up, the innermost last. pytest has no hook
         for the end of a setup: each one has to be asked."""
         self._of: dict[Checkout, Owner] = {}
         """The owner of each open hold."""

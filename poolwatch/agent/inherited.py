@@ -1,0 +1,45 @@
+"""Watches a forked child for connections that its parent process had opened.
+
+Parent and child share the session of such a connection. One short hold is enough to
+mix up their answers, so each checkout is recorded as it happens.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from poolwatch.ledger.checkout import Checkout
+from poolwatch.ledger.inherited import InheritedPath
+from poolwatch.ledger.ledger import Ledger
+from poolwatch.ledger.pool import PoolLedger
+
+_MOST = 64
+"""Paths kept per pool."""
+
+
+class Inherited:
+    """The observer in a forked child, while a pool has connections of its parent."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pid = os.getpid()
+
+    def taken(self, book: PoolLedger, hold: Checkout) -> None:
+        """Note a hold of such a connection."""
+        facts = hold.facts
+        if facts is None or facts.process == self._pid:
+            return
+        uses = book.inherited
+        use = uses.get(hold.path)
+        if use is None:
+            if len(uses) >= _MOST:
+                return
+            use = uses[hold.path] = InheritedPath(hold.path, facts.backend_pid)
+        use.last = monotonic()
+
+    def is_over(self) -> bool:
+        """Whether no pool has such connections any more."""
+        books = list(self._ledger.books.values())
+        facts = [each for book in books for each in list(book.connections.values())]
+        return all(each.process == self._pid for each in facts)
