@@ -1,7 +1,7 @@
 """Connections that were opened before the process forked, and the lines that take them.
 
 Parent and child share the session of such a connection. One short hold is enough to
-mix up their answers, so each checkout is recorded: see :mod:`poolwatch.agent.inherited`.
+mix up their answers, so :mod:`poolwatch.agent.inherited` records each checkout.
 """
 
 from __future__ import annotations

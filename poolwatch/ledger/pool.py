@@ -88,7 +88,6 @@ class PoolLedger:
         """Has the adapter look for what no event tells: connections that were dropped
         where the pool keeps what it has lent."""
         self.server_view = True
-        self.begun = time.monotonic()
         self.holds: dict[int, Checkout] = {}
         """Open holds. The key is the adapter's: it must find the hold again at its
         return."""
@@ -102,17 +101,21 @@ class PoolLedger:
         """Paths that took connections which had been opened before a fork."""
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
         """The connections that were closed last: when, and their facts."""
+        self.switched_off: Callable[[], bool] = bool
+        self._by_path: dict[Path, Tally] = {}
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self.begun = time.monotonic()
         self.connects = self.closes = self.timeouts = self.invalidated = 0
         self.lost_slots = 0
-        """Connections that were dropped and that the pool will never replace."""
+        """Dropped connections that the pool will never replace."""
         self.gave_up = 0
         """Waits that the application itself has ended."""
         self.most_wanted = 0
-        """Connections out or asked for at once, at the worst moment beyond capacity."""
-        self.switched_off: Callable[[], bool] = bool
+        """The most connections out or wanted at once, beyond the capacity."""
         self.leaked = 0
         """Open holds that were found leaked; ended ones are counted by their tally."""
-        self._by_path: dict[Path, Tally] = {}
         self._by_site: dict[Frame | None, dict[Stack, Tally]] = {}
         """By call site and stack; None is a stack without any frame."""
         self._create = Histogram()
@@ -238,16 +241,9 @@ class PoolLedger:
             self.inherited,
         ):
             table.clear()
-        self._by_site = {}
         self.departed.clear()
-        del self._created[:], self._failed[:]
-        self._folding = threading.Lock()  # a thread of the parent may have held it
-        self._create, self._failed_waits = Histogram(), Histogram()
-        self.connects = self.closes = self.invalidated = self.leaked = 0
-        self.timeouts = self.gave_up = self.most_wanted = self.lost_slots = 0
         self.nestings.forget()
-        self.begun = time.monotonic()
-        self._wait_rate = WaitRate(self.begun)
+        self._start_counting()  # another thread of the parent may have had the lock
 
     def _tallies(self) -> list[Tally]:
         return [each for stacks in self._by_stack().values() for each in stacks]
