@@ -102,7 +102,7 @@ class Owners:
         self.current: Owner | None = None
         """The owner of the main thread's work, but for a fixture in ``rising``."""
         self.rising: list[Any] = []
-        """The wider fixtures (``Standing``) being set up, the innermost last. pytest has
+        """The wider fixtures (``Standing``) being set up, the innermost last. There is
         no hook for the end of a setup: each one has to be asked."""
         self._of: dict[Checkout, Owner] = {}
         """The owner of each open hold."""

@@ -60,7 +60,7 @@ async def orders(number: int, db: Db):
 
 @app.get("/report")
 def report():
-    return labels.context.get().labels
+    return labels.current_context.get().labels
 
 
 @app.get("/unclosed")
