@@ -1,4 +1,4 @@
-"""Findings about whole servers: whether they answer, and have enough connections."""
+"""Findings about whole servers: they do not answer, or lack connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poolwatch.model import Finding, PoolStats, Process, ServerStatus
 from poolwatch.text.format import clock, duration, plural, server_in
 
 _MOST_NAMED = 6
-"""Pools that are named; the others are counted."""
+"""Most pools that are named; the others are counted."""
 
 
 def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
@@ -57,8 +57,8 @@ def _silent_servers(processes: Sequence[Process]) -> _Silent:
             pools = [(number, process, known[p]) for p in status.pools if p in known]
             group = (_names_of(status, pools), [status], pools)
             same = [each for each in found if each[0] & group[0]]
-            for names, statuses, mine in same:
-                group = (names | group[0], statuses + group[1], mine + group[2])
+            for names, statuses, pools_before in same:
+                group = (names | group[0], statuses + group[1], pools_before + group[2])
             found = [each for each in found if each not in same] + [group]
     return [(statuses, pools) for _, statuses, pools in found]
 
@@ -107,8 +107,8 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
         f"{words}; {whose} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Start the server, or look at its log and at the network between. "
-        "Connections that were out when it stopped have to be returned.",
+        remedy="Start the server, or look at its log and at the network in between. "
+        "Connections that were checked out when it stopped have to be returned.",
     )
 
 
@@ -122,8 +122,8 @@ def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]
             if status.identity is None or status.error is not None:
                 continue
             servers[status.identity] = status
-            mine = [known[each] for each in status.pools if each in known]
-            pools[status.identity] += [(number, process, pool) for pool in mine]
+            connected = [known[each] for each in status.pools if each in known]
+            pools[status.identity] += [(number, process, pool) for pool in connected]
     return [(server, pools[identity]) for identity, server in servers.items()]
 
 
@@ -155,7 +155,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         f"{limit} for them" + (", and all of those are taken" if reached else ""),
         proof="; ".join(proof),
         remedy="Make the pools smaller or run fewer processes, so that all of them "
-        "together fit; or put a pooler such as PgBouncer between.",
+        "together fit; or put a pooler such as PgBouncer in between.",
     )
 
 
