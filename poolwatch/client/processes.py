@@ -209,8 +209,8 @@ class ProcessRegistry:
         for address in [each for each in self._entries if each not in others]:
             entry = self._entries[address]
             state = entry.refresh_state()
-            gone = entry.why and state and not self._is_listening(address)
-            if state == "ended" or gone:
+            not_listening = entry.why and state and not self._is_listening(address)
+            if state == "ended" or not_listening:
                 self._remove(address)
             else:
                 found.append(entry.unreachable())

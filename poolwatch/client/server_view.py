@@ -47,19 +47,19 @@ def attribute(view: View, own: OwnReading | None, host: str, now: float) -> Attr
     of the DSN if the pool is proven to be on its server; that of the agent; an own
     reading if a single hold is proven to be on its server.
     """
-    found = _Statuses(view, now)
+    statuses = _Statuses(view, now)
     reading = own.reading if own is not None else None
     if own is not None and own.source == "dsn":
         if reading is None:
-            _dsn_failed(found, own)
+            _dsn_failed(statuses, own)
         else:
-            _use_for_proven_pools(found, own, reading)
-    _use_agent(found, view.pools)
+            _use_for_proven_pools(statuses, own, reading)
+    _use_agent(statuses, view.pools)
     if own is not None and reading is not None:
-        _use_for_proven_pools(found, own, reading)
-        _use_for_proven_holds(found, own, reading, host)
-    _add_errors(found, dsn=own is not None and own.source == "dsn")
-    return found.join()
+        _use_for_proven_pools(statuses, own, reading)
+        _use_for_proven_holds(statuses, own, reading, host)
+    _add_errors(statuses, dsn=own is not None and own.source == "dsn")
+    return statuses.join()
 
 
 class _Statuses:
@@ -135,9 +135,9 @@ class _Statuses:
     def _last_status(self, pools: Collection[str]) -> ServerStatus | None:
         """The last status of the server of these pools, if they are on one server."""
         last = self.view.memory.servers
-        found = [s for s in last if not set(pools).isdisjoint(s.pools)]
-        same = len({status.identity or status.address for status in found}) == 1
-        return found[0] if same else None
+        same_pools = [s for s in last if not set(pools).isdisjoint(s.pools)]
+        same = len({status.identity or status.address for status in same_pools}) == 1
+        return same_pools[0] if same else None
 
     def join(self) -> Attribution:
         """Join the process with the readings."""
@@ -165,78 +165,84 @@ class _Statuses:
         )
 
 
-def _dsn_failed(found: _Statuses, own: OwnReading) -> None:
+def _dsn_failed(statuses: _Statuses, own: OwnReading) -> None:
     """Use the agent's readings, or the DSN's error, for pools on the DSN's server."""
-    pool_servers = found.view.memory.pool_servers
-    proven = [p for p in found.view.pools if is_on(found.view.memory, p, own.identity)]
-    _use_agent(found, proven)
-    _add_down_servers(found)
+    pool_servers = statuses.view.memory.pool_servers
+    proven = [
+        p for p in statuses.view.pools if is_on(statuses.view.memory, p, own.identity)
+    ]
+    _use_agent(statuses, proven)
+    _add_down_servers(statuses)
     error = own.error or SILENT
-    remaining = found.without_status()
+    remaining = statuses.without_status()
     elsewhere = pool_servers if own.identity else {}
-    found.fail(proven, "dsn", error, down=own.down)
+    statuses.fail(proven, "dsn", error, down=own.down)
     unknown = [
         pool for pool in remaining if pool not in proven and pool not in elsewhere
     ]
-    found.fail(unknown, "dsn", error)
+    statuses.fail(unknown, "dsn", error)
 
 
 def _use_for_proven_pools(
-    found: _Statuses, own: OwnReading, reading: ServerReading
+    statuses: _Statuses, own: OwnReading, reading: ServerReading
 ) -> None:
     """Use an own reading for the pools that are proven to be on that server."""
-    pool_servers = found.view.memory.pool_servers
+    pool_servers = statuses.view.memory.pool_servers
     proven = {
         pool: replace(reading, address=pool_servers[pool][1])
-        for pool in found.without_status()
-        if is_on(found.view.memory, pool, reading.identity)
-        if not _is_hidden(found, pool, reading)
+        for pool in statuses.without_status()
+        if is_on(statuses.view.memory, pool, reading.identity)
+        if not _is_hidden(statuses, pool, reading)
     }
-    found.use(proven, own.source, reading.address, own.moment)
+    statuses.use(proven, own.source, reading.address, own.moment)
 
 
 def _use_for_proven_holds(
-    found: _Statuses, own: OwnReading, reading: ServerReading, host: str
+    statuses: _Statuses, own: OwnReading, reading: ServerReading, host: str
 ) -> None:
     """Use an own reading for single holds that are proven to be on that server."""
-    process, pool_servers = found.view.process, found.view.memory.pool_servers
+    process, pool_servers = statuses.view.process, statuses.view.memory.pool_servers
     address = reading.address if process.host == host else None
     rows = {
         pool: claimed(process, pool, reading, address)
-        for pool in found.without_status()
-        if pool not in pool_servers and not _is_hidden(found, pool, reading)
+        for pool in statuses.without_status()
+        if pool not in pool_servers and not _is_hidden(statuses, pool, reading)
     }
     proven = {pool: each for pool, each in rows.items() if each.backends}
-    found.use(proven, own.source, reading.address, own.moment, complete=False)
+    statuses.use(proven, own.source, reading.address, own.moment, complete=False)
 
 
-def _is_hidden(found: _Statuses, pool: str, reading: ServerReading) -> bool:
+def _is_hidden(statuses: _Statuses, pool: str, reading: ServerReading) -> bool:
     """Whether the viewer's role sees only the pids of a pool's sessions.
 
     The agent's own role may see all columns.
     """
-    pids = {hold.backend_pid for hold in found.view.process.holds if hold.pool == pool}
+    pids = {
+        hold.backend_pid for hold in statuses.view.process.holds if hold.pool == pool
+    }
     hidden = any(b.age_s is None for b in reading.backends if b.pid in pids)
-    (found.hidden.add if hidden else found.hidden.discard)(pool)
+    (statuses.hidden.add if hidden else statuses.hidden.discard)(pool)
     return hidden
 
 
-def _use_agent(found: _Statuses, pools: Collection[str]) -> None:
+def _use_agent(statuses: _Statuses, pools: Collection[str]) -> None:
     """Use the agent's readings for those of ``pools`` that have no status yet."""
-    remaining = [pool for pool in found.without_status() if pool in pools]
-    for answer in found.view.fresh:
+    remaining = [pool for pool in statuses.without_status() if pool in pools]
+    for answer in statuses.view.fresh:
         if answer.reading is not None:
             readings = {
                 pool: answer.reading for pool in answer.pools if pool in remaining
             }
-            found.use(readings, "agent", answer.reading.address, found.view.fresh_at)
+            statuses.use(
+                readings, "agent", answer.reading.address, statuses.view.fresh_at
+            )
 
 
-def _add_down_servers(found: _Statuses) -> None:
+def _add_down_servers(statuses: _Statuses) -> None:
     """Report the servers that do not answer the agent as down."""
-    for answer in found.view.memory.answers:
+    for answer in statuses.view.memory.answers:
         if answer.down is not None:
-            found.fail(
+            statuses.fail(
                 answer.pools,
                 "agent",
                 answer.error or answer.down,
@@ -245,14 +251,14 @@ def _add_down_servers(found: _Statuses) -> None:
             )
 
 
-def _add_errors(found: _Statuses, *, dsn: bool) -> None:
+def _add_errors(statuses: _Statuses, *, dsn: bool) -> None:
     """Add an error status for each pool without a reading."""
-    pending = found.view.pending
-    _add_down_servers(found)
+    pending = statuses.view.pending
+    _add_down_servers(statuses)
     if dsn and not pending:
-        hidden = [pool for pool in found.without_status() if pool in found.hidden]
-        found.fail(hidden, "dsn", _HIDDEN)
-    for answer in found.view.memory.answers:
+        hidden = [pool for pool in statuses.without_status() if pool in statuses.hidden]
+        statuses.fail(hidden, "dsn", _HIDDEN)
+    for answer in statuses.view.memory.answers:
         why = answer.error if answer.enabled else _SWITCHED_OFF
         if why is None or pending:
             continue
@@ -260,10 +266,10 @@ def _add_errors(found: _Statuses, *, dsn: bool) -> None:
             why = f"not proven to be on the server of the DSN ({why})"
         elif not answer.enabled:
             why += ": give --dsn"
-        found.fail(
+        statuses.fail(
             answer.pools, "agent", why, enabled=answer.enabled, address=answer.address
         )
-    found.fail(found.without_status(), "agent", pending or _UNPROVEN)
+    statuses.fail(statuses.without_status(), "agent", pending or _UNPROVEN)
 
 
 def _status(

@@ -170,6 +170,8 @@ def pids_of(views: Iterable[View]) -> set[int]:
     pids = set()
     for view in views:
         known = [(hold.pool, hold.backend_pid) for hold in view.process.holds]
-        known += [(gone.pool, gone.backend_pid) for gone in view.process.departed]
+        known += [
+            (departed.pool, departed.backend_pid) for departed in view.process.departed
+        ]
         pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
     return pids

@@ -47,8 +47,8 @@ def row_findings(process: Process, holders: Holders) -> list[Finding]:
     findings = []
     for hold, row, server in _joined(process):
         if row.blocked_by:
-            found = [holders.get((server.address, pid)) for pid in row.blocked_by]
-            findings.append(_lock_wait(hold, row, [each for each in found if each]))
+            blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
+            findings.append(_lock_wait(hold, row, [each for each in blockers if each]))
         age, limit = row.state_age_s or 0.0, long_after[hold.pool]
         if hold.verdict == "ok" or limit is None or age < limit:
             continue
@@ -179,24 +179,26 @@ def _ghost(
     more = len(holds) - _MOST_NAMED
     backends += f" and {more} more" if more > 0 else ""
     sites = distinct_sites(*(hold.site for hold in holds))
-    one = len(holds) == 1
-    taken = dict.fromkeys(taken_at(hold) for hold in holds)
-    where = ", ".join(list(taken)[:3]) or "?"
-    who = (
-        f"{where} holds a connection"
-        if one
-        else f"{len(holds)} connections held by {where}"
+    single = len(holds) == 1
+    sites_in_words = dict.fromkeys(taken_at(hold) for hold in holds)
+    shown_sites = ", ".join(list(sites_in_words)[:3]) or "?"
+    subject = (
+        f"{shown_sites} holds a connection"
+        if single
+        else f"{len(holds)} connections held by {shown_sites}"
     )
     up_s = server.up_s if server else None
     restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
     if restarted:
-        what = f"of a server that was restarted {duration(up_s)} ago"
-        text = f"{who} {what}" if one else f"{who} are {what}"
+        server_words = f"of a server that was restarted {duration(up_s)} ago"
+        text = (
+            f"{subject} {server_words}" if single else f"{subject} are {server_words}"
+        )
     else:
         text = (
-            f"{who} that the server has ended"
-            if one
-            else f"{who}: the server has ended them"
+            f"{subject} that the server has ended"
+            if single
+            else f"{subject}: the server has ended them"
         )
     return Finding(
         kind="ghost",
@@ -204,8 +206,8 @@ def _ghost(
         pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
         text=text,
         proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
-        f"{backends}, before and after which the hold{'' if one else 's'} "
-        f"{'was' if one else 'were'} open",
+        f"{backends}, before and after which the hold{'' if single else 's'} "
+        f"{'was' if single else 'were'} open",
         remedy="Its next statement will fail: return the connection, and let the "
         "pool test connections first (pool_pre_ping=True).",
         holds=ids(holds),

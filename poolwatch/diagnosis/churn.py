@@ -65,8 +65,8 @@ def _finding(origin: PoolOrigin, stats: Mapping[str, PoolStats]) -> Finding:
         f"{duration(origin.latest_s[0] - origin.latest_s[-1])}, the last "
         f"{duration(origin.latest_s[-1])} ago; {origin.most_alive} alive at once at "
         "most",
-        remedy="Make the engine or pool once, at module level or when the application "
-        "starts, and share it; a pool for one use needs dispose() or close() "
-        "afterwards.",
+        remedy="Create the engine or pool once, at module level or when the "
+        "application starts, and share it; a pool for one use needs dispose() or "
+        "close() afterwards.",
         sites=(origin.site,),
     )

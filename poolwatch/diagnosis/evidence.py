@@ -94,7 +94,7 @@ class HoldEvidence:
     frames_left: int = 0
     """How many of these frames are still in ``now``; 0 unless the hold is long."""
     activity: Activity | None = None
-    """What the holder is doing now; only set for a long hold."""
+    """The holder's current activity; only set for a long hold."""
     site: Frame | None = None
     """The call site."""
     owner: object = None

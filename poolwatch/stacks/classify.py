@@ -1,4 +1,4 @@
-"""What a holder is waiting for, by its stack: the database, HTTP, a lock, sleep ...
+"""Classifies a holder's stack: waiting for the database, HTTP, a lock, sleep ...
 
 A stack has Python frames only: the stack of a thread in ``time.sleep`` ends with the
 line that called it. So the source line of the innermost frame is read, if available.
@@ -114,14 +114,14 @@ def activity_of(now: Sequence[Frame]) -> Activity | None:
     if own is None and not inner:
         return None
     kinds = [_kind_of_file(frame) for frame in inner]
-    known = next((kind for kind in kinds if kind is not None), None)
+    kind_found = next((kind for kind in kinds if kind is not None), None)
     for kind in ("database", "http"):  # they use sockets and locks internally
         if kind in kinds:
-            known = kind
+            kind_found = kind
             break
-    if known is None and not inner and own is not None:
-        known = _kind_of_call(own)
-    return Activity(known or "code", own or inner[-1])
+    if kind_found is None and not inner and own is not None:
+        kind_found = _kind_of_call(own)
+    return Activity(kind_found or "code", own or inner[-1])
 
 
 def _kind_of_file(frame: Frame) -> Kind | None:

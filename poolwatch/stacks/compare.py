@@ -28,9 +28,9 @@ def taking_frames(
     launched the program are left out, unless ``launcher`` is set or there are no other
     frames.
     """
-    known = _name(site) if site is not None else None
+    site_name = _name(site) if site is not None else None
     names = list(map(_name, stack))
-    own = application_frames(names, site=known, launcher=launcher)
+    own = application_frames(names, site=site_name, launcher=launcher)
     return tuple([stack[at] for at in own])
 
 

@@ -123,8 +123,8 @@ def every_greenlet() -> list[ref[Any]] | None:
     found: list[ref[Any]] = []
     heap = gc.get_objects()
     for at in range(0, len(heap), _CHUNK):  # each chunk runs in C, for about 2 ms
-        some = heap[at : at + _CHUNK]
-        found += map(ref, compress(some, map(issubclass, map(type, some), kinds)))
+        chunk = heap[at : at + _CHUNK]
+        found += map(ref, compress(chunk, map(issubclass, map(type, chunk), kinds)))
     return found
 
 

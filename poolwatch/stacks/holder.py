@@ -24,7 +24,7 @@ __all__ = ["Holder", "PerGreenlet", "PerThread", "TaskRef", "get_ident"]
 
 
 class Holder:
-    """What is recorded of a thread, or of a greenlet in it, without keeping it alive.
+    """The record of a thread, or of a greenlet in it, which it does not keep alive.
 
     Greenlets have records of their own if gevent or eventlet is loaded: see PerThread.
     """
@@ -178,7 +178,7 @@ def tell_greenlets_apart() -> None:
 
 
 class TaskRef:
-    """What is recorded of an asyncio task, without keeping it alive."""
+    """The record of an asyncio task, which it does not keep alive."""
 
     __slots__ = ("_name", "_task")
 

@@ -182,9 +182,9 @@ def _worth_following(kind: type) -> bool:
     package = module.partition(".")[0]
     library = by_package().get(package)
     if library is not None:
-        known = module.startswith(library.followed or "")
+        in_followed_module = module.startswith(library.followed or "")
         left_out = {name, package} & library.unfollowed
-        return (known and not left_out) or "ExecutionContext" in name
+        return (in_followed_module and not left_out) or "ExecutionContext" in name
     if package == "poolwatch":
         return module.startswith("poolwatch.commands.demo.app")
     return package != "logging" or name not in _LOGGING_REGISTRIES
@@ -198,8 +198,8 @@ def is_of_sqlalchemy(kind: type) -> bool:
 
 def _is_likely(kind: type) -> bool:
     """Whether such objects often lead to a connection: they are visited first."""
-    often = (CellType, MethodType, *SUSPENDABLE)
-    if issubclass(kind, often) or is_thread_local(kind):
+    likely_types = (CellType, MethodType, *SUSPENDABLE)
+    if issubclass(kind, likely_types) or is_thread_local(kind):
         return True
     return module_of(kind) == "contextlib" or is_of_sqlalchemy(kind)
 

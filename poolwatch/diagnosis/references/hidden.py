@@ -53,9 +53,10 @@ class _Source:
 
 def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
     """Whether a frame on both stacks may hold a connection without a variable."""
-    taken = taking_frames(stack_at_checkout, launcher=True)[::-1]  # the outermost first
-    pairs = matching_frames(taken, taking_frames(now, launcher=True)[::-1])
-    ended = taken[len(pairs)] if 0 < len(pairs) < len(taken) else None
+    # outermost frame first
+    checked_out = taking_frames(stack_at_checkout, launcher=True)[::-1]
+    pairs = matching_frames(checked_out, taking_frames(now, launcher=True)[::-1])
+    ended = checked_out[len(pairs)] if 0 < len(pairs) < len(checked_out) else None
     return any(
         _hides(block, at_checkout.line, frame.line, ended)
         for at_checkout, frame in pairs

@@ -38,10 +38,10 @@ _TOGETHER = 16
 """Tasks grouped in one root: there may be ten thousand, most of them idle."""
 
 
-def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
+def holding_task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
     """The tasks that took the suspicious holds, one root each."""
     found: dict[ref[Any], None] = {}
-    for weakly in known:
+    for weakly in takers:
         task = weakly()
         if task is not None:
             found[ref(task)] = None
@@ -49,7 +49,7 @@ def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list
     return [_root(guide, (weakly,)) for weakly in found]
 
 
-def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
+def task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
     """All other tasks of the event loops found so far, in groups."""
     others: list[ref[Any]] = []
     roots = []
@@ -58,8 +58,8 @@ def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
             others += _tasks_of(guide, loop())
         except RuntimeError:  # the set of tasks kept changing
             roots.append(Root("tasks", "those of an event loop", _unreadable))
-    taken = {id(weakly()) for weakly in known}
-    others = [weakly for weakly in others if id(weakly()) not in taken]
+    taker_ids = {id(weakly()) for weakly in takers}
+    others = [weakly for weakly in others if id(weakly()) not in taker_ids]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
