@@ -138,7 +138,7 @@ class Agent:
         """
         if greenlets.are_scheduled():
             tell_greenlets_apart()
-            holder = per_greenlet.holder_of(greenlets.asking_greenlet())
+            holder = per_greenlet.holder_of(greenlets.application_greenlet())
         else:  # the record is the thread's: the greenlet that runs may end before it
             holder = self.per_thread.holder = Holder(greenlets.first_greenlet())
         if self._tried_in != os.getpid():

@@ -15,7 +15,7 @@ from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Departed, Frame
 from poolwatch.stacks.capture import resolve
-from poolwatch.stacks.classify import doing
+from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import still_on_stack, taking_frames
 from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
 from poolwatch.stacks.holder import Holder
@@ -76,8 +76,8 @@ class Moment:
         for seen in holds.values():
             seen.one_of_several = requests[seen.owner] > 1
         for seen in _taken_again(holds, waits):
-            seen.taken_again = True
-            seen.still_there = 0
+            seen.called_again = True
+            seen.frames_left = 0
         self.pools.append(OpenRequests(book, holds, waits))
         self.departed += [
             Departed(book.id, pid, self.now - closed, facts.record(self.now))
@@ -105,9 +105,9 @@ class Moment:
             seen.unused_s = usage.unused_s(self.now)
             seen.by_others = usage.by_others
         if seen.held_s >= seen.long_after:
-            seen.taken_by = len(taking_frames(seen.stack))
-            seen.still_there = still_on_stack(seen.stack, now)
-            seen.doing = doing(now)
+            seen.frames_at_checkout = len(taking_frames(seen.stack))
+            seen.frames_left = still_on_stack(seen.stack, now)
+            seen.activity = activity_of(now)
             seen.used = usage.path.frames() if usage and usage.path else ()
         return seen
 
@@ -143,11 +143,11 @@ class Moment:
         for pool in self.pools:
             pool.leave_out_ended()
         for hold, seen in self.suspects().items():
-            if seen.held_s >= seen.long_after and not seen.taken_again:
+            if seen.held_s >= seen.long_after and not seen.called_again:
                 now = self.stack_now(hold)
                 if now != seen.now:
                     still = still_on_stack(seen.stack, now)
-                    seen.moved |= still != seen.still_there
+                    seen.stack_changed |= still != seen.frames_left
 
     def submitter(self, request: Checkout) -> Submitter:
         """The code that waits for the work of a request's thread."""

@@ -105,6 +105,10 @@ class LedgerSource:
     def _findings(self, moment: Moment, pools: list[PoolRecords]) -> list[Finding]:
         made = self._ledger.origins.records(moment.now)
         return [
-            *[found for pool in pools for found in findings.of_pool(pool.evidence)],
-            *findings.of_process(made, [pool.evidence.stats for pool in pools]),
+            *[
+                found
+                for pool in pools
+                for found in findings.pool_findings(pool.evidence)
+            ],
+            *findings.process_findings(made, [pool.evidence.stats for pool in pools]),
         ]

@@ -102,7 +102,7 @@ class Suspects:
         """
         for hold, seen in moment.holds():
             answer = self._answers.get(hold.number)
-            if answer is None or seen.moved:
+            if answer is None or seen.stack_changed:
                 continue
             certain = (
                 answer.times_unused >= _AGREED
@@ -131,7 +131,7 @@ class Suspects:
         moment.verify()
         for hold, seen in suspects.items():
             before = self._answers.get(hold.number)
-            if seen.moved:
+            if seen.stack_changed:
                 self._answers.pop(hold.number, None)
             elif hold.number in found:
                 times = before.times_unused if before is not None else 0

@@ -20,7 +20,7 @@ from poolwatch.ledger.nesting import Nesting
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Frame, Hold
 from poolwatch.runtime.guard import log
-from poolwatch.text.format import duration, one_line, place, plural, whence
+from poolwatch.text.format import duration, one_line, place, plural, site_and_callers
 
 PERIOD_S = 1.0
 _AGAIN_S = 5.0
@@ -166,7 +166,7 @@ class Watchdog:
                     "leak on pool %s: %d connection(s) taken at %s %s",
                     one_line(repr(book.name)),
                     new,
-                    whence(site, *each.callers),
+                    site_and_callers(site, *each.callers),
                     _end_of(book),
                 )
 
@@ -193,7 +193,7 @@ def _leak(holds: Sequence[Hold], pool: str) -> str:
     function = f" in {hold.site.function}" if hold.site else ""
     if len(holds) > 1:
         function += f" (and {len(holds) - 1} more there)"
-    where = whence(hold.site, *(each.caller for each in holds))
+    where = site_and_callers(hold.site, *(each.caller for each in holds))
     lines = [
         one_line(
             f"leak on pool {pool!r}: connection taken at {where}{function}, "
@@ -212,9 +212,9 @@ def _nested(nesting: Nesting, pool: str) -> str:
     lines = [
         one_line(
             f"nested on pool {pool!r}: {nesting.who} takes a connection at "
-            f"{whence(nesting.inner.site(), inner)} while it holds one taken at "
-            f"{whence(nesting.outer.site(), outer)}; as many such callers as the pool "
-            "has connections lock each other out"
+            f"{site_and_callers(nesting.inner.site(), inner)} while it holds one taken "
+            f"at {site_and_callers(nesting.outer.site(), outer)}; as many such callers "
+            "as the pool has connections lock each other out"
         ),
         *_stack("the first", nesting.outer.frames()),
         *_stack("the second", nesting.inner.frames()),

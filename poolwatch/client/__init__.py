@@ -1,1 +1,1 @@
-"""The viewer's side: reads agents over their sockets and joins them with the server."""
+"""The viewer: reads agents over their sockets and joins holds with server sessions."""

@@ -1,6 +1,6 @@
 """Concurrent calls with a deadline for each.
 
-An executor will not do: at exit the program would wait for its slowest call.
+No executor is used, because the program would wait for its slowest call at exit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 BRIEF_S = 0.3
-"""How long to wait for a call whose last answer was late: a good one takes less."""
+"""Seconds to wait for a call whose last answer was late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Calls:
         """Return the outcome of every job, after ``patience_s`` at the latest.
 
         ``limits``: shorter limits for some keys. A call that is still running from an
-        earlier run is neither repeated nor waited for; its result will be too old for
-        the run that gets it, so late() returns it.
+        earlier run is neither repeated nor waited for. Its result will be too old for
+        a later run, so late() returns it.
         """
         self._collect()
         fresh = {

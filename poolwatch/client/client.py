@@ -1,4 +1,4 @@
-"""The viewer's side of the socket: finds the processes and sends them requests."""
+"""The HTTP client of the agents: finds their sockets and sends requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from poolwatch.text.format import one_line
 
 PATIENCE_S = 3.0
 _MAX_MIB = 256
-"""Largest answer that is read."""
+"""Largest response that is read."""
 
 
 class Client:
@@ -38,7 +38,7 @@ class Client:
     def __init__(
         self, directory: Path | None = None, *, patience_s: float = PATIENCE_S
     ) -> None:
-        """``directory``: by default where an application puts its socket."""
+        """``directory``: where to look for sockets; None for the usual directory."""
         self.directory = sockets.runtime_directory(directory)
         self._patience_s = patience_s
         self._calls = Calls()
@@ -68,13 +68,13 @@ class Client:
         return snapshot.processes[0]
 
     def servers(self, address: Address, *, linger: float) -> Sequence[AgentReading]:
-        """Have the process read its own servers; raises UnreachableError."""
+        """Let a process read its own servers; raises UnreachableError."""
         query = urlencode({"linger": linger})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
         return wire.list_from_json(AgentReading, text, "servers")
 
     def traces(self, address: Address, seconds: float) -> Sequence[Trace]:
-        """Have a process record its pools for ``seconds``; raises UnreachableError."""
+        """Let a process record its pools for ``seconds``; raises UnreachableError."""
         query = urlencode({"seconds": seconds})
         text = self._get(address, f"/trace?{query}", patience_s=seconds + PATIENCE_S)
         return wire.list_from_json(Trace, text, "traces")
@@ -82,7 +82,7 @@ class Client:
     def all_traces(
         self, seconds: float
     ) -> tuple[list[tuple[Address, Sequence[Trace]]], tuple[Unreachable, ...]]:
-        """Have all processes record at once; also returns those that failed."""
+        """Let all processes record at the same time; also returns those that failed."""
         addresses = self.agents()
         outcomes = self._calls.run(
             {address: partial(self.traces, address, seconds) for address in addresses},
@@ -177,7 +177,7 @@ def _error_of(outcome: Outcome) -> str | None:
 def _listening(address: Address) -> Address | None:
     """Return the address with the process that listens there; None if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full queue is an error at once
+        probe.setblocking(False)  # a full queue fails at once
         try:
             probe.connect(os.fspath(address.path))
         except (ConnectionRefusedError, FileNotFoundError):
@@ -190,7 +190,7 @@ def _listening(address: Address) -> Address | None:
 
 
 def no_process(directory: Path) -> str:
-    """Say which directory was searched, and how to start."""
+    """The message for a directory without sockets, with the first steps."""
     return (
         f"no instrumented process found in {directory}\n"
         "add one line to the application: poolwatch.instrument(engine)\n"

@@ -1,18 +1,20 @@
-"""The source behind every face: the processes, joined with their servers.
+"""The source for all user interfaces: the processes, joined with their servers.
 
-Who reads PostgreSQL, for each pool:
+How PostgreSQL is read, for each pool:
 
-1. With a DSN, the viewer reads that server, once a refresh for all processes. It speaks
-   for the pools that are proven to be on it; the agents of the others read theirs.
-2. Without one, every agent reads for its own pools.
-3. Where an agent cannot, DATABASE_URL or the libpq environment of the viewer is tried,
-   with the same proof.
+1. With a DSN, the viewer reads that server, once per refresh for all processes. The
+   reading is used for the pools that are proven to be on that server. For other pools
+   the agents read the servers.
+2. Without a DSN, every agent reads the servers of its own pools.
+3. If an agent cannot, the viewer tries DATABASE_URL or its libpq environment, with the
+   same proof.
 
-The proof that a pool is on the server of a DSN: its agent, over a connection made the
-pool's own way, finds the same running server (ServerReading.identity). It is asked
-again whenever the two differ, so a restarted server is recognised. Where the agent
-cannot tell, each hold has to prove it by its TCP port, or by its address on this same
-machine; the first that does speaks for its pool.
+The proof that a pool is on the server of a DSN: the pool's agent, over a connection
+opened with the pool's own settings, finds the same running server
+(ServerReading.identity). The agent is asked again whenever the identities differ, so a
+restarted server is recognised. If the agent cannot identify the server, each hold has
+to prove it by its TCP port, or by its address on this same machine; one proven hold is
+enough for its pool.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from poolwatch.client.view import (
     pids_of,
 )
 from poolwatch.diagnosis.evidence import ServerEvidence
-from poolwatch.diagnosis.findings import of_servers
+from poolwatch.diagnosis.findings import with_server_findings
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Frozen, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
@@ -46,14 +48,14 @@ from poolwatch.protocol.sockets import Address
 from poolwatch.text.naming import numbered
 
 LINGER_S = 5.0
-"""How long an agent is asked to keep its connection for our next refresh."""
+"""Seconds for which an agent keeps its connection for the viewer's next refresh."""
 
 _KNOWN_S = 1.0
-"""How long a server is waited for that has answered so far."""
-_ON_ITS_WAY_OUT_S = 0.25
-"""How long a hold without a backend gets to end by itself."""
+"""Seconds to wait for a server that has always answered so far."""
+_CLOSING_S = 0.25
+"""Seconds given to a hold without a backend to end by itself."""
 ASK_AGAIN_S = 10.0
-"""After an agent could not tell which server its pools are on."""
+"""Seconds before an agent that could not identify its server is asked again."""
 
 
 class LiveSource:
@@ -74,7 +76,7 @@ class LiveSource:
     ) -> None:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
-        ``linger_s``: how long agents keep their connection for our next refresh.
+        ``linger_s``: how long agents keep their connection for the next refresh.
         """
         self._linger_s = linger_s
         self._client = client
@@ -86,19 +88,19 @@ class LiveSource:
         self._environment = reader(fallback) if fallback is not None else None
         self._processes = ProcessRegistry(client, self._calls, patience_s)
         self._ghosts: dict[Address, frozenset[str]] = {}
-        """By agent: holds that had no backend at the last snapshot."""
+        """By agent: ids of the holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
-        """The last words of the DSN's server, if it does not answer."""
+        """The error of the DSN's server or its driver, while the server is down."""
         self.server_error: str | None = None
-        """The error of the DSN, one sentence, as of the last snapshot; also when no
-        process is found that would show it."""
+        """The error of the DSN at the last snapshot, one sentence. It is also set if
+        there is no process in which to show it."""
 
     def snapshot(self) -> Snapshot:
         """Return all processes as they are now, joined with their servers.
 
-        Raises only what finding the processes raises. If there are none, the server of
-        the DSN is read all the same, so that its error is shown early.
+        Raises what Client.agents() raises. If there are no processes, the server of the
+        DSN is read all the same, so that its error is shown early.
         """
         late = self._calls.late()
         try:
@@ -113,47 +115,57 @@ class LiveSource:
         attributed = self._attribute(views, own)
         for address, each in attributed.items():
             self._processes.remember(address, each.memory)
-        self._let_them_end({a: each.missing for a, each in attributed.items()})
+        self._wait_for_closing_holds(
+            {a: each.missing for a, each in attributed.items()}
+        )
         processes = numbered([each.process for each in attributed.values()])
-        seen = [
-            ServerEvidence(process, each.strays, self._still_out(address, each.missing))
+        evidence = [
+            ServerEvidence(
+                process, each.strays, self._still_open(address, each.missing)
+            )
             for process, (address, each) in zip(
                 processes, attributed.items(), strict=True
             )
         ]
-        return Snapshot(processes=of_servers(seen), unreachable=unreachable)
+        return Snapshot(
+            processes=with_server_findings(evidence), unreachable=unreachable
+        )
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots, the oldest first, and the silent processes.
 
-        May be called while another thread takes a snapshot. Raises what finding the
-        processes raises.
+        May be called while another thread takes a snapshot. Raises what
+        Client.agents() raises.
         """
         return self._client.all_frozen()
 
-    def _let_them_end(self, missing: Mapping[Address, frozenset[str]]) -> None:
-        """Give holds without a backend a moment, unless they are known for that.
+    def _wait_for_closing_holds(
+        self, missing: Mapping[Address, frozenset[str]]
+    ) -> None:
+        """Wait a moment if a hold without a backend was not missing before.
 
-        A connection may be on its way out: when a statement is cancelled, drivers close
-        the connection first, and then the pool takes it from its holder.
+        Its connection may be closing: when a statement is cancelled, drivers close the
+        connection first, and then the pool ends the hold.
         """
         if any(m - self._ghosts.get(a, frozenset()) for a, m in missing.items()):
-            time.sleep(_ON_ITS_WAY_OUT_S)
+            time.sleep(_CLOSING_S)
         self._ghosts = {}
 
-    def _still_out(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
-        """The missing holds that are still open, by a further snapshot."""
+    def _still_open(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
+        """The missing holds that are still open in a second snapshot."""
         if not missing:
             return missing
         try:
-            again = self._client.view(address)
+            second_view = self._client.view(address)
         except PoolwatchError:
             return frozenset()
-        found = self._ghosts[address] = missing & {hold.id for hold in again.holds}
+        found = self._ghosts[address] = missing & {
+            hold.id for hold in second_view.holds
+        }
         return found
 
     def close(self) -> None:
-        """Close our own connections to PostgreSQL."""
+        """Close the viewer's own connections to PostgreSQL."""
         for reader in (self._dsn, self._environment):
             if reader is not None:
                 reader.close()
@@ -166,14 +178,14 @@ class LiveSource:
     def _read(
         self, views: Mapping[Address, View], late: Mapping[Hashable, Outcome]
     ) -> tuple[dict[Address, View], OwnReading | None]:
-        """Let our own connection and the agents read, all at the same time.
+        """Let the viewer's own connection and the agents read at the same time.
 
         Returns the views with the agents' answers, and the reading of the DSN.
         """
         if "dsn" in late:
             self._dsn_down = down_of(late["dsn"])
         views = {
-            address: view.hear_late(late["servers", address])
+            address: view.with_late_answer(late["servers", address])
             if ("servers", address) in late
             else view
             for address, view in views.items()
@@ -190,11 +202,11 @@ class LiveSource:
             jobs["dsn"] = partial(self._dsn.read, pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
         now = time.monotonic()
-        heard = {
-            address: view.hear(outcomes.get(("servers", address)), now)
+        answered = {
+            address: view.with_answer(outcomes.get(("servers", address)), now)
             for address, view in views.items()
         }
-        return heard, self._read_dsn(outcomes.get("dsn"))
+        return answered, self._read_dsn(outcomes.get("dsn"))
 
     def _read_dsn(self, outcome: Outcome | None) -> OwnReading | None:
         if outcome is None:
@@ -207,21 +219,21 @@ class LiveSource:
     def _attribute(
         self, views: Mapping[Address, View], own: OwnReading | None
     ) -> dict[Address, Attribution]:
-        """Join each process with its readings; asks the environment's server last."""
+        """Join each process with its readings; reads the environment's server last."""
         now = time.monotonic()
         found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
-        lacking = {a: views[a] for a, each in found.items() if each.unread}
-        if self._environment is not None and lacking:
-            job = partial(self._environment.read, pids_of(lacking.values()))
+        incomplete = {a: views[a] for a, each in found.items() if each.unread}
+        if self._environment is not None and incomplete:
+            job = partial(self._environment.read, pids_of(incomplete.values()))
             outcome = self._calls.run({"environment": job}, self._patience_s)
             own = OwnReading.of("environment", outcome["environment"])
             now = time.monotonic()
-            for address, view in lacking.items():
+            for address, view in incomplete.items():
                 found[address] = attribute(view, own, self._host, now)
         return found
 
     def _limits(self, views: Mapping[Address, View]) -> dict[Hashable, float]:
-        """How long to wait for servers, so that the application is shown at once."""
+        """How long to wait for servers before the processes are shown without them."""
         limits: dict[Hashable, float] = {}
         for address, view in views.items():
             if view.memory.unread:
@@ -235,22 +247,29 @@ class LiveSource:
     def _agent_needed(self, view: View) -> bool:
         if not view.pools or self._dsn is None:
             return bool(view.pools)
-        if self._dsn_down and any(self._is_here(view, pool) for pool in view.pools):
-            return True  # it may be back, and our own next attempt is seconds away
+        if self._dsn_down and any(
+            self._is_on_dsn_server(view, pool) for pool in view.pools
+        ):
+            return True  # it may be up again before the viewer tries again
         if any(pool in view.memory.hidden for pool in view.pools):
             return True
-        homes = view.memory.homes
-        if any(pool in homes and not self._is_here(view, pool) for pool in view.pools):
+        pool_servers = view.memory.pool_servers
+        if any(
+            pool in pool_servers and not self._is_on_dsn_server(view, pool)
+            for pool in view.pools
+        ):
             return self._dsn_identity is not None
         asked = view.memory.asked
         recently = asked is not None and time.monotonic() - asked < ASK_AGAIN_S
-        return not recently and not all(pool in homes for pool in view.pools)
+        return not recently and not all(pool in pool_servers for pool in view.pools)
 
     def _linger_for(self, view: View) -> float:
-        """No longer than needed where the agent is only asked which server it is."""
-        elsewhere = any(not self._is_here(view, pool) for pool in view.memory.homes)
+        """Seconds to keep a connection; 0 if the agent only identifies its server."""
+        elsewhere = any(
+            not self._is_on_dsn_server(view, pool) for pool in view.memory.pool_servers
+        )
         return self._linger_s if self._dsn is None or elsewhere else 0.0
 
-    def _is_here(self, view: View, pool: str) -> bool:
+    def _is_on_dsn_server(self, view: View, pool: str) -> bool:
         """Whether the pool is proven to be on the server of the DSN."""
         return is_on(view.memory, pool, self._dsn_identity)

@@ -1,8 +1,8 @@
-"""The processes of a viewer: those that answer, are silent, or have ended.
+"""The viewer's registry of processes: answering, silent and ended ones.
 
 A process stays registered until the kernel says that it has ended, or until its agent
-stops listening. Meanwhile a silent one is asked again, at growing intervals, and the
-others do not wait for it.
+stops listening. A silent process is asked again at growing intervals, without delaying
+the others.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from poolwatch.protocol.liveness import Peer, State
 from poolwatch.protocol.sockets import Address
 
 ENDED_S = 60.0
-"""How long an ended process stays listed while others are running."""
+"""Seconds for which an ended process stays listed while others are running."""
 _KNOWN_S = 2.0
-"""How long to wait for a process that has answered so far."""
+"""Seconds to wait for a process that has always answered so far."""
 _ENDING_S = 0.1
-"""Longest time between the close of a killed process's socket and its end."""
+"""Longest time in seconds from closing a killed process's socket to its end."""
 _MAX_ENDED = 64
 _BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 _LATE = "it does not answer in time"
@@ -40,7 +40,7 @@ _WORDS: dict[State | None, str] = {
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one process between two snapshots."""
+    """The state of one process between two snapshots."""
 
     pid: int | None
     memory: Memory = field(default_factory=Memory)
@@ -50,7 +50,7 @@ class _Entry:
     """Requests in a row without an answer."""
     ask_at: float = 0.0
     why: str | None = None
-    """The last error, unless it was silence."""
+    """The last error, unless the process did not answer."""
     state: State | None = None
     """According to the kernel; None if unknown."""
     removed_at: float = 0.0
@@ -59,7 +59,7 @@ class _Entry:
     """How the snapshot lists it once it has ended."""
 
     def refresh_state(self) -> State | None:
-        """Ask the kernel again; a process that was continued is asked at once."""
+        """Read the state from the kernel; a continued process is asked at once."""
         before = self.state
         self.state = liveness.state(self.peer) if self.peer else None
         if before == "stopped" != self.state:
@@ -68,7 +68,7 @@ class _Entry:
 
     @property
     def patience_s(self) -> float:
-        """How long to wait for an answer: less if earlier ones came quickly."""
+        """How long to wait for an answer, by the earlier answers."""
         if self.failures or self.state == "stopped":
             return BRIEF_S
         return float("inf") if self.answered_at is None else _KNOWN_S
@@ -79,7 +79,7 @@ class _Entry:
             self.answered_at = utc(time.monotonic() - outcome.ended)
 
     def answered_late(self, outcome: Outcome, patience_s: float) -> None:
-        """Ask again at once, only briefly if it took longer than ``patience_s``."""
+        """Ask again at once; wait only briefly if that took over ``patience_s``."""
         failures = self.failures
         self.answered(outcome)
         if outcome.ended is not None and outcome.ended - outcome.began > patience_s:
@@ -138,7 +138,7 @@ class ProcessRegistry:
         return views, unreachable
 
     def remember(self, address: Address, memory: Memory) -> None:
-        """Keep what is to be remembered of a process until its next refresh."""
+        """Store the memory of a process until its next refresh."""
         self._entries[address].memory = memory
 
     def _without_socket(
@@ -146,8 +146,8 @@ class ProcessRegistry:
     ) -> dict[Address, Unreachable]:
         """Processes that still listen although their socket file is gone.
 
-        Others without a socket file have ended, or are no longer instrumented: they are
-        removed.
+        Other processes without a socket file have ended or are no longer instrumented;
+        they are removed.
         """
         found: dict[Address, Unreachable] = {}
         for address in self._entries.keys() - set(addresses):
@@ -167,7 +167,7 @@ class ProcessRegistry:
         return liveness.listens(entry.peer, address.path)
 
     def _remove(self, address: Address) -> None:
-        """Remove a process; one that is about to end gets a moment to do so."""
+        """Remove a process, after waiting a moment for its end."""
         entry = self._entries.pop(address)
         entry.removed_at = time.monotonic()
         while entry.refresh_state() == "running" and (
@@ -204,20 +204,20 @@ class ProcessRegistry:
         return views
 
     def _silent(self, others: Collection[Address]) -> list[Unreachable]:
-        """Those not in ``others``; removes the ended and the no longer listening."""
+        """The processes not in ``others``; removes ended and unreachable ones."""
         found = []
         for address in [each for each in self._entries if each not in others]:
             entry = self._entries[address]
             state = entry.refresh_state()
-            gone = entry.why and state and not self._is_listening(address)
-            if state == "ended" or gone:
+            not_listening = entry.why and state and not self._is_listening(address)
+            if state == "ended" or not_listening:
                 self._remove(address)
             else:
                 found.append(entry.unreachable())
         return found
 
     def _ended(self, views: Collection[Address]) -> list[Unreachable]:
-        """Those that ended recently; all of them while no process answers."""
+        """The recently ended processes; all ended ones while no process answers."""
         if views:
             after = time.monotonic() - ENDED_S
             self._removed = [each for each in self._removed if each.removed_at > after]

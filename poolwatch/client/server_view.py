@@ -1,7 +1,7 @@
-"""Which reading of PostgreSQL speaks for which pool of one process, and why not.
+"""Assigns readings of PostgreSQL to the pools of one process, or the reason for none.
 
-:mod:`poolwatch.client.live` asks the agents and reads the servers. Everything here is a
-function of the answers, of the process's own snapshot, and of what was remembered.
+:mod:`poolwatch.client.live` asks the agents and reads the servers. All functions here
+depend only on the answers, the snapshot of the process, and the memory of the process.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ class Attribution:
 
     process: Process
     strays: tuple[tuple[Departed, Backend], ...]
-    """Connections that the application has given up, with their living backends."""
+    """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str]
-    """Ids of holds that their server has no backend for."""
+    """Ids of holds without a backend on their server."""
     unread: tuple[str, ...]
-    """Ids of the pools on PostgreSQL that no reading speaks for."""
+    """Ids of the pools on PostgreSQL without a reading."""
     memory: Memory
 
 
 def attribute(view: View, own: OwnReading | None, host: str, now: float) -> Attribution:
-    """Decide which reading speaks for each pool, and join the process with it.
+    """Choose a reading for each pool, and join the process with the readings.
 
     ``own`` is the viewer's own reading, ``host`` the name of the viewer's machine, and
-    ``now`` the time of ``time.monotonic()``. Of several readings the first one counts:
-    the DSN's for a pool that is proven to be on its server, then the agent's, then an
-    own reading that single holds prove to be of their server.
+    ``now`` the time of ``time.monotonic()``. The first available reading is used: that
+    of the DSN if the pool is proven to be on its server; that of the agent; an own
+    reading if a single hold is proven to be on its server.
     """
-    found = _Statuses(view, now)
+    statuses = _Statuses(view, now)
     reading = own.reading if own is not None else None
     if own is not None and own.source == "dsn":
         if reading is None:
-            _dsn_failed(found, own)
+            _dsn_failed(statuses, own)
         else:
-            _use_at_home(found, own, reading)
-    _use_agent(found, view.pools)
+            _use_for_proven_pools(statuses, own, reading)
+    _use_agent(statuses, view.pools)
     if own is not None and reading is not None:
-        _use_at_home(found, own, reading)
-        _use_claimed(found, own, reading, host)
-    _explain(found, dsn=own is not None and own.source == "dsn")
-    return found.join()
+        _use_for_proven_pools(statuses, own, reading)
+        _use_for_proven_holds(statuses, own, reading, host)
+    _add_errors(statuses, dsn=own is not None and own.source == "dsn")
+    return statuses.join()
 
 
 class _Statuses:
@@ -72,11 +72,11 @@ class _Statuses:
         self._read_at = dict(view.memory.read_at)
         self._readings: dict[str, ServerReading] = {}
         self._windows: dict[str, Window] = {}
-        self._whole: set[str] = set()
-        """Ids of the pools whose reading has all rows that were asked for."""
+        self._complete: set[str] = set()
+        """Ids of the pools whose reading has all requested rows."""
         self._servers: list[ServerStatus] = []
 
-    def open(self) -> tuple[str, ...]:
+    def without_status(self) -> tuple[str, ...]:
         """Ids of the pools that have no status yet."""
         done = {pool for status in self._servers for pool in status.pools}
         return tuple(pool for pool in self.view.pools if pool not in done)
@@ -88,76 +88,76 @@ class _Statuses:
         address: str | None,
         moment: Moment,
         *,
-        whole: bool = True,
+        complete: bool = True,
     ) -> None:
         """Use ``readings``, by pool, that were taken at ``moment``.
 
-        Not ``whole`` if rows are left out: then a missing row means nothing.
+        Not ``complete`` if rows are left out: then a missing row proves nothing.
         """
         if not readings:
             return
         self._readings |= readings
-        if whole:
-            self._whole |= readings.keys()
+        if complete:
+            self._complete |= readings.keys()
         window = (moment[0] - self.view.ended, moment[1] - self.view.began)
         self._windows |= dict.fromkeys(readings, window)
         self._read_at |= dict.fromkeys(readings, moment[1])
-        one = next(iter(readings.values()))
-        status = _status(tuple(readings), source, one, address)
+        first = next(iter(readings.values()))
+        status = _status(tuple(readings), source, first, address)
         if status.up_s is not None:  # as of the moment of the process's own snapshot
             up_s = max(0.0, status.up_s - (moment[1] - self.view.ended))
             status = replace(status, up_s=up_s)
         self._servers.append(status)
 
     def fail(
-        self, pools: Iterable[str], source: ServerSource, why: str, **more: Any
+        self, pools: Iterable[str], source: ServerSource, why: str, **fields: Any
     ) -> None:
-        """Say for those of ``pools`` without a status why they have no reading.
+        """Set an error status for those of ``pools`` that have no status yet.
 
-        ``more`` are fields of the status. What was known of the server stays.
+        ``fields`` are further fields of the status. Other known facts are retained.
         """
-        left = self.open()
-        pools = tuple([pool for pool in pools if pool in left])
+        remaining = self.without_status()
+        pools = tuple([pool for pool in pools if pool in remaining])
         if not pools:
             return
-        known = self._known(pools) or ServerStatus(pools, source, why)
+        known = self._last_status(pools) or ServerStatus(pools, source, why)
         read_at = [self._read_at[pool] for pool in pools if pool in self._read_at]
         now: dict[str, Any] = {"read_s": None, "down": None}
         if read_at:
             silent_s = self.now - max(read_at)
             now |= {"silent_s": silent_s, "since": utc(silent_s)}
-        now |= more
+        now |= fields
         if known.address is not None:
             now.pop("address", None)
         changes = {"pools": pools, "source": source, "error": why, **now}
         self._servers.append(replace(known, **changes))
 
-    def _known(self, pools: Collection[str]) -> ServerStatus | None:
+    def _last_status(self, pools: Collection[str]) -> ServerStatus | None:
         """The last status of the server of these pools, if they are on one server."""
         last = self.view.memory.servers
-        found = [s for s in last if not set(pools).isdisjoint(s.pools)]
-        same = len({status.identity or status.address for status in found}) == 1
-        return found[0] if same else None
+        same_pools = [s for s in last if not set(pools).isdisjoint(s.pools)]
+        same = len({status.identity or status.address for status in same_pools}) == 1
+        return same_pools[0] if same else None
 
     def join(self) -> Attribution:
         """Join the process with the readings."""
         view, memory = self.view, self.view.memory
         servers = tuple(self._servers)
         process = join(view.process, self._readings, windows=self._windows)
-        homes = dict(memory.homes)
+        pool_servers = dict(memory.pool_servers)
         for hold in process.holds:
-            if hold.server and hold.connection and hold.pool not in homes:
-                home = self._readings[hold.pool].identity, hold.connection.address
-                homes[hold.pool] = home
-        whole = {pool: self._readings[pool] for pool in self._whole}
+            if hold.server and hold.connection and hold.pool not in pool_servers:
+                server = self._readings[hold.pool].identity, hold.connection.address
+                pool_servers[hold.pool] = server
+        complete = {pool: self._readings[pool] for pool in self._complete}
         return Attribution(
             process=replace(process, servers=servers),
             strays=strays(process, self._readings, self._windows),
-            missing=missing(process, whole),
+            missing=missing(process, complete),
             unread=tuple([p for p in view.pools if p not in self._readings]),
             memory=replace(
                 memory,
-                homes=homes,
+                pool_servers=pool_servers,
                 hidden=frozenset(self.hidden),
                 read_at=self._read_at,
                 servers=servers,
@@ -165,72 +165,84 @@ class _Statuses:
         )
 
 
-def _dsn_failed(found: _Statuses, own: OwnReading) -> None:
+def _dsn_failed(statuses: _Statuses, own: OwnReading) -> None:
     """Use the agent's readings, or the DSN's error, for pools on the DSN's server."""
-    homes = found.view.memory.homes
-    here = [p for p in found.view.pools if is_on(found.view.memory, p, own.identity)]
-    _use_agent(found, here)
-    _agents_servers_down(found)
+    pool_servers = statuses.view.memory.pool_servers
+    proven = [
+        p for p in statuses.view.pools if is_on(statuses.view.memory, p, own.identity)
+    ]
+    _use_agent(statuses, proven)
+    _add_down_servers(statuses)
     error = own.error or SILENT
-    left = found.open()
-    elsewhere = homes if own.identity else {}
-    found.fail(here, "dsn", error, down=own.down)
-    unknown = [pool for pool in left if pool not in here and pool not in elsewhere]
-    found.fail(unknown, "dsn", error)
+    remaining = statuses.without_status()
+    elsewhere = pool_servers if own.identity else {}
+    statuses.fail(proven, "dsn", error, down=own.down)
+    unknown = [
+        pool for pool in remaining if pool not in proven and pool not in elsewhere
+    ]
+    statuses.fail(unknown, "dsn", error)
 
 
-def _use_at_home(found: _Statuses, own: OwnReading, reading: ServerReading) -> None:
-    """Use an own reading for the pools that are proven to be on that server."""
-    homes = found.view.memory.homes
-    here = {
-        pool: replace(reading, address=homes[pool][1])
-        for pool in found.open()
-        if is_on(found.view.memory, pool, reading.identity)
-        if not _is_hidden(found, pool, reading)
-    }
-    found.use(here, own.source, reading.address, own.moment)
-
-
-def _use_claimed(
-    found: _Statuses, own: OwnReading, reading: ServerReading, host: str
+def _use_for_proven_pools(
+    statuses: _Statuses, own: OwnReading, reading: ServerReading
 ) -> None:
-    """Use an own reading for single holds that prove to be on that server."""
-    process, homes = found.view.process, found.view.memory.homes
+    """Use an own reading for the pools that are proven to be on that server."""
+    pool_servers = statuses.view.memory.pool_servers
+    proven = {
+        pool: replace(reading, address=pool_servers[pool][1])
+        for pool in statuses.without_status()
+        if is_on(statuses.view.memory, pool, reading.identity)
+        if not _is_hidden(statuses, pool, reading)
+    }
+    statuses.use(proven, own.source, reading.address, own.moment)
+
+
+def _use_for_proven_holds(
+    statuses: _Statuses, own: OwnReading, reading: ServerReading, host: str
+) -> None:
+    """Use an own reading for single holds that are proven to be on that server."""
+    process, pool_servers = statuses.view.process, statuses.view.memory.pool_servers
     address = reading.address if process.host == host else None
     rows = {
         pool: claimed(process, pool, reading, address)
-        for pool in found.open()
-        if pool not in homes and not _is_hidden(found, pool, reading)
+        for pool in statuses.without_status()
+        if pool not in pool_servers and not _is_hidden(statuses, pool, reading)
     }
     proven = {pool: each for pool, each in rows.items() if each.backends}
-    found.use(proven, own.source, reading.address, own.moment, whole=False)
+    statuses.use(proven, own.source, reading.address, own.moment, complete=False)
 
 
-def _is_hidden(found: _Statuses, pool: str, reading: ServerReading) -> bool:
-    """Whether the viewer's role sees no more than the pids of a pool's sessions.
+def _is_hidden(statuses: _Statuses, pool: str, reading: ServerReading) -> bool:
+    """Whether the viewer's role sees only the pids of a pool's sessions.
 
-    The agent's own role may see all of them.
+    The agent's own role may see all columns.
     """
-    pids = {hold.backend_pid for hold in found.view.process.holds if hold.pool == pool}
+    pids = {
+        hold.backend_pid for hold in statuses.view.process.holds if hold.pool == pool
+    }
     hidden = any(b.age_s is None for b in reading.backends if b.pid in pids)
-    (found.hidden.add if hidden else found.hidden.discard)(pool)
+    (statuses.hidden.add if hidden else statuses.hidden.discard)(pool)
     return hidden
 
 
-def _use_agent(found: _Statuses, pools: Collection[str]) -> None:
+def _use_agent(statuses: _Statuses, pools: Collection[str]) -> None:
     """Use the agent's readings for those of ``pools`` that have no status yet."""
-    left = [pool for pool in found.open() if pool in pools]
-    for answer in found.view.fresh:
+    remaining = [pool for pool in statuses.without_status() if pool in pools]
+    for answer in statuses.view.fresh:
         if answer.reading is not None:
-            mine = {pool: answer.reading for pool in answer.pools if pool in left}
-            found.use(mine, "agent", answer.reading.address, found.view.fresh_at)
+            readings = {
+                pool: answer.reading for pool in answer.pools if pool in remaining
+            }
+            statuses.use(
+                readings, "agent", answer.reading.address, statuses.view.fresh_at
+            )
 
 
-def _agents_servers_down(found: _Statuses) -> None:
+def _add_down_servers(statuses: _Statuses) -> None:
     """Report the servers that do not answer the agent as down."""
-    for answer in found.view.memory.answers:
+    for answer in statuses.view.memory.answers:
         if answer.down is not None:
-            found.fail(
+            statuses.fail(
                 answer.pools,
                 "agent",
                 answer.error or answer.down,
@@ -239,14 +251,14 @@ def _agents_servers_down(found: _Statuses) -> None:
             )
 
 
-def _explain(found: _Statuses, *, dsn: bool) -> None:
-    """Say why, for each pool that is left without a reading."""
-    pending = found.view.pending
-    _agents_servers_down(found)
+def _add_errors(statuses: _Statuses, *, dsn: bool) -> None:
+    """Add an error status for each pool without a reading."""
+    pending = statuses.view.pending
+    _add_down_servers(statuses)
     if dsn and not pending:
-        hidden = [pool for pool in found.open() if pool in found.hidden]
-        found.fail(hidden, "dsn", _HIDDEN)
-    for answer in found.view.memory.answers:
+        hidden = [pool for pool in statuses.without_status() if pool in statuses.hidden]
+        statuses.fail(hidden, "dsn", _HIDDEN)
+    for answer in statuses.view.memory.answers:
         why = answer.error if answer.enabled else _SWITCHED_OFF
         if why is None or pending:
             continue
@@ -254,10 +266,10 @@ def _explain(found: _Statuses, *, dsn: bool) -> None:
             why = f"not proven to be on the server of the DSN ({why})"
         elif not answer.enabled:
             why += ": give --dsn"
-        found.fail(
+        statuses.fail(
             answer.pools, "agent", why, enabled=answer.enabled, address=answer.address
         )
-    found.fail(found.open(), "agent", pending or _UNPROVEN)
+    statuses.fail(statuses.without_status(), "agent", pending or _UNPROVEN)
 
 
 def _status(

@@ -1,4 +1,4 @@
-"""The snapshot of one process as a viewer gets it, and the readings of its servers."""
+"""The snapshot of one process in a viewer, and the readings of its servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poolwatch.model import Process, ServerStatus
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
-"""How long a refresh waits for an answer."""
+"""Seconds that a refresh waits for an answer."""
 SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 
@@ -23,10 +23,10 @@ Moment = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is remembered of one process from one refresh to the next."""
+    """State of one process that is carried over from one refresh to the next."""
 
-    homes: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-    """By pool id: the identity of its server, and the server's address in the words of
+    pool_servers: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    """By pool id: the identity of its server, and the server's address as reported by
     the pool's driver."""
     hidden: frozenset[str] = frozenset()
     """Ids of the pools whose sessions the viewer's own role may not see."""
@@ -44,7 +44,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The snapshot of one process, with what is remembered of the process."""
+    """The snapshot of one process, with its memory of earlier refreshes."""
 
     process: Process
     began: float
@@ -58,7 +58,7 @@ class View:
     pending: str | None = None
     """Why the agent's answer is missing, if it was asked and is late."""
 
-    def hear(self, outcome: Outcome | None, now: float) -> View:
+    def with_answer(self, outcome: Outcome | None, now: float) -> View:
         """Return the view with the agent's answer, if the agent was asked."""
         if outcome is None:
             return self
@@ -67,27 +67,27 @@ class View:
             pending = SILENT if now - outcome.began < PATIENCE_S else _NO_ANSWER
             memory = replace(self.memory, unread=True)
             return replace(self, memory=memory, pending=pending)
-        heard = self.hear_late(outcome)
+        answered = self.with_late_answer(outcome)
         if outcome.error is not None:
-            return heard
-        answers = heard.memory.answers
-        return replace(heard, fresh=answers, fresh_at=(outcome.began, outcome.ended))
+            return answered
+        answers = answered.memory.answers
+        return replace(answered, fresh=answers, fresh_at=(outcome.began, outcome.ended))
 
-    def hear_late(self, outcome: Outcome) -> View:
+    def with_late_answer(self, outcome: Outcome) -> View:
         """Return the view with an answer whose readings may be too old to show."""
         why = error_of(outcome, _NO_ANSWER)
         if why is not None:
             answers: tuple[AgentReading, ...] = (AgentReading(self.pools, None, why),)
         else:
             answers = tuple(outcome.value)
-        homes = dict(self.memory.homes)
+        pool_servers = dict(self.memory.pool_servers)
         for answer in answers:
             if answer.reading is not None:
-                home = answer.reading.identity, answer.reading.address
-                homes |= dict.fromkeys(answer.pools, home)
+                server = answer.reading.identity, answer.reading.address
+                pool_servers |= dict.fromkeys(answer.pools, server)
         memory = replace(
             self.memory,
-            homes=homes,
+            pool_servers=pool_servers,
             asked=outcome.ended,
             answers=answers,
             unread=any(answer.down for answer in answers),
@@ -104,7 +104,7 @@ class OwnReading:
     moment: Moment = (0.0, 0.0)
     error: str | None = None
     down: str | None = None
-    """If the server does not answer: what it or its driver said."""
+    """The error of the server or its driver, if the server does not answer."""
     identity: str | None = None
     """Of the server, as of the last reading that succeeded."""
 
@@ -121,19 +121,19 @@ class OwnReading:
             return cls(source, None, error=error, down=down, identity=identity)
         reading: ServerReading = outcome.value
         ended = outcome.ended or outcome.began
-        # before the reading itself the call was connecting
+        # the first part of the call was spent connecting
         began = outcome.began if reading.read_s is None else ended - reading.read_s
         return cls(source, reading, (began, ended), identity=reading.identity)
 
 
 def is_on(memory: Memory, pool: str, identity: str | None) -> bool:
     """Whether a pool is proven to be on the server of that identity."""
-    home, _ = memory.homes.get(pool, (None, None))
-    return home is not None and home == identity
+    server, _ = memory.pool_servers.get(pool, (None, None))
+    return server is not None and server == identity
 
 
 def error_of(outcome: Outcome, late: str) -> str | None:
-    """One sentence if a call failed or is late; raises an error that is not our own."""
+    """One sentence if a call failed or is late; re-raises unexpected errors."""
     if outcome.ended is None:
         return late
     if outcome.error is not None and not isinstance(outcome.error, PoolwatchError):
@@ -148,7 +148,7 @@ def utc(ago_s: float = 0.0) -> str:
 
 
 def down_of(outcome: Outcome) -> str | None:
-    """What the server or its driver said if it does not answer; None if it does."""
+    """The error of a server or its driver if it does not answer; None if it does."""
     if outcome.ended is None:
         return NO_ANSWER
     error = outcome.error
@@ -156,7 +156,7 @@ def down_of(outcome: Outcome) -> str | None:
 
 
 def postgres_pools(process: Process) -> tuple[str, ...]:
-    """Ids of the pools that are on PostgreSQL, as far as is known."""
+    """Ids of the pools that are known to be on PostgreSQL."""
     with_backend = {hold.pool for hold in process.holds if hold.backend_pid is not None}
     return tuple(
         pool.id
@@ -166,10 +166,12 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
 
 
 def pids_of(views: Iterable[View]) -> set[int]:
-    """The backends of all holds on PostgreSQL, and of lately closed connections."""
+    """Pids of the backends of all holds, and of recently closed connections."""
     pids = set()
     for view in views:
         known = [(hold.pool, hold.backend_pid) for hold in view.process.holds]
-        known += [(gone.pool, gone.backend_pid) for gone in view.process.departed]
+        known += [
+            (departed.pool, departed.backend_pid) for departed in view.process.departed
+        ]
         pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
     return pids

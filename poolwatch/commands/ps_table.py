@@ -30,10 +30,10 @@ from poolwatch.text.format import (
     plural,
     short_time,
     taken_at,
-    taken_in,
+    taken_at_short,
     width,
 )
-from poolwatch.text.frozen import happened, moment, of_pool
+from poolwatch.text.frozen import incident_words, limited_to_pool, moment
 from poolwatch.text.naming import holder_name, process_name, with_names
 
 _MOST_SITES = 20
@@ -80,7 +80,7 @@ def render_frozen(
     lines: list[str] = []
     for incident in incidents:
         lines += _wrapped(_heading(incident), style, 0)
-        process = of_pool(with_names(incident.process), incident.pool)
+        process = limited_to_pool(with_names(incident.process), incident.pool)
         lines += [*_process(process, style, process.holds), ""]
     if not incidents:
         lines += [*_wrapped(_no_incidents(unreachable), style, 0), ""]
@@ -100,7 +100,7 @@ def _heading(incident: Frozen) -> str:
     process = with_names(incident.process)
     names = {pool.id: pool.name for pool in process.pools}
     name = names.get(incident.pool, incident.pool)
-    _, trouble = happened(incident.kind)
+    _, trouble = incident_words(incident.kind)
     when = _moment(incident.at, date=True)
     who = f"{one_line(process_name(process))} (pid {process.pid})"
     return f"kept {when}: pool {name!r} of {who} {trouble}"
@@ -183,7 +183,7 @@ def _hint(process: Process) -> str:
 
 
 def _mark(mark: FrozenMark, name: str) -> str:
-    trouble, _ = happened(mark.kind)
+    trouble, _ = incident_words(mark.kind)
     today = mark.at.startswith(datetime.now(UTC).date().isoformat())
     return f"{one_line(name)} {trouble} at {_moment(mark.at, date=not today)}"
 
@@ -287,7 +287,7 @@ def _table(holds: Sequence[Hold], columns: int) -> Iterable[str]:
     size = sizes[_CALL_SITE]
     for row, hold in zip(rows, (None, *holds), strict=True):
         cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
-        site = taken_in(hold, size) if hold else row[_CALL_SITE]
+        site = taken_at_short(hold, size) if hold else row[_CALL_SITE]
         cells[_CALL_SITE] = fit_end(site, size)
         yield ("  " + "  ".join(cells)).rstrip()
 
@@ -402,7 +402,7 @@ def _sites_table(
 
 def _site_name(site: SiteStats, below: bool, cells: int) -> str:
     if not below:
-        return taken_in(site, cells)
+        return taken_at_short(site, cells)
     if site.caller is None:
         return "  from a library"
     name = f"  from {place(site.caller)}"

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from poolwatch.diagnosis.common import ids, places
+from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.model import (
     Departed,
     Finding,
@@ -26,11 +26,11 @@ Key = tuple[str | None, int | None]
 """The address of a server, and the pid of a backend on it."""
 Holders = Mapping[Key, Hold]
 _MOST_NAMED = 6
-"""Backends that are named; the others are counted."""
+"""Most backends that are named; the others are counted."""
 
 
 def holders(processes: Iterable[Process]) -> Holders:
-    """The hold of each backend that was proven to belong to one."""
+    """The holds whose backend is proven, by server address and pid."""
     return {
         (server.address, hold.backend_pid): hold
         for process in processes
@@ -38,7 +38,7 @@ def holders(processes: Iterable[Process]) -> Holders:
     }
 
 
-def of_rows(process: Process, holders: Holders) -> list[Finding]:
+def row_findings(process: Process, holders: Holders) -> list[Finding]:
     """``lock_wait``, ``idle_in_transaction`` and ``slow_query`` of one process.
 
     Backend pids are compared only between processes on the same server.
@@ -47,8 +47,8 @@ def of_rows(process: Process, holders: Holders) -> list[Finding]:
     findings = []
     for hold, row, server in _joined(process):
         if row.blocked_by:
-            found = [holders.get((server.address, pid)) for pid in row.blocked_by]
-            findings.append(_lock_wait(hold, row, [each for each in found if each]))
+            blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
+            findings.append(_lock_wait(hold, row, [each for each in blockers if each]))
         age, limit = row.state_age_s or 0.0, long_after[hold.pool]
         if hold.verdict == "ok" or limit is None or age < limit:
             continue
@@ -76,7 +76,7 @@ def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
         for blocker in blockers
     ]
     by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
-    return _of_hold(
+    return _hold_finding(
         hold,
         "lock_wait",
         "critical",
@@ -89,7 +89,7 @@ def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
 
 
 def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
-    return _of_hold(
+    return _hold_finding(
         hold,
         "idle_in_transaction",
         "warning",
@@ -100,18 +100,18 @@ def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
 
 
 def _slow_query(hold: Hold, age: float) -> Finding:
-    return _of_hold(
+    return _hold_finding(
         hold,
         "slow_query",
         "warning",
         text=f"{taken_at(hold)} has waited {duration(age)} for one statement",
         proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
-        "the time, and waits for nobody's lock",
+        "the time, and waits for no lock",
         remedy="Look at the statement (EXPLAIN), not at the pool.",
     )
 
 
-def _of_hold(
+def _hold_finding(
     hold: Hold,
     kind: FindingKind,
     severity: Severity,
@@ -129,34 +129,34 @@ def _of_hold(
         proof=proof,
         remedy=remedy,
         holds=(hold.id,),
-        sites=places(hold.site, *(blocker.site for blocker in blockers)),
+        sites=distinct_sites(hold.site, *(blocker.site for blocker in blockers)),
     )
 
 
-def strays(left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
-    """``stray_session``: the server still serves a connection that was given up."""
+def strays(strays_left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
+    """``stray_session``: the server still runs the session of a closed connection."""
     return [
         Finding(
             kind="stray_session",
             severity="warning",
-            pool=gone.pool,
+            pool=departed.pool,
             text=f"backend {backend.pid} still serves a connection that the "
-            f"application gave up {duration(gone.closed_s)} ago "
+            f"application gave up {duration(departed.closed_s)} ago "
             f"({backend.row.state or '?'})",
-            proof="no hold and no idle connection of the pool is its own; pid and age "
-            "are those of the closed connection",
+            proof="no hold and no idle connection of the pool has this backend; its "
+            "pid and age are those of the closed connection",
             remedy="Let the statement end, or SELECT "
             f"pg_terminate_backend({backend.pid}); give statements a "
             "statement_timeout.",
         )
-        for gone, backend in left
+        for departed, backend in strays_left
     ]
 
 
 def ghosts(process: Process, missing: Collection[str]) -> list[Finding]:
-    """``ghost``: holds, by id, that the server has no backend for.
+    """``ghost``: holds without a backend on the server; ``missing`` are their ids.
 
-    One for each server: after its restart all holds on it are ghosts at once.
+    One finding for each server, because a restart makes ghosts of all holds on it.
     """
     servers = {pool: server for server in process.servers for pool in server.pools}
     groups: dict[str | None, list[Hold]] = defaultdict(list)
@@ -178,25 +178,27 @@ def _ghost(
     backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
     more = len(holds) - _MOST_NAMED
     backends += f" and {more} more" if more > 0 else ""
-    sites = places(*(hold.site for hold in holds))
-    one = len(holds) == 1
-    taken = dict.fromkeys(taken_at(hold) for hold in holds)
-    where = ", ".join(list(taken)[:3]) or "?"
-    who = (
-        f"{where} holds a connection"
-        if one
-        else f"{len(holds)} connections held by {where}"
+    sites = distinct_sites(*(hold.site for hold in holds))
+    single = len(holds) == 1
+    sites_in_words = dict.fromkeys(taken_at(hold) for hold in holds)
+    shown_sites = ", ".join(list(sites_in_words)[:3]) or "?"
+    subject = (
+        f"{shown_sites} holds a connection"
+        if single
+        else f"{len(holds)} connections held by {shown_sites}"
     )
     up_s = server.up_s if server else None
     restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
     if restarted:
-        what = f"of a server that was restarted {duration(up_s)} ago"
-        text = f"{who} {what}" if one else f"{who} are {what}"
+        server_words = f"of a server that was restarted {duration(up_s)} ago"
+        text = (
+            f"{subject} {server_words}" if single else f"{subject} are {server_words}"
+        )
     else:
         text = (
-            f"{who} that the server has ended"
-            if one
-            else f"{who}: the server has ended them"
+            f"{subject} that the server has ended"
+            if single
+            else f"{subject}: the server has ended them"
         )
     return Finding(
         kind="ghost",
@@ -204,8 +206,8 @@ def _ghost(
         pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
         text=text,
         proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
-        f"{backends}, before and after which the hold{'' if one else 's'} "
-        f"{'was' if one else 'were'} open",
+        f"{backends}, before and after which the hold{'' if single else 's'} "
+        f"{'was' if single else 'were'} open",
         remedy="Its next statement will fail: return the connection, and let the "
         "pool test connections first (pool_pre_ping=True).",
         holds=ids(holds),

@@ -8,7 +8,7 @@ from poolwatch.model import Finding, Frame, Hold, Wait, severity_rank
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The most severe first; findings of one severity keep their order."""
+    """Sort by severity, most severe first; equal ones keep their order."""
     return tuple(sorted(findings, key=lambda each: severity_rank(each.severity)))
 
 
@@ -17,18 +17,18 @@ def ids(requests: Iterable[Hold | Wait]) -> tuple[str, ...]:
     return tuple(each.id for each in requests)
 
 
-def places(*sites: Frame | None) -> tuple[Frame, ...]:
+def distinct_sites(*sites: Frame | None) -> tuple[Frame, ...]:
     """The known call sites, each once."""
     return tuple(dict.fromkeys(site for site in sites if site is not None))
 
 
 def still_running(hold: Hold) -> bool:
-    """Whether the function that took the hold is on its holder's stack now."""
+    """Whether the function at the call site is on the holder's stack now."""
     site = hold.site
     if site is None:
         return False
     file, function = site.file, site.function
-    for frame in hold.now:  # noqa: SIM110 - a generator takes twice as long, a thousand times
+    for frame in hold.now:  # noqa: SIM110 - any() takes twice as long, for each of a thousand holds
         if frame.function == function and frame.file == file:
             return True
     return False

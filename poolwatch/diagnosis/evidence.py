@@ -1,4 +1,4 @@
-"""Evidence: what was seen of a hold, a pool or a server at one moment.
+"""Evidence: the observed state of a hold, a pool or a server at one moment.
 
 The agent and the viewer collect it. Verdicts and findings are pure functions of it.
 """
@@ -22,7 +22,7 @@ from poolwatch.model import (
     Process,
     Wait,
 )
-from poolwatch.stacks.classify import Doing
+from poolwatch.stacks.classify import Activity
 
 if TYPE_CHECKING:
     from poolwatch.diagnosis.references.path import ReferencePath
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Search(NamedTuple):
-    """What a search for reference paths to one held connection has found."""
+    """The result of a search for reference paths to one held connection."""
 
     path: ReferencePath | None
     """The path to report; None if no reference was found."""
@@ -40,7 +40,7 @@ class Search(NamedTuple):
     """A running frame may have the connection in no variable: see
     :mod:`poolwatch.diagnosis.references.hidden`."""
     pending: bool = False
-    """A second search has to confirm it before the hold is called leaked."""
+    """A second search has to confirm the result before the hold is called leaked."""
 
     @property
     def in_use(self) -> bool:
@@ -56,21 +56,19 @@ class Search(NamedTuple):
 
     @property
     def used_by_taker(self) -> bool | None:
-        """Whether the thread or task that took the connection is the one that has it;
-        None if unknown.
-        """
+        """Whether the holder itself has the connection; None if unknown."""
         return None if self.path is None else self.path.same_holder
 
 
 @dataclass(slots=True)
 class HoldEvidence:
-    """Everything that is known of one hold at one moment."""
+    """All evidence about one hold at one moment."""
 
     held_s: float
     long_after: float
     """Seconds after which a hold of this pool counts as long."""
     ended_owner: str | None = None
-    """The thread or task that took it, in words, if it has ended."""
+    """The thread or task that took the connection, in words, if it has ended."""
     long_hold: str | None = None
     """The declared reason for a long hold."""
     detached: bool = False
@@ -78,9 +76,9 @@ class HoldEvidence:
     dropped: bool = False
     """Only the pool itself still refers to the connection."""
     statement_s: float | None = None
-    """Seconds that the current statement has been running; None if none is."""
+    """Seconds that the current statement has been running; None between statements."""
     unused_s: float | None = None
-    """Seconds since the last statement ended; None if there was none."""
+    """Seconds since the last statement ended; None before the first statement."""
     used: tuple[Frame, ...] = ()
     """The stack that sent the last statement; only set for a long hold."""
     by_others: bool = False
@@ -91,25 +89,25 @@ class HoldEvidence:
     """The stack that took the connection, innermost frame first."""
     now: tuple[Frame, ...] = ()
     """The holder's stack now, innermost frame first."""
-    taken_by: int = 0
+    frames_at_checkout: int = 0
     """Number of the application's frames in ``stack``; 0 unless the hold is long."""
-    still_there: int = 0
-    """How many of those are in ``now``; 0 unless the hold is long."""
-    doing: Doing | None = None
-    """What the holder is doing now; only set for a long hold."""
+    frames_left: int = 0
+    """How many of these frames are still in ``now``; 0 unless the hold is long."""
+    activity: Activity | None = None
+    """The holder's current activity; only set for a long hold."""
     site: Frame | None = None
-    """The call site that took it."""
+    """The call site."""
     owner: object = None
-    """The thread or task that took it: equal for all its requests."""
+    """The thread or task that took the connection: equal for all its requests."""
     one_of_several: bool = False
     """The owner has other holds or waits on the same pool."""
-    taken_again: bool = False
-    """A later call of the same function has asked for more, and is still running. The
-    stack does not tell whether the call that took this connection is, too."""
-    moved: bool = False
-    """The code that took it has returned, or come back, while it was looked at."""
+    called_again: bool = False
+    """A later call of the same function has requested another connection and is still
+    running, so the stack does not show whether the earlier call is running, too."""
+    stack_changed: bool = False
+    """The number of frames left has changed while the evidence was collected."""
     nested: bool = False
-    """The ledger has noted it as the outer or the inner one of nested requests."""
+    """The ledger has noted this hold as the outer or inner one of nested requests."""
     search: Search | None = None
     """None if there was no search."""
 
@@ -124,7 +122,7 @@ class JudgedHold(NamedTuple):
 
 
 class OpenWait(NamedTuple):
-    """A wait, and the thread or task it belongs to."""
+    """A wait, and the thread or task that waits."""
 
     wait: Wait
     owner: object
@@ -132,7 +130,7 @@ class OpenWait(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PoolEvidence:
-    """Everything that is known of one pool at one moment."""
+    """All evidence about one pool at one moment."""
 
     stats: PoolStats
     holds: Sequence[JudgedHold] = ()
@@ -152,6 +150,6 @@ class ServerEvidence:
 
     process: Process
     strays: Sequence[tuple[Departed, Backend]] = ()
-    """Connections that the application has given up, with their living backends."""
+    """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str] = frozenset()
-    """Ids of holds that the server has no backend for."""
+    """Ids of holds without a backend on the server."""

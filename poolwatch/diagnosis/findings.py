@@ -1,7 +1,7 @@
-"""The list of everything that is diagnosed: of a pool, of a process, of its servers.
+"""The list of all diagnoses: of a pool, of a process, of its servers.
 
 A new kind of finding is a name in :data:`poolwatch.model.FindingKind`, a function in
-this package, and a call of it here.
+this package, and a call of that function here.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
 from poolwatch.model import Finding, PoolOrigin, PoolStats, Process
 
 
-def of_pool(seen: PoolEvidence) -> list[Finding]:
-    """Everything that is wrong with one pool, its holds and its waits."""
-    stats = seen.stats
-    held = [each.hold for each in seen.holds]
-    waits = [each.wait for each in seen.waits]
+def pool_findings(evidence: PoolEvidence) -> list[Finding]:
+    """The findings about one pool, its holds and its waits."""
+    stats = evidence.stats
+    held = [each.hold for each in evidence.holds]
+    waits = [each.wait for each in evidence.waits]
     found = [
-        *holds.of_holds(seen.holds),
-        *holds.collected(stats, seen.collected),
+        *holds.hold_findings(evidence.holds),
+        *holds.collected(stats, evidence.collected),
         *pools.exhausted(stats, held, waits),
         *pools.unpooled(stats),
-        *holds.mostly_outside(stats, seen.outside),
-        *holds.fork_shared(stats, seen.holds, seen.inherited),
+        *holds.mostly_outside(stats, evidence.outside),
+        *holds.fork_shared(stats, evidence.holds, evidence.inherited),
     ]
-    if seen.shared:
+    if evidence.shared:
         return found
-    nested_now = nested.nested_now(stats, seen.holds, seen.waits)
+    nested_now = nested.nested_now(stats, evidence.holds, evidence.waits)
     found += nested_now
-    found += nested.nested_before(stats, seen.nested, nested_now)
+    found += nested.nested_before(stats, evidence.nested, nested_now)
     if not nested_now:
         found += pools.undersized(stats, held, waits)
     return found
 
 
-def of_process(made: Iterable[PoolOrigin], stats: Iterable[PoolStats]) -> list[Finding]:
-    """Everything that is wrong with how one process makes its pools."""
-    return churned(made, stats)
+def process_findings(
+    origins: Iterable[PoolOrigin], stats: Iterable[PoolStats]
+) -> list[Finding]:
+    """The findings about the way one process creates its pools."""
+    return churned(origins, stats)
 
 
-def of_servers(seen: Sequence[ServerEvidence]) -> tuple[Process, ...]:
-    """Return the processes with everything that only their servers can prove."""
-    processes = [each.process for each in seen]
+def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, ...]:
+    """Return the processes, with the findings that only their servers can prove."""
+    processes = [each.process for each in evidence]
     down = servers.server_down(processes)
     too_many = servers.over_capacity(processes)
     holders = backends.holders(processes)
@@ -59,10 +61,10 @@ def of_servers(seen: Sequence[ServerEvidence]) -> tuple[Process, ...]:
                     *each.process.findings,
                     *backends.strays(each.strays),
                     *backends.ghosts(each.process, each.missing),
-                    *backends.of_rows(each.process, holders),
+                    *backends.row_findings(each.process, holders),
                     *too_many.get(number, ()),
                 ]
             ),
         )
-        for number, each in enumerate(seen)
+        for number, each in enumerate(evidence)
     )

@@ -1,4 +1,4 @@
-"""Findings about single holds, and about the call sites that took them."""
+"""Findings about single holds, and about call sites."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from poolwatch.diagnosis.common import ids, places, still_running
+from poolwatch.diagnosis.common import distinct_sites, ids, still_running
 from poolwatch.diagnosis.evidence import JudgedHold
 from poolwatch.model import (
     Collected,
@@ -20,12 +20,12 @@ from poolwatch.model import (
     Process,
     Severity,
 )
-from poolwatch.text.format import duration, place, plural, taken_at, whence
+from poolwatch.text.format import duration, place, plural, site_and_callers, taken_at
 
 _RECENT_S = 600.0
-"""How long the use of a parent's connection is reported after it has ended."""
+"""Seconds for which an ended use of a parent's connection is reported."""
 _IN_USE = "in use by "
-"""Begins the evidence of a hold that was found in use."""
+"""Start of the evidence of a hold that was found in use."""
 
 
 class _Wording(NamedTuple):
@@ -40,17 +40,17 @@ _COLLECTED = _Wording(
     "warning",
     "{where} dropped {many} without returning",
     "Use a with block, or close() in a finally clause.",
-    "nobody called close(): the connection object was already dead when its connection "
-    "came back",
+    "close() was not called: the connection object was already dead when its "
+    "connection came back",
 )
 _LOST = _Wording(
     "critical",
     "{where} dropped {many} without returning: pool {pool!r} has lost {lost}",
     "Use a with block (pool.connection()), or putconn() in a finally clause. The pool "
     "does not replace a connection that was dropped: {lost} stay lost until the pool "
-    "is made anew.",
-    "nobody has given back what was taken there: the connection object is gone, and "
-    "the pool still counts it as lent",
+    "is created anew.",
+    "the connection was not returned: its object is gone, and the pool still counts "
+    "it as checked out",
 )
 _PER_SITE: dict[FindingKind, _Wording] = {
     "leaked.collected": _Wording(
@@ -58,8 +58,9 @@ _PER_SITE: dict[FindingKind, _Wording] = {
         "{where} dropped {many} without returning {them}: the pool has lost {them} for "
         "good",
         "Return it where it was taken, whatever happens: putconn() or release() in a "
-        "finally clause, or async with pool.acquire(). This pool keeps what it has "
-        "lent, so nothing brings the place back but closing the pool.",
+        "finally clause, or async with pool.acquire(). This pool keeps "
+        "references to checked-out connections, so only closing the pool frees the "
+        "slot.",
     ),
     "leaked.orphaned": _Wording(
         "critical",
@@ -87,7 +88,7 @@ _PER_SITE: dict[FindingKind, _Wording] = {
 }
 
 
-def of_holds(judged: Iterable[JudgedHold]) -> list[Finding]:
+def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
     """Findings about single holds, one per kind, pool and call site."""
     groups: dict[tuple[FindingKind, str, Frame | None], list[Hold]] = defaultdict(list)
     for hold, kind, _ in judged:
@@ -103,7 +104,7 @@ def of_holds(judged: Iterable[JudgedHold]) -> list[Finding]:
                 severity=wording.severity,
                 pool=pool,
                 text=wording.text.format(
-                    where=whence(site, *(hold.caller for hold in group)),
+                    where=site_and_callers(site, *(hold.caller for hold in group)),
                     many=plural(len(group), "connection"),
                     them="it" if len(group) == 1 else "them",
                     age=duration(oldest.held_s),
@@ -111,7 +112,7 @@ def of_holds(judged: Iterable[JudgedHold]) -> list[Finding]:
                 proof="; ".join(oldest.evidence),
                 remedy=wording.remedy,
                 holds=ids(group),
-                sites=places(site),
+                sites=distinct_sites(site),
             )
         )
     return findings
@@ -120,8 +121,8 @@ def of_holds(judged: Iterable[JudgedHold]) -> list[Finding]:
 def leaves_open(process: Process) -> bool:
     """Whether a verdict may be missing because the search was not complete.
 
-    That is so if a hold whose code has returned, or whose holder has ended, was found
-    neither leaked nor in use.
+    True if the search found some hold neither leaked nor in use, although its code has
+    returned or its holder has ended.
     """
     return bool(process.left_out) and any(map(_is_undecided, process.holds))
 
@@ -135,7 +136,7 @@ def _is_undecided(hold: Hold) -> bool:
 def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     """``leaked.collected``: connections that the application dropped.
 
-    The garbage collector returned them, or the pool never gets their slots back.
+    Either the garbage collector returned them, or the pool has lost their slots.
     """
     lost = plural(pool.lost_slots, "slot") + f" of {pool.slots or 0}"
     wording = _LOST if pool.lost_slots else _COLLECTED
@@ -145,7 +146,7 @@ def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
             severity=wording.severity,
             pool=pool.id,
             text=wording.text.format(
-                where=whence(each.site, *each.callers),
+                where=site_and_callers(each.site, *each.callers),
                 many=plural(each.count, "connection"),
                 pool=pool.name,
                 lost=lost,
@@ -159,17 +160,18 @@ def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
 
 
 def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
-    """``held_across_io`` of a call site, whatever the threshold: most of the time that
-    its holds lasted was not spent in SQL.
+    """``held_across_io`` of a call site whose holds spent most time outside SQL.
+
+    No single hold needs to exceed the threshold.
     """
     return [
         Finding(
             kind="held_across_io",
             severity="info",
             pool=pool.id,
-            text=f"{whence(each.site, *each.callers)} holds connections mostly for "
-            f"work that is not the database: {_share_of_sql(each):.0%} of the held "
-            "time is SQL",
+            text=f"{site_and_callers(each.site, *each.callers)} holds connections "
+            "mostly for work that is not the database: "
+            f"{_share_of_sql(each):.0%} of the held time is SQL",
             proof=f"{each.count} holds lasted {duration(each.held_s)} together: "
             f"{duration(each.in_sql_s)} in statements, "
             f"{duration(each.in_transaction_idle_s)} idle in a transaction, "
@@ -237,8 +239,8 @@ def _fork_shared(  # noqa: PLR0917 - one finding, made of two records
         text=f"{where} uses a connection that was opened before the process "
         "forked: parent and child share it",
         proof=f"backend {backend_pid} was connected to by another process{when}",
-        remedy="Call engine.dispose(close=False) in the child, right after the fork; a "
-        "pool of another library is made there, not before.",
+        remedy="Call engine.dispose(close=False) in the child, right after the fork; "
+        "create a pool of another library there, not before.",
         holds=holds,
-        sites=places(site),
+        sites=distinct_sites(site),
     )

@@ -1,4 +1,4 @@
-"""Findings about nested requests: one holder that wants several connections at once."""
+"""Findings about nested requests: one holder wants several connections at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from poolwatch.diagnosis.common import ids, places, still_running
+from poolwatch.diagnosis.common import distinct_sites, ids, still_running
 from poolwatch.diagnosis.evidence import JudgedHold, OpenWait
 from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
-from poolwatch.text.format import duration, plural, taken_at, whence
+from poolwatch.text.format import duration, plural, site_and_callers, taken_at
 from poolwatch.text.naming import task_name
 
 _RECENT_S = 300.0
-"""Nested requests that ended longer ago are not reported."""
+"""Seconds for which ended nested requests are reported."""
 _SHARE_IT = (
     "Pass the connection that is already held to the inner code; as many such callers "
     "as the pool has connections lock each other out."
@@ -28,12 +28,12 @@ def nested_now(
     groups = defaultdict(list)
     stuck: list[Hold] = []
     wanted: list[Wait] = []
-    for mine, asked in _by_owner(holds, waits):
-        if asked:
-            stuck += mine
-            wanted += asked
-        each = _Nested.of(mine, asked)
-        groups[each.outer.site, each.inner.site, bool(asked)].append(each)
+    for held, waiting in _by_owner(holds, waits):
+        if waiting:
+            stuck += held
+            wanted += waiting
+        each = _Nested.of(held, waiting)
+        groups[each.outer.site, each.inner.site, bool(waiting)].append(each)
     findings = [_nested(pool, group) for group in groups.values()]
     capacity = pool.capacity
     if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
@@ -44,14 +44,14 @@ def nested_now(
 def nested_before(
     pool: PoolStats, noted: Iterable[NestedRequests], shown: Sequence[Finding]
 ) -> list[Finding]:
-    """``nested``, as the ledger noted it: the requests are over by now.
+    """``nested``, for requests that the ledger has noted and that have ended.
 
     Leaves out the call sites in ``shown``, the findings of :func:`nested_now`.
     """
     lasting = {finding.sites for finding in shown}
     by_sites: dict[tuple[Frame, ...], list[NestedRequests]] = defaultdict(list)
     for each in noted:
-        sites = places(each.outer, each.inner)
+        sites = distinct_sites(each.outer, each.inner)
         if sites not in lasting and each.ago_s < _RECENT_S:
             by_sites[sites].append(each)
     return [_nested_before(pool, sites, group) for sites, group in by_sites.items()]
@@ -68,14 +68,14 @@ def _by_owner(
     for wait, owner in waits:
         groups[owner][1].append(wait)
     return [
-        (mine, asked)
-        for mine, asked in groups.values()
-        if mine and len(mine) + len(asked) > 1
+        (held, waiting)
+        for held, waiting in groups.values()
+        if held and len(held) + len(waiting) > 1
     ]
 
 
 def _used_by_taker(judged: JudgedHold) -> bool:
-    """Whether the thread or task that took it uses it: neither leaked nor handed on."""
+    """Whether the holder itself uses the connection: neither leaked nor handed over."""
     hold, _, evidence = judged
     search = evidence.search
     if hold.verdict == "leaked" or evidence.by_others:
@@ -84,7 +84,7 @@ def _used_by_taker(judged: JudgedHold) -> bool:
         return False
     if evidence.nested:
         return True
-    if still_running(hold) and not evidence.taken_again:
+    if still_running(hold) and not evidence.called_again:
         return search is None or search.path is None or search.in_use
     return search is not None and (search.in_use or search.hidden)
 
@@ -100,8 +100,8 @@ def _nested_before(
         kind="nested",
         severity="info",
         pool=pool.id,
-        text=f"{whence(latest.inner, *inner)} takes a connection while its "
-        f"caller holds one taken at {whence(latest.outer, *outer)}",
+        text=f"{site_and_callers(latest.inner, *inner)} takes a connection while its "
+        f"caller holds one taken at {site_and_callers(latest.outer, *outer)}",
         proof=f"seen as it happened, {plural(times, 'time')}, last "
         f"{duration(latest.ago_s)} ago by {latest.who}; up to {depth} connections "
         "wanted at once by one holder",
@@ -152,7 +152,7 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         remedy=_SHARE_IT,
         holds=tuple([key for each in group for key in ids(each.holds)]),
         waits=tuple([key for each in group for key in ids(each.waits)]),
-        sites=places(outer.site, inner.site),
+        sites=distinct_sites(outer.site, inner.site),
     )
 
 
@@ -178,5 +178,7 @@ def _deadlock(
         "is the smallest in which these holders can move.",
         holds=ids(stuck),
         waits=ids(wanted),
-        sites=places(*(hold.site for hold in stuck), *(wait.site for wait in wanted)),
+        sites=distinct_sites(
+            *(hold.site for hold in stuck), *(wait.site for wait in wanted)
+        ),
     )

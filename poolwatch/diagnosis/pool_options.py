@@ -1,4 +1,4 @@
-"""Names of a pool's options, by the kind of pool: advice is a line to copy."""
+"""Names of pool options by kind of pool, so that advice is a line to copy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from poolwatch.runtime.libraries import PoolOptions, libraries
 
 
 def options_of(kind: str) -> PoolOptions:
-    """The options of a kind of pool; SQLAlchemy's, if no driver has such a pool."""
+    """The options of a kind of pool; those of SQLAlchemy for an unknown kind."""
     known = ChainMap(*(dict(each.options) for each in libraries()))
     return known.get(kind, known["*"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from poolwatch.diagnosis.common import ids, places
+from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import Finding, Hold, PoolStats, Wait
 from poolwatch.text.format import duration, plural, short_time, taken_at
@@ -40,13 +40,13 @@ def exhausted(
             + f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
             proof=f"held by {held}"
             if held
-            else "nobody holds one: every slot was lost",
-            remedy="Look at what was dropped: the pool never replaces it."
+            else "no connection is held: every slot was lost",
+            remedy="Look at the dropped connections: the pool never replaces them."
             if lost
             else "Look at the holders before making the pool larger.",
             holds=ids(holds),
             waits=ids(waits),
-            sites=places(*(hold.site for hold in holds)),
+            sites=distinct_sites(*(hold.site for hold in holds)),
         )
     ]
 
@@ -54,7 +54,7 @@ def exhausted(
 def undersized(
     pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
 ) -> list[Finding]:
-    """``undersized``: requests wait though no hold is leaked or long."""
+    """``undersized``: requests wait although no hold is leaked or long."""
     capacity = pool.capacity
     longest = max((wait.waited_s for wait in waits), default=0.0)
     if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
@@ -88,7 +88,7 @@ def undersized(
 def unpooled(pool: PoolStats) -> list[Finding]:
     """``unpooled``: nearly every checkout opens a connection that is closed again.
 
-    A null pool is left out: it was chosen for that.
+    NullPool is left out, because it is meant to work like that.
     """
     counters, opened = pool.counters, pool.create_s
     if "Null" in pool.kind or counters.checkouts < _ENOUGH_CHECKOUTS:
@@ -111,15 +111,15 @@ def unpooled(pool: PoolStats) -> list[Finding]:
             proof=f"{plural(counters.checkouts, 'checkout')}, "
             f"{plural(counters.connects, 'connection')} opened, {counters.closes} "
             "closed",
-            remedy=_keep_them(pool),
+            remedy=_unpooled_remedy(pool),
         )
     ]
 
 
-def _keep_them(pool: PoolStats) -> str:
+def _unpooled_remedy(pool: PoolStats) -> str:
     if pool.counters.invalidated >= _NEARLY_ALL * pool.counters.closes:
         return (
-            "Find out who invalidates them: connections that come back broken, or a "
+            "Find out what invalidates them: connections that come back broken, or a "
             "return that says close=True."
         )
     options = options_of(pool.kind)

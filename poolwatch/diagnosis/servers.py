@@ -1,4 +1,4 @@
-"""Findings about whole servers: whether they answer, and have enough connections."""
+"""Findings about whole servers: they do not answer, or lack connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from poolwatch.model import Finding, PoolStats, Process, ServerStatus
 from poolwatch.text.format import clock, duration, plural, server_in
 
 _MOST_NAMED = 6
-"""Pools that are named; the others are counted."""
+"""Most pools that are named; the others are counted."""
 
 
 def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
@@ -50,16 +50,20 @@ def _silent_servers(processes: Sequence[Process]) -> _Silent:
     """Each server that does not answer: its statuses, and the pools on it."""
     found: list[tuple[set[str], list[ServerStatus], _Pools]] = []
     for number, process in enumerate(processes):
-        known = {pool.id: pool for pool in process.pools}
+        pools_by_id = {pool.id: pool for pool in process.pools}
         for status in process.servers:
             if status.down is None:
                 continue
-            pools = [(number, process, known[p]) for p in status.pools if p in known]
+            pools = [
+                (number, process, pools_by_id[p])
+                for p in status.pools
+                if p in pools_by_id
+            ]
             group = (_names_of(status, pools), [status], pools)
-            same = [each for each in found if each[0] & group[0]]
-            for names, statuses, mine in same:
-                group = (names | group[0], statuses + group[1], mine + group[2])
-            found = [each for each in found if each not in same] + [group]
+            same_server = [each for each in found if each[0] & group[0]]
+            for names, statuses, pools_before in same_server:
+                group = (names | group[0], statuses + group[1], pools_before + group[2])
+            found = [each for each in found if each not in same_server] + [group]
     return [(statuses, pools) for _, statuses, pools in found]
 
 
@@ -88,27 +92,29 @@ def _is_local(address: str | None) -> bool:
 
 def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
     address = next((a for s in statuses if (a := _address_of(s, pools))), None)
-    seen = [(s.silent_s, s.since) for s in statuses if s.silent_s and s.since]
+    silences = [(s.silent_s, s.since) for s in statuses if s.silent_s and s.since]
     since = ""
-    if seen:
-        silent_s, at = min(seen)
+    if silences:
+        silent_s, at = min(silences)
         since = f" since {clock(at)} ({duration(silent_s)})"
     processes = len({number for number, _, _ in pools})
     use = "uses" if len(pools) == 1 else "use"
-    whose = f"{plural(len(pools), 'pool')} of {processes} "
-    whose += "process" if processes == 1 else "processes"
-    said = dict.fromkeys(s.down for s in statuses if s.down not in (None, NO_ANSWER))
-    words = f": {', '.join(map(str, said))}" if said else ""
+    owners = f"{plural(len(pools), 'pool')} of {processes} "
+    owners += "process" if processes == 1 else "processes"
+    down_errors = dict.fromkeys(
+        s.down for s in statuses if s.down not in (None, NO_ANSWER)
+    )
+    words = f": {', '.join(map(str, down_errors))}" if down_errors else ""
     errors = dict.fromkeys(s.error for s in statuses if s.error)
     return Finding(
         kind="server_down",
         severity="critical",
         pool=None,
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
-        f"{words}; {whose} {use} it",
+        f"{words}; {owners} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Start the server, or look at its log and at the network between. "
-        "Connections that were out when it stopped have to be returned.",
+        remedy="Start the server, or look at its log and at the network in between. "
+        "Connections that were checked out when it stopped have to be returned.",
     )
 
 
@@ -117,13 +123,15 @@ def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]
     servers: dict[str, ServerStatus] = {}
     pools: dict[str, _Pools] = defaultdict(list)
     for number, process in enumerate(processes):
-        known = {pool.id: pool for pool in process.pools}
+        pools_by_id = {pool.id: pool for pool in process.pools}
         for status in process.servers:
             if status.identity is None or status.error is not None:
                 continue
             servers[status.identity] = status
-            mine = [known[each] for each in status.pools if each in known]
-            pools[status.identity] += [(number, process, pool) for pool in mine]
+            connected = [
+                pools_by_id[each] for each in status.pools if each in pools_by_id
+            ]
+            pools[status.identity] += [(number, process, pool) for pool in connected]
     return [(server, pools[identity]) for identity, server in servers.items()]
 
 
@@ -138,8 +146,10 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
     if wanted <= limit and not (unlimited and reached):
         return None
     count = len({number for number, _, _ in pools})
-    who = "one process" if count == 1 else f"{count} processes"
-    can = f"can open {plural(wanted, 'connection')}" if wanted else "have no limit"
+    owners = "one process" if count == 1 else f"{count} processes"
+    capacity_words = (
+        f"can open {plural(wanted, 'connection')}" if wanted else "have no limit"
+    )
     proof = [
         f"max_connections is {server.max_connections}, {reserved} of them reserved",
         f"{server.sessions} sessions now",
@@ -151,11 +161,12 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         kind="over_capacity",
         severity="critical" if reached else "warning",
         pool=None,
-        text=f"the pools of {who} {can}; PostgreSQL at {server.address or '?'} has "
-        f"{limit} for them" + (", and all of those are taken" if reached else ""),
+        text=f"the pools of {owners} {capacity_words}; "
+        f"PostgreSQL at {server.address or '?'} has {limit} for them"
+        + (", and all of those are taken" if reached else ""),
         proof="; ".join(proof),
         remedy="Make the pools smaller or run fewer processes, so that all of them "
-        "together fit; or put a pooler such as PgBouncer between.",
+        "together fit; or put a pooler such as PgBouncer in between.",
     )
 
 

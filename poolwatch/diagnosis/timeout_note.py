@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
-from poolwatch.stacks.classify import doing
+from poolwatch.stacks.classify import activity_of
 from poolwatch.text.format import activity, duration, one_line, place, plural, taken_at
 from poolwatch.text.naming import task_name
 
 MOST_SITES = 8
-"""Call sites that are named, so that the note fits on a screen."""
+"""Most call sites that are named, so that the note fits on a screen."""
 
 
 def note(process: Process, pool_id: str) -> str:
@@ -85,7 +85,7 @@ def _finding(findings: Sequence[Finding]) -> list[str]:
 
 
 def _now(hold: Hold) -> str:
-    now = doing(hold.now)
+    now = activity_of(hold.now)
     if now is not None:
         return activity(now.frame, now.kind)
     return "; ".join(hold.evidence[:1]) or "not running"

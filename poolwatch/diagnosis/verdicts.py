@@ -1,8 +1,8 @@
 """The verdict on one open hold: a pure function of its evidence.
 
-Three grades of certainty are kept apart: *suspected* (over a threshold), *owner gone*,
-and *proven* (garbage-collected, which the ledger counts, or dropped where the pool
-itself refers to what it has lent).
+There are three grades of certainty: *suspected* (over a threshold), *orphaned* (the
+owner has ended), and *proven* (garbage-collected, which the ledger counts; or dropped,
+for a pool that keeps references to its checked-out connections).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from poolwatch.diagnosis.evidence import HoldEvidence, Search
 from poolwatch.model import FindingKind, Frame, Verdict
-from poolwatch.stacks.classify import OUTSIDE, Doing, doing
+from poolwatch.stacks.classify import OUTSIDE, Activity, activity_of
 from poolwatch.text.format import activity, duration
 
 
@@ -23,7 +23,7 @@ class Judgement(NamedTuple):
     reasons: tuple[str, ...]
 
 
-_DROPPED = "nothing but the pool refers to it: nobody can return it any more"
+_DROPPED = "only the pool refers to it: no code can return it any more"
 
 
 def suspicious(hold: HoldEvidence) -> bool:
@@ -32,9 +32,9 @@ def suspicious(hold: HoldEvidence) -> bool:
         return False
     if hold.ended_owner:
         return True
-    if hold.held_s < hold.long_after or _used_lately(hold):
+    if hold.held_s < hold.long_after or _used_recently(hold):
         return False
-    return hold.still_there < hold.taken_by
+    return hold.frames_left < hold.frames_at_checkout
 
 
 def proven_unused(hold: HoldEvidence, search: Search | None) -> bool:
@@ -42,11 +42,11 @@ def proven_unused(hold: HoldEvidence, search: Search | None) -> bool:
     return search is not None and suspicious(hold) and search.proves_unused
 
 
-def _used_lately(hold: HoldEvidence) -> bool:
+def _used_recently(hold: HoldEvidence) -> bool:
     """Whether a statement has run on the connection within the threshold.
 
-    A daemon may have its connection in a global and nothing on its stack between two
-    rounds: a connection that is used again and again is not abandoned.
+    A daemon may have its connection in a global variable, and none of its functions on
+    the stack between two rounds. A connection in regular use is not abandoned.
     """
     return hold.unused_s is not None and hold.unused_s < hold.long_after
 
@@ -54,7 +54,7 @@ def _used_lately(hold: HoldEvidence) -> bool:
 def judge(hold: HoldEvidence) -> Judgement:
     """Judge one hold."""
     reasons = _circumstances(hold)
-    if hold.dropped:  # proven, so a declared long hold is no excuse
+    if hold.dropped:  # proven: a declared long hold does not matter
         return Judgement("leaked", "leaked.collected", (*reasons, _DROPPED))
     if hold.long_hold:
         return Judgement("ok", None, (*reasons, f"declared long: {hold.long_hold}"))
@@ -68,17 +68,21 @@ def judge(hold: HoldEvidence) -> Judgement:
 
 def _leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     path = hold.search.path if hold.search is not None else None
-    kept = f"kept alive by {path.words}" if path else "what keeps it alive was not seen"
+    kept_alive = (
+        f"kept alive by {path.words}" if path else "no reference to it was found"
+    )
     if hold.ended_owner:
-        return Judgement("leaked", "leaked.orphaned", (*reasons, kept))
-    gone = "the code that took it has returned, and nothing that runs has it"
-    return Judgement("leaked", "leaked.abandoned", (_age(hold), *reasons, gone, kept))
+        return Judgement("leaked", "leaked.orphaned", (*reasons, kept_alive))
+    returned = "the code that took it has returned, and nothing that runs has it"
+    return Judgement(
+        "leaked", "leaked.abandoned", (_age(hold), *reasons, returned, kept_alive)
+    )
 
 
 def _not_leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     if hold.held_s < hold.long_after:
         return Judgement("ok", None, reasons)
-    if hold.still_there < hold.taken_by and _used_lately(hold):
+    if hold.frames_left < hold.frames_at_checkout and _used_recently(hold):
         used_s = hold.held_s - (hold.unused_s or 0.0)
         if used_s < hold.long_after:  # its known use did not last long
             return Judgement("ok", None, reasons)
@@ -86,7 +90,7 @@ def _not_leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     if hold.statement_s is not None and hold.statement_s >= hold.held_s / 2:
         running = f"one statement has been running for {duration(hold.statement_s)}"
         return Judgement("long", None, (*reasons, running))  # see slow_query
-    now = _doing_of_user(hold)
+    now = _activity_of_user(hold)
     if now is None:
         return Judgement("long", "long_hold", reasons)
     outside = now.kind in OUTSIDE and hold.statement_s is None
@@ -95,7 +99,7 @@ def _not_leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
 
 
 def _use(hold: HoldEvidence) -> tuple[str, ...]:
-    """What the search says of the use of a hold that is not leaked."""
+    """The result of the search, in words, for a hold that is not leaked."""
     search = hold.search
     if search is None:
         return ()
@@ -106,28 +110,28 @@ def _use(hold: HoldEvidence) -> tuple[str, ...]:
     return ()
 
 
-def _doing_of_user(hold: HoldEvidence) -> Doing | None:
-    """What the user of the connection is doing now; None if its stack does not tell.
+def _activity_of_user(hold: HoldEvidence) -> Activity | None:
+    """The current activity of the code that uses the connection; None if unknown.
 
-    The known stack is the taker's. If another thread or task has the connection, no
-    more than one frame of it is known, or nothing but its statements.
+    The recorded stack is that of the holder. If another thread or task has the
+    connection, only one of its frames is known, or only its statements.
     """
     search, path = hold.search, hold.search.path if hold.search is not None else None
     if path is not None and path.in_use:
         if path.same_holder is False and path.frame is not None:
-            if not (path.direct or _has_used(hold, path.frame)):
-                return None  # it may be there for another method to use
-            now = doing((path.frame,))
+            if not (path.direct or _sent_last_statement(hold, path.frame)):
+                return None  # another method may be the user
+            now = activity_of((path.frame,))
             return None if now is not None and now.is_ambiguous() else now
-    elif hold.by_others and _used_lately(hold):
+    elif hold.by_others and _used_recently(hold):
         return None
     elif search is not None and search.unseen is not None and not search.hidden:
-        return None  # the taker may have gone on to other work
-    return hold.doing
+        return None  # the holder may have gone on to other work
+    return hold.activity
 
 
-def _has_used(hold: HoldEvidence, frame: Frame) -> bool:
-    """Whether the function of that frame has sent the last statement."""
+def _sent_last_statement(hold: HoldEvidence, frame: Frame) -> bool:
+    """Whether the function of that frame sent the last statement."""
     return any(
         (each.file, each.function) == (frame.file, frame.function) for each in hold.used
     )

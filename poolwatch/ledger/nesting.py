@@ -58,9 +58,9 @@ class Nesting:
     @property
     def callers(self) -> tuple[Frame | None, Frame | None]:
         """Callers of the outer and the inner request, if both have one call site."""
-        from poolwatch.stacks.callers import apart
+        from poolwatch.stacks.callers import distinguishing_callers
 
-        return apart(self.outer, self.inner)
+        return distinguishing_callers(self.outer, self.inner)
 
     def record(self, now: float) -> NestedRequests:
         """Return what is reported of it at ``now`` (``time.monotonic()``)."""

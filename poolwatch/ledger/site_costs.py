@@ -9,7 +9,7 @@ from typing import NamedTuple
 from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import Tally
 from poolwatch.model import Collected, Frame, Outside, SiteStats
-from poolwatch.stacks.callers import caller_at, fork
+from poolwatch.stacks.callers import caller_at, first_difference
 
 BySite = Mapping[Frame | None, Sequence[Tally]]
 """The tallies of each call site, one for each stack that led to it."""
@@ -91,7 +91,7 @@ class Figures(NamedTuple):
 
 def _by_caller(tallies: Sequence[Tally]) -> list[tuple[Frame | None, list[Tally]]]:
     """The tallies of one call site by the caller that tells them apart, if one does."""
-    at = fork(tally.stack for tally in tallies)
+    at = first_difference(tally.stack for tally in tallies)
     if at is None:
         return []
     groups: dict[Frame | None, list[Tally]] = {}

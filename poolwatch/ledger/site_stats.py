@@ -77,4 +77,4 @@ class Tally:
         self.folds += 1
         if self.folds & (self.folds - 1) == 0:  # ever more rarely
             for path in self.paths:
-                path.look_again()
+                path.recheck_tail()

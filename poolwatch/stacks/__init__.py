@@ -1,1 +1,1 @@
-"""Who asks for a connection, and from which line of whose code."""
+"""Stacks and holders: capture, comparison, and the owner of each frame's code."""

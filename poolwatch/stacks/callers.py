@@ -1,8 +1,8 @@
-"""Which caller distinguishes the connections that were taken at one call site.
+"""The callers that distinguish connections taken at the same call site.
 
-Many applications take every connection in one helper, so the helper's line says
-nothing. The stacks of one call site are compared from the site outwards, by the
-application's own frames: the first frame at which they differ is the caller to name.
+Many applications take all connections in one helper, so the helper's line alone is not
+informative. The application's own frames are compared from the call site outwards: the
+first frame that differs between the stacks is the caller to report.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Stack = tuple[Frame, ...]
 
 
 class Request(NamedTuple):
-    """A hold or wait whose caller is to be named."""
+    """A hold or wait whose caller is wanted."""
 
     site: Frame
     stack: tuple[Frame, ...]
     """Innermost first, library frames included."""
-    asker: tuple[Frame, ...] = ()
+    submitter: tuple[Frame, ...] = ()
     """The stack that handed the work to this thread, if known."""
 
 
@@ -40,21 +40,21 @@ def own_stack(site: Frame, stack: Sequence[Frame]) -> Stack:
 
 
 def near_stack(path: Path) -> Stack:
-    """The own_stack() of a path, as far as it is exact; empty without a call site."""
+    """The own_stack() of a path, without its tail; empty without a call site."""
     site = path.site()
     return () if site is None else own_stack(site, path.exact())
 
 
-def apart(one: Path, other: Path) -> tuple[Frame | None, Frame | None]:
-    """The callers that distinguish two paths of one call site, None for neither."""
+def distinguishing_callers(one: Path, other: Path) -> tuple[Frame | None, Frame | None]:
+    """The callers that distinguish two paths of one call site; None if none do."""
     stacks = near_stack(one), near_stack(other)
-    at = fork(stacks) if stacks[0][:1] == stacks[1][:1] else None
+    at = first_difference(stacks) if stacks[0][:1] == stacks[1][:1] else None
     if at is None:
         return None, None
     return caller_at(stacks[0], at), caller_at(stacks[1], at)
 
 
-def fork(stacks: Iterable[Stack]) -> int | None:
+def first_difference(stacks: Iterable[Stack]) -> int | None:
     """The first position at which the stacks of one call site differ, if any."""
     known = [stack for stack in stacks if OTHER_SITES not in stack]
     for at in range(1, max(map(len, known), default=0)):
@@ -80,29 +80,32 @@ def callers(
 ) -> dict[int, Frame]:
     """The callers of those requests that need one to be distinguished, by number.
 
-    ``known`` has the stacks that were seen earlier, by call site. They count when the
-    fork is looked for, so that a request's caller stays the same while others end.
+    ``known`` has earlier stacks by call site. They are compared as well, so that the
+    caller of a request does not change when other requests end.
     """
     sites: dict[Frame, dict[tuple[int, int], list[int]]] = {}
-    for number, (site, stack, asker) in requests.items():
-        alike = id(stack), id(asker)  # requests of one path mostly share these objects
-        sites.setdefault(site, {}).setdefault(alike, []).append(number)
-    named: dict[int, Frame] = {}
+    for number, (site, stack, submitter) in requests.items():
+        key = (
+            id(stack),
+            id(submitter),
+        )  # often shared
+        sites.setdefault(site, {}).setdefault(key, []).append(number)
+    found: dict[int, Frame] = {}
     for site, groups in sites.items():
         stacks: dict[Stack, list[int]] = defaultdict(list)
         own: dict[tuple[int, ...], Stack] = {}
         for numbers in groups.values():
             first = requests[numbers[0]]
-            whole = first.stack + first.asker
+            whole = first.stack + first.submitter
             frames = tuple(map(id, whole))
             if frames not in own:
                 own[frames] = own_stack(site, whole)
             stacks[own[frames]] += numbers
-            for caller in taking_frames(first.asker)[:1]:
-                named.update(dict.fromkeys(numbers, caller))
-        at = fork({*stacks, *known.get(site, ())})
+            for caller in taking_frames(first.submitter)[:1]:
+                found.update(dict.fromkeys(numbers, caller))
+        at = first_difference({*stacks, *known.get(site, ())})
         for stack, numbers in stacks.items():
             differs = None if at is None else caller_at(stack, at)
             if differs is not None:
-                named.update(dict.fromkeys(numbers, differs))
-    return named
+                found.update(dict.fromkeys(numbers, differs))
+    return found

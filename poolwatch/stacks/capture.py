@@ -1,20 +1,21 @@
-"""Stacks at the price of a few pointers: capture now, words later.
+"""Cheap stack capture: a few pointers at checkout, lines and names later.
 
-A stack is kept as (code object, ``f_lasti``) pairs, never as frames: a frame keeps its
-locals alive, and with them the very connection that leaks. Lines and names are looked
-up when somebody wants to read them.
+A stack is stored as (code object, ``f_lasti``) pairs, never as frames: a frame keeps
+its locals alive, and with them the very connection that leaks. Lines and names are
+resolved when a stack is read.
 
 Walking thirty frames at every checkout would cost more than the checkout. Equal stacks
 are the rule, though, so captured stacks live in a tree of chunks of eight frames, the
-nearest first, and a hold only points to a node. A walk stops at the first chunk that
-has seen enough of the user's code. What lies beyond (the *tail*) is kept from the first
-time this path was met, compared with the next few and then ever more rarely, and cut
-back to what all of them had in common. So the call site and its nearest callers are
-always exact; the far end is what every look so far has confirmed, and a viewer adds the
-rest from the running stack where the holder is still in it (see ``extended``).
+innermost first, and a hold only points to a node. A walk stops at the first chunk that
+completes the required number of user frames. The frames beyond are the *tail* of the
+path. It is recorded at the first checkout on the path, compared at the next few and
+then ever more rarely, and cut back to the frames that all of them had in common. So the
+call site and its nearest callers are always exact, and the far end has been confirmed
+by every comparison so far. A viewer adds the rest from the running stack, if the holder
+is still in the same function (see ``extended``).
 
-Two walks are needed. Under asyncio SQLAlchemy runs in a greenlet, whose frames end in
-SQLAlchemy; the user's ``await`` chain hangs on the parent greenlet.
+There are two walks. Under asyncio SQLAlchemy runs in a greenlet, whose frames end in
+SQLAlchemy; the user's ``await`` chain is in the frames of the parent greenlet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ from typing import Any, TypeVar
 
 from poolwatch.model import Frame
 from poolwatch.runtime.gc_pause import undisturbed
-from poolwatch.stacks.code_owner import application_frames, is_ours, note_typed
+from poolwatch.stacks.code_owner import (
+    application_frames,
+    is_ours,
+    note_fileless_function,
+)
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
@@ -37,16 +42,16 @@ Pairs = tuple[tuple[CodeType, int], ...]
 CHUNK = 8
 """Frames in one step of the walk; the fast walk below is written out for it."""
 DEEPEST = 64
-"""Frames of a stack that are kept at most."""
+"""Most frames of a stack that are recorded."""
 USER_FRAMES_WANTED = 4
-"""The user's nearest frames, or all there are, that are exact in every path."""
-_LOOKS = 4
-"""Times a tail is compared before it is trusted for a while."""
+"""Number of the user's innermost frames that are exact in every path."""
+_COMPARISONS = 4
+"""Comparisons of a tail before the fast walk trusts it for a while."""
 _MOST_NODES = 512
-"""Distinct paths remembered, before the tree starts anew."""
+"""Most nodes of the tree before it is rebuilt."""
 
 
-_NONE_YET: dict[tuple[int, ...], Path] = {}
+_NO_CHILDREN: dict[tuple[int, ...], Path] = {}
 """The children of most paths. Never written to."""
 
 
@@ -55,17 +60,17 @@ class Path:
 
     __slots__ = (
         "_frames",
+        "_last_frames",
         "_site_at",
         "_tail",
-        "_told",
         "bottom",
         "children",
         "codes",
+        "comparisons",
         "deeper",
         "depth",
         "fast",
         "lastis",
-        "looks",
         "parent",
         "wanted",
     )
@@ -79,83 +84,83 @@ class Path:
         self.parent = parent
         self.codes = codes
         self.lastis = lastis
-        self.children = _NONE_YET
+        self.children = _NO_CHILDREN
         self.fast = False
-        """The walk may stop here without a further look."""
+        """Whether the walk may stop here without a comparison."""
         self.deeper = False
-        """The walk must go on: too little of the user's code so far."""
+        """Whether the walk must go on, because there are too few user frames so far."""
         self.bottom = 0
-        """Frames of this chunk at which the walk ends, whatever lies beyond; else 0."""
-        self.looks = 0
+        """Frames of this chunk up to a bottom, where every walk ends; 0 without one."""
+        self.comparisons = 0
         self._tail: Pairs = ()
         self._site_at: tuple[CodeType, int] | None = None
         self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
-        self._told: tuple[Frame, ...] = ()
+        self._last_frames: tuple[Frame, ...] = ()
         self.depth = len(codes)
         self.wanted = USER_FRAMES_WANTED
-        """Frames of the application's own that are enough."""
+        """Number of the application's own frames that the walk needs."""
         if parent is not None:
             self.depth += parent.depth
             self.wanted = parent.wanted
 
     def frames(self, live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
-        """The stack in words, innermost first; ``live`` is where its holder is now."""
+        """The resolved stack, innermost first; ``live``: the holder's running stack."""
         if self._frames is None:
             self._frames = resolve(self.near()), resolve(self._tail)
-        frames, told = extended(*self._frames, live), self._told
-        if frames == told:  # equal stacks are one object in a snapshot
-            return told
-        self._told = frames
+        frames, last_frames = extended(*self._frames, live), self._last_frames
+        if frames == last_frames:  # equal stacks are one object in a snapshot
+            return last_frames
+        self._last_frames = frames
         return frames
 
     def site(self) -> Frame | None:
-        """The call site: the nearest frame of the application's own."""
+        """The call site: the innermost frame of the application's own."""
         if self._site_at is None:
             self._site_at = _site_of(self.near() + self._tail)
         return None if self._site_at is None else _frame(*self._site_at)
 
-    def look_again(self) -> None:
+    def recheck_tail(self) -> None:
         """Compare the tail at the next hold on this path."""
         self.fast = False
 
-    def goes_on(self, mine: Sequence[int], *, beyond: bool) -> bool:
+    def must_continue(self, own: Sequence[int], *, beyond: bool) -> bool:
         """Whether the walk must go on from here: decides ``deeper``.
 
-        ``mine`` are the positions of the application's own frames in the whole stack.
+        ``own`` are the positions of the application's own frames in the whole stack.
         """
         if beyond and self.depth < DEEPEST:
-            near = sum(at < self.depth for at in mine)
+            near = sum(at < self.depth for at in own)
             self.deeper = self.deeper or near < self.wanted
         return self.deeper
 
     def learn(self, tail: Pairs) -> None:
-        """Take in what lies beyond, where the walk ends: decides ``fast``."""
-        self.looks += 1
-        if self.looks == 1:
+        """Record or compare the tail at the end of a walk: decides ``fast``."""
+        self.comparisons += 1
+        if self.comparisons == 1:
             self._tail = tail
             self._site_at = _site_of(self.near() + tail)  # later tails may be shorter
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
-        if self.looks >= _LOOKS:
+        if self.comparisons >= _COMPARISONS:
             self.fast = True
 
     def exact(self) -> tuple[Frame, ...]:
-        """What was walked of the stack, in words."""
+        """The resolved frames of the walk, without the tail."""
         return resolve(self.near())
 
     def pairs(self) -> Pairs:
-        """The stack, as far as it is known."""
+        """The frames of the walk, and the tail."""
         return self.near() + self._tail
 
     def near(self) -> Pairs:
-        """What was walked of the stack."""
+        """The frames of the walk, without the tail."""
         near = tuple(zip(self.codes, self.lastis, strict=True))
         near = near[: self.bottom] if self.bottom else near
         return (self.parent.near() if self.parent else ()) + near
 
 
-_NOBODY = Path(None, (compile("", "", "exec"),) * CHUNK)
-"""Stands for a child that is not there: its code runs nowhere."""
+_NO_CHILD = Path(None, (compile("", "", "exec"),) * CHUNK)
+"""Stands for a missing child: no frame has its code."""
 
 
 class CallSites:
@@ -166,8 +171,9 @@ class CallSites:
         user_frames: int = USER_FRAMES_WANTED,
         bottoms: Mapping[int, CodeType] | None = None,
     ) -> None:
-        """Keep exact at least so many of the user's nearest frames, and let no walk go
-        beyond the code in ``bottoms``, by id.
+        """Record at least ``user_frames`` of the user's innermost frames exactly.
+
+        ``bottoms``, by id, is code beyond which no walk goes.
         """
         self._user_frames = user_frames
         self._root = self._new_root()
@@ -177,16 +183,18 @@ class CallSites:
 
     @cached_property
     def of_statements(self) -> CallSites:
-        """A tree of its own for the places of statements: they are many, and one frame
-        of the user's is enough of each, since the checkout has told the others.
+        """A separate tree for the stacks of statements.
+
+        There are many of them, and one user frame of each is enough, because the
+        checkout has recorded the others.
         """
         return CallSites(user_frames=1, bottoms=self._bottoms)
 
     def capture(self, frame: FrameType | None) -> Path:
         """Return the path of a stack that begins at ``frame``.
 
-        Written out eight frames a step: the loop a reader would expect costs twice as
-        much on CPython 3.11, and this runs at every checkout.
+        The loop is unrolled to eight frames per step, because a plain loop takes twice
+        as long on CPython 3.11, and this code runs at every checkout.
         """
         path = self._root
         while True:
@@ -202,7 +210,7 @@ class CallSites:
                 c7, l7, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
             except AttributeError:  # fewer than eight frames are left
                 return self._end(path, near)
-            child = path.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NOBODY)
+            child = path.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NO_CHILD)
             known = child.codes
             # by identity: equal code objects may come from different files
             if not (
@@ -223,13 +231,13 @@ class CallSites:
                 beyond = (
                     [] if path.bottom else self._rest(frame, DEEPEST - path.depth)[0]
                 )
-                mine = _own([*path.near(), *_pairs(beyond)])
-                if not path.goes_on(mine, beyond=bool(beyond)):
+                own = _own_positions([*path.near(), *_pairs(beyond)])
+                if not path.must_continue(own, beyond=bool(beyond)):
                     self._learn(path, beyond)
                     return path
 
     def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
-        """Like capture, going on with the frames of the parent greenlets."""
+        """Like capture, continued with the frames of the parent greenlets."""
         frames = list(_chain(frame, DEEPEST))
         parent = current.parent
         while parent is not None and len(frames) < DEEPEST:
@@ -238,10 +246,10 @@ class CallSites:
         return self._leaf(self._root, frames)
 
     def _descend(self, path: Path, frame: FrameType | None) -> Path:
-        """Go on where the tree does not, with one look at every frame there is."""
+        """Continue beyond the known part of the tree, adding nodes for new chunks."""
         frames, bottom = self._rest(frame, DEEPEST - path.depth)
         pairs, at = [*path.near(), *_pairs(frames)], 0
-        mine: list[int] | None = None
+        own: list[int] | None = None
         while not path.bottom:
             chunk = frames[at : at + CHUNK]
             if len(chunk) < CHUNK:
@@ -255,16 +263,17 @@ class CallSites:
             rest = frames[at:]
             if path.deeper:
                 continue
-            if mine is None:
-                mine = _own(pairs)
-            if not path.goes_on(mine, beyond=bool(rest)):
+            if own is None:
+                own = _own_positions(pairs)
+            if not path.must_continue(own, beyond=bool(rest)):
                 self._learn(path, rest)
                 break
         return path
 
     def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], int]:
-        """The rest of a stack, and how many of its frames lead to a bottom; 0 if none
-        does. Beyond that it ends with the next whole chunk.
+        """The rest of a stack, and the number of frames up to a bottom; 0 without one.
+
+        A stack with a bottom ends with the chunk that contains it.
         """
         frames: list[FrameType] = []
         bottoms, bottom = self._bottoms, 0
@@ -282,15 +291,15 @@ class CallSites:
 
     def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
         child = self._child(parent, frames)
-        if not child.looks:
+        if not child.comparisons:
             child.learn(())
         return child
 
     def _child(self, parent: Path, frames: list[FrameType]) -> Path:
-        """The child of these frames, made if there is none yet.
+        """The child of these frames, created on first use.
 
-        Functions of the same shape have the same offsets: the first one met stands
-        under the offsets alone, its twins under offsets and code.
+        Different functions can have the same offsets. The first one is stored under the
+        offsets alone, the others under offsets and code.
         """
         key = lastis = tuple([frame.f_lasti for frame in frames])
         codes = tuple([frame.f_code for frame in frames])
@@ -300,8 +309,8 @@ class CallSites:
             child = parent.children.get(key)
         if child is None:
             if len(self._nodes) >= _MOST_NODES:
-                self._begin_anew()
-            if parent.children is _NONE_YET:
+                self._reset()
+            if parent.children is _NO_CHILDREN:
                 parent.children = {}
             child = parent.children[key] = Path(parent, codes, lastis)
             self._nodes.append(child)
@@ -312,12 +321,12 @@ class CallSites:
         root.wanted = self._user_frames
         return root
 
-    def _begin_anew(self) -> None:
-        """Let go of all paths but those that holds and tallies point to."""
+    def _reset(self) -> None:
+        """Drop all paths except those that holds and statistics refer to."""
         old = [self._root, *self._nodes]
         self._nodes, self._tails, self._root = [], {}, self._new_root()
         for path in old:
-            path.children = _NONE_YET
+            path.children = _NO_CHILDREN
 
     def _learn(self, path: Path, beyond: list[FrameType]) -> None:
         pairs = tuple(_pairs(beyond))
@@ -337,38 +346,40 @@ def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
 def _pairs(frames: Iterable[FrameType]) -> list[tuple[CodeType, int]]:
     for frame in frames:
         if frame.f_code.co_filename == "<string>":
-            note_typed(frame.f_code.co_name, dict.get(frame.f_globals, "__name__"))
+            note_fileless_function(
+                frame.f_code.co_name, dict.get(frame.f_globals, "__name__")
+            )
     return [(frame.f_code, frame.f_lasti) for frame in frames]
 
 
-def _own(pairs: Sequence[tuple[CodeType, int]]) -> list[int]:
-    """Where the application's own frames are."""
+def _own_positions(pairs: Sequence[tuple[CodeType, int]]) -> list[int]:
+    """The positions of the application's own frames."""
     return application_frames([(c.co_filename, c.co_name) for c, _ in pairs])
 
 
 def _site_of(pairs: Sequence[tuple[CodeType, int]]) -> tuple[CodeType, int] | None:
-    """The call site: the nearest frame of the application's own.
+    """The call site: the innermost frame of the application's own code.
 
-    Or the innermost one of all, where nothing on the stack is the application's.
+    If the stack has no such frame, the innermost frame of all.
     """
-    return pairs[next(iter(_own(pairs)), 0)] if pairs else None
+    return pairs[next(iter(_own_positions(pairs)), 0)] if pairs else None
 
 
 def _common(one: tuple[T, ...], other: tuple[T, ...]) -> tuple[T, ...]:
-    """What two stacks have in common, from the near end."""
+    """The common inner part of two stacks."""
     both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other))  # noqa: B905 - to the shorter end
-    return tuple([mine for mine, _ in both])
+    return tuple([own for own, _ in both])
 
 
 def extended(
     near: tuple[Frame, ...], tail: tuple[Frame, ...], live: tuple[Frame, ...]
 ) -> tuple[Frame, ...]:
-    """A stack in words: its exact part and, as far as it is certain, the far end.
+    """A resolved stack: its exact part and, as far as it is certain, the far end.
 
-    ``tail`` is what holds on this path had in common whenever it was compared. If the
-    holder seems to be in ``near`` still, ``live`` (its running stack) goes on from
-    there; but a running stack may be that of a later call. Where the two disagree it
-    cannot be told which is right, so what they share is all that is said.
+    ``tail`` has the frames that all compared holds on this path had in common. If the
+    holder seems to be still in ``near``, the far end is taken from ``live``, its
+    running stack; but that may be the stack of a later call. Where the two differ,
+    only their common part is certain.
     """
     last = near[-1] if near else None
     places = [at for at, frame in enumerate(live) if frame is last]
@@ -381,9 +392,9 @@ def extended(
 
 
 def resolve(pairs: Iterable[tuple[CodeType, int]]) -> tuple[Frame, ...]:
-    """Put pairs into words."""
+    """Resolve pairs to frames with file, line and function."""
     known, found = _frames, []
-    for code, lasti in pairs:  # written out: ten thousand times for a thousand holds
+    for code, lasti in pairs:  # inlined: runs ten thousand times for a thousand holds
         entry = known.get((id(code), lasti))
         hit = entry is not None and entry[0] is code
         found.append(entry[1] if entry is not None and hit else _frame(code, lasti))
@@ -396,7 +407,7 @@ def current_frames() -> dict[int, FrameType]:
 
 
 def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
-    """The stack that begins at ``frame`` now, innermost first, without our frames."""
+    """The stack from ``frame`` outwards, without poolwatch's own frames."""
     pairs = []
     while frame is not None and most:
         code = frame.f_code

@@ -1,7 +1,7 @@
-"""What a holder is waiting for, by its stack: the database, HTTP, a lock, sleep ...
+"""Classifies a holder's stack: waiting for the database, HTTP, a lock, sleep ...
 
-A stack has Python frames only. The stack of a thread in ``time.sleep`` ends in the line
-that called it. So the source line of the last frame is read, if it is there.
+A stack has Python frames only: the stack of a thread in ``time.sleep`` ends with the
+line that called it. So the source line of the innermost frame is read, if available.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ _BY_FILE = {
     for kind, names in _FILES.items()
 }
 _NO_CALL = r"^\s*with\s+(?![\w.]*(?:conn|cur|db|sess|trans))[\w.]+\s*[:,]"
-"""Enters an object that has no Python code for that: a lock, or the connection of a
-driver, which is excluded by its name."""
+"""A ``with`` that runs C code on entry: a lock, or a driver's connection, which is
+excluded by its name."""
 _FOR_ANYTHING = re.compile(r"\bawait\b|\basync\s|\.acquire\(")
-"""May wait for a pool or a statement as well as for a lock."""
+"""Code that may wait for a pool or a statement as well as for a lock."""
 _BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("sleep", re.compile(r"\bsleep\(")),
-    # Calls that are written in Python have frames of their own: join() of a thread,
-    # result() of a future, get() of most queues. In a source line these names are
-    # mostly those of a string and a dict.
+    # Functions written in Python have frames of their own: join() of a thread, result()
+    # of a future, get() of most queues. In a source line these names are mostly methods
+    # of strings and dicts.
     (
         "lock",
         re.compile(
@@ -94,8 +94,8 @@ _BY_CALL: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
-    """What a holder is doing, and its place in the user's code."""
+class Activity:
+    """The current activity of a holder, and its frame in the user's code."""
 
     kind: Kind
     frame: Frame
@@ -106,22 +106,22 @@ class Doing:
         return self.kind == "lock" and _FOR_ANYTHING.search(line) is not None
 
 
-def doing(now: Sequence[Frame]) -> Doing | None:
+def activity_of(now: Sequence[Frame]) -> Activity | None:
     """Classify a stack, innermost frame first; None for an empty one."""
     at = next(iter(application_frames([(f.file, f.function) for f in now])), None)
-    mine = None if at is None else now[at]
+    own = None if at is None else now[at]
     inner = [frame for frame in now[:at] if not is_ours(frame.file)]
-    if mine is None and not inner:
+    if own is None and not inner:
         return None
     kinds = [_kind_of_file(frame) for frame in inner]
-    known = next((kind for kind in kinds if kind is not None), None)
-    for kind in ("database", "http"):  # they wait on sockets and locks of their own
+    kind_found = next((kind for kind in kinds if kind is not None), None)
+    for kind in ("database", "http"):  # they use sockets and locks internally
         if kind in kinds:
-            known = kind
+            kind_found = kind
             break
-    if known is None and not inner and mine is not None:
-        known = _kind_of_call(mine)
-    return Doing(known or "code", mine or inner[-1])
+    if kind_found is None and not inner and own is not None:
+        kind_found = _kind_of_call(own)
+    return Activity(kind_found or "code", own or inner[-1])
 
 
 def _kind_of_file(frame: Frame) -> Kind | None:

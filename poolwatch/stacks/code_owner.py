@@ -1,18 +1,18 @@
-"""Whose code a frame is: the application's own, a library's, or plumbing.
+"""The owner of a frame's code: the application, a library, or plumbing.
 
-Code outside the standard library and outside site-packages belongs to the project at
-hand. But an application may be installed into site-packages itself. So a whole stack is
-needed to say which frames are the application's own (``application_frames``):
+Code outside the standard library and outside site-packages belongs to the project. But
+an application may itself be installed into site-packages. So a whole stack is needed to
+decide which frames are the application's own (``application_frames``):
 
 - the frames of the project, if there are any;
 - otherwise those of the outermost installed package that is not a known database
   library, framework or server. Outermost, because an application calls its helpers;
 - the module level of the program that was started (a console script, ``python -c``, two
-  lines that import an application and call it) only if there is nothing else. It is on
-  the stack as long as the program runs, and does not tell two stacks apart.
+  lines that import an application and call it) only if there is no other frame. It is
+  on the stack as long as the program runs, and does not distinguish two stacks.
 
-All of this is read from the paths, so that a viewer on another machine comes to the
-same conclusion as the process itself.
+The decision is made from file paths only, so that a viewer on another machine comes to
+the same result as the process itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from poolwatch.stacks.packages import DATABASE, KNOWN, RUNNERS
 
 
 class Owner(IntEnum):
-    """Whose code a frame is, from the least to the most likely call site."""
+    """The owner of a frame's code, from the least to the most likely call site."""
 
     PLUMBING = 0
     """poolwatch, the standard library, database libraries, web and task frameworks."""
@@ -40,14 +40,14 @@ class Owner(IntEnum):
     """Anything else that is installed: a third-party library, or an application
     that was installed as a package."""
     USER = 2
-    """Code that is not installed: the project at hand."""
+    """Code that is not installed: the user's project."""
 
 
-Place = tuple[str, str]
+FileFunction = tuple[str, str]
 """File and function of a frame."""
 
 PROJECT = ""
-"""The home of code that is not installed."""
+"""The home (see ``home_of``) of code that is not installed."""
 
 _INSTALLED = re.compile(
     r".*[\\/](?:(?:site|dist)-packages|\.bootstrap|[^\\/]+\.(?:whl|egg)"
@@ -57,7 +57,7 @@ _INSTALLED = re.compile(
 _STANDARD_LIBRARY = re.compile(
     r"[\\/]lib(?:64)?[\\/]python\d(?:\.\d+)?t?[\\/]", re.IGNORECASE
 )
-"""The standard library of another machine, as far as a path tells."""
+"""The standard library of another machine, recognised by the path."""
 _GENERATED = (
     "<frozen", "<attrs", "<decorator", "<template", "<__array", "<sqlalchemy"
 )  # fmt: skip
@@ -67,11 +67,11 @@ _DEMO = str(PACKAGE / "commands" / "demo" / "app") + os.sep
 _LAUNCHERS = frozenset({("manage.py", "main"), ("__main__.py", "boot")})
 """Functions that Django generates in every project, and pex in every file."""
 
-_applications: set[str] = set()
-"""Installed packages that some stack has shown to be the application."""
-_typed: set[str] = set()
+_known_applications: set[str] = set()
+"""Installed packages that were the application in some stack."""
+_fileless_functions: set[str] = set()
 """Functions without a file that do not belong to a library."""
-_MOST_TYPED = 256
+_MOST_FILELESS = 256
 
 
 @cache
@@ -82,7 +82,7 @@ def _standard_library() -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def is_ours(file: str) -> bool:
-    """Whether a file is poolwatch's own; its demo application is the user's."""
+    """Whether a file belongs to poolwatch, except its demo application."""
     return file.startswith(_OURS) and not file.startswith(_DEMO)
 
 
@@ -90,43 +90,46 @@ def is_ours(file: str) -> bool:
 
 
 def application_frames(
-    stack: Sequence[Place], *, site: Place | None = None, launcher: bool = False
+    stack: Sequence[FileFunction],
+    *,
+    site: FileFunction | None = None,
+    launcher: bool = False,
 ) -> list[int]:
     """The positions of the application's own frames in a stack, innermost first.
 
-    With ``site``, the frames of the project and of the code of that call site: then it
-    does not matter if the stack has lost its outer frames. With ``launcher``, the
-    frames that started the program are included.
+    With ``site``, the frames of the project and of the package of that call site; then
+    the stack may lack its outer frames. With ``launcher``, the frames that started the
+    program are included.
     """
     homes = [home_of(*place) for place in stack]
-    start = _where_it_starts(stack, homes)
+    start = _launcher_start(stack, homes)
     known = home_of(*site) if site is not None else None
     home = _home_of_application(stack, homes, start) if known is None else known
     wanted = {home} if known is None else {home, PROJECT}
     own = [at for at, each in enumerate(homes) if each is not None]
     starting = [at for at in own if at >= start]
-    mine = [at for at in own if at < start and homes[at] in wanted]
-    if not mine and known is None:
+    inner = [at for at in own if at < start and homes[at] in wanted]
+    if not inner and known is None:
         return [at for at in starting if homes[at] in wanted] or starting
-    return mine + starting if launcher else mine
+    return inner + starting if launcher else inner
 
 
 def _home_of_application(
-    stack: Sequence[Place], homes: Sequence[str | None], start: int
+    stack: Sequence[FileFunction], homes: Sequence[str | None], start: int
 ) -> str | None:
     """The home of the application's code; None if only its launcher is known."""
     if PROJECT in homes[:start]:
         return PROJECT
     packages = [home for home in homes[:start] if home]
     for home, (file, _) in zip(homes[start:], stack[start:], strict=True):
-        if home and _in_a_package(file):  # ``python -m`` of a package
+        if home and _is_in_package(file):  # ``python -m`` of a package
             packages.append(home)
     if packages:
-        _applications.add(packages[-1])
+        _known_applications.add(packages[-1])
     return packages[-1] if packages else None
 
 
-def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int:
+def _launcher_start(stack: Sequence[FileFunction], homes: Sequence[str | None]) -> int:
     """The position of the first of the outer frames that only start the program.
 
     A module that is being imported does not count: it ends with the import.
@@ -146,10 +149,10 @@ def _where_it_starts(stack: Sequence[Place], homes: Sequence[str | None]) -> int
 
 @lru_cache(maxsize=2048)
 def _runs_programs(file: str) -> bool:
-    """Whether the file is the standard library's or a tool's, but not the importer."""
+    """Whether the file belongs to the standard library (not the importer) or a tool."""
     if file.startswith("<frozen importlib"):
         return False
-    within = _within(file)
+    within = _below_installation(file)
     return not within or _top(within) in RUNNERS
 
 
@@ -159,11 +162,15 @@ def _runs_programs(file: str) -> bool:
 def home_of(file: str, function: str) -> str | None:
     """The installed package that a frame belongs to; None for plumbing.
 
-    ``PROJECT`` for code that is not installed. A function that was made from a string
-    is a library's (SQLAlchemy 2.0 makes such wrappers), unless ``note_typed`` was
-    called for it.
+    ``PROJECT`` for code that is not installed. A function compiled from a string
+    belongs to a library (SQLAlchemy 2.0 has such wrappers), unless
+    ``note_fileless_function`` was called for it.
     """
-    if file == "<string>" and function != "<module>" and function not in _typed:
+    if (
+        file == "<string>"
+        and function != "<module>"
+        and function not in _fileless_functions
+    ):
         return None
     return _home(file)
 
@@ -175,14 +182,14 @@ def library_of(file: str) -> str:
     ``asyncio`` for a file of the standard library's asyncio, but not for one of the
     project in a directory of that name.
     """
-    return _top(_within(file) or _within_standard_library(file))
+    return _top(_below_installation(file) or _below_standard_library(file))
 
 
-def note_typed(function: str, module: object) -> None:
-    """Note a function without a file, as ``python -c`` or ``exec`` makes them."""
+def note_fileless_function(function: str, module: object) -> None:
+    """Note a function without a file, as ``python -c`` or ``exec`` creates them."""
     known = type(module) is str and owner_of("<string>", module) is Owner.PLUMBING
-    if not known and len(_typed) < _MOST_TYPED:
-        _typed.add(function)
+    if not known and len(_fileless_functions) < _MOST_FILELESS:
+        _fileless_functions.add(function)
 
 
 @lru_cache(maxsize=4096)
@@ -191,25 +198,27 @@ def _home(file: str) -> str | None:
         return PROJECT if file.startswith(_DEMO) else None
     if file.startswith("<"):
         return None if file.startswith(_GENERATED) else PROJECT
-    within = _within(file)
+    within = _below_installation(file)
     if within:
         return None if _top(within) in KNOWN else _package(within)
-    if _within_standard_library(file):
+    if _below_standard_library(file):
         return None
-    return None if _is_a_copied_library(file) else PROJECT
+    return None if _is_vendored_library(file) else PROJECT
 
 
 @lru_cache(maxsize=2048)
 def owner_of(file: str, module: object) -> Owner:
-    """Whose code a file is, by its module's ``__name__`` and without a stack."""
+    """The owner of a file, by its path and its module's ``__name__``."""
     if file.startswith("<") and not file.startswith(_GENERATED):
-        return _generated(module.partition(".")[0] if isinstance(module, str) else "")
+        return _owner_of_generated_code(
+            module.partition(".")[0] if isinstance(module, str) else ""
+        )
     return _owner(_home(file))
 
 
-def is_the_applications(file: str, module: object) -> bool:
+def is_application_module(file: str, module: object) -> bool:
     """Whether a module belongs to the project, or to an installed application."""
-    return owner_of(file, module) is Owner.USER or _home(file) in _applications
+    return owner_of(file, module) is Owner.USER or _home(file) in _known_applications
 
 
 def _owner(home: str | None) -> Owner:
@@ -218,23 +227,23 @@ def _owner(home: str | None) -> Owner:
     return Owner.PACKAGE if home else Owner.USER
 
 
-def _generated(package: str) -> Owner:
-    """Code without a file: typed at a prompt, ``python -c``, or made by a library."""
+def _owner_of_generated_code(package: str) -> Owner:
+    """The owner of code without a file: from a prompt, ``python -c``, or a library."""
     if package in KNOWN or package in sys.stdlib_module_names:
         return Owner.PLUMBING
-    home = _file_of_loaded(package)
+    home = _file_of_loaded_module(package)
     if package and package != "__main__" and home is not None:
         return _owner(_home(home))
     return Owner.USER
 
 
-def _within(file: str) -> str:
+def _below_installation(file: str) -> str:
     """The rest of a path below the directory where packages are installed."""
     installed = _INSTALLED.match(file)
     return file[installed.end() :] if installed else ""
 
 
-def _within_standard_library(file: str) -> str:
+def _below_standard_library(file: str) -> str:
     """The rest of a path below the standard library, of this Python or another."""
     for directory in _standard_library():
         if file.startswith(directory):
@@ -243,8 +252,8 @@ def _within_standard_library(file: str) -> str:
     return file[elsewhere.end() :] if elsewhere else ""
 
 
-def _in_a_package(file: str) -> bool:
-    return any(separator in _within(file) for separator in "/\\")
+def _is_in_package(file: str) -> bool:
+    return any(separator in _below_installation(file) for separator in "/\\")
 
 
 def _file_name(file: str) -> str:
@@ -256,24 +265,24 @@ def _top(within: str) -> str:
 
 
 def _package(within: str) -> str:
-    """The outermost package that has code: ``google.cloud`` is a name for many."""
+    """The outermost package with code; namespace packages (``google``) do not count."""
     first, *further = re.split(r"[\\/]", within.removesuffix(".py"))
     name = first
     for part in further[:-1]:
-        if name not in sys.modules or _file_of_loaded(name) is not None:
+        if name not in sys.modules or _file_of_loaded_module(name) is not None:
             return name
         name += f".{part}"
     return name
 
 
-def _is_a_copied_library(file: str) -> bool:
-    """Whether a file is a database library's, in a copy beside the application's files.
+def _is_vendored_library(file: str) -> bool:
+    """Whether a file belongs to a copy of a database library beside the application.
 
-    There are such copies in zip files, in serverless functions, and after ``pip install
+    Such copies occur in zip files, in serverless functions, and after ``pip install
     --target``.
     """
     for name in DATABASE.intersection(re.split(r"[\\/]", file)):
-        home = _file_of_loaded(name)
+        home = _file_of_loaded_module(name)
         if home is not None and file.startswith(str(Path(home).parent) + os.sep):
             return Path(home).parent.name == name
     return False
@@ -287,5 +296,5 @@ def file_of(module: object) -> str | None:
     return file if type(file) is str else None
 
 
-def _file_of_loaded(module: str) -> str | None:
+def _file_of_loaded_module(module: str) -> str | None:
     return file_of(sys.modules.get(module))

@@ -1,4 +1,4 @@
-"""Compares two stacks: is the code that took a connection still running?
+"""Comparison of two stacks: is the code that took a connection still running?
 
 Only the application's own frames are compared, by file and function: the line changes
 while a function runs. The comparison starts at the outermost frame, because a stack
@@ -14,7 +14,7 @@ from poolwatch.stacks.capture import DEEPEST
 from poolwatch.stacks.code_owner import application_frames, home_of, library_of
 
 _LOOPS = frozenset({"asyncio", "uvloop", "anyio", "greenlet", "uvicorn"})
-"""Libraries that run the event loop: their frames are outside of any task."""
+"""Libraries that run the event loop, whose frames are outside of any task."""
 
 Name = tuple[str, str]
 
@@ -25,12 +25,13 @@ def taking_frames(
     """The frames of a stack that are the application's own, innermost first.
 
     With ``site``, only frames of the same code as that call site. The frames that
-    launched the program are left out, unless ``launcher`` is set or there is no other.
+    launched the program are left out, unless ``launcher`` is set or there are no other
+    frames.
     """
-    known = _name(site) if site is not None else None
+    site_name = _name(site) if site is not None else None
     names = list(map(_name, stack))
-    mine = application_frames(names, site=known, launcher=launcher)
-    return tuple([stack[at] for at in mine])
+    own = application_frames(names, site=site_name, launcher=launcher)
+    return tuple([stack[at] for at in own])
 
 
 def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> int:
@@ -41,8 +42,8 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     worker has gone on to its next job, only its loop is left (compare with
     ``len(taking_frames(...))``). Additional frames in between do not matter: a
     generator may be resumed from elsewhere, a decorator may have been entered. A second
-    call of the same function counts as the first, since two stacks cannot tell them
-    apart: a leak may go unnoticed, but innocent code is never accused.
+    call of the same function counts as the first, because two stacks do not show the
+    difference: a leak may be missed, but there is no false positive.
     """
     taken = [_name(frame) for frame in reversed(taking_frames(stack_at_checkout))]
     homes = {home_of(*name) for name in taken}
@@ -51,7 +52,7 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     if not taken or not present:
         return 0
     outside = _outside(stack_at_checkout, now, taken, present)
-    matched = _in_order(taken[outside:], present)
+    matched = _count_in_order(taken[outside:], present)
     return outside + matched if matched else 0
 
 
@@ -60,8 +61,9 @@ def _outside(
 ) -> int:
     """Count the outermost frames of ``stack`` that ``now`` cannot contain.
 
-    A task's stack begins where the task begins, while the checkout also recorded what
-    runs the event loop. And only the inner part of a very deep stack is recorded.
+    A task's stack begins with the task's coroutine, while the checkout also recorded
+    the frames that run the event loop. Of a very deep stack only the inner part is
+    recorded.
     """
     if taken[0] in present or present[0] not in taken:
         return 0
@@ -72,7 +74,7 @@ def _outside(
     return at if begun or len(now) >= DEEPEST else 0
 
 
-def _in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
+def _count_in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
     """Count how many of ``taken`` occur in ``present`` in the same order."""
     matched = 0
     for name in present:
@@ -81,7 +83,7 @@ def _in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
     return matched
 
 
-def matching(
+def matching_frames(
     taken: Sequence[Frame], present: Sequence[Frame]
 ) -> list[tuple[Frame, Frame]]:
     """Pair the frames of ``taken`` and ``present`` that are in the same function.

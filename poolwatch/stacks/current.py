@@ -59,7 +59,7 @@ def holder_stack(holder: Holder, threads: Mapping[int, Pairs]) -> Pairs:
     """The current stack of a holder, innermost frame first; empty once it has ended.
 
     ``threads`` are the stacks of all threads. A thread with several greenlets is read
-    again: there they have the stack of the greenlet that was running at that time.
+    again, because ``threads`` has the stack of the greenlet that was running then.
     """
     if holder.has_ended():  # its ident may belong to another thread by now
         return ()

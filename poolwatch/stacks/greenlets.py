@@ -1,8 +1,8 @@
 """Greenlets of gevent and eventlet, and those that SQLAlchemy runs under asyncio.
 
-They are read through the descriptors of greenlet's own class, so that no code of an
-application's subclass runs. The frames of a suspended greenlet are on no thread's
-stack.
+Attributes are read through the descriptors of greenlet's own class, so that no code of
+an application's subclass runs. The frames of a suspended greenlet are not part of any
+thread's stack.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def are_scheduled() -> bool:
     return any(modules.get(name) is not None for name in _SCHEDULERS)
 
 
-def asking_greenlet() -> Any:
+def application_greenlet() -> Any:
     """The greenlet whose code is running, skipping SQLAlchemy's own under asyncio."""
     greenlet = current_greenlet()
     while greenlet is not None and _is_of_sqlalchemy(type(greenlet)):
@@ -63,7 +63,7 @@ def is_dead(greenlet: Any) -> bool:
     return bool(_read(greenlet, "dead"))
 
 
-def is_to_start(greenlet: Any) -> bool:
+def is_unstarted(greenlet: Any) -> bool:
     """Whether the greenlet has not run yet; its arguments may have a connection."""
     active = _kind().__dict__["__bool__"].__get__(greenlet)()
     return not active and not is_dead(greenlet)
@@ -80,9 +80,11 @@ def name_of(greenlet: Any) -> str:
     return _given_name(greenlet) or f"greenlet {id(greenlet):#x}"
 
 
-def own_name(greenlet: Any) -> str:
-    """The name of the running greenlet. gevent numbers a greenlet when its number is
-    first read, which must be in its own thread.
+def name_of_running(greenlet: Any) -> str:
+    """The name of the running greenlet.
+
+    gevent numbers a greenlet when its number is first read, which must be in its own
+    thread.
     """
     kind = getattr(modules.get("gevent.greenlet"), "Greenlet", None)
     given = _given_name(greenlet)
@@ -114,22 +116,20 @@ def original(name: str) -> Any:
 
 
 def every_greenlet() -> list[ref[Any]] | None:
-    """All greenlets, and eventlet's hubs, which have scheduled calls; None if the heap
-    is too large to search.
-    """
+    """All greenlets and eventlet hubs; None if the heap is too large to search."""
     if sys.getallocatedblocks() > _MOST_BLOCKS:
         return None
     kinds = repeat((_kind(), _hub_of_eventlet()))
     found: list[ref[Any]] = []
     heap = gc.get_objects()
     for at in range(0, len(heap), _CHUNK):  # each chunk runs in C, for about 2 ms
-        some = heap[at : at + _CHUNK]
-        found += map(ref, compress(some, map(issubclass, map(type, some), kinds)))
+        chunk = heap[at : at + _CHUNK]
+        found += map(ref, compress(chunk, map(issubclass, map(type, chunk), kinds)))
     return found
 
 
 def calls_of_hub(hub: Any) -> list[Any] | None:
-    """The calls that eventlet has scheduled, with arguments; None if it is no hub."""
+    """The scheduled calls of an eventlet hub, with arguments; None if it is no hub."""
     if not issubclass(type(hub), _hub_of_eventlet()):
         return None
     timers = [timer for _, timer in [*hub.timers, *hub.next_timers]]

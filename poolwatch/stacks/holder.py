@@ -1,7 +1,7 @@
 """Holders: the thread or greenlet that takes a connection, and the asyncio task.
 
-poolwatch keeps none of them alive: they may refer to the connection that leaks. There
-is one thread-local record per thread, which is gone when the thread ends.
+poolwatch keeps none of them alive, because they may refer to the connection that leaks.
+There is one thread-local record per thread, which is dropped when the thread ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Holder", "PerGreenlet", "PerThread", "TaskRef", "get_ident"]
 
 
 class Holder:
-    """What is recorded of a thread, or of a greenlet in it, without keeping it alive.
+    """The record of a thread, or of a greenlet in it, which it does not keep alive.
 
     Greenlets have records of their own if gevent or eventlet is loaded: see PerThread.
     """
@@ -52,7 +52,7 @@ class Holder:
         self._is_first = greenlet is None or greenlets.parent_of(greenlet) is None
         """Whether it is the thread itself, or the first greenlet of the thread."""
         if not self._is_first and not _is_named(thread, greenlet):
-            self._name = greenlets.own_name(greenlet)
+            self._name = greenlets.name_of_running(greenlet)
         self.first_seen = monotonic()
         """Time of its first checkout."""
         self.out = 0
@@ -89,8 +89,9 @@ class Holder:
         return None if greenlet is None else greenlets.suspended_frame(greenlet)
 
     def stack_key(self) -> int:
-        """Key of the stack that has its frames now: the ident of the thread it runs in,
-        or the ``id()`` of its greenlet while that is suspended.
+        """The key of its current stack.
+
+        This is the ident of its thread, or ``id()`` of its greenlet while suspended.
         """
         greenlet = None if self._greenlet is None else self._greenlet()
         if greenlet is None or self.suspended_frame() is None:
@@ -110,8 +111,8 @@ _local: Any = greenlets.original("_local")
 class PerThread(_local):  # type: ignore[misc]
     """The Holder of the current thread.
 
-    Always None if gevent or eventlet is loaded, before or after poolwatch: a thread has
-    many holders then, and ``per_greenlet`` has them.
+    Always None if gevent or eventlet is loaded, before or after poolwatch: then a
+    thread has many holders, which are in ``per_greenlet``.
     """
 
     holder: Holder | None = None
@@ -135,7 +136,7 @@ class PerGreenlet:
         return holder
 
     def name_of(self, greenlet: Any) -> str:
-        """The name of a greenlet; it stays the same while the greenlet lives."""
+        """The name of a greenlet, which stays the same during the greenlet's life."""
         known = self._known.get(id(greenlet))
         if known is not None and known[0]() is greenlet:
             return known[1].name
@@ -170,14 +171,14 @@ per_greenlet = PerGreenlet()
 def tell_greenlets_apart() -> None:
     """Give each greenlet its own Holder from now on, in place of its thread's.
 
-    The property on the class hides the Holders that threads have already.
+    The property on the class hides the existing Holders of threads.
     """
     if PerThread.holder is None:
         PerThread.holder = property(lambda _: None)  # type: ignore[assignment]
 
 
 class TaskRef:
-    """What is recorded of an asyncio task, without keeping it alive."""
+    """The record of an asyncio task, which it does not keep alive."""
 
     __slots__ = ("_name", "_task")
 

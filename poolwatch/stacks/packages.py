@@ -16,10 +16,10 @@ _AROUND_DATABASES = frozenset({
     "alembic", "flask_migrate", "geoalchemy2", "sqlalchemy_utils", "pandas", "ormar",
     "piccolo", "psycogreen", "aiopg", "greenlet", "gevent", "eventlet",
 })
-"""ORMs, extensions of SQLAlchemy, and libraries of greenlets."""
+"""ORMs, extensions of SQLAlchemy, and greenlet libraries."""
 
 DATABASE = _AROUND_DATABASES | by_package().keys()
-"""With the pool libraries and drivers."""
+"""These packages, and the pool libraries and drivers."""
 
 RUNNERS = frozenset({
     "coverage", "debugpy", "_pydevd_bundle", "pydevd", "pex", "_bootstrap", "execnet",
@@ -33,7 +33,7 @@ _FRAMEWORKS = frozenset({
     "daphne", "granian", "bjoern", "meinheld", "mod_wsgi", "a2wsgi", "asgiref",
     "mangum", "awslambdaric", "functions_framework", "azure_functions_worker",
     "watchfiles", "hupper", "engineio", "socketio", "grpc", "grpclib",
-    # web frameworks, and what hangs in their middle
+    # web frameworks and their middleware
     "fastapi", "starlette", "flask", "werkzeug", "django", "rest_framework", "ninja",
     "channels", "aiohttp", "sanic", "quart", "litestar", "falcon", "bottle", "tornado",
     "pyramid", "webob", "pecan", "blacksheep", "robyn", "connexion",
@@ -46,7 +46,7 @@ _FRAMEWORKS = frozenset({
     "strawberry", "graphene", "graphene_sqlalchemy", "graphql", "graphql_server",
     "flask_graphql", "ariadne", "tartiflette", "streamlit", "dash",
     "gradio", "nicegui", "bokeh", "traitlets", "slack_bolt",
-    # OpenStack's
+    # OpenStack libraries
     "oslo_config", "oslo_concurrency", "oslo_db", "oslo_messaging", "oslo_middleware",
     "oslo_service", "oslo_utils", "oslo_context", "oslo_log", "cotyledon", "futurist",
     "stevedore", "cliff", "debtcollector", "osprofiler",
@@ -67,7 +67,7 @@ _FRAMEWORKS = frozenset({
     "pytest", "_pytest", "pluggy", "pytest_asyncio", "pytest_django", "pytest_flask",
     "pytest_postgresql", "pytest_benchmark", "xdist", "__channelexec__", "hypothesis",
     "behave", "nose2", "locust",
-    # what wraps functions and watches
+    # monitoring, and decorators that wrap functions
     "databases", "opentelemetry", "ddtrace", "sentry_sdk", "newrelic", "elasticapm",
     "scout_apm", "logfire", "prometheus_client", "prometheus_flask_exporter",
     "line_profiler", "memory_profiler", "statsd", "loguru", "wrapt", "decorator",

@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from poolwatch.model import Frame
 from poolwatch.stacks.callers import Request, callers
-from poolwatch.stacks.classify import doing
+from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.code_owner import library_of
 from poolwatch.stacks.compare import taking_frames
 from poolwatch.testing.leak import Leak
@@ -85,7 +85,7 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
     lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
     if leak.kept:
         lines.append(_line(4, f"kept alive by {leak.kept}", 240))
-    now = doing(leak.now) if leak.now else None
+    now = activity_of(leak.now) if leak.now else None
     if now is not None:
         lines.append(_line(4, f"now {activity(now.frame, now.kind)}"))
     if leak.statement:

@@ -19,7 +19,7 @@ _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ufeff\ud800-\udfff]")
 
 MOST_CALLERS = 3
-"""Callers of one call site that a sentence names at most."""
+"""Most callers of one call site that a sentence names."""
 
 
 def neutral(text: str, *, lines: bool = False) -> str:
@@ -39,7 +39,7 @@ def neutral(text: str, *, lines: bool = False) -> str:
 def _visible(match: re.Match[str]) -> str:
     code = ord(match.group())
     if code < 0x20:
-        return chr(0x2400 + code)  # Unicode has a picture of each control character
+        return chr(0x2400 + code)  # the Unicode symbol of that control character
     return "\u2421" if code == 0x7F else "\ufffd"
 
 
@@ -93,7 +93,7 @@ def place(frame: Frame | None, parts: int = 2) -> str:
     return neutral(f"{path}:{frame.line}")
 
 
-def whence(site: Frame | None, *callers: Frame | None) -> str:
+def site_and_callers(site: Frame | None, *callers: Frame | None) -> str:
     """``lib/db.py:8 from shop/cart.py:51``: a call site and its known callers."""
     places = list(dict.fromkeys(place(caller) for caller in callers if caller))
     if not places:
@@ -105,17 +105,17 @@ def whence(site: Frame | None, *callers: Frame | None) -> str:
 
 def taken_at(request: Hold | Wait) -> str:
     """The call site that took or requested a connection, and its caller."""
-    return whence(request.site, request.caller)
+    return site_and_callers(request.site, request.caller)
 
 
-def taken_in(request: Hold | Wait | SiteStats, cells: int) -> str:
+def taken_at_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     """The call site and its caller for a cell of a table, shortened to fit."""
     site, caller = request.site, request.caller
     if site is None or caller is None:
         return place(site)
     names = (f"{_short_name(each)}:{each.line}" for each in (site, caller))
     texts = (
-        whence(site, caller),
+        site_and_callers(site, caller),
         f"{place(site, 1)} from {place(caller, 1)}",
         " from ".join(names),
     )
@@ -131,13 +131,13 @@ def _short_name(frame: Frame) -> str:
 
 @lru_cache(maxsize=4096)
 def width(text: str) -> int:
-    """Number of terminal cells that a text takes."""
+    """Number of terminal cells of a text."""
     if _ALL_NARROW.fullmatch(text):
         return len(text)
     return sum([2 if wide(c) else not unicodedata.combining(c) for c in text])
 
 
-# Latin, Cyrillic, and the signs that the dashboard draws: neither wide nor combining.
+# Latin, Cyrillic and the symbols of the dashboard: neither wide nor combining.
 _ALL_NARROW = re.compile(
     "[\x20-\x7e\xa0-\u02ff\u0400-\u0482\u048a-\u052f"
     "\u2010-\u2027\u2190-\u22ff\u2400-\u2426\u2500-\u25fc]*"
@@ -156,36 +156,36 @@ def fit(text: str, cells: int) -> str:
         return text + " " * missing
     if _ALL_NARROW.fullmatch(text):
         return text[: cells - 1] + "…" if cells > 0 else ""
-    kept, used = [], 0
+    characters, used = [], 0
     for character in text:
         size = width(character)
         if used + size > cells - 1:
             break
-        kept.append(character)
+        characters.append(character)
         used += size
-    return "".join(kept) + "…" + " " * (cells - 1 - used)
+    return "".join(characters) + "…" + " " * (cells - 1 - used)
 
 
 def fit_end(text: str, cells: int) -> str:
-    """Like fit, but cut the beginning: a place ends with its line number."""
+    """Like fit, but cut the beginning, so that a line number at the end stays."""
     if width(text) <= cells:
         return fit(text, cells)
-    kept, used = [], 1
+    characters, used = [], 1
     for character in reversed(text):
         used += width(character)
         if used > cells:
             break
-        kept.append(character)
-    return fit("…" + "".join(reversed(kept)), cells)
+        characters.append(character)
+    return fit("…" + "".join(reversed(characters)), cells)
 
 
 def server_in(url: str | None) -> str | None:
     """Return ``host:port`` or ``directory:port`` of a URL; None without a host."""
     try:
         parts = urlsplit(url or "")
-        words = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-        host = parts.hostname or words.get("host")
-        port = parts.port or words.get("port") or 5432
+        parameters = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        host = parts.hostname or parameters.get("host")
+        port = parts.port or parameters.get("port") or 5432
     except ValueError:
         return None
     return neutral(f"{unquote(host)}:{port}") if host else None
@@ -209,5 +209,5 @@ _ACTIVITIES = {
 
 
 def activity(frame: Frame, kind: str) -> str:
-    """The frame that a holder is in, and its kind of work: ``app.py:12: asleep``."""
+    """The position of a holder, and its kind of work: ``app.py:12: asleep``."""
     return f"{place(frame)}: {_ACTIVITIES[kind]}"

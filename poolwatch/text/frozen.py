@@ -1,4 +1,4 @@
-"""Incident snapshots: the source that has them, and their text."""
+"""Incident snapshots: the source that provides them, and their text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from poolwatch.model import Frozen, Process, Unreachable
 from poolwatch.text.format import one_line
 
-_HAPPENED: Mapping[str, tuple[str, str]] = {
+_INCIDENT_WORDS: Mapping[str, tuple[str, str]] = {
     "exhausted": ("exhausted", "was exhausted"),
     "timeout": ("timed out", "had a timeout"),
     "pool_deadlock": ("deadlocked", "was deadlocked"),
@@ -18,8 +18,8 @@ _HAPPENED: Mapping[str, tuple[str, str]] = {
 
 
 @runtime_checkable
-class KeepsPictures(Protocol):
-    """A source that also has incident snapshots."""
+class IncidentSnapshotSource(Protocol):
+    """A source that also provides incident snapshots."""
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots of all processes, and the processes that did
@@ -28,10 +28,10 @@ class KeepsPictures(Protocol):
         ...
 
 
-def happened(kind: str) -> tuple[str, str]:
-    """What happened to a pool: in a word or two, and as the end of a sentence."""
+def incident_words(kind: str) -> tuple[str, str]:
+    """An incident of a pool as one or two words, and as the end of a sentence."""
     word = one_line(kind, 20)
-    return _HAPPENED.get(kind, (word, f"had {word}"))
+    return _INCIDENT_WORDS.get(kind, (word, f"had {word}"))
 
 
 def moment(at: str) -> tuple[str, str]:
@@ -51,8 +51,8 @@ def pool_name(process: Process, pool: str) -> str:
     return one_line(names.get(pool, pool), 60)
 
 
-def of_pool(process: Process, pool: str) -> Process:
-    """Return the part of an incident snapshot that concerns one pool."""
+def limited_to_pool(process: Process, pool: str) -> Process:
+    """Return the part of an incident snapshot that is about one pool."""
     holds = tuple(hold for hold in process.holds if hold.pool == pool)
     waits = tuple(wait for wait in process.waits if wait.pool == pool)
     ids = {hold.id for hold in holds} | {wait.id for wait in waits}

@@ -15,7 +15,7 @@ import re
 from functools import cache, lru_cache
 
 LIMIT = 8192
-"""Characters of a statement that are read."""
+"""Most characters of a statement that are read."""
 
 _MASK = "?"
 _CUT = " …"
@@ -36,7 +36,7 @@ _IN_COMMENT = r"""'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*"""
 
 @cache
 def _piece() -> re.Pattern[str]:
-    """Compiled on first use: it takes a millisecond, and most runs mask nothing."""
+    """Compiled on first use: that takes a millisecond, and most runs mask nothing."""
     return re.compile(_PIECE, re.VERBOSE)
 
 
@@ -53,14 +53,14 @@ def mask_literals(sql: str) -> str:
     position = 0
     while (token := _piece().search(text, position)) is not None:
         out.append(text[position : token.start()])
-        kept, position = _replace(text, token)
-        out.append(kept)
+        replacement, position = _replace(text, token)
+        out.append(replacement)
     out.append(text[position:])
     return "".join(out) + (_CUT if cut else "")
 
 
 def _replace(text: str, token: re.Match[str]) -> tuple[str, int]:
-    """Return the replacement of ``token``, and where to go on."""
+    """Return the replacement of ``token``, and the position after it."""
     kind = token.lastgroup
     if kind == "string":
         return _string(text, token)

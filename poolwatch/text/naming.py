@@ -1,4 +1,4 @@
-"""The names of processes, pools and tasks, the same in every face."""
+"""The names of processes, pools and tasks, the same in every user interface."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ _FRAMEWORKS = frozenset({
     "aiohttp", "anyio", "asgiref", "asyncio", "celery", "django", "fastapi",
     "hypercorn", "litestar", "quart", "sanic", "starlette", "tornado", "uvicorn",
 })  # fmt: skip
-"""Packages that start tasks, which are named after the package's own functions."""
+"""Packages that start tasks, whose names are those of the package's functions."""
 
 
 def process_name(process: Process) -> str:
-    """The name given to a process, or else its program; a worker has a number too."""
+    """The given name of a process, or else its program; with the number of a worker."""
     name = process.name or process.program
     return name if process.worker is None else f"{name}, worker {process.worker}"
 
 
 def numbered(processes: Sequence[Process]) -> list[Process]:
     """Number the workers of one parent that share a name, by their start times."""
-    teams: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    siblings: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for at, process in enumerate(processes):
         if process.parent is not None:
             name = process.name or process.program
-            teams[process.host, process.parent, name].append(at)
+            siblings[process.host, process.parent, name].append(at)
     found = list(processes)
-    for team in teams.values():
-        team.sort(key=lambda at: (processes[at].started_at, processes[at].pid))
-        for number, at in enumerate(team if len(team) > 1 else (), 1):
+    for group in siblings.values():
+        group.sort(key=lambda at: (processes[at].started_at, processes[at].pid))
+        for number, at in enumerate(group if len(group) > 1 else (), 1):
             found[at] = replace(processes[at], worker=number)
     return found
 
 
 def with_names(process: Process) -> Process:
-    """Return the process with a database added to the names of pools that repeat."""
-    alike: dict[str, list[PoolStats]] = defaultdict(list)
+    """Return the process, with the database added to pool names that are not unique."""
+    same_name: dict[str, list[PoolStats]] = defaultdict(list)
     for pool in process.pools:
-        alike[pool.name].append(pool)
+        same_name[pool.name].append(pool)
     names: dict[str, str] = {}
-    for name, pools in alike.items():
+    for name, pools in same_name.items():
         for qualify in (_database, _host_and_database) if len(pools) > 1 else ():
-            added = {pool.id: qualify(pool.url or "") for pool in pools}
-            if len(set(added.values())) > 1:
-                names |= {pool: _with(name, each) for pool, each in added.items()}
+            qualifiers = {pool.id: qualify(pool.url or "") for pool in pools}
+            if len(set(qualifiers.values())) > 1:
+                names |= {pool: _with(name, each) for pool, each in qualifiers.items()}
                 break
     if not names:
         return process
@@ -74,7 +74,7 @@ def _host_and_database(url: str) -> str:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Return the host with its port, or the directory of its socket; and the path."""
+    """Return the host with its port, or the socket directory; and the path."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2] or "".join(
@@ -93,7 +93,7 @@ def holder_name(request: Hold | Wait) -> str:
 
 
 def task_name(name: str) -> str:
-    """A task's name; of a framework's function only the last two parts."""
+    """The task's name; for a function of a framework, only its last two parts."""
     parts = [part for part in name.split(".") if part != "<locals>"]
     if len(parts) < 3 or parts[0] not in _FRAMEWORKS:
         return name

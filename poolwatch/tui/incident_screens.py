@@ -13,7 +13,7 @@ from textual.binding import BindingType
 
 from poolwatch.model import Frozen, Snapshot
 from poolwatch.text.format import one_line, taken_at
-from poolwatch.text.frozen import happened, moment, of_pool, pool_name
+from poolwatch.text.frozen import incident_words, limited_to_pool, moment, pool_name
 from poolwatch.tui.draw.line import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.draw.table import Column, Table, process_cell
@@ -111,7 +111,7 @@ class IncidentScreen(MainScreen):
 def incident_board(incident: Frozen) -> Board:
     """Make a board of the pool that had the incident; it never changes."""
     board = Board(incident=incident)
-    process = of_pool(incident.process, incident.pool)
+    process = limited_to_pool(incident.process, incident.pool)
     board.take(Reading(0.0, Snapshot((process,))), 0.0)
     return board
 
@@ -134,17 +134,17 @@ def _pool(incident: Frozen) -> Run:
 
 
 def _held(incident: Frozen) -> Run:
-    return str(len(of_pool(incident.process, incident.pool).holds)), "text"
+    return str(len(limited_to_pool(incident.process, incident.pool).holds)), "text"
 
 
 def _waiting(incident: Frozen) -> Run:
-    count = len(of_pool(incident.process, incident.pool).waits)
+    count = len(limited_to_pool(incident.process, incident.pool).waits)
     return str(count), "warn" if count else "faint"
 
 
 def _most(incident: Frozen) -> Run:
     """The call site that held the most connections."""
-    holds = of_pool(incident.process, incident.pool).holds
+    holds = limited_to_pool(incident.process, incident.pool).holds
     if not holds:
         return "-", "faint"
     ((most, count),) = Counter(map(taken_at, holds)).most_common(1)
@@ -154,7 +154,9 @@ def _most(incident: Frozen) -> Run:
 COLUMNS: tuple[Column[Frozen], ...] = (
     Column("at", "taken", 23, 23, 0, _at),
     Column("pool", "pool", 8, 18, 1, _pool),
-    Column("kind", "was", 10, 10, 2, lambda each: (happened(each.kind)[0], "bad")),
+    Column(
+        "kind", "was", 10, 10, 2, lambda each: (incident_words(each.kind)[0], "bad")
+    ),
     Column("holds", "held", 4, 4, 4, _held, place=right),
     Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
     Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),

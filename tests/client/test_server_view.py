@@ -50,7 +50,7 @@ def view(*holds, pools=("a",), memory=None, **changes):
 def told(*answers, **changes):
     """The view of a process whose agent has answered in this refresh."""
     outcome = Outcome(list(answers), None, NOW - 0.1, NOW)
-    return view(hold(), **changes).hear(outcome, NOW)
+    return view(hold(), **changes).with_answer(outcome, NOW)
 
 
 def dsn(identity="one", *backends, source="dsn", **changes):
@@ -67,8 +67,8 @@ def agent(pool="a", identity="one", **changes):
     return replace(answer, **changes)
 
 
-AT_HOME = Memory(homes={"a": ("one", "one:5432")})
-ELSEWHERE_AT_HOME = Memory(homes={"a": ("two", "two:5432")})
+PROVEN = Memory(pool_servers={"a": ("one", "one:5432")})
+PROVEN_ELSEWHERE = Memory(pool_servers={"a": ("two", "two:5432")})
 NO_READING = agent(reading=None, error="no driver")
 OFF = agent(reading=None, enabled=False)
 DOWN = agent(reading=None, error="in its words", down="starting up", address="one:1")
@@ -80,7 +80,7 @@ DOWN = agent(reading=None, error="in its words", down="starting up", address="on
         (told(agent()), None, "agent", None),
         (told(agent()), dsn(), "dsn", None),  # proven to be on the same server
         (told(agent(identity="two")), dsn(), "agent", None),  # it is on another one
-        (view(hold(), memory=AT_HOME), dsn(), "dsn", None),
+        (view(hold(), memory=PROVEN), dsn(), "dsn", None),
         (view(hold()), dsn(), "dsn", None),  # the port of the hold proves it
         (view(hold(port=1)), dsn(), "dsn", None),  # or its address, on one machine
         (
@@ -89,11 +89,11 @@ DOWN = agent(reading=None, error="in its words", down="starting up", address="on
             "agent",
             "not known which server this pool is on",
         ),
-        (view(hold(), memory=ELSEWHERE_AT_HOME), dsn(), "agent", "not known which"),
+        (view(hold(), memory=PROVEN_ELSEWHERE), dsn(), "agent", "not known which"),
         (view(hold()), dsn(source="environment"), "environment", None),
         (told(agent()), dsn(source="environment"), "agent", None),
         (told(NO_READING), None, "agent", "no driver"),
-        (told(NO_READING, memory=AT_HOME), dsn(), "dsn", None),
+        (told(NO_READING, memory=PROVEN), dsn(), "dsn", None),
         (
             told(NO_READING),
             dsn("two", backend(8, 1)),
@@ -102,13 +102,13 @@ DOWN = agent(reading=None, error="in its words", down="starting up", address="on
         ),
         (told(OFF), None, "agent", "(server_view=False): give --dsn"),
         (told(DOWN), None, "agent", "in its words"),
-        (view(hold(), memory=AT_HOME), failed(), "dsn", REFUSED),
+        (view(hold(), memory=PROVEN), failed(), "dsn", REFUSED),
         (view(hold()), failed(identity=None), "dsn", REFUSED),
         (told(agent()), failed(), "agent", None),  # its agent can still read it
-        (view(hold(), memory=ELSEWHERE_AT_HOME), failed(), "agent", "not known which"),
+        (view(hold(), memory=PROVEN_ELSEWHERE), failed(), "agent", "not known which"),
         (view(hold(), pending=SILENT), dsn("two", backend(8, 1)), "agent", SILENT),
         (
-            view(hold(), memory=AT_HOME),
+            view(hold(), memory=PROVEN),
             dsn("one", backend(age_s=None)),
             "dsn",
             "grant it pg_read_all_stats",
@@ -146,7 +146,7 @@ def test_each_pool_has_its_own_server():
 
 def test_a_server_that_is_down_keeps_what_is_known_of_it():
     first = attribute(told(agent()), None, HOST, NOW)
-    later = view(hold(), memory=first.memory).hear(
+    later = view(hold(), memory=first.memory).with_answer(
         Outcome([DOWN], None, NOW + 4, NOW + 5), NOW + 5
     )
     (status,) = attribute(later, None, HOST, NOW + 5).process.servers
@@ -158,7 +158,7 @@ def test_a_server_that_is_down_keeps_what_is_known_of_it():
 
 def test_a_hold_without_a_backend():
     """Only a whole reading proves that there is none."""
-    seen = view(hold(pid=9, port=None), memory=AT_HOME)
+    seen = view(hold(pid=9, port=None), memory=PROVEN)
     assert attribute(seen, dsn(), HOST, NOW).missing == {"a"}
     unproven = view(hold(pid=9, port=None))
     assert attribute(unproven, dsn(), HOST, NOW).missing == frozenset()
@@ -172,30 +172,30 @@ def test_memory_is_returned_and_what_was_given_stays():
     assert before.read_at == {}
     assert found.memory.read_at == {"a": NOW}
     assert found.memory.servers == found.process.servers
-    assert found.memory.homes == {"a": ("one", "one:5432")}
+    assert found.memory.pool_servers == {"a": ("one", "one:5432")}
 
 
 def test_a_hold_that_was_joined_proves_the_home_of_its_pool():
     found = attribute(view(hold()), dsn(), HOST, NOW)
-    assert found.memory.homes == {"a": ("one", "one:5432")}
+    assert found.memory.pool_servers == {"a": ("one", "one:5432")}
 
 
 def test_an_agent_that_is_late_and_its_answer_that_comes_later():
-    pending = view(hold()).hear(Outcome(None, None, NOW - 1, None), NOW)
+    pending = view(hold()).with_answer(Outcome(None, None, NOW - 1, None), NOW)
     assert pending.pending == SILENT
     assert pending.memory.unread
-    slow = view(hold()).hear(Outcome(None, None, NOW - 9, None), NOW)
+    slow = view(hold()).with_answer(Outcome(None, None, NOW - 9, None), NOW)
     assert "has not answered in time when asked" in slow.pending
-    late = replace(pending, pending=None).hear_late(
+    late = replace(pending, pending=None).with_late_answer(
         Outcome([agent()], None, NOW - 1, NOW)
     )
     assert (late.fresh, late.memory.unread) == ((), False)
-    assert late.memory.homes == {"a": ("one", "one:5432")}
+    assert late.memory.pool_servers == {"a": ("one", "one:5432")}
 
 
 def test_a_dsn_whose_server_is_down():
     error = ServerDownError("PostgreSQL does not answer", "starting up")
     own = OwnReading.of("dsn", Outcome(None, error, NOW - 1, NOW), "one")
     assert (own.reading, own.down, own.identity) == (None, "starting up", "one")
-    (status,) = attribute(view(hold(), memory=AT_HOME), own, HOST, NOW).process.servers
+    (status,) = attribute(view(hold(), memory=PROVEN), own, HOST, NOW).process.servers
     assert (status.source, status.down) == ("dsn", "starting up")

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.diagnosis.evidence import ServerEvidence
-from poolwatch.diagnosis.findings import of_servers
+from poolwatch.diagnosis.findings import with_server_findings
 from poolwatch.diagnosis.pools import unpooled
 from poolwatch.diagnosis.servers import over_capacity
 from poolwatch.model import Counters, Distribution
@@ -119,7 +119,9 @@ def test_over_capacity():
     """All processes together; told once, of the one that can open most."""
     processes = [worker(1, sized(40)), worker(2, sized(40, 20)), worker(3, sized(10))]
     assert [list(found) for found in [over_capacity(processes)]] == [[1]]
-    first, second, third = of_servers([ServerEvidence(each) for each in processes])
+    first, second, third = with_server_findings(
+        [ServerEvidence(each) for each in processes]
+    )
     assert (first.findings, third.findings) == ((), ())
     (finding,) = second.findings
     assert (finding.kind, finding.severity) == ("over_capacity", "warning")
@@ -236,5 +238,5 @@ def test_an_idle_transaction_is_judged_by_the_limit_of_its_pool(long_after_s, ki
     idle = fakes.server_row("idle in transaction", state_age_s=10.0)
     held = fakes.hold(backend_pid=7, verdict="long", server=idle)
     watched = fakes.process(held, pools=(fakes.pool(long_after_s=long_after_s),))
-    (process,) = of_servers([ServerEvidence(watched)])
+    (process,) = with_server_findings([ServerEvidence(watched)])
     assert [finding.kind for finding in process.findings] == kinds

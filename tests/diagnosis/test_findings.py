@@ -16,7 +16,11 @@ from poolwatch.diagnosis.evidence import (
     Search,
     ServerEvidence,
 )
-from poolwatch.diagnosis.findings import of_pool, of_process, of_servers
+from poolwatch.diagnosis.findings import (
+    pool_findings,
+    process_findings,
+    with_server_findings,
+)
 from poolwatch.model import (
     Collected,
     FindingKind,
@@ -85,33 +89,33 @@ NOTED = NestedRequests(SITE, INNER, (None, None), "thread MainThread", 1.0, 3, 2
 )
 def test_what_is_wrong_with_a_pool(kinds, evidence):
     seen = PoolEvidence(**{"stats": fakes.pool()} | evidence)
-    assert [finding.kind for finding in of_pool(seen)] == kinds
+    assert [finding.kind for finding in pool_findings(seen)] == kinds
 
 
 @pytest.mark.parametrize(
     "evidence",
     [
         {"by_others": True},
-        {"taken_again": True},  # the stack is that of a later call
-        {"search": Search(None, hidden=False), "taken_again": True},
+        {"called_again": True},  # the stack is that of a later call
+        {"search": Search(None, hidden=False), "called_again": True},
     ],
 )
 def test_a_connection_that_was_handed_on_is_not_nested(evidence):
     holds = [judged(one_of_several=True, **evidence)] * 2
-    assert of_pool(PoolEvidence(fakes.pool(), holds=holds)) == []
+    assert pool_findings(PoolEvidence(fakes.pool(), holds=holds)) == []
 
 
 def test_a_connection_that_may_be_hidden_counts_as_used():
     hidden = Search(None, hidden=True)
-    holds = [judged(one_of_several=True, taken_again=True, search=hidden)] * 2
-    (finding,) = of_pool(PoolEvidence(fakes.pool(), holds=holds))
+    holds = [judged(one_of_several=True, called_again=True, search=hidden)] * 2
+    (finding,) = pool_findings(PoolEvidence(fakes.pool(), holds=holds))
     assert finding.kind == "nested"
 
 
 def test_what_is_wrong_with_a_process():
     ago = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
     made = PoolOrigin(SITE, "postgresql://db/d", 8, ("orders",), 1, ago)
-    (finding,) = of_process([made], [fakes.pool()])
+    (finding,) = process_findings([made], [fakes.pool()])
     assert finding.kind == "pool_churn"
 
 
@@ -120,7 +124,7 @@ def test_what_the_servers_prove():
     hold = fakes.hold(server=row, verdict="long", backend_pid=7)
     gone = fakes.hold("h2", backend_pid=8)
     app = fakes.process(hold, gone, pools=(fakes.pool(long_after_s=30.0),))
-    (process,) = of_servers([ServerEvidence(app, missing=frozenset({"h2"}))])
+    (process,) = with_server_findings([ServerEvidence(app, missing=frozenset({"h2"}))])
     assert [each.kind for each in process.findings] == ["ghost", "idle_in_transaction"]
 
 

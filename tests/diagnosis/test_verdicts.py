@@ -11,7 +11,7 @@ from poolwatch.diagnosis.references.path import ReferencePath
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.model import Frame
 
-LONG = HoldEvidence(held_s=40.0, long_after=30.0, taken_by=2, still_there=1)
+LONG = HoldEvidence(held_s=40.0, long_after=30.0, frames_at_checkout=2, frames_left=1)
 
 
 def elsewhere(at, *, direct=True):

@@ -19,7 +19,7 @@ from poolwatch.commands.ps_table import Style
 from poolwatch.diagnosis.timeout_note import note
 from poolwatch.model import Frame, Snapshot
 from poolwatch.protocol import document as wire
-from poolwatch.stacks.callers import Request, callers, fork
+from poolwatch.stacks.callers import Request, callers, first_difference
 
 TAKE, MIDDLE = frame("/srv/app/db.py:5", "take"), frame("/srv/app/repo.py:7", "load")
 A, B, C = (
@@ -77,7 +77,7 @@ def test_a_stack_that_ends_is_told_from_one_that_goes_on():
 def test_a_stack_that_was_cut_short_may_go_on_alike():
     long = (TAKE, A, B, C, MAIN)
     assert named(long, known=[long[:4]]) == [None]
-    assert fork([long, long[:4], long[:3]]) == 3
+    assert first_difference([long, long[:4], long[:3]]) == 3
 
 
 def test_many_holds_with_the_same_stack_are_named_alike():

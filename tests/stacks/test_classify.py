@@ -14,7 +14,7 @@ import pytest
 from helpers import until
 
 from poolwatch.stacks.capture import pairs_of, resolve
-from poolwatch.stacks.classify import doing
+from poolwatch.stacks.classify import activity_of
 
 
 @contextmanager
@@ -75,11 +75,13 @@ def fetches(release):
 def test_kinds(work, kind):
     """A thread at real work is recognised by its stack, at the user's own line."""
     with at(work) as stack:
-        told = until(lambda: (told := doing(stack())) and told.kind == kind and told)
+        told = until(
+            lambda: (told := activity_of(stack())) and told.kind == kind and told
+        )
     assert Path(told.frame.file) == Path(__file__)
     assert told.frame.function == work.__name__
 
 
 def test_nothing():
     """No stack, no answer."""
-    assert doing(()) is None
+    assert activity_of(()) is None

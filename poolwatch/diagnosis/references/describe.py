@@ -49,27 +49,32 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PLUMBING = (*_CONTAINERS, CellType, MethodType)
 _NEAR = 2
 """Most steps between a variable and the session or connection it stands for."""
-_ENTERED = {
+_FAMILY_WORDS = {
     "sqlalchemy": None,
     "contextlib": "an open context manager",
     "thread-local": "its value for one thread",
 }
 
 
-def describe(place: Place, chain: Sequence[Any], same: bool | None) -> ReferencePath:
-    """Put a chain into words; ``same``: whether its root is of the hold's own taker."""
-    kind, steps = _kind_of(place, chain), in_words(place, chain)
+def describe(
+    place: Place, chain: Sequence[Any], same_holder: bool | None
+) -> ReferencePath:
+    """Describe a chain of references in words.
+
+    ``same_holder``: whether the root belongs to the thread or task that took the hold.
+    """
+    kind, steps = _path_kind(place, chain), in_words(place, chain)
     frame = _frame_of(place)
     direct = kind not in ("exception", "thread-local", "context variable")
     return ReferencePath(
         kind=kind,
-        owner=place.who.name or None,
-        same_holder=same,
+        owner=place.owner.name or None,
+        same_holder=same_holder,
         is_user=place.is_user or any(map(is_suspendable, chain)),
         frame=frame,
         steps=steps,
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),
-        direct=not _between(steps),
+        direct=not _steps_between(steps),
         near=is_near(steps, place),
     )
 
@@ -77,11 +82,11 @@ def describe(place: Place, chain: Sequence[Any], same: bool | None) -> Reference
 def rank(path: ReferencePath) -> tuple[int, ...]:
     """The order of several paths to one hold: the lowest is reported.
 
-    A path that shows it in use comes first. Among those: the user's frame before a
-    library's, a frame that has it before one behind which something suspended has it (a
-    request's middleware, and the generator that will close the session in the end), a
-    frame of another holder before the taker's own, a running one before a suspended
-    one.
+    A path that shows the connection in use comes first. Among those paths, a frame of
+    the user's code ranks before a library's frame; a frame with a direct path before
+    one whose path leads over a suspended generator or coroutine (a request's middleware
+    before the generator that will close the session); another holder's frame before one
+    of the thread or task that took the hold; a running frame before a suspended one.
     """
     if path.in_use:
         return (
@@ -97,36 +102,36 @@ def rank(path: ReferencePath) -> tuple[int, ...]:
 
 def in_words(place: Place, chain: Sequence[Any]) -> tuple[str, ...]:
     """The steps of a chain in words; its last object is the proxy itself."""
-    words: list[str | None] = [_begin(place, chain)]
-    inside: str | None = None
-    before: Any = None
-    for one, other in itertools.pairwise(chain):
-        entered = _family(one)
-        if entered is not None:
-            if entered != inside:
-                words.append(_ENTERED[entered])
-            if (inside, entered) != ("sqlalchemy", "thread-local"):
-                inside = entered
-        elif not isinstance_of(one, _PLUMBING):
-            inside = None
-        if inside is None:
-            words.append(_step(before, one, other))
-        before = one
-    if inside == "sqlalchemy":
+    words: list[str | None] = [_first_step(place, chain)]
+    current_family: str | None = None
+    previous: Any = None
+    for node, following in itertools.pairwise(chain):
+        family = _family(node)
+        if family is not None:
+            if family != current_family:
+                words.append(_FAMILY_WORDS[family])
+            if (current_family, family) != ("sqlalchemy", "thread-local"):
+                current_family = family
+        elif not isinstance_of(node, _PLUMBING):
+            current_family = None
+        if current_family is None:
+            words.append(_step(previous, node, following))
+        previous = node
+    if current_family == "sqlalchemy":
         words.append("its connection")
     return tuple([word for word in words if word])
 
 
-def _kind_of(place: Place, chain: Sequence[Any]) -> PathKind:
-    """The most telling kind of object on a chain, else the kind of its root."""
-    found: set[PathKind] = {_remarkable(one) for one in chain[:-1]}
-    for kind in _BY_WEIGHT:
+def _path_kind(place: Place, chain: Sequence[Any]) -> PathKind:
+    """The most specific kind of object on a chain, else the kind of its root."""
+    found: set[PathKind] = {_object_kind(node) for node in chain[:-1]}
+    for kind in _KINDS_BY_WEIGHT:
         if kind in found:
             return kind
     return place.kind
 
 
-_BY_WEIGHT: tuple[PathKind, ...] = (
+_KINDS_BY_WEIGHT: tuple[PathKind, ...] = (
     "exception",
     "thread-local",
     "context variable",
@@ -136,8 +141,8 @@ _BY_WEIGHT: tuple[PathKind, ...] = (
 )
 
 
-def _remarkable(one: Any) -> PathKind:
-    kind = type(one)
+def _object_kind(node: Any) -> PathKind:
+    kind = type(node)
     if issubclass(kind, (FrameType, TracebackType, BaseException)):
         return "exception"
     if is_thread_local(kind):
@@ -152,7 +157,7 @@ def _remarkable(one: Any) -> PathKind:
 
 
 def _is_queue(kind: type) -> bool:
-    """A queue, or a job in one: with its parts it counts as one container."""
+    """Whether it is a queue, or a job in one: with its parts it is one container."""
     name, module = class_name(kind), module_of(kind)
     if name in ("_WorkItem", "Handle", "TimerHandle"):
         return module.startswith(("concurrent.", "asyncio."))
@@ -171,34 +176,34 @@ def _frame_of(place: Place) -> Frame | None:
     return resolve(((place.code, place.lasti),))[0]
 
 
-def _between(steps: Sequence[str]) -> list[str]:
+def _steps_between(steps: Sequence[str]) -> list[str]:
     """The steps between a variable and the session or connection."""
     return [step for step in steps[1:] if step != "its connection"]
 
 
 def is_near(path: Sequence[str], place: Place) -> bool:
-    """Whether a chain is short enough to say that its end belongs to its root.
+    """Whether a chain is so short that the connection belongs to the root.
 
-    Otherwise the root can only reach it somewhere in the application. ``path`` is the
-    chain in words. Of a script's top level only the plain variables count: its
-    containers are the globals of a module.
+    A longer chain only shows that the root can reach the connection somewhere in the
+    application. ``path`` is the chain in words. At a script's top level only plain
+    variables count, because its containers are the globals of a module.
     """
-    steps = _between(path)
-    parked = [at for at, word in enumerate(steps) if "of suspended " in word]
-    beyond = steps[parked[-1] + 1 :] if parked else steps
-    if place.far and not (parked or place.parked):
+    steps = _steps_between(path)
+    via_suspended = [at for at, word in enumerate(steps) if "of suspended " in word]
+    after_suspended = steps[via_suspended[-1] + 1 :] if via_suspended else steps
+    if place.far and not (via_suspended or place.via_suspended):
         return False
     module = place.code is not None and place.code.co_name == "<module>"
-    return len(beyond) <= (0 if module else _NEAR)
+    return len(after_suspended) <= (0 if module else _NEAR)
 
 
-def isinstance_of(one: Any, kinds: tuple[type, ...]) -> bool:
-    """``isinstance`` without a call of the object: it may be a proxy."""
-    return issubclass(type(one), kinds)
+def isinstance_of(node: Any, kinds: tuple[type, ...]) -> bool:
+    """Like ``isinstance``, without running code of the object, which may be a proxy."""
+    return issubclass(type(node), kinds)
 
 
-def _family(one: Any) -> str | None:
-    kind = type(one)
+def _family(node: Any) -> str | None:
+    kind = type(node)
     if is_of_sqlalchemy(kind):
         return "sqlalchemy"
     if is_thread_local(kind):
@@ -206,19 +211,19 @@ def _family(one: Any) -> str | None:
     return "contextlib" if module_of(kind) == "contextlib" else None
 
 
-def _begin(place: Place, chain: Sequence[Any]) -> str:
+def _first_step(place: Place, chain: Sequence[Any]) -> str:
     key = id(chain[0])
-    if key not in place.begun:
-        place.begun[key] = _named(place, chain)
-    return place.begun[key]
+    if key not in place.first_words:
+        place.first_words[key] = _describe_root(place, chain)
+    return place.first_words[key]
 
 
-def _named(place: Place, chain: Sequence[Any]) -> str:
-    name = _name_among(place.names(), chain[0])
+def _describe_root(place: Place, chain: Sequence[Any]) -> str:
+    name = _name_of(place.names(), chain[0])
     if name is None and isinstance_of(chain[0], (CellType,)) and len(chain) > 1:
-        name = _name_among(place.names(), chain[1])
+        name = _name_of(place.names(), chain[1])
     if place.code is not None:
-        where = _where(place.code, place.lasti)
+        where = _position(place.code, place.lasti)
         if place.far:
             return f"far behind the variables of {where}"
         return f"local '{name}' of {where}" if name else f"a temporary of {where}"
@@ -227,116 +232,116 @@ def _named(place: Place, chain: Sequence[Any]) -> str:
     return place.title
 
 
-def _where(code: Any, lasti: int) -> str:
+def _position(code: Any, lasti: int) -> str:
     frame = resolve(((code, lasti),))[0]
     return f"{code.co_qualname} at {PurePath(frame.file).name}:{frame.line}"
 
 
-def _name_among(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
+def _name_of(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
     for name, value in pairs:
         if value is wanted:
             return name if type(name) is str else None
     return None
 
 
-def _step(before: Any, one: Any, other: Any) -> str | None:
-    """The step from ``one`` to ``other``; None if it needs no words."""
-    if _is_queue(type(one)) or _is_queue(type(before)):
+def _step(previous: Any, node: Any, following: Any) -> str | None:
+    """The step from ``node`` to ``following``; None if it needs no words."""
+    if _is_queue(type(node)) or _is_queue(type(previous)):
         return None
-    attributes = attributes_of(before)
-    if attributes is not None and one is attributes:
-        name = _name_among(attributes.items(), other)
+    attributes = attributes_of(previous)
+    if attributes is not None and node is attributes:
+        name = _name_of(attributes.items(), following)
         return f"attribute '{name}'" if name else "an attribute"
     for kinds, describe_step in _DESCRIBERS:
-        if isinstance_of(one, kinds):
-            return describe_step(one, other)
-    return _of_instance(one, other)
+        if isinstance_of(node, kinds):
+            return describe_step(node, following)
+    return _instance_step(node, following)
 
 
-def _of_dict(one: Any, other: Any) -> str:
-    name = _name_among(dict.items(one), other)
+def _dict_step(node: Any, following: Any) -> str:
+    name = _name_of(dict.items(node), following)
     if name is not None and _PLAIN.fullmatch(name):
         return f"key '{name}'"
     return "an entry of a dict"
 
 
-def _of_container(one: Any, _: Any) -> str:
-    return f"an item of a {class_name(type(one))}"
+def _container_step(node: Any, _: Any) -> str:
+    return f"an item of a {class_name(type(node))}"
 
 
-def _of_function(one: Any, other: Any) -> str:
-    if not isinstance_of(other, (CellType,)):
-        return f"a default or attribute of function {one.__qualname__}"
-    cells = zip(one.__code__.co_freevars, one.__closure__ or (), strict=False)
-    name = _name_among(cells, other)
-    return f"closure variable '{name}' of {one.__qualname__}"
+def _function_step(node: Any, following: Any) -> str:
+    if not isinstance_of(following, (CellType,)):
+        return f"a default or attribute of function {node.__qualname__}"
+    cells = zip(node.__code__.co_freevars, node.__closure__ or (), strict=False)
+    name = _name_of(cells, following)
+    return f"closure variable '{name}' of {node.__qualname__}"
 
 
-def _of_method(one: Any, _: Any) -> str:
-    function = one.__func__  # or anything else that can be called
+def _method_step(node: Any, _: Any) -> str:
+    function = node.__func__  # or anything else that can be called
     named = isinstance_of(function, (FunctionType, BuiltinFunctionType))
     return f"bound method '{function.__name__}'" if named else "a bound method"
 
 
-def _of_suspended(one: Any, other: Any) -> str | None:
-    frame = frame_of(one)
-    return None if frame is None else _local_of(frame, other, "suspended ", "")
+def _suspended_step(node: Any, following: Any) -> str | None:
+    frame = frame_of(node)
+    return None if frame is None else _local_step(frame, following, "suspended ", "")
 
 
-def _of_ended(one: Any, other: Any) -> str:
-    return _local_of(one, other, "", ", which has ended")
+def _ended_frame_step(node: Any, following: Any) -> str:
+    return _local_step(node, following, "", ", which has ended")
 
 
-def _local_of(frame: FrameType, value: Any, state: str, more: str) -> str:
+def _local_step(frame: FrameType, value: Any, state: str, more: str) -> str:
     names, values = local_variables(frame)
     if isinstance_of(value, (CellType,)):
         value = value.cell_contents
-    name = _name_among(zip(names, values, strict=False), value)
+    name = _name_of(zip(names, values, strict=False), value)
     what = f"local '{name}'" if name else "a temporary"
-    return f"{what} of {state}{_where(frame.f_code, frame.f_lasti)}{more}"
+    return f"{what} of {state}{_position(frame.f_code, frame.f_lasti)}{more}"
 
 
-def _of_exception(one: Any, other: Any) -> str:
-    if isinstance_of(other, (TracebackType,)):
-        return f"the traceback of {class_name(type(one))}"
-    return f"inside {class_name(type(one))}"
+def _exception_step(node: Any, following: Any) -> str:
+    if isinstance_of(following, (TracebackType,)):
+        return f"the traceback of {class_name(type(node))}"
+    return f"inside {class_name(type(node))}"
 
 
-def _of_class(one: Any, other: Any) -> str:
-    name = _name_among(class_members(one).items(), other)
-    return f"class attribute '{name}' of {class_name(one)}"
+def _class_step(node: Any, following: Any) -> str:
+    name = _name_of(class_members(node).items(), following)
+    return f"class attribute '{name}' of {class_name(node)}"
 
 
-def _of_context(one: Any, other: Any) -> str:
-    named = ((variable.name, value) for variable, value in Context.items(one))
-    return f"context variable '{_name_among(named, other)}'"
+def _context_step(node: Any, following: Any) -> str:
+    named = ((variable.name, value) for variable, value in Context.items(node))
+    return f"context variable '{_name_of(named, following)}'"
 
 
-def _without_words(*_: Any) -> None:
+def _no_step(*_: Any) -> None:
     return None
 
 
 _DESCRIBERS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], str | None]], ...] = (
-    ((dict,), _of_dict),
-    (_CONTAINERS, _of_container),
-    ((FunctionType,), _of_function),
-    ((MethodType,), _of_method),
-    ((CellType, TracebackType), _without_words),
-    (SUSPENDABLE, _of_suspended),
-    ((FrameType,), _of_ended),
-    ((BaseException,), _of_exception),
-    ((type,), _of_class),
-    ((Context,), _of_context),
+    ((dict,), _dict_step),
+    (_CONTAINERS, _container_step),
+    ((FunctionType,), _function_step),
+    ((MethodType,), _method_step),
+    ((CellType, TracebackType), _no_step),
+    (SUSPENDABLE, _suspended_step),
+    ((FrameType,), _ended_frame_step),
+    ((BaseException,), _exception_step),
+    ((type,), _class_step),
+    ((Context,), _context_step),
 )
 
 
-def _of_instance(one: Any, other: Any) -> str | None:
-    kind = type(one)
-    attributes = attributes_of(one)
-    if attributes is other:
+def _instance_step(node: Any, following: Any) -> str | None:
+    kind = type(node)
+    attributes = attributes_of(node)
+    if attributes is following:
         return None
-    name = _name_among((attributes or {}).items(), other)
-    name = name or _name_among(_slots(one), other)
+    name = _name_of((attributes or {}).items(), following)
+    name = name or _name_of(_slots(node), following)
     if name:
         return f"attribute '{name}'"
     if _is_future(kind):
@@ -344,11 +349,11 @@ def _of_instance(one: Any, other: Any) -> str | None:
     return f"inside a {class_name(kind)}"
 
 
-def _slots(one: Any) -> Iterable[tuple[str, Any]]:
-    for base in bases_of(type(one)):
+def _slots(node: Any) -> Iterable[tuple[str, Any]]:
+    for base in bases_of(type(node)):
         for name, member in class_dict(base).items():
             if type(member) is MemberDescriptorType:
                 try:
-                    yield name, member.__get__(one)
+                    yield name, member.__get__(node)
                 except AttributeError:
                     continue

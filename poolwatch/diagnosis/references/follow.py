@@ -1,20 +1,22 @@
-"""Following references: what an object refers to, without a call of the application.
+"""Following references: reads the referents of an object without running its code.
 
-Nothing here runs code of the application: what an object refers to is what the garbage
-collector says, plus the locals of frames. Some things lead nowhere or everywhere and
-are not followed: modules, the globals of functions, classes of libraries, SQLAlchemy's
-engines, pools and mappings, the pools of drivers with all that works for them, event
-loops, and tasks that have not ended (they are looked at by themselves).
+No code of the application runs here. Referents are read with ``gc.get_referents``, plus
+the locals of frames. Objects that lead nowhere or everywhere are not followed: modules,
+the globals of functions, classes of libraries, SQLAlchemy's engines, pools and
+mappings, the drivers' pools with their workers, event loops, and tasks that have not
+ended (each task is a root of its own).
 
-Locals. A suspended generator or coroutine and an ended frame show their locals to the
-garbage collector. A running frame does not; there ``f_locals`` is the only way. From
-Python 3.13 on that is a harmless view. Before, it is a dict that the frame keeps, and
-which therefore keeps alive what the function has since deleted. So the dict is emptied
-right after it was copied, but for two cases. The application has it in its hands
-(``locals()``, ``eval``): then it is left as it is. Or a trace or profile function in
-Python is at work on the frame, which writes that dict back into the variables when it
-is done: then the frame is not read at all. Such a function has the frame among its own
-locals.
+Locals: the garbage collector sees the locals of a suspended generator or coroutine and
+of an ended frame, but not those of a running frame. There ``f_locals`` is the only way.
+Since Python 3.13 it is a harmless view. In earlier versions it is a dict that the frame
+keeps, so objects in it stay alive after the function has deleted them. The dict is
+therefore emptied right after it was copied, with two exceptions:
+
+- The application itself has a reference to the dict (``locals()``, ``eval``): the dict
+  is left as it is.
+- A trace or profile function written in Python is active on the frame. When it returns,
+  the interpreter writes the dict back into the variables, so the frame is not read at
+  all. Such a function has the frame among its own locals.
 """
 
 from __future__ import annotations
@@ -43,15 +45,15 @@ from weakref import ref
 
 from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.stacks import greenlets
-from poolwatch.stacks.code_owner import file_of, is_the_applications
+from poolwatch.stacks.code_owner import file_of, is_application_module
 
 Follow = Callable[[Any], Sequence[Any]]
 
-_SKIPPED = 20_000
-"""Entries that are skipped at once."""
+_SKIP_STEP = 20_000
+"""Entries that are skipped in one call."""
 SUSPENDABLE = (GeneratorType, CoroutineType, AsyncGeneratorType)
 
-# Straight from ``type``: no metaclass has a say in it.
+# Taken from ``type`` itself, so that no metaclass can override them.
 _module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
 class_name: Callable[[type], str] = type.__dict__["__name__"].__get__
 bases_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
@@ -69,9 +71,9 @@ def is_thread_local(kind: type) -> bool:
     return any(class_name(base) == "_local" for base in bases_of(kind))
 
 
-def is_suspendable(one: Any) -> bool:
+def is_suspendable(node: Any) -> bool:
     """Whether it is a generator or coroutine."""
-    return issubclass(type(one), SUSPENDABLE)  # ``in`` would ask its metaclass
+    return issubclass(type(node), SUSPENDABLE)  # isinstance could run its code
 
 
 class Guide:
@@ -82,7 +84,7 @@ class Guide:
 
     def __init__(self) -> None:
         self.by_type: dict[int, Follow | None] = {}
-        """Returns the references of an object of that type; None: not followed."""
+        """By the id of a type: reads an object's referents; None if not followed."""
         self.followed: set[int] = set()
         """Types whose references are followed."""
         self.likely: set[int] = set()
@@ -94,28 +96,28 @@ class Guide:
         self._kinds: list[type] = []
         """Keeps the types alive, and their ids with them."""
         self._by_base: dict[int, Follow | None] = {}
-        self._teach(None, *_LEAVES, *pools_of_drivers())
-        self._teach(gc.get_referents, *_CONTAINERS)
-        self._teach(held_by, *SUSPENDABLE)
-        self._teach(_of_function, FunctionType)
-        self._teach(_of_class, type)
-        self._teach(_of_ended, FrameType)
-        self._teach(_of_context, Context)
+        self._set_rule(None, *_LEAVES, *pools_of_drivers())
+        self._set_rule(gc.get_referents, *_CONTAINERS)
+        self._set_rule(stored_in, *SUSPENDABLE)
+        self._set_rule(_function_referents, FunctionType)
+        self._set_rule(_class_referents, type)
+        self._set_rule(_ended_frame_referents, FrameType)
+        self._set_rule(_context_referents, Context)
         self.asyncio: Any = sys.modules.get("asyncio")
-        """Only if the application has it."""
+        """The module, if the application has imported it."""
         if self.asyncio is not None:
-            self._teach(self._loop, self.asyncio.AbstractEventLoop)
-            self._teach(_of_task, self.asyncio.Task)
+            self._set_rule(self._note_loop, self.asyncio.AbstractEventLoop)
+            self._set_rule(_task_referents, self.asyncio.Task)
         library = sys.modules.get("greenlet")
         self.greenlet: type | None = getattr(library, "greenlet", None)
         if self.greenlet is not None:
-            self._teach(_of_greenlet, self.greenlet)
+            self._set_rule(_greenlet_referents, self.greenlet)
 
-    def _teach(self, follow: Follow | None, *bases: type) -> None:
+    def _set_rule(self, follow: Follow | None, *bases: type) -> None:
         self._by_base.update(dict.fromkeys(map(id, bases), follow))
 
     def forget(self) -> None:
-        """Let go of all types, and of itself."""
+        """Drop the references to all types, and the cycle with itself."""
         self.by_type.clear()
         self._by_base.clear()
         self._kinds.clear()
@@ -124,15 +126,15 @@ class Guide:
         """Decide how to follow a new type."""
         key = id(kind)
         self._kinds.append(kind)
-        self.by_type[key] = how = self._decide(kind)
-        if how is not None:
+        self.by_type[key] = rule = self._decide(kind)
+        if rule is not None:
             self.followed.add(key)
-        if how is not None and _is_likely(kind):
+        if rule is not None and _is_likely(kind):
             self.likely.add(key)
-        for base in _CONTAINERS if how is gc.get_referents else ():
+        for base in _CONTAINERS if rule is gc.get_referents else ():
             if issubclass(kind, base):
                 self.lengths[key] = base.__len__
-        return how
+        return rule
 
     def _decide(self, kind: type) -> Follow | None:
         if not _worth_following(kind):
@@ -142,18 +144,18 @@ class Guide:
                 return self._by_base[id(base)]
         return gc.get_referents
 
-    def follow(self, one: Any) -> Sequence[Any]:
-        """Everything that an object refers to and that is followed."""
-        kind = type(one)
-        how = self.by_type[id(kind)] if id(kind) in self.by_type else self.learn(kind)
-        return how(one) if how is not None else ()
+    def follow(self, node: Any) -> Sequence[Any]:
+        """The referents of an object; empty if its type is not followed."""
+        kind = type(node)
+        rule = self.by_type[id(kind)] if id(kind) in self.by_type else self.learn(kind)
+        return rule(node) if rule is not None else ()
 
-    def length(self, one: Any) -> int:
+    def length(self, node: Any) -> int:
         """The number of entries of a container; 1 for anything else."""
-        count = self.lengths.get(id(type(one)))
-        return count(one) if count is not None else 1
+        count = self.lengths.get(id(type(node)))
+        return count(node) if count is not None else 1
 
-    def _loop(self, loop: Any) -> Sequence[Any]:
+    def _note_loop(self, loop: Any) -> Sequence[Any]:
         self.loops.add(ref(loop))
         return ()
 
@@ -165,11 +167,11 @@ _LEAVES: tuple[type, ...] = (
     type(str.join), type("".__str__), type(dict.__dict__["fromkeys"]),
     type(str.__dict__["join"]), type(type.__dict__["__dict__"]),
 )  # fmt: skip
-_TOO_MUCH = frozenset({"Logger", "RootLogger", "Manager", "PlaceHolder"})
+_LOGGING_REGISTRIES = frozenset({"Logger", "RootLogger", "Manager", "PlaceHolder"})
 
 
 def pools_of_drivers() -> tuple[type, ...]:
-    """Loaded pool classes. A pool refers to what it has lent, which is no use of it."""
+    """Loaded pool classes. A pool's reference to a checked-out connection is no use."""
     named = [pair for each in libraries() for pair in each.lenders]
     found = (getattr(sys.modules.get(module), name, None) for module, name in named)
     return tuple(kind for kind in found if isinstance(kind, type))
@@ -180,12 +182,12 @@ def _worth_following(kind: type) -> bool:
     package = module.partition(".")[0]
     library = by_package().get(package)
     if library is not None:
-        known = module.startswith(library.followed or "")
+        in_followed_module = module.startswith(library.followed or "")
         left_out = {name, package} & library.unfollowed
-        return (known and not left_out) or "ExecutionContext" in name
+        return (in_followed_module and not left_out) or "ExecutionContext" in name
     if package == "poolwatch":
         return module.startswith("poolwatch.commands.demo.app")
-    return package != "logging" or name not in _TOO_MUCH
+    return package != "logging" or name not in _LOGGING_REGISTRIES
 
 
 def is_of_sqlalchemy(kind: type) -> bool:
@@ -196,14 +198,14 @@ def is_of_sqlalchemy(kind: type) -> bool:
 
 def _is_likely(kind: type) -> bool:
     """Whether such objects often lead to a connection: they are visited first."""
-    often = (CellType, MethodType, *SUSPENDABLE)
-    if issubclass(kind, often) or is_thread_local(kind):
+    likely_types = (CellType, MethodType, *SUSPENDABLE)
+    if issubclass(kind, likely_types) or is_thread_local(kind):
         return True
     return module_of(kind) == "contextlib" or is_of_sqlalchemy(kind)
 
 
 def newest(container: Any, most: int) -> Sequence[Any]:
-    """The last entries, without a copy of all: that would stop the application."""
+    """The last entries. Copying all of them would stop the application too long."""
     kind = type(container)
     entries: Any
     if issubclass(kind, dict):
@@ -219,13 +221,13 @@ def newest(container: Any, most: int) -> Sequence[Any]:
     return list(islice(entries, most))
 
 
-class Parts:
-    """Reads the entries of a large container, some at a time."""
+class ChunkReader:
+    """Reads the entries of a large container in chunks."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
         self._iterators: list[Iterator[Any]] = []
-        self._at = -1
+        self._position = -1
 
     def read(self, begin: int, count: int) -> list[Any]:
         """The entries from one position on; of a dict the keys and the values."""
@@ -233,23 +235,23 @@ class Parts:
             if issubclass(type(self._container), base):
                 part = slice(begin, begin + count)
                 return list(base.__getitem__(self._container, part))
-        if begin != self._at:
-            self._begin_at(begin)
+        if begin != self._position:
+            self._restart_at(begin)
         try:
             found = self._advance(count)
         except RuntimeError:  # it has changed since
-            self._begin_at(begin)
+            self._restart_at(begin)
             found = self._advance(count)
-        self._at = begin + count
+        self._position = begin + count
         return found
 
-    def _begin_at(self, begin: int) -> None:
+    def _restart_at(self, begin: int) -> None:
         self._iterators = [_iterate(self._container)]
         if issubclass(type(self._container), dict):
             self._iterators.append(iter(dict.values(self._container)))
-        for _ in range(begin // _SKIPPED):  # others may run in between
-            self._advance(_SKIPPED)
-        self._advance(begin % _SKIPPED)
+        for _ in range(begin // _SKIP_STEP):  # others may run in between
+            self._advance(_SKIP_STEP)
+        self._advance(begin % _SKIP_STEP)
 
     def _advance(self, count: int) -> list[Any]:
         found: list[Any] = []
@@ -265,24 +267,24 @@ def _iterate(container: Any) -> Iterator[Any]:
     raise TypeError
 
 
-def attributes_of(one: Any) -> dict[str, Any] | None:
+def attributes_of(node: Any) -> dict[str, Any] | None:
     """The dict of an instance's attributes, read without a call of its class."""
-    for base in bases_of(type(one)):
+    for base in bases_of(type(node)):
         member = class_dict(base).get("__dict__")
         if type(member) is GetSetDescriptorType:
-            found = member.__get__(one)
+            found = member.__get__(node)
             return found if type(found) is dict else None
     return None
 
 
-def _of_function(function: Any) -> Sequence[Any]:
-    """Everything but its globals."""
+def _function_referents(function: Any) -> Sequence[Any]:
+    """The referents of a function, without its globals."""
     others = (function.__defaults__, function.__kwdefaults__, function.__dict__)
     return [*(function.__closure__ or ()), *[part for part in others if part]]
 
 
-def _of_class(kind: Any) -> Sequence[Any]:
-    """The attributes of a class of the application's own."""
+def _class_referents(kind: Any) -> Sequence[Any]:
+    """The attributes of a class that the application defines."""
     return list(class_members(kind).values())
 
 
@@ -291,22 +293,23 @@ def class_members(kind: type) -> dict[str, Any]:
     module = module_of(kind)
     home = sys.modules.get(module)
     file = file_of(home) or "<unknown>"
-    if home is None or not is_the_applications(file, module):
+    if home is None or not is_application_module(file, module):
         return {}
     return dict(class_dict(kind))
 
 
-def _of_task(task: Any) -> Sequence[Any]:
+def _task_referents(task: Any) -> Sequence[Any]:
     return gc.get_referents(task) if task.done() else ()
 
 
-def _of_context(context: Any) -> Sequence[Any]:
+def _context_referents(context: Any) -> Sequence[Any]:
     return list(Context.values(context))
 
 
-def _of_greenlet(greenlet: Any) -> Sequence[Any]:
-    """The variables of a greenlet. Where greenlets are scheduled each is a root of its
-    own, and one that has ended has its result.
+def _greenlet_referents(greenlet: Any) -> Sequence[Any]:
+    """The variables of a suspended greenlet, or the result of an ended one.
+
+    Under gevent and eventlet a suspended greenlet has none here: it is its own root.
     """
     if greenlets.are_scheduled():
         ended = greenlets.is_dead(greenlet)
@@ -319,19 +322,19 @@ def _of_greenlet(greenlet: Any) -> Sequence[Any]:
     return values
 
 
-def _of_ended(frame: Any) -> Sequence[Any]:
-    """The values of a frame that has ended but is in a traceback, else nothing.
+def _ended_frame_referents(frame: Any) -> Sequence[Any]:
+    """The values of an ended frame in a traceback; empty for any other frame.
 
-    Only then its code is among what the garbage collector sees in it.
+    Only an ended frame has its code object among its referents.
     """
-    held = held_by(frame)
+    held = stored_in(frame)
     return held if any(each is frame.f_code for each in held) else ()
 
 
-def held_by(generator: Any) -> Sequence[Any]:
-    """What a generator, coroutine or frame refers to: its variables and temporaries.
+def stored_in(generator: Any) -> Sequence[Any]:
+    """The variables and temporaries of a generator, coroutine or frame.
 
-    Without an empty dict of locals, which an earlier search may have left there.
+    Leaves out an empty dict of locals, which an earlier search may have left there.
     """
     held = gc.get_referents(generator)
     return [each for each in held if type(each) is not dict or each]
@@ -349,8 +352,8 @@ def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
     names = list(dict.keys(variables))
     values = list(dict.values(variables))
     if frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(variables) <= 3:
-        # Known to the frame, to this function and to getrefcount; to a walk only if it
-        # was not empty, and then other code has filled it.
+        # Three references: the frame, this function, getrefcount. A walk refers to the
+        # dict only if it was not empty, which means that other code has filled it.
         variables.clear()
     return names, values
 
@@ -365,7 +368,7 @@ def frame_of(generator: Any) -> FrameType | None:
 
 
 def awaited_by(generator: Any) -> Any:
-    """What a generator, coroutine or async generator waits for."""
+    """The object that a generator, coroutine or async generator awaits."""
     kind = type(generator)
     name = "_yieldfrom" if _prefix(kind) == "gi" else "_await"
     return getattr(generator, _prefix(kind) + name)

@@ -1,4 +1,4 @@
-"""The roots that a search has not seen, in words."""
+"""The roots that a search has not read completely, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from poolwatch.diagnosis.references.places import Root
 
 _NAMED = 3
-"""Roots of one kind that are named."""
+"""Most roots of one kind that are named."""
 
 
 class Gaps:
@@ -16,21 +16,21 @@ class Gaps:
     def __init__(self) -> None:
         self._roots: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
         self.proving: set[tuple[str, str]] = set()
-        """Those that may have a connection in use."""
+        """Keys of the roots that may have a connection in use."""
 
-    def add(self, root: Root, how: str) -> None:
-        """Note why a root was not seen."""
-        key = root.what, how
+    def add(self, root: Root, reason: str) -> None:
+        """Note why a root was not searched."""
+        key = root.what, reason
         self._roots[key][root.title] = root.count
-        if root.proves:
+        if root.proves_use:
             self.proving.add(key)
 
     def words(self, *, proving: bool = False) -> str | None:
         """All gaps, or only those that may have a connection in use."""
         words = [
-            f"{what}: {_names(titles)} {how}"
-            for (what, how), titles in self._roots.items()
-            if (what, how) in self.proving or not proving
+            f"{what}: {_names(titles)} {reason}"
+            for (what, reason), titles in self._roots.items()
+            if (what, reason) in self.proving or not proving
         ]
         return "; ".join(words) or None
 

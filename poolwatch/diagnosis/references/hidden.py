@@ -1,13 +1,13 @@
-"""References that a running frame has in no variable, and that no search can see.
+"""Hidden references: values on the interpreter's stack that no search can see.
 
-A ``for`` has its iterator on the interpreter's stack, a ``with`` its context manager,
-an expression its parts. A generator that is suspended there, or a context manager that
-is open there, may have a connection, and no reference to it is found anywhere. The
-source shows where that is possible: in a function that was on the stack when the
-connection was taken, and that is on it now, at another line.
+A ``for`` loop has its iterator on the interpreter's stack, a ``with`` statement its
+context manager, an expression its operands. A suspended generator or an open context
+manager there may hold a connection to which no reference is found. The source code
+shows where that is possible: in a function that was on the stack when the connection
+was checked out and that is still on the stack, at another line.
 
-A leak may be hidden like that, too, as long as that statement is running. The benefit
-of the doubt is given only where the search has found no reference path.
+A leak can be hidden in the same way while that statement runs. So a hidden reference is
+assumed only where the search has found no reference path.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import matching, taking_frames
+from poolwatch.stacks.compare import matching_frames, taking_frames
 
 _LARGEST = 10_000
-"""Lines of the largest file that is parsed: it takes 0.1 s, once."""
+"""Most lines of a file that is parsed; parsing it takes 0.1 s, once."""
 _LOOPS = (ast.For, ast.AsyncFor)
 _SCOPES = (ast.With, ast.AsyncWith)
-_SIMPLE = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
-_MADE_OF_FOR = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_STATEMENTS = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 Lines = tuple[int, int]
-"""The first and the last one."""
+"""The first line and the last line."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     begins: Lines
-    """The lines that make what it hides."""
+    """The lines that create the hidden object."""
     body: Lines
-    """The lines during which it is hidden."""
+    """The lines during which the object stays hidden."""
     scope: bool = False
-    """A ``with`` without a name: it may also hide a connection taken in its body."""
+    """A ``with`` without ``as``: it may also hide a connection taken in its body."""
     generators: bool = False
-    """It can hide nothing but a generator."""
+    """The hidden object can only be a generator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +52,27 @@ class _Source:
 
 
 def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
-    """Whether a frame on both stacks may have a connection in no variable."""
-    taken = taking_frames(stack_at_checkout, launcher=True)[::-1]  # the outermost first
-    pairs = matching(taken, taking_frames(now, launcher=True)[::-1])
-    gone = taken[len(pairs)] if 0 < len(pairs) < len(taken) else None
+    """Whether a frame on both stacks may hold a connection without a variable."""
+    # outermost frame first
+    checked_out = taking_frames(stack_at_checkout, launcher=True)[::-1]
+    pairs = matching_frames(checked_out, taking_frames(now, launcher=True)[::-1])
+    ended = checked_out[len(pairs)] if 0 < len(pairs) < len(checked_out) else None
     return any(
-        _hides(block, then.line, frame.line, gone)
-        for then, frame in pairs
-        for block in _source(then.file).blocks
+        _hides(block, at_checkout.line, frame.line, ended)
+        for at_checkout, frame in pairs
+        for block in _source(at_checkout.file).blocks
     )
 
 
-def _hides(block: _Block, then: int, now: int, gone: Frame | None) -> bool:
+def _hides(block: _Block, at_checkout: int, now: int, ended: Frame | None) -> bool:
     first, last = block.body
     if not block.begins[0] <= now <= last:  # a loop goes on at its first line
         return False
-    if block.scope and first <= then <= last and first <= now:
+    if block.scope and first <= at_checkout <= last and first <= now:
         return True
-    if not block.begins[0] <= then <= block.begins[1]:
+    if not block.begins[0] <= at_checkout <= block.begins[1]:
         return False
-    return not block.generators or (gone is not None and _is_generator(gone))
+    return not block.generators or (ended is not None and _is_generator(ended))
 
 
 def _is_generator(frame: Frame) -> bool:
@@ -99,18 +100,18 @@ def _source(file: str) -> _Source:
 
 def _blocks(node: ast.AST) -> Iterator[_Block]:
     if isinstance(node, _LOOPS):
-        yield _Block((node.lineno, _last(node.iter)), _body(node.body))
+        yield _Block((node.lineno, _last_line(node.iter)), _body(node.body))
     elif isinstance(node, _SCOPES):
         named = any(item.optional_vars is not None for item in node.items)
         calls = any(isinstance(item.context_expr, ast.Call) for item in node.items)
-        header = node.lineno, max(_last(item.context_expr) for item in node.items)
+        header = node.lineno, max(_last_line(item.context_expr) for item in node.items)
         if calls:
             yield _Block(header, _body(node.body), scope=not named)
-    elif isinstance(node, _MADE_OF_FOR):
-        lines = node.lineno, _last(node)
+    elif isinstance(node, _COMPREHENSIONS):
+        lines = node.lineno, _last_line(node)
         yield _Block(lines, lines)
-    elif isinstance(node, _SIMPLE):
-        lines = node.lineno, _last(node)
+    elif isinstance(node, _STATEMENTS):
+        lines = node.lineno, _last_line(node)
         yield _Block(lines, lines, generators=True)
 
 
@@ -119,12 +120,12 @@ def _generators(node: ast.AST) -> Iterator[tuple[str, Lines]]:
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) and any(
             isinstance(each, (ast.Yield, ast.YieldFrom)) for each in ast.walk(function)
         ):
-            yield function.name, (function.lineno, _last(function))
+            yield function.name, (function.lineno, _last_line(function))
 
 
 def _body(statements: Sequence[ast.stmt]) -> Lines:
-    return statements[0].lineno, _last(statements[-1])
+    return statements[0].lineno, _last_line(statements[-1])
 
 
-def _last(node: ast.stmt | ast.expr) -> int:
+def _last_line(node: ast.stmt | ast.expr) -> int:
     return node.end_lineno or node.lineno

@@ -1,8 +1,8 @@
-"""Connections that the code running in this thread uses, as its variables show.
+"""Connections that variables of the code running in this thread refer to.
 
-A session takes its connection in some helper, which returns; the session stays in a
-variable of a caller. So the stack at checkout says little about who uses a connection,
-and the variables of the running frames say it at once.
+A session takes its connection in some helper function, which returns; the session stays
+in a variable of a caller. So the stack at checkout says little about which code uses a
+connection, while the variables of the running frames show it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any
 
 from poolwatch.diagnosis.references.describe import in_words, is_near
 from poolwatch.diagnosis.references.follow import Guide
-from poolwatch.diagnosis.references.places import UNOWNED, Place, stack_places
+from poolwatch.diagnosis.references.places import NO_OWNER, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks import greenlets
 
 _MOST = 2000
-"""Objects visited, in about a millisecond: it is the application's own thread."""
+"""Most objects visited: about a millisecond of the application's own thread."""
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
 
 def used_by_running_code(
     connections: Sequence[Any], several: Collection[int]
 ) -> list[int]:
-    """Return the index of each connection that a variable of this thread's running
-    code leads to closely. A connection that is None is skipped.
+    """Return the index of each connection near a variable of this thread's stack.
 
-    For an index in ``several`` that variable must be a collection. Those connections
-    were taken at the line that runs now, by a loop: a plain variable still has the
-    connection of the last turn, which the assignment is about to replace.
+    A connection that is None is skipped. For an index in ``several`` that variable must
+    be a collection. Those connections were taken in a loop, at the line that runs now:
+    a plain variable still has the previous iteration's connection, and the assignment
+    is about to replace it.
     """
     wanted = {id(each): at for at, each in enumerate(connections) if each is not None}
     places = [place for frame in _own_stacks() for place in _users(frame)]
@@ -56,12 +56,12 @@ def _own_stacks() -> Iterator[FrameType]:
     yield sys._getframe(1)  # noqa: SLF001 - the documented way
     greenlet = greenlets.current_greenlet()
     while greenlet is not None:
-        frame = greenlets.suspended_frame(greenlet)  # none of the one that runs
+        frame = greenlets.suspended_frame(greenlet)  # None for the running greenlet
         if frame is not None:
             yield frame
         greenlet = greenlets.parent_of(greenlet)
 
 
 def _users(frame: FrameType) -> list[Place]:
-    places = stack_places(frame, UNOWNED, "running frame")
+    places = stack_places(frame, NO_OWNER, "running frame")
     return [place for place in places if place.is_user]

@@ -1,4 +1,4 @@
-"""The record of a reference path, light enough to load without the search."""
+"""The record of a reference path, importable without loading the search."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class ReferencePath:
     steps: tuple[str, ...]
     """The references in words, the variable first."""
     in_hand: bool
-    """The root is a running or suspended frame, or a call that an event loop will make,
-    and the path leads over no exception, context or thread-local."""
+    """The root is a running or suspended frame, or a call scheduled on an event loop,
+    and no exception, context or thread-local is on the path."""
     direct: bool
     """The first variable is the session or connection itself."""
     near: bool
-    """Short enough to say that the connection belongs to the root, rather than that the
-    root can reach it somewhere in the application."""
+    """The path is so short that the connection belongs to the root. Over a longer path
+    the root can merely reach the connection somewhere in the application."""
 
     @property
     def in_use(self) -> bool:

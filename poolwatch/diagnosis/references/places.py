@@ -1,7 +1,8 @@
-"""Roots and their places: what a search reads, and how it names it.
+"""Roots and places: where a search starts, and the names it reports for them.
 
-A *root* is read anew in every step of a search and let go at its end: it holds frames
-and values of the application. Between two steps only weak references and numbers stay.
+The places of a *root* are read anew in every step of a search and dropped at the end of
+the step, because they refer to frames and values of the application. Between two steps
+only weak references and numbers stay.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ RootKind = Literal[
 ]  # fmt: skip
 
 DEEPEST = 1000
-"""Frames of one stack that are read, the innermost first."""
+"""Most frames of one stack that are read, innermost first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class RootOwner:
     """The thread, or the task in it, that a root belongs to."""
 
     name: str
@@ -34,31 +35,31 @@ class Who:
     task: ref[Any] | None = None
 
 
-UNOWNED = Who("", None)
+NO_OWNER = RootOwner("", None)
 
 
 class Place:
     """One frame, module or the like, with the objects it refers to."""
 
     __slots__ = (
-        "begun",
         "code",
         "far",
+        "first_words",
         "is_user",
         "kind",
         "lasti",
         "names",
-        "parked",
+        "owner",
         "title",
-        "unread",
+        "unreadable",
         "values",
-        "who",
+        "via_suspended",
     )
 
     def __init__(
         self,
         kind: RootKind,
-        who: Who,
+        owner: RootOwner,
         values: list[Any],
         names: Callable[[], Iterable[tuple[str, Any]]],
         *,
@@ -67,34 +68,34 @@ class Place:
         frame: FrameType | None = None,
     ) -> None:
         self.kind = kind
-        self.who = who
+        self.owner = owner
         self.values = values
         self.names = names
-        """Gives names with values; called only for a place on a path."""
+        """Returns names with values; called only for a place on a path."""
         self.is_user = is_user
         self.title = title
         self.far = False
-        """``values`` are many references away from the root."""
-        self.parked = False
-        """A suspended generator may be between the root and ``values``."""
-        self.unread = False
-        """The values could not be read."""
-        self.begun: dict[int, str] = {}
-        """The first words of described chains, by the id of their first object."""
+        """Whether ``values`` are many references away from the root."""
+        self.via_suspended = False
+        """Whether a suspended generator or coroutine is between root and ``values``."""
+        self.unreadable = False
+        """Whether the values could not be read."""
+        self.first_words: dict[int, str] = {}
+        """The first step of described chains, by the id of their first object."""
         self.code: CodeType | None = frame.f_code if frame is not None else None
         self.lasti = frame.f_lasti if frame is not None else 0
 
-    def beyond(self, *, parked: bool) -> Place:
+    def far_copy(self, *, via_suspended: bool) -> Place:
         """The same place for objects that are far from the root."""
-        other = Place(self.kind, self.who, [], tuple, is_user=self.is_user)
+        other = Place(self.kind, self.owner, [], tuple, is_user=self.is_user)
         other.title, other.code, other.lasti = self.title, self.code, self.lasti
-        other.far, other.parked = True, parked or self.parked
+        other.far, other.via_suspended = True, via_suspended or self.via_suspended
         return other
 
 
 @dataclass(slots=True)
 class Root:
-    """A place where a search begins."""
+    """One starting point of a search: a thread, a module, a group of tasks."""
 
     what: Literal[
         "threads", "greenlets", "tasks", "event loops", "modules", "exceptions"
@@ -106,22 +107,24 @@ class Root:
     count: int = 1
 
     @property
-    def proves(self) -> bool:
-        """Whether a connection that it reaches can be in use, not only be stored."""
+    def proves_use(self) -> bool:
+        """Whether a path from this root can show that a connection is in use."""
         return self.what in ("threads", "greenlets", "tasks", "event loops")
 
 
-def is_users(frame: FrameType) -> bool:
-    """Whether a frame runs the user's code, or a package that is not plumbing."""
-    module = dict.get(frame.f_globals, "__name__")  # it may be of a derived class
+def runs_user_code(frame: FrameType) -> bool:
+    """Whether a frame runs the user's code or that of a package (not plumbing)."""
+    module = dict.get(frame.f_globals, "__name__")  # perhaps a dict subclass
     module = module if type(module) is str else None
     return owner_of(frame.f_code.co_filename, module) is not Owner.PLUMBING
 
 
-def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[Place]:
+def stack_places(
+    frame: FrameType | None, owner: RootOwner, kind: RootKind
+) -> Iterator[Place]:
     """The locals of a stack, without poolwatch's own frames.
 
-    The globals of a module that is being run do not count as locals of its runner.
+    The globals of a running module are left out where they are a local of its runner.
     """
     above: list[Any] = []
     modules: set[int] = set()
@@ -132,46 +135,48 @@ def stack_places(frame: FrameType | None, who: Who, kind: RootKind) -> Iterator[
         names: list[Any] = []
         values: list[Any] = []
         if _being_traced(frame, above):
-            yield unread(kind, who)
+            yield unreadable_place(kind, owner)
         elif not is_ours(frame.f_code.co_filename):
             names, values = local_variables(frame)
             own = [value for value in values if id(value) not in modules]
             yield Place(
                 kind,
-                who,
+                owner,
                 own,
                 pairs(names, values),
-                is_user=is_users(frame),
+                is_user=runs_user_code(frame),
                 frame=frame,
             )
         modules.add(id(frame.f_globals))
         above, frame = values, frame.f_back
     if frame is not None:
-        yield unread(kind, who)
+        yield unreadable_place(kind, owner)
 
 
-def unread(kind: RootKind, who: Who) -> Place:
+def unreadable_place(kind: RootKind, owner: RootOwner) -> Place:
     """A place that could not be read."""
-    place = single(kind, who, "", [])
-    place.unread = True
+    place = unnamed_place(kind, owner, "", [])
+    place.unreadable = True
     return place
 
 
 def pairs(
     names: list[Any], values: list[Any]
 ) -> Callable[[], Iterable[tuple[str, Any]]]:
-    """Names with values, for later."""
+    """A function that pairs names with values, for ``Place.names``."""
     return lambda: zip(names, values, strict=False)
 
 
 def _being_traced(frame: FrameType, above: list[Any]) -> bool:
-    """Whether a trace or profile function is at work on the frame."""
+    """Whether a trace or profile function is active on the frame."""
     if sys.version_info >= (3, 13):
         return False
     flat = [part for each in above if type(each) is tuple for part in each[:8]]
     return any(each is frame for each in (*above, *flat))
 
 
-def single(kind: RootKind, who: Who, title: str, values: list[Any]) -> Place:
+def unnamed_place(
+    kind: RootKind, owner: RootOwner, title: str, values: list[Any]
+) -> Place:
     """A place other than a frame, whose values have no names."""
-    return Place(kind, who, values, tuple, is_user=False, title=title)
+    return Place(kind, owner, values, tuple, is_user=False, title=title)

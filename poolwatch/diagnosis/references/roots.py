@@ -15,30 +15,30 @@ from weakref import ref
 
 from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.places import (
-    UNOWNED,
+    NO_OWNER,
     Place,
     Root,
-    Who,
+    RootOwner,
     pairs,
-    single,
     stack_places,
-    unread,
+    unnamed_place,
+    unreadable_place,
 )
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.capture import current_frames
-from poolwatch.stacks.code_owner import Owner, file_of, is_the_applications, owner_of
+from poolwatch.stacks.code_owner import Owner, file_of, is_application_module, owner_of
 from poolwatch.stacks.holder import per_greenlet
 
 _IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
-"""Set by the import system. pytest's loader leads to a whole test run."""
+"""Set by the import system. pytest's loader refers to the whole test run."""
 
 
 def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
-    """All threads, those in ``first`` before the others."""
+    """All threads; those with an ident in ``first`` come before the others."""
     named = _thread_names() | per_greenlet.names_of_running()
-    early = set(first)
-    idents = sorted(current_frames(), key=lambda each: each not in early)
+    first_keys = set(first)
+    idents = sorted(current_frames(), key=lambda each: each not in first_keys)
     names = [named.get(ident, str(ident)) for ident in idents]
     return [
         Root("threads", name, _thread_reader(guide, ident, name))
@@ -53,22 +53,27 @@ def _thread_names() -> dict[int | None, str]:
 
 
 _TOGETHER = 16
-"""Greenlets of one root: a server may have thousands."""
+"""Greenlets grouped in one root: a server may have thousands."""
 
 
 def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
-    """All suspended greenlets, those with an ``id()`` in ``first`` one by one.
+    """All suspended greenlets; each with an ``id()`` in ``first`` has its own root.
 
-    Only where a library schedules them; SQLAlchemy's own are found with their tasks.
+    Empty unless gevent or eventlet is loaded: SQLAlchemy's own greenlets are read with
+    their tasks.
     """
     if guide.greenlet is None or not greenlets.are_scheduled():
         return []
     found = greenlets.every_greenlet()
     if found is None:
-        return [Root("greenlets", "", lambda: [unread("suspended frame", UNOWNED)])]
-    early = set(first)
-    holding = [(each,) for each in found if id(each()) in early]
-    others = [each for each in found if id(each()) not in early]
+        return [
+            Root(
+                "greenlets", "", lambda: [unreadable_place("suspended frame", NO_OWNER)]
+            )
+        ]
+    first_keys = set(first)
+    holding = [(each,) for each in found if id(each()) in first_keys]
+    others = [each for each in found if id(each()) not in first_keys]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
@@ -94,15 +99,15 @@ def _places_of_greenlet(greenlet: Any) -> list[Place]:
     calls = greenlets.calls_of_hub(greenlet)
     if calls is not None:
         title = "a call that eventlet will make"
-        return [single("scheduled call", UNOWNED, title, calls)]
-    who = Who(per_greenlet.name_of(greenlet), id(greenlet))
+        return [unnamed_place("scheduled call", NO_OWNER, title, calls)]
+    owner = RootOwner(per_greenlet.name_of(greenlet), id(greenlet))
     frame = greenlets.suspended_frame(greenlet)
     if frame is not None:
-        return list(stack_places(frame, who, "suspended frame"))
-    if not greenlets.is_to_start(greenlet):
+        return list(stack_places(frame, owner, "suspended frame"))
+    if not greenlets.is_unstarted(greenlet):
         return []
-    title = f"the arguments of {who.name}, which is yet to start"
-    return [single("scheduled call", who, title, gc.get_referents(greenlet))]
+    title = f"the arguments of {owner.name}, which is yet to start"
+    return [unnamed_place("scheduled call", owner, title, gc.get_referents(greenlet))]
 
 
 def exception_roots() -> list[Root]:
@@ -113,9 +118,9 @@ def exception_roots() -> list[Root]:
 
 def _thread_reader(guide: Guide, ident: int, name: str) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
-        # No variable here: in this thread that frame would be the one it stands in.
+        # Not in a variable: for the searching thread it would be this very frame.
         places = list(
-            stack_places(_innermost(ident), Who(name, ident), "running frame")
+            stack_places(_innermost(ident), RootOwner(name, ident), "running frame")
         )
         return _with_tasks(guide, places, ident)
 
@@ -138,9 +143,9 @@ def _with_tasks(guide: Guide, places: list[Place], ident: int) -> list[Place]:
         if task is None or code is None:
             continue
         ends = [at for at, place in enumerate(places) if place.code is code]
-        who = Who(task.get_name(), ident, ref(task))
+        owner = RootOwner(task.get_name(), ident, ref(task))
         for place in places[: ends[-1] + 1] if ends else ():
-            place.who = who
+            place.owner = owner
         break
     return places
 
@@ -162,13 +167,13 @@ def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:
     handled: dict[int, Any] = undisturbed(sys._current_exceptions)  # noqa: SLF001 - the documented way
     for ident, error in handled.items():
         if error is not None and ident != threading.get_ident():
-            who = Who(names.get(ident, str(ident)), ident)
-            title = f"the exception that thread {who.name} is handling"
-            places.append(single("exception", who, title, [error]))
+            owner = RootOwner(names.get(ident, str(ident)), ident)
+            title = f"the exception that thread {owner.name} is handling"
+            places.append(unnamed_place("exception", owner, title, [error]))
     for name in ("last_exc", "last_value", "last_traceback"):
         error = getattr(sys, name, None)
         if error is not None:
-            places.append(single("exception", UNOWNED, f"sys.{name}", [error]))
+            places.append(unnamed_place("exception", NO_OWNER, f"sys.{name}", [error]))
     return places
 
 
@@ -180,13 +185,13 @@ def module_roots(wanted: Owner) -> list[Root]:
             file = file_of(module)
             if name == "__main__" and file is None:
                 file = "<main>"
-            if file is not None and _owner(file, name) is wanted:
+            if file is not None and _owner_of_module(file, name) is wanted:
                 roots.append(Root("modules", name, _module_reader(name, ref(module))))
     return roots
 
 
-def _owner(file: str, module: str) -> Owner:
-    return Owner.USER if is_the_applications(file, module) else owner_of(file, module)
+def _owner_of_module(file: str, module: str) -> Owner:
+    return Owner.USER if is_application_module(file, module) else owner_of(file, module)
 
 
 def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Place]]:
@@ -198,7 +203,7 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
         known = list(variables.items())  # at once: it may change meanwhile
         variables = {name: value for name, value in known if name not in _IMPORTED}
         names, values = list(variables), list(variables.values())
-        place = Place("global", UNOWNED, values, pairs(names, values), is_user=True)
+        place = Place("global", NO_OWNER, values, pairs(names, values), is_user=True)
         place.title = f"module {name}"
         return [place]
 
@@ -206,7 +211,7 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
 
 
 def loop_roots(guide: Guide) -> list[Root]:
-    """The calls that event loops are to make."""
+    """The calls that are scheduled on event loops."""
     return [Root("event loops", "", _loop_reader(weakly)) for weakly in guide.loops]
 
 
@@ -215,6 +220,6 @@ def _loop_reader(weakly: ref[Any]) -> Callable[[], list[Place]]:
         loop = weakly()
         title = "a call scheduled on the event loop"
         held = gc.get_referents(loop) if loop is not None else []
-        return [single("scheduled call", UNOWNED, title, held)]
+        return [unnamed_place("scheduled call", NO_OWNER, title, held)]
 
     return read

@@ -1,32 +1,30 @@
-"""The search for reference paths: what keeps a held connection alive.
+"""The search for reference paths: which references keep a held connection alive.
 
-A hold is no leak as long as some code can still use its connection. Whether it can is
-seen from what refers to the connection's proxy: a variable of a function that is
-running, in this or another thread or task, or only a module's cache, a stored
-exception, the session registry of a thread that went on to other work.
+A hold is no leak as long as some code can still use its connection. The references to
+the connection's proxy show that: a variable of a running function, in any thread or
+task, is a use. A module's cache, a stored exception, or the session registry of a
+thread that went on to other work is not.
 
 The search goes forward, from roots (the locals of all threads, of all tasks, the
 globals of the user's modules, and so on) to the proxies of all holds at once, breadth
-first, in steps of about a millisecond. It does not ask the garbage collector for
-referrers: that is one call over the whole heap with the interpreter locked. The size
-of a heap cannot be learned beforehand at a lower price (10 ms a million objects on the
-machines this was made on, and there are heaps of fifty millions), and referrers do not
-include the locals of running frames, which are the very thing in question.
+first, in steps of about a millisecond. It does not use ``gc.get_referrers``, which is
+one call over the whole heap with the interpreter locked: 10 ms per million objects, and
+there are heaps of fifty millions, whose size cannot be determined at a lower cost.
+Moreover, referrers do not include the locals of running frames, which matter most.
 
-What a search does to the application:
+Effects of a search on the application:
 
-- In a step, this thread has references to frames and to objects of the application. At
-  its end they are gone; between two steps there are none. A step is shorter than the
-  interval after which another thread may ask for the interpreter's lock (5 ms), so as a
-  rule nothing else runs meanwhile. Should the last other reference to an object be
-  dropped in the middle of a step all the same (a slow machine, an interpreter without
-  that lock), the object ends at the end of the step, in this thread: a dropped
-  connection goes back to its pool as it would have, a few milliseconds later.
-- Locals are read as :mod:`poolwatch.diagnosis.references.follow` says.
-- Nothing of the application is called, and nothing is raised.
+- During a step, this thread has references to frames and objects of the application;
+  between two steps it has none. A step is shorter than the switch interval of the
+  interpreter's lock (5 ms), so other threads normally do not run meanwhile. If the last
+  other reference to an object is dropped during a step all the same (a slow machine, an
+  interpreter without that lock), the object is finalized at the end of the step, in
+  this thread. A dropped connection then returns to its pool some milliseconds later.
+- For the reading of locals see :mod:`poolwatch.diagnosis.references.follow`.
+- No code of the application is called, and no exception is raised.
 
-What the search cannot see: values that a running function has in no variable (the
-iterator of a ``for``, a ``with`` without a name: see
+The search cannot see: values that a running function has in no variable (the
+iterator of a ``for``, a ``with`` without ``as``: see
 :mod:`poolwatch.diagnosis.references.hidden`), the context variables of threads,
 greenlets of unknown libraries, and objects that extension modules hide from the garbage
 collector. So a missing path alone does not prove that a connection is unused.
@@ -45,7 +43,7 @@ from poolwatch.diagnosis.references.describe import describe, rank
 from poolwatch.diagnosis.references.follow import Guide, class_name, is_suspendable
 from poolwatch.diagnosis.references.gaps import Gaps
 from poolwatch.diagnosis.references.path import ReferencePath
-from poolwatch.diagnosis.references.places import Place, Root, Who
+from poolwatch.diagnosis.references.places import Place, Root, RootOwner
 from poolwatch.diagnosis.references.roots import (
     exception_roots,
     greenlet_roots,
@@ -60,21 +58,21 @@ from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks.code_owner import Owner
 
 Taker = tuple[int | None, Callable[[], Any] | None]
-"""Whose stack took a hold (Holder.stack_key; None if it has ended), and its task."""
+"""The stack that took a hold (Holder.stack_key; None if it has ended), and its task."""
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
-_LONGER_S, _MORE = 1.2, 3_000_000
-"""Budget and objects of a search that is to be complete."""
+_THOROUGH_BUDGET_S, _THOROUGH_NODES = 1.2, 3_000_000
+"""Budget in seconds and number of objects of a thorough search."""
 _MOST_IDS = 500_000
-"""Ids that a search remembers: 40 MB."""
-_NOT_TO_THE_END = "not followed to the end"
-_NAP_AFTER_S = 0.001
-_NAP_S = 0.00005
-"""Not 0: a thread that waits for the interpreter must have the time to wake up. Else
-each release, which it misses, makes it wait another switch interval."""
+"""Most ids that a search remembers: 40 MB."""
+_NOT_FINISHED = "not followed to the end"
+_PAUSE_AFTER_S = 0.001
+_PAUSE_S = 0.00005
+"""Not 0: a thread that waits for the interpreter's lock needs time to wake up. If it
+misses the release, it waits for another switch interval."""
 _PATIENCE = 4
-"""Times the budget that a search may last when other threads want the interpreter."""
+"""Factor of the budget that a search may last when other threads are running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +80,12 @@ class SearchResult:
     """The reference paths that one search has found."""
 
     paths: dict[str, ReferencePath]
-    """By the id of the hold; nothing for a hold without a known path."""
+    """By the id of the hold. A hold without a known path has no entry."""
     left_out: str | None
-    """What was not searched, in words."""
+    """The roots that were not searched, in words."""
     unseen: str | None
-    """The part of it that may have a hold in use, in words: then a missing path proves
-    nothing. None if every thread and task was searched to its end."""
+    """The threads and tasks among ``left_out``, in words: if there are any, a missing
+    path proves nothing. None if every thread and task was searched completely."""
 
 
 def find_paths(
@@ -101,8 +99,8 @@ def find_paths(
     """Search for reference paths to the proxies that ``holds`` weakly refers to.
 
     ``budget_s`` is computing time of this thread; ``nodes`` is the number of objects
-    that may be visited. Without ``prove`` any path to each proxy will do, and whether
-    another path shows that it is in use is left open.
+    that may be visited. Without ``prove`` the search stops at any path to each
+    proxy, even if another path might show that the connection is in use.
     """
     search = _Search(holds, taker, budget_s, nodes)
     try:
@@ -120,7 +118,9 @@ def find_all(
     """Search as thoroughly as a verdict needs: with a larger budget if necessary."""
     result = find_paths(holds, taker=taker)
     if result.unseen is not None:
-        result = find_paths(holds, taker=taker, budget_s=_LONGER_S, nodes=_MORE)
+        result = find_paths(
+            holds, taker=taker, budget_s=_THOROUGH_BUDGET_S, nodes=_THOROUGH_NODES
+        )
     return result
 
 
@@ -135,7 +135,7 @@ class _Search:
         self._holds = holds
         self._taker = taker
         self._budget_s = budget_s
-        self._nodes = nodes
+        self._nodes_left = nodes
         self._guide = Guide()
         self._wanted: dict[int, str] = {}
         for hold, weakly in holds.items():
@@ -143,18 +143,18 @@ class _Search:
             if proxy is not None:
                 self._wanted[id(proxy)] = hold
             del proxy
-        self._barren: set[int] = set()
-        """Ids of objects that lead to no proxy. Another object may have such an id by
-        now; but objects that lead to a suspicious hold are older than the search."""
+        self._dead_ends: set[int] = set()
+        """Ids of objects that lead to no proxy. A new object may reuse such an id; but
+        objects that lead to a suspicious hold are older than the search."""
         self._found: dict[str, ReferencePath] = {}
-        self._disputed = set(self._wanted.values())
+        self._undecided = set(self._wanted.values())
         """Holds without a path that shows them in use."""
         self._unfinished: list[Root] = []
         self._gaps = Gaps()
-        self._why: str | None = None
+        self._stop_reason: str | None = None
         self._began = time.perf_counter()
-        self._worked = time.thread_time()
-        self._napped = self._began
+        self._cpu_began = time.thread_time()
+        self._last_pause = self._began
 
     def run(self, *, prove: bool) -> None:
         """Search near the roots first, and frames before all other roots.
@@ -170,35 +170,39 @@ class _Search:
         self._visit(greenlet_roots(guide, first))
         self._visit(holding_task_roots(guide, tasks))
         self._visit(task_roots(guide, tasks))
-        if not self._disputed:
+        if not self._undecided:
             return
         self._visit(loop_roots(guide))
         self._visit(exception_roots())
         self._visit(module_roots(Owner.USER))
         self._visit(module_roots(Owner.PACKAGE))
         progress = self._progress()
-        proving = [root for root in self._unfinished if root.proves]
-        others = [root for root in self._unfinished if not root.proves]
-        self._sweep(proving, progress, self._is_disputed if prove else self._is_missing)
-        self._sweep(others, progress, self._is_missing)
+        proving = [root for root in self._unfinished if root.proves_use]
+        others = [root for root in self._unfinished if not root.proves_use]
+        self._sweep(
+            proving, progress, self._any_undecided if prove else self._any_without_path
+        )
+        self._sweep(others, progress, self._any_without_path)
 
-    def _is_disputed(self) -> bool:
-        return bool(self._disputed)
+    def _any_undecided(self) -> bool:
+        return bool(self._undecided)
 
-    def _is_missing(self) -> bool:
+    def _any_without_path(self) -> bool:
         return len(self._found) < len(self._wanted)
 
     def _progress(self) -> Progress:
-        disputed = [key for key, hold in self._wanted.items() if hold in self._disputed]
-        self._barren.update(self._wanted.keys() - set(disputed))
-        return Progress(disputed, self._barren)
+        undecided = [
+            key for key, hold in self._wanted.items() if hold in self._undecided
+        ]
+        self._dead_ends.update(self._wanted.keys() - set(undecided))
+        return Progress(undecided, self._dead_ends)
 
     def _visit(self, roots: Iterable[Root]) -> None:
         """Visit the objects near each root."""
         for root in roots:
-            if self._spent():
-                self._gaps.add(root, "not looked at")
-            elif not self._guarded(root, partial(self._step, root)):
+            if self._is_exhausted():
+                self._gaps.add(root, "not searched")
+            elif not self._attempt(root, partial(self._step, root)):
                 self._unfinished.append(root)
 
     def _sweep(
@@ -208,130 +212,134 @@ class _Search:
         trails = deque(Trail([root]) for root in roots)
         while trails and worthwhile():
             trail = trails.popleft()
-            if self._spent():
-                self._gaps.add(trail.roots[0], _NOT_TO_THE_END)
+            if self._is_exhausted():
+                self._gaps.add(trail.roots[0], _NOT_FINISHED)
                 continue
-            step = partial(self._go_on, trail, progress)
-            if self._guarded(trail.roots[-1], step):
+            step = partial(self._follow_further, trail, progress)
+            if self._attempt(trail.roots[-1], step):
                 del trail.roots[-1:]
             if trail.roots:
                 trails.append(trail)
 
-    def _guarded(self, root: Root, step: Callable[[], bool]) -> bool:
-        """Take a step. A step that fails is the last one at its root."""
+    def _attempt(self, root: Root, step: Callable[[], bool]) -> bool:
+        """Take a step; True if the root is done. No step follows a failed one."""
         try:
             return step()
         except Exception as error:  # noqa: BLE001 - it is the application's process
             self._gaps.add(root, f"not readable ({class_name(type(error))})")
             return True
 
-    def _spent(self) -> bool:
+    def _is_exhausted(self) -> bool:
         now = time.perf_counter()
-        if now - self._napped >= _NAP_AFTER_S:
-            time.sleep(_NAP_S)
-            self._napped = time.perf_counter()
-        if self._why is None and (self._nodes <= 0 or len(self._barren) > _MOST_IDS):
-            self._why = "enough objects were visited"
-        elif self._why is None and (
-            time.thread_time() - self._worked > self._budget_s
+        if now - self._last_pause >= _PAUSE_AFTER_S:
+            time.sleep(_PAUSE_S)
+            self._last_pause = time.perf_counter()
+        if self._stop_reason is None and (
+            self._nodes_left <= 0 or len(self._dead_ends) > _MOST_IDS
+        ):
+            self._stop_reason = "enough objects were visited"
+        elif self._stop_reason is None and (
+            time.thread_time() - self._cpu_began > self._budget_s
             or now - self._began > self._budget_s * _PATIENCE
         ):
-            self._why = "the search has run out of time"
-        return self._why is not None
+            self._stop_reason = "the search has run out of time"
+        return self._stop_reason is not None
 
     def _read(self, root: Root) -> list[Place]:
         """The places of a root, those of the user's code first."""
         places = root.read()
-        if any(place.unread for place in places):
+        if any(place.unreadable for place in places):
             self._gaps.add(root, "not read in part")
         return sorted(places, key=lambda place: not place.is_user)
 
     def _step(self, root: Root) -> bool:
-        """Visit the objects near ``root``; False if there are more.
+        """Visit the objects near ``root``; False if more are left.
 
         All references to them are dropped before it returns.
         """
         places = self._read(root)
         users = [place for place in places if place.is_user]
         others = [place for place in places if not place.is_user]
-        return all([self._walk(some) for some in (users, others) if some])  # noqa: C419 - both
+        return all([self._walk(group) for group in (users, others) if group])  # noqa: C419 - both
 
     def _walk(self, places: Sequence[Place]) -> bool:
-        walk = Walk(places, self._guide, self._wanted, self._barren)
+        walk = Walk(places, self._guide, self._wanted, self._dead_ends)
         finished = walk.go(STEP)
         for index in walk.hits:
             chain, place = walk.chain(index)
-            self._note(place, chain)
-        walk.mark_barren()
-        self._nodes -= len(walk.nodes)
+            self._add_path(place, chain)
+        walk.mark_dead_ends()
+        self._nodes_left -= len(walk.nodes)
         return finished
 
-    def _go_on(self, trail: Trail, progress: Progress) -> bool:
-        """Follow the last root of a trail for one more step; False if there is more."""
+    def _follow_further(self, trail: Trail, progress: Progress) -> bool:
+        """Follow the last root of a trail for one more step; False if more is left."""
         root = trail.roots[-1]
         places = self._read(root)
         sweep = Sweep(self._guide, progress, -id(root), trail.width)
-        sweep.report = lambda chain: self._note_far(
+        sweep.report = lambda chain: self._add_far_path(
             progress, places[sweep.group], chain
         )
         before = progress.achieved()
         try:
             finished = sweep.go([place.values for place in places], trail.limit)
-            self._nodes -= sweep.visited
+            self._nodes_left -= sweep.visited
             if sweep.changed:
                 self._gaps.add(root, "changed meanwhile")
-            if finished or trail.go_on_behind(sweep, places):
+            if finished or trail.continue_from_frontier(sweep, places):
                 return finished
-            if progress.achieved() == before and not trail.try_otherwise():
-                self._gaps.add(root, _NOT_TO_THE_END)
+            if progress.achieved() == before and not trail.next_strategy():
+                self._gaps.add(root, _NOT_FINISHED)
                 trail.roots.clear()
             return False
         finally:
             sweep.forget()
 
-    def _note_far(self, progress: Progress, place: Place, chain: Sequence[Any]) -> None:
-        """Note a chain that a sweep reports, unless it cannot change anything."""
+    def _add_far_path(
+        self, progress: Progress, place: Place, chain: Sequence[Any]
+    ) -> None:
+        """Add a chain that a sweep reports, unless it cannot change the result."""
         hold = self._wanted[id(chain[-1])]
-        parked = any(map(is_suspendable, chain))
-        if parked or len(chain) <= NEAR or hold not in self._found:
-            self._note(place, chain)
-        if hold not in self._disputed:
+        via_suspended = any(map(is_suspendable, chain))
+        if via_suspended or len(chain) <= NEAR or hold not in self._found:
+            self._add_path(place, chain)
+        if hold not in self._undecided:
             progress.settled.add(id(chain[-1]))
 
     def failed(self, error: Exception) -> None:
-        """Note what went wrong, without the error: it refers to frames."""
+        """Note the type of an error; the error itself would refer to frames."""
         everything = Root("threads", "", list)
         self._gaps.add(everything, f"failed with {class_name(type(error))}")
 
-    def _note(self, place: Place, chain: Sequence[Any]) -> None:
+    def _add_path(self, place: Place, chain: Sequence[Any]) -> None:
         hold = self._wanted[id(chain[-1])]
         if self._holds[hold]() is not chain[-1]:
             return
         known = self._found.get(hold)
-        if hold not in self._disputed and not place.is_user:
-            return  # the known path would win: spare the words
-        path = describe(place, chain, self._is_taker(hold, place.who))
+        if hold not in self._undecided and not place.is_user:
+            return  # the known path ranks first: no need to describe this one
+        path = describe(place, chain, self._is_taker(hold, place.owner))
         if known is None or rank(path) < rank(known):
             self._found[hold] = path
         if path.in_use:
-            self._disputed.discard(hold)
+            self._undecided.discard(hold)
 
-    def _is_taker(self, hold: str, who: Who) -> bool | None:
+    def _is_taker(self, hold: str, owner: RootOwner) -> bool | None:
         ident, task = self._taker.get(hold, (None, None))
-        if not who.name:
+        if not owner.name:
             return None
-        if who.task is not None:
-            return task is not None and task() is who.task()
+        if owner.task is not None:
+            return task is not None and task() is owner.task()
         if task is not None:
-            return False if who.thread != ident else None
-        return who.thread == ident
+            return False if owner.thread != ident else None
+        return owner.thread == ident
 
     def forget(self) -> None:
         """Drop the references to the application's classes."""
         self._guide.forget()
 
     def result(self) -> SearchResult:
-        """The paths that are known so far."""
+        """The paths found so far."""
         unseen = self._gaps.words(proving=True)
-        said = [each for each in (self._why, self._gaps.words()) if each]
-        return SearchResult(self._found, "; ".join(said) or None, unseen)
+        reasons = [each for each in (self._stop_reason, self._gaps.words()) if each]
+        return SearchResult(self._found, "; ".join(reasons) or None, unseen)

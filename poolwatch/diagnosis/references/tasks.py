@@ -14,20 +14,20 @@ from poolwatch.diagnosis.references.follow import (
     awaited_by,
     class_name,
     frame_of,
-    held_by,
     is_suspendable,
     local_variables,
+    stored_in,
 )
 from poolwatch.diagnosis.references.places import (
     DEEPEST,
     Place,
     Root,
-    Who,
-    is_users,
+    RootOwner,
     pairs,
-    single,
+    runs_user_code,
     stack_places,
-    unread,
+    unnamed_place,
+    unreadable_place,
 )
 from poolwatch.stacks import greenlets
 
@@ -35,13 +35,13 @@ _ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper"
 
 
 _TOGETHER = 16
-"""Tasks of one root: there may be ten thousand, most of them idle."""
+"""Tasks grouped in one root: there may be ten thousand, most of them idle."""
 
 
-def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
-    """The tasks that took the suspicious holds, one by one."""
+def holding_task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
+    """The tasks that took the suspicious holds, one root each."""
     found: dict[ref[Any], None] = {}
-    for weakly in known:
+    for weakly in takers:
         task = weakly()
         if task is not None:
             found[ref(task)] = None
@@ -49,17 +49,17 @@ def holding_task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list
     return [_root(guide, (weakly,)) for weakly in found]
 
 
-def task_roots(guide: Guide, known: Iterable[Callable[[], Any]]) -> list[Root]:
-    """All other tasks of the event loops that are known so far."""
+def task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
+    """All other tasks of the event loops found so far, in groups."""
     others: list[ref[Any]] = []
     roots = []
     for loop in list(guide.loops):
         try:
             others += _tasks_of(guide, loop())
-        except RuntimeError:  # it changed all the time
+        except RuntimeError:  # the set of tasks kept changing
             roots.append(Root("tasks", "those of an event loop", _unreadable))
-    taken = {id(weakly()) for weakly in known}
-    others = [weakly for weakly in others if id(weakly()) not in taken]
+    taker_ids = {id(weakly()) for weakly in takers}
+    others = [weakly for weakly in others if id(weakly()) not in taker_ids]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
@@ -102,24 +102,26 @@ def _places_of(guide: Guide, weakly: ref[Any]) -> list[Place]:
     task = weakly()
     if task is None or task.done():
         return []
-    who = Who(task.get_name(), None, weakly)
-    places = list(_await_chain(guide, task.get_coro(), who))[::-1]
+    owner = RootOwner(task.get_name(), None, weakly)
+    places = list(_await_chain(guide, task.get_coro(), owner))[::-1]
     for context in gc.get_referents(task):
         if type(context) is Context:
-            title = f"task {who.name}"
+            title = f"task {owner.name}"
             values = list(context.values())
-            places.append(_context_place(context, values, who, title))
+            places.append(_context_place(context, values, owner, title))
     return places
 
 
-def _context_place(context: Any, values: list[Any], who: Who, title: str) -> Place:
+def _context_place(
+    context: Any, values: list[Any], owner: RootOwner, title: str
+) -> Place:
     names = [variable.name for variable in context]
-    place = single("context variable", who, title, values)
+    place = unnamed_place("context variable", owner, title, values)
     place.names = pairs(names, values)
     return place
 
 
-def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
+def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
     for _ in range(DEEPEST):
         if class_name(type(awaited)) in _ASEND:
@@ -128,21 +130,21 @@ def _await_chain(guide: Guide, awaited: Any, who: Who) -> Iterator[Place]:
         frame = frame_of(awaited)
         if frame is None:
             return
-        held = list(held_by(awaited))
+        held = list(stored_in(awaited))
         running = frame.f_back is not None
         yield Place(
             "running frame" if running else "suspended frame",
-            who,
+            owner,
             held,
             _names_in(frame),
-            is_user=is_users(frame),
+            is_user=runs_user_code(frame),
             frame=frame,
         )
         for greenlet in _greenlets(guide, held):
             suspended = greenlets.suspended_frame(greenlet)
-            yield from stack_places(suspended, who, "suspended frame")
+            yield from stack_places(suspended, owner, "suspended frame")
         awaited = awaited_by(awaited)
-    yield unread("suspended frame", who)
+    yield unreadable_place("suspended frame", owner)
 
 
 def _names_in(frame: FrameType) -> Callable[[], Iterable[tuple[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The first walk along references, from one root to the suspicious proxies."""
+"""The first pass of a search: a short breadth-first walk near one root."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from poolwatch.diagnosis.references.follow import Guide, newest
 from poolwatch.diagnosis.references.places import Place
 
 MOST = 1000
-"""Entries of one container that are visited, the newest first."""
+"""Most entries of one container that are visited, newest first."""
 _SMALL = 50
-"""Entries of a container that need not wait until all else was visited."""
+"""Most entries of a container that is not put off until all else was visited."""
 
 
 class Walk:
-    """A walk from the places of one root, breadth first, that may be cut short.
+    """A breadth-first walk from the places of one root, up to a number of objects.
 
-    Objects that often lead to a connection come first, large containers last. It refers
-    to everything it has visited: make it, use it and drop it within one step.
+    Objects that often lead to a connection come first, large containers last. The walk
+    refers to every visited object, so it must be dropped within the same step.
     """
 
     def __init__(
@@ -27,26 +27,26 @@ class Walk:
         places: Sequence[Place],
         guide: Guide,
         wanted: Mapping[int, str],
-        barren: set[int],
+        dead_ends: set[int],
     ) -> None:
         self._places = places
         self._guide = guide
         self._wanted = wanted
-        self._barren = barren
+        self._dead_ends = dead_ends
         self.nodes: list[Any] = []
         self._from: list[int] = []
-        """Index of the node that refers to each; below zero, of a place."""
+        """For each node, the index of its referrer; ``~index`` if that is a place."""
         self._index: dict[int, int] = {}
         self._crossings: tuple[list[int], list[int]] = [], []
-        """Further references between known nodes."""
+        """Further references between nodes: indices of referrers and of referents."""
         self._queues: tuple[list[int], list[int], list[int]] = [], [], []
-        """Indices of nodes to visit: likely ones, others, large containers."""
+        """Indices of nodes to visit: likely types, other types, large containers."""
         self._open: set[int] = set()
-        """Indices of nodes that were not visited, or only in part."""
+        """Indices of nodes that were not visited, or only partly."""
         self.hits: list[int] = []
 
     def go(self, limit: int) -> bool:
-        """Visit up to about ``limit`` objects; False if there are more."""
+        """Visit about ``limit`` objects; False if more are left."""
         for number, place in enumerate(self._places):
             self._add(place.values, ~number)
         heads = [0, 0, 0]
@@ -71,7 +71,7 @@ class Walk:
             self._add(self._guide.follow(node), index)
 
     def _add(self, objects: Iterable[Any], origin: int) -> None:
-        guide, index, barren = self._guide, self._index, self._barren
+        guide, index, dead_ends = self._guide, self._index, self._dead_ends
         by_type, wanted = guide.by_type, self._wanted
         for each in objects:
             kind = id(type(each))
@@ -82,7 +82,7 @@ class Walk:
                 self._crossings[1].append(index[key])
             elif key in wanted:
                 self.hits.append(self._enter(each, key, origin))
-            elif follow is not None and key not in barren and gc.is_tracked(each):
+            elif follow is not None and key not in dead_ends and gc.is_tracked(each):
                 number = self._enter(each, key, origin)
                 if kind in guide.likely:
                     self._queues[0].append(number)
@@ -105,22 +105,22 @@ class Walk:
             index = self._from[index]
         return chain[::-1], self._places[~index]
 
-    def mark_barren(self) -> None:
-        """Remember the objects that lead nowhere, for later walks."""
+    def mark_dead_ends(self) -> None:
+        """Remember the objects that lead to no proxy, for later walks."""
         nodes, origins = self.nodes, self._from
-        fertile = bytearray(len(nodes))
+        leads_on = bytearray(len(nodes))
         for index in (*self._open, *self.hits):
-            fertile[index] = 1
-        changed = any(fertile)
+            leads_on[index] = 1
+        changed = any(leads_on)
         while changed:
             changed = False
             for index in range(len(nodes) - 1, -1, -1):
-                if fertile[index] and origins[index] >= 0:
-                    fertile[origins[index]] = 1
-            for one, other in zip(*self._crossings, strict=True):
-                if one >= 0 and fertile[other] and not fertile[one]:
-                    fertile[one] = 1
+                if leads_on[index] and origins[index] >= 0:
+                    leads_on[origins[index]] = 1
+            for referrer, referent in zip(*self._crossings, strict=True):
+                if referrer >= 0 and leads_on[referent] and not leads_on[referrer]:
+                    leads_on[referrer] = 1
                     changed = True
-        self._barren.update(
-            [id(node) for node, more in zip(nodes, fertile, strict=True) if not more]
+        self._dead_ends.update(
+            [id(node) for node, more in zip(nodes, leads_on, strict=True) if not more]
         )

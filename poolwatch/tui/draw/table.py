@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from poolwatch.model import Hold, Process, Wait
-from poolwatch.text.format import duration, fit, one_line, short_time, taken_in
+from poolwatch.text.format import duration, fit, one_line, short_time, taken_at_short
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, tail
 
@@ -98,7 +98,7 @@ def text_cell(text: str, ink: str = "muted") -> Run:
 
 def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
     """The call site, with its caller where there is room."""
-    return ((tail(taken_in(request, cells), cells), ink),)
+    return ((tail(taken_at_short(request, cells), cells), ink),)
 
 
 def process_cell(process: Process) -> Run:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
 from poolwatch.text.format import one_line
-from poolwatch.text.frozen import happened, moment, pool_name
+from poolwatch.text.frozen import incident_words, moment, pool_name
 from poolwatch.tui.draw.gauge import bar, spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
@@ -191,7 +191,8 @@ def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
     """The incident snapshots there are, newest first; the key has room in any case."""
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
-        f"{pool_name(process, mark.pool)} {happened(mark.kind)[0]} {_when(mark.at)}"
+        f"{pool_name(process, mark.pool)} {incident_words(mark.kind)[0]} "
+        f"{_when(mark.at)}"
         for process, mark in newest
     ]
     start: Line = (("  ● ", "accent"), ("incidents: ", "muted"))
