@@ -1,9 +1,10 @@
-"""What becomes of an exception in a hook: the ledger is put right, wherever it hit.
+"""Restores the ledger when an exception interrupts a hook at any line.
 
-The stack may be full, so a hook removes its wait from the ledger itself, without a
-call. Everything else is here. An exception is the library's if the library raised it
-when a hook called it. Any other is ours. Ours reach the application only if they are
-meant for it: Ctrl-C, or the end of a greenlet or thread.
+The stack may be full, so a hook removes its wait from the ledger inline, without a
+call. The rest of the recovery is here. There are two kinds of exceptions: those that
+the library raised when a hook called it, and all others, which poolwatch caused. The
+latter reach the application only if they are meant for it: Ctrl-C, or the end of a
+greenlet or thread.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from poolwatch.runtime.guard import Guard
 
 
-def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
+def raised_by(error: BaseException, called: bool, original: Any) -> bool:
     """Whether ``original`` raised the error.
 
-    ``called``: the hook was about to call ``original``. Call this in the ``except``
-    block of the hook: then the traceback begins with the hook's frame, and the frame of
-    the library is next. The frame of a signal handler would be in its place. Only
-    functions can be told apart in this way: a wrapper of another tool has frames of its
-    own, but may show the code of the function that it wraps.
+    ``called``: the hook had reached the call of ``original``. Use this in the
+    ``except`` block of the hook: the traceback then begins with the hook's frame,
+    followed by the library's. If a signal handler raised, its frame follows instead.
+    Only plain functions can be recognised: a wrapper of another tool has its own
+    frames, but may copy the code object of the wrapped function.
     """
     function = original.__func__ if type(original) is MethodType else original
     if not called or type(function) is not FunctionType:
@@ -37,22 +38,23 @@ def is_library_s(error: BaseException, called: bool, original: Any) -> bool:
 
 
 class Hooks:
-    """What is attached to one pool, and what becomes of an exception in it.
+    """The hooks of one pool, and their recovery from exceptions.
 
-    ``book.gauges`` must be a bound method of the hooks: they are found again by it.
+    ``ledger.gauges`` must be a bound method of the hooks: other code finds the hooks
+    through its ``__self__``.
     """
 
-    book: PoolLedger
+    ledger: PoolLedger
     guard: Guard
-    """Switches the hooks off."""
+    """Disables the hooks after a failure."""
     prove_dropped = True
-    """Look for holds that were dropped, where the pool keeps what it lends."""
+    """Detect dropped holds in pools that keep references to connections in use."""
     _explain: Callable[[str], str]
-    _tell_refused: Callable[[PoolLedger, BaseException], None]
+    _report_failure: Callable[[PoolLedger, BaseException], None]
 
     @property
     def pool(self) -> Any:
-        """The pool that is hooked; None once it is gone."""
+        """The hooked pool; None once it was collected."""
         raise NotImplementedError
 
     def has(self, pool: Any) -> bool:
@@ -60,58 +62,64 @@ class Hooks:
         raise NotImplementedError
 
     def remove(self) -> None:
-        """Take everything off again. Checkouts that are under way pass through."""
+        """Remove all hooks. Checkouts in progress finish unrecorded."""
         raise NotImplementedError
 
-    def gave_up(self, wait: Checkout, error: BaseException, timed_out: bool) -> None:
-        """Count a request that the pool refused or the application ended."""
+    def request_failed(
+        self, wait: Checkout, error: BaseException, timed_out: bool
+    ) -> None:
+        """Count a request that the pool refused or the application cancelled."""
         try:
-            self.book.waited(wait, monotonic())
-            self.refused(wait.asked, error, timed_out)
-        except Exception as ours:  # noqa: BLE001 - the application waits for its own
+            self.ledger.waited(wait, monotonic())
+            self.count_failure(wait.asked, error, timed_out)
+        except Exception as ours:  # noqa: BLE001 - the application gets its own error
             self.guard.failed(ours)
 
-    def refused(self, asked: float, error: BaseException, timed_out: bool) -> None:
-        """Count a failed request that was made at ``asked``, a ``time.monotonic()``."""
-        waited = monotonic() - asked
+    def count_failure(
+        self, requested_at: float, error: BaseException, timed_out: bool
+    ) -> None:
+        """Count a failed request; ``requested_at`` is a ``time.monotonic()``."""
+        waited = monotonic() - requested_at
         if timed_out:
-            self.book.timed_out(waited)
+            self.ledger.timed_out(waited)
             self.explain_to(error)
         elif not isinstance(error, Exception):
-            self.book.given_up(waited)
+            self.ledger.given_up(waited)
         else:
-            self._tell_refused(self.book, error)
+            self._report_failure(self.ledger, error)
 
     def explain_to(self, error: BaseException) -> None:
-        """Add a note to a timeout error: the holders of the connections."""
-        error.add_note(self._explain(self.book.id))
+        """Add a note to a timeout error that lists the holders of the connections."""
+        error.add_note(self._explain(self.ledger.id))
 
-    def goes_on(
+    def recovers(
         self,
         error: BaseException,
         wait: Checkout | None,
-        at: int = 0,
-        before: int | None = None,
+        hold_key: int = 0,
+        held_before: int | None = None,
     ) -> bool:
-        """Whether the application gets a connection in spite of an exception of ours.
+        """Whether the application gets a connection although poolwatch failed.
 
-        ``at`` is the key of the hold. ``before`` is the number of holds that the holder
-        had before it; None if the hold had not begun.
+        ``hold_key`` is the key of the hold. ``held_before`` is the number of holds that
+        the holder had before; None if the hold had not begun.
         """
         if wait is not None:
-            self.book.waited(wait, monotonic())
-            if before is not None:
-                wait.holder.out = before + (self.book.holds.get(at) is wait)
-        return self.survives(error)
+            self.ledger.waited(wait, monotonic())
+            if held_before is not None:
+                wait.holder.out = held_before + (
+                    self.ledger.holds.get(hold_key) is wait
+                )
+        return self.swallows(error)
 
-    def survives(self, error: BaseException) -> bool:
-        """Count an exception of ours; False for one meant for the application."""
+    def swallows(self, error: BaseException) -> bool:
+        """Count a failure of poolwatch; False if the application must get the error."""
         if not isinstance(error, Exception):
             return False
         self.guard.failed(error)
         return True
 
-    def came_back(self, hold: Checkout | None) -> None:
-        """Correct the count of a holder whose connection has come back."""
+    def uncount_hold(self, hold: Checkout | None) -> None:
+        """Correct the count of the holder after its connection was returned."""
         if hold is not None:
             hold.holder.out -= 1
