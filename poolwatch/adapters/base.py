@@ -85,9 +85,7 @@ class LibraryPools(ABC):
         self._seen: WeakSet[Any] = WeakSet()
         """Pools that were instrumented before, so they are not new."""
         self._origin_guard = Guard("counting the pools that are made")
-        self._lock = (
-            threading.RLock()
-        )  # reentrant: a finalizer may run while it is held
+        self._lock = threading.RLock()  # a finalizer may run while it is held
         self._settings_for_all: Settings | None = None
         self._patches = Patches()
         """The wrapped methods of the library's classes."""
@@ -252,7 +250,7 @@ class LibraryPools(ABC):
         ``exists``: the pool is not being created by the running code.
         """
         try:
-            # a pool under construction in another thread is passed again by its __init__
+            # a pool under construction in another thread comes again in its __init__
             if self._settings_for_all is None or not self.is_ready(target):
                 return
             self._watch(target, self._settings_for_all, explicit=False, exists=exists)

@@ -69,7 +69,7 @@ class Patches:
             patch.hooked[id(target)] = hooks
 
     def unhook(self, object_id: int) -> None:
-        """Drop the hooks of an object by its ``id()``. May run in a finalizer: no lock."""
+        """Drop the hooks of an object by its ``id()``. No lock: may be a finalizer."""
         for patch in list(self._patches.values()):
             patch.hooked.pop(object_id, None)
 
@@ -96,7 +96,7 @@ class _Patch:
         self._cls = cls
         self._name = name
         self._original = original
-        self._wrappers = ours
+        self._wrapper = ours
         self.hooked: dict[int, Any] = {}
         """The hooks, by the ``id()`` of the object."""
         self.for_all = False
@@ -106,7 +106,7 @@ class _Patch:
     def is_active(self) -> bool:
         """Whether calls still reach the wrapper, directly or through another tool's."""
         current = self._cls.__dict__.get(self._name)
-        while current is not None and current is not self._wrappers:
+        while current is not None and current is not self._wrapper:
             current = getattr(current, "__wrapped__", None)
         return current is not None
 
@@ -115,7 +115,7 @@ class _Patch:
         through.
         """
         self.hooked.clear()
-        if self._cls.__dict__.get(self._name) is self._wrappers:
+        if self._cls.__dict__.get(self._name) is self._wrapper:
             setattr(self._cls, self._name, self._original)
 
 
@@ -207,14 +207,14 @@ class Wrapped:
             previous = getattr(ours, "previous", None)
             if previous is None:
                 delattr(pool, name)
-            else:  # somebody had wrapped it before us
+            else:  # another tool had wrapped it before
                 setattr(pool, name, previous)
 
 
 def unbound(pool: Any, name: str) -> Callable[..., Any]:
     """The method as a function of the pool, so that no wrapper refers to its pool."""
     theirs: Any = pool.__dict__.get(name)
-    if theirs is not None:  # somebody has wrapped it before us
+    if theirs is not None:  # another tool has wrapped it before
         return lambda _, *args, **kwargs: theirs(*args, **kwargs)
     method: Callable[..., Any] = getattr(type(pool), name)
     return method
@@ -275,7 +275,8 @@ def _source(original: FunctionType) -> str | None:
     named = [each.strip("*") for each in parameters if each.strip("*/")]
     if not positional or not all(map(_is_a_name, named)):
         return None
-    return f"def __init__({', '.join(parameters)}):\n    {_TARGET}({', '.join(arguments)})\n"
+    call = f"{_TARGET}({', '.join(arguments)})"
+    return f"def __init__({', '.join(parameters)}):\n    {call}\n"
 
 
 def _is_a_name(text: str) -> bool:

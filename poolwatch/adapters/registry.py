@@ -96,7 +96,7 @@ class InstrumentedPools:
     def _library_loaded(self, name: str, *, existing: bool) -> None:
         self._pending_imports.pop(name, None)
         adapter, settings = self._adapter(name), self._settings_for_all
-        if adapter is None or settings is None:  # forgotten while it was loading
+        if adapter is None or settings is None:  # unwatched while it was loading
             return
         try:
             adapter.watch_all(settings, existing=existing)

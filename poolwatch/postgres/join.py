@@ -1,7 +1,7 @@
 """Prove which row of ``pg_stat_activity`` belongs to which hold, or leave it out.
 
-A pid alone proves nothing: two servers may use the same pid, one server reuses pids, and
-a pooler in between invents them. So more than the pid is compared:
+A pid alone proves nothing: two servers may use the same pid, one server reuses pids,
+and a pooler in between invents them. So more than the pid is compared:
 
 *The port.* The client port of a TCP connection, as the process and as the server see
 it. While the connection is open, no other connection of this machine has that port
@@ -159,9 +159,7 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
     tolerance = SLACK_S + min(MOST_DRIFT_S, DRIFT * connection.age_s)
     if connection.met:
         return backend.age_s >= connection.age_s + earliest - tolerance
-    if (
-        connection.connect_s is None
-    ):  # then age_s counts from the start of the connect call
+    if connection.connect_s is None:  # age_s counts from the start of connecting
         low, high = connection.age_s - UNMEASURED_CONNECT_S, connection.age_s
     else:
         low, high = connection.age_s, connection.age_s + connection.connect_s

@@ -116,7 +116,7 @@ class _Loader(importlib.abc.Loader):
     """Wraps another loader, and calls a function after the module was loaded."""
 
     def __init__(self, wrapped: Any, loaded: Callable[[], None]) -> None:
-        self._other = wrapped
+        self._wrapped = wrapped
         self._loaded = loaded
 
     def __getattr__(self, name: str) -> Any:

@@ -72,11 +72,7 @@ def _name_from_argv() -> str:
 def _started(pid: int) -> _ProgramInfo:
     try:
         return _find_program(words_of(sys.orig_argv), pid)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-    ):  # no /proc, or the application changed the list
+    except (OSError, ValueError, TypeError):  # no /proc, or a modified orig_argv
         return _ProgramInfo((), None)
 
 

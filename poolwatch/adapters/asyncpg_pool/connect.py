@@ -146,8 +146,8 @@ def server_connect(get_pool: Callable[[], Any]) -> Callable[[], Any]:
         pool = get_pool()
         if pool is None:
             raise ServerViewError("the pool is gone")
-        connect = getattr(pool, "_connect", None)  # asyncpg 0.30 and later
-        if not str(getattr(connect, "__module__", "asyncpg")).startswith("asyncpg"):
+        connector = getattr(pool, "_connect", None)  # asyncpg 0.30 and later
+        if not str(getattr(connector, "__module__", "asyncpg")).startswith("asyncpg"):
             raise ServerViewError(
                 "the pool connects through a connect= of its own, which only its event "
                 "loop can call: give --dsn"

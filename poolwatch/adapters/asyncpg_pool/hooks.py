@@ -149,8 +149,8 @@ class AsyncpgHooks(DriverHooks):
             self._count_expired(pool)
             return await base.expire_connections(pool)
 
-        made = (_get_new_connection, release, expire_connections)
-        methods: dict[str, Method] = {each.__name__: each for each in made}
+        overrides = (_get_new_connection, release, expire_connections)
+        methods: dict[str, Method] = {each.__name__: each for each in overrides}
         return methods | {"_acquire": request(base._acquire, {id(pool): self}.get)}
 
     # -- requests and holds ------------------------------------------------------------
@@ -294,9 +294,7 @@ class AsyncpgHooks(DriverHooks):
             self.ledger.closed(self.ledger.connections.pop(key, None), monotonic())
 
     def _collected(self, key: int) -> None:
-        """Record a connection that the server closed: it was collected, not closed
-        here.
-        """
+        """Record a connection that was collected without a close: by the server."""
         if self._known.pop(key, None) is not None:
             self.ledger.invalidated += 1
             self.ledger.closed(self.ledger.connections.pop(key, None), monotonic())

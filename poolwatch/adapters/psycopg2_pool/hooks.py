@@ -117,8 +117,8 @@ class Psycopg2Hooks(DriverHooks):
         """
         holds = self.holds
         for connection_id, hold in list(holds.items()):
-            gone = connection_id != id(hold) and connection_id not in pool._rused
-            if gone and holds.pop(connection_id, None) is hold:
+            returned = connection_id != id(hold) and connection_id not in pool._rused
+            if returned and holds.pop(connection_id, None) is hold:
                 self.ledger.end(hold, monotonic(), False)
 
     def not_returned(
@@ -136,7 +136,7 @@ class Psycopg2Hooks(DriverHooks):
             self.guard.failed(error)
 
     def all_closed(self) -> None:
-        """End all holds: the pool has closed its connections and forgotten lent ones."""
+        """End all holds: the pool has closed and forgotten its connections."""
         for connection_id in list(self._known):
             self.discarded(connection_id, invalidated=False)
         for connection_id in list(self.holds):
@@ -228,12 +228,12 @@ def _putconn(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noq
             if not returned and raised_by(error, called, original):
                 hooks.not_returned(pool, hold, connection_id)
                 raise
-            survived = hooks.swallows(error)
-            if returned or survived:
+            swallowed = hooks.swallows(error)
+            if returned or swallowed:
                 hooks.uncount_hold(hold)
             elif hold is not None:  # it is still out
                 holds[connection_id] = hold
-            if not survived:
+            if not swallowed:
                 raise
         if returned:
             return result

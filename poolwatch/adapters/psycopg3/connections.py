@@ -50,9 +50,8 @@ class Connections:
     ) -> None:
         """``keeps_slot`` returns whether the pool still counts a dropped connection."""
         self.known: dict[int, KnownConnection] = {}
-        """By the ``id()`` of the connection. Entries are removed with the connection.
-        """
-        self._book = ledger
+        """By the ``id()`` of the connection, until it is collected."""
+        self._ledger = ledger
         self._guard = guard
         self._statements = statements
         self._remember = remember
@@ -75,14 +74,14 @@ class Connections:
         """Record that a connection is closed."""
         known = self.known.get(id(connection))
         if known is None:
-            self._book.closed(None, monotonic())
+            self._ledger.closed(None, monotonic())
         else:
             self._closed(known)
 
     def _closed(self, known: KnownConnection) -> None:
         if not known.closed:
             known.closed = True
-            self._book.closed(known.facts, monotonic())
+            self._ledger.closed(known.facts, monotonic())
 
     def forget(self) -> None:
         """Remove our wrappers from the connections, and drop their records."""
@@ -98,8 +97,8 @@ class Connections:
             return
         try:
             del self.known[key]
-            self._book.connections.pop(key, None)
-            hold = self._book.holds.get(key)
+            self._ledger.connections.pop(key, None)
+            hold = self._ledger.holds.get(key)
             if hold is not None and hold.proxy is dead:
                 self._dropped(key, hold)
             self._closed(known)
@@ -107,7 +106,7 @@ class Connections:
             self._guard.failed(error)
 
     def _dropped(self, key: int, hold: Checkout) -> None:
-        self._book.holds.pop(key, None)
+        self._ledger.holds.pop(key, None)
         if self._keeps_slot():
-            self._book.lost_slots += 1
-        self._book.end(hold, monotonic(), True)
+            self._ledger.lost_slots += 1
+        self._ledger.end(hold, monotonic(), True)

@@ -230,8 +230,8 @@ def _close(original: Method, hooks_of: Callable[[int], Any]) -> Method:
 _WRAPPERS: dict[str, WrapperFactory] = {
     "getconn": _getconn,
     "_getconn_with_check_loop": request,
-    # The pool's check that the connection belongs to it. Every return starts with it, in
-    # async pools too. It raises for a connection that was already returned.
+    # The pool's check that the connection belongs to it. Every return starts with it,
+    # in async pools too. It raises for a connection that was already returned.
     "_check_pool_putconn": _check_at_return,
     "_connect": _connect,
     # Missing before psycopg_pool 3.3: then a close is recorded at collection.

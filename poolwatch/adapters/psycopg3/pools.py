@@ -16,9 +16,8 @@ class PsycopgPools(LibraryPools):
     """The instrumented pools of psycopg_pool."""
 
     target_classes = (BasePool,)
-    patched_classes = (
-        BasePool,
-    )  # before the pool opens, so that its first connections are seen
+    # its __init__ ends before the pool opens, so the first connections are recorded
+    patched_classes = (BasePool,)
     name_of = staticmethod(pool_name)
     url_of = staticmethod(pool_url)
     server_connect = staticmethod(server_connect)

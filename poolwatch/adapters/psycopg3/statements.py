@@ -60,7 +60,7 @@ class StatementHooks(statements.StatementHooks):
         return wrapped
 
     def _wrapper(self, connection: Any) -> Callable[..., Any]:
-        """Refers reference to the connection: a strong reference would hide a leak."""
+        """Keep only a weak reference to the connection, so as not to hide a leak."""
         original, reference = unbound(connection, _METHOD), ref(connection)
         record, ended = self._make_recorder(id(connection)), self._ended
 

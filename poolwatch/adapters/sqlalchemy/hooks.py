@@ -81,8 +81,7 @@ class PoolHooks(Hooks):
         ledger.shared = self._shared
         self._target: Callable[[], Any] = ref(target)
         self._pools: list[ref[Pool]] = []
-        """The current and former pools of the target that are alive, the newest last.
-        """
+        """The live pools, current and former, of the target; the newest last."""
         self._wrapped: list[Wrapped] = []
         self._connections = Connections(ledger.connections)
         self._statements: StatementHooks | None = None
@@ -159,7 +158,7 @@ class PoolHooks(Hooks):
             self._connect_wrapper(connect, pool),
             self._recreate_wrapper(pool),
         ]
-        if not self._shared:  # shared connections are never returned
+        if not self._shared:  # shared connections bypass _return_conn
             wrappers.append(self._return_wrapper(pool, return_conn))
         wrapped = Wrapped(pool, wrappers)
         alive = [each for each in self._wrapped if each.pool() is not None]
@@ -244,7 +243,7 @@ class PoolHooks(Hooks):
                 if key in waits:
                     del waits[key]
                 return proxy  # noqa: TRY300 - an exception here would leave the hold
-            except BaseException as error:  # noqa: BLE001 - re-raised, except our own failures
+            except BaseException as error:  # noqa: BLE001 - re-raised unless ours
                 if key in waits:  # no call: the stack may be full
                     del waits[key]
                 try:
@@ -289,9 +288,8 @@ class PoolHooks(Hooks):
             return
         self._end_invalidated()  # a dead proxy may have had the same id
         key = id(proxy._connection_record)
-        wait.facts = self.ledger.connections.get(key) or self._connections.add_existing(
-            proxy
-        )
+        facts = self.ledger.connections.get(key)
+        wait.facts = facts or self._connections.add_existing(proxy)
         wait.proxy = watch(proxy)
         self.ledger.holds[id(proxy)] = wait
         wait.holder.out += 1
@@ -304,9 +302,7 @@ class PoolHooks(Hooks):
         # connection: OpenTelemetry's creation time.
         took = max(0.0, time.time() - record.starttime)
         detached = self.ledger.holds.pop(id(record), None)
-        if (
-            detached is not None
-        ):  # another thread is detaching it: its event is still to come
+        if detached is not None:  # the detach event of another thread is yet to come
             self._keep_detached(detached)
         self._connections.opened(dbapi_connection, record, took)
         self.ledger.connected(took)
@@ -393,8 +389,8 @@ class PoolHooks(Hooks):
         if proxy is None:  # dropped, not detached: an async connection
             self.ledger.end(hold, monotonic(), True)
             return
-        # No later event fires if the connection is dropped, or closed by the driver's own
-        # close().
+        # No later event fires if the connection is dropped, or closed by the driver's
+        # own close().
         key = id(proxy.dbapi_connection)
         hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
         self.ledger.detached[key] = hold

@@ -37,8 +37,8 @@ class StatementHooks:
         self, dialect: Dialect, ledger: PoolLedger, sites: CallSites, guard: Guard
     ) -> None:
         self._dialect = ref(dialect)
-        # Not the ledger, which refers to the pool's hooks: the dialect may outlive engine
-        # and pool, for example in a compiled statement.
+        # Not the ledger, which refers to the pool's hooks: the dialect may outlive
+        # engine and pool, for example in a compiled statement.
         self._shared, self._holds = ledger.shared, ledger.holds
         self._sites = sites
         self._guard = guard
