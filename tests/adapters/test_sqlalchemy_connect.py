@@ -174,7 +174,7 @@ def test_an_engine_that_is_not_on_postgresql(tmp_path):
     pool = QueuePool(creator)
     connect = server_connect(pool)
     for _ in range(3):
-        with pytest.raises(ServerViewError, match="not known as PostgreSQL"):
+        with pytest.raises(ServerViewError, match="not recognised as PostgreSQL"):
             connect()
     assert len(made) == 1, "found out once"
     with pytest.raises(Exception, match="closed"):
