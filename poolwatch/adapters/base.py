@@ -18,7 +18,7 @@ from poolwatch.runtime.guard import Guard, log
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
-    from poolwatch.adapters.cut_short import Hooks
+    from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.stacks.capture import CallSites
 

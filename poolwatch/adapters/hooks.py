@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize, ref
 
 from poolwatch.adapters.connection_facts import facts_of
-from poolwatch.adapters.cut_short import Hooks, raised_by
+from poolwatch.adapters.recovery import Hooks, raised_by
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.labels import current_context
 from poolwatch.ledger.pool import PoolLedger

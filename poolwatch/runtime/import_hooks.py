@@ -70,7 +70,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None,  # noqa: ARG002 - as it is called
+        path: Sequence[str] | None,  # noqa: ARG002 - the protocol
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
         """Find the module with the other finders, and wrap its loader."""

@@ -20,7 +20,7 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.asyncpg_pool.statements import StatementHooks
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.cut_short import raised_by
+from poolwatch.adapters.recovery import raised_by
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import (
     Method,

@@ -67,17 +67,17 @@ class StatementHooks(statements.StatementHooks):
 
         ``base`` is looked up at each call, since another tool may wrap its methods.
         """
-        recorded, on_closed = self._recorded, self._on_closed
+        record, on_closed = self._record, self._on_closed
 
         def execute(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
             if args:  # it calls _execute(), which is wrapped
                 return base.execute(connection, query, *args, **kwargs)
-            return recorded(
+            return record(
                 lambda: base.execute(connection, query, **kwargs), connection, query
             )
 
         def prepare(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-            return recorded(
+            return record(
                 lambda: base.prepare(connection, query, *args, **kwargs),
                 connection,
                 query,
@@ -92,7 +92,7 @@ class StatementHooks(statements.StatementHooks):
         def copy_records_to_table(
             connection: Any, table_name: Any, **kwargs: Any
         ) -> Any:
-            return recorded(
+            return record(
                 lambda: base.copy_records_to_table(connection, table_name, **kwargs),
                 connection,
                 f"COPY {table_name} FROM STDIN",
@@ -107,10 +107,10 @@ class StatementHooks(statements.StatementHooks):
         return methods | {name: self._method(base, name) for name in _STATEMENT_METHODS}
 
     def _method(self, base: Any, name: str) -> Callable[..., Any]:
-        recorded = self._recorded
+        record = self._record
 
         def method(connection: Any, statement: Any, *args: Any, **kwargs: Any) -> Any:
-            return recorded(
+            return record(
                 lambda: getattr(base, name)(connection, statement, *args, **kwargs),
                 connection,
                 statement,
@@ -118,7 +118,7 @@ class StatementHooks(statements.StatementHooks):
 
         return method
 
-    async def _recorded(
+    async def _record(
         self,
         call: Callable[[], Any],
         connection: Any,

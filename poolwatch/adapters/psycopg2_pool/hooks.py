@@ -19,7 +19,7 @@ from psycopg2.pool import AbstractConnectionPool, PoolError
 
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.cut_short import raised_by
+from poolwatch.adapters.recovery import raised_by
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import Method, Patches
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges

@@ -60,6 +60,6 @@ def _no_op(_: object) -> None:
 
 # A weak reference that is dead when the connection of a dropped proxy is returned. From
 # Python 3.15 on that takes a callback if the proxy was in a cycle (cpython gh-135552).
-watch: Callable[[Any], Callable[[], Any]] = (
+proxy_ref: Callable[[Any], Callable[[], Any]] = (
     _ref_with_callback if sys.version_info >= (3, 15) else ref
 )

@@ -26,11 +26,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.cut_short import Hooks, raised_by
+from poolwatch.adapters.recovery import Hooks, raised_by
 from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
-from poolwatch.adapters.sqlalchemy.facts import Connections, watch
+from poolwatch.adapters.sqlalchemy.facts import Connections, proxy_ref
 from poolwatch.adapters.sqlalchemy.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.labels import current_context
@@ -233,7 +233,7 @@ class PoolHooks(Hooks):
                     hold_key = id(record)
                     wait.facts = connections.get(hold_key) or add_existing(proxy)
                     # reuse the pool's own weak reference
-                    wait.proxy = record.fairy_ref or watch(proxy)
+                    wait.proxy = record.fairy_ref or proxy_ref(proxy)
                     held_before = holder.out
                     holds[hold_key] = wait
                     holder.out = held_before + 1
@@ -290,7 +290,7 @@ class PoolHooks(Hooks):
         key = id(proxy._connection_record)
         facts = self.ledger.connections.get(key)
         wait.facts = facts or self._connections.add_existing(proxy)
-        wait.proxy = watch(proxy)
+        wait.proxy = proxy_ref(proxy)
         self.ledger.holds[id(proxy)] = wait
         wait.holder.out += 1
 
