@@ -63,8 +63,8 @@ class Patches:
             patch = self._patches.get((cls, name))
             if patch is None or not patch.is_active():
                 original, hooked = cls.__dict__[name], dict[int, Any]()
-                ours = wraps(original)(make(original, hooked.get))
-                patch = self._patches[cls, name] = _Patch(cls, name, original, ours)
+                wrapper = wraps(original)(make(original, hooked.get))
+                patch = self._patches[cls, name] = _Patch(cls, name, original, wrapper)
                 patch.hooked = hooked
             patch.hooked[id(target)] = hooks
 
@@ -92,16 +92,16 @@ class Patches:
 class _Patch:
     """One method of one class."""
 
-    def __init__(self, cls: type, name: str, original: Method, ours: Method) -> None:
+    def __init__(self, cls: type, name: str, original: Method, wrapper: Method) -> None:
         self._cls = cls
         self._name = name
         self._original = original
-        self._wrapper = ours
+        self._wrapper = wrapper
         self.hooked: dict[int, Any] = {}
         """The hooks, by the ``id()`` of the object."""
         self.for_all = False
         """The patch applies to all objects of the class."""
-        setattr(cls, name, ours)
+        setattr(cls, name, wrapper)
 
     def is_active(self) -> bool:
         """Whether calls still reach the wrapper, directly or through another tool's."""
@@ -162,10 +162,10 @@ def original_class(cls: type) -> type:
     return next(each for each in cls.__mro__ if _MARK not in vars(each))
 
 
-def restore_class(target: Any, ours: type) -> None:
-    """Restore the class of ``target``, if it is an instance of our subclass."""
-    if type(target) is ours:
-        target.__class__ = original_class(ours)
+def restore_class(target: Any, made: type) -> None:
+    """Restore the class of ``target``, if subclass() has made its current one."""
+    if type(target) is made:
+        target.__class__ = original_class(made)
 
 
 # -- on an instance --------------------------------------------------------------------
@@ -201,10 +201,10 @@ class Wrapped:
             self.end.detach()
         pool = self.pool()
         for name, reference in self._wrappers:
-            ours: Any = reference()
-            if pool is None or pool.__dict__.get(name) is not ours or not ours:
+            wrapper: Any = reference()
+            if pool is None or pool.__dict__.get(name) is not wrapper or not wrapper:
                 continue
-            previous = getattr(ours, "previous", None)
+            previous = getattr(wrapper, "previous", None)
             if previous is None:
                 delattr(pool, name)
             else:  # another tool had wrapped it before
@@ -213,9 +213,9 @@ class Wrapped:
 
 def unbound(pool: Any, name: str) -> Callable[..., Any]:
     """The method as a function of the pool, so that no wrapper refers to its pool."""
-    theirs: Any = pool.__dict__.get(name)
-    if theirs is not None:  # another tool has wrapped it before
-        return lambda _, *args, **kwargs: theirs(*args, **kwargs)
+    existing: Any = pool.__dict__.get(name)
+    if existing is not None:  # another tool has wrapped it before
+        return lambda _, *args, **kwargs: existing(*args, **kwargs)
     method: Callable[..., Any] = getattr(type(pool), name)
     return method
 
@@ -223,8 +223,8 @@ def unbound(pool: Any, name: str) -> Callable[..., Any]:
 # -- the signature of a method ---------------------------------------------------------
 
 
-def with_parameters_of(original: Any, ours: Callable[..., None]) -> Any:
-    """Return an ``__init__`` that calls ``ours``, with the parameters of ``original``.
+def with_parameters_of(original: Any, wrapper: Callable[..., None]) -> Any:
+    """Make an ``__init__`` that calls ``wrapper``, with the parameters of the original.
 
     ``*args, **kwargs`` is not enough. SQLAlchemy reads the names from the code object
     of ``Engine.__init__`` (``get_cls_kwargs`` in ``sqlalchemy.util.langhelpers``) to
@@ -235,10 +235,10 @@ def with_parameters_of(original: Any, ours: Callable[..., None]) -> Any:
     if source is None:  # in C, an object that can be called, or odd names
 
         def plain(self: Any, *args: Any, **kwargs: Any) -> None:
-            ours(self, *args, **kwargs)
+            wrapper(self, *args, **kwargs)
 
         return wraps(original)(plain)
-    scope: dict[str, Any] = {_TARGET: ours}
+    scope: dict[str, Any] = {_TARGET: wrapper}
     exec(compile(source, __file__, "exec"), scope)  # noqa: S102 - names, nothing else
     init = scope["__init__"]
     init.__defaults__ = original.__defaults__

@@ -72,8 +72,8 @@ class Hooks:
         try:
             self.ledger.waited(wait, monotonic())
             self.count_failure(wait.asked, error, timed_out)
-        except Exception as ours:  # noqa: BLE001 - the application gets its own error
-            self.guard.failed(ours)
+        except Exception as failure:  # noqa: BLE001 - the application gets its own error
+            self.guard.failed(failure)
 
     def count_failure(
         self, requested_at: float, error: BaseException, timed_out: bool

@@ -34,6 +34,6 @@ class Guard:
         if not self.tripped:
             self.tripped = True
             log().exception(
-                "poolwatch failed on %s and is switched off for it; the pool keeps working",
+                "poolwatch failed on %s and is switched off for it; the pool goes on",
                 self.what,
             )

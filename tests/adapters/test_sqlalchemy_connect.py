@@ -123,7 +123,7 @@ def test_one_that_is_loaded_comes_first(monkeypatch):
     """The application should not load a second driver for us."""
     pytest.importorskip("psycopg")
     monkeypatch.delitem(sys.modules, "psycopg2", raising=False)
-    _, module = sync_driver._driver(takes_ssl_context=False)
+    _, module = sync_driver._choose_driver(takes_ssl_context=False)
     assert module.__name__ == "psycopg"
 
 
@@ -247,9 +247,9 @@ def test_a_tls_context_is_never_weakened():
     lax.verify_mode = ssl.CERT_NONE
     words = libpq_parameters({"ssl": strict})
     assert libpq_to_pg8000(words)["ssl_context"] is strict
-    assert sync_driver.libpq_of_context(words)["sslmode"] == "verify-full"
+    assert sync_driver.libpq_arguments(words)["sslmode"] == "verify-full"
     words = libpq_parameters({"ssl": lax})
-    assert sync_driver.libpq_of_context(words)["sslmode"] == "require"
+    assert sync_driver.libpq_arguments(words)["sslmode"] == "require"
     for mode, check, verify in [
         ("require", False, ssl.CERT_NONE),
         ("verify-ca", False, ssl.CERT_REQUIRED),

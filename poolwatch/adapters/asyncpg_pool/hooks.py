@@ -20,7 +20,6 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.asyncpg_pool.statements import StatementHooks
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.recovery import raised_by
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import (
     Method,
@@ -29,6 +28,7 @@ from poolwatch.adapters.patching import (
     restore_class,
     subclass,
 )
+from poolwatch.adapters.recovery import raised_by
 from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.pool import PoolLedger
 

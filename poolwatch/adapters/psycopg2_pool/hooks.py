@@ -19,9 +19,9 @@ from psycopg2.pool import AbstractConnectionPool, PoolError
 
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.recovery import raised_by
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import Method, Patches
+from poolwatch.adapters.recovery import raised_by
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.pool import PoolLedger
 

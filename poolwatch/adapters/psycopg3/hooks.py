@@ -88,8 +88,8 @@ class PsycopgHooks(DriverHooks):
         if not self.guard.tripped:
             try:
                 super().explain_to(error)
-            except Exception as ours:  # noqa: BLE001 - the application gets its own error
-                self.guard.failed(ours)
+            except Exception as failure:  # noqa: BLE001 - the application gets its own error
+                self.guard.failed(failure)
 
     def explain_to(self, error: BaseException) -> None:
         """Do nothing: ``getconn`` replaces this error by its own timeout error."""

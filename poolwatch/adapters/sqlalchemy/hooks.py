@@ -26,8 +26,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.recovery import Hooks, raised_by
 from poolwatch.adapters.patching import Wrapped, unbound
+from poolwatch.adapters.recovery import Hooks, raised_by
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
 from poolwatch.adapters.sqlalchemy.facts import Connections, proxy_ref
