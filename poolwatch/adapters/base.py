@@ -1,4 +1,4 @@
-"""What an adapter derives from: the pools of one library that are instrumented."""
+"""Base class of the adapters: the instrumented pools of one library."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from poolwatch.runtime.guard import Guard, log
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
-    from poolwatch.adapters.cut_short import Hooks
+    from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.stacks.capture import CallSites
 
 _FOR_EVER = 1e9
-"""Seconds. ``long_after=math.inf`` is fine, but JSON has no word for it."""
+"""Seconds. ``long_after=math.inf`` is allowed, but JSON has no infinity."""
 
 
 class AdapterContext:
-    """What the agent gives to each adapter: where to record, and whom to call."""
+    """The services that the agent gives to each adapter."""
 
     def __init__(
         self,
@@ -35,23 +35,24 @@ class AdapterContext:
         ledger: Ledger,
         sites: Callable[[], CallSites],
         per_thread: PerThread,
-        meet_thread: Callable[[], Holder],
+        register_thread: Callable[[], Holder],
         explain: Callable[[str], str],
-        look_soon: Callable[[str], None],
-        refused: Callable[[PoolLedger, BaseException], None],
+        check_soon: Callable[[str], None],
+        report_failure: Callable[[PoolLedger, BaseException], None],
     ) -> None:
         self.ledger = ledger
         self._sites = sites
         self.per_thread = per_thread
-        self.meet_thread = meet_thread
-        """Makes the record of the calling thread, at its first checkout."""
+        self.register_thread = register_thread
+        """Makes the Holder of the calling thread, at its first checkout."""
         self.explain = explain
-        """Describes the holders of a pool's connections, by the id of the pool."""
-        self.look_soon = look_soon
-        """Called with a pool's id when a request for a connection may have to wait."""
-        self.refused = refused
+        """Describes the holders of a pool's connections; takes the id of the pool."""
+        self.check_soon = check_soon
+        """Schedules a check of a pool, by its id, when a request may have to wait."""
+        self.report_failure = report_failure
         """Called with the ledger of the pool and the exception of a failed checkout,
-        unless that was a timeout."""
+        except for timeouts.
+        """
 
     @property
     def sites(self) -> CallSites:
@@ -60,58 +61,60 @@ class AdapterContext:
 
 
 class LibraryPools(ABC):
-    """The instrumented pools of one library. They are not kept alive.
+    """The instrumented pools of one library, by weak reference.
 
-    A target is the object that the user gives; usually it is the pool itself.
+    A target is the object that the user passes to ``instrument()``; usually it is the
+    pool itself.
     """
 
-    accepted: tuple[type, ...]
+    target_classes: tuple[type, ...]
     """Classes of targets."""
-    made: tuple[type, ...]
-    """Classes whose ``__init__`` is replaced if every pool is instrumented. Their
-    subclasses must call it."""
+    patched_classes: tuple[type, ...]
+    """Classes whose ``__init__`` is wrapped while all pools are instrumented. Their
+    subclasses must call it.
+    """
 
     def __init__(self, context: AdapterContext) -> None:
         self._context = context
-        self._named: set[str] = set()
-        """Ids of the pools that were instrumented one by one."""
+        self._explicit: set[str] = set()
+        """Ids of the pools that were passed to ``instrument()`` themselves."""
         self._hooks: WeakValueDictionary[str, Hooks] = WeakValueDictionary()
-        """By the id of the pool. Weak references: hooks that were alive here when their
-        pool is collected would survive until a full collection.
+        """By the id of the pool. Weak references: if this dict kept the hooks alive
+        when their pool is collected, they would survive until a full collection.
         """
         self._seen: WeakSet[Any] = WeakSet()
-        """Pools that were instrumented before: they are not new."""
-        self._counting = Guard("counting the pools that are made")
-        self._lock = threading.RLock()  # a finalizer may come in between
-        self._every: Settings | None = None
+        """Pools that were instrumented before, so they are not new."""
+        self._origin_guard = Guard("counting the pools that are made")
+        self._lock = threading.RLock()  # a finalizer may run while it is held
+        self._settings_for_all: Settings | None = None
         self._patches = Patches()
-        """The methods of the library's classes that are replaced by ours."""
+        """The wrapped methods of the library's classes."""
 
     # -- what differs by library -------------------------------------------------------
 
     @abstractmethod
-    def make_hooks(self, target: Any, book: PoolLedger) -> Hooks:
-        """Hook a pool, and complete its ledger, but for the settings."""
+    def make_hooks(self, target: Any, ledger: PoolLedger) -> Hooks:
+        """Hook a pool, and complete its ledger except for the settings."""
 
     @abstractmethod
     def name_of(self, target: Any) -> str:
-        """The default name: often the database."""
+        """The default name of the pool, usually its database."""
 
     @abstractmethod
     def url_of(self, target: Any) -> str | None:
-        """The URL of its database, with the password hidden."""
+        """The URL of the pool's database, with the password hidden."""
 
     @abstractmethod
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """The call that opens one synchronous connection like the pool's, but not
-        through the pool; None if there is no PostgreSQL.
+        """Return a function that opens one synchronous connection with the pool's
+        parameters, outside the pool; None if the database is not PostgreSQL.
 
-        The call keeps nothing alive and sets a connect timeout. It raises
-        ServerViewError when there is no way to connect.
+        The function keeps nothing alive and sets a connect timeout. It raises
+        ServerViewError when it cannot connect in this way.
         """
 
     def unwrapped(self, target: Any) -> Any:
-        """The target itself, without the objects it is wrapped in."""
+        """The target without its wrapper objects."""
         return target
 
     def pool_of(self, target: Any) -> Any:
@@ -119,12 +122,12 @@ class LibraryPools(ABC):
         return target
 
     def arguments_of(self, target: Any) -> Any:
-        """The arguments of its connections; they are only compared."""
+        """The connect arguments of the pool; they are only compared."""
         return None
 
     def is_new(self, target: Any) -> bool:
-        """Whether the pool was made just now, as far as can be told, and keeps
-        connections. Then the running code is the origin of the pool.
+        """Whether the pool was probably created just now, and keeps connections. Then
+        the running code is the origin of the pool.
         """
         if target in self._seen:
             return False
@@ -132,15 +135,15 @@ class LibraryPools(ABC):
         return True
 
     def is_ready(self, target: Any) -> bool:
-        """Whether its ``__init__`` is complete enough to hook it."""
+        """Whether ``__init__`` has done enough for the pool to be hooked."""
         return True
 
-    def follow(self, hooks: Any) -> None:
-        """Have _gone() called when the pool of these hooks is collected."""
-        hooks.on_gone = self._gone
+    def track_collection(self, hooks: Any) -> None:
+        """Call _on_pool_collected() when the pool of these hooks is collected."""
+        hooks.on_collected = self._on_pool_collected
 
-    def met_again(self, hooks: Any, target: Any) -> None:  # noqa: B027 - if at all
-        """An instrumented pool was given to instrument() again."""
+    def on_reinstrument(self, hooks: Any, target: Any) -> None:  # noqa: B027 - optional
+        """Called when instrument() gets an already instrumented pool."""
 
     def apply(self, hooks: Any, settings: Settings) -> None:
         """Apply the settings that concern the hooks."""
@@ -150,135 +153,136 @@ class LibraryPools(ABC):
 
     def accepts(self, target: Any) -> bool:
         """Whether ``target`` is a pool of this library."""
-        return isinstance(self.unwrapped(target), self.accepted)
+        return isinstance(self.unwrapped(target), self.target_classes)
 
     def watch(self, target: Any, settings: Settings) -> str:
         """Instrument a pool, or change its settings; returns the id of the pool."""
-        return self._watch(self.unwrapped(target), settings, by_itself=True)
+        return self._watch(self.unwrapped(target), settings, explicit=True)
 
     def _watch(
         self,
         target: Any,
         settings: Settings,
         *,
-        by_itself: bool,
+        explicit: bool,
         exists: bool = False,
     ) -> str:
         with self._lock:
-            hooks = self._of(self.pool_of(target))
+            hooks = self._hooks_of(self.pool_of(target))
             if hooks is None:
-                hooks = self._hook(target, settings)
+                hooks = self._install_hooks(target, settings)
                 if not exists:
-                    self._note_origin(target, hooks.book)
+                    self._record_origin(target, hooks.ledger)
             else:
-                self.met_again(hooks, target)
+                self.on_reinstrument(hooks, target)
                 # the settings of one pool win over those of all pools
-                if by_itself or hooks.book.id not in self._named:
-                    self._change(hooks, target, settings)
-            if by_itself:
-                self._named.add(hooks.book.id)
-        return hooks.book.id
+                if explicit or hooks.ledger.id not in self._explicit:
+                    self._change_settings(hooks, target, settings)
+            if explicit:
+                self._explicit.add(hooks.ledger.id)
+        return hooks.ledger.id
 
-    def _change(self, hooks: Hooks, target: Any, settings: Settings) -> None:
-        book = hooks.book
-        book.name = self._name(target, settings)
-        book.long_after = min(settings.long_after, _FOR_EVER)
-        book.server_view = settings.server_view
+    def _change_settings(self, hooks: Hooks, target: Any, settings: Settings) -> None:
+        ledger = hooks.ledger
+        ledger.name = self._display_name(target, settings)
+        ledger.long_after = min(settings.long_after, _FOR_EVER)
+        ledger.server_view = settings.server_view
         self.apply(hooks, settings)
 
-    def _name(self, target: Any, settings: Settings) -> str:
+    def _display_name(self, target: Any, settings: Settings) -> str:
         # the name may be any object: a logging name is not checked, a URL may be a Mock
         return str(settings.name or self.name_of(target))
 
     def id_of(self, target: Any) -> str | None:
-        """The id of an instrumented pool; None if it is not."""
-        hooks = self._of(self.pool_of(self.unwrapped(target)))
-        return None if hooks is None else hooks.book.id
+        """The id of an instrumented pool; None if the pool is not instrumented."""
+        hooks = self._hooks_of(self.pool_of(self.unwrapped(target)))
+        return None if hooks is None else hooks.ledger.id
 
-    def forget(self, target: Any) -> None:
-        """Take the hooks off one pool, if it has any."""
+    def unwatch(self, target: Any) -> None:
+        """Remove the hooks of one pool, if it has any."""
         with self._lock:
-            hooks = self._of(self.pool_of(self.unwrapped(target)))
+            hooks = self._hooks_of(self.pool_of(self.unwrapped(target)))
             if hooks is not None:
-                self._unhook(hooks.book.id)
+                self._remove_hooks(hooks.ledger.id)
 
-    def watch_every(self, settings: Settings, *, existing: bool = True) -> None:
-        """Instrument all new pools, and the existing ones, which takes a search.
+    def watch_all(self, settings: Settings, *, existing: bool = True) -> None:
+        """Instrument all new pools, and the existing ones, found by a search of the
+        heap.
 
         Pools that were instrumented one by one keep their settings.
         """
         with self._lock:
-            self._every = settings
-            for kind in self.made:
-                self._patches.put(kind, "__init__", self._with_watching_init)
+            self._settings_for_all = settings
+            for cls in self.patched_classes:
+                self._patches.replace(cls, "__init__", self._init_wrapper)
         for each in gc.get_objects() if existing else ():
             # by type(): isinstance() would run the code of a proxy object
-            if issubclass(type(each), self.made):
-                self.watch_one_of_all(each, exists=True)
+            if issubclass(type(each), self.patched_classes):
+                self.watch_discovered(each, exists=True)
 
-    def forget_every(self) -> None:
-        """Take off all hooks."""
+    def unwatch_all(self) -> None:
+        """Remove the hooks of all pools."""
         with self._lock:
-            self._every = None
+            self._settings_for_all = None
             self._patches.undo()
             for pool_id in list(self._hooks):
-                self._unhook(pool_id)
+                self._remove_hooks(pool_id)
 
     def forget_parent(self) -> None:
-        """In a forked child: another thread of the parent may have held the lock."""
+        """In a forked child, replace the lock: a thread of the parent may hold it."""
         self._lock = threading.RLock()
 
     # -- new pools -----------------------------------------------------------------
 
-    def _with_watching_init(self, below: Any) -> Any:
-        return with_parameters_of(below, self._watching_init(below))
+    def _init_wrapper(self, original: Any) -> Any:
+        return with_parameters_of(original, self._instrumenting_init(original))
 
-    def _watching_init(self, below: Any) -> Callable[..., None]:
-        def watched_init(pool: Any, *args: Any, **kwargs: Any) -> None:
-            below(pool, *args, **kwargs)
-            self.watch_one_of_all(pool)
+    def _instrumenting_init(self, original: Any) -> Callable[..., None]:
+        def instrumenting_init(pool: Any, *args: Any, **kwargs: Any) -> None:
+            original(pool, *args, **kwargs)
+            self.watch_discovered(pool)
 
-        return watched_init
+        return instrumenting_init
 
-    def watch_one_of_all(self, target: Any, *, exists: bool = False) -> None:
-        """Instrument a pool that was not given to instrument().
+    def watch_discovered(self, target: Any, *, exists: bool = False) -> None:
+        """Instrument a pool that was not passed to instrument().
 
-        A pool that ``exists`` already was not made by the running code.
+        ``exists``: the pool is not being created by the running code.
         """
         try:
-            # a pool that another thread is making comes here again from its __init__
-            if self._every is None or not self.is_ready(target):
+            # a pool under construction in another thread comes again in its __init__
+            if self._settings_for_all is None or not self.is_ready(target):
                 return
-            self._watch(target, self._every, by_itself=False, exists=exists)
-        except Exception:  # noqa: BLE001 - whatever it is, the app gets its pool
+            self._watch(target, self._settings_for_all, explicit=False, exists=exists)
+        except Exception:  # noqa: BLE001 - the application must get its pool
             log().exception("poolwatch could not instrument a pool")
 
     # -- hooks -------------------------------------------------------------------------
 
-    def _of(self, pool: Any) -> Hooks | None:
+    def _hooks_of(self, pool: Any) -> Hooks | None:
         return next((h for h in list(self._hooks.values()) if h.has(pool)), None)
 
-    def _hook(self, target: Any, settings: Settings) -> Hooks:
-        book = self._context.ledger.open(
-            name=self._name(target, settings),
+    def _install_hooks(self, target: Any, settings: Settings) -> Hooks:
+        ledger = self._context.ledger.open(
+            name=self._display_name(target, settings),
             kind=type(self.pool_of(target)).__name__,
             url=self.url_of(target),
             long_after=min(settings.long_after, _FOR_EVER),
             gauges=Gauges,
         )
-        book.server_connect = self.server_connect(target)
-        book.server_view = settings.server_view
-        hooks = self.make_hooks(target, book)
-        self._hooks[book.id] = hooks
+        ledger.server_connect = self.server_connect(target)
+        ledger.server_view = settings.server_view
+        hooks = self.make_hooks(target, ledger)
+        self._hooks[ledger.id] = hooks
         self.apply(hooks, settings)
-        self.follow(hooks)
+        self.track_collection(hooks)
         return hooks
 
-    def _note_origin(self, target: Any, book: PoolLedger) -> None:
-        """Count a new pool at the place that makes it: where its ``__init__`` is called
-        or, if the user instruments each one himself, where he does that.
+    def _record_origin(self, target: Any, ledger: PoolLedger) -> None:
+        """Count a new pool at its origin: the call of its ``__init__`` or, if the user
+        instruments each pool, the call of instrument().
         """
-        if self._counting.tripped:
+        if self._origin_guard.tripped:
             return
         try:
             if self.is_new(target):
@@ -286,28 +290,28 @@ class LibraryPools(ABC):
                 from poolwatch.stacks.capture import pairs_of, resolve
 
                 codes = pairs_of(frame_at(1))
-                ledger = self._context.ledger
-                ledger.origins.note(
+                process_ledger = self._context.ledger
+                process_ledger.origins.note(
                     resolve(codes),
-                    book.url,
-                    (book.name, fingerprint(self.arguments_of(target))),
-                    book.id,
+                    ledger.url,
+                    (ledger.name, fingerprint(self.arguments_of(target))),
+                    ledger.id,
                     codes=codes,
-                    use=ledger.use_of,
+                    use=process_ledger.use_of,
                 )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app gets its pool
-            self._counting.failed(error)
+        except Exception as error:  # noqa: BLE001 - the application must get its pool
+            self._origin_guard.failed(error)
 
-    def _gone(self, pool_id: str) -> None:
-        """The pool was collected: forget it. Runs in a finalizer: no lock."""
+    def _on_pool_collected(self, pool_id: str) -> None:
+        """Drop the records of a collected pool. Runs in a finalizer: takes no lock."""
         self._hooks.pop(pool_id, None)
-        self._named.discard(pool_id)
+        self._explicit.discard(pool_id)
         self._context.ledger.close(pool_id)
 
-    def _unhook(self, pool_id: str) -> None:
+    def _remove_hooks(self, pool_id: str) -> None:
         hooks = self._hooks.pop(pool_id, None)
-        self._named.discard(pool_id)
-        if hooks is None:  # it was collected just now
+        self._explicit.discard(pool_id)
+        if hooks is None:  # it was collected meanwhile
             return
         hooks.remove()
-        self._context.ledger.take_away(hooks.book)
+        self._context.ledger.take_away(hooks.ledger)

@@ -1,8 +1,8 @@
-"""Which backend a connection talks to, from what is known on this side of it.
+"""Reads the backend pid and the addresses of a connection on the client side.
 
-How to read a connection is in the record of its driver (see runtime.libraries).
-SQLAlchemy's wrappers around the connections of async drivers are opened. Nothing is
-sent, and nothing is waited for.
+Each driver's record says how to read its connections (see runtime.libraries).
+SQLAlchemy's wrappers around connections of async drivers are unwrapped first. No I/O,
+no waiting.
 """
 
 from __future__ import annotations
@@ -20,22 +20,28 @@ Facts = tuple[int | None, str | None, int | None]
 
 
 def facts_of(
-    dbapi_connection: Any, opened: float, took: float | None, *, met: bool = False
+    dbapi_connection: Any,
+    opened: float,
+    took: float | None,
+    *,
+    age_unknown: bool = False,
 ) -> ConnectionFacts:
-    """What is known of a connection.
+    """Return the facts of a connection.
 
-    ``opened`` is a ``time.monotonic()``, ``took`` is in seconds. ``met``: it is not
-    known when the connection was opened; ``opened`` is when it was met.
+    ``opened`` is a ``time.monotonic()``, ``took`` the seconds to connect. With
+    ``age_unknown``, ``opened`` is the time when poolwatch first saw the connection.
     """
     pid, address, port = connection_facts(dbapi_connection)
-    return ConnectionFacts(pid, opened, took, address, port, os.getpid(), met=met)
+    return ConnectionFacts(
+        pid, opened, took, address, port, os.getpid(), met=age_unknown
+    )
 
 
 def connection_facts(dbapi_connection: Any) -> Facts:
-    """Return (backend pid, address, client port), None for what is not known.
+    """Return (backend pid, address, client port); None for each unknown one.
 
-    The address is that of the peer, ``10.0.0.5:5432``, or ``/socket/dir:5432``; the
-    port is our own end of a TCP connection, None for a Unix socket. Never raises.
+    The address is the server's: ``10.0.0.5:5432``, or ``/socket/dir:5432``. The port is
+    the client's end of a TCP connection, None for a Unix socket. Never raises.
     """
     connection = dbapi_connection
     with suppress(Exception):
@@ -53,7 +59,7 @@ def connection_facts(dbapi_connection: Any) -> Facts:
 
 
 def _is_mock(connection: Any) -> bool:
-    """It would answer everything, and take each question down among its calls."""
+    """Skip mocks: they have every attribute, and record each access as a call."""
     return any(
         kind.__module__ in ("unittest.mock", "mock.mock")
         for kind in type(connection).__mro__
@@ -61,7 +67,7 @@ def _is_mock(connection: Any) -> bool:
 
 
 def _names(descriptor: int) -> tuple[Any, Any]:
-    # A copy: the driver's own must stay open, also if this is interrupted.
+    # a duplicate: closing it, even on an interrupt, leaves the driver's socket open
     with socket.socket(fileno=os.dup(descriptor)) as ours:
         return ours.getsockname(), ours.getpeername()
 

@@ -1,11 +1,11 @@
-"""What is attached to one pool of a driver: the part that all drivers share.
+"""The hooks of one pool of a driver: the part that all drivers share.
 
-The life of a checkout is told by three verbs. ``asked`` enters a request in the waits.
-``lent`` makes it a hold. ``refused`` counts a request that ended without a connection.
-The end of a hold differs by library, and is in the library's own folder.
+A checkout passes up to three steps: ``begin_wait`` records a request as a wait,
+``begin_hold`` turns it into a hold, and ``count_failure`` counts a request that ended
+without a connection. The end of a hold differs by library: see the library's folder.
 
-A driver's pool is one object for its whole life: it is hooked once, and forgotten when
-it is collected.
+A driver's pool is one object for its whole life: it is hooked once, and its hooks are
+dropped when it is collected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize, ref
 
 from poolwatch.adapters.connection_facts import facts_of
-from poolwatch.adapters.cut_short import Hooks, is_library_s
+from poolwatch.adapters.recovery import Hooks, raised_by
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.labels import current_context
 from poolwatch.ledger.pool import PoolLedger
@@ -36,42 +36,47 @@ if TYPE_CHECKING:
 
 
 class DriverHooks(Hooks):
-    """Everything that is attached to one pool, and how it comes off again."""
+    """Installs and removes the hooks of one pool."""
 
     capacity: Callable[[Any], int | None] = attrgetter("maxconn")
-    """Reads the most connections of a pool; 0 or None for no limit."""
-    behind: str | None = None
-    """The hooked method is called by a public one, which may be called by a stand-in of
-    ours in this file: the recorded stack begins with the caller of those."""
+    """Reads the maximum number of connections of a pool; 0 or None if unlimited."""
+    wrapper_file: str | None = None
+    """File of a wrapper around the public method, if the hooked method is an internal
+    one that the public method calls. Both frames are left out of the recorded stack.
+    """
 
     def __init__(
-        self, pool: Any, book: PoolLedger, context: AdapterContext, patches: Patches
+        self, pool: Any, ledger: PoolLedger, context: AdapterContext, patches: Patches
     ) -> None:
-        self.book = book
-        # tables of the book, one attribute away on the hot path
-        self.holds, self.waits, self.facts = book.holds, book.waits, book.connections
+        self.ledger = ledger
+        # tables of the ledger, as attributes for the hot path
+        self.holds, self.waits, self.facts = (
+            ledger.holds,
+            ledger.waits,
+            ledger.connections,
+        )
         self._patches = patches
-        self._number = id(pool)
-        self.guard = Guard(f"pool {book.name!r}")
-        self.on_gone: Callable[[str], None] = lambda _: None
-        """Called with the id of the book once the pool is gone."""
+        self._object_id = id(pool)
+        self.guard = Guard(f"pool {ledger.name!r}")
+        self.on_collected: Callable[[str], None] = lambda _: None
+        """Called with the id of the ledger once the pool was collected."""
         self._sites = context.sites
         self._per_thread = context.per_thread
-        self._meet_thread = context.meet_thread
+        self._register_thread = context.register_thread
         self._explain = context.explain
-        self._look_soon = context.look_soon
-        self._tell_refused = context.refused
+        self._check_soon = context.check_soon
+        self._report_failure = context.report_failure
         self._pool = ref(pool)
-        self._end = finalize(pool, self._pool_gone)
-        self._end.atexit = False
-        self.asked = self._asking()
-        self.lent = self._lending()
-        book.gauges = self.gauges
-        book.switched_off = lambda: self.guard.tripped
+        self._finalizer = finalize(pool, self._pool_collected)
+        self._finalizer.atexit = False
+        self.begin_wait = self._make_begin_wait()
+        self.begin_hold = self._make_begin_hold()
+        ledger.gauges = self.gauges
+        ledger.switched_off = lambda: self.guard.tripped
 
     @property
     def pool(self) -> Any:
-        """The pool; None once it is gone."""
+        """The pool; None once it was collected."""
         return self._pool()
 
     def has(self, pool: Any) -> bool:
@@ -79,19 +84,19 @@ class DriverHooks(Hooks):
         return self._pool() is pool
 
     def remove(self) -> None:
-        """Take everything off again. What is in flight passes through."""
+        """Remove all hooks. Calls in progress finish unrecorded."""
         self.guard.tripped = True
-        self._end.detach()
-        self._patches.unhook(self._number)
-        self._patches.tidy()
+        self._finalizer.detach()
+        self._patches.unhook(self._object_id)
+        self._patches.restore_unused()
 
     def gauges(self) -> Gauges:
-        """What the pool says of itself; nothing once it is gone."""
+        """Read the current figures of the pool; empty once it was collected."""
         return Gauges()
 
-    def _pool_gone(self) -> None:
-        self._patches.unhook(self._number)
-        self.on_gone(self.book.id)
+    def _pool_collected(self) -> None:
+        self._patches.unhook(self._object_id)
+        self.on_collected(self.ledger.id)
 
     # -- what differs by library -------------------------------------------------------
 
@@ -100,47 +105,53 @@ class DriverHooks(Hooks):
     ) -> int | None:
         """Fill in ``facts`` and ``proxy`` of a checkout.
 
-        Returns the key of its hold. None if the connection was out before, under the
-        same key of the application's: then there is no new hold.
+        Returns the key of its hold; None if the application got a connection that was
+        already checked out under the same key of its own, so no new hold begins.
         """
         raise NotImplementedError
 
     def is_out(self, pool: Any, args: Any, kwargs: Any) -> bool:
-        """Whether the application asks for a connection that is out already."""
+        """Whether the application asks for a connection that is already checked out."""
         return False
 
     def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
-        """Whether the pool raised its error because all its connections are out."""
+        """Whether the error means that all connections of the pool are checked out."""
         raise NotImplementedError
 
     def give_back(
         self, pool: Any, connection: Any, wait: Checkout, args: Any, kwargs: Any
     ) -> Any:
-        """Return a connection that the application does not get; may be awaitable."""
+        """Return a connection that does not reach the application; may be awaitable."""
         return pool.putconn(connection)
 
     # -- requests and holds ------------------------------------------------------------
 
-    def _asking(self) -> Callable[..., tuple[Checkout | None, int]]:  # noqa: C901 - written out
-        """Make ``asked``, on the hot path: what it needs is a local of this closure.
+    def _make_begin_wait(self) -> Callable[..., tuple[Checkout | None, int]]:  # noqa: C901 - written out
+        """Make ``begin_wait``. It is on the hot path: all it needs is a closure local.
 
-        ``asked`` returns the wait and its key; None if nothing is recorded.
+        ``begin_wait`` returns the wait and its key; None if nothing is recorded.
         """
-        book, guard = self.book, self.guard
-        holds, waits = book.holds, book.waits
+        ledger, guard = self.ledger, self.guard
+        holds, waits = ledger.holds, ledger.waits
         per_thread, capture = self._per_thread, self._sites.capture
-        get_context, capacity, behind = current_context.get, self.capacity, self.behind
+        get_context, capacity, wrapper_file = (
+            current_context.get,
+            self.capacity,
+            self.wrapper_file,
+        )
 
-        def asked(pool: Any, args: Any, kwargs: Any) -> tuple[Checkout | None, int]:
+        def begin_wait(
+            pool: Any, args: Any, kwargs: Any
+        ) -> tuple[Checkout | None, int]:
             if guard.tripped:
                 return None, 0
             wait, key = None, 0
             try:
-                holder = per_thread.holder or self._meet_thread()
-                frame: Any = frame_at(1).f_back  # None in a greenlet that runs this
-                if behind is not None:
+                holder = per_thread.holder or self._register_thread()
+                frame: Any = frame_at(1).f_back  # None at the bottom of a greenlet
+                if wrapper_file is not None:
                     frame = frame.f_back
-                    if frame is not None and frame.f_code.co_filename == behind:
+                    if frame is not None and frame.f_code.co_filename == wrapper_file:
                         frame = frame.f_back
                 path, loop = capture(frame), running_loop()
                 running = None if loop is None else current_task(loop)
@@ -149,68 +160,68 @@ class DriverHooks(Hooks):
                 key = id(wait)
                 waits[key] = wait
                 most = capacity(pool) or sys.maxsize
-                scarce = holder.out or len(holds) + book.lost_slots >= most
+                scarce = holder.out or len(holds) + ledger.lost_slots >= most
                 if scarce and not self.is_out(pool, args, kwargs):
-                    self._note_scarcity(wait, most)
-                return wait, key  # noqa: TRY300 - also here the wait would be left
+                    self._record_scarcity(wait, most)
+                return wait, key  # noqa: TRY300 - an exception here would leave the wait
             except BaseException as error:
                 if key in waits:  # no call: the stack may be full
                     del waits[key]
-                if not self.goes_on(error, wait):
+                if not self.recovers(error, wait):
                     raise
             return None, 0
 
-        return asked
+        return begin_wait
 
-    def _lending(self) -> Callable[..., None]:
-        """Make ``lent``, which begins the hold."""
-        book, guard, identify = self.book, self.guard, self.identify
-        holds, blamed, observers = book.holds, book.blamed, book.observers
+    def _make_begin_hold(self) -> Callable[..., None]:
+        """Make ``begin_hold``, which records that the pool lent a connection."""
+        ledger, guard, identify = self.ledger, self.guard, self.identify
+        holds, blamed, observers = ledger.holds, ledger.blamed, ledger.observers
 
-        def lent(wait: Any, connection: Any, args: Any, kwargs: Any) -> None:
+        def begin_hold(wait: Any, connection: Any, args: Any, kwargs: Any) -> None:
             key: Any = 0
-            before = None
+            held_before = None
             try:
-                if not guard.tripped:  # uninstrument() may have come meanwhile
+                if not guard.tripped:  # uninstrument() may have been called meanwhile
                     now = wait.taken = monotonic()
                     if blamed:
-                        book.waited(wait, now)
+                        ledger.waited(wait, now)
                     key = identify(wait, connection, args, kwargs)
                     if key is not None:
                         holder = wait.holder
-                        before = holder.out
+                        held_before = holder.out
                         holds[key] = wait
-                        holder.out = before + 1
-                        tell = observers.taken
-                        if tell is not None:
-                            tell(book, wait)
+                        holder.out = held_before + 1
+                        notify = observers.taken
+                        if notify is not None:
+                            notify(ledger, wait)
             except BaseException as error:
-                if not self.goes_on(error, wait, key, before):
+                if not self.recovers(error, wait, key, held_before):
                     raise
 
-        return lent
+        return begin_hold
 
-    def request_goes_on(
-        self, error: BaseException, wait: Checkout | None, theirs: bool, args: Any
+    def request_recovers(
+        self, error: BaseException, wait: Checkout | None, from_library: bool, args: Any
     ) -> bool:
         """Whether the application gets a connection in spite of an exception.
 
-        Not if the exception is the library's own (``theirs``): that is counted.
+        False if the library itself raised it: such a failure is counted.
         """
-        if not theirs:
-            return self.goes_on(error, wait)
+        if not from_library:
+            return self.recovers(error, wait)
         if wait is not None and not self.guard.tripped:
-            self.gave_up(wait, error, self.is_timeout(error, wait, args))
+            self.request_failed(wait, error, self.is_timeout(error, wait, args))
         return False
 
-    def _note_scarcity(self, wait: Checkout, most: int) -> None:
-        """A second connection for one holder, or one more than the pool has."""
-        book = self.book
+    def _record_scarcity(self, wait: Checkout, most: int) -> None:
+        """Record a second connection for one holder, or a request to an empty pool."""
+        ledger = self.ledger
         if wait.holder.out:
-            book.wanted_again(wait)
-        if len(book.holds) + book.lost_slots >= most:
-            book.wanted_more(wait)
-            self._look_soon(book.id)
+            ledger.wanted_again(wait)
+        if len(ledger.holds) + ledger.lost_slots >= most:
+            ledger.wanted_more(wait)
+            self._check_soon(ledger.id)
 
     # -- connections -------------------------------------------------------------------
 
@@ -221,96 +232,98 @@ class DriverHooks(Hooks):
         opened: float,
         took: float | None,
         *,
-        met: bool = False,
+        age_unknown: bool = False,
     ) -> ConnectionFacts:
         """Record the facts of a connection, until it is closed.
 
-        ``met``: the connection was there before, and its age is not known.
+        ``age_unknown``: the connection was opened before the pool was instrumented.
         """
-        facts = facts_of(connection, opened, took, met=met)
-        self.book.connections[key] = facts
+        facts = facts_of(connection, opened, took, age_unknown=age_unknown)
+        self.ledger.connections[key] = facts
         return facts
 
 
-# -- stand-ins -------------------------------------------------------------------------
+# -- wrappers --------------------------------------------------------------------------
 
 
-def request(below: Method, hooks_of: Callable[[int], Any]) -> Method:
-    """Make the stand-in for the method of a pool that lends a connection."""
-    return (_async_request if iscoroutinefunction(below) else _request)(below, hooks_of)
+def request(original: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Make the wrapper of the pool method that lends a connection."""
+    return (_async_request if iscoroutinefunction(original) else _request)(
+        original, hooks_of
+    )
 
 
-def _request(below: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - written out
+def _request(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - written out
     def request(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as above
         hooks = hooks_of(id(pool))
         if hooks is None:
-            return below(pool, *args, **kwargs)
+            return original(pool, *args, **kwargs)
         waits = hooks.waits
         wait: Any = None
         key, connection, called = 0, None, False
         try:
             try:
-                wait, key = hooks.asked(pool, args, kwargs)
+                wait, key = hooks.begin_wait(pool, args, kwargs)
                 called = True
-                connection = below(pool, *args, **kwargs)
-            except BaseException:  # also if what follows is cut short
+                connection = original(pool, *args, **kwargs)
+            except BaseException:  # also if an interrupt follows
                 if key in waits:
                     del waits[key]
-                hooks.book.waited(wait, monotonic())
+                hooks.ledger.waited(wait, monotonic())
                 raise
             if wait is not None:
-                hooks.lent(wait, connection, args, kwargs)
+                hooks.begin_hold(wait, connection, args, kwargs)
                 del waits[key]
-            return connection  # noqa: TRY300 - also here the hold would be left
+            return connection  # noqa: TRY300 - an exception here would leave the hold
         except BaseException as error:
             if key in waits:  # no call: the stack may be full
                 del waits[key]
-            theirs = connection is None and is_library_s(error, called, below)
-            if not hooks.request_goes_on(error, wait, theirs, args):
+            from_library = connection is None and raised_by(error, called, original)
+            if not hooks.request_recovers(error, wait, from_library, args):
                 if connection is not None:
                     with suppress(Exception):
                         hooks.give_back(pool, connection, wait, args, kwargs)
                 raise
-        return below(pool, *args, **kwargs) if connection is None else connection
+        return original(pool, *args, **kwargs) if connection is None else connection
 
     return request
 
 
-def _async_request(below: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - as above
-    """The same with ``await``."""
+def _async_request(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - as above
+    """Like ``_request``, with ``await``."""
 
     async def request(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901 - as above
         hooks = hooks_of(id(pool))
         if hooks is None:
-            return await below(pool, *args, **kwargs)
+            return await original(pool, *args, **kwargs)
         waits = hooks.waits
         wait: Any = None
         key, connection, called = 0, None, False
         try:
             try:
-                wait, key = hooks.asked(pool, args, kwargs)
+                wait, key = hooks.begin_wait(pool, args, kwargs)
                 called = True
-                connection = await below(pool, *args, **kwargs)
+                connection = await original(pool, *args, **kwargs)
             except BaseException:
                 if key in waits:
                     del waits[key]
-                hooks.book.waited(wait, monotonic())
+                hooks.ledger.waited(wait, monotonic())
                 raise
             if wait is not None:
-                hooks.lent(wait, connection, args, kwargs)
+                hooks.begin_hold(wait, connection, args, kwargs)
                 del waits[key]
             return connection  # noqa: TRY300
         except BaseException as error:
             if key in waits:
                 del waits[key]
-            theirs = connection is None and is_library_s(error, called, below)
-            if not hooks.request_goes_on(error, wait, theirs, args):
+            from_library = connection is None and raised_by(error, called, original)
+            if not hooks.request_recovers(error, wait, from_library, args):
                 if connection is not None:
                     with suppress(Exception):
                         await hooks.give_back(pool, connection, wait, args, kwargs)
                 raise
         if connection is None:
-            return await below(pool, *args, **kwargs)
+            return await original(pool, *args, **kwargs)
         return connection
 
     return request

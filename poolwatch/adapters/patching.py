@@ -1,11 +1,12 @@
-"""Two ways to put a method of ours in place of a library's, and to take it off again.
+"""Wraps methods of a library, and restores them.
 
-- ``Patches`` replaces a method on its class. Other objects of the class pay for one
-  look-up in a dict. An object is in no cycle with its hooks, as it would be with a
-  wrapper on the instance: it is freed when its last reference goes.
-- ``subclass`` makes a class for one object or a few, which become its instances: for
-  objects with ``__slots__``. (Any other object would get slow: CPython 3.11 finds the
-  attributes of an object quickly only as long as it has the class it was made with.)
+- ``Patches`` wraps a method on its class. Objects that are not hooked pay for one dict
+  look-up. There is no reference cycle between an object and its hooks, as a wrapper on
+  the instance would make: the object is freed with its last reference.
+- ``subclass`` makes a class with wrapped methods for one or a few objects, which become
+  its instances. Used for objects with ``__slots__``. (Other objects would get slow:
+  CPython 3.11 finds their attributes quickly only while they keep the class they were
+  created with.)
 
 SQLAlchemy's pools are patched on the instance (``Wrapped``).
 """
@@ -21,8 +22,8 @@ from typing import Any
 from weakref import ref
 
 Method = Callable[..., Any]
-Stand = Callable[[Method, Callable[[int], Any]], Method]
-"""Makes the stand-in for a method: see Patches.hook()."""
+WrapperFactory = Callable[[Method, Callable[[int], Any]], Method]
+"""Makes the wrapper of a method: see Patches.hook()."""
 _MARK = "_poolwatch"
 
 
@@ -30,60 +31,60 @@ _MARK = "_poolwatch"
 
 
 class Patches:
-    """The methods that one adapter has replaced on classes."""
+    """The methods that one adapter has wrapped on classes."""
 
     def __init__(self) -> None:
         self._patches: dict[tuple[type, str], _Patch] = {}
 
-    def put(self, kind: type, name: str, make: Callable[[Method], Method]) -> None:
-        """Replace a method that ``kind`` itself defines by ``make(method)``.
+    def replace(self, cls: type, name: str, make: Callable[[Method], Method]) -> None:
+        """Replace a method that ``cls`` itself defines by ``make(method)``.
 
-        A method that is replaced already is left as it is.
+        An already replaced method is left as it is.
         """
-        if (kind, name) not in self._patches:
-            below = kind.__dict__[name]
-            patch = _Patch(kind, name, below, make(below))
-            patch.for_every = True
-            self._patches[kind, name] = patch
+        if (cls, name) not in self._patches:
+            original = cls.__dict__[name]
+            patch = _Patch(cls, name, original, make(original))
+            patch.for_all = True
+            self._patches[cls, name] = patch
 
-    def hook(self, thing: Any, hooks: Any, **makers: Stand) -> None:
-        """Replace methods of the class of ``thing``, and let ``hooks`` apply to it.
+    def hook(self, target: Any, hooks: Any, **factories: WrapperFactory) -> None:
+        """Wrap methods of the class of ``target``, and apply ``hooks`` to ``target``.
 
-        A maker gets the method, and the function that finds the hooks of an object by
-        its ``id()``: None for an object without hooks. The method is replaced where it
-        is defined. So a subclass that calls the method of its base is hooked once. A
-        method that the class does not have is left out.
+        A factory gets the method, and a function that returns the hooks of an object by
+        its ``id()``, None for an object without hooks. The method is wrapped on the
+        class that defines it, so a subclass that calls the method of its base is hooked
+        once. A method that the class lacks is skipped.
         """
-        for name, make in makers.items():
-            kinds = (each for each in type(thing).__mro__ if name in each.__dict__)
-            kind = next(kinds, None)
-            if kind is None:
+        for name, make in factories.items():
+            classes = (each for each in type(target).__mro__ if name in each.__dict__)
+            cls = next(classes, None)
+            if cls is None:
                 continue
-            patch = self._patches.get((kind, name))
-            if patch is None or not patch.is_there():
-                below, hooked = kind.__dict__[name], dict[int, Any]()
-                ours = wraps(below)(make(below, hooked.get))
-                patch = self._patches[kind, name] = _Patch(kind, name, below, ours)
+            patch = self._patches.get((cls, name))
+            if patch is None or not patch.is_active():
+                original, hooked = cls.__dict__[name], dict[int, Any]()
+                wrapper = wraps(original)(make(original, hooked.get))
+                patch = self._patches[cls, name] = _Patch(cls, name, original, wrapper)
                 patch.hooked = hooked
-            patch.hooked[id(thing)] = hooks
+            patch.hooked[id(target)] = hooks
 
-    def unhook(self, number: int) -> None:
-        """Forget the object with this ``id()``. It may run in a finalizer: no lock."""
+    def unhook(self, object_id: int) -> None:
+        """Drop the hooks of an object by its ``id()``. No lock: may be a finalizer."""
         for patch in list(self._patches.values()):
-            patch.hooked.pop(number, None)
+            patch.hooked.pop(object_id, None)
 
-    def tidy(self) -> None:
-        """Restore the methods that no object needs any more, where ours is outermost.
+    def restore_unused(self) -> None:
+        """Restore methods without hooked objects, unless another tool has wrapped them.
 
-        A method that was replaced for every object stays: see undo().
+        Methods that were replaced for all objects stay: see undo().
         """
         for key, patch in list(self._patches.items()):
-            if not patch.hooked and not patch.for_every:
+            if not patch.hooked and not patch.for_all:
                 patch.undo()
                 del self._patches[key]
 
     def undo(self) -> None:
-        """Restore all methods. One that another tool has wrapped since stays."""
+        """Restore all methods, except those that another tool has wrapped since."""
         while self._patches:
             self._patches.popitem()[1].undo()
 
@@ -91,36 +92,38 @@ class Patches:
 class _Patch:
     """One method of one class."""
 
-    def __init__(self, kind: type, name: str, below: Method, ours: Method) -> None:
-        self._kind = kind
+    def __init__(self, cls: type, name: str, original: Method, wrapper: Method) -> None:
+        self._cls = cls
         self._name = name
-        self._below = below
-        self._ours = ours
+        self._original = original
+        self._wrapper = wrapper
         self.hooked: dict[int, Any] = {}
         """The hooks, by the ``id()`` of the object."""
-        self.for_every = False
-        """It applies to every object of the class."""
-        setattr(kind, name, ours)
+        self.for_all = False
+        """The patch applies to all objects of the class."""
+        setattr(cls, name, wrapper)
 
-    def is_there(self) -> bool:
-        """Whether our method is still called: nobody has restored the one below."""
-        current = self._kind.__dict__.get(self._name)
-        while current is not None and current is not self._ours:
+    def is_active(self) -> bool:
+        """Whether calls still reach the wrapper, directly or through another tool's."""
+        current = self._cls.__dict__.get(self._name)
+        while current is not None and current is not self._wrapper:
             current = getattr(current, "__wrapped__", None)
         return current is not None
 
     def undo(self) -> None:
-        """Restore the method. One that another tool has wrapped passes through."""
+        """Restore the method, unless another tool has wrapped it: then calls pass
+        through.
+        """
         self.hooked.clear()
-        if self._kind.__dict__.get(self._name) is self._ours:
-            setattr(self._kind, self._name, self._below)
+        if self._cls.__dict__.get(self._name) is self._wrapper:
+            setattr(self._cls, self._name, self._original)
 
 
-def where_defined(kind: type, name: str) -> type | None:
-    """The class that a method of ``kind`` comes from; None if it is no plain function,
-    but another tool's object in its place.
+def where_defined(cls: type, name: str) -> type | None:
+    """The class that defines a method of ``cls``; None if another tool has put an
+    object in its place that is not a plain function.
     """
-    where = next((each for each in kind.__mro__ if name in each.__dict__), None)
+    where = next((each for each in cls.__mro__ if name in each.__dict__), None)
     if where is None or not isinstance(where.__dict__[name], FunctionType):
         return None
     return where
@@ -130,9 +133,9 @@ def where_defined(kind: type, name: str) -> type | None:
 
 
 def subclass(base: Any, **methods: Method) -> type:
-    """A subclass that looks like ``base``; objects of ``base`` can become instances.
+    """Make a subclass that looks like ``base``; its instances can change to it.
 
-    A method that ``base`` does not have is left out.
+    A method that ``base`` lacks is skipped.
     """
     stand_ins = {
         name: wraps(getattr(base, name))(method)
@@ -154,65 +157,65 @@ def subclass(base: Any, **methods: Method) -> type:
     return made
 
 
-def original_class(kind: type) -> type:
-    """The class that the application knows: ``kind``, or what it was made from."""
-    return next(each for each in kind.__mro__ if _MARK not in vars(each))
+def original_class(cls: type) -> type:
+    """The class as the application knows it: ``cls``, or the base of our subclass."""
+    return next(each for each in cls.__mro__ if _MARK not in vars(each))
 
 
-def restore_class(thing: Any, ours: type) -> None:
-    """Give ``thing`` its class back, if it is an instance of that class of ours."""
-    if type(thing) is ours:
-        thing.__class__ = original_class(ours)
+def restore_class(target: Any, made: type) -> None:
+    """Restore the class of ``target``, if subclass() has made its current one."""
+    if type(target) is made:
+        target.__class__ = original_class(made)
 
 
 # -- on an instance --------------------------------------------------------------------
 
 
 class Wrapped:
-    """A pool whose methods stand under wrappers of ours.
+    """A pool or connection with wrappers on the instance.
 
-    Each wrapper has the name of the method in whose place it stands.
+    Each wrapper has the name of the method that it wraps.
     """
 
     def __init__(self, pool: Any, wrappers: list[Any]) -> None:
         self.pool = ref(pool)
         self.end: Any = None
-        """What runs when the pool is gone, if anything: a ``weakref.finalize``."""
-        self._ours: list[tuple[str, Callable[[], Any]]] = [
+        """A ``weakref.finalize`` that runs when the pool is collected, if any."""
+        self._wrappers: list[tuple[str, Callable[[], Any]]] = [
             (each.__name__, ref(each)) for each in wrappers
         ]
         for each in wrappers:
-            around = pool.__dict__.get(each.__name__)
-            if around is not None:
-                each.around = around
+            previous = pool.__dict__.get(each.__name__)
+            if previous is not None:
+                each.previous = previous
 
     def wrap(self, wrappers: list[Any]) -> None:
-        """Put them in their places."""
+        """Set the wrappers on the instance."""
         pool = self.pool()
         for each in wrappers:
             setattr(pool, each.__name__, each)
 
     def unwrap(self) -> None:
-        """Take ours off where it is the outermost; below another's it stays."""
+        """Remove the wrappers, except where another tool has wrapped them."""
         if self.end is not None:
             self.end.detach()
         pool = self.pool()
-        for name, reference in self._ours:
-            ours: Any = reference()
-            if pool is None or pool.__dict__.get(name) is not ours or not ours:
+        for name, reference in self._wrappers:
+            wrapper: Any = reference()
+            if pool is None or pool.__dict__.get(name) is not wrapper or not wrapper:
                 continue
-            around = getattr(ours, "around", None)
-            if around is None:
+            previous = getattr(wrapper, "previous", None)
+            if previous is None:
                 delattr(pool, name)
-            else:  # somebody had wrapped it before us
-                setattr(pool, name, around)
+            else:  # another tool had wrapped it before
+                setattr(pool, name, previous)
 
 
 def unbound(pool: Any, name: str) -> Callable[..., Any]:
     """The method as a function of the pool, so that no wrapper refers to its pool."""
-    theirs: Any = pool.__dict__.get(name)
-    if theirs is not None:  # somebody has wrapped it before us
-        return lambda _, *args, **kwargs: theirs(*args, **kwargs)
+    existing: Any = pool.__dict__.get(name)
+    if existing is not None:  # another tool has wrapped it before
+        return lambda _, *args, **kwargs: existing(*args, **kwargs)
     method: Callable[..., Any] = getattr(type(pool), name)
     return method
 
@@ -220,58 +223,61 @@ def unbound(pool: Any, name: str) -> Callable[..., Any]:
 # -- the signature of a method ---------------------------------------------------------
 
 
-def with_parameters_of(below: Any, ours: Callable[..., None]) -> Any:
-    """Return an ``__init__`` that calls ``ours``, with the parameters of ``below``.
+def with_parameters_of(original: Any, wrapper: Callable[..., None]) -> Any:
+    """Make an ``__init__`` that calls ``wrapper``, with the parameters of the original.
 
-    ``*args, **kwargs`` will not do. SQLAlchemy reads the names from the code object of
-    ``Engine.__init__`` (``get_cls_kwargs`` in ``sqlalchemy.util.langhelpers``) to tell
-    which arguments of ``create_engine()`` are meant for the engine. Tools that inject
-    dependencies read the signature of a pool.
+    ``*args, **kwargs`` is not enough. SQLAlchemy reads the names from the code object
+    of ``Engine.__init__`` (``get_cls_kwargs`` in ``sqlalchemy.util.langhelpers``) to
+    find out which arguments of ``create_engine()`` belong to the engine. Dependency
+    injection tools read the signature of a pool.
     """
-    source = _source(below) if isinstance(below, FunctionType) else None
+    source = _source(original) if isinstance(original, FunctionType) else None
     if source is None:  # in C, an object that can be called, or odd names
 
         def plain(self: Any, *args: Any, **kwargs: Any) -> None:
-            ours(self, *args, **kwargs)
+            wrapper(self, *args, **kwargs)
 
-        return wraps(below)(plain)
-    scope: dict[str, Any] = {_OURS: ours}
+        return wraps(original)(plain)
+    scope: dict[str, Any] = {_TARGET: wrapper}
     exec(compile(source, __file__, "exec"), scope)  # noqa: S102 - names, nothing else
     init = scope["__init__"]
-    init.__defaults__ = below.__defaults__
-    init.__kwdefaults__ = below.__kwdefaults__
-    return wraps(below)(init)
+    init.__defaults__ = original.__defaults__
+    init.__kwdefaults__ = original.__kwdefaults__
+    return wraps(original)(init)
 
 
-_OURS = "_poolwatch_init"
+_TARGET = "_poolwatch_init"
 
 
-def _source(below: FunctionType) -> str | None:
-    """A function with the parameters of ``below``, as text; None if some are odd."""
-    code = below.__code__
+def _source(original: FunctionType) -> str | None:
+    """Source of a function with the parameters of ``original``; None if the names of
+    some are not valid identifiers.
+    """
+    code = original.__code__
     names = list(code.co_varnames)
-    by_place = names[: code.co_argcount]
-    by_name = names[len(by_place) : len(by_place) + code.co_kwonlyargcount]
-    rest = names[len(by_place) + len(by_name) :]
-    takes = list(by_place)
+    positional = names[: code.co_argcount]
+    keyword_only = names[len(positional) : len(positional) + code.co_kwonlyargcount]
+    rest = names[len(positional) + len(keyword_only) :]
+    parameters = list(positional)
     if code.co_posonlyargcount:
-        takes.insert(code.co_posonlyargcount, "/")
-    gives = list(by_place)
+        parameters.insert(code.co_posonlyargcount, "/")
+    arguments = list(positional)
     if code.co_flags & inspect.CO_VARARGS:
-        takes.append(f"*{rest[0]}")
-        gives.append(f"*{rest.pop(0)}")
-    elif by_name:
-        takes.append("*")
-    takes += by_name
-    gives += [f"{name}={name}" for name in by_name]
+        parameters.append(f"*{rest[0]}")
+        arguments.append(f"*{rest.pop(0)}")
+    elif keyword_only:
+        parameters.append("*")
+    parameters += keyword_only
+    arguments += [f"{name}={name}" for name in keyword_only]
     if code.co_flags & inspect.CO_VARKEYWORDS:
-        takes.append(f"**{rest[0]}")
-        gives.append(f"**{rest[0]}")
-    named = [each.strip("*") for each in takes if each.strip("*/")]
-    if not by_place or not all(map(_is_a_name, named)):
+        parameters.append(f"**{rest[0]}")
+        arguments.append(f"**{rest[0]}")
+    named = [each.strip("*") for each in parameters if each.strip("*/")]
+    if not positional or not all(map(_is_a_name, named)):
         return None
-    return f"def __init__({', '.join(takes)}):\n    {_OURS}({', '.join(gives)})\n"
+    call = f"{_TARGET}({', '.join(arguments)})"
+    return f"def __init__({', '.join(parameters)}):\n    {call}\n"
 
 
 def _is_a_name(text: str) -> bool:
-    return text.isidentifier() and not keyword.iskeyword(text) and text != _OURS
+    return text.isidentifier() and not keyword.iskeyword(text) and text != _TARGET

@@ -1,10 +1,10 @@
 """Detects dropped connections by their reference counts.
 
-The pools of psycopg2 and asyncpg keep references to the connections that are out, so
-the garbage collector does not report a connection that the application has dropped. But
-if there are no more references than the pool's own, the connection can never be
-returned. A variable, a cursor, a suspended frame, a call into the driver: each of them
-is one more reference. Weak references count, too: they may lead back to the connection.
+The pools of psycopg2 and asyncpg keep references to connections in use, so the garbage
+collector does not report a connection that the application has dropped. But if no
+references are left other than the pool's own, the connection can never be returned. A
+variable, a cursor, a suspended frame or a running call into the driver is one more
+reference. Weak references count as well: they may lead back to the connection.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from weakref import getweakrefcount, ref
 from poolwatch.ledger.checkout import Checkout
 
 
-def references(weakly: Callable[[], Any]) -> int:
-    """The number of references to the target of a weak one, our own included."""
-    thing = weakly()
-    return 0 if thing is None else getrefcount(thing)
+def references(reference: Callable[[], Any]) -> int:
+    """Count the references to the target of a weak reference, including our own."""
+    target = reference()
+    return 0 if target is None else getrefcount(target)
 
 
-class _Lent:
-    """An object with one reference from a dict: the least that can be counted."""
+class _Sample:
+    """An object with one reference from a dict, to measure the smallest count."""
 
 
-_POOL = {"lent": _Lent()}
-_ONE = references(ref(_POOL["lent"]))
+_POOL = {"connection": _Sample()}
+_ONE = references(ref(_POOL["connection"]))
 
 
-def look(hold: Checkout, *, by_pool: int = 1, weakly: int = 1) -> None:
-    """Note on a hold whether only the pool refers to the connection.
+def check_dropped(
+    hold: Checkout, *, pool_references: int = 1, weak_references: int = 1
+) -> None:
+    """Record on a hold whether only the pool refers to the connection.
 
-    ``by_pool`` is the number of the pool's own references. ``weakly`` is the number of
-    harmless weak references: ours and the pool's.
+    ``pool_references`` is the number of the pool's own references, ``weak_references``
+    the number of weak references that poolwatch and the pool have.
     """
-    lent = hold.proxy()
-    others = lent is None or getweakrefcount(lent) > weakly
-    del lent
-    alone = not others and references(hold.proxy) <= _ONE + by_pool - 1
-    hold.dropped = hold.dropped + 1 if alone else 0
+    connection = hold.proxy()
+    in_use = connection is None or getweakrefcount(connection) > weak_references
+    del connection
+    dropped = not in_use and references(hold.proxy) <= _ONE + pool_references - 1
+    hold.dropped = hold.dropped + 1 if dropped else 0

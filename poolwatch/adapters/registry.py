@@ -1,7 +1,6 @@
-"""The adapters of all libraries, each loaded once the application has its library.
+"""The adapters of all libraries. Each is loaded when the application loads its library.
 
-An adapter imports its library. So it is loaded after the application has loaded the
-library itself, and not before.
+An adapter imports its library, so it must not be loaded earlier.
 """
 
 from __future__ import annotations
@@ -23,99 +22,101 @@ if TYPE_CHECKING:
     from poolwatch.adapters.base import LibraryPools
 
 
-class EveryLibrary:
-    """The instrumented pools of this process, whatever library they are from."""
+class InstrumentedPools:
+    """The instrumented pools of this process, of all libraries."""
 
     def __init__(self, context: AdapterContext) -> None:
         self._context = context
         self._adapters: dict[str, LibraryPools | None] = {}
-        """By the module of the library; None for an adapter that cannot be loaded."""
-        self._every: Settings | None = None
-        self._awaited: dict[str, Callable[[], None]] = {}
-        """By a module that is not loaded yet: the call that ends the wait for it."""
+        """By the module of the library; None if the adapter failed to load."""
+        self._settings_for_all: Settings | None = None
+        self._pending_imports: dict[str, Callable[[], None]] = {}
+        """By the module that is not loaded yet: the function that cancels its import
+        hook.
+        """
 
     def accepts(self, target: Any) -> bool:
-        """Whether an adapter takes ``target``; loads no library."""
-        return self._library_of(target) is not None
+        """Whether ``target`` can be instrumented; loads no library."""
+        return self._adapter_for(target) is not None
 
     def watch(self, target: Any, settings: Settings) -> str:
         """Instrument a pool, or change its settings; returns the id of the pool.
 
-        Raises TypeError for anything else.
+        Raises TypeError if ``target`` cannot be instrumented.
         """
-        library = self._library_of(target)
-        if library is None:
-            raise TypeError(unknown(target))
-        return library.watch(target, settings)
+        adapter = self._adapter_for(target)
+        if adapter is None:
+            raise TypeError(unsupported_message(target))
+        return adapter.watch(target, settings)
 
     def id_of(self, target: Any) -> str | None:
-        """The id of an instrumented pool; None if it is not."""
-        library = self._library_of(target)
-        return None if library is None else library.id_of(target)
+        """The id of an instrumented pool; None if the pool is not instrumented."""
+        adapter = self._adapter_for(target)
+        return None if adapter is None else adapter.id_of(target)
 
-    def forget(self, target: Any) -> None:
-        """Take the hooks off one pool, if it has any."""
-        library = self._library_of(target)
-        if library is not None:
-            library.forget(target)
+    def unwatch(self, target: Any) -> None:
+        """Remove the hooks of one pool, if it has any."""
+        adapter = self._adapter_for(target)
+        if adapter is not None:
+            adapter.unwatch(target)
 
-    def watch_every(self, settings: Settings) -> None:
+    def watch_all(self, settings: Settings) -> None:
         """Instrument all pools of every library, existing ones and new ones.
 
-        This includes libraries that the application loads later. Pools that were
+        Includes libraries that the application loads later. Pools that were
         instrumented one by one keep their settings.
         """
-        self._every = settings
+        self._settings_for_all = settings
         for name in with_pools():
             if name in sys.modules:
-                self._arrived(name, existing=True)
-            elif name not in self._awaited:
-                arrived = partial(self._arrived, name, existing=False)
-                self._awaited[name] = when_imported(name, arrived)
+                self._library_loaded(name, existing=True)
+            elif name not in self._pending_imports:
+                loaded = partial(self._library_loaded, name, existing=False)
+                self._pending_imports[name] = when_imported(name, loaded)
 
-    def forget_every(self) -> None:
-        """Take off all hooks, and stop waiting for libraries."""
-        self._every = None
-        while self._awaited:
-            _, give_up = self._awaited.popitem()
-            give_up()
-        for library in self._used():
-            library.forget_every()
+    def unwatch_all(self) -> None:
+        """Remove all hooks, including the import hooks."""
+        self._settings_for_all = None
+        while self._pending_imports:
+            _, cancel = self._pending_imports.popitem()
+            cancel()
+        for adapter in self._loaded_adapters():
+            adapter.unwatch_all()
 
     @property
-    def watches_every(self) -> bool:
+    def watches_all(self) -> bool:
         """Whether new pools will be instrumented."""
-        return self._every is not None
+        return self._settings_for_all is not None
 
     def forget_parent(self) -> None:
-        """In a forked child: another thread of the parent may have held a lock."""
-        for library in self._used():
-            library.forget_parent()
+        """In a forked child, replace the locks: a thread of the parent may hold one."""
+        for adapter in self._loaded_adapters():
+            adapter.forget_parent()
 
-    def _arrived(self, name: str, *, existing: bool) -> None:
-        self._awaited.pop(name, None)
-        library, settings = self._adapter(name), self._every
-        if library is None or settings is None:  # forgotten while it was loading
+    def _library_loaded(self, name: str, *, existing: bool) -> None:
+        self._pending_imports.pop(name, None)
+        adapter, settings = self._adapter(name), self._settings_for_all
+        if adapter is None or settings is None:  # unwatched while it was loading
             return
         try:
-            library.watch_every(settings, existing=existing)
-        except Exception:  # noqa: BLE001 - whatever it is, the app goes on
+            adapter.watch_all(settings, existing=existing)
+        except Exception:  # noqa: BLE001 - the application must go on
             log().exception("poolwatch could not instrument the pools of %s", name)
 
-    def _library_of(self, target: Any) -> LibraryPools | None:
+    def _adapter_for(self, target: Any) -> LibraryPools | None:
         loaded = (self._adapter(name) for name in with_pools() if name in sys.modules)
         return next((each for each in loaded if each and each.accepts(target)), None)
 
-    def _used(self) -> Iterator[LibraryPools]:
+    def _loaded_adapters(self) -> Iterator[LibraryPools]:
         return (each for each in list(self._adapters.values()) if each is not None)
 
     def _adapter(self, name: str) -> LibraryPools | None:
-        """The adapter of a library that is loaded."""
+        """The adapter of a loaded library."""
         if name not in self._adapters:
-            self._adapters[name] = self._made(name)
+            self._adapters[name] = self._load_adapter(name)
         return self._adapters[name]
 
-    def _made(self, name: str) -> LibraryPools | None:
+    def _load_adapter(self, name: str) -> LibraryPools | None:
         module, _, kind = str(with_pools()[name].adapter).partition(":")
         try:
             load = partial(import_module, f"poolwatch.adapters.{module}")
@@ -126,8 +127,8 @@ class EveryLibrary:
         return adapter
 
 
-def unknown(target: Any) -> str:
-    """The message for a target that no adapter takes."""
+def unsupported_message(target: Any) -> str:
+    """The error message for a target that cannot be instrumented."""
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     *most, last = [each.takes for each in with_pools().values()]
     takes = f"{', '.join(most)} or {last}, or no argument for all of them"

@@ -1,7 +1,7 @@
-"""What is sent through the held connections of one pool: the part all drivers share.
+"""Records the statements sent over the held connections of one pool: the shared part.
 
-Of a statement are recorded: its text, its call site, the time in SQL, and the time that
-its transaction stood open afterwards.
+Recorded are the text, the call site, the time in SQL, and the time that the transaction
+stayed idle afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from poolwatch.stacks.holder import get_ident
 
 
 class StatementHooks:
-    """What is attached to the connections of one pool."""
+    """Records the statements of the connections of one pool."""
 
     def __init__(self, sites: CallSites, guard: Guard) -> None:
         self._capture = sites.of_statements.capture
@@ -26,9 +26,9 @@ class StatementHooks:
     def begin(
         self, hold: Checkout, statement: str | None, caller: Any, streams: bool = False
     ) -> Usage:
-        """Record that a statement begins: its text, and the frame that sends it.
+        """Record the start of a statement: its text, and the frame that sends it.
 
-        ``streams``: its rows are fetched by further calls that we do not see.
+        ``streams``: the rows are fetched by later calls, which are not recorded.
         """
         usage = hold.usage
         if usage is None:
@@ -37,20 +37,20 @@ class StatementHooks:
         usage.path = self._capture(caller)
         if streams:
             usage.streamed = True
-        if _is_anothers(hold):
+        if _is_by_another(hold):
             usage.by_others = True
         usage.begin()
         return usage
 
 
-def _is_anothers(hold: Checkout) -> bool:
-    """Whether the thread or task that runs is not the one that took the hold."""
+def _is_by_another(hold: Checkout) -> bool:
+    """Whether the running thread or task is not the holder."""
     if hold.task is None:
         return hold.holder.ident != get_ident()
     return not hold.task.is_of(running_task())
 
 
 def running_task() -> Task[Any] | None:
-    """The task that is running in this thread; None without an event loop."""
+    """The running task of this thread; None without an event loop."""
     loop = running_loop()
     return None if loop is None else current_task(loop)

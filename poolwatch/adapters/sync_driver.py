@@ -1,8 +1,8 @@
-"""Connect the way an asynchronous pool does, through a synchronous driver.
+"""Connects with the parameters of an asynchronous pool, through a synchronous driver.
 
-The agent has a thread of its own, where no event loop runs, and must not use the
-application's. So the arguments of the pool are put in libpq's words, and those in the
-words of a synchronous driver that is installed.
+The agent's thread has no event loop and must not use the application's. So the
+arguments of the pool are translated to libpq parameters, and those to the arguments of
+an installed synchronous driver.
 """
 
 from __future__ import annotations
@@ -18,44 +18,46 @@ from poolwatch.runtime.libraries import Driver, driver_called, drivers
 CONNECT_TIMEOUT_S = 3
 
 
-def libpq_of_driver(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the arguments of a driver in libpq's words; an SSLContext is ``ssl_context``.
+def driver_to_libpq(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the arguments of a driver to libpq parameters.
 
-    ``name`` is SQLAlchemy's name of the driver.
+    ``name`` is SQLAlchemy's name of the driver. An SSLContext becomes ``ssl_context``.
     """
     driver = driver_called(name)
     return dict(arguments) if driver is None else driver.to_libpq(arguments)
 
 
-def connector(words: Mapping[str, Any]) -> Callable[[], Any]:
-    """Return the call that connects with libpq's words.
+def connect_function(parameters: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return a function that connects with these libpq parameters.
 
     Raises ServerViewError if no synchronous driver is installed.
     """
-    driver, module = _driver(takes_ssl_context=words.get("ssl_context") is not None)
-    given = (driver.from_libpq or libpq_of_context)(words)
-    return lambda: module.connect(**given)
+    driver, module = _choose_driver(
+        takes_ssl_context=parameters.get("ssl_context") is not None
+    )
+    arguments = (driver.from_libpq or libpq_arguments)(parameters)
+    return lambda: module.connect(**arguments)
 
 
-def libpq_of_context(words: Mapping[str, Any]) -> dict[str, Any]:
-    """What libpq takes; a TLS context is never weakened, at most made stricter.
+def libpq_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the SSLContext by libpq's SSL mode, as strict or stricter.
 
-    A context's certificates cannot be read back, so a private authority is one that
-    libpq will not know: then the connection fails, and says so.
+    The certificates of a context cannot be read back, so libpq does not know a private
+    certificate authority: then the connection fails with a clear error.
     """
-    given = {"connect_timeout": CONNECT_TIMEOUT_S, **words}
-    context = given.pop("ssl_context", None)
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S, **parameters}
+    context = arguments.pop("ssl_context", None)
     if context is not None:
         if context.verify_mode.name == "CERT_NONE":
-            given["sslmode"] = "require"
+            arguments["sslmode"] = "require"
         else:
-            given |= {"sslmode": "verify-full", "sslrootcert": "system"}
-    return given
+            arguments |= {"sslmode": "verify-full", "sslrootcert": "system"}
+    return arguments
 
 
-def _driver(*, takes_ssl_context: bool) -> tuple[Driver, Any]:
-    """A synchronous driver and its module: one that is loaded already, or else one that
-    can be. Best one that takes an SSLContext, if that is wanted.
+def _choose_driver(*, takes_ssl_context: bool) -> tuple[Driver, Any]:
+    """Choose a synchronous driver, and import it: a loaded one before an installed one.
+    A driver that takes an SSLContext is preferred if there is one to pass.
     """
     order = sorted(
         (each for each in drivers() if each.connects is not None),

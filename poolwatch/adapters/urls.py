@@ -8,33 +8,39 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 _SECRET = re.compile("pass|pwd|secret|token|key|credential", re.IGNORECASE)
-_PLACE = ("host", "hostaddr", "port")
-"""Never hidden: they identify the pool, and a host may have "key" in its name."""
+_ADDRESS = ("host", "hostaddr", "port")
+"""Never hidden: they identify the pool, and a host name may contain "key"."""
 
 
 def hidden(key: str, value: object) -> bool:
-    """Whether a parameter may be a secret, by its name or its value."""
-    if key in _PLACE:
+    """Whether a parameter may be a secret, judged by its name and its value."""
+    if key in _ADDRESS:
         return False
     return bool(_SECRET.search(key) or _SECRET.search(str(value)))
 
 
 def masked_url(parameters: Mapping[str, Any], scheme: str = "postgresql") -> str:
-    """A URL from libpq's parameters; passwords and whatever looks secret are hidden.
+    """Build a URL from libpq parameters; passwords and likely secrets are masked.
 
-    Parameters other than the usual ones follow a question mark.
+    Parameters other than the usual ones go into the query string.
     """
     rest = {key: str(value) for key, value in parameters.items() if value is not None}
     user, password = rest.pop("user", ""), rest.pop("password", None)
     database = rest.pop("dbname", rest.pop("database", ""))
     host = rest.get("host", "")
-    place = ""
+    authority = ""
     if host and not host.startswith("/") and "," not in host:
         port = rest.pop("port", "")
-        place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+        authority = (f"[{host}]" if ":" in host else host) + (
+            f":{port}" if port else ""
+        )
         del rest["host"]
-    account = quote(user, safe="") + (":***" if password is not None else "")
-    told = {key: "***" if hidden(key, value) else value for key, value in rest.items()}
-    url = f"{scheme}://{account}@{place}" if account else f"{scheme}://{place}"
+    credentials = quote(user, safe="") + (":***" if password is not None else "")
+    query = {key: "***" if hidden(key, value) else value for key, value in rest.items()}
+    url = (
+        f"{scheme}://{credentials}@{authority}"
+        if credentials
+        else f"{scheme}://{authority}"
+    )
     url += "/" + quote(database, safe="")
-    return f"{url}?{urlencode(told, safe='/*:,')}" if told else url
+    return f"{url}?{urlencode(query, safe='/*:,')}" if query else url

@@ -30,7 +30,7 @@ from poolwatch.stacks.holder import (
 if TYPE_CHECKING:
     from types import CodeType, FunctionType
 
-    from poolwatch.adapters.registry import EveryLibrary
+    from poolwatch.adapters.registry import InstrumentedPools
     from poolwatch.agent.inherited import Inherited
     from poolwatch.agent.outages import Outages
     from poolwatch.agent.server import Server
@@ -90,7 +90,7 @@ class Agent:
         self._bottoms: dict[int, CodeType] = {}
         """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
-        self.pools: EveryLibrary | None = None
+        self.pools: InstrumentedPools | None = None
         """The instrumented pools, once there was a reason to have some."""
         self.servers: Any = None
         self._watchdog: Any = None
@@ -377,7 +377,7 @@ def instrument(
     if disabled():
         return Watch(agent, None)
     if target is None:
-        pools.watch_every(settings)
+        pools.watch_all(settings)
         watch = Watch(agent, None)
     else:
         watch = Watch(agent, pools.watch(target, settings))
@@ -395,12 +395,12 @@ def uninstrument(target: Any = None) -> None:
     """
     pools = _pools()
     if target is None:
-        pools.forget_every()
+        pools.unwatch_all()
     elif not pools.accepts(target):
         raise _refusal(target)
     else:
-        pools.forget(target)
-    if not agent.ledger.books and not pools.watches_every:
+        pools.unwatch(target)
+    if not agent.ledger.books and not pools.watches_all:
         agent.begin_anew()
 
 
@@ -412,10 +412,10 @@ def instrument_without_agent() -> None:
     if disabled():
         return
     pools = _pools()
-    if not pools.watches_every:
+    if not pools.watches_all:
         if not agent.ledger.books:
             agent.listens = False
-        pools.watch_every(Settings())
+        pools.watch_all(Settings())
 
 
 def snapshot() -> Snapshot:
@@ -423,27 +423,27 @@ def snapshot() -> Snapshot:
     return agent.source.snapshot()
 
 
-def _pools() -> EveryLibrary:
+def _pools() -> InstrumentedPools:
     pools = agent.pools
     if pools is None:
         from poolwatch.adapters.base import AdapterContext
-        from poolwatch.adapters.registry import EveryLibrary
+        from poolwatch.adapters.registry import InstrumentedPools
 
-        pools = agent.pools = EveryLibrary(
+        pools = agent.pools = InstrumentedPools(
             AdapterContext(
                 ledger=agent.ledger,
                 sites=lambda: agent.sites,
                 per_thread=agent.per_thread,
-                meet_thread=agent.meet_thread,
+                register_thread=agent.meet_thread,
                 explain=agent.explain_timeout,
-                look_soon=agent.look_soon,
-                refused=agent.refused,
+                check_soon=agent.look_soon,
+                report_failure=agent.refused,
             )
         )
     return pools
 
 
 def _refusal(target: Any) -> TypeError:
-    from poolwatch.adapters.registry import unknown
+    from poolwatch.adapters.registry import unsupported_message
 
-    return TypeError(unknown(target))
+    return TypeError(unsupported_message(target))

@@ -1,1 +1,1 @@
-"""Reads ``pg_stat_activity``: from inside the application, and from the viewer."""
+"""Reads ``pg_stat_activity``, from the application or from the viewer."""

@@ -1,7 +1,6 @@
-"""The one statement per refresh: the server's own facts, and the sessions asked for.
+"""The one query per refresh: facts about the server, and the requested sessions.
 
-Runs inside the instrumented application as well as in the viewer, over any driver: a
-DBAPI cursor is all it needs.
+Runs in the instrumented application as well as in the viewer, with any DBAPI cursor.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _LARGEST_PID = 2**31 - 1
 def read(cursor: Any, pids: Collection[int], *, identify: bool) -> ServerReading:
     """Read the server, the sessions ``pids`` and the sessions that block them.
 
-    ``identify``: the role may read the system identifier. Raises what the driver
-    raises. Statements come back masked. A session that the role may not see has an age
-    and a row of None.
+    ``identify``: the role may read the system identifier. Raises the errors of the
+    driver. Literals in statements are masked. A session that the role may not see has
+    None as age and in its row.
     """
     started = time.perf_counter()
     cursor.execute(_statement(pids, identify=identify))
@@ -37,7 +36,7 @@ def read(cursor: Any, pids: Collection[int], *, identify: bool) -> ServerReading
 
 
 def parse(text: str, *, read_s: float | None = None) -> ServerReading:
-    """Build the reading from the JSON that the statement returns."""
+    """Parse the JSON that the query returns."""
     found = json.loads(text)
     return ServerReading(
         identity=f"{found['system'] or ''}/{found['started']}",
@@ -52,12 +51,12 @@ def parse(text: str, *, read_s: float | None = None) -> ServerReading:
 
 
 def values_of(row: Any) -> tuple[Any, ...]:
-    """A row as a tuple, also when the application's row factory makes it a mapping."""
+    """A row as a tuple, even if the application's row factory makes mappings."""
     return tuple(row.values() if isinstance(row, Mapping) else row)
 
 
 def _statement(pids: Collection[int], *, identify: bool) -> str:
-    # a pooler's invented pids may be any 32 bits: no backend has those
+    # a pooler may invent any 32-bit pid; backends have only positive ones
     wanted = sorted({int(pid) for pid in pids if 0 < pid <= _LARGEST_PID})
     statement = _template().replace("/* pids */", ",".join(map(str, wanted)))
     return statement.replace("NULL /* system */", _SYSTEM if identify else "NULL")
@@ -65,7 +64,7 @@ def _statement(pids: Collection[int], *, identify: bool) -> str:
 
 @cache
 def _template() -> str:
-    """The statement without its comments and indentation."""
+    """The query without its comments and indentation."""
     source = files("poolwatch.postgres").joinpath("activity.sql").read_text("utf-8")
     return re.sub(r"\s+", " ", re.sub(r"--[^\n]*", "", source)).strip()
 
@@ -90,5 +89,5 @@ def _backend(row: dict[str, Any]) -> Backend:
 
 
 def _age(seconds: float | None) -> float | None:
-    # negative if stamped after the statement read the clock: it has just happened
+    # negative if the timestamp is later than the query's clock reading
     return None if seconds is None else max(0.0, float(seconds))

@@ -1,7 +1,7 @@
 """The server view from inside the application, over a connection outside its pool.
 
-Nothing happens unless a viewer asks. Then one connection is opened, used and closed; it
-may linger for some seconds if the viewer asks again and again.
+A connection is opened only at the request of a viewer, used and closed; it may linger
+for some seconds if the viewer asks repeatedly.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ MAX_LINGER_S = 10.0
 
 _MAX_STUCK = 4
 _inherited: list[object] = []
-"""Connections made before a fork, unused until the process ends: closing one would
-terminate the parent's session, over the socket that both processes have."""
+"""States from before a fork. Their connections are never closed: that would terminate
+the parent's session, over the shared socket.
+"""
 
 
 class _State:
-    """The open connection of one process and the reading that is under way."""
+    """The idle connection of one process, and its reading in progress."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -35,7 +36,7 @@ class _State:
         self.reading = threading.Semaphore(1)
         self.reading_since: float | None = None
         self.idle: MonitoringConnection | None = None
-        """The connection that is open for the next request."""
+        """The connection kept open for the next request."""
         self.close_at = 0.0
 
 
@@ -53,8 +54,9 @@ class AgentReader:
     ) -> None:
         """``connect`` opens a DBAPI connection, ``facts`` reads its backend pid.
 
-        ``patience_s``: how long a request waits for the one before it. ``stuck_s``:
-        after this time that one is abandoned, since its connection may be dead.
+        ``patience_s``: how long a request waits for the previous one. ``stuck_s``:
+        after this time the previous reading is abandoned, since its connection may be
+        dead.
         """
         self._stuck_s = stuck_s
         self._stuck: list[_State] = []
@@ -71,7 +73,7 @@ class AgentReader:
         Leaves the connection open for ``linger`` seconds (at most MAX_LINGER_S); the
         next call or close_idle() after that closes it. Raises only ServerViewError.
         """
-        state = self._await_turn(self._own())
+        state = self._await_turn(self._own_state())
         try:
             return self._read(state, pids, min(linger, MAX_LINGER_S))
         except Exception as error:  # noqa: BLE001 - every driver raises its own
@@ -81,7 +83,7 @@ class AgentReader:
             state.reading.release()
 
     def _await_turn(self, state: _State) -> _State:
-        """Wait for the reading under way, but not if it is stuck."""
+        """Wait for the reading in progress, unless it is stuck."""
         waited = time.monotonic() - (state.reading_since or time.monotonic())
         if waited > self._stuck_s:
             state = self._replace_stuck(state)
@@ -94,7 +96,7 @@ class AgentReader:
         return state
 
     def _replace_stuck(self, state: _State) -> _State:
-        """Start afresh beside a reading that is stuck, up to a few times."""
+        """Use a new state beside a stuck reading, up to a few times."""
         self._stuck = [each for each in self._stuck if each.reading_since is not None]
         if state is self._state and len(self._stuck) < _MAX_STUCK:
             self._stuck.append(state)
@@ -104,20 +106,20 @@ class AgentReader:
     @property
     def is_connected(self) -> bool:
         """Whether a connection is open for the next request."""
-        return self._own().idle is not None
+        return self._own_state().idle is not None
 
     def close_idle(self, now: float | None = None) -> None:
-        """Close the connection if its time is over. Cheap: it is called often."""
-        state = self._own()
+        """Close the idle connection if its linger time is over. Cheap: called often."""
+        state = self._own_state()
         if state.idle is not None:
             self._close(state, self._clock() if now is None else now)
 
     def close(self) -> None:
         """Close the connection now."""
-        self._close(self._own(), float("inf"))
+        self._close(self._own_state(), float("inf"))
 
-    def _own(self) -> _State:
-        """The state of this process; a forked child starts with a new one."""
+    def _own_state(self) -> _State:
+        """The state of this process; a forked child gets a new one."""
         state = self._state
         if state.pid != os.getpid():
             _inherited.append(state)
@@ -159,7 +161,7 @@ class AgentReader:
         return reading
 
     def _take(self, state: _State) -> MonitoringConnection | None:
-        # taken out for its use: no lock of ours is held while a driver works
+        # removed during its use, so that no lock is held during driver calls
         with state.lock:
             connection, state.idle = state.idle, None
         return connection

@@ -16,7 +16,7 @@ _SETTINGS = {
     "application_name": "poolwatch",
     "statement_timeout": "2s",
     "lock_timeout": "1s",
-    "idle_session_timeout": "60s",  # a connection that we lost ends by itself
+    "idle_session_timeout": "60s",  # the server closes an abandoned connection
     "default_transaction_read_only": "on",
 }
 
@@ -50,7 +50,7 @@ class MonitoringConnection:
 
 
 def open_connection(connect: Callable[[], Any], facts: Facts) -> MonitoringConnection:
-    """Connect and prepare; on an error, close the connection and raise."""
+    """Connect and prepare; on an error, close the connection and re-raise."""
     connection = connect()
     try:
         _autocommit(connection)
@@ -66,12 +66,12 @@ def open_connection(connect: Callable[[], Any], facts: Facts) -> MonitoringConne
 
 
 def prepare(cursor: Any, backend_pid: int | None) -> bool:
-    """Limit what a new connection can cost the server; one statement.
+    """Limit the cost of a new connection for the server, in one query.
 
-    Returns whether the role may read the system identifier. ``backend_pid`` is the
-    driver's. If the server has another one, or the driver has none, a pooler sits in
-    between: its server connections are shared with the application, so nothing is set
-    on them, and ServerViewError says why no row can be told apart.
+    Returns whether the role may read the system identifier. ``backend_pid`` is the pid
+    that the driver reports. If it is missing or differs from the server's, there is a
+    pooler in between. Its server connections are shared with the application, so no
+    settings are changed, and ServerViewError is raised: sessions cannot be identified.
     """
     pid = "pg_catalog.pg_backend_pid()"
     settings = ", ".join(
@@ -95,6 +95,6 @@ def prepare(cursor: Any, backend_pid: int | None) -> bool:
 def _autocommit(connection: Any) -> None:
     try:
         connection.autocommit = True
-    except Exception:  # noqa: BLE001 - each driver has its own; the second try tells
-        connection.rollback()  # the engine's creator has left a transaction open
+    except Exception:  # noqa: BLE001 - driver-specific; the retry raises it again
+        connection.rollback()  # the engine's creator may have left a transaction open
         connection.autocommit = True

@@ -1,7 +1,7 @@
-"""The server view over a DSN that was given to the viewer.
+"""The server view over a DSN given to the viewer.
 
-The only viewer module that loads psycopg2, and SQLAlchemy for URLs that libpq cannot
-parse; both are loaded on first use.
+This is the only viewer module that loads psycopg2, and SQLAlchemy for URLs that libpq
+cannot parse; both are loaded on first use.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ gssencmode sslmode sslnegotiation sslcert sslkey sslpassword sslrootcert sslcrl 
 sslcrldir requirepeer ssl_min_protocol_version ssl_max_protocol_version krbsrvname
 gsslib gssdelegation target_session_attrs load_balance_hosts
 """
-_LIBPQ = frozenset(_KEYWORDS.split())
+_LIBPQ_PARAMETERS = frozenset(_KEYWORDS.split())
 _ENVIRONMENT = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
 _URL = re.compile(r"\s*([a-z]\w*)(\+\w+)?://", re.IGNORECASE)
 _SQLALCHEMY_HOSTS = re.compile(r"[?&]host=([^&/]*:\d|.*[?&]host=)")
 
 
 def environment_dsn(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the DSN that the environment sets, None if there is none.
+    """Return the DSN from the environment; None if there is none.
 
-    That is DATABASE_URL if it is a PostgreSQL URL, or the empty libpq string if one of
-    libpq's own variables is set: libpq reads them by itself.
+    That is DATABASE_URL if it is a PostgreSQL URL, or an empty libpq string if one of
+    libpq's own variables is set, which libpq reads itself.
     """
     url = environ.get("DATABASE_URL", "")
     scheme = _URL.match(url)
@@ -55,8 +55,8 @@ def environment_dsn(environ: Mapping[str, str] = os.environ) -> str | None:
     return "" if any(environ.get(name) for name in _ENVIRONMENT) else None
 
 
-def libpq_words(dsn: str) -> dict[str, str]:
-    """Return a DSN as libpq's keywords; raises ServerViewError if it is invalid.
+def libpq_parameters(dsn: str) -> dict[str, str]:
+    """Parse a DSN to libpq parameters; raises ServerViewError if it is invalid.
 
     Accepts every libpq string and every PostgreSQL URL of libpq or SQLAlchemy.
     """
@@ -65,18 +65,18 @@ def libpq_words(dsn: str) -> dict[str, str]:
         raise ServerViewError("the DSN is not a PostgreSQL DSN")
     try:
         if scheme and (scheme[2] or _SQLALCHEMY_HOSTS.search(dsn)):
-            words = _words_of_url(dsn.strip())
+            parameters = _parameters_of_url(dsn.strip())
         else:
-            words = _psycopg2().extensions.parse_dsn(dsn)
+            parameters = _psycopg2().extensions.parse_dsn(dsn)
     except PoolwatchError:
         raise
     except Exception:  # noqa: BLE001 - its message may quote the DSN
         raise as_failure(ValueError("invalid dsn")) from None
-    return words
+    return parameters
 
 
 class DsnReader:
-    """Reads the server of one DSN, over one connection that stays open."""
+    """Reads the server of one DSN, over one persistent connection."""
 
     def __init__(
         self, dsn: str, facts: Facts, *, clock: Callable[[], float] = time.monotonic
@@ -88,15 +88,15 @@ class DsnReader:
         self._connection: MonitoringConnection | None = None
         self._failure: PoolwatchError | None = None
         self._failures = 0
-        self._not_before = 0.0
+        self._next_attempt_at = 0.0
 
     def read(self, pids: Collection[int]) -> ServerReading:
         """Read the server and the sessions ``pids``; not thread-safe.
 
-        Raises MissingExtraError and ServerViewError; after a failure the same error
-        again until the next attempt is due.
+        Raises MissingExtraError and ServerViewError. After a failure it raises the same
+        error until the next attempt is due.
         """
-        if self._failure is not None and self._clock() < self._not_before:
+        if self._failure is not None and self._clock() < self._next_attempt_at:
             raise self._failure.with_traceback(None)
         try:
             reading = self._read(pids)
@@ -107,7 +107,7 @@ class DsnReader:
         return reading
 
     def close(self) -> None:
-        """Close the connection, if there is one; the next read makes another."""
+        """Close the connection, if any; the next read opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -115,7 +115,7 @@ class DsnReader:
     def _read(self, pids: Collection[int]) -> ServerReading:
         try:
             if self._connection is not None:
-                return self._read_again(self._connection, pids)
+                return self._read_or_reconnect(self._connection, pids)
             self._connection = open_connection(self._connect, self._facts)
             return self._connection.read(pids)
         except PoolwatchError:
@@ -125,7 +125,7 @@ class DsnReader:
             self.close()
             raise as_failure(error) from None
 
-    def _read_again(
+    def _read_or_reconnect(
         self, connection: MonitoringConnection, pids: Collection[int]
     ) -> ServerReading:
         """Read over the open connection, or a new one if the server has closed it."""
@@ -146,30 +146,32 @@ class DsnReader:
         defaults = dict(_DEFAULTS)
         if os.environ.get("PGCONNECT_TIMEOUT"):
             del defaults["connect_timeout"]
-        words = {**defaults, **libpq_words(self._dsn)}
-        return _psycopg2().connect(**words)
+        parameters = {**defaults, **libpq_parameters(self._dsn)}
+        return _psycopg2().connect(**parameters)
 
     def _back_off(self, error: PoolwatchError) -> None:
         wait = min(MAX_BACKOFF_S, 2.0**self._failures)
         self._failure, self._failures = error, self._failures + 1
-        self._not_before = self._clock() + wait
+        self._next_attempt_at = self._clock() + wait
 
 
-def _words_of_url(dsn: str) -> dict[str, str]:
-    sqlalchemy = _loaded("sqlalchemy.engine.url")
+def _parameters_of_url(dsn: str) -> dict[str, str]:
+    sqlalchemy = _import("sqlalchemy.engine.url")
     url = sqlalchemy.make_url(dsn).set(drivername="postgresql+psycopg2")
-    _, words = url.get_dialect()().create_connect_args(url)
-    if "ssl" in words:  # asyncpg's name for it
-        words["sslmode"] = words["ssl"]
-    return {key: str(value) for key, value in words.items() if key in _LIBPQ}
+    _, parameters = url.get_dialect()().create_connect_args(url)
+    if "ssl" in parameters:  # asyncpg's name of the parameter
+        parameters["sslmode"] = parameters["ssl"]
+    return {
+        key: str(value) for key, value in parameters.items() if key in _LIBPQ_PARAMETERS
+    }
 
 
 def _psycopg2() -> Any:
-    _loaded("psycopg2.extensions")
-    return _loaded("psycopg2")
+    _import("psycopg2.extensions")
+    return _import("psycopg2")
 
 
-def _loaded(module: str) -> Any:
+def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -1,8 +1,8 @@
-"""One sentence of our own for each error that a driver raises.
+"""Maps each driver error to one sentence of our own.
 
 Drivers quote their input: a mistyped DSN puts parts of the password into the host name
-or the option that "does not exist". So a driver's text is matched against patterns and
-never passed on.
+or the option that "does not exist". So a driver's message is only matched against
+patterns, and never shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DSN = "the DSN cannot be read: give a libpq string or a PostgreSQL URL"
 _SERVICE = "the libpq service that the DSN names is not defined"
 
 _DOWN = frozenset({_ABSENT, _NOT_UP, _ENDED, _NO_ANSWER})
-_WORDS = re.compile(
+_DOWN_MESSAGES = re.compile(
     "the database system is (starting up|shutting down|in recovery mode)"
     "|the database system is not( yet)? accepting connections"
     "|connection refused|connect call failed|no such file or directory"
@@ -43,7 +43,7 @@ _WORDS = re.compile(
 )
 """Messages about a server that is down; none can contain parts of a DSN."""
 
-_STATES = {
+_SENTENCES_BY_SQLSTATE = {
     "28P01": _PASSWORD,
     "28000": _ROLE,
     "3D000": _NO_DATABASE,
@@ -59,7 +59,7 @@ _STATES = {
     "42883": _TOO_OLD,
     "42P01": _TOO_OLD,
 }
-_TEXTS = tuple(
+_SENTENCES = tuple(
     (re.compile(pattern, re.IGNORECASE), sentence)
     for pattern, sentence in (
         (r"password authentication failed", _PASSWORD),
@@ -87,33 +87,35 @@ _TEXTS = tuple(
 def as_failure(error: BaseException, *, alone: bool = False) -> ServerViewError:
     """Return the error to raise instead of ``error``; it quotes nothing of a DSN.
 
-    ``alone``: ignore its causes, which may be exceptions of the application.
+    ``alone``: ignore the causes of the error, which may be the application's.
     """
     if isinstance(error, ServerViewError):
         return error
-    chain = [error] if alone else list(_chain(error))
+    chain = [error] if alone else list(_with_causes(error))
     state = next((found for e in chain if (found := _sqlstate(e))), None)
     text = "\n".join(f"{type(each).__name__}: {each}" for each in chain)
-    sentence = _STATES.get(state or "") or _recognised(text)
+    sentence = _SENTENCES_BY_SQLSTATE.get(state or "") or _sentence_for(text)
     if sentence is None:
         kind = type(error).__name__ + (f", SQLSTATE {state}" if state else "")
         sentence = f"PostgreSQL could not be read ({kind})"
     if sentence in _DOWN:
-        said = _WORDS.search(text)
-        return ServerDownError(sentence, said[0].lower() if said else sentence)
+        message = _DOWN_MESSAGES.search(text)
+        return ServerDownError(sentence, message[0].lower() if message else sentence)
     return ServerViewError(sentence)
 
 
 def took_too_long(error: BaseException) -> bool:
-    """Whether the server cancelled the statement: a second try would take as long."""
+    """Whether the server cancelled the query: a retry would take as long."""
     return str(as_failure(error)) == _SLOW
 
 
-def _recognised(text: str) -> str | None:
-    return next((said for pattern, said in _TEXTS if pattern.search(text)), None)
+def _sentence_for(text: str) -> str | None:
+    return next(
+        (sentence for pattern, sentence in _SENTENCES if pattern.search(text)), None
+    )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and its causes."""
     seen = 0
     while error is not None and seen < 10:

@@ -1,7 +1,7 @@
 """Prove which row of ``pg_stat_activity`` belongs to which hold, or leave it out.
 
-A pid alone proves nothing: the same pid exists on two servers, exists again later on
-the same one, and a pooler in between invents one. Besides the pid these are compared:
+A pid alone proves nothing: two servers may use the same pid, one server reuses pids,
+and a pooler in between invents them. So more than the pid is compared:
 
 *The port.* The client port of a TCP connection, as the process and as the server see
 it. While the connection is open, no other connection of this machine has that port
@@ -60,10 +60,10 @@ def join(
 ) -> Process:
     """Return ``process`` with ``server`` filled in where the row is proven.
 
-    Both mappings are by pool id: the reading of the pool's server, and how much later
-    than the process it was taken (at the same time if absent). A reading's ``address``
-    must be in the notation of the process's own driver: it distinguishes the servers of
-    a pool with several hosts.
+    Both mappings are by pool id. ``readings``: the reading of the pool's server.
+    ``windows``: its time relative to the process snapshot; the same moment if absent. A
+    reading's ``address`` must be in the notation of the process's own driver: it
+    distinguishes the servers of a pool with several hosts.
     """
     if not readings:
         return process
@@ -76,7 +76,9 @@ def join(
             return hold
         window = windows.get(hold.pool, SAME_MOMENT)
         address = readings[hold.pool].address
-        return replace(hold, server=_row(hold.connection, backend, address, window))
+        return replace(
+            hold, server=_proven_row(hold.connection, backend, address, window)
+        )
 
     return replace(process, holds=tuple(joined(hold) for hold in process.holds))
 
@@ -86,8 +88,9 @@ def claimed(
 ) -> ServerReading:
     """Return ``reading`` with only those rows that a hold of ``pool`` can claim.
 
-    For a pool whose server is unknown. Proof is the hold's TCP port, or a connection to
-    ``address``, where the reading comes from, in the same notation on the same machine.
+    For a pool whose server is unknown. The proof is the hold's TCP port, or a
+    connection to ``address``, the source of the reading, in the same notation on the
+    same machine.
     """
     claims = {
         hold.backend_pid: hold.connection
@@ -106,7 +109,7 @@ def claimed(
 def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozenset[str]:
     """Ids of holds without a backend on their server; ``readings`` must be complete.
 
-    A hold that ended during the reading may be among them: the caller has to check.
+    A hold that ended during the reading may be among them: the caller must check.
     """
     found = set()
     for hold in process.holds:
@@ -126,13 +129,13 @@ def strays(
     readings: Mapping[str, ServerReading],
     windows: Mapping[str, Window],
 ) -> tuple[tuple[Departed, Backend], ...]:
-    """Connections that the application dropped and the server still serves."""
+    """Connections that the application dropped but the server still serves."""
     return tuple(
         (gone, backend)
         for gone in process.departed
         for backend in getattr(readings.get(gone.pool), "backends", ())
         if backend.pid == gone.backend_pid
-        if _row(
+        if _proven_row(
             gone.connection,
             backend,
             readings[gone.pool].address,
@@ -156,33 +159,33 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
     tolerance = SLACK_S + min(MOST_DRIFT_S, DRIFT * connection.age_s)
     if connection.met:
         return backend.age_s >= connection.age_s + earliest - tolerance
-    if connection.connect_s is None:  # then age_s counts from before the connect call
+    if connection.connect_s is None:  # age_s counts from the start of connecting
         low, high = connection.age_s - UNMEASURED_CONNECT_S, connection.age_s
     else:
         low, high = connection.age_s, connection.age_s + connection.connect_s
     return low + earliest - tolerance <= backend.age_s <= high + latest + tolerance
 
 
-def _row(
+def _proven_row(
     connection: Connection, backend: Backend, address: str | None, window: Window
 ) -> ServerRow | None:
     if same_port(connection, backend):
         return backend.row
-    if _elsewhere(connection, address):
+    if _is_other_address(connection, address):
         return None
-    if connection.connect_s is None and _other_port(connection, backend):
-        return None  # one doubt too many for a loose age
+    if connection.connect_s is None and _is_other_port(connection, backend):
+        return None  # a loose age is too weak a proof if the ports differ
     if connection.met and (address is None or connection.address != address):
         return None
     return backend.row if same_age(connection, backend, window) else None
 
 
-def _elsewhere(connection: Connection, address: str | None) -> bool:
+def _is_other_address(connection: Connection, address: str | None) -> bool:
     known = connection.address is not None and address is not None
     return known and connection.address != address
 
 
-def _other_port(connection: Connection, backend: Backend) -> bool:
+def _is_other_port(connection: Connection, backend: Backend) -> bool:
     return (
         connection.client_port is not None
         and backend.client_port is not None

@@ -1,1 +1,1 @@
-"""What an agent and a viewer share: the JSON document and the sockets."""
+"""Shared by agent and viewer: the JSON document, the records and the sockets."""

@@ -1,13 +1,13 @@
 """The snapshot document: JSON, schema 1.
 
-A document is ``{"schema": 1, "processes": [...], "unreachable": [...]}``; the members
-of each object have the names of the fields of the matching record in
-:mod:`poolwatch.model`. Durations are seconds, unknown is null. Fields marked
-VIEWERS_ONLY are left out, unless poolwatch's own programs are at both ends.
+A document is ``{"schema": 1, "processes": [...], "unreachable": [...]}``. The members
+of each object are named like the fields of the matching record in
+:mod:`poolwatch.model`. Durations are in seconds; unknown values are null. Fields marked
+VIEWERS_ONLY are left out, except between poolwatch's own programs.
 
-The text is built record by record, not by one call of ``json.dumps``, which would hold
-the GIL of the application for as long as a thousand stacks take. Equal stacks are the
-same object in a snapshot, and are encoded once.
+The text is built record by record. A single call of ``json.dumps`` would hold the GIL
+of the application until a thousand stacks are encoded. Equal stacks are the same object
+in a snapshot, and are encoded once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether a process that does not answer is alive, according to the kernel.
+"""Finds out from the kernel whether an unresponsive process is alive.
 
 A pid proves nothing: it may be reused, or mean another process in another container. So
-the process behind a socket is the one that the kernel names as its listener, together
-with its start time. Unknown is None, never a guess.
+a socket's process is the one that the kernel reports as its listener, together with its
+start time. Unknown is None, never a guess.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ State = Literal["running", "stopped", "ended"]
 
 _PROC = Path("/proc")
 _LISTENS = "00010000"
-"""Flags of a listening socket in ``/proc/net/unix``. Compared as text: a socket's name
-may contain a line end, and what follows it need not be a number."""
+"""Flags of a listening socket in ``/proc/net/unix``. Compared as text: a socket name
+may contain a newline, and then the next line has arbitrary fields.
+"""
 _STOPPED = "Tt"
 _ENDED = "ZXx"
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One process, distinct from every other one that had or will have its pid."""
+    """One process, distinguished by its start time from others with the same pid."""
 
     pid: int
     """As seen from this process."""
@@ -51,7 +52,7 @@ def listener(connection: socket.socket) -> Peer | None:
 def owner(path: Path, pid: int) -> Peer | None:
     """Return the process ``pid`` if it has the socket at ``path`` open.
 
-    For a socket whose queue is full: a connection attempt would tell nothing.
+    For a socket whose queue is full, where connecting is not possible.
     """
     inode = _inode(path, pid)
     if inode is None:
@@ -100,7 +101,7 @@ def _stat(pid: int) -> tuple[str, int, int]:
 def _inode(path: Path, pid: int) -> str | None:
     """Return the inode of the listening socket that was bound to ``path``.
 
-    It is looked up in the network namespace of the process ``pid``.
+    The lookup is in the network namespace of the process ``pid``.
     """
     try:
         lines = (

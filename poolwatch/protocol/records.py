@@ -11,12 +11,12 @@ from poolwatch.model import Frame, PoolStats, ServerRow
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One row of ``pg_stat_activity``, with what proves which connection it is of."""
+    """One row of ``pg_stat_activity``, with the facts that identify its connection."""
 
     pid: int
     age_s: float | None
-    """Since ``backend_start``, on the server's clock, when the row was read; None if
-    the role may not see it."""
+    """Since ``backend_start``, on the server's clock; None if the role may not see it.
+    """
     client_port: int | None
     """-1 for a Unix socket."""
     application: str | None
@@ -25,10 +25,10 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class ServerReading:
-    """What one query read from one PostgreSQL server, not yet joined with holds."""
+    """The result of one query on one PostgreSQL server, not yet joined with holds."""
 
     identity: str
-    """System identifier and start time: no other running server has the same."""
+    """System identifier and start time: unique among running servers."""
     version: str
     sessions: int
     max_connections: int
@@ -43,19 +43,19 @@ class ServerReading:
 
 @dataclass(frozen=True, slots=True)
 class AgentReading:
-    """An agent's reading of one server that pools of its process are connected to."""
+    """An agent's reading of one server, for the pools connected to it."""
 
     pools: tuple[str, ...]
-    """Ids of the pools that share one URL, and with it this reading."""
+    """Ids of the pools with the same URL, which share this reading."""
     reading: ServerReading | None
     error: str | None
     """One sentence when there is no reading, else None."""
     enabled: bool = True
     """False if the application switched it off (``server_view=False``)."""
     down: str | None = None
-    """If the server does not answer: the message of the server or its driver."""
+    """If the server does not answer: the message of the server or the driver."""
     address: str | None = None
-    """Address of the server, as far as the pools' connections tell."""
+    """Address of the server according to the pools' connections, if known."""
 
 
 # -- /trace --------------------------------------------------------------------------
@@ -63,12 +63,12 @@ class AgentReading:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request for a connection that was served during a recording."""
+    """One request for a connection that was served during the recording."""
 
     asked_s: float
     """Since the recording began."""
     held_s: float
-    """Until the connection came back, or until the end of the recording."""
+    """Until the connection was returned, or until the end of the recording."""
     waited_s: float
     site: int
     """Index into the trace's sites; -1 if unknown."""
@@ -88,6 +88,6 @@ class Trace:
     connects: int
     """Connections opened during the recording."""
     depth: int
-    """Most connections that one thread or task wanted at once; 1 if never two."""
+    """Most connections requested by one thread or task at once; 1 if never nested."""
     nesting: int
-    """Most holders at once that went on to want another connection."""
+    """Most holders at one time that requested another connection."""

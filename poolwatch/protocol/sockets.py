@@ -1,4 +1,4 @@
-"""The directory of the agents' sockets: where it is, whether it can be trusted."""
+"""The directory of the agents' sockets: its location and its permissions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.protocol.liveness import Peer
 
 LONGEST = 107
-"""Bytes in the path of a Unix socket on Linux."""
+"""Maximum length in bytes of the path of a Unix socket on Linux."""
 
 _NAME = re.compile(r"(?P<pid>[1-9]\d*)-(?P<token>[0-9a-f]+)\.sock")
 
@@ -26,13 +26,13 @@ class Address:
     path: Path
     pid: int
     peer: Peer | None = field(default=None, compare=False)
-    """The process that listens, if known."""
+    """The listening process, if known."""
 
 
 def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     """Return the socket directory: ``chosen``, POOLWATCH_DIR or the user's own.
 
-    Raises UsageError if there can be no such directory (``~no-such-user``).
+    Raises UsageError for an invalid path (``~no-such-user``).
     """
     given = chosen or os.environ.get("POOLWATCH_DIR")
     if given:
@@ -78,8 +78,8 @@ def check(directory: Path, *, own: bool = False) -> None:
         raise ForbiddenError(f"{directory} is a symbolic link: not trusted")
     if not stat.S_ISDIR(status.st_mode):
         raise UsageError(f"{directory} is not a directory")
-    mine = status.st_uid in (os.getuid(), 0)
-    if not mine and (own or os.getuid() != 0):
+    is_trusted = status.st_uid in (os.getuid(), 0)
+    if not is_trusted and (own or os.getuid() != 0):
         raise ForbiddenError(f"{directory} belongs to uid {status.st_uid}: not trusted")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ForbiddenError(
@@ -132,7 +132,7 @@ def addresses(directory: Path) -> Iterator[Address]:
 
 
 def sweep(address: Address) -> None:
-    """Remove a dead socket, if it belongs to this user or root."""
+    """Remove the socket of a dead process, if this user or root owns it."""
     try:
         status = address.path.lstat()
         if stat.S_ISSOCK(status.st_mode) and status.st_uid in (os.getuid(), 0):

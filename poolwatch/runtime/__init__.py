@@ -1,1 +1,1 @@
-"""Being a guest in another program's process: guards, forks, collections, imports."""
+"""Running inside another program's process: guards, forks, collections, imports."""

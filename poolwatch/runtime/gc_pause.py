@@ -3,10 +3,10 @@
 - A deadlock: CPython holds an internal lock while it lists the frames or exceptions of
   all threads, and a collection may run a finalizer that needs the lock (cpython
   gh-106883, fixed there in the same way).
-- A long pause: a snapshot of a thousand holds makes tens of thousands of objects,
-  enough to start a full collection. That stops every thread of the application, for
+- A long pause: a snapshot of a thousand holds creates tens of thousands of objects,
+  enough to trigger a full collection. That stops every thread of the application, for
   30 ms in a small process, for seconds in a large one.
-- Waste: loading our modules makes thousands of objects that stay.
+- Waste: importing our modules creates thousands of long-lived objects.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ T = TypeVar("T")
 
 
 class _Pause:
-    """Counts the calls that need the pause. The last one enables the collector again,
-    if the first one found it enabled.
+    """Counts the calls in progress that need the pause. The last one enables the
+    collector again, if it was enabled before the first one.
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.lock = threading.Lock()
-        self.wanted = 0
-        self.was_on = False
+        self.active_calls = 0
+        self.was_enabled = False
 
     def begin(self) -> None:
         with self.lock:
-            if not self.wanted:
-                self.was_on = gc.isenabled()
+            if not self.active_calls:
+                self.was_enabled = gc.isenabled()
                 gc.disable()
-            self.wanted += 1
+            self.active_calls += 1
 
     def end(self) -> None:
         with self.lock:
-            self.wanted -= 1
-            if not self.wanted and self.was_on:
+            self.active_calls -= 1
+            if not self.active_calls and self.was_enabled:
                 gc.enable()
 
     def after_fork_in_child(self) -> None:
-        """Forget the calls: their threads are the parent's."""
-        if self.wanted and self.was_on:
+        """Drop the calls in progress: their threads exist only in the parent."""
+        if self.active_calls and self.was_enabled:
             gc.enable()
-        self.forget()
+        self.reset()
 
 
 _pause = _Pause()
@@ -58,7 +58,7 @@ os.register_at_fork(after_in_child=_pause.after_fork_in_child)
 
 
 def undisturbed(call: Callable[[], T]) -> T:
-    """Make a call without a garbage collection during it."""
+    """Make a call during which no garbage collection runs."""
     _pause.begin()
     try:
         return call()

@@ -1,4 +1,4 @@
-"""Keeps our exceptions from the application: a hook that fails is switched off."""
+"""Keeps our exceptions from the application: hooks are switched off after a failure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import logging
 
 
 def log() -> logging.Logger:
-    """Our logger, made when there is something to log.
+    """Our logger, created on first use.
 
-    An existing logger has a cost: pytest goes through all loggers six times a test.
+    An existing logger has a cost: pytest visits all loggers six times per test.
     """
     return logging.getLogger("poolwatch")
 
 
 class Guard:
-    """Switches off one set of hooks when one of them has failed."""
+    """Switches off a set of hooks after the first failure of one of them."""
 
     __slots__ = ("tripped", "what")
 
@@ -26,14 +26,14 @@ class Guard:
     def failed(self, error: BaseException) -> None:
         """Switch off, and log the first exception with its traceback.
 
-        Call it from the ``except`` block. MemoryError and RecursionError are trouble of
-        the application: they switch nothing off.
+        Must be called from the ``except`` block. MemoryError and RecursionError are
+        problems of the application: they switch nothing off.
         """
         if isinstance(error, MemoryError | RecursionError):
             return
         if not self.tripped:
             self.tripped = True
             log().exception(
-                "poolwatch failed on %s and is now off there; the pool goes on",
+                "poolwatch failed on %s and is switched off for it; the pool goes on",
                 self.what,
             )

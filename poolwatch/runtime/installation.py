@@ -1,4 +1,4 @@
-"""The directory of this poolwatch, and the PYTHONPATH that leads to it."""
+"""The directory of the running poolwatch, and a PYTHONPATH to import it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ PACKAGE = Path(poolwatch.__path__[0])
 
 
 def python_path() -> str:
-    """The PYTHONPATH with which a child process imports this poolwatch and no other."""
+    """The PYTHONPATH with which a child process imports the same poolwatch."""
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join(filter(None, [str(PACKAGE.parent), inherited]))

@@ -1,8 +1,8 @@
-"""The libraries whose pools or connections poolwatch knows: one record each.
+"""The libraries whose pools or connections poolwatch supports: one record each.
 
-The record of a library is in its folder in ``poolwatch/adapters/``, and says all that
-other rooms have to know of it. A record does not import its library. So a viewer on a
-machine without the library comes to the same conclusions as the application.
+The record of a library is in its folder in ``poolwatch/adapters/``, and has everything
+that code elsewhere needs to know about it. A record does not import its library. So a
+viewer on a machine without the library reaches the same conclusions as the application.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ FOLDERS = (
 )
 """In ``poolwatch/adapters/``. The package of each has a ``LIBRARY``."""
 
-Words = Mapping[str, Any]
+Parameters = Mapping[str, Any]
 """Arguments for a connection, by name."""
 Ends = int | tuple[Any, Any]
 """A connected socket: its file descriptor, or its own name and its peer's."""
 
 
 class PoolOptions(NamedTuple):
-    """What the options of one kind of pool are called: advice is a line to copy."""
+    """The names of the options of one kind of pool, for advice that can be copied."""
 
     made_by: str
-    """The call that makes such a pool."""
+    """The function or class that creates such a pool."""
     size: str
     """The option that limits the number of connections."""
     keep: str | None
-    """What to change so that the pool keeps more connections; None if it keeps all of
-    them, or none."""
+    """Options that make the pool keep more connections; None if it keeps all of them,
+    or none.
+    """
     kept: str
-    """What becomes of the connections that it does not keep."""
+    """What happens to connections that the pool does not keep."""
     test: str | None
-    """The option that tests connections before they are lent; None if there is none."""
+    """The option that tests connections at checkout; None if there is none."""
 
     def line(self, options: str) -> str:
-        """The line that makes such a pool with these options."""
+        """A line of code that creates such a pool with these options."""
         return f"{self.made_by}(..., {options})"
 
 
@@ -55,46 +56,51 @@ class Driver(NamedTuple):
     name: str
     """As in SQLAlchemy's URLs."""
     mark: str
-    """An attribute that its connections have, and no other driver's. Told by that and
-    not by the class: a connection may be wrapped."""
+    """An attribute that only this driver's connections have. It identifies the driver,
+    instead of the class, since a connection may be wrapped.
+    """
     backend: Callable[[Any], tuple[int | None, Ends]]
     """Reads the backend pid and the socket of a connection; may raise anything."""
     connects: str | None = None
     """The module whose ``connect()`` opens a synchronous connection."""
     connect_timeout: str | None = None
-    """The argument of ``connect()`` that limits its time, in seconds."""
+    """The timeout argument of ``connect()``, in seconds."""
     takes_ssl_context: bool = False
-    """``connect()`` takes an SSLContext; libpq has only modes."""
-    to_libpq: Callable[[Words], dict[str, Any]] = dict
-    """Puts the arguments of the driver in libpq's words."""
-    from_libpq: Callable[[Words], dict[str, Any]] | None = None
-    """Puts libpq's words in the arguments of ``connect()``; None if it takes them."""
+    """``connect()`` takes an SSLContext; libpq has only SSL modes."""
+    to_libpq: Callable[[Parameters], dict[str, Any]] = dict
+    """Translates the arguments of the driver to libpq parameters."""
+    from_libpq: Callable[[Parameters], dict[str, Any]] | None = None
+    """Translates libpq parameters to arguments of ``connect()``; None if it takes them
+    as they are.
+    """
     raises_os_errors: bool = False
-    """The driver lets errors of a socket pass as they are."""
+    """The driver does not wrap the OSError of a failed socket."""
 
 
 class LibraryInfo(NamedTuple):
-    """All there is to say of one library."""
+    """The record of one library."""
 
     packages: tuple[str, ...]
-    """Top-level packages that are its code."""
+    """Top-level packages of the library."""
     module: str | None = None
     """The module that is loaded when the application uses pools of the library."""
     adapter: str | None = None
     """The adapter for its pools, ``module:class`` in ``poolwatch.adapters``."""
     takes: str = ""
-    """What of it can be given to ``instrument()``, in words."""
+    """The accepted targets of ``instrument()``, for error messages."""
     driver: Driver | None = None
     options: Mapping[str, PoolOptions] = MappingProxyType({})
-    """By the kind of pool; ``*`` for all kinds that no library names."""
+    """By the kind of pool; ``*`` for kinds that no library lists."""
     lenders: tuple[tuple[str, str], ...] = ()
-    """Module and name of classes that keep references to the connections that are out:
-    such a reference is no use of the connection."""
+    """Module and name of classes that keep references to lent connections. Such a
+    reference does not count as a use of the connection.
+    """
     followed: tuple[str, ...] = ()
-    """Prefixes of the modules whose objects may lead to a held connection; all modules
-    if empty."""
+    """Prefixes of modules whose objects may be on a reference path to a connection;
+    empty for all modules.
+    """
     unfollowed: frozenset[str] = frozenset()
-    """Classes, and whole packages, whose objects lead nowhere or everywhere."""
+    """Classes and packages whose objects are never on a useful reference path."""
 
 
 @cache
@@ -106,23 +112,23 @@ def libraries() -> tuple[LibraryInfo, ...]:
 
 
 def with_pools() -> dict[str, LibraryInfo]:
-    """The libraries whose pools can be instrumented, by the module that is loaded when
-    the application uses them.
+    """The libraries whose pools can be instrumented, by the module that the application
+    loads to use them.
     """
     return {each.module: each for each in libraries() if each.module is not None}
 
 
 def drivers() -> tuple[Driver, ...]:
-    """All drivers that are known."""
+    """All known drivers."""
     return tuple(each.driver for each in libraries() if each.driver is not None)
 
 
 def driver_called(name: str) -> Driver | None:
-    """The driver with that name in SQLAlchemy's URLs."""
+    """The driver with this name in SQLAlchemy's URLs."""
     return next((each for each in drivers() if each.name == name), None)
 
 
 @cache
 def by_package() -> dict[str, LibraryInfo]:
-    """The libraries, by each top-level package that is their code."""
+    """The libraries, by each of their top-level packages."""
     return {name: each for each in libraries() for name in each.packages}

@@ -1,4 +1,4 @@
-"""The program of this process and its sub-command, and the process it is a worker of.
+"""The program and sub-command of this process, and the master process of a worker.
 
 Both are read from command lines. Only the program and the bare words right after it are
 used: options and their values may be secrets.
@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*t?(?:\.exe)?", re.IGNORECASE)
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,23}")
-_MOST_WORDS = 2
+_MAX_WORDS = 2
 _TAKES_VALUE = re.compile(
     r"-(?:[^-mcXW]*([mcXW])|-check-hash-based-pycs)(.*)", re.DOTALL
 )
 """Python's own options with a value."""
 _APPLICATION = ("-A", "--app")
-"""Names the application before the sub-command: ``celery -A shop worker``."""
+"""Option before the sub-command: ``celery -A shop worker``."""
 _TITLE = re.compile(r"\[?([a-z]+?)d?: ")
-"""How gunicorn and celery name their processes: ``gunicorn: master [shop:app]``."""
+"""Process titles set by gunicorn and celery: ``gunicorn: master [shop:app]``."""
 _SERVERS = frozenset({"gunicorn", "uvicorn", "hypercorn", "waitress-serve"})
 """Servers that another program may start."""
 _LAUNCHERS = frozenset({
@@ -33,107 +33,103 @@ _LAUNCHERS = frozenset({
 })  # fmt: skip
 """Programs that only start other programs."""
 _SPAWNED = "multiprocessing."
-_FARTHEST = 4
-"""Ancestors that are read."""
+_MAX_ANCESTORS = 4
+"""Maximum number of ancestors that are read."""
 
 Words = tuple[str, ...]
 """The program, and its sub-command."""
 
 
-class Started(NamedTuple):
+class _ProgramInfo(NamedTuple):
     """The program of a process."""
 
     words: Words
-    """Empty if they are not known."""
+    """Empty if unknown."""
     parent: int | None
-    """The pid of that process, if this one is a worker of it."""
+    """The pid of the master process, if this one is its worker."""
 
 
 def program() -> str:
-    """The program of this process, in words: ``airflow scheduler``."""
+    """The program of this process with its sub-command: ``airflow scheduler``."""
     words = _started(os.getpid()).words
-    return " ".join(words) if words else _by_argv()
+    return " ".join(words) if words else _name_from_argv()
 
 
 def parent() -> int | None:
-    """The pid of the process that this one is a worker of, if it is one."""
+    """The pid of the master process, if this process is its worker."""
     return _started(os.getpid()).parent
 
 
-def _by_argv() -> str:
+def _name_from_argv() -> str:
     argv = getattr(sys, "argv", None)  # the application may have changed it
     first = argv[0] if type(argv) is list and argv else None
     if type(first) is str and first not in ("", "-c", "-m"):
-        return _name_of(first)
+        return _script_name(first)
     return Path(sys.executable or "python").name
 
 
 @lru_cache(maxsize=1)
-def _started(pid: int) -> Started:
+def _started(pid: int) -> _ProgramInfo:
     try:
-        return _climb(words_of(sys.orig_argv), pid)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-    ):  # no /proc, or the application changed the list
-        return Started((), None)
+        return _find_program(words_of(sys.orig_argv), pid)
+    except (OSError, ValueError, TypeError):  # no /proc, or a modified orig_argv
+        return _ProgramInfo((), None)
 
 
-def _climb(words: Words | None, pid: int) -> Started:
-    """Follow the parents as long as this process belongs to their program.
+def _find_program(words: Words | None, pid: int) -> _ProgramInfo:
+    """Climb to the ancestors that belong to the same program.
 
-    ``words`` are those of this process: None if they are not known, empty for a process
-    that multiprocessing has spawned.
+    ``words`` are those of this process: None if unknown, empty for a process spawned by
+    multiprocessing.
     """
     if words is None:
-        return Started((), None)
+        return _ProgramInfo((), None)
     master = None
-    for _ in range(_FARTHEST):
+    for _ in range(_MAX_ANCESTORS):
         pid = _parent_of(pid)
-        above = _command_line(pid)
-        title = _TITLE.match(above[0]) if above else None
+        command_line = _command_line(pid)
+        title = _TITLE.match(command_line[0]) if command_line else None
         if title is not None and words[:1] == title.groups():
             master = pid
             continue
-        theirs = words_of(above)
-        if theirs is None:
+        parent_words = words_of(command_line)
+        if parent_words is None:
             break
-        served = words[:1] and words[0] in _SERVERS and len(theirs) > 1
-        if words and theirs != words and not served:
+        server_worker = words[:1] and words[0] in _SERVERS and len(parent_words) > 1
+        if words and parent_words != words and not server_worker:
             break
-        if served and theirs[0] in _LAUNCHERS:
+        if server_worker and parent_words[0] in _LAUNCHERS:
             break
-        words, master = theirs or words, pid
-    return Started(words, master if words else None)
+        words, master = parent_words or words, pid
+    return _ProgramInfo(words, master if words else None)
 
 
 def words_of(argv: Sequence[str]) -> Words | None:
     """The program and its sub-command, from the command line of a Python process.
 
-    Empty for a process that multiprocessing has spawned; None if they are not known.
+    Empty for a process spawned by multiprocessing; None if unknown.
     """
     if not argv or not _PYTHON.fullmatch(Path(argv[0]).name):
         return None
-    at = 1
-    while at < len(argv) and argv[at].startswith("-") and len(argv[at]) > 1:
-        option = argv[at]
+    index = 1
+    while index < len(argv) and argv[index].startswith("-") and len(argv[index]) > 1:
+        option = argv[index]
         letter = _TAKES_VALUE.match(option)
         value = letter[2] if letter else ""
         if letter and not value:
-            at += 1
-            value = argv[at] if at < len(argv) else ""
+            index += 1
+            value = argv[index] if index < len(argv) else ""
         if letter and letter[1] == "c":
             return () if _SPAWNED in value else None
-        at += 1
+        index += 1
         if letter and letter[1] == "m" and value:
-            return (value.removesuffix(".__main__"), *_words(argv[at:]))
-    if at >= len(argv) or argv[at] in ("", "-"):
+            return (value.removesuffix(".__main__"), *_words(argv[index:]))
+    if index >= len(argv) or argv[index] in ("", "-"):
         return None
-    return (_name_of(argv[at]), *_words(argv[at + 1 :]))
+    return (_script_name(argv[index]), *_words(argv[index + 1 :]))
 
 
-def _name_of(script: str) -> str:
+def _script_name(script: str) -> str:
     path = Path(script)
     return path.parent.name if path.name == "__main__.py" else path.name
 
@@ -143,7 +139,7 @@ def _words(arguments: Sequence[str]) -> Words:
     if rest[:1] and rest[0] in _APPLICATION:
         del rest[:2]
     words: list[str] = []
-    for word in rest[:_MOST_WORDS]:
+    for word in rest[:_MAX_WORDS]:
         if not _WORD.fullmatch(word):
             break
         words.append(word)

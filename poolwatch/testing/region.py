@@ -49,7 +49,7 @@ class Region:
     def _watch(self, target: Any) -> bool:
         """Instrument what is not yet; returns whether that must be undone."""
         if target is None:
-            before = agent.pools is not None and agent.pools.watches_every
+            before = agent.pools is not None and agent.pools.watches_all
             if not before:
                 instrument_without_agent()
             return not before

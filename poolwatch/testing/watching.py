@@ -22,7 +22,7 @@ class Watching:
 
     def begin(self) -> None:
         """Watch; loads no pool library."""
-        if agent.pools is None or not agent.pools.watches_every:
+        if agent.pools is None or not agent.pools.watches_all:
             instrument_without_agent()
             self._mine = True
 
@@ -36,10 +36,10 @@ class Watching:
         self.seen = agent.ledger.changes
         if not self._mine:
             return
-        if agent.pools is None or not agent.pools.watches_every:
+        if agent.pools is None or not agent.pools.watches_all:
             instrument_without_agent()
         elif any(map(_lives_on, agent.ledger.taken_away)):
-            agent.pools.watch_every(Settings())
+            agent.pools.watch_all(Settings())
         agent.ledger.taken_away.clear()
 
 

@@ -447,7 +447,7 @@ def test_a_hook_that_fails(kind, pool, instrument, caplog, when):
             kind.run(kind.give, pool, connection)
     finally:
         agent.ledger.observers.remove(observer)
-    assert caplog.text.count("is now off there") == 1
+    assert caplog.text.count("is switched off for it") == 1
     assert Look().pool(watch).switched_off
     held = [kind.run(kind.take, pool) for _ in range(SIZE)]
     with pytest.raises(kind.exhausted):

@@ -151,7 +151,7 @@ def test_every_engine_is_watched_when_the_last_one_is_released(instrument, sqlit
     first = sqlite()
     for engine in [e for e in gc.get_objects() if type(e) is type(first)]:
         poolwatch.uninstrument(engine)
-    for library in agent.pools._used():  # what other tests have left alive
+    for library in agent.pools._loaded_adapters():  # what other tests have left alive
         for hooks in list(library._hooks.values()):
             poolwatch.uninstrument(hooks.pool)
     assert agent.ledger.books == {}

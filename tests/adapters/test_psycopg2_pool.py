@@ -80,7 +80,7 @@ def test_an_interrupt_when_a_key_is_used_again(pool, instrument, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Psycopg2Hooks, "_again", interrupt)
+    monkeypatch.setattr(Psycopg2Hooks, "_key_reused", interrupt)
     watch = instrument(pool)
     connection = pool.getconn("orders")
     with pytest.raises(KeyboardInterrupt):

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from poolwatch.adapters import sync_driver
-from poolwatch.adapters.asyncpg_pool.connect import libpq_words
+from poolwatch.adapters.asyncpg_pool.connect import libpq_parameters
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.adapters.pg8000.connect import arguments_of_libpq
+from poolwatch.adapters.pg8000.connect import libpq_to_pg8000
 from poolwatch.adapters.sqlalchemy.connect import server_connect
 from poolwatch.errors import ServerViewError
 from poolwatch.postgres.agent_reader import AgentReader
@@ -123,7 +123,7 @@ def test_one_that_is_loaded_comes_first(monkeypatch):
     """The application should not load a second driver for us."""
     pytest.importorskip("psycopg")
     monkeypatch.delitem(sys.modules, "psycopg2", raising=False)
-    _, module = sync_driver._driver(takes_ssl_context=False)
+    _, module = sync_driver._choose_driver(takes_ssl_context=False)
     assert module.__name__ == "psycopg"
 
 
@@ -174,7 +174,7 @@ def test_an_engine_that_is_not_on_postgresql(tmp_path):
     pool = QueuePool(creator)
     connect = server_connect(pool)
     for _ in range(3):
-        with pytest.raises(ServerViewError, match="not known as PostgreSQL"):
+        with pytest.raises(ServerViewError, match="not recognised as PostgreSQL"):
             connect()
     assert len(made) == 1, "found out once"
     with pytest.raises(Exception, match="closed"):
@@ -229,7 +229,7 @@ def test_facts_of_what_is_closed_or_foreign(postgres):
     ],
 )
 def test_asyncpgs_words_in_libpqs(given, words):
-    assert libpq_words(given) == words
+    assert libpq_parameters(given) == words
 
 
 def test_an_asynchronous_password_is_refused():
@@ -237,7 +237,7 @@ def test_an_asynchronous_password_is_refused():
         return "p"
 
     with pytest.raises(ServerViewError, match="asynchronously"):
-        libpq_words({"password": password})
+        libpq_parameters({"password": password})
 
 
 def test_a_tls_context_is_never_weakened():
@@ -245,17 +245,17 @@ def test_a_tls_context_is_never_weakened():
     strict, lax = ssl.create_default_context(), ssl.create_default_context()
     lax.check_hostname = False
     lax.verify_mode = ssl.CERT_NONE
-    words = libpq_words({"ssl": strict})
-    assert arguments_of_libpq(words)["ssl_context"] is strict
-    assert sync_driver.libpq_of_context(words)["sslmode"] == "verify-full"
-    words = libpq_words({"ssl": lax})
-    assert sync_driver.libpq_of_context(words)["sslmode"] == "require"
+    words = libpq_parameters({"ssl": strict})
+    assert libpq_to_pg8000(words)["ssl_context"] is strict
+    assert sync_driver.libpq_arguments(words)["sslmode"] == "verify-full"
+    words = libpq_parameters({"ssl": lax})
+    assert sync_driver.libpq_arguments(words)["sslmode"] == "require"
     for mode, check, verify in [
         ("require", False, ssl.CERT_NONE),
         ("verify-ca", False, ssl.CERT_REQUIRED),
         ("verify-full", True, ssl.CERT_REQUIRED),
     ]:
-        context = arguments_of_libpq({"sslmode": mode})["ssl_context"]
+        context = libpq_to_pg8000({"sslmode": mode})["ssl_context"]
         assert (context.check_hostname, context.verify_mode) == (check, verify)
-    assert arguments_of_libpq({"sslmode": "disable"})["ssl_context"] is False
-    assert "ssl_context" not in arguments_of_libpq({"sslmode": "prefer"})
+    assert libpq_to_pg8000({"sslmode": "disable"})["ssl_context"] is False
+    assert "ssl_context" not in libpq_to_pg8000({"sslmode": "prefer"})

@@ -82,8 +82,8 @@ def test_a_flush_that_nobody_asked_for(engine):
 
 def test_more_ways_than_are_remembered(engine, monkeypatch):
     """Then a stack is longer than it need be, and as true."""
-    monkeypatch.setattr(entry, "_ways", [])
-    monkeypatch.setattr(entry, "_MOST_WAYS", 0)
+    monkeypatch.setattr(entry, "_known_methods", [])
+    monkeypatch.setattr(entry, "_MAX_KNOWN_METHODS", 0)
     with Session(engine) as session:
         session.add(Item(id=1))
         session.flush()

@@ -6,7 +6,7 @@ import pytest
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
-from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn, libpq_words
+from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn, libpq_parameters
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn, libpq_word
     ],
 )
 def test_a_dsn_as_libpq_keywords(dsn, words):
-    assert libpq_words(dsn) == words
+    assert libpq_parameters(dsn) == words
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])

@@ -175,7 +175,7 @@ def test_a_dsn_needs_a_driver(monkeypatch):
         DsnReader("host=h", connection_facts).read([])
     monkeypatch.setitem(__import__("sys").modules, "sqlalchemy.engine.url", None)
     with pytest.raises(MissingExtraError, match="needs sqlalchemy"):
-        dsn_reader.libpq_words("postgresql+asyncpg://h/d")
+        dsn_reader.libpq_parameters("postgresql+asyncpg://h/d")
 
 
 @pytest.mark.parametrize(

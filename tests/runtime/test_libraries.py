@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 
 from poolwatch.adapters.base import LibraryPools
-from poolwatch.adapters.registry import unknown
+from poolwatch.adapters.registry import unsupported_message
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.runtime import libraries
 from poolwatch.runtime.libraries import LibraryInfo, PoolOptions
@@ -70,4 +70,6 @@ def test_one_more_library(monkeypatch):
     for module in ("poolwatch.runtime.libraries", "poolwatch.diagnosis.pool_options"):
         monkeypatch.setattr(f"{module}.libraries", lambda: there)
     assert options_of("aiomysql.Pool") is options
-    assert "an asyncpg pool or an aiomysql pool, or no argument" in unknown(object())
+    assert "an asyncpg pool or an aiomysql pool, or no argument" in unsupported_message(
+        object()
+    )

@@ -12,9 +12,9 @@ def _backend(connection: Any) -> tuple[int, tuple[Any, Any]]:
 
 
 def _to_libpq(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    from poolwatch.adapters.asyncpg_pool.connect import libpq_words
+    from poolwatch.adapters.asyncpg_pool.connect import libpq_parameters
 
-    return libpq_words(arguments)
+    return libpq_parameters(arguments)
 
 
 LIBRARY = LibraryInfo(
@@ -34,7 +34,7 @@ LIBRARY = LibraryInfo(
             made_by="asyncpg.create_pool",
             size="max_size",
             keep="min_size=<the peak>",
-            kept="what is idle for max_inactive_connection_lifetime is closed",
+            kept="connections idle for max_inactive_connection_lifetime are closed",
             test=None,
         )
     },

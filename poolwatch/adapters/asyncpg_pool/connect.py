@@ -1,4 +1,4 @@
-"""What an asyncpg pool connects with, and one more such connection for ourselves."""
+"""The connect parameters of an asyncpg pool, and a monitoring connection with them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from poolwatch.adapters.sync_driver import connector
+from poolwatch.adapters.sync_driver import connect_function
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
-_OF_LIBPQ = frozenset(
+_LIBPQ_KEYS = frozenset(
     {
         "host",
         "port",
@@ -31,8 +31,8 @@ _OF_LIBPQ = frozenset(
         "sslnegotiation",
     }
 )
-"""What both asyncpg and libpq understand in a DSN; the rest is asyncpg's own."""
-_SAME_WORDS = (
+"""Parameters of a DSN that asyncpg shares with libpq; others are asyncpg's own."""
+_SAME_KEYS = (
     "user",
     "passfile",
     "service",
@@ -40,18 +40,18 @@ _SAME_WORDS = (
     "krbsrvname",
     "gsslib",
 )
-"""Keywords of asyncpg that libpq knows by the same name."""
+"""Arguments of asyncpg with the same name in libpq."""
 
 
-def libpq_of_dsn(dsn: str | None) -> dict[str, str]:
-    """Put asyncpg's DSN, which is always a URL, in libpq's words."""
+def dsn_to_libpq(dsn: str | None) -> dict[str, str]:
+    """Translate asyncpg's DSN, which is always a URL, to libpq parameters."""
     if not dsn:
         return {}
     parts = urlsplit(dsn)
-    account, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = account.partition(":")
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
     pairs = [_host_and_port(each) for each in hosts.split(",")] if hosts else []
-    words = {
+    parameters = {
         "user": unquote(user),
         "password": unquote(password),
         "dbname": unquote(parts.path.removeprefix("/")),
@@ -62,8 +62,8 @@ def libpq_of_dsn(dsn: str | None) -> dict[str, str]:
         "dbname" if key == "database" else key: value
         for key, value in parse_qsl(parts.query)
     }
-    words |= {key: value for key, value in query.items() if key in _OF_LIBPQ}
-    return {key: value for key, value in words.items() if value}
+    parameters |= {key: value for key, value in query.items() if key in _LIBPQ_KEYS}
+    return {key: value for key, value in parameters.items() if value}
 
 
 def _host_and_port(text: str) -> tuple[str, str]:
@@ -74,29 +74,32 @@ def _host_and_port(text: str) -> tuple[str, str]:
     return unquote(host), port
 
 
-def libpq_words(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Put asyncpg's arguments in libpq's words; an SSLContext is ``ssl_context``."""
-    words = {key: arguments[key] for key in _SAME_WORDS if arguments.get(key)}
+def libpq_parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate asyncpg's arguments to libpq parameters.
+
+    An SSLContext becomes ``ssl_context``.
+    """
+    parameters = {key: arguments[key] for key in _SAME_KEYS if arguments.get(key)}
     if arguments.get("database"):
-        words["dbname"] = arguments["database"]
+        parameters["dbname"] = arguments["database"]
     for key in ("host", "port"):
         value = arguments.get(key)
         if value:
-            several = value if isinstance(value, list | tuple) else [value]
-            words[key] = ",".join(map(str, several))
+            joined = value if isinstance(value, list | tuple) else [value]
+            parameters[key] = ",".join(map(str, joined))
     password = arguments.get("password")
     if callable(password):
         password = password()
     if password is not None and not isinstance(password, str):
         if hasattr(password, "close"):
-            password.close()  # a coroutine that nobody will await
+            password.close()  # a coroutine that will not be awaited
         raise ServerViewError(
             "the engine asks for its password asynchronously, which only its own event "
             "loop can do: give --dsn"
         )
     if password:
-        words["password"] = password
-    return words | _ssl(arguments)
+        parameters["password"] = password
+    return parameters | _ssl(arguments)
 
 
 def _ssl(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,51 +123,52 @@ def arguments_of(target: Any) -> tuple[str | None, Mapping[str, Any]]:
 
 
 def database_of(pool: Any) -> str | None:
-    """The database; None if it is left to the environment."""
-    words = _words(pool)
-    found = words.get("dbname") or words.get("user")
+    """The database; None if the environment sets it."""
+    parameters = _parameters(pool)
+    found = parameters.get("dbname") or parameters.get("user")
     return str(found) if found else None
 
 
 def url_of(target: Any) -> str:
     """A URL without secrets."""
-    return masked_url(_words(target))
+    return masked_url(_parameters(target))
 
 
-def server_connect(reach: Callable[[], Any]) -> Callable[[], Any]:
-    """Return the call that opens one connection like the pool's, by a sync driver.
+def server_connect(get_pool: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that opens a connection like the pool's, with a sync driver.
 
-    ``reach`` returns the pool, or None once it is gone. The call raises ServerViewError
-    when there is no way to connect, and otherwise the errors of the driver.
+    ``get_pool`` returns the pool, or None once it was collected. The function raises
+    ServerViewError when it cannot connect in this way, and otherwise the errors of the
+    driver.
     """
 
     def connect() -> Any:
-        pool = reach()
+        pool = get_pool()
         if pool is None:
             raise ServerViewError("the pool is gone")
-        made_by = getattr(pool, "_connect", None)  # asyncpg 0.30 and later
-        if not str(getattr(made_by, "__module__", "asyncpg")).startswith("asyncpg"):
+        connector = getattr(pool, "_connect", None)  # asyncpg 0.30 and later
+        if not str(getattr(connector, "__module__", "asyncpg")).startswith("asyncpg"):
             raise ServerViewError(
                 "the pool connects through a connect= of its own, which only its event "
                 "loop can call: give --dsn"
             )
         dsn, keywords = arguments_of(pool)
-        words = {**libpq_of_dsn(dsn), **libpq_words(keywords)}
-        return connector(words)()
+        parameters = {**dsn_to_libpq(dsn), **libpq_parameters(keywords)}
+        return connect_function(parameters)()
 
     return connect
 
 
-def _words(pool: Any) -> dict[str, Any]:
-    """The words that make the URL; the password is masked there."""
+def _parameters(pool: Any) -> dict[str, Any]:
+    """The libpq parameters for the URL, which masks the password."""
     dsn, keywords = arguments_of(pool)
-    words: dict[str, Any] = libpq_of_dsn(dsn)
-    several = {
+    parameters: dict[str, Any] = dsn_to_libpq(dsn)
+    joined = {
         key: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         for key, value in keywords.items()
     }
     names = {"database": "dbname"}
     for key in ("user", "host", "port", "database", "password"):
-        if several.get(key):
-            words[names.get(key, key)] = several[key]
-    return words
+        if joined.get(key):
+            parameters[names.get(key, key)] = joined[key]
+    return parameters

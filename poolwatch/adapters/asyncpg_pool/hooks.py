@@ -1,9 +1,9 @@
-"""What is attached to one pool of asyncpg, and how it comes off again.
+"""The hooks of one asyncpg pool.
 
-asyncpg has no events, and its objects take no attributes: pool, holders and connections
-become instances of subclasses made for the one pool. The application gets asyncpg's own
-proxy. The pool keeps the proxy as long as it is out, so a proxy that was dropped never
-comes back: see :mod:`poolwatch.adapters.refcounts`.
+asyncpg has no events, and its objects take no attributes: the pool, its holders and its
+connections become instances of subclasses made for this pool. The application gets
+asyncpg's own proxy. The pool keeps a reference to the proxy until it is returned, so a
+dropped proxy is never collected: see :mod:`poolwatch.adapters.refcounts`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.asyncpg_pool.statements import StatementHooks
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import (
     Method,
@@ -29,15 +28,20 @@ from poolwatch.adapters.patching import (
     restore_class,
     subclass,
 )
+from poolwatch.adapters.recovery import raised_by
 from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.pool import PoolLedger
 
-_BY_POOL = 2
-"""asyncpg's own references to a proxy: from its holder and its connection."""
+_POOL_REFERENCES = 2
+"""asyncpg's own references to a proxy: from its PoolConnectionHolder and its
+connection.
+"""
 
 
-class Holders(list[Any]):
-    """The pool's list of its holders, which takes weak references, unlike the pool."""
+class HolderList(list[Any]):
+    """The pool's list of PoolConnectionHolders. Unlike the pool, it takes weak
+    references.
+    """
 
     __slots__ = ("__weakref__", "pool")
 
@@ -47,21 +51,22 @@ class Holders(list[Any]):
 
 
 class AsyncpgHooks(DriverHooks):
-    """What is attached to one pool of asyncpg."""
+    """Installs and removes the hooks of one asyncpg pool."""
 
     capacity = methodcaller("get_max_size")
 
     def __init__(
-        self, pool: Any, book: PoolLedger, context: AdapterContext, patches: Patches
+        self, pool: Any, ledger: PoolLedger, context: AdapterContext, patches: Patches
     ) -> None:
-        holders = Holders(pool)
-        super().__init__(holders, book, context, patches)
+        holders = HolderList(pool)
+        super().__init__(holders, ledger, context, patches)
         self._returning: set[int] = set()
-        """Ids of the holders whose connection is being returned."""
+        """Ids of the PoolConnectionHolders whose connection is being returned."""
         self._known: dict[int, ref[Any]] = {}
-        """Weak references to connections, by their ``id()``. They report connections
-        that are gone without having been closed."""
-        book.look = self._look_for_dropped
+        """Weak references to connections, by their ``id()``. Their callbacks count
+        connections that were collected without having been closed.
+        """
+        ledger.look = self._check_dropped
         self._statements = StatementHooks(
             self._hold_of, self._closed, context.sites, self.guard
         )
@@ -70,11 +75,11 @@ class AsyncpgHooks(DriverHooks):
         base = original_class(type(pool))
         self._pool_kind = subclass(base, **self._pool_methods(base, pool))
         pool.__class__ = self._pool_kind
-        self._adopt(holders)
+        self._attach_to_existing(holders)
 
     @property
     def pool(self) -> Any:
-        """The pool; None once it is gone."""
+        """The pool; None once it was collected."""
         holders = self._pool()
         return None if holders is None else holders.pool
 
@@ -83,7 +88,7 @@ class AsyncpgHooks(DriverHooks):
         return type(pool) is self._pool_kind
 
     def remove(self) -> None:
-        """Give all objects their classes again."""
+        """Restore the classes of all objects."""
         super().remove()
         self._known.clear()
         holders = self._pool()
@@ -93,11 +98,11 @@ class AsyncpgHooks(DriverHooks):
         restore_class(pool, self._pool_kind)
         for holder in list(holders):
             restore_class(holder, self._holder_kind)
-            self._statements.release(holder._con)
+            self._statements.detach(holder._con)
         pool._holders = list(holders)
 
     def gauges(self) -> Gauges:
-        """What the pool says of itself; nothing once it is gone."""
+        """Read the current figures of the pool; empty once it was collected."""
         holders = self._pool()
         if holders is None:
             return Gauges()
@@ -116,13 +121,13 @@ class AsyncpgHooks(DriverHooks):
 
     # -- hooking -----------------------------------------------------------------------
 
-    def _adopt(self, holders: Holders) -> None:
-        """Attach to the existing connections and their holders."""
+    def _attach_to_existing(self, holders: HolderList) -> None:
+        """Attach to the existing connections and their PoolConnectionHolders."""
         for holder in list(holders):
             holder.__class__ = self._holder_kind
             connection = holder._con
             if connection is not None and id(connection) not in self._known:
-                self._meet(connection, None)
+                self._add(connection, None)
 
     def _pool_methods(self, base: Any, pool: Any) -> dict[str, Method]:
         returning, opened = self._returning, self._opened
@@ -137,15 +142,15 @@ class AsyncpgHooks(DriverHooks):
             if type(connection) is PoolConnectionProxy and connection._con is not None:
                 holder = connection._holder
                 if holder._pool is pool:
-                    returning.add(id(holder))  # until it has come back
+                    returning.add(id(holder))  # until the connection is returned
             return await base.release(pool, connection, **kwargs)
 
         async def expire_connections(pool: Any) -> Any:
-            self._expired(pool)
+            self._count_expired(pool)
             return await base.expire_connections(pool)
 
-        made = (_get_new_connection, release, expire_connections)
-        methods: dict[str, Method] = {each.__name__: each for each in made}
+        overrides = (_get_new_connection, release, expire_connections)
+        methods: dict[str, Method] = {each.__name__: each for each in overrides}
         return methods | {"_acquire": request(base._acquire, {id(pool): self}.get)}
 
     # -- requests and holds ------------------------------------------------------------
@@ -153,18 +158,18 @@ class AsyncpgHooks(DriverHooks):
     def identify(
         self, wait: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
-        """The pool lends a proxy of the connection. Its holder stays the same."""
+        """The key is the PoolConnectionHolder, which outlives its proxies."""
         proxy = connection
-        lent, connection = proxy._holder, proxy._con
-        if type(lent) is not self._holder_kind:  # made since the pool was hooked
-            lent.__class__ = self._holder_kind
+        holder, connection = proxy._holder, proxy._con
+        if type(holder) is not self._holder_kind:  # created after the pool was hooked
+            holder.__class__ = self._holder_kind
         known = self.facts.get(id(connection))
-        wait.facts = known or self._meet(connection, None)
-        wait.proxy = _Lent(self._known[id(connection)])
-        return id(lent)
+        wait.facts = known or self._add(connection, None)
+        wait.proxy = _ProxyReference(self._known[id(connection)])
+        return id(holder)
 
     def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
-        """Whether it was the timeout of the request, not of a connection attempt."""
+        """Whether the request timed out, as opposed to a connection attempt."""
         timeout = args[0] if args else None
         if timeout is None or not isinstance(error, TimeoutError):
             return False
@@ -179,11 +184,11 @@ class AsyncpgHooks(DriverHooks):
     # -- returns -----------------------------------------------------------------------
 
     def _release(self) -> Method:
-        """The stand-in for the holder's method at which every hold ends."""
-        guard, holds = self.guard, self.book.holds
-        end: Callable[..., Any] = self.book.end
+        """Wrap PoolConnectionHolder._release, which runs at the end of every hold."""
+        guard, holds = self.guard, self.ledger.holds
+        end: Callable[..., Any] = self.ledger.end
 
-        # nothing before the try: an exception there would cost the pool a connection
+        # nothing before the try: an exception there would leak the connection
         def _release(holder: Any, hold: Any = None, called: bool = False) -> None:
             try:
                 if holder._in_use is not None and not guard.tripped:
@@ -193,49 +198,51 @@ class AsyncpgHooks(DriverHooks):
                 called = True
                 PoolConnectionHolder._release(holder)
             except BaseException as error:
-                if is_library_s(error, called, PoolConnectionHolder._release):
+                if raised_by(error, called, PoolConnectionHolder._release):
                     raise
                 try:
-                    self.came_back(hold or holds.pop(id(holder), None))
-                finally:  # Ctrl-C must not cost the pool its connection
+                    self.uncount_hold(hold or holds.pop(id(holder), None))
+                finally:  # Ctrl-C must not leak the connection
                     PoolConnectionHolder._release(holder)
-                if not self.survives(error):
+                if not self.swallows(error):
                     raise
 
         return _release
 
     def _hold_ended(self, holder: Any) -> Checkout | None:
-        """Remove the hold: its connection has come back, or is closed."""
+        """Remove the hold of a connection that was returned or closed."""
         key = id(holder)
         self._returning.discard(key)
         if holder._con is not None and holder._con.is_closed():
             self._count_invalidated(holder)
-        hold = self.book.holds.get(key)
+        hold = self.ledger.holds.get(key)
         if hold is not None:
-            hold.proxy = _nothing
-        return self.book.holds.pop(key, None)
+            hold.proxy = _no_proxy
+        return self.ledger.holds.pop(key, None)
 
     def _count_invalidated(self, holder: Any) -> None:
-        """Count it, unless it is worn out, or was counted when all were expired."""
+        """Count a closed connection, unless it reached max_queries, or
+        expire_connections() has counted it already.
+        """
         protocol = holder._con._protocol  # None if it was aborted
         worn_out = protocol and protocol.queries_count >= holder._max_queries
         if not worn_out and holder._generation == holder._pool._generation:
-            self.book.invalidated += 1
+            self.ledger.invalidated += 1
 
-    def _expired(self, pool: Any) -> None:
-        """All open connections will be replaced."""
+    def _count_expired(self, pool: Any) -> None:
+        """Count all open connections: expire_connections() will replace them."""
         if self.guard.tripped:
             return
         try:
-            self.book.invalidated += pool.get_size()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self.ledger.invalidated += pool.get_size()
+        except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 
-    def _look_for_dropped(self) -> None:
-        """Find holds that were dropped. A connection that is being returned, or that
-        listens for notifications, is in use although nothing refers to it.
+    def _check_dropped(self) -> None:
+        """Find dropped holds. A connection that is being returned, or has notification
+        listeners, is in use even without references.
         """
-        for key, hold in list(self.book.holds.items()):
+        for key, hold in list(self.ledger.holds.items()):
             proxy = hold.proxy()
             connection = None if proxy is None else proxy._con
             del proxy
@@ -246,7 +253,9 @@ class AsyncpgHooks(DriverHooks):
                 and not connection._listeners
                 and not connection._log_listeners
             ):
-                refcounts.look(hold, by_pool=_BY_POOL, weakly=0)
+                refcounts.check_dropped(
+                    hold, pool_references=_POOL_REFERENCES, weak_references=0
+                )
             else:
                 hold.dropped = 0
 
@@ -256,7 +265,7 @@ class AsyncpgHooks(DriverHooks):
         if proxy is None:
             return None
         key = id(proxy._holder)
-        return None if key in self._returning else self.book.holds.get(key)
+        return None if key in self._returning else self.ledger.holds.get(key)
 
     # -- connections -------------------------------------------------------------------
 
@@ -265,32 +274,36 @@ class AsyncpgHooks(DriverHooks):
             return
         try:
             took = monotonic() - began
-            self._meet(connection, took)
-            self.book.connected(took)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self._add(connection, took)
+            self.ledger.connected(took)
+        except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 
-    def _meet(self, connection: Any, took: float | None) -> Any:
+    def _add(self, connection: Any, took: float | None) -> Any:
         key = id(connection)
-        self._statements.adopt(connection)
-        self._known[key] = ref(connection, lambda _: self._lost_sight(key))
-        return self.remember(connection, key, monotonic(), took, met=took is None)
+        self._statements.attach(connection)
+        self._known[key] = ref(connection, lambda _: self._collected(key))
+        return self.remember(
+            connection, key, monotonic(), took, age_unknown=took is None
+        )
 
     def _closed(self, connection: Any) -> None:
-        """The pool or the application closes a connection; may be called twice."""
+        """Record that a connection is closed; may be called twice."""
         key = id(connection)
         if self._known.pop(key, None) is not None:
-            self.book.closed(self.book.connections.pop(key, None), monotonic())
+            self.ledger.closed(self.ledger.connections.pop(key, None), monotonic())
 
-    def _lost_sight(self, key: int) -> None:
-        """A connection is gone that was not closed here: the server closed it."""
+    def _collected(self, key: int) -> None:
+        """Record a connection that was collected without a close: by the server."""
         if self._known.pop(key, None) is not None:
-            self.book.invalidated += 1
-            self.book.closed(self.book.connections.pop(key, None), monotonic())
+            self.ledger.invalidated += 1
+            self.ledger.closed(self.ledger.connections.pop(key, None), monotonic())
 
 
-class _Lent:
-    """Finds the proxy of a connection: the proxy takes no weak reference."""
+class _ProxyReference:
+    """Returns the proxy of a connection, like a weak reference, which the proxy does
+    not support.
+    """
 
     __slots__ = ("_connection",)
 
@@ -302,12 +315,12 @@ class _Lent:
         return None if connection is None else connection._proxy
 
 
-def _nothing() -> None:
-    """The hold is over: there is no proxy."""
+def _no_proxy() -> None:
+    """Stands in for the reference once the hold has ended."""
 
 
 def _is_open(connection: Any) -> bool:
-    """Whether a connection is open; it may be closed by another thread meanwhile."""
+    """Whether a connection is open; another thread may close it during the call."""
     with suppress(AttributeError):
         return connection is not None and not connection.is_closed()
     return False

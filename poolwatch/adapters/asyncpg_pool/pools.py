@@ -19,23 +19,23 @@ from poolwatch.ledger.pool import PoolLedger
 
 
 class AsyncpgPools(LibraryPools):
-    """The instrumented asyncpg pools of this process. They are not kept alive."""
+    """The instrumented asyncpg pools of this process, by weak reference."""
 
-    accepted = (Pool,)
-    made = (Pool,)
+    target_classes = (Pool,)
+    patched_classes = (Pool,)
     url_of = staticmethod(url_of)
     arguments_of = staticmethod(arguments_of)
 
-    def make_hooks(self, target: Any, book: PoolLedger) -> AsyncpgHooks:
-        """Hook the pool, also one that is not initialised yet."""
+    def make_hooks(self, target: Any, ledger: PoolLedger) -> AsyncpgHooks:
+        """Hook the pool, which may not be initialised yet."""
         if type(target) is Pool:
-            book.kind = "asyncpg.Pool"  # "Pool" alone might be anybody's
-        hooks = AsyncpgHooks(target, book, self._context, self._patches)
-        book.server_connect = server_connect(lambda: hooks.pool)
+            ledger.kind = "asyncpg.Pool"  # "Pool" alone is ambiguous
+        hooks = AsyncpgHooks(target, ledger, self._context, self._patches)
+        ledger.server_connect = server_connect(lambda: hooks.pool)
         return hooks
 
     def is_new(self, target: Any) -> bool:
-        """Whether no statement was sent yet: such a pool takes no weak reference."""
+        """Whether no statement was sent yet; the pool takes no weak reference."""
         protocols = [h._con._protocol for h in target._holders if h._con is not None]
         return not any(each is None or each.queries_count for each in protocols)
 
@@ -48,5 +48,5 @@ class AsyncpgPools(LibraryPools):
         return database_of(target) or "asyncpg"
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """None: it is made with the hooks, which do not keep the pool alive."""
+        """None: make_hooks() sets it, with hooks that do not keep the pool alive."""
         return None

@@ -1,4 +1,4 @@
-"""pg8000, a driver without a pool of its own."""
+"""pg8000, a driver without a pool."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ def _backend(connection: Any) -> tuple[int, tuple[Any, Any]]:
     return pid, (own.getsockname(), own.getpeername())
 
 
-def _from_libpq(words: Mapping[str, Any]) -> dict[str, Any]:
-    from poolwatch.adapters.pg8000.connect import arguments_of_libpq
+def _from_libpq(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    from poolwatch.adapters.pg8000.connect import libpq_to_pg8000
 
-    return arguments_of_libpq(words)
+    return libpq_to_pg8000(parameters)
 
 
 LIBRARY = LibraryInfo(

@@ -8,28 +8,28 @@ from typing import Any
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 
 
-def arguments_of_libpq(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Put libpq's words in pg8000's: one host, a TLS context instead of a mode."""
-    host = str(words.get("host") or "localhost").split(",")[0]
-    port = int(str(words.get("port") or "5432").split(",")[0])
-    given: dict[str, Any] = {
-        "user": words.get("user"),
-        "password": words.get("password"),
-        "database": words.get("dbname"),
+def libpq_to_pg8000(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate libpq parameters: one host, a TLS context instead of a mode."""
+    host = str(parameters.get("host") or "localhost").split(",")[0]
+    port = int(str(parameters.get("port") or "5432").split(",")[0])
+    arguments: dict[str, Any] = {
+        "user": parameters.get("user"),
+        "password": parameters.get("password"),
+        "database": parameters.get("dbname"),
         "timeout": CONNECT_TIMEOUT_S,
     }
     if host.startswith("/"):
-        given["unix_sock"] = f"{host}/.s.PGSQL.{port}"
+        arguments["unix_sock"] = f"{host}/.s.PGSQL.{port}"
     else:
-        given |= {"host": host, "port": port}
-    context = words.get("ssl_context") or _context(words.get("sslmode"))
+        arguments |= {"host": host, "port": port}
+    context = parameters.get("ssl_context") or _context(parameters.get("sslmode"))
     if context is not None:
-        given["ssl_context"] = context
-    return given
+        arguments["ssl_context"] = context
+    return arguments
 
 
 def _context(mode: str | None) -> Any:
-    """False for no TLS, None for TLS if the server has it."""
+    """The TLS context; False for no TLS, None for TLS if the server offers it."""
     if mode in (None, "prefer", "allow"):
         return None
     if mode == "disable":

@@ -14,7 +14,7 @@ def _options(kind: str) -> PoolOptions:
         made_by=kind,
         size="maxconn",
         keep="minconn=<the peak>",
-        kept="what is beyond minconn is closed at its return and opened again",
+        kept="connections beyond minconn are closed when returned, and opened again",
         test=None,
     )
 

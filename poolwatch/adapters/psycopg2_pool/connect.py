@@ -1,4 +1,4 @@
-"""What a psycopg2 pool connects with, and one more such connection for ourselves."""
+"""The connect parameters of a psycopg2 pool, and a monitoring connection with them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from poolwatch.errors import ServerViewError
 
 
 def server_connect(target: Any) -> Callable[[], Any]:
-    """Return the call that opens a plain connection with the pool's arguments.
+    """Return a function that opens a plain connection with the pool's arguments.
 
-    It does not keep the pool alive, and raises ServerViewError when the pool is gone.
+    It does not keep the pool alive. It raises ServerViewError once the pool was
+    collected.
     """
     reference = ref(target)
 
@@ -25,16 +26,16 @@ def server_connect(target: Any) -> Callable[[], Any]:
         alive = reference()
         if alive is None:
             raise ServerViewError("the pool is gone")
-        words = {"connect_timeout": CONNECT_TIMEOUT_S, **parameters_of(alive)}
-        return psycopg2.connect(**words)
+        parameters = {"connect_timeout": CONNECT_TIMEOUT_S, **parameters_of(alive)}
+        return psycopg2.connect(**parameters)
 
     return connect
 
 
 def parameters_of(target: Any) -> dict[str, Any]:
-    """The parameters for libpq: the words of its DSN, and its keywords.
+    """The libpq parameters from the pool's DSN and keywords.
 
-    Empty if the DSN cannot be read.
+    Empty if the DSN cannot be parsed.
     """
     keywords = dict(getattr(target, "_kwargs", None) or {})
     arguments = getattr(target, "_args", None) or ()
@@ -45,6 +46,6 @@ def parameters_of(target: Any) -> dict[str, Any]:
     if dsn:
         with suppress(Exception):
             found = parse_dsn(dsn)
-    if "database" in keywords:  # psycopg2's own other name for it
+    if "database" in keywords:  # psycopg2's alias
         keywords.setdefault("dbname", keywords.pop("database"))
     return {**found, **{k: v for k, v in keywords.items() if v is not None}}

@@ -1,9 +1,9 @@
-"""What is attached to one pool of psycopg2, and how it comes off again.
+"""The hooks of one psycopg2 pool.
 
-They lend the connection itself, which must stay what it is: psycopg2's functions in C
-take no stand-in. They never wait: when nothing is free, PoolError is raised at once,
-which counts as a timeout. And they keep what they have lent, so a connection that was
-dropped never comes back: see :mod:`poolwatch.adapters.refcounts`.
+These pools lend the connection itself, which cannot be replaced by a proxy: psycopg2's
+C functions check its type. The pools never wait: with no free connection they raise
+PoolError at once, which counts as a timeout. They keep references to lent connections,
+so a dropped connection is never collected: see :mod:`poolwatch.adapters.refcounts`.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from psycopg2.pool import AbstractConnectionPool, PoolError
 
 from poolwatch.adapters import refcounts
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.cut_short import is_library_s
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import Method, Patches
+from poolwatch.adapters.recovery import raised_by
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.pool import PoolLedger
 
 
 class Psycopg2Hooks(DriverHooks):
-    """What is attached to one pool of psycopg2."""
+    """Installs and removes the hooks of one psycopg2 pool."""
 
     capacity = attrgetter("maxconn")
 
     def __init__(
-        self, pool: Any, book: PoolLedger, context: AdapterContext, patches: Patches
+        self, pool: Any, ledger: PoolLedger, context: AdapterContext, patches: Patches
     ) -> None:
-        super().__init__(pool, book, context, patches)
+        super().__init__(pool, ledger, context, patches)
         self._known: dict[int, ref[Any]] = {}
         """Weak references to the connections, by their ``id()``."""
-        book.look = self._look_for_dropped
+        ledger.look = self._check_dropped
         for connection in [*pool._pool, *pool._used.values()]:
-            self._meet(connection)
+            self._add_existing(connection)
         patches.hook(
             pool,
             self,
@@ -50,7 +50,7 @@ class Psycopg2Hooks(DriverHooks):
         )
 
     def gauges(self) -> Gauges:
-        """What the pool says of itself; nothing once it is gone."""
+        """Read the current figures of the pool; empty once it was collected."""
         pool = self.pool
         if pool is None:
             return Gauges()
@@ -67,90 +67,94 @@ class Psycopg2Hooks(DriverHooks):
     def identify(
         self, wait: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
-        """The pool lends the connection itself. A key may ask for one that is out."""
+        """The key is the connection. ``getconn(key)`` may return one already lent."""
         key = id(connection)
         hold = self.holds.get(key)
-        if hold is not None and self._again(hold, connection, args, kwargs):
+        if hold is not None and self._key_reused(hold, connection, args, kwargs):
             return None
-        wait.facts = self.facts.get(key) or self._meet(connection)
+        wait.facts = self.facts.get(key) or self._add_existing(connection)
         wait.proxy = self._known.get(key) or ref(connection)
         wait.keyed = bool(args or kwargs)
         return key
 
     def is_out(self, pool: Any, args: Any, kwargs: Any) -> bool:
-        """Whether a connection is out under the key: then that one is lent again."""
+        """Whether a connection is out under this key: ``getconn`` returns it again."""
         key = _key(args, kwargs)
-        with suppress(Exception):  # a key of the application's own class
+        with suppress(Exception):  # the key may be an object of the application
             return key is not None and key in pool._used
         return False
 
     def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
-        """The pool raises PoolError at once when all are out, and when it is closed."""
+        """Whether the pool was exhausted; a closed pool raises PoolError, too."""
         return isinstance(error, PoolError) and not self.pool.closed
 
     def give_back(
         self, pool: Any, connection: Any, wait: Checkout, args: Any, kwargs: Any
     ) -> None:
-        """Return it, unless it was out before under the same key."""
+        """Return the connection, unless it was already out under the same key."""
         hold = self.holds.get(id(connection), wait)
         if hold is wait or _key(args, kwargs) is None:
             pool.putconn(connection)
 
-    def _again(self, hold: Checkout, connection: Any, args: Any, kwargs: Any) -> bool:
-        """Whether the key of ``hold`` was used again. If not, the connection has come
-        back in a way that we have not seen.
+    def _key_reused(
+        self, hold: Checkout, connection: Any, args: Any, kwargs: Any
+    ) -> bool:
+        """Whether ``getconn`` was called again with the key of ``hold``. If not, the
+        connection was returned without our wrapper being called.
         """
         if _key(args, kwargs) is not None:
             return True
         if self.holds.pop(id(connection), None) is hold:
-            self.book.end(hold, monotonic(), False)
+            self.ledger.end(hold, monotonic(), False)
         return False
 
     # -- returns -----------------------------------------------------------------------
 
     def end_returned(self, pool: Any) -> None:
-        """End the holds of connections that the pool does not count as out.
+        """End the holds of connections that the pool no longer counts as out.
 
-        A pool class of the application may choose itself which connection is returned.
+        A subclass of the pool may return another connection than the given one.
         """
         holds = self.holds
-        for number, hold in list(holds.items()):
-            gone = number != id(hold) and number not in pool._rused
-            if gone and holds.pop(number, None) is hold:
-                self.book.end(hold, monotonic(), False)
+        for connection_id, hold in list(holds.items()):
+            returned = connection_id != id(hold) and connection_id not in pool._rused
+            if returned and holds.pop(connection_id, None) is hold:
+                self.ledger.end(hold, monotonic(), False)
 
-    def not_returned(self, pool: Any, hold: Checkout | None, number: int) -> None:
-        """The pool refused the connection, or failed while it took it."""
+    def not_returned(
+        self, pool: Any, hold: Checkout | None, connection_id: int
+    ) -> None:
+        """Handle a connection that the pool refused or failed to take back."""
         try:
             if hold is None:
                 return
-            if number in pool._rused:
-                self.holds[number] = hold
+            if connection_id in pool._rused:
+                self.holds[connection_id] = hold
             else:
-                self.book.end(hold, monotonic(), False)
-        except Exception as error:  # noqa: BLE001 - the application waits for its own
+                self.ledger.end(hold, monotonic(), False)
+        except Exception as error:  # noqa: BLE001 - the application gets its own error
             self.guard.failed(error)
 
     def all_closed(self) -> None:
-        """The pool has closed all its connections, and forgotten what was out."""
-        for number in list(self._known):
-            self.discarded(number, invalidated=False)
-        for number in list(self.holds):
-            hold = self.holds.pop(number, None)
+        """End all holds: the pool has closed and forgotten its connections."""
+        for connection_id in list(self._known):
+            self.discarded(connection_id, invalidated=False)
+        for connection_id in list(self.holds):
+            hold = self.holds.pop(connection_id, None)
             if hold is not None:
-                self.book.end(hold, monotonic(), False)
+                self.ledger.end(hold, monotonic(), False)
 
     # -- connections -------------------------------------------------------------------
 
     def opened(self, connection: Any, opened: float, took: float) -> None:
-        """Count a connection that the pool has made."""
+        """Count a connection that the pool has opened."""
         if self.guard.tripped:
             return
         self._remember(connection, opened, took)
-        self.book.connected(took)
+        self.ledger.connected(took)
 
-    def _meet(self, connection: Any) -> ConnectionFacts:
-        """A connection that was opened before the pool was instrumented."""
+    def _add_existing(self, connection: Any) -> ConnectionFacts:
+        """Record a connection that was opened before the pool was instrumented."""
         return self._remember(connection, monotonic(), None)
 
     def _remember(
@@ -164,102 +168,102 @@ class Psycopg2Hooks(DriverHooks):
                 table.pop(key, None)
 
         known[key] = ref(connection, forget)
-        return self.remember(connection, key, opened, took, met=took is None)
+        return self.remember(connection, key, opened, took, age_unknown=took is None)
 
-    def discarded(self, number: int, *, invalidated: bool) -> None:
-        """A connection was closed."""
-        self._known.pop(number, None)
-        self.book.closed(self.facts.pop(number, None), monotonic())
-        self.book.invalidated += invalidated
+    def discarded(self, connection_id: int, *, invalidated: bool) -> None:
+        """Record that a connection was closed."""
+        self._known.pop(connection_id, None)
+        self.ledger.closed(self.facts.pop(connection_id, None), monotonic())
+        self.ledger.invalidated += invalidated
 
-    def _look_for_dropped(self) -> None:
-        """Find holds that were dropped, unless a key leads back to the connection."""
+    def _check_dropped(self) -> None:
+        """Find dropped holds, except those whose key can still get the connection."""
         for hold in list(self.holds.values()):
             if self.prove_dropped and not hold.keyed:
-                refcounts.look(hold)
+                refcounts.check_dropped(hold)
             else:
                 hold.dropped = 0
 
 
 def _key(args: Any, kwargs: Any) -> Any:
-    """The key that was given to ``getconn``, if any."""
+    """The key that was passed to ``getconn``, if any."""
     return args[0] if args else kwargs.get("key")
 
 
-# -- stand-ins for methods of a pool ---------------------------------------------------
+# -- wrappers of methods of a pool -----------------------------------------------------
 
 
-def _putconn(below: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - written out
-    """Another thread may have the connection before ``putconn`` returns.
+def _putconn(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noqa: C901 - written out
+    """Another thread may get the connection before ``putconn`` returns.
 
-    So the hold has a key of its own meanwhile.
+    So the hold is moved to a key of its own during the call.
     """
 
     def putconn(pool: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - written out
         hooks = hooks_of(id(pool))
         if hooks is None or hooks.guard.tripped:
-            return below(pool, *args, **kwargs)
+            return original(pool, *args, **kwargs)
         holds = hooks.holds
-        number, hold, result = 0, None, None
+        connection_id, hold, result = 0, None, None
         called = returned = False
         try:
             connection: Any = args[0] if args else kwargs.get("conn")
-            number = id(connection)
-            hold = holds.pop(number, None)
+            connection_id = id(connection)
+            hold = holds.pop(connection_id, None)
             if hold is not None:
                 holds[id(hold)] = hold
             called = True
-            result, returned = below(pool, *args, **kwargs), True
+            result, returned = original(pool, *args, **kwargs), True
             if hold is None:
                 hooks.end_returned(pool)
             elif holds.pop(id(hold), None) is hold:
-                hold = hooks.book.end(hold, monotonic(), False)
+                hold = hooks.ledger.end(hold, monotonic(), False)
             if getattr(connection, "closed", False):
                 discarded = args[2] if len(args) > 2 else kwargs.get("close")
-                hooks.discarded(number, invalidated=bool(discarded))
-            return result  # noqa: TRY300 - also here the hold would be left
+                hooks.discarded(connection_id, invalidated=bool(discarded))
+            return result  # noqa: TRY300 - an exception here would leave the hold
         except BaseException as error:
             if hold is not None:
                 holds.pop(id(hold), None)
-            if not returned and is_library_s(error, called, below):
-                hooks.not_returned(pool, hold, number)
+            if not returned and raised_by(error, called, original):
+                hooks.not_returned(pool, hold, connection_id)
                 raise
-            survived = hooks.survives(error)
-            if returned or survived:
-                hooks.came_back(hold)
+            swallowed = hooks.swallows(error)
+            if returned or swallowed:
+                hooks.uncount_hold(hold)
             elif hold is not None:  # it is still out
-                holds[number] = hold
-            if not survived:
+                holds[connection_id] = hold
+            if not swallowed:
                 raise
         if returned:
             return result
         try:
-            return below(pool, *args, **kwargs)
+            return original(pool, *args, **kwargs)
         finally:
             hooks.end_returned(pool)
 
     return putconn
 
 
-def connect(below: Method, hooks_of: Callable[[int], Any]) -> Method:
-    """Tells how long it took: ``hooks`` has ``opened()`` and ``survives()``."""
+def connect(original: Method, hooks_of: Callable[[int], Any]) -> Method:
+    """Wrap ``_connect``; ``hooks`` needs ``opened()`` and ``swallows()``."""
 
     def _connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
         hooks = hooks_of(id(pool))
         if hooks is None:
-            return below(pool, *args, **kwargs)
+            return original(pool, *args, **kwargs)
         connection = None
         try:
             began = monotonic()
-            connection = below(pool, *args, **kwargs)
+            connection = original(pool, *args, **kwargs)
             now = monotonic()
             hooks.opened(connection, now, now - began)
-            return connection  # noqa: TRY300 - also here it would be lost
+            return connection  # noqa: TRY300 - an exception here would leak it
         except BaseException as error:
             if connection is None:
                 raise
-            if not hooks.survives(error):
-                with suppress(Exception):  # without the pool's lock: it is held
+            if not hooks.swallows(error):
+                with suppress(Exception):  # not putconn(): the pool's lock is held
                     AbstractConnectionPool._putconn(pool, connection)
                 raise
         return connection
@@ -267,14 +271,14 @@ def connect(below: Method, hooks_of: Callable[[int], Any]) -> Method:
     return _connect
 
 
-def _closeall(below: Method, hooks_of: Callable[[int], Any]) -> Method:
+def _closeall(original: Method, hooks_of: Callable[[int], Any]) -> Method:
     def closeall(pool: Any, *args: Any, **kwargs: Any) -> Any:
-        result = below(pool, *args, **kwargs)
+        result = original(pool, *args, **kwargs)
         hooks = hooks_of(id(pool))
         if hooks is not None and not hooks.guard.tripped:
             try:
                 hooks.all_closed()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            except Exception as error:  # noqa: BLE001 - the application must go on
                 hooks.guard.failed(error)
         return result
 

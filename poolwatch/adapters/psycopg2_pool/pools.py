@@ -1,4 +1,4 @@
-"""psycopg2's own pools: SimpleConnectionPool, ThreadedConnectionPool, their like."""
+"""psycopg2's pools: SimpleConnectionPool, ThreadedConnectionPool and subclasses."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ from poolwatch.ledger.pool import PoolLedger
 
 
 class Psycopg2Pools(LibraryPools):
-    """The instrumented pools of psycopg2. They are not kept alive."""
+    """The instrumented psycopg2 pools of this process, by weak reference."""
 
-    accepted = (AbstractConnectionPool,)
-    made = (AbstractConnectionPool,)
+    target_classes = (AbstractConnectionPool,)
+    patched_classes = (AbstractConnectionPool,)
     arguments_of = staticmethod(parameters_of)
     server_connect = staticmethod(server_connect)
 
-    def make_hooks(self, target: Any, book: PoolLedger) -> Psycopg2Hooks:
+    def make_hooks(self, target: Any, ledger: PoolLedger) -> Psycopg2Hooks:
         """Hook the pool."""
-        return Psycopg2Hooks(target, book, self._context, self._patches)
+        return Psycopg2Hooks(target, ledger, self._context, self._patches)
 
     def name_of(self, target: Any) -> str:
-        """The database, or libpq's default for it, or the class."""
+        """The database, libpq's default for it, or the class."""
         parameters = parameters_of(target)
         database = parameters.get("dbname") or os.environ.get("PGDATABASE")
         return str(database or parameters.get("user") or type(target).__name__)
 
     def url_of(self, target: Any) -> str | None:
-        """What it connects to."""
+        """The URL of the database."""
         return masked_url(parameters_of(target))
 
-    def _watching_init(self, below: Any) -> Any:
-        """Note how long each of the first connections took: ``__init__`` opens them."""
+    def _instrumenting_init(self, original: Any) -> Any:
+        """Measure the connect times of the connections that ``__init__`` opens."""
 
-        def watched_init(pool: Any, *args: Any, **kwargs: Any) -> None:
-            if self._every is None:
-                below(pool, *args, **kwargs)
+        def instrumenting_init(pool: Any, *args: Any, **kwargs: Any) -> None:
+            if self._settings_for_all is None:
+                original(pool, *args, **kwargs)
                 return
             first = _FirstConnections()
             with self._lock:
                 self._patches.hook(pool, first, _connect=connect)
             try:
-                below(pool, *args, **kwargs)
+                original(pool, *args, **kwargs)
             finally:
                 self._patches.unhook(id(pool))
-            self.watch_one_of_all(pool)
-            hooks = self._of(pool)
+            self.watch_discovered(pool)
+            hooks = self._hooks_of(pool)
             if isinstance(hooks, Psycopg2Hooks):
                 for opened in first.opened_so_far:
                     hooks.opened(*opened)
 
-        return watched_init
+        return instrumenting_init
 
 
 class _FirstConnections:
-    """What a pool opens in its ``__init__``, before it can be hooked."""
+    """Records the connections of a pool that its ``__init__`` opens."""
 
     def __init__(self) -> None:
         self.opened_so_far: list[tuple[Any, float, float]] = []
-        """Connection, ``time.monotonic()``, seconds that it took."""
+        """Connection, ``time.monotonic()``, seconds to connect."""
 
     def opened(self, connection: Any, opened: float, took: float) -> None:
-        """Note one."""
+        """Record one connection."""
         self.opened_so_far.append((connection, opened, took))
 
-    def survives(self, error: BaseException) -> bool:
-        """Whether an exception of ours is swallowed: not one for the application."""
+    def swallows(self, error: BaseException) -> bool:
+        """Whether a failure of poolwatch is hidden from the application."""
         return isinstance(error, Exception)

@@ -9,11 +9,11 @@ _NOT_LIBPQ = frozenset({
     "autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory",
     "server_cursor_factory", "async_creator_fn",
 })  # fmt: skip
-"""Arguments of psycopg, or of SQLAlchemy, that libpq has no word for."""
+"""Arguments of psycopg or SQLAlchemy that libpq does not have."""
 
 
-def libpq_words(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are meant for libpq."""
+def libpq_parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that psycopg passes on to libpq."""
     return {key: each for key, each in arguments.items() if key not in _NOT_LIBPQ}
 
 
@@ -26,7 +26,7 @@ def _options(kind: str) -> PoolOptions:
         made_by=kind,
         size="max_size",
         keep=None if "Null" in kind else "min_size=<the peak>",
-        kept="what is beyond min_size is closed once it was idle for max_idle",
+        kept="connections beyond min_size are closed after max_idle seconds idle",
         test=f"check={kind}.check_connection",
     )
 
@@ -49,11 +49,11 @@ LIBRARY = LibraryInfo(
         backend=_backend,
         connects="psycopg",
         connect_timeout="connect_timeout",
-        to_libpq=libpq_words,
+        to_libpq=libpq_parameters,
     ),
     options={kind: _options(kind) for kind in _KINDS},
     lenders=(("psycopg_pool.base", "BasePool"),),
-    # a worker of psycopg_pool remembers its last job, and the connection of that
+    # a worker of psycopg_pool keeps a reference to its last job and connection
     unfollowed=frozenset(
         {"psycopg_pool", "AdaptersMap", "TypesRegistry", "Transformer"}
     ),

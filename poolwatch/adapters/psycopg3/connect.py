@@ -1,7 +1,7 @@
-"""What a psycopg_pool pool connects with, and one more such connection for ourselves.
+"""The connect parameters of a psycopg_pool pool, and a monitoring connection with them.
 
-That connection is opened with the arguments of the pool, not by the pool: it takes no
-slot, and no event loop of the application is needed.
+That connection is opened with the pool's arguments but outside the pool: it takes no
+slot, and needs no event loop of the application.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
-from poolwatch.adapters.psycopg3 import libpq_words
+from poolwatch.adapters.psycopg3 import libpq_parameters
 from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 from poolwatch.adapters.urls import masked_url
 from poolwatch.errors import ServerViewError
 
 _BY_NUMBER = re.compile(r"pool-\d+")
-"""The name that a pool gives itself."""
+"""The default name of a pool."""
 
 
 def pool_name(target: Any) -> str:
-    """The name that the user gave the pool, its database, or its own name."""
+    """The name given by the user, the database, or the pool's default name."""
     if not _BY_NUMBER.fullmatch(target.name):
         return str(target.name)
     return str(_known_parameters(target).get("dbname") or target.name)
 
 
 def pool_url(target: Any) -> str | None:
-    """The URL; None if only calling the application's function could tell."""
+    """The URL; None if the application computes the parameters in a function."""
     return url_of(_known_parameters(target))
 
 
@@ -45,10 +45,10 @@ def url_of(parameters: dict[str, Any]) -> str | None:
 
 
 def server_connect(target: Any) -> Callable[[], Any]:
-    """Return the call that opens one synchronous connection like those of the pool.
+    """Return a function that opens a synchronous connection like the pool's.
 
-    The call does not keep the pool alive. It raises ServerViewError when there is no
-    way to connect, and otherwise the errors of psycopg.
+    The function does not keep the pool alive. It raises ServerViewError when it cannot
+    connect in this way, and otherwise the errors of psycopg.
     """
     reference = ref(target)
 
@@ -57,10 +57,10 @@ def server_connect(target: Any) -> Callable[[], Any]:
         if alive is None:
             raise ServerViewError("the pool is gone")
         conninfo = str(_resolved(alive.conninfo) or "")
-        given = libpq_words(_resolved(alive.kwargs) or {})
+        given = libpq_parameters(_resolved(alive.kwargs) or {})
         if "connect_timeout" not in conninfo_to_dict(conninfo):
             given.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
-        # a class of the user's own may bring a token in place of a password
+        # a connection class of the application may use a token as password
         sync = isinstance(alive, ConnectionPool)
         kind: Any = alive.connection_class if sync else psycopg.Connection
         connection = kind.connect(conninfo, **given)
@@ -71,11 +71,13 @@ def server_connect(target: Any) -> Callable[[], Any]:
 
 
 def _known_parameters(pool: Any) -> dict[str, Any]:
-    """The parameters for libpq, unless a function of the application gives them."""
+    """The libpq parameters; empty if a function of the application returns them."""
     if callable(pool.conninfo) or callable(getattr(pool, "kwargs", None)):
         return {}
     with suppress(Exception):
-        return conninfo_to_dict(pool.conninfo or "", **libpq_words(pool.kwargs or {}))
+        return conninfo_to_dict(
+            pool.conninfo or "", **libpq_parameters(pool.kwargs or {})
+        )
     return {}
 
 
@@ -87,7 +89,7 @@ def _resolved(given: Any) -> Any:
         if not hasattr(given, "__await__"):
             return given
         with suppress(AttributeError):
-            given.close()  # nobody will await it
+            given.close()  # it will not be awaited
     raise ServerViewError(
         "the pool asks for its connection parameters asynchronously, which only its "
         "own event loop can do: give --dsn"

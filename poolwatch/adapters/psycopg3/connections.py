@@ -1,8 +1,8 @@
-"""The connections of one psycopg_pool pool, each as long as it lives.
+"""The connections of one psycopg_pool pool, from opening to closing.
 
-The pool keeps no reference to a connection that is out. So there is one weak reference
-to each: if it dies while the connection is held, the connection can never be returned.
-The pool does not notice, and counts the connection for ever: a slot is lost.
+The pool keeps no reference to a lent connection. So poolwatch keeps a weak reference to
+each: if it dies while the connection is held, the connection can never be returned. The
+pool does not notice, and counts the connection for ever: a slot is lost.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from poolwatch.runtime.guard import Guard
 Remember = Callable[[Any, int, float, float | None], ConnectionFacts]
 
 
-class Met:
-    """What is kept of a connection without keeping it alive."""
+class KnownConnection:
+    """The record of a connection, which does not keep it alive."""
 
     __slots__ = ("closed", "facts", "reference", "wrapped")
 
@@ -34,7 +34,7 @@ class Met:
         self.facts = facts
         self.wrapped = wrapped
         self.closed = False
-        """Already counted as closed."""
+        """The close is already counted."""
 
 
 class Connections:
@@ -42,67 +42,71 @@ class Connections:
 
     def __init__(
         self,
-        book: PoolLedger,
+        ledger: PoolLedger,
         guard: Guard,
         statements: StatementHooks,
         remember: Remember,
         keeps_slot: Callable[[], bool],
     ) -> None:
-        """``keeps_slot`` tells whether the pool still counts a dropped connection."""
-        self.known: dict[int, Met] = {}
-        """By the ``id()`` of the connection. The entry goes with the connection."""
-        self._book = book
+        """``keeps_slot`` returns whether the pool still counts a dropped connection."""
+        self.known: dict[int, KnownConnection] = {}
+        """By the ``id()`` of the connection, until it is collected."""
+        self._ledger = ledger
         self._guard = guard
         self._statements = statements
         self._remember = remember
         self._keeps_slot = keeps_slot
 
-    def meet(self, connection: Any, opened: float, took: float | None) -> Met:
-        """Record a connection that is new to us."""
+    def add(
+        self, connection: Any, opened: float, took: float | None
+    ) -> KnownConnection:
+        """Record a new connection."""
         key = id(connection)
         facts = self._remember(connection, key, opened, took)
         wrapped = self._statements.wrap(connection)
-        met = Met(ref(connection, partial(self._dead, key)), facts, wrapped)
-        self.known[key] = met
-        return met
+        known = KnownConnection(
+            ref(connection, partial(self._dead, key)), facts, wrapped
+        )
+        self.known[key] = known
+        return known
 
     def closed(self, connection: Any) -> None:
         """Record that a connection is closed."""
-        met = self.known.get(id(connection))
-        if met is None:
-            self._book.closed(None, monotonic())
+        known = self.known.get(id(connection))
+        if known is None:
+            self._ledger.closed(None, monotonic())
         else:
-            self._closed(met)
+            self._closed(known)
 
-    def _closed(self, met: Met) -> None:
-        if not met.closed:
-            met.closed = True
-            self._book.closed(met.facts, monotonic())
+    def _closed(self, known: KnownConnection) -> None:
+        if not known.closed:
+            known.closed = True
+            self._ledger.closed(known.facts, monotonic())
 
     def forget(self) -> None:
-        """Take our methods off the connections, and forget these."""
+        """Remove our wrappers from the connections, and drop their records."""
         known = list(self.known.values())
         self.known.clear()
-        for met in known:
-            met.wrapped.unwrap()
+        for each in known:
+            each.wrapped.unwrap()
 
     def _dead(self, key: int, dead: ref[Any]) -> None:
-        """The connection is gone. Runs where the last reference was dropped."""
-        met = self.known.get(key)
-        if met is None or met.reference is not dead:
+        """The connection was collected. Runs where the last reference was dropped."""
+        known = self.known.get(key)
+        if known is None or known.reference is not dead:
             return
         try:
             del self.known[key]
-            self._book.connections.pop(key, None)
-            hold = self._book.holds.get(key)
+            self._ledger.connections.pop(key, None)
+            hold = self._ledger.holds.get(key)
             if hold is not None and hold.proxy is dead:
                 self._dropped(key, hold)
-            self._closed(met)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            self._closed(known)
+        except Exception as error:  # noqa: BLE001 - the application must go on
             self._guard.failed(error)
 
     def _dropped(self, key: int, hold: Checkout) -> None:
-        self._book.holds.pop(key, None)
+        self._ledger.holds.pop(key, None)
         if self._keeps_slot():
-            self._book.lost_slots += 1
-        self._book.end(hold, monotonic(), True)
+            self._ledger.lost_slots += 1
+        self._ledger.end(hold, monotonic(), True)

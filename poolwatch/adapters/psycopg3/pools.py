@@ -1,4 +1,4 @@
-"""The pools of psycopg_pool, sync and async, with and without connections kept."""
+"""The pools of psycopg_pool: sync and async, null pools included."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from poolwatch.ledger.pool import PoolLedger
 class PsycopgPools(LibraryPools):
     """The instrumented pools of psycopg_pool."""
 
-    accepted = (BasePool,)
-    made = (BasePool,)  # before the pool opens, so that its first connections are seen
+    target_classes = (BasePool,)
+    # its __init__ ends before the pool opens, so the first connections are recorded
+    patched_classes = (BasePool,)
     name_of = staticmethod(pool_name)
     url_of = staticmethod(pool_url)
     server_connect = staticmethod(server_connect)
 
-    def make_hooks(self, target: Any, book: PoolLedger) -> PsycopgHooks:
-        """Hook one pool."""
-        return PsycopgHooks(target, book, self._context, self._patches)
+    def make_hooks(self, target: Any, ledger: PoolLedger) -> PsycopgHooks:
+        """Hook the pool."""
+        return PsycopgHooks(target, ledger, self._context, self._patches)
 
     def is_ready(self, target: Any) -> bool:
-        """Whether the last thing is there that the base class makes."""
+        """Whether the base class has set its last attribute."""
         return "_open_implicit" in target.__dict__

@@ -1,10 +1,10 @@
-"""The statements that are sent through the held connections of a psycopg_pool pool.
+"""Records the statements sent over the held connections of a psycopg_pool pool.
 
-Everything psycopg sends to a server goes through ``connection.wait``, which takes a
-generator. The generator of a statement has the query among its arguments. So one
-wrapper on the instance sees all statements, those of cursors and transactions included,
-and the class of the connection stays as it is. libpq knows whether a transaction is
-open, without asking the server.
+psycopg sends everything through ``connection.wait``, which takes a generator. The
+generator of a statement has the query among its arguments. So one wrapper on the
+instance records all statements, including those of cursors and transactions, and the
+class of the connection stays unchanged. libpq knows whether a transaction is open
+without asking the server.
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ _ARGUMENTS = {
     "_declare_gen": "query",
     "_start_copy_gen": "statement",
 }
-"""By the generator that sends a statement: the name of its argument."""
-_LISTENS = "notifies"
-"""Waits for notifications: the server has nothing to do."""
+"""By the generator that sends a statement: the argument with the statement."""
+_NOTIFICATIONS = "notifies"
+"""Waits for notifications, so the server is idle."""
 _IN_TRANSACTION = (2, 3)
-"""Values of TransactionStatus: in a transaction, and in one that has failed."""
+"""Values of TransactionStatus: in a transaction, and in a failed transaction."""
 _HIDDEN = "?"
 
-Noting = Callable[[Any], Usage | None]
+Recorder = Callable[[Any], Usage | None]
 
 
 class StatementHooks(statements.StatementHooks):
-    """What is attached to the connections of one pool."""
+    """Wraps the connections of one pool."""
 
-    def __init__(self, book: PoolLedger, sites: CallSites, guard: Guard) -> None:
+    def __init__(self, ledger: PoolLedger, sites: CallSites, guard: Guard) -> None:
         super().__init__(sites, guard)
-        self._holds = book.holds
+        self._holds = ledger.holds
 
     def wrap(self, connection: Any) -> Wrapped:
-        """Record the statements of a connection, until that is undone."""
-        waiting = iscoroutinefunction(getattr(type(connection), _METHOD))
-        wrapper = self._async_wrapper if waiting else self._wrapper
+        """Record the statements of a connection, until the result is unwrapped."""
+        is_async = iscoroutinefunction(getattr(type(connection), _METHOD))
+        wrapper = self._async_wrapper if is_async else self._wrapper
         wrappers = [wrapper(connection)]
         wrapped = Wrapped(connection, wrappers)
         wrapped.wrap(wrappers)
         return wrapped
 
     def _wrapper(self, connection: Any) -> Callable[..., Any]:
-        """It must not keep its connection alive: that would hide a dropped one."""
-        original, weakly = unbound(connection, _METHOD), ref(connection)
-        noting, ended = self._noting(id(connection)), self._ended
+        """Keep only a weak reference to the connection, so as not to hide a leak."""
+        original, reference = unbound(connection, _METHOD), ref(connection)
+        record, ended = self._make_recorder(id(connection)), self._ended
 
         def wait(generator: Any, *args: Any, **kwargs: Any) -> Any:
-            usage, connection = noting(generator), weakly()
+            usage, connection = record(generator), reference()
             if usage is None:
                 return original(connection, generator, *args, **kwargs)
             try:
@@ -76,11 +76,11 @@ class StatementHooks(statements.StatementHooks):
         return wait
 
     def _async_wrapper(self, connection: Any) -> Callable[..., Any]:
-        original, weakly = unbound(connection, _METHOD), ref(connection)
-        noting, ended = self._noting(id(connection)), self._ended
+        original, reference = unbound(connection, _METHOD), ref(connection)
+        record, ended = self._make_recorder(id(connection)), self._ended
 
         async def wait(generator: Any, *args: Any, **kwargs: Any) -> Any:
-            usage, connection = noting(generator), weakly()
+            usage, connection = record(generator), reference()
             if usage is None:
                 return await original(connection, generator, *args, **kwargs)
             try:
@@ -90,14 +90,14 @@ class StatementHooks(statements.StatementHooks):
 
         return wait
 
-    def _noting(self, key: int) -> Noting:
-        """Make the function that runs before something is sent.
+    def _make_recorder(self, key: int) -> Recorder:
+        """Make the function that runs before psycopg sends something.
 
-        It returns None if what is sent is not recorded.
+        It returns None if nothing is recorded.
         """
         guard, holds, begin = self._guard, self._holds, self.begin
 
-        def noting(generator: Any) -> Usage | None:
+        def record(generator: Any) -> Usage | None:
             hold = holds.get(key)
             if hold is None or guard.tripped:
                 return None
@@ -105,36 +105,36 @@ class StatementHooks(statements.StatementHooks):
                 name = getattr(generator, "__name__", "")
                 argument = _ARGUMENTS.get(name)
                 if argument is not None:
-                    text = _text(_given(generator, argument))
+                    text = _text(_argument_of(generator, argument))
                     return begin(hold, text, frame_at(2))
                 usage = hold.usage
-                if usage is None or name == _LISTENS:
+                if usage is None or name == _NOTIFICATIONS:
                     return None
                 usage.begin()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+            except Exception as error:  # noqa: BLE001 - the application must go on
                 guard.failed(error)
                 return None
             return usage
 
-        return noting
+        return record
 
     def _ended(self, usage: Usage, connection: Any) -> None:
         try:
             usage.ended(connection.pgconn.transaction_status in _IN_TRANSACTION)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+        except Exception as error:  # noqa: BLE001 - the application must go on
             self._guard.failed(error)
 
 
-def _given(generator: Any, argument: str) -> Any:
-    """An argument of a generator that has not begun."""
+def _argument_of(generator: Any, argument: str) -> Any:
+    """An argument of a generator that has not started."""
     frame = getattr(generator, "gi_frame", None)
     return None if frame is None else frame.f_locals.get(argument)
 
 
 def _text(query: Any) -> str | None:
-    """A statement as text, without asking anything of the objects it is made of.
+    """The text of a statement, without running code of the application.
 
-    Not kept at any length: do not keep a megabyte alive.
+    Truncated, so as not to keep a megabyte alive.
     """
     if isinstance(query, str):
         return query if len(query) <= LIMIT else query[:LIMIT]
@@ -147,7 +147,7 @@ def _text(query: Any) -> str | None:
 
 
 def _composed(part: sql.Composable) -> str:
-    """Composed SQL without the values in it."""
+    """Composed SQL without its values."""
     inside: Any = part._obj
     if isinstance(part, sql.SQL):
         return str(inside)

@@ -12,7 +12,7 @@ LIBRARY = LibraryInfo(
             made_by="create_engine",
             size="pool_size",
             keep="pool_size=<the peak>, max_overflow=0",
-            kept="what overflows is closed at its return and opened again",
+            kept="overflow connections are closed when returned, and opened again",
             test="pool_pre_ping=True",
         )
     },

@@ -1,10 +1,10 @@
-"""Make a connection the way an engine makes its own, outside of its pool.
+"""Opens a connection in the same way as an engine, outside its pool.
 
 The pool's creator is called, not the pool: ``creator=``, ``connect_args`` and
-``do_connect`` listeners (tokens in place of passwords) apply, while no pool event
-fires, no slot is taken, and nothing that instruments the pool is involved.
+``do_connect`` listeners (tokens as passwords) apply, but no pool event fires, no slot
+is taken, and no instrumentation of the pool is involved.
 
-SQLAlchemy is not imported here; what is needed hangs on the engine.
+SQLAlchemy is not imported here; everything needed is reached from the engine.
 """
 
 from __future__ import annotations
@@ -27,117 +27,126 @@ if TYPE_CHECKING:
 
 __all__ = ["connect_arguments", "connection_facts", "server_connect"]
 
-Recipe = tuple[list[Any], dict[str, Any]]
+Arguments = tuple[list[Any], dict[str, Any]]
 
 
 def server_connect(target: Target) -> Callable[[], Any] | None:
-    """Return the call that opens one DBAPI connection like those of ``target``.
+    """Return a function that opens one DBAPI connection like those of ``target``.
 
-    None if ``target`` is not on PostgreSQL. Nothing is kept alive by the call, and it
-    follows ``engine.dispose()``. It raises ServerViewError when there is no such way,
-    and otherwise what the driver raises. A bare Pool, which knows no dialect, may turn
-    out to be on another database: that is said once and remembered.
+    None if ``target`` is not on PostgreSQL. The function keeps nothing alive and
+    follows ``engine.dispose()``. It raises ServerViewError when it cannot connect in
+    this way, and otherwise the errors of the driver. A bare Pool has no dialect and may
+    turn out to be on another database: after the first connection, the function raises
+    at once.
     """
     owner: Any = getattr(target, "sync_engine", target)
     dialect = _dialect(owner)
     if dialect is not None and dialect.name != "postgresql":
         return None
     reference = weakref.ref(owner)
-    foreign = False
+    not_postgres = False
 
     def connect() -> Any:
-        nonlocal foreign
+        nonlocal not_postgres
         alive = reference()
         if alive is None:
-            raise _no_way("the engine is gone")
-        if foreign:
-            raise _foreign()
+            raise _cannot_connect("the engine is gone")
+        if not_postgres:
+            raise _not_postgres()
         connection = _connect(getattr(alive, "pool", alive), _dialect(alive))
         if connection_facts(connection)[0] is None:
-            foreign = dialect is None
+            not_postgres = dialect is None
             connection.close()
-            raise _foreign()
+            raise _not_postgres()
         return connection
 
     return connect
 
 
-def _no_way(why: str) -> ServerViewError:
-    from poolwatch.errors import ServerViewError  # once somebody wants to connect
+def _cannot_connect(why: str) -> ServerViewError:
+    from poolwatch.errors import ServerViewError  # loaded on first use
 
     return ServerViewError(why)
 
 
-def _foreign() -> ServerViewError:
-    return _no_way("the pool's connections are not known as PostgreSQL's")
+def _not_postgres() -> ServerViewError:
+    return _cannot_connect(
+        "the connections of the pool are not recognised as PostgreSQL connections"
+    )
 
 
 def _dialect(owner: Any) -> Any | None:
-    """The engine's dialect; None for a Pool that no engine has adopted."""
+    """The engine's dialect; None for a Pool without an engine."""
     found = getattr(owner, "dialect", None) or getattr(owner, "_dialect", None)
     return found if hasattr(found, "dispatch") else None
 
 
 def _connect(pool: Any, dialect: Any | None) -> Any:
-    recipe = connect_arguments(pool)
+    arguments = connect_arguments(pool)
     if dialect is not None and dialect.is_async:
-        return _connect_async(dialect, recipe)
-    if recipe is None or dialect is None:
-        # made anew: what the pool holds as its own may be wrapped by a measurement
+        return _connect_async(dialect, arguments)
+    if arguments is None or dialect is None:
+        # a fresh wrapper: an instrumentation may have wrapped pool._invoke_creator
         return pool._should_wrap_creator(pool._creator)(None)
-    positional, keywords = recipe
+    positional, keywords = arguments
     from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 
     driver = driver_called(dialect.driver)
     if driver is not None and driver.connect_timeout is not None:
         keywords.setdefault(driver.connect_timeout, CONNECT_TIMEOUT_S)
-    made = _listeners(dialect, positional, keywords)
-    return made if made is not None else dialect.connect(*positional, **keywords)
+    connection = _run_do_connect(dialect, positional, keywords)
+    return (
+        connection
+        if connection is not None
+        else dialect.connect(*positional, **keywords)
+    )
 
 
-def _connect_async(dialect: Any, recipe: Recipe | None) -> Any:
-    if recipe is None or "async_creator_fn" in recipe[1]:
-        raise _no_way(
+def _connect_async(dialect: Any, arguments: Arguments | None) -> Any:
+    if arguments is None or "async_creator_fn" in arguments[1]:
+        raise _cannot_connect(
             "the engine connects through an async_creator of its own, which only its "
             "event loop can call: give --dsn"
         )
-    positional, keywords = recipe
-    if _listeners(dialect, positional, keywords) is not None:
-        raise _no_way(
+    positional, keywords = arguments
+    if _run_do_connect(dialect, positional, keywords) is not None:
+        raise _cannot_connect(
             "the engine's do_connect listener connects by itself, asynchronously: "
             "give --dsn"
         )
-    from poolwatch.adapters.sync_driver import connector, libpq_of_driver
+    from poolwatch.adapters.sync_driver import connect_function, driver_to_libpq
 
-    return connector(libpq_of_driver(dialect.driver, keywords))()
+    return connect_function(driver_to_libpq(dialect.driver, keywords))()
 
 
-def _listeners(dialect: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
+def _run_do_connect(
+    dialect: Any, positional: list[Any], keywords: dict[str, Any]
+) -> Any:
     """Let ``do_connect`` listeners change the arguments, or connect themselves."""
     if dialect._has_events:
         for listener in dialect.dispatch.do_connect:
-            made = listener(dialect, None, positional, keywords)
-            if made is not None:
-                return made
+            connection = listener(dialect, None, positional, keywords)
+            if connection is not None:
+                return connection
     return None
 
 
-def connect_arguments(pool: Any) -> Recipe | None:
-    """The driver's arguments, copied out of the closure create_engine() has made.
+def connect_arguments(pool: Any) -> Arguments | None:
+    """The driver's arguments, copied from the closure that create_engine() made.
 
-    There is no other place that has ``connect_args``. None if the creator is somebody
-    else's, or no longer looks like this.
+    No other place has ``connect_args``. None if the creator is the application's, or if
+    the closure of this SQLAlchemy version has other names.
     """
     creator = pool._creator
     code = getattr(creator, "__code__", None)
     if not str(getattr(creator, "__module__", "")).startswith("sqlalchemy."):
         return None
     cells = getattr(creator, "__closure__", None) or ()
-    held = {
+    variables = {
         name: cell.cell_contents
         for name, cell in zip(code.co_freevars if code else (), cells, strict=False)
     }
-    positional, keywords = held.get("cargs_tup"), held.get("cparams")
+    positional, keywords = variables.get("cargs_tup"), variables.get("cparams")
     if not isinstance(positional, list | tuple) or not isinstance(keywords, Mapping):
         return None
     return list(positional), dict(keywords)

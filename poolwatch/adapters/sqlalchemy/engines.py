@@ -1,4 +1,4 @@
-"""Which engines and pools of SQLAlchemy are instrumented, and how to reach them all."""
+"""The instrumented engines and pools of SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Engines(LibraryPools):
-    """The instrumented engines and pools of this process. They are not kept alive."""
+    """The instrumented engines and pools of this process, by weak reference."""
 
-    accepted = (Engine, Pool)
-    made = (Engine,)
+    target_classes = (Engine, Pool)
+    patched_classes = (Engine,)
 
     def unwrapped(self, target: Any) -> Any:
         """The engine behind an AsyncEngine or an engine with options."""
@@ -32,18 +32,18 @@ class Engines(LibraryPools):
         return target
 
     def pool_of(self, target: Any) -> Any:
-        """The pool that an engine has now."""
+        """The current pool of an engine."""
         return target.pool if isinstance(target, Engine) else target
 
     def arguments_of(self, target: Any) -> Any:
-        """What the driver is called with."""
+        """The arguments of the driver's connect()."""
         from poolwatch.adapters.sqlalchemy.connect import connect_arguments
 
         return connect_arguments(self.pool_of(target))
 
     def is_new(self, target: Any) -> bool:
-        """Not if its pool keeps no connections, or one for a database of its own in
-        memory: making such engines is cheap, and often meant.
+        """False for a pool that keeps no connections, or one connection to an in-memory
+        database: creating such engines is cheap, and often intended.
         """
         if isinstance(
             self.pool_of(target), NullPool | StaticPool | SingletonThreadPool
@@ -52,23 +52,25 @@ class Engines(LibraryPools):
         return super().is_new(target)
 
     def is_ready(self, target: Any) -> bool:
-        """Whether it is an engine of its own, and has its pool."""
+        """Whether ``target`` is a proper engine, not one with options, and has its
+        pool.
+        """
         if issubclass(type(target), OptionEngineMixin):
             return False
         return isinstance(target.__dict__.get("pool"), Pool)
 
-    def met_again(self, hooks: Any, target: Any) -> None:
-        """The engine of a pool that was given without it knows statements."""
+    def on_reinstrument(self, hooks: Any, target: Any) -> None:
+        """Record statements, too, if only the pool was instrumented before."""
         if isinstance(target, Engine):
-            hooks.note_statements(target)
+            hooks.record_statements(target)
 
-    def make_hooks(self, target: Any, book: PoolLedger) -> PoolHooks:
+    def make_hooks(self, target: Any, ledger: PoolLedger) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
-        return PoolHooks(target, book, self._context)
+        return PoolHooks(target, ledger, self._context)
 
-    def follow(self, hooks: Any) -> None:
-        """The hooks go with the last of their pools."""
-        finalize(hooks, self._gone, hooks.book.id).atexit = False
+    def track_collection(self, hooks: Any) -> None:
+        """Wait for the hooks: they live until their last pool is collected."""
+        finalize(hooks, self._on_pool_collected, hooks.ledger.id).atexit = False
 
     def name_of(self, target: Any) -> str:
         """The logging name, the database, or the class."""
@@ -83,7 +85,7 @@ class Engines(LibraryPools):
         return pool_url(target)
 
     def server_connect(self, target: Any) -> Callable[[], Any] | None:
-        """As the engine makes its own."""
+        """Connect like the engine."""
         if isinstance(target, Engine):
             of_postgres = target.dialect.name == "postgresql"
             return partial(_connect_like, ref(target)) if of_postgres else None
@@ -93,7 +95,7 @@ class Engines(LibraryPools):
 
 
 def _connect_like(reference: Callable[[], Engine | None]) -> Any:
-    """Open a connection as that engine does. Loads what it takes not before."""
+    """Open a connection like those of the engine. Loads the modules on first use."""
     from poolwatch.adapters.sqlalchemy.connect import server_connect
     from poolwatch.errors import ServerViewError
 

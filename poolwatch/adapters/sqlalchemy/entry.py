@@ -1,8 +1,9 @@
-"""Where the application went into SQLAlchemy to get a connection: there a stack begins.
+"""Finds the frame at which a recorded stack begins: the application's call of
+SQLAlchemy.
 
-What lies between that and the pool tells nothing: three frames from ``Engine.connect``
-on, seventeen more in a flush. CPython makes an object of each frame that is looked at:
-that costs as much as all that is worth telling.
+The frames between that call and the pool are left out: three below ``Engine.connect``,
+seventeen more in a flush. They say nothing about the application, and CPython creates
+an object for each visited frame, which would double the cost of a capture.
 """
 
 from __future__ import annotations
@@ -14,42 +15,44 @@ from types import CodeType, FrameType, FunctionType
 from sqlalchemy.engine import Engine
 
 _ENGINE_CONNECT = getattr(Engine.connect, "__code__", None)
-_TO_ENGINE = 3
-"""Frames from our ``connect`` up to ``Engine.connect``: that of ``raw_connection`` and
-that of ``Connection.__init__`` lie between."""
-_FOR_A_SESSION = "_connection_for_bind"
-"""The method that asks an engine when a Session needs a connection."""
-_MOST_WAYS = 8
-_FARTHEST = 64
-"""Frames up that are searched for a method of Session."""
+_ENGINE_CONNECT_DEPTH = 3
+"""Frames from our ``connect`` up to ``Engine.connect``; ``raw_connection`` and
+``Connection.__init__`` are in between.
+"""
+_SESSION_BIND_METHOD = "_connection_for_bind"
+"""The Session method that gets a connection from an engine."""
+_MAX_KNOWN_METHODS = 8
+_MAX_DEPTH = 64
+"""How many frames are searched for a public method of Session."""
 
-_ways: list[tuple[int, CodeType]] = []
-"""The distances from our ``connect`` up to a method of Session, and the code of that
-method, as met so far. They are few: each method has one."""
+_known_methods: list[tuple[int, CodeType]] = []
+"""Depth of a Session method above our ``connect``, and its code, as found so far. There
+are few: each method has one depth.
+"""
 
 
 def entry() -> FrameType | None:
-    """The frame that a stack begins with; None if a greenlet runs nothing above it.
+    """The frame to begin the stack with; None if the greenlet has none above us.
 
-    That is the frame of a method of Session if one led here, that of the caller of
-    ``Engine.connect`` if that is where it always is, and else that of the caller of the
-    pool. Only our ``connect`` may call this.
+    That is the public Session method on the stack, if any; else the caller of
+    ``Engine.connect``, if that is at its usual depth; else the caller of the pool. Must
+    be called directly by our ``connect``.
     """
     try:
-        frame = frame_at(_TO_ENGINE + 1)
+        frame = frame_at(_ENGINE_CONNECT_DEPTH + 1)
     except ValueError:  # the stack is shorter than that
         return frame_at(1).f_back
     if frame.f_code is not _ENGINE_CONNECT or frame.f_back is None:
         return frame_at(1).f_back
     frame = frame.f_back
-    if frame.f_code.co_name == _FOR_A_SESSION:
-        return _known_method() or _method_of_session(frame) or frame
+    if frame.f_code.co_name == _SESSION_BIND_METHOD:
+        return _find_known_method() or _find_session_method(frame) or frame
     return frame
 
 
-def _known_method() -> FrameType | None:
-    """The method of Session, if it stands at a distance that was met before."""
-    for depth, code in _ways:
+def _find_known_method() -> FrameType | None:
+    """The Session method, if it is at an already known depth."""
+    for depth, code in _known_methods:
         try:
             found = frame_at(depth + 2)
         except ValueError:
@@ -59,25 +62,25 @@ def _known_method() -> FrameType | None:
     return None
 
 
-def _method_of_session(frame: FrameType | None) -> FrameType | None:
-    """Look for it from the caller of ``Engine.connect`` on; remember the distance."""
-    if len(_ways) >= _MOST_WAYS:
+def _find_session_method(frame: FrameType | None) -> FrameType | None:
+    """Search from the caller of ``Engine.connect`` upwards; remember the depth."""
+    if len(_known_methods) >= _MAX_KNOWN_METHODS:
         return None
-    codes = _methods_of_session()
-    for depth in range(_TO_ENGINE + 1, _FARTHEST):
+    codes = _session_methods()
+    for depth in range(_ENGINE_CONNECT_DEPTH + 1, _MAX_DEPTH):
         if frame is None:
             break
         if id(frame.f_code) in codes:
-            way = depth, frame.f_code
-            if way not in _ways:  # another thread may have been here
-                _ways.append(way)
+            known = depth, frame.f_code
+            if known not in _known_methods:  # another thread may have added it
+                _known_methods.append(known)
             return frame
         frame = frame.f_back
     return None
 
 
-def _methods_of_session() -> set[int]:
-    """Codes of the public ones. SQLAlchemy's ORM is there, or nobody would ask."""
+def _session_methods() -> set[int]:
+    """Ids of the codes of Session's public methods. The ORM is loaded at this point."""
     session = getattr(sys.modules.get("sqlalchemy.orm.session"), "Session", None)
     members = vars(session).items() if session is not None else ()
     return {

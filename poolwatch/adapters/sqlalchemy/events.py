@@ -1,11 +1,10 @@
-"""Listeners of one pool's events.
+"""Adds and removes listeners of one pool's events.
 
-They are added and removed while other threads are calling them. ``event.listen``
-appends to, and ``event.remove`` removes from, the very deque that is iterated over: a
-thread in the middle of a checkout then gets "RuntimeError: deque mutated during
-iteration". Here a changed copy takes the deque's place. And nothing is entered in
-SQLAlchemy's registry of all listeners, which takes three times as long as all the rest:
-a suite of tests may make an engine for each test.
+Other threads may be calling the listeners meanwhile. ``event.listen`` and
+``event.remove`` modify the deque that such a thread iterates over, and its checkout
+fails with "RuntimeError: deque mutated during iteration". Here the deque is replaced by
+a changed copy. Also, SQLAlchemy's registry of all listeners is bypassed: it takes three
+times as long as the rest, and a test suite may create an engine for each test.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from typing import Any
 
 
 def listen(dispatch: Any, name: str, listener: Any) -> None:
-    """Have the event ``name`` of a pool, whose ``dispatch`` that is, call us, too.
+    """Add a listener for the event ``name`` of the pool with this ``dispatch``.
 
-    Pools that are made of it by ``recreate()`` take our listeners over, as any others.
+    Pools made from it by ``recreate()`` inherit the listener, like any other.
     """
     collection = getattr(dispatch, name).for_modify(dispatch)
     collection.listeners = deque([*collection.listeners, listener])
 
 
 def unlisten(dispatches: Iterable[Any], name: str, listener: Any) -> None:
-    """Undo it, in all pools that may have it."""
+    """Remove the listener from all pools that may have it."""
     for dispatch in dispatches:
         collection = getattr(dispatch, name)
         if listener in collection.listeners:

@@ -1,4 +1,4 @@
-"""The facts of a pool's connections, for as long as their records live."""
+"""The facts of a pool's connections, for the lifetime of their records."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from poolwatch.ledger.checkout import ConnectionFacts
 
 
 class Connections:
-    """The connections of one pool. Their facts are in the ledger's table, by record."""
+    """The connections of one pool. The ledger's table has their facts, by record."""
 
     def __init__(self, table: dict[int, ConnectionFacts]) -> None:
         self.table = table
         self._records: dict[int, ref[Any]] = {}
-        """Their callbacks forget the facts of a connection that is gone."""
+        """Weak references whose callbacks remove the facts of a collected record."""
 
     def opened(self, dbapi_connection: Any, record: Any, took: float) -> None:
-        """Note a connection that was opened just now, in so many seconds."""
+        """Record a newly opened connection; ``took`` is in seconds."""
         self._remember(record, facts_of(dbapi_connection, monotonic(), took))
 
-    def meet(self, proxy: Any) -> ConnectionFacts:
-        """Note a connection that was opened before the pool was instrumented."""
+    def add_existing(self, proxy: Any) -> ConnectionFacts:
+        """Record a connection that was opened before the pool was instrumented."""
         record = proxy._connection_record
         age = max(0.0, time.time() - record.starttime)
         facts = facts_of(proxy.dbapi_connection, monotonic() - age, None)
@@ -35,11 +35,11 @@ class Connections:
     def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
         key, table, records = id(record), self.table, self._records
         table[key] = facts
-        records[key] = ref(record, _forgetting(key, table, records))
+        records[key] = ref(record, _make_forget(key, table, records))
         return facts
 
 
-def _forgetting(
+def _make_forget(
     key: int, table: dict[int, ConnectionFacts], records: dict[int, Any]
 ) -> Callable[[Any], None]:
     def forget(dead: Any) -> None:
@@ -50,7 +50,7 @@ def _forgetting(
     return forget
 
 
-def _cleared_early(proxy: Any) -> Callable[[], Any]:
+def _ref_with_callback(proxy: Any) -> Callable[[], Any]:
     return ref(proxy, _no_op)
 
 
@@ -58,8 +58,8 @@ def _no_op(_: object) -> None:
     """Do nothing."""
 
 
-# A weak reference that is dead by the time a dropped proxy comes back. From Python 3.15
-# on it needs a callback for that, if the proxy was in a cycle (cpython gh-135552).
-watch: Callable[[Any], Callable[[], Any]] = (
-    _cleared_early if sys.version_info >= (3, 15) else ref
+# A weak reference that is dead when the connection of a dropped proxy is returned. From
+# Python 3.15 on that takes a callback if the proxy was in a cycle (cpython gh-135552).
+proxy_ref: Callable[[Any], Callable[[], Any]] = (
+    _ref_with_callback if sys.version_info >= (3, 15) else ref
 )

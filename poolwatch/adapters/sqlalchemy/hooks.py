@@ -1,10 +1,10 @@
-"""The hooks of one pool of SQLAlchemy, sync or async.
+"""The hooks of one SQLAlchemy pool, sync or async.
 
-SQLAlchemy has no event for a request or a wait, so the pool's ``connect`` is wrapped,
-on the instance. So is ``_return_conn``, in which every return ends: a listener costs
-more than its own work. ``recreate`` is wrapped because ``Engine.dispose()`` makes a new
-pool by it (listeners carry over to that pool, wrappers do not). Other facts come from
-pool events.
+SQLAlchemy has no event for a request or a wait, so the pool's ``connect`` is wrapped on
+the instance. So is ``_return_conn``, which ends every return: an event would cost more
+than the work of the hook. Everything else is recorded by pool events. ``recreate`` is
+wrapped, too: ``Engine.dispose()`` uses it to make a new pool, which inherits event
+listeners but not wrappers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.base import AdapterContext
-from poolwatch.adapters.cut_short import Hooks, is_library_s
 from poolwatch.adapters.patching import Wrapped, unbound
+from poolwatch.adapters.recovery import Hooks, raised_by
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
-from poolwatch.adapters.sqlalchemy.facts import Connections, watch
+from poolwatch.adapters.sqlalchemy.facts import Connections, proxy_ref
 from poolwatch.adapters.sqlalchemy.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.labels import current_context
@@ -44,7 +44,9 @@ _context = current_context.get
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a listener: if it fails, its pool's hooks are switched off."""
+    """Decorator for hooks called by SQLAlchemy: exceptions are logged once and
+    swallowed.
+    """
 
     @wraps(hook)
     def guarded(hooks: PoolHooks, *args: Any) -> None:
@@ -52,60 +54,60 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             hook(hooks, *args)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+        except Exception as error:  # noqa: BLE001 - the application must go on
             hooks.guard.failed(error)
 
     return guarded
 
 
 class PoolHooks(Hooks):
-    """Everything that is attached to one pool, and how it comes off again."""
+    """Installs and removes the hooks of one pool and its successors."""
 
     def __init__(
-        self, target: Engine | Pool, book: PoolLedger, context: AdapterContext
+        self, target: Engine | Pool, ledger: PoolLedger, context: AdapterContext
     ) -> None:
         pool = target.pool if isinstance(target, Engine) else target
-        self.book = book
-        self.guard = Guard(f"pool {book.name!r}")
+        self.ledger = ledger
+        self.guard = Guard(f"pool {ledger.name!r}")
         self._sites = context.sites
         self._per_thread = context.per_thread
-        self._meet_thread = context.meet_thread
+        self._register_thread = context.register_thread
         self._explain = context.explain
-        self._look_soon = context.look_soon
-        self._tell_refused = context.refused
+        self._check_soon = context.check_soon
+        self._report_failure = context.report_failure
         self._shared = isinstance(pool, StaticPool | SingletonThreadPool)
-        """One record may be lent several times: holds are told apart by proxy."""
+        """One connection record may be lent several times: holds are keyed by proxy."""
         self._async = bool(pool._is_asyncio)
-        book.shared = self._shared
+        ledger.shared = self._shared
         self._target: Callable[[], Any] = ref(target)
         self._pools: list[ref[Pool]] = []
-        """The pools that the target has had and that are alive, the newest last."""
+        """The live pools, current and former, of the target; the newest last."""
         self._wrapped: list[Wrapped] = []
-        self._connections = Connections(book.connections)
+        self._connections = Connections(ledger.connections)
         self._statements: StatementHooks | None = None
-        book.gauges = self.gauges
-        book.switched_off = self.is_off
+        ledger.gauges = self.gauges
+        ledger.switched_off = self.is_switched_off
         self._adopt(pool)
         for name, listener in self._listeners():
             listen(pool.dispatch, name, listener)
         if isinstance(target, Engine):
-            self.note_statements(target)
+            self.record_statements(target)
 
     @property
     def pool(self) -> Pool | None:
-        """The pool that is hooked now; None once it is gone."""
+        """The hooked pool; None once it was collected."""
         target = self._target()
         return target.pool if isinstance(target, Engine) else self._newest()
 
-    def is_off(self) -> bool:
-        """Whether they were switched off, by the user or by a failure of ours."""
+    def is_switched_off(self) -> bool:
+        """Whether the hooks are off, by the user or after a failure of poolwatch."""
         return self.guard.tripped
 
-    def note_statements(self, engine: Engine) -> None:
-        """Note the statements of an engine, too; a bare pool knows none."""
+    def record_statements(self, engine: Engine) -> None:
+        """Record the statements of an engine, too; a bare pool has no dialect."""
         if self._statements is None:
             self._statements = StatementHooks(
-                engine.dialect, self.book, self._sites.of_statements, self.guard
+                engine.dialect, self.ledger, self._sites.of_statements, self.guard
             )
 
     def has(self, pool: Pool) -> bool:
@@ -113,7 +115,7 @@ class PoolHooks(Hooks):
         return any(each is pool for each in self._alive())
 
     def remove(self) -> None:
-        """Take everything off again. What is in flight passes through."""
+        """Remove all hooks. Calls in progress finish unrecorded."""
         self.guard.tripped = True
         for name, listener in self._listeners():
             unlisten([pool.dispatch for pool in self._alive()], name, listener)
@@ -149,13 +151,13 @@ class PoolHooks(Hooks):
             yield "reset", self._on_reset
 
     def _wrap(self, pool: Pool) -> None:
-        connect, back = unbound(pool, "connect"), unbound(pool, "_return_conn")
+        connect, return_conn = unbound(pool, "connect"), unbound(pool, "_return_conn")
         wrappers: list[Any] = [
-            self._connecting(connect, pool),
+            self._connect_wrapper(connect, pool),
             self._recreate_wrapper(pool),
         ]
-        if not self._shared:  # such a connection is never returned
-            wrappers.append(self._returned(pool, back))
+        if not self._shared:  # shared connections bypass _return_conn
+            wrappers.append(self._return_wrapper(pool, return_conn))
         wrapped = Wrapped(pool, wrappers)
         alive = [each for each in self._wrapped if each.pool() is not None]
         self._wrapped = [*alive, wrapped]
@@ -169,37 +171,37 @@ class PoolHooks(Hooks):
             if not self.guard.tripped:
                 try:
                     self._adopt(new)
-                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                except Exception as error:  # noqa: BLE001 - the application must go on
                     self.guard.failed(error)
             return new
 
         return recreate
 
-    def _connecting(  # noqa: C901, PLR0915 - written out
+    def _connect_wrapper(  # noqa: C901, PLR0915 - written out
         self, original: Callable[..., Any], pool: Pool
     ) -> Callable[..., Any]:
         """Make the wrapper of the pool's ``connect``, which is ``original``.
 
-        The hot path: everything it needs is a local of this closure. It keeps ``pool``
-        alive, as the bound method does in whose place it stands.
+        This is the hot path: all it needs is a closure local. The wrapper keeps
+        ``pool`` alive, like the bound method that it replaces.
         """
         capacity = _capacity_of(pool)
-        book, guard = self.book, self.guard
-        holds, waits = book.holds, book.waits
-        connections, meet = book.connections, self._connections.meet
-        blamed, observers = book.blamed, book.observers
+        ledger, guard = self.ledger, self.guard
+        holds, waits = ledger.holds, ledger.waits
+        connections, add_existing = ledger.connections, self._connections.add_existing
+        blamed, observers = ledger.blamed, ledger.observers
         per_thread, capture = self._per_thread, self._sites.capture
         shared, is_async = self._shared, self._async
 
         def connect() -> Any:  # noqa: C901, PLR0912, PLR0915 - every call would cost
             if guard.tripped:
                 return original(pool)
-            key = at = 0
+            key = hold_key = 0
             called = False
             wait: Any = None
-            proxy = before = None
+            proxy = held_before = None
             try:
-                holder = per_thread.holder or self._meet_thread()
+                holder = per_thread.holder or self._register_thread()
                 if is_async or running_loop() is not None:
                     path, task = self._async_caller(frame_at(1))
                 else:
@@ -210,43 +212,45 @@ class PoolHooks(Hooks):
                 try:
                     waits[key] = wait
                     if scarce:
-                        self._notable(wait, capacity)
+                        self._record_scarcity(wait, capacity)
                     called = True
                     proxy = original(pool)
-                except BaseException:  # also if what follows is cut short
+                except BaseException:  # also if an interrupt follows
                     if key in waits:
                         del waits[key]
-                    book.waited(wait, monotonic())
+                    ledger.waited(wait, monotonic())
                     raise
                 now = wait.taken = monotonic()
                 if blamed:
-                    book.waited(wait, now)
+                    ledger.waited(wait, now)
                 if shared:
-                    at, before = id(proxy), holder.out
-                    self._take_shared(wait, proxy)
+                    hold_key, held_before = id(proxy), holder.out
+                    self._begin_shared_hold(wait, proxy)
                 else:
                     record = proxy._connection_record
-                    at = id(record)
-                    wait.facts = connections.get(at) or meet(proxy)
-                    # the pool has such a reference already
-                    wait.proxy = record.fairy_ref or watch(proxy)
-                    before = holder.out
-                    holds[at] = wait
-                    holder.out = before + 1
-                tell = observers.taken
-                if tell is not None:
-                    tell(book, wait)
+                    hold_key = id(record)
+                    wait.facts = connections.get(hold_key) or add_existing(proxy)
+                    # reuse the pool's own weak reference
+                    wait.proxy = record.fairy_ref or proxy_ref(proxy)
+                    held_before = holder.out
+                    holds[hold_key] = wait
+                    holder.out = held_before + 1
+                notify = observers.taken
+                if notify is not None:
+                    notify(ledger, wait)
                 if key in waits:
                     del waits[key]
-                return proxy  # noqa: TRY300 - also here the hold would be left behind
-            except BaseException as error:  # noqa: BLE001 - raised again but for ours
+                return proxy  # noqa: TRY300 - an exception here would leave the hold
+            except BaseException as error:  # noqa: BLE001 - re-raised unless ours
                 if key in waits:  # no call: the stack may be full
                     del waits[key]
                 try:
-                    if proxy is None and is_library_s(error, called, original):
-                        self.gave_up(wait, error, isinstance(error, PoolTimeoutError))
+                    if proxy is None and raised_by(error, called, original):
+                        self.request_failed(
+                            wait, error, isinstance(error, PoolTimeoutError)
+                        )
                         raise
-                    if not self.goes_on(error, wait, at, before):
+                    if not self.recovers(error, wait, hold_key, held_before):
                         _give_back(proxy)
                         raise
                 finally:
@@ -266,66 +270,67 @@ class PoolHooks(Hooks):
             path = self._sites.capture_across_greenlets(frame, greenlet)
         return path, TaskRef(task) if task is not None else None
 
-    def _notable(self, wait: Checkout, capacity: int) -> None:
-        """A second connection for one holder, or one more than the pool has."""
-        book = self.book
+    def _record_scarcity(self, wait: Checkout, capacity: int) -> None:
+        """Record a second connection for one holder, or a request to an empty pool."""
+        ledger = self.ledger
         if wait.holder.out and not self._shared:
-            book.wanted_again(wait)
-        if len(book.holds) >= capacity:
-            book.wanted_more(wait)
-            self._look_soon(book.id)
+            ledger.wanted_again(wait)
+        if len(ledger.holds) >= capacity:
+            ledger.wanted_more(wait)
+            self._check_soon(ledger.id)
 
-    def _take_shared(self, wait: Checkout, proxy: Any) -> None:
-        """A proxy may be handed out again (SingletonThreadPool): that is one hold."""
-        known = self.book.holds.get(id(proxy))
+    def _begin_shared_hold(self, wait: Checkout, proxy: Any) -> None:
+        """Begin a hold, unless SingletonThreadPool has lent a proxy again."""
+        known = self.ledger.holds.get(id(proxy))
         if known is not None and known.proxy() is proxy:
             return
-        self._end_invalidated()  # one of the dead may stand under this very id
+        self._end_invalidated()  # a dead proxy may have had the same id
         key = id(proxy._connection_record)
-        wait.facts = self.book.connections.get(key) or self._connections.meet(proxy)
-        wait.proxy = watch(proxy)
-        self.book.holds[id(proxy)] = wait
+        facts = self.ledger.connections.get(key)
+        wait.facts = facts or self._connections.add_existing(proxy)
+        wait.proxy = proxy_ref(proxy)
+        self.ledger.holds[id(proxy)] = wait
         wait.holder.out += 1
 
     # -- pool events -----------------------------------------------------------------
 
     @_guarded
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
-        # SQLAlchemy notes the time just before it calls the driver, and tells us after
-        # its own set-up of the connection: that is the creation time of OpenTelemetry.
+        # From just before SQLAlchemy calls the driver to after its set-up of the
+        # connection: OpenTelemetry's creation time.
         took = max(0.0, time.time() - record.starttime)
-        before = self.book.holds.pop(id(record), None)
-        if before is not None:  # detached in another thread, which is to tell us yet
-            self._detached(before)
+        detached = self.ledger.holds.pop(id(record), None)
+        if detached is not None:  # the detach event of another thread is yet to come
+            self._keep_detached(detached)
         self._connections.opened(dbapi_connection, record, took)
-        self.book.connected(took)
+        self.ledger.connected(took)
 
-    def _returned(
+    def _return_wrapper(
         self, pool: Pool, original: Callable[[Any, Any], None]
     ) -> Callable[[Any], None]:
-        """The other half of the hot path, around the method that puts a connection's
-        record back.
+        """Wrap the method that puts a connection record back. This is the other half of
+        the hot path.
         """
-        book = self.book
-        take_out: Callable[..., Checkout | None] = book.holds.pop
-        end: Callable[..., Any] = book.end
+        ledger = self.ledger
+        pop_hold: Callable[..., Checkout | None] = ledger.holds.pop
+        end: Callable[..., Any] = ledger.end
 
-        # nothing before the try: what is raised there costs the pool a connection
+        # nothing before the try: an exception there would leak the connection
         def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
             try:
-                hold = take_out(id(record), None)
+                hold = pop_hold(id(record), None)
                 if hold is not None:
                     hold = end(hold, monotonic(), hold.proxy() is None)
                 called = True
                 original(pool, record)
             except BaseException as error:
-                if is_library_s(error, called, original):
+                if raised_by(error, called, original):
                     raise
                 try:
-                    self.came_back(hold or take_out(id(record), None))
-                finally:  # Ctrl-C must not cost the pool its connection
+                    self.uncount_hold(hold or pop_hold(id(record), None))
+                finally:  # Ctrl-C must not leak the connection
                     original(pool, record)
-                if not self.survives(error):
+                if not self.swallows(error):
                     raise
 
         return _return_conn
@@ -336,64 +341,65 @@ class PoolHooks(Hooks):
 
     @_guarded
     def _on_reset(self, dbapi_connection: Any, record: Any, state: Any) -> None:
-        """Shared pools only: the one event at every return of such a connection.
+        """End the hold in a shared pool: only this event fires at every return.
 
-        It does not name the proxy, and the record may be lent several times: the proxy
-        is the ``self`` of the caller.
+        The event does not name the proxy, and the record may be lent several times. So
+        the proxy is read from the caller's ``self``.
         """
-        holds = self.book.holds
+        holds = self.ledger.holds
         frame = frame_at(1)
         while frame is not None and frame.f_code.co_name != "_reset":
             frame = frame.f_back  # type: ignore[assignment]
         closing = id(frame.f_locals.get("self")) if frame is not None else 0
         hold = holds.pop(closing, None)
         if hold is not None:
-            self.book.end(hold, monotonic(), hold.proxy() is None)
+            self.ledger.end(hold, monotonic(), hold.proxy() is None)
             return
         self._end_invalidated()
 
     def _end_invalidated(self) -> None:
-        """Shared pools only: end the holds whose proxy is dead or has no connection."""
-        holds = self.book.holds
+        """In a shared pool, end the holds whose proxy is dead or has no connection."""
+        holds = self.ledger.holds
         for hold in list(holds.values()):
             proxy = hold.proxy()
             if proxy is None or proxy.dbapi_connection is None:
-                self.book.end_shared(hold, monotonic(), proxy is None)
+                self.ledger.end_shared(hold, monotonic(), proxy is None)
 
     @_guarded
     def _on_invalidate(
         self, dbapi_connection: Any, record: Any, error: BaseException | None
     ) -> None:
-        self.book.invalidated += 1
+        self.ledger.invalidated += 1
 
     @_guarded
     def _on_close(self, dbapi_connection: Any, record: Any) -> None:
-        self.book.closed(self.book.connections.get(id(record)), monotonic())
+        self.ledger.closed(self.ledger.connections.get(id(record)), monotonic())
 
     @_guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
-        hold = self._hold_detached(record)
+        hold = self._pop_detached_hold(record)
         if hold is not None:
-            self._detached(hold)
+            self._keep_detached(hold)
 
-    def _detached(self, hold: Checkout) -> None:
-        """Keep a hold that was taken out, for as long as its connection is in use."""
+    def _keep_detached(self, hold: Checkout) -> None:
+        """Keep the hold of a detached connection for as long as it is in use."""
         proxy = hold.proxy()
-        if proxy is None:  # a dropped async connection: nobody detached it
-            self.book.end(hold, monotonic(), True)
+        if proxy is None:  # dropped, not detached: an async connection
+            self.ledger.end(hold, monotonic(), True)
             return
-        # From here on no event tells of its end if it is dropped, or closed by the
-        # driver's own close().
+        # No later event fires if the connection is dropped, or closed by the driver's
+        # own close().
         key = id(proxy.dbapi_connection)
         hold.proxy = ref(proxy, lambda _: self._dropped(key, hold))
-        self.book.detached[key] = hold
+        self.ledger.detached[key] = hold
 
-    def _hold_detached(self, record: Any) -> Checkout | None:
-        """Take out the hold of a connection that has left its record.
+    def _pop_detached_hold(self, record: Any) -> Checkout | None:
+        """Remove and return the hold of a connection that was detached.
 
-        The record was given back before we are told: it may be another's by now.
+        The event fires after the record was returned, so it may have another hold by
+        now.
         """
-        holds = self.book.holds
+        holds = self.ledger.holds
         keys = [id(record)]
         if self._shared:
             self._end_invalidated()
@@ -407,22 +413,22 @@ class PoolHooks(Hooks):
 
     @_guarded
     def _dropped(self, key: int, hold: Checkout) -> None:
-        if self.book.detached.get(key) is hold:
-            del self.book.detached[key]
-            self.book.end(hold, monotonic(), True)
+        if self.ledger.detached.get(key) is hold:
+            del self.ledger.detached[key]
+            self.ledger.end(hold, monotonic(), True)
 
     @_guarded
     def _on_close_detached(self, dbapi_connection: Any) -> None:
         now = monotonic()
-        hold = self.book.detached.pop(id(dbapi_connection), None)
-        self.book.closed(hold.facts if hold is not None else None, now)
+        hold = self.ledger.detached.pop(id(dbapi_connection), None)
+        self.ledger.closed(hold.facts if hold is not None else None, now)
         if hold is not None:
-            self.book.end(hold, now, False)
+            self.ledger.end(hold, now, False)
 
     # -- gauges ------------------------------------------------------------------------
 
     def gauges(self) -> Gauges:
-        """What the pool says of itself; nothing once it is gone."""
+        """Read the current figures of the pool; empty once it was collected."""
         pool = self.pool
         if isinstance(pool, QueuePool):
             return Gauges(
@@ -436,14 +442,14 @@ class PoolHooks(Hooks):
 
 
 def _capacity_of(pool: Pool) -> int:
-    """The most connections it lends at once."""
+    """The maximum number of connections that the pool lends at once."""
     if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
         return pool.size() + pool._max_overflow
     return sys.maxsize
 
 
 def _give_back(proxy: Any) -> None:
-    """Let the pool have a connection that the application does not get after all."""
+    """Return a connection that does not reach the application."""
     if proxy is not None:
         with suppress(Exception):
             proxy.close()

@@ -1,4 +1,4 @@
-"""What an engine or a pool is called, and where it leads."""
+"""The names and URLs of engines and pools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from poolwatch.adapters.urls import hidden
 
 
 def pool_url(target: Engine | Pool) -> str | None:
-    """The URL of an engine, password and whatever looks like a secret hidden."""
+    """The URL of an engine; the password and likely secrets are masked."""
     url = getattr(target, "url", None)
     if not isinstance(url, URL):
         return None
@@ -20,7 +20,7 @@ def pool_url(target: Engine | Pool) -> str | None:
 
 
 def pool_name(target: Engine | Pool) -> str:
-    """A name when the user gave none: the logging name, the database, or the class."""
+    """The default name: the logging name, the database, or the class."""
     pool = target.pool if isinstance(target, Engine) else target
     if pool._orig_logging_name:
         return pool._orig_logging_name

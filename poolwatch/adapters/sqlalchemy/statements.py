@@ -1,8 +1,8 @@
-"""What is sent through a held connection, seen at the dialect: the last statement and
-its place, the time in SQL, and the time that a transaction stood open meanwhile.
+"""Records the statements sent over a held connection: the last statement and its call
+site, the time in SQL, and the time that the transaction stayed idle.
 
-Wrapped on the dialect of the one engine, because SQLAlchemy's own cursor events cost
-every statement of an engine about 20 µs, whatever their listeners do (an engine with
+The methods are wrapped on the engine's dialect. SQLAlchemy's own cursor events add
+about 20 µs to every statement of an engine, whatever the listeners do (an engine with
 events joins its dispatch into each new Connection).
 """
 
@@ -25,70 +25,70 @@ from poolwatch.stacks.greenlets import current_greenlet
 from poolwatch.stacks.holder import get_ident
 
 _STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
-_ENDS = ("do_commit", "do_rollback")
-_PLUMBING = 5
-"""Frames between us and the application, at least."""
+_TRANSACTION_ENDS = ("do_commit", "do_rollback")
+_SQLALCHEMY_FRAMES = 5
+"""Minimum number of frames between our wrapper and the application."""
 
 
 class StatementHooks:
-    """What is attached to one dialect, and how it comes off again."""
+    """Wraps and restores the methods of one dialect."""
 
     def __init__(
-        self, dialect: Dialect, book: PoolLedger, sites: CallSites, guard: Guard
+        self, dialect: Dialect, ledger: PoolLedger, sites: CallSites, guard: Guard
     ) -> None:
         self._dialect = ref(dialect)
-        # Not the book: it leads to the hooks of the pool, and a dialect may be kept,
-        # by a compiled statement say, when engine and pool are gone.
-        self._shared, self._holds = book.shared, book.holds
+        # Not the ledger, which refers to the pool's hooks: the dialect may outlive
+        # engine and pool, for example in a compiled statement.
+        self._shared, self._holds = ledger.shared, ledger.holds
         self._sites = sites
         self._guard = guard
-        self._ours: dict[str, Callable[[], Any]] = {}
-        """Weak references: what is wrapped leads to the dialect, which is to go with
+        self._wrappers: dict[str, Callable[[], Any]] = {}
+        """Weak references: a wrapper refers to the dialect, which must be freed with
         its engine.
         """
         for name in _STATEMENTS:
             bare = name == "do_execute_no_params"
             self._wrap(name, self._bare_wrapper if bare else self._wrapper)
-        for name in _ENDS:
+        for name in _TRANSACTION_ENDS:
             self._wrap(name, self._end_wrapper)
 
     def _wrap(self, name: str, make: Callable[[Any], Any]) -> None:
         dialect = self._dialect()
         if dialect is not None:
-            around = dialect.__dict__.get(name)
-            ours: Any = make(getattr(dialect, name))
-            if around is not None:
-                ours.around = around
-            self._ours[name] = ref(ours)
-            setattr(dialect, name, ours)
+            previous = dialect.__dict__.get(name)
+            wrapper: Any = make(getattr(dialect, name))
+            if previous is not None:
+                wrapper.previous = previous
+            self._wrappers[name] = ref(wrapper)
+            setattr(dialect, name, wrapper)
 
     def remove(self) -> None:
-        """Take the wrappers off where they are the outermost."""
+        """Remove the wrappers, except where another tool has wrapped them."""
         dialect = self._dialect()
-        for name, reference in self._ours.items():
-            ours = reference()
+        for name, reference in self._wrappers.items():
+            wrapper = reference()
             if (
                 dialect is None
-                or ours is None
-                or dialect.__dict__.get(name) is not ours
+                or wrapper is None
+                or dialect.__dict__.get(name) is not wrapper
             ):
-                continue  # under somebody else's wrapper it passes through
-            around = getattr(ours, "around", None)
-            if around is None:
+                continue  # another tool has wrapped it: calls pass through
+            previous = getattr(wrapper, "previous", None)
+            if previous is None:
                 delattr(dialect, name)
             else:
-                setattr(dialect, name, around)
-        self._ours.clear()
+                setattr(dialect, name, previous)
+        self._wrappers.clear()
 
     def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
-        """Around a method that takes parameters.
+        """Wrap a method that takes parameters.
 
-        This runs at every statement: what it needs is a local of this closure, and no
-        call is made that can be spared.
+        This runs at every statement: all it needs is a closure local, and calls are
+        avoided.
         """
         guard, shared, holds = self._guard, self._shared, self._holds
         sites, across_greenlets = self._sites, self._across_greenlets
-        capture, begun = sites.capture, self._begun
+        capture, begin_usage = sites.capture, self._begin_usage
 
         def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -100,7 +100,7 @@ class StatementHooks:
                     key = proxy if shared else proxy._connection_record
                     hold = holds.get(id(key))
                     if hold is not None:
-                        usage = hold.usage or begun(hold, proxy)
+                        usage = hold.usage or begin_usage(hold, proxy)
                         # do not keep a megabyte alive
                         usage.statement = (
                             statement if len(statement) <= LIMIT else statement[:LIMIT]
@@ -108,16 +108,16 @@ class StatementHooks:
                         if getattr(context, "_is_server_side", False):
                             usage.streamed = True
                         if hold.task is None:
-                            walk = capture
+                            capture_path = capture
                             if hold.holder.ident != get_ident():
                                 usage.by_others = True
                         else:
-                            walk = across_greenlets
+                            capture_path = across_greenlets
                             if not hold.task.is_of(_task()):
                                 usage.by_others = True
-                        usage.path = walk(_caller())
+                        usage.path = capture_path(_caller())
                         usage.begin()
-                except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+                except Exception as error:  # noqa: BLE001 - the application must go on
                     guard.failed(error)
                     usage = None
             if usage is None:
@@ -131,7 +131,7 @@ class StatementHooks:
         return execute
 
     def _bare_wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Around the method for statements without parameters."""
+        """Wrap the method for statements without parameters."""
         run = self._wrapper(
             lambda cursor, sql, _, context: original(cursor, sql, context)
         )
@@ -142,7 +142,7 @@ class StatementHooks:
         return execute
 
     def _end_wrapper(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Around a commit or a rollback; the pool calls it too, at each return."""
+        """Wrap commit or rollback; the pool calls rollback at each return, too."""
         shared, holds = self._shared, self._holds
 
         def end(connection: Any) -> None:
@@ -161,8 +161,8 @@ class StatementHooks:
         return end
 
     @staticmethod
-    def _begun(hold: Checkout, proxy: Any) -> Usage:
-        """Begin to record the statements of a hold."""
+    def _begin_usage(hold: Checkout, proxy: Any) -> Usage:
+        """Start recording the statements of a hold."""
         usage = hold.usage = Usage()
         if getattr(proxy.dbapi_connection, "autocommit", False) is True:
             usage.transactional = False
@@ -179,14 +179,14 @@ _RECORD = "_connection_record"
 
 
 def _caller() -> Any:
-    """The frame to begin with: near to the application, never beyond its own."""
+    """The frame to begin with: close to the application, never above its own."""
     try:
-        return frame_at(_PLUMBING)
+        return frame_at(_SQLALCHEMY_FRAMES)
     except ValueError:  # called by something other than SQLAlchemy
         return frame_at(1)
 
 
 def _task() -> Task[Any] | None:
-    """The task that is running in this thread."""
+    """The running task of this thread."""
     loop = running_loop()
     return None if loop is None else current_task(loop)

@@ -99,7 +99,7 @@ class Fault:
         sys.settrace(None)
 
 
-APART = {"explain_timeout", "_dead", "_gone", "forget", "_dropped"}
+APART = {"explain_timeout", "_dead", "_on_pool_collected", "forget", "_dropped"}
 """A timeout is explained by a whole look, which is no hook. The others are called for
 weak references, in the middle of anything: CPython 3.11 crashes if a trace function
 raises there.
