@@ -61,8 +61,12 @@ def _silent_servers(processes: Sequence[Process]) -> _Silent:
             ]
             group = (_names_of(status, pools), [status], pools)
             same_server = [each for each in found if each[0] & group[0]]
-            for names, statuses, pools_before in same_server:
-                group = (names | group[0], statuses + group[1], pools_before + group[2])
+            for names, statuses, earlier_pools in same_server:
+                group = (
+                    names | group[0],
+                    statuses + group[1],
+                    earlier_pools + group[2],
+                )
             found = [each for each in found if each not in same_server] + [group]
     return [(statuses, pools) for _, statuses, pools in found]
 
