@@ -384,7 +384,7 @@ def test_the_pool_looks_as_before(instrument, postgres, kind):
     assert inspect.signature(pool.getconn) == signature
     assert inspect.iscoroutinefunction(pool.getconn) == (kind is AsyncConnectionPool)
     assert pool.putconn.__func__ is kind.putconn
-    agent.pools.forget(pool)
+    agent.pools.unwatch(pool)
     assert pool.__dict__ == before
 
 
@@ -395,7 +395,7 @@ def test_connections_look_as_before(instrument, pools):
     held = pool.getconn()
     with pool.connection() as idle:
         assert type(idle) is psycopg.Connection
-    agent.pools.forget(pool)
+    agent.pools.unwatch(pool)
     assert "wait" not in vars(held)
     assert "wait" not in vars(idle)
     assert held.execute("select 1").fetchone() == (1,)

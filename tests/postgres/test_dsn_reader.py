@@ -132,8 +132,8 @@ def test_attempts_back_off_up_to_a_limit(postgres):
     for _ in range(6):
         with pytest.raises(ServerViewError):
             reader.read([])
-        waits.append(reader._not_before - now[0])
-        now[0] = reader._not_before
+        waits.append(reader._next_attempt_at - now[0])
+        now[0] = reader._next_attempt_at
     assert waits == [1, 2, 4, 8, 15, 15]
 
 
