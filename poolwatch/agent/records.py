@@ -1,4 +1,4 @@
-"""From the evidence of one moment to the records of a snapshot."""
+"""Builds the records of a snapshot from the evidence of one moment."""
 
 from __future__ import annotations
 
@@ -23,65 +23,65 @@ from poolwatch.text.masking import mask_literals
 
 
 class PoolRecords(NamedTuple):
-    """What a snapshot says of one pool."""
+    """The records of one pool in a snapshot."""
 
     evidence: PoolEvidence
     sites: list[SiteStats]
     callers: list[SiteStats]
-    """The same, caller by caller, where several share a call site."""
+    """Statistics per caller, for call sites that several callers share."""
 
 
 def pool_records(
     moment: Moment, requests: OpenRequests, is_confirmed: Callable[[Checkout], bool]
 ) -> PoolRecords:
-    """Judge the holds of one pool, count its leaks, and put it into records.
+    """Judge the holds of one pool, count its leaks, and return its records.
 
-    A leak is counted if it is proven, or if ``is_confirmed`` says so.
+    A leak is counted if the connection was dropped, or if ``is_confirmed`` is true.
     """
-    book = requests.book
+    pool = requests.pool
     requests.mark_nested()
-    named = _callers(moment, requests)
+    caller_of = _callers(moment, requests)
     judged = [
-        _judged(moment, book.id, hold, seen, named.get(hold.number))
+        _judged(moment, pool.id, hold, seen, caller_of.get(hold.number))
         for hold, seen in requests.holds.items()
     ]
     for checkout, each in zip(requests.holds, judged, strict=True):
         if each.hold.verdict == "leaked" and (
             each.evidence.dropped or is_confirmed(checkout)
         ):
-            book.found_leaked(checkout)
+            pool.found_leaked(checkout)
     waits = [
-        OpenWait(_wait(moment, book.id, each, named.get(each.number)), each.owner())
+        OpenWait(_wait(moment, pool.id, each, caller_of.get(each.number)), each.owner())
         for each in requests.waits
     ]
-    stats = book.stats(len(judged), len(waits))
-    sites, by_caller = book.sites(moment.now, list(requests.holds))
+    stats = pool.stats(len(judged), len(waits))
+    sites, by_caller = pool.sites(moment.now, list(requests.holds))
     evidence = PoolEvidence(
         stats=stats,
         holds=judged,
         waits=waits,
-        collected=book.collected_at(),
-        outside=book.mostly_outside(),
-        inherited=[use.record(moment.now) for use in list(book.inherited.values())],
-        nested=() if book.shared else book.nestings.records(moment.now),
-        shared=book.shared,
+        collected=pool.collected_at(),
+        outside=pool.mostly_outside(),
+        inherited=[use.record(moment.now) for use in list(pool.inherited.values())],
+        nested=() if pool.shared else pool.nestings.records(moment.now),
+        shared=pool.shared,
     )
     return PoolRecords(evidence, sites, by_caller)
 
 
 def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
-    """The caller that tells a request apart, by the request's number."""
+    """Return by request number the caller that tells the request apart."""
     stacks = [(hold, seen.site, seen.stack) for hold, seen in requests.holds.items()]
     stacks += [
         (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
         for wait in requests.waits
     ]
-    wanted = {
+    by_number = {
         each.number: Request(site, stack, moment.submitter(each).stack)
         for each, site, stack in stacks
         if site is not None
     }
-    return callers(wanted, requests.book.stacks())
+    return callers(by_number, requests.pool.stacks())
 
 
 def _judged(
@@ -142,7 +142,7 @@ def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -
 
 
 def _used(path: Path, seen: HoldEvidence) -> tuple[Frame, ...]:
-    """The stack of the last use, completed by what the other two stacks show."""
+    """Return the stack of the last use, completed from the holder's other stacks."""
     used = path.frames(seen.now)
     if seen.stack and seen.stack[-1] in used:
         return used

@@ -163,8 +163,8 @@ def _later(
         name = f" (where it was {which})" if len(above) > 1 else ""
         return [BLANK, (*head, (f"  as above{name}", "muted"))]
     same = max(shared(stack, other) for other in above)
-    mine = taking_frames(stack, site)
-    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, mine=mine)
+    own = taking_frames(stack, site)
+    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, own=own)
     if same:
         lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
     return [BLANK, head, *lines]
