@@ -154,13 +154,13 @@ class Agent:
         try:
             server, servers = self._open()
         except Exception as error:  # noqa: BLE001 - no error may reach the application
-            log().warning("poolwatch cannot open its socket: %s", error)
+            log().warning("poolwatch is not reachable by viewers: %s", error)
             return
         try:
             server.start()
         except RuntimeError as error:  # no thread can be started
             server.close()
-            log().warning("poolwatch cannot open its socket: %s", error)
+            log().warning("poolwatch is not reachable by viewers: %s", error)
             return
         with self._starting:
             current = attempt == self._closes

@@ -21,7 +21,7 @@ _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 Mode = Literal[
     "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "frozen"
 ]
-"""How far the data on the screen can be trusted."""
+"""How current the data on the screen is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,10 +235,10 @@ def test_the_owner_of_a_connection(host, asked):
         listening.accept()[0] as served,
     ):
         peer, own = served.getpeername()[:2], served.getsockname()[:2]
-        assert peers.may_look(peer, own)
-        assert not peers.may_look((peer[0], 1), own)
+        assert peers.is_allowed(peer, own)
+        assert not peers.is_allowed((peer[0], 1), own)
         client.close()
-        assert not peers.may_look(peer, own)
+        assert not peers.is_allowed(peer, own)
 
 
 async def test_anyone_may_look(serve):

@@ -1,4 +1,4 @@
-"""The table of holds: who holds a connection, since when, where, and its backend."""
+"""The table of holds: holder, time held, call site, and state of the backend."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class _Line(NamedTuple):
 
     row: Row
     ending: str | None
-    """How the hold ended, if it is no longer there."""
+    """How the hold ended; None while it is open."""
     age: float | None
-    """Seconds since its process answered last, if the process is silent."""
+    """Seconds since its process last answered, if the process is silent."""
 
 
 def layout(board: Board, cells: int) -> Table[_Line]:
-    """Choose the columns; with one pool or one process its column is left out.
+    """Return the table; pool and process columns only if there are several.
 
-    An incident snapshot has no columns of the server: it was not asked then.
+    An incident snapshot has no server columns: it contains no server view.
     """
     processes = board.snapshot.processes
     hidden = set()
@@ -52,20 +52,20 @@ def layout(board: Board, cells: int) -> Table[_Line]:
 
 
 def title_lines(board: Board, table: Table[_Line], cells: int) -> list[Line]:
-    """The panel's rule, with count, order and filter, and the column titles."""
+    """Return the panel's title with count, sort order and filter; column titles."""
     shown = board.selection.shown
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
     if board.incident is not None:
         title += [(f" at {moment(board.incident.at)[1]}", "warn")]
-    old = [age for row in shown if (age := board.last_seen(row.process.pid))]
-    if old:
-        title += [(f"  {len(old)} as last seen {duration(min(old))} ago", "warn")]
+    ages = [age for row in shown if (age := board.last_seen(row.process.pid))]
+    if ages:
+        title += [(f"  {len(ages)} as last seen {duration(min(ages))} ago", "warn")]
     if board.filter.text:
-        hides = f"{plural(board.hidden, 'row')} hidden"
+        hidden = f"{plural(board.hidden, 'row')} hidden"
         title += [("  filter ", "muted"), (one_line(board.filter.text, 60), "accent")]
-        title += [(f"  {hides}", "warn" if board.hidden else "muted")]
-    if board.filter.complaint:
-        title += [(f"  {one_line(board.filter.complaint, 80)}", "warn")]
+        title += [(f"  {hidden}", "warn" if board.hidden else "muted")]
+    if board.filter.error:
+        title += [(f"  {one_line(board.filter.error, 80)}", "warn")]
     where = f"{board.selection.at + 1} of {len(shown)}" if shown else ""
     note: Line = (("by ", "muted"), (board.sort, "accent"), (f"  {where}", "muted"))
     return [rule(tuple(title), note, cells), table.titles()]
@@ -74,7 +74,7 @@ def title_lines(board: Board, table: Table[_Line], cells: int) -> list[Line]:
 def row_lines(
     board: Board, table: Table[_Line], cells: int, *, dim: bool
 ) -> list[Line]:
-    """Draw every row; the selected one and a tombstone can be told without colour."""
+    """Draw every row; selection and tombstone are recognizable without colour."""
     selection = board.selection
     lines = []
     for at, row in enumerate(selection.shown):
@@ -101,13 +101,13 @@ def _verdict(line: _Line) -> Run:
     return (f"○ {line.ending}" if line.ending else text), ink
 
 
-def _loud(row: Row) -> str:
-    """Ink for what to read first in a row that is in trouble."""
+def _emphasis(row: Row) -> str:
+    """Return the ink for the most important cells of a row."""
     return "text" if row.word == "ok" else "strong"
 
 
 def _held(line: _Line) -> Run:
-    return duration(line.row.hold.held_s), _loud(line.row)
+    return duration(line.row.hold.held_s), _emphasis(line.row)
 
 
 def _holder(line: _Line) -> Run:
@@ -118,7 +118,7 @@ def _holder(line: _Line) -> Run:
 
 
 def _site(line: _Line, cells: int) -> Line:
-    return site_cell(line.row.hold, cells, _loud(line.row))
+    return site_cell(line.row.hold, cells, _emphasis(line.row))
 
 
 def _process(line: _Line) -> Run:
@@ -134,8 +134,8 @@ def _state(line: _Line) -> Run:
     state = short_state(line.row.hold)
     if state is None:
         return "-", "faint"
-    loud = line.row.word in ("IDLE-TX", "BLOCKS")
-    return neutral(state), "warn" if loud else "text"
+    harmful = line.row.word in ("IDLE-TX", "BLOCKS")
+    return neutral(state), "warn" if harmful else "text"
 
 
 def _state_age(line: _Line) -> Run:
@@ -161,7 +161,7 @@ def _wait_event(line: _Line) -> Run:
 
 
 def _statement(line: _Line) -> Run:
-    """The statement that the server names, or else the last one that was sent."""
+    """Return the statement in pg_stat_activity, or else the last one that was sent."""
     server = line.row.hold.server
     text = (server.query if server else None) or line.row.hold.statement
     cell = (one_line(text), "muted") if text else ("-", "faint")

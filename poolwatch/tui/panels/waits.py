@@ -1,4 +1,4 @@
-"""The panel of waits: who asks for a connection, and how near the timeout is."""
+"""The panel of waits: who waits for a connection, and how long until the timeout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Line(NamedTuple):
 
 
 def wait_lines(board: Board, cells: int, limit: int, *, dim: bool) -> list[Line]:
-    """Draw at most ``limit`` lines, the longest waits first; none without a wait."""
+    """Draw the longest waits in at most ``limit`` lines; none without a wait."""
     lines = [
         _Line(wait, next((p for p in process.pools if p.id == wait.pool), None))
         for process in board.snapshot.processes
