@@ -37,14 +37,14 @@ class Freezer:
             FrozenMark(pool, kind, at) for (pool, kind), (at, _) in self._items()
         )
 
-    def consider(self, process: Process) -> None:
+    def freeze_incidents(self, process: Process) -> None:
         """Freeze a snapshot if it shows the first incident of a kind for some pool."""
         for finding in process.findings:
             kind = _BY_FINDING.get(finding.kind)
             if kind is not None and finding.pool is not None:
-                self.keep(finding.pool, kind, process)
+                self.freeze(finding.pool, kind, process)
 
-    def keep(self, pool: str, kind: FrozenKind, process: Process) -> None:
+    def freeze(self, pool: str, kind: FrozenKind, process: Process) -> None:
         """Freeze a snapshot if it is the first of its kind for this pool."""
         if self.has(pool, kind):
             return

@@ -81,7 +81,7 @@ def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
 
 
 class Agent:
-    """The part of poolwatch that lives in the application's process."""
+    """The part of poolwatch in the application's process; one per process."""
 
     def __init__(self) -> None:
         self.ledger = Ledger(_in_use)
@@ -100,7 +100,7 @@ class Agent:
         self._listening_pid: int | None = None
         self._starting = threading.Lock()
         self._closes = 0
-        """Number of close() calls: tells listen() that it was overtaken."""
+        """Number of close() calls; listen() gives up if it changes meanwhile."""
         self._stop = threading.Event()
         """Set at exit: a recording must not keep the process alive."""
         self._ended = False
@@ -111,7 +111,7 @@ class Agent:
 
     @cached_property
     def sites(self) -> CallSites:
-        """The stacks of all checkouts; loaded for the first pool."""
+        """Captures the stacks of checkouts; imported for the first pool."""
         from poolwatch.stacks.capture import CallSites
 
         return CallSites(bottoms=self._outermost_code)
@@ -216,7 +216,7 @@ class Agent:
             from poolwatch.diagnosis import timeout_note
 
             process = self.source.process(search=False)
-            self.source.freezer.keep(pool_id, "timeout", process)
+            self.source.freezer.freeze(pool_id, "timeout", process)
             known = now, timeout_note.note(process, pool_id)
             if len(self._timeout_notes) >= _MAX_POOLS:  # most pools may be gone
                 self._timeout_notes.clear()

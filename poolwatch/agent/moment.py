@@ -38,7 +38,9 @@ class OpenRequests:
         """Drop the holds and waits that have ended since they were read."""
         out = set(self.pool.out())
         waiting = frozenset(tuple(self.pool.waits.values()))  # other threads change it
-        self.holds = {hold: seen for hold, seen in self.holds.items() if hold in out}
+        self.holds = {
+            hold: evidence for hold, evidence in self.holds.items() if hold in out
+        }
         self.waits = [wait for wait in self.waits if wait in waiting]
 
     def mark_nested(self) -> None:
@@ -73,11 +75,11 @@ class Moment:
             if each in holds:
                 holds[each].detached = True
         requests = Counter([each.owner() for each in (*open_holds, *waits)])
-        for seen in holds.values():
-            seen.one_of_several = requests[seen.owner] > 1
-        for seen in _taken_again(holds, waits):
-            seen.taken_again = True
-            seen.still_there = 0
+        for evidence in holds.values():
+            evidence.one_of_several = requests[evidence.owner] > 1
+        for evidence in _taken_again(holds, waits):
+            evidence.taken_again = True
+            evidence.still_there = 0
         self.pools.append(OpenRequests(pool, holds, waits))
         self.departed += [
             Departed(pool.id, pid, self.now - closed, facts.record(self.now))
@@ -89,7 +91,7 @@ class Moment:
     def _evidence(self, pool: PoolLedger, hold: Checkout) -> HoldEvidence:
         now = self.stack_now(hold)
         usage = hold.usage
-        seen = HoldEvidence(
+        evidence = HoldEvidence(
             held_s=max(0.0, self.now - hold.taken),
             long_after=pool.long_after,
             ended_owner=hold.ended_owner(),
@@ -101,15 +103,15 @@ class Moment:
             owner=hold.owner(),
         )
         if usage is not None:
-            seen.statement_s = usage.running_s(self.now)
-            seen.unused_s = usage.unused_s(self.now)
-            seen.by_others = usage.by_others
-        if seen.held_s >= seen.long_after:
-            seen.taken_by = len(taking_frames(seen.stack))
-            seen.still_there = still_on_stack(seen.stack, now)
-            seen.doing = doing(now)
-            seen.used = usage.path.frames() if usage and usage.path else ()
-        return seen
+            evidence.statement_s = usage.running_s(self.now)
+            evidence.unused_s = usage.unused_s(self.now)
+            evidence.by_others = usage.by_others
+        if evidence.held_s >= evidence.long_after:
+            evidence.taken_by = len(taking_frames(evidence.stack))
+            evidence.still_there = still_on_stack(evidence.stack, now)
+            evidence.doing = doing(now)
+            evidence.used = usage.path.frames() if usage and usage.path else ()
+        return evidence
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
         """The holds of all pools."""
@@ -118,9 +120,10 @@ class Moment:
     def suspects(self) -> dict[Checkout, HoldEvidence]:
         """Return the holds whose reference paths must be searched."""
         return {
-            hold: seen
-            for hold, seen in self.holds()
-            if (seen.one_of_several or suspicious(seen)) and not seen.dropped
+            hold: evidence
+            for hold, evidence in self.holds()
+            if (evidence.one_of_several or suspicious(evidence))
+            and not evidence.dropped
         }
 
     def requests(self) -> list[Checkout]:
@@ -137,17 +140,17 @@ class Moment:
         """
         self._stacks.clear()
         if any(pool.waits for pool in self.pools) or any(
-            seen.held_s >= seen.long_after for _, seen in self.holds()
+            evidence.held_s >= evidence.long_after for _, evidence in self.holds()
         ):
             self._threads = thread_stacks()
         for pool in self.pools:
             pool.leave_out_ended()
-        for hold, seen in self.suspects().items():
-            if seen.held_s >= seen.long_after and not seen.taken_again:
+        for hold, evidence in self.suspects().items():
+            if evidence.held_s >= evidence.long_after and not evidence.taken_again:
                 now = self.stack_now(hold)
-                if now != seen.now:
-                    still = still_on_stack(seen.stack, now)
-                    seen.moved |= still != seen.still_there
+                if now != evidence.now:
+                    still = still_on_stack(evidence.stack, now)
+                    evidence.moved |= still != evidence.still_there
 
     def submitter(self, request: Checkout) -> Submitter:
         """Return the code that waits for a request's worker thread."""
@@ -174,10 +177,10 @@ def _taken_again(
     """
     holds_at: defaultdict[object, list[Checkout]] = defaultdict(list)
     times_at: defaultdict[object, list[float]] = defaultdict(list)
-    for hold, seen in holds.items():
-        if seen.one_of_several:
-            holds_at[seen.owner, seen.site].append(hold)
-            times_at[seen.owner, seen.site].append(hold.taken)
+    for hold, evidence in holds.items():
+        if evidence.one_of_several:
+            holds_at[evidence.owner, evidence.site].append(hold)
+            times_at[evidence.owner, evidence.site].append(hold.taken)
     for wait in waits:
         times_at[wait.owner(), wait.path.site()].append(wait.asked)
     for place, group in holds_at.items():

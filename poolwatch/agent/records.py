@@ -42,8 +42,8 @@ def pool_records(
     requests.mark_nested()
     caller_of = _callers(moment, requests)
     judged = [
-        _judged(moment, pool.id, hold, seen, caller_of.get(hold.number))
-        for hold, seen in requests.holds.items()
+        _judged(moment, pool.id, hold, evidence, caller_of.get(hold.number))
+        for hold, evidence in requests.holds.items()
     ]
     for checkout, each in zip(requests.holds, judged, strict=True):
         if each.hold.verdict == "leaked" and (
@@ -56,7 +56,7 @@ def pool_records(
     ]
     stats = pool.stats(len(judged), len(waits))
     sites, by_caller = pool.sites(moment.now, list(requests.holds))
-    evidence = PoolEvidence(
+    pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
         waits=waits,
@@ -66,12 +66,15 @@ def pool_records(
         nested=() if pool.shared else pool.nestings.records(moment.now),
         shared=pool.shared,
     )
-    return PoolRecords(evidence, sites, by_caller)
+    return PoolRecords(pool_evidence, sites, by_caller)
 
 
 def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
     """Return by request number the caller that tells the request apart."""
-    stacks = [(hold, seen.site, seen.stack) for hold, seen in requests.holds.items()]
+    stacks = [
+        (hold, evidence.site, evidence.stack)
+        for hold, evidence in requests.holds.items()
+    ]
     stacks += [
         (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
         for wait in requests.waits
@@ -88,30 +91,30 @@ def _judged(
     moment: Moment,
     pool: str,
     checkout: Checkout,
-    seen: HoldEvidence,
+    evidence: HoldEvidence,
     caller: Frame | None,
 ) -> JudgedHold:
     facts, usage = checkout.facts, checkout.usage
-    seen.inherited = facts is not None and facts.process != os.getpid()
-    judgement = judge(seen)
+    evidence.inherited = facts is not None and facts.process != os.getpid()
+    judgement = judge(evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
-    if judgement.verdict != "ok" and usage and usage.path and seen.unused_s:
+    if judgement.verdict != "ok" and usage and usage.path and evidence.unused_s:
         where = place(usage.path.site())
-        reasons = (*reasons, f"last used at {where}, {duration(seen.unused_s)} ago")
+        reasons = (*reasons, f"last used at {where}, {duration(evidence.unused_s)} ago")
     submitter = moment.submitter(checkout)
     hold = Hold(
         id=f"h{checkout.number}",
         pool=pool,
         backend_pid=facts.backend_pid if facts else None,
-        held_s=seen.held_s,
+        held_s=evidence.held_s,
         waited_s=checkout.taken - checkout.asked,
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.context.labels,
-        site=seen.site,
-        stack=seen.stack + submitter.stack,
-        now=seen.now,
+        site=evidence.site,
+        stack=evidence.stack + submitter.stack,
+        now=evidence.now,
         statement=None if statement is None else mask_literals(statement),
         in_sql_s=usage.in_sql_until(moment.now) if usage else None,
         in_transaction_idle_s=usage.idle_until(moment.now) if usage else None,
@@ -119,11 +122,11 @@ def _judged(
         evidence=reasons,
         server=None,
         connection=facts.record(moment.now) if facts else None,
-        used=_used(usage.path, seen) if usage and usage.path else (),
-        unused_s=seen.unused_s,
+        used=_used(usage.path, evidence) if usage and usage.path else (),
+        unused_s=evidence.unused_s,
         caller=caller,
     )
-    return JudgedHold(hold, judgement.kind, seen)
+    return JudgedHold(hold, judgement.kind, evidence)
 
 
 def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -> Wait:
@@ -141,9 +144,9 @@ def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -
     )
 
 
-def _used(path: Path, seen: HoldEvidence) -> tuple[Frame, ...]:
+def _used(path: Path, evidence: HoldEvidence) -> tuple[Frame, ...]:
     """Return the stack of the last use, completed from the holder's other stacks."""
-    used = path.frames(seen.now)
-    if seen.stack and seen.stack[-1] in used:
+    used = path.frames(evidence.now)
+    if evidence.stack and evidence.stack[-1] in used:
         return used
-    return path.frames(seen.stack)
+    return path.frames(evidence.stack)

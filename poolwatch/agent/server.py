@@ -3,7 +3,7 @@
 ``GET /snapshot`` returns the public document. ``/view`` (the same plus the fields that
 poolwatch's own viewers need), ``/frozen``, ``/servers`` and ``/trace`` are for those
 viewers. One daemon thread answers one request at a time. A query to PostgreSQL may take
-seconds, so it gets a thread of its own and never delays a snapshot.
+seconds, so it runs in a separate thread and never delays a snapshot.
 
 The thread is stopped while the process forks: Python 3.12 warns about forks in
 multi-threaded processes, and users would blame poolwatch.
@@ -149,7 +149,7 @@ class Server:
                 finally:
                     for key in _silent(selector):
                         _take(selector, key).close()
-        except Exception:  # noqa: BLE001 - the application goes on without a listener
+        except Exception:  # noqa: BLE001 - the application must go on
             log().warning("poolwatch no longer answers viewers", exc_info=True)
 
     def _serve_once(

@@ -98,7 +98,7 @@ class LedgerSource:
             frozen=self.freezer.marks(),
             left_out=suspects.left_out,
         )
-        self.freezer.consider(process)
+        self.freezer.freeze_incidents(process)
         return process
 
     def _findings(self, moment: Moment, pools: list[PoolRecords]) -> list[Finding]:

@@ -81,10 +81,10 @@ class Suspects:
             confirmed = bool(unused) and time.monotonic() - moment.now < _MAX_REPEATED_S
             if confirmed:
                 self._run_search(moment, unused)
-            for hold, seen in moment.suspects().items():
+            for hold, evidence in moment.suspects().items():
                 cached = self._cache.get(hold.number)
                 if cached is not None:
-                    unused_now = self._is_unused(hold, seen)
+                    unused_now = self._is_unused(hold, evidence)
                     cached.times_unused = cached.times_unused + 1 if unused_now else 0
                     cached.confirmed = confirmed
             self._reuse_s = max(_MIN_REUSE_S, _REUSE_PER_COST * self._cost_s)
@@ -101,17 +101,17 @@ class Suspects:
         Proof that a connection is unused takes two searches. Until a second snapshot
         confirms it, the proof is valid only for the stack of the first search.
         """
-        for hold, seen in moment.holds():
+        for hold, evidence in moment.holds():
             cached = self._cache.get(hold.number)
-            if cached is None or seen.moved:
+            if cached is None or evidence.moved:
                 continue
             certain = (
                 cached.times_unused >= _CONFIRMATIONS
-                or not self._is_unused(hold, seen)
-                or (cached.confirmed and _same_place(seen.now, cached.now))
+                or not self._is_unused(hold, evidence)
+                or (cached.confirmed and _same_place(evidence.now, cached.now))
             )
             search = cached.search
-            seen.search = search if certain else search._replace(pending=True)
+            evidence.search = search if certain else search._replace(pending=True)
 
     def is_confirmed(self, hold: Checkout) -> bool:
         """Whether two consecutive snapshots found a hold leaked."""
@@ -132,15 +132,15 @@ class Suspects:
         found, self.left_out = _search(suspects)
         self._cost_s += time.thread_time() - began
         moment.verify()
-        for hold, seen in suspects.items():
+        for hold, evidence in suspects.items():
             before = self._cache.get(hold.number)
-            if seen.moved:
+            if evidence.moved:
                 self._cache.pop(hold.number, None)
             elif hold.number in found:
                 times = before.times_unused if before is not None else 0
                 search = found[hold.number]
                 self._cache[hold.number] = _CachedSearch(
-                    moment.now, search, seen.now, times
+                    moment.now, search, evidence.now, times
                 )
 
     def _is_due(self, suspects: EvidenceByHold, now: float) -> bool:
@@ -149,7 +149,10 @@ class Suspects:
         A search that may confirm a leak is due at once. Outdated results are renewed
         when the CPU budget allows it.
         """
-        if any(self._is_to_be_confirmed(hold, seen) for hold, seen in suspects.items()):
+        if any(
+            self._is_to_be_confirmed(hold, evidence)
+            for hold, evidence in suspects.items()
+        ):
             return True
         affordable = now - self._searched_at >= self._reuse_s - _MIN_REUSE_S
         return affordable and any(
@@ -158,17 +161,17 @@ class Suspects:
             for hold in suspects
         )
 
-    def _is_to_be_confirmed(self, hold: Checkout, seen: HoldEvidence) -> bool:
+    def _is_to_be_confirmed(self, hold: Checkout, evidence: HoldEvidence) -> bool:
         cached = self._cache.get(hold.number)
         return (
             cached is not None
             and cached.times_unused < _CONFIRMATIONS
-            and self._is_unused(hold, seen)  # may predate the suspicion
+            and self._is_unused(hold, evidence)  # may predate the suspicion
         )
 
-    def _is_unused(self, hold: Checkout, seen: HoldEvidence) -> bool:
+    def _is_unused(self, hold: Checkout, evidence: HoldEvidence) -> bool:
         cached = self._cache.get(hold.number)
-        return cached is not None and proven_unused(seen, cached.search)
+        return cached is not None and proven_unused(evidence, cached.search)
 
 
 def _same_place(now: tuple[Frame, ...], before: tuple[Frame, ...]) -> bool:
@@ -189,9 +192,9 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
         {str(hold.number): hold.taker() for hold in suspects},
     )
     found = {}
-    for hold, seen in suspects.items():
+    for hold, evidence in suspects.items():
         path = result.paths.get(str(hold.number))
         ambient = path is None or path.kind in ("thread-local", "context variable")
-        hidden = ambient and may_hide(seen.stack, seen.now)
+        hidden = ambient and may_hide(evidence.stack, evidence.now)
         found[hold.number] = Search(path, result.unseen, hidden)
     return found, (result.left_out,) if result.left_out else ()

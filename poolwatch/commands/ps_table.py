@@ -33,7 +33,7 @@ from poolwatch.text.format import (
     taken_in,
     width,
 )
-from poolwatch.text.frozen import happened, moment, of_pool
+from poolwatch.text.frozen import incident_words, moment, of_pool
 from poolwatch.text.naming import holder_name, process_name, with_names
 
 _MOST_SITES = 20
@@ -99,7 +99,7 @@ def _heading(incident: Frozen) -> str:
     process = with_names(incident.process)
     names = {pool.id: pool.name for pool in process.pools}
     name = names.get(incident.pool, incident.pool)
-    _, trouble = happened(incident.kind)
+    _, trouble = incident_words(incident.kind)
     when = _moment(incident.at, date=True)
     who = f"{one_line(process_name(process))} (pid {process.pid})"
     return f"incident {when}: pool {name!r} of {who} {trouble}"
@@ -182,7 +182,7 @@ def _hint(process: Process) -> str:
 
 
 def _mark(mark: FrozenMark, name: str) -> str:
-    trouble, _ = happened(mark.kind)
+    trouble, _ = incident_words(mark.kind)
     today = mark.at.startswith(datetime.now(UTC).date().isoformat())
     return f"{one_line(name)} {trouble} at {_moment(mark.at, date=not today)}"
 

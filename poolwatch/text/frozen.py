@@ -18,7 +18,7 @@ _HAPPENED: Mapping[str, tuple[str, str]] = {
 
 
 @runtime_checkable
-class KeepsPictures(Protocol):
+class IncidentSource(Protocol):
     """A source that also has incident snapshots."""
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
@@ -28,8 +28,8 @@ class KeepsPictures(Protocol):
         ...
 
 
-def happened(kind: str) -> tuple[str, str]:
-    """What happened to a pool: in a word or two, and as the end of a sentence."""
+def incident_words(kind: str) -> tuple[str, str]:
+    """Return what happened to a pool: in one or two words, and as a predicate."""
     word = one_line(kind, 20)
     return _HAPPENED.get(kind, (word, f"had {word}"))
 

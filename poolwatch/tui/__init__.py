@@ -28,7 +28,7 @@ def run(
     """Show ``source`` in this terminal until the user quits.
 
     Args:
-        source: read once every ``refresh`` seconds, on a thread of its own.
+        source: read once every ``refresh`` seconds, on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
         on_close: called once at the end, also after an error.

@@ -13,7 +13,7 @@ from textual.binding import BindingType
 
 from poolwatch.model import Frozen, Snapshot
 from poolwatch.text.format import one_line, taken_at
-from poolwatch.text.frozen import happened, moment, of_pool, pool_name
+from poolwatch.text.frozen import incident_words, moment, of_pool, pool_name
 from poolwatch.tui.draw.line import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.draw.table import Column, Table, process_cell
@@ -94,11 +94,11 @@ class IncidentsPage(Page):
 class IncidentScreen(MainScreen):
     """One incident snapshot, drawn like the main screen and with its keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings("past")]
-    FOOTER = "past"
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("incident")]
+    FOOTER = "incident"
 
     def __init__(self, board: Board) -> None:
-        super().__init__(board, id="past")
+        super().__init__(board, id="incident")
 
     def action_back(self) -> None:
         """Clear the filter first, then leave the snapshot."""
@@ -154,7 +154,9 @@ def _top_site(incident: Frozen) -> Run:
 COLUMNS: tuple[Column[Frozen], ...] = (
     Column("at", "taken", 23, 23, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
-    Column("kind", "was", 10, 10, 2, lambda each: (happened(each.kind)[0], "bad")),
+    Column(
+        "kind", "was", 10, 10, 2, lambda each: (incident_words(each.kind)[0], "bad")
+    ),
     Column("holds", "held", 4, 4, 4, _held, place=right),
     Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
     Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),

@@ -14,7 +14,7 @@ from typing import Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Frozen, Snapshot, Source, Unreachable
-from poolwatch.text.frozen import KeepsPictures
+from poolwatch.text.frozen import IncidentSource
 
 _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -70,7 +70,7 @@ def read_source(source: Source) -> Reading:
 
 def read_incidents(source: Source) -> Incidents:
     """Read the incident snapshots; an error becomes a sentence."""
-    if not isinstance(source, KeepsPictures):
+    if not isinstance(source, IncidentSource):
         return Incidents(error="this source has no incident snapshots")
     try:
         snapshots, unreachable = source.all_frozen()

@@ -251,7 +251,7 @@ class Page(BoardScreen):
         self.part("head").paint([BLANK, self.head(width), *titles], fixed=True)
         body = self.body(width - 1)
         self.part("body").paint(body if titles else [BLANK, *body])
-        keys = footer(self.FOOTER, width, past=self.board.incident is not None)
+        keys = footer(self.FOOTER, width, is_incident=self.board.incident is not None)
         self.part("footer").paint([keys], fixed=True)
 
     def head(self, cells: int) -> Line:
@@ -299,8 +299,10 @@ class WhyPage(Page):
     def body(self, cells: int) -> list[Line]:
         from poolwatch.tui.panels.detail import finding_lines
 
-        past = self.board.mode(self._now) in ("lost", "failed")
-        lines = [header.why(self.board, self._now, cells, 1)[0], BLANK] if past else []
+        outdated = self.board.mode(self._now) in ("lost", "failed")
+        lines = (
+            [header.why(self.board, self._now, cells, 1)[0], BLANK] if outdated else []
+        )
         for text in header.silent(self.board, self._now):
             lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
         for process, finding in self.board.findings():

@@ -120,7 +120,7 @@ def test_bounded(instrument, fresh):
     freezer = Freezer()
     process = Look().process
     for number in range(MAX_SNAPSHOTS + 5):
-        freezer.keep(f"p{number}", "timeout", process)
+        freezer.freeze(f"p{number}", "timeout", process)
     assert [mark.pool for mark in freezer.marks()] == [
         f"p{number}" for number in range(5, MAX_SNAPSHOTS + 5)
     ]

@@ -43,7 +43,7 @@ def begin() -> None:
     def instrument_all() -> None:
         from poolwatch.agent.instrument import instrument
 
-        while cancels:  # instrument() installs import hooks of its own
+        while cancels:  # instrument() installs its own import hooks
             cancels.pop()()
         instrument()
 

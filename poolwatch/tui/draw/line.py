@@ -46,29 +46,29 @@ def tail(text: str, cells: int) -> str:
     """Cut a text on the left: the end of a path matters more than its beginning."""
     if width(text) <= cells:
         return fit(text, cells)
-    kept: list[str] = []
+    shown: list[str] = []
     used = 1
     for character in reversed(text):
         used += width(character)
         if used > cells:
             break
-        kept.append(character)
-    return fit("…" + "".join(reversed(kept)), cells)
+        shown.append(character)
+    return fit("…" + "".join(reversed(shown)), cells)
 
 
 def crop(line: Line, cells: int) -> Line:
     """Cut a line to at most ``cells``; a text that is cut ends in an ellipsis."""
-    kept: list[Run] = []
+    runs: list[Run] = []
     room = cells
     for text, ink in line:
         size = width(text)
         if size > room:
             if room > 0:
-                kept.append((fit(text, room), ink))
+                runs.append((fit(text, room), ink))
             break
-        kept.append((text, ink))
+        runs.append((text, ink))
         room -= size
-    return tuple(kept)
+    return tuple(runs)
 
 
 def spread(left: Line, right_: Line, cells: int) -> Line:

@@ -59,7 +59,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {board.refresh:g}s", "muted"),),
-            _server(board, past=mode in ("silent", "lost")),
+            _server(board, outdated=mode in ("silent", "lost")),
         ]
     left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
     right: Line = ()
@@ -87,11 +87,11 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
-def _server(board: Board, *, past: bool) -> Line:
+def _server(board: Board, *, outdated: bool) -> Line:
     reports = [
         status
         for process in board.snapshot.processes
-        if past or process.pid not in board.silent
+        if outdated or process.pid not in board.silent
         for status in process.servers
     ]
     down = [status for status in reports if status.down]
@@ -100,7 +100,7 @@ def _server(board: Board, *, past: bool) -> Line:
         since = [s.silent_s for s in down if s.silent_s is not None]
         age = f" {duration(min(since))}" if since else ""
         return (("  db ", "muted"), (f"DOWN{age}", "bad"), *_versions(read, dim=True))
-    if past or not read:
+    if outdated or not read:
         return _versions(read, dim=True)
     read_s = max((status.read_s or 0.0) for status in read)
     time: Line = (("  db ", "muted"), (short_time(read_s or None), "text"))

@@ -25,7 +25,7 @@ from poolwatch.tui.state.filtering import short_state
 from poolwatch.tui.state.rows import Row
 
 
-class _Line(NamedTuple):
+class _HoldLine(NamedTuple):
     """One line of the table."""
 
     row: Row
@@ -35,7 +35,7 @@ class _Line(NamedTuple):
     """Seconds since its process last answered, if the process is silent."""
 
 
-def layout(board: Board, cells: int) -> Table[_Line]:
+def layout(board: Board, cells: int) -> Table[_HoldLine]:
     """Return the table; pool and process columns only if there are several.
 
     An incident snapshot has no server columns: it contains no server view.
@@ -51,7 +51,7 @@ def layout(board: Board, cells: int) -> Table[_Line]:
     return Table(COLUMNS, cells, hidden)
 
 
-def title_lines(board: Board, table: Table[_Line], cells: int) -> list[Line]:
+def title_lines(board: Board, table: Table[_HoldLine], cells: int) -> list[Line]:
     """Return the panel's title with count, sort order and filter; column titles."""
     shown = board.selection.shown
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
@@ -72,7 +72,7 @@ def title_lines(board: Board, table: Table[_Line], cells: int) -> list[Line]:
 
 
 def row_lines(
-    board: Board, table: Table[_Line], cells: int, *, dim: bool
+    board: Board, table: Table[_HoldLine], cells: int, *, dim: bool
 ) -> list[Line]:
     """Draw every row; selection and tombstone are recognizable without colour."""
     selection = board.selection
@@ -81,7 +81,7 @@ def row_lines(
         selected = at == selection.at
         gone = selected and selection.gone_at is not None
         age = board.last_seen(row.process.pid)
-        line = _Line(row, board.ending(row) if gone else None, age)
+        line = _HoldLine(row, board.ending(row) if gone else None, age)
         margin = ("▌ ", "accent") if selected else MARGIN
         faded = dim or gone or age is not None
         lines.append(table.line(line, margin=margin, dim=faded))
@@ -96,7 +96,7 @@ def _empty(board: Board) -> Line:
     return (("  no connection is held at this moment", "muted"),)
 
 
-def _verdict(line: _Line) -> Run:
+def _verdict(line: _HoldLine) -> Run:
     text, ink = line.row.mark
     return (f"○ {line.ending}" if line.ending else text), ink
 
@@ -106,31 +106,31 @@ def _emphasis(row: Row) -> str:
     return "text" if row.word == "ok" else "strong"
 
 
-def _held(line: _Line) -> Run:
+def _held(line: _HoldLine) -> Run:
     return duration(line.row.hold.held_s), _emphasis(line.row)
 
 
-def _holder(line: _Line) -> Run:
+def _holder(line: _HoldLine) -> Run:
     row = line.row
     labels = " ".join(list(row.hold.labels.values())[:4])
     name = row.holder.replace("ThreadPoolExecutor-", "Executor-")
     return one_line(f"{name} {labels}", 60), "text"
 
 
-def _site(line: _Line, cells: int) -> Line:
+def _site(line: _HoldLine, cells: int) -> Line:
     return site_cell(line.row.hold, cells, _emphasis(line.row))
 
 
-def _process(line: _Line) -> Run:
+def _process(line: _HoldLine) -> Run:
     return _as_last_seen(line, process_cell(line.row.process))
 
 
-def _backend(line: _Line) -> Run:
+def _backend(line: _HoldLine) -> Run:
     pid = line.row.hold.backend_pid
     return ("-", "faint") if pid is None else (str(pid), "muted")
 
 
-def _state(line: _Line) -> Run:
+def _state(line: _HoldLine) -> Run:
     state = short_state(line.row.hold)
     if state is None:
         return "-", "faint"
@@ -138,12 +138,12 @@ def _state(line: _Line) -> Run:
     return neutral(state), "warn" if harmful else "text"
 
 
-def _state_age(line: _Line) -> Run:
+def _state_age(line: _HoldLine) -> Run:
     server = line.row.hold.server
     return _age(server.state_age_s if server else None)
 
 
-def _xact_age(line: _Line) -> Run:
+def _xact_age(line: _HoldLine) -> Run:
     server = line.row.hold.server
     return _age(server.xact_age_s if server else None)
 
@@ -152,7 +152,7 @@ def _age(seconds: float | None) -> Run:
     return duration(seconds), "faint" if seconds is None else "text"
 
 
-def _wait_event(line: _Line) -> Run:
+def _wait_event(line: _HoldLine) -> Run:
     server = line.row.hold.server
     if server is None or not server.wait_event:
         return "-", "faint"
@@ -160,7 +160,7 @@ def _wait_event(line: _Line) -> Run:
     return short, "warn" if server.wait_event.startswith("Lock:") else "muted"
 
 
-def _statement(line: _Line) -> Run:
+def _statement(line: _HoldLine) -> Run:
     """Return the statement in pg_stat_activity, or else the last one that was sent."""
     server = line.row.hold.server
     text = (server.query if server else None) or line.row.hold.statement
@@ -168,12 +168,12 @@ def _statement(line: _Line) -> Run:
     return _as_last_seen(line, cell)
 
 
-def _as_last_seen(line: _Line, cell: Run) -> Run:
+def _as_last_seen(line: _HoldLine, cell: Run) -> Run:
     text, ink = cell
     return (text if line.age is None else f"{duration(line.age)} ago: {text}"), ink
 
 
-COLUMNS: tuple[Column[_Line], ...] = (
+COLUMNS: tuple[Column[_HoldLine], ...] = (
     Column("verdict", "verdict", 10, 11, 0, _verdict),
     Column("held", "held", 6, 6, 1, _held, place=right),
     Column("holder", "holder", 13, 20, 3, _holder),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
 from poolwatch.text.format import one_line
-from poolwatch.text.frozen import happened, moment, pool_name
+from poolwatch.text.frozen import incident_words, moment, pool_name
 from poolwatch.tui.draw.gauge import bar, spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
@@ -26,7 +26,7 @@ NEGLIGIBLE_WAITING = 0.005
 """Seconds waited per second; lower rates are shown as 0."""
 
 
-class _Line(NamedTuple):
+class _PoolLine(NamedTuple):
     """One line of the table."""
 
     process: Process
@@ -50,11 +50,11 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
         shown = max(room - 1, 1)
         busiest = sorted(pairs, key=lambda pair: -_pressure(pair[1]))[:shown]
         notes.insert(0, ((f"  +{len(pairs) - shown} less busy pools", "muted"),))
-        pairs = [pair for pair in pairs if pair in busiest]  # keeps their order
+        pairs = [pair for pair in pairs if pair in busiest]  # in their order
     lines = [table.titles()]
     for process, pool in pairs:
         history = board.history.get((process.pid, pool.id), ())
-        lines.append(table.line(_Line(process, pool, history)))
+        lines.append(table.line(_PoolLine(process, pool, history)))
     return [*lines, *notes][: max(limit, 2)]
 
 
@@ -82,28 +82,28 @@ def _level(pool: PoolStats) -> str:
     return "warn" if pool.size and pool.checked_out > pool.size else "accent"
 
 
-def _name(line: _Line) -> Run:
+def _name(line: _PoolLine) -> Run:
     return text_cell(line.pool.name, "strong")
 
 
-def _gauge(line: _Line, cells: int) -> Line:
+def _gauge(line: _PoolLine, cells: int) -> Line:
     pool = line.pool
     soft = (pool.size or 0) / pool.capacity if pool.capacity else 1.0
     return bar(_fullness(pool), cells, _level(pool), soft)
 
 
-def _spark(line: _Line, cells: int) -> Line:
+def _spark(line: _PoolLine, cells: int) -> Line:
     top = line.pool.capacity or 1
     return ((spark(line.history, top, cells), "accent"),)
 
 
-def _out(line: _Line) -> Run:
+def _out(line: _PoolLine) -> Run:
     pool, top = line.pool, line.pool.capacity
     of = "∞" if pool.max_overflow == -1 else "-" if top is None else str(top)
     return f"{pool.checked_out}/{of}", _level(pool).replace("accent", "text")
 
 
-def _waited(line: _Line) -> Run:
+def _waited(line: _PoolLine) -> Run:
     rate = line.pool.waiting_s_per_s
     if rate <= NEGLIGIBLE_WAITING:
         return "0", "faint"
@@ -113,14 +113,14 @@ def _waited(line: _Line) -> Run:
 
 def _number(
     title: str, least: int, rank: int, cell: Callable[[PoolStats], Run]
-) -> Column[_Line]:
+) -> Column[_PoolLine]:
     """Return a column of right-aligned numbers with a fixed width."""
     return Column(
         title, title, least, least, rank, lambda line: cell(line.pool), place=right
     )
 
 
-COLUMNS: tuple[Column[_Line], ...] = (
+COLUMNS: tuple[Column[_PoolLine], ...] = (
     Column("pool", "POOLS", 10, 16, 0, _name, title_ink="title"),
     Column("process", "process", 14, 22, 7, lambda line: process_cell(line.process)),
     Column("gauge", "", 8, 30, 2, draw=_gauge),
@@ -191,7 +191,8 @@ def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
     """List the incident snapshots, newest first; the key is always shown."""
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
-        f"{pool_name(process, mark.pool)} {happened(mark.kind)[0]} {_when(mark.at)}"
+        f"{pool_name(process, mark.pool)} {incident_words(mark.kind)[0]} "
+        f"{_when(mark.at)}"
         for process, mark in newest
     ]
     start: Line = (("  ● ", "accent"), ("incidents: ", "muted"))
