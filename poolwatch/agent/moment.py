@@ -114,7 +114,7 @@ class Moment:
         return evidence
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
-        """The holds of all pools."""
+        """Return the holds of all pools."""
         return [each for pool in self.pools for each in pool.holds.items()]
 
     def suspects(self) -> dict[Checkout, HoldEvidence]:

@@ -17,7 +17,7 @@ from poolwatch.protocol.records import Request, Trace
 
 MAX_SECONDS = 600.0
 MAX_REQUESTS = 200_000
-"""Per pool; later ones are left out."""
+"""Limit per pool; later requests are left out."""
 
 
 class _Recorder:

@@ -37,7 +37,7 @@ _CLIENT_TIMEOUT_S = 2.0
 """Time for a client to send its request, and again to read the response."""
 _HOUSEKEEPING_S = 1.0
 _MAX_SILENT = 64
-"""Open connections that have sent nothing yet; the oldest one above is closed."""
+"""Limit of open connections that have sent nothing yet; the oldest is closed."""
 _MAX_SLOW = 4
 """Concurrent requests to slow endpoints."""
 

@@ -53,7 +53,7 @@ _MAX_OBJECTS = 200
 
 
 class Submitter(NamedTuple):
-    """The code that waits for the work of a thread."""
+    """The code that waits for the result of a worker thread."""
 
     stack: tuple[Frame, ...]
     task: str | None

@@ -31,7 +31,7 @@ EvidenceByHold = Mapping[Checkout, HoldEvidence]
 
 @dataclass(slots=True)
 class _CachedSearch:
-    """The last search for one hold, and how often it was found unused in a row."""
+    """The last search for one hold, and how many searches found it unused."""
 
     at: float
     """``time.monotonic()`` of the snapshot."""

@@ -174,7 +174,7 @@ class Watchdog:
 
 
 def _dropped_text(pool: PoolLedger) -> str:
-    """Say what happened to connections that were dropped."""
+    """Describe what happened to dropped connections."""
     if pool.lost_slots:
         lost = plural(pool.lost_slots, "slot")
         return f"were dropped: the pool does not replace them, {lost} lost so far"

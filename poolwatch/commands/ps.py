@@ -1,4 +1,4 @@
-"""``poolwatch ps``: the open holds of every process, as one table or as JSON."""
+"""``poolwatch ps``: the open holds of every process, as a table or as JSON."""
 
 from __future__ import annotations
 

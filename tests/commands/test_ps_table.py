@@ -180,7 +180,7 @@ def test_other_time_zones_and_invalid_times():
     assert kept(picture(process(), at="2026-11-23T03:12:44")).startswith(
         "incident 2026-11-23 03:12:44 UTC:"
     )
-    assert kept(picture(process(), at="soon\x1b")).startswith("kept soon␛: pool")
+    assert kept(picture(process(), at="soon\x1b")).startswith("incident soon␛: pool")
     assert kept(picture(process(), at="0001-01-01T00:00:00+09:00")).startswith("kept 0")
 
 

@@ -305,10 +305,10 @@ def test_a_port_that_is_taken(serve, host):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--host", "0.0.0.0"], "say --anyone-may-look"),
-        (["--host", "::"], "say --anyone-may-look"),
-        (["--host", "nosuch.invalid"], "no host 'nosuch.invalid'"),
-        (["--host", ""], "no host ''"),
+        (["--host", "0.0.0.0"], "add --anyone-may-look"),
+        (["--host", "::"], "add --anyone-may-look"),
+        (["--host", "nosuch.invalid"], "'nosuch.invalid': no such host"),
+        (["--host", ""], "'': no such host"),
         (["--host", "192.0.2.1", "--anyone-may-look"], "cannot listen on 192.0.2.1"),
         (["--port", "70000"], "'70000' must be a port from 0 to 65535"),
         (["--port", "http"], "'http' must be a port from 0 to 65535"),

@@ -125,7 +125,7 @@ _UPSERT = (
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What each operation does with its connection."""
+    """An operation on a connection, and how often to run it."""
 
     name: str
     operations: int

@@ -1,4 +1,4 @@
-"""Orders: what the shop reads and writes most."""
+"""Orders: the shop's most frequent queries."""
 
 from sqlalchemy import Row, text
 
