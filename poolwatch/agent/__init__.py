@@ -1,1 +1,1 @@
-"""The part of poolwatch in the application: instrument(), snapshots, the socket."""
+"""The part of poolwatch in the application: instrument(), snapshots, HTTP server."""

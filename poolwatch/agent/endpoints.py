@@ -1,4 +1,4 @@
-"""The agent's endpoints: what the server on its socket answers."""
+"""The endpoints of the agent's HTTP server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from poolwatch.agent.server_view import ServerView
 from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.agent.watchdog import PERIOD_S
 from poolwatch.ledger.ledger import Ledger
-from poolwatch.protocol import document as wire
-from poolwatch.protocol import sockets
+from poolwatch.protocol import document, sockets
 from poolwatch.runtime.gc_pause import undisturbed
 
 
@@ -28,24 +27,24 @@ def open_server(
 ) -> Server:
     """Bind a socket in ``directory``; ``stop`` ends a recording early."""
 
-    def document(*, viewers: bool) -> str:
-        """The records are gone when the collector comes back."""
-        return undisturbed(lambda: wire.to_json(source.snapshot(), viewers=viewers))
+    def snapshot(*, viewers: bool) -> str:
+        """Free the snapshot's records before garbage collection resumes."""
+        return undisturbed(lambda: document.to_json(source.snapshot(), viewers=viewers))
 
     def trace(query: Mapping[str, str]) -> str:
         seconds = _seconds(query.get("seconds"))
-        return wire.list_to_json(record(ledger, seconds, stop), "traces")
+        return document.list_to_json(record(ledger, seconds, stop), "traces")
 
     def readings(query: Mapping[str, str]) -> str:
         linger = _seconds(query.get("linger"))
-        return wire.list_to_json(servers.readings(linger), "servers")
+        return document.list_to_json(servers.readings(linger), "servers")
 
     return Server(
         sockets.new_path(directory),
         quick={
-            "/snapshot": lambda _: document(viewers=False),
+            "/snapshot": lambda _: snapshot(viewers=False),
             "/frozen": lambda _: source.freezer.document(),
-            "/view": lambda _: document(viewers=True),
+            "/view": lambda _: snapshot(viewers=True),
         },
         slow={"/trace": trace, "/servers": readings},
         idle=servers.close_idle,

@@ -14,7 +14,7 @@ from poolwatch.runtime.guard import log
 
 
 class PoolwatchPlugin(CreateEnginePlugin):
-    """Instruments the engine that is being created."""
+    """Instruments the engine for which SQLAlchemy creates the plugin."""
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         self._settings = {

@@ -1,6 +1,6 @@
-"""Incident snapshots: frozen at a pool's first trouble, for a viewer that comes later.
+"""Incident snapshots: frozen at a pool's first incident, for later viewers.
 
-One of each kind per pool: the first time it was exhausted, the first timeout, the first
+One of each kind per pool: for the first exhaustion, the first timeout, and the first
 deadlock. They are stored as compressed JSON, a few KiB each.
 """
 
@@ -11,10 +11,10 @@ import zlib
 from datetime import UTC, datetime
 
 from poolwatch.model import SCHEMA, FindingKind, Frozen, FrozenKind, FrozenMark, Process
-from poolwatch.protocol import document as wire
+from poolwatch.protocol import document
 
-MOST = 24
-"""Incident snapshots of one process; a further one replaces the oldest."""
+MAX_SNAPSHOTS = 24
+"""Maximum number of incident snapshots; the next one replaces the oldest."""
 _BY_FINDING: dict[FindingKind, FrozenKind] = {
     "exhausted": "exhausted",
     "pool_deadlock": "pool_deadlock",
@@ -28,41 +28,41 @@ class Freezer:
         self._frozen: dict[tuple[str, FrozenKind], tuple[str, bytes]] = {}
 
     def has(self, pool: str, kind: FrozenKind) -> bool:
-        """Whether there is one of this kind for this pool."""
+        """Whether there is an incident snapshot of this kind for this pool."""
         return (pool, kind) in self._frozen
 
     def marks(self) -> tuple[FrozenMark, ...]:
-        """The pool, kind and time of each, in the order they were taken."""
+        """Return pool, kind and time of each incident snapshot, oldest first."""
         return tuple(
             FrozenMark(pool, kind, at) for (pool, kind), (at, _) in self._items()
         )
 
-    def consider(self, process: Process) -> None:
-        """Freeze a snapshot if it is the first that shows a pool in trouble."""
+    def freeze_incidents(self, process: Process) -> None:
+        """Freeze a snapshot if it shows the first incident of a kind for some pool."""
         for finding in process.findings:
             kind = _BY_FINDING.get(finding.kind)
             if kind is not None and finding.pool is not None:
-                self.keep(finding.pool, kind, process)
+                self.freeze(finding.pool, kind, process)
 
-    def keep(self, pool: str, kind: FrozenKind, process: Process) -> None:
+    def freeze(self, pool: str, kind: FrozenKind, process: Process) -> None:
         """Freeze a snapshot if it is the first of its kind for this pool."""
         if self.has(pool, kind):
             return
-        while len(self._frozen) >= MOST:
+        while len(self._frozen) >= MAX_SNAPSHOTS:
             self._frozen.pop(next(iter(self._frozen)), None)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         record = Frozen(pool, kind, at, process)
-        text = wire.list_to_json((record,), "frozen")
+        text = document.list_to_json((record,), "frozen")
         self._frozen[pool, kind] = at, zlib.compress(text.encode(), 1)
 
     def document(self) -> str:
-        """All incident snapshots, as the answer of the agent."""
+        """Return all incident snapshots as the JSON document of the agent."""
         texts = [zlib.decompress(packed) for _, (_, packed) in self._items()]
         frozen = [each for text in texts for each in json.loads(text)["frozen"]]
         return json.dumps({"schema": SCHEMA, "frozen": frozen})
 
     def forget(self) -> None:
-        """Forget all of them: in a forked child."""
+        """Drop all incident snapshots: in a forked child."""
         self._frozen.clear()
 
     def _items(self) -> list[tuple[tuple[str, FrozenKind], tuple[str, bytes]]]:

@@ -1,7 +1,7 @@
 """One HTTP request on one connection, parsed by the standard library.
 
-A module of its own because ``http.server`` takes 15 ms to import: only the agent's
-thread loads it.
+A separate module because importing ``http.server`` takes 15 ms: only the agent's
+thread does it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Respond = Callable[[str, Callable[[int, str], None]], SlowWork | None]
 def handle(connection: socket.socket, respond: Respond) -> None:
     """Read one request, answer it, close the connection.
 
-    If ``respond`` returns slow work, another thread does it and closes then.
+    Slow work that ``respond`` returns is done in another thread, which closes the
+    connection.
     """
     handler = _Handler(connection, respond)
     if handler.slow_work is None:
@@ -52,13 +53,13 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(connection, "unix", None)  # type: ignore[arg-type]
 
     def handle(self) -> None:
-        """Handle one request only: a viewer connects anew for each."""
+        """Handle one request only: viewers open a connection for each."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.handle_one_request()
 
     def parse_request(self) -> bool:
-        """Refuse what is not HTTP/1.x: the library would answer it as HTTP/0.9."""
+        """Reject other requests than HTTP/1.x: the library answers them as HTTP/0.9."""
         if _REQUEST_LINE.fullmatch(self.raw_requestline):
             return super().parse_request()
         self.send_error(400, "not an HTTP/1.1 request line")
@@ -72,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply(code, json.dumps({"error": why[:200]}))
 
     def do_GET(self) -> None:
-        """Answer, or remember the slow work."""
+        """Answer the request, or store its slow work."""
         try:
             self.slow_work = self._respond(self.path, self.reply)
         except Exception as error:

@@ -1,7 +1,7 @@
-"""instrument() and its undo: one line in the application, and what hangs on it.
+"""instrument(), uninstrument(), and the agent of this process.
 
-A pool is any object that an adapter knows. Nothing of a pool library is imported here
-that the application has not imported itself.
+A pool is any object that an adapter supports. Pool libraries are never imported here
+unless the application has imported them.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ if TYPE_CHECKING:
     from poolwatch.stacks.capture import CallSites
 
 
-_SOON_S = 0.02
-"""An empty pool is looked at after this time: most waits are over by then."""
-_HURRY_AGAIN_S = 0.5
-_MOST_POOLS = 64
-"""Pools of which it is remembered when they were last explained, or looked at soon."""
+_EARLY_TICK_S = 0.02
+"""Delay before the check of an exhausted pool: most waits are over by then."""
+_EARLY_TICK_INTERVAL_S = 0.5
+"""Minimum time between two early checks of one pool."""
+_MAX_POOLS = 64
+"""Pools whose last timeout note and early check are remembered."""
 _NEVER = float("-inf")
 
 
 class Watch:
-    """What :func:`instrument` returns: a handle on what is watched."""
+    """Returned by :func:`instrument`: a handle on one pool, or on every pool."""
 
     def __init__(self, agent: Agent, pool_id: str | None) -> None:
         self._agent = agent
@@ -61,116 +62,115 @@ class Watch:
         return self._agent.source.snapshot()
 
     def holds(self) -> tuple[Hold, ...]:
-        """Return the open holds of this pool, the oldest first.
-
-        Those of all pools if the watch is on every pool.
-        """
+        """Return the open holds, oldest first: of this pool, or of every pool."""
         holds = self._agent.source.process().holds
         if self._pool_id is None:
             return holds
         return tuple(hold for hold in holds if hold.pool == self._pool_id)
 
     def __repr__(self) -> str:
-        """Name the pool."""
+        """Return a text with the id of the pool."""
         return f"<poolwatch.Watch on {self._pool_id or 'every pool'}>"
 
 
 def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
-    """The ledger's ``InUse``, loaded at the first nested request."""
+    """Implement the ledger's ``InUse``; imported at the first nested request."""
     from poolwatch.diagnosis.references.own_stack import used_by_running_code
 
     return used_by_running_code(connections, several)
 
 
 class Agent:
-    """The part of poolwatch that lives in the application's process."""
+    """The part of poolwatch in the application's process; one per process."""
 
     def __init__(self) -> None:
         self.ledger = Ledger(_in_use)
-        self._bottoms: dict[int, CodeType] = {}
-        """By id: code that no stack goes beyond."""
+        self._outermost_code: dict[int, CodeType] = {}
+        """By id: the code objects at which captured stacks end."""
         self.per_thread = PerThread()
         self.pools: InstrumentedPools | None = None
-        """The instrumented pools, once there was a reason to have some."""
+        """The instrumented pools; None before the first instrument()."""
         self.servers: Any = None
         self._watchdog: Any = None
-        self._guard = Guard("its watch over leaks")
-        self._explained: dict[str, tuple[float, str]] = {}
-        self._hurried: dict[str, float] = {}
+        self._guard = Guard("the leak watchdog")
+        self._timeout_notes: dict[str, tuple[float, str]] = {}
+        self._early_ticks: dict[str, float] = {}
         self._inherited: Inherited | None = None
         self._server: Server | None = None
-        self._tried_in: int | None = None
+        self._listening_pid: int | None = None
         self._starting = threading.Lock()
-        self._attempt = 0
-        """Number of times that close() was called."""
+        self._closes = 0
+        """Number of close() calls; listen() gives up if it changes meanwhile."""
         self._stop = threading.Event()
-        """Set at the end: a recording must not keep the process."""
+        """Set at exit: a recording must not keep the process alive."""
         self._ended = False
-        """The interpreter is going down."""
+        """Whether the interpreter is shutting down."""
         self.listens = True
-        """The agent may open its socket; False in a run of tests by itself."""
+        """Whether the agent may open its socket. False in a test run, until the first
+        instrument()."""
 
     @cached_property
     def sites(self) -> CallSites:
-        """The stacks of all checkouts; loaded for the first pool."""
+        """Captures the stacks of checkouts; imported for the first pool."""
         from poolwatch.stacks.capture import CallSites
 
-        return CallSites(bottoms=self._bottoms)
+        return CallSites(bottoms=self._outermost_code)
 
     def end_stacks_at(self, function: FunctionType) -> None:
-        """Let no stack go beyond a frame of this function: a test runner's, say."""
+        """End captured stacks at this function, such as a test runner's."""
         code = function.__code__
-        self._bottoms[id(code)] = code
+        self._outermost_code[id(code)] = code
 
     @cached_property
     def source(self) -> LedgerSource:
-        """The snapshots of this process; loaded for the first one."""
+        """The source of snapshots; imported when it is first used."""
         from poolwatch.agent.snapshots import LedgerSource
 
         return LedgerSource(self.ledger)
 
-    # -- called on the way of a checkout ---------------------------------------------
+    # -- called during a checkout ----------------------------------------------------
 
     def meet_thread(self) -> Holder:
-        """Make the record of a thread at its first checkout, and begin to listen.
+        """Create the record of a thread at its first checkout, and start to listen.
 
-        Where greenlets are scheduled, this is called at each checkout.
+        If an application schedules greenlets, this is called at each checkout.
         """
         if greenlets.are_scheduled():
             tell_greenlets_apart()
             holder = per_greenlet.holder_of(greenlets.application_greenlet())
-        else:  # the record is the thread's: the greenlet that runs may end before it
+        else:  # one record per thread: the current greenlet may end before it
             holder = self.per_thread.holder = Holder(greenlets.first_greenlet())
-        if self._tried_in != os.getpid():
+        if self._listening_pid != os.getpid():
             self.listen()
         return holder
 
     def listen(self) -> None:
-        """Open the socket, once per process; the application goes on without one."""
+        """Open the socket, once per process; a failure is logged."""
         with self._starting:
-            if not self.listens or self._ended or self._tried_in == os.getpid():
+            if not self.listens or self._ended or self._listening_pid == os.getpid():
                 return
-            self._tried_in = os.getpid()
-            attempt = self._attempt
+            self._listening_pid = os.getpid()
+            attempt = self._closes
         try:
             server, servers = self._open()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
-            log().warning("poolwatch is not reachable from outside: %s", error)
+        except Exception as error:  # noqa: BLE001 - no error may reach the application
+            log().warning("poolwatch is not reachable by viewers: %s", error)
             return
         try:
             server.start()
-        except RuntimeError as error:  # no more threads
+        except RuntimeError as error:  # no thread can be started
             server.close()
-            log().warning("poolwatch is not reachable from outside: %s", error)
+            log().warning("poolwatch is not reachable by viewers: %s", error)
             return
         with self._starting:
-            wanted = attempt == self._attempt
-            if wanted:
+            current = attempt == self._closes
+            if current:
                 self._server, self.servers = server, servers
-        if not wanted:  # uninstrument() came in between
+        if not current:  # uninstrument() was called meanwhile
             server.close()
 
     def _open(self) -> tuple[Server, ServerView]:
+        # imported when the agent starts to listen
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.agent.endpoints import open_server
         from poolwatch.agent.server_view import ServerView
@@ -200,68 +200,68 @@ class Agent:
         if self._watchdog is None or self._guard.tripped:
             return
         try:
-            self.outages.look(self.ledger.books.values())
+            self.outages.check(self.ledger.books.values())
             self._watchdog.tick()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the app goes on
+        except Exception as error:  # noqa: BLE001 - no error may reach the application
             self._guard.failed(error)
 
     def explain_timeout(self, pool_id: str) -> str:
-        """What the pool's own TimeoutError does not say; at most once a second anew.
+        """Return the note for the pool's TimeoutError, renewed at most once a second.
 
-        An application in trouble may raise hundreds a second.
+        An application in trouble may raise hundreds of timeouts a second.
         """
         now = time.monotonic()
-        known = self._explained.get(pool_id)
+        known = self._timeout_notes.get(pool_id)
         if known is None or now - known[0] > 1.0:
             from poolwatch.diagnosis import timeout_note
 
             process = self.source.process(search=False)
-            self.source.freezer.keep(pool_id, "timeout", process)
+            self.source.freezer.freeze(pool_id, "timeout", process)
             known = now, timeout_note.note(process, pool_id)
-            if len(self._explained) >= _MOST_POOLS:  # many may be gone by now
-                self._explained.clear()
-            self._explained[pool_id] = known
+            if len(self._timeout_notes) >= _MAX_POOLS:  # most pools may be gone
+                self._timeout_notes.clear()
+            self._timeout_notes[pool_id] = known
         return known[1]
 
     def look_soon(self, pool_id: str) -> None:
-        """Have the watchdog look at a pool that is empty, if it is for the first time.
+        """Have the watchdog check a pool that is exhausted for the first time.
 
-        Called on the way of a checkout that will probably have to wait.
+        Called by a checkout that will probably have to wait.
         """
         now = time.monotonic()
         if self._server is None or self.source.freezer.has(pool_id, "exhausted"):
             return
-        if now - self._hurried.get(pool_id, _NEVER) > _HURRY_AGAIN_S:
-            if len(self._hurried) >= _MOST_POOLS:
-                self._hurried.clear()
-            self._hurried[pool_id] = now
-            self._server.hurry(_SOON_S)
+        if now - self._early_ticks.get(pool_id, _NEVER) > _EARLY_TICK_INTERVAL_S:
+            if len(self._early_ticks) >= _MAX_POOLS:
+                self._early_ticks.clear()
+            self._early_ticks[pool_id] = now
+            self._server.hurry(_EARLY_TICK_S)
 
     @cached_property
     def outages(self) -> Outages:
-        """The servers that do not answer; loaded at a first failure, or to listen."""
+        """The servers that do not answer; imported by listen() or a failure."""
         from poolwatch.agent.outages import Outages
 
         return Outages()
 
-    def refused(self, book: PoolLedger, error: BaseException) -> None:
-        """Record an error that a pool raised instead of lending a connection."""
-        self.outages.refused(book, error)
+    def refused(self, pool: PoolLedger, error: BaseException) -> None:
+        """Check the error of a failed checkout: is the server down?"""
+        self.outages.refused(pool, error)
 
     # -- forks and the end -----------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Have no thread while the process forks."""
+        """Stop the agent's thread while the process forks."""
         if self._server is not None:
             self._server.pause()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Restart the agent's thread."""
         if self._server is not None and self._server.pid == os.getpid():
             self._server.start()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: what is out is the parent's."""
+        """Reset the agent: the open holds belong to the parent."""
         server, self._server = self._server, None
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
@@ -270,7 +270,7 @@ class Agent:
         self._watch_inherited()
         self.source.freezer.forget()
         self.source.forget()
-        self._hurried.clear()
+        self._early_ticks.clear()
         self.__dict__.pop("outages", None)
         if self.pools is not None:
             self.pools.forget_parent()
@@ -291,28 +291,28 @@ class Agent:
                 self._inherited = inherited
 
     def close(self) -> None:
-        """Stop listening, until a thread that was not met yet checks out."""
+        """Stop listening until another thread checks out for the first time."""
         with self._starting:
             server, self._server = self._server, None
-            self._tried_in = None
-            self._attempt += 1
+            self._listening_pid = None
+            self._closes += 1
         if server is not None and server.pid == os.getpid():
             server.close()
             self.servers.close()
 
     def end(self) -> None:
-        """Stop listening for good: a later socket would be left behind."""
+        """Stop listening for good: a later socket would never be removed."""
         self._ended = True
         self._stop.set()
         self.close()
 
-    def begin_anew(self) -> None:
-        """After the last pool: nothing is left but what a new start needs."""
+    def reset(self) -> None:
+        """Reset the agent after the last pool was uninstrumented."""
         self.close()
         self.ledger.forget_origins()
         if "source" in self.__dict__:
             self.source.forget()
-        self.per_thread = PerThread()  # every thread is met again, and then we listen
+        self.per_thread = PerThread()  # the next checkout of any thread listens again
         per_greenlet.clear()
         self.pools = None
         self.ledger.changes += 1
@@ -322,7 +322,11 @@ agent = Agent()
 
 
 def _at_fork(method: str) -> Callable[[], None]:
-    """Call a method of the agent at forks, without keeping the agent alive."""
+    """Return a fork handler that calls a method of the agent.
+
+    It holds a weak reference only: fork handlers stay alive until the interpreter ends,
+    and so does everything they refer to.
+    """
     return partial(methodcaller(method), proxy(agent))
 
 
@@ -342,27 +346,27 @@ def instrument(
     server_view: bool = True,
     prove_dropped: bool = True,
 ) -> Watch:
-    """Record who holds each connection of a pool, and let viewers ask.
+    """Record who holds each connection of a pool, and let viewers read it.
 
     Args:
         target: an ``Engine``, ``AsyncEngine`` or ``Pool`` of SQLAlchemy 2.0 or later,
             or a pool of psycopg2, psycopg_pool or asyncpg; without one, every engine
             and pool of this process, existing and future.
-        name: what the pool is called everywhere; else the pool's own name or its
-            database.
+        name: the pool's name in all views; by default the pool's own name or that of
+            its database.
         long_after: seconds after which a hold counts as long.
         server_view: whether a viewer may have this process read ``pg_stat_activity``
             over a short-lived connection of its own, outside the pool.
-        prove_dropped: whether a connection that nothing refers to any more, but its
-            pool, is reported as leaked at once. Pools that keep what they have lent
-            (psycopg2's, asyncpg's) cannot tell it otherwise; switch it off where code
-            comes back for a connection by a way that Python does not count.
+        prove_dropped: whether a connection that only its pool refers to is reported as
+            leaked at once. This is for pools that keep references to lent connections
+            (psycopg2's, asyncpg's). Switch it off if code reaches a connection by a
+            path that Python's reference counts do not include.
 
-    Calling it again for the same pool changes its settings. It goes on working after
-    ``engine.dispose()``. With POOLWATCH_DISABLE=1 in the environment it does nothing.
+    Calling it again for the same pool changes its settings. ``engine.dispose()`` does
+    not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
 
     Raises:
-        TypeError: for a target that is no pool, or a setting of the wrong type.
+        TypeError: for a target that is not a pool, or a setting of the wrong type.
         ValueError: for a setting out of range.
     """
     settings = Settings(
@@ -383,15 +387,15 @@ def instrument(
         watch = Watch(agent, pools.watch(target, settings))
     if not agent.listens:
         agent.listens = True
-        agent.listen()  # a thread that was met before does not cause it
+        agent.listen()  # known threads do not trigger it
     return watch
 
 
 def uninstrument(target: Any = None) -> None:
     """Undo :func:`instrument`: no listener, wrapper or thread is left behind.
 
-    ``target`` is what was instrumented; without one, everything. Something that is not
-    instrumented is left alone. Raises TypeError for a target that is no pool.
+    ``target`` is the object that was instrumented; without one, every pool. A pool that
+    is not instrumented is left alone. Raises TypeError for a target that is not a pool.
     """
     pools = _pools()
     if target is None:
@@ -401,13 +405,13 @@ def uninstrument(target: Any = None) -> None:
     else:
         pools.unwatch(target)
     if not agent.ledger.books and not pools.watches_all:
-        agent.begin_anew()
+        agent.reset()
 
 
 def instrument_without_agent() -> None:
-    """Instrument every pool, without a socket or a thread: for a run of tests.
+    """Instrument every pool without a socket or a thread: for a test run.
 
-    The first ``instrument()`` opens the socket all the same.
+    The first ``instrument()`` still opens the socket.
     """
     if disabled():
         return
@@ -419,7 +423,7 @@ def instrument_without_agent() -> None:
 
 
 def snapshot() -> Snapshot:
-    """Return the snapshot of this process; its holds are not joined with a server."""
+    """Return the snapshot of this process, without data from the servers."""
     return agent.source.snapshot()
 
 

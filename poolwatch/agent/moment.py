@@ -1,4 +1,4 @@
-"""The open holds and waits of all pools at one moment, and what is known of them."""
+"""The open holds and waits of all pools at one moment, with their evidence."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
 from poolwatch.stacks.holder import Holder
 
 _GRACE_S = 1.0
-"""A server needs a moment to end the session of a connection that was closed."""
-_FORGOTTEN_S = 600.0
-"""How long a closed connection is compared with the server's sessions."""
+"""Time for the server to end the session of a closed connection."""
+_DEPARTED_S = 600.0
+"""Time for which a closed connection is compared with the server's sessions."""
 
 
 @dataclass(slots=True)
 class OpenRequests:
     """The open holds and waits of one pool."""
 
-    book: PoolLedger
+    pool: PoolLedger
     holds: dict[Checkout, HoldEvidence]
     waits: list[Checkout]
 
     def leave_out_ended(self) -> None:
         """Drop the holds and waits that have ended since they were read."""
-        out = set(self.book.out())
-        waiting = frozenset(tuple(self.book.waits.values()))  # others write to it
-        self.holds = {hold: seen for hold, seen in self.holds.items() if hold in out}
+        out = set(self.pool.out())
+        waiting = frozenset(tuple(self.pool.waits.values()))  # other threads change it
+        self.holds = {
+            hold: evidence for hold, evidence in self.holds.items() if hold in out
+        }
         self.waits = [wait for wait in self.waits if wait in waiting]
 
     def mark_nested(self) -> None:
-        """Mark the holds that the ledger has noted as nested, or as the outer one."""
+        """Mark the inner and outer holds of the nested requests in the ledger."""
         for request in (*self.holds, *self.waits):
             outer = [hold for hold in request.within if hold in self.holds]
             for each in (request, *outer) if outer else ():
@@ -51,7 +53,7 @@ class OpenRequests:
 
 
 class Moment:
-    """All pools at one moment. Reads them; changes nothing of the application's."""
+    """All pools at one moment, read without changing anything in the application."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
@@ -59,39 +61,39 @@ class Moment:
         self.pools: list[OpenRequests] = []
         self.departed: list[Departed] = []
         self.submitters: dict[int, Submitter] = {}
-        """Who waits for the work of a request's thread, by the request's number."""
+        """By request number: the code that waits for the request's worker thread."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
 
-    def read(self, book: PoolLedger, numbers: Iterator[int]) -> None:
-        """Add one pool; ``numbers`` are given to requests that have none yet."""
-        out, waits = book.open_holds(), book.open_waits(self.now)
-        for each in (*out, *waits):
+    def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
+        """Add one pool; requests without a number get the next of ``numbers``."""
+        open_holds, waits = pool.open_holds(), pool.open_waits(self.now)
+        for each in (*open_holds, *waits):
             if not each.number:
                 each.number = next(numbers)
-        holds = {each: self._evidence(book, each) for each in out}
-        for each in list(book.detached.values()):
+        holds = {each: self._evidence(pool, each) for each in open_holds}
+        for each in list(pool.detached.values()):
             if each in holds:
                 holds[each].detached = True
-        requests = Counter([each.owner() for each in (*out, *waits)])
-        for seen in holds.values():
-            seen.one_of_several = requests[seen.owner] > 1
-        for seen in _taken_again(holds, waits):
-            seen.called_again = True
-            seen.frames_left = 0
-        self.pools.append(OpenRequests(book, holds, waits))
+        requests = Counter([each.owner() for each in (*open_holds, *waits)])
+        for evidence in holds.values():
+            evidence.one_of_several = requests[evidence.owner] > 1
+        for evidence in _taken_again(holds, waits):
+            evidence.called_again = True
+            evidence.frames_left = 0
+        self.pools.append(OpenRequests(pool, holds, waits))
         self.departed += [
-            Departed(book.id, pid, self.now - closed, facts.record(self.now))
-            for closed, facts in list(book.departed)
+            Departed(pool.id, pid, self.now - closed, facts.record(self.now))
+            for closed, facts in list(pool.departed)
             if (pid := facts.backend_pid) is not None
-            if _GRACE_S < self.now - closed < _FORGOTTEN_S
+            if _GRACE_S < self.now - closed < _DEPARTED_S
         ]
 
-    def _evidence(self, book: PoolLedger, hold: Checkout) -> HoldEvidence:
+    def _evidence(self, pool: PoolLedger, hold: Checkout) -> HoldEvidence:
         now = self.stack_now(hold)
         usage = hold.usage
-        seen = HoldEvidence(
+        evidence = HoldEvidence(
             held_s=max(0.0, self.now - hold.taken),
-            long_after=book.long_after,
+            long_after=pool.long_after,
             ended_owner=hold.ended_owner(),
             long_hold=hold.context.long_hold,
             dropped=hold.is_dropped(),
@@ -101,60 +103,61 @@ class Moment:
             owner=hold.owner(),
         )
         if usage is not None:
-            seen.statement_s = usage.running_s(self.now)
-            seen.unused_s = usage.unused_s(self.now)
-            seen.by_others = usage.by_others
-        if seen.held_s >= seen.long_after:
-            seen.frames_at_checkout = len(taking_frames(seen.stack))
-            seen.frames_left = still_on_stack(seen.stack, now)
-            seen.activity = activity_of(now)
-            seen.used = usage.path.frames() if usage and usage.path else ()
-        return seen
+            evidence.statement_s = usage.running_s(self.now)
+            evidence.unused_s = usage.unused_s(self.now)
+            evidence.by_others = usage.by_others
+        if evidence.held_s >= evidence.long_after:
+            evidence.frames_at_checkout = len(taking_frames(evidence.stack))
+            evidence.frames_left = still_on_stack(evidence.stack, now)
+            evidence.activity = activity_of(now)
+            evidence.used = usage.path.frames() if usage and usage.path else ()
+        return evidence
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
-        """The holds of all pools."""
+        """Return the holds of all pools."""
         return [each for pool in self.pools for each in pool.holds.items()]
 
     def suspects(self) -> dict[Checkout, HoldEvidence]:
-        """The holds whose reference paths matter."""
+        """Return the holds whose reference paths must be searched."""
         return {
-            hold: seen
-            for hold, seen in self.holds()
-            if (seen.one_of_several or suspicious(seen)) and not seen.dropped
+            hold: evidence
+            for hold, evidence in self.holds()
+            if (evidence.one_of_several or suspicious(evidence))
+            and not evidence.dropped
         }
 
     def requests(self) -> list[Checkout]:
-        """All holds and waits, the newest of a call site last."""
-        every = [each for pool in self.pools for each in (*pool.holds, *pool.waits)]
-        return sorted(every, key=lambda each: each.asked)
+        """Return all holds and waits in the order of their requests."""
+        requests = [each for pool in self.pools for each in (*pool.holds, *pool.waits)]
+        return sorted(requests, key=lambda each: each.asked)
 
     def verify(self) -> None:
-        """Leave out what has ended since it was read.
+        """Drop holds and waits that have ended since they were read.
 
-        Stacks, holds, waits and references are read one after the other. They belong
-        together only if the holds and waits are the same at the end, and if the code
-        that took a suspect has neither returned nor come back meanwhile.
+        Stacks, holds, waits and references are read one after the other. They are
+        consistent only if the holds and waits are unchanged at the end, and if the
+        code that took a suspect has neither returned nor been called again meanwhile.
         """
         self._stacks.clear()
         if any(pool.waits for pool in self.pools) or any(
-            seen.held_s >= seen.long_after for _, seen in self.holds()
+            evidence.held_s >= evidence.long_after for _, evidence in self.holds()
         ):
             self._threads = thread_stacks()
         for pool in self.pools:
             pool.leave_out_ended()
-        for hold, seen in self.suspects().items():
-            if seen.held_s >= seen.long_after and not seen.called_again:
+        for hold, evidence in self.suspects().items():
+            if evidence.held_s >= evidence.long_after and not evidence.called_again:
                 now = self.stack_now(hold)
-                if now != seen.now:
-                    still = still_on_stack(seen.stack, now)
-                    seen.stack_changed |= still != seen.frames_left
+                if now != evidence.now:
+                    still = still_on_stack(evidence.stack, now)
+                    evidence.stack_changed |= still != evidence.frames_left
 
     def submitter(self, request: Checkout) -> Submitter:
-        """The code that waits for the work of a request's thread."""
+        """Return the code that waits for a request's worker thread."""
         return self.submitters.get(request.number, NO_SUBMITTER)
 
     def stack_now(self, request: Checkout) -> tuple[Frame, ...]:
-        """The stack of a request's holder; empty if it has ended."""
+        """Return the current stack of a request's holder; empty if it has ended."""
         holder = request.holder
         if request.task is not None:
             thread = self._threads.get(holder.thread_ident, ())
@@ -167,28 +170,27 @@ class Moment:
 def _taken_again(
     holds: dict[Checkout, HoldEvidence], waits: Iterable[Checkout]
 ) -> Iterator[HoldEvidence]:
-    """Holds whose function has asked for more since, in a later call or loop turn.
+    """Yield the holds whose function has requested another connection since.
 
-    That later call is on the stack, and the call that took these is not: the stack
-    does not tell who has them.
+    The frames of that function on the stack belong to the later calls, so the stack
+    does not show who uses the earlier holds.
     """
-    by_place: defaultdict[object, list[Checkout]] = defaultdict(list)
-    moments: defaultdict[object, list[float]] = defaultdict(list)
-    for hold, seen in holds.items():
-        if seen.one_of_several:
-            place = seen.owner, seen.site
-            by_place[place].append(hold)
-            moments[place].append(hold.taken)
+    holds_at: defaultdict[object, list[Checkout]] = defaultdict(list)
+    times_at: defaultdict[object, list[float]] = defaultdict(list)
+    for hold, evidence in holds.items():
+        if evidence.one_of_several:
+            holds_at[evidence.owner, evidence.site].append(hold)
+            times_at[evidence.owner, evidence.site].append(hold.taken)
     for wait in waits:
-        moments[wait.owner(), wait.path.site()].append(wait.asked)
-    for at, group in by_place.items():
+        times_at[wait.owner(), wait.path.site()].append(wait.asked)
+    for place, group in holds_at.items():
         site, now = holds[group[0]].site, holds[group[0]].now
-        if site is None or len(moments[at]) == 1:
+        if site is None or len(times_at[place]) == 1:
             continue
         file, _, function = site
         calls = len([f for f in now if f.function == function and f.file == file])
-        in_turn = sorted(moments[at])
+        times = sorted(times_at[place])
         for hold in group:
-            later = len(in_turn) - bisect_right(in_turn, hold.taken)
+            later = len(times) - bisect_right(times, hold.taken)
             if later >= calls > 0:
                 yield holds[hold]

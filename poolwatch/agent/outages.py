@@ -1,7 +1,7 @@
-"""Logs once that a server does not answer, and once that it answers again.
+"""Logs once when a server stops answering, and once when it answers again.
 
-A pool that cannot connect notices it, or the reader of the server view. Nothing here
-connects to a server.
+The outage is reported by a pool that cannot connect, or by the reader of the server
+view. This module opens no connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from poolwatch.runtime.guard import log
 from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.text.format import duration, one_line, server_in
 
-_MOST = 64
+_MAX_OUTAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Outage:
     began: float
     pool: str
     connects: int
-    """Connections the pool had opened: if it opens one more, the server is back."""
+    """Connections the pool had opened; one more means the server is back."""
 
 
 class Outages:
@@ -34,71 +34,71 @@ class Outages:
         self._down: dict[str, _Outage] = {}
         """By server, or by pool where the server is unknown."""
 
-    def refused(self, book: PoolLedger, error: BaseException) -> None:
-        """Examine an error that a pool raised instead of lending a connection."""
-        if not _is_drivers(error, book):
+    def refused(self, pool: PoolLedger, error: BaseException) -> None:
+        """Check the error of a failed checkout: is the server down?"""
+        if not _is_driver_error(error, pool):
             return
         from poolwatch.errors import ServerDownError
         from poolwatch.postgres.errors import as_failure
 
         failure = as_failure(error, alone=True)
         if isinstance(failure, ServerDownError):
-            self.down(book, failure.words)
+            self.down(pool, failure.words)
 
-    def down(self, book: PoolLedger, words: str) -> None:
-        """Log that the server of a pool does not answer, unless that is known."""
-        server, new = _server(book), _Outage(time.monotonic(), book.id, book.connects)
-        if len(self._down) < _MOST and self._down.setdefault(server, new) is new:
+    def down(self, pool: PoolLedger, words: str) -> None:
+        """Log that the server of a pool does not answer, once per outage."""
+        server, new = _server(pool), _Outage(time.monotonic(), pool.id, pool.connects)
+        if len(self._down) < _MAX_OUTAGES and self._down.setdefault(server, new) is new:
             log().warning(
                 "PostgreSQL at %s does not answer: %s (pool %s)",
                 one_line(server),
                 words,
-                one_line(repr(book.name)),
+                one_line(repr(pool.name)),
             )
 
-    def answers(self, book: PoolLedger) -> None:
-        """Log that the server of a pool answers again, if it did not before."""
-        outage = self._down.pop(_server(book), None) if self._down else None
+    def answers(self, pool: PoolLedger) -> None:
+        """Log that the server of a pool answers again, if there was an outage."""
+        outage = self._down.pop(_server(pool), None) if self._down else None
         if outage is not None:
             log().warning(
                 "PostgreSQL at %s answers again, after %s",
-                one_line(_server(book)),
+                one_line(_server(pool)),
                 duration(time.monotonic() - outage.began),
             )
 
-    def look(self, books: Iterable[PoolLedger]) -> None:
-        """Log which servers answer again: a pool has opened a connection since."""
+    def check(self, pools: Iterable[PoolLedger]) -> None:
+        """Log the servers that answer again: a pool has opened a connection since."""
         if not self._down:
             return
-        known = {book.id: book for book in books}
+        by_id = {pool.id: pool for pool in pools}
         for server, outage in list(self._down.items()):
-            book = known.get(outage.pool)
-            if book is None:
+            pool = by_id.get(outage.pool)
+            if pool is None:
                 self._down.pop(server, None)
-            elif book.connects > outage.connects:
-                self.answers(book)
+            elif pool.connects > outage.connects:
+                self.answers(pool)
 
 
-def _server(book: PoolLedger) -> str:
-    return server_in(book.url) or f"the address of pool {book.name}"
+def _server(pool: PoolLedger) -> str:
+    return server_in(pool.url) or f"the address of pool {pool.name}"
 
 
-def _is_drivers(error: BaseException, book: PoolLedger) -> bool:
-    """Whether an error is a driver's: ``str()`` of another may run other code."""
+def _is_driver_error(error: BaseException, pool: PoolLedger) -> bool:
+    """Whether an error is a driver's: ``str()`` of others may run other code."""
     kind: Any = type(error)
     module = str(kind.__module__).partition(".")[0]
     if module == "builtins" and issubclass(kind, OSError):
-        return _passes_os_errors(book)
+        return _driver_raises_os_errors(pool)
     library = by_package().get(module)
     return library is not None and library.driver is not None
 
 
-def _passes_os_errors(book: PoolLedger) -> bool:
-    """Whether the driver of a pool lets errors of a socket pass as they are."""
+def _driver_raises_os_errors(pool: PoolLedger) -> bool:
+    """Whether the driver of a pool raises socket errors as plain OSError."""
     for library in libraries():
         driver = library.driver
         if driver is not None and driver.raises_os_errors:
-            named = f"+{driver.name}" in (book.url or "")
-            if named or book.kind in library.options:
+            named = f"+{driver.name}" in (pool.url or "")
+            if named or pool.kind in library.options:
                 return True
     return False

@@ -1,6 +1,6 @@
-"""Records every request of every pool for some seconds, when a viewer asks for it.
+"""Records every request of every pool for some seconds, when a viewer requests it.
 
-Costs nothing at other times.
+There is no cost at other times.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from poolwatch.protocol.records import Request, Trace
 
 MAX_SECONDS = 600.0
 MAX_REQUESTS = 200_000
-"""Per pool; later ones are left out."""
+"""Limit per pool; later requests are left out."""
 
 
 class _Recorder:
-    """An observer of the ledger: see :mod:`poolwatch.ledger.observers`."""
+    """A ledger observer, see :mod:`poolwatch.ledger.observers`."""
 
     def __init__(self) -> None:
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self.ended_holds: dict[str, list[tuple[Checkout, float]]] = defaultdict(list)
 
     def ended(
@@ -36,7 +36,7 @@ class _Recorder:
     ) -> None:
         """Record a hold that was requested during the recording."""
         ended = self.ended_holds[pool.id]
-        if hold.asked >= self.begun and len(ended) < MAX_REQUESTS:
+        if hold.asked >= self.started and len(ended) < MAX_REQUESTS:
             ended.append((hold, now))
 
 
@@ -59,9 +59,9 @@ def record(ledger: Ledger, seconds: float, stop: threading.Event) -> list[Trace]
 def _trace(
     pool: PoolLedger, recorder: _Recorder, now: float, before: tuple[int, int]
 ) -> Trace:
-    begun = recorder.begun
-    out = [hold for hold in pool.open_holds() if hold.asked >= begun]
-    holds = [*recorder.ended_holds[pool.id], *((hold, now) for hold in out)]
+    begun = recorder.started
+    open_holds = [hold for hold in pool.open_holds() if hold.asked >= begun]
+    holds = [*recorder.ended_holds[pool.id], *((hold, now) for hold in open_holds)]
     holds.sort(key=lambda pair: pair[0].asked)
     sites: dict[Frame, int] = {}
     requests = []
@@ -88,12 +88,12 @@ def _trace(
 
 
 def most_at_once(spans: list[tuple[float, float]]) -> int:
-    """The largest number of time spans that overlap."""
+    """Return the maximum number of time spans that overlap."""
     changes = sorted(
         [(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans]
     )
-    now = most = 0
+    open_spans = most = 0
     for _, change in changes:
-        now += change
-        most = max(most, now)
+        open_spans += change
+        most = max(most, open_spans)
     return most

@@ -1,4 +1,4 @@
-"""From the evidence of one moment to the records of a snapshot."""
+"""Builds the records of a snapshot from the evidence of one moment."""
 
 from __future__ import annotations
 
@@ -23,95 +23,98 @@ from poolwatch.text.masking import mask_literals
 
 
 class PoolRecords(NamedTuple):
-    """What a snapshot says of one pool."""
+    """The records of one pool in a snapshot."""
 
     evidence: PoolEvidence
     sites: list[SiteStats]
     callers: list[SiteStats]
-    """The same, caller by caller, where several share a call site."""
+    """Statistics per caller, for call sites that several callers share."""
 
 
 def pool_records(
     moment: Moment, requests: OpenRequests, is_confirmed: Callable[[Checkout], bool]
 ) -> PoolRecords:
-    """Judge the holds of one pool, count its leaks, and put it into records.
+    """Judge the holds of one pool, count its leaks, and return its records.
 
-    A leak is counted if it is proven, or if ``is_confirmed`` says so.
+    A leak is counted if the connection was dropped, or if ``is_confirmed`` is true.
     """
-    book = requests.book
+    pool = requests.pool
     requests.mark_nested()
-    named = _callers(moment, requests)
+    caller_of = _callers(moment, requests)
     judged = [
-        _judged(moment, book.id, hold, seen, named.get(hold.number))
-        for hold, seen in requests.holds.items()
+        _judged(moment, pool.id, hold, evidence, caller_of.get(hold.number))
+        for hold, evidence in requests.holds.items()
     ]
     for checkout, each in zip(requests.holds, judged, strict=True):
         if each.hold.verdict == "leaked" and (
             each.evidence.dropped or is_confirmed(checkout)
         ):
-            book.found_leaked(checkout)
+            pool.found_leaked(checkout)
     waits = [
-        OpenWait(_wait(moment, book.id, each, named.get(each.number)), each.owner())
+        OpenWait(_wait(moment, pool.id, each, caller_of.get(each.number)), each.owner())
         for each in requests.waits
     ]
-    stats = book.stats(len(judged), len(waits))
-    sites, by_caller = book.sites(moment.now, list(requests.holds))
-    evidence = PoolEvidence(
+    stats = pool.stats(len(judged), len(waits))
+    sites, by_caller = pool.sites(moment.now, list(requests.holds))
+    pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
         waits=waits,
-        collected=book.collected_at(),
-        outside=book.mostly_outside(),
-        inherited=[use.record(moment.now) for use in list(book.inherited.values())],
-        nested=() if book.shared else book.nestings.records(moment.now),
-        shared=book.shared,
+        collected=pool.collected_at(),
+        outside=pool.mostly_outside(),
+        inherited=[use.record(moment.now) for use in list(pool.inherited.values())],
+        nested=() if pool.shared else pool.nestings.records(moment.now),
+        shared=pool.shared,
     )
-    return PoolRecords(evidence, sites, by_caller)
+    return PoolRecords(pool_evidence, sites, by_caller)
 
 
 def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
-    """The caller that tells a request apart, by the request's number."""
-    stacks = [(hold, seen.site, seen.stack) for hold, seen in requests.holds.items()]
+    """Return by request number the caller that tells the request apart."""
+    stacks = [
+        (hold, evidence.site, evidence.stack)
+        for hold, evidence in requests.holds.items()
+    ]
     stacks += [
         (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
         for wait in requests.waits
     ]
-    wanted = {
+    by_number = {
         each.number: Request(site, stack, moment.submitter(each).stack)
         for each, site, stack in stacks
         if site is not None
     }
-    return callers(wanted, requests.book.stacks())
+    return callers(by_number, requests.pool.stacks())
 
 
 def _judged(
     moment: Moment,
     pool: str,
     checkout: Checkout,
-    seen: HoldEvidence,
+    evidence: HoldEvidence,
     caller: Frame | None,
 ) -> JudgedHold:
     facts, usage = checkout.facts, checkout.usage
-    seen.inherited = facts is not None and facts.process != os.getpid()
-    judgement = judge(seen)
+    evidence.inherited = facts is not None and facts.process != os.getpid()
+    judgement = judge(evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
-    if judgement.verdict != "ok" and usage and usage.path and seen.unused_s:
+    if judgement.verdict != "ok" and usage and usage.path and evidence.unused_s:
         where = place(usage.path.site())
-        reasons = (*reasons, f"last used at {where}, {duration(seen.unused_s)} ago")
+        reasons = (*reasons, f"last used at {where}, {duration(evidence.unused_s)} ago")
     submitter = moment.submitter(checkout)
     hold = Hold(
         id=f"h{checkout.number}",
         pool=pool,
         backend_pid=facts.backend_pid if facts else None,
-        held_s=seen.held_s,
+        held_s=evidence.held_s,
         waited_s=checkout.taken - checkout.asked,
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.context.labels,
-        site=seen.site,
-        stack=seen.stack + submitter.stack,
-        now=seen.now,
+        site=evidence.site,
+        stack=evidence.stack + submitter.stack,
+        now=evidence.now,
         statement=None if statement is None else mask_literals(statement),
         in_sql_s=usage.in_sql_until(moment.now) if usage else None,
         in_transaction_idle_s=usage.idle_until(moment.now) if usage else None,
@@ -119,11 +122,11 @@ def _judged(
         evidence=reasons,
         server=None,
         connection=facts.record(moment.now) if facts else None,
-        used=_used(usage.path, seen) if usage and usage.path else (),
-        unused_s=seen.unused_s,
+        used=_used(usage.path, evidence) if usage and usage.path else (),
+        unused_s=evidence.unused_s,
         caller=caller,
     )
-    return JudgedHold(hold, judgement.kind, seen)
+    return JudgedHold(hold, judgement.kind, evidence)
 
 
 def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -> Wait:
@@ -141,9 +144,9 @@ def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -
     )
 
 
-def _used(path: Path, seen: HoldEvidence) -> tuple[Frame, ...]:
-    """The stack of the last use, completed by what the other two stacks show."""
-    used = path.frames(seen.now)
-    if seen.stack and seen.stack[-1] in used:
+def _used(path: Path, evidence: HoldEvidence) -> tuple[Frame, ...]:
+    """Return the stack of the last use, completed from the holder's other stacks."""
+    used = path.frames(evidence.now)
+    if evidence.stack and evidence.stack[-1] in used:
         return used
-    return path.frames(seen.stack)
+    return path.frames(evidence.stack)

@@ -3,7 +3,7 @@
 ``GET /snapshot`` returns the public document. ``/view`` (the same plus the fields that
 poolwatch's own viewers need), ``/frozen``, ``/servers`` and ``/trace`` are for those
 viewers. One daemon thread answers one request at a time. A query to PostgreSQL may take
-seconds, so it gets a thread of its own and never delays a snapshot.
+seconds, so it runs in a separate thread and never delays a snapshot.
 
 The thread is stopped while the process forks: Python 3.12 warns about forks in
 multi-threaded processes, and users would blame poolwatch.
@@ -34,12 +34,12 @@ Endpoint = Callable[[Mapping[str, str]], str]
 """Takes the query parameters of a request, returns JSON text."""
 
 _CLIENT_TIMEOUT_S = 2.0
-"""Time a client has to send its request, and again to read the response."""
+"""Time for a client to send its request, and again to read the response."""
 _HOUSEKEEPING_S = 1.0
 _MAX_SILENT = 64
-"""Open connections that have sent nothing yet; beyond it the oldest is closed."""
+"""Limit of open connections that have sent nothing yet; the oldest is closed."""
 _MAX_SLOW = 4
-"""Requests to slow endpoints that run at the same time."""
+"""Concurrent requests to slow endpoints."""
 
 
 class Server:
@@ -98,21 +98,21 @@ class Server:
         self._thread.start()
 
     def hurry(self, within_s: float) -> None:
-        """Run the next tick within so many seconds."""
+        """Run the next tick within ``within_s`` seconds."""
         soon = time.monotonic() + within_s
         if soon < self._next_tick:
             self._next_tick = soon
             self._wake()
 
     def pause(self) -> None:
-        """Stop the thread and wait for its end, a second at most."""
+        """Stop the thread; wait at most a second for its end."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
         self._stopping.set()
         self._wake()
         connection = self._in_request
-        if connection is not None:  # do not wait for a viewer that hangs
+        if connection is not None:  # do not wait for a hanging viewer
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         thread.join(1.0)
@@ -125,7 +125,7 @@ class Server:
             self.path.unlink()
 
     def abandon(self) -> None:
-        """Close the sockets in a forked child; the file stays, it is the parent's."""
+        """Close the sockets in a forked child; the socket file is the parent's."""
         self._thread = None
         self._close_sockets()
 
@@ -149,7 +149,7 @@ class Server:
                 finally:
                     for key in _silent(selector):
                         _take(selector, key).close()
-        except Exception:  # noqa: BLE001 - the application goes on without a listener
+        except Exception:  # noqa: BLE001 - the application must go on
             log().warning("poolwatch no longer answers viewers", exc_info=True)
 
     def _serve_once(
@@ -157,8 +157,8 @@ class Server:
     ) -> None:
         """Wait for events and handle them.
 
-        A connection is registered with the time until which it may stay silent, and is
-        read only once it has sent something: it blocks nobody.
+        A connection is registered with its deadline, and is read only after it has sent
+        something, so a silent client never blocks the thread.
         """
         timeout = max(0.0, self._next_tick - time.monotonic())
         if self._idle() or _silent(selector):
@@ -181,9 +181,9 @@ class Server:
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
             connection, _ = self._listener.accept()
-        except BlockingIOError:  # the client has gone again
+        except BlockingIOError:  # the client has closed the connection
             return
-        except OSError:  # the process has no file descriptor left
+        except OSError:  # out of file descriptors
             time.sleep(0.1)
             return
         if not trusted(connection):
@@ -214,7 +214,7 @@ class Server:
     def _respond(
         self, target: str, reply: Callable[[int, str], None]
     ) -> Callable[[], None] | None:
-        """Answer one GET; returns the work of a slow one, which is still to be done."""
+        """Answer one GET; for a slow endpoint, return the remaining work instead."""
         try:
             parts = urlsplit(target)
         except ValueError:
@@ -244,7 +244,7 @@ class Server:
             reply(200, endpoint(query))
         finally:
             self._slow_slots.release()
-            self._wake()  # there may be an idle connection to PostgreSQL to close
+            self._wake()  # a connection to PostgreSQL may now be idle
 
 
 def _silent(selector: selectors.BaseSelector) -> list[selectors.SelectorKey]:
@@ -253,7 +253,7 @@ def _silent(selector: selectors.BaseSelector) -> list[selectors.SelectorKey]:
 
 
 def _take(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> Any:
-    """Return the connection of ``key``, no longer watched."""
+    """Unregister the connection of ``key`` and return it."""
     selector.unregister(key.fileobj)
     return key.fileobj
 

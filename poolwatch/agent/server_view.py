@@ -1,6 +1,6 @@
-"""The application's own reading of its servers, when a viewer asks for it.
+"""Reads pg_stat_activity inside the application, when a viewer requests it.
 
-One reader per database URL, over a connection made the way the engine makes its own.
+One reader per database server, over a connection opened as the engine opens its own.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from poolwatch.postgres.connection import Facts
 
 _MAX_SERVERS = 16
-"""Servers that are read for one request."""
-_PATIENCE_S = 2.5
-"""A server that takes longer counts as down; a viewer waits 3 s for the agent."""
+"""Servers that are read per request."""
+_TIMEOUT_S = 2.5
+"""A slower server counts as down; a viewer waits 3 s for the agent."""
 
 
 class ServerView:
@@ -42,7 +42,7 @@ class ServerView:
         self._lock = threading.Lock()
 
     def readings(self, linger: float) -> Sequence[AgentReading]:
-        """Read every server once; leave the connections open for ``linger`` seconds."""
+        """Read every server once; keep the connections open for ``linger`` seconds."""
         by_server: dict[str, list[PoolLedger]] = {}
         for pool in list(self._ledger.books.values()):
             if pool.server_connect is not None:
@@ -54,7 +54,7 @@ class ServerView:
         def read(key: str, pools: list[PoolLedger]) -> None:
             try:
                 answers[key] = self._read(key, pools, linger)
-            except Exception as error:  # noqa: BLE001 - the application's own objects
+            except Exception as error:  # noqa: BLE001 - runs the application's own code
                 log().debug("a server view failed", exc_info=True)
                 why = f"the server view failed with {type(error).__name__}"
                 answers[key] = AgentReading(_ids(pools), None, why)
@@ -65,15 +65,15 @@ class ServerView:
         ]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        found = [
+        readings = [
             (pools, answers.get(key) or _timed_out(pools)) for key, pools in servers
         ]
-        for pools, answer in found:
+        for pools, answer in readings:
             self._note_outage(pools[0], answer)
-        return [answer for _, answer in found]
+        return [answer for _, answer in readings]
 
     def _note_outage(self, pool: PoolLedger, answer: AgentReading) -> None:
         """Log when a server stops answering or answers again."""
@@ -83,7 +83,7 @@ class ServerView:
             self._outages.answers(pool)
 
     def close_idle(self) -> bool:
-        """Close connections that have lingered; True while any is open."""
+        """Close connections whose linger time is over; True while any is open."""
         any_open = False
         for reader in list(self._readers.values()):
             reader.close_idle()
@@ -97,14 +97,14 @@ class ServerView:
 
     def _read(self, key: str, pools: list[PoolLedger], linger: float) -> AgentReading:
         ids, address = _ids(pools), _address(pools)
-        ways = [
+        connects = [
             pool.server_connect
             for pool in pools
             if pool.server_view and pool.server_connect is not None
         ]
-        if not ways:
+        if not connects:
             return AgentReading(ids, None, None, enabled=False)
-        reader = self._reader(key, partial(_connect, ways))
+        reader = self._reader(key, partial(_connect, connects))
         try:
             return AgentReading(ids, self._query(reader, pools, linger), None)
         except ServerDownError as error:
@@ -133,7 +133,7 @@ class ServerView:
             reader = self._readers.get(key)
             if reader is None:
                 reader = self._readers[key] = AgentReader(connect, self._facts)
-            reader.connect = connect  # the pool of the previous one may be gone
+            reader.connect = connect  # the previous pool may be gone
             return reader
 
     def _drop_other_readers(self, servers: Mapping[str, object]) -> None:
@@ -144,18 +144,18 @@ class ServerView:
             reader.close()
 
 
-def _connect(ways: Sequence[Callable[[], Any]]) -> Any:
-    """Connect as the first pool that still can; the error is that of the last one."""
-    *others, last = ways
-    for way in others:
-        with suppress(ServerViewError):  # its engine is gone
-            return way()
+def _connect(connects: Sequence[Callable[[], Any]]) -> Any:
+    """Connect by the first pool that can; raise the error of the last one."""
+    *others, last = connects
+    for connect in others:
+        with suppress(ServerViewError):  # the engine was collected
+            return connect()
     return last()
 
 
 def _timed_out(pools: Collection[PoolLedger]) -> AgentReading:
-    """The answer for a server whose reading is still under way."""
-    why = f"PostgreSQL has not answered for {_PATIENCE_S:g} s"
+    """Return the reading for a server that has not answered in time."""
+    why = f"PostgreSQL has not answered for {_TIMEOUT_S:g} s"
     return AgentReading(_ids(pools), None, why, down=NO_ANSWER, address=_address(pools))
 
 
@@ -164,9 +164,9 @@ def _ids(pools: Iterable[PoolLedger]) -> tuple[str, ...]:
 
 
 def _address(pools: Iterable[PoolLedger]) -> str | None:
-    """The address of the pools' open connections, if all have the same."""
-    found = {facts.address for pool in pools for facts in _connections(pool)}
-    return found.pop() if len(found) == 1 else None
+    """Return the server address of the pools' connections, if all have the same."""
+    addresses = {facts.address for pool in pools for facts in _connections(pool)}
+    return addresses.pop() if len(addresses) == 1 else None
 
 
 def _connections(pool: PoolLedger) -> list[ConnectionFacts]:
@@ -174,9 +174,9 @@ def _connections(pool: PoolLedger) -> list[ConnectionFacts]:
 
 
 def _server_key(pool: PoolLedger) -> str:
-    """Equal for pools of one server; different if in doubt.
+    """Return equal keys for pools of one server; different keys if in doubt.
 
-    The URL is not enough: connect_args or a creator may name the host.
+    The URL is not enough: connect_args or a creator may set the host.
     """
     addresses = {facts.address for facts in _connections(pool)}
     if len(addresses) != 1 or pool.url is None:

@@ -1,4 +1,4 @@
-"""The ledger as a Source: a snapshot of the process it runs in."""
+"""LedgerSource: snapshots of this process, taken from its ledger."""
 
 from __future__ import annotations
 
@@ -34,41 +34,40 @@ class LedgerSource:
         self.freezer = Freezer()
 
     def forget(self) -> None:
-        """Forget earlier searches: in a forked child, or when no pool is left."""
+        """Drop cached searches: in a forked child, or when no pool is left."""
         self._suspects = Suspects()
 
     def snapshot(self) -> Snapshot:
-        """Return this process as it is now; reads no database and blocks no thread."""
+        """Return the current snapshot; queries no database and blocks no thread."""
         return Snapshot((self.process(),))
 
     def process(self, *, search: bool = True) -> Process:
-        """Return the one process of the snapshot.
+        """Return the record of this process.
 
-        Without ``search`` no reference paths are searched: the answers of the watchdog
-        are used. That is for the application's own threads, an event loop's above all,
-        which must not wait for a search.
+        Without ``search`` only cached search results are used. The application's own
+        threads, above all an event loop's, must not wait for a search.
         """
         suspects = self._suspects
         process = undisturbed(lambda: self._process(suspects, search))
-        if suspects.lets_collect and gc.isenabled():
-            suspects.lets_collect = False
+        if suspects.found_garbage and gc.isenabled():
+            suspects.found_garbage = False
             gc.collect(1)
         return process
 
     def awaits_confirmation(self) -> bool:
-        """Whether the last snapshot has found a leak that another one must confirm."""
+        """Whether the last snapshot found a leak that the next one must confirm."""
         return self._suspects.awaits_confirmation()
 
     def _process(self, suspects: Suspects, search: bool) -> Process:
         moment = Moment()
-        for book in list(self._ledger.books.values()):
-            moment.read(book, self._ledger.numbers)
+        for pool in list(self._ledger.books.values()):
+            moment.read(pool, self._ledger.numbers)
         if search:
             suspects.search(moment)
         else:
             moment.verify()
-        moment.submitters = self._submitters.of(moment.requests())
-        suspects.use_answers(moment)
+        moment.submitters = self._submitters.find(moment.requests())
+        suspects.use_cached(moment)
         pools = [pool_records(moment, p, suspects.is_confirmed) for p in moment.pools]
         process = Process(
             pid=os.getpid(),
@@ -99,16 +98,14 @@ class LedgerSource:
             frozen=self.freezer.marks(),
             left_out=suspects.left_out,
         )
-        self.freezer.consider(process)
+        self.freezer.freeze_incidents(process)
         return process
 
     def _findings(self, moment: Moment, pools: list[PoolRecords]) -> list[Finding]:
-        made = self._ledger.origins.records(moment.now)
+        origins = self._ledger.origins.records(moment.now)
         return [
-            *[
-                found
-                for pool in pools
-                for found in findings.pool_findings(pool.evidence)
-            ],
-            *findings.process_findings(made, [pool.evidence.stats for pool in pools]),
+            *[each for pool in pools for each in findings.pool_findings(pool.evidence)],
+            *findings.process_findings(
+                origins, [pool.evidence.stats for pool in pools]
+            ),
         ]

@@ -1,13 +1,13 @@
-"""The submitter of a work item: the code that waits for what a worker thread does.
+"""The submitter of a work item: the code that waits for the result of a worker thread.
 
-Behind ``sync_to_async``, ``to_thread`` and thread pools the stack of a worker ends in
-the worker: the submitting view is in another thread or task, where it waits for the
-result. It is found by the future of the work item. A work item may have stored its
-connection and ended, and the worker has gone on: so the call that took the connection
-must still be running, and the work item must be the one that was seen with it before.
+With ``sync_to_async``, ``to_thread`` and thread pools, a worker's stack does not show
+the view that submitted the work: the view waits in another thread or task. The future
+of the work item leads to it. A work item may store its connection and end before the
+worker runs the next one. Therefore the call that took the connection must still be
+running, and the work item must be the one in which the hold was first seen.
 
-Nothing of the application is called: only frames and futures of the standard library,
-asgiref and anyio are read.
+No application code is called: only frames, and futures of the standard library, asgiref
+and anyio, are read.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _WORKERS = (
     "asgiref/current_thread_executor.py",
     "anyio/_backends/_asyncio.py",
 )
-"""Where a worker's ``run`` has its work item (``self``), or its ``future``."""
+"""Files whose ``run`` function has the work item as ``self``, or its ``future``."""
 _WAITING = "concurrent/futures/_base.py"
 _ASYNCIO = f"{os.sep}asyncio{os.sep}"
 _WAKES = ("task_wakeup", "__wakeup", "_on_task_done")
-"""Methods of tasks and task groups that are called when a future is done."""
+"""Methods of tasks and task groups that asyncio calls when a future is done."""
 _SLEEPS = "threading.py"
-"""Called by a thread that waits for a future. Any other file above its frame may be a
-trace function: then the frame must not be read (see diagnosis.references.follow)."""
-_INNERMOST = 6
-"""Frames of a thread that waits for a future, until the one with the future."""
-_FARTHEST = 3
-"""Tasks that wait one for the other, until one is in the application's code."""
-_MOST = 200
-"""Objects that are visited from one future on."""
+"""A thread that waits for a future sleeps in this file. Any other frame there may be a
+trace function's; then the waiting frame must not be read (see references.follow)."""
+_MAX_FRAMES = 6
+"""Innermost frames of a waiting thread among which its future is searched."""
+_MAX_TASKS = 3
+"""Longest chain of waiting tasks that leads to the application's code."""
+_MAX_OBJECTS = 200
+"""Objects that are visited per future."""
 
 
 class Submitter(NamedTuple):
-    """The code that waits for the work of a thread."""
+    """The code that waits for the result of a worker thread."""
 
     stack: tuple[Frame, ...]
     task: str | None
@@ -63,21 +63,21 @@ NO_SUBMITTER = Submitter((), None)
 
 
 class Submitters:
-    """Finds submitters; remembers which work item each hold was seen with."""
+    """Finds submitters; remembers the work item in which each hold was first seen."""
 
     def __init__(self) -> None:
         self._items: dict[int, ref[Any]] = {}
-        """The future of its work item, by the number of a hold."""
+        """By hold number: the future of the work item."""
 
-    def of(self, holds: Iterable[Checkout]) -> dict[int, Submitter]:
-        """The submitters of holds and waits, by number."""
+    def find(self, holds: Iterable[Checkout]) -> dict[int, Submitter]:
+        """Return the submitters of holds and waits, by number."""
         newest: dict[tuple[Path, int], Checkout] = {}
         numbers = set()
         for hold in holds:
             numbers.add(hold.number)
-            if hold.task is None:  # a worker of one function takes one after the other
+            if hold.task is None:  # a worker runs one item at a time
                 newest[hold.path, hold.holder.ident] = hold
-        items = list(self._items.items())  # at once: another thread may be here
+        items = list(self._items.items())  # one atomic copy: another thread may be here
         self._items = {number: item for number, item in items if number in numbers}
         paths = {path for path, _ in newest}
         in_workers = {path for path in paths if _item_at(path.pairs()) is not None}
@@ -86,12 +86,14 @@ class Submitters:
             return {}
         frames = current_frames()
         try:
-            found = {hold.number: self._of(hold, frames) for hold in workers}
+            found = {hold.number: self._find(hold, frames) for hold in workers}
         finally:
-            frames.clear()  # our own is among them: it would keep itself alive
+            frames.clear()  # includes this frame: a reference cycle
         return {number: each for number, each in found.items() if each is not None}
 
-    def _of(self, hold: Checkout, frames: Mapping[int, FrameType]) -> Submitter | None:
+    def _find(
+        self, hold: Checkout, frames: Mapping[int, FrameType]
+    ) -> Submitter | None:
         future = _future_of(frames, hold)
         if future is None:
             return None
@@ -101,7 +103,7 @@ class Submitters:
 
 
 def _item_at(stack: Pairs) -> int | None:
-    """The position in a stack of the frame that runs a work item."""
+    """Return the index of the frame that runs a work item."""
     for at, (code, _) in enumerate(stack):
         if code.co_name == "run" and _is_in(code.co_filename, *_WORKERS):
             return at
@@ -113,14 +115,14 @@ def _is_in(file: str, *endings: str) -> bool:
 
 
 def _future_of(frames: Mapping[int, FrameType], hold: Checkout) -> Any:
-    """The future of the work item that took a hold, if that is what runs now."""
+    """Return the future of the work item that took a hold, if the item still runs."""
     frame = frames.get(hold.holder.ident)
     now = pairs_of(frame)
     at = _item_at(now)
     if (
         at is None
         or hold.holder.has_ended()
-        or not _goes_on(hold.path.pairs(), now[:at])
+        or not _still_running(hold.path.pairs(), now[:at])
     ):
         return None
     while frame is not None and frame.f_code is not now[at][0]:
@@ -138,10 +140,11 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return dict(zip(*local_variables(frame), strict=True))
 
 
-def _goes_on(taken: Pairs, now: Pairs) -> bool:
+def _still_running(taken: Pairs, now: Pairs) -> bool:
     """Whether the call that took a hold is still running, inside the work item.
 
-    Compared from the outside in: the first frame that differs has gone on.
+    Stacks are compared from the outermost frame: in the first frame that differs,
+    execution must have advanced within the same function.
     """
     at = _item_at(taken)
     if at is None:
@@ -155,8 +158,8 @@ def _goes_on(taken: Pairs, now: Pairs) -> bool:
 def _submitter(future: Any, frames: Mapping[int, FrameType]) -> Submitter | None:
     stack: tuple[Frame, ...] = ()
     name = None
-    for _ in range(_FARTHEST):
-        task = _awaiting(future)
+    for _ in range(_MAX_TASKS):
+        task = _waiting_task(future)
         if task is None:
             break
         reference = TaskRef(task)
@@ -166,17 +169,17 @@ def _submitter(future: Any, frames: Mapping[int, FrameType]) -> Submitter | None
             return Submitter(stack, name)
     else:
         return None
-    waiting = resolve(_waiting(future, frames)) if name is None else ()
+    waiting = resolve(_waiting_stack(future, frames)) if name is None else ()
     return Submitter(stack + waiting, name) if stack or waiting else None
 
 
-def _awaiting(future: Any) -> Any:
-    """The one task that waits for a future, by its callbacks; None if none does."""
+def _waiting_task(future: Any) -> Any:
+    """Return the task that waits for a future; None unless there is exactly one."""
     asyncio: Any = sys.modules.get("asyncio")
     if asyncio is None:
         return None
     tasks, seen, queue = [], {id(future)}, list(_callbacks(future))
-    while queue and len(seen) < _MOST:
+    while queue and len(seen) < _MAX_OBJECTS:
         each = queue.pop()
         if id(each) in seen:
             continue
@@ -193,23 +196,25 @@ def _awaiting(future: Any) -> Any:
 
 
 def _leads_to(callback: Any) -> Iterable[Any]:
-    """The objects behind asyncio's own callbacks; others may refer to idle tasks."""
+    """Return what asyncio's own callbacks lead to; others may refer to idle tasks."""
     kind = type(callback)
     if kind in (BuiltinMethodType, MethodType):
-        named = callback.__func__ if kind is MethodType else callback
-        if type(named) not in (BuiltinMethodType, FunctionType):
-            return ()  # an object of the application's may have no name, or make one
-        return (callback.__self__,) if named.__name__ in _WAKES else ()
+        function = callback.__func__ if kind is MethodType else callback
+        if type(function) not in (BuiltinMethodType, FunctionType):
+            return ()  # an application's object may compute its name
+        return (callback.__self__,) if function.__name__ in _WAKES else ()
     if kind is partial:
-        return callback.args if _is_asyncios(callback.func) else ()
+        return callback.args if _is_asyncio_function(callback.func) else ()
     if kind is FunctionType:
-        cells = callback.__closure__ or () if _is_asyncios(callback) else ()
-        held = [each for cell in cells for each in gc.get_referents(cell)]
-        return [each for each in held if type(each) is not list]  # gather()'s others
+        cells = callback.__closure__ or () if _is_asyncio_function(callback) else ()
+        contents = [each for cell in cells for each in gc.get_referents(cell)]
+        return [
+            each for each in contents if type(each) is not list
+        ]  # gather()'s other futures
     return gc.get_referents(callback) if kind in (list, tuple) else ()
 
 
-def _is_asyncios(function: Any) -> bool:
+def _is_asyncio_function(function: Any) -> bool:
     kind = type(function)
     return kind is FunctionType and _ASYNCIO in function.__code__.co_filename
 
@@ -220,24 +225,24 @@ def _callbacks(future: Any) -> Iterable[Any]:
     return gc.get_referents(future)
 
 
-def _waiting(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
-    """The stack of the thread that waits for a future, from the call on."""
+def _waiting_stack(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
+    """Return the stack of the thread that waits for a future, from the waiting call."""
     for each in frames.values():
-        for above, frame in pairwise(_innermost(each)):
+        for above, frame in pairwise(_innermost_frames(each)):
             if not _is_in(frame.f_code.co_filename, _WAITING):
                 continue
             if not _is_in(above.f_code.co_filename, _SLEEPS):
                 continue
             variables = _variables(frame)
-            several: Any = variables.get("fs")
-            known = list(several) if type(several) in (list, set, frozenset) else []
-            if any(one is future for one in (variables.get("self"), *known)):
+            futures: Any = variables.get("fs")
+            others = list(futures) if type(futures) in (list, set, frozenset) else []
+            if any(one is future for one in (variables.get("self"), *others)):
                 return pairs_of(frame)
     return ()
 
 
-def _innermost(frame: FrameType | None) -> Iterator[FrameType]:
-    for _ in range(_INNERMOST):
+def _innermost_frames(frame: FrameType | None) -> Iterator[FrameType]:
+    for _ in range(_MAX_FRAMES):
         if frame is None:
             return
         yield frame

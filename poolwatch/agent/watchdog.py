@@ -1,8 +1,8 @@
 """The watchdog: logs each leak once, without any viewer.
 
-It runs in the agent's thread, every second. In an application without leaks it reads a
-few numbers and goes back to sleep. It takes a snapshot only if a hold is over its
-threshold, or if the thread or task that took it has ended.
+It runs in the agent's thread, every second. In an application without leaks it only
+reads a few numbers. It takes a snapshot only if a hold is over its threshold, or if the
+thread or task that took it has ended.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from poolwatch.runtime.guard import log
 from poolwatch.text.format import duration, one_line, place, plural, site_and_callers
 
 PERIOD_S = 1.0
-_AGAIN_S = 5.0
-"""Seconds after which the same suspects are examined again, at the earliest."""
-_SHARE = 50
-"""They are also left alone for this many times what that cost: 2 % of a core."""
-_MOST_REPORTED = 1000
-_LINES = 12
+_RECHECK_S = 5.0
+"""Minimum time before the same suspects are examined again."""
+_PAUSE_PER_COST = 50
+"""The pause is at least this many times the CPU cost: 2 % of a core."""
+_MAX_REPORTED = 1000
+_MAX_FRAMES = 12
 """Frames of a stack in the log."""
 
 
@@ -40,7 +40,7 @@ class _Reported:
 
 
 class Watchdog:
-    """Reports each leak once, and once more if the connection comes back."""
+    """Logs each leak once, and again when the connection is returned."""
 
     def __init__(self, source: LedgerSource, ledger: Ledger) -> None:
         self._source = source
@@ -49,56 +49,58 @@ class Watchdog:
         self._collected: dict[tuple[str, Frame], int] = {}
         self._nestings: set[tuple[str, Frame | None, Frame | None]] = set()
         self._shared: set[tuple[str, Frame | None]] = set()
-        self._seen: frozenset[int] = frozenset()
-        self._again = 0.0
+        self._suspects: frozenset[int] = frozenset()
+        self._next_check = 0.0
         self._next_freeze = 0.0
 
     def tick(self) -> None:
         """Check all pools once."""
         now = time.monotonic()
-        books = list(self._ledger.books.values())
-        self._returned(books, now)
-        self._dropped(books)
-        for book in books:
-            book.look()
-            book.mark(now)
-            self._nested(book)
-            self._fork_shared(book)
-        if now >= self._next_freeze and any(self._in_trouble(b, now) for b in books):
+        pools = list(self._ledger.books.values())
+        self._log_returned(pools, now)
+        self._log_collected(pools)
+        for pool in pools:
+            pool.look()
+            pool.mark(now)
+            self._log_nested(pool)
+            self._log_fork_shared(pool)
+        if now >= self._next_freeze and any(
+            self._needs_freeze(each, now) for each in pools
+        ):
             began = time.thread_time()
-            self._source.process()  # which freezes the incident
-            self._next_freeze = now + _SHARE * (time.thread_time() - began)
+            self._source.process()  # freezes an incident snapshot
+            self._next_freeze = now + _PAUSE_PER_COST * (time.thread_time() - began)
         suspects = frozenset(
             id(hold)
-            for book in books
-            for hold in book.out()
-            if _is_suspicious(hold, book, now)
+            for pool in pools
+            for hold in pool.out()
+            if _is_suspicious(hold, pool, now)
             if hold.number not in self._reported
         )
-        if suspects and (suspects != self._seen or now >= self._again):
+        if suspects and (suspects != self._suspects or now >= self._next_check):
             began = time.thread_time()
-            self._leaked(now)
+            self._log_leaked(now)
             cost = time.thread_time() - began
-            unclear = self._source.awaits_confirmation()
-            pause = 0.0 if unclear else max(_AGAIN_S, _SHARE * cost)
-            self._seen, self._again = suspects, now + pause
+            unconfirmed = self._source.awaits_confirmation()
+            pause = 0.0 if unconfirmed else max(_RECHECK_S, _PAUSE_PER_COST * cost)
+            self._suspects, self._next_check = suspects, now + pause
 
-    def _in_trouble(self, book: PoolLedger, now: float) -> bool:
-        """Whether requests wait here, and an incident snapshot of that is missing."""
+    def _needs_freeze(self, pool: PoolLedger, now: float) -> bool:
+        """Whether requests are waiting and an incident snapshot of that is missing."""
         has = self._source.freezer.has
-        if has(book.id, "exhausted") and has(book.id, "pool_deadlock"):
+        if has(pool.id, "exhausted") and has(pool.id, "pool_deadlock"):
             return False
-        return bool(book.open_waits(now))
+        return bool(pool.open_waits(now))
 
-    def _leaked(self, now: float) -> None:
-        """Report new leaks, once they are counted."""
+    def _log_leaked(self, now: float) -> None:
+        """Log new leaks that the ledger has counted."""
         process = self._source.process()
         names = {pool.id: pool.name for pool in process.pools}
-        groups: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
+        by_site: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
         counted = {
             hold.number
-            for book in list(self._ledger.books.values())
-            for hold in book.out()
+            for pool in list(self._ledger.books.values())
+            for hold in pool.out()
             if hold.leaked
         }
         for hold in process.holds:
@@ -108,87 +110,87 @@ class Watchdog:
             if number in self._reported:
                 continue
             self._reported[number] = _Reported(hold.pool, hold.site, now - hold.held_s)
-            groups[hold.pool, hold.site].append(hold)
-        for (pool, _), holds in groups.items():
-            log().warning("%s", _leak(holds, names.get(pool, "?")))
+            by_site[hold.pool, hold.site].append(hold)
+        for (pool_id, _), holds in by_site.items():
+            log().warning("%s", _leak_text(holds, names.get(pool_id, "?")))
 
-    def _returned(self, books: list[PoolLedger], now: float) -> None:
+    def _log_returned(self, pools: list[PoolLedger], now: float) -> None:
         if not self._reported:
             return
-        out = {hold.number for book in books for hold in book.out()}
-        groups: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
+        out = {hold.number for pool in pools for hold in pool.out()}
+        by_site: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
         for number in [each for each in self._reported if each not in out]:
-            gone = self._reported.pop(number)
-            groups[gone.pool, gone.site].append(gone)
-        for (_, site), returned in groups.items():
+            leak = self._reported.pop(number)
+            by_site[leak.pool, leak.site].append(leak)
+        for (_, site), returned in by_site.items():
             log().info(
                 "%s leaked at %s returned after %s",
                 "the connection"
                 if len(returned) == 1
                 else f"{len(returned)} connections",
                 place(site),
-                duration(now - min(gone.taken for gone in returned)),
+                duration(now - min(leak.taken for leak in returned)),
             )
 
-    def _nested(self, book: PoolLedger) -> None:
+    def _log_nested(self, pool: PoolLedger) -> None:
         """Log each pair of call sites once, with both stacks."""
-        for nesting in list(book.nestings.seen.values()):
-            if nesting.told:
+        for nesting in list(pool.nestings.seen.values()):
+            if nesting.logged:
                 continue
-            nesting.told = True
-            pair = book.id, nesting.outer.site(), nesting.inner.site()
-            if pair not in self._nestings and len(self._nestings) < _MOST_REPORTED:
+            nesting.logged = True
+            pair = pool.id, nesting.outer.site(), nesting.inner.site()
+            if pair not in self._nestings and len(self._nestings) < _MAX_REPORTED:
                 self._nestings.add(pair)
-                log().info("%s", _nested(nesting, book.name))
+                log().info("%s", _nested_text(nesting, pool.name))
 
-    def _fork_shared(self, book: PoolLedger) -> None:
-        """Log each call site once that takes connections of the parent process."""
-        for use in list(book.inherited.values()):
-            if use.told:
+    def _log_fork_shared(self, pool: PoolLedger) -> None:
+        """Log once each call site that takes connections of the parent process."""
+        for use in list(pool.inherited.values()):
+            if use.logged:
                 continue
-            use.told = True
-            site = book.id, use.path.site()
-            if site not in self._shared and len(self._shared) < _MOST_REPORTED:
+            use.logged = True
+            site = pool.id, use.path.site()
+            if site not in self._shared and len(self._shared) < _MAX_REPORTED:
                 self._shared.add(site)
-                log().warning("%s", _fork_shared(use, book.name))
+                log().warning("%s", _fork_shared_text(use, pool.name))
 
-    def _dropped(self, books: list[PoolLedger]) -> None:
-        for book in books:
-            for each in book.collected_at():
-                site, count = each.site, each.count
-                new = count - self._collected.get((book.id, site), 0)
+    def _log_collected(self, pools: list[PoolLedger]) -> None:
+        for pool in pools:
+            for collected in pool.collected_at():
+                site, count = collected.site, collected.count
+                new = count - self._collected.get((pool.id, site), 0)
                 if new <= 0:
                     continue
-                if len(self._collected) >= _MOST_REPORTED:
+                if len(self._collected) >= _MAX_REPORTED:
                     self._collected.clear()
-                self._collected[book.id, site] = count
+                self._collected[pool.id, site] = count
                 log().warning(
                     "leak on pool %s: %d connection(s) taken at %s %s",
-                    one_line(repr(book.name)),
+                    one_line(repr(pool.name)),
                     new,
-                    site_and_callers(site, *each.callers),
-                    _end_of(book),
+                    site_and_callers(site, *collected.callers),
+                    _dropped_text(pool),
                 )
 
 
-def _end_of(book: PoolLedger) -> str:
-    """What happened to connections that were dropped."""
-    if book.lost_slots:
-        lost = plural(book.lost_slots, "slot")
+def _dropped_text(pool: PoolLedger) -> str:
+    """Describe what happened to dropped connections."""
+    if pool.lost_slots:
+        lost = plural(pool.lost_slots, "slot")
         return f"were dropped: the pool does not replace them, {lost} lost so far"
-    return "came back only by garbage collection: nobody called close()"
+    return "were returned by garbage collection only: close() was not called"
 
 
-def _is_suspicious(hold: Checkout, book: PoolLedger, now: float) -> bool:
+def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:
     if hold.is_dropped():
         return True
     if hold.context.long_hold:
         return False
-    return now - hold.taken >= book.long_after or hold.ended_owner() is not None
+    return now - hold.taken >= pool.long_after or hold.ended_owner() is not None
 
 
-def _leak(holds: Sequence[Hold], pool: str) -> str:
-    """The log entry for the new leaks of one call site; describes the oldest."""
+def _leak_text(holds: Sequence[Hold], pool: str) -> str:
+    """Return the log entry for the new leaks of one call site, with the oldest one."""
     hold = max(holds, key=lambda each: each.held_s)
     function = f" in {hold.site.function}" if hold.site else ""
     if len(holds) > 1:
@@ -200,14 +202,14 @@ def _leak(holds: Sequence[Hold], pool: str) -> str:
             f"{duration(hold.held_s)} ago, is still out"
         ),
         *(f"  {one_line(each)}" for each in hold.evidence),
-        *_stack("taken here", hold.stack),
+        *_stack_lines("taken here", hold.stack),
     ]
     if hold.used and hold.used[0] != hold.stack[0]:
-        lines += _stack("last used here", hold.used)
+        lines += _stack_lines("last used here", hold.used)
     return "\n  ".join(lines)
 
 
-def _nested(nesting: Nesting, pool: str) -> str:
+def _nested_text(nesting: Nesting, pool: str) -> str:
     outer, inner = nesting.callers
     lines = [
         one_line(
@@ -216,30 +218,30 @@ def _nested(nesting: Nesting, pool: str) -> str:
             f"at {site_and_callers(nesting.outer.site(), outer)}; as many such callers "
             "as the pool has connections lock each other out"
         ),
-        *_stack("the first", nesting.outer.frames()),
-        *_stack("the second", nesting.inner.frames()),
+        *_stack_lines("the first", nesting.outer.frames()),
+        *_stack_lines("the second", nesting.inner.frames()),
     ]
     return "\n  ".join(lines)
 
 
-def _fork_shared(use: InheritedPath, pool: str) -> str:
+def _fork_shared_text(use: InheritedPath, pool: str) -> str:
     lines = [
         one_line(
             f"fork_shared on pool {pool!r}: a connection that was opened before the "
             f"process forked is taken at {place(use.path.site())}; parent and child "
             "share one session of the server"
         ),
-        *_stack("taken here", use.path.frames()),
+        *_stack_lines("taken here", use.path.frames()),
     ]
     return "\n  ".join(lines)
 
 
-def _stack(title: str, stack: Sequence[Frame]) -> list[str]:
+def _stack_lines(title: str, stack: Sequence[Frame]) -> list[str]:
     return [
         f"  {title}:",
         *(
             "  "
             + one_line(f'File "{frame.file}", line {frame.line}, in {frame.function}')
-            for frame in stack[:_LINES]
+            for frame in stack[:_MAX_FRAMES]
         ),
     ]

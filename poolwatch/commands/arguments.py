@@ -1,4 +1,4 @@
-"""What the commands share: the options that several take, and the types of values."""
+"""Options that several commands share, and the types of option values."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ exit codes: 0 fine, 1 something is wrong, or a process or its server does not an
 
 
 class Command(Protocol):
-    """A module or package of poolwatch.commands: one command."""
+    """The interface of a command: a module or package of poolwatch.commands."""
 
     def add(self, parsers: Parsers) -> argparse.ArgumentParser:
-        """Add the command's own parser."""
+        """Add the command's parser."""
         ...
 
     def run(self, options: argparse.Namespace) -> int:
@@ -49,18 +49,18 @@ def add_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """Add what live_source() needs: --dir and --dsn."""
+    """Add the options of live_source(): --dir and --dsn."""
     add_dir(parser)
     parser.add_argument(
         "--dsn",
         metavar="DSN",
-        help="read pg_stat_activity here: a SQLAlchemy URL or a libpq string (default: "
-        "POOLWATCH_DSN, or else each process reads its own server)",
+        help="where to read pg_stat_activity: a SQLAlchemy URL or a libpq string "
+        "(default: POOLWATCH_DSN, or else each process reads its own server)",
     )
 
 
 def add_refresh(parser: argparse.ArgumentParser) -> None:
-    """Add --refresh, the interval of the dashboard."""
+    """Add --refresh, the dashboard's interval."""
     parser.add_argument(
         "--refresh",
         type=seconds,
@@ -71,7 +71,7 @@ def add_refresh(parser: argparse.ArgumentParser) -> None:
 
 
 def live_source(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
-    """Return the processes of this machine, as --dir and --dsn select them."""
+    """Return a source of this machine's processes, as --dir and --dsn select."""
     from poolwatch.client.client import Client
     from poolwatch.client.live import LiveSource
 
@@ -80,7 +80,7 @@ def live_source(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
 
 
 def seconds(text: str) -> float:
-    """Read a duration of up to a day."""
+    """Parse a duration in seconds, up to a day."""
     value = _number(text)
     if not 0.1 <= value <= 86400:
         raise argparse.ArgumentTypeError(
@@ -90,7 +90,7 @@ def seconds(text: str) -> float:
 
 
 def milliseconds(text: str) -> float:
-    """Read a wait or delay of up to ten seconds."""
+    """Parse a wait or delay in milliseconds, up to ten seconds."""
     value = _number(text)
     if not 0 <= value <= 10_000:
         raise argparse.ArgumentTypeError(
@@ -100,7 +100,7 @@ def milliseconds(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """Return NaN for what is not a number: it is in no range."""
+    """Parse a number; NaN, which no range contains, if the text is not one."""
     try:
         return float(text)
     except ValueError:

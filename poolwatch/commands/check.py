@@ -1,4 +1,4 @@
-"""``poolwatch check``: one look, a line for each finding, and an exit code."""
+"""``poolwatch check``: one snapshot, a line for each finding, and an exit code."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the findings; the exit code says whether there are any."""
+    """Print the findings; returns 1 if there are any."""
     from poolwatch.protocol import document
 
     with closing(arguments.live_source(options, linger_s=0.0)) as source:
         snapshot = source.snapshot()
     silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
-    lowest = severity_rank(options.severity)
+    max_rank = severity_rank(options.severity)
     found = [
         (process, finding)
         for process in snapshot.processes
         for finding in process.findings
-        if severity_rank(finding.severity) <= lowest
+        if severity_rank(finding.severity) <= max_rank
     ]
     _print_server_errors(source.server_error, snapshot)
     if options.json:

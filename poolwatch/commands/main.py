@@ -1,4 +1,4 @@
-"""The command line: picks the command, prints errors, and gives the exit code."""
+"""The command line: runs a command, prints its errors, returns its exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
 COMMANDS: tuple[Command, ...] = (ps, tui, serve, demo, check, advise, run, bench)
-"""Importing a command is cheap: what it needs is imported when it runs."""
+"""Commands are cheap to import: each imports its dependencies when it runs."""
 
 _GETTING_STARTED = """\
 In the application, one line:
@@ -35,7 +35,7 @@ No application at hand?  poolwatch demo  starts one, with PostgreSQL and real fa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII only
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may be limited to ASCII
             stream.reconfigure(errors="replace")
     try:
         options = _parser().parse_args(arguments)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # nobody reads our output any more, as under head
+    except BrokenPipeError:  # the reader of the output has ended, as with head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """The class of all parsers: descriptions and epilogs keep their line ends."""
+    """A parser that preserves the line breaks of descriptions and epilogs."""
 
     def __init__(self, **texts: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **texts)

@@ -1,4 +1,4 @@
-"""``poolwatch ps``: the open holds of every process, as one table or as JSON."""
+"""``poolwatch ps``: the open holds of every process, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Show who holds each connection of every instrumented process, and who waits.
 
 _EXAMPLES = """\
 examples:
-  poolwatch ps              who holds what now, what is wrong, and what to do
-  poolwatch ps -v           ... with the proof, and the lines of code
-  poolwatch ps --sites      which lines of code cost the most connections
-  poolwatch ps --sites --by caller      ... which callers of a shared helper do
-  poolwatch ps --frozen     what it looked like when it happened last night
+  poolwatch ps              open holds, findings and remedies
+  poolwatch ps -v           ... with proofs and stacks
+  poolwatch ps --sites      which lines of code hold the most connections
+  poolwatch ps --sites --by caller      ... which callers of a shared helper
+  poolwatch ps --frozen     snapshots of last night's incidents
   poolwatch ps --json | jq '.processes[].holds[] | select(.verdict != "ok")'
 
 columns of --sites:
   AVG HELD       connections held at once, on average
   P50 P95 MAX    how long holds lasted
-  WAIT CAUSED    how long others have waited while this call site held connections
-  SQL %          of the time held: spent in statements; the rest is other work
-  IDLE IN TX %   of the time held: in an open transaction, without a statement
-  LEAKED         holds that were found to be leaks
+  WAIT CAUSED    how long others waited while this call site held connections
+  SQL %          share of the hold time spent in statements
+  IDLE IN TX %   share of the hold time in a transaction between statements
+  LEAKED         leaked holds
 "-" means unknown.
 """
 
@@ -53,35 +53,34 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "-v",
         "--verbose",
         action="store_true",
-        help="also the proof of each finding and, for each hold that is long or "
-        "leaked, where it was taken, where it was last used and where its holder is "
-        "now",
+        help="also the proof of each finding and, for each long or leaked hold, the "
+        "stacks of its checkout and its last use, and the holder's current stack",
     )
     ps.add_argument(
         "--sites",
         action="store_true",
-        help="also what each call site has cost since the pool was instrumented",
+        help="also the statistics of each call site since the pool was instrumented",
     )
     ps.add_argument(
         "--by",
         choices=("site", "caller"),
-        help="--sites with the callers of a shared call site below it (site, the "
-        "default), or each in a line of its own (caller)",
+        help="implies --sites: list the callers of a shared call site below it (site, "
+        "the default), or instead of it (caller)",
     )
     ps.add_argument(
         "--frozen",
         action="store_true",
-        help="instead of now: the snapshot that each process kept of the first time a "
-        "pool was exhausted, had a timeout or was deadlocked; with -v, the stacks of "
-        "all holds",
+        help="show incident snapshots instead: each process has one of the first time "
+        "a pool was exhausted, had a timeout or was deadlocked; with -v, the stacks "
+        "of all holds",
     )
-    arguments.add_json(ps, "print JSON instead: everything, whatever else is asked for")
+    arguments.add_json(ps, "print everything as JSON, whatever the other options")
     arguments.add_source(ps)
     return ps
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the holds of now, or with --frozen the snapshots of earlier incidents."""
+    """Print the current snapshot, or with --frozen the incident snapshots."""
     if options.frozen:
         return _frozen(options)
     from poolwatch.commands import ps_table
@@ -100,7 +99,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _frozen(options: argparse.Namespace) -> int:
     if options.dsn:
-        raise UsageError("--dsn reads the server of now: it does not go with --frozen")
+        raise UsageError(
+            "--dsn cannot be combined with --frozen, which has no server view"
+        )
     from poolwatch.client.client import Client
     from poolwatch.commands import ps_table
     from poolwatch.text.format import one_line
@@ -117,7 +118,7 @@ def _frozen(options: argparse.Namespace) -> int:
 
 
 def _frozen_document(incidents: Sequence[Frozen]) -> str:
-    """The public fields only, as in the snapshot document."""
+    """Return JSON with the public fields only, as in the snapshot document."""
     from poolwatch.model import SCHEMA, Snapshot
     from poolwatch.protocol import document
 

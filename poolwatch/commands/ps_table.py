@@ -41,27 +41,26 @@ _MOST_FRAMES = 5
 _MOST_MARKS = 3
 
 _SWITCHED_OFF = (
-    "NOTHING IS RECORDED here since a hook of poolwatch failed: "
-    "see the application's log"
+    "NOTHING IS RECORDED since a hook of poolwatch failed: see the application's log"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How much is shown."""
+    """Options of the output."""
 
     columns: int = 80
     """Width of the terminal, in cells."""
     verbose: bool = False
-    """Also the proof of each finding, and the stacks of long and leaked holds."""
+    """Show the proof of each finding, and the stacks of long and leaked holds."""
     sites: bool = False
-    """Also what each call site has cost so far."""
+    """Show the statistics of each call site."""
     by: Literal["site", "caller"] = "site"
-    """Callers of a shared call site stand below it, or on lines of their own."""
+    """Show the callers of a shared call site below it, or instead of it."""
 
 
 def render(snapshot: Snapshot, style: Style) -> str:
-    """Return the state of all processes."""
+    """Return the text of a snapshot."""
     lines: list[str] = []
     for process in map(with_names, snapshot.processes):
         title = (
@@ -70,13 +69,13 @@ def render(snapshot: Snapshot, style: Style) -> str:
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
         lines += _wrapped(title, style, 0)
         lines += [*_process(process, style, suspects), ""]
-    return "\n".join([*lines, *_lost(snapshot.unreachable, style)]).rstrip()
+    return "\n".join([*lines, *_unreachable(snapshot.unreachable, style)]).rstrip()
 
 
 def render_frozen(
     incidents: Sequence[Frozen], unreachable: Sequence[Unreachable], style: Style
 ) -> str:
-    """Return the incident snapshots, each limited to the pool it concerns."""
+    """Return the text of incident snapshots, each limited to the pool it concerns."""
     lines: list[str] = []
     for incident in incidents:
         lines += _wrapped(_heading(incident), style, 0)
@@ -84,14 +83,14 @@ def render_frozen(
         lines += [*_process(process, style, process.holds), ""]
     if not incidents:
         lines += [*_wrapped(_no_incidents(unreachable), style, 0), ""]
-    return "\n".join([*lines, *_lost(unreachable, style)]).rstrip()
+    return "\n".join([*lines, *_unreachable(unreachable, style)]).rstrip()
 
 
 def _no_incidents(unreachable: Sequence[Unreachable]) -> str:
     if unreachable:
-        return "no picture was found"
+        return "no incident snapshot was found"
     return (
-        "no picture was kept: no pool has been exhausted, timed out or deadlocked "
+        "no incident snapshot: no pool has been exhausted, timed out or deadlocked "
         "since it was instrumented"
     )
 
@@ -103,10 +102,10 @@ def _heading(incident: Frozen) -> str:
     _, trouble = incident_words(incident.kind)
     when = _moment(incident.at, date=True)
     who = f"{one_line(process_name(process))} (pid {process.pid})"
-    return f"kept {when}: pool {name!r} of {who} {trouble}"
+    return f"incident {when}: pool {name!r} of {who} {trouble}"
 
 
-def _lost(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
+def _unreachable(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
     for lost in unreachable:
         why = f"pid {lost.pid or '?'} could not be read: {one_line(lost.why)}"
         yield from [*_wrapped(why, style, 0), ""]
@@ -130,7 +129,7 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
         yield from _wrapped(what, style, 2)
     if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
-        yield from _wrapped(f"not looked at: {left_out}", style, 2)
+        yield from _wrapped(f"left out: {left_out}", style, 2)
     if style.verbose:
         for hold in suspects:
             yield from _stacks(hold, style)
@@ -150,11 +149,11 @@ def _pools(process: Process, style: Style) -> Iterable[str]:
 
 
 def _pool(pool: PoolStats) -> str:
-    most = "" if pool.size is None else f" of {pool.size}"
+    limit = "" if pool.size is None else f" of {pool.size}"
     if pool.max_overflow:
-        most += "+∞" if pool.max_overflow < 0 else f"+{pool.max_overflow}"
+        limit += "+∞" if pool.max_overflow < 0 else f"+{pool.max_overflow}"
     figures = [
-        f"{pool.checked_out}{most} out",
+        f"{pool.checked_out}{limit} out",
         f"{pool.waiting} waiting",
         f"{pool.counters.checkouts} checkouts",
         f"p95 hold {duration(pool.hold_s.p95)}",
@@ -175,11 +174,11 @@ def _hint(process: Process) -> str:
     """Name the latest incident snapshots, and the command that shows them."""
     names = {pool.id: pool.name for pool in process.pools}
     marks = process.frozen[-_MOST_MARKS:]
-    kept = [_mark(mark, names.get(mark.pool, mark.pool)) for mark in marks]
+    incidents = [_mark(mark, names.get(mark.pool, mark.pool)) for mark in marks]
     more = len(process.frozen) - len(marks)
     if more:
-        kept.append(f"and {more} more")
-    return f"kept: {', '.join(kept)} (poolwatch ps --frozen)"
+        incidents.append(f"and {more} more")
+    return f"incidents: {', '.join(incidents)} (poolwatch ps --frozen)"
 
 
 def _mark(mark: FrozenMark, name: str) -> str:
@@ -206,7 +205,7 @@ def _findings(process: Process, style: Style) -> Iterable[str]:
         explained.add(finding.remedy)
 
 
-# -- where a hold was taken, last used, and is now ---------------------------------
+# -- the stacks of a hold ---------------------------------------------------------
 
 
 def _stacks(hold: Hold, style: Style) -> Iterable[str]:
@@ -217,26 +216,24 @@ def _stacks(hold: Hold, style: Style) -> Iterable[str]:
         evidence = one_line("; ".join(hold.evidence))
         yield from _wrapped(f"evidence: {evidence}", style, 4)
     stack = hold.stack or ((hold.site,) if hold.site else ())
-    for title, frames, otherwise in (
-        ("taken here", _from_site(stack, hold.site), "not known"),
+    for title, frames, missing in (
+        ("taken here", _from_site(stack, hold.site), "unknown"),
         ("last used here", hold.used, "no statement was seen"),
         ("now here", hold.now, "the holder has ended, or cannot be read"),
     ):
-        texts = [_frame(frame) for frame in _own_frames(frames, hold.site)] or [
-            otherwise
-        ]
+        texts = [_frame(frame) for frame in _own_frames(frames, hold.site)] or [missing]
         for at, text in enumerate(texts):
             line = f"    {'' if at else title:<14}  "
             yield (line + fit(text, max(20, style.columns - len(line)))).rstrip()
 
 
 def _from_site(stack: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
-    """The call site and its callers."""
+    """Return the frames of the call site and its callers."""
     return stack[stack.index(site) :] if site in stack else stack
 
 
 def _own_frames(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
-    """The application's own frames, or else the innermost frame."""
+    """Return the application's own frames, or else the innermost frame."""
     taking = taking_frames(frames, site)
     own = [frame for frame in frames if frame == site or frame in taking]
     return (own or frames[:1])[:_MOST_FRAMES]
@@ -275,7 +272,7 @@ _HOLD_COLUMNS: tuple[tuple[str, int, Callable[[Hold], str]], ...] = (
     ("SERVER", 8, _server),
     ("STATEMENT", 8, _statement),
 )
-"""Title, minimum width (all minima fit into 80 cells), and the cell of a hold."""
+"""Title, minimum width (the minima fit into 80 cells), and cell function."""
 _CALL_SITE = 3
 
 
@@ -293,7 +290,7 @@ def _table(holds: Sequence[Hold], columns: int) -> Iterable[str]:
 
 
 def _shrink(sizes: list[int], cells: int) -> None:
-    """Narrow the columns with the most to spare, the last one first."""
+    """Narrow the columns that have the most width to spare, the last one first."""
     order = [len(sizes) - 1, *range(len(sizes) - 1)]
     while sum(sizes) > cells:
         spare = [sizes[at] - _HOLD_COLUMNS[at][1] for at in order]
@@ -340,14 +337,14 @@ def _average(site: SiteStats) -> str:
 
 
 def _count(count: int) -> str:
-    """A count in at most five cells."""
+    """Return a count in at most five cells."""
     if count < 100_000:
         return str(count)
     return f"{count // 1000}k" if count < 10_000_000 else f"{count // 1_000_000}M"
 
 
 def _time(seconds: float | None) -> str:
-    """Milliseconds to days in at most six cells."""
+    """Return a duration, from milliseconds to days, in at most six cells."""
     if seconds is not None and 0 < seconds < 9.95:
         return short_time(seconds).replace(" ", "")
     return duration(seconds)
@@ -374,16 +371,16 @@ _SITE_COLUMNS: tuple[tuple[str, str, Callable[[SiteStats], str]], ...] = (
     ),
     ("", "LEAKED", lambda site: _count(site.leaked)),
 )
-"""The two lines of the title, and the cell; the call site's name comes first."""
+"""The two lines of the title, and the cell function. The name comes before these."""
 _NARROW, _WIDE, _WIDEST = 16, 24, 1000
-"""Cells of a call site's name: the minimum; the minimum before the gap between columns
-shrinks from two spaces to one; no limit."""
+"""Widths of a call site's name: the minimum; the minimum with two spaces between
+columns, below which one space is used; unlimited."""
 
 
 def _sites_table(
     sites: Sequence[tuple[SiteStats, bool]], columns: int
 ) -> Iterable[str]:
-    """Each site comes with whether it is a caller of the call site above it."""
+    """Draw the sites; True marks a caller of the call site above it."""
     upper, lower, _ = zip(*_SITE_COLUMNS, strict=True)
     rows = [upper, lower]
     rows += [tuple(cell(site) for _, _, cell in _SITE_COLUMNS) for site, _ in sites]
@@ -422,14 +419,14 @@ def _wrapped(text: str, style: Style, indent: int) -> Iterable[str]:
             line = " " * (indent + 4)
         line += f" {word}" if line.strip() else word
         while width(line) > columns:  # a word longer than a line: a path
-            cut = _fitting(line, columns)
+            cut = _count_fitting(line, columns)
             yield line[:cut]
             line = " " * (indent + 4) + line[cut:]
     yield line
 
 
-def _fitting(text: str, cells: int) -> int:
-    """Return how many characters fit."""
+def _count_fitting(text: str, cells: int) -> int:
+    """Return the number of characters that fit into ``cells``."""
     for at, character in enumerate(text):
         cells -= width(character)
         if cells < 0:

@@ -1,4 +1,4 @@
-"""``poolwatch run``: a program with every pool of its Python processes instrumented."""
+"""``poolwatch run``: run a program with all its pools instrumented."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from poolwatch.commands.arguments import Parsers
 from poolwatch.errors import UsageError
 
 _DESCRIPTION = """\
-Run a program with every engine of every Python process that it starts instrumented: a
-script, a module, gunicorn, uvicorn, celery, pytest. The program replaces this command:
-signals and the exit code are the program's own.
+Run a program and instrument every pool of every Python process that it starts: a
+script, a module, gunicorn, uvicorn, celery, pytest. The program replaces this command,
+so signals reach it directly and the exit code is its own.
 """
 
 _EXAMPLES = """\
@@ -40,7 +40,7 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
     run.add_argument(
         "--environment",
         action="store_true",
-        help="print what to set in the environment instead (for containers)",
+        help="only print the environment variable to set (for containers)",
     )
     run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return run
@@ -58,11 +58,13 @@ def run(options: argparse.Namespace) -> int:
     if program[:1] == ["--"]:
         program = program[1:]
     if not program:
-        raise UsageError("say what to run: poolwatch run -- gunicorn shop:app")
+        raise UsageError(
+            "no program given, for example: poolwatch run -- gunicorn shop:app"
+        )
     sys.stdout.flush()
     try:
         os.execvpe(program[0], program, environment)  # noqa: S606 - the user's program
     except FileNotFoundError:
-        raise UsageError(f"there is no program {program[0]!r}") from None
+        raise UsageError(f"program not found: {program[0]!r}") from None
     except OSError as error:
         raise UsageError(f"cannot run {program[0]!r}: {error.strerror}") from None

@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _LazySource:
-    """A live source whose modules are imported by its first snapshot().
+    """A live source that imports its modules in its first snapshot().
 
-    The dashboard calls that from a thread, so its first frame need not wait.
+    The dashboard calls snapshot() on a thread, so its first frame does not wait.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ class _LazySource:
         return self._source.snapshot()
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
-        """Read over a client of its own: called from another thread."""
+        """Use a separate client: this is called on another thread."""
         from poolwatch.client.client import Client
 
         return Client(self._options.dir).all_frozen()

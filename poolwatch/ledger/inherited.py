@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class InheritedPath:
     """A stack that has taken such a connection."""
 
-    __slots__ = ("backend_pid", "last", "path", "told")
+    __slots__ = ("backend_pid", "last", "logged", "path")
 
     def __init__(self, path: Path, backend_pid: int | None) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class InheritedPath:
         """Backend of the first such connection."""
         self.last = 0.0
         """``time.monotonic()`` of its last use."""
-        self.told = False
+        self.logged = False
         """Already in the log."""
 
     def record(self, now: float) -> InheritedUse:

@@ -38,7 +38,7 @@ _MOST_MISSES = 256
 class Nesting:
     """Two stacks that were seen one within the other."""
 
-    __slots__ = ("count", "depth", "inner", "last", "outer", "told", "who")
+    __slots__ = ("count", "depth", "inner", "last", "logged", "outer", "who")
 
     def __init__(
         self, outer: Path, inner: Path, who: str, last: float, depth: int
@@ -52,7 +52,7 @@ class Nesting:
         self.count = 1
         self.depth = depth
         """The most connections that one such holder wanted at once."""
-        self.told = False
+        self.logged = False
         """Already in the log."""
 
     @property

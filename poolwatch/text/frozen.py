@@ -19,7 +19,7 @@ _INCIDENT_WORDS: Mapping[str, tuple[str, str]] = {
 
 @runtime_checkable
 class IncidentSnapshotSource(Protocol):
-    """A source that also provides incident snapshots."""
+    """A source that also has incident snapshots."""
 
     def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots of all processes, and the processes that did
@@ -29,7 +29,7 @@ class IncidentSnapshotSource(Protocol):
 
 
 def incident_words(kind: str) -> tuple[str, str]:
-    """An incident of a pool as one or two words, and as the end of a sentence."""
+    """Return what happened to a pool: in one or two words, and as a predicate."""
     word = one_line(kind, 20)
     return _INCIDENT_WORDS.get(kind, (word, f"had {word}"))
 

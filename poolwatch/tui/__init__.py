@@ -1,4 +1,4 @@
-"""The dashboard; Textual is imported when it runs, not before."""
+"""The dashboard. Textual is imported when it starts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def run(
     """Show ``source`` in this terminal until the user quits.
 
     Args:
-        source: read once every ``refresh`` seconds, on a thread of its own.
+        source: read once every ``refresh`` seconds, on a separate thread.
         refresh: seconds between two readings.
-        empty_hint: shown when there is no process: how to begin.
+        empty_hint: instructions, shown while there is no process.
         on_close: called once at the end, also after an error.
 
     Raises UsageError without a terminal, MissingExtraError without Textual.
@@ -43,8 +43,8 @@ def run(
 
 
 def _run(source: Source, refresh: float, empty_hint: str) -> None:
-    collecting = gc.isenabled()
-    gc.disable()  # imports leave no garbage; collections would cost a fifth of the time
+    gc_enabled = gc.isenabled()
+    gc.disable()  # collections would add a fifth to the import time
     try:
         from poolwatch.tui.app import Dashboard
     except ImportError as error:
@@ -53,7 +53,7 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
             raise
         raise MissingExtraError(f"the dashboard needs {missing}; {_INSTALL}") from error
     finally:
-        if collecting:
+        if gc_enabled:
             gc.enable()
     if not has_terminal():
         raise UsageError(
@@ -66,7 +66,7 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
 def has_terminal() -> bool:
     """Whether Textual has a terminal to read from and draw on, or needs none.
 
-    Drawn into a file the dashboard would run for ever, unseen.
+    Without this check a dashboard drawn into a file would run forever, unseen.
     """
     if "TEXTUAL_DRIVER" in os.environ:  # in a browser
         return True

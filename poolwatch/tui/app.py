@@ -1,7 +1,7 @@
-"""The dashboard: readings and keys come in, screens are drawn.
+"""The dashboard: a Textual app that shows the readings of a source.
 
-Data goes one way: the poller's thread posts a reading, the reading changes the board,
-the board is painted. No key press waits for the source.
+Data flows one way: the poller's thread posts a reading, the reading updates the board,
+the screens paint the board. No key press waits for the source.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Dashboard(App[None]):
     """Shows who holds the connections of a source; reads it every ``refresh`` seconds.
 
     Args:
-        source: asked on a thread of its own.
-        refresh: seconds between two questions.
-        empty_hint: shown when there is no process: how to begin.
-        now: the clock that ages are measured by.
+        source: read on a separate thread.
+        refresh: seconds between two readings.
+        empty_hint: instructions, shown while there is no process.
+        now: the monotonic clock, for ages.
         clock: the time of day for the header.
     """
 
@@ -65,7 +65,7 @@ class Dashboard(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("app")]
 
     reading: var[Reading | None] = var(None, init=False)
-    """The newest answer; setting it paints it."""
+    """The newest reading; setting it paints the screen."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Dashboard(App[None]):
         super().__init__()
         self.animation_level = "none"
         self.board = Board(refresh=refresh, empty_hint=empty_hint)
-        # The answers come on other threads: only call_later is safe there.
+        # Callbacks run on other threads, where only call_later is safe.
         self.poller = Poller(source, refresh, partial(self.call_later, self._accept))
         self.incident_reader = IncidentReader(
             source, partial(self.call_later, self._show_incidents)
@@ -87,7 +87,7 @@ class Dashboard(App[None]):
         self._now = now
         self._clock = clock
         self._read_once = False
-        """Whether a reading is wanted although the dashboard is paused."""
+        """Whether to show the next reading although the dashboard is paused."""
         self._painted_at = 0.0
         self._mode: Mode | None = None
 
@@ -95,16 +95,16 @@ class Dashboard(App[None]):
         return MainScreen(self.board)
 
     def on_mount(self) -> None:
-        """Paint first, ask after: the first frame must not wait for the source."""
+        """Start reading after the first frame: it must not wait for the source."""
         self.register_theme(THEME)
         if self.theme == "textual-dark":
             self.theme = THEME.name
         self.set_interval(1.0, self._tick)
-        self.call_after_refresh(self._begin)
+        self.call_after_refresh(self._start)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self.poller.start()
-        gc.freeze()  # what was imported stays: no collection need walk it again
+        gc.freeze()  # exclude imported modules from collections
 
     def on_unmount(self) -> None:
         self.poller.stop()
@@ -116,7 +116,7 @@ class Dashboard(App[None]):
         self.paint()
 
     def _accept(self, reading: Reading) -> None:
-        """Show an answer, unless the dashboard is paused."""
+        """Show a reading, unless the dashboard is paused."""
         if not self.board.paused or self._read_once or self.board.last is None:
             self._read_once = False
             self.reading = reading
@@ -130,20 +130,20 @@ class Dashboard(App[None]):
 
     @property
     def top_board(self) -> Board:
-        """The board of the screen on top: the present, or an incident snapshot."""
+        """The board of the top screen: live data, or an incident snapshot."""
         return self.screen.board if isinstance(self.screen, BoardScreen) else self.board
 
     def paint(self) -> None:
-        """Draw the screen on top; those below are drawn when they come back."""
+        """Draw the top screen; the others are drawn when they are resumed."""
         now = self._painted_at = self._now()
         self._mode = self.board.mode(now)
         if (screen := self._drawable()) is not None:
             screen.paint(now, self._clock())
 
     def _drawable(self) -> BoardScreen | None:
-        """The screen on top, if it has its parts.
+        """Return the top screen, if its widgets are mounted.
 
-        A reading can come before a new screen gets them, or when the app closes.
+        A reading can arrive before that, or while the app closes.
         """
         screen = self.screen if self.is_running and self.size else None
         if isinstance(screen, BoardScreen) and screen.is_mounted:
@@ -151,7 +151,7 @@ class Dashboard(App[None]):
         return None
 
     def _tick(self) -> None:
-        """Keep clock and ages going while no answer comes."""
+        """Update clock and ages when no reading arrives."""
         now = self._now()
         if now - self._painted_at < 0.9:
             return
@@ -171,7 +171,7 @@ class Dashboard(App[None]):
     # -- keys ----------------------------------------------------------------------
 
     def action_incidents(self) -> None:
-        """Show the incident snapshots; only now the processes are asked for them."""
+        """Fetch the incident snapshots from the processes, and list them."""
         from poolwatch.tui.incident_screens import IncidentsPage
 
         if isinstance(self.screen, MainScreen) and self.top_board is self.board:
@@ -184,11 +184,11 @@ class Dashboard(App[None]):
         action: str,
         parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
     ) -> bool:
-        """An incident snapshot has no readings to control."""
+        """Disable the keys that control readings on an incident snapshot."""
         return self.top_board is self.board or not is_live(action)
 
     def action_pause(self) -> None:
-        """Stop the readings, or let them go on."""
+        """Pause or resume the readings."""
         self.board.paused = not self.board.paused
         self.poller.pace(paused=self.board.paused)
         self.paint()

@@ -1,7 +1,7 @@
-"""The list of incident snapshots, and one of them on a screen like the main one.
+"""The list of incident snapshots, and a screen that shows one of them.
 
-The panels are those of the present. The header says when the snapshot was taken instead
-of how fresh it is, and nothing on the screen changes.
+The screen has the same panels as the main screen. Its header shows the time of the
+snapshot, and its data never changes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class IncidentsPage(Page):
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
-        self._at = 0
+        self._index = 0
 
     @property
     def _incidents(self) -> Incidents:
@@ -45,42 +45,42 @@ class IncidentsPage(Page):
     def paint(self, now: float, clock: str) -> None:
         super().paint(now, clock)
         count = len(self._incidents.snapshots)
-        self.part("body").select(min(self._at, count - 1) if count else None)
+        self.part("body").select(min(self._index, count - 1) if count else None)
 
     def head(self, cells: int) -> Line:
         count = f" {len(self._incidents.snapshots)}" if self.board.incidents else " "
         title: Line = (("INCIDENT SNAPSHOTS", "title"), (count, "strong"))
-        return rule(title, (("first trouble of each pool", "muted"),), cells)
+        return rule(title, (("first incident of each pool", "muted"),), cells)
 
     def titles(self, cells: int) -> list[Line]:
         return [Table(COLUMNS, cells).titles()] if self._incidents.snapshots else []
 
     def body(self, cells: int) -> list[Line]:
-        """The snapshots, or why there are none."""
+        """Return the list of snapshots, or the reason why it is empty."""
         if self.board.incidents is None:
-            return [(("  asking the processes …", "muted"),)]
+            return [(("  reading from the processes …", "muted"),)]
         table = Table(COLUMNS, cells + 1)
         lines = [*map(table.line, self._incidents.snapshots)]
         if not lines:
-            lines = _none(self._incidents, cells)
+            lines = _empty(self._incidents, cells)
         for lost in self._incidents.unreachable:
-            why = f"{self.board.name_of(lost)} could not be asked: {lost.why}"
+            why = f"{self.board.name_of(lost)} could not be read: {lost.why}"
             lines += [BLANK, (("  ◆ ", "warn"), (one_line(why), "muted"))]
         about = [((f"  {part}", "faint"),) for part in wrap(_ABOUT, cells - 4)]
         return [*lines, BLANK, *about]
 
-    def _select(self, at: int) -> None:
-        self._at = max(0, min(at, len(self._incidents.snapshots) - 1))
+    def _select(self, index: int) -> None:
+        self._index = max(0, min(index, len(self._incidents.snapshots) - 1))
         self.redraw()
 
     def action_move(self, by: int) -> None:
-        self._select(self._at + by)
+        self._select(self._index + by)
 
     def action_open(self) -> None:
         """Show the selected snapshot."""
         snapshots = self._incidents.snapshots
         if snapshots:
-            incident = snapshots[min(self._at, len(snapshots) - 1)]
+            incident = snapshots[min(self._index, len(snapshots) - 1)]
             self.app.push_screen(IncidentScreen(incident_board(incident)))
 
     def on_painted_picked(self, event: Painted.Picked) -> None:
@@ -94,11 +94,11 @@ class IncidentsPage(Page):
 class IncidentScreen(MainScreen):
     """One incident snapshot, drawn like the main screen and with its keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings("past")]
-    FOOTER = "past"
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings("incident")]
+    FOOTER = "incident"
 
     def __init__(self, board: Board) -> None:
-        super().__init__(board, id="past")
+        super().__init__(board, id="incident")
 
     def action_back(self) -> None:
         """Clear the filter first, then leave the snapshot."""
@@ -109,14 +109,14 @@ class IncidentScreen(MainScreen):
 
 
 def incident_board(incident: Frozen) -> Board:
-    """Make a board of the pool that had the incident; it never changes."""
+    """Return a board with the pool that had the incident; it never changes."""
     board = Board(incident=incident)
     process = limited_to_pool(incident.process, incident.pool)
     board.take(Reading(0.0, Snapshot((process,))), 0.0)
     return board
 
 
-def _none(incidents: Incidents, cells: int) -> list[Line]:
+def _empty(incidents: Incidents, cells: int) -> list[Line]:
     if incidents.error is not None:
         return [((f"  {part}", "warn"),) for part in wrap(incidents.error, cells - 4)]
     if incidents.unreachable:
@@ -125,7 +125,7 @@ def _none(incidents: Incidents, cells: int) -> list[Line]:
     return [(("  ✓ ", "good"), (text, "text"))]
 
 
-def _at(incident: Frozen) -> Run:
+def _time(incident: Frozen) -> Run:
     return " ".join(moment(incident.at)).strip(), "strong"
 
 
@@ -142,17 +142,17 @@ def _waiting(incident: Frozen) -> Run:
     return str(count), "warn" if count else "faint"
 
 
-def _most(incident: Frozen) -> Run:
-    """The call site that held the most connections."""
+def _top_site(incident: Frozen) -> Run:
+    """Return the call site that held the most connections, and their number."""
     holds = limited_to_pool(incident.process, incident.pool).holds
     if not holds:
         return "-", "faint"
-    ((most, count),) = Counter(map(taken_at, holds)).most_common(1)
-    return f"{count} at {most}", "text"
+    ((site, count),) = Counter(map(taken_at, holds)).most_common(1)
+    return f"{count} at {site}", "text"
 
 
 COLUMNS: tuple[Column[Frozen], ...] = (
-    Column("at", "taken", 23, 23, 0, _at),
+    Column("at", "taken", 23, 23, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(
         "kind", "was", 10, 10, 2, lambda each: (incident_words(each.kind)[0], "bad")
@@ -160,5 +160,5 @@ COLUMNS: tuple[Column[Frozen], ...] = (
     Column("holds", "held", 4, 4, 4, _held, place=right),
     Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
     Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),
-    Column("most", "most taken at", 18, 60, 3, _most),
+    Column("most", "most taken at", 18, 60, 3, _top_site),
 )

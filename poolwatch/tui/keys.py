@@ -1,4 +1,4 @@
-"""Every key of the dashboard: what it does, its footer label and its help."""
+"""Every key of the dashboard, with its action, footer label and help text."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ class Key(NamedTuple):
     """One action and the keys that start it."""
 
     screen: str
-    """Where it is bound; ``app`` is every screen."""
+    """The screen that binds it; ``app`` stands for every screen."""
     keys: str
-    """Textual's names of the keys; empty if a widget of Textual handles them."""
+    """Textual's key names; empty if a Textual widget handles the key."""
     action: str
     footer: tuple[str, str] | None = None
-    """Sign and label."""
+    """Key symbol and label."""
     footers: str = ""
-    """The screens whose footers name it."""
+    """Screens whose footer shows the key, separated by spaces."""
     help: tuple[str, str] | None = None
-    """Sign and explanation."""
+    """Key symbols and explanation."""
     live: bool = False
-    """Whether it controls the readings: an incident snapshot has none."""
+    """Whether the action controls readings; disabled on an incident snapshot."""
 
 
 # fmt: off
@@ -33,17 +33,17 @@ KEYS = (
     Key("main", "pagedown,ctrl+f", "page(1)",
         help=("pgup pgdn", "one page up or down")),
     Key("main", "pageup,ctrl+b", "page(-1)"),
-    Key("main", "enter", "open", ("↵", "detail"), "main past",
-        ("enter", "the hold in full: stacks, statement, server")),
+    Key("main", "enter", "open", ("↵", "detail"), "main incident",
+        ("enter", "details of the hold: stacks, statement, server")),
     Key("app", "z", "incidents", ("z", "incidents"), "main",
-        ("z", "incident snapshots: each pool's first trouble")),
-    Key("main", "w", "why", ("w", "why"), "main past",
+        ("z", "incident snapshots: each pool's first incident")),
+    Key("main", "w", "why", ("w", "why"), "main incident",
         ("w", "what is wrong, with proof and remedy")),
-    Key("main", "c", "sites", ("c", "call sites"), "main past",
-        ("c", "call sites: what each holds, and waits it causes")),
-    Key("main", "slash", "filter", ("/", "filter"), "main past",
+    Key("main", "c", "sites", ("c", "call sites"), "main incident",
+        ("c", "call sites: what each holds, and the waits it causes")),
+    Key("main", "slash", "filter", ("/", "filter"), "main incident",
         ("/", "filter; esc clears it")),
-    Key("main", "s", "sort", ("s", "sort"), "main past",
+    Key("main", "s", "sort", ("s", "sort"), "main incident",
         ("s", "sort by harm, held, call site, pool")),
     Key("filter", "", "open", ("↵", "keep the filter"), "filter"),
     Key("filter", "", "back", ("esc", "clear it"), "filter"),
@@ -61,24 +61,24 @@ KEYS = (
     Key("detail", "f", "fold", ("f", "fold"), "detail",
         ("f", "in the stack: unfold library frames")),
     Key("app", "p", "pause", ("p", "pause"), "main detail",
-        ("p", "pause: the data stands still"), live=True),
+        ("p", "pause or resume the readings"), live=True),
     Key("app", "R", "read", ("R", "read now"), "main", ("R", "read now"), live=True),
     Key("app", "plus,equals_sign", "pace(True)", ("+-", "pace"), "main",
         ("+ -", "read more often, less often"), live=True),
     Key("app", "minus", "pace(False)", live=True),
-    Key("main", "v", "pane", ("v", "pane"), "main past",
+    Key("main", "v", "pane", ("v", "pane"), "main incident",
         ("v", "show or hide the pane below")),
     Key("main", "question_mark,f1", "help", ("?", "help"), "main"),
     Key("main", "escape", "back", help=("esc", "one step back")),
-    Key("past", "q", "back", ("esc", "back"), "past"),
+    Key("incident", "q", "back", ("esc", "back"), "incident"),
     Key("app", "q,ctrl+c", "quit", ("q", "quit"), "main", ("q", "quit")),
 )
 # fmt: on
-"""In the order of the footers and of the help page."""
+"""In the order of the footers and the help page."""
 
 
 def bindings(screen: str) -> list[tuple[str, str]]:
-    """The keys and actions that Textual binds on a screen."""
+    """Return the keys and actions that Textual binds on a screen."""
     return [(key.keys, key.action) for key in KEYS if key.screen == screen and key.keys]
 
 

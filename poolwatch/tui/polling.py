@@ -1,7 +1,7 @@
-"""Reading the source, on threads of its own: a source that hangs costs no key press.
+"""Reads the source on separate threads: a hanging source never delays a key press.
 
-Not Textual workers: those share one small executor, and a blocked one starves the rest.
-The threads are daemons, so quitting never waits for them.
+Textual's workers are not used: they share one small executor, in which a blocked worker
+starves the others. The threads are daemons, so quitting never waits for them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 Mode = Literal[
     "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "frozen"
 ]
-"""How far the data on the screen can be trusted."""
+"""How current the data on the screen is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One answer of the source, or why there is none."""
+    """One snapshot of the source, or the reason why there is none."""
 
     asked_at: float
-    """On the monotonic clock: the data is at least that old."""
+    """Monotonic time of the request: a lower bound for the age of the data."""
     snapshot: Snapshot | None = None
     error: str | None = None
     no_process: bool = False
-    """Whether the source answered that no process is instrumented."""
+    """Whether the source reported that no process is instrumented."""
 
     @property
     def alive(self) -> bool:
-        """Whether it shows at least one process."""
+        """Whether the snapshot has at least one process."""
         return self.snapshot is not None and bool(self.snapshot.processes)
 
     @property
@@ -49,7 +49,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Incidents:
-    """The incident snapshots of all processes, or why there are none."""
+    """The incident snapshots of all processes, or the reason why there are none."""
 
     snapshots: tuple[Frozen, ...] = ()
     """The newest first."""
@@ -58,23 +58,23 @@ class Incidents:
 
 
 def read_source(source: Source) -> Reading:
-    """Ask for the present; an error becomes a sentence."""
+    """Read a snapshot; an error becomes a sentence."""
     asked_at = time.monotonic()
     try:
         return Reading(asked_at, source.snapshot())
     except NoProcessError as error:
         return Reading(asked_at, error=str(error), no_process=True)
-    except Exception as error:  # noqa: BLE001 - a broken source must not end the view
+    except Exception as error:  # noqa: BLE001 - a broken source must not end the app
         return Reading(asked_at, error=_sentence(error))
 
 
 def read_incidents(source: Source) -> Incidents:
-    """Ask for the incident snapshots; an error becomes a sentence."""
+    """Read the incident snapshots; an error becomes a sentence."""
     if not isinstance(source, IncidentSnapshotSource):
-        return Incidents(error="this source keeps no incident snapshots")
+        return Incidents(error="this source has no incident snapshots")
     try:
         snapshots, unreachable = source.all_frozen()
-    except Exception as error:  # noqa: BLE001 - a broken source must not end the view
+    except Exception as error:  # noqa: BLE001 - a broken source must not end the app
         return Incidents(error=_sentence(error))
     newest = sorted(snapshots, key=lambda each: each.at, reverse=True)
     return Incidents(tuple(newest), unreachable)
@@ -87,7 +87,7 @@ def _sentence(error: Exception) -> str:
 
 
 def next_interval(interval: float, *, faster: bool) -> float:
-    """The next shorter or longer interval, in seconds."""
+    """Return the next shorter or longer interval, in seconds."""
     if faster:
         shorter = (each for each in _INTERVALS if each < interval)
         return max(shorter, default=_INTERVALS[0])
@@ -96,7 +96,7 @@ def next_interval(interval: float, *, faster: bool) -> float:
 
 
 class Poller:
-    """Reads the source once an interval; never asks two questions at a time."""
+    """Reads the source once per interval; never makes two requests at a time."""
 
     def __init__(
         self, source: Source, interval: float, on_reading: Callable[[Reading], object]
@@ -106,30 +106,30 @@ class Poller:
         self._source = source
         self._on_reading = on_reading
         self._wake = threading.Event()
-        self._at_once = False
+        self._read_at_once = False
         self._stopped = False
         self._thread = threading.Thread(
             target=self._run, name="poolwatch-poll", daemon=True
         )
 
     def start(self) -> None:
-        """Begin; the first question is asked at once."""
+        """Start the thread; it reads at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask no more; an answer that is still out is dropped."""
+        """Stop reading; the result of a pending request is dropped."""
         self._stopped = True
         self._wake.set()
 
     def read_now(self) -> None:
-        """Ask at once, also while paused."""
-        self._at_once = True
+        """Read at once, also while paused."""
+        self._read_at_once = True
         self._wake.set()
 
     def pace(
         self, *, interval: float | None = None, paused: bool | None = None
     ) -> None:
-        """Change the interval, pause or go on; takes effect at once."""
+        """Change the interval, pause or resume; takes effect at once."""
         if interval is not None:
             self.interval = interval
         if paused is not None:
@@ -142,23 +142,23 @@ class Poller:
             reading = read_source(self._source)
             if not self._stopped:
                 self._on_reading(reading)
-            self._rest(started)
+            self._wait(started)
 
-    def _rest(self, started: float) -> None:
-        """Wait until the interval is over or a reading is wanted sooner."""
-        while not (self._stopped or self._at_once):
+    def _wait(self, started: float) -> None:
+        """Wait until the interval is over or read_now() is called."""
+        while not (self._stopped or self._read_at_once):
             left = None if self.paused else started + self.interval - time.monotonic()
             if left is not None and left <= 0:
                 break
             self._wake.wait(left)
             self._wake.clear()
-        self._at_once = False
+        self._read_at_once = False
 
 
 class IncidentReader:
-    """Reads the incident snapshots on demand; never asks two questions at a time.
+    """Reads the incident snapshots on demand; never makes two requests at a time.
 
-    They are no part of a reading: fetching them at every refresh would burden the
+    Readings do not include them: fetching them at every refresh would burden the
     applications.
     """
 
@@ -170,7 +170,7 @@ class IncidentReader:
         self._thread: threading.Thread | None = None
 
     def read(self) -> None:
-        """Ask, unless a question is still out: its answer serves as well."""
+        """Read, unless a request is pending: its result will do."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
                 target=self._run, name="poolwatch-incidents", daemon=True

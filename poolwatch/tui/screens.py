@@ -1,4 +1,4 @@
-"""The main screen, and the pages for a hold, findings, call sites and help."""
+"""The main screen, and the pages for a hold, the findings, call sites and help."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
 TALL = 30
-"""Height from which sections are set apart by a blank line."""
-PANE_FROM = (100, 36)
-"""Width and height from which the pane with the selected hold is shown."""
+"""Minimum height for blank lines between sections."""
+PANE_MIN = (100, 36)
+"""Minimum width and height for the pane with the selected hold."""
 
 
 class Redraw(Message):
-    """The user wants another view of the same data."""
+    """Posted after a key press that changes the view, not the data."""
 
 
 class BoardScreen(Screen[None]):
-    """A screen made of painted parts that show a board."""
+    """A screen made of Painted widgets, its parts, that show a board."""
 
     ALLOW_SELECT = False
     PARTS: ClassVar[tuple[str, ...]] = ()
     FOOTER: ClassVar[str]
-    """The screen's name in the table of keys."""
+    """The screen's name in KEYS."""
 
     def __init__(self, board: Board, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
@@ -52,19 +52,19 @@ class BoardScreen(Screen[None]):
         return self.get_child_by_id(name, Painted)
 
     def paint(self, now: float, clock: str) -> None:
-        """Draw the board; parts that have not changed cost nothing."""
+        """Draw the board; unchanged parts cost nothing."""
         raise NotImplementedError
 
     def paint_head(self, now: float, clock: str) -> None:
-        """Draw what changes without a new reading: clock and ages."""
+        """Draw clock and ages, which change without a new reading."""
         self.paint(now, clock)
 
     def redraw(self) -> None:
-        """Draw after a key press; asks the source nothing."""
+        """Draw after a key press, without a new reading."""
         self.post_message(Redraw())
 
     def on_screen_resume(self) -> None:
-        """Draw what was missed while another screen was on top."""
+        """Catch up after another screen was on top."""
         self.redraw()
 
     def on_resize(self) -> None:
@@ -89,14 +89,14 @@ class MainScreen(BoardScreen):
         self.paint_head(now, clock)
         width, height = self.app.size
         board = self.board
-        air = [BLANK] if height >= TALL else []
-        known = board.last_good is not None
+        gap = [BLANK] if height >= TALL else []
+        has_data = board.last_good is not None
         dim = board.mode(now) in ("stale", "failed", "silent", "lost")
-        lines = pools.pool_lines(board, width, max(height // 4, 3)) if known else []
-        self.part("pools").paint([*air, *lines], fixed=True)
-        self._paint_holds(width, air, dim=dim)
+        lines = pools.pool_lines(board, width, max(height // 4, 3)) if has_data else []
+        self.part("pools").paint([*gap, *lines], fixed=True)
+        self._paint_holds(width, gap, dim=dim)
         waiting = waits.wait_lines(board, width, max(height // 5, 3), dim=dim)
-        self.part("waits").paint([*air, *waiting] if waiting else [], fixed=True)
+        self.part("waits").paint([*gap, *waiting] if waiting else [], fixed=True)
         self._paint_pane(width, height)
         self.part("footer").paint([self._footer(width)], fixed=True)
 
@@ -107,22 +107,22 @@ class MainScreen(BoardScreen):
         lines = header.why(self.board, now, width, 2 if height >= 20 else 1)
         self.part("why").paint(lines, fixed=True)
 
-    def _paint_holds(self, width: int, air: list[Line], *, dim: bool) -> None:
+    def _paint_holds(self, width: int, gap: list[Line], *, dim: bool) -> None:
         board, body = self.board, self.part("holds")
         table = holds.layout(board, width)
         title = holds.title_lines(board, table, width)
         if board.last_good is None:
-            self.part("title").paint([*air, title[0]], fixed=True)
+            self.part("title").paint([*gap, title[0]], fixed=True)
             body.paint(_hint(board))
             body.select(None)
             return
-        self.part("title").paint([*air, *title], fixed=True)
+        self.part("title").paint([*gap, *title], fixed=True)
         body.paint(holds.row_lines(board, table, width - 1, dim=dim))
         body.select(board.selection.at if board.selection.shown else None)
 
     def _paint_pane(self, width: int, height: int) -> None:
         row = self.board.selection.row
-        fits = width >= PANE_FROM[0] and height >= PANE_FROM[1]
+        fits = width >= PANE_MIN[0] and height >= PANE_MIN[1]
         lines: list[Line] = []
         if self.pane and fits and row is not None:
             from poolwatch.tui.panels.detail import pane_lines
@@ -133,8 +133,10 @@ class MainScreen(BoardScreen):
     def _footer(self, width: int) -> Line:
         if self._input() is not None:
             return footer("filter", width)
-        marks = any(process.frozen for process in self.board.snapshot.processes)
-        return footer(self.FOOTER, width, hidden=() if marks else ("incidents",))
+        has_incidents = any(process.frozen for process in self.board.snapshot.processes)
+        return footer(
+            self.FOOTER, width, hidden=() if has_incidents else ("incidents",)
+        )
 
     # -- keys ----------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class MainScreen(BoardScreen):
         self.redraw()
 
     def action_open(self) -> None:
-        """Show the selected hold in full; while a filter is typed, keep the filter."""
+        """Show the selected hold on a page; while a filter is typed, accept it."""
         if self._input() is not None:
             self._close_input()
         elif self.board.selection.row is not None:
@@ -191,7 +193,7 @@ class MainScreen(BoardScreen):
         return found.first() if found else None  # type: ignore[return-value]
 
     def action_filter(self) -> None:
-        """Open the line in which a filter is typed."""
+        """Open the input line for the filter."""
         from textual.widgets import Input
 
         if self._input() is None:
@@ -203,12 +205,12 @@ class MainScreen(BoardScreen):
             self.redraw()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter while typing."""
+        """Apply the filter while it is typed."""
         self.board.filter = parse(event.value[:400])
         self.redraw()
 
     def on_input_submitted(self) -> None:
-        """Keep the filter and give the keys back."""
+        """Accept the filter and close its input line."""
         self._close_input()
 
     def action_back(self) -> None:
@@ -223,7 +225,7 @@ class MainScreen(BoardScreen):
 
 
 def _hint(board: Board) -> list[Line]:
-    """Fill the empty screen with what helps: why it is empty, and how to begin."""
+    """Explain on an empty screen why it is empty, and how to start."""
     if board.last is None:
         return []
     lines: list[Line] = [BLANK]
@@ -235,7 +237,7 @@ def _hint(board: Board) -> list[Line]:
 
 
 class Page(BoardScreen):
-    """A page to read: a title, lines that scroll, and the way back."""
+    """A page with a title and lines that scroll; Escape goes back."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("page")]
     FOOTER = "page"
@@ -249,7 +251,7 @@ class Page(BoardScreen):
         self.part("head").paint([BLANK, self.head(width), *titles], fixed=True)
         body = self.body(width - 1)
         self.part("body").paint(body if titles else [BLANK, *body])
-        keys = footer(self.FOOTER, width, past=self.board.incident is not None)
+        keys = footer(self.FOOTER, width, is_incident=self.board.incident is not None)
         self.part("footer").paint([keys], fixed=True)
 
     def head(self, cells: int) -> Line:
@@ -261,7 +263,7 @@ class Page(BoardScreen):
         return []
 
     def body(self, cells: int) -> list[Line]:
-        """The lines to read."""
+        """Lines of the body, which scroll."""
         raise NotImplementedError
 
     def action_back(self) -> None:
@@ -273,7 +275,7 @@ class Page(BoardScreen):
 
 
 class HelpPage(Page):
-    """What every key, word and column means."""
+    """Every key, verdict and column, explained."""
 
     def head(self, cells: int) -> Line:
         return rule((("HELP", "title"),), (), cells)
@@ -285,10 +287,10 @@ class HelpPage(Page):
 
 
 class WhyPage(Page):
-    """Everything that is wrong, the worst first, with its proof and its remedy."""
+    """All findings, the worst first, with proof and remedy."""
 
     _now = 0.0
-    """When the page was painted."""
+    """Time of the last paint()."""
 
     def head(self, cells: int) -> Line:
         count = len(header.troubles(self.board, self._now))
@@ -297,8 +299,10 @@ class WhyPage(Page):
     def body(self, cells: int) -> list[Line]:
         from poolwatch.tui.panels.detail import finding_lines
 
-        past = self.board.mode(self._now) in ("lost", "failed")
-        lines = [header.why(self.board, self._now, cells, 1)[0], BLANK] if past else []
+        outdated = self.board.mode(self._now) in ("lost", "failed")
+        lines = (
+            [header.why(self.board, self._now, cells, 1)[0], BLANK] if outdated else []
+        )
         for text in header.silent(self.board, self._now):
             lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
         for process, finding in self.board.findings():
@@ -314,7 +318,7 @@ class WhyPage(Page):
 
 
 class SitesPage(Page):
-    """The call sites, those with the most connections first."""
+    """The call sites, ordered by connections held."""
 
     def head(self, cells: int) -> Line:
         count = sum(not site.below for site in sites.sites(self.board))
@@ -325,15 +329,15 @@ class SitesPage(Page):
         return [sites.layout(sites.sites(self.board), cells).titles()]
 
     def body(self, cells: int) -> list[Line]:
-        found = sites.sites(self.board)
-        if not found:
+        rows = sites.sites(self.board)
+        if not rows:
             return [(("  no connection has been taken yet", "muted"),)]
-        table = sites.layout(found, cells + 1)
-        return [*map(table.line, found), BLANK, *sites.explained(cells)]
+        table = sites.layout(rows, cells + 1)
+        return [*map(table.line, rows), BLANK, *sites.explained(cells)]
 
 
 class DetailPage(Page):
-    """One hold in full; it follows that hold and says when it ended."""
+    """The details of one hold, updated until the hold ends."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("detail")]
     FOOTER = "detail"
@@ -341,10 +345,10 @@ class DetailPage(Page):
     def __init__(self, board: Board, row: Row) -> None:
         super().__init__(board)
         self.row = row
-        """The hold as it was last seen."""
+        """The last row of the hold."""
 
     def head(self, cells: int) -> Line:
-        """The verdict, or how the hold ended."""
+        """Return the title line, with the verdict or how the hold ended."""
         from poolwatch.tui.panels.detail import headline
 
         self.row = self.board.rows.get(self.row.key, self.row)

@@ -11,7 +11,7 @@ from fix_core import Look, null_pool_of
 from helpers import LONG_S, until
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from poolwatch.agent.frozen import MOST, Freezer
+from poolwatch.agent.frozen import MAX_SNAPSHOTS, Freezer
 from poolwatch.agent.instrument import agent
 from poolwatch.model import Frozen
 from poolwatch.protocol import document as wire
@@ -24,7 +24,7 @@ def kept():
 @pytest.fixture
 def fresh():
     agent.source.freezer.forget()
-    agent._hurried.clear()
+    agent._early_ticks.clear()
     yield
     agent.source.freezer.forget()
 
@@ -119,8 +119,8 @@ def test_bounded(instrument, fresh):
     """The oldest gives way."""
     freezer = Freezer()
     process = Look().process
-    for number in range(MOST + 5):
-        freezer.keep(f"p{number}", "timeout", process)
+    for number in range(MAX_SNAPSHOTS + 5):
+        freezer.freeze(f"p{number}", "timeout", process)
     assert [mark.pool for mark in freezer.marks()] == [
-        f"p{number}" for number in range(5, MOST + 5)
+        f"p{number}" for number in range(5, MAX_SNAPSHOTS + 5)
     ]

@@ -81,5 +81,5 @@ def test_pools_that_timed_out_and_are_gone(instrument):
         with pool.connect(), pytest.raises(PoolTimeoutError):
             pool.connect()
         pool.dispose()
-    assert len(agent._explained) <= 64
-    assert len(agent._hurried) <= 64
+    assert len(agent._timeout_notes) <= 64
+    assert len(agent._early_ticks) <= 64

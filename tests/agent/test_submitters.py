@@ -378,7 +378,7 @@ def test_threads_that_look_side_by_side():
             return int(self)
 
     submitters._items = {Ended(1): item}
-    assert submitters.of([]) == {}
+    assert submitters.find([]) == {}
 
 
 def test_a_look_keeps_nothing_alive(engine):

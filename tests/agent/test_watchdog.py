@@ -65,7 +65,7 @@ def test_a_dropped_connection_is_said(watchdog, caplog):
     watchdog.tick()
     ((level, text),) = said(caplog)
     assert level == "WARNING"
-    assert "came back only by garbage collection" in text
+    assert "were returned by garbage collection only" in text
 
 
 def test_many_leaks_of_one_place_are_one_line(watchdog, caplog):

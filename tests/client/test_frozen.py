@@ -79,14 +79,14 @@ def test_over_but_kept(apps):
     app = apps.start(EXHAUSTED)
     now = apps.poolwatch("ps", COLUMNS="80")
     assert now.returncode == 0
-    assert "kept: orders exhausted at " in now.stdout
+    assert "incidents: orders exhausted at " in now.stdout
     assert "(poolwatch ps --frozen)" in " ".join(now.stdout.split())
     assert "exporter" not in now.stdout
 
     kept = apps.poolwatch("ps", "--frozen", COLUMNS="80")
     assert kept.returncode == 0, kept.stderr
     heading = " ".join(kept.stdout.split())
-    assert heading.startswith("kept 20")
+    assert heading.startswith("incident 20")
     assert f" UTC: pool 'orders' of app.py (pid {app.pid}) was exhausted " in heading
     assert f"app.py:{apps.line('taken')}" in kept.stdout
     assert "exporter" in kept.stdout
@@ -146,7 +146,7 @@ def test_no_trouble_no_picture(apps):
     apps.start(CALM)
     kept = apps.poolwatch("ps", "--frozen", COLUMNS="200")
     assert (kept.returncode, kept.stderr) == (0, "")
-    assert kept.stdout.startswith("no picture was kept: no pool has been exhausted")
+    assert kept.stdout.startswith("no incident snapshot: no pool has been exhausted")
     assert len(kept.stdout.splitlines()) == 1
     assert apps.ps("--frozen") == {"schema": 1, "frozen": []}
 
@@ -158,7 +158,7 @@ def test_wrong_use(apps):
     both = apps.poolwatch("ps", "--frozen", "--dsn", "postgresql://nowhere/x")
     assert both.returncode == 2
     assert both.stderr == (
-        "poolwatch: --dsn reads the server of now: it does not go with --frozen\n"
+        "poolwatch: --dsn cannot be combined with --frozen, which has no server view\n"
     )
 
 

@@ -330,7 +330,7 @@ def test_a_process_that_is_no_longer_watched_is_not_silent(apps, dashboard):
     assert app.stdout.readline() == "undone\n"
     lines = dashboard.lines()
     assert "LOST" in lines[0]
-    assert "no process is watched any more" in lines[1]
+    assert "no instrumented process is left" in lines[1]
 
 
 @pytest.mark.parametrize("reaped", [True, False])

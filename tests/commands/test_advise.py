@@ -224,7 +224,7 @@ def test_lost_slots_can_lock_up_a_pool_that_was_large_enough(pool):
     pool = replace(pool, kind="ConnectionPool", size=7, max_overflow=0, lost_slots=1)
     trace = trace_of(poisson(10, 0.02, 100, 1), pool, depth=2, nesting=6)
     (found,) = advise(trace, TARGET_S).recommendations
-    assert found.text.startswith("7 connections are the fewest that cannot lock up")
+    assert found.text.startswith("7 connections are the minimum that cannot deadlock")
     assert found.text.endswith("6 of 7 connections are left")
 
 

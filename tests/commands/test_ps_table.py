@@ -73,7 +73,15 @@ def line_with(text, word):
 
 def test_zero_figures_are_omitted():
     text = shown(process())
-    for word in ("gave up", "s/s", "timeout", "leaked", "NOTHING", "kept:", "looked"):
+    for word in (
+        "gave up",
+        "s/s",
+        "timeout",
+        "leaked",
+        "NOTHING",
+        "incidents:",
+        "left",
+    ):
         assert word not in text
 
 
@@ -92,7 +100,7 @@ def test_pool_line(changes, words):
 
 def test_a_pool_that_records_nothing_says_so_under_its_line():
     text = shown(process(pools=(pool("a"), pool("b", switched_off=True))))
-    before, after = text.split("NOTHING IS RECORDED here since a hook of poolwatch")
+    before, after = text.split("NOTHING IS RECORDED since a hook of poolwatch")
     assert before.splitlines()[-2].startswith("  b (")
     assert "see the application's log" in after
 
@@ -100,7 +108,7 @@ def test_a_pool_that_records_nothing_says_so_under_its_line():
 def test_what_the_search_left_out():
     gone = hold(held_s=40.0, verdict="long")
     text = shown(process(gone, left_out=("3 of 9 tasks", "the heap")))
-    assert line_with(text, "looked at") == "  not looked at: 3 of 9 tasks; the heap"
+    assert line_with(text, "left out") == "  left out: 3 of 9 tasks; the heap"
 
 
 @pytest.mark.parametrize(
@@ -114,8 +122,8 @@ def test_what_the_search_left_out():
 )
 def test_what_the_search_left_out_is_omitted_if_no_verdict_depends_on_it(changes):
     text = shown(process(hold(**changes), left_out=("the heap",)))
-    assert "looked at" not in text
-    assert "looked at" not in shown(process(left_out=("the heap",)))
+    assert "left out" not in text
+    assert "left out" not in shown(process(left_out=("the heap",)))
 
 
 # -- the hint at incident snapshots -----------------------------------------------
@@ -127,9 +135,9 @@ def test_hint_gives_the_date_unless_it_is_today():
         FrozenMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
         FrozenMark("orders", "timeout", now.isoformat()),
     )
-    wide = line_with(shown(process(frozen=marks), columns=300), "kept:")
+    wide = line_with(shown(process(frozen=marks), columns=300), "incidents:")
     assert wide == (
-        "  kept: orders exhausted at 2026-01-02 03:12:44 UTC, "
+        "  incidents: orders exhausted at 2026-01-02 03:12:44 UTC, "
         f"orders timed out at {now:%H:%M:%S} UTC (poolwatch ps --frozen)"
     )
 
@@ -139,7 +147,7 @@ def test_hint_names_the_last_three_incidents():
         FrozenMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
         for n in range(24)
     )
-    hint = line_with(shown(process(frozen=marks), columns=300), "kept:")
+    hint = line_with(shown(process(frozen=marks), columns=300), "incidents:")
     assert "p20 " not in hint
     assert "p21 deadlocked at" in hint
     assert ", and 21 more (poolwatch ps --frozen)" in hint
@@ -160,19 +168,21 @@ def test_heading(kind, words):
     of = replace(process(hold()), name="app", pid=1)
     first = kept(picture(of, kind)).splitlines()[0]
     assert (
-        first == f"kept 2026-11-23 03:12:44 UTC: pool 'orders' of app (pid 1) {words}"
+        first
+        == f"incident 2026-11-23 03:12:44 UTC: pool 'orders' of app (pid 1) {words}"
     )
 
 
 def test_other_time_zones_and_invalid_times():
     assert kept(picture(process(), at="2026-11-23T04:12:44+01:00")).startswith(
-        "kept 2026-11-23 03:12:44 UTC:"
+        "incident 2026-11-23 03:12:44 UTC:"
     )
     assert kept(picture(process(), at="2026-11-23T03:12:44")).startswith(
-        "kept 2026-11-23 03:12:44 UTC:"
+        "incident 2026-11-23 03:12:44 UTC:"
     )
-    assert kept(picture(process(), at="soon\x1b")).startswith("kept soon␛: pool")
-    assert kept(picture(process(), at="0001-01-01T00:00:00+09:00")).startswith("kept 0")
+    assert kept(picture(process(), at="soon\x1b")).startswith("incident soon␛: pool")
+    early = kept(picture(process(), at="0001-01-01T00:00:00+09:00"))
+    assert early.startswith("incident 0")
 
 
 def test_an_incident_shows_only_its_pool():
@@ -199,14 +209,17 @@ def test_an_incident_shows_only_its_pool():
 
 def test_no_incident_snapshots():
     assert kept() == (
-        "no picture was kept: no pool has been exhausted, timed out or deadlocked "
+        "no incident snapshot: no pool has been exhausted, timed out or deadlocked "
         "since it was instrumented"
     )
 
 
 def test_no_incident_snapshots_and_an_unreachable_process():
     text = kept(unreachable=(Unreachable(7, "it is\x07 older"),))
-    assert text == "no picture was found\n\npid 7 could not be read: it is␇ older"
+    assert (
+        text
+        == "no incident snapshot was found\n\npid 7 could not be read: it is␇ older"
+    )
 
 
 # -- call sites --------------------------------------------------------------------
@@ -320,7 +333,7 @@ def test_stacks_without_the_users_code():
         "    now here        python3.12/threading.py:331 in wait",
     ]
     nowhere = replace(long, site=None, stack=())
-    assert "taken here      not known" in shown(process(nowhere), verbose=True)
+    assert "taken here      unknown" in shown(process(nowhere), verbose=True)
 
 
 def test_an_incident_has_the_stacks_of_all_holds():

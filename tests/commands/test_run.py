@@ -273,7 +273,10 @@ def test_nothing_is_loaded_that_the_program_does_not_load(run):
 
 def test_wrong_usage():
     """One sentence, exit code 2."""
-    for arguments, words in (([], "say what to run"), (["nosuch"], "no program")):
+    for arguments, words in (
+        ([], "no program given"),
+        (["nosuch"], "program not found"),
+    ):
         done = subprocess.run(
             [*POOLWATCH, "run", *arguments], capture_output=True, text=True, check=False
         )

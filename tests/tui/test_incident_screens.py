@@ -125,7 +125,7 @@ async def test_the_processes_are_asked_once_and_only_for_the_key():
         assert source.asked == 0
         assert "z incidents" in screen_text(app)
         await pilot.press("z", "escape", "z")
-        await until_async(lambda: "asking the processes" in screen_text(app))
+        await until_async(lambda: "reading from the processes" in screen_text(app))
         assert source.asked == 1
         before = source.calls
         await until_async(lambda: source.calls > before)  # nothing waits for the answer
@@ -180,7 +180,7 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
         (Remembering(error=RuntimeError("boom")), "the source failed: RuntimeError"),
         (
             FakeSource(snapshot(process(hold()))),
-            "source keeps no incident snapshots",
+            "source has no incident snapshots",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from poolwatch.tui.screens import DetailPage, MainScreen, Page
 SCREENS = {
     "app": Dashboard,
     "main": MainScreen,
-    "past": IncidentScreen,
+    "incident": IncidentScreen,
     "page": Page,
     "detail": DetailPage,
     "incidents": IncidentsPage,

@@ -133,7 +133,7 @@ def test_a_pool_without_a_server_view_says_why(board):
         pools.pool_lines(b, 100, 6)
     )
     gone = board(snapshot(process(), unreachable=(Unreachable(77, "timed out"),)))
-    assert "process 77 gives no answer: timed out" in text(
+    assert "process 77 does not answer: timed out" in text(
         pools.pool_lines(gone, 100, 6)
     )
 
@@ -158,7 +158,7 @@ def test_a_blocker_is_named_by_its_call_site(board):
     b = board(snapshot(process(blocker, blocked)))
     shown = text(detail_lines(b, b.rows[8812, "b"], 80))
     assert "10  billing/export.py:88" in shown
-    assert "99  not ours" in shown
+    assert "99  not a known hold" in shown
 
 
 def test_library_frames_fold_but_never_the_call_site():
@@ -338,7 +338,7 @@ def test_a_pool_tells_what_was_waited_and_given_up_in_vain(board):
 def test_what_is_not_recorded_is_said_loudly(board, cells):
     b = board(snapshot(process(pools=(pool(switched_off=True),))))
     lines = pools.pool_lines(b, cells, 6)
-    assert "■ pool orders: nothing is recorded here: a hook" in plain(lines[2])
+    assert "■ pool orders: nothing is recorded: a hook" in plain(lines[2])
     assert lines[2][0][1] == "bad"
     why = text(header.why(b, 101, cells, 2))
     assert "healthy" not in why

@@ -113,5 +113,5 @@ def test_filter(text, shown):
 
 
 def test_a_filter_that_makes_no_sense_says_so():
-    assert "held:>30s" in (parse("held:soon").complaint or "")
+    assert "held:>30s" in (parse("held:soon").error or "")
     assert parse("held:soon").tests == ()

@@ -1,4 +1,4 @@
-"""Instruments a program without a change to its code.
+"""Instruments a program without changing its code.
 
 ``poolwatch run -- CMD`` puts ``site/`` in front of PYTHONPATH. Every Python that CMD
 starts, child processes included, then first runs ``site/sitecustomize.py``, which calls
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TYPE_CHECKING = False  # importing typing would cost every Python that is started
+TYPE_CHECKING = False  # importing typing would slow every Python start
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SITE = Path(__file__).parent / "site"
-"""The directory that comes first in PYTHONPATH."""
+"""The directory that is put first in PYTHONPATH."""
 
 
 def environment(inherited: dict[str, str]) -> dict[str, str]:
@@ -38,14 +38,14 @@ def begin() -> None:
     from poolwatch.runtime.import_hooks import when_imported
     from poolwatch.runtime.libraries import with_pools
 
-    waiting: list[Callable[[], None]] = []
+    cancels: list[Callable[[], None]] = []
 
     def instrument_all() -> None:
         from poolwatch.agent.instrument import instrument
 
-        while waiting:  # instrument() waits for the other libraries itself
-            waiting.pop()()
+        while cancels:  # instrument() installs its own import hooks
+            cancels.pop()()
         instrument()
 
     for library in with_pools():
-        waiting.append(when_imported(library, instrument_all))  # noqa: PERF401 - may call it at once
+        cancels.append(when_imported(library, instrument_all))  # noqa: PERF401 - may call instrument_all

@@ -1,7 +1,7 @@
-"""``poolwatch advise``: the size of a pool, from what was measured.
+"""``poolwatch advise``: recommends pool sizes, based on a recording.
 
-``sizing``  the smallest pool for a wait: by replay of the requests, and by theory
-``advise``  from a recorded trace to recommendations
+``sizing``  the smallest pool for a target wait: by replay, and by queueing theory
+``advise``  the recommendations for a recorded trace
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _LONGEST_RECORDING_S = 600.0
 
 _DESCRIPTION = """\
-Record the requests for connections and how long each was held, then say which pool
-size would do: the recorded requests are replayed with other sizes, and compared with
-queueing theory. Run it under load.
+Record each request for a connection and how long it was held, then recommend a pool
+size: the requests are replayed with other sizes, and compared with queueing theory. Run
+it under load.
 """
 
 
@@ -30,7 +30,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch advise``."""
     advise = parsers.add_parser(
         "advise",
-        help="the size of a pool, from what is measured",
+        help="recommend pool sizes, based on a recording",
         description=_DESCRIPTION,
         epilog=arguments.EXIT_CODES,
     )
@@ -46,7 +46,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         type=arguments.milliseconds,
         default=10.0,
         metavar="MS",
-        help="longest acceptable wait of 99 %% of all requests (default 10 ms)",
+        help="target for the 99th percentile of the wait (default 10 ms)",
     )
     arguments.add_json(advise, "print the advice as JSON")
     arguments.add_dir(advise)
@@ -54,7 +54,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Record every pool of every process for a while, and print the advice."""
+    """Record every pool of every process for some seconds, and print the advice."""
     from poolwatch.client.client import Client
     from poolwatch.commands.advise.advise import advise
     from poolwatch.protocol import document
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(advice: Advice) -> Iterator[str]:
-    """A few lines for one pool."""
+    """Return the lines of one pool."""
     from poolwatch.text.format import duration, one_line
 
     yield one_line(

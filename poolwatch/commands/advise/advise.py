@@ -1,4 +1,4 @@
-"""From the trace of a pool to recommendations, each with its numbers and its line."""
+"""Recommendations for a pool, based on a recorded trace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poolwatch.protocol.records import Trace
 from poolwatch.text.format import duration, plural
 
 ENOUGH_REQUESTS = 200
-"""With fewer, the 99th percentile depends on one or two of them."""
+"""With fewer requests, the 99th percentile depends on one or two of them."""
 
 
 _RECYCLE = "  # and pool_recycle below the server's or firewall's idle limit"
@@ -19,12 +19,12 @@ _RECYCLE = "  # and pool_recycle below the server's or firewall's idle limit"
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One change to make, or one setting to keep."""
+    """Advice to change or to keep one setting."""
 
     text: str
     why: str
     line: str | None
-    """The line of configuration; None if there is nothing to change."""
+    """The configuration line; None if there is nothing to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Advice:
     held_s: float | None
     """Mean duration of a hold."""
     thin: str | None
-    """Why the record is too thin for advice on the size; None if it is not."""
+    """Why the recording is insufficient for advice on the size; None if it is not."""
     size: int | None
     """Smallest size with which 99 % of requests wait no longer than the target."""
     by_replay: int | None
@@ -50,18 +50,18 @@ class Advice:
 
 
 def advise(trace: Trace, target_s: float) -> Advice:
-    """Return the advice on one pool."""
+    """Return the advice on the pool of a trace."""
     requests = [(each.asked_s, each.held_s) for each in trace.requests]
     rate = len(requests) / trace.seconds if trace.seconds > 0 else 0.0
     held = sum(h for _, h in requests) / len(requests) if requests else None
-    thin = _thin(trace)
+    thin = _too_little_data(trace)
     size = replayed = theory = None
     if thin is None and held is not None:
         size = replayed = sizing.smallest_by_replay(requests, target_s)
         uneven = sizing.unevenness(requests)
         theory = sizing.smallest_by_theory(rate, held, uneven, target_s)
         if theory is not None and sizing.is_memoryless(requests):
-            # a short record misses rare bursts, which theory accounts for
+            # a short recording misses rare bursts, which theory includes
             size = max(replayed, theory)
     safe = trace.nesting * (trace.depth - 1) + 1 if trace.depth > 1 else None
     return Advice(
@@ -88,7 +88,7 @@ def advise(trace: Trace, target_s: float) -> Advice:
     )
 
 
-def _thin(trace: Trace) -> str | None:
+def _too_little_data(trace: Trace) -> str | None:
     count = len(trace.requests)
     if count < ENOUGH_REQUESTS:
         return (
@@ -106,7 +106,7 @@ def _thin(trace: Trace) -> str | None:
 
 
 def _allowed(pool: PoolStats) -> str:
-    """The number of connections the pool can lend, as the end of a sentence."""
+    """Return how many connections the pool can lend, as the end of a sentence."""
     if pool.lost_slots:
         return f"{pool.capacity} of {pool.slots} connections are left"
     return f"{pool.capacity} are allowed"
@@ -115,35 +115,35 @@ def _allowed(pool: PoolStats) -> str:
 def _sizing(
     trace: Trace,
     size: int | None,
-    found: tuple[int | None, int | None],
+    by_method: tuple[int | None, int | None],
     safe: int | None,
     target_s: float,
 ) -> Recommendation | None:
     if size is None:
         return None
-    wanted = max(size, safe or 1)
+    recommended = max(size, safe or 1)
     requests = [(each.asked_s, each.held_s) for each in trace.requests]
     now = trace.pool.capacity
     measured = sizing.percentile([each.waited_s for each in trace.requests], 0.99)
-    then = sizing.percentile(sizing.replayed_waits(requests, wanted), 0.99)
+    replayed = sizing.percentile(sizing.replayed_waits(requests, recommended), 0.99)
     why = (
-        f"replayed with {wanted}, 99 % of {len(requests)} requests wait at most "
-        f"{duration(then)} (measured now: {duration(measured)}; target "
-        f"{duration(target_s)}); the replay needs {found[0]}, queueing theory says "
-        f"{found[1]}"
+        f"replayed with {recommended}, 99 % of {len(requests)} requests wait at most "
+        f"{duration(replayed)} (measured now: {duration(measured)}; target "
+        f"{duration(target_s)}); the replay needs {by_method[0]}, queueing theory says "
+        f"{by_method[1]}"
     )
     if trace.pool.lost_slots and now is not None:
         why += f"; {_allowed(trace.pool)}"
     options = options_of(trace.pool.kind)
     # a driver's pool is limited by one number; pool_size does not include the overflow
     current = trace.pool.size if options.size == "pool_size" else trace.pool.slots
-    if now is not None and now >= wanted and current == wanted:
-        return Recommendation(f"leave {options.size} at {wanted}", why, None)
-    if now is not None and now > 2 * wanted:
-        text = f"{wanted} connections are enough: {_allowed(trace.pool)}"
+    if now is not None and now >= recommended and current == recommended:
+        return Recommendation(f"leave {options.size} at {recommended}", why, None)
+    if now is not None and now > 2 * recommended:
+        text = f"{recommended} connections are enough: {_allowed(trace.pool)}"
     else:
-        text = f"{options.size}={wanted} keeps the wait within the target"
-    return Recommendation(text, why, options.line(f"{options.size}={wanted}"))
+        text = f"{options.size}={recommended} keeps the wait within the target"
+    return Recommendation(text, why, options.line(f"{options.size}={recommended}"))
 
 
 def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
@@ -152,7 +152,7 @@ def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
         return None
     options = options_of(trace.pool.kind)
     return Recommendation(
-        f"{safe} connections are the fewest that cannot lock up; "
+        f"{safe} connections are the minimum that cannot deadlock; "
         f"{_allowed(trace.pool)}",
         f"up to {trace.nesting} holders at once wanted {trace.depth} connections "
         f"each: {trace.nesting} x {trace.depth - 1} + 1",
@@ -164,8 +164,8 @@ def _overflow(trace: Trace) -> Recommendation | None:
     count = len(trace.requests)
     if count < ENOUGH_REQUESTS or trace.connects < count * 0.05:
         return None
-    made = trace.pool.create_s.p50
-    cost = f", {duration(made)} each" if made is not None else ""
+    create_s = trace.pool.create_s.p50
+    cost = f", {duration(create_s)} each" if create_s is not None else ""
     options = options_of(trace.pool.kind)
     if not trace.pool.max_overflow or options.keep is None:
         return None

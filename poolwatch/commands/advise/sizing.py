@@ -3,9 +3,9 @@
 Requests are pairs (asked, held) in seconds, in the order they were made.
 
 Replay: first come, first served. Each request takes the connection that is free first,
-and holds it for as long as it did. (A caller that had to wait longer would have made
-its next request later; that the replay keeps the times of requests makes a small pool
-look worse, never better.)
+and holds it as long as it did in the recording. (In reality a caller that waits longer
+makes its next request later. The replay keeps the recorded times, so a small pool may
+look worse than it is, never better.)
 
 Theory: M/M/c, corrected for uneven load. Erlang's C formula gives the probability of
 waiting for Poisson arrivals; the tail of the wait is exponential. Allen and Cunneen's
@@ -25,16 +25,16 @@ Requests = Sequence[tuple[float, float]]
 
 _LARGEST = 10_000
 _ABOUT_ONE = 0.6, 1.5
-"""Squared variation that an exponential distribution may have in 200 samples."""
+"""Range of the squared variation of 200 exponentially distributed samples."""
 
 
 # -- by replay ---------------------------------------------------------------------
 
 
 def smallest_by_replay(requests: Requests, target_s: float, share: float = 0.99) -> int:
-    """The smallest pool in which ``share`` of all requests wait no longer.
+    """Return the smallest pool in which ``share`` of all requests wait <= ``target_s``.
 
-    More connections never make a request wait longer, so a binary search will do.
+    More connections never make a request wait longer, hence the binary search.
     """
     low, high = 1, 1
     while percentile(replayed_waits(requests, high), share) > target_s:
@@ -49,7 +49,7 @@ def smallest_by_replay(requests: Requests, target_s: float, share: float = 0.99)
 
 
 def replayed_waits(requests: Requests, size: int) -> list[float]:
-    """Seconds that each request would wait in a pool of that size."""
+    """Return the seconds that each request would wait in a pool of ``size``."""
     free = [0.0] * size
     waited = []
     for asked, held in requests:
@@ -60,7 +60,7 @@ def replayed_waits(requests: Requests, size: int) -> list[float]:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The value that ``share`` of all samples do not exceed."""
+    """Return the value that ``share`` of all samples do not exceed."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
@@ -71,7 +71,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 def smallest_by_theory(
     rate: float, held_s: float, uneven: float, target_s: float
 ) -> int | None:
-    """The smallest pool whose 99 % wait is within the target; None above 10,000."""
+    """Return the smallest pool whose 99 % wait meets the target; None above 10,000."""
     for size in range(max(1, math.ceil(rate * held_s)), _LARGEST):
         if wait_percentile(size, rate, held_s, uneven) <= target_s:
             return size
@@ -79,7 +79,7 @@ def smallest_by_theory(
 
 
 def wait_percentile(size: int, rate: float, held_s: float, uneven: float) -> float:
-    """The 99th percentile of the wait, in seconds; infinite if the load is too much.
+    """Return the 99th percentile of the wait in seconds; infinite under overload.
 
     ``rate`` is requests per second, ``held_s`` the mean hold, ``uneven`` 1 for M/M/c.
     """
@@ -93,26 +93,26 @@ def wait_percentile(size: int, rate: float, held_s: float, uneven: float) -> flo
 
 
 def erlang_c(size: int, load: float) -> float:
-    """The probability that a request must wait; ``load`` in connections, < size."""
+    """Return the probability of waiting; ``load`` is in connections, below ``size``."""
     blocked = 1.0
-    for servers in range(1, size + 1):  # Erlang B, step by step: no factorials
+    for servers in range(1, size + 1):  # recursive Erlang B avoids factorials
         blocked = load * blocked / (servers + load * blocked)
     return blocked / (1.0 - (load / size) * (1.0 - blocked))
 
 
 def is_memoryless(requests: Requests) -> bool:
-    """Whether gaps and holds vary about as much as exponential ones: near M/M/c."""
+    """Whether gaps and holds look exponentially distributed, as in M/M/c."""
     low, high = _ABOUT_ONE
     return all(low <= variation <= high for variation in _variations(requests))
 
 
 def unevenness(requests: Requests) -> float:
-    """Half the sum of the squared variations of gaps and of holds; 1 for M/M/c."""
+    """Return half the sum of the squared variations of gaps and holds; M/M/c: 1."""
     return sum(_variations(requests)) / 2
 
 
 def _variations(requests: Requests) -> tuple[float, float]:
-    """The squared variations of the gaps between requests, and of the holds."""
+    """Return the squared variations of the gaps between requests, and of the holds."""
     gaps = [after - before for (before, _), (after, _) in pairwise(requests)]
     return _squared_variation(gaps), _squared_variation([held for _, held in requests])
 

@@ -1,8 +1,8 @@
-"""``poolwatch bench``: what pooling saves, and what poolwatch costs, on your database.
+"""``poolwatch bench``: measures what pooling saves and what poolwatch costs.
 
 ``cases``      the ways to get a connection, and the workloads
 ``latency``    a proxy that adds a network's delay
-``measuring``  runs each workload in each way, interleaved
+``measuring``  runs each workload in each way, in alternating slices
 ``report``     the table and the JSON document
 ``benchmark``  finds a server, measures, reports
 """
@@ -14,9 +14,9 @@ import argparse
 from poolwatch.commands.arguments import Parsers, add_json, milliseconds
 
 _DESCRIPTION = """\
-Take a connection and do something small with it, many times: a new connection each time
-against the pools that are installed, with and without poolwatch. The ways take turns,
-so that noise affects all of them alike.
+Compare ways to get a connection for many small operations: a new connection each time,
+and the installed pools, with and without poolwatch. The ways take turns, so that noise
+affects all of them alike.
 """
 
 
@@ -24,7 +24,7 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch bench``."""
     bench = parsers.add_parser(
         "bench",
-        help="what pooling saves and what poolwatch costs, on your own database",
+        help="measure what pooling saves and what poolwatch costs",
         description=_DESCRIPTION,
     )
     bench.add_argument(
@@ -37,21 +37,21 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         type=_operations,
         default=1000,
         metavar="N",
-        help="number of operations of each workload in each way (default 1000)",
+        help="operations per workload and way (default 1000)",
     )
     bench.add_argument(
         "--latency",
         type=milliseconds,
         default=0.0,
         metavar="MS",
-        help="add a network's delay to each message, by a local proxy",
+        help="delay each message with a local proxy, as a network does",
     )
     add_json(bench, "print the figures as JSON")
     return bench
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, and print the figures."""
+    """Run the benchmark and print its report."""
     from poolwatch.commands.demo import server
 
     server.require(embedded=options.dsn is None)

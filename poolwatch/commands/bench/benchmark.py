@@ -1,4 +1,4 @@
-"""Finds a server, measures the cases with a progress bar, and reports."""
+"""Runs the benchmark: server, proxy, progress bar, report."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def run_bench(
 
     Raises PoolwatchError if the database cannot be used.
     """
-    with _server(dsn) as url, _network(url, latency_ms) as near:
+    with _server(dsn) as url, _network(url, latency_ms) as bench_url:
         try:
-            server = _about(near, dsn, latency_ms)
-            todo, how = workloads(operations), ways()
+            server = _server_info(bench_url, dsn, latency_ms)
+            all_workloads, all_ways = workloads(operations), ways()
             slices = SLICES_WITH_DELAY if latency_ms else SLICES
-            with _progress(len(todo) * len(how) * slices) as advance:
-                rows = measure(near, todo, how, advance, slices)
+            with _progress(len(all_workloads) * len(all_ways) * slices) as advance:
+                rows = measure(bench_url, all_workloads, all_ways, advance, slices)
         except (SQLAlchemyError, psycopg2.Error) as error:
             raise unusable(error) from None
     if as_json:
@@ -46,7 +46,7 @@ def run_bench(
 
 @contextmanager
 def _server(dsn: str | None) -> Iterator[URL]:
-    """The user's own database, or an embedded one that ends with the benchmark."""
+    """Yield the URL of the user's database, or of an embedded one."""
     if dsn is not None:
         yield sqlalchemy_url(dsn)
         return
@@ -59,7 +59,7 @@ def _server(dsn: str | None) -> Iterator[URL]:
 
 @contextmanager
 def _network(url: URL, latency_ms: float) -> Iterator[URL]:
-    """Yield the server's URL, or that of a proxy in front of it that delays."""
+    """Yield the server's URL, or that of a delaying proxy in front of it."""
     if not latency_ms:
         yield url
         return
@@ -84,7 +84,7 @@ def _connector(url: URL) -> Callable[[], socket.socket]:
     return connect
 
 
-def _about(url: URL, dsn: str | None, latency_ms: float) -> dict[str, Any]:
+def _server_info(url: URL, dsn: str | None, latency_ms: float) -> dict[str, Any]:
     engine = create_engine(url)
     try:
         with engine.connect() as connection:
@@ -105,7 +105,7 @@ def _about(url: URL, dsn: str | None, latency_ms: float) -> dict[str, Any]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error, if that is a terminal."""
+    """Show a progress bar if standard error is a terminal; yields advance()."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""The cases: ways to get a connection, and workloads that do something with it."""
+"""The cases: ways to get a connection, and workloads that use it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Lend = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to get a connection: a new one each time, or one of a pool."""
+    """A way to get a connection: a new one each time, or one from a pool."""
 
     name: str
     open: Callable[[URL], AbstractContextManager[Lend]]
@@ -32,7 +32,7 @@ class Way:
 
 
 def _libpq(url: URL) -> str:
-    """The same database as a libpq URL."""
+    """Return the URL in libpq's format."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -68,33 +68,35 @@ def _psycopg_pool(url: URL) -> Iterator[Lend]:
         yield pool.connection
 
 
-def _sqlalchemy(*, watched: bool = False, **settings: Any) -> Any:
+def _sqlalchemy(*, instrumented: bool = False, **settings: Any) -> Any:
     @contextmanager
-    def opened(url: URL) -> Iterator[Lend]:
+    def open_engine(url: URL) -> Iterator[Lend]:
         engine = create_engine(url, **settings)
-        if watched:
+        if instrumented:
             poolwatch.instrument(engine, name="bench")
 
         try:
             yield lambda: closing(engine.raw_connection())
         finally:
-            if watched:
+            if instrumented:
                 poolwatch.uninstrument(engine)
             engine.dispose()
 
-    return opened
+    return open_engine
 
 
 NEW = Way("a new connection each time (psycopg2)", _psycopg2_new)
 POOLED = Way("SQLAlchemy's pool", _sqlalchemy(pool_size=5))
-"""The way the others are compared with."""
+"""The baseline that the other ways are compared with."""
 _WAYS = (
     NEW,
     Way("SQLAlchemy without a pool (NullPool)", _sqlalchemy(poolclass=NullPool)),
     Way("psycopg2.pool.ThreadedConnectionPool", _psycopg2_pool),
     POOLED,
     Way("SQLAlchemy's pool, pre-ping", _sqlalchemy(pool_size=5, pool_pre_ping=True)),
-    Way("SQLAlchemy's pool, with poolwatch", _sqlalchemy(pool_size=5, watched=True)),
+    Way(
+        "SQLAlchemy's pool, with poolwatch", _sqlalchemy(pool_size=5, instrumented=True)
+    ),
 )
 
 
@@ -123,12 +125,12 @@ _UPSERT = (
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What each operation does with its connection."""
+    """An operation on a connection, and how often to run it."""
 
     name: str
     operations: int
     run: Callable[[Lend, int], None]
-    """Does that many operations."""
+    """Runs the given number of operations."""
 
 
 def _checkouts(lend: Lend, operations: int) -> None:
@@ -139,7 +141,7 @@ def _checkouts(lend: Lend, operations: int) -> None:
 
 
 def _documents(lend: Lend, operations: int) -> None:
-    """A connection for each document: the textbook mistake."""
+    """Take a connection for each document, a common mistake."""
     for number in range(operations):
         body = json.dumps({"number": number, "words": ["pool"] * 20})
         with lend() as connection:
@@ -156,7 +158,7 @@ def _execute(connection: Any, statement: str, values: tuple[Any, ...]) -> None:
 
 
 def workloads(operations: int) -> tuple[Workload, ...]:
-    """Return the workloads, with that many operations each."""
+    """Return the workloads, with ``operations`` operations each."""
     return (
         Workload("take a connection, SELECT 1", operations, _checkouts),
         Workload(f"ETL of {operations:,} documents", operations, _documents),

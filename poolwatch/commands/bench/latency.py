@@ -12,12 +12,12 @@ from typing import TypeAlias
 
 _CHUNK = 65536
 _Pieces: TypeAlias = "queue.SimpleQueue[tuple[float, bytes]]"
-"""When each piece is due, and its bytes; no bytes mean the end of the stream."""
+"""Due time and bytes of each piece; empty bytes mark the end of the stream."""
 
 
 @contextlib.contextmanager
 def delayed(connect: Callable[[], socket.socket], seconds: float) -> Iterator[int]:
-    """Forward a local port to a server; yields the port.
+    """Forward a local port to a server, with a delay; yields the port.
 
     Each message is delivered ``seconds`` after it was sent: half a round trip. Messages
     do not wait for each other, as in a real network.
@@ -47,8 +47,8 @@ def _accept(
         except OSError:
             client.close()
             continue
-        for one, other in ((client, server), (server, client)):
-            _pipe(one, other, seconds)
+        for source, target in ((client, server), (server, client)):
+            _pipe(source, target, seconds)
 
 
 def _pipe(source: socket.socket, target: socket.socket, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Runs each workload in each way, in alternating slices: noise affects all alike."""
+"""Runs each workload in each way, in alternating slices, so noise affects all alike."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from poolwatch.commands.bench.cases import CREATE, DROP, POOLED, Way, Workload
 
 SLICES = 20
 SLICES_WITH_DELAY = 3
-"""Fewer with a network's delay: creating a pool takes long then, and noise is small."""
-WARM = 2
-"""Operations before the clock starts: they open a pool's first connection."""
+"""With a network's delay, creating a pool takes longer and noise matters less."""
+WARM_UP = 2
+"""Operations before the measurement, which open a pool's first connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One workload done in one way."""
+    """The result of one workload in one way."""
 
     workload: str
     way: str
@@ -67,9 +67,9 @@ def _measure_workload(
     for _ in range(slices):
         for way in ways:
             advance(f"{workload.name}: {way.name}")
-            # a new pool each time: the core of its backend can make a factor of 3
+            # a new pool per slice: its backend's core can make a factor of 3
             with way.open(url) as lend:
-                workload.run(lend, WARM)
+                workload.run(lend, WARM_UP)
                 began = time.perf_counter()
                 workload.run(lend, share)
                 seconds[way] += time.perf_counter() - began

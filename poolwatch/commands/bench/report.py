@@ -1,4 +1,4 @@
-"""The figures as a table, and as the document of ``bench --json``."""
+"""The benchmark's report: as a table, and as the document of ``bench --json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 
 def _machine() -> dict[str, Any]:
-    """The machine that was measured."""
+    """Return the facts about this machine."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
@@ -34,15 +34,15 @@ def document(rows: Sequence[Row], server: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row], server: dict[str, Any]) -> str:
-    """Return the figures as text."""
+    """Return the report as text."""
     machine = _machine()
     where = f"{server['version']}, {server['where']}"
     on = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
     lines = [f"{on}; {where}"]
     for workload in dict.fromkeys(row.workload for row in rows):
-        mine = [row for row in rows if row.workload == workload]
-        lines += ["", f"{workload} ({mine[0].operations:,} operations)", _HEAD]
-        lines += [_line(row) for row in mine]
+        of_workload = [row for row in rows if row.workload == workload]
+        lines += ["", f"{workload} ({of_workload[0].operations:,} operations)", _HEAD]
+        lines += [_line(row) for row in of_workload]
     return "\n".join([*lines, "", *_conclusions(rows, server)])
 
 

@@ -1,4 +1,4 @@
-"""``poolwatch demo``: PostgreSQL, a small real app with real faults, the dashboard."""
+"""``poolwatch demo``: PostgreSQL, a small app with real faults, and the dashboard."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from poolwatch.commands.arguments import Parsers, add_json, seconds
 
 _DESCRIPTION = """\
-Start PostgreSQL and a small real application with faults that people really write, and
-show them in the dashboard.
+Start PostgreSQL and a small application with faults from real life, and show them in
+the dashboard.
 """
 
 
@@ -23,7 +23,7 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
     demo.add_argument(
         "--headless",
         action="store_true",
-        help="without a terminal: run for a while, then print what was found",
+        help="run without a terminal, then print what was found",
     )
     demo.add_argument(
         "--seconds",
@@ -37,12 +37,14 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "--dsn",
         help="your own PostgreSQL; a schema poolwatch_demo is created and dropped",
     )
-    demo.add_argument("--dir", type=Path, help="socket directory (default: its own)")
+    demo.add_argument(
+        "--dir", type=Path, help="socket directory (default: a temporary one)"
+    )
     return demo
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo until it is quit, or headless for a while."""
+    """Run the demo until the user quits, or headless for some seconds."""
     from poolwatch.commands.demo.demo import run_demo
 
     run_demo(options)

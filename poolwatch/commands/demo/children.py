@@ -1,7 +1,7 @@
 """The demo's two child processes: the database's supervisor and the app.
 
-Each runs in a session of its own, so that Ctrl-C reaches neither, and ends when its
-standard input is closed: a demo that is killed leaves nothing behind.
+Each runs in a new session, out of reach of Ctrl-C. Each ends when its standard input is
+closed, so a demo that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from poolwatch.model import Source
 from poolwatch.runtime.installation import python_path
 from poolwatch.text.format import neutral, one_line
 
-# seconds that each may take
+# timeouts, in seconds
 _DATABASE_STARTS_S = 60.0
 _DATABASE_STOPS_S = 20.0
 _APP_STARTS_S = 30.0
 _APP_STOPS_S = 3.0
-_LONGEST_TEMPORARY = 40
-"""Characters; a Unix socket's path may have 107 in all."""
+_MAX_TEMPORARY = 40
+"""Characters; the path of a Unix socket is limited to 107."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Database:
 
 
 class DemoError(PoolwatchError):
-    """The database or the app of the demo cannot start."""
+    """The database or the app of the demo cannot start or has died."""
 
     exit_code = 1
 
@@ -59,7 +59,7 @@ class App:
     log: Path
 
     def wait_until_seen(self, source: Source) -> None:
-        """Wait until ``source`` shows the app; raises DemoError if it dies before."""
+        """Wait until ``source`` shows the app; raises DemoError if the app dies."""
         deadline = time.monotonic() + _APP_STARTS_S
         while True:
             with suppress(NoProcessError, UnreachableError):
@@ -67,7 +67,7 @@ class App:
                 if any(each.pid == self.process.pid for each in processes):
                     return
             if self.process.poll() is not None:
-                raise DemoError(f"the demo app does not start: {self._last_words()}")
+                raise DemoError(f"the demo app does not start: {self._last_log_line()}")
             if time.monotonic() > deadline:
                 raise DemoError(f"the demo app did not answer in {_APP_STARTS_S:g} s")
             time.sleep(0.1)
@@ -76,7 +76,7 @@ class App:
         """Let the app run; raises DemoError if it dies within ``seconds``."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-            raise DemoError(f"the demo app died: {self._last_words()}")
+            raise DemoError(f"the demo app died: {self._last_log_line()}")
 
     def log_lines(self) -> list[str]:
         """Return what the app has logged."""
@@ -85,8 +85,8 @@ class App:
             return [neutral(line) for line in text.splitlines()]
         return []
 
-    def _last_words(self) -> str:
-        """The last meaningful line of the log: of a traceback, the exception."""
+    def _last_log_line(self) -> str:
+        """Return the last meaningful line of the log, such as an exception."""
         lines = [line.strip() for line in self.log_lines()]
         plain = [s for s in lines if s and not s.startswith(("(Background", "["))]
         return one_line(plain[-1]) if plain else ""
@@ -94,9 +94,9 @@ class App:
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """A directory whose path leaves room for a socket's name."""
-    usual = tempfile.gettempdir()
-    parent = usual if len(usual) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108 (mkdtemp)
+    """Yield a temporary directory whose path leaves room for a socket's name."""
+    default = tempfile.gettempdir()
+    parent = default if len(default) <= _MAX_TEMPORARY else "/tmp"  # noqa: S108 (mkdtemp)
     # the supervisor removes it too, but may not have started
     with tempfile.TemporaryDirectory(
         prefix="poolwatch-", dir=parent, ignore_cleanup_errors=True
@@ -108,7 +108,7 @@ def temporary_directory() -> Iterator[Path]:
 def database(
     base: Path, dsn: str | None, say: Callable[[str], None]
 ) -> Iterator[Database]:
-    """Start the database and its supervisor, and stop both."""
+    """Run the database with its supervisor."""
     settings = {
         supervisor.BASE: str(base),
         supervisor.DSN: dsn or "",
@@ -126,7 +126,7 @@ def database(
 
 @contextmanager
 def app(database: Database, directory: Path, log: Path) -> Iterator[App]:
-    """Run the app against a database, its socket in ``directory``."""
+    """Run the app on a database, with its socket in ``directory``."""
     settings = {
         "POOLWATCH_DEMO_URL": database.url,
         "POOLWATCH_DIR": str(directory),
@@ -201,6 +201,6 @@ def _stop_database(child: subprocess.Popen[bytes], say: Callable[[str], None]) -
             child.send_signal(signal.SIGTERM)
             say(f"the database did not stop in {_DATABASE_STOPS_S:g} s: sent SIGTERM")
             return
-        complaint = _message(child).get("error")
-    if complaint:
-        say(f"cleaning up: {complaint}")
+        error = _message(child).get("error")
+    if error:
+        say(f"cleaning up: {error}")

@@ -1,4 +1,4 @@
-"""The life cycle of the demo: everything is started, shown and ended."""
+"""The life cycle of the demo: starts its processes, shows them, and ends them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from poolwatch.model import Source
 from poolwatch.protocol import document, sockets
 
 _TAIL = 15
-"""Lines of the app's log that are printed when it does not start."""
+"""Lines of the app's log that are printed if it does not start."""
 
 
 def run_demo(options: argparse.Namespace) -> None:
     """Start PostgreSQL and the app, show them, end them.
 
-    Headless it prints one snapshot after ``seconds``: as a table of the planted
-    faults, or as JSON. Otherwise it opens the dashboard.
+    A headless demo prints one snapshot after ``seconds``, as a table of the planted
+    faults or as JSON. Otherwise the dashboard is opened.
     """
     headless = options.headless or options.json
     if not (headless or tui.has_terminal()):
         raise UsageError("the dashboard needs a terminal: add --headless")
     server.require(embedded=not options.dsn)
-    if options.dsn:  # a DSN that cannot be read: said before anything is started
+    if options.dsn:  # report an invalid DSN before anything is started
         from poolwatch.commands.demo import lease
 
         lease.sqlalchemy_url(options.dsn)
@@ -77,7 +77,7 @@ def _started(
             yield app, source
         finally:
             progress.show("stopping")
-            # cleaning up takes a second or two: a second Ctrl-C must not end it
+            # another Ctrl-C must not interrupt the cleanup
             ignored = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
             outermost.enter_context(_handled(signal.SIG_IGN, *ignored))
 
@@ -94,7 +94,8 @@ def _print(source: Source, as_json: bool) -> None:
 def _ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the demo as Ctrl-C does.
 
-    A background job of a shell script ignores SIGINT, one under nohup SIGHUP.
+    Ignored signals remain ignored, such as SIGHUP under nohup. SIGINT may be ignored
+    too: in the background jobs of a shell script.
     """
 
     def interrupt(_signum: int, _frame: object) -> None:
@@ -103,8 +104,10 @@ def _ended_by_signals() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)  # the dashboard's event loop handles it
 
     numbers = (signal.SIGTERM, signal.SIGHUP)
-    heeded = [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]
-    with _handled(interrupt, *heeded):
+    not_ignored = [
+        each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    with _handled(interrupt, *not_ignored):
         yield
 
 
@@ -122,7 +125,7 @@ def _handled(
 
 
 class _Progress:
-    """The demo's current step: one changing line on a terminal, otherwise a log."""
+    """Shows the demo's current step: a changing line on a terminal, otherwise a log."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

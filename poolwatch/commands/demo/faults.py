@@ -1,8 +1,8 @@
 """The faults planted in the demo app, read from its own source lines.
 
-A line that takes a connection the wrong way ends with a comment, ``fault:`` and a
-name. Tests and ``poolwatch demo --headless`` compare these lines with the report of
-poolwatch, so no line number has to be written down.
+A faulty line that takes a connection ends with a comment: ``fault:`` and a name. Tests
+and ``poolwatch demo --headless`` compare these lines with the snapshot, so that no line
+numbers need to be maintained.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 APP = Path(__file__).with_name("app")
 
 SENTENCES: Mapping[str, str] = {
-    "never-closed": "Opened by a helper, kept in a module's dict, never closed.",
+    "never-closed": "Opened by a helper, stored in a module's dict, never closed.",
     "slow-http": "Held across a call to a web service that takes seconds.",
     "idle-in-transaction": "Holds a row lock, uncommitted, while it does slow work.",
     "blocked": "Waits for the row lock of the idle transaction.",
-    "thread-ended": "The thread that took it has ended, its connection still out.",
+    "thread-ended": "Its thread has ended without returning the connection.",
     "nested": "A second connection, taken while the caller holds one.",
-    "nested-outer": "The caller's own connection, held meanwhile.",
-    "dropped": "Not closed: left to the garbage collector, again and again.",
+    "nested-outer": "The caller's own connection, held during the nested one.",
+    "dropped": "Never closed, left to the garbage collector, again and again.",
 }
 
 _MARK = re.compile(r"#\s*fault:\s*(?P<name>[\w-]+)\s*$")
@@ -35,7 +35,7 @@ class Fault:
 
     name: str
     file: str
-    """Path as the interpreter knows it."""
+    """Path of the file, as in tracebacks."""
     line: int
     function: str
 
@@ -60,13 +60,13 @@ def _in(file: Path) -> Iterator[Fault]:
 
 
 def _function(tree: ast.Module, line: int) -> str:
-    """Return the name of the innermost function around a line."""
-    around = [
+    """Return the name of the innermost function that contains a line."""
+    functions = [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.lineno <= line <= (node.end_lineno or node.lineno)
     ]
-    if not around:
+    if not functions:
         return "<module>"
-    return max(around, key=lambda node: node.lineno).name
+    return max(functions, key=lambda node: node.lineno).name

@@ -13,10 +13,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from poolwatch.errors import PoolwatchError, UsageError
 
 SCHEMA = "poolwatch_demo"
-MADE_BY_US = "made by poolwatch demo"
+COMMENT = "made by poolwatch demo"
 APPLICATION = "poolwatch-demo-shop"
 """application_name of the app's sessions."""
-_SESSIONS_END_IN_S = 10.0
+_SESSIONS_END_S = 10.0
 _DRIVER = "postgresql+psycopg2"
 _LOCK = 0x706F6F6C  # "pool": one demo at a time in one database
 
@@ -37,7 +37,7 @@ def sqlalchemy_url(dsn: str) -> URL:
 
 
 def unusable(error: Exception) -> PoolwatchError:
-    """Return one sentence with the first line of a driver's or SQLAlchemy's error."""
+    """Return a PoolwatchError with the first line of a database error."""
     text = str(getattr(error, "orig", None) or error).strip() or "no reason given"
     return PoolwatchError(f"the database cannot be used: {text.splitlines()[0]}")
 
@@ -61,7 +61,7 @@ def leased(dsn: str) -> Iterator[str]:
 
 
 def _claim(connection: Connection) -> None:
-    """Make sure that the schema is only this demo's, as long as the demo runs."""
+    """Reserve the schema for this demo; raises UsageError if it is taken."""
     lock = text("SELECT pg_try_advisory_lock(:key)")
     if not connection.scalar(lock, {"key": _LOCK}):
         raise UsageError("another poolwatch demo is running in this database")
@@ -72,7 +72,7 @@ def _claim(connection: Connection) -> None:
         ),
         {"schema": SCHEMA},
     ).one_or_none()
-    if comment is not None and comment[0] != MADE_BY_US:
+    if comment is not None and comment[0] != COMMENT:
         raise UsageError(
             f"the database has a schema {SCHEMA} that poolwatch demo did not make: "
             "rename it, or choose another database"
@@ -86,17 +86,17 @@ def _drop(connection: Connection) -> None:
 
 
 def _end_sessions(connection: Connection) -> None:
-    """End the app's sessions: a server finishes the statement that it is running.
+    """End the app's sessions, which would otherwise finish their current statements.
 
-    No other session is hit: same user, same database, a name only the demo uses, and
-    the lock keeps other demos out.
+    No other session is affected: user, database and application name must match, and
+    the lock excludes other demos.
     """
     end = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = :application AND datname = current_database() "
         "AND usename = current_user AND pid <> pg_backend_pid()"
     )
-    deadline = time.monotonic() + _SESSIONS_END_IN_S
+    deadline = time.monotonic() + _SESSIONS_END_S
     while connection.execute(end, {"application": APPLICATION}).all():
         if time.monotonic() > deadline:
             return

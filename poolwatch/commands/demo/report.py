@@ -1,4 +1,4 @@
-"""For each planted fault: where poolwatch saw it."""
+"""The report of the headless demo: what poolwatch found of each planted fault."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _ROW = "{:<20} {:<20} {:<18} {}"
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The part of a snapshot that concerns the line of one fault."""
+    """What a snapshot contains about one planted fault."""
 
     fault: Fault
     holds: tuple[Hold, ...]
     lost: int
-    """Connections that leaked at this line and were collected."""
+    """Connections that leaked at the fault's line and were collected."""
     findings: tuple[str, ...]
-    """Kinds of the findings that name this line or one of its holds."""
+    """Kinds of the findings about the fault's line or its holds."""
 
     @property
     def seen(self) -> bool:
-        """Whether the snapshot has the line at all."""
+        """Whether the snapshot contains the fault's line."""
         return bool(self.holds or self.lost)
 
 

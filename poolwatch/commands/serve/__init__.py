@@ -11,18 +11,18 @@ from poolwatch.commands.arguments import EXIT_CODES, Parsers, add_refresh, add_s
 from poolwatch.errors import MissingExtraError
 
 _DESCRIPTION = """\
-Show in a browser what "poolwatch tui" shows in a terminal. It listens on this machine
-only and, on Linux, lets in only this user and root.
+Show the dashboard of "poolwatch tui" in a browser. The server listens on this machine
+only; on Linux it admits only this user and root.
 """
 
 _EXAMPLES = """\
 examples:
   poolwatch serve                       then open http://127.0.0.1:8000/
-  POOLWATCH_DSN=... poolwatch serve     a DSN that no history or process list shows
+  POOLWATCH_DSN=... poolwatch serve     keeps the DSN out of the process list
   ssh -t -L 8000:127.0.0.1:8000 HOST poolwatch serve    from another machine
 
-There is no password. With --host ADDRESS --anyone-may-look, everybody who can reach the
-address sees statements, call sites and labels. A page can look, and change nothing.
+There is no password. With --host ADDRESS --anyone-may-look, everyone who can reach the
+address sees statements, call sites and labels. Pages are read-only.
 """
 
 _INSTALL = "install it with: python -m pip install 'poolwatch[serve]'"
@@ -44,12 +44,12 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "--port",
         type=_port,
         default=8000,
-        help="0 takes any free port, and prints which (default 8000)",
+        help="0 selects a free port and prints it (default 8000)",
     )
     serve.add_argument(
         "--anyone-may-look",
         action="store_true",
-        help="allow a host that other machines can reach: there is no password",
+        help="allow a host that other machines can reach, without a password",
     )
     add_refresh(serve)
     add_source(serve)
@@ -57,14 +57,14 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve the dashboard until a signal ends it."""
-    dashboard = ["--refresh", f"{options.refresh:g}"]
+    """Serve the dashboard until SIGINT or SIGTERM."""
+    arguments = ["--refresh", f"{options.refresh:g}"]
     if options.dir is not None:
-        dashboard += ["--dir", str(options.dir.absolute())]
+        arguments += ["--dir", str(options.dir.absolute())]
     if options.dsn:
-        _restart_without_dsn(options, dashboard)
+        _restart_without_dsn(options, arguments)
     try:
-        import sqlparse  # noqa: F401 - fail now, not in the dashboard's own process
+        import sqlparse  # noqa: F401 - fail now, not in a dashboard's process
         import textual  # noqa: F401
 
         from poolwatch.commands.serve import serving
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
             f"the dashboard in a browser needs {missing}; {_INSTALL}"
         ) from error
     serving.serve(
-        ["tui", *dashboard],
+        ["tui", *arguments],
         host=options.host,
         port=options.port,
         anyone_may_look=options.anyone_may_look,
@@ -84,15 +84,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _restart_without_dsn(options: argparse.Namespace, dashboard: Sequence[str]) -> None:
+def _restart_without_dsn(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Run the same command in this process, with the DSN in the environment.
 
-    The DSN may carry a password, and the server may run for days: as an argument it
-    would stand in the process list all that time.
+    The DSN may contain a password. As an argument it would be in the process list for
+    as long as the server runs.
     """
     from poolwatch.runtime.installation import python_path
 
-    command = [sys.executable, "-P", "-m", "poolwatch", "serve", *dashboard]
+    command = [sys.executable, "-P", "-m", "poolwatch", "serve", *arguments]
     command += [f"--host={options.host}", f"--port={options.port}"]
     command += ["--anyone-may-look"] * options.anyone_may_look
     changes = {"POOLWATCH_DSN": options.dsn, "PYTHONPATH": python_path()}

@@ -1,4 +1,4 @@
-"""The addresses of a host name, and a listening socket for each."""
+"""Resolves a host name, and listens on its addresses."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ipaddress import ip_address
 
 from poolwatch.errors import UsageError
 
-_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""This machine lacks the address, as without IPv6; another of the host may do."""
+_NOT_LOCAL = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""This machine lacks the address (it may lack IPv6); others of the host may work."""
 
 
-def addresses(host: str) -> list[str]:
+def resolve(host: str) -> list[str]:
     """Return the addresses of a host name; raises UsageError if there is none."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         found = []
     if not host or not found:
-        raise UsageError(f"there is no host {host!r} to listen on")
+        raise UsageError(f"cannot listen on {host!r}: no such host")
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
@@ -33,26 +33,26 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def listen(found: Sequence[str], host: str, port: int) -> list[socket.socket]:
+def listen(addresses: Sequence[str], host: str, port: int) -> list[socket.socket]:
     """Listen on one port of every address that this machine has.
 
     Raises UsageError if it has none of them, or if the port is in use on one.
     """
-    listening: list[socket.socket] = []
+    listeners: list[socket.socket] = []
     failed: OSError | None = None
-    wanted = port
-    for address in found:
+    bound_port = port
+    for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            one = socket.create_server((address, wanted), family=family)
+            listener = socket.create_server((address, bound_port), family=family)
         except OSError as error:
             failed = error
-            if error.errno not in _NOT_HERE:
+            if error.errno not in _NOT_LOCAL:
                 break
         else:
-            listening.append(one)
-            wanted = one.getsockname()[1]
-    if failed is not None and not (listening and failed.errno in _NOT_HERE):
+            listeners.append(listener)
+            bound_port = listener.getsockname()[1]
+    if failed is not None and not (listeners and failed.errno in _NOT_LOCAL):
         why = os.strerror(failed.errno or 0)
         raise UsageError(f"cannot listen on {host} port {port}: {why}")
-    return listening
+    return listeners

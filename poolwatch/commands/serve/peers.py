@@ -1,7 +1,7 @@
-"""The user at the other end of a TCP connection within this machine.
+"""Finds the user at the other end of a TCP connection within this machine.
 
-A port on the loopback interface is open to every user of the machine, unlike the socket
-of an application. Linux lists the owner of each connection in /proc/net/tcp.
+Unlike an agent's Unix socket, a loopback port is open to every user of the machine.
+Linux lists the owner of each connection in /proc/net/tcp.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ESTABLISHED = "01"
 Address = tuple[IPv4Address | IPv6Address, int]
 
 
-def may_look(peer: tuple[str, int], own: tuple[str, int]) -> bool:
+def is_allowed(peer: tuple[str, int], own: tuple[str, int]) -> bool:
     """Whether the client ``peer`` of the server's address ``own`` is this user or root.
 
-    True on a system without such a table, where the owner cannot be known.
+    Always True on systems without /proc/net/tcp, where the owner is unknown.
     """
     tables = [table for table in _TABLES if table.exists()]
     return not tables or _owner(tables, peer, own) in (0, os.geteuid())
@@ -29,7 +29,7 @@ def may_look(peer: tuple[str, int], own: tuple[str, int]) -> bool:
 def _owner(
     tables: list[Path], peer: tuple[str, int], own: tuple[str, int]
 ) -> int | None:
-    """The uid that owns the client's end; None if it is not listed."""
+    """Return the uid that owns the client's end; None if it is not listed."""
     wanted = _address(*peer), _address(*own)
     for table in tables:
         for row in table.read_text("ascii").splitlines()[1:]:

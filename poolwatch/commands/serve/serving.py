@@ -1,6 +1,6 @@
-"""textual-serve with access control, which it lacks.
+"""The web server: textual-serve, with the access control that it lacks.
 
-textual-serve starts a dashboard process for each page and passes bytes between the two.
+textual-serve starts a dashboard process for each page and forwards bytes between them.
 This module checks each request, limits the number of pages, and makes the page work
 under any name of the host.
 """
@@ -20,12 +20,12 @@ from aiohttp import web
 from textual_serve.server import Server
 
 from poolwatch.commands.serve import listening
-from poolwatch.commands.serve.peers import may_look
+from poolwatch.commands.serve.peers import is_allowed
 from poolwatch.errors import UsageError
 from poolwatch.runtime.installation import python_path
 
 MOST_PAGES = 8
-"""Maximum of dashboards at once: each is a process of about 50 MiB."""
+"""Maximum number of open pages: each runs a process of about 50 MiB."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,27 +36,27 @@ def serve(
     """Serve the dashboard until SIGINT or SIGTERM.
 
     Args:
-        dashboard: the arguments of ``poolwatch tui``; each page starts one.
+        dashboard: the command with its arguments that each page runs.
         host: a name or address of this machine.
-        port: 0 takes any free port.
-        anyone_may_look: without it, a host that other machines can reach is refused.
+        port: 0 selects a free port.
+        anyone_may_look: allow a host that other machines can reach.
 
     Raises UsageError for a host or port that cannot be used.
     """
-    addresses = listening.addresses(host)
+    addresses = listening.resolve(host)
     private = all(map(listening.is_loopback, addresses))
     if not private and not anyone_may_look:
         raise UsageError(
             f"{host} can be reached from other machines, and there is no password: "
-            "stay on 127.0.0.1 (and come by an SSH tunnel), or say --anyone-may-look"
+            "use 127.0.0.1 (with an SSH tunnel), or add --anyone-may-look"
         )
     sockets = listening.listen(addresses, host, port)
     if not private:
-        _say(
+        _print(
             f"warning: anyone who can reach {host} sees your statements, call sites "
             "and labels; there is no password"
         )
-    # for the dashboards: -P removes the current directory from their path
+    # for the dashboards: -P keeps the current directory off their path
     os.environ["PYTHONPATH"] = python_path()
     command = [sys.executable, "-P", "-m", "poolwatch", *dashboard]
     asyncio.run(_run(_Server(f"exec {shlex.join(command)}", private), sockets))
@@ -67,34 +67,34 @@ async def _run(server: _Server, sockets: list[socket.socket]) -> None:
         await server.application(), access_log=None, shutdown_timeout=1.0
     )
     await runner.setup()
-    ended = asyncio.Event()
+    stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        for one in sockets:
-            await web.SockSite(runner, one).start()
-        _say(f"the dashboard is at {_url(sockets[0])} (Ctrl+C to end)")
-        await ended.wait()
+        for listener in sockets:
+            await web.SockSite(runner, listener).start()
+        _print(f"the dashboard is at {_url(sockets[0])} (Ctrl+C to stop)")
+        await stopped.wait()
     finally:
         await runner.cleanup()
 
 
-def _url(one: socket.socket) -> str:
-    host, port = one.getsockname()[:2]
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     print(f"poolwatch: {sentence}", file=sys.stderr, flush=True)
 
 
 class _Server(Server):
-    """The pages, and the connection of each to its dashboard."""
+    """Serves the pages and runs a dashboard for each."""
 
     def __init__(self, command: str, private: bool) -> None:
         super().__init__(command, title="poolwatch")
         self._private = private
-        """Only this machine can reach it: then only this user and root may look."""
+        """Whether to admit only this user and root: only this machine has access."""
         self._pages = 0
 
     async def application(self) -> web.Application:
@@ -104,26 +104,26 @@ class _Server(Server):
         return application
 
     async def on_startup(self, app: web.Application) -> None:
-        """Print nothing: the inherited method prints the command."""
+        """Override: the inherited method prints the command."""
 
     @web.middleware
     async def _check(
         self, request: web.Request, handler: _Handler
     ) -> web.StreamResponse:
-        """Admit the users that an application's socket admits, and no foreign page."""
-        refused = self._refused(request)
-        if refused:
-            raise web.HTTPForbidden(text=f"poolwatch: {refused}\n")
+        """Reject other users, foreign origins and foreign host names."""
+        error = self._access_error(request)
+        if error:
+            raise web.HTTPForbidden(text=f"poolwatch: {error}\n")
         return await handler(request)
 
-    def _refused(self, request: web.Request) -> str:
+    def _access_error(self, request: web.Request) -> str:
         if self._private and not _is_this_machine(request.host):
             return "use the address of this machine, or localhost"
         origin = request.headers.get("Origin")
         if origin is not None and _host_of(origin) != request.host:
-            return "a page of another site may not look"
+            return "a page of another site has no access"
         if self._private and not _is_this_user(request):
-            return "only the user who started it may look"
+            return "only the user who started the server has access"
         return ""
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
@@ -152,7 +152,7 @@ class _Server(Server):
 def _is_this_machine(host: str) -> bool:
     """Whether a Host header is a loopback address or localhost.
 
-    Any other name may be a stranger's that resolves to this machine (DNS rebinding).
+    Any other name may be an attacker's that resolves here (DNS rebinding).
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -174,4 +174,4 @@ def _is_this_user(request: web.Request) -> bool:
         return False
     peer = transport.get_extra_info("peername")
     own = transport.get_extra_info("sockname")
-    return may_look(peer[:2], own[:2])
+    return is_allowed(peer[:2], own[:2])

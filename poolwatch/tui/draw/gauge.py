@@ -1,4 +1,4 @@
-"""Bars and sparklines: small graphs within a line."""
+"""Bars and sparklines within a line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _STEPS = " ▁▂▃▄▅▆▇█"
 
 
 def bar(share: float, cells: int, ink: str, soft_from: float = 1.0) -> Line:
-    """Draw ``share`` (0 to 1) as a bar; from ``soft_from`` on the track is dashed.
+    """Draw ``share`` (0 to 1) as a bar; its track is dashed from ``soft_from`` on.
 
-    A bar has few runs, however wide it is: each run costs bytes at every redraw.
+    A bar of any width has at most three runs: each run costs bytes at every redraw.
     """
     halves = round(min(max(share, 0.0), 1.0) * cells * 2)
     if share > 0 and halves == 0:

@@ -1,7 +1,7 @@
-"""Lines as plain data: panels are tested without a terminal.
+"""Styled lines as plain data, so that panels are tested without a terminal.
 
-A *run* is a text and the name of its ink; a *line* is a tuple of runs. The style sheet
-(``poolwatch.tcss``) gives each ink its colour.
+A *run* is a text and the name of its ink, a style. A *line* is a tuple of runs. The
+style sheet (``poolwatch.tcss``) defines the inks.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ INKS = (
     "keyword",
     "mark",
 )
-"""Every ink; the style sheet has one rule for each."""
+"""All inks; the style sheet has one rule for each."""
 
 BLANK: Line = ()
 
 
 def length(line: Iterable[Run]) -> int:
-    """Terminal cells a line takes."""
+    """Return the width of a line in terminal cells."""
     return sum(width(text) for text, _ in line)
 
 
 def right(text: str, cells: int) -> str:
-    """Cut or pad on the left, for numbers."""
+    """Right-align a text, such as a number, in ``cells``; cut it if it is too long."""
     missing = cells - width(text)
     return " " * missing + text if missing >= 0 else fit(text, cells)
 
 
 def tail(text: str, cells: int) -> str:
-    """Cut on the left: the end of a path says more than its beginning."""
+    """Cut a text on the left: the end of a path matters more than its beginning."""
     if width(text) <= cells:
         return fit(text, cells)
-    kept: list[str] = []
+    shown: list[str] = []
     used = 1
     for character in reversed(text):
         used += width(character)
         if used > cells:
             break
-        kept.append(character)
-    return fit("…" + "".join(reversed(kept)), cells)
+        shown.append(character)
+    return fit("…" + "".join(reversed(shown)), cells)
 
 
 def crop(line: Line, cells: int) -> Line:
-    """Cut a line to at most ``cells``, a cut text ending in an ellipsis."""
-    kept: list[Run] = []
+    """Cut a line to at most ``cells``; a text that is cut ends in an ellipsis."""
+    runs: list[Run] = []
     room = cells
     for text, ink in line:
         size = width(text)
         if size > room:
             if room > 0:
-                kept.append((fit(text, room), ink))
+                runs.append((fit(text, room), ink))
             break
-        kept.append((text, ink))
+        runs.append((text, ink))
         room -= size
-    return tuple(kept)
+    return tuple(runs)
 
 
 def spread(left: Line, right_: Line, cells: int) -> Line:
@@ -80,7 +80,7 @@ def spread(left: Line, right_: Line, cells: int) -> Line:
 
 
 def rule(title: Line, note: Line, cells: int) -> Line:
-    """The head of a section: its title, a thin rule, and a note at the right edge."""
+    """Return a section's head: title, horizontal rule, and a note at the right edge."""
     head = (("  ", "text"), *crop(title, max(cells - 6, 1)), (" ", "text"))
     gap = cells - length(head) - length(note) - 3
     if gap < 2:
@@ -89,7 +89,7 @@ def rule(title: Line, note: Line, cells: int) -> Line:
 
 
 def wrap(text: str, cells: int, limit: int = 6) -> list[str]:
-    """Break a neutral text at spaces into at most ``limit`` lines."""
+    """Wrap a text at spaces into at most ``limit`` lines."""
     cells = max(cells, 8)
     lines: list[str] = []
     current = ""
@@ -113,7 +113,7 @@ def wrap(text: str, cells: int, limit: int = 6) -> list[str]:
 
 
 def beside(left: Sequence[Line], right_: Sequence[Line], cells: int) -> list[Line]:
-    """Lay two groups of lines out as two columns, the left one ``cells`` wide."""
+    """Arrange lines in two columns, the left one ``cells`` wide."""
     lines: list[Line] = []
     for at in range(max(len(left), len(right_))):
         one = crop(left[at], cells) if at < len(left) else BLANK
@@ -124,5 +124,5 @@ def beside(left: Sequence[Line], right_: Sequence[Line], cells: int) -> list[Lin
 
 
 def plain(line: Iterable[Run]) -> str:
-    """The text without its inks."""
+    """Return the text of a line without its inks."""
     return "".join(text for text, _ in line)

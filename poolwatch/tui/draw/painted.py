@@ -1,7 +1,7 @@
-"""The widget that draws everything: lines of ink, by Textual's Line API.
+"""The widget behind every panel: draws styled lines with Textual's Line API.
 
-A DataTable repaints itself at every change (42 ms); this widget repaints the cells that
-differ. Every segment carries a style: Textual's NO_COLOR filter crashes without one.
+A DataTable repaints itself at every change (42 ms); this widget repaints only the cells
+that differ. Every segment has a style: Textual's NO_COLOR filter crashes without one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from poolwatch.tui.draw.line import INKS, Line, crop, length
 
 
 class Painted(ScrollView, can_focus=False):
-    """Draws lines of ink; repaints what has changed."""
+    """Draws styled lines; repaints only the cells that have changed."""
 
     COMPONENT_CLASSES = {f"ink--{ink}" for ink in INKS} | {"ink--selected"}
 
@@ -40,7 +40,7 @@ class Painted(ScrollView, can_focus=False):
         self._inks: dict[str, Style] = {}
 
     def paint(self, lines: Sequence[Line], *, fixed: bool = False) -> None:
-        """Show lines; a ``fixed`` widget has the height of its lines."""
+        """Show lines; a ``fixed`` widget is as high as it has lines."""
         cells = self.size.width or self.app.size.width
         old, self.lines = self.lines, tuple(crop(line, cells) for line in lines)
         if fixed:
@@ -60,7 +60,7 @@ class Painted(ScrollView, can_focus=False):
         if at != self.selected:
             for line in (self.selected, at):
                 if line is not None:
-                    self._dirty(Region(0, line, self.size.width, 1))
+                    self._refresh_region(Region(0, line, self.size.width, 1))
             self.selected = at
             if at is not None:
                 self.reveal(at)
@@ -80,13 +80,13 @@ class Painted(ScrollView, can_focus=False):
         at = y + self.scroll_offset.y
         cells = self.size.width
         line = self.lines[at] if at < len(self.lines) else ()
-        ground = self._ink("selected") if at == self.selected else None
-        segments = [Segment(text, self._on(ground, ink)) for text, ink in line]
-        blank = self._on(ground, "text")
+        background = self._ink("selected") if at == self.selected else None
+        segments = [Segment(text, self._style(ink, background)) for text, ink in line]
+        blank = self._style("text", background)
         return Strip(segments, length(line)).adjust_cell_length(cells, blank)
 
     def notify_style_update(self) -> None:
-        """Forget the inks when the theme changes."""
+        """Drop the cached styles when the theme changes."""
         super().notify_style_update()
         self._inks.clear()
 
@@ -101,8 +101,9 @@ class Painted(ScrollView, can_focus=False):
         if self.selected is not None:
             self.reveal(self.selected)
 
-    def _on(self, ground: Style | None, ink: str) -> Style:
-        return self._ink(ink) + ground if ground is not None else self._ink(ink)
+    def _style(self, ink: str, background: Style | None) -> Style:
+        style = self._ink(ink)
+        return style if background is None else style + background
 
     def _ink(self, name: str) -> Style:
         if name not in self._inks:
@@ -116,16 +117,16 @@ class Painted(ScrollView, can_focus=False):
         for y, (before, after) in enumerate(zip(old, self.lines, strict=True)):
             if before != after:
                 x, end = changed(before, after) or (0, self.size.width)
-                self._dirty(Region(x, y, end - x, 1))
+                self._refresh_region(Region(x, y, end - x, 1))
 
-    def _dirty(self, region: Region) -> None:
+    def _refresh_region(self, region: Region) -> None:
         self.refresh(region.translate((0, -self.scroll_offset.y)))
 
 
 def changed(before: Line, after: Line) -> tuple[int, int] | None:
-    """First and last cell that differ; None if the whole line does.
+    """Return first and last differing cell; None if the whole line must be repainted.
 
-    One region, not several: Textual writes the line from its start for each of them.
+    One region, not several: for each region Textual writes the line from its start.
     """
     if len(before) != len(after):
         return None

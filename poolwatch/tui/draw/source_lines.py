@@ -1,7 +1,7 @@
-"""Reading source code, if the file is on this machine and harmless.
+"""Reads source code, if the file is on this machine and safe to open.
 
-Paths come from another process. Only regular files of a sane size are opened: a path
-may name a device or a FIFO, and reading one of those would hang the dashboard.
+Paths come from another process. Only regular files of limited size are opened: a path
+may name a device or a FIFO, and reading it would hang the dashboard.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from poolwatch.text.format import neutral
 
 LARGEST = 2_000_000
-"""Bytes of the longest file that is read."""
+"""Maximum size of a file that is read, in bytes."""
 WIDEST = 200
 
 
 def around(file: str, line: int, before: int, after: int) -> list[tuple[int, str]]:
-    """The lines near ``line`` with their numbers; none if they cannot be read."""
+    """Return numbered lines around ``line``; none if the file cannot be read."""
     lines = _read(file)
     if not 0 < line <= len(lines):
         return []

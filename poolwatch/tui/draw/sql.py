@@ -1,7 +1,7 @@
-"""Formatting of statements: the only module that imports sqlparse.
+"""Formats statements; the only module that imports sqlparse.
 
-sqlparse takes quadratic time and deep recursion on some input, so it only gets
-statements of ordinary length; longer ones are wrapped as they are.
+On some input sqlparse takes quadratic time or recurses deeply. It is used only for
+statements of ordinary length; longer ones are wrapped unformatted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from poolwatch.text.format import neutral
 from poolwatch.tui.draw.line import Line, wrap
 
 LONGEST = 4_000
-"""Characters of the longest statement for sqlparse: some 50 ms at worst."""
+"""Maximum characters of a statement for sqlparse: about 50 ms at worst."""
 SHOWN = 8_000
 
 
@@ -26,7 +26,7 @@ def statement_lines(statement: str, cells: int, limit: int = 60) -> tuple[Line, 
         return (*(((line, "text"),) for line in lines), ((note, "muted"),))
     try:
         return tuple(_coloured(_formatted(statement)))[:limit]
-    except Exception:  # noqa: BLE001 - a parser that fails must not take the view along
+    except Exception:  # noqa: BLE001 - a failing parser must not end the app
         return tuple(((line, "text"),) for line in wrap(statement, cells, limit))
 
 

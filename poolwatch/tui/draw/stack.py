@@ -1,4 +1,4 @@
-"""Drawing of stacks: the user's own frames with source, library frames folded."""
+"""Draws stacks: application frames with their source, library frames folded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from poolwatch.tui.draw.source_lines import around
 Stack = tuple[Frame, ...]
 """Innermost frame first."""
 MOST = 60
-"""Frames that are drawn at most."""
+"""Maximum number of frames that are drawn."""
 
 
 def shared(stack: Stack, other: Stack) -> int:
-    """The number of outer frames that two stacks have in common."""
+    """Return the number of outer frames that two stacks have in common."""
     same = 0
     for one, two in zip(reversed(stack), reversed(other), strict=False):
         if one != two:
@@ -31,17 +31,17 @@ def stack_lines(
     site: Frame | None,
     *,
     unfold: bool,
-    mine: Collection[Frame] | None = None,
+    own: Collection[Frame] | None = None,
 ) -> list[Line]:
     """Draw a stack, innermost frame first, the call site emphasised.
 
-    ``mine`` are the frames of the application; by default they are found in the stack.
+    ``own`` are the application's frames; by default they are found in the stack.
     """
-    mine = taking_frames(frames, site) if mine is None else mine
+    own = taking_frames(frames, site) if own is None else own
     lines: list[Line] = []
     folded = 0
     for frame in frames[:MOST]:
-        library = frame not in mine and frame != site
+        library = frame not in own and frame != site
         if library and not unfold:
             folded += 1
             continue

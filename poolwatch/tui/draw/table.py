@@ -1,7 +1,7 @@
-"""Tables: each panel declares its columns, a table draws them at one width.
+"""Tables: each panel declares its columns, and a Table draws them at a given width.
 
-Columns leave by rank as the terminal gets narrower; the room that is left is shared
-out. Widths do not depend on the rows, so columns never jump at a refresh.
+In a narrow terminal columns are dropped by rank; spare width is given to the others.
+Widths do not depend on the rows, so columns never jump at a refresh.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from poolwatch.tui.draw.line import Line, Run, tail
 T = TypeVar("T")
 
 GAP = "  "
-"""Follows each column, in the same run: every run costs bytes at a redraw."""
+"""Follows each cell in the same run: every run costs bytes at a redraw."""
 MARGIN: Run = ("  ", "text")
 
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[T]):
-    """One column; it has a ``cell`` or, where that is not one text, a ``draw``."""
+    """One column; it has either a ``cell`` function or a ``draw`` function."""
 
     key: str
     title: str
@@ -33,45 +33,45 @@ class Column(Generic[T]):
     most: int
     """Widest width in terminal cells."""
     rank: int
-    """The column with the highest rank leaves first."""
+    """The column with the highest rank is dropped first."""
     cell: Callable[[T], Run] | None = None
-    """Gives the text and its ink."""
+    """Returns the text of a cell and its ink."""
     draw: Callable[[T, int], Line] | None = None
-    """Draws the cell at a width."""
+    """Draws a cell of several runs at a given width."""
     place: Callable[[str, int], str] = fit
     """Cuts or pads the title and the text of ``cell`` to the width."""
     title_ink: str = "muted"
 
 
 class Table(Generic[T]):
-    """The columns that fit into ``width`` terminal cells, each with its own width."""
+    """The columns that fit into ``width`` terminal cells, with their widths."""
 
     def __init__(
         self, columns: Sequence[Column[T]], width: int, hidden: Collection[str] = ()
     ) -> None:
-        chosen: list[Column[T]] = []
+        fitting: list[Column[T]] = []
         room = width - len(MARGIN[0])
         for column in sorted(columns, key=lambda column: column.rank):
             cost = column.least + len(GAP)
             if column.key not in hidden and cost <= room:
-                chosen.append(column)
+                fitting.append(column)
                 room -= cost
-        widths = {column.key: column.least for column in chosen}
-        for column in chosen:
-            more = min(room, column.most - column.least)
-            widths[column.key] += more
-            room -= more
+        widths = {column.key: column.least for column in fitting}
+        for column in fitting:
+            extra = min(room, column.most - column.least)
+            widths[column.key] += extra
+            room -= extra
         self.columns = [(c, widths[c.key]) for c in columns if c.key in widths]
 
     def titles(self) -> Line:
-        """The line of column titles."""
+        """Return the line of column titles."""
         runs = [(MARGIN[0], "muted")]
         for column, cells in self.columns:
             runs.append((column.place(column.title, cells) + GAP, column.title_ink))
         return tuple(runs)
 
     def line(self, record: T, *, margin: Run = MARGIN, dim: bool = False) -> Line:
-        """The line of one record; ``dim`` takes the colours away."""
+        """Return the line of one record; ``dim`` removes the colours."""
         runs: list[Run] = [margin]
         for column, cells in self.columns:
             if column.draw is not None:
@@ -92,27 +92,27 @@ def _dimmed(ink: str) -> str:
 
 
 def text_cell(text: str, ink: str = "muted") -> Run:
-    """A text from elsewhere, made harmless for a terminal."""
+    """Return a text from another process, made safe for a terminal."""
     return one_line(text, 80), ink
 
 
 def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
-    """The call site, with its caller where there is room."""
+    """Draw the call site, with its caller if there is room."""
     return ((tail(taken_at_short(request, cells), cells), ink),)
 
 
 def process_cell(process: Process) -> Run:
-    """Pid and name of a process."""
+    """Return pid and name of a process."""
     return text_cell(f"{process.pid} {process_name(process)}")
 
 
 def count_cell(number: int, ink: str) -> Run:
-    """A count of what should not happen; zero is faint."""
+    """Return a count of undesired events; zero is faint."""
     return str(number), ink if number else "faint"
 
 
 def time_cell(seconds: float | None) -> Run:
-    """A latency in seconds; a dash if it is unknown."""
+    """Return a duration; a dash if it is unknown."""
     if seconds is None:
         return "-", "faint"
     return (short_time(seconds) if seconds < 9.95 else duration(seconds)), "text"

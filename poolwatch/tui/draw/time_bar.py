@@ -7,10 +7,10 @@ from poolwatch.text.format import duration, short_time
 from poolwatch.tui.draw.line import Line, Run, length
 
 LONGEST = 36
-"""Widest bar, in cells."""
+"""Maximum width of the bar, in cells."""
 SHORTEST = 6
-_ROOMY = 16
-"""Cells that the bar must have before percentages are added."""
+_MIN_WITH_PERCENT = 16
+"""Minimum width of the bar if percentages are shown."""
 
 _BRIEF = {"in SQL": "SQL", "idle in tx": "idle-tx", "outside": "rest", "other": "rest"}
 
@@ -19,18 +19,18 @@ _Part = tuple[str, str, str, float]
 
 
 def parts(hold: Hold) -> list[_Part]:
-    """The parts of the held time; none if nothing is known of it."""
+    """Return the parts of the held time; none if no part is known."""
     sql, idle = hold.in_sql_s, hold.in_transaction_idle_s
     if sql is None and idle is None:
         return []
-    known: list[_Part] = []
+    found: list[_Part] = []
     if sql is not None:
-        known.append(("█", "accent", "in SQL", max(sql, 0.0)))
+        found.append(("█", "accent", "in SQL", max(sql, 0.0)))
     if idle is not None:
-        known.append(("▓", "warn", "idle in tx", max(idle, 0.0)))
-    rest = hold.held_s - sum(seconds for *_, seconds in known)
-    name = "outside" if len(known) == 2 else "other"
-    return [*known, ("░", "muted", name, max(rest, 0.0))]
+        found.append(("▓", "warn", "idle in tx", max(idle, 0.0)))
+    rest = hold.held_s - sum(seconds for *_, seconds in found)
+    name = "outside" if len(found) == 2 else "other"
+    return [*found, ("░", "muted", name, max(rest, 0.0))]
 
 
 def spent_line(hold: Hold, cells: int) -> Line | None:
@@ -40,11 +40,11 @@ def spent_line(hold: Hold, cells: int) -> Line | None:
     if whole <= 0:
         return None
     figures = _figures(shares, whole, percent=True)
-    if length(figures) + _ROOMY > cells:
+    if length(figures) + _MIN_WITH_PERCENT > cells:
         figures = _figures(shares, whole, percent=False)
     if length(figures) + SHORTEST > cells:
-        brief = [(shape, ink, _BRIEF[name], s) for shape, ink, name, s in shares]
-        figures = _figures(brief, whole, percent=False)
+        abbreviated = [(shape, ink, _BRIEF[name], s) for shape, ink, name, s in shares]
+        figures = _figures(abbreviated, whole, percent=False)
     drawn = min(cells - length(figures), LONGEST)
     if drawn < SHORTEST:
         (mark, ink), *others = figures
@@ -53,7 +53,7 @@ def spent_line(hold: Hold, cells: int) -> Line | None:
 
 
 def _bar(shares: list[_Part], whole: float, cells: int) -> Line:
-    """Share the cells out; every part that is not zero gets one."""
+    """Distribute the cells; every part that is not zero gets one."""
     sizes = [
         max(round(seconds / whole * cells), int(seconds / whole > 0.001))
         for *_, seconds in shares
@@ -67,7 +67,7 @@ def _bar(shares: list[_Part], whole: float, cells: int) -> Line:
 
 
 def _time(seconds: float) -> str:
-    """A short time as a latency: ``0.0s`` would say nothing."""
+    """Return a duration; short ones in ms or µs instead of ``0.0s``."""
     if seconds <= 0:
         return "0s"
     return short_time(seconds) if seconds < 0.0995 else duration(seconds)

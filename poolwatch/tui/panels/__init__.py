@@ -1,1 +1,1 @@
-"""The parts of the dashboard, one widget each."""
+"""The panels of the dashboard: functions that return styled lines."""

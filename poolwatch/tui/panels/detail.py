@@ -1,4 +1,4 @@
-"""One hold in full: the application's side, the server's, and the stacks."""
+"""The details of one hold: the application's side, the server's side, the stacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poolwatch.tui.state.board import Board, Ending
 from poolwatch.tui.state.rows import Row
 
 WIDE = 110
-"""From this width on, application and server stand side by side."""
+"""Minimum width for application and server side by side."""
 
 _ENDINGS: dict[Ending, str] = {
     "returned": "returned",
@@ -26,7 +26,7 @@ _ENDINGS: dict[Ending, str] = {
 
 
 def headline(row: Row, ending: Ending | None = None) -> Line:
-    """Which hold this is, and its verdict or how it ended."""
+    """Return the hold's call site, and its verdict or how it ended."""
     hold = row.hold
     where = (taken_at(hold), "strong")
     if ending is not None:
@@ -48,14 +48,14 @@ def headline(row: Row, ending: Ending | None = None) -> Line:
 
 
 def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
-    """Draw the selected hold below the table.
+    """Draw the selected hold below the table, always in ``height`` lines.
 
-    There are always ``height`` lines, so another selection never shifts the table.
+    So another selection never shifts the table.
     """
     gone = board.selection.gone_at is not None
     ending = board.ending(row) if gone else None
     title: Line = (("SELECTED", "title"), *headline(row, ending))
-    note: Line = (("enter ", "accent"), ("all of it", "muted"))
+    note: Line = (("enter ", "accent"), ("all details", "muted"))
     body = detail_lines(board, row, cells)[: height - 2]
     filled = [*body, *([BLANK] * (height - 2 - len(body)))]
     return [BLANK, rule(title, note, cells), *filled]
@@ -79,7 +79,7 @@ def _heading(text: str) -> Line:
 
 
 def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
-    """Lay out name, value and ink; a long value goes on in the next lines."""
+    """Return a line for each name and value; long values take several lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
         parts = wrap(value, cells - 12, 3) or ["-"]
@@ -88,7 +88,7 @@ def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
 
 
 def _labelled(label: str, ink: str, parts: list[str], text_ink: str) -> list[Line]:
-    """Put a label before the first of several lines; the others are indented."""
+    """Put a label before the first line, and indent the others."""
     blank = " " * len(label)
     return [
         ((blank if at else label, ink), (part, text_ink))
@@ -112,32 +112,34 @@ def _application(row: Row, cells: int) -> list[Line]:
 
 
 def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
-    """Draw where the hold was taken and last used, and where the holder is now."""
+    """Draw the stacks of the checkout, of the last use, and of the holder now."""
     hold = row.hold
     taken = hold.stack or ((hold.site,) if hold.site else ())
     unfold = board.unfold
     body = stack_lines(taken, hold.site, unfold=unfold)
     lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_muted("no stack")])]
     lines += _used(board, hold, taken, cells)
-    why = "the holder has ended, or cannot be read"
+    missing = "the holder has ended, or cannot be read"
     title = "NOW HERE"
     if board.incident is not None:
         title = f"HERE AT {moment(board.incident.at)[1]}"
     above = taken, hold.used
-    now = _later(title, why, hold.now, above, site=hold.site, unfold=unfold)
+    now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
 
 
 def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
-    """Draw the last statement, where it came from and how long ago that was."""
+    """Draw the stack of the last statement, and how long ago it ran."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
     title, site, unfold = "LAST USED HERE", hold.site, board.unfold
-    lines = _later(title, "no stack", hold.used, (taken,), site=site, unfold=unfold)
-    before, now = ("ago", "now") if board.incident is None else ("before", "then")
-    ago = f"{duration(hold.unused_s)} {before}"
+    lines = _stack_below(
+        title, "no stack", hold.used, (taken,), site=site, unfold=unfold
+    )
+    ago, now = ("ago", "now") if board.incident is None else ("before", "then")
+    since = f"{duration(hold.unused_s)} {ago}"
     running = hold.unused_s == 0
-    when = (f"  running {now}", "good") if running else (f"  {ago}", "strong")
+    when = (f"  running {now}", "good") if running else (f"  {since}", "strong")
     lines[1] = (lines[1][0], when, *lines[1][1:])
     if hold.statement:
         statement: Line = (("    ", "text"), (one_line(hold.statement), "keyword"))
@@ -145,7 +147,7 @@ def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
     return lines
 
 
-def _later(
+def _stack_below(
     title: str,
     missing: str,
     stack: Stack,
@@ -154,7 +156,7 @@ def _later(
     site: Frame | None,
     unfold: bool,
 ) -> list[Line]:
-    """Draw a stack without the frames that a stack above it has shown already."""
+    """Draw a stack without the frames it shares with a stack drawn above."""
     head = _heading(title)
     if not stack:
         return [BLANK, (*head, (f"  {missing}", "muted"))]
@@ -163,8 +165,8 @@ def _later(
         name = f" (where it was {which})" if len(above) > 1 else ""
         return [BLANK, (*head, (f"  as above{name}", "muted"))]
     same = max(shared(stack, other) for other in above)
-    mine = taking_frames(stack, site)
-    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, mine=mine)
+    own = taking_frames(stack, site)
+    lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, own=own)
     if same:
         lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
     return [BLANK, head, *lines]
@@ -178,9 +180,9 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     hold, process, pool = row.hold, row.process, row.pool
     kind = f"  {pool.kind}, {pool.checked_out} out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
-    both = hold.task and hold.thread
+    has_both = hold.task and hold.thread
     task = task_name(hold.task) if hold.task else ""
-    holder = f"task {task} on thread {hold.thread}" if both else row.holder
+    holder = f"task {task} on thread {hold.thread}" if has_both else row.holder
     caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
     held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
     where = f"{process_name(process)} pid {process.pid} on {process.host}"
@@ -196,7 +198,7 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
 
 
 def _findings(row: Row, cells: int) -> list[Line]:
-    """Draw the findings that name this hold, those that name the fewest holds first."""
+    """Draw the findings on this hold, the most specific ones first."""
     found = [f for f in row.process.findings if row.hold.id in f.holds]
     lines: list[Line] = [BLANK, _heading("WHY")] if found else []
     for finding in sorted(found, key=lambda f: len(f.holds)):
@@ -254,16 +256,16 @@ def _no_server(board: Board, row: Row) -> str:
             return status.error
     if not any(row.hold.pool in status.pools for status in row.process.servers):
         return "there is no server view of this pool"
-    return "no row of the server is certainly this connection's"
+    return "no row of pg_stat_activity matches this connection for certain"
 
 
 def _locks(row: Row) -> list[Line]:
-    """Both ends of each lock, by call site where the other end is a hold, too."""
+    """Draw the backends that block this hold and those that it blocks."""
     blockers = [
         (
             ("  blocked by  ", "warn"),
             (f"{pid}  ", "strong"),
-            (taken_at(hold), "strong") if hold else ("not ours", "muted"),
+            (taken_at(hold), "strong") if hold else ("not a known hold", "muted"),
         )
         for pid, hold in row.blockers
     ]

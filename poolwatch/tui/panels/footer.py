@@ -11,32 +11,32 @@ _ESSENTIAL = {"?", "q", "esc", "↵", "/"}
 
 
 def footer(
-    screen: str, cells: int, *, past: bool = False, hidden: Collection[str] = ()
+    screen: str, cells: int, *, is_incident: bool = False, hidden: Collection[str] = ()
 ) -> Line:
-    """Name the keys of a screen; where it is narrow the last ones are left out.
+    """Return the line of a screen's keys; the last keys are dropped if it is narrow.
 
     Args:
-        screen: as the table of keys names it.
-        cells: the width.
-        past: whether the screen shows an incident snapshot.
-        hidden: actions that are of no use now.
+        screen: the screen's name in KEYS.
+        cells: width of the line.
+        is_incident: whether the screen shows an incident snapshot.
+        hidden: actions to leave out.
     """
-    named = [
+    keys = [
         key.footer
         for key in KEYS
         if key.footer and screen in key.footers.split() and key.action not in hidden
-        if not (past and key.live)
+        if not (is_incident and key.live)
     ]
-    for sign, label in reversed(named):
-        if length(_line(named)) <= cells:
+    for sign, label in reversed(keys):
+        if length(_line(keys)) <= cells:
             break
         if sign not in _ESSENTIAL:
-            named.remove((sign, label))
-    return _line(named)
+            keys.remove((sign, label))
+    return _line(keys)
 
 
-def _line(named: list[tuple[str, str]]) -> Line:
+def _line(keys: list[tuple[str, str]]) -> Line:
     runs: list[Run] = [(" ", "muted")]
-    for sign, label in named:
+    for sign, label in keys:
         runs += [(f" {sign}", "accent"), (f" {label} ", "muted")]
     return tuple(runs)

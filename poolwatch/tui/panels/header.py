@@ -1,4 +1,4 @@
-"""The first lines: which processes, how fresh the data is, and what is wrong."""
+"""The header lines: processes, age of the data, and the worst finding."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WHY: Run = ("  WHY  ", "title")
 
 
 def header(board: Board, now: float, clock: str, cells: int) -> Line:
-    """Name the processes and the age of the data; the right end leaves first."""
+    """Return the header line; if it is too long, its right end is cut."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
     if board.incident is not None:
@@ -59,7 +59,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {board.refresh:g}s", "muted"),),
-            _server(board, past=mode in ("silent", "lost")),
+            _server(board, outdated=mode in ("silent", "lost")),
         ]
     left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
     right: Line = ()
@@ -87,61 +87,61 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
-def _server(board: Board, *, past: bool) -> Line:
+def _server(board: Board, *, outdated: bool) -> Line:
     reports = [
         status
         for process in board.snapshot.processes
-        if past or process.pid not in board.silent
+        if outdated or process.pid not in board.silent
         for status in process.servers
     ]
     down = [status for status in reports if status.down]
-    known = [status for status in reports if status.version]
+    read = [status for status in reports if status.version]
     if down:
         since = [s.silent_s for s in down if s.silent_s is not None]
         age = f" {duration(min(since))}" if since else ""
-        return (("  db ", "muted"), (f"DOWN{age}", "bad"), *_versions(known, dim=True))
-    if past or not known:
-        return _versions(known, dim=True)
-    read = max((status.read_s or 0.0) for status in known)
-    time: Line = (("  db ", "muted"), (short_time(read or None), "text"))
-    return (*time, *_versions(known, dim=False))
+        return (("  db ", "muted"), (f"DOWN{age}", "bad"), *_versions(read, dim=True))
+    if outdated or not read:
+        return _versions(read, dim=True)
+    read_s = max((status.read_s or 0.0) for status in read)
+    time: Line = (("  db ", "muted"), (short_time(read_s or None), "text"))
+    return (*time, *_versions(read, dim=False))
 
 
-def _versions(known: Sequence[ServerStatus], *, dim: bool) -> Line:
-    """One server with its sessions, or the number of servers; old figures are dim."""
-    if not known:
+def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
+    """Return version and sessions of the server, or the number of servers."""
+    if not servers:
         return ()
-    if len({status.address for status in known}) > 1:
-        return ((f"  {len(known)} servers", "muted"),)
-    status = known[0]
+    if len({status.address for status in servers}) > 1:
+        return ((f"  {len(servers)} servers", "muted"),)
+    status = servers[0]
     runs: list[Run] = [(f"  PostgreSQL {one_line(status.version or '', 12)}", "muted")]
     if status.sessions is not None and status.max_connections is not None:
-        tight = status.sessions >= 0.9 * status.max_connections
+        nearly_full = status.sessions >= 0.9 * status.max_connections
         runs.append(("  sessions ", "muted"))
         count = f"{status.sessions}/{status.max_connections}"
-        runs.append((count, "faint" if dim else "warn" if tight else "text"))
+        runs.append((count, "faint" if dim else "warn" if nearly_full else "text"))
     return tuple(runs)
 
 
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
-    """The worst trouble, in ``lines`` lines: of the view itself, else of the pools."""
+    """Return the worst trouble in ``lines`` lines: of the view or else of the pools."""
     mode = board.mode(now)
-    text = _view(board, mode) or _worst(board, now, cells)
+    text = _view_state(board, mode) or _worst(board, now, cells)
     padded = [*text, (), ()][:lines]
     return [crop(line, cells - 2) for line in padded]
 
 
-def _view(board: Board, mode: Mode) -> list[Line]:
-    """Why the data on the screen is not the present, if so."""
+def _view_state(board: Board, mode: Mode) -> list[Line]:
+    """Return why the data on the screen is not current; no lines if it is."""
     if mode == "starting":
         return [_first("waiting for the first answer", "muted")]
     if mode == "none":
         return [_first("no instrumented process found", "warn")]
     if mode == "lost":
-        gone = _ended(board) or "no process is watched any more"
-        text = f"■ {gone}; this is what was last seen"
-        next_one = "the next process is shown when it starts"
-        return [_first(text, "bad"), _second(next_one)]
+        gone = _ended(board) or "no instrumented process is left"
+        text = f"■ {gone}; the last known state is shown"
+        next_process = "the next process is shown when it starts"
+        return [_first(text, "bad"), _second(next_process)]
     if mode == "failed":
         return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
     return []
@@ -164,7 +164,7 @@ class Trouble(NamedTuple):
 
 
 def troubles(board: Board, now: float) -> list[Trouble]:
-    """List what is wrong: servers and processes that are silent, then the rest."""
+    """Return everything that is wrong; silent servers and processes come first."""
     findings = [finding for _, finding in board.findings()]
     down = [finding for finding in findings if finding.kind == "server_down"]
     others = [finding for finding in findings if finding.kind != "server_down"]
@@ -179,19 +179,19 @@ def _worst(board: Board, now: float, cells: int) -> list[Line]:
     found = troubles(board, now)
     if not found:
         return _unobserved(board) or _healthy(board)
-    severity, text, after = found[0]
+    severity, text, remedy = found[0]
     shape, ink = SEVERITIES[severity]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
-        after = after or f"also: {found[1].text}"
+        remedy = remedy or f"also: {found[1].text}"
     head: Line = (_WHY, (f"{shape} ", ink), (one_line(text), "strong"))
     first = (*crop(head, cells - length(more) - 2), *more)
-    return [first, _second(f"→ {after}")] if after else [first]
+    return [first, _second(f"→ {remedy}")] if remedy else [first]
 
 
 def _unobserved(board: Board) -> list[Line]:
-    """Warn of pools that are not recorded and servers that are not read."""
+    """Warn about pools that are not recorded and servers that are not read."""
     off = sum(p.switched_off for each in board.snapshot.processes for p in each.pools)
     if off:
         text = (
@@ -199,7 +199,7 @@ def _unobserved(board: Board) -> list[Line]:
         )
         return [_first(text, "bad"), _second("see the application's log")]
     reports = (status for each in board.snapshot.processes for status in each.servers)
-    # Without a server view by the application's own wish, nothing is amiss.
+    # If the application has switched its server view off, no warning is due.
     error = next((s.error for s in reports if s.error and s.enabled), None)
     if error is None:
         return []
@@ -211,15 +211,15 @@ def _healthy(board: Board) -> list[Line]:
     held = [row.hold.held_s for row in board.rows.values()]
     longest = f", the longest for {duration(max(held))}" if held else ""
     waits = sum(len(process.waits) for process in board.snapshot.processes)
-    asks = f", {plural(waits, 'request')} waiting" if waits else ", nobody waits"
-    text = f"{plural(len(held), 'connection')} out{longest}{asks}"
+    waiting = f", {plural(waits, 'request')} waiting" if waits else ", none waiting"
+    text = f"{plural(len(held), 'connection')} out{longest}{waiting}"
     first: Line = (_WHY, ("✓ healthy ", "good"), (f" {text}", "muted"))
     ended = _ended(board)
     return [first, _second(ended)] if ended else [first]
 
 
 def silent(board: Board, now: float) -> list[str]:
-    """A sentence for each process that does not answer."""
+    """Return a sentence for each process that does not answer."""
     reading = board.last
     return [_silent(board, each, now) for each in (reading.silent if reading else ())]
 
@@ -228,7 +228,7 @@ def _silent(board: Board, lost: Unreachable, now: float) -> str:
     age = board.last_seen(lost.pid or 0, now)
     name = board.name_of(lost)
     why = lost.why.removeprefix("it ")
-    if why == lost.why:  # an error in words of its own
+    if why == lost.why:  # another error
         name, why = f"{name} gives no snapshot", f"({why})"
     if age is not None and "does not answer" in why:
         why = why.replace("does not answer", f"has not answered for {duration(age)}")
@@ -238,7 +238,7 @@ def _silent(board: Board, lost: Unreachable, now: float) -> str:
 
 
 def _ended(board: Board) -> str | None:
-    """The process that ended last, and when; None if none did lately."""
+    """Return which process ended last, and when; None if none has ended lately."""
     snapshot = board.last.snapshot if board.last else None
     unreachable = snapshot.unreachable if snapshot else ()
     ended = [each for each in unreachable if each.alive is False]

@@ -8,7 +8,7 @@ from poolwatch.tui.state.filtering import FIELDS
 from poolwatch.tui.state.rows import VERDICTS
 
 COLUMNS = (
-    ("held", "since the connection was taken"),
+    ("held", "time since the checkout"),
     ("holder", "task or thread, and its labels"),
     ("call site", "the line of your code that took it"),
     ("backend", "pid of the PostgreSQL process"),
@@ -16,9 +16,9 @@ COLUMNS = (
     ("xact", "age of the open transaction"),
     ("wait event", "what the backend waits for"),
     ("statement", "the last one, literals masked"),
-    ("out", "connections out, of all the pool can lend"),
+    ("out", "connections out, of the most the pool can lend"),
     ("waited", "seconds waited per second, in the last minute"),
-    ("gave up", "waits that the application itself ended"),
+    ("gave up", "waits that the application cancelled"),
     ("p99", "99 of 100 waits or holds are shorter"),
 )
 
@@ -32,7 +32,7 @@ FILTERS = (
 
 
 def help_lines(cells: int) -> list[Line]:
-    """Lay the page out, in two columns where there is room."""
+    """Return the page, in two columns if there is room."""
     keys = tuple(key.help for key in KEYS if key.help)
     left = [*_part("KEYS", keys), BLANK, *_part("FILTER", FILTERS)]
     left.append((("  fields: " + " ".join(FIELDS), "muted"),))

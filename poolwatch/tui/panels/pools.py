@@ -1,4 +1,4 @@
-"""The pools panel: one line a pool, with its gauge and statistics, and notes below."""
+"""The pools panel: a line per pool with gauge and statistics, and notes below."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from poolwatch.tui.draw.table import (
     text_cell,
     time_cell,
 )
-from poolwatch.tui.state.board import TICKS, Board
+from poolwatch.tui.state.board import HISTORY, Board
 
 NEGLIGIBLE_WAITING = 0.005
-"""Seconds waited per second; up to this the column says 0."""
+"""Seconds waited per second; lower rates are shown as 0."""
 
 
-class _Line(NamedTuple):
+class _PoolLine(NamedTuple):
     """One line of the table."""
 
     process: Process
@@ -48,23 +48,23 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     room = max(limit - 1 - len(notes), 1)
     if len(pairs) > room:
         shown = max(room - 1, 1)
-        most = sorted(pairs, key=lambda pair: -_pressure(pair[1]))[:shown]
-        notes.insert(0, ((f"  +{len(pairs) - shown} calmer pools", "muted"),))
-        pairs = [pair for pair in pairs if pair in most]  # each stays in its place
+        busiest = sorted(pairs, key=lambda pair: -_pressure(pair[1]))[:shown]
+        notes.insert(0, ((f"  +{len(pairs) - shown} less busy pools", "muted"),))
+        pairs = [pair for pair in pairs if pair in busiest]  # in their order
     lines = [table.titles()]
     for process, pool in pairs:
         history = board.history.get((process.pid, pool.id), ())
-        lines.append(table.line(_Line(process, pool, history)))
+        lines.append(table.line(_PoolLine(process, pool, history)))
     return [*lines, *notes][: max(limit, 2)]
 
 
 def _pressure(pool: PoolStats) -> float:
-    """The need of a pool: waits count more than fullness."""
+    """Sort key: how busy a pool is. Waits count more than fullness."""
     return pool.waiting * 10 + _fullness(pool)
 
 
 def _fullness(pool: PoolStats) -> float:
-    """The share of the pool that is out, 0 to 1; 1 if the pool has no slot left."""
+    """Return the share of the pool that is out, 0 to 1; 1 if it has no slot left."""
     if pool.capacity == 0:
         return 1.0
     top = pool.capacity or pool.checked_out + (pool.idle or 0)
@@ -72,9 +72,9 @@ def _fullness(pool: PoolStats) -> float:
 
 
 def _level(pool: PoolStats) -> str:
-    """Ink of a gauge: calm, into the overflow, or full.
+    """Return the ink of a gauge: normal, using the overflow, or full.
 
-    A pool with a single slot is calm while that one is out.
+    A full pool with a single slot is normal.
     """
     full = pool.capacity is not None and pool.checked_out >= pool.capacity
     if pool.waiting or (full and pool.slots != 1) or pool.capacity == 0:
@@ -82,28 +82,28 @@ def _level(pool: PoolStats) -> str:
     return "warn" if pool.size and pool.checked_out > pool.size else "accent"
 
 
-def _name(line: _Line) -> Run:
+def _name(line: _PoolLine) -> Run:
     return text_cell(line.pool.name, "strong")
 
 
-def _gauge(line: _Line, cells: int) -> Line:
+def _gauge(line: _PoolLine, cells: int) -> Line:
     pool = line.pool
     soft = (pool.size or 0) / pool.capacity if pool.capacity else 1.0
     return bar(_fullness(pool), cells, _level(pool), soft)
 
 
-def _spark(line: _Line, cells: int) -> Line:
+def _spark(line: _PoolLine, cells: int) -> Line:
     top = line.pool.capacity or 1
     return ((spark(line.history, top, cells), "accent"),)
 
 
-def _out(line: _Line) -> Run:
+def _out(line: _PoolLine) -> Run:
     pool, top = line.pool, line.pool.capacity
     of = "∞" if pool.max_overflow == -1 else "-" if top is None else str(top)
     return f"{pool.checked_out}/{of}", _level(pool).replace("accent", "text")
 
 
-def _waited(line: _Line) -> Run:
+def _waited(line: _PoolLine) -> Run:
     rate = line.pool.waiting_s_per_s
     if rate <= NEGLIGIBLE_WAITING:
         return "0", "faint"
@@ -113,14 +113,14 @@ def _waited(line: _Line) -> Run:
 
 def _number(
     title: str, least: int, rank: int, cell: Callable[[PoolStats], Run]
-) -> Column[_Line]:
-    """A column of numbers that all have one width."""
+) -> Column[_PoolLine]:
+    """Return a column of right-aligned numbers with a fixed width."""
     return Column(
         title, title, least, least, rank, lambda line: cell(line.pool), place=right
     )
 
 
-COLUMNS: tuple[Column[_Line], ...] = (
+COLUMNS: tuple[Column[_PoolLine], ...] = (
     Column("pool", "POOLS", 10, 16, 0, _name, title_ink="title"),
     Column("process", "process", 14, 22, 7, lambda line: process_cell(line.process)),
     Column("gauge", "", 8, 30, 2, draw=_gauge),
@@ -132,12 +132,12 @@ COLUMNS: tuple[Column[_Line], ...] = (
     _number("timeouts", 8, 9, lambda pool: count_cell(pool.counters.timeouts, "warn")),
     _number("gave up", 7, 10, lambda pool: count_cell(pool.gave_up, "warn")),
     _number("leaked", 6, 8, lambda pool: count_cell(pool.counters.leaked, "bad")),
-    Column("spark", "out, lately", 11, TICKS, 11, draw=_spark, place=right),
+    Column("spark", "out, lately", 11, HISTORY, 11, draw=_spark, place=right),
 )
 
 
 def _notes(board: Board, cells: int) -> list[Line]:
-    """What is not recorded, not read, left out or undecided, and the incidents."""
+    """Return notes on gaps in the data, and on incident snapshots."""
     processes = board.snapshot.processes
     notes: list[Line] = [
         (("  ■ ", "bad"), (text, "bad")) for text in _switched_off(board.snapshot)
@@ -158,7 +158,7 @@ def _notes(board: Board, cells: int) -> list[Line]:
 
 def _switched_off(snapshot: Snapshot) -> list[str]:
     return [
-        f"pool {one_line(pool.name, 24)}: nothing is recorded here: a hook of "
+        f"pool {one_line(pool.name, 24)}: nothing is recorded: a hook of "
         "poolwatch failed, see the application's log"
         for process in snapshot.processes
         for pool in process.pools
@@ -167,13 +167,13 @@ def _switched_off(snapshot: Snapshot) -> list[str]:
 
 
 def _unread(snapshot: Snapshot) -> list[str]:
-    """Why pools have no server view; each reason once."""
+    """Return why pools have no server view; each reason once."""
     notes: dict[str, str] = {}
     for process in snapshot.processes:
         names = {pool.id: pool.name for pool in process.pools}
         for status in process.servers:
             known = [names[pool] for pool in status.pools if pool in names]
-            if known and status.error:  # the other pools were collected since
+            if known and status.error:  # other pools were collected meanwhile
                 text = f"no server view of {', '.join(known)}: {status.error}"
                 notes.setdefault(status.error, text)
     return list(notes.values())
@@ -181,14 +181,14 @@ def _unread(snapshot: Snapshot) -> list[str]:
 
 def _unreachable(board: Board) -> list[str]:
     return [
-        f"{board.name_of(lost)} gives no answer: {lost.why}"
+        f"{board.name_of(lost)} does not answer: {lost.why}"
         for lost in board.snapshot.unreachable
         if lost.alive is not False
     ]
 
 
 def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
-    """The incident snapshots there are, newest first; the key has room in any case."""
+    """List the incident snapshots, newest first; the key is always shown."""
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
         f"{pool_name(process, mark.pool)} {incident_words(mark.kind)[0]} "
@@ -202,7 +202,7 @@ def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
 
 
 def _when(at: str) -> str:
-    """Shorten ``2026-01-01T03:12:44+00:00``: today's times need no day."""
+    """Shorten ``2026-01-01T03:12:44+00:00``; for today, to the time."""
     day, time = moment(at)
     today = datetime.now(UTC).date().isoformat()
     return time if day == today else f"{day} {time}".strip()

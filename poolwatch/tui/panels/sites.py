@@ -1,4 +1,4 @@
-"""The table of call sites: which lines of code hold the connections, at what cost."""
+"""The table of call sites: which lines of code hold connections, at what cost."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from poolwatch.tui.state.board import Board
 EXPLAINED = (
     ("avg out", "connections out on average, since the pool was instrumented"),
     ("p95", "95 of 100 of its holds were shorter; max is the longest"),
-    ("caused", "waits of others while it held connections, shared among holders"),
-    ("SQL", "of the time of its ended holds, the part in statements"),
-    ("idle-tx", "of that time, the part in a transaction between statements"),
+    ("caused", "waits of others while it held connections, divided among holders"),
+    ("SQL", "share of its hold time spent in statements"),
+    ("idle-tx", "share spent in a transaction between statements"),
 )
 
 
@@ -36,32 +36,32 @@ class Site:
     """Name of the pool."""
     stats: SiteStats
     most: float
-    """Connections of the call site that holds the most."""
+    """Connections of the call site with the most: the full width of the gauge."""
     below: bool = False
     """Whether this is a caller of the call site above."""
 
     @property
     def frame(self) -> Frame | None:
-        """The line of code that the row is about; None if a library called."""
+        """The call site or caller of this line; None if a library is the caller."""
         return self.stats.caller if self.below else self.stats.site
 
 
 def sites(board: Board) -> list[Site]:
-    """List the call sites of all processes, those with the most connections first.
+    """Return the call sites of all processes, ordered by connections held.
 
-    The callers of a shared call site follow it.
+    A call site is followed by its callers, if it has several.
     """
     processes = board.snapshot.processes
     most = max((s.connections for each in processes for s in each.sites), default=0.0)
-    found = []
+    rows = []
     for process in processes:
         names = {pool.id: pool.name for pool in process.pools}
-        found += [
+        rows += [
             Site(process, names.get(stats.pool, stats.pool), stats, most)
             for stats in process.sites
         ]
-    found.sort(key=_order)
-    return [each for site in found for each in (site, *_callers(site))]
+    rows.sort(key=_order)
+    return [each for site in rows for each in (site, *_callers(site))]
 
 
 def _callers(site: Site) -> list[Site]:
@@ -75,24 +75,24 @@ def _callers(site: Site) -> list[Site]:
 
 
 def _order(site: Site) -> tuple[float, str, int, str]:
-    """Break ties the same way at every refresh, so that equal rows never swap."""
+    """Order equal rows the same way at every refresh."""
     stats = site.stats
     where = place(stats.caller or stats.site, 9)
     return -stats.connections, where, site.process.pid, stats.pool
 
 
-def layout(found: list[Site], cells: int) -> Table[Site]:
-    """Choose the columns; with one pool or one process its column is left out."""
+def layout(rows: list[Site], cells: int) -> Table[Site]:
+    """Return the table; pool and process columns only if there are several."""
     hidden = set()
-    if len({site.process.pid for site in found}) < 2:
+    if len({site.process.pid for site in rows}) < 2:
         hidden.add("process")
-    if len({site.pool for site in found}) < 2:
+    if len({site.pool for site in rows}) < 2:
         hidden.add("pool")
     return Table(COLUMNS, cells, hidden)
 
 
 def explained(cells: int) -> list[Line]:
-    """Explain the narrow titles, below the table."""
+    """Return the explanation of the column titles."""
     shown = EXPLAINED if cells >= 76 else ()
     return [((f"  {name:<9}", "muted"), (text, "muted")) for name, text in shown]
 
@@ -134,8 +134,8 @@ def _caused(site: Site) -> Run:
     return duration(seconds), "warn"
 
 
-def _part(seconds: float | None, site: Site, *, warn_from: float = 2.0) -> Run:
-    """A part of the held time in percent; a share of ``warn_from`` is a warning."""
+def _share(seconds: float | None, site: Site, *, warn_from: float = 2.0) -> Run:
+    """Return a share of the hold time in percent; a warning from ``warn_from`` on."""
     whole = site.stats.hold_s.sum
     if seconds is None or whole <= 0:
         return "-", "faint"
@@ -145,11 +145,11 @@ def _part(seconds: float | None, site: Site, *, warn_from: float = 2.0) -> Run:
 
 
 def _in_sql(site: Site) -> Run:
-    return _part(site.stats.in_sql_s, site)
+    return _share(site.stats.in_sql_s, site)
 
 
 def _idle(site: Site) -> Run:
-    return _part(site.stats.in_transaction_idle_s, site, warn_from=0.5)
+    return _share(site.stats.in_transaction_idle_s, site, warn_from=0.5)
 
 
 def _leaked(site: Site) -> Run:
@@ -172,4 +172,4 @@ COLUMNS: tuple[Column[Site], ...] = (
     Column("idle", "idle-tx", 7, 7, 7, _idle, place=right),
     Column("leaked", "leaked", 6, 6, 5, _leaked, place=right),
 )
-"""The narrow titles are explained below the table."""
+"""Their titles are explained by EXPLAINED."""

@@ -1,4 +1,4 @@
-"""The panel of waits: who asks for a connection, and how near the timeout is."""
+"""The panel of waits: who waits for a connection, and how long until the timeout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poolwatch.tui.draw.table import Column, Table, site_cell, text_cell
 from poolwatch.tui.state.board import Board
 
 
-class _Line(NamedTuple):
+class _WaitLine(NamedTuple):
     """One line of the panel."""
 
     wait: Wait
@@ -22,9 +22,9 @@ class _Line(NamedTuple):
 
 
 def wait_lines(board: Board, cells: int, limit: int, *, dim: bool) -> list[Line]:
-    """Draw at most ``limit`` lines, the longest waits first; none without a wait."""
+    """Draw the longest waits in at most ``limit`` lines; none without a wait."""
     lines = [
-        _Line(wait, next((p for p in process.pools if p.id == wait.pool), None))
+        _WaitLine(wait, next((p for p in process.pools if p.id == wait.pool), None))
         for process in board.snapshot.processes
         for wait in process.waits
     ]
@@ -39,38 +39,38 @@ def wait_lines(board: Board, cells: int, limit: int, *, dim: bool) -> list[Line]
     return [rule(title, note, cells), *shown]
 
 
-def _bar(line: _Line, cells: int) -> Line:
+def _bar(line: _WaitLine, cells: int) -> Line:
     timeout = line.pool.timeout_s if line.pool else None
     share = line.wait.waited_s / timeout if timeout else 0.0
     return bar(share, cells, "bad" if share > 0.66 else "warn")
 
 
-def _timeout(line: _Line) -> Run:
+def _timeout(line: _WaitLine) -> Run:
     timeout = line.pool.timeout_s if line.pool else None
     return (f"of {duration(timeout)}" if timeout else ""), "muted"
 
 
-def _site(line: _Line, cells: int) -> Line:
+def _site(line: _WaitLine, cells: int) -> Line:
     return site_cell(line.wait, cells, "strong")
 
 
-def _pool(line: _Line) -> Run:
+def _pool(line: _WaitLine) -> Run:
     return text_cell(line.pool.name if line.pool else line.wait.pool)
 
 
-def _waited(line: _Line) -> Run:
+def _waited(line: _WaitLine) -> Run:
     return duration(line.wait.waited_s), "strong"
 
 
-def _holder(line: _Line) -> Run:
+def _holder(line: _WaitLine) -> Run:
     return text_cell(holder_name(line.wait), "text")
 
 
-def _labels(line: _Line) -> Run:
+def _labels(line: _WaitLine) -> Run:
     return text_cell(" ".join(line.wait.labels.values()))
 
 
-COLUMNS: tuple[Column[_Line], ...] = (
+COLUMNS: tuple[Column[_WaitLine], ...] = (
     Column("bar", "", 10, 24, 3, draw=_bar),
     Column("waited", "", 6, 6, 0, _waited, place=right),
     Column("timeout", "", 8, 8, 4, _timeout),

@@ -1,1 +1,1 @@
-"""What the dashboard shows: rows, selection, filters."""
+"""The state of the dashboard: board, rows, selection and filter."""

@@ -1,6 +1,7 @@
-"""The state of the dashboard: the data, and what the user wants to see of it.
+"""The state of the dashboard: data, and the user's sort order, filter and selection.
 
-Readings and keys change a board, the screens draw it. No Textual here.
+Readings and keys change a board; the screens draw it. This module is independent of
+Textual.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from poolwatch.tui.state.filtering import Filter
 from poolwatch.tui.state.rows import SORTS, Key, Row, Sort, build, ordered
 from poolwatch.tui.state.selection import Selection
 
-TICKS = 30
-"""Readings a sparkline remembers."""
+HISTORY = 30
+"""Readings that a sparkline shows."""
 
 PoolKey = tuple[int, str]
 
@@ -38,7 +39,7 @@ class LastSeen:
 
 
 Ending = Literal["returned", "ended", "gone"]
-"""How a hold ended: it was returned, its process ended, or that is unknown."""
+"""How a hold ended: returned, with its process, or unknown."""
 
 
 @dataclass(slots=True)
@@ -48,9 +49,9 @@ class Board:
     refresh: float = 1.0
     empty_hint: str = ""
     last: Reading | None = None
-    """The newest answer, good or bad."""
+    """The newest reading, good or bad."""
     last_good: Reading | None = None
-    """The newest answer with a process in it: what the screen shows."""
+    """The newest reading with a process: the data on the screen."""
     paused: bool = False
     sort: Sort = "harm"
     filter: Filter = field(default_factory=Filter)
@@ -58,18 +59,18 @@ class Board:
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold on the screen."""
     names: dict[int, str] = field(default_factory=dict)
-    """By pid: names of the processes, with those that ended lately."""
+    """By pid: names of the processes, including recently ended ones."""
     silent: dict[int, LastSeen] = field(default_factory=dict)
-    """By pid: processes that do not answer and are shown as they were last seen."""
+    """By pid: processes that do not answer, with their last known state."""
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
     hidden: int = 0
-    """Rows the filter hides."""
+    """Number of rows that the filter hides."""
     unfold: bool = False
     """Whether library frames are shown."""
     incident: Frozen | None = None
-    """The incident snapshot that is shown; None if it is the present."""
+    """The incident snapshot that is shown; None for live data."""
     incidents: Incidents | None = None
-    """The incident snapshots as last read; None while the answer is awaited."""
+    """The incident snapshots as last read; None while a request is pending."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,12 +84,12 @@ class Board:
         return self.last.error if self.last else None
 
     def age(self, now: float) -> float:
-        """The least age of the data on the screen, in seconds."""
+        """Return the minimum age of the data on the screen, in seconds."""
         shown = self.last_good or self.last
         return now - shown.asked_at if shown else 0.0
 
     def mode(self, now: float) -> Mode:
-        """How far the data on the screen can be trusted, in one word."""
+        """Return how current the data on the screen is."""
         last = self.last
         if self.incident is not None:
             return "frozen"
@@ -105,10 +106,9 @@ class Board:
         return "silent" if last.silent else ended
 
     def take(self, reading: Reading, now: float) -> None:
-        """Accept an answer of the source; a bad one leaves the data as it was.
+        """Accept a reading; a failed one does not change the data.
 
-        A process that is silent stays as it was last seen, until it answers or has
-        ended.
+        A silent process is shown in its last known state until it answers or has ended.
         """
         self.last = reading
         if reading.snapshot is not None:
@@ -121,8 +121,8 @@ class Board:
         self.arrange(now)
 
     def _still_silent(self, reading: Reading) -> dict[int, LastSeen]:
-        """The processes seen so far that do not answer now."""
-        assert reading.snapshot is not None  # the caller has looked
+        """Return the known processes that do not answer now."""
+        assert reading.snapshot is not None  # checked by the caller
         answered = {process.pid for process in reading.snapshot.processes}
         seen = dict(self.silent)
         if self.last_good is not None and self.last_good.snapshot is not None:
@@ -132,21 +132,21 @@ class Board:
         return {pid: each for pid, each in seen.items() if pid in lost}
 
     def _show(self, reading: Reading, snapshot: Snapshot) -> None:
-        """Show the reading, and silent processes as they were last seen."""
-        before = [_without_server(each.process) for each in self.silent.values()]
-        both = sorted((*snapshot.processes, *before), key=lambda process: process.pid)
-        if before:
-            snapshot = replace(snapshot, processes=tuple(both))
+        """Show the reading, and silent processes in their last known state."""
+        silent = [_without_server(each.process) for each in self.silent.values()]
+        shown = sorted((*snapshot.processes, *silent), key=lambda process: process.pid)
+        if silent:
+            snapshot = replace(snapshot, processes=tuple(shown))
         old = self.last_good if not reading.alive and self.last_good else reading
         self.last_good = replace(reading, asked_at=old.asked_at, snapshot=snapshot)
         self.rows = {row.key: row for row in build(snapshot)}
         self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
-        self.names |= {each.pid: process_name(each) for each in both}
+        self.names |= {each.pid: process_name(each) for each in shown}
 
     def ending(self, row: Row) -> Ending:
-        """How a hold ended that is no longer among the rows."""
+        """Return how a hold ended that has no row any more."""
         for process in self.snapshot.processes:
             if process.pid == row.process.pid not in self.silent:
                 same = process.started_at == row.process.started_at
@@ -158,15 +158,15 @@ class Board:
         return "ended" if row.process.pid in ended else "gone"
 
     def name_of(self, lost: Unreachable) -> str:
-        """Name and pid of a process that does not answer, as far as they are known."""
+        """Return name and pid of a process that does not answer, if known."""
         if lost.pid is None:
             return "a process"
         return f"{self.names.get(lost.pid, 'process')} {lost.pid}"
 
     def last_seen(self, pid: int, now: float | None = None) -> float | None:
-        """Seconds since a silent process last answered; None for the others.
+        """Return the seconds since a silent process last answered; None for others.
 
-        Without ``now``, as of the newest reading.
+        The default of ``now`` is the time of the newest reading.
         """
         seen = self.silent.get(pid)
         if seen is None or self.last is None:
@@ -174,7 +174,7 @@ class Board:
         return (self.last.asked_at if now is None else now) - seen.asked_at
 
     def arrange(self, now: float) -> None:
-        """Filter and sort the rows, and let the selection find its hold."""
+        """Filter and sort the rows, and update the selection."""
         shown = [row for row in self.rows.values() if self.filter(row)]
         self.hidden = len(self.rows) - len(shown)
         self.selection.follow(ordered(shown, self.sort), self.rows.keys(), now)
@@ -188,23 +188,23 @@ class Board:
         for process in snapshot.processes:
             for pool in process.pools:
                 key = (process.pid, pool.id)
-                self.history[key] = past.get(key) or deque(maxlen=TICKS)
+                self.history[key] = past.get(key) or deque(maxlen=HISTORY)
                 if process.pid not in self.silent:
                     self.history[key].append(pool.checked_out)
 
     def findings(self) -> list[tuple[Process, Finding]]:
-        """Everything that is wrong, the worst first."""
+        """Return all findings with their processes, the worst first."""
         found = [(p, f) for p in self.snapshot.processes for f in p.findings]
         return sorted(found, key=lambda pair: _rank(pair[1]))
 
 
 def _without_server(process: Process) -> Process:
-    """Take away what is out of date when a process is silent: the server's state."""
+    """Remove the server state, which is outdated for a silent process."""
     findings = tuple(f for f in process.findings if f.kind != "server_down")
     servers = tuple(replace(status, down=None) for status in process.servers)
     return replace(process, findings=findings, servers=servers)
 
 
 def _rank(finding: Finding) -> tuple[bool, int]:
-    """A server that is down comes first: it may have caused the others."""
+    """Sort key: a server that is down may have caused the other findings."""
     return finding.kind != "server_down", severity_rank(finding.severity)

@@ -1,7 +1,7 @@
 """The filter language: ``state:idle-tx held:>30s !pool:audit export``.
 
-A row must match all words. A word is a text that occurs somewhere in the row, or
-``field:value``; any field not in ``FIELDS`` is the name of a label. ``!`` negates.
+A row must match every word of the filter. A word is ``field:value``, or a text that
+occurs anywhere in the row. A field not in ``FIELDS`` is a label. ``!`` negates.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Test = Callable[[Row], bool]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter: the text that was typed, and its tests."""
+    """A parsed filter: the text that was typed, and a test per word."""
 
     text: str = ""
     tests: tuple[Test, ...] = ()
-    complaint: str | None = None
-    """Why a word of it cannot be used."""
+    error: str | None = None
+    """Why a word cannot be used."""
 
     def __call__(self, row: Row) -> bool:
         """Whether a row is shown."""
@@ -47,17 +47,17 @@ class Filter:
 
 
 def parse(text: str) -> Filter:
-    """Parse a filter; a word that cannot be used is left out, with a complaint."""
+    """Parse a filter; a word that cannot be used is left out, with an error."""
     tests: list[Test] = []
-    complaint = None
+    error = None
     for word in text.split():
-        bare = word.removeprefix("!")
-        test = _test(bare)
+        term = word.removeprefix("!")
+        test = _test(term)
         if isinstance(test, str):
-            complaint = complaint or test
+            error = error or test
         elif test is not None:
             tests.append(_negated(test) if word.startswith("!") else test)
-    return Filter(text.strip(), tuple(tests), complaint)
+    return Filter(text.strip(), tuple(tests), error)
 
 
 def _negated(test: Test) -> Test:
@@ -69,7 +69,7 @@ def _test(word: str) -> Test | str | None:
     value = value.casefold()
     if not colon or not field.isidentifier():
         return (
-            (lambda row: _contains(word.casefold(), _everything(row))) if word else None
+            (lambda row: _contains(word.casefold(), _all_values(row))) if word else None
         )
     if not value:
         return None
@@ -86,7 +86,7 @@ def _test(word: str) -> Test | str | None:
 def _held(value: str) -> Test | str:
     match = _SPAN.fullmatch(value)
     if match is None:
-        return f"held:{value} is not a length of time; write held:>30s"
+        return f"held:{value} is not a duration; write held:>30s"
     sign, number, unit = match.groups()
     limit = float(number) * _UNITS[unit]
     if sign in ("<", "<="):
@@ -120,7 +120,7 @@ def _site(site: Frame | None) -> str | None:
     return f"{place(site, 99)} {site.function}" if site else None
 
 
-def _everything(row: Row) -> list[str | None]:
+def _all_values(row: Row) -> list[str | None]:
     values = [value for name in FIELDS[:6] for value in _values(row, name)]
     hold = row.hold
     server = (hold.server.query, hold.server.wait_event) if hold.server else ()
@@ -130,7 +130,7 @@ def _everything(row: Row) -> list[str | None]:
 
 
 def short_state(hold: Hold) -> str | None:
-    """The state of the backend in one word: ``idle-tx`` for "idle in transaction"."""
+    """Return the backend's state in one word: ``idle-tx`` for "idle in transaction"."""
     state = hold.server.state if hold.server else None
     if state is None:
         return None

@@ -1,7 +1,7 @@
-"""The rows of the table of holds: one word of verdict for each, and their order.
+"""The rows of the table of holds, with their verdicts and sort order.
 
-Locks are followed across all processes, but only between connections to the same server
-address: two servers can have a backend of the same pid.
+Lock waits are matched across all processes, but only between connections to the same
+server address: backends of two servers can have the same pid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from poolwatch.text.format import place
 from poolwatch.text.naming import holder_name
 
 Key = tuple[int, str]
-"""Pid of the process and id of the hold."""
+"""Process pid and hold id."""
 
 Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
@@ -27,14 +27,14 @@ VERDICTS: dict[Word, tuple[str, str, str]] = {
     "LONG": ("●", "warn", "over the threshold, the code still runs"),
     "ok": ("·", "good", "nothing is wrong"),
 }
-"""Shape, ink and meaning, by harm, the worst first; no one needs the colour."""
+"""Shape, ink and meaning, the worst first; shapes tell them apart without colour."""
 
 _Backend = tuple[str | None, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One hold with its process, its pool and the holds that it blocks or waits for."""
+    """One hold, with its process, its pool, and the lock waits it is part of."""
 
     key: Key
     process: Process
@@ -42,18 +42,18 @@ class Row:
     hold: Hold
     word: Word
     victims: tuple[Hold, ...]
-    """Holds that wait for a lock of this one."""
+    """Holds that wait for a lock of this hold."""
     blockers: tuple[tuple[int, Hold | None], ...]
-    """Backends whose locks it waits for; with the hold, if a watched process has it."""
+    """Pids of the backends it waits for; with the hold, if it is a known one."""
 
     @property
     def verdict(self) -> str:
-        """The word, with the number of those it blocks."""
+        """The verdict in one word, with the number of blocked holds."""
         return f"BLOCKS {len(self.victims)}" if self.word == "BLOCKS" else self.word
 
     @property
     def mark(self) -> tuple[str, str]:
-        """The verdict with its shape, and their ink."""
+        """The verdict with its shape, and the ink of both."""
         shape, ink, _ = VERDICTS[self.word]
         return f"{shape} {self.verdict}", ink
 
@@ -69,11 +69,11 @@ class Row:
 
 
 def build(snapshot: Snapshot) -> list[Row]:
-    """Make a row of each hold of all processes, in no particular order."""
-    found = [(p, h, _backend(p, h)) for p in snapshot.processes for h in p.holds]
-    ours = {backend: hold for _, hold, backend in found if backend}
+    """Return a row for each hold of all processes, unsorted."""
+    holds = [(p, h, _backend(p, h)) for p in snapshot.processes for h in p.holds]
+    hold_of = {backend: hold for _, hold, backend in holds if backend}
     victims: dict[_Backend, list[Hold]] = {}
-    for _, hold, backend in found:
+    for _, hold, backend in holds:
         if hold.server and backend:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
@@ -86,9 +86,9 @@ def build(snapshot: Snapshot) -> list[Row]:
     }
     pools = {(p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools}
     rows = []
-    for process, hold, backend in found:
+    for process, hold, backend in holds:
         key = (process.pid, hold.id)
-        waiting = tuple(victims.get(backend, ())) if backend else ()
+        blocked = tuple(victims.get(backend, ())) if backend else ()
         blocked_by = hold.server.blocked_by if hold.server else ()
         address = backend[0] if backend else None
         rows.append(
@@ -97,16 +97,16 @@ def build(snapshot: Snapshot) -> list[Row]:
                 process,
                 pools.get((process.pid, hold.pool)),
                 hold,
-                _word(hold, waiting, key in idle_in_transaction),
-                waiting,
-                tuple((pid, ours.get((address, pid))) for pid in blocked_by),
+                _word(hold, blocked, key in idle_in_transaction),
+                blocked,
+                tuple((pid, hold_of.get((address, pid))) for pid in blocked_by),
             )
         )
     return rows
 
 
 def _backend(process: Process, hold: Hold) -> _Backend | None:
-    """Address and pid; None when the server does not know the backend."""
+    """Return the backend's server address and pid; None without a server view."""
     if hold.server is None or hold.backend_pid is None:
         return None
     for status in process.servers:
@@ -132,19 +132,19 @@ Sort = Literal["harm", "held", "call site", "pool"]
 SORTS: tuple[Sort, ...] = ("harm", "held", "call site", "pool")
 
 
-def _last(row: Row) -> tuple[Any, ...]:
-    """Break ties the same way at every refresh, so that equal rows never swap."""
+def _tie_break(row: Row) -> tuple[Any, ...]:
+    """Order equal rows the same way at every refresh."""
     return row.key[0], len(row.key[1]), row.key[1]
 
 
 def _harm(row: Row) -> tuple[Any, ...]:
     rank = list(VERDICTS).index(row.word)
-    return rank, -len(row.victims), -row.hold.held_s, *_last(row)
+    return rank, -len(row.victims), -row.hold.held_s, *_tie_break(row)
 
 
 _KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
     "harm": _harm,
-    "held": lambda row: (-row.hold.held_s, *_last(row)),
+    "held": lambda row: (-row.hold.held_s, *_tie_break(row)),
     "call site": lambda row: (
         place(row.hold.site, 9),
         place(row.hold.caller, 9),
@@ -155,5 +155,5 @@ _KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
 
 
 def ordered(rows: Iterable[Row], by: Sort) -> list[Row]:
-    """Sort rows."""
+    """Return the rows, sorted."""
     return sorted(rows, key=_KEYS[by])

@@ -1,7 +1,7 @@
-"""The selection follows its hold, not a row number.
+"""The selection: it follows a hold, not a row number.
 
-When the selected hold ends, its row stays for some seconds as a tombstone, so that the
-user sees what happened; then the neighbour is selected.
+When the selected hold ends, its row remains for some seconds as a tombstone, so that
+the user sees what happened. Then the neighbouring row is selected.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Selection:
     def __init__(self) -> None:
         self.key: Key | None = None
         self.row: Row | None = None
-        """The selected row as it was last seen."""
+        """The last state of the selected row."""
         self.gone_at: float | None = None
-        """When the hold was found to be gone; None while it is there."""
+        """When the hold was found to have ended; None while it is open."""
         self.touched = False
-        """Whether the user has ever moved; before that there are no tombstones."""
+        """Whether the user has moved the selection; before, there are no tombstones."""
         self._at = 0
         self._shown: list[Row] = []
 
@@ -34,11 +34,11 @@ class Selection:
 
     @property
     def shown(self) -> Sequence[Row]:
-        """The rows on the screen, with the tombstone if there is one."""
+        """The rows on the screen, including a tombstone."""
         return self._shown
 
     def follow(self, rows: Sequence[Row], alive: Collection[Key], now: float) -> None:
-        """Show other rows and find the selected hold among them."""
+        """Replace the rows, and find the selected hold among them."""
         self._shown = list(rows)
         for at, row in enumerate(rows):
             if row.key == self.key:

@@ -15,7 +15,7 @@ def main() -> None:
     newsletter.start()
     etl.start()
     traffic.start()
-    sys.stdin.buffer.read()  # ends with whoever started us, however that ends
+    sys.stdin.buffer.read()  # ends when the demo has ended, even if it was killed
 
 
 if __name__ == "__main__":

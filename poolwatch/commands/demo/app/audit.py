@@ -1,4 +1,4 @@
-"""The fraud score of every order, kept for the auditors."""
+"""The fraud score of every order, stored for the auditors."""
 
 from sqlalchemy import text
 

@@ -1,4 +1,4 @@
-"""The carrier's web service: right here, and as slow as the real one."""
+"""A local stand-in for the carrier's web service, as slow as the real one."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ class _Quote(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (inherited)
-        """No access log."""
+        """Write no access log."""
 
 
 @cache

@@ -19,5 +19,5 @@ search = create_engine(
     URL, pool_size=4, max_overflow=0, pool_timeout=30, connect_args=_connect_args
 )
 
-# Same pool, but every statement is a transaction of its own.
+# The same pool, with autocommit: every statement is a transaction.
 reader = orders.execution_options(isolation_level="AUTOCOMMIT")

@@ -1,4 +1,4 @@
-"""The document pipeline: documents in, chunks into the search index, by threads."""
+"""The document pipeline: threads split documents into chunks for the search index."""
 
 import logging
 import queue
@@ -36,7 +36,7 @@ def start() -> None:
 
 
 def _feed(todo: "queue.Queue[Ids]") -> None:
-    """Put all documents through, again and again."""
+    """Queue all documents, again and again."""
     while True:
         for first in range(0, schema.DOCUMENTS, BATCH):
             todo.put(tuple(range(first, first + BATCH)))

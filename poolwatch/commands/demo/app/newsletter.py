@@ -1,4 +1,4 @@
-"""The newsletter, sent by threads of its own."""
+"""The newsletter, sent by separate threads."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Orders: what the shop reads and writes most."""
+"""Orders: the shop's most frequent queries."""
 
 from sqlalchemy import Row, text
 
@@ -31,7 +31,7 @@ def rename_region(order_id: int, region: str) -> None:
 
 
 def place(region: str, sku: str, amount: int) -> int:
-    """Store an order, and have it scored before the customer sees it."""
+    """Store an order and its fraud score in one request."""
     with db.orders.begin() as conn:  # fault: nested-outer
         order_id: int = conn.execute(
             text(
@@ -45,7 +45,7 @@ def place(region: str, sku: str, amount: int) -> int:
 
 
 def highest_id() -> int:
-    """Health check: the number of the last order."""
+    """Return the number of the last order, for the health check."""
     conn = db.orders.raw_connection()  # fault: dropped
     cursor = conn.cursor()
     cursor.execute("SELECT max(id) FROM orders")

@@ -1,4 +1,4 @@
-"""Revenue by region, counted once and then served from memory."""
+"""Revenue by region, computed once and then served from memory."""
 
 from sqlalchemy import Connection, text
 
@@ -9,7 +9,7 @@ _revenue: dict[str, int] = {}
 
 
 def _connection(region: str) -> Connection:
-    """Open the region's connection, and keep it for the next report."""
+    """Open the region's connection and store it for the next report."""
     conn = db.reader.connect()  # fault: never-closed
     _connections[region] = conn
     return conn

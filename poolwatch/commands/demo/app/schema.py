@@ -1,4 +1,4 @@
-"""Tables, two slow functions, and enough rows to look like a shop."""
+"""The shop's tables, two slow functions, and sample rows."""
 
 import random
 
@@ -39,7 +39,7 @@ CREATE TABLE chunks (
     body text NOT NULL,
     PRIMARY KEY (document_id, position)
 );
--- Two pieces of work that take their time, as a model or an index would.
+-- Two slow functions, standing in for a model and an index.
 CREATE FUNCTION fraud_score(order_id bigint) RETURNS integer AS $$
 BEGIN PERFORM pg_sleep(1.7); RETURN order_id % 100; END $$ LANGUAGE plpgsql;
 CREATE FUNCTION refresh_index(first_document integer) RETURNS integer AS $$
@@ -53,7 +53,7 @@ return label warehouse shelf scanner receipt contract clause delivery
 
 
 def create() -> None:
-    """Make the schema anew, whatever an earlier run has left."""
+    """Recreate the schema; an earlier run may have left one."""
     with db.orders.begin() as conn:
         conn.execute(text(_TABLES))
         conn.execute(

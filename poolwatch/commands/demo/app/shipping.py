@@ -1,4 +1,4 @@
-"""What a parcel costs, asked of the carrier."""
+"""Shipping quotes, requested from the carrier's web service."""
 
 import json
 import urllib.request

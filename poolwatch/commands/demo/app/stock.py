@@ -1,4 +1,4 @@
-"""Stock: reserve a piece, bring new ones in."""
+"""Stock: reserving and restocking."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ def reserve(sku: str) -> None:
 
 
 def print_pick_list(sku: str) -> None:
-    """Print it in the warehouse, and wait for the printer."""
+    """Print the pick list in the warehouse, and wait for the printer."""
     log.info("pick list for %s", sku)
     time.sleep(PRINTING_TAKES)
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Visits:
-    """One request at a fixed rate, by one thread."""
+    """Requests to one endpoint at a fixed rate, by one thread."""
 
     endpoint: str
     handler: Callable[[], object]
@@ -51,7 +51,7 @@ def _healthy() -> list[Visits]:
 
 
 def _faulty() -> list[Visits]:
-    """Requests in pairs, half a period apart: one of the two is always there."""
+    """Return requests in pairs, half a period apart, so that one always runs."""
     lamp, chair = schema.SKUS
     return [
         Visits("GET /reports/north", lambda: reports.revenue("north"), every=3.0),
@@ -72,7 +72,7 @@ def _visit(visits: Visits, began: float) -> None:
     for count in itertools.count():
         pause = began + visits.first + count * visits.every - time.monotonic()
         if pause < 0 and count:
-            continue  # too late for this one
+            continue  # skip a missed request
         time.sleep(max(0.0, pause))
         with poolwatch.label(endpoint=visits.endpoint):
             try:
