@@ -261,7 +261,7 @@ def test_an_untrusted_socket_directory_is_refused(start: Start, place: Path) -> 
     demo = start(*COMMAND, "--dir", str(place / "open"))
     _, err = demo.communicate(timeout=120)
     assert demo.returncode == 4
-    assert err.startswith("poolwatch: others may write to ")
+    assert err.startswith("poolwatch: other users may write to ")
     (place / "open").rmdir()
     assert nothing_left(place)
 
