@@ -310,4 +310,4 @@ class LibraryPools(ABC):
         if hooks is None:  # it was collected just now
             return
         hooks.remove()
-        self._context.ledger.take_away(hooks.book)
+        self._context.ledger.remove(hooks.book)

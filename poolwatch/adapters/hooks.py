@@ -207,9 +207,9 @@ class DriverHooks(Hooks):
         """A second connection for one holder, or one more than the pool has."""
         book = self.book
         if wait.holder.out:
-            book.wanted_again(wait)
+            book.requested_another(wait)
         if len(book.holds) + book.lost_slots >= most:
-            book.wanted_more(wait)
+            book.requested_beyond_capacity(wait)
             self._look_soon(book.id)
 
     # -- connections -------------------------------------------------------------------

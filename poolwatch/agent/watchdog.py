@@ -60,7 +60,7 @@ class Watchdog:
         self._returned(books, now)
         self._dropped(books)
         for book in books:
-            book.look()
+            book.find_dropped()
             book.mark(now)
             self._nested(book)
             self._fork_shared(book)
@@ -133,9 +133,9 @@ class Watchdog:
     def _nested(self, book: PoolLedger) -> None:
         """Log each pair of call sites once, with both stacks."""
         for nesting in list(book.nestings.seen.values()):
-            if nesting.told:
+            if nesting.logged:
                 continue
-            nesting.told = True
+            nesting.logged = True
             pair = book.id, nesting.outer.site(), nesting.inner.site()
             if pair not in self._nestings and len(self._nestings) < _MOST_REPORTED:
                 self._nestings.add(pair)
@@ -144,9 +144,9 @@ class Watchdog:
     def _fork_shared(self, book: PoolLedger) -> None:
         """Log each call site once that takes connections of the parent process."""
         for use in list(book.inherited.values()):
-            if use.told:
+            if use.logged:
                 continue
-            use.told = True
+            use.logged = True
             site = book.id, use.path.site()
             if site not in self._shared and len(self._shared) < _MOST_REPORTED:
                 self._shared.add(site)

@@ -114,7 +114,7 @@ class Path:
             self._site_at = _site_of(self.near() + self._tail)
         return None if self._site_at is None else _frame(*self._site_at)
 
-    def look_again(self) -> None:
+    def recheck_tail(self) -> None:
         """Compare the tail at the next hold on this path."""
         self.fast = False
 

@@ -38,9 +38,9 @@ class Watching:
             return
         if agent.pools is None or not agent.pools.watches_every:
             instrument_without_agent()
-        elif any(map(_lives_on, agent.ledger.taken_away)):
+        elif any(map(_lives_on, agent.ledger.removed_pools)):
             agent.pools.watch_every(Settings())
-        agent.ledger.taken_away.clear()
+        agent.ledger.removed_pools.clear()
 
 
 def _lives_on(book: PoolLedger) -> bool:

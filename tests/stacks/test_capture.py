@@ -306,7 +306,7 @@ def test_a_late_second_caller_is_found_out(tree):
     for _ in range(10):
         path, _ = usual()
     assert "usual" in names(path)
-    path.look_again()
+    path.recheck_tail()
     path, _ = late()
     assert "usual" not in names(path)
     assert "late" not in names(path)

@@ -61,7 +61,7 @@ class AsyncpgHooks(DriverHooks):
         self._known: dict[int, ref[Any]] = {}
         """Weak references to connections, by their ``id()``. They report connections
         that are gone without having been closed."""
-        book.look = self._look_for_dropped
+        book.find_dropped = self._look_for_dropped
         self._statements = StatementHooks(
             self._hold_of, self._closed, context.sites, self.guard
         )

@@ -37,7 +37,7 @@ class Psycopg2Hooks(DriverHooks):
         super().__init__(pool, book, context, patches)
         self._known: dict[int, ref[Any]] = {}
         """Weak references to the connections, by their ``id()``."""
-        book.look = self._look_for_dropped
+        book.find_dropped = self._look_for_dropped
         for connection in [*pool._pool, *pool._used.values()]:
             self._meet(connection)
         patches.hook(

@@ -270,9 +270,9 @@ class PoolHooks(Hooks):
         """A second connection for one holder, or one more than the pool has."""
         book = self.book
         if wait.holder.out and not self._shared:
-            book.wanted_again(wait)
+            book.requested_another(wait)
         if len(book.holds) >= capacity:
-            book.wanted_more(wait)
+            book.requested_beyond_capacity(wait)
             self._look_soon(book.id)
 
     def _take_shared(self, wait: Checkout, proxy: Any) -> None:
