@@ -57,7 +57,7 @@ class Nesting:
 
     @property
     def callers(self) -> tuple[Frame | None, Frame | None]:
-        """Callers of the outer and the inner request, if their call site is the same."""
+        """Callers of the outer and the inner request, if both have one call site."""
         from poolwatch.stacks.callers import apart
 
         return apart(self.outer, self.inner)

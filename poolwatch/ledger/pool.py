@@ -179,7 +179,7 @@ class PoolLedger:
         self.gave_up += 1
 
     def requested_another(self, wait: Checkout) -> None:
-        """Record a request by a holder that has a connection of this or another pool."""
+        """Record a request by a holder that has a connection, of any pool, already."""
         self.nestings.note(wait, self.holds)
         self.blamed[id(wait)] = []
 
@@ -190,7 +190,7 @@ class PoolLedger:
         self.blamed[id(wait)] = [hold.path for hold in holders]
 
     def waited(self, wait: Checkout, now: float) -> None:
-        """Share the time of an ended wait among the holds that were open at its start."""
+        """Share the time of an ended wait among the holds open at its start."""
         paths = self.blamed.pop(id(wait), None)
         if paths is None or now - wait.asked < BRIEF:
             return

@@ -62,7 +62,7 @@ class _Origin:
 
 
 class PoolOrigins:
-    """The origins of the pools of one process. Written without a lock: see the ledger."""
+    """The origins of a process's pools. Written without a lock: see the ledger."""
 
     def __init__(self) -> None:
         self._by_key: dict[Hashable, _Origin] = {}

@@ -68,7 +68,7 @@ def test_the_text_of_an_error(suites):
             "    not returned; held for *by thread MainThread",
             "    kept alive by *",
             "    last statement: select ?",
-            "    to mend it: *",
+            "    fix: *",
             "*= pool leaks =*",
             "test_it.py::test_leaks: taken at *",
             "1 connection leaked",
