@@ -87,7 +87,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.ledger = Ledger(_in_use)
-        self._bottoms: dict[int, CodeType] = {}
+        self._end_codes: dict[int, CodeType] = {}
         """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
         self.pools: EveryLibrary | None = None
@@ -115,12 +115,12 @@ class Agent:
         """The stacks of all checkouts; loaded for the first pool."""
         from poolwatch.stacks.capture import CallSites
 
-        return CallSites(bottoms=self._bottoms)
+        return CallSites(end_codes=self._end_codes)
 
     def end_stacks_at(self, function: FunctionType) -> None:
         """Let no stack go beyond a frame of this function: a test runner's, say."""
         code = function.__code__
-        self._bottoms[id(code)] = code
+        self._end_codes[id(code)] = code
 
     @cached_property
     def source(self) -> LedgerSource:

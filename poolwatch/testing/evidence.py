@@ -1,4 +1,4 @@
-"""Makes the record of a leak from a hold that is open or was garbage-from_collected_hold."""
+"""Makes the record of a leak from a hold that is open or was garbage-collected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEARCH_NODES = 2_000_000
 
 
 def from_collected_hold(pool: PoolLedger, hold: Checkout, now: float) -> Leak:
-    """Return the leak of a hold whose connection was garbage-from_collected_hold."""
+    """Return the leak of a hold whose connection was garbage-collected."""
     return _leak(pool, hold, now, kind="collected")
 
 

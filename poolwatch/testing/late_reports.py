@@ -27,7 +27,7 @@ class LateReports:
         self.waiting: list[LateReport] = []
 
     def add(self, reports: Iterable[LateReport]) -> None:
-        """Queue reports. Every worker finds the leaks at import: they are queued once."""
+        """Queue reports; leaks at import, which every worker finds, only once."""
         for report in reports:
             sites = [str(each["site"]) for each in report["entries"]]
             key = (report["nodeid"], *sites)

@@ -46,7 +46,7 @@ class no_leaks:  # noqa: N801 - used like a function
         self._grace = grace
         self._allow = allow
         self._blocks: list[Region] = []
-        """The running blocks, innermost last: an instance may be entered recursively."""
+        """The running blocks, innermost last: an instance can be entered again."""
 
     def __call__(self, function: F) -> F:
         """Decorate a function: each call is a separate block."""

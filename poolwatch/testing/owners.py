@@ -42,7 +42,7 @@ class Owner:
     ) -> None:
         self.kind = kind
         self.node = node
-        """The test or file that leaks are reported for; of a fixture, its first test."""
+        """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
         self.out: dict[Checkout, PoolLedger] = {}
         """The open holds that it has taken, with the ledger of each pool."""
@@ -51,7 +51,7 @@ class Owner:
         self.peak = 0
         """The most open holds at once."""
         self.records_peak = False
-        """Whether ``at_peak`` and ``longest`` are recorded, for a marker with limits."""
+        """Whether ``at_peak`` and ``longest`` are recorded: only for a limit."""
         self.at_peak: Sequence[tuple[Frame, ...]] = ()
         """The stacks of the holds that were open at the peak."""
         self.longest: tuple[float, tuple[Frame, ...]] = (0.0, ())

@@ -283,7 +283,7 @@ class PoolLeaks:
         return leaks
 
     def _problem(self, item: pytest.Item, owner: Owner) -> str | None:
-        """Return the text to fail a test with, or None; in warn mode, issue a warning."""
+        """Return the text to fail a test with, or None; warn of leaks in warn mode."""
         leaks = self._own_leaks(item, owner)
         limits = owner.limits
         if limits is None and not leaks:
