@@ -117,7 +117,7 @@ class Checkout:
 
 
 class Usage:
-    """What was done with a held connection."""
+    """Statistics of the statements on a held connection."""
 
     # Nearly every hold has one: class attributes save storing the defaults.
     transactional = True

@@ -26,7 +26,7 @@ class InheritedPath:
         self.last = 0.0
         """``time.monotonic()`` of the last checkout."""
         self.logged = False
-        """Whether it was already logged."""
+        """Whether this use was already logged."""
 
     def record(self, now: float) -> InheritedUse:
         """Return the record for a snapshot taken at ``now`` (``time.monotonic()``)."""

@@ -53,7 +53,7 @@ class Nesting:
         self.depth = depth
         """The most connections that one holder used or requested at once."""
         self.logged = False
-        """Whether it was already logged."""
+        """Whether this nesting was already logged."""
 
     @property
     def callers(self) -> tuple[Frame | None, Frame | None]:

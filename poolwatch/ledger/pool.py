@@ -42,7 +42,7 @@ _PATIENCE_S = 0.05
 _DEPARTED = 32
 """Closed connections that are remembered per pool."""
 _MOST_BLAMED = 64
-"""Maximum number of holds that the time of one wait is shared among."""
+"""Maximum number of holds among which the time of one wait is shared."""
 BRIEF = 0.001
 """Seconds. Shorter waits are not shown: they are connections being handed over."""
 
@@ -90,7 +90,7 @@ class PoolLedger:
         that are checked out and so have no event for a drop."""
         self.server_view = True
         self.holds: dict[int, Checkout] = {}
-        """Open holds. The adapter chooses the key, by which it finds the hold at its
+        """Open holds. The adapter chooses the key, so that it finds the hold at its
         return."""
         self.detached: dict[int, Checkout] = {}
         """Open holds whose connection was detached from the pool."""
@@ -251,7 +251,7 @@ class PoolLedger:
         return [each for stacks in self._by_stack().values() for each in stacks]
 
     def _by_stack(self) -> dict[Frame | None, list[Tally]]:
-        """The tallies of each call site, one for each stack."""
+        """The tallies of each call site: one per stack."""
         return {
             site: list(stacks.values()) for site, stacks in list(self._by_site.items())
         }

@@ -31,7 +31,7 @@ def mostly_outside(by_site: BySite) -> list[Outside]:
         if site is not None and _is_outside(tallies):
             callers = [c for c, group in _by_caller(tallies) if _is_outside(group)]
             time_spent = _time_spent(tallies)
-            found.append(Outside(site, *time_spent, callers=_existing(callers)))
+            found.append(Outside(site, *time_spent, callers=_not_none(callers)))
     return found
 
 
@@ -42,7 +42,7 @@ def collected(by_site: BySite) -> list[Collected]:
         count = _collected(tallies)
         if site is not None and count:
             callers = [c for c, group in _by_caller(tallies) if _collected(group)]
-            found.append(Collected(site, count, _existing(callers)))
+            found.append(Collected(site, count, _not_none(callers)))
     return found
 
 
@@ -110,7 +110,7 @@ def _by_caller(tallies: Sequence[Tally]) -> list[tuple[Frame | None, list[Tally]
     return list(groups.items())
 
 
-def _existing(callers: Iterable[Frame | None]) -> tuple[Frame, ...]:
+def _not_none(callers: Iterable[Frame | None]) -> tuple[Frame, ...]:
     return tuple(caller for caller in callers if caller is not None)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from poolwatch.testing.leak import PoolLeakError
 from poolwatch.testing.region import STEP_S, Region
-from poolwatch.testing.report import in_words
+from poolwatch.testing.report import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -117,4 +117,4 @@ class no_leaks:  # noqa: N801 - used like a function
     def _judge(self, block: Region) -> None:
         leaks = block.leaks(self._allow)
         if len(leaks) > self._allow:
-            raise PoolLeakError(in_words(leaks, "this block"), leaks)
+            raise PoolLeakError(describe(leaks, "this block"), leaks)

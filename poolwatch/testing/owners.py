@@ -45,7 +45,7 @@ class Owner:
         """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
         self.out: dict[Checkout, PoolLedger] = {}
-        """The open holds that it has taken, with the ledger of each pool."""
+        """The open holds of the owner, with the ledger of each pool."""
         self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
         """Holds that were garbage-collected, and when (``time.monotonic()``)."""
         self.peak = 0
@@ -61,11 +61,11 @@ class Owner:
         self.pools: frozenset[str] | None = None
         """Ids of the pools whose leaks count; None for all pools."""
         self.failed = False
-        """Whether it failed: then its leaks are not counted."""
+        """Whether the test failed: then its leaks are not counted."""
         self.judged = False
         """Whether its leaks were determined already."""
         self.needs_judging = False
-        """Whether it must be judged even if it has no open holds."""
+        """Whether the owner must be judged even without open holds."""
 
     @property
     def name(self) -> str:

@@ -30,9 +30,9 @@ _WHAT = {
 }
 _FIX = {
     "held": "take it in a with block (or close() it in a finally clause), so that it "
-    "goes back however the code ends",
+    "is returned however the code ends",
     "collected": "take it in a with block (or close() it in a finally clause)",
-    "detached": "call close() on a connection after detach()",
+    "detached": "after detach() the caller must close() the connection",
 }
 
 
@@ -41,7 +41,7 @@ def headline(leaks: Sequence[Leak], who: str) -> str:
     return one_line(f"{who} leaked {plural(len(leaks), 'connection')}")
 
 
-def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
     """Return the whole text: at most 15 lines, or with ``everything`` all details.
 
     Leaks of one kind, pool and call site are described together, with their number.

@@ -33,7 +33,7 @@ class WiderFixture:
 
     @property
     def is_set_up(self) -> bool:
-        """Whether its setup has ended, even if it failed."""
+        """Whether the setup has ended, even if it failed."""
         return self.definition.cached_result is not None
 
     def has_failed(self) -> bool:

@@ -277,7 +277,7 @@ class PoolLeaks:
                 _HEADING,
                 f"{plural(len(leaks), 'connection')} not returned by this test, which "
                 "failed: its traceback keeps the variables alive, so that is not "
-                f"counted.\n{in_words(leaks, item.nodeid)}",
+                f"counted.\n{describe(leaks, item.nodeid)}",
             )
             return []
         return leaks
@@ -303,7 +303,7 @@ class PoolLeaks:
                 leaks = []
         if not leaks:
             return violation
-        text = in_words(leaks, item.nodeid, everything=self._everything)
+        text = describe(leaks, item.nodeid, everything=self._everything)
         self._results.add_for_running_test(item, owner, leaks)
         if self._error:
             return "\n".join(filter(None, (text, violation)))
@@ -341,7 +341,7 @@ class PoolLeaks:
             self._owners.took_after_judging[id(owner)] = owner
         if not leaks or owner.failed:
             return
-        text = in_words(leaks, owner.name, everything=self._everything)
+        text = describe(leaks, owner.name, everything=self._everything)
         self._results.add_for_other_owner(owner, leaks, text)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -427,11 +427,11 @@ def runner_functions() -> Iterator[FunctionType]:
             yield function
 
 
-def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
-    """See ``report.in_words``, which is loaded for the first leak."""
+def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+    """See ``report.describe``, which is loaded for the first leak."""
     from poolwatch.testing import report
 
-    return report.in_words(leaks, who, everything=everything)
+    return report.describe(leaks, who, everything=everything)
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:
