@@ -314,4 +314,4 @@ class LibraryPools(ABC):
         if hooks is None:  # it was collected meanwhile
             return
         hooks.remove()
-        self._context.ledger.take_away(hooks.ledger)
+        self._context.ledger.remove(hooks.ledger)

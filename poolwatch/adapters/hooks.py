@@ -218,9 +218,9 @@ class DriverHooks(Hooks):
         """Record a second connection for one holder, or a request to an empty pool."""
         ledger = self.ledger
         if wait.holder.out:
-            ledger.wanted_again(wait)
+            ledger.requested_another(wait)
         if len(ledger.holds) + ledger.lost_slots >= most:
-            ledger.wanted_more(wait)
+            ledger.requested_beyond_capacity(wait)
             self._check_soon(ledger.id)
 
     # -- connections -------------------------------------------------------------------

@@ -85,8 +85,8 @@ class Agent:
 
     def __init__(self) -> None:
         self.ledger = Ledger(_in_use)
-        self._outermost_code: dict[int, CodeType] = {}
-        """By id: the code objects at which captured stacks end."""
+        self._end_codes: dict[int, CodeType] = {}
+        """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
         self.pools: InstrumentedPools | None = None
         """The instrumented pools; None before the first instrument()."""
@@ -114,12 +114,12 @@ class Agent:
         """Captures the stacks of checkouts; imported for the first pool."""
         from poolwatch.stacks.capture import CallSites
 
-        return CallSites(bottoms=self._outermost_code)
+        return CallSites(end_codes=self._end_codes)
 
     def end_stacks_at(self, function: FunctionType) -> None:
         """End captured stacks at this function, such as a test runner's."""
         code = function.__code__
-        self._outermost_code[id(code)] = code
+        self._end_codes[id(code)] = code
 
     @cached_property
     def source(self) -> LedgerSource:

@@ -60,7 +60,7 @@ class Watchdog:
         self._log_returned(pools, now)
         self._log_collected(pools)
         for pool in pools:
-            pool.look()
+            pool.find_dropped()
             pool.mark(now)
             self._log_nested(pool)
             self._log_fork_shared(pool)

@@ -1,1 +1,1 @@
-"""What is recorded of each pool: open holds and waits, and statistics of ended ones."""
+"""The ledger: open holds and waits of each pool, and statistics of ended ones."""

@@ -1,7 +1,7 @@
 """One checkout: the request, and the hold it becomes.
 
-The application's threads write it during their own calls, without a lock: two threads
-never write more than a single attribute at the same time.
+The application's threads write a checkout during their own calls, without a lock. Each
+concurrent write changes a single attribute.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from poolwatch.stacks.holder import Holder, TaskRef
 
 LIMIT = 8192
-"""Characters of a statement that are kept: no more are ever shown."""
-_LOOKS = 2
+"""Maximum length of a stored statement, in characters."""
+_CHECKS_TO_CONFIRM = 2
+"""Consecutive checks without an outside reference that prove a dropped connection."""
 
 
 def _no_proxy() -> None:
-    """Stand for the proxy of a request that has no connection yet."""
+    """Placeholder for the proxy of a request that has no connection yet."""
 
 
 class Checkout:
@@ -62,47 +63,49 @@ class Checkout:
         self.asked = asked
         """``time.monotonic()`` of the request."""
         self.taken = asked
-        """``time.monotonic()`` of the answer; that of the request until then."""
+        """``time.monotonic()`` of the checkout; until then, of the request."""
         self.proxy: Callable[[], Any] = _no_proxy
         """Weak reference to the connection proxy that the application holds."""
         self.facts: ConnectionFacts | None = None
-        """The facts of the connection; None if they are not known."""
+        """None if nothing is known about the connection."""
         self.usage: Usage | None = None
-        """The statements of the hold; None before the first one."""
+        """Statistics of the statements; None before the first one."""
         self.number = 0
-        """Identifies the hold or wait in snapshots; 0 before the first one."""
+        """Identifies the hold or wait in snapshots; 0 until a snapshot has shown it."""
         self.within: tuple[Checkout, ...] = ()
-        """Holds of the same pool that the holder was using when it asked."""
+        """Holds of the same pool that the holder was using at the request."""
         self.dropped = 0
-        """Consecutive looks at which only the pool referred to the connection."""
+        """Consecutive checks that found no reference but the pool's."""
         self.leaked = False
-        """The hold is already counted as leaked."""
+        """Whether the hold is already counted as leaked."""
         self.keyed = False
-        """Taken under a key of psycopg2's pool: the same key lends it again."""
+        """Taken with a key of psycopg2's pool: the same key returns it again."""
 
     def owner(self) -> object:
-        """The task or thread: equal for two requests of the same one."""
+        """The task or thread; equal for two requests of the same task or thread."""
         return self.holder if self.task is None else self.task
 
     def statement(self) -> str | None:
-        """The last statement that was sent, literals included."""
+        """The last statement sent, literals included."""
         return None if self.usage is None else self.usage.statement
 
     def is_dropped(self) -> bool:
-        """Whether enough looks in a row found no reference but the pool's."""
-        return self.dropped >= _LOOKS
+        """Whether enough consecutive checks found no reference but the pool's."""
+        return self.dropped >= _CHECKS_TO_CONFIRM
 
     def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
-        """The key of the holder's stack (``Holder.stack_key``), None if the holder has
-        ended; and a weak reference to the task.
+        """Return the key of the holder's stack and a weak reference to its task.
+
+        The key (``Holder.stack_key``) is None if the holder has ended.
         """
         ident = None if self.holder.has_ended() else self.holder.stack_key()
         return ident, self.task.reference if self.task is not None else None
 
     def ended_owner(self) -> str | None:
-        """The thread or task that took the hold, in words, if it has ended.
+        """Describe the thread or task that took the hold, if it has ended.
 
-        None if another thread or task has used the connection: it was handed over.
+        None if it is running, or if another thread or task has used the connection: it
+        was handed over.
         """
         if self.task is not None:
             ended, who = self.task.has_ended(), f"task {self.task.name}"
@@ -114,30 +117,31 @@ class Checkout:
 
 
 class Usage:
-    """What was done with a held connection."""
+    """Statistics of the statements on a held connection."""
 
-    # One is made for nearly every hold: nothing is stored that is as it is here.
+    # Nearly every hold has one: class attributes save storing the defaults.
     transactional = True
-    """A statement begins a transaction, as it does but for AUTOCOMMIT."""
+    """Whether a statement begins a transaction; False with AUTOCOMMIT."""
     by_others = False
-    """A thread or task that did not take the connection has used it."""
+    """Whether a thread or task other than the holder has used the connection."""
     streamed = False
-    """Rows come from a cursor on the server: then fetching is SQL, unseen by us."""
+    """Whether rows come from a server-side cursor: fetching is not measured."""
     statement: str | None = None
     path: Path | None = None
-    """Where the last statement was sent from."""
+    """The stack that sent the last statement."""
     began: float | None = None
-    """When what the server does for us now was asked of it, else None."""
+    """Start of the running statement, commit or rollback; None if none is running."""
     used = 0.0
-    """When the last such thing ended."""
+    """End of the last statement, commit or rollback."""
     in_sql = 0.0
+    """Seconds in ended statements, commits and rollbacks."""
     idle = 0.0
     """Seconds in an open transaction without a statement."""
     idle_since: float | None = None
-    """Since when that is so; None if a statement is running or none is open."""
+    """Start of the current idle time; None if the transaction is not idle."""
 
     def begin(self) -> None:
-        """A statement, a commit or a rollback is sent."""
+        """Record that a statement, a commit or a rollback is sent."""
         now = self.began = monotonic()
         since = self.idle_since
         if since is not None:
@@ -145,21 +149,21 @@ class Usage:
             self.idle_since = None
 
     def ended(self, in_transaction: bool) -> None:
-        """It has been answered, and a transaction may have been left open."""
+        """Record that the server has answered."""
         now = self.used = monotonic()
         began = self.began
-        if began is not None:  # two threads on one connection: not our mistake
+        if began is not None:  # None if two threads share the connection
             self.in_sql += now - began
             self.began = None
         self.idle_since = now if in_transaction else None
 
     def running_s(self, now: float) -> float | None:
-        """How long the statement has been running that runs now; None if none does."""
+        """Seconds since the running statement began; None if none is running."""
         began = self.began
         return None if began is None else max(0.0, now - began)
 
     def in_sql_until(self, now: float) -> float:
-        """Seconds spent in statements, the running one included."""
+        """Seconds in statements, the running one included."""
         began = self.began
         return self.in_sql + (0.0 if began is None else now - began)
 
@@ -169,12 +173,12 @@ class Usage:
         return self.idle + (0.0 if since is None else now - since)
 
     def unused_s(self, now: float) -> float:
-        """How long ago the last statement ended; 0 while one is running."""
+        """Seconds since the last statement ended; 0 while one is running."""
         return 0.0 if self.began is not None else max(0.0, now - self.used)
 
 
 class ConnectionFacts:
-    """What was learned of a DBAPI connection when it was opened or first met."""
+    """What is known about a DBAPI connection since it was opened or first seen."""
 
     __slots__ = (
         "address",
@@ -186,7 +190,7 @@ class ConnectionFacts:
         "process",
     )
 
-    def __init__(  # noqa: PLR0917 - as they are learned
+    def __init__(  # noqa: PLR0917 - one per attribute
         self,
         backend_pid: int | None,
         opened: float,
@@ -204,12 +208,12 @@ class ConnectionFacts:
         self.address = address
         self.client_port = client_port
         self.process = process
-        """Pid of the process that opened it."""
+        """Pid of the process that opened the connection."""
         self.met = met
-        """Nobody knows when it was opened: ``opened`` is when it was met."""
+        """Whether it was opened unseen: ``opened`` is when it was first seen."""
 
     def record(self, now: float) -> Connection:
-        """The form that viewers get."""
+        """Return the record for a snapshot."""
         from poolwatch.model import Connection
 
         return Connection(
@@ -222,7 +226,7 @@ class ConnectionFacts:
 
 
 class Gauges:
-    """What the pool itself says of its present state."""
+    """The current state, as the pool itself reports it."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Durations counted in buckets: bounded memory, percentiles within 10 %.
 
-Buckets are a quarter of an octave wide, kept sparsely. Not thread-safe: whoever owns a
-histogram calls it from one thread at a time.
+Buckets are a quarter of an octave wide and stored sparsely. Not thread-safe: the caller
+must serialize access.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _STEPS = 4
 """Buckets per octave."""
 _ZERO = 64 * _STEPS
-"""Number of the bucket that begins at one second; keeps all numbers positive."""
+"""Number of the bucket that begins at one second; keeps all bucket numbers positive."""
 _SHORTEST = 5e-7
-"""Seconds that what took no time counts as."""
+"""Shorter durations count as this many seconds."""
 
 
 class Histogram:
@@ -34,25 +34,25 @@ class Histogram:
         self.longest = 0.0
 
     def add(self, samples: Sequence[float]) -> None:
-        """Count durations, many at once.
+        """Count a batch of durations.
 
-        Sorted, those of one bucket lie side by side: a logarithm is taken for each
-        bucket, not for each of them.
+        Sorting puts the durations of one bucket next to each other, so the logarithm is
+        computed once per bucket instead of once per duration.
         """
         ordered = sorted(samples)
         buckets = self.buckets
-        done, ready = 0, len(ordered)
-        while done < ready:
-            number = int(_STEPS * log2(max(ordered[done], _SHORTEST)) + _ZERO)
-            beyond = bisect_left(ordered, _begin(number + 1), done + 1)
-            buckets[number] = buckets.get(number, 0) + beyond - done
-            done = beyond
-        self.count += ready
+        start, stop = 0, len(ordered)
+        while start < stop:
+            number = int(_STEPS * log2(max(ordered[start], _SHORTEST)) + _ZERO)
+            end = bisect_left(ordered, _begin(number + 1), start + 1)
+            buckets[number] = buckets.get(number, 0) + end - start
+            start = end
+        self.count += stop
         self.total += sum(samples)
         self.longest = max(self.longest, ordered[-1])
 
     def percentile(self, share: float) -> float | None:
-        """The duration that ``share`` (0 to 1) of all samples do not exceed."""
+        """The duration that a ``share`` (0 to 1) of all samples does not exceed."""
         if not self.count:
             return None
         rank = share * self.count
@@ -64,7 +64,7 @@ class Histogram:
         return self.longest
 
     def distribution(self) -> Distribution:
-        """The figures people ask for."""
+        """Return count, sum, maximum and percentiles."""
         from poolwatch.model import NO_SAMPLES, Distribution
 
         if not self.count:
@@ -80,14 +80,14 @@ class Histogram:
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """One histogram of all samples of several."""
+    """Return one histogram of the samples of all."""
     total = Histogram()
-    for each in histograms:
-        for bucket, count in each.buckets.items():
+    for histogram in histograms:
+        for bucket, count in histogram.buckets.items():
             total.buckets[bucket] = total.buckets.get(bucket, 0) + count
-        total.count += each.count
-        total.total += each.total
-        total.longest = max(total.longest, each.longest)
+        total.count += histogram.count
+        total.total += histogram.total
+        total.longest = max(total.longest, histogram.longest)
     return total
 
 

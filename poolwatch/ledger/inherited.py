@@ -1,7 +1,7 @@
-"""Connections that were opened before the process forked, and the lines that take them.
+"""Stacks that took a connection opened before the process forked.
 
 Parent and child share the session of such a connection. One short hold is enough to
-mix up their answers, so :mod:`poolwatch.agent.inherited` records each checkout.
+mix up their results, so :mod:`poolwatch.agent.inherited` records each checkout.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class InheritedPath:
-    """A stack that has taken such a connection."""
+    """A stack that took an inherited connection."""
 
     __slots__ = ("backend_pid", "last", "logged", "path")
 
     def __init__(self, path: Path, backend_pid: int | None) -> None:
         self.path = path
         self.backend_pid = backend_pid
-        """Backend of the first such connection."""
+        """Backend of the first inherited connection taken here."""
         self.last = 0.0
-        """``time.monotonic()`` of its last use."""
+        """``time.monotonic()`` of the last checkout."""
         self.logged = False
-        """Already in the log."""
+        """Whether this use was already logged."""
 
     def record(self, now: float) -> InheritedUse:
-        """Return what is reported of it at ``now`` (``time.monotonic()``)."""
+        """Return the record for a snapshot taken at ``now`` (``time.monotonic()``)."""
         return InheritedUse(self.path.site(), self.backend_pid, now - self.last)

@@ -1,7 +1,7 @@
-"""What the application says about its own work: labels, and holds meant to be long.
+"""Labels and intended long holds, declared by the application.
 
-Both are context variables, so they follow the thread, the task and everything awaited
-inside the ``with`` block.
+Both are kept in a context variable, so they apply to the thread or task and to
+everything awaited inside the ``with`` block.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 
 MOST = 16
-"""Labels kept on one hold."""
+"""Maximum number of labels on one hold."""
 LONGEST = 200
-"""Characters of a label's value that are kept."""
+"""Maximum length of a label's value, in characters."""
 
 
 class Context:
-    """What surrounds the code that asks for a connection. Never changed."""
+    """The labels and the declared long hold of a request. Immutable."""
 
     __slots__ = ("labels", "long_hold")
 
     def __init__(self, labels: dict[str, str], long_hold: str | None) -> None:
         self.labels = labels
         self.long_hold = long_hold
-        """Why a long hold is fine here, or None."""
+        """Reason for an intended long hold, or None."""
 
 
 NO_CONTEXT = Context({}, None)
@@ -34,15 +34,15 @@ current_context: ContextVar[Context] = ContextVar("poolwatch", default=NO_CONTEX
 
 @contextmanager
 def label(**labels: object) -> Iterator[None]:
-    """Give the holds and waits begun inside labels, e.g. ``label(endpoint="/orders")``.
+    """Label the holds and waits that begin inside, e.g. ``label(endpoint="/orders")``.
 
-    Inner labels are added to outer ones. Values are kept as text, at most 16 of 200
-    characters: they are shown to whoever may read this process's socket.
+    Inner labels are added to outer ones. At most 16 labels are kept, as text of at most
+    200 characters. Every client that may read this process's socket sees them.
     """
-    said = current_context.get()
+    outer = current_context.get()
     texts = {key: _text(value) for key, value in labels.items()}
-    both = dict(list({**said.labels, **texts}.items())[:MOST])
-    token = current_context.set(Context(both, said.long_hold))
+    merged = dict(list({**outer.labels, **texts}.items())[:MOST])
+    token = current_context.set(Context(merged, outer.long_hold))
     try:
         yield
     finally:
@@ -51,10 +51,9 @@ def label(**labels: object) -> Iterator[None]:
 
 @contextmanager
 def long_hold(reason: str) -> Iterator[None]:
-    """Declare that holds taken inside are meant to last: they are never flagged.
+    """Declare that holds taken inside are meant to be long: they are never flagged.
 
-    ``reason`` is shown with the hold. Raises ValueError if it is empty: a reader must
-    be able to tell why.
+    ``reason`` is shown with the hold. Raises ValueError if it is empty.
     """
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError('long_hold() needs a reason, e.g. long_hold("LISTEN loop")')
@@ -66,8 +65,10 @@ def long_hold(reason: str) -> Iterator[None]:
 
 
 def _reset(token: Token[Context]) -> None:
-    """Leave the block. A generator (a fixture, a dependency) may be ended in another
-    context than it was begun in: then there is nothing to reset there.
+    """Restore the outer labels, if this is still the context of the block.
+
+    A generator (a fixture, a dependency) may be closed in another context than the one
+    it began in. There is nothing to reset in that context.
     """
     with suppress(ValueError):
         current_context.reset(token)
@@ -76,5 +77,5 @@ def _reset(token: Token[Context]) -> None:
 def _text(value: object) -> str:
     try:
         return str(value)[:LONGEST]
-    except Exception:  # noqa: BLE001 - its own __str__; a label is not worth a failure
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return f"({type(value).__name__})"

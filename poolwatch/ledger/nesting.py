@@ -1,10 +1,9 @@
-"""Second requests for a connection by a holder that has one already, noted as they
-happen.
+"""Nested requests: a holder requests a second connection while it uses the first.
 
-A nested request that is served at once is over before a viewer looks, and yet a pool
-full of such callers deadlocks. The request itself is the best moment to tell: the code
-that asks is running, so its variables show whether it still uses the connection that it
-took before. Nested requests are rare; plain checkouts never come here.
+A nested request that is served at once does not show in any snapshot, yet a pool full
+of such callers deadlocks. So nested requests are detected when they are made: the
+requesting code is running then, and its variables show whether it still uses its first
+connection. Nested requests are rare; plain checkouts never get here.
 """
 
 from __future__ import annotations
@@ -20,23 +19,24 @@ if TYPE_CHECKING:
     from poolwatch.stacks.capture import Path
 
 InUse = Callable[[Sequence[Any], Collection[int]], list[int]]
-"""Returns which connections the running code uses, by their index. For those in the
-collection, which the line that runs now has taken in a loop, a plain variable does not
-count.
+"""Returns the indexes of the connections that the running code uses.
+
+The collection holds the indexes of connections that the running line took in a loop. A
+plain variable that refers to one of these does not count as a use.
 """
 
 MOST = 64
-"""Pairs of stacks kept per pool."""
+"""Maximum number of nestings recorded per pool."""
 _MOST_HOLDS = 256
-"""A pool with more holds is not searched at a request for one."""
+"""Nested requests are not searched for in a pool with more holds."""
 _MOST_OUTER = 16
-"""Holds of one holder that are looked at, the latest."""
+"""Only this many of a holder's latest holds are examined."""
 _MOST_MISSES = 256
-"""Pairs of stacks that are remembered as not nested."""
+"""Maximum number of pairs of stacks remembered as not nested."""
 
 
 class Nesting:
-    """Two stacks that were seen one within the other."""
+    """A pair of stacks: the inner request was made while the outer hold was in use."""
 
     __slots__ = ("count", "depth", "inner", "last", "logged", "outer", "who")
 
@@ -46,14 +46,14 @@ class Nesting:
         self.outer = outer
         self.inner = inner
         self.who = who
-        """The first holder, in words."""
+        """Name of the first such holder."""
         self.last = last
-        """``time.monotonic()`` of the last time."""
+        """``time.monotonic()`` of the last such request."""
         self.count = 1
         self.depth = depth
-        """The most connections that one such holder wanted at once."""
+        """The most connections that one holder used or requested at once."""
         self.logged = False
-        """Already in the log."""
+        """Whether this nesting was already logged."""
 
     @property
     def callers(self) -> tuple[Frame | None, Frame | None]:
@@ -63,7 +63,7 @@ class Nesting:
         return distinguishing_callers(self.outer, self.inner)
 
     def record(self, now: float) -> NestedRequests:
-        """Return what is reported of it at ``now`` (``time.monotonic()``)."""
+        """Return the record for a snapshot taken at ``now`` (``time.monotonic()``)."""
         return NestedRequests(
             self.outer.site(),
             self.inner.site(),
@@ -82,45 +82,47 @@ class Nestings:
         self._in_use = in_use
         self.seen: dict[tuple[Path, Path], Nesting] = {}
         self._misses: dict[tuple[Path, Path], int] = {}
-        """How often a pair of stacks was found not to be nested."""
+        """By pair of stacks: how often it was found not to be nested."""
 
     def records(self, now: float) -> list[NestedRequests]:
-        """Return what is reported at ``now`` (``time.monotonic()``)."""
-        return [each.record(now) for each in list(self.seen.values())]
+        """Return the records for a snapshot taken at ``now`` (``time.monotonic()``)."""
+        return [nesting.record(now) for nesting in list(self.seen.values())]
 
     def forget(self) -> None:
-        """Begin anew in a forked child."""
+        """Start over in a forked child."""
         self.seen.clear()
         self._misses.clear()
 
     def note(self, wait: Checkout, holds: dict[int, Checkout]) -> None:
-        """Record in which holds of this pool a request is nested.
+        """Record the holds of this pool that a request is nested in.
 
-        A hold counts if the thread or task that asks has taken it and is still at the
-        work for which it took it. A connection that it has left behind or handed over
-        is another matter. Runs in the thread that asks.
+        A hold counts if the requesting thread or task took it and still uses it. A
+        leaked connection or one that was handed over does not count. Must run in the
+        requesting thread.
         """
         if len(holds) > _MOST_HOLDS:
             return
         owner = wait.owner()
-        mine = [
+        own_holds = [
             hold
             for hold in list(holds.values())
             if hold.owner() == owner
-            if not hold.context.long_hold  # declared: meant to be beside others
+            if not hold.context.long_hold  # declared: other connections are expected
             if hold.usage is None or not hold.usage.by_others
         ][-_MOST_OUTER:]
-        outer = self._enclosing(mine, wait)
+        outer = self._enclosing(own_holds, wait)
         if outer:
             wait.within = tuple(outer)
             for hold in outer:
-                _let_go_of_ended(hold, holds)
+                _drop_ended(hold, holds)
                 self._count(hold, wait, len(outer) + 1)
 
-    def _enclosing(self, mine: Sequence[Checkout], wait: Checkout) -> list[Checkout]:
-        """The holds in whose work this request is nested."""
+    def _enclosing(
+        self, own_holds: Sequence[Checkout], wait: Checkout
+    ) -> list[Checkout]:
+        """Return the holds that the holder still uses at this request."""
         found, unclear = [], []
-        for hold in mine:
+        for hold in own_holds:
             pair = hold.path, wait.path
             if pair in self.seen or _encloses(*pair):
                 found.append(hold)
@@ -128,19 +130,19 @@ class Nestings:
                 unclear.append(hold)
         if unclear:
             proxies = [hold.proxy() for hold in unclear]
-            again = {
+            same_line = {
                 at
                 for at, hold in enumerate(unclear)
                 if _same_stack(hold.path, wait.path)
             }
-            found += [unclear[at] for at in self._in_use(proxies, again)]
+            found += [unclear[at] for at in self._in_use(proxies, same_line)]
             self._missed(
                 (hold.path, wait.path) for hold in unclear if hold not in found
             )
         return found
 
     def _worth_a_search(self, pair: tuple[Path, Path]) -> bool:
-        """Whether a pair that was not nested is looked at again: ever more rarely."""
+        """Whether to examine a pair again: only after 0, 1, 2, 4, 8 ... misses."""
         misses = self._misses.get(pair, 0)
         if not misses & (misses - 1):
             return True
@@ -164,15 +166,15 @@ class Nestings:
             self.seen[pair] = Nesting(*pair, _who(wait), wait.asked, depth)
 
 
-def _let_go_of_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
-    """Forget the ended holds that one is nested in.
+def _drop_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
+    """Drop ended holds from ``hold.within``.
 
-    A holder that takes the next connection before it returns the last one would make a
-    chain of all its holds, for as long as it goes on.
+    Otherwise a holder that always takes the next connection before it returns the last
+    one would keep a chain of all its ended holds alive.
     """
     if hold.within:
         open_ones = set(holds.values())
-        hold.within = tuple(each for each in hold.within if each in open_ones)
+        hold.within = tuple(outer for outer in hold.within if outer in open_ones)
 
 
 def _who(wait: Checkout) -> str:
@@ -184,18 +186,18 @@ def _who(wait: Checkout) -> str:
 
 
 def _same_stack(one: Path, other: Path) -> bool:
-    """Whether the same lines made both requests, as in the turns of a loop."""
+    """Whether the same lines made both requests, as in a loop."""
     from poolwatch.stacks.compare import taking_frames
 
     return one is other or taking_frames(one.frames()) == taking_frames(other.frames())
 
 
 def _encloses(outer: Path, inner: Path) -> bool:
-    """Whether all user frames that took the one were running when the other was asked.
+    """Whether all user frames of the outer request still ran at the inner request.
 
-    The same line again is a loop that has not let go of what it took in its last turn,
-    or has leaked it; unless its function is on the stack once more: then it calls
-    itself.
+    If both have the same call site, it is a loop that still holds the connection of its
+    last iteration, or has leaked it. If its function is on the stack twice, it is a
+    recursion, which does count.
     """
     from poolwatch.stacks.compare import still_on_stack, taking_frames  # rarely needed
 
@@ -203,11 +205,11 @@ def _encloses(outer: Path, inner: Path) -> bool:
     site = outer.site()
     if site is not None and site == inner.site():
         name = site.file, site.function
-        before, here = (
+        outer_calls, inner_calls = (
             sum((frame.file, frame.function) == name for frame in stack)
             for stack in (taken, now)
         )
-        if here <= before:
+        if inner_calls <= outer_calls:
             return False
     wanted = len(taking_frames(taken))
     return bool(wanted) and still_on_stack(taken, now) == wanted

@@ -5,8 +5,8 @@ thread of the checkout or return, and possibly in the middle of a garbage collec
 they must be quick and must not fail. (If one fails, the hooks of that pool are switched
 off.)
 
-``taken(book, hold)``                   a connection was lent
-``ended(book, hold, now, collected)``   it was returned, or collected as garbage
+``taken(pool, hold)``                   a connection was checked out
+``ended(pool, hold, now, collected)``   it was returned, or garbage-collected
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Ended = Callable[[Any, Checkout, float, bool], None]
 class Observers:
     """The observers of all pools.
 
-    They change while other threads call them, so each attribute is replaced as a whole.
+    Other threads may call them during a change: each attribute is replaced as a whole.
     """
 
     __slots__ = ("_all", "ended", "taken")
@@ -32,33 +32,33 @@ class Observers:
     def __init__(self) -> None:
         self._all: tuple[object, ...] = ()
         self.taken: Taken | None = None
-        """Calls every observer that has such a method; None if no observer has."""
+        """Calls ``taken`` of every observer that has it; None if no observer has it."""
         self.ended: Ended | None = None
-        """The same for the end of a hold."""
+        """Calls ``ended`` of every observer that has it; None if no observer has it."""
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there is at least one observer."""
         return bool(self._all)
 
     def append(self, observer: object) -> None:
-        """Add an observer."""
+        """Add an observer at the end."""
         self._set(*self._all, observer)
 
     def remove(self, observer: object) -> None:
-        """Remove an observer, if it is there."""
+        """Remove an observer, if it is registered."""
         self._set(*[each for each in self._all if each is not observer])
 
     def _set(self, *observers: object) -> None:
         self._all = observers
-        self.taken, self.ended = map(self._as_one, ("taken", "ended"))
+        self.taken, self.ended = map(self._combined, ("taken", "ended"))
 
-    def _as_one(self, name: str) -> Callable[..., None] | None:
+    def _combined(self, name: str) -> Callable[..., None] | None:
         calls = [getattr(each, name) for each in self._all if hasattr(each, name)]
         if len(calls) <= 1:
             return calls[0] if calls else None
 
-        def tell(*args: Any) -> None:
+        def notify(*args: Any) -> None:
             for call in calls:
                 call(*args)
 
-        return tell
+        return notify

@@ -2,10 +2,9 @@
 
 The application's threads write it during their own calls, without a lock: single dict
 and array operations are atomic, and the durations of an ended hold are only appended to
-the tally of its call site. A thread that finds enough durations, and the lock of the
-fold free, folds them into histograms. No thread of the application waits for that lock.
-So a garbage collection during a fold, which may end holds, does not block itself
-either.
+the tally of its call site. When enough durations are queued and the fold lock is free,
+the thread folds them into histograms. No thread of the application waits for that lock,
+so a garbage collection during a fold, which may end holds, cannot deadlock.
 """
 
 from __future__ import annotations
@@ -35,27 +34,29 @@ if TYPE_CHECKING:
     from poolwatch.stacks.capture import Path
 
 MOST_SITES = 128
-"""Call sites kept apart per pool; further ones are counted together."""
+"""Maximum number of call sites per pool; further ones are counted together."""
 _MOST_STACKS = 2 * MOST_SITES
-"""Call sites with their callers that are kept apart."""
+"""Maximum number of tallies per pool: one per call site and nearest callers."""
 _PATIENCE_S = 0.05
-"""How long a viewer waits for a fold under way before it reads all the same."""
+"""How long a viewer waits for a running fold before it reads without the lock."""
 _DEPARTED = 32
+"""Closed connections that are remembered per pool."""
 _MOST_BLAMED = 64
+"""Maximum number of holds among which the time of one wait is shared."""
 BRIEF = 0.001
-"""Seconds. Younger waits are not shown: they are connections being handed over."""
+"""Seconds. Shorter waits are not shown: they are connections being handed over."""
 
 
-def _nothing() -> None:
-    """Look for nothing: events tell of every end."""
+def _no_check() -> None:
+    """Do nothing: the pool has an event for the end of every hold."""
 
 
 class PoolLedger:
     """Open holds and waits of one pool, and statistics of ended ones."""
 
     server_connect: Callable[[], Any] | None = None
-    """Opens a connection to this pool's PostgreSQL, outside the pool; None if it is on
-    no PostgreSQL."""
+    """Opens a connection to this pool's PostgreSQL server, outside the pool; None for
+    other databases."""
 
     def __init__(
         self,
@@ -67,11 +68,11 @@ class PoolLedger:
         long_after: float,
         gauges: Callable[[], Gauges],
         observers: Observers,
-        beside: Mapping[str, PoolLedger],
+        all_pools: Mapping[str, PoolLedger],
         in_use: InUse,
     ) -> None:
         self.id = pool_id
-        self._beside = beside
+        self._all_pools = all_pools
         """The ledgers of all pools, this one included."""
         self.observers = observers
         """The observers of all pools."""
@@ -82,25 +83,25 @@ class PoolLedger:
         self.long_after = long_after
         self.gauges = gauges
         self.shared = False
-        """One connection may be lent several times; then holds are keyed by proxy, and
-        one that was dropped may end without any event."""
-        self.look: Callable[[], None] = _nothing
-        """Has the adapter look for what no event tells: connections that were dropped
-        where the pool keeps what it has lent."""
+        """Whether one connection may be checked out several times at once. Then holds
+        are keyed by proxy, and a dropped hold may end without an event."""
+        self.find_dropped: Callable[[], None] = _no_check
+        """Has the adapter find dropped connections, in pools that refer to connections
+        that are checked out and so have no event for a drop."""
         self.server_view = True
         self.holds: dict[int, Checkout] = {}
-        """Open holds. The key is the adapter's: it must find the hold again at its
+        """Open holds. The adapter chooses the key, so that it finds the hold at its
         return."""
         self.detached: dict[int, Checkout] = {}
-        """Open holds whose connection was taken out of the pool for good."""
+        """Open holds whose connection was detached from the pool."""
         self.waits: dict[int, Checkout] = {}
         self.blamed: dict[int, list[Path]] = {}
-        """By wait: the paths of the holds that were open when it began."""
+        """By id of the wait: the paths of the holds that were open when it began."""
         self.connections: dict[int, ConnectionFacts] = {}
         self.inherited: dict[Path, InheritedPath] = {}
-        """Paths that took connections which had been opened before a fork."""
+        """Stacks that took connections opened before a fork."""
         self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
-        """The connections that were closed last: when, and their facts."""
+        """The latest closed connections: the time, and the facts."""
         self.switched_off: Callable[[], bool] = bool
         self._by_path: dict[Path, Tally] = {}
         self._start_counting()
@@ -111,24 +112,24 @@ class PoolLedger:
         self.lost_slots = 0
         """Dropped connections that the pool will never replace."""
         self.gave_up = 0
-        """Waits that the application itself has ended."""
+        """Waits that the application itself ended."""
         self.most_wanted = 0
-        """The most connections out or wanted at once, beyond the capacity."""
+        """The most connections held and requested at once, while above the capacity."""
         self.leaked = 0
-        """Open holds that were found leaked; ended ones are counted by their tally."""
+        """Holds that were found leaked or were garbage-collected."""
         self._by_site: dict[Frame | None, dict[Stack, Tally]] = {}
-        """By call site and stack; None is a stack without any frame."""
+        """By call site and stack; the call site of an empty stack is None."""
         self._create = Histogram()
         self._failed_waits = Histogram()
         self._created = array("d")
-        """Seconds of connects that are not folded into ``_create`` yet."""
+        """Seconds of connects not yet folded into ``_create``."""
         self._failed = array("d")
-        """Seconds of failed waits that are not folded yet."""
+        """Seconds of failed waits not yet folded into ``_failed_waits``."""
         self._folding = threading.Lock()
         self._wait_rate = WaitRate(self.begun)
 
     def use(self) -> Use:
-        """Whether it has opened a connection (1), or one was taken from it (2)."""
+        """0 if unused, 1 if a connection was opened, 2 if one was checked out."""
         if self.holds or self._by_path:
             return 2
         return 1 if self.connects else 0
@@ -138,11 +139,12 @@ class PoolLedger:
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
         """Record the end of a hold.
 
-        It is counted out last: a caller that is cut short does that itself.
+        ``holder.out`` is decremented last. If this is interrupted by an exception, the
+        caller must decrement it.
         """
-        tell = self.observers.ended
-        if tell is not None:
-            tell(self, hold, now, collected)
+        notify = self.observers.ended
+        if notify is not None:
+            notify(self, hold, now, collected)
         path = hold.path
         tally = self._by_path.get(path) or self._tally(path)
         taken, held = hold.taken, tally.held
@@ -161,13 +163,13 @@ class PoolLedger:
         hold.holder.out -= 1
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
-        """Record the end of a hold that is keyed by its proxy, under whichever key."""
+        """Record the end of a hold of a shared connection, whatever its key."""
         for key in list(self.holds):
             if self.holds.get(key) is hold and self.holds.pop(key, None) is hold:
                 self.end(hold, now, collected)
 
     def timed_out(self, waited: float) -> None:
-        """Count a wait that the pool itself ended, after so many seconds."""
+        """Count a wait that the pool itself ended, after ``waited`` seconds."""
         self._failed.append(waited)
         self.timeouts += 1
 
@@ -176,43 +178,43 @@ class PoolLedger:
         self._failed.append(waited)
         self.gave_up += 1
 
-    def wanted_again(self, wait: Checkout) -> None:
-        """A thread asks that has connections out already, of this pool or another."""
+    def requested_another(self, wait: Checkout) -> None:
+        """Record a request by a holder that has a connection, of any pool, already."""
         self.nestings.note(wait, self.holds)
         self.blamed[id(wait)] = []
 
-    def wanted_more(self, wait: Checkout) -> None:
-        """Somebody asks while as many are out as there can be."""
+    def requested_beyond_capacity(self, wait: Checkout) -> None:
+        """Record a request while the pool is at its capacity."""
         self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
         holders = itertools.islice(list(self.holds.values()), _MOST_BLAMED)
         self.blamed[id(wait)] = [hold.path for hold in holders]
 
     def waited(self, wait: Checkout, now: float) -> None:
-        """Share out a wait that is over among the holds of that time."""
+        """Share the time of an ended wait among the holds open at its start."""
         paths = self.blamed.pop(id(wait), None)
         if paths is None or now - wait.asked < BRIEF:
             return
         for path in paths:
             tally = self._by_path.get(path) or self._tally(path)
-            tally.caused += (now - wait.asked) / len(paths)
+            tally.wait_caused += (now - wait.asked) / len(paths)
         if wait.holder.out:
-            for book in list(self._beside.values()):
-                book.holder_waited(wait.owner(), now - wait.asked)
+            for pool in list(self._all_pools.values()):
+                pool.holder_waited(wait.owner(), now - wait.asked)
 
     def holder_waited(self, owner: object, seconds: float) -> None:
-        """Note that a holder has waited for a connection, of whichever pool."""
+        """Note on the open holds of ``owner`` that it waited for another connection."""
         for hold in itertools.islice(list(self.holds.values()), _MOST_BLAMED):
             if hold.owner() == owner:
                 tally = self._by_path.get(hold.path) or self._tally(hold.path)
                 tally.pool_wait += seconds
 
     def connected(self, took: float) -> None:
-        """Count a connection that was just opened, and the seconds it took."""
+        """Count a connection that was opened, and the seconds of the connect."""
         self.connects += 1
         self._created.append(took)
 
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
-        """Count a connection that was closed; the server may not know yet."""
+        """Count a connection that was closed; its backend may live a little longer."""
         self.closes += 1
         if facts is not None and facts.backend_pid is not None:
             self.departed.append((now, facts))
@@ -228,9 +230,9 @@ class PoolLedger:
             tally.leaked += 1
 
     def forget(self) -> None:
-        """In a forked child: what is out belongs to the parent, and so do the counts.
+        """Start over in a forked child: the holds and counts belong to the parent.
 
-        Tables are emptied in place: the hooks hold on to them.
+        Tables are cleared in place because the hooks refer to them.
         """
         for table in (
             self.holds,
@@ -243,19 +245,19 @@ class PoolLedger:
             table.clear()
         self.departed.clear()
         self.nestings.forget()
-        self._start_counting()  # another thread of the parent may have had the lock
+        self._start_counting()  # with a new lock: the parent may have held it
 
     def _tallies(self) -> list[Tally]:
         return [each for stacks in self._by_stack().values() for each in stacks]
 
     def _by_stack(self) -> dict[Frame | None, list[Tally]]:
-        """The tallies of each call site, one for each stack."""
+        """The tallies of each call site: one per stack."""
         return {
             site: list(stacks.values()) for site, stacks in list(self._by_site.items())
         }
 
     def _fold(self, *tallies: Tally) -> None:
-        """Fold tallies, or leave it to others if they are at it."""
+        """Fold tallies, unless another thread is folding."""
         if self._folding.acquire(blocking=False):
             try:
                 self._fold_now(tallies)
@@ -264,14 +266,14 @@ class PoolLedger:
 
     @contextmanager
     def _folded(self, tallies: Iterable[Tally], patience: float) -> Iterator[None]:
-        """Fold; inside, the tallies stay as they are, if the lock could be had."""
-        mine = self._folding.acquire(timeout=patience)
+        """Fold; inside, no other thread folds, if the lock was acquired in time."""
+        acquired = self._folding.acquire(timeout=patience)
         try:
-            if mine:
+            if acquired:
                 self._fold_now(tallies)
             yield
         finally:
-            if mine:
+            if acquired:
                 self._folding.release()
 
     def _fold_now(self, tallies: Iterable[Tally]) -> None:
@@ -287,7 +289,7 @@ class PoolLedger:
                 del samples[:ready]
 
     def _tally(self, path: Path) -> Tally:
-        """The tally of a path met for the first time (or for the first in a while)."""
+        """Return the tally of a path that is not (or no longer) in ``_by_path``."""
         if len(self._by_path) >= 4 * MOST_SITES:
             self._by_path.clear()
         site: Frame | None = path.site()
@@ -309,11 +311,11 @@ class PoolLedger:
     # -- read by viewers ---------------------------------------------------------------
 
     def open_holds(self) -> list[Checkout]:
-        """Holds that are out now.
+        """Return the open holds, after looking for dropped connections.
 
-        A shared connection can be dropped without any event: its hold ends here.
+        A shared connection may be dropped without an event: its hold ends here.
         """
-        self.look()
+        self.find_dropped()
         if self.shared:
             for hold in list(self.holds.values()):
                 if hold.proxy() is None:
@@ -321,15 +323,15 @@ class PoolLedger:
         return self.out()
 
     def out(self) -> list[Checkout]:
-        """Open holds by what events have told, without a look at the connections."""
+        """Return the open holds as events left them, without checking connections."""
         return [*list(self.holds.values()), *list(self.detached.values())]
 
     def open_waits(self, now: float) -> list[Checkout]:
-        """Requests that have not been served for a moment."""
+        """Requests that have been waiting for some time (``BRIEF``)."""
         return [wait for wait in list(self.waits.values()) if now - wait.asked >= BRIEF]
 
     def mark(self, now: float) -> None:
-        """Note what has been waited so far: see WaitRate."""
+        """Note the seconds waited so far: see WaitRate."""
         tallies = self._tallies()
         ended = sum(each.wait.total + sum(each.waited) for each in tallies)
         failed = self._failed_waits.total + sum(self._failed)
@@ -353,7 +355,7 @@ class PoolLedger:
         return collected(self._by_stack())
 
     def stats(self, holds: int, waits: int) -> PoolStats:
-        """Figures of the pool, for a snapshot with so many holds and waits."""
+        """Return the figures of the pool, given the numbers of open holds and waits."""
         from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
@@ -399,7 +401,7 @@ class PoolLedger:
             )
 
     def stacks(self) -> dict[Frame, list[Stack]]:
-        """The stacks that led to each call site so far, as far as they are exact."""
+        """The exact part of the stacks that led to each call site so far."""
         return {
             site: [tally.stack for tally in tallies]
             for site, tallies in self._by_stack().items()
@@ -409,9 +411,9 @@ class PoolLedger:
     def sites(
         self, now: float, open_holds: list[Checkout]
     ) -> tuple[list[SiteStats], list[SiteStats]]:
-        """Figures per call site, and per caller of those that are shared.
+        """Figures per call site, and per caller of call sites with several callers.
 
-        The holds that are out are included in the average.
+        Open holds are included in the average.
         """
         from poolwatch.ledger.site_costs import Figures
 
@@ -421,10 +423,10 @@ class PoolLedger:
             out.setdefault(tally, []).append(now - hold.taken)
         elapsed = max(now - self.begun, 1e-9)
         figures = Figures(self.id, elapsed, out, self._causing(now))
-        return figures.of_all(self._by_stack())
+        return figures.of_all_sites(self._by_stack())
 
     def _causing(self, now: float) -> Counter[Tally]:
-        """Like Tally.caused, of the waits that are not over yet."""
+        """Like Tally.wait_caused, for the waits that are not over yet."""
         causing: Counter[Tally] = Counter()
         for wait in list(self.waits.values()):
             paths = self.blamed.get(id(wait), ())

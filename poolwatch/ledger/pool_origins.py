@@ -1,12 +1,11 @@
-"""Which lines of the application make pools, for which database, and how many.
+"""Which lines of the application create pools, for which database, and how many.
 
-A pool that is made inside a function is made again at every call. One look at the pools
-that are alive does not show that; what was counted when they were made does.
+A pool that is created inside a function is created again at every call. The pools alive
+at one moment do not show that, so pools are counted when they are created.
 
-The body of a module or class runs once, so what it makes is not counted. What a
-comprehension makes counts as one call, wherever it stands, as long as no pool of that
-set is used. From Python 3.12 on a comprehension has no frame of its own: its bytecode
-shows it.
+The body of a module or class runs once, so the pools it creates are not counted. The
+pools of one comprehension count as one call, as long as none of them is used. From
+Python 3.12 on a comprehension has no frame of its own: its bytecode identifies it.
 """
 
 from __future__ import annotations
@@ -26,15 +25,17 @@ if TYPE_CHECKING:
     from poolwatch.model import PoolOrigin
 
 Use = Literal[0, 1, 2]
-"""Of a pool: unused, has opened a connection, has lent one."""
-_MOST_PLACES = 128
-"""Places kept apart; pools made at further ones are not counted."""
+"""Of a pool: unused (0), has opened a connection (1), has lent one (2)."""
+_MOST_ORIGINS = 128
+"""Maximum number of origins; pools created by further ones are not counted."""
 _COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
-_ADDS = frozenset({"LIST_APPEND", "SET_ADD", "MAP_ADD"})
-_ATOMS = (str, bytes, int, float, bool, type(None))
+_ADDING = frozenset({"LIST_APPEND", "SET_ADD", "MAP_ADD"})
+_PLAIN_TYPES = (str, bytes, int, float, bool, type(None))
 
 
 class _Origin:
+    """A line that creates pools for one database."""
+
     __slots__ = (
         "alive",
         "latest",
@@ -53,15 +54,15 @@ class _Origin:
         self.alive: dict[str, None] = {}
         self.most_alive = 0
         self.latest: deque[float] = deque(maxlen=LATEST)
-        """When it was called."""
+        """``time.monotonic()`` of the latest calls."""
         self.together = 0
-        """Pools that one comprehension made after its first."""
+        """Pools that a comprehension created after its first one."""
         self.latest_set: set[str] = set()
-        """The pools of the latest call, by their ids."""
+        """Ids of the pools of the latest call."""
 
 
 class PoolOrigins:
-    """Those of one process. Written without a lock: see the ledger."""
+    """The origins of a process's pools. Written without a lock: see the ledger."""
 
     def __init__(self) -> None:
         self._by_key: dict[Hashable, _Origin] = {}
@@ -77,66 +78,66 @@ class PoolOrigins:
         codes: Sequence[tuple[CodeType, int]] = (),
         use: Callable[[str], Use] = lambda _: 0,
     ) -> None:
-        """Count a pool that is made now by the code of that stack, innermost first.
+        """Count a pool that is being created by ``stack`` (innermost first).
 
-        ``purpose`` tells pools for one URL apart that are meant to be several. Code of
-        a library alone, and a database that is not known, are no mistake of the
-        application's. ``codes`` is the stack before it was put into words.
+        ``purpose`` distinguishes pools for one URL that are separate by intent. A pool
+        is not counted if only library code created it or if its URL is unknown.
+        ``codes`` are the code objects of the stack, each with its offset.
         """
-        from poolwatch.stacks.compare import taking_frames  # once for a pool
+        from poolwatch.stacks.compare import taking_frames  # once per pool
 
         frames = taking_frames(stack, launcher=True)
         if url is None or not frames:
             return
-        at, site = _function_of(stack, stack.index(frames[0]))
+        at, site = _enclosing_function(stack, stack.index(frames[0]))
         if codes and not codes[at][0].co_flags & CO_OPTIMIZED:
             return  # the body of a module or class
         key = site, url, purpose
         origin = self._by_key.get(key)
         if origin is None:
-            if len(self._by_key) >= _MOST_PLACES:
+            if len(self._by_key) >= _MOST_ORIGINS:
                 return
             origin = self._by_key[key] = _Origin(site, url)
-        done = max(map(use, origin.latest_set), default=2)
-        where = dict(zip(stack, codes, strict=False))
-        if _are_a_set(done, [(frame, where.get(frame)) for frame in frames]):
+        most_used = max(map(use, origin.latest_set), default=2)
+        code_of = dict(zip(stack, codes, strict=False))
+        if _is_one_set(most_used, [(frame, code_of.get(frame)) for frame in frames]):
             origin.together += 1
         else:
             origin.latest_set.clear()
             origin.latest.append(monotonic())
-        if len(origin.latest_set) < _MOST_PLACES:
+        if len(origin.latest_set) < _MOST_ORIGINS:
             origin.latest_set.add(pool_id)
         origin.made += 1
         origin.alive[pool_id] = None
         origin.most_alive = max(origin.most_alive, len(origin.alive))
         self._by_pool[pool_id] = origin
 
-    def gone(self, pool_id: str) -> None:
-        """Take note that a pool is watched no more: mostly it was collected."""
+    def forget_pool(self, pool_id: str) -> None:
+        """Note that a pool is no longer recorded, usually because it was collected."""
         origin = self._by_pool.pop(pool_id, None)
         if origin is not None:
             origin.alive.pop(pool_id, None)
 
     def records(self, now: float) -> list[PoolOrigin]:
-        """All that is known, for who looks now."""
-        from poolwatch.model import PoolOrigin  # whoever looks has it
+        """Return the records for a snapshot taken at ``now`` (``time.monotonic()``)."""
+        from poolwatch.model import PoolOrigin  # loaded by the first viewer
 
         return [
             PoolOrigin(
-                each.site,
-                each.url,
-                each.made,
-                (*list(each.alive),),
-                each.most_alive,
-                tuple([now - at for at in list(each.latest)]),
-                each.together,
+                origin.site,
+                origin.url,
+                origin.made,
+                (*list(origin.alive),),
+                origin.most_alive,
+                tuple([now - at for at in list(origin.latest)]),
+                origin.together,
             )
-            for each in list(self._by_key.values())
+            for origin in list(self._by_key.values())
         ]
 
 
-def _function_of(stack: Sequence[Frame], at: int) -> tuple[int, Frame]:
-    """Where the function is that a comprehension stands in, and the line in it."""
+def _enclosing_function(stack: Sequence[Frame], at: int) -> tuple[int, Frame]:
+    """Return the index of the function around a comprehension, and its call site."""
     site = stack[at]
     for outer in stack[at + 1 :]:
         if stack[at].function not in _COMPREHENSIONS or outer.file != site.file:
@@ -145,52 +146,53 @@ def _function_of(stack: Sequence[Frame], at: int) -> tuple[int, Frame]:
     return at, Frame(site.file, site.line, stack[at].function)
 
 
-def _are_a_set(
-    done: int, frames: Sequence[tuple[Frame, tuple[CodeType, int] | None]]
+def _is_one_set(
+    most_used: int, frames: Sequence[tuple[Frame, tuple[CodeType, int] | None]]
 ) -> bool:
-    """Whether the pool that these frames make is of one set with the latest ones.
+    """Whether a comprehension creates this pool together with the latest ones.
 
-    ``done`` is the most that was done with any of those. Some pools connect as they are
-    made. If a comprehension calls a function for each, that is taken for a use.
+    ``most_used`` is the highest use of the latest pools. Some pools connect on
+    creation, so an opened connection does not count as use. It does if the
+    comprehension calls a function, which may connect on purpose.
     """
     return any(
         code is not None
-        and done <= (0 if nth else 1)
+        and most_used <= (0 if nth else 1)
         and _in_comprehension(frame.function, *code)
         for nth, (frame, code) in enumerate(frames)
     )
 
 
 def _in_comprehension(function: str, code: CodeType, lasti: int) -> bool:
-    """Whether an instruction is executed once for each item of a comprehension."""
+    """Whether an instruction is executed once per item of a comprehension."""
     if function in _COMPREHENSIONS:
         return True
     if sys.version_info < (3, 12):
         return False
-    import dis  # only where a second pool is made, and the first is not used yet
+    import dis  # rare: a second pool, while the first is unused
 
-    before = ""
-    for each in dis.get_instructions(code):
-        loops = each.opname.startswith("JUMP_BACKWARD") and before in _ADDS
-        if loops and each.argval <= lasti < each.offset:
+    previous = ""
+    for instruction in dis.get_instructions(code):
+        loops = instruction.opname.startswith("JUMP_BACKWARD") and previous in _ADDING
+        if loops and instruction.argval <= lasti < instruction.offset:
             return True
-        if each.opname != "EXTENDED_ARG":
-            before = each.opname
+        if instruction.opname != "EXTENDED_ARG":
+            previous = instruction.opname
     return False
 
 
 def fingerprint(arguments: Any) -> int:
-    """Tells connection arguments apart, without keeping what may be secret in them.
+    """Hash connection arguments, to compare them without storing secrets.
 
-    Objects are left out: a new one that is made for each pool tells nothing.
+    Objects other than plain values are left out: they may be new for every pool.
     """
-    return hash(repr(_atoms(arguments)))
+    return hash(repr(_plain(arguments)))
 
 
-def _atoms(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        pairs = [(str(key), _atoms(each)) for key, each in value.items()]
+        pairs = [(str(key), _plain(item)) for key, item in value.items()]
         return sorted(pairs, key=lambda pair: pair[0])
     if isinstance(value, list | tuple):
-        return [_atoms(each) for each in value]
-    return value if type(value) in _ATOMS else None
+        return [_plain(item) for item in value]
+    return value if type(value) in _PLAIN_TYPES else None

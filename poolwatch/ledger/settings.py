@@ -1,17 +1,17 @@
-"""What a user may set, checked at the door."""
+"""Settings of an instrumented pool, validated; and environment variables."""
 
 from __future__ import annotations
 
 import os
 
 LONG_AFTER = 30.0
-"""Seconds after which a hold counts as long, unless the user says otherwise."""
+"""Default for the seconds after which a hold counts as long."""
 
 
 class Settings:
     """Settings of one instrumented pool; see :func:`poolwatch.instrument`.
 
-    Raises TypeError or ValueError, in the user's words, for a wrong one.
+    Raises TypeError or ValueError for a wrong one.
     """
 
     __slots__ = ("long_after", "name", "prove_dropped", "server_view")
@@ -33,12 +33,12 @@ class Settings:
         if self.name is not None and (
             not isinstance(self.name, str) or not self.name.strip()
         ):
-            raise TypeError(f"name must be a text that is not empty, not {self.name!r}")
+            raise TypeError(f"name must be a non-empty string, not {self.name!r}")
         if isinstance(self.long_after, bool) or not isinstance(
             self.long_after, int | float
         ):
             raise TypeError(f"long_after must be seconds, not {self.long_after!r}")
-        if not self.long_after > 0:  # nan is not, either
+        if not self.long_after > 0:  # also rejects nan
             raise ValueError(
                 f"long_after must be more than 0 seconds, not {self.long_after!r}"
             )
@@ -59,5 +59,5 @@ def disabled() -> bool:
 
 
 def process_name() -> str | None:
-    """``POOLWATCH_NAME``: how this process is called in every face."""
+    """``POOLWATCH_NAME``: the name of this process in all output."""
     return os.environ.get("POOLWATCH_NAME", "").strip() or None

@@ -1,4 +1,4 @@
-"""What one call site has done to one pool, by caller, in bounded memory."""
+"""Statistics of the ended holds of one call site, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from poolwatch.stacks.capture import Path
 
 BATCH = 64
-"""Ended holds of a call site that may queue up."""
+"""Ended holds of a tally that queue up before they are folded."""
 
 
 class Tally:
-    """What one call site has done to one pool, reached by one stack."""
+    """Statistics of one pool, one call site and one stack that led to it."""
 
     __slots__ = (
-        "caused",
         "collected",
         "folds",
         "held",
@@ -32,6 +31,7 @@ class Tally:
         "stack",
         "used",
         "wait",
+        "wait_caused",
         "waited",
     )
 
@@ -39,35 +39,36 @@ class Tally:
         self.stack = stack
         """The call site and its nearest callers."""
         self.held = array("d")
-        """Seconds of ended holds that are not folded yet, and beside them ..."""
+        """Seconds that the ended holds not yet folded were held."""
         self.waited = array("d")
-        """... the seconds each had waited before."""
+        """Seconds that each of these holds had waited for its connection."""
         self.hold = Histogram()
         self.wait = Histogram()
         self.collected = 0
         self.used = 0
-        """Ended holds through which statements were seen, and ..."""
+        """Ended holds with measured statements."""
         self.in_sql = 0.0
-        """... the seconds they spent in those, and ..."""
+        """Seconds that ended holds spent in statements."""
         self.idle = 0.0
-        """... in a transaction without one."""
-        self.caused = 0.0
-        """Seconds that others have waited while this held a connection: each wait is
-        shared out among all that held one when it began."""
+        """Seconds that ended holds were idle in a transaction."""
+        self.wait_caused = 0.0
+        """Seconds of waits caused: the time of each ended wait is shared among the
+        holds that were open when it began."""
         self.pool_wait = 0.0
-        """Seconds in which holders of these waited for another connection meanwhile."""
+        """Seconds in which holders also waited for another connection."""
         self.leaked = 0
-        """Open holds that were found leaked, and those that were collected."""
+        """Holds that were found leaked or were garbage-collected."""
         self.paths: list[Path] = []
+        """The latest paths of this stack."""
         self.folds = 0
 
     @property
     def count(self) -> int:
-        """Holds that have ended."""
+        """The number of ended holds."""
         return self.hold.count + len(self.held)
 
     def fold(self) -> None:
-        """Move what was appended into the histograms; one thread at a time."""
+        """Move the queued durations into the histograms. Not thread-safe."""
         ready = min(len(self.held), len(self.waited))
         if not ready:
             return
@@ -75,6 +76,6 @@ class Tally:
         self.wait.add(self.waited[:ready])
         del self.held[:ready], self.waited[:ready]
         self.folds += 1
-        if self.folds & (self.folds - 1) == 0:  # ever more rarely
+        if self.folds & (self.folds - 1) == 0:  # after 1, 2, 4, 8 ... folds
             for path in self.paths:
                 path.recheck_tail()

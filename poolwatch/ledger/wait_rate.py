@@ -1,4 +1,4 @@
-"""Seconds waited per second: how much a pool costs its application right now."""
+"""Seconds waited for a connection, per second of the last minute."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ WINDOW_S = 60.0
 
 
 class WaitRate:
-    """Keeps what had been waited in all, at moments of the last minute."""
+    """Samples of the total seconds waited, over the last minute."""
 
     def __init__(self, begun: float) -> None:
         self._marks = deque([(begun, 0.0)], maxlen=2 + int(WINDOW_S))
 
     def mark(self, now: float, waited: float) -> None:
-        """Note how many seconds all requests have waited in all, until ``now``."""
+        """Record the total seconds that all requests have waited until ``now``."""
         marks = self._marks
         if now - marks[-1][0] < 1.0 and len(marks) > 1:
             return
@@ -23,6 +23,6 @@ class WaitRate:
             marks.popleft()
 
     def per_second(self, now: float, waited: float) -> float:
-        """Seconds waited per second since the oldest moment noted."""
-        then, before = self._marks[0]
-        return max(0.0, waited - before) / max(now - then, 1e-3)
+        """Seconds waited per second since the oldest sample."""
+        then, waited_then = self._marks[0]
+        return max(0.0, waited - waited_then) / max(now - then, 1e-3)

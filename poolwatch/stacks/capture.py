@@ -1,21 +1,21 @@
-"""Cheap stack capture: a few pointers at checkout, lines and names later.
+"""Captures stacks cheaply: a few pointers at the checkout, names and lines later.
 
-A stack is stored as (code object, ``f_lasti``) pairs, never as frames: a frame keeps
-its locals alive, and with them the very connection that leaks. Lines and names are
-resolved when a stack is read.
+A stack is stored as (code object, ``f_lasti``) pairs. Storing frames would keep their
+locals alive, and with them the connection that leaks. Lines and names are resolved when
+a snapshot is taken.
 
-Walking thirty frames at every checkout would cost more than the checkout. Equal stacks
-are the rule, though, so captured stacks live in a tree of chunks of eight frames, the
-innermost first, and a hold only points to a node. A walk stops at the first chunk that
-completes the required number of user frames. The frames beyond are the *tail* of the
-path. It is recorded at the first checkout on the path, compared at the next few and
-then ever more rarely, and cut back to the frames that all of them had in common. So the
-call site and its nearest callers are always exact, and the far end has been confirmed
-by every comparison so far. A viewer adds the rest from the running stack, if the holder
-is still in the same function (see ``extended``).
+Walking thirty frames at every checkout would cost more than the checkout. But most
+stacks repeat, so captured stacks form a tree of chunks of eight frames, the nearest
+first, and a hold only refers to a node. A walk stops at the first chunk with enough
+frames of user code. The frames beyond it (the *tail*) are stored when the path is first
+captured. The next few captures compare the tail with their own, later ones ever more
+rarely, and the tail is cut to the frames that all of them share. So the call site and
+its nearest callers are always exact, and the tail is what every comparison confirmed.
+If the holder still runs the path, a snapshot adds the rest from its current stack (see
+``extended``).
 
-There are two walks. Under asyncio SQLAlchemy runs in a greenlet, whose frames end in
-SQLAlchemy; the user's ``await`` chain is in the frames of the parent greenlet.
+Two walks are needed. Under asyncio SQLAlchemy runs in a greenlet, whose stack ends in
+SQLAlchemy; the user's ``await`` chain is on the stack of the parent greenlet.
 """
 
 from __future__ import annotations
@@ -38,41 +38,42 @@ from poolwatch.stacks.code_owner import (
 
 T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
+"""A stack: the code object and ``f_lasti`` of each frame, innermost first."""
 
 CHUNK = 8
-"""Frames in one step of the walk; the fast walk below is written out for it."""
+"""Frames per node. ``CallSites.capture`` is unrolled for this number."""
 DEEPEST = 64
-"""Most frames of a stack that are recorded."""
+"""Maximum number of frames of a stack."""
 USER_FRAMES_WANTED = 4
-"""Number of the user's innermost frames that are exact in every path."""
+"""Number of nearest frames of user code that are exact in every path."""
 _COMPARISONS = 4
-"""Comparisons of a tail before the fast walk trusts it for a while."""
+"""Number of captures that compare a tail before it is trusted."""
 _MOST_NODES = 512
-"""Most nodes of the tree before it is rebuilt."""
+"""Maximum number of nodes, after which the tree is reset."""
 
 
 _NO_CHILDREN: dict[tuple[int, ...], Path] = {}
-"""The children of most paths. Never written to."""
+"""The children of a leaf. Never written to."""
 
 
 class Path:
-    """One chunk of a stack, and through its parents the whole of it."""
+    """A node of the tree: a chunk of a stack, whose nearer chunks are the parents."""
 
     __slots__ = (
         "_frames",
         "_last_frames",
         "_site_at",
         "_tail",
-        "bottom",
         "children",
         "codes",
         "comparisons",
-        "deeper",
         "depth",
-        "fast",
+        "end",
+        "is_trusted",
         "lastis",
+        "must_go_on",
         "parent",
-        "wanted",
+        "user_frames_wanted",
     )
 
     def __init__(
@@ -85,56 +86,57 @@ class Path:
         self.codes = codes
         self.lastis = lastis
         self.children = _NO_CHILDREN
-        self.fast = False
-        """Whether the walk may stop here without a comparison."""
-        self.deeper = False
-        """Whether the walk must go on, because there are too few user frames so far."""
-        self.bottom = 0
-        """Frames of this chunk up to a bottom, where every walk ends; 0 without one."""
+        self.is_trusted = False
+        """The walk ends here, and the tail is not compared."""
+        self.must_go_on = False
+        """The walk must go on: there are too few frames of user code so far."""
+        self.end = 0
+        """Number of frames in this chunk up to an end code (see CallSites); else 0."""
         self.comparisons = 0
+        """Number of captures that compared the tail."""
         self._tail: Pairs = ()
         self._site_at: tuple[CodeType, int] | None = None
         self._frames: tuple[tuple[Frame, ...], tuple[Frame, ...]] | None = None
         self._last_frames: tuple[Frame, ...] = ()
         self.depth = len(codes)
-        self.wanted = USER_FRAMES_WANTED
-        """Number of the application's own frames that the walk needs."""
+        self.user_frames_wanted = USER_FRAMES_WANTED
+        """Number of frames of user code that are enough."""
         if parent is not None:
             self.depth += parent.depth
-            self.wanted = parent.wanted
+            self.user_frames_wanted = parent.user_frames_wanted
 
     def frames(self, live: tuple[Frame, ...] = ()) -> tuple[Frame, ...]:
-        """The resolved stack, innermost first; ``live``: the holder's running stack."""
+        """The resolved stack, innermost first. ``live``: the holder's current stack."""
         if self._frames is None:
             self._frames = resolve(self.near()), resolve(self._tail)
-        frames, last_frames = extended(*self._frames, live), self._last_frames
-        if frames == last_frames:  # equal stacks are one object in a snapshot
-            return last_frames
+        frames, last = extended(*self._frames, live), self._last_frames
+        if frames == last:  # a snapshot shares the objects of equal stacks
+            return last
         self._last_frames = frames
         return frames
 
     def site(self) -> Frame | None:
-        """The call site: the innermost frame of the application's own."""
+        """The call site: the nearest frame of user code."""
         if self._site_at is None:
             self._site_at = _site_of(self.near() + self._tail)
         return None if self._site_at is None else _frame(*self._site_at)
 
     def recheck_tail(self) -> None:
-        """Compare the tail at the next hold on this path."""
-        self.fast = False
+        """Have the next capture of this path compare the tail."""
+        self.is_trusted = False
 
-    def must_continue(self, own: Sequence[int], *, beyond: bool) -> bool:
-        """Whether the walk must go on from here: decides ``deeper``.
+    def check_depth(self, user_frames: Sequence[int], *, beyond: bool) -> bool:
+        """Whether the walk must go on from here; sets ``must_go_on``.
 
-        ``own`` are the positions of the application's own frames in the whole stack.
+        ``user_frames`` are the indexes of the frames of user code in the whole stack.
         """
         if beyond and self.depth < DEEPEST:
-            near = sum(at < self.depth for at in own)
-            self.deeper = self.deeper or near < self.wanted
-        return self.deeper
+            near = sum(at < self.depth for at in user_frames)
+            self.must_go_on = self.must_go_on or near < self.user_frames_wanted
+        return self.must_go_on
 
-    def learn(self, tail: Pairs) -> None:
-        """Record or compare the tail at the end of a walk: decides ``fast``."""
+    def record_tail(self, tail: Pairs) -> None:
+        """Store or compare the tail, where the walk ends; sets ``is_trusted``."""
         self.comparisons += 1
         if self.comparisons == 1:
             self._tail = tail
@@ -142,59 +144,60 @@ class Path:
         elif tail != self._tail:
             self._tail, self._frames = _common(tail, self._tail), None
         if self.comparisons >= _COMPARISONS:
-            self.fast = True
+            self.is_trusted = True
 
     def exact(self) -> tuple[Frame, ...]:
-        """The resolved frames of the walk, without the tail."""
+        """The exact part of the stack, resolved."""
         return resolve(self.near())
 
     def pairs(self) -> Pairs:
-        """The frames of the walk, and the tail."""
+        """The known part of the stack: the exact part and the tail."""
         return self.near() + self._tail
 
     def near(self) -> Pairs:
-        """The frames of the walk, without the tail."""
+        """The exact part of the stack."""
         near = tuple(zip(self.codes, self.lastis, strict=True))
-        near = near[: self.bottom] if self.bottom else near
+        near = near[: self.end] if self.end else near
         return (self.parent.near() if self.parent else ()) + near
 
 
 _NO_CHILD = Path(None, (compile("", "", "exec"),) * CHUNK)
-"""Stands for a missing child: no frame has its code."""
+"""Placeholder for a missing child: its code is never on a stack."""
 
 
 class CallSites:
-    """The tree of all paths seen, bounded."""
+    """The tree of all captured paths, bounded in size."""
 
     def __init__(
         self,
         user_frames: int = USER_FRAMES_WANTED,
-        bottoms: Mapping[int, CodeType] | None = None,
+        end_codes: Mapping[int, CodeType] | None = None,
     ) -> None:
-        """Record at least ``user_frames`` of the user's innermost frames exactly.
+        """Create a tree.
 
-        ``bottoms``, by id, is code beyond which no walk goes.
+        ``user_frames`` is the number of nearest frames of user code that are exact.
+        ``end_codes`` are the code objects, by id, at which a walk ends.
         """
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
         self._nodes: list[Path] = []
-        self._bottoms: Mapping[int, CodeType] = {} if bottoms is None else bottoms
+        self._end_codes: Mapping[int, CodeType] = {} if end_codes is None else end_codes
 
     @cached_property
     def of_statements(self) -> CallSites:
         """A separate tree for the stacks of statements.
 
-        There are many of them, and one user frame of each is enough, because the
-        checkout has recorded the others.
+        They are many, and one frame of user code is enough for each: the stack of the
+        checkout shows the others.
         """
-        return CallSites(user_frames=1, bottoms=self._bottoms)
+        return CallSites(user_frames=1, end_codes=self._end_codes)
 
     def capture(self, frame: FrameType | None) -> Path:
         """Return the path of a stack that begins at ``frame``.
 
-        The loop is unrolled to eight frames per step, because a plain loop takes twice
-        as long on CPython 3.11, and this code runs at every checkout.
+        Unrolled to eight frames per step: a plain loop costs twice as much on CPython
+        3.11, and this runs at every checkout.
         """
         path = self._root
         while True:
@@ -209,7 +212,7 @@ class CallSites:
                 c6, l6, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
                 c7, l7, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
             except AttributeError:  # fewer than eight frames are left
-                return self._end(path, near)
+                return self._last_chunk(path, near)
             child = path.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NO_CHILD)
             known = child.codes
             # by identity: equal code objects may come from different files
@@ -223,83 +226,82 @@ class CallSites:
                 and known[6] is c6
                 and known[7] is c7
             ):
-                return self._descend(path, near)
+                return self._extend_tree(path, near)
             path = child
-            if path.fast:
+            if path.is_trusted:
                 return path
-            if not path.deeper:
-                beyond = (
-                    [] if path.bottom else self._rest(frame, DEEPEST - path.depth)[0]
-                )
-                own = _own_positions([*path.near(), *_pairs(beyond)])
-                if not path.must_continue(own, beyond=bool(beyond)):
-                    self._learn(path, beyond)
+            if not path.must_go_on:
+                beyond = [] if path.end else self._rest(frame, DEEPEST - path.depth)[0]
+                user_frames = _user_frames_in([*path.near(), *_pairs(beyond)])
+                if not path.check_depth(user_frames, beyond=bool(beyond)):
+                    self._record_tail(path, beyond)
                     return path
 
     def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
         """Like capture, continued with the frames of the parent greenlets."""
-        frames = list(_chain(frame, DEEPEST))
+        frames = list(_callers(frame, DEEPEST))
         parent = current.parent
         while parent is not None and len(frames) < DEEPEST:
-            frames += _chain(parent.gr_frame, DEEPEST - len(frames))
+            frames += _callers(parent.gr_frame, DEEPEST - len(frames))
             parent = parent.parent
         return self._leaf(self._root, frames)
 
-    def _descend(self, path: Path, frame: FrameType | None) -> Path:
-        """Continue beyond the known part of the tree, adding nodes for new chunks."""
-        frames, bottom = self._rest(frame, DEEPEST - path.depth)
+    def _extend_tree(self, path: Path, frame: FrameType | None) -> Path:
+        """Continue a walk beyond the tree, and add the missing nodes."""
+        frames, end = self._rest(frame, DEEPEST - path.depth)
         pairs, at = [*path.near(), *_pairs(frames)], 0
-        own: list[int] | None = None
-        while not path.bottom:
+        user_frames: list[int] | None = None
+        while not path.end:
             chunk = frames[at : at + CHUNK]
             if len(chunk) < CHUNK:
                 return self._leaf(path, chunk)
             path = self._child(path, chunk)
             at += CHUNK
-            if bottom and at >= bottom:
-                path.bottom, path.fast = bottom - at + CHUNK, True
-            if path.fast:
+            if end and at >= end:
+                path.end, path.is_trusted = end - at + CHUNK, True
+            if path.is_trusted:
                 break
             rest = frames[at:]
-            if path.deeper:
+            if path.must_go_on:
                 continue
-            if own is None:
-                own = _own_positions(pairs)
-            if not path.must_continue(own, beyond=bool(rest)):
-                self._learn(path, rest)
+            if user_frames is None:
+                user_frames = _user_frames_in(pairs)
+            if not path.check_depth(user_frames, beyond=bool(rest)):
+                self._record_tail(path, rest)
                 break
         return path
 
     def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], int]:
-        """The rest of a stack, and the number of frames up to a bottom; 0 without one.
+        """Return the rest of a stack, and the number of its frames up to an end code.
 
-        A stack with a bottom ends with the chunk that contains it.
+        The number is 0 if there is no end code. Otherwise the rest ends with the chunk
+        of the end code.
         """
         frames: list[FrameType] = []
-        bottoms, bottom = self._bottoms, 0
+        end_codes, end = self._end_codes, 0
         while frame is not None and len(frames) < most:
             frames.append(frame)
-            if id(frame.f_code) in bottoms and not bottom:
-                bottom = len(frames)
-                most = min(most, -(-bottom // CHUNK) * CHUNK)
+            if id(frame.f_code) in end_codes and not end:
+                end = len(frames)
+                most = min(most, -(-end // CHUNK) * CHUNK)
             frame = frame.f_back
-        return frames, bottom
+        return frames, end
 
-    def _end(self, path: Path, near: FrameType | None) -> Path:
-        """The last, short chunk of a stack; empty if it ends with a full one."""
-        return self._leaf(path, list(_chain(near, CHUNK)))
+    def _last_chunk(self, path: Path, near: FrameType | None) -> Path:
+        """Add the last chunk of a stack: shorter than eight frames, or empty."""
+        return self._leaf(path, list(_callers(near, CHUNK)))
 
     def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
         child = self._child(parent, frames)
         if not child.comparisons:
-            child.learn(())
+            child.record_tail(())
         return child
 
     def _child(self, parent: Path, frames: list[FrameType]) -> Path:
-        """The child of these frames, created on first use.
+        """Return the child with these frames, created if needed.
 
-        Different functions can have the same offsets. The first one is stored under the
-        offsets alone, the others under offsets and code.
+        Different functions may have the same offsets. The first one is stored under the
+        offsets, further ones under the offsets and the ids of their code.
         """
         key = lastis = tuple([frame.f_lasti for frame in frames])
         codes = tuple([frame.f_code for frame in frames])
@@ -318,25 +320,25 @@ class CallSites:
 
     def _new_root(self) -> Path:
         root = Path(None)
-        root.wanted = self._user_frames
+        root.user_frames_wanted = self._user_frames
         return root
 
     def _reset(self) -> None:
-        """Drop all paths except those that holds and statistics refer to."""
+        """Forget all paths. Holds and tallies keep those that they refer to alive."""
         old = [self._root, *self._nodes]
         self._nodes, self._tails, self._root = [], {}, self._new_root()
         for path in old:
             path.children = _NO_CHILDREN
 
-    def _learn(self, path: Path, beyond: list[FrameType]) -> None:
+    def _record_tail(self, path: Path, beyond: list[FrameType]) -> None:
         pairs = tuple(_pairs(beyond))
-        # Tails repeat (the server, the framework): one copy of each is kept. The key
+        # Tails repeat (the server, the framework): one copy of each is stored. The key
         # is by identity because hashing a code object reads all of its contents.
         key = tuple([part for code, lasti in pairs for part in (id(code), lasti)])
-        path.learn(self._tails.setdefault(key, pairs) if pairs else ())
+        path.record_tail(self._tails.setdefault(key, pairs) if pairs else ())
 
 
-def _chain(frame: FrameType | None, most: int) -> Iterator[FrameType]:
+def _callers(frame: FrameType | None, most: int) -> Iterator[FrameType]:
     """``frame`` and its callers."""
     while frame is not None and most > 0:
         yield frame
@@ -352,34 +354,31 @@ def _pairs(frames: Iterable[FrameType]) -> list[tuple[CodeType, int]]:
     return [(frame.f_code, frame.f_lasti) for frame in frames]
 
 
-def _own_positions(pairs: Sequence[tuple[CodeType, int]]) -> list[int]:
-    """The positions of the application's own frames."""
+def _user_frames_in(pairs: Sequence[tuple[CodeType, int]]) -> list[int]:
+    """The indexes of the frames of user code."""
     return application_frames([(c.co_filename, c.co_name) for c, _ in pairs])
 
 
 def _site_of(pairs: Sequence[tuple[CodeType, int]]) -> tuple[CodeType, int] | None:
-    """The call site: the innermost frame of the application's own code.
-
-    If the stack has no such frame, the innermost frame of all.
-    """
-    return pairs[next(iter(_own_positions(pairs)), 0)] if pairs else None
+    """The call site: the nearest frame of user code, or the innermost frame."""
+    return pairs[next(iter(_user_frames_in(pairs)), 0)] if pairs else None
 
 
 def _common(one: tuple[T, ...], other: tuple[T, ...]) -> tuple[T, ...]:
-    """The common inner part of two stacks."""
+    """The frames that two stacks share, from the near end."""
     both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other))  # noqa: B905 - to the shorter end
-    return tuple([own for own, _ in both])
+    return tuple([item for item, _ in both])
 
 
 def extended(
     near: tuple[Frame, ...], tail: tuple[Frame, ...], live: tuple[Frame, ...]
 ) -> tuple[Frame, ...]:
-    """A resolved stack: its exact part and, as far as it is certain, the far end.
+    """Return the exact part of a stack, extended by outer frames that are certain.
 
-    ``tail`` has the frames that all compared holds on this path had in common. If the
-    holder seems to be still in ``near``, the far end is taken from ``live``, its
-    running stack; but that may be the stack of a later call. Where the two differ,
-    only their common part is certain.
+    ``near`` is the exact part. ``tail`` is what all compared captures of the path
+    share. If the holder still seems to run ``near``, its current stack ``live`` shows
+    the outer frames. But that may be the stack of a later call: if ``live`` and
+    ``tail`` disagree, only the frames that they share are returned.
     """
     last = near[-1] if near else None
     places = [at for at, frame in enumerate(live) if frame is last]
@@ -394,7 +393,7 @@ def extended(
 def resolve(pairs: Iterable[tuple[CodeType, int]]) -> tuple[Frame, ...]:
     """Resolve pairs to frames with file, line and function."""
     known, found = _frames, []
-    for code, lasti in pairs:  # inlined: runs ten thousand times for a thousand holds
+    for code, lasti in pairs:  # inlined: runs 10,000 times for 1,000 holds
         entry = known.get((id(code), lasti))
         hit = entry is not None and entry[0] is code
         found.append(entry[1] if entry is not None and hit else _frame(code, lasti))
@@ -407,7 +406,7 @@ def current_frames() -> dict[int, FrameType]:
 
 
 def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
-    """The stack from ``frame`` outwards, without poolwatch's own frames."""
+    """The current stack from ``frame`` on, without the frames of poolwatch."""
     pairs = []
     while frame is not None and most:
         code = frame.f_code

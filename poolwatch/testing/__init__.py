@@ -1,14 +1,22 @@
-"""The pytest plugin: the test that leaks is the test that fails.
+"""The pytest plugin and ``no_leaks``: the test that leaks is the test that fails.
 
-``pytest_plugin``  options, markers and fixtures; loads the rest only if it is wanted
-``session``        pytest's hooks for one run
-``watching``       every engine, also when a test switches that off
-``owners``         whose code takes a connection: a test's, or a fixture's
-``standing``       fixtures of wider scopes, and what tests leave with them
-``judging``        what an owner has leaked, when it is over
-``late``           what is found when its test is over
-``markers``        the markers in words
-``limits``         what a test's markers allow and limit
-``summary``        the section at the end, annotations for GitHub, the JSON file
-``asserting``      the fixtures that return context managers
+``pytest_plugin``    options, markers and fixtures; loads the rest only when needed
+``session``          pytest's hooks for one run
+``instrumentation``  keeps every pool instrumented during the run
+``owners``           the test or fixture that each checkout belongs to
+``scopes``           class, module and session fixtures, and the holds they may close
+``reachable``        the objects that such a fixture can reach at its teardown
+``teardown_names``   the names that the teardown code of a fixture refers to
+``judge``            the leaks of a test or fixture, when it has ended
+``results``          the leaks of one run, and their way to reports and controller
+``late_reports``     reports of leaks that are found after their test was reported
+``markers``          the help texts of the markers
+``limits``           the limits that the markers of a test set
+``summary``          the section at the end, annotations for GitHub, the JSON file
+``fixtures``         the fixtures that return context managers
+``no_leaks``         ``with poolwatch.no_leaks():``
+``region``           the checkouts during one block of ``no_leaks``
+``leak``             the record of a leak, its warning and its error
+``evidence``         makes that record from a hold
+``report``           the text about a leak
 """

@@ -1,4 +1,4 @@
-"""From a hold, still open or just collected, to the record of a leak."""
+"""Makes the record of a leak from a hold that is open or was garbage-collected."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ _SEARCH_S = 0.3
 _SEARCH_NODES = 2_000_000
 
 
-def collected(book: PoolLedger, hold: Checkout, now: float) -> Leak:
-    """Return the record of a hold that the garbage collector has ended."""
-    return _leak(book, hold, now, kind="collected")
+def from_collected_hold(pool: PoolLedger, hold: Checkout, now: float) -> Leak:
+    """Return the leak of a hold whose connection was garbage-collected."""
+    return _leak(pool, hold, now, kind="collected")
 
 
-def open_ones(holds: Iterable[tuple[PoolLedger, Checkout]], now: float) -> list[Leak]:
-    """Return the records of holds that are still out, with what keeps them alive."""
+def from_open_holds(
+    holds: Iterable[tuple[PoolLedger, Checkout]], now: float
+) -> list[Leak]:
+    """Return the leaks of open holds, with the reference path to each connection."""
     holds = list(holds)
     if not holds:
         return []
-    kept = _kept([hold for _, hold in holds])
+    reference_paths = _reference_paths([hold for _, hold in holds])
     stacks = thread_stacks()
     return [
         _leak(
-            book,
+            pool,
             hold,
             now,
-            kind="detached" if hold in book.detached.values() else "held",
-            kept=kept.get(str(number)),
-            frames=_frames_now(hold, stacks),
+            kind="detached" if hold in pool.detached.values() else "held",
+            kept=reference_paths.get(str(number)),
+            frames=_current_frames(hold, stacks),
         )
-        for number, (book, hold) in enumerate(holds)
+        for number, (pool, hold) in enumerate(holds)
     ]
 
 
 def _leak(
-    book: PoolLedger,
+    pool: PoolLedger,
     hold: Checkout,
     now: float,
     *,
@@ -54,7 +56,7 @@ def _leak(
     statement, facts = hold.statement(), hold.facts
     return Leak(
         kind=kind,
-        pool=book.name,
+        pool=pool.name,
         site=hold.path.site(),
         stack=hold.path.frames(),
         held_s=max(0.0, now - hold.taken),
@@ -67,8 +69,8 @@ def _leak(
     )
 
 
-def _frames_now(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
-    """Where its holder is; nothing for the thread that asks: it is busy asking."""
+def _current_frames(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
+    """The current stack of the holder; empty if that is the current thread."""
     if hold.task is not None:
         return resolve(task_stack(hold.task))
     ident = hold.holder.ident
@@ -77,8 +79,10 @@ def _frames_now(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
     return resolve(stacks.get(ident, ()))
 
 
-def _kept(holds: list[Checkout]) -> dict[str, str]:
-    from poolwatch.diagnosis.references.search import find_paths  # only a leak needs it
+def _reference_paths(holds: list[Checkout]) -> dict[str, str]:
+    from poolwatch.diagnosis.references.search import (
+        find_paths,
+    )  # loaded for the first leak
 
     result = find_paths(
         {str(number): hold.proxy for number, hold in enumerate(holds)},

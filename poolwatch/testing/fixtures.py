@@ -1,4 +1,4 @@
-"""The fixtures' context managers: they work called and uncalled alike."""
+"""The context managers of the fixtures, which may be used with or without a call."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from poolwatch.text.format import one_line, place, plural
 
 
 class _Blocks:
-    """Delegates each ``with`` to a context manager of its own."""
+    """Creates a context manager for each ``with``."""
 
     def __init__(self) -> None:
         self._open: list[Any] = []
 
     def __call__(self) -> Any:
-        """Make one."""
+        """Return a new context manager."""
         raise NotImplementedError
 
     def __enter__(self) -> Any:
-        """As if it had been called without arguments."""
+        """Begin a block with default arguments."""
         self._open.append(self())
         return self._open[-1].__enter__()
 
@@ -36,11 +36,11 @@ class _Blocks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the innermost."""
+        """End the innermost block."""
         self._open.pop().__exit__(kind, error, traceback)
 
     async def __aenter__(self) -> Any:
-        """As if it had been called without arguments."""
+        """Begin a block with default arguments."""
         self._open.append(self())
         return await self._open[-1].__aenter__()
 
@@ -50,7 +50,7 @@ class _Blocks:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the innermost."""
+        """End the innermost block."""
         await self._open.pop().__aexit__(kind, error, traceback)
 
 
@@ -65,7 +65,7 @@ class AssertNoPoolLeaks(_Blocks):
 
 
 class AssertMaxPoolCheckouts(_Blocks):
-    """``with assert_max_pool_checkouts(2):``; uncalled it is one."""
+    """``with assert_max_pool_checkouts(2):``; without a call, the maximum is one."""
 
     def __call__(self, n: int = 1, target: Any = None) -> _AtMost:
         """Return a context manager that allows ``n`` connections at once."""
@@ -73,7 +73,7 @@ class AssertMaxPoolCheckouts(_Blocks):
 
 
 class _AtMost:
-    """Raises AssertionError if a block holds more connections at once."""
+    """Raises PoolLeakError if a block holds more than ``n`` connections at once."""
 
     def __init__(self, n: int, target: Any) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
@@ -122,7 +122,7 @@ def _too_many(region: Region, n: int) -> str:
 
 
 class PoolWatch:
-    """What the fixture ``pool_watch`` gives: the pools while the test runs."""
+    """The value of the fixture ``pool_watch``: the pools while a test runs."""
 
     def __init__(self, owner: Owner | None) -> None:
         self._owner = owner
@@ -132,8 +132,8 @@ class PoolWatch:
         holds = agent.source.process().holds
         if self._owner is None:
             return holds
-        mine = {f"h{hold.number}" for hold in list(self._owner.out)}
-        return tuple(hold for hold in holds if hold.id in mine)
+        own_ids = {f"h{hold.number}" for hold in list(self._owner.out)}
+        return tuple(hold for hold in holds if hold.id in own_ids)
 
     @property
     def peak(self) -> int:

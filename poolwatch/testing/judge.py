@@ -1,8 +1,8 @@
-"""What an owner has leaked, told when it is over.
+"""Determines the leaks of a test or fixture after its end.
 
-The order: its fixtures are done; what it has declared or what is ignored does not
-count; other threads get a moment; and only if something is left the collector runs, to
-tell what is held from what was dropped.
+Other threads get a short time to return their connections. If any are left, the garbage
+collector runs, to distinguish held connections from dropped ones. Leaks that the
+configuration ignores, or in pools that are not judged, do not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poolwatch.testing.owners import Owner, by_other_threads
+from poolwatch.testing.owners import Owner, any_in_other_thread
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     Suspects = list[tuple[Checkout, PoolLedger]]
 
-_FOR_THREADS_S = 0.2
-"""What other threads get if no grace is set."""
+_THREAD_GRACE_S = 0.2
+"""Default grace for connections of other threads, in seconds."""
 _STEP_S = 0.005
 
 
 class Judge:
-    """Judges with the settings of one run."""
+    """Determines leaks with the settings of one run."""
 
     def __init__(
         self, *, grace: float | None, ignore: Sequence[str], root: Path
@@ -39,38 +39,38 @@ class Judge:
         self._ignore = [glob for line in ignore if (glob := line.split("#")[0].strip())]
         self._root = root
 
-    def leaks(self, owner: Owner, entrust: Callable[[Owner], None]) -> list[Leak]:
-        """What it has leaked and was not told yet; it is told once.
+    def leaks(self, owner: Owner, postpone: Callable[[Owner], None]) -> list[Leak]:
+        """Return the leaks of an owner; each leak is returned only once.
 
-        ``entrust`` takes off what others will answer for.
+        ``postpone`` removes the holds that a wider fixture may still close.
         """
         for hold in list(owner.out):
-            if not _still_out(hold):
+            if not _is_open(hold):
                 owner.out.pop(hold, None)
         if owner.out:
-            entrust(owner)
+            postpone(owner)
         suspects = list(owner.out.items())
         if suspects:
-            self._settle(owner, suspects)
-        out = [(book, hold) for hold, book in suspects if owner.out.pop(hold, None)]
+            self._wait_for_returns(owner, suspects)
+        out = [(pool, hold) for hold, pool in suspects if owner.out.pop(hold, None)]
         held = [pair for pair in out if self._counts(owner, pair[0].id)]
-        lost, owner.dropped = owner.dropped, []
-        dropped = [each for each in lost if self._counts(owner, each[0].id)]
-        owner.over = True
+        collected, owner.dropped = owner.dropped, []
+        dropped = [each for each in collected if self._counts(owner, each[0].id)]
+        owner.judged = True
         if not held and not dropped:
             return []
         from poolwatch.testing import evidence
 
-        leaks = [evidence.collected(*each) for each in dropped]
-        leaks += evidence.open_ones(held, time.monotonic())
+        leaks = [evidence.from_collected_hold(*each) for each in dropped]
+        leaks += evidence.from_open_holds(held, time.monotonic())
         return [leak for leak in leaks if not self._ignored(leak)]
 
-    def _settle(self, owner: Owner, suspects: Suspects) -> None:
-        """Give these time; what a thread takes meanwhile is not suspect."""
+    def _wait_for_returns(self, owner: Owner, suspects: Suspects) -> None:
+        """Wait for the return of the suspects, but not of holds taken meanwhile."""
         grace = self._grace
         if grace is None:
-            others = by_other_threads(hold for hold, _ in suspects)
-            grace = _FOR_THREADS_S if others else 0.0
+            in_other_threads = any_in_other_thread(hold for hold, _ in suspects)
+            grace = _THREAD_GRACE_S if in_other_threads else 0.0
         until = time.monotonic() + grace
         while any(hold in owner.out for hold, _ in suspects):
             if time.monotonic() >= until:
@@ -83,11 +83,11 @@ class Judge:
         return owner.pools is None or pool in owner.pools
 
     def _ignored(self, leak: Leak) -> bool:
-        names = [name for frame in leak.stack for name in self._names(frame)]
+        names = [name for frame in leak.stack for name in self._names_of(frame)]
         return any(fnmatchcase(name, glob) for glob in self._ignore for name in names)
 
-    def _names(self, frame: Frame) -> tuple[str, ...]:
-        """How a frame may be meant: by path, by function, or by both."""
+    def _names_of(self, frame: Frame) -> tuple[str, ...]:
+        """The names of a frame that a glob may match: path, function, or both."""
         path = Path(frame.file)
         if path.is_relative_to(self._root):
             path = path.relative_to(self._root)
@@ -103,10 +103,10 @@ class Judge:
         )
 
 
-def _still_out(hold: Checkout) -> bool:
-    """Ask the proxy itself: nobody tells us what comes back to a pool not watched now.
+def _is_open(hold: Checkout) -> bool:
+    """Whether the connection was not returned, according to its proxy.
 
-    A test may have called ``poolwatch.uninstrument()``.
+    Returns are not recorded after a test has called ``poolwatch.uninstrument()``.
     """
     proxy = hold.proxy()
     return proxy is not None and getattr(proxy, "dbapi_connection", proxy) is not None

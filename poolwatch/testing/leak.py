@@ -1,4 +1,4 @@
-"""One leak, and the two ways to hear of it."""
+"""The record of one leak, and its error and warning."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Literal
 from poolwatch.model import Frame
 
 LeakKind = Literal["held", "collected", "detached"]
-"""Still out; dropped, so that the garbage collector returned it; or still open after
-it was taken out of its pool."""
+"""``held``: not returned. ``collected``: dropped, and then garbage-collected.
+``detached``: detached from its pool, and not closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One connection that was taken and not given back."""
+    """One connection that was taken and not returned."""
 
     kind: LeakKind
     pool: str
     """Name of the pool."""
     site: Frame | None
-    """The line of the user's own code that took it."""
+    """The line of the user's own code that took the connection."""
     stack: tuple[Frame, ...]
-    """Where it was taken, innermost frame first."""
+    """The stack at the checkout, innermost frame first."""
     held_s: float
-    """Until it came back, or until it was noticed."""
+    """Seconds until it was garbage-collected, or until the leak was found."""
     thread: str | None
     task: str | None
-    """The thread and, under asyncio, the task that took it."""
+    """The thread and, under asyncio, the task that took the connection."""
     kept: str | None = None
-    """What keeps it alive: the chain of references, from a variable on."""
+    """The reference path that keeps the connection alive, from a variable on."""
     now: tuple[Frame, ...] = ()
-    """Where its holder is now, if that is another thread or a task."""
+    """The current stack of the holder, if that is another thread or a task."""
     statement: str | None = None
-    """The last statement sent through it, literals masked."""
+    """The last statement sent on the connection, with literals masked."""
     backend_pid: int | None = None
 
 
 class PoolLeakError(AssertionError):
-    """Connections were taken and not given back; ``leaks`` are the records."""
+    """Connections were taken and not returned; ``leaks`` has one record for each."""
 
     def __init__(self, text: str, leaks: Sequence[Leak] = ()) -> None:
         super().__init__(text)
@@ -47,4 +47,4 @@ class PoolLeakError(AssertionError):
 
 
 class PoolLeakWarning(ResourceWarning):
-    """Connections were taken and not given back, and nobody asked for an error."""
+    """Connections were taken and not returned (``--pool-leaks=warn``)."""

@@ -1,4 +1,4 @@
-"""What a test's own markers allow and limit."""
+"""The limits that the markers of a test set."""
 
 from __future__ import annotations
 
@@ -22,33 +22,34 @@ _FRAMES = 4
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one test; None is no limit."""
+    """The limits of one test; None means no limit."""
 
     leaks: int | None = None
+    """The exact number of leaks that ``allow_pool_leaks`` expects."""
     reason: str = ""
     checkouts: int | None = None
     hold_s: float | None = None
 
     @property
-    def watch_peak(self) -> bool:
-        """Whether stacks must be kept."""
+    def needs_stacks(self) -> bool:
+        """Whether the stacks of the test's holds must be recorded."""
         return self.checkouts is not None or self.hold_s is not None
 
-    def broken(self, owner: Owner) -> str | None:
-        """What was too much, in words with the stacks."""
+    def violation(self, owner: Owner) -> str | None:
+        """Describe the first limit that the test exceeds, with stacks."""
         if self.checkouts is not None and owner.peak > self.checkouts:
             head = (
                 f"{owner.name} held {plural(owner.peak, 'connection')} at once, "
                 f"limit_pool(checkouts={self.checkouts})"
             )
-            return "\n".join([one_line(head), *_stacks(owner.at_peak)])
+            return "\n".join([one_line(head), *_stack_lines(owner.at_peak)])
         longest, stack = owner.longest
         if self.hold_s is not None and longest > self.hold_s:
             head = (
-                f"{owner.name} held a connection for {_time(longest)}, "
-                f'limit_pool(hold="{_time(self.hold_s)}")'
+                f"{owner.name} held a connection for {_duration_text(longest)}, "
+                f'limit_pool(hold="{_duration_text(self.hold_s)}")'
             )
-            return "\n".join([one_line(head), *_stacks([stack])])
+            return "\n".join([one_line(head), *_stack_lines([stack])])
         return None
 
 
@@ -56,32 +57,34 @@ NO_LIMITS = Limits()
 
 
 def limits_of(item: pytest.Item) -> Limits:
-    """Read the markers; raises pytest's own failure if one is written wrongly."""
+    """Read the markers of a test; an invalid marker fails the test."""
     allow = item.get_closest_marker("allow_pool_leaks")
     limit = item.get_closest_marker("limit_pool")
     if allow is None and limit is None:
         return NO_LIMITS
-    leaks, reason = _allowed(allow) if allow is not None else (None, "")
-    checkouts, hold_s = _limited(limit) if limit is not None else (None, None)
+    leaks, reason = _parse_allow(allow) if allow is not None else (None, "")
+    checkouts, hold_s = _parse_limit(limit) if limit is not None else (None, None)
     return Limits(leaks, reason, checkouts, hold_s)
 
 
 def seconds(value: object) -> float:
-    """Read "250 ms", "1.5 s", "2 min", or a number of seconds; raises ValueError."""
+    """Parse "250 ms", "1.5 s", "2 min" or a number of seconds; raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
         return float(value)
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f'{value!r} is no time: write "250 ms", "1.5 s" or "2 min"')
+        raise ValueError(
+            f'{value!r} is not a duration: write "250 ms", "1.5 s" or "2 min"'
+        )
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
-def _time(value: float) -> str:
-    """In the words of the marker."""
+def _duration_text(value: float) -> str:
+    """Format a duration as it is written in the marker."""
     return f"{value * 1e3:.3g} ms" if value < 1 else duration(value)
 
 
-def _allowed(mark: Any) -> tuple[int, str]:
+def _parse_allow(mark: Any) -> tuple[int, str]:
     n = mark.args[0] if mark.args else mark.kwargs.get("n", 1)
     reason = mark.kwargs.get("reason")
     if not isinstance(reason, str) or not reason.strip():
@@ -94,12 +97,13 @@ def _allowed(mark: Any) -> tuple[int, str]:
     return n, reason
 
 
-def _limited(mark: Any) -> tuple[int | None, float | None]:
+def _parse_limit(mark: Any) -> tuple[int | None, float | None]:
     given = dict(zip(("checkouts", "hold"), mark.args, strict=False)) | mark.kwargs
     checkouts, hold = given.get("checkouts"), given.get("hold")
     if checkouts is not None and (not isinstance(checkouts, int) or checkouts < 0):
         pytest.fail(
-            f"limit_pool: checkouts must be a number, not {checkouts!r}", pytrace=False
+            f"limit_pool: checkouts must be a non-negative integer, not {checkouts!r}",
+            pytrace=False,
         )
     try:
         return checkouts, None if hold is None else seconds(hold)
@@ -107,7 +111,7 @@ def _limited(mark: Any) -> tuple[int | None, float | None]:
         pytest.fail(f"limit_pool: hold={error}", pytrace=False)
 
 
-def _stacks(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
+def _stack_lines(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
     lines = []
     for stack in stacks[:_MOST_STACKS]:
         frames = taking_frames(stack)[:_FRAMES]

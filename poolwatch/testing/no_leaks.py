@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from poolwatch.testing.leak import PoolLeakError
 from poolwatch.testing.region import STEP_S, Region
-from poolwatch.testing.report import in_words
+from poolwatch.testing.report import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,18 +20,19 @@ class no_leaks:  # noqa: N801 - used like a function
     """Assert that a block returns all connections that it takes.
 
     Works with ``with``, ``async with`` and as a decorator of functions and coroutine
-    functions. What counts is taken inside by this thread or task, by tasks made
-    inside, and by threads that take their first connection inside.
+    functions. Connections count if they are taken inside the block by this thread or
+    task, by tasks created inside, or by threads that take their first connection
+    inside.
 
     Args:
-        target: an Engine, AsyncEngine or pool; every engine if left out. It is
-            instrumented for the time of the block if it is not yet.
-        grace: seconds that other threads and tasks get to return theirs.
-        allow: how many leaks are fine.
+        target: an Engine, AsyncEngine or pool; every engine if omitted. It is
+            instrumented for the duration of the block, unless it is already.
+        grace: seconds that other threads and tasks get to return their connections.
+        allow: the number of leaks that are tolerated.
 
     Raises:
-        PoolLeakError: at the end of the block, with the leaks as ``.leaks``; not if the
-            block fails by itself: its traceback may be what keeps the connection.
+        PoolLeakError: at the end of the block, with the leaks as ``.leaks``. Not raised
+            if the block raises: its traceback may keep the connection alive.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class no_leaks:  # noqa: N801 - used like a function
         self._grace = grace
         self._allow = allow
         self._blocks: list[Region] = []
-        """Those under way: one instance may be entered again inside itself."""
+        """The running blocks, innermost last: an instance can be entered again."""
 
     def __call__(self, function: F) -> F:
-        """Wrap a function: each call is a block of its own."""
+        """Decorate a function: each call is a separate block."""
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -76,11 +77,11 @@ class no_leaks:  # noqa: N801 - used like a function
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End it; raises PoolLeakError."""
+        """End the block; raises PoolLeakError."""
         block = self._blocks.pop()
         try:
             if kind is None:
-                block.settle(self._grace)
+                block.wait_for_returns(self._grace)
                 self._judge(block)
         finally:
             block.end()
@@ -95,16 +96,16 @@ class no_leaks:  # noqa: N801 - used like a function
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End it, when the other tasks have had a turn; raises PoolLeakError."""
+        """End the block after other tasks have run once; raises PoolLeakError."""
         import asyncio
 
         block = self._blocks.pop()
         try:
             if kind is None:
                 await asyncio.sleep(0)
-                block.last_call()
+                block.mark_suspects()
                 until = time.monotonic() + self._grace
-                while block.waits() and time.monotonic() < until:  # noqa: ASYNC110
+                while block.has_open_suspects() and time.monotonic() < until:  # noqa: ASYNC110
                     await asyncio.sleep(STEP_S)
                 self._judge(block)
         finally:
@@ -116,4 +117,4 @@ class no_leaks:  # noqa: N801 - used like a function
     def _judge(self, block: Region) -> None:
         leaks = block.leaks(self._allow)
         if len(leaks) > self._allow:
-            raise PoolLeakError(in_words(leaks, "this block"), leaks)
+            raise PoolLeakError(describe(leaks, "this block"), leaks)

@@ -1,8 +1,8 @@
-"""Whose code takes a connection: a test's, or that of a fixture with a wider scope.
+"""Determines which test or wider fixture (class, module, session) takes a connection.
 
-The main thread works for one owner at a time. Threads and tasks belong to whoever
-started them, also when they take their connection later; what an executor runs belongs
-to whoever submitted it.
+The main thread works for one owner at a time. Threads and tasks belong to the owner
+that started them, even if they take a connection later. Jobs of an executor belong to
+the owner that submitted them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Frame
 
-_STARTED_BY = "_pool_leaks_owner"
-_SERVES_ALL = "TestRunner._run_tests_and_fixtures"
-"""anyio's one task that all tests and fixtures of an event loop run in."""
+_OWNER_ATTRIBUTE = "_pool_leaks_owner"
+_SHARED_RUNNER = "TestRunner._run_tests_and_fixtures"
+"""The coroutine of anyio's task that runs all tests and fixtures of an event loop."""
 
 
 class Owner:
-    """A test (one attempt of it), a fixture of a wider scope, or a file's import."""
+    """A test (one attempt), a wider fixture, or the import of a test file."""
 
     def __init__(
         self,
@@ -42,84 +42,84 @@ class Owner:
     ) -> None:
         self.kind = kind
         self.node = node
-        """The test or file that answers for it: of a fixture, its first user."""
+        """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
         self.out: dict[Checkout, PoolLedger] = {}
-        """The holds it has taken and not returned."""
+        """The open holds of the owner, with the ledger of each pool."""
         self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
-        """Holds that only the garbage collector returned, and when
-        (``time.monotonic()``)."""
+        """Holds that were garbage-collected, and when (``time.monotonic()``)."""
         self.peak = 0
-        """The most holds it has had at once."""
-        self.keeps_peak = False
-        """A marker limits its holds: the next two are recorded."""
+        """The most open holds at once."""
+        self.records_peak = False
+        """Whether ``at_peak`` and ``longest`` are recorded: only for a limit."""
         self.at_peak: Sequence[tuple[Frame, ...]] = ()
-        """The stacks of the holds that were out at the peak."""
+        """The stacks of the holds that were open at the peak."""
         self.longest: tuple[float, tuple[Frame, ...]] = (0.0, ())
-        """The seconds of the longest ended hold, and its stack."""
+        """The duration of the longest ended hold in seconds, and its stack."""
         self.limits: Any = None
-        """The limits of a test's markers, a ``Limits``; None if there are none."""
+        """The ``Limits`` that the markers of a test set; None without markers."""
         self.pools: frozenset[str] | None = None
-        """Ids of the pools that count; all if None."""
+        """Ids of the pools whose leaks count; None for all pools."""
         self.failed = False
-        self.over = False
-        """It was judged."""
-        self.notable = False
-        """There is something to judge, even if it has returned everything."""
+        """Whether the test failed: then its leaks are not counted."""
+        self.judged = False
+        """Whether its leaks were determined already."""
+        self.needs_judging = False
+        """Whether the owner must be judged even without open holds."""
 
     @property
     def name(self) -> str:
-        """A node id; of a fixture, its name, scope and home."""
-        return self._name or self.blamed
+        """The node id; for a fixture, its name, scope and location."""
+        return self._name or self.reported_node_id
 
     @property
-    def blamed(self) -> str:
-        """Node id of the test or file that answers for it."""
+    def reported_node_id(self) -> str:
+        """Node id of the test or file that leaks are reported for."""
         return str(self.node.nodeid)
 
     @property
     def location(self) -> tuple[str, int | None, str]:
-        """Where that is, as reports have it."""
+        """The location of that test or file, as in pytest's reports."""
         if self.kind == "collection":
-            return self.blamed, None, self.blamed
+            return self.reported_node_id, None, self.reported_node_id
         location: tuple[str, int | None, str] = self.node.location
         return location
 
-    def rest(self) -> Owner:
-        """One more of the same, that has nothing yet."""
-        other = Owner(self.kind, self.node, self._name)
-        other.pools, other.failed = self.pools, self.failed
-        return other
+    def without_holds(self) -> Owner:
+        """Return an owner with the same identity and no holds."""
+        copy = Owner(self.kind, self.node, self._name)
+        copy.pools, copy.failed = self.pools, self.failed
+        return copy
 
 
 class Owners:
-    """Tells the owner of the code that runs, and notes what each owner has taken.
+    """Determines the owner of the running code, and records the holds of each owner.
 
-    Observes the ledger: see :mod:`poolwatch.ledger.observers`.
+    An observer of the ledger: see :mod:`poolwatch.ledger.observers`.
     """
 
     def __init__(self) -> None:
         self.current: Owner | None = None
-        """The owner of the main thread's work, but for a fixture in ``rising``."""
-        self.rising: list[Any] = []
-        """The wider fixtures (``Standing``) being set up, the innermost last. There is
-        no hook for the end of a setup: each one has to be asked."""
-        self._of: dict[Checkout, Owner] = {}
+        """The owner that the main thread works for, except in a fixture's setup."""
+        self.in_setup: list[Any] = []
+        """The wider fixtures (``WiderFixture``) in setup, the innermost last. pytest
+        has no hook for the end of a setup, so ``is_set_up`` is polled."""
+        self._owner_by_hold: dict[Checkout, Owner] = {}
         """The owner of each open hold."""
-        self.late: list[Owner] = []
-        """Owners that were over when the collector found something of theirs."""
-        self.again: dict[int, Owner] = {}
-        """Owners that were over when a thread of theirs took one more."""
+        self.collected_after_judging: list[Owner] = []
+        """Owners with a hold that was garbage-collected after they were judged."""
+        self.took_after_judging: dict[int, Owner] = {}
+        """By id: owners with a hold that one of their threads took after judging."""
         self.unjudged: dict[str, str] = {}
-        """Names of pools that were used and cannot be judged, and their kind."""
-        self.thread = get_ident()
+        """Name and kind of the used pools that cannot be judged."""
+        self.main_thread = get_ident()
         """The main thread."""
         self._inherited: ContextVar[Owner | Literal["current"] | None] = ContextVar(
             "pool_leaks_owner", default=None
         )
-        """"current" in all that comes from the main thread's own context: whoever the
-        main thread works for when it is asked, as for the calls of a test that a
-        thread of a wider fixture runs."""
+        """The owner that tasks and jobs inherit. "current" stands for the owner that
+        the main thread works for at the time of the checkout: e.g. when a thread of a
+        wider fixture runs the calls of a test."""
         self._tasks: weakref.WeakKeyDictionary[Any, Owner | None] = (
             weakref.WeakKeyDictionary()
         )
@@ -127,108 +127,113 @@ class Owners:
 
     # -- observing the ledger --------------------------------------------------------
 
-    def taken(self, book: PoolLedger, hold: Checkout) -> None:
-        """Add a hold to those of its owner."""
-        if book.shared:  # one connection for all: no owner can be told
-            self.unjudged.setdefault(book.name, book.kind)
+    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+        """Charge a new hold to its owner."""
+        if pool.shared:  # one connection for all: the owner is unknown
+            self.unjudged.setdefault(pool.name, pool.kind)
             return
         owner = self.owner()
         if owner is None or hold.context.long_hold:
             return
-        self.charge(owner, hold, book)
-        if owner.over:
-            self.again[id(owner)] = owner
+        self.charge(owner, hold, pool)
+        if owner.judged:
+            self.took_after_judging[id(owner)] = owner
         count = len(owner.out)
         if count > owner.peak:
             owner.peak = count
-            if owner.keeps_peak:
+            if owner.records_peak:
                 owner.at_peak = [each.path.frames() for each in list(owner.out)]
 
-    def charge(self, owner: Owner, hold: Checkout, book: PoolLedger) -> None:
-        """Make an owner answer for a hold."""
-        self._of[hold] = owner
-        owner.out[hold] = book
+    def charge(self, owner: Owner, hold: Checkout, pool: PoolLedger) -> None:
+        """Assign a hold to an owner."""
+        self._owner_by_hold[hold] = owner
+        owner.out[hold] = pool
 
     def ended(
-        self, book: PoolLedger, hold: Checkout, now: float, collected: bool
+        self, pool: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
-        """Take a hold off its owner, which answers for one that nobody returned."""
-        owner = self._of.pop(hold, None)
+        """Remove an ended hold from its owner; a garbage-collected one is a leak."""
+        owner = self._owner_by_hold.pop(hold, None)
         if owner is None or owner.out.pop(hold, None) is None:
             return
-        if owner.keeps_peak and now - hold.taken > owner.longest[0]:
+        if owner.records_peak and now - hold.taken > owner.longest[0]:
             owner.longest = now - hold.taken, hold.path.frames()
         if collected:
-            # Words come later: nothing is imported in the middle of a collection.
-            owner.dropped.append((book, hold, now))
-            owner.notable = True
-            if owner.over:
-                self.late.append(owner)
+            # The text is made later: nothing may be imported during a collection.
+            owner.dropped.append((pool, hold, now))
+            owner.needs_judging = True
+            if owner.judged:
+                self.collected_after_judging.append(owner)
 
-    # -- who it is ---------------------------------------------------------------------
+    # -- the current owner -------------------------------------------------------------
 
     def owner(self) -> Owner | None:
-        """The owner of the code that calls."""
-        main = get_ident() == self.thread
+        """Return the owner of the calling code."""
+        main = get_ident() == self.main_thread
         loop = running_loop()
         if loop is not None:
             task = asyncio.current_task(loop)
             if task is not None and task in self._tasks:
                 return self._tasks[task]
         elif main:
-            return self._of_main()
+            return self._main_thread_owner()
         inherited = self._inherited.get()
         if isinstance(inherited, Owner):
             return inherited
         if main or inherited == "current":
-            return self._of_main()
-        return getattr(threading.current_thread(), _STARTED_BY, None)
+            return self._main_thread_owner()
+        return getattr(threading.current_thread(), _OWNER_ATTRIBUTE, None)
 
-    def _of_main(self) -> Owner | None:
-        """The owner of the main thread's work."""
-        rising = (each.owner for each in reversed(self.rising) if not each.is_up)
-        return next(rising, self.current)
+    def _main_thread_owner(self) -> Owner | None:
+        """Return the owner that the main thread works for."""
+        in_setup = (
+            each.owner for each in reversed(self.in_setup) if not each.is_set_up
+        )
+        return next(in_setup, self.current)
 
-    def follow(self) -> None:
-        """From now on threads, tasks and jobs of executors are told apart."""
+    def start_tracking(self) -> None:
+        """Start tracking the owners of threads, tasks and executor jobs."""
         self._token = self._inherited.set("current")
-        self._patch(threading.Thread, "start", self._starting)
-        self._undo.append(when_imported("concurrent.futures.thread", self._follow_jobs))
-        self._patch(asyncio.base_events.BaseEventLoop, "create_task", self._creating)
+        self._patch(threading.Thread, "start", self._wrap_start)
+        self._undo.append(when_imported("concurrent.futures.thread", self._track_jobs))
+        self._patch(
+            asyncio.base_events.BaseEventLoop, "create_task", self._wrap_create_task
+        )
 
-    def unfollow(self) -> None:
-        """Undo it."""
+    def stop_tracking(self) -> None:
+        """Stop tracking."""
         while self._undo:
             self._undo.pop()()
-        with suppress(ValueError):  # another context than it was set in
+        with suppress(ValueError):  # set in another context
             self._inherited.reset(self._token)
 
-    def _follow_jobs(self) -> None:
+    def _track_jobs(self) -> None:
         executor = sys.modules["concurrent.futures.thread"].ThreadPoolExecutor
-        self._patch(executor, "submit", self._submitting)
+        self._patch(executor, "submit", self._wrap_submit)
 
-    def _patch(self, kind: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    def _patch(self, kind: Any, name: str, make_wrapper: Callable[[Any], Any]) -> None:
         original = getattr(kind, name)
-        ours = wraps(original)(wrap(original))
-        setattr(kind, name, ours)
+        wrapper = wraps(original)(make_wrapper(original))
+        setattr(kind, name, wrapper)
 
         def undo() -> None:
-            if getattr(kind, name) is ours:
+            if getattr(kind, name) is wrapper:
                 setattr(kind, name, original)
 
         self._undo.append(undo)
 
-    def _starting(self, original: Any) -> Any:
+    def _wrap_start(self, original: Any) -> Any:
         def start(thread: threading.Thread) -> None:
-            setattr(thread, _STARTED_BY, self.owner())
+            setattr(thread, _OWNER_ATTRIBUTE, self.owner())
             original(thread)
 
         return start
 
-    def _submitting(self, original: Any) -> Any:
+    def _wrap_submit(self, original: Any) -> Any:
         def submit(executor: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
             if type(executor).__name__ == "InterpreterPoolExecutor":
-                return original(executor, function, *args, **kwargs)  # it pickles
+                # pickles the function: it cannot be wrapped
+                return original(executor, function, *args, **kwargs)
             owner = self.owner()
 
             def job(*args: Any, **kwargs: Any) -> Any:
@@ -242,23 +247,25 @@ class Owners:
 
         return submit
 
-    def _creating(self, original: Any) -> Any:
+    def _wrap_create_task(self, original: Any) -> Any:
         def create_task(
             loop: Any, coro: Any, *, context: Context | None = None, **kwargs: Any
         ) -> Any:
-            serves_all = getattr(coro, "__qualname__", "") == _SERVES_ALL
+            is_shared_runner = getattr(coro, "__qualname__", "") == _SHARED_RUNNER
             owner = self.owner()
-            if context is None:  # else it is somebody's own: nothing is changed there
+            if context is None:  # a context passed by the caller is left as it is
                 context = copy_context()
-                context.run(self._inherited.set, "current" if serves_all else owner)
+                context.run(
+                    self._inherited.set, "current" if is_shared_runner else owner
+                )
             task = original(loop, coro, context=context, **kwargs)
-            if not serves_all:
+            if not is_shared_runner:
                 self._tasks[task] = owner
             return task
 
         return create_task
 
 
-def by_other_threads(holds: Iterable[Checkout]) -> bool:
-    """Whether somebody who may still be running has some of these."""
+def any_in_other_thread(holds: Iterable[Checkout]) -> bool:
+    """Whether another thread took any of these holds."""
     return any(hold.holder.ident != get_ident() for hold in holds)

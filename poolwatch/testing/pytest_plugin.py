@@ -1,7 +1,7 @@
 """Options, markers and fixtures of the pytest plugin ``pool_leaks``.
 
-Imported at every start of pytest where poolwatch is installed: it loads nothing else
-before it is known that the plugin is wanted.
+Imported at every start of pytest where poolwatch is installed, so it imports other
+modules only when the plugin is switched on.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ _RUN = pytest.StashKey["PoolLeaks"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ours; none begins with poolwatch, which is another project's."""
+    """Add the options; their prefix is not poolwatch, which another project uses."""
     group = parser.getgroup("pool_leaks", "connection leaks (poolwatch)")
     group.addoption(
         "--pool-leaks",
         choices=MODES,
-        help="what a test that leaks a database connection gets: nothing, a "
-        "PoolLeakWarning (default) or an error at its teardown. Engines of SQLAlchemy "
-        "are found by themselves.",
+        help="for a test that leaks a database connection: do nothing, issue a "
+        "PoolLeakWarning (default), or fail its teardown. Every pool is instrumented "
+        "automatically.",
     )
     group.addoption(
         "--pool-leaks-grace",
         type=_seconds,
         metavar="SECONDS",
-        help="time that a connection gets to come back after the test (default: 0.2 "
-        "for those of other threads, else 0)",
+        help="how long to wait after a test for connections to be returned (default: "
+        "0.2 for those of other threads, else 0)",
     )
     group.addoption(
-        "--pool-leaks-json", metavar="PATH", help="write what was found as JSON"
+        "--pool-leaks-json", metavar="PATH", help="write the leaks to a JSON file"
     )
     parser.addini("pool_leaks", "off, warn or error: as --pool-leaks", default="warn")
     parser.addini("pool_leaks_grace", "as --pool-leaks-grace", default="")
     parser.addini("pool_leaks_json", "as --pool-leaks-json", default="")
     parser.addini(
         "pool_leaks_ignore",
-        "leaks that do not count, a line each: a glob that one frame of the stack at "
-        "the checkout matches by its file, its function, file::function or dotted "
-        "name; what follows # is the reason",
+        "leaks to ignore, one glob per line: it is matched against the file, function, "
+        "file::function and dotted name of each frame of the stack at the checkout; "
+        "text after # is the reason",
         type="linelist",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Begin to watch before anything of the project is imported.
+    """Begin before anything of the project is imported.
 
-    Then no pool can be there already, and none needs to be searched for.
+    At that time there are no pools yet, so none must be searched for.
     """
     _begin(early_config, early_config.known_args_namespace)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin to watch now if a conftest has loaded this plugin."""
+    """Add the markers; begin now if a conftest loaded this plugin."""
     from poolwatch.testing.markers import ALLOW, LIMIT
 
     for line in (ALLOW, LIMIT):
@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
-    """Begin, unless that is switched off."""
+    """Begin the run, unless the plugin is switched off."""
     mode = options.pool_leaks or str(config.getini("pool_leaks")).strip()
     if mode not in MODES:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
@@ -98,7 +98,7 @@ def _session(config: pytest.Config, *, error: bool, grace: float | None) -> Pool
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Take everything off again."""
+    """End the run: uninstrument."""
     session = config.stash.get(_RUN, None)
     if session is not None:
         config.pluginmanager.unregister(name=_SESSION)
@@ -107,7 +107,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def pool_watch_engines() -> None:
-    """Override it to judge only these: return a list of engines or pools."""
+    """Override it to judge only some pools: return a list of engines or pools."""
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def pool_watch(request: pytest.FixtureRequest) -> PoolWatch:
 
 @pytest.fixture
 def assert_no_pool_leaks() -> AssertNoPoolLeaks:
-    """Assert of a block, ``with assert_no_pool_leaks:``, that it returns them all.
+    """Assert that a block, ``with assert_no_pool_leaks:``, returns all connections.
 
     Also ``with assert_no_pool_leaks(engine, grace=0.1):``, and with ``async with``.
     """
@@ -134,7 +134,7 @@ def assert_no_pool_leaks() -> AssertNoPoolLeaks:
 def assert_max_pool_checkouts() -> AssertMaxPoolCheckouts:
     """Fail a block that holds too many connections at once.
 
-    ``with assert_max_pool_checkouts(2):`` allows two, uncalled it allows one.
+    ``with assert_max_pool_checkouts(2):`` allows two; without a call, one is allowed.
     """
     from poolwatch.testing.fixtures import AssertMaxPoolCheckouts
 

@@ -1,4 +1,4 @@
-"""What is taken and returned while a block of code runs."""
+"""Records the checkouts and returns while a block of code runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from poolwatch.testing import evidence
 from poolwatch.testing.leak import Leak
 
 STEP_S = 0.005
-"""Between two looks whether others have returned theirs."""
+"""Seconds between two checks whether other threads have returned their connections."""
 
-_inside: ContextVar[tuple[int, ...]] = ContextVar("poolwatch_no_leaks", default=())
-"""The blocks that this code runs in, by number; tasks inherit them."""
+_blocks: ContextVar[tuple[int, ...]] = ContextVar("poolwatch_no_leaks", default=())
+"""The numbers of the blocks around the running code; tasks inherit them."""
 _numbers = itertools.count(1)
 
 
@@ -33,21 +33,21 @@ class Region:
 
     def __init__(self, target: Any) -> None:
         self._pool: str | None = None
-        self._instrumented = self._watch(target)
+        self._instrumented = self._instrument(target)
         self._target = target
         self.out: dict[int, tuple[PoolLedger, Checkout]] = {}
         self._suspects: dict[int, tuple[PoolLedger, Checkout]] = {}
         self.peak: list[Checkout] = []
-        """What was out when most was."""
+        """The open holds when there were the most."""
         self._collected: list[Leak] = []
         self._ident = get_ident()
         self._begun = time.monotonic()
         self._number = next(_numbers)
-        self._token = _inside.set((*_inside.get(), self._number))
+        self._token = _blocks.set((*_blocks.get(), self._number))
         agent.ledger.observers.append(self)
 
-    def _watch(self, target: Any) -> bool:
-        """Instrument what is not yet; returns whether that must be undone."""
+    def _instrument(self, target: Any) -> bool:
+        """Instrument the target if needed; return whether to undo that at the end."""
         if target is None:
             before = agent.pools is not None and agent.pools.watches_all
             if not before:
@@ -59,58 +59,60 @@ class Region:
         self._pool = agent.pools.id_of(target) if agent.pools else None
         return known is None
 
-    def taken(self, book: PoolLedger, hold: Checkout) -> None:
-        """See whether it is ours."""
-        if book.shared or (self._pool is not None and book.id != self._pool):
+    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+        """Record a checkout, if it belongs to this block."""
+        if pool.shared or (self._pool is not None and pool.id != self._pool):
             return
-        if self._number in _inside.get() or (
+        if self._number in _blocks.get() or (
             hold.holder.ident != self._ident and hold.holder.first_seen >= self._begun
         ):
-            self.out[id(hold)] = book, hold
+            self.out[id(hold)] = pool, hold
             if len(self.out) > len(self.peak):
                 self.peak = [hold for _, hold in list(self.out.values())]
 
     def ended(
-        self, book: PoolLedger, hold: Checkout, now: float, collected: bool
+        self, pool: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
-        """See whether it came back by itself."""
+        """Record the end of a hold; a garbage-collected one is a leak."""
         if self.out.pop(id(hold), None) is not None and collected:
-            self._collected.append(evidence.collected(book, hold, now))
+            self._collected.append(evidence.from_collected_hold(pool, hold, now))
 
-    def settle(self, grace: float) -> None:
-        """Give other threads the time to return theirs."""
-        self.last_call()
+    def wait_for_returns(self, grace: float) -> None:
+        """Wait up to ``grace`` seconds for other threads to return connections."""
+        self.mark_suspects()
         until = time.monotonic() + grace
-        while self.waits() and time.monotonic() < until:
+        while self.has_open_suspects() and time.monotonic() < until:
             time.sleep(STEP_S)
 
-    def last_call(self) -> None:
-        """The block is over: only what is out now may be a leak.
+    def mark_suspects(self) -> None:
+        """End the block: only holds that are open now may be leaks.
 
-        A thread that it has started may go on to take and return connections.
+        A thread started in the block may go on to take and return connections.
         """
         self._suspects = dict(self.out)
 
-    def waits(self) -> bool:
-        """Whether some of that is still out."""
+    def has_open_suspects(self) -> bool:
+        """Whether any hold that was open at the end of the block still is."""
         return any(key in self.out for key in self._suspects)
 
     def leaks(self, allowed: int) -> list[Leak]:
-        """What has not come back, or not by itself."""
-        if self.waits():
-            gc.collect()  # tells what is held from what was dropped
+        """Return the leaks, if they are more than ``allowed``."""
+        if self.has_open_suspects():
+            gc.collect()  # distinguishes held connections from dropped ones
         held = [pair for key, pair in self._suspects.items() if key in self.out]
         if len(held) + len(self._collected) <= allowed:
             return []
-        return [*self._collected, *evidence.open_ones(held, time.monotonic())]
+        return [*self._collected, *evidence.from_open_holds(held, time.monotonic())]
 
     def end(self) -> None:
-        """Take no more notice."""
+        """Stop recording."""
         agent.ledger.observers.remove(self)
         try:
-            _inside.reset(self._token)
-        except ValueError:  # ended in another context than it was begun in
-            left = tuple(each for each in _inside.get() if each != self._number)
-            _inside.set(left)
+            _blocks.reset(self._token)
+        except ValueError:  # ended in another context than it began in
+            remaining = tuple(
+                number for number in _blocks.get() if number != self._number
+            )
+            _blocks.set(remaining)
         if self._instrumented:
             uninstrument(self._target)

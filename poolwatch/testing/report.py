@@ -1,4 +1,4 @@
-"""A leak in words: what, where it was taken, what keeps it, and how to mend it."""
+"""The text about a leak: call site, holder, reference path, and fix."""
 
 from __future__ import annotations
 
@@ -16,45 +16,44 @@ from poolwatch.testing.leak import Leak
 from poolwatch.text.format import activity, duration, one_line, place, plural
 
 MOST_LINES = 15
-"""Of one text, unless more is asked for."""
+"""Maximum number of lines of one text, without ``everything``."""
 _FRAMES = 3
-"""Of the user's own, below the line that took the connection."""
+"""Number of callers shown below the line that took the connection."""
 
 _TEST_RUNNERS = frozenset({"_pytest", "unittest", "pluggy"})
-"""The callers of a leak are named up to the test runner: what called the test is
-known."""
+"""Callers are shown up to the test runner, which calls every test."""
 
 _WHAT = {
     "held": "not returned",
-    "collected": "dropped: nobody returned it",
+    "collected": "dropped without being returned",
     "detached": "detached from its pool and not closed",
 }
 _FIX = {
     "held": "take it in a with block (or close() it in a finally clause), so that it "
-    "goes back however the code ends",
-    "collected": "nobody gave it back: take it in a with block",
-    "detached": "after detach() the connection is yours: close() it",
+    "is returned however the code ends",
+    "collected": "take it in a with block (or close() it in a finally clause)",
+    "detached": "after detach() the caller must close() the connection",
 }
 
 
 def headline(leaks: Sequence[Leak], who: str) -> str:
-    """One line for all of them."""
+    """Return one line about all leaks of one test or block."""
     return one_line(f"{who} leaked {plural(len(leaks), 'connection')}")
 
 
-def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
-    """The whole text: at most 15 lines, or all of every leak with ``everything``.
+def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+    """Return the whole text: at most 15 lines, or with ``everything`` all details.
 
-    Leaks of one place are told once, with their number.
+    Leaks of one kind, pool and call site are described together, with their number.
     """
     groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
     for leak in leaks:
         groups[leak.kind, leak.pool, leak.site].append(leak)
     lines = [headline(leaks, who)]
-    for told, group in enumerate(groups.values()):
+    for shown, group in enumerate(groups.values()):
         block = _block(group, everything)
-        if told and not everything and len(lines) + len(block) > MOST_LINES - 1:
-            rest = len(groups) - told
+        if shown and not everything and len(lines) + len(block) > MOST_LINES - 1:
+            rest = len(groups) - shown
             lines.append(f"  ... and {plural(rest, 'more place')}: see -vv")
             break
         lines += block
@@ -62,7 +61,7 @@ def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> st
 
 
 def brief(leak: Leak) -> str:
-    """One leak in one line."""
+    """Return one line about one leak."""
     function = f" in {leak.site.function}" if leak.site else ""
     return one_line(
         f"taken at {place(leak.site)}{function}, pool {leak.pool!r}: "
@@ -80,8 +79,8 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
     source = _source(leak.site)
     if source:
         lines.append(f"  >   {source}")
-    told = _shared_by(group) or _callers(leak, everything)
-    lines += [f"      from {each}" for each in told]
+    names = _distinguishing_callers(group) or _callers(leak, everything)
+    lines += [f"      from {each}" for each in names]
     lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
     if leak.kept:
         lines.append(_line(4, f"kept alive by {leak.kept}", 240))
@@ -90,7 +89,7 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
         lines.append(_line(4, f"now {activity(now.frame, now.kind)}"))
     if leak.statement:
         lines.append(_line(4, f"last statement: {leak.statement}", 120))
-    lines.append(f"    to mend it: {_FIX[leak.kind]}")
+    lines.append(f"    fix: {_FIX[leak.kind]}")
     return lines
 
 
@@ -107,8 +106,8 @@ def _age(leak: Leak) -> str:
     return f"held for {duration(leak.held_s)}"
 
 
-def _shared_by(group: Sequence[Leak]) -> list[str]:
-    """The callers that the leaks of one place are told apart by, the busiest first."""
+def _distinguishing_callers(group: Sequence[Leak]) -> list[str]:
+    """The callers that distinguish leaks of one call site, the most frequent first."""
     requests = {
         at: Request(leak.site, leak.stack)
         for at, leak in enumerate(group)
@@ -125,13 +124,13 @@ def _callers(leak: Leak, everything: bool) -> list[str]:
     if everything:
         frames = leak.stack
     else:
-        stack = takewhile(_is_inside_the_test, leak.stack)
-        callers_of_it = [f for f in taking_frames([*stack]) if f != leak.site]
-        frames = tuple(callers_of_it[:_FRAMES])
+        stack = takewhile(_is_below_test_runner, leak.stack)
+        above_site = [f for f in taking_frames([*stack]) if f != leak.site]
+        frames = tuple(above_site[:_FRAMES])
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
 
 
-def _is_inside_the_test(frame: Frame) -> bool:
+def _is_below_test_runner(frame: Frame) -> bool:
     return library_of(frame.file) not in _TEST_RUNNERS
 
 

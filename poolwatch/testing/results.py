@@ -1,8 +1,8 @@
-"""What a run has found, from when it is found to when it is told.
+"""Collects the leaks of one run and passes them to reports, summary and JSON.
 
-A find about the running test goes with the report of its teardown, which carries it to
-xdist's controller. Any other waits until the running test has been reported. pytest
-asks here for each report only once there is a find: most runs have none.
+A leak of the running test is attached to the report of its teardown, which also carries
+it to xdist's controller. Other leaks are reported after the running test. The hooks for
+reports are registered with the first leak, because most runs have none.
 """
 
 from __future__ import annotations
@@ -15,130 +15,140 @@ import pytest
 from poolwatch.testing.owners import Owner
 
 if TYPE_CHECKING:
-    from poolwatch.testing.late import Late, Told
+    from poolwatch.testing.late_reports import LateReport, LateReports
     from poolwatch.testing.leak import Leak
 
-_IN_WORKER = "pool_leaks"
-"""Under this name a worker's findings travel to the controller."""
+_WORKER_KEY = "pool_leaks"
+"""Key of the leaks in the output of an xdist worker."""
 
 
-class Findings:
-    """Of one run, in all its processes."""
+class Results:
+    """The leaks of one run, in all its processes."""
 
     def __init__(self, config: pytest.Config, *, error: bool) -> None:
         self._config = config
         self._error = error
         self._entries: list[dict[str, Any]] = []
-        self._of_reports: dict[str, list[dict[str, Any]]] = {}
-        """By node id: what the report of its teardown will carry."""
+        self._entries_by_test: dict[str, list[dict[str, Any]]] = {}
+        """By node id: the entries for the report of its teardown."""
         self._unjudged: dict[str, str] = {}
-        self._late: Late | None = None
-        """Made for the first find of that kind."""
-        self._listens = False
+        self._late: LateReports | None = None
+        """Created for the first late report."""
+        self._is_listening = False
         self.runs_tests = False
-        """In a controller they run elsewhere: what comes from there is told last."""
+        """Whether tests run in this process. They do not in xdist's controller, which
+        sends the late reports of its workers at the end."""
 
     def listen(self) -> None:
-        """See every report from now on."""
-        if not self._listens:
-            self._listens = True
+        """Register the hooks for reports."""
+        if not self._is_listening:
+            self._is_listening = True
             self._config.pluginmanager.register(self)
 
-    def of_test(self, item: pytest.Item, owner: Owner, leaks: Sequence[Leak]) -> None:
-        """Take in what the running test has leaked."""
+    def add_for_running_test(
+        self, item: pytest.Item, owner: Owner, leaks: Sequence[Leak]
+    ) -> None:
+        """Add the leaks of the running test."""
         self.listen()
-        self._of_reports[item.nodeid] = self._told_as(owner, leaks)
+        self._entries_by_test[item.nodeid] = self._entries_of(owner, leaks)
         item.user_properties.append(("pool_leaks", len(leaks)))  # for JUnit
 
-    def of_another(self, owner: Owner, leaks: Sequence[Leak], text: str) -> None:
-        """Take in what one leaked that is over; ``text`` tells it."""
+    def add_for_other_owner(
+        self, owner: Owner, leaks: Sequence[Leak], text: str
+    ) -> None:
+        """Add the leaks of another owner, described by ``text``."""
         self.listen()
-        told: Told = {
-            "nodeid": owner.blamed,
+        report: LateReport = {
+            "nodeid": owner.reported_node_id,
             "location": owner.location,
             "text": text,
-            "entries": self._told_as(owner, leaks),
+            "entries": self._entries_of(owner, leaks),
         }
-        self._add_late([told])
+        self._add_late([report])
 
-    def _add_late(self, finds: list[Told]) -> None:
+    def _add_late(self, reports: list[LateReport]) -> None:
         if self._late is None:
-            from poolwatch.testing.late import Late
+            from poolwatch.testing.late_reports import LateReports
 
-            self._late = Late(self._config, error=self._error)
-        self._late.add(finds)
+            self._late = LateReports(self._config, error=self._error)
+        self._late.add(reports)
 
-    def _tell_late(self) -> None:
+    def _send_late(self) -> None:
         if self._late is not None:
-            self._entries += self._late.tell()
+            self._entries += self._late.send()
 
-    def _told_as(self, owner: Owner, leaks: Sequence[Leak]) -> list[dict[str, Any]]:
-        from poolwatch.testing import summary  # only a leak needs it
+    def _entries_of(self, owner: Owner, leaks: Sequence[Leak]) -> list[dict[str, Any]]:
+        from poolwatch.testing import summary  # loaded for the first leak
 
         return [summary.entry(owner, leak, self._error) for leak in leaks]
 
-    # -- once there is a find ----------------------------------------------------------
+    # -- reports, after the first leak -------------------------------------------------
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Give a report what was found, and gather it, also what comes from workers."""
-        if report.when == "teardown" and report.nodeid in self._of_reports:
-            report.pool_leaks = self._of_reports.pop(report.nodeid)
+        """Attach entries to a report, and collect the entries of all reports."""
+        if report.when == "teardown" and report.nodeid in self._entries_by_test:
+            report.pool_leaks = self._entries_by_test.pop(report.nodeid)
         for entry in getattr(report, "pool_leaks", ()):
-            if not report.failed:  # it is run again, or expected to fail
+            if not report.failed:  # rerun, or expected to fail
                 entry["severity"] = "warning"
             self._entries.append(entry)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self) -> None:
-        """The running test has been reported: tell of others."""
+        """Send the late reports, now that the running test has been reported."""
         if self.runs_tests and self._worker_output is None:
-            self._tell_late()
+            self._send_late()
 
     # -- the end -----------------------------------------------------------------------
 
     @property
     def _worker_output(self) -> dict[str, Any] | None:
-        """What an xdist worker hands to its controller; None elsewhere."""
+        """The dict that an xdist worker sends to its controller; None elsewhere."""
         output: dict[str, Any] | None = getattr(self._config, "workeroutput", None)
         return output
 
-    def conclude(self, unjudged: dict[str, str]) -> bool:
-        """Tell the rest, or hand it to the controller; returns whether a leak failed.
+    def finish(self, unjudged: dict[str, str]) -> bool:
+        """Report the remaining leaks, or send them to the controller.
 
         Args:
-            unjudged: pools that could not be judged, by name, and their kind.
+            unjudged: name and kind of the pools that could not be judged.
+
+        Returns:
+            Whether a leak is an error.
         """
         self._unjudged |= unjudged
         output = self._worker_output
         if output is not None:
             late = self._late.waiting if self._late is not None else []
-            output[_IN_WORKER] = {"late": late, "unjudged": self._unjudged}
+            output[_WORKER_KEY] = {"late": late, "unjudged": self._unjudged}
             return False
-        self._tell_late()
+        self._send_late()
         return any(entry["severity"] == "error" for entry in self._entries)
 
-    def take_in(self, node: Any) -> None:
-        """In the controller: what a worker could not tell."""
-        sent = getattr(node, "workeroutput", {}).get(_IN_WORKER)
+    def receive(self, node: Any) -> None:
+        """In xdist's controller: add the leaks that a worker sent at its end."""
+        sent = getattr(node, "workeroutput", {}).get(_WORKER_KEY)
         if sent is not None:
             self._unjudged |= sent["unjudged"]
             self._add_late(sent["late"])
 
     def write_json(self) -> None:
-        """Write ``--pool-leaks-json``, if it was asked for."""
-        given = self._config.getoption("--pool-leaks-json")
+        """Write the file of ``--pool-leaks-json``, if set."""
+        option = self._config.getoption("--pool-leaks-json")
         ini = self._config.getini("pool_leaks_json")
-        if self._worker_output is not None or not (given or ini):
+        if self._worker_output is not None or not (option or ini):
             return
         from poolwatch.testing import summary
 
-        home = self._config.invocation_params.dir if given else self._config.rootpath
-        path = home / (given or ini)
+        directory = (
+            self._config.invocation_params.dir if option else self._config.rootpath
+        )
+        path = directory / (option or ini)
         summary.write_json(path, self._error, self._entries, self._unjudged)
 
     def write_summary(self, terminal: Any) -> None:
-        """Write our section, and the annotations for GitHub."""
+        """Write the section about leaks, and the annotations for GitHub."""
         if self._entries or self._unjudged:
             from poolwatch.testing import summary
 

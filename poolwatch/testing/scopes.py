@@ -1,9 +1,9 @@
-"""Fixtures of wider scopes, while they stand.
+"""Wider fixtures: those of class, module, package or session scope.
 
-What such a fixture takes is its own, until its scope ends. And what a test takes
-through an object of such a fixture, and leaves there (a session that a whole module
-shares begins at its first statement), is not judged before that fixture is over: it is
-the one to close it. The test answers for it all the same.
+Connections that such a fixture takes are judged at the end of its scope. So are those
+that a test takes through an object of the fixture and leaves open, because the fixture
+may close them: e.g. a session that a whole module shares, and that takes its connection
+at its first statement. The test is still the one that such a leak is reported for.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _XUNIT = {
     "_unittest_setUpClass_fixture_": "setUpClass of {}",
     "_unittest_setUpModule_fixture_": "setUpModule of {}",
 }
-"""How pytest calls the fixtures that it makes of these."""
+"""Prefixes of the names that pytest gives to the fixtures it makes of these."""
 
 
-class Standing:
-    """One fixture of a wider scope."""
+class WiderFixture:
+    """One wider fixture."""
 
     def __init__(self, definition: Any, request: Any) -> None:
-        item = request._pyfuncitem  # noqa: SLF001 - the first test to ask for it
+        item = request._pyfuncitem  # noqa: SLF001 - the first test that requested it
         self.owner = Owner("fixture", item, _name(definition))
-        self.entrusted: list[Owner] = []
-        """What tests have left with it."""
+        self.postponed_owners: list[Owner] = []
+        """Holds that tests left open and that the fixture may close, by test."""
         self.definition = definition
 
     @property
-    def is_up(self) -> bool:
-        """Whether its setup is over, well or not."""
+    def is_set_up(self) -> bool:
+        """Whether the setup has ended, even if it failed."""
         return self.definition.cached_result is not None
 
     def has_failed(self) -> bool:
@@ -41,23 +41,25 @@ class Standing:
         cached = self.definition.cached_result
         return cached is not None and cached[2] is not None
 
-    def take_over(self, owner: Owner, owners: Owners) -> None:
-        """Take the holds that the fixture reaches off that owner."""
-        from poolwatch.testing.in_hand import in_hand  # now there is a suspect
+    def postpone(self, owner: Owner, owners: Owners) -> None:
+        """Move the holds that the fixture can reach from a test to this fixture."""
+        # loaded for the first suspect
+        from poolwatch.testing.reachable import reachable_objects
 
         wanted = {
             id(proxy): hold
             for hold in list(owner.out)
             if (proxy := hold.proxy()) is not None
         }
-        rest = owner.rest()
-        for found in in_hand(self.definition, self.owner.node, set(wanted)):
-            hold = wanted[found]
-            book = owner.out.pop(hold, None)
-            if book is not None:
-                owners.charge(rest, hold, book)
-        if rest.out:
-            self.entrusted.append(rest)
+        postponed = owner.without_holds()
+        test = self.owner.node
+        for found_id in reachable_objects(self.definition, test, set(wanted)):
+            hold = wanted[found_id]
+            pool = owner.out.pop(hold, None)
+            if pool is not None:
+                owners.charge(postponed, hold, pool)
+        if postponed.out:
+            self.postponed_owners.append(postponed)
 
 
 def _name(definition: Any) -> str:
@@ -65,6 +67,6 @@ def _name(definition: Any) -> str:
     for prefix, words in _XUNIT.items():
         if name.startswith(prefix):
             return words.format(name.removeprefix(prefix).split(".")[-1])
-    home = getattr(definition, "baseid", "") or ""
-    where = f", {home}" if home else ""
-    return f"fixture {name!r} ({definition.scope} scope{where})"
+    location = getattr(definition, "baseid", "") or ""
+    suffix = f", {location}" if location else ""
+    return f"fixture {name!r} ({definition.scope} scope{suffix})"

@@ -1,8 +1,9 @@
-"""pytest's hooks for one run: who works when, and what is said of whom.
+"""pytest's hooks for one run: they set the current owner, and report the leaks.
 
-A leak that is found at the end of its own test is that test's error, at its teardown.
-One that is found later (a fixture's, a thread's, what the collector met three tests on)
-is reported for the test that answers for it, never for the one that happens to run.
+A leak that is found at the end of its own test is an error of that test, at its
+teardown. A leak that is found later (of a fixture or a thread, or when the garbage
+collector runs three tests on) is reported for the test that caused it, never for the
+running one.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import _pytest.runner
 import pytest
 
 from poolwatch.agent.instrument import agent
+from poolwatch.testing.instrumentation import Instrumentation
 from poolwatch.testing.judge import Judge
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
-from poolwatch.testing.results import Findings
-from poolwatch.testing.scopes import Standing
-from poolwatch.testing.watching import Watching
+from poolwatch.testing.results import Results
+from poolwatch.testing.scopes import WiderFixture
 
 if TYPE_CHECKING:
     from poolwatch.testing.leak import Leak
@@ -35,7 +36,7 @@ _HEADING = "pool leaks"
 
 
 class PoolLeaks:
-    """One run."""
+    """The plugin object of one run."""
 
     def __init__(
         self, config: pytest.Config, *, error: bool, grace: float | None
@@ -47,61 +48,61 @@ class PoolLeaks:
         self._judge = Judge(
             grace=grace, ignore=config.getini("pool_leaks_ignore"), root=config.rootpath
         )
-        self._watching = Watching()
-        self._standing: list[Standing] = []
-        self._files: list[Owner] = []
-        self._before: list[Owner | None] = []
-        """Whom the main thread worked for before a fixture's end, innermost last."""
-        self._findings = Findings(config, error=error)
+        self._instrumentation = Instrumentation()
+        self._wider_fixtures: list[WiderFixture] = []
+        self._import_owners: list[Owner] = []
+        self._previous_owners: list[Owner | None] = []
+        """The owners to restore after the teardown of each fixture, innermost last."""
+        self._results = Results(config, error=error)
         self._junit = False
-        self._owner: Owner | None = None
-        """The owner that stands for the running test."""
-        self._home: Any = None
-        """Where the last test stands, in a file or class, ..."""
-        self._narrows = False
-        """... whether that overrides ``pool_watch_engines``, and ..."""
-        self._special = False
-        """... whether all that stands there is special: by that, or by a marker."""
-        self._of_tests: set[Any] = set()
-        """Fixtures that last for one test."""
-        self._before_call: Callable[[], object] | None = None
-        """The preparation of the running test, once its setup is done: plugins beneath
-        count on theirs during the setup."""
+        self._test_owner: Owner | None = None
+        """The owner for the running test."""
+        self._last_parent: Any = None
+        """The file or class of the last test."""
+        self._selects_pools = False
+        """Whether the file or class overrides ``pool_watch_engines``."""
+        self._needs_preparation = False
+        """Whether its tests need preparation, because of that or a marker."""
+        self._function_scoped: set[Any] = set()
+        """The known fixtures of function scope."""
+        self._preparation: Callable[[], object] | None = None
+        """The preparation of the running test. It runs after the setup: earlier, other
+        plugins might not be set up yet."""
 
     def owner_of(self, item: Any) -> Owner | None:
-        """The owner that stands for a running test."""
-        owner = self._owner
+        """Return the owner of a test, if that is running; else None."""
+        owner = self._test_owner
         return owner if owner is not None and owner.node is item else None
 
     # -- begin and end ---------------------------------------------------------------
 
     def begin(self) -> None:
-        """Watch every engine, as soon as there is SQLAlchemy."""
+        """Instrument every pool, and start to assign checkouts to owners."""
         if not self._error:
             lines = self._config.getini("filterwarnings")
-            # Python hides resource warnings. First in the list: whatever the project
-            # says of them comes later and wins.
+            # Python hides resource warnings. Inserted first, so that the filters of the
+            # project come later and win.
             lines.insert(0, "always::poolwatch.testing.leak.PoolLeakWarning")
         self._junit = bool(getattr(self._config.known_args_namespace, "xmlpath", None))
-        for function in beneath_tests():
+        for function in runner_functions():
             agent.end_stacks_at(function)
         agent.ledger.observers.append(self._owners)
-        self._owners.follow()
-        self._watching.begin()
+        self._owners.start_tracking()
+        self._instrumentation.begin()
 
     def end(self) -> None:
-        """Take everything off."""
-        self._owners.unfollow()
+        """Uninstrument, and stop recording."""
+        self._owners.stop_tracking()
         agent.ledger.observers.remove(self._owners)
-        self._watching.end()
+        self._instrumentation.end()
 
-    # -- who works now -----------------------------------------------------------------
+    # -- the current owner -------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, Any, Any]:
-        """What a file does when it is imported belongs to the file."""
+        """Charge connections taken at the import of a file to the file."""
         before = self._owners.current
         owner = self._owners.current = Owner("collection", collector)
         try:
@@ -109,111 +110,115 @@ class PoolLeaks:
         finally:
             self._owners.current = before
             if owner.out or owner.dropped:
-                self._files.append(owner)
+                self._import_owners.append(owner)
 
-    # Each of these runs once or more for every test: there are as few as can be, plain
-    # functions where possible, and what only some tests need is done for those.
+    # These hooks run at least once per test. So there are few of them, plain functions
+    # where possible, and work that only some tests need is done only for those.
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """From here on the main thread works for this test; a rerun is another one."""
-        owner = self._owner = self._owners.current = Owner("test", item)
-        self._before_call = None
-        if self._ledger.changes != self._watching.seen:
-            self._watching.again()
-        if item.parent is not self._home:
-            self._move(item)
-        if self._special or item.own_markers:
+        """Make this test the owner of the main thread; a rerun gets a new owner."""
+        owner = self._test_owner = self._owners.current = Owner("test", item)
+        self._preparation = None
+        if self._ledger.changes != self._instrumentation.changes_seen:
+            self._instrumentation.restore()
+        if item.parent is not self._last_parent:
+            self._enter(item)
+        if self._needs_preparation or item.own_markers:
             self._prepare(item, owner)
 
-    def _move(self, item: pytest.Item) -> None:
-        """See what all tests of a place have in common."""
-        self._findings.runs_tests = True
-        self._home = item.parent
-        self._narrows = _overridden(item, "pool_watch_engines")
+    def _enter(self, item: pytest.Item) -> None:
+        """Note the properties that all tests of a file or class share."""
+        self._results.runs_tests = True
+        self._last_parent = item.parent
+        self._selects_pools = _overridden(item, "pool_watch_engines")
         parents = item.listchain()[:-1]
         marks = (mark for parent in parents for mark in parent.own_markers)
         marked = any(mark.name in MARKERS for mark in marks)
-        self._special = self._narrows or marked
+        self._needs_preparation = self._selects_pools or marked
 
     def _prepare(self, item: pytest.Item, owner: Owner) -> None:
-        """See what is special about a test."""
-        if self._narrows:
-            self._before_call = partial(self._narrow, item, owner)
+        """Read the markers of a test, and set its preparation."""
+        if self._selects_pools:
+            self._preparation = partial(self._select_pools, item, owner)
         if not any(mark.name in MARKERS for mark in item.iter_markers()):
             return
         from poolwatch.testing.limits import limits_of
 
         try:
             owner.limits = limits = limits_of(item)
-            owner.notable = True
+            owner.needs_judging = True
         except pytest.fail.Exception as error:
-            self._before_call = partial(_raise, error)
+            self._preparation = partial(_raise, error)
         else:
-            owner.keeps_peak = limits.watch_peak
+            owner.records_peak = limits.needs_stacks
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Prepare a test that needs it; an exception fails the test."""
-        prepare, self._before_call = self._before_call, None
+        """Run the preparation of a test, if it has one; an exception fails the test."""
+        prepare, self._preparation = self._preparation, None
         if prepare is not None and self.owner_of(item) is not None:
             prepare()
 
-    def _narrow(self, item: pytest.Item, owner: Owner) -> None:
-        """Judge only the pools that the project wants judged."""
-        owner.pools = self._narrowed(item)
-        for each in self._standing:
-            if each.owner.blamed == item.nodeid:
+    def _select_pools(self, item: pytest.Item, owner: Owner) -> None:
+        """Judge only the pools that ``pool_watch_engines`` selects."""
+        owner.pools = self._selected_pools(item)
+        for each in self._wider_fixtures:
+            if each.owner.reported_node_id == item.nodeid:
                 each.owner.pools = owner.pools
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> None:
-        """A fixture of a wider scope answers for what it takes."""
-        if fixturedef in self._of_tests:
+        """Make a wider fixture the owner of the connections that its setup takes."""
+        if fixturedef in self._function_scoped:
             return
         if fixturedef.scope == "function":
-            self._of_tests.add(fixturedef)
+            self._function_scoped.add(fixturedef)
             return
-        self._fixtures_up()
-        standing = Standing(fixturedef, request)
-        self._standing.append(standing)
-        # Finalizers run last in, first out: this one when all others are done ...
-        fixturedef.addfinalizer(lambda: self._fixture_over(standing))
-        self._owners.rising.append(standing)
+        self._finish_setups()
+        fixture = WiderFixture(fixturedef, request)
+        self._wider_fixtures.append(fixture)
+        # Finalizers run last in, first out: this one runs after all others ...
+        fixturedef.addfinalizer(lambda: self._after_fixture_teardown(fixture))
+        self._owners.in_setup.append(fixture)
 
-    def _fixtures_up(self) -> None:
-        """See to those whose setup is over."""
-        rising = self._owners.rising
-        while rising and rising[-1].is_up:
-            standing = rising.pop()
-            standing.owner.failed = standing.has_failed()
-            # ... and this one before the fixture's own code after its yield.
-            standing.definition.addfinalizer(partial(self._fixture_ends, standing))
+    def _finish_setups(self) -> None:
+        """Handle the fixtures whose setup has ended."""
+        in_setup = self._owners.in_setup
+        while in_setup and in_setup[-1].is_set_up:
+            fixture = in_setup.pop()
+            fixture.owner.failed = fixture.has_failed()
+            # ... and this one before the fixture's own teardown.
+            fixture.definition.addfinalizer(
+                partial(self._before_fixture_teardown, fixture)
+            )
 
-    def _none_rising(self) -> None:
-        """See to all: what still seems to rise has failed before it began."""
-        while self._owners.rising:
-            self._fixtures_up()
-            del self._owners.rising[-1:]
+    def _finish_all_setups(self) -> None:
+        """Handle all fixtures; those still in setup failed before their setup began."""
+        while self._owners.in_setup:
+            self._finish_setups()
+            del self._owners.in_setup[-1:]
 
-    def _fixture_ends(self, standing: Standing) -> None:
-        self._before.append(self._owners.current)
-        self._owners.current = standing.owner
+    def _before_fixture_teardown(self, fixture: WiderFixture) -> None:
+        self._previous_owners.append(self._owners.current)
+        self._owners.current = fixture.owner
 
-    def _fixture_over(self, standing: Standing) -> None:
-        self._owners.current = self._before.pop() if self._before else None
-        self._standing.remove(standing)
-        for owner in (standing.owner, *standing.entrusted):
-            self._tell_later(owner)
+    def _after_fixture_teardown(self, fixture: WiderFixture) -> None:
+        self._owners.current = (
+            self._previous_owners.pop() if self._previous_owners else None
+        )
+        self._wider_fixtures.remove(fixture)
+        for owner in (fixture.owner, *fixture.postponed_owners):
+            self._judge_late(owner)
 
-    def _entrust(self, owner: Owner) -> None:
-        """What a fixture that still stands has in hand is not judged yet."""
-        for standing in reversed(self._standing):
+    def _postpone(self, owner: Owner) -> None:
+        """Postpone holds that a fixture not yet torn down may still close."""
+        for fixture in reversed(self._wider_fixtures):
             if owner.out:
-                standing.take_over(owner, self._owners)
+                fixture.postpone(owner, self._owners)
 
-    def _narrowed(self, item: pytest.Item) -> frozenset[str] | None:
-        """Ids of the pools that the project wants judged; None is all."""
+    def _selected_pools(self, item: pytest.Item) -> frozenset[str] | None:
+        """Ids of the pools that ``pool_watch_engines`` selects; None for all."""
         request = getattr(item, "_request", None)
         if request is None:
             return None
@@ -230,15 +235,15 @@ class PoolLeaks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """When all its fixtures are done, the test is judged."""
-        owner, owners = self._owner, self._owners
-        if owners.rising:
-            self._none_rising()
-        if owner is None or owner.node is not item:  # its setup was another plugin's
+        """Judge the test after the teardown of all its fixtures."""
+        owner, owners = self._test_owner, self._owners
+        if owners.in_setup:
+            self._finish_all_setups()
+        if owner is None or owner.node is not item:  # another plugin did the setup
             return (yield)
         owners.current = owner
-        if self._ledger.changes != self._watching.seen:
-            self._watching.again()
+        if self._ledger.changes != self._instrumentation.changes_seen:
+            self._instrumentation.restore()
         try:
             result = yield
         except BaseException:
@@ -246,22 +251,22 @@ class PoolLeaks:
             self._own_leaks(item, owner)
             raise
         finally:
-            owners.current = self._owner = None
-            if owners.late:
-                self._take_in_collected()
-        owner.over = True
-        if owner.out or owner.notable or self._junit:
+            owners.current = self._test_owner = None
+            if owners.collected_after_judging:
+                self._judge_late_collected()
+        owner.judged = True
+        if owner.out or owner.needs_judging or self._junit:
             problem = self._problem(item, owner)
             if problem is not None:
                 pytest.fail(problem, pytrace=False)
         return result
 
     def _own_leaks(self, item: pytest.Item, owner: Owner) -> list[Leak]:
-        """What the test itself has leaked; nothing if it has failed already."""
-        had_out = bool(owner.out) or bool(owner.dropped)
-        leaks = self._judge.leaks(owner, self._entrust) if had_out else []
+        """Return the leaks of a test; if it has failed, only add a report section."""
+        used = bool(owner.out) or bool(owner.dropped)
+        leaks = self._judge.leaks(owner, self._postpone) if used else []
         owner.failed = owner.failed or _fails_as_expected()
-        owner.over = True
+        owner.judged = True
         if owner.peak and self._junit:
             item.user_properties.append(("pool_peak", owner.peak))
         if leaks and owner.failed:
@@ -272,18 +277,18 @@ class PoolLeaks:
                 _HEADING,
                 f"{plural(len(leaks), 'connection')} not returned by this test, which "
                 "failed: its traceback keeps the variables alive, so that is not "
-                f"counted.\n{in_words(leaks, item.nodeid)}",
+                f"counted.\n{describe(leaks, item.nodeid)}",
             )
             return []
         return leaks
 
     def _problem(self, item: pytest.Item, owner: Owner) -> str | None:
-        """What is wrong with a test, in words; None also if it is only to be warned."""
+        """Return the text to fail a test with, or None; warn of leaks in warn mode."""
         leaks = self._own_leaks(item, owner)
         limits = owner.limits
         if limits is None and not leaks:
             return None
-        broken = None if owner.failed or limits is None else limits.broken(owner)
+        violation = None if owner.failed or limits is None else limits.violation(owner)
         if limits is not None and limits.leaks is not None and not owner.failed:
             if len(leaks) < limits.leaks:
                 from poolwatch.text.format import plural
@@ -291,90 +296,93 @@ class PoolLeaks:
                 missing = (
                     f"{item.nodeid} leaked {plural(len(leaks), 'connection')}, "
                     f"allow_pool_leaks expects {limits.leaks} ({limits.reason}): "
-                    "take the marker away, or lower its n"
+                    "remove the marker, or lower its n"
                 )
-                return "\n".join(filter(None, (missing, broken)))
+                return "\n".join(filter(None, (missing, violation)))
             if len(leaks) == limits.leaks:
                 leaks = []
         if not leaks:
-            return broken
-        text = in_words(leaks, item.nodeid, everything=self._everything)
-        self._findings.of_test(item, owner, leaks)
+            return violation
+        text = describe(leaks, item.nodeid, everything=self._everything)
+        self._results.add_for_running_test(item, owner, leaks)
         if self._error:
-            return "\n".join(filter(None, (text, broken)))
+            return "\n".join(filter(None, (text, violation)))
         _warn(text, leaks)
-        return broken
+        return violation
 
     @property
     def _everything(self) -> bool:
         return bool(self._config.getoption("verbose") >= 2)
 
     def pytest_exception_interact(self, node: Any) -> None:
-        """Note that a test fails: its traceback keeps its variables.
+        """Note that a test fails: its traceback keeps its variables alive.
 
-        Not told of one that is expected to fail: see _fails_as_expected.
+        Not called for a test that is expected to fail: see _fails_as_expected.
         """
         owner = self.owner_of(node)
         if owner is not None:
             owner.failed = True
 
-    # -- what is found later -----------------------------------------------------------
+    # -- leaks found after the test ----------------------------------------------------
 
-    def _take_in_collected(self) -> None:
-        while self._owners.late:
-            self._tell_later(self._owners.late.pop())
+    def _judge_late_collected(self) -> None:
+        while self._owners.collected_after_judging:
+            self._judge_late(self._owners.collected_after_judging.pop())
 
-    def _tell_later(self, owner: Owner) -> None:
+    def _judge_late(self, owner: Owner) -> None:
         """Judge an owner that is not the running test."""
         if not owner.out and not owner.dropped:
-            owner.over = True
+            owner.judged = True
             return
         if owner.kind == "collection":
-            owner.out.clear()  # a module may keep one for as long as it lives
-        leaks = self._judge.leaks(owner, self._entrust)
+            owner.out.clear()  # a module may hold connections for good
+        leaks = self._judge.leaks(owner, self._postpone)
         if owner.out:  # taken meanwhile
-            self._owners.again[id(owner)] = owner
+            self._owners.took_after_judging[id(owner)] = owner
         if not leaks or owner.failed:
             return
-        text = in_words(leaks, owner.name, everything=self._everything)
-        self._findings.of_another(owner, leaks, text)
+        text = describe(leaks, owner.name, everything=self._everything)
+        self._results.add_for_other_owner(owner, leaks, text)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(
         self, session: pytest.Session
     ) -> Generator[None, Any, Any]:
-        """Judge what is left; the exit code is honest about it.
+        """Judge the remaining owners; a leak that is an error sets the exit code.
 
-        The innermost of its wrappers: there the filters for warnings are set.
+        Runs as the innermost wrapper, where the warning filters are active.
         """
-        self._none_rising()
+        self._finish_all_setups()
         self._owners.current = None
-        left = [*self._files, *list(self._owners.again.values())]
-        if any(owner.out for owner in left):
+        remaining = [
+            *self._import_owners,
+            *list(self._owners.took_after_judging.values()),
+        ]
+        if any(owner.out for owner in remaining):
             gc.collect()
-        for owner in left:
-            self._tell_later(owner)
-        self._take_in_collected()
-        failed = self._findings.conclude(self._owners.unjudged)
+        for owner in remaining:
+            self._judge_late(owner)
+        self._judge_late_collected()
+        failed = self._results.finish(self._owners.unjudged)
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
-        self._findings.write_json()
+        self._results.write_json()
         return result
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self) -> None:
-        """In xdist's controller: any report may bring a find."""
-        self._findings.listen()
+        """In xdist's controller: listen, since any report may carry leaks."""
+        self._results.listen()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """In the controller: take in what a worker could not tell."""
-        self._findings.take_in(node)
+        """In xdist's controller: add the leaks that a worker could not report."""
+        self._results.receive(node)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Our section, and the annotations for GitHub."""
-        self._findings.write_summary(terminalreporter)
+        """Write the section about leaks, and the annotations for GitHub."""
+        self._results.write_summary(terminalreporter)
 
 
 def _raise(error: BaseException) -> None:
@@ -382,10 +390,10 @@ def _raise(error: BaseException) -> None:
 
 
 def _fails_as_expected() -> bool:
-    """Whether the call of the running test has failed, and nobody minds.
+    """Whether the running test has failed as expected (xfail).
 
-    Its report says so. The hooks that are told run three times for every test, so it is
-    looked for where pytest keeps the reports, when there is a leak to judge.
+    Its report tells. A hook for reports would run three times per test. So the reports
+    are read from a local variable of pytest, when there is a leak to judge.
     """
     frame: Any = sys._getframe(1)  # noqa: SLF001 - the documented way
     while (
@@ -398,15 +406,15 @@ def _fails_as_expected() -> bool:
 
 
 def _overridden(item: pytest.Item, name: str) -> bool:
-    """Whether the test can see another definition of a fixture than ours."""
+    """Whether the project overrides a fixture of this plugin for a test."""
     fixtures = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
     return len(fixtures.getfixturedefs(name, item) or ()) > 1
 
 
-def beneath_tests() -> Iterator[FunctionType]:
-    """What calls tests and fixtures in pytest: there their story begins.
+def runner_functions() -> Iterator[FunctionType]:
+    """Return the functions of pytest that call tests and fixtures: stacks end there.
 
-    Not all of it is public: what is not there is not there.
+    Some are private, and left out if this version of pytest does not have them.
     """
     for module, name in (
         (_pytest.python, "pytest_pyfunc_call"),
@@ -419,11 +427,11 @@ def beneath_tests() -> Iterator[FunctionType]:
             yield function
 
 
-def in_words(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
-    """As leaks.telling says it; loaded when there is a leak to tell of."""
-    from poolwatch.testing.report import in_words as tell
+def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+    """See ``report.describe``, which is loaded for the first leak."""
+    from poolwatch.testing import report
 
-    return tell(leaks, who, everything=everything)
+    return report.describe(leaks, who, everything=everything)
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:

@@ -17,12 +17,12 @@ SCHEMA = 1
 
 
 def entry(owner: Owner, leak: Leak, error: bool) -> dict[str, Any]:
-    """One leak as plain values: it travels from xdist's workers as JSON."""
-    from poolwatch.testing.report import brief  # only a leak needs it
+    """Return a leak as plain values, for the JSON file and xdist's controller."""
+    from poolwatch.testing.report import brief  # loaded for the first leak
 
     return {
         "severity": "error" if error else "warning",
-        "test": owner.blamed if owner.kind != "collection" else None,
+        "test": owner.reported_node_id if owner.kind != "collection" else None,
         "owner": owner.name,
         "text": brief(leak),
         **asdict(leak),
@@ -38,7 +38,7 @@ def write(
     entries: Sequence[Mapping[str, Any]],
     unjudged: Mapping[str, str],
 ) -> None:
-    """Write the section, if there is something to say."""
+    """Write the section and the annotations, if there are any."""
     lines = _lines(entries, unjudged, quiet=config.getoption("verbose") < 0)
     if lines:
         terminal.section("pool leaks")
@@ -58,21 +58,21 @@ def _lines(
     lines = [f"{each['owner']}: {each['text']}" for each in entries]
     if unjudged:
         names = ", ".join(f"{name} ({kind})" for name, kind in sorted(unjudged.items()))
-        total.append(f"not judged, one connection serves everybody there: {names}")
+        total.append(f"not judged, since all code shares one connection: {names}")
     return [*lines, *total]
 
 
 def annotation(each: Mapping[str, Any], root: Path) -> str:
-    """GitHub's own line, at the place that took the connection."""
+    """Return GitHub's annotation for the line that took the connection."""
     site = each["site"]
-    where = ""
+    position = ""
     if site is not None:
-        home = Path(os.environ.get("GITHUB_WORKSPACE") or root)
+        base = Path(os.environ.get("GITHUB_WORKSPACE") or root)
         path = Path(site["file"])
-        file = path.relative_to(home) if path.is_relative_to(home) else path
-        where = f"file={_property(file.as_posix())},line={site['line']},"
+        file = path.relative_to(base) if path.is_relative_to(base) else path
+        position = f"file={_property(file.as_posix())},line={site['line']},"
     title = _property(f"Connection leak in {each['owner']}")
-    return f"::{each['severity']} {where}title={title}::{_escaped(each['text'])}"
+    return f"::{each['severity']} {position}title={title}::{_escaped(each['text'])}"
 
 
 def _escaped(text: str) -> str:
@@ -89,7 +89,7 @@ def write_json(
     entries: Sequence[Mapping[str, Any]],
     unjudged: Mapping[str, str],
 ) -> None:
-    """Write them to that file."""
+    """Write leaks and unjudged pools to a file."""
     document = {
         "schema": SCHEMA,
         "mode": "error" if error else "warn",

@@ -62,7 +62,7 @@ def test_a_mistake_of_ours_is_no_silence_of_the_server(
     monkeypatch.setattr(threading, "excepthook", raised.append)
     watch = instrument(create_engine(postgres.url()))
     (book,) = agent.ledger.books.values()
-    monkeypatch.setattr(book, "look", lambda: 1 / 0)
+    monkeypatch.setattr(book, "find_dropped", lambda: 1 / 0)
     servers = ServerView(agent.ledger, connection_facts, agent.outages)
     (reading,) = servers.readings(0.0)
     assert reading.error == "the server view failed with ZeroDivisionError"

@@ -114,7 +114,7 @@ def test_places_are_bounded():
     assert len(origins.records(0.0)) == 128
     assert len(origins._by_pool) == 128
     for nth in range(1000):
-        origins.gone(f"p{nth}")
+        origins.forget_pool(f"p{nth}")
     assert origins._by_pool == {}
 
 

@@ -1,4 +1,4 @@
-"""A child that uses connections of its parent: told once, and longer than a hold."""
+"""A child that uses connections of its parent: logged once, and longer than a hold."""
 
 from __future__ import annotations
 

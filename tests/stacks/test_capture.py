@@ -231,7 +231,7 @@ def test_a_walk_ends_at_the_bottom_whatever_it_meets(globals_):
         exec("path = caught(sites)", scope)
         return scope["path"]
 
-    sites = CallSites(bottoms={id(runner.__code__): runner.__code__})
+    sites = CallSites(end_codes={id(runner.__code__): runner.__code__})
     for _ in range(2):
         assert runner().frames()[-1].function == "runner"
 

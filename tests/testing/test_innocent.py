@@ -288,7 +288,7 @@ def test_what_only_a_leak_needs_is_not_loaded_without_one(suites):
                 "poolwatch.agent.snapshots",
                 "poolwatch.diagnosis.references.search",
                 "poolwatch.testing.evidence",
-                "poolwatch.testing.late",
+                "poolwatch.testing.late_reports",
                 "poolwatch.testing.report",
                 "poolwatch.testing.summary",
             }

@@ -112,7 +112,7 @@ def test_markers_and_fixtures(suites):
             "*test_wrong_too_many held 2 connections at once, limit_pool(checkouts=1)",
             "  held from *test_it.py:* in test_wrong_too_many",
             '*test_wrong_too_long held a connection for *limit_pool(hold="20 ms")',
-            "limit_pool: hold='soon' is no time*",
+            "limit_pool: hold='soon' is not a duration*",
         ]
     )
 

@@ -29,10 +29,10 @@ class Item:
     nodeid = "test_it.py::test_it"
 
 
-class Rising:
+class FixtureInSetup:
     """Stands for a fixture of a wider scope that is being set up."""
 
-    is_up = False
+    is_set_up = False
 
     def __init__(self, owner):
         self.owner = owner
@@ -61,9 +61,9 @@ def test_a_hold_is_charged_to_its_owner(owner, sqlite):
     engine = sqlite()
     with engine.connect() as connection:
         connection.execute(text("select 1 as plain"))
-        [(hold, book)] = owner.out.items()
-        assert book is book_of(engine)
-        assert book.open_holds() == [hold]
+        [(hold, pool)] = owner.out.items()
+        assert pool is book_of(engine)
+        assert pool.open_holds() == [hold]
         assert hold.path.frames()[0].function == "test_a_hold_is_charged_to_its_owner"
         assert hold.statement() == "select 1 as plain"
         assert hold.asked <= hold.taken
@@ -86,8 +86,8 @@ def test_a_dropped_connection(owner, sqlite):
     drop(connection)
     del connection
     gc.collect()
-    [(book, hold, _)] = owner.dropped
-    assert book is book_of(engine)
+    [(pool, hold, _)] = owner.dropped
+    assert pool is book_of(engine)
     assert hold.facts is not None
     assert hold.statement() == "select 1 as lost"
     assert owner.out == {}
@@ -98,11 +98,11 @@ def test_a_connection_dropped_with_its_engine(owner, tmp_path):
     drop(engine.connect())
     del engine
     gc.collect()
-    [(book, hold, now)] = owner.dropped
+    [(pool, hold, now)] = owner.dropped
     assert owner.out == {}
     assert hold.holder.out == 0
-    assert book.leaked == 1
-    assert book.collected_at() == [Collected(hold.path.site(), 1)]
+    assert pool.leaked == 1
+    assert pool.collected_at() == [Collected(hold.path.site(), 1)]
     assert hold.taken <= now
     assert hold.facts is not None
 
@@ -144,7 +144,7 @@ def test_nothing_is_imported_in_a_collection(tmp_path):
 
 def test_another_thread_has_its_own_owner(owner, owners, sqlite):
     engine, theirs = sqlite(), Owner("test", Item)
-    owners.follow()
+    owners.start_tracking()
 
     def take():
         for _ in range(2):
@@ -157,7 +157,7 @@ def test_another_thread_has_its_own_owner(owner, owners, sqlite):
     thread.start()
     owners.current = owner
     thread.join()
-    owners.unfollow()
+    owners.stop_tracking()
     assert theirs.peak == 1
     assert owner.out == {}
 
@@ -172,7 +172,7 @@ def test_a_declared_long_hold_has_no_owner(owner, sqlite):
 
 def test_a_limit_keeps_the_stacks_of_the_peak(owner, sqlite):
     """And that of the longest hold."""
-    owner.keeps_peak = True
+    owner.records_peak = True
     with sqlite().connect():
         pass
     [stack] = owner.at_peak
@@ -183,20 +183,20 @@ def test_a_limit_keeps_the_stacks_of_the_peak(owner, sqlite):
 
 def test_an_owner_that_was_judged(owner, owners, sqlite):
     """A connection it takes after that is not forgotten."""
-    owner.over = True
+    owner.judged = True
     lent = sqlite().connect()
-    assert list(owners.again.values()) == [owner]
+    assert list(owners.took_after_judging.values()) == [owner]
     lent.close()
 
 
 def test_a_fixture_that_is_set_up(owner, owners, sqlite):
     """It answers for the connections of its setup, and no longer."""
     engine, fixture = sqlite(), Owner("fixture", Item)
-    owners.rising.append(rising := Rising(fixture))
+    owners.in_setup.append(in_setup := FixtureInSetup(fixture))
     with engine.connect():
         assert len(fixture.out) == 1
         assert owner.out == {}
-    rising.is_up = True  # pytest does not tell at once
+    in_setup.is_set_up = True  # pytest does not tell at once
     with engine.connect():
         assert fixture.out == {}
         assert len(owner.out) == 1
@@ -239,10 +239,10 @@ def test_judged_after_uninstrument(owner, sqlite):
     engine = sqlite(pool_logging_name="of old")
     connection = engine.connect()
     poolwatch.uninstrument()
-    [(hold, book)] = owner.out.items()
-    assert book.name == "of old"
-    assert book.open_holds() == [hold]
-    assert book.id not in agent.ledger.books
+    [(hold, pool)] = owner.out.items()
+    assert pool.name == "of old"
+    assert pool.open_holds() == [hold]
+    assert pool.id not in agent.ledger.books
     [leak] = leaks_of(owner)
     assert (leak.kind, leak.pool) == ("held", "of old")
     connection.close()

@@ -11,7 +11,7 @@ import pytest
 
 from poolwatch.model import Frame
 from poolwatch.testing.leak import Leak
-from poolwatch.testing.report import in_words
+from poolwatch.testing.report import describe
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_the_text_of_an_error(suites):
             "    not returned; held for *by thread MainThread",
             "    kept alive by *",
             "    last statement: select ?",
-            "    to mend it: *",
+            "    fix: *",
             "*= pool leaks =*",
             "test_it.py::test_leaks: taken at *",
             "1 connection leaked",
@@ -281,7 +281,7 @@ def test_tests_in_a_directory_called_unittest_are_no_test_runner():
     )
     stack = (site, Frame(ours, 8, "test_it"), runner, Frame("/srv/run.py", 2, "main"))
     leak = Leak("held", "orders", site, stack, 1.0, "MainThread", None)
-    said = in_words([leak], "test_it")
+    said = describe([leak], "test_it")
     assert "unittest/test_orders.py:8 in test_it" in said
     assert "run.py" not in said
 

@@ -66,7 +66,7 @@ class AsyncpgHooks(DriverHooks):
         """Weak references to connections, by their ``id()``. Their callbacks count
         connections that were collected without having been closed.
         """
-        ledger.look = self._check_dropped
+        ledger.find_dropped = self._check_dropped
         self._statements = StatementHooks(
             self._hold_of, self._closed, context.sites, self.guard
         )

@@ -37,7 +37,7 @@ class Psycopg2Hooks(DriverHooks):
         super().__init__(pool, ledger, context, patches)
         self._known: dict[int, ref[Any]] = {}
         """Weak references to the connections, by their ``id()``."""
-        ledger.look = self._check_dropped
+        ledger.find_dropped = self._check_dropped
         for connection in [*pool._pool, *pool._used.values()]:
             self._add_existing(connection)
         patches.hook(

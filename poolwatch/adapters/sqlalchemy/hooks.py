@@ -274,9 +274,9 @@ class PoolHooks(Hooks):
         """Record a second connection for one holder, or a request to an empty pool."""
         ledger = self.ledger
         if wait.holder.out and not self._shared:
-            ledger.wanted_again(wait)
+            ledger.requested_another(wait)
         if len(ledger.holds) >= capacity:
-            ledger.wanted_more(wait)
+            ledger.requested_beyond_capacity(wait)
             self._check_soon(ledger.id)
 
     def _begin_shared_hold(self, wait: Checkout, proxy: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolwatch.testing.in_hand import _reached
+from poolwatch.testing.reachable import _reachable
 
 LEFT = {
     "what setup_module puts into its module": """
@@ -398,4 +398,4 @@ def test_only_objects_of_whole_packages_lead_nowhere(module, followed):
     holder = type("Holder", (), {"__module__": module})()
     holder.session = object()
     wanted = id(holder.session)
-    assert _reached([holder], {wanted}) == ([wanted] if followed else [])
+    assert _reachable([holder], {wanted}) == ([wanted] if followed else [])
