@@ -62,8 +62,8 @@ def test_an_unknown_target(instrument, target):
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"name": ""}, TypeError, "name must be a text"),
-        ({"name": 3}, TypeError, "name must be a text"),
+        ({"name": ""}, TypeError, "name must be a non-empty string"),
+        ({"name": 3}, TypeError, "name must be a non-empty string"),
         ({"long_after": "30"}, TypeError, "long_after must be seconds"),
         ({"long_after": True}, TypeError, "long_after must be seconds"),
         ({"long_after": 0}, ValueError, "more than 0 seconds"),
