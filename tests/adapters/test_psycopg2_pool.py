@@ -153,7 +153,7 @@ def test_what_is_said_of_a_dropped_one(pool, instrument, caplog, watchdog):
     forgetful()
     assert dropped(watch) == ["leaked"]
     (hold,) = Look().holds(watch)
-    assert hold.evidence[-1].startswith("nothing but the pool refers to it")
+    assert hold.evidence[-1].startswith("only the pool refers to it")
     (finding,) = Look().process.findings
     assert (finding.kind, finding.severity) == ("leaked.collected", "critical")
     assert (finding.holds, finding.sites) == ((hold.id,), (hold.site,))

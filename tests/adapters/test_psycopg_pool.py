@@ -90,7 +90,7 @@ def test_who_waits_for_lost_slots_finds_the_pool_exhausted(instrument, pools):
     until(lambda: Look().waits(watch), what="nobody waits")
     found = finding("exhausted")
     assert "0 of 0 out, 1 slot lost" in found.text
-    assert found.proof == "nobody holds one: every slot was lost"
+    assert found.proof == "no connection is held: every slot was lost"
     pool.close()
     refused.join()
 
