@@ -119,16 +119,6 @@ class _Patch:
             setattr(self._cls, self._name, self._original)
 
 
-def where_defined(cls: type, name: str) -> type | None:
-    """The class that defines a method of ``cls``; None if another tool has put an
-    object in its place that is not a plain function.
-    """
-    where = next((each for each in cls.__mro__ if name in each.__dict__), None)
-    if where is None or not isinstance(where.__dict__[name], FunctionType):
-        return None
-    return where
-
-
 # -- for one object --------------------------------------------------------------------
 
 

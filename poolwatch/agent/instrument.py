@@ -106,8 +106,7 @@ class Agent:
         self._ended = False
         """Whether the interpreter is shutting down."""
         self.listens = True
-        """Whether the agent may open its socket. False in a test run, until the first
-        instrument()."""
+        """Whether it may open a socket; False in a test run before instrument()."""
 
     @cached_property
     def sites(self) -> CallSites:
@@ -206,10 +205,7 @@ class Agent:
             self._guard.failed(error)
 
     def explain_timeout(self, pool_id: str) -> str:
-        """Return the note for the pool's TimeoutError, renewed at most once a second.
-
-        An application in trouble may raise hundreds of timeouts a second.
-        """
+        """Return the note for a pool's TimeoutError, renewed at most once a second."""
         now = time.monotonic()
         known = self._timeout_notes.get(pool_id)
         if known is None or now - known[0] > 1.0:

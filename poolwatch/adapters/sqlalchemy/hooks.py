@@ -1,10 +1,7 @@
 """The hooks of one SQLAlchemy pool, sync or async.
 
-SQLAlchemy has no event for a request or a wait, so the pool's ``connect`` is wrapped on
-the instance. So is ``_return_conn``, which ends every return: an event would cost more
-than the work of the hook. Everything else is recorded by pool events. ``recreate`` is
-wrapped, too: ``Engine.dispose()`` uses it to make a new pool, which inherits event
-listeners but not wrappers.
+SQLAlchemy has no event for a request or a wait, so ``connect`` is wrapped; so are
+``_return_conn`` (an event costs more) and ``recreate``, by which dispose() makes pools.
 """
 
 from __future__ import annotations
@@ -44,9 +41,7 @@ _context = current_context.get
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Decorator for hooks called by SQLAlchemy: exceptions are logged once and
-    swallowed.
-    """
+    """Decorator for hooks called by SQLAlchemy: logs and swallows exceptions."""
 
     @wraps(hook)
     def guarded(hooks: PoolHooks, *args: Any) -> None:
