@@ -18,7 +18,7 @@ class UsageError(PoolwatchError):
 
 
 class MissingExtraError(PoolwatchError):
-    """A face was asked for whose libraries are not installed."""
+    """A feature needs an extra that is not installed."""
 
 
 class NoProcessError(PoolwatchError):
@@ -48,7 +48,7 @@ class ServerViewError(PoolwatchError):
 
 
 NO_ANSWER = "no answer"
-"""In place of the words of a server that says nothing."""
+"""Stands for the error message of a server that sends none."""
 
 
 class ServerDownError(ServerViewError):
@@ -57,4 +57,4 @@ class ServerDownError(ServerViewError):
     def __init__(self, sentence: str, words: str = NO_ANSWER) -> None:
         super().__init__(sentence)
         self.words = words
-        """What the server or its driver said, or for how long nothing was said."""
+        """The last error message of the server or its driver, or NO_ANSWER."""

@@ -25,7 +25,7 @@ FindingKind = Literal[
     "concurrent_use", "stray_session", "server_down", "fork_shared", "pool_churn",
     "unpooled", "over_capacity", "duplicate_pool",
 ]  # fmt: skip
-"""Everything that poolwatch diagnoses. Documents may have further, newer kinds."""
+"""All kinds of findings; documents of newer versions may have further ones."""
 Severity = Literal["info", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """The mildest first."""

@@ -8,7 +8,7 @@ thread that went on to other work is not.
 The search goes forward, from roots (the locals of all threads, of all tasks, the
 globals of the user's modules, and so on) to the proxies of all holds at once, breadth
 first, in steps of about a millisecond. It does not use ``gc.get_referrers``, which is
-one call over the whole heap with the interpreter locked: 10 ms per million objects, and
+one call over the whole heap while holding the GIL: 10 ms per million objects, and
 there are heaps of fifty millions, whose size cannot be determined at a lower cost.
 Moreover, referrers do not include the locals of running frames, which matter most.
 
@@ -16,9 +16,9 @@ Effects of a search on the application:
 
 - During a step, this thread has references to frames and objects of the application;
   between two steps it has none. A step is shorter than the switch interval of the
-  interpreter's lock (5 ms), so other threads normally do not run meanwhile. If the last
+  GIL (5 ms), so other threads normally do not run meanwhile. If the last
   other reference to an object is dropped during a step all the same (a slow machine, an
-  interpreter without that lock), the object is finalized at the end of the step, in
+  free-threaded build), the object is finalized at the end of the step, in
   this thread. A dropped connection then returns to its pool some milliseconds later.
 - For the reading of locals see :mod:`poolwatch.diagnosis.references.follow`.
 - No code of the application is called, and no exception is raised.
@@ -69,7 +69,7 @@ _MOST_IDS = 500_000
 _NOT_FINISHED = "not followed to the end"
 _PAUSE_AFTER_S = 0.001
 _PAUSE_S = 0.00005
-"""Not 0: a thread that waits for the interpreter's lock needs time to wake up. If it
+"""Not 0: a thread that waits for the GIL needs time to wake up. If it
 misses the release, it waits for another switch interval."""
 _PATIENCE = 4
 """Factor of the budget that a search may last when other threads are running."""
