@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 
 
 OTHER_SITES = Frame("(other call sites)", 0, "")
-"""Stands for the call sites beyond those that are counted one by one."""
+"""Stands for all call sites beyond the limit of a pool."""
 
 
 @dataclass(frozen=True, slots=True)

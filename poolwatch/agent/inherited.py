@@ -25,12 +25,12 @@ class Inherited:
         self._ledger = ledger
         self._pid = os.getpid()
 
-    def taken(self, book: PoolLedger, hold: Checkout) -> None:
-        """Note a hold of such a connection."""
+    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+        """Record a hold whose connection the parent process had opened."""
         facts = hold.facts
         if facts is None or facts.process == self._pid:
             return
-        uses = book.inherited
+        uses = pool.inherited
         use = uses.get(hold.path)
         if use is None:
             if len(uses) >= _MOST:
@@ -39,7 +39,7 @@ class Inherited:
         use.last = monotonic()
 
     def is_over(self) -> bool:
-        """Whether no pool has such connections any more."""
-        books = list(self._ledger.books.values())
-        facts = [each for book in books for each in list(book.connections.values())]
+        """Whether no pool has connections of the parent any more."""
+        pools = list(self._ledger.books.values())
+        facts = [each for pool in pools for each in list(pool.connections.values())]
         return all(each.process == self._pid for each in facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -75,6 +76,8 @@ class Watch:
 
 def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
     """Implement the ledger's ``InUse``; imported at the first nested request."""
+    if sys.is_finalizing():  # no import is possible any more
+        return []
     from poolwatch.diagnosis.references.own_stack import used_by_running_code
 
     return used_by_running_code(connections, several)
@@ -130,10 +133,7 @@ class Agent:
     # -- called during a checkout ----------------------------------------------------
 
     def meet_thread(self) -> Holder:
-        """Create the record of a thread at its first checkout, and start to listen.
-
-        If an application schedules greenlets, this is called at each checkout.
-        """
+        """Create the record of a thread or greenlet, and start to listen."""
         if greenlets.are_scheduled():
             tell_greenlets_apart()
             holder = per_greenlet.holder_of(greenlets.application_greenlet())

@@ -82,7 +82,7 @@ class Client:
     def all_traces(
         self, seconds: float
     ) -> tuple[list[tuple[Address, Sequence[Trace]]], tuple[Unreachable, ...]]:
-        """Let all processes record at the same time; also returns those that failed."""
+        """Let all processes record at once; also returns the failed processes."""
         addresses = self.agents()
         outcomes = self._calls.run(
             {address: partial(self.traces, address, seconds) for address in addresses},

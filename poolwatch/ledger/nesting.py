@@ -12,6 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.model import NestedRequests
+from poolwatch.stacks.callers import distinguishing_callers
+from poolwatch.stacks.compare import still_on_stack, taking_frames
+from poolwatch.text.naming import task_name
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
@@ -58,8 +61,6 @@ class Nesting:
     @property
     def callers(self) -> tuple[Frame | None, Frame | None]:
         """Callers of the outer and the inner request, if both have one call site."""
-        from poolwatch.stacks.callers import distinguishing_callers
-
         return distinguishing_callers(self.outer, self.inner)
 
     def record(self, now: float) -> NestedRequests:
@@ -178,8 +179,6 @@ def _drop_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
 
 
 def _who(wait: Checkout) -> str:
-    from poolwatch.text.naming import task_name
-
     if wait.task is None:
         return f"thread {wait.holder.name}"
     return f"task {task_name(wait.task.name)}"
@@ -187,8 +186,6 @@ def _who(wait: Checkout) -> str:
 
 def _same_stack(one: Path, other: Path) -> bool:
     """Whether the same lines made both requests, as in a loop."""
-    from poolwatch.stacks.compare import taking_frames
-
     return one is other or taking_frames(one.frames()) == taking_frames(other.frames())
 
 
@@ -199,8 +196,6 @@ def _encloses(outer: Path, inner: Path) -> bool:
     last iteration, or has leaked it. If its function is on the stack twice, it is a
     recursion, which does count.
     """
-    from poolwatch.stacks.compare import still_on_stack, taking_frames  # rarely needed
-
     taken, now = outer.frames(), inner.frames()
     site = outer.site()
     if site is not None and site == inner.site():

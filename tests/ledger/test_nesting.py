@@ -39,3 +39,29 @@ def test_nested_and_deadlock(instrument):
     mine = Look().pool(watch).id
     past = [each for each in Look().process.findings if each.pool == mine]
     assert [(each.kind, each.severity) for each in past] == [("nested", "info")]
+
+
+AT_EXIT = """
+    from sqlalchemy.pool import QueuePool
+    import poolwatch
+
+    class Driver:
+        def rollback(self): pass
+        def close(self): pass
+
+    class Last:
+        def __del__(self):
+            pool.connect().close()
+            print("done")
+
+    pool = QueuePool(Driver)
+    poolwatch.instrument(pool)
+    held = pool.connect()
+    last = Last()
+"""
+
+
+def test_a_nested_request_at_interpreter_exit(apps):
+    """A finalizer may request a connection when nothing can be imported any more."""
+    done = apps.run(AT_EXIT)
+    assert (done.stdout, done.stderr) == ("done\n", "")

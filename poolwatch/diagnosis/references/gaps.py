@@ -26,7 +26,7 @@ class Gaps:
             self.proving.add(key)
 
     def words(self, *, proving: bool = False) -> str | None:
-        """All gaps, or only those that may have a connection in use."""
+        """All gaps, or only gaps that may hide a connection in use."""
         words = [
             f"{what}: {_names(titles)} {reason}"
             for (what, reason), titles in self._roots.items()
