@@ -199,7 +199,7 @@ class Agent:
         if self._watchdog is None or self._guard.tripped:
             return
         try:
-            self.outages.check(self.ledger.books.values())
+            self.outages.check(self.ledger.pools.values())
             self._watchdog.tick()
         except Exception as error:  # noqa: BLE001 - no error may reach the application
             self._guard.failed(error)
@@ -278,7 +278,7 @@ class Agent:
         observers = self.ledger.observers
         observers.remove(self._inherited)
         self._inherited = None
-        if self.ledger.books:
+        if self.ledger.pools:
             from poolwatch.agent.inherited import Inherited
 
             inherited = Inherited(self.ledger)
@@ -400,7 +400,7 @@ def uninstrument(target: Any = None) -> None:
         raise _refusal(target)
     else:
         pools.unwatch(target)
-    if not agent.ledger.books and not pools.watches_all:
+    if not agent.ledger.pools and not pools.watches_all:
         agent.reset()
 
 
@@ -413,7 +413,7 @@ def instrument_without_agent() -> None:
         return
     pools = _pools()
     if not pools.watches_all:
-        if not agent.ledger.books:
+        if not agent.ledger.pools:
             agent.listens = False
         pools.watch_all(Settings())
 

@@ -17,7 +17,7 @@ from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame, Hold, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
-from poolwatch.stacks.capture import Path
+from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
 from poolwatch.text.masking import mask_literals
 
@@ -51,7 +51,9 @@ def pool_records(
         ):
             pool.found_leaked(checkout)
     waits = [
-        OpenWait(_wait(moment, pool.id, each, caller_of.get(each.number)), each.owner())
+        OpenWait(
+            _wait(moment, pool.id, each, caller_of.get(each.number)), each.requester()
+        )
         for each in requests.waits
     ]
     stats = pool.stats(len(judged), len(waits))
@@ -76,7 +78,7 @@ def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
         for hold, evidence in requests.holds.items()
     ]
     stacks += [
-        (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
+        (wait, wait.stack.site(), wait.stack.frames(moment.stack_now(wait)))
         for wait in requests.waits
     ]
     by_number = {
@@ -99,8 +101,8 @@ def _judged(
     judgement = judge(evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
-    if judgement.verdict != "ok" and usage and usage.path and evidence.unused_s:
-        where = place(usage.path.site())
+    if judgement.verdict != "ok" and usage and usage.stack and evidence.unused_s:
+        where = place(usage.stack.site())
         reasons = (*reasons, f"last used at {where}, {duration(evidence.unused_s)} ago")
     submitter = moment.submitter(checkout)
     hold = Hold(
@@ -108,7 +110,7 @@ def _judged(
         pool=pool,
         backend_pid=facts.backend_pid if facts else None,
         held_s=evidence.held_s,
-        waited_s=checkout.taken - checkout.asked,
+        waited_s=checkout.checked_out_at - checkout.requested_at,
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.context.labels,
@@ -122,7 +124,7 @@ def _judged(
         evidence=reasons,
         server=None,
         connection=facts.record(moment.now) if facts else None,
-        used=_used(usage.path, evidence) if usage and usage.path else (),
+        used=_used(usage.stack, evidence) if usage and usage.stack else (),
         unused_s=evidence.unused_s,
         caller=caller,
     )
@@ -134,19 +136,19 @@ def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -
     return Wait(
         id=f"w{checkout.number}",
         pool=pool,
-        waited_s=max(0.0, moment.now - checkout.asked),
+        waited_s=max(0.0, moment.now - checkout.requested_at),
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.context.labels,
-        site=checkout.path.site(),
-        stack=checkout.path.frames(moment.stack_now(checkout)) + submitter.stack,
+        site=checkout.stack.site(),
+        stack=checkout.stack.frames(moment.stack_now(checkout)) + submitter.stack,
         caller=caller,
     )
 
 
-def _used(path: Path, evidence: HoldEvidence) -> tuple[Frame, ...]:
+def _used(captured: CapturedStack, evidence: HoldEvidence) -> tuple[Frame, ...]:
     """Return the stack of the last use, completed from the holder's other stacks."""
-    used = path.frames(evidence.now)
+    used = captured.frames(evidence.now)
     if evidence.stack and evidence.stack[-1] in used:
         return used
-    return path.frames(evidence.stack)
+    return captured.frames(evidence.stack)

@@ -60,7 +60,7 @@ class LedgerSource:
 
     def _process(self, suspects: Suspects, search: bool) -> Process:
         moment = Moment()
-        for pool in list(self._ledger.books.values()):
+        for pool in list(self._ledger.pools.values()):
             moment.read(pool, self._ledger.numbers)
         if search:
             suspects.search(moment)

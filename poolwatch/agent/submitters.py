@@ -26,8 +26,14 @@ from weakref import ref
 from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import Pairs, Path, current_frames, pairs_of, resolve
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.capture import (
+    CapturedStack,
+    Pairs,
+    current_frames,
+    pairs_of,
+    resolve,
+)
+from poolwatch.stacks.compare import user_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
 
@@ -71,17 +77,17 @@ class Submitters:
 
     def find(self, holds: Iterable[Checkout]) -> dict[int, Submitter]:
         """Return the submitters of holds and waits, by number."""
-        newest: dict[tuple[Path, int], Checkout] = {}
+        newest: dict[tuple[CapturedStack, int], Checkout] = {}
         numbers = set()
         for hold in holds:
             numbers.add(hold.number)
             if hold.task is None:  # a worker runs one item at a time
-                newest[hold.path, hold.holder.ident] = hold
+                newest[hold.stack, hold.holder.ident] = hold
         items = list(self._items.items())  # one atomic copy: another thread may be here
         self._items = {number: item for number, item in items if number in numbers}
-        paths = {path for path, _ in newest}
-        in_workers = {path for path in paths if _item_at(path.pairs()) is not None}
-        workers = [hold for (path, _), hold in newest.items() if path in in_workers]
+        stacks = {stack for stack, _ in newest}
+        in_workers = {stack for stack in stacks if _item_at(stack.pairs()) is not None}
+        workers = [hold for (stack, _), hold in newest.items() if stack in in_workers]
         if not workers:
             return {}
         frames = current_frames()
@@ -122,7 +128,7 @@ def _future_of(frames: Mapping[int, FrameType], hold: Checkout) -> Any:
     if (
         at is None
         or hold.holder.has_ended()
-        or not _still_running(hold.path.pairs(), now[:at])
+        or not _still_running(hold.stack.pairs(), now[:at])
     ):
         return None
     while frame is not None and frame.f_code is not now[at][0]:
@@ -165,7 +171,7 @@ def _submitter(future: Any, frames: Mapping[int, FrameType]) -> Submitter | None
         reference = TaskRef(task)
         stack += resolve(task_stack(reference))
         name, future = reference.name, task
-        if taking_frames(stack):
+        if user_frames(stack):
             return Submitter(stack, name)
     else:
         return None

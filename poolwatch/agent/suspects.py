@@ -15,7 +15,7 @@ from poolwatch.diagnosis.evidence import HoldEvidence, Search
 from poolwatch.diagnosis.verdicts import proven_unused
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 
 _MIN_REUSE_S = 3.0
 """Minimum time for which a result is reused."""
@@ -178,7 +178,7 @@ def _same_place(now: tuple[Frame, ...], before: tuple[Frame, ...]) -> bool:
     """Whether two stacks are equal, apart from libraries and line numbers."""
     if now == before:
         return True
-    one, other = taking_frames(before), taking_frames(now)
+    one, other = user_frames(before), user_frames(now)
     return [(f.file, f.function) for f in one] == [(f.file, f.function) for f in other]
 
 
@@ -189,7 +189,7 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
 
     result = find_all(
         {str(hold.number): hold.proxy for hold in suspects},
-        {str(hold.number): hold.taker() for hold in suspects},
+        {str(hold.number): hold.stack_key_and_task() for hold in suspects},
     )
     found = {}
     for hold, evidence in suspects.items():

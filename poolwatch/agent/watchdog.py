@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.ledger.inherited import InheritedPath
+from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.nesting import Nesting
 from poolwatch.ledger.pool import PoolLedger
@@ -36,7 +36,7 @@ _MAX_FRAMES = 12
 class _Reported:
     pool: str
     site: Frame | None
-    taken: float
+    checked_out_at: float
 
 
 class Watchdog:
@@ -56,7 +56,7 @@ class Watchdog:
     def tick(self) -> None:
         """Check all pools once."""
         now = time.monotonic()
-        pools = list(self._ledger.books.values())
+        pools = list(self._ledger.pools.values())
         self._log_returned(pools, now)
         self._log_collected(pools)
         for pool in pools:
@@ -73,7 +73,7 @@ class Watchdog:
         suspects = frozenset(
             id(hold)
             for pool in pools
-            for hold in pool.out()
+            for hold in pool.recorded_holds()
             if _is_suspicious(hold, pool, now)
             if hold.number not in self._reported
         )
@@ -99,8 +99,8 @@ class Watchdog:
         by_site: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
         counted = {
             hold.number
-            for pool in list(self._ledger.books.values())
-            for hold in pool.out()
+            for pool in list(self._ledger.pools.values())
+            for hold in pool.recorded_holds()
             if hold.leaked
         }
         for hold in process.holds:
@@ -117,7 +117,7 @@ class Watchdog:
     def _log_returned(self, pools: list[PoolLedger], now: float) -> None:
         if not self._reported:
             return
-        out = {hold.number for pool in pools for hold in pool.out()}
+        out = {hold.number for pool in pools for hold in pool.recorded_holds()}
         by_site: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
         for number in [each for each in self._reported if each not in out]:
             leak = self._reported.pop(number)
@@ -129,7 +129,7 @@ class Watchdog:
                 if len(returned) == 1
                 else f"{len(returned)} connections",
                 place(site),
-                duration(now - min(leak.taken for leak in returned)),
+                duration(now - min(leak.checked_out_at for leak in returned)),
             )
 
     def _log_nested(self, pool: PoolLedger) -> None:
@@ -149,7 +149,7 @@ class Watchdog:
             if use.logged:
                 continue
             use.logged = True
-            site = pool.id, use.path.site()
+            site = pool.id, use.stack.site()
             if site not in self._shared and len(self._shared) < _MAX_REPORTED:
                 self._shared.add(site)
                 log().warning("%s", _fork_shared_text(use, pool.name))
@@ -186,7 +186,9 @@ def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:
         return True
     if hold.context.long_hold:
         return False
-    return now - hold.taken >= pool.long_after or hold.ended_owner() is not None
+    return (
+        now - hold.checked_out_at >= pool.long_after or hold.ended_owner() is not None
+    )
 
 
 def _leak_text(holds: Sequence[Hold], pool: str) -> str:
@@ -224,14 +226,14 @@ def _nested_text(nesting: Nesting, pool: str) -> str:
     return "\n  ".join(lines)
 
 
-def _fork_shared_text(use: InheritedPath, pool: str) -> str:
+def _fork_shared_text(use: InheritedCheckouts, pool: str) -> str:
     lines = [
         one_line(
             f"fork_shared on pool {pool!r}: a connection that was opened before the "
-            f"process forked is taken at {place(use.path.site())}; parent and child "
+            f"process forked is taken at {place(use.stack.site())}; parent and child "
             "share one session of the server"
         ),
-        *_stack_lines("taken here", use.path.frames()),
+        *_stack_lines("taken here", use.stack.frames()),
     ]
     return "\n  ".join(lines)
 

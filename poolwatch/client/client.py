@@ -183,7 +183,7 @@ def _listening(address: Address) -> Address | None:
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         except OSError:
-            peer = liveness.owner(address.path, address.pid)
+            peer = liveness.process_with_socket(address.path, address.pid)
         else:
             peer = liveness.listener(probe)
     return replace(address, peer=peer)

@@ -121,7 +121,7 @@ class LiveSource:
         processes = numbered([each.process for each in attributed.values()])
         evidence = [
             ServerEvidence(
-                process, each.strays, self._still_open(address, each.missing)
+                process, each.stray_sessions, self._still_open(address, each.missing)
             )
             for process, (address, each) in zip(
                 processes, attributed.items(), strict=True

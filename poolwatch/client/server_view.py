@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from poolwatch.client.view import SILENT, Memory, Moment, OwnReading, View, is_on, utc
-from poolwatch.model import Departed, Process, ServerStatus
-from poolwatch.postgres.join import Window, claimed, join, missing, strays
+from poolwatch.client.view import SILENT, Interval, Memory, OwnReading, View, is_on, utc
+from poolwatch.model import ClosedConnection, Process, ServerStatus
+from poolwatch.postgres.join import Window, claimed, join, missing, stray_sessions
 from poolwatch.protocol.records import Backend, ServerReading
 
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
@@ -30,7 +30,7 @@ class Attribution:
     """One process joined with the readings of its servers."""
 
     process: Process
-    strays: tuple[tuple[Departed, Backend], ...]
+    stray_sessions: tuple[tuple[ClosedConnection, Backend], ...]
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str]
     """Ids of holds without a backend on their server."""
@@ -86,7 +86,7 @@ class _Statuses:
         readings: Mapping[str, ServerReading],
         source: ServerSource,
         address: str | None,
-        moment: Moment,
+        moment: Interval,
         *,
         complete: bool = True,
     ) -> None:
@@ -152,7 +152,7 @@ class _Statuses:
         complete = {pool: self._readings[pool] for pool in self._complete}
         return Attribution(
             process=replace(process, servers=servers),
-            strays=strays(process, self._readings, self._windows),
+            stray_sessions=stray_sessions(process, self._readings, self._windows),
             missing=missing(process, complete),
             unread=tuple([p for p in view.pools if p not in self._readings]),
             memory=replace(

@@ -17,7 +17,7 @@ PATIENCE_S = 3.0
 SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 
-Moment = tuple[float, float]
+Interval = tuple[float, float]
 """When a reading was taken, between two times of ``time.monotonic()``."""
 
 
@@ -54,7 +54,7 @@ class View:
     """Ids of its pools on PostgreSQL."""
     fresh: tuple[AgentReading, ...] = ()
     """The agent's readings of this refresh."""
-    fresh_at: Moment = (0.0, 0.0)
+    fresh_at: Interval = (0.0, 0.0)
     pending: str | None = None
     """Why the agent's answer is missing, if it was asked and is late."""
 
@@ -101,7 +101,7 @@ class OwnReading:
 
     source: Literal["dsn", "environment"]
     reading: ServerReading | None
-    moment: Moment = (0.0, 0.0)
+    moment: Interval = (0.0, 0.0)
     error: str | None = None
     down: str | None = None
     """The error of the server or its driver, if the server does not answer."""

@@ -20,7 +20,7 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import (
     duration,
     fit,
@@ -234,7 +234,7 @@ def _from_site(stack: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
 
 def _own_frames(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
     """Return the application's own frames, or else the innermost frame."""
-    taking = taking_frames(frames, site)
+    taking = user_frames(frames, site)
     own = [frame for frame in frames if frame == site or frame in taking]
     return (own or frames[:1])[:_MOST_FRAMES]
 

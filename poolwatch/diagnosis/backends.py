@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.model import (
-    Departed,
+    ClosedConnection,
     Finding,
     FindingKind,
     Hold,
@@ -133,7 +133,9 @@ def _hold_finding(
     )
 
 
-def strays(strays_left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
+def stray_sessions(
+    sessions: Iterable[tuple[ClosedConnection, Backend]],
+) -> list[Finding]:
     """``stray_session``: the server still runs the session of a closed connection."""
     return [
         Finding(
@@ -149,7 +151,7 @@ def strays(strays_left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
             f"pg_terminate_backend({backend.pid}); give statements a "
             "statement_timeout.",
         )
-        for departed, backend in strays_left
+        for departed, backend in sessions
     ]
 
 

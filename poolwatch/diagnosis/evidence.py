@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.model import (
+    ClosedConnection,
     Collected,
-    Departed,
     FindingKind,
     Frame,
     Hold,
     InheritedUse,
+    MostlyOutsideSql,
     NestedRequests,
-    Outside,
     PoolStats,
     Process,
     Wait,
@@ -136,7 +136,7 @@ class PoolEvidence:
     holds: Sequence[JudgedHold] = ()
     waits: Sequence[OpenWait] = ()
     collected: Sequence[Collected] = ()
-    outside: Sequence[Outside] = ()
+    outside: Sequence[MostlyOutsideSql] = ()
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()
     """Nested requests that the ledger has noted so far."""
@@ -149,7 +149,7 @@ class ServerEvidence:
     """One process whose holds are joined with the rows of their servers."""
 
     process: Process
-    strays: Sequence[tuple[Departed, Backend]] = ()
+    stray_sessions: Sequence[tuple[ClosedConnection, Backend]] = ()
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str] = frozenset()
     """Ids of holds without a backend on the server."""

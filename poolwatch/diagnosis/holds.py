@@ -15,7 +15,7 @@ from poolwatch.model import (
     Frame,
     Hold,
     InheritedUse,
-    Outside,
+    MostlyOutsideSql,
     PoolStats,
     Process,
     Severity,
@@ -159,7 +159,7 @@ def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
     ]
 
 
-def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
+def mostly_outside(pool: PoolStats, sites: Iterable[MostlyOutsideSql]) -> list[Finding]:
     """``held_across_io`` of a call site whose holds spent most time outside SQL.
 
     No single hold needs to exceed the threshold.
@@ -184,19 +184,19 @@ def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
     ]
 
 
-def _share_of_sql(outside: Outside) -> float:
+def _share_of_sql(outside: MostlyOutsideSql) -> float:
     """Share of the held time, without the time spent waiting for another connection."""
     return outside.in_sql_s / (outside.held_s - outside.pool_wait_s)
 
 
-def _waited(outside: Outside) -> str:
+def _waited(outside: MostlyOutsideSql) -> str:
     if not outside.pool_wait_s:
         return ""
     seconds = duration(outside.pool_wait_s)
     return f"; {seconds} of it waiting for another connection, which does not count"
 
 
-def _rest(outside: Outside) -> float:
+def _rest(outside: MostlyOutsideSql) -> float:
     spent = outside.in_sql_s + outside.in_transaction_idle_s
     return max(0.0, outside.held_s - spent)
 

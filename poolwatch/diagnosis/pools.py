@@ -124,9 +124,9 @@ def _unpooled_remedy(pool: PoolStats) -> str:
         )
     options = options_of(pool.kind)
     keeps_all = options.size == "pool_size" and not pool.max_overflow
-    if options.keep is None or keeps_all:
+    if options.keep_options is None or keeps_all:
         return "Look at what recycles connections, and at what empties the pool."
     return (
-        f"{options.line(options.keep)}: {options.kept}. Look at what recycles "
-        "connections, too."
+        f"{options.line(options.keep_options)}: {options.closing_rule}. Look at "
+        "what recycles connections, too."
     )

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from poolwatch.model import Connection, Departed, Hold, Process, ServerRow
+from poolwatch.model import ClosedConnection, Connection, Hold, Process, ServerRow
 from poolwatch.protocol.records import Backend, ServerReading
 
 SLACK_S = 0.05
@@ -124,11 +124,11 @@ def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozense
     return frozenset(found)
 
 
-def strays(
+def stray_sessions(
     process: Process,
     readings: Mapping[str, ServerReading],
     windows: Mapping[str, Window],
-) -> tuple[tuple[Departed, Backend], ...]:
+) -> tuple[tuple[ClosedConnection, Backend], ...]:
     """Connections that the application dropped but the server still serves."""
     return tuple(
         (gone, backend)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from poolwatch.agent.instrument import agent
 from poolwatch.model import Hold, Snapshot
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.leak import PoolLeakError
 from poolwatch.testing.no_leaks import no_leaks
 from poolwatch.testing.owners import Owner
@@ -115,7 +115,7 @@ def _too_many(region: Region, n: int) -> str:
     held = plural(len(region.peak), "connection")
     lines = [f"this block held {held} at once, not {n}"]
     for hold in region.peak:
-        frames = taking_frames(hold.path.frames())[:4]
+        frames = user_frames(hold.stack.frames())[:4]
         names = [f"{place(frame)} in {frame.function}" for frame in frames]
         lines.append("  " + one_line("held from " + ", called from ".join(names)))
     return "\n".join(lines)

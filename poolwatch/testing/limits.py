@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.owners import Owner
 from poolwatch.text.format import duration, one_line, place, plural
 
@@ -114,7 +114,7 @@ def _parse_limit(mark: Any) -> tuple[int | None, float | None]:
 def _stack_lines(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
     lines = []
     for stack in stacks[:_MOST_STACKS]:
-        frames = taking_frames(stack)[:_FRAMES]
+        frames = user_frames(stack)[:_FRAMES]
         names = [f"{place(frame)} in {frame.function}" for frame in frames]
         lines.append("  " + one_line("held from " + ", called from ".join(names)))
     if len(stacks) > _MOST_STACKS:

@@ -127,7 +127,7 @@ class Owners:
 
     # -- observing the ledger --------------------------------------------------------
 
-    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+    def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
         """Charge a new hold to its owner."""
         if pool.shared:  # one connection for all: the owner is unknown
             self.unjudged.setdefault(pool.name, pool.kind)
@@ -142,7 +142,7 @@ class Owners:
         if count > owner.peak:
             owner.peak = count
             if owner.records_peak:
-                owner.at_peak = [each.path.frames() for each in list(owner.out)]
+                owner.at_peak = [each.stack.frames() for each in list(owner.out)]
 
     def charge(self, owner: Owner, hold: Checkout, pool: PoolLedger) -> None:
         """Assign a hold to an owner."""
@@ -156,8 +156,8 @@ class Owners:
         owner = self._owner_by_hold.pop(hold, None)
         if owner is None or owner.out.pop(hold, None) is None:
             return
-        if owner.records_peak and now - hold.taken > owner.longest[0]:
-            owner.longest = now - hold.taken, hold.path.frames()
+        if owner.records_peak and now - hold.checked_out_at > owner.longest[0]:
+            owner.longest = now - hold.checked_out_at, hold.stack.frames()
         if collected:
             # The text is made later: nothing may be imported during a collection.
             owner.dropped.append((pool, hold, now))

@@ -59,7 +59,7 @@ class Region:
         self._pool = agent.pools.id_of(target) if agent.pools else None
         return known is None
 
-    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+    def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
         """Record a checkout, if it belongs to this block."""
         if pool.shared or (self._pool is not None and pool.id != self._pool):
             return

@@ -11,7 +11,7 @@ from poolwatch.model import Frame
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.code_owner import library_of
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.leak import Leak
 from poolwatch.text.format import activity, duration, one_line, place, plural
 
@@ -125,7 +125,7 @@ def _callers(leak: Leak, everything: bool) -> list[str]:
         frames = leak.stack
     else:
         stack = takewhile(_is_below_test_runner, leak.stack)
-        above_site = [f for f in taking_frames([*stack]) if f != leak.site]
+        above_site = [f for f in user_frames([*stack]) if f != leak.site]
         frames = tuple(above_site[:_FRAMES])
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
 

@@ -246,7 +246,7 @@ def test_a_connection_older_than_the_instrumentation_has_its_age(instrument, poo
     with pool.connection():
         (hold,) = Look().holds(watch)
         assert hold.connection.connect_s is None
-        (known,) = agent.ledger.books[watch._pool_id].connections.values()
+        (known,) = agent.ledger.pools[watch._pool_id].connections.values()
         assert known.opened == made
 
 
@@ -413,7 +413,7 @@ def test_a_pool_that_is_gone_is_forgotten(instrument, pools, postgres):
     del pool, connection
     gc.collect()
     assert [each() for each in gone] == [None, None]
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
 
 
 # -- statements --------------------------------------------------------------------
@@ -480,7 +480,7 @@ def test_another_thread_that_uses_it_is_noticed(instrument, pools):
     taker.start()
     taker.join()
     taken[0].execute("select 1")
-    (hold,) = agent.ledger.books[watch._pool_id].holds.values()
+    (hold,) = agent.ledger.pools[watch._pool_id].holds.values()
     assert hold.usage.by_others
     assert Look().holds(watch)[0].verdict == "ok"
     pool.putconn(taken.pop())
@@ -536,7 +536,7 @@ def test_a_connection_of_our_own_is_none_of_the_pools(instrument, postgres, kind
         kwargs={"row_factory": psycopg.rows.dict_row, "autocommit": True},
     )
     watch = instrument(pool)
-    book = agent.ledger.books[watch._pool_id]
+    book = agent.ledger.pools[watch._pool_id]
     connection = book.server_connect()
     try:
         assert connection.execute("select 1").fetchone() == (1,)
@@ -555,7 +555,7 @@ async def test_parameters_that_only_the_loop_can_tell(instrument, async_pool):
     pool = async_pool(conninfo=conninfo)
     watch = instrument(pool)
     with pytest.raises(ServerViewError, match="give --dsn"):
-        agent.ledger.books[watch._pool_id].server_connect()
+        agent.ledger.pools[watch._pool_id].server_connect()
 
 
 # -- asyncio -----------------------------------------------------------------------

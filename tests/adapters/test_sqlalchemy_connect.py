@@ -123,12 +123,12 @@ def test_one_that_is_loaded_comes_first(monkeypatch):
     """The application should not load a second driver for us."""
     pytest.importorskip("psycopg")
     monkeypatch.delitem(sys.modules, "psycopg2", raising=False)
-    _, module = sync_driver._choose_driver(takes_ssl_context=False)
+    _, module = sync_driver._choose_driver(accepts_ssl_context=False)
     assert module.__name__ == "psycopg"
 
 
 def test_no_sync_driver_at_all(postgres, monkeypatch):
-    missing = driver_called("psycopg")._replace(connects="no_such_driver")
+    missing = driver_called("psycopg")._replace(connect_module="no_such_driver")
     monkeypatch.setattr(sync_driver, "drivers", lambda: (missing,))
     engine = create_async_engine(postgres.url("asyncpg"))
     with pytest.raises(ServerViewError, match="no synchronous driver"):

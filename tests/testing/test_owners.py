@@ -64,18 +64,18 @@ def test_a_hold_is_charged_to_its_owner(owner, sqlite):
         [(hold, pool)] = owner.out.items()
         assert pool is book_of(engine)
         assert pool.open_holds() == [hold]
-        assert hold.path.frames()[0].function == "test_a_hold_is_charged_to_its_owner"
+        assert hold.stack.frames()[0].function == "test_a_hold_is_charged_to_its_owner"
         assert hold.statement() == "select 1 as plain"
-        assert hold.asked <= hold.taken
+        assert hold.requested_at <= hold.checked_out_at
         assert hold.proxy() is connection.connection
         assert hold.facts is not None
         assert hold.holder.ident == threading.get_ident()
-        assert hold.holder.out == 1
+        assert hold.holder.hold_count == 1
         with engine.connect():
             assert len(owner.out) == 2
     assert owner.out == {}
     assert owner.peak == 2
-    assert hold.holder.out == 0
+    assert hold.holder.hold_count == 0
 
 
 def test_a_dropped_connection(owner, sqlite):
@@ -100,10 +100,10 @@ def test_a_connection_dropped_with_its_engine(owner, tmp_path):
     gc.collect()
     [(pool, hold, now)] = owner.dropped
     assert owner.out == {}
-    assert hold.holder.out == 0
+    assert hold.holder.hold_count == 0
     assert pool.leaked == 1
-    assert pool.collected_at() == [Collected(hold.path.site(), 1)]
-    assert hold.taken <= now
+    assert pool.collected_at() == [Collected(hold.stack.site(), 1)]
+    assert hold.checked_out_at <= now
     assert hold.facts is not None
 
 
@@ -242,7 +242,7 @@ def test_judged_after_uninstrument(owner, sqlite):
     [(hold, pool)] = owner.out.items()
     assert pool.name == "of old"
     assert pool.open_holds() == [hold]
-    assert pool.id not in agent.ledger.books
+    assert pool.id not in agent.ledger.pools
     [leak] = leaks_of(owner)
     assert (leak.kind, leak.pool) == ("held", "of old")
     connection.close()

@@ -167,14 +167,14 @@ def _overflow(trace: Trace) -> Recommendation | None:
     create_s = trace.pool.create_s.p50
     cost = f", {duration(create_s)} each" if create_s is not None else ""
     options = options_of(trace.pool.kind)
-    if not trace.pool.max_overflow or options.keep is None:
+    if not trace.pool.max_overflow or options.keep_options is None:
         return None
     instead = " rather than max_overflow" if options.size == "pool_size" else ""
     return Recommendation(
-        f"raise {options.keep.partition('=')[0]}{instead}",
+        f"raise {options.keep_options.partition('=')[0]}{instead}",
         f"{trace.connects} connections were opened for {count} requests{cost}: "
-        f"{options.kept}",
-        options.line(options.keep),
+        f"{options.closing_rule}",
+        options.line(options.keep_options),
     )
 
 

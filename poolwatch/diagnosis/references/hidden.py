@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import matching_frames, taking_frames
+from poolwatch.stacks.compare import matching_frames, user_frames
 
 _LARGEST = 10_000
 """Most lines of a file that is parsed; parsing it takes 0.1 s, once."""
@@ -54,8 +54,8 @@ class _Source:
 def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
     """Whether a frame on both stacks may hold a connection without a variable."""
     # outermost frame first
-    checked_out = taking_frames(stack_at_checkout, launcher=True)[::-1]
-    pairs = matching_frames(checked_out, taking_frames(now, launcher=True)[::-1])
+    checked_out = user_frames(stack_at_checkout, launcher=True)[::-1]
+    pairs = matching_frames(checked_out, user_frames(now, launcher=True)[::-1])
     ended = checked_out[len(pairs)] if 0 < len(pairs) < len(checked_out) else None
     return any(
         _hides(block, at_checkout.line, frame.line, ended)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import local_variables
-from poolwatch.stacks.code_owner import Owner, is_ours, owner_of
+from poolwatch.stacks.code_owner import CodeOwner, code_owner_of, is_ours
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
@@ -116,7 +116,7 @@ def runs_user_code(frame: FrameType) -> bool:
     """Whether a frame runs the user's code or that of a package (not plumbing)."""
     module = dict.get(frame.f_globals, "__name__")  # perhaps a dict subclass
     module = module if type(module) is str else None
-    return owner_of(frame.f_code.co_filename, module) is not Owner.PLUMBING
+    return code_owner_of(frame.f_code.co_filename, module) is not CodeOwner.PLUMBING
 
 
 def stack_places(

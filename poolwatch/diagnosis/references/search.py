@@ -55,7 +55,7 @@ from poolwatch.diagnosis.references.sweep import NEAR, Progress, Sweep
 from poolwatch.diagnosis.references.tasks import holding_task_roots, task_roots
 from poolwatch.diagnosis.references.trail import Trail
 from poolwatch.diagnosis.references.walk import Walk
-from poolwatch.stacks.code_owner import Owner
+from poolwatch.stacks.code_owner import CodeOwner
 
 Taker = tuple[int | None, Callable[[], Any] | None]
 """The stack that took a hold (Holder.stack_key; None if it has ended), and its task."""
@@ -138,8 +138,8 @@ class _Search:
         self._nodes_left = nodes
         self._guide = Guide()
         self._wanted: dict[int, str] = {}
-        for hold, weakly in holds.items():
-            proxy = weakly()
+        for hold, weak_ref in holds.items():
+            proxy = weak_ref()
             if proxy is not None:
                 self._wanted[id(proxy)] = hold
             del proxy
@@ -174,8 +174,8 @@ class _Search:
             return
         self._visit(loop_roots(guide))
         self._visit(exception_roots())
-        self._visit(module_roots(Owner.USER))
-        self._visit(module_roots(Owner.PACKAGE))
+        self._visit(module_roots(CodeOwner.USER))
+        self._visit(module_roots(CodeOwner.PACKAGE))
         progress = self._progress()
         proving = [root for root in self._unfinished if root.proves_use]
         others = [root for root in self._unfinished if not root.proves_use]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poolwatch.model import Finding, Frame, Hold
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import duration, neutral, one_line, place, plural, taken_at
 from poolwatch.text.frozen import moment
 from poolwatch.text.naming import process_name, task_name
@@ -165,7 +165,7 @@ def _stack_below(
         name = f" (where it was {which})" if len(above) > 1 else ""
         return [BLANK, (*head, (f"  as above{name}", "muted"))]
     same = max(shared(stack, other) for other in above)
-    own = taking_frames(stack, site)
+    own = user_frames(stack, site)
     lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, own=own)
     if same:
         lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
