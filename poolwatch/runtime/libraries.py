@@ -78,7 +78,7 @@ class Driver(NamedTuple):
 
 
 class LibraryInfo(NamedTuple):
-    """The record of one library."""
+    """The record of one library: what an adapter author fills in."""
 
     packages: tuple[str, ...]
     """Top-level packages of the library."""
@@ -90,7 +90,7 @@ class LibraryInfo(NamedTuple):
     """What ``instrument()`` accepts of this library, for error messages."""
     driver: Driver | None = None
     options: Mapping[str, PoolOptions] = MappingProxyType({})
-    """By the kind of pool; ``*`` for kinds that no library lists."""
+    """By the class name of the pool; ``*`` for classes that no library lists."""
     pool_classes: tuple[tuple[str, str], ...] = ()
     """Module and name of the pool's classes that refer to lent connections. Such a
     reference does not count as a use of the connection.
@@ -123,7 +123,7 @@ def drivers() -> tuple[Driver, ...]:
     return tuple(each.driver for each in libraries() if each.driver is not None)
 
 
-def driver_called(name: str) -> Driver | None:
+def driver_named(name: str) -> Driver | None:
     """The driver with this name in SQLAlchemy's URLs."""
     return next((each for each in drivers() if each.name == name), None)
 

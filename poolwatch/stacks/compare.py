@@ -45,21 +45,21 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     call of the same function counts as the first, because two stacks do not show the
     difference: a leak may be missed, but there is no false positive.
     """
-    checked_out = [_name(frame) for frame in reversed(user_frames(stack_at_checkout))]
-    homes = {home_of(*name) for name in checked_out}
+    at_checkout = [_name(frame) for frame in reversed(user_frames(stack_at_checkout))]
+    homes = {home_of(*name) for name in at_checkout}
     names = [_name(frame) for frame in reversed(now)]
     present = [name for name in names if home_of(*name) in homes]
-    if not checked_out or not present:
+    if not at_checkout or not present:
         return 0
-    outside = _outside(stack_at_checkout, now, checked_out, present)
-    matched = _count_in_order(checked_out[outside:], present)
+    outside = _outside(stack_at_checkout, now, at_checkout, present)
+    matched = _count_in_order(at_checkout[outside:], present)
     return outside + matched if matched else 0
 
 
 def _outside(
     stack: Sequence[Frame],
     now: Sequence[Frame],
-    checked_out: list[Name],
+    at_checkout: list[Name],
     present: list[Name],
 ) -> int:
     """Count the outermost frames of ``stack`` that ``now`` cannot contain.
@@ -68,36 +68,36 @@ def _outside(
     the frames that run the event loop. Of a very deep stack only the inner part is
     recorded.
     """
-    if checked_out[0] in present or present[0] not in checked_out:
+    if at_checkout[0] in present or present[0] not in at_checkout:
         return 0
-    at = checked_out.index(present[0])
+    at = at_checkout.index(present[0])
     outer = user_frames(stack)[::-1][at - 1]
     beyond = list(stack)[: len(stack) - 1 - list(stack)[::-1].index(outer)]
     begun = any(library_of(frame.file) in _LOOPS for frame in beyond)
     return at if begun or len(now) >= MAX_FRAMES else 0
 
 
-def _count_in_order(checked_out: Sequence[Name], present: Sequence[Name]) -> int:
-    """Count how many of ``checked_out`` occur in ``present`` in the same order."""
+def _count_in_order(at_checkout: Sequence[Name], present: Sequence[Name]) -> int:
+    """Count how many of ``at_checkout`` occur in ``present`` in the same order."""
     matched = 0
     for name in present:
-        if matched < len(checked_out) and name == checked_out[matched]:
+        if matched < len(at_checkout) and name == at_checkout[matched]:
             matched += 1
     return matched
 
 
 def matching_frames(
-    checked_out: Sequence[Frame], present: Sequence[Frame]
+    at_checkout: Sequence[Frame], present: Sequence[Frame]
 ) -> list[tuple[Frame, Frame]]:
-    """Pair the frames of ``checked_out`` and ``present`` that are in the same function.
+    """Pair the frames of ``at_checkout`` and ``present`` that are in the same function.
 
     Both stacks are outermost first.
     """
     pairs: list[tuple[Frame, Frame]] = []
     for frame in present:
         at = len(pairs)
-        if at < len(checked_out) and _name(frame) == _name(checked_out[at]):
-            pairs.append((checked_out[at], frame))
+        if at < len(at_checkout) and _name(frame) == _name(at_checkout[at]):
+            pairs.append((at_checkout[at], frame))
     return pairs
 
 

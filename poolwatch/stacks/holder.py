@@ -56,7 +56,7 @@ class Holder:
         self.first_seen = monotonic()
         """Time of its first checkout."""
         self.hold_count = 0
-        """Open holds of this thread, on all pools. Approximate: threads that return
+        """Number of its open holds, on all pools. Approximate: threads that return
         each other's connections write it without a lock."""
 
     @property

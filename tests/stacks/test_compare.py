@@ -55,7 +55,7 @@ def test_deep_stack():
     assert still_on_stack(stack(*deep[:70]), stack(*deep[10:])) == 70
 
 
-def test_taking_frames():
+def test_user_frames():
     """The user's own; of an installed application its own."""
     assert [f.function for f in user_frames(stack("a", SQLA, "b"))] == ["b", "a"]
     shop = f"{LIBRARY}/shop/orders.py:take"

@@ -41,12 +41,12 @@ _TOGETHER = 16
 def holding_task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
     """The tasks that took the suspicious holds, one root each."""
     found: dict[ref[Any], None] = {}
-    for weak_ref in takers:
-        task = weak_ref()
+    for weakly in takers:
+        task = weakly()
         if task is not None:
             found[ref(task)] = None
             guide.loops.add(ref(task.get_loop()))
-    return [_root(guide, (weak_ref,)) for weak_ref in found]
+    return [_root(guide, (weakly,)) for weakly in found]
 
 
 def task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
@@ -58,8 +58,8 @@ def task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
             others += _tasks_of(guide, loop())
         except RuntimeError:  # the set of tasks kept changing
             roots.append(Root("tasks", "those of an event loop", _unreadable))
-    taker_ids = {id(weak_ref()) for weak_ref in takers}
-    others = [weak_ref for weak_ref in others if id(weak_ref()) not in taker_ids]
+    taker_ids = {id(weakly()) for weakly in takers}
+    others = [weakly for weakly in others if id(weakly()) not in taker_ids]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
@@ -91,18 +91,18 @@ def _task_reader(
 ) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
-        for weak_ref in group:
-            places += _places_of(guide, weak_ref)
+        for weakly in group:
+            places += _places_of(guide, weakly)
         return places
 
     return read
 
 
-def _places_of(guide: Guide, weak_ref: ref[Any]) -> list[Place]:
-    task = weak_ref()
+def _places_of(guide: Guide, weakly: ref[Any]) -> list[Place]:
+    task = weakly()
     if task is None or task.done():
         return []
-    owner = RootOwner(task.get_name(), None, weak_ref)
+    owner = RootOwner(task.get_name(), None, weakly)
     places = list(_await_chain(guide, task.get_coro(), owner))[::-1]
     for context in gc.get_referents(task):
         if type(context) is Context:
