@@ -14,7 +14,7 @@ from poolwatch.ledger.inherited import InheritedPath
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.pool import PoolLedger
 
-_MOST = 64
+_MAX_PATHS = 64
 """Paths kept per pool."""
 
 
@@ -33,7 +33,7 @@ class Inherited:
         uses = pool.inherited
         use = uses.get(hold.path)
         if use is None:
-            if len(uses) >= _MOST:
+            if len(uses) >= _MAX_PATHS:
                 return
             use = uses[hold.path] = InheritedPath(hold.path, facts.backend_pid)
         use.last = monotonic()

@@ -212,7 +212,7 @@ class Agent:
             from poolwatch.diagnosis import timeout_note
 
             process = self.source.process(search=False)
-            self.source.freezer.freeze(pool_id, "timeout", process)
+            self.source.incident_snapshots.add(pool_id, "timeout", process)
             known = now, timeout_note.note(process, pool_id)
             if len(self._timeout_notes) >= _MAX_POOLS:  # most pools may be gone
                 self._timeout_notes.clear()
@@ -225,7 +225,9 @@ class Agent:
         Called by a checkout that will probably have to wait.
         """
         now = time.monotonic()
-        if self._server is None or self.source.freezer.has(pool_id, "exhausted"):
+        if self._server is None or self.source.incident_snapshots.has(
+            pool_id, "exhausted"
+        ):
             return
         if now - self._early_ticks.get(pool_id, _NEVER) > _EARLY_TICK_INTERVAL_S:
             if len(self._early_ticks) >= _MAX_POOLS:
@@ -264,7 +266,7 @@ class Agent:
         per_greenlet.clear()
         self.ledger.forget_parent()
         self._watch_inherited()
-        self.source.freezer.forget()
+        self.source.incident_snapshots.forget()
         self.source.forget()
         self._early_ticks.clear()
         self.__dict__.pop("outages", None)

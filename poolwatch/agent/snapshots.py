@@ -7,8 +7,8 @@ import os
 import platform
 from datetime import UTC, datetime
 
-from poolwatch.agent.frozen import Freezer
-from poolwatch.agent.moment import Moment
+from poolwatch.agent.incident_snapshots import IncidentSnapshots
+from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.agent.records import PoolRecords, pool_records
 from poolwatch.agent.submitters import Submitters
 from poolwatch.agent.suspects import Suspects
@@ -31,7 +31,7 @@ class LedgerSource:
         self._ledger = ledger
         self._suspects = Suspects()
         self._submitters = Submitters()
-        self.freezer = Freezer()
+        self.incident_snapshots = IncidentSnapshots()
 
     def forget(self) -> None:
         """Drop cached searches: in a forked child, or when no pool is left."""
@@ -59,16 +59,16 @@ class LedgerSource:
         return self._suspects.awaits_confirmation()
 
     def _process(self, suspects: Suspects, search: bool) -> Process:
-        moment = Moment()
+        reading = LedgerReading()
         for pool in list(self._ledger.books.values()):
-            moment.read(pool, self._ledger.numbers)
+            reading.read(pool, self._ledger.numbers)
         if search:
-            suspects.search(moment)
+            suspects.search(reading)
         else:
-            moment.verify()
-        moment.submitters = self._submitters.find(moment.requests())
-        suspects.use_cached(moment)
-        pools = [pool_records(moment, p, suspects.is_confirmed) for p in moment.pools]
+            reading.verify()
+        reading.submitters = self._submitters.find(reading.requests())
+        suspects.use_cached(reading)
+        pools = [pool_records(reading, p, suspects.is_confirmed) for p in reading.pools]
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -93,16 +93,18 @@ class LedgerSource:
             sites=tuple([site for pool in pools for site in pool.sites]),
             callers=tuple([site for pool in pools for site in pool.callers]),
             parent=parent(),
-            findings=by_severity(self._findings(moment, pools)),
-            departed=tuple(moment.departed),
-            frozen=self.freezer.marks(),
+            findings=by_severity(self._findings(reading, pools)),
+            departed=tuple(reading.departed),
+            frozen=self.incident_snapshots.marks(),
             left_out=suspects.left_out,
         )
-        self.freezer.freeze_incidents(process)
+        self.incident_snapshots.add_from_findings(process)
         return process
 
-    def _findings(self, moment: Moment, pools: list[PoolRecords]) -> list[Finding]:
-        origins = self._ledger.origins.records(moment.now)
+    def _findings(
+        self, reading: LedgerReading, pools: list[PoolRecords]
+    ) -> list[Finding]:
+        origins = self._ledger.origins.records(reading.now)
         return [
             *[each for pool in pools for each in findings.pool_findings(pool.evidence)],
             *findings.process_findings(

@@ -51,7 +51,7 @@ class Watchdog:
         self._shared: set[tuple[str, Frame | None]] = set()
         self._suspects: frozenset[int] = frozenset()
         self._next_check = 0.0
-        self._next_freeze = 0.0
+        self._next_incident_snapshot = 0.0
 
     def tick(self) -> None:
         """Check all pools once."""
@@ -64,12 +64,14 @@ class Watchdog:
             pool.mark(now)
             self._log_nested(pool)
             self._log_fork_shared(pool)
-        if now >= self._next_freeze and any(
-            self._needs_freeze(each, now) for each in pools
+        if now >= self._next_incident_snapshot and any(
+            self._needs_incident_snapshot(each, now) for each in pools
         ):
             began = time.thread_time()
-            self._source.process()  # freezes an incident snapshot
-            self._next_freeze = now + _PAUSE_PER_COST * (time.thread_time() - began)
+            self._source.process()  # also takes the incident snapshot
+            self._next_incident_snapshot = now + _PAUSE_PER_COST * (
+                time.thread_time() - began
+            )
         suspects = frozenset(
             id(hold)
             for pool in pools
@@ -85,9 +87,9 @@ class Watchdog:
             pause = 0.0 if unconfirmed else max(_RECHECK_S, _PAUSE_PER_COST * cost)
             self._suspects, self._next_check = suspects, now + pause
 
-    def _needs_freeze(self, pool: PoolLedger, now: float) -> bool:
+    def _needs_incident_snapshot(self, pool: PoolLedger, now: float) -> bool:
         """Whether requests are waiting and an incident snapshot of that is missing."""
-        has = self._source.freezer.has
+        has = self._source.incident_snapshots.has
         if has(pool.id, "exhausted") and has(pool.id, "pool_deadlock"):
             return False
         return bool(pool.open_waits(now))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Key = tuple[str | None, int | None]
 """The address of a server, and the pid of a backend on it."""
 Holders = Mapping[Key, Hold]
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Most backends that are named; the others are counted."""
 
 
@@ -175,8 +175,8 @@ def _ghost(
 ) -> Finding:
     names = {pool.id: pool.name for pool in process.pools}
     pools = dict.fromkeys(names.get(hold.pool, "?") for hold in holds)
-    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
-    more = len(holds) - _MOST_NAMED
+    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MAX_NAMED])
+    more = len(holds) - _MAX_NAMED
     backends += f" and {more} more" if more > 0 else ""
     sites = distinct_sites(*(hold.site for hold in holds))
     single = len(holds) == 1

@@ -9,7 +9,7 @@ from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Finding, PoolStats, Process, ServerStatus
 from poolwatch.text.format import clock, duration, plural, server_in
 
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Most pools that are named; the others are counted."""
 
 
@@ -184,16 +184,16 @@ def _named(pools: _Pools) -> str:
     limited.sort(key=lambda each: -(each[2].capacity or 0))
     named = [
         f"{pool.name!r} of pid {process.pid} has {pool.capacity}"
-        for _, process, pool in limited[:_MOST_NAMED]
+        for _, process, pool in limited[:_MAX_NAMED]
     ]
-    if len(limited) > _MOST_NAMED:
-        named.append(f"and {len(limited) - _MOST_NAMED} more pools")
+    if len(limited) > _MAX_NAMED:
+        named.append(f"and {len(limited) - _MAX_NAMED} more pools")
     return ", ".join(named) or "without a limit: " + _names(pools)
 
 
 def _names(pools: _Pools) -> str:
     named = [f"{pool.name!r} of pid {process.pid}" for _, process, pool in pools]
-    return ", ".join(named[:_MOST_NAMED])
+    return ", ".join(named[:_MAX_NAMED])
 
 
 def _largest(pools: _Pools) -> int:

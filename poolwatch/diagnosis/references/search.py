@@ -64,7 +64,7 @@ STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
 _THOROUGH_BUDGET_S, _THOROUGH_NODES = 1.2, 3_000_000
 """Budget in seconds and number of objects of a thorough search."""
-_MOST_IDS = 500_000
+_MAX_IDS = 500_000
 """Most ids that a search remembers: 40 MB."""
 _NOT_FINISHED = "not followed to the end"
 _PAUSE_AFTER_S = 0.001
@@ -235,7 +235,7 @@ class _Search:
             time.sleep(_PAUSE_S)
             self._last_pause = time.perf_counter()
         if self._stop_reason is None and (
-            self._nodes_left <= 0 or len(self._dead_ends) > _MOST_IDS
+            self._nodes_left <= 0 or len(self._dead_ends) > _MAX_IDS
         ):
             self._stop_reason = "enough objects were visited"
         elif self._stop_reason is None and (

@@ -1,4 +1,4 @@
-"""The open holds and waits of all pools at one moment, with their evidence."""
+"""One reading of the ledger: the open holds and waits of all pools, with evidence."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class OpenRequests:
                     self.holds[each].nested = True
 
 
-class Moment:
-    """All pools at one moment, read without changing anything in the application."""
+class LedgerReading:
+    """All pools of the ledger, read at one time without changing the application."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
