@@ -220,10 +220,7 @@ class Agent:
         return known[1]
 
     def look_soon(self, pool_id: str) -> None:
-        """Have the watchdog check a pool that is exhausted for the first time.
-
-        Called by a checkout that will probably have to wait.
-        """
+        """Have the watchdog check an exhausted pool soon: a checkout waits."""
         now = time.monotonic()
         if self._server is None or self.source.incident_snapshots.has(
             pool_id, "exhausted"
@@ -276,7 +273,7 @@ class Agent:
             server.abandon()
 
     def _watch_inherited(self) -> None:
-        """Record which code takes connections of the parent, while there are any."""
+        """Record who checks out connections of the parent, while there are any."""
         observers = self.ledger.observers
         observers.remove(self._inherited)
         self._inherited = None

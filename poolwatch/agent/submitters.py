@@ -3,8 +3,8 @@
 With ``sync_to_async``, ``to_thread`` and thread pools, a worker's stack does not show
 the view that submitted the work: the view waits in another thread or task. The future
 of the work item leads to it. A work item may store its connection and end before the
-worker runs the next one. Therefore the call that took the connection must still be
-running, and the work item must be the one in which the hold was first seen.
+worker runs the next one. Therefore the call that checked the connection out must still
+be running, and the work item must be the one in which the hold was first seen.
 
 No application code is called: only frames, and futures of the standard library, asgiref
 and anyio, are read.
@@ -115,7 +115,7 @@ def _is_in(file: str, *endings: str) -> bool:
 
 
 def _future_of(frames: Mapping[int, FrameType], hold: Checkout) -> Any:
-    """Return the future of the work item that took a hold, if the item still runs."""
+    """Return the future of the work item that made a checkout, if it still runs."""
     frame = frames.get(hold.holder.ident)
     now = pairs_of(frame)
     at = _item_at(now)
@@ -140,16 +140,16 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return dict(zip(*local_variables(frame), strict=True))
 
 
-def _still_running(taken: Pairs, now: Pairs) -> bool:
-    """Whether the call that took a hold is still running, inside the work item.
+def _still_running(checkout: Pairs, now: Pairs) -> bool:
+    """Whether the call that made a checkout is still running, inside the work item.
 
     Stacks are compared from the outermost frame: in the first frame that differs,
     execution must have advanced within the same function.
     """
-    at = _item_at(taken)
+    at = _item_at(checkout)
     if at is None:
         return False
-    for before, after in zip(reversed(taken[:at]), reversed(now), strict=False):
+    for before, after in zip(reversed(checkout[:at]), reversed(now), strict=False):
         if before != after:
             return before[0] is after[0] and after[1] > before[1]
     return at <= len(now)

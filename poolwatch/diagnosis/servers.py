@@ -117,8 +117,8 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
         f"{words}; {owners} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Start the server, or look at its log and at the network in between. "
-        "Connections that were checked out when it stopped have to be returned.",
+        remedy="Start the server, or check its log and the network in between. Return "
+        "the connections that were checked out when it stopped: they are dead.",
     )
 
 
@@ -166,11 +166,11 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         severity="critical" if reached else "warning",
         pool=None,
         text=f"the pools of {owners} {capacity_words}; "
-        f"PostgreSQL at {server.address or '?'} has {limit} for them"
-        + (", and all of those are taken" if reached else ""),
+        f"PostgreSQL at {server.address or '?'} accepts {limit}"
+        + (", and all of those are in use" if reached else ""),
         proof="; ".join(proof),
-        remedy="Make the pools smaller or run fewer processes, so that all of them "
-        "together fit; or put a pooler such as PgBouncer in between.",
+        remedy="Make the pools smaller or run fewer processes, so that all pools "
+        "together stay below that; or put a pooler such as PgBouncer in between.",
     )
 
 

@@ -38,7 +38,7 @@ def _head(pool: PoolStats, holds: Sequence[Hold]) -> str:
         size += f" + overflow {pool.max_overflow}" if pool.max_overflow else ""
         size += f", {plural(pool.lost_slots, 'slot')} lost)" if pool.lost_slots else ")"
     out = plural(len(holds), "connection")
-    return one_line(f"pool {pool.name!r}{size} has {out} out")
+    return one_line(f"pool {pool.name!r}{size} has {out} checked out")
 
 
 def _holders(holds: Iterable[Hold]) -> list[str]:

@@ -86,7 +86,7 @@ def _reference_paths(holds: list[Checkout]) -> dict[str, str]:
 
     result = find_paths(
         {str(number): hold.proxy for number, hold in enumerate(holds)},
-        taker={str(number): hold.taker() for number, hold in enumerate(holds)},
+        holders={str(number): hold.taker() for number, hold in enumerate(holds)},
         budget_s=_SEARCH_S,
         nodes=_SEARCH_NODES,
         prove=False,

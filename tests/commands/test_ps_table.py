@@ -293,7 +293,7 @@ def test_three_stacks():
     leaked = hold(
         verdict="leaked",
         site=here,
-        evidence=("thread worker-1 took it and has ended", "kept by a global"),
+        evidence=("thread worker-1 checked it out and has ended", "kept by a global"),
         held_s=125.0,
         backend_pid=4711,
     )
@@ -306,7 +306,7 @@ def test_three_stacks():
     lines = shown(process(leaked, hold("h2")), verbose=True).splitlines()
     assert lines[-9:] == [
         "  leaked 2m05s: worker-1, backend 4711",
-        "    evidence: thread worker-1 took it and has ended; kept by a global",
+        "    evidence: thread worker-1 checked it out and has ended; kept by a global",
         "    taken here      app/export.py:88 in export",
         "                    app/f0.py:0 in f0",
         "                    app/f1.py:1 in f1",

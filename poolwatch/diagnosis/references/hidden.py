@@ -39,7 +39,7 @@ class _Block:
     body: Lines
     """The lines during which the object stays hidden."""
     scope: bool = False
-    """A ``with`` without ``as``: it may also hide a connection taken in its body."""
+    """A ``with`` without ``as``: its body may check out a connection that it hides."""
     generators: bool = False
     """The hidden object can only be a generator."""
 

@@ -1,8 +1,8 @@
 """Connections that variables of the code running in this thread refer to.
 
-A session takes its connection in some helper function, which returns; the session stays
-in a variable of a caller. So the stack at checkout says little about which code uses a
-connection, while the variables of the running frames show it.
+A session checks out its connection in some helper function, which returns; the session
+stays in a variable of a caller. So the stack at checkout says little about which code
+uses a connection, while the variables of the running frames show it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def used_by_running_code(
     """Return the index of each connection near a variable of this thread's stack.
 
     A connection that is None is skipped. For an index in ``several`` that variable must
-    be a collection. Those connections were taken in a loop, at the line that runs now:
-    a plain variable still has the previous iteration's connection, and the assignment
-    is about to replace it.
+    be a collection. Those connections were checked out in a loop, at the line that
+    runs now: a plain variable still has the previous iteration's connection, and the
+    assignment is about to replace it.
     """
     wanted = {id(each): at for at, each in enumerate(connections) if each is not None}
     places = [place for frame in _own_stacks() for place in _users(frame)]

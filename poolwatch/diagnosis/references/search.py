@@ -57,8 +57,8 @@ from poolwatch.diagnosis.references.trail import Trail
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks.code_owner import Owner
 
-Taker = tuple[int | None, Callable[[], Any] | None]
-"""The stack that took a hold (Holder.stack_key; None if it has ended), and its task."""
+HolderKey = tuple[int | None, Callable[[], Any] | None]
+"""The holder: its stack (Holder.stack_key; None if it has ended), and its task."""
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
@@ -91,7 +91,7 @@ class SearchResult:
 def find_paths(
     holds: Mapping[str, Callable[[], Any]],
     *,
-    taker: Mapping[str, Taker],
+    holders: Mapping[str, HolderKey],
     budget_s: float = 0.05,
     nodes: int = 200_000,
     prove: bool = True,
@@ -102,7 +102,7 @@ def find_paths(
     that may be visited. Without ``prove`` the search stops at any path to each
     proxy, even if another path might show that the connection is in use.
     """
-    search = _Search(holds, taker, budget_s, nodes)
+    search = _Search(holds, holders, budget_s, nodes)
     try:
         search.run(prove=prove)
     except Exception as error:  # noqa: BLE001 - it is the application's process
@@ -113,13 +113,13 @@ def find_paths(
 
 
 def find_all(
-    holds: Mapping[str, Callable[[], Any]], taker: Mapping[str, Taker]
+    holds: Mapping[str, Callable[[], Any]], holders: Mapping[str, HolderKey]
 ) -> SearchResult:
     """Search as thoroughly as a verdict needs: with a larger budget if necessary."""
-    result = find_paths(holds, taker=taker)
+    result = find_paths(holds, holders=holders)
     if result.unseen is not None:
         result = find_paths(
-            holds, taker=taker, budget_s=_THOROUGH_BUDGET_S, nodes=_THOROUGH_NODES
+            holds, holders=holders, budget_s=_THOROUGH_BUDGET_S, nodes=_THOROUGH_NODES
         )
     return result
 
@@ -128,18 +128,18 @@ class _Search:
     def __init__(
         self,
         holds: Mapping[str, Callable[[], Any]],
-        taker: Mapping[str, Taker],
+        holders: Mapping[str, HolderKey],
         budget_s: float,
         nodes: int,
     ) -> None:
         self._holds = holds
-        self._taker = taker
+        self._holder_of = holders
         self._budget_s = budget_s
         self._nodes_left = nodes
         self._guide = Guide()
         self._wanted: dict[int, str] = {}
-        for hold, weakly in holds.items():
-            proxy = weakly()
+        for hold, proxy_ref in holds.items():
+            proxy = proxy_ref()
             if proxy is not None:
                 self._wanted[id(proxy)] = hold
             del proxy
@@ -163,9 +163,9 @@ class _Search:
         """
         if not self._wanted:
             return
-        guide, takers = self._guide, self._taker.values()
-        tasks = [task for _, task in takers if task is not None]
-        first = [key for key, _ in takers]
+        guide, holders = self._guide, self._holder_of.values()
+        tasks = [task for _, task in holders if task is not None]
+        first = [key for key, _ in holders]
         self._visit(thread_roots(guide, first))
         self._visit(greenlet_roots(guide, first))
         self._visit(holding_task_roots(guide, tasks))
@@ -318,14 +318,14 @@ class _Search:
         known = self._found.get(hold)
         if hold not in self._undecided and not place.is_user:
             return  # the known path ranks first: no need to describe this one
-        path = describe(place, chain, self._is_taker(hold, place.owner))
+        path = describe(place, chain, self._is_holder(hold, place.owner))
         if known is None or rank(path) < rank(known):
             self._found[hold] = path
         if path.in_use:
             self._undecided.discard(hold)
 
-    def _is_taker(self, hold: str, owner: RootOwner) -> bool | None:
-        ident, task = self._taker.get(hold, (None, None))
+    def _is_holder(self, hold: str, owner: RootOwner) -> bool | None:
+        ident, task = self._holder_of.get(hold, (None, None))
         if not owner.name:
             return None
         if owner.task is not None:

@@ -273,11 +273,13 @@ class Sweep:
             if level.large:
                 pending = level.batch
                 continue
-            weakly = _weakly([*pending, *itertools.chain.from_iterable(level.pieces)])
-            if weakly is None:  # a list, say: to be reached again from its referrer
+            refs = _weak_references(
+                [*pending, *itertools.chain.from_iterable(level.pieces)]
+            )
+            if refs is None:  # a list, say: to be reached again from its referrer
                 pending = level.batch[-1:] if level.chained else level.batch
                 continue
-            found += weakly
+            found += refs
             pending = []
             if level.chained:
                 level.batch = level.batch[max(0, NEAR - deep) :]
@@ -360,7 +362,7 @@ class Sweep:
 def _ignore(_: list[Any]) -> None: ...
 
 
-def _weakly(objects: Iterable[Any]) -> list[ref[Any]] | None:
+def _weak_references(objects: Iterable[Any]) -> list[ref[Any]] | None:
     try:
         return [ref(each) for each in objects]
     except TypeError:
