@@ -132,7 +132,7 @@ class Agent:
 
     # -- called during a checkout ----------------------------------------------------
 
-    def meet_thread(self) -> Holder:
+    def register_thread(self) -> Holder:
         """Create the record of a thread or greenlet, and start to listen."""
         if greenlets.are_scheduled():
             tell_greenlets_apart()
@@ -219,7 +219,7 @@ class Agent:
             self._timeout_notes[pool_id] = known
         return known[1]
 
-    def look_soon(self, pool_id: str) -> None:
+    def check_soon(self, pool_id: str) -> None:
         """Have the watchdog check an exhausted pool soon: a checkout waits."""
         now = time.monotonic()
         if self._server is None or self.source.incident_snapshots.has(
@@ -433,9 +433,9 @@ def _pools() -> InstrumentedPools:
                 ledger=agent.ledger,
                 sites=lambda: agent.sites,
                 per_thread=agent.per_thread,
-                register_thread=agent.meet_thread,
+                register_thread=agent.register_thread,
                 explain=agent.explain_timeout,
-                check_soon=agent.look_soon,
+                check_soon=agent.check_soon,
                 report_failure=agent.refused,
             )
         )

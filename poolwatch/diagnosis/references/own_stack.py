@@ -19,7 +19,7 @@ from poolwatch.diagnosis.references.places import NO_OWNER, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks import greenlets
 
-_MOST = 2000
+_MAX_VISITED = 2000
 """Most objects visited: about a millisecond of the application's own thread."""
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
@@ -38,7 +38,7 @@ def used_by_running_code(
     places = [place for frame in _own_stacks() for place in _users(frame)]
     guide = Guide()
     walk = Walk(places, guide, {key: str(at) for key, at in wanted.items()}, set())
-    walk.go(_MOST)
+    walk.go(_MAX_VISITED)
     found = []
     for index in walk.hits:
         chain, place = walk.chain(index)

@@ -17,7 +17,7 @@ Effects of a search on the application:
 - During a step, this thread has references to frames and objects of the application;
   between two steps it has none. A step is shorter than the switch interval of the
   GIL (5 ms), so other threads normally do not run meanwhile. If the last
-  other reference to an object is dropped during a step all the same (a slow machine, an
+  other reference to an object is dropped during a step all the same (a slow machine, or a
   free-threaded build), the object is finalized at the end of the step, in
   this thread. A dropped connection then returns to its pool some milliseconds later.
 - For the reading of locals see :mod:`poolwatch.diagnosis.references.follow`.
@@ -200,7 +200,7 @@ class _Search:
     def _visit(self, roots: Iterable[Root]) -> None:
         """Visit the objects near each root."""
         for root in roots:
-            if self._is_exhausted():
+            if self._is_over_budget():
                 self._gaps.add(root, "not searched")
             elif not self._attempt(root, partial(self._step, root)):
                 self._unfinished.append(root)
@@ -212,7 +212,7 @@ class _Search:
         trails = deque(Trail([root]) for root in roots)
         while trails and worthwhile():
             trail = trails.popleft()
-            if self._is_exhausted():
+            if self._is_over_budget():
                 self._gaps.add(trail.roots[0], _NOT_FINISHED)
                 continue
             step = partial(self._follow_further, trail, progress)
@@ -229,7 +229,7 @@ class _Search:
             self._gaps.add(root, f"not readable ({class_name(type(error))})")
             return True
 
-    def _is_exhausted(self) -> bool:
+    def _is_over_budget(self) -> bool:
         now = time.perf_counter()
         if now - self._last_pause >= _PAUSE_AFTER_S:
             time.sleep(_PAUSE_S)

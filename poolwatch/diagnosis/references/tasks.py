@@ -19,7 +19,7 @@ from poolwatch.diagnosis.references.follow import (
     stored_in,
 )
 from poolwatch.diagnosis.references.places import (
-    DEEPEST,
+    MAX_FRAMES,
     Place,
     Root,
     RootOwner,
@@ -125,7 +125,7 @@ def _context_place(
 
 def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
-    for _ in range(DEEPEST):
+    for _ in range(MAX_FRAMES):
         if class_name(type(awaited)) in _ASEND:
             inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
             awaited = inner[0] if inner else None
