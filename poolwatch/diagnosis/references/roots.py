@@ -86,8 +86,8 @@ def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
 def _greenlet_reader(group: tuple[ref[Any], ...]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
-        for greenlet_ref in group:
-            greenlet = greenlet_ref()
+        for weak_ref in group:
+            greenlet = weak_ref()
             if greenlet is not None:
                 places += _places_of_greenlet(greenlet)
         return places
@@ -194,9 +194,9 @@ def _owner_of_module(file: str, module: str) -> Owner:
     return Owner.USER if is_application_module(file, module) else owner_of(file, module)
 
 
-def _module_reader(name: str, module_ref: ref[ModuleType]) -> Callable[[], list[Place]]:
+def _module_reader(name: str, weak_ref: ref[ModuleType]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
-        module = module_ref()
+        module = weak_ref()
         if module is None:
             return []
         variables = ModuleType.__getattribute__(module, "__dict__")
@@ -212,12 +212,12 @@ def _module_reader(name: str, module_ref: ref[ModuleType]) -> Callable[[], list[
 
 def loop_roots(guide: Guide) -> list[Root]:
     """The calls that are scheduled on event loops."""
-    return [Root("event loops", "", _loop_reader(loop_ref)) for loop_ref in guide.loops]
+    return [Root("event loops", "", _loop_reader(weak_ref)) for weak_ref in guide.loops]
 
 
-def _loop_reader(loop_ref: ref[Any]) -> Callable[[], list[Place]]:
+def _loop_reader(weak_ref: ref[Any]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
-        loop = loop_ref()
+        loop = weak_ref()
         title = "a call scheduled on the event loop"
         held = gc.get_referents(loop) if loop is not None else []
         return [unnamed_place("scheduled call", NO_OWNER, title, held)]

@@ -15,11 +15,11 @@ Moreover, referrers do not include the locals of running frames, which matter mo
 Effects of a search on the application:
 
 - During a step, this thread has references to frames and objects of the application;
-  between two steps it has none. A step is shorter than the switch interval of the
-  GIL (5 ms), so other threads normally do not run meanwhile. If the last
-  other reference to an object is dropped during a step all the same (a slow machine, or a
-  free-threaded build), the object is finalized at the end of the step, in
-  this thread. A dropped connection then returns to its pool some milliseconds later.
+  between two steps it has none. A step is shorter than the switch interval of the GIL
+  (5 ms), so other threads normally do not run meanwhile. If the last other reference to
+  an object is dropped during a step all the same (a slow machine, or a free-threaded
+  build), the object is finalized at the end of the step, in this thread. A dropped
+  connection then returns to its pool some milliseconds later.
 - For the reading of locals see :mod:`poolwatch.diagnosis.references.follow`.
 - No code of the application is called, and no exception is raised.
 
@@ -138,8 +138,8 @@ class _Search:
         self._nodes_left = nodes
         self._guide = Guide()
         self._wanted: dict[int, str] = {}
-        for hold, proxy_ref in holds.items():
-            proxy = proxy_ref()
+        for hold, weak_ref in holds.items():
+            proxy = weak_ref()
             if proxy is not None:
                 self._wanted[id(proxy)] = hold
             del proxy

@@ -273,13 +273,13 @@ class Sweep:
             if level.large:
                 pending = level.batch
                 continue
-            refs = _weak_references(
+            weak_refs = _weak_refs(
                 [*pending, *itertools.chain.from_iterable(level.pieces)]
             )
-            if refs is None:  # a list, say: to be reached again from its referrer
+            if weak_refs is None:  # a list, say: to be reached again from its referrer
                 pending = level.batch[-1:] if level.chained else level.batch
                 continue
-            found += refs
+            found += weak_refs
             pending = []
             if level.chained:
                 level.batch = level.batch[max(0, NEAR - deep) :]
@@ -362,7 +362,7 @@ class Sweep:
 def _ignore(_: list[Any]) -> None: ...
 
 
-def _weak_references(objects: Iterable[Any]) -> list[ref[Any]] | None:
+def _weak_refs(objects: Iterable[Any]) -> list[ref[Any]] | None:
     try:
         return [ref(each) for each in objects]
     except TypeError:

@@ -43,12 +43,12 @@ def holding_task_roots(
 ) -> list[Root]:
     """The tasks with the suspicious holds, one root each."""
     found: dict[ref[Any], None] = {}
-    for task_ref in holders:
-        task = task_ref()
+    for weak_ref in holders:
+        task = weak_ref()
         if task is not None:
             found[ref(task)] = None
             guide.loops.add(ref(task.get_loop()))
-    return [_root(guide, (task_ref,)) for task_ref in found]
+    return [_root(guide, (weak_ref,)) for weak_ref in found]
 
 
 def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]:
@@ -60,8 +60,8 @@ def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]
             others += _tasks_of(guide, loop())
         except RuntimeError:  # the set of tasks kept changing
             roots.append(Root("tasks", "those of an event loop", _unreadable))
-    holder_ids = {id(task_ref()) for task_ref in holders}
-    others = [task_ref for task_ref in others if id(task_ref()) not in holder_ids]
+    holder_ids = {id(weak_ref()) for weak_ref in holders}
+    others = [weak_ref for weak_ref in others if id(weak_ref()) not in holder_ids]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
@@ -93,18 +93,18 @@ def _task_reader(
 ) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
-        for task_ref in group:
-            places += _places_of(guide, task_ref)
+        for weak_ref in group:
+            places += _places_of(guide, weak_ref)
         return places
 
     return read
 
 
-def _places_of(guide: Guide, task_ref: ref[Any]) -> list[Place]:
-    task = task_ref()
+def _places_of(guide: Guide, weak_ref: ref[Any]) -> list[Place]:
+    task = weak_ref()
     if task is None or task.done():
         return []
-    owner = RootOwner(task.get_name(), None, task_ref)
+    owner = RootOwner(task.get_name(), None, weak_ref)
     places = list(_await_chain(guide, task.get_coro(), owner))[::-1]
     for context in gc.get_referents(task):
         if type(context) is Context:

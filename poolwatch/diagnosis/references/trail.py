@@ -50,8 +50,8 @@ class Trail:
         return True
 
 
-def _far_places(place: Place, refs: Iterable[ref[Any]]) -> list[Place]:
-    objects = [each() for each in refs]
+def _far_places(place: Place, weak_refs: Iterable[ref[Any]]) -> list[Place]:
+    objects = [each() for each in weak_refs]
     place = place.far_copy(via_suspended=False)
     place.values = [each for each in objects if each is not None]
     return [place]
