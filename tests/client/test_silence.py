@@ -299,7 +299,7 @@ def test_a_process_whose_socket_is_gone(apps, dashboard, shop, postgres):
     (path,) = apps.directory.iterdir()
     path.unlink()
     lines = dashboard.lines()
-    assert f"orders.py {app.pid} is alive, its socket is gone" in lines[1]
+    assert f"orders.py {app.pid} is alive, its socket file is gone" in lines[1]
     assert len(dashboard.board.rows) == 1
     (lost,) = dashboard.board.last.snapshot.unreachable
     assert (lost.alive, lost.since is None) == (True, False)

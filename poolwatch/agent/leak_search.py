@@ -44,8 +44,8 @@ class _CachedSearch:
     """Whether a second search in the same snapshot also found the hold unused."""
 
 
-class Suspects:
-    """Decides when to search, searches, and caches the results."""
+class LeakSearch:
+    """Searches for references to suspicious holds when due, and caches the results."""
 
     def __init__(self) -> None:
         self._cache: dict[int, _CachedSearch] = {}
@@ -97,7 +97,7 @@ class Suspects:
             )
         reading.verify()
 
-    def use_cached(self, reading: LedgerReading) -> None:
+    def attach_cached(self, reading: LedgerReading) -> None:
         """Attach the cached results that are still valid to the holds of a reading.
 
         Proof that a connection is unused takes two searches. Until a second snapshot
