@@ -353,9 +353,9 @@ def instrument(
         server_view: whether a viewer may have this process read ``pg_stat_activity``
             over a short-lived connection of its own, outside the pool.
         prove_dropped: whether a connection that only its pool refers to is reported as
-            leaked at once. This is for pools that keep references to lent connections
-            (psycopg2's, asyncpg's). Switch it off if code reaches a connection by a
-            path that Python's reference counts do not include.
+            leaked at once. This is for pools that keep references to checked-out
+            connections (psycopg2's, asyncpg's). Switch it off if code reaches a
+            connection by a path that Python's reference counts do not include.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
