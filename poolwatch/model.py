@@ -372,15 +372,15 @@ class ServerStatus:
     """False if the application has switched its server view off."""
 
 
-FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
+IncidentKind = Literal["exhausted", "timeout", "pool_deadlock"]
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenMark:
+class IncidentMark:
     """Marks an incident snapshot: of which pool, why and when."""
 
     pool: str
-    kind: FrozenKind
+    kind: IncidentKind
     at: str
     """ISO 8601, UTC."""
 
@@ -404,7 +404,7 @@ class Process:
     findings: tuple[Finding, ...]
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
     departed: tuple[ClosedConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    frozen: tuple[FrozenMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    frozen: tuple[IncidentMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """The incident snapshots that the process has."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Roots that the search for reference paths has left out, in words."""
@@ -417,7 +417,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen(FrozenMark):
+class IncidentSnapshot(IncidentMark):
     """An incident snapshot: a process as it was when a pool first got into trouble."""
 
     process: Process

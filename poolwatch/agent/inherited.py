@@ -14,7 +14,7 @@ from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.pool import PoolLedger
 
-_MOST = 64
+_MAX_PATHS = 64
 """Paths kept per pool."""
 
 
@@ -33,7 +33,7 @@ class Inherited:
         uses = pool.inherited
         use = uses.get(hold.stack)
         if use is None:
-            if len(uses) >= _MOST:
+            if len(uses) >= _MAX_PATHS:
                 return
             use = uses[hold.stack] = InheritedCheckouts(hold.stack, facts.backend_pid)
         use.last = monotonic()

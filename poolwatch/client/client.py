@@ -20,7 +20,7 @@ from poolwatch.errors import (
     SilentError,
     UnreachableError,
 )
-from poolwatch.model import Frozen, Process, Unreachable
+from poolwatch.model import IncidentSnapshot, Process, Unreachable
 from poolwatch.protocol import document as wire
 from poolwatch.protocol import liveness, sockets
 from poolwatch.protocol.records import AgentReading, Trace
@@ -90,7 +90,7 @@ class Client:
         )
         return self._by_success(addresses, outcomes)
 
-    def frozen(self, address: Address) -> tuple[Frozen, ...]:
+    def incident_snapshots(self, address: Address) -> tuple[IncidentSnapshot, ...]:
         """Return a process's incident snapshots; raises UnreachableError."""
         try:
             text = self._get(address, "/frozen")
@@ -98,9 +98,11 @@ class Client:
             raise UnreachableError(
                 "its version of poolwatch is too old to keep incident snapshots"
             ) from None
-        return tuple(wire.list_from_json(Frozen, text, "frozen"))
+        return tuple(wire.list_from_json(IncidentSnapshot, text, "frozen"))
 
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots of all processes, oldest first.
 
         Also returns the processes that failed, each with a sentence. Raises what
@@ -108,7 +110,10 @@ class Client:
         """
         addresses = self.agents()
         outcomes = self._calls.run(
-            {address: partial(self.frozen, address) for address in addresses},
+            {
+                address: partial(self.incident_snapshots, address)
+                for address in addresses
+            },
             self._patience_s,
         )
         answers, failed = self._by_success(addresses, outcomes)

@@ -42,7 +42,7 @@ from poolwatch.client.view import (
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.findings import with_server_findings
 from poolwatch.errors import NoProcessError, PoolwatchError
-from poolwatch.model import Frozen, Snapshot, Unreachable
+from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
 from poolwatch.protocol.sockets import Address
 from poolwatch.text.naming import numbered
@@ -131,13 +131,15 @@ class LiveSource:
             processes=with_server_findings(evidence), unreachable=unreachable
         )
 
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots, the oldest first, and the silent processes.
 
         May be called while another thread takes a snapshot. Raises what
         Client.agents() raises.
         """
-        return self._client.all_frozen()
+        return self._client.all_incident_snapshots()
 
     def _wait_for_closing_holds(
         self, missing: Mapping[Address, frozenset[str]]

@@ -154,7 +154,9 @@ class ProcessRegistry:
             entry = self._entries[address]
             entry.refresh_state()
             if self._is_listening(address):
-                found[address] = entry.unreachable("it is alive, its socket is gone")
+                found[address] = entry.unreachable(
+                    "it is alive, its socket file is gone"
+                )
             else:
                 self._remove(address)
         return found

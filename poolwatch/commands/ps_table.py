@@ -11,9 +11,9 @@ from typing import Literal
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import (
     Frame,
-    Frozen,
-    FrozenMark,
     Hold,
+    IncidentMark,
+    IncidentSnapshot,
     PoolStats,
     Process,
     SiteStats,
@@ -33,7 +33,11 @@ from poolwatch.text.format import (
     taken_at_short,
     width,
 )
-from poolwatch.text.frozen import incident_words, limited_to_pool, moment
+from poolwatch.text.incident_snapshots import (
+    date_and_time,
+    incident_words,
+    limited_to_pool,
+)
 from poolwatch.text.naming import holder_name, process_name, with_names
 
 _MOST_SITES = 20
@@ -72,8 +76,10 @@ def render(snapshot: Snapshot, style: Style) -> str:
     return "\n".join([*lines, *_unreachable(snapshot.unreachable, style)]).rstrip()
 
 
-def render_frozen(
-    incidents: Sequence[Frozen], unreachable: Sequence[Unreachable], style: Style
+def render_incident_snapshots(
+    incidents: Sequence[IncidentSnapshot],
+    unreachable: Sequence[Unreachable],
+    style: Style,
 ) -> str:
     """Return the text of incident snapshots, each limited to the pool it concerns."""
     lines: list[str] = []
@@ -95,7 +101,7 @@ def _no_incidents(unreachable: Sequence[Unreachable]) -> str:
     )
 
 
-def _heading(incident: Frozen) -> str:
+def _heading(incident: IncidentSnapshot) -> str:
     process = with_names(incident.process)
     names = {pool.id: pool.name for pool in process.pools}
     name = names.get(incident.pool, incident.pool)
@@ -181,14 +187,14 @@ def _hint(process: Process) -> str:
     return f"incidents: {', '.join(incidents)} (poolwatch ps --frozen)"
 
 
-def _mark(mark: FrozenMark, name: str) -> str:
+def _mark(mark: IncidentMark, name: str) -> str:
     trouble, _ = incident_words(mark.kind)
     today = mark.at.startswith(datetime.now(UTC).date().isoformat())
     return f"{one_line(name)} {trouble} at {_moment(mark.at, date=not today)}"
 
 
 def _moment(at: str, *, date: bool) -> str:
-    day, time = moment(at)
+    day, time = date_and_time(at)
     return f"{day} {time}".strip() if date else time
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Key = tuple[str | None, int | None]
 """The address of a server, and the pid of a backend on it."""
 Holders = Mapping[Key, Hold]
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Most backends that are named; the others are counted."""
 
 
@@ -75,15 +75,15 @@ def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
         f"pid {blocker.backend_pid})"
         for blocker in blockers
     ]
-    by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
+    by = " and ".join(names) or f"pid {pids}, a session outside the instrumented pools"
     return _hold_finding(
         hold,
         "lock_wait",
         "critical",
-        text=f"{taken_at(hold)} is blocked by {by}",
+        text=f"{taken_at(hold)} waits for a lock held by {by}",
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
-        remedy="Commit or roll back the blocking transaction before slow work.",
+        remedy="Commit or roll back the blocking transaction; do slow work after it.",
         blockers=blockers,
     )
 
@@ -95,7 +95,7 @@ def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
         "warning",
         text=f"{taken_at(hold)} has been idle in a transaction for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} is {row.state}",
-        remedy="Commit before work that does not need the database.",
+        remedy="Commit or roll back before work that does not need the database.",
     )
 
 
@@ -104,10 +104,10 @@ def _slow_query(hold: Hold, age: float) -> Finding:
         hold,
         "slow_query",
         "warning",
-        text=f"{taken_at(hold)} has waited {duration(age)} for one statement",
-        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
-        "the time, and waits for no lock",
-        remedy="Look at the statement (EXPLAIN), not at the pool.",
+        text=f"{taken_at(hold)} has been running one statement for {duration(age)}",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active all that "
+        "time and waits for no lock",
+        remedy="Tune the statement, starting with EXPLAIN; the pool is not the cause.",
     )
 
 
@@ -142,14 +142,14 @@ def stray_sessions(
             kind="stray_session",
             severity="warning",
             pool=departed.pool,
-            text=f"backend {backend.pid} still serves a connection that the "
-            f"application gave up {duration(departed.closed_s)} ago "
-            f"({backend.row.state or '?'})",
-            proof="no hold and no idle connection of the pool has this backend; its "
-            "pid and age are those of the closed connection",
-            remedy="Let the statement end, or SELECT "
-            f"pg_terminate_backend({backend.pid}); give statements a "
-            "statement_timeout.",
+            text=f"backend {backend.pid} still runs ({backend.row.state or '?'}), "
+            f"{duration(departed.closed_s)} after the application closed its "
+            "connection",
+            proof="no checked-out or idle connection of the pool has this backend; "
+            "its pid and age match the closed connection",
+            remedy="Wait for its statement to end, or run SELECT "
+            f"pg_terminate_backend({backend.pid}); set a statement_timeout against "
+            "the next one.",
         )
         for departed, backend in sessions
     ]
@@ -177,8 +177,8 @@ def _ghost(
 ) -> Finding:
     names = {pool.id: pool.name for pool in process.pools}
     pools = dict.fromkeys(names.get(hold.pool, "?") for hold in holds)
-    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
-    more = len(holds) - _MOST_NAMED
+    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MAX_NAMED])
+    more = len(holds) - _MAX_NAMED
     backends += f" and {more} more" if more > 0 else ""
     sites = distinct_sites(*(hold.site for hold in holds))
     single = len(holds) == 1
@@ -192,26 +192,24 @@ def _ghost(
     up_s = server.up_s if server else None
     restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
     if restarted:
-        server_words = f"of a server that was restarted {duration(up_s)} ago"
-        text = (
-            f"{subject} {server_words}" if single else f"{subject} are {server_words}"
-        )
+        opened = f"opened before the server was restarted {duration(up_s)} ago"
+        text = f"{subject} {opened}" if single else f"{subject} were {opened}"
     else:
         text = (
-            f"{subject} that the server has ended"
+            f"{subject} whose session on the server has ended"
             if single
-            else f"{subject}: the server has ended them"
+            else f"{subject}: their sessions on the server have ended"
         )
     return Finding(
         kind="ghost",
         severity="critical",
         pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
         text=text,
-        proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
-        f"{backends}, before and after which the hold{'' if single else 's'} "
-        f"{'was' if single else 'were'} open",
-        remedy="Its next statement will fail: return the connection, and let the "
-        "pool test connections first (pool_pre_ping=True).",
+        proof="pg_stat_activity on the server of pool "
+        f"{', '.join(map(repr, pools))} lists no backend {backends}; the "
+        f"hold{' was' if single else 's were'} open before and after it was read",
+        remedy="Return the connection: its next statement will fail. Have the pool "
+        "test connections at checkout (pool_pre_ping=True).",
         holds=ids(holds),
         sites=sites,
     )

@@ -40,7 +40,7 @@ SLACK_S = 0.05
 DRIFT = 5e-5
 """Drift of two clocks, in seconds per second: undisciplined crystals reach this."""
 
-MOST_DRIFT_S = 2.0
+MAX_DRIFT_S = 2.0
 """Upper bound of the drift: clocks are disciplined now and then."""
 
 UNMEASURED_CONNECT_S = 1.0
@@ -156,7 +156,7 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
     if backend.age_s is None:
         return False
     earliest, latest = window
-    tolerance = SLACK_S + min(MOST_DRIFT_S, DRIFT * connection.age_s)
+    tolerance = SLACK_S + min(MAX_DRIFT_S, DRIFT * connection.age_s)
     if connection.met:
         return backend.age_s >= connection.age_s + earliest - tolerance
     if connection.connect_s is None:  # age_s counts from the start of connecting

@@ -86,7 +86,7 @@ def _reference_paths(holds: list[Checkout]) -> dict[str, str]:
 
     result = find_paths(
         {str(number): hold.proxy for number, hold in enumerate(holds)},
-        taker={
+        holders={
             str(number): hold.stack_key_and_task() for number, hold in enumerate(holds)
         },
         budget_s=_SEARCH_S,

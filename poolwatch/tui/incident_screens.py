@@ -11,9 +11,14 @@ from typing import ClassVar
 
 from textual.binding import BindingType
 
-from poolwatch.model import Frozen, Snapshot
+from poolwatch.model import IncidentSnapshot, Snapshot
 from poolwatch.text.format import one_line, taken_at
-from poolwatch.text.frozen import incident_words, limited_to_pool, moment, pool_name
+from poolwatch.text.incident_snapshots import (
+    date_and_time,
+    incident_words,
+    limited_to_pool,
+    pool_name,
+)
 from poolwatch.tui.draw.line import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.draw.table import Column, Table, process_cell
@@ -108,7 +113,7 @@ class IncidentScreen(MainScreen):
             self.dismiss()
 
 
-def incident_board(incident: Frozen) -> Board:
+def incident_board(incident: IncidentSnapshot) -> Board:
     """Return a board with the pool that had the incident; it never changes."""
     board = Board(incident=incident)
     process = limited_to_pool(incident.process, incident.pool)
@@ -125,24 +130,24 @@ def _empty(incidents: Incidents, cells: int) -> list[Line]:
     return [(("  ✓ ", "good"), (text, "text"))]
 
 
-def _time(incident: Frozen) -> Run:
-    return " ".join(moment(incident.at)).strip(), "strong"
+def _time(incident: IncidentSnapshot) -> Run:
+    return " ".join(date_and_time(incident.at)).strip(), "strong"
 
 
-def _pool(incident: Frozen) -> Run:
+def _pool(incident: IncidentSnapshot) -> Run:
     return pool_name(incident.process, incident.pool), "strong"
 
 
-def _held(incident: Frozen) -> Run:
+def _held(incident: IncidentSnapshot) -> Run:
     return str(len(limited_to_pool(incident.process, incident.pool).holds)), "text"
 
 
-def _waiting(incident: Frozen) -> Run:
+def _waiting(incident: IncidentSnapshot) -> Run:
     count = len(limited_to_pool(incident.process, incident.pool).waits)
     return str(count), "warn" if count else "faint"
 
 
-def _top_site(incident: Frozen) -> Run:
+def _top_site(incident: IncidentSnapshot) -> Run:
     """Return the call site that held the most connections, and their number."""
     holds = limited_to_pool(incident.process, incident.pool).holds
     if not holds:
@@ -151,7 +156,7 @@ def _top_site(incident: Frozen) -> Run:
     return f"{count} at {site}", "text"
 
 
-COLUMNS: tuple[Column[Frozen], ...] = (
+COLUMNS: tuple[Column[IncidentSnapshot], ...] = (
     Column("at", "taken", 23, 23, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(

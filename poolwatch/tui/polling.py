@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError
-from poolwatch.model import Frozen, Snapshot, Source, Unreachable
-from poolwatch.text.frozen import IncidentSnapshotSource
+from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
+from poolwatch.text.incident_snapshots import IncidentSnapshotSource
 
 _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -51,7 +51,7 @@ class Reading:
 class Incidents:
     """The incident snapshots of all processes, or the reason why there are none."""
 
-    snapshots: tuple[Frozen, ...] = ()
+    snapshots: tuple[IncidentSnapshot, ...] = ()
     """The newest first."""
     unreachable: tuple[Unreachable, ...] = ()
     error: str | None = None
@@ -73,7 +73,7 @@ def read_incidents(source: Source) -> Incidents:
     if not isinstance(source, IncidentSnapshotSource):
         return Incidents(error="this source has no incident snapshots")
     try:
-        snapshots, unreachable = source.all_frozen()
+        snapshots, unreachable = source.all_incident_snapshots()
     except Exception as error:  # noqa: BLE001 - a broken source must not end the app
         return Incidents(error=_sentence(error))
     newest = sorted(snapshots, key=lambda each: each.at, reverse=True)

@@ -159,7 +159,7 @@ async def test_its_timeout(instrument, make_pool):
         await pool.acquire(timeout=0.02)
     (note,) = caught.value.__notes__
     assert "report" in note
-    assert "1 connection out" in note
+    assert "1 connection checked out" in note
     assert Look().counters(watch).timeouts == 1
     assert Look().waits(watch) == []
     await pool.release(connection)
@@ -365,7 +365,7 @@ def test_a_task_that_ended_with_it(postgres, socket_dir, tmp_path):
     assert done.stderr == ""
     verdict, evidence, kind = json.loads(done.stdout)
     assert (verdict, kind) == ("leaked", "leaked.orphaned")
-    assert evidence[0] == "task handler-1 took it and has ended"
+    assert evidence[0] == "task handler-1 checked it out and has ended"
     assert "'kept'" in evidence[1]
 
 

@@ -20,12 +20,12 @@ from fakes import (
     wait,
 )
 
-from poolwatch.commands.ps_table import Style, render, render_frozen
+from poolwatch.commands.ps_table import Style, render, render_incident_snapshots
 from poolwatch.model import (
     Distribution,
     Frame,
-    Frozen,
-    FrozenMark,
+    IncidentMark,
+    IncidentSnapshot,
     SiteStats,
     Unreachable,
 )
@@ -40,11 +40,11 @@ def shown(*processes, columns=120, **style):
 
 
 def kept(*pictures, unreachable=(), columns=120, **style):
-    return render_frozen(pictures, unreachable, Style(columns, **style))
+    return render_incident_snapshots(pictures, unreachable, Style(columns, **style))
 
 
 def picture(of, kind="exhausted", at="2026-11-23T03:12:44+00:00", pool="orders"):
-    return Frozen(pool, kind, at, of)
+    return IncidentSnapshot(pool, kind, at, of)
 
 
 def site(place="/srv/app/orders/repo.py:55", **changes):
@@ -132,8 +132,8 @@ def test_what_the_search_left_out_is_omitted_if_no_verdict_depends_on_it(changes
 def test_hint_gives_the_date_unless_it_is_today():
     now = datetime.now(UTC).replace(microsecond=0)
     marks = (
-        FrozenMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
-        FrozenMark("orders", "timeout", now.isoformat()),
+        IncidentMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
+        IncidentMark("orders", "timeout", now.isoformat()),
     )
     wide = line_with(shown(process(frozen=marks), columns=300), "incidents:")
     assert wide == (
@@ -144,7 +144,7 @@ def test_hint_gives_the_date_unless_it_is_today():
 
 def test_hint_names_the_last_three_incidents():
     marks = tuple(
-        FrozenMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
+        IncidentMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
         for n in range(24)
     )
     hint = line_with(shown(process(frozen=marks), columns=300), "incidents:")
@@ -198,7 +198,7 @@ def test_an_incident_shows_only_its_pool():
             finding("nested", text="neither", pool=None, holds=("h2",)),
         ),
         sites=(site(), site("/srv/billing.py:2", pool="billing")),
-        frozen=(FrozenMark("orders", "exhausted", "2026-11-23T03:12:44+00:00"),),
+        frozen=(IncidentMark("orders", "exhausted", "2026-11-23T03:12:44+00:00"),),
     )
     text = kept(picture(of), sites=True)
     for word in ("orders.py:1", "worker-9", "mine", "both", "repo.py:55"):
@@ -293,7 +293,7 @@ def test_three_stacks():
     leaked = hold(
         verdict="leaked",
         site=here,
-        evidence=("thread worker-1 took it and has ended", "kept by a global"),
+        evidence=("thread worker-1 checked it out and has ended", "kept by a global"),
         held_s=125.0,
         backend_pid=4711,
     )
@@ -306,7 +306,7 @@ def test_three_stacks():
     lines = shown(process(leaked, hold("h2")), verbose=True).splitlines()
     assert lines[-9:] == [
         "  leaked 2m05s: worker-1, backend 4711",
-        "    evidence: thread worker-1 took it and has ended; kept by a global",
+        "    evidence: thread worker-1 checked it out and has ended; kept by a global",
         "    taken here      app/export.py:88 in export",
         "                    app/f0.py:0 in f0",
         "                    app/f1.py:1 in f1",
@@ -374,7 +374,7 @@ def everything():
         switched_off=True,
         counters=counters(checkouts=10**9, timeouts=10**6, leaked=10**5),
     )
-    marks = tuple(FrozenMark("orders", "timeout", EVIL * 20) for _ in range(9))
+    marks = tuple(IncidentMark("orders", "timeout", EVIL * 20) for _ in range(9))
     return process(
         bad,
         pools=(busy,),

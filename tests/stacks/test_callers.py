@@ -269,7 +269,9 @@ def test_the_log_names_the_callers(shared, caplog, watchdog):
     at, first, second = lines()
     with caplog.at_level(logging.WARNING, "poolwatch"):
         until(lambda: watchdog.tick() or caplog.records)
-    (said,) = [r.message for r in caplog.records if "connection taken at" in r.message]
+    (said,) = [
+        r.message for r in caplog.records if "connection checked out at" in r.message
+    ]
     head = said.splitlines()[0]
     assert f"test_callers.py:{at} from " in head
     assert f"test_callers.py:{first}" in head

@@ -11,7 +11,7 @@ from helpers import until_async
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.errors import UnreachableError
-from poolwatch.model import Frozen, FrozenMark, Unreachable
+from poolwatch.model import IncidentMark, IncidentSnapshot, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.line import length, plain
 from poolwatch.tui.incident_screens import incident_board
@@ -67,7 +67,7 @@ class Remembering(FakeSource):
     """A source with pictures, or with an error instead of them."""
 
     def __init__(self, frozen=(), unreachable=(), error=None):
-        mark = FrozenMark("orders", "exhausted", AT)
+        mark = IncidentMark("orders", "exhausted", AT)
         super().__init__(snapshot(process(hold("today"), frozen=(mark,))))
         self.pictures = tuple(frozen), tuple(unreachable)
         self.error = error
@@ -75,7 +75,7 @@ class Remembering(FakeSource):
         self.told = threading.Event()
         self.told.set()
 
-    def all_frozen(self):
+    def all_incident_snapshots(self):
         self.asked += 1
         self.told.wait(60)
         if self.error is not None:
@@ -86,7 +86,7 @@ class Remembering(FakeSource):
 def picture(*holds, kind="exhausted", at=AT, **changes):
     holds = holds or (hold("then", held_s=9.0, thread="exporter"),)
     changes.setdefault("waits", (wait(),))
-    return Frozen("orders", kind, at, process(*holds, **changes))
+    return IncidentSnapshot("orders", kind, at, process(*holds, **changes))
 
 
 async def test_a_real_process_shows_what_it_kept(apps):

@@ -20,7 +20,7 @@ from fakes import (
 )
 
 from poolwatch.errors import NoProcessError, UnreachableError
-from poolwatch.model import NO_SAMPLES, FrozenMark, SiteStats, Unreachable
+from poolwatch.model import NO_SAMPLES, IncidentMark, SiteStats, Unreachable
 from poolwatch.text.format import width
 from poolwatch.tui.draw import sql
 from poolwatch.tui.draw.line import length, plain, wrap
@@ -79,7 +79,7 @@ def hostile(**changes):
     status = server_status(error=HOSTILE, version=HOSTILE, address=HOSTILE)
     asking = wait(task=HOSTILE, labels={"a": HOSTILE}, site=site)
     values = {"pools": (named,), "findings": (found,), "servers": (status,)}
-    values |= {"left_out": (HOSTILE,), "frozen": (FrozenMark("x", HOSTILE, HOSTILE),)}
+    values |= {"left_out": (HOSTILE,), "frozen": (IncidentMark("x", HOSTILE, HOSTILE),)}
     whole = process(one, name=HOSTILE, host=HOSTILE, waits=(asking,), **values)
     return snapshot(whole, unreachable=(Unreachable(9, HOSTILE),), **changes)
 
@@ -348,9 +348,9 @@ def test_what_is_not_recorded_is_said_loudly(board, cells):
 def test_incident_snapshots_and_what_was_left_out_are_named(board):
     today = datetime.now(UTC).date().isoformat()
     marks = (
-        FrozenMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
-        FrozenMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
-        FrozenMark("gone", "pool_deadlock", "\x1b[2J"),
+        IncidentMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
+        IncidentMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
+        IncidentMark("gone", "pool_deadlock", "\x1b[2J"),
     )
     gone = hold(held_s=40.0, verdict="long")
     one = process(gone, frozen=marks, left_out=("who keeps h1 alive",))

@@ -22,7 +22,7 @@ RootKind = Literal[
     "scheduled call", "unknown",
 ]  # fmt: skip
 
-DEEPEST = 1000
+MAX_FRAMES = 1000
 """Most frames of one stack that are read, innermost first."""
 
 
@@ -129,7 +129,7 @@ def stack_places(
     above: list[Any] = []
     modules: set[int] = set()
     """Ids of the globals of the frames above."""
-    for _ in range(DEEPEST):
+    for _ in range(MAX_FRAMES):
         if frame is None:
             return
         names: list[Any] = []

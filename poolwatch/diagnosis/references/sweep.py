@@ -31,7 +31,7 @@ _ENTRIES = 4000
 """Most entries of all containers in one batch."""
 _SKIPPED_PER_VISIT = 40
 """Entries of a dict that are skipped in the time that it takes to visit one."""
-_MOST_EXTRA = 15_000
+_MAX_EXTRA = 15_000
 """Most objects by which skipping may prolong a step."""
 _OVERHEAD = 8
 """Fixed cost of a batch, counted in objects."""
@@ -243,7 +243,7 @@ class Sweep:
         if at == 0:
             attributes = attributes_of(container)
             yield from self._pieces(self._fresh([attributes] if attributes else []))
-        self._extra = max(self._extra, min(at // _SKIPPED_PER_VISIT, _MOST_EXTRA))
+        self._extra = max(self._extra, min(at // _SKIPPED_PER_VISIT, _MAX_EXTRA))
         while at < (length := self._guide.length(container)):
             self.changed |= length < progress.lengths.get(key, 0)
             progress.lengths[key] = length

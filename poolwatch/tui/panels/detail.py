@@ -5,7 +5,7 @@ from __future__ import annotations
 from poolwatch.model import Finding, Frame, Hold
 from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import duration, neutral, one_line, place, plural, taken_at
-from poolwatch.text.frozen import moment
+from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name, task_name
 from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
 from poolwatch.tui.draw.sql import statement_lines
@@ -122,7 +122,7 @@ def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     missing = "the holder has ended, or cannot be read"
     title = "NOW HERE"
     if board.incident is not None:
-        title = f"HERE AT {moment(board.incident.at)[1]}"
+        title = f"HERE AT {date_and_time(board.incident.at)[1]}"
     above = taken, hold.used
     now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]

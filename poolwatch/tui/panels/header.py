@@ -14,7 +14,7 @@ from poolwatch.text.format import (
     plural,
     short_time,
 )
-from poolwatch.text.frozen import moment
+from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
 from poolwatch.tui.polling import Mode
@@ -47,7 +47,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
     if board.incident is not None:
-        day, time = moment(board.incident.at)
+        day, time = date_and_time(board.incident.at)
         badge = f"{badge} {time}"
     start: Line = (("  poolwatch ", "title"),)
     names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poolwatch.diagnosis.holds import leaves_open
-from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
+from poolwatch.model import IncidentMark, PoolStats, Process, Snapshot
 from poolwatch.text.format import one_line
-from poolwatch.text.frozen import incident_words, moment, pool_name
+from poolwatch.text.incident_snapshots import date_and_time, incident_words, pool_name
 from poolwatch.tui.draw.gauge import bar, spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
@@ -187,7 +187,7 @@ def _unreachable(board: Board) -> list[str]:
     ]
 
 
-def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
+def _incidents(marks: Sequence[tuple[Process, IncidentMark]], cells: int) -> Line:
     """List the incident snapshots, newest first; the key is always shown."""
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
@@ -203,6 +203,6 @@ def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
 
 def _when(at: str) -> str:
     """Shorten ``2026-01-01T03:12:44+00:00``; for today, to the time."""
-    day, time = moment(at)
+    day, time = date_and_time(at)
     today = datetime.now(UTC).date().isoformat()
     return time if day == today else f"{day} {time}".strip()

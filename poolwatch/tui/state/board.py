@@ -12,7 +12,7 @@ from typing import Literal
 
 from poolwatch.model import (
     Finding,
-    Frozen,
+    IncidentSnapshot,
     Process,
     Snapshot,
     Unreachable,
@@ -67,7 +67,7 @@ class Board:
     """Number of rows that the filter hides."""
     unfold: bool = False
     """Whether library frames are shown."""
-    incident: Frozen | None = None
+    incident: IncidentSnapshot | None = None
     """The incident snapshot that is shown; None for live data."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""

@@ -1,4 +1,4 @@
-"""The open holds and waits of all pools at one moment, with their evidence."""
+"""One reading of the ledger: the open holds and waits of all pools, with evidence."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class OpenRequests:
                     self.holds[each].nested = True
 
 
-class Moment:
-    """All pools at one moment, read without changing anything in the application."""
+class LedgerReading:
+    """All pools of the ledger, read at one time without changing the application."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
@@ -77,7 +77,7 @@ class Moment:
         requests = Counter([each.requester() for each in (*open_holds, *waits)])
         for evidence in holds.values():
             evidence.one_of_several = requests[evidence.owner] > 1
-        for evidence in _taken_again(holds, waits):
+        for evidence in _requested_again(holds, waits):
             evidence.called_again = True
             evidence.frames_left = 0
         self.pools.append(OpenRequests(pool, holds, waits))
@@ -136,7 +136,8 @@ class Moment:
 
         Stacks, holds, waits and references are read one after the other. They are
         consistent only if the holds and waits are unchanged at the end, and if the
-        code that took a suspect has neither returned nor been called again meanwhile.
+        code that checked out a suspect has neither returned nor been called again
+        meanwhile.
         """
         self._stacks.clear()
         if any(pool.waits for pool in self.pools) or any(
@@ -167,7 +168,7 @@ class Moment:
         return self._stacks[holder]
 
 
-def _taken_again(
+def _requested_again(
     holds: dict[Checkout, HoldEvidence], waits: Iterable[Checkout]
 ) -> Iterator[HoldEvidence]:
     """Yield the holds whose function has requested another connection since.
