@@ -66,7 +66,7 @@ class Judge:
         return [leak for leak in leaks if not self._ignored(leak)]
 
     def _wait_for_returns(self, owner: Owner, suspects: Suspects) -> None:
-        """Wait for the return of the suspects, but not of holds taken meanwhile."""
+        """Wait for the return of the suspects, but not of later ones."""
         grace = self._grace
         if grace is None:
             in_other_threads = any_in_other_thread(hold for hold, _ in suspects)

@@ -1,7 +1,7 @@
-"""Determines which test or wider fixture (class, module, session) takes a connection.
+"""Determines the test or wider fixture (class, module, session) of each checkout.
 
 The main thread works for one owner at a time. Threads and tasks belong to the owner
-that started them, even if they take a connection later. Jobs of an executor belong to
+that started them, even if they check one out later. Jobs of an executor belong to
 the owner that submitted them.
 """
 
@@ -108,8 +108,8 @@ class Owners:
         """The owner of each open hold."""
         self.collected_after_judging: list[Owner] = []
         """Owners with a hold that was garbage-collected after they were judged."""
-        self.took_after_judging: dict[int, Owner] = {}
-        """By id: owners with a hold that one of their threads took after judging."""
+        self.checked_out_after_judging: dict[int, Owner] = {}
+        """By id: owners with a hold that one of their threads began after judging."""
         self.unjudged: dict[str, str] = {}
         """Name and kind of the used pools that cannot be judged."""
         self.main_thread = get_ident()
@@ -137,7 +137,7 @@ class Owners:
             return
         self.charge(owner, hold, pool)
         if owner.judged:
-            self.took_after_judging[id(owner)] = owner
+            self.checked_out_after_judging[id(owner)] = owner
         count = len(owner.out)
         if count > owner.peak:
             owner.peak = count
@@ -267,5 +267,5 @@ class Owners:
 
 
 def any_in_other_thread(holds: Iterable[Checkout]) -> bool:
-    """Whether another thread took any of these holds."""
+    """Whether another thread checked out any of these holds."""
     return any(hold.holder.ident != get_ident() for hold in holds)

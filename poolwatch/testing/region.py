@@ -87,7 +87,7 @@ class Region:
     def mark_suspects(self) -> None:
         """End the block: only holds that are open now may be leaks.
 
-        A thread started in the block may go on to take and return connections.
+        A thread started in the block may go on to check out and return connections.
         """
         self._suspects = dict(self.out)
 

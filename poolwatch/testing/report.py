@@ -15,10 +15,10 @@ from poolwatch.stacks.compare import taking_frames
 from poolwatch.testing.leak import Leak
 from poolwatch.text.format import activity, duration, one_line, place, plural
 
-MOST_LINES = 15
+MAX_LINES = 15
 """Maximum number of lines of one text, without ``everything``."""
 _FRAMES = 3
-"""Number of callers shown below the line that took the connection."""
+"""Number of callers shown below the line that checked out the connection."""
 
 _TEST_RUNNERS = frozenset({"_pytest", "unittest", "pluggy"})
 """Callers are shown up to the test runner, which calls every test."""
@@ -29,9 +29,9 @@ _WHAT = {
     "detached": "detached from its pool and not closed",
 }
 _FIX = {
-    "held": "take it in a with block (or close() it in a finally clause), so that it "
-    "is returned however the code ends",
-    "collected": "take it in a with block (or close() it in a finally clause)",
+    "held": "use a with block (or call close() in a finally clause), so that the "
+    "connection is returned even after an exception",
+    "collected": "use a with block (or call close() in a finally clause)",
     "detached": "after detach() the caller must close() the connection",
 }
 
@@ -52,19 +52,19 @@ def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> st
     lines = [headline(leaks, who)]
     for shown, group in enumerate(groups.values()):
         block = _block(group, everything)
-        if shown and not everything and len(lines) + len(block) > MOST_LINES - 1:
+        if shown and not everything and len(lines) + len(block) > MAX_LINES - 1:
             rest = len(groups) - shown
             lines.append(f"  ... and {plural(rest, 'more place')}: see -vv")
             break
         lines += block
-    return "\n".join(lines if everything else lines[:MOST_LINES])
+    return "\n".join(lines if everything else lines[:MAX_LINES])
 
 
 def brief(leak: Leak) -> str:
     """Return one line about one leak."""
     function = f" in {leak.site.function}" if leak.site else ""
     return one_line(
-        f"taken at {place(leak.site)}{function}, pool {leak.pool!r}: "
+        f"checked out at {place(leak.site)}{function}, pool {leak.pool!r}: "
         f"{_WHAT[leak.kind]} ({_age(leak)})"
     )
 
@@ -74,7 +74,9 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
     count = f"{len(group)} connections " if len(group) > 1 else ""
     function = f" in {leak.site.function}" if leak.site else ""
     lines = [
-        _line(2, f"{count}taken at {place(leak.site)}{function}, pool {leak.pool!r}")
+        _line(
+            2, f"{count}checked out at {place(leak.site)}{function}, pool {leak.pool!r}"
+        )
     ]
     source = _source(leak.site)
     if source:

@@ -102,7 +102,7 @@ class PoolLeaks:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, Any, Any]:
-        """Charge connections taken at the import of a file to the file."""
+        """Charge connections checked out at the import of a file to the file."""
         before = self._owners.current
         owner = self._owners.current = Owner("collection", collector)
         try:
@@ -169,7 +169,7 @@ class PoolLeaks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> None:
-        """Make a wider fixture the owner of the connections that its setup takes."""
+        """Make a wider fixture the owner of the checkouts of its setup."""
         if fixturedef in self._function_scoped:
             return
         if fixturedef.scope == "function":
@@ -337,8 +337,8 @@ class PoolLeaks:
         if owner.kind == "collection":
             owner.out.clear()  # a module may hold connections for good
         leaks = self._judge.leaks(owner, self._postpone)
-        if owner.out:  # taken meanwhile
-            self._owners.took_after_judging[id(owner)] = owner
+        if owner.out:  # checked out meanwhile
+            self._owners.checked_out_after_judging[id(owner)] = owner
         if not leaks or owner.failed:
             return
         text = describe(leaks, owner.name, everything=self._everything)
@@ -356,7 +356,7 @@ class PoolLeaks:
         self._owners.current = None
         remaining = [
             *self._import_owners,
-            *list(self._owners.took_after_judging.values()),
+            *list(self._owners.checked_out_after_judging.values()),
         ]
         if any(owner.out for owner in remaining):
             gc.collect()

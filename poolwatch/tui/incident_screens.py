@@ -152,13 +152,18 @@ def _top_site(incident: Frozen) -> Run:
 
 
 COLUMNS: tuple[Column[Frozen], ...] = (
-    Column("at", "taken", 23, 23, 0, _time),
+    Column("at", "time", 23, 23, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(
-        "kind", "was", 10, 10, 2, lambda each: (incident_words(each.kind)[0], "bad")
+        "kind",
+        "incident",
+        10,
+        10,
+        2,
+        lambda each: (incident_words(each.kind)[0], "bad"),
     ),
     Column("holds", "held", 4, 4, 4, _held, place=right),
     Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
     Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),
-    Column("most", "most taken at", 18, 60, 3, _top_site),
+    Column("site", "top call site", 18, 60, 3, _top_site),
 )

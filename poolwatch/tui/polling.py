@@ -19,7 +19,7 @@ from poolwatch.text.frozen import IncidentSnapshotSource
 _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 Mode = Literal[
-    "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "frozen"
+    "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "saved"
 ]
 """How current the data on the screen is."""
 

@@ -331,7 +331,7 @@ class SitesPage(Page):
     def body(self, cells: int) -> list[Line]:
         rows = sites.sites(self.board)
         if not rows:
-            return [(("  no connection has been taken yet", "muted"),)]
+            return [(("  no connection has been checked out yet", "muted"),)]
         table = sites.layout(rows, cells + 1)
         return [*map(table.line, rows), BLANK, *sites.explained(cells)]
 

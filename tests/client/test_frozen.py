@@ -98,7 +98,7 @@ def test_over_but_kept(apps):
 
     verbose = apps.poolwatch("ps", "--frozen", "-v", "--sites").stdout
     for title, marker in (
-        ("taken here", "taken"),
+        ("checked out here", "taken"),
         ("last used here", "used"),
         ("now here", "now"),
     ):

@@ -185,7 +185,7 @@ def test_an_owner_that_was_judged(owner, owners, sqlite):
     """A connection it takes after that is not forgotten."""
     owner.judged = True
     lent = sqlite().connect()
-    assert list(owners.took_after_judging.values()) == [owner]
+    assert list(owners.checked_out_after_judging.values()) == [owner]
     lent.close()
 
 

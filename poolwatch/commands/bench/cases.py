@@ -160,6 +160,6 @@ def _execute(connection: Any, statement: str, values: tuple[Any, ...]) -> None:
 def workloads(operations: int) -> tuple[Workload, ...]:
     """Return the workloads, with ``operations`` operations each."""
     return (
-        Workload("take a connection, SELECT 1", operations, _checkouts),
+        Workload("check out, SELECT 1", operations, _checkouts),
         Workload(f"ETL of {operations:,} documents", operations, _documents),
     )

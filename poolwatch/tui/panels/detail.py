@@ -114,27 +114,27 @@ def _application(row: Row, cells: int) -> list[Line]:
 def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw the stacks of the checkout, of the last use, and of the holder now."""
     hold = row.hold
-    taken = hold.stack or ((hold.site,) if hold.site else ())
+    checkout = hold.stack or ((hold.site,) if hold.site else ())
     unfold = board.unfold
-    body = stack_lines(taken, hold.site, unfold=unfold)
-    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_muted("no stack")])]
-    lines += _used(board, hold, taken, cells)
+    body = stack_lines(checkout, hold.site, unfold=unfold)
+    lines = [BLANK, _heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
+    lines += _used(board, hold, checkout, cells)
     missing = "the holder has ended, or cannot be read"
     title = "NOW HERE"
     if board.incident is not None:
         title = f"HERE AT {moment(board.incident.at)[1]}"
-    above = taken, hold.used
+    above = checkout, hold.used
     now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
 
 
-def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
+def _used(board: Board, hold: Hold, checkout: Stack, cells: int) -> list[Line]:
     """Draw the stack of the last statement, and how long ago it ran."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
     title, site, unfold = "LAST USED HERE", hold.site, board.unfold
     lines = _stack_below(
-        title, "no stack", hold.used, (taken,), site=site, unfold=unfold
+        title, "no stack", hold.used, (checkout,), site=site, unfold=unfold
     )
     ago, now = ("ago", "now") if board.incident is None else ("before", "then")
     since = f"{duration(hold.unused_s)} {ago}"
@@ -161,7 +161,7 @@ def _stack_below(
     if not stack:
         return [BLANK, (*head, (f"  {missing}", "muted"))]
     if stack in above:
-        which = "acquired" if stack == above[0] else "last used"
+        which = "checked out" if stack == above[0] else "last used"
         name = f" (where it was {which})" if len(above) > 1 else ""
         return [BLANK, (*head, (f"  as above{name}", "muted"))]
     same = max(shared(stack, other) for other in above)
@@ -178,7 +178,7 @@ def _muted(text: str) -> Line:
 
 def _facts(row: Row) -> list[tuple[str, str, str]]:
     hold, process, pool = row.hold, row.process, row.pool
-    kind = f"  {pool.kind}, {pool.checked_out} out" if pool else ""
+    kind = f"  {pool.kind}, {pool.checked_out} checked out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
     has_both = hold.task and hold.thread
     task = task_name(hold.task) if hold.task else ""

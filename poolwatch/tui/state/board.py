@@ -92,7 +92,7 @@ class Board:
         """Return how current the data on the screen is."""
         last = self.last
         if self.incident is not None:
-            return "frozen"
+            return "saved"
         if last is None:
             return "starting"
         if self.paused:
