@@ -87,7 +87,7 @@ class LiveSource:
         fallback = environment_dsn(environ) if dsn is None else None
         self._environment = reader(fallback) if fallback is not None else None
         self._processes = ProcessRegistry(client, self._calls, patience_s)
-        self._ghosts: dict[Address, frozenset[str]] = {}
+        self._missing_before: dict[Address, frozenset[str]] = {}
         """By agent: ids of the holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
@@ -147,9 +147,11 @@ class LiveSource:
         Its connection may be closing: when a statement is cancelled, drivers close the
         connection first, and then the pool ends the hold.
         """
-        if any(m - self._ghosts.get(a, frozenset()) for a, m in missing.items()):
+        if any(
+            m - self._missing_before.get(a, frozenset()) for a, m in missing.items()
+        ):
             time.sleep(_CLOSING_S)
-        self._ghosts = {}
+        self._missing_before = {}
 
     def _still_open(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
         """The missing holds that are still open in a second snapshot."""
@@ -159,7 +161,7 @@ class LiveSource:
             second_view = self._client.view(address)
         except PoolwatchError:
             return frozenset()
-        found = self._ghosts[address] = missing & {
+        found = self._missing_before[address] = missing & {
             hold.id for hold in second_view.holds
         }
         return found

@@ -41,7 +41,7 @@ _MAX_FRAMES = 5
 _MAX_MARKS = 3
 
 _SWITCHED_OFF = (
-    "NOTHING IS RECORDED since a hook of poolwatch failed: see the application's log"
+    "NOTHING IS RECORDED: a hook of poolwatch failed, see the application's log"
 )
 
 
@@ -316,7 +316,7 @@ def _sites(process: Process, style: Style) -> Iterable[str]:
             continue
         sites.sort(key=_cost)
         what = "callers" if style.by == "caller" else "call sites"
-        title = f"{what} of {one_line(pool.name)}, the costliest first:"
+        title = f"{what} of {one_line(pool.name)}, costliest first:"
         yield from _wrapped(title, style, 2)
         shown: list[tuple[SiteStats, bool]] = []
         for site in sites[:_MAX_SITES]:

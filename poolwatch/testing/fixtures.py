@@ -93,7 +93,7 @@ class _CheckoutLimit:
 
 def _too_many(region: Region, n: int) -> str:
     held = plural(len(region.peak), "connection")
-    lines = [f"this block held {held} at once, not {n}"]
+    lines = [f"this block held {held} at once; the limit is {n}"]
     for hold in region.peak:
         frames = taking_frames(hold.path.frames())[:4]
         names = [f"{place(frame)} in {frame.function}" for frame in frames]
@@ -112,7 +112,7 @@ class PoolWatch:
         holds = agent.source.process().holds
         if self._owner is None:
             return holds
-        own_ids = {f"h{hold.number}" for hold in list(self._owner.out)}
+        own_ids = {f"h{hold.number}" for hold in list(self._owner.open_holds)}
         return tuple(hold for hold in holds if hold.id in own_ids)
 
     @property

@@ -44,7 +44,7 @@ class Owner:
         self.node = node
         """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
-        self.out: dict[Checkout, PoolLedger] = {}
+        self.open_holds: dict[Checkout, PoolLedger] = {}
         """The open holds of the owner, with the ledger of each pool."""
         self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
         """Holds that were garbage-collected, and when (``time.monotonic()``)."""
@@ -138,23 +138,23 @@ class Owners:
         self.charge(owner, hold, pool)
         if owner.judged:
             self.checked_out_after_judging[id(owner)] = owner
-        count = len(owner.out)
+        count = len(owner.open_holds)
         if count > owner.peak:
             owner.peak = count
             if owner.records_peak:
-                owner.at_peak = [each.path.frames() for each in list(owner.out)]
+                owner.at_peak = [each.path.frames() for each in list(owner.open_holds)]
 
     def charge(self, owner: Owner, hold: Checkout, pool: PoolLedger) -> None:
         """Assign a hold to an owner."""
         self._owner_by_hold[hold] = owner
-        owner.out[hold] = pool
+        owner.open_holds[hold] = pool
 
     def ended(
         self, pool: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
         """Remove an ended hold from its owner; a garbage-collected one is a leak."""
         owner = self._owner_by_hold.pop(hold, None)
-        if owner is None or owner.out.pop(hold, None) is None:
+        if owner is None or owner.open_holds.pop(hold, None) is None:
             return
         if owner.records_peak and now - hold.taken > owner.longest[0]:
             owner.longest = now - hold.taken, hold.path.frames()

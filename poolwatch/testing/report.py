@@ -16,7 +16,7 @@ from poolwatch.testing.leak import Leak
 from poolwatch.text.format import activity, duration, one_line, place, plural
 
 MAX_LINES = 15
-"""Maximum number of lines of one text, without ``everything``."""
+"""Maximum number of lines of one text, without ``verbose``."""
 _FRAMES = 3
 """Number of callers shown below the line that checked out the connection."""
 
@@ -36,28 +36,28 @@ _FIX = {
 }
 
 
-def headline(leaks: Sequence[Leak], who: str) -> str:
+def headline(leaks: Sequence[Leak], subject: str) -> str:
     """Return one line about all leaks of one test or block."""
-    return one_line(f"{who} leaked {plural(len(leaks), 'connection')}")
+    return one_line(f"{subject} leaked {plural(len(leaks), 'connection')}")
 
 
-def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
-    """Return the whole text: at most 15 lines, or with ``everything`` all details.
+def describe(leaks: Sequence[Leak], subject: str, *, verbose: bool = False) -> str:
+    """Return the whole text: at most 15 lines, or with ``verbose`` all details.
 
     Leaks of one kind, pool and call site are described together, with their number.
     """
     groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
     for leak in leaks:
         groups[leak.kind, leak.pool, leak.site].append(leak)
-    lines = [headline(leaks, who)]
+    lines = [headline(leaks, subject)]
     for shown, group in enumerate(groups.values()):
-        block = _block(group, everything)
-        if shown and not everything and len(lines) + len(block) > MAX_LINES - 1:
+        block = _block(group, verbose)
+        if shown and not verbose and len(lines) + len(block) > MAX_LINES - 1:
             rest = len(groups) - shown
             lines.append(f"  ... and {plural(rest, 'more place')}: see -vv")
             break
         lines += block
-    return "\n".join(lines if everything else lines[:MAX_LINES])
+    return "\n".join(lines if verbose else lines[:MAX_LINES])
 
 
 def brief(leak: Leak) -> str:
@@ -69,7 +69,7 @@ def brief(leak: Leak) -> str:
     )
 
 
-def _block(group: Sequence[Leak], everything: bool) -> list[str]:
+def _block(group: Sequence[Leak], verbose: bool) -> list[str]:
     leak = group[0]
     count = f"{len(group)} connections " if len(group) > 1 else ""
     function = f" in {leak.site.function}" if leak.site else ""
@@ -81,7 +81,7 @@ def _block(group: Sequence[Leak], everything: bool) -> list[str]:
     source = _source(leak.site)
     if source:
         lines.append(f"  >   {source}")
-    names = _distinguishing_callers(group) or _callers(leak, everything)
+    names = _distinguishing_callers(group) or _callers(leak, verbose)
     lines += [f"      from {each}" for each in names]
     lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
     if leak.kept:
@@ -122,8 +122,8 @@ def _distinguishing_callers(group: Sequence[Leak]) -> list[str]:
     ]
 
 
-def _callers(leak: Leak, everything: bool) -> list[str]:
-    if everything:
+def _callers(leak: Leak, verbose: bool) -> list[str]:
+    if verbose:
         frames = leak.stack
     else:
         stack = takewhile(_is_below_test_runner, leak.stack)

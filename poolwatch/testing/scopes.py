@@ -48,17 +48,17 @@ class WiderFixture:
 
         wanted = {
             id(proxy): hold
-            for hold in list(owner.out)
+            for hold in list(owner.open_holds)
             if (proxy := hold.proxy()) is not None
         }
         postponed = owner.without_holds()
         test = self.owner.node
         for found_id in reachable_objects(self.definition, test, set(wanted)):
             hold = wanted[found_id]
-            pool = owner.out.pop(hold, None)
+            pool = owner.open_holds.pop(hold, None)
             if pool is not None:
                 owners.charge(postponed, hold, pool)
-        if postponed.out:
+        if postponed.open_holds:
             self.postponed_owners.append(postponed)
 
 

@@ -23,8 +23,8 @@ from poolwatch.tui.screens import MainScreen, Page
 from poolwatch.tui.state.board import Board
 
 _ABOUT = (
-    "Each process keeps a snapshot of itself when one of its pools is exhausted, times "
-    "out or is deadlocked for the first time. They are lost when the process ends."
+    "A process saves a snapshot the first time that one of its pools is exhausted, "
+    "times out or is deadlocked. The snapshots are lost when the process ends."
 )
 
 
@@ -112,7 +112,7 @@ def incident_board(incident: Frozen) -> Board:
     """Return a board with the pool that had the incident; it never changes."""
     board = Board(incident=incident)
     process = limited_to_pool(incident.process, incident.pool)
-    board.take(Reading(0.0, Snapshot((process,))), 0.0)
+    board.accept(Reading(0.0, Snapshot((process,))), 0.0)
     return board
 
 

@@ -287,7 +287,7 @@ class HelpPage(Page):
 
 
 class WhyPage(Page):
-    """All findings, the worst first, with proof and remedy."""
+    """All findings, worst first, with proof and remedy."""
 
     _now = 0.0
     """Time of the last paint()."""

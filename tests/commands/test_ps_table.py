@@ -100,7 +100,7 @@ def test_pool_line(changes, words):
 
 def test_a_pool_that_records_nothing_says_so_under_its_line():
     text = shown(process(pools=(pool("a"), pool("b", switched_off=True))))
-    before, after = text.split("NOTHING IS RECORDED since a hook of poolwatch")
+    before, after = text.split("NOTHING IS RECORDED: a hook of poolwatch")
     assert before.splitlines()[-2].startswith("  b (")
     assert "see the application's log" in after
 
@@ -271,7 +271,7 @@ def test_sites_are_grouped_by_pool():
         sites=(site(pool="b"), site("/srv/x/y.py:1", pool="a")),
     )
     titles = [line for line in shown(of, sites=True).splitlines() if "sites of" in line]
-    assert titles == [f"  call sites of {n}, the costliest first:" for n in "ab"]
+    assert titles == [f"  call sites of {n}, costliest first:" for n in "ab"]
 
 
 # -- the proof ---------------------------------------------------------------------

@@ -201,19 +201,19 @@ def test_states():
     nobody = FakeSource(NoProcessError("no process in /run/x"))
     b = Board(empty_hint="call poolwatch.instrument(engine)")
     assert b.mode(100) == "starting"
-    b.take(read_source(nobody), 100)
+    b.accept(read_source(nobody), 100)
     assert b.mode(100) == "none"
     good = FakeSource(snapshot(process(hold())))
-    b.take(read_source(good), 100)
-    now = b.last.asked_at
+    b.accept(read_source(good), 100)
+    now = b.last.requested_at
     assert b.mode(now) == "live"
     assert b.mode(now + 60) == "stale"
-    b.take(read_source(FakeSource(UnreachableError("no answer"))), now)
+    b.accept(read_source(FakeSource(UnreachableError("no answer"))), now)
     assert b.mode(now) == "failed"
-    b.take(read_source(nobody), now)
+    b.accept(read_source(nobody), now)
     assert b.mode(now) == "lost"
     assert len(b.rows) == 1
-    b.take(read_source(FakeSource(RuntimeError("boom"))), now)
+    b.accept(read_source(FakeSource(RuntimeError("boom"))), now)
     assert "boom" in b.error
     b.paused = True
     assert b.mode(now) == "paused"
@@ -343,7 +343,7 @@ def test_what_is_not_recorded_is_said_loudly(board, cells):
     assert lines[2][0][1] == "bad"
     why = text(header.why(b, 101, cells, 2))
     assert "healthy" not in why
-    assert "1 pool not recorded any more" in why
+    assert "1 pool no longer recorded" in why
 
 
 def test_incident_snapshots_and_what_was_left_out_are_named(board):

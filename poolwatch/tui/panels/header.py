@@ -194,9 +194,7 @@ def _unobserved(board: Board) -> list[Line]:
     """Warn about pools that are not recorded and servers that are not read."""
     off = sum(p.switched_off for each in board.snapshot.processes for p in each.pools)
     if off:
-        text = (
-            f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
-        )
+        text = f"■ {plural(off, 'pool')} no longer recorded: a hook of poolwatch failed"
         return [_first(text, "bad"), _second("see the application's log")]
     reports = (status for each in board.snapshot.processes for status in each.servers)
     # If the application has switched its server view off, no warning is due.
