@@ -21,8 +21,7 @@ from poolwatch.errors import (
     UnreachableError,
 )
 from poolwatch.model import IncidentSnapshot, Process, Unreachable
-from poolwatch.protocol import document as wire
-from poolwatch.protocol import liveness, sockets
+from poolwatch.protocol import document, liveness, sockets
 from poolwatch.protocol.records import AgentReading, Trace
 from poolwatch.protocol.sockets import Address
 from poolwatch.text.format import one_line
@@ -62,7 +61,7 @@ class Client:
 
     def view(self, address: Address) -> Process:
         """Return one process's current snapshot; raises UnreachableError."""
-        snapshot = wire.from_json(self._get(address, "/view"))
+        snapshot = document.from_json(self._get(address, "/view"))
         if len(snapshot.processes) != 1:
             raise UnreachableError("the answer does not describe exactly one process")
         return snapshot.processes[0]
@@ -71,13 +70,13 @@ class Client:
         """Let a process read its own servers; raises UnreachableError."""
         query = urlencode({"linger": linger})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
-        return wire.list_from_json(AgentReading, text, "servers")
+        return document.list_from_json(AgentReading, text, "servers")
 
     def traces(self, address: Address, seconds: float) -> Sequence[Trace]:
         """Let a process record its pools for ``seconds``; raises UnreachableError."""
         query = urlencode({"seconds": seconds})
         text = self._get(address, f"/trace?{query}", patience_s=seconds + PATIENCE_S)
-        return wire.list_from_json(Trace, text, "traces")
+        return document.list_from_json(Trace, text, "traces")
 
     def all_traces(
         self, seconds: float
@@ -98,7 +97,7 @@ class Client:
             raise UnreachableError(
                 "its version of poolwatch is too old to keep incident snapshots"
             ) from None
-        return tuple(wire.list_from_json(IncidentSnapshot, text, "frozen"))
+        return tuple(document.list_from_json(IncidentSnapshot, text, "frozen"))
 
     def all_incident_snapshots(
         self,

@@ -17,7 +17,7 @@ from poolwatch.model import (
     ServerStatus,
     Severity,
 )
-from poolwatch.text.format import duration, taken_at
+from poolwatch.text.format import call_site, duration
 
 if TYPE_CHECKING:
     from poolwatch.protocol.records import Backend
@@ -71,7 +71,7 @@ def _joined(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
 def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
     pids = ", ".join(map(str, row.blocked_by))
     names = [
-        f"{taken_at(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
+        f"{call_site(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
         f"pid {blocker.backend_pid})"
         for blocker in blockers
     ]
@@ -80,7 +80,7 @@ def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
         hold,
         "lock_wait",
         "critical",
-        text=f"{taken_at(hold)} waits for a lock held by {by}",
+        text=f"{call_site(hold)} waits for a lock held by {by}",
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
         remedy="Commit or roll back the blocking transaction; do slow work after it.",
@@ -93,7 +93,7 @@ def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
         hold,
         "idle_in_transaction",
         "warning",
-        text=f"{taken_at(hold)} has been idle in a transaction for {duration(age)}",
+        text=f"{call_site(hold)} has been idle in a transaction for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} is {row.state}",
         remedy="Commit or roll back before work that does not need the database.",
     )
@@ -104,7 +104,7 @@ def _slow_query(hold: Hold, age: float) -> Finding:
         hold,
         "slow_query",
         "warning",
-        text=f"{taken_at(hold)} has been running one statement for {duration(age)}",
+        text=f"{call_site(hold)} has been running one statement for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} has been active all that "
         "time and waits for no lock",
         remedy="Tune the statement, starting with EXPLAIN; the pool is not the cause.",
@@ -182,7 +182,7 @@ def _ghost(
     backends += f" and {more} more" if more > 0 else ""
     sites = distinct_sites(*(hold.site for hold in holds))
     single = len(holds) == 1
-    sites_in_words = dict.fromkeys(taken_at(hold) for hold in holds)
+    sites_in_words = dict.fromkeys(call_site(hold) for hold in holds)
     shown_sites = ", ".join(list(sites_in_words)[:3]) or "?"
     subject = (
         f"{shown_sites} holds a connection"

@@ -20,7 +20,7 @@ from poolwatch.model import (
     Process,
     Severity,
 )
-from poolwatch.text.format import duration, place, plural, site_and_callers, taken_at
+from poolwatch.text.format import call_site, duration, place, plural, site_and_callers
 
 _RECENT_S = 600.0
 """Seconds for which an ended use of a parent's connection is reported."""
@@ -213,7 +213,7 @@ def fork_shared(
     shared = [each.hold for each in holds if each.evidence.inherited]
     found = [
         _fork_shared(
-            pool, hold.site, taken_at(hold), hold.backend_pid, holds=(hold.id,)
+            pool, hold.site, call_site(hold), hold.backend_pid, holds=(hold.id,)
         )
         for hold in shared
     ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from poolwatch.diagnosis.common import distinct_sites, ids, still_running
 from poolwatch.diagnosis.evidence import JudgedHold, OpenWait
 from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
-from poolwatch.text.format import duration, plural, site_and_callers, taken_at
+from poolwatch.text.format import call_site, duration, plural, site_and_callers
 from poolwatch.text.naming import task_name
 
 _RECENT_S = 300.0
@@ -147,8 +147,8 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         kind="nested",
         severity="critical" if first.waits else "warning",
         pool=pool.id,
-        text=f"{who} {hold} checked out at {taken_at(outer)} and {has} at "
-        f"{taken_at(inner)}",
+        text=f"{who} {hold} checked out at {call_site(outer)} and {has} at "
+        f"{call_site(inner)}",
         proof=f"one thread or task has two requests on pool {pool.name!r}"
         + (f": {len(group)} times" if len(group) > 1 else ""),
         remedy=_SHARE_IT,
@@ -161,7 +161,7 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
 def _counted(requests: Iterable[Hold | Wait]) -> str:
     """The call sites of the requests, with the number of requests at each."""
     return ", ".join(
-        f"{at} ({n})" for at, n in Counter(map(taken_at, requests)).items()
+        f"{at} ({n})" for at, n in Counter(map(call_site, requests)).items()
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import Finding, Hold, PoolStats, Wait
-from poolwatch.text.format import duration, plural, short_time, taken_at
+from poolwatch.text.format import call_site, duration, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
 _ENOUGH_HOLDS = 10
@@ -26,7 +26,7 @@ def exhausted(
     capacity = pool.capacity
     if not waits or capacity is None or len(holds) < capacity:
         return []
-    by_site = Counter(taken_at(hold) for hold in holds).most_common(3)
+    by_site = Counter(call_site(hold) for hold in holds).most_common(3)
     held = ", ".join(f"{site} ({n})" for site, n in by_site)
     lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)

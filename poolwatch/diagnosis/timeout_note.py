@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
-from poolwatch.text.format import activity, duration, one_line, place, plural, taken_at
+from poolwatch.text.format import activity, call_site, duration, one_line, place, plural
 from poolwatch.text.naming import task_name
 
 _MAX_SITES = 8
@@ -69,7 +69,7 @@ def _waiters(waits: Sequence[Wait]) -> list[str]:
     return [
         _line(
             f"{len(waits)} waiting, the longest for {duration(oldest.waited_s)} "
-            f"at {taken_at(oldest)}"
+            f"at {call_site(oldest)}"
         )
     ]
 

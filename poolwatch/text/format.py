@@ -103,12 +103,12 @@ def site_and_callers(site: Frame | None, *callers: Frame | None) -> str:
     return f"{place(site)} from {', '.join(places[:MAX_CALLERS])}{more}"
 
 
-def taken_at(request: Hold | Wait) -> str:
+def call_site(request: Hold | Wait) -> str:
     """The call site of a checkout or request, and its caller."""
     return site_and_callers(request.site, request.caller)
 
 
-def taken_at_short(request: Hold | Wait | SiteStats, cells: int) -> str:
+def call_site_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     """The call site and its caller for a cell of a table, shortened to fit."""
     site, caller = request.site, request.caller
     if site is None or caller is None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from textual.binding import BindingType
 
 from poolwatch.model import IncidentSnapshot, Snapshot
-from poolwatch.text.format import one_line, taken_at
+from poolwatch.text.format import call_site, one_line
 from poolwatch.text.incident_snapshots import (
     date_and_time,
     incident_words,
@@ -28,8 +28,8 @@ from poolwatch.tui.screens import MainScreen, Page
 from poolwatch.tui.state.board import Board
 
 _ABOUT = (
-    "Each process keeps a snapshot of itself when one of its pools is exhausted, times "
-    "out or is deadlocked for the first time. They are lost when the process ends."
+    "A process saves a snapshot the first time that one of its pools is exhausted, "
+    "times out or is deadlocked. The snapshots are lost when the process ends."
 )
 
 
@@ -117,7 +117,7 @@ def incident_board(incident: IncidentSnapshot) -> Board:
     """Return a board with the pool that had the incident; it never changes."""
     board = Board(incident=incident)
     process = limited_to_pool(incident.process, incident.pool)
-    board.take(Reading(0.0, Snapshot((process,))), 0.0)
+    board.accept(Reading(0.0, Snapshot((process,))), 0.0)
     return board
 
 
@@ -152,18 +152,23 @@ def _top_site(incident: IncidentSnapshot) -> Run:
     holds = limited_to_pool(incident.process, incident.pool).holds
     if not holds:
         return "-", "faint"
-    ((site, count),) = Counter(map(taken_at, holds)).most_common(1)
+    ((site, count),) = Counter(map(call_site, holds)).most_common(1)
     return f"{count} at {site}", "text"
 
 
 COLUMNS: tuple[Column[IncidentSnapshot], ...] = (
-    Column("at", "taken", 23, 23, 0, _time),
+    Column("at", "time", 23, 23, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(
-        "kind", "was", 10, 10, 2, lambda each: (incident_words(each.kind)[0], "bad")
+        "kind",
+        "incident",
+        10,
+        10,
+        2,
+        lambda each: (incident_words(each.kind)[0], "bad"),
     ),
     Column("holds", "held", 4, 4, 4, _held, place=right),
     Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
     Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),
-    Column("most", "most taken at", 18, 60, 3, _top_site),
+    Column("site", "top call site", 18, 60, 3, _top_site),
 )

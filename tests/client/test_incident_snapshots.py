@@ -98,7 +98,7 @@ def test_over_but_kept(apps):
 
     verbose = apps.poolwatch("ps", "--frozen", "-v", "--sites").stdout
     for title, marker in (
-        ("taken here", "taken"),
+        ("checked out here", "taken"),
         ("last used here", "used"),
         ("now here", "now"),
     ):
@@ -137,7 +137,7 @@ def test_sites_and_proof_of_now(apps):
     assert "proof: " in text
     (line,) = [line for line in text.splitlines() if "now here" in line]
     assert line.endswith(f"app.py:{apps.line('now')} in export")
-    assert "call sites of orders, the costliest first:" in text
+    assert "call sites of orders, costliest first:" in text
     assert max(map(len, text.splitlines())) <= 80
     assert apps.finish(app) == 0
 

@@ -83,8 +83,8 @@ class Dashboard:
         """Look; the header and the two lines below it."""
         reading = read_source(self.source)
         now = time.monotonic()
-        self.took = now - reading.asked_at
-        self.board.take(reading, now)
+        self.took = now - reading.requested_at
+        self.board.accept(reading, now)
         lines = [header.header(self.board, now, "12:00:00", 160)]
         return [plain(line) for line in [*lines, *header.why(self.board, now, 200, 2)]]
 

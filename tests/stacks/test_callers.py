@@ -240,7 +240,7 @@ def test_costs_by_site_and_by_caller(shared):
     }
     flat = ps_table.render(agent.source.snapshot(), Style(160, sites=True, by="caller"))
     assert f"stacks/test_callers.py:{at} from stacks/test_callers.py:{first}" in flat
-    assert "callers of orders, the costliest first:" in flat
+    assert "callers of orders, costliest first:" in flat
 
 
 def test_the_document_has_both(shared):
