@@ -135,8 +135,8 @@ class Client:
         connection = _UnixConnection(address.path, patience_s or self._patience_s)
         try:
             connection.request("GET", target)
-            response = connection.getresponse()
-            body = response.read(_MAX_MIB * 2**20 + 1)
+            with connection.getresponse() as response:
+                body = response.read(_MAX_MIB * 2**20 + 1)
         except TimeoutError:
             raise SilentError("it does not answer") from None
         except PermissionError:

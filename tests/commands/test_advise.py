@@ -254,7 +254,7 @@ def test_the_command(socket_dir):
     ) as process:
         try:
             assert process.stdout.readline() == "ready\n"
-            command = [sys.executable, "-m", "poolwatch", "advise", "--seconds", "2"]
+            command = [sys.executable, "-m", "poolwatch", "advise", "--seconds", "6"]
             told = subprocess.run(command, capture_output=True, text=True, check=True)
             as_json = subprocess.run(
                 [*command, "--json"], capture_output=True, text=True, check=True

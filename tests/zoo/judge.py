@@ -17,7 +17,9 @@ INNOCENT_FOR_S = 1.2
 EVERY_S = 0.12
 """... and how often."""
 PATIENCE_S = 3.5
-"""How long a fault may stay unseen, its threshold not counted."""
+"""How long a fault may stay unseen, its threshold not counted, ..."""
+LOOKS = 25
+"""... and in how many looks: on a busy machine they are few and far between."""
 STARTING_S = 40.0
 """How long its process may take to its first checkout."""
 AFTERWARDS = 2
@@ -100,12 +102,16 @@ class Judge:
         begun = None
         deadline = time.monotonic() + STARTING_S
         more = AFTERWARDS
-        while time.monotonic() < deadline and more:
+        looks_left = 0 if case.innocent else LOOKS
+        while more and (
+            time.monotonic() < deadline or (begun is not None and looks_left > 0)
+        ):
             with suppress(NoProcessError):  # it has not opened its socket yet
                 self.look(snapshot())
             if begun is None and self._checkouts:
                 begun = time.monotonic()
                 deadline = begun + lasts
+            looks_left -= begun is not None
             if self.found and begun is not None:
                 if self.result.found_after_s is None:
                     self.result.found_after_s = time.monotonic() - begun
