@@ -223,7 +223,7 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
     """It keeps its rows, with their age; nothing of it is said to have returned."""
     shop("orders", postgres)
     billing = shop("billing", postgres, "leak")
-    dashboard.until("2 processes", "took 1 connection")
+    dashboard.until("2 processes", "checked out 1 connection")
     board = dashboard.board
     leaked = next(row for row in board.rows.values() if row.word == "LEAKED")
     board.selection.move([row.key for row in board.selection.shown].index(leaked.key))
@@ -256,7 +256,7 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
     while board.silent:
         lines = dashboard.lines()
         assert time.monotonic() < deadline
-    assert "took 1 connection" in lines[1]
+    assert "checked out 1 connection" in lines[1]
     assert leaked.key in board.rows
 
 
@@ -338,7 +338,7 @@ def test_processes_that_are_killed(apps, dashboard, shop, postgres, reaped):
     """One of two, then the other: ended, and when; no advice on how to begin."""
     orders = shop("orders", postgres)
     billing = shop("billing", postgres, "leak")
-    dashboard.until("2 processes", "took 1 connection")
+    dashboard.until("2 processes", "checked out 1 connection")
     board = dashboard.board
     leaked = next(row for row in board.rows.values() if row.word == "LEAKED")
     board.selection.move([row.key for row in board.selection.shown].index(leaked.key))
@@ -386,6 +386,6 @@ def test_a_server_that_refuses_is_not_down(apps, dashboard, start_postgres, reas
     if reason == "switched off":
         assert "✓ healthy" in lines[1]
     else:
-        assert "its server is not read" in lines[1]
+        assert "its server cannot be read" in lines[1]
     code, out = check(apps)
     assert (code, "server_down" in out) == (0, False)
