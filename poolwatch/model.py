@@ -117,7 +117,12 @@ class PoolStats:
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook has failed: since then nothing of this pool is recorded."""
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Dropped connections that the pool will never replace."""
+    """Slots that the pool will never lend again: nobody has their connection."""
+    unrecorded: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Connections checked out before the pool was instrumented, or by an unseen call.
+    """
+    slotless: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Holds without a slot: detached, or of the pool before ``dispose()``."""
 
     @property
     def slots(self) -> int | None:

@@ -8,13 +8,16 @@ from typing import NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
+    FailedCall,
     HoldEvidence,
     JudgedHold,
+    MissingSlot,
     OpenWait,
     PoolEvidence,
 )
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
+from poolwatch.ledger.slots import LostSlot
 from poolwatch.model import Frame, Hold, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
@@ -68,9 +71,22 @@ def pool_records(
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else pool.nestings.records(reading.now),
+        missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
         shared=pool.shared,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
+
+
+def _missing(now: float, slot: LostSlot) -> MissingSlot:
+    return MissingSlot(
+        now - slot.since,
+        tuple(
+            [
+                FailedCall(each.stack.site(), each.error, now - each.at)
+                for each in slot.failed
+            ]
+        ),
+    )
 
 
 def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:

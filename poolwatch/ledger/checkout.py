@@ -230,14 +230,33 @@ class Gauges:
 
     def __init__(
         self,
+        *,
         size: int | None = None,
         max_overflow: int | None = None,
         timeout_s: float | None = None,
         idle: int | None = None,
         overflow: int | None = None,
+        unheld: tuple[int, int] | None = None,
+        before: int | None = None,
+        unseen: int = 0,
+        former: int = 0,
     ) -> None:
         self.size = size
         self.max_overflow = max_overflow
         self.timeout_s = timeout_s
         self.idle = idle
         self.overflow = overflow
+        self.unheld = unheld
+        """Slots that the pool counts as checked out, less the holds: the fewest (less
+        all that may be on its way to or from a holder), and the most.
+        """
+        self.before = before
+        """Slots that are out since before the pool was instrumented, and that
+        ``unheld`` leaves out; None if the pool only has a number.
+        """
+        self.unseen = unseen
+        """Slots in use by a checkout that was not seen: a call of a bound method from
+        before the pool was instrumented.
+        """
+        self.former = former
+        """Holds of a pool that this one has replaced, and that counts for itself."""

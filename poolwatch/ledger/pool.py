@@ -23,6 +23,7 @@ from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
 from poolwatch.ledger.site_stats import BATCH, StackStats
+from poolwatch.ledger.slots import Slots
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
@@ -77,6 +78,7 @@ class PoolLedger:
         self.observers = observers
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
+        self.slots = Slots()
         self.name = name
         self.kind = kind
         self.url = url
@@ -111,8 +113,6 @@ class PoolLedger:
     def _start_counting(self) -> None:
         self.begun = time.monotonic()
         self.connects = self.closes = self.timeouts = self.invalidated = 0
-        self.lost_slots = 0
-        """Dropped connections that the pool will never replace."""
         self.gave_up = 0
         """Waits that the application itself ended."""
         self.most_wanted = 0
@@ -247,6 +247,7 @@ class PoolLedger:
             table.clear()
         self.recently_closed.clear()
         self.nestings.forget()
+        self.slots.forget()
         self._start_counting()  # with a new lock: the parent may have held it
 
     def _all_stats(self) -> list[StackStats]:
@@ -350,9 +351,7 @@ class PoolLedger:
 
     def mostly_outside(self) -> list[MostlyOutsideSql]:
         """Call sites whose held time is mostly not in SQL."""
-        from poolwatch.ledger.site_costs import (
-            mostly_outside,  # loaded by the first viewer
-        )
+        from poolwatch.ledger.site_costs import mostly_outside  # for viewers only
 
         return mostly_outside(self._stats_by_site())
 
@@ -372,7 +371,7 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
-            gauges = self.gauges()
+            gauges = self.compare_count(now)
             return PoolStats(
                 id=self.id,
                 name=self.name,
@@ -405,8 +404,16 @@ class PoolLedger:
                 ),
                 most_wanted=self.most_wanted,
                 switched_off=self.switched_off(),
-                lost_slots=self.lost_slots,
+                lost_slots=self.slots.lost,
+                unrecorded=self.slots.before + gauges.unseen,
+                slotless=gauges.former + len(self.detached),
             )
+
+    def compare_count(self, now: float) -> Gauges:
+        """Compare the pool's own count with the holds; returns the gauges."""
+        gauges = self.gauges()
+        self.slots.compare(now, gauges)
+        return gauges
 
     def stacks(self) -> dict[Frame, list[Stack]]:
         """The exact part of the stacks that led to each call site so far."""

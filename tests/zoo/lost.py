@@ -176,9 +176,7 @@ def worker(pool: Any) -> None:
     pool.putconn(connection)
 
 
-@fault(
-    "leaked.collected", "lost_slot", at="", bystanders="", world=PSYCOPG, long_after=30
-)
+@fault("lost_slot", at="interrupted", also="exhausted", long_after=30, world=PSYCOPG)
 async def psycopg_pool_interrupted_in_the_queue(zoo: Any) -> None:
     """psycopg #509, in the pool for threads: a waiter is interrupted, and the next
     connection that comes back is handed to it all the same.
@@ -188,10 +186,10 @@ async def psycopg_pool_interrupted_in_the_queue(zoo: Any) -> None:
 
 
 def _interrupted_in_the_queue(dsn: str) -> None:
-    pool = psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=2, open=True)
+    pool = psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, open=True)
     poolwatch.instrument(pool, name="app")
     _kept.append(pool)
-    held = [pool.getconn(), pool.getconn()]
+    held = pool.getconn()
     waiter = threading.Thread(target=_ends_by_itself, args=(pool,))
     waiter.start()
     time.sleep(0.3)
@@ -200,8 +198,7 @@ def _interrupted_in_the_queue(dsn: str) -> None:
         with position._cond:
             position._cond.notify_all()  # a signal would wake a main thread
     waiter.join()
-    for connection in held:
-        pool.putconn(connection)
+    pool.putconn(held)
 
 
 def _ends_by_itself(pool: Any) -> None:

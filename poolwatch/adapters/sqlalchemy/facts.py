@@ -18,7 +18,7 @@ class Connections:
 
     def __init__(self, table: dict[int, ConnectionFacts]) -> None:
         self.table = table
-        self._records: dict[int, ref[Any]] = {}
+        self.records: dict[int, ref[Any]] = {}
         """Weak references whose callbacks remove the facts of a collected record."""
 
     def opened(self, dbapi_connection: Any, record: Any, connect_s: float) -> None:
@@ -33,7 +33,7 @@ class Connections:
         return self._remember(record, facts)
 
     def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
-        key, table, records = id(record), self.table, self._records
+        key, table, records = id(record), self.table, self.records
         table[key] = facts
         records[key] = ref(record, _make_forget(key, table, records))
         return facts
