@@ -121,6 +121,8 @@ class PoolStats:
     unrecorded: int = field(default=0, metadata=VIEWERS_ONLY)
     """Connections checked out before the pool was instrumented, or by an unseen call.
     """
+    over: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Ids of the pools from which this one takes its connections."""
     slotless: int = field(default=0, metadata=VIEWERS_ONLY)
     """Holds without a slot: detached, or of the pool before ``dispose()``."""
 
@@ -172,13 +174,17 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ClosedConnection:
-    """A connection that the application has closed or abandoned lately."""
+    """A connection that the application has closed, or failed to put into the pool."""
 
     pool: str
     backend_pid: int
     closed_s: float
     """How long ago."""
     connection: Connection
+    error: str | None = None
+    """Class of the exception that ended the request which opened it; else None."""
+    site: Frame | None = None
+    """The call site of that request."""
 
 
 @dataclass(frozen=True, slots=True)

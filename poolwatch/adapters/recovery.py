@@ -14,6 +14,7 @@ from time import monotonic
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.adapters.failed_connects import connections_opened
 from poolwatch.ledger.slots import Failed
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Hooks:
             return
         failed = Failed(now, checkout.stack, type(error).__name__)
         self.ledger.slots.failed.append(failed)
+        opened = connections_opened(error, checkout.requested_at, now)
+        self.ledger.stranded.extend((failed, facts) for facts in opened)
         if not isinstance(error, Exception):
             self.ledger.given_up(now - checkout.requested_at)
         else:

@@ -60,8 +60,11 @@ class LedgerSource:
 
     def _process(self, leak_search: LeakSearch, search: bool) -> Process:
         reading = LedgerReading()
-        for pool in list(self._ledger.pools.values()):
+        ledgers = list(self._ledger.pools.values())
+        for pool in ledgers:
             reading.read(pool, self._ledger.numbers)
+        reading.leave_out_outer_waits()
+        reading.read_closed(ledgers)
         if search:
             leak_search.search(reading)
         else:

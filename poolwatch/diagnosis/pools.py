@@ -166,7 +166,7 @@ def unpooled(pool: PoolStats) -> list[Finding]:
     NullPool is left out, because it is meant to work like that.
     """
     counters, opened = pool.counters, pool.create_s
-    if "Null" in pool.kind or counters.checkouts < _ENOUGH_CHECKOUTS:
+    if "Null" in pool.kind or pool.over or counters.checkouts < _ENOUGH_CHECKOUTS:
         return []
     if counters.connects < _NEARLY_ALL * counters.checkouts:
         return []

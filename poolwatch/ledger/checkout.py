@@ -212,6 +212,11 @@ class ConnectionFacts:
         self.age_unknown = age_unknown
         """Whether it was opened unseen: ``opened`` is when it was first seen."""
 
+    @property
+    def session(self) -> tuple[int | None, str | None, int | None]:
+        """Equal for two open connections only if they are the same session."""
+        return self.backend_pid, self.address, self.client_port
+
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""
         from poolwatch.model import Connection

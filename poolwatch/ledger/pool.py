@@ -22,8 +22,9 @@ from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
+from poolwatch.ledger.pool_over_pool import LentOn, took_from_another
 from poolwatch.ledger.site_stats import BATCH, StackStats
-from poolwatch.ledger.slots import Slots
+from poolwatch.ledger.slots import Failed, Slots
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
@@ -79,6 +80,11 @@ class PoolLedger:
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
         self.slots = Slots()
+        self.over: dict[str, None] = {}
+        """Ids of the pools from which this one takes its connections."""
+        self.foreign_creator = False
+        """Whether code of the application opens the connections: it may take them from
+        another pool, which shows only when it has opened one."""
         self.name = name
         self.kind = kind
         self.url = url
@@ -96,6 +102,7 @@ class PoolLedger:
         return."""
         self.detached: dict[int, Checkout] = {}
         """Open holds whose connection was detached from the pool."""
+        self.lent_on = LentOn(self.holds, all_pools)
         self.waits: dict[int, Checkout] = {}
         self.blamed: dict[int, list[CapturedStack]] = {}
         """By id of the wait: the stacks of the holds that were open when it began."""
@@ -106,6 +113,8 @@ class PoolLedger:
             maxlen=_MAX_CLOSED
         )
         """The latest closed connections: the time, and the facts."""
+        self.stranded: deque[tuple[Failed, ConnectionFacts]] = deque(maxlen=_MAX_CLOSED)
+        """Connections that failed requests have opened, and that the pool has not."""
         self.switched_off: Callable[[], bool] = bool
         self._stats: dict[CapturedStack, StackStats] = {}
         self._start_counting()
@@ -182,7 +191,10 @@ class PoolLedger:
 
     def requested_another(self, wait: Checkout) -> None:
         """Record a request by a holder that has a connection, of any pool, already."""
-        self.nestings.note(wait, self.holds)
+        holds = self.holds.copy() if self.lent_on else self.holds
+        if self.lent_on:
+            holds = {k: hold for k, hold in holds.items() if hold not in self.lent_on}
+        self.nestings.note(wait, holds)
         self.blamed[id(wait)] = []
 
     def requested_beyond_capacity(self, wait: Checkout) -> None:
@@ -210,10 +222,16 @@ class PoolLedger:
                 stats = self._stats.get(hold.stack) or self._stats_of(hold.stack)
                 stats.pool_wait += seconds
 
-    def connected(self, connect_s: float) -> None:
+    def connected(self, connect_s: float, facts: ConnectionFacts) -> None:
         """Count a connection that was opened, and the seconds of the connect."""
         self.connects += 1
         self._created.append(connect_s)
+        began = facts.opened - connect_s
+        took_from_another(self, facts, began, self._all_pools)
+
+    def sessions(self) -> set[tuple[int | None, str | None, int | None]]:
+        """The sessions of all connections of the pool, idle ones included."""
+        return {facts.session for facts in list(self.connections.values())}
 
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
         """Count a connection that was closed; its backend may live a little longer."""
@@ -246,6 +264,7 @@ class PoolLedger:
         ):
             table.clear()
         self.recently_closed.clear()
+        self.stranded.clear()
         self.nestings.forget()
         self.slots.forget()
         self._start_counting()  # with a new lock: the parent may have held it
@@ -328,8 +347,13 @@ class PoolLedger:
         return self.recorded_holds()
 
     def recorded_holds(self) -> list[Checkout]:
-        """Return the open holds as events left them, without checking connections."""
-        return [*list(self.holds.values()), *list(self.detached.values())]
+        """Return the open holds as events left them, without checking connections.
+
+        Those whose connection a pool over this one has are left out.
+        """
+        holds = [*list(self.holds.values()), *list(self.detached.values())]
+        self.lent_on.drop_ended()
+        return [hold for hold in holds if hold not in self.lent_on]
 
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have been waiting for some time (``MIN_SHOWN_WAIT_S``)."""
@@ -366,6 +390,7 @@ class PoolLedger:
         from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
+        holds += len(self.lent_on)
         all_stats = self._all_stats()
         with self._folded(all_stats, _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
@@ -406,6 +431,7 @@ class PoolLedger:
                 switched_off=self.switched_off(),
                 lost_slots=self.slots.lost,
                 unrecorded=self.slots.before + gauges.unseen,
+                over=tuple(self.over),
                 slotless=gauges.former + len(self.detached),
             )
 

@@ -390,8 +390,10 @@ def creator_fails_after_the_connect(zoo: Any) -> None:
 
     broken = False
     engine = create_engine(_url(zoo), creator=creator, poolclass=NullPool)
-    poolwatch.instrument(engine, name="app", long_after=30)
+    poolwatch.instrument(engine, name="tenants", long_after=30)
     start_job(engine)
+    with zoo.engine.connect() as connection:
+        connection.execute(PING)
     broken = True
     with suppress(PermissionError):
         start_job(engine)
@@ -418,8 +420,10 @@ async def creator_times_out(zoo: Any) -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=creator, poolclass=NullPool
     )
-    poolwatch.instrument(engine, name="app", long_after=30)
+    poolwatch.instrument(engine, name="tenants", long_after=30)
     await serve_one(engine)
+    async with zoo.engine.connect() as connection:
+        await connection.execute(PING)
     seconds = 0.5
     with suppress(TimeoutError):
         await serve_one(engine)
@@ -447,8 +451,10 @@ async def connect_cancelled_in_the_set_up(zoo: Any) -> None:
     engine = create_async_engine(
         "postgresql+psycopg://", async_creator=creator, poolclass=NullPool
     )
-    poolwatch.instrument(engine, name="app", long_after=30)
+    poolwatch.instrument(engine, name="tenants", long_after=30)
     await first_request(engine)
+    async with zoo.engine.connect() as connection:
+        await connection.execute(PING)
     pause = 10
     task = asyncio.create_task(first_request(engine))
     await asyncio.sleep(0.5)

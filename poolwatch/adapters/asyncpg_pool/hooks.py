@@ -294,8 +294,8 @@ class AsyncpgHooks(DriverHooks):
             return
         try:
             connect_s = monotonic() - began
-            self._add(connection, connect_s)
-            self.ledger.connected(connect_s)
+            facts = self._add(connection, connect_s)
+            self.ledger.connected(connect_s, facts)
         except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 

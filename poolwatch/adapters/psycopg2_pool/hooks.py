@@ -162,8 +162,8 @@ class Psycopg2Hooks(DriverHooks):
         """Count a connection that the pool has opened."""
         if self.guard.tripped:
             return
-        self._remember(connection, opened, connect_s)
-        self.ledger.connected(connect_s)
+        facts = self._remember(connection, opened, connect_s)
+        self.ledger.connected(connect_s, facts)
 
     def _add_existing(self, connection: Any) -> ConnectionFacts:
         """Record a connection that was opened before the pool was instrumented."""

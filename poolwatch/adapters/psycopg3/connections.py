@@ -25,11 +25,12 @@ Remember = Callable[[Any, int, float, float | None], ConnectionFacts]
 class KnownConnection:
     """The record of a connection, which does not keep it alive."""
 
-    __slots__ = ("closed", "facts", "reference", "wrapped")
+    __slots__ = ("closed", "facts", "key", "reference", "wrapped")
 
     def __init__(
-        self, reference: ref[Any], facts: ConnectionFacts, wrapped: Wrapped
+        self, key: int, reference: ref[Any], facts: ConnectionFacts, wrapped: Wrapped
     ) -> None:
+        self.key = key
         self.reference = reference
         self.facts = facts
         self.wrapped = wrapped
@@ -65,7 +66,7 @@ class Connections:
         facts = self._remember(connection, key, opened, connect_s)
         wrapped = self._statements.wrap(connection)
         known = KnownConnection(
-            ref(connection, partial(self._dead, key)), facts, wrapped
+            key, ref(connection, partial(self._dead, key)), facts, wrapped
         )
         self.known[key] = known
         return known
@@ -81,6 +82,7 @@ class Connections:
     def _closed(self, known: KnownConnection) -> None:
         if not known.closed:
             known.closed = True
+            self._ledger.connections.pop(known.key, None)
             self._ledger.closed(known.facts, monotonic())
 
     def on_their_way(self, pool: Any) -> int:

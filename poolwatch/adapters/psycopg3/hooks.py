@@ -147,8 +147,8 @@ class PsycopgHooks(DriverHooks):
             return
         try:
             now = monotonic()
-            self.ledger.connected(now - began)
-            self._add(connection, now, now - began)
+            known = self._add(connection, now, now - began)
+            self.ledger.connected(now - began, known.facts)
         except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 

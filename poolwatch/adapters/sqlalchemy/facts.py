@@ -21,9 +21,12 @@ class Connections:
         self.records: dict[int, ref[Any]] = {}
         """Weak references whose callbacks remove the facts of a collected record."""
 
-    def opened(self, dbapi_connection: Any, record: Any, connect_s: float) -> None:
+    def opened(
+        self, dbapi_connection: Any, record: Any, connect_s: float
+    ) -> ConnectionFacts:
         """Record a newly opened connection; ``connect_s`` is in seconds."""
-        self._remember(record, facts_of(dbapi_connection, monotonic(), connect_s))
+        facts = facts_of(dbapi_connection, monotonic(), connect_s)
+        return self._remember(record, facts)
 
     def add_existing(self, proxy: Any) -> ConnectionFacts:
         """Record a connection that was opened before the pool was instrumented."""

@@ -303,8 +303,8 @@ class PoolHooks(Hooks):
         detached = self.ledger.holds.pop(id(record), None)
         if detached is not None:  # the detach event of another thread is yet to come
             self._keep_detached(detached)
-        self._connections.opened(dbapi_connection, record, connect_s)
-        self.ledger.connected(connect_s)
+        facts = self._connections.opened(dbapi_connection, record, connect_s)
+        self.ledger.connected(connect_s, facts)
 
     def _return_wrapper(
         self, pool: Pool, original: Callable[[Any, Any], None]
@@ -380,10 +380,11 @@ class PoolHooks(Hooks):
 
     @_guarded
     def _on_close(self, dbapi_connection: Any, record: Any) -> None:
-        self.ledger.closed(self.ledger.connections.get(id(record)), monotonic())
+        self.ledger.closed(self.ledger.connections.pop(id(record), None), monotonic())
 
     @_guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
+        self.ledger.connections.pop(id(record), None)
         hold = self._pop_detached_hold(record)
         if hold is not None:
             self._keep_detached(hold)
