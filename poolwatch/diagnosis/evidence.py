@@ -158,6 +158,10 @@ class PoolEvidence:
     nested: Sequence[NestedRequests] = ()
     """Nested requests that the ledger has noted so far."""
     missing: Sequence[MissingSlot] = ()
+    lent: Sequence[Hold] = ()
+    """Holds of a pool over this one, whose connections are of this one."""
+    lent_idle: int = 0
+    """Connections of this one that are idle in a pool over it."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
 

@@ -27,7 +27,9 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
             stats, evidence.collected, stats.lost_slots - len(evidence.missing)
         ),
         *pools.lost_slot(stats, evidence.missing),
-        *pools.exhausted(stats, held, waits),
+        *pools.exhausted(
+            stats, [*held, *evidence.lent], waits, lent_idle=evidence.lent_idle
+        ),
         *pools.unpooled(stats),
         *holds.mostly_outside(stats, evidence.outside),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),

@@ -22,22 +22,26 @@ _NOTICEABLE_COST_S = 0.05
 
 
 def exhausted(
-    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait], *, lent_idle: int = 0
 ) -> list[Finding]:
-    """``exhausted``: requests wait and no connection is free, by the pool's count."""
+    """``exhausted``: requests wait and no connection is free, by the pool's count.
+
+    ``lent_idle``: how many connections are idle in a pool over this one.
+    """
     capacity = pool.capacity
-    out = len(holds) + pool.unrecorded
+    out = len(holds) + lent_idle + pool.unrecorded
     if not waits or capacity is None or out - pool.slotless < capacity:
         return []
     by_site = Counter(call_site(hold) for hold in holds).most_common(3)
-    held = ", ".join(f"{site} ({n})" for site, n in by_site)
-    earlier = (
-        f"{plural(pool.unrecorded, 'connection')} checked out before the pool was "
-        "instrumented or by a call that was not seen"
-        if pool.unrecorded
-        else ""
-    )
-    proof = "held by " + " and ".join(filter(None, [held, earlier]))
+    holders = [", ".join(f"{site} ({n})" for site, n in by_site)]
+    if lent_idle:
+        holders.append(f"a pool over this one, idle ({lent_idle})")
+    if pool.unrecorded:
+        holders.append(
+            f"{plural(pool.unrecorded, 'checkout')} from before the pool was "
+            "instrumented, or by a call that was not seen"
+        )
+    proof = "held by " + " and ".join(filter(None, holders))
     lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
     return [

@@ -41,6 +41,10 @@ class LentOn:
     def __contains__(self, hold: Checkout) -> bool:
         return hold in self._outer
 
+    def holds(self) -> list[Checkout]:
+        """These holds."""
+        return list(self._outer)
+
     def add(self, hold: Checkout, outer: PoolLedger) -> None:
         """Note that the connection of an open hold is now that of ``outer``."""
         self.drop_ended()

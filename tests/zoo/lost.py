@@ -367,6 +367,64 @@ def _cannot_connect(dsn: str) -> None:
             other.getconn()
 
 
+# -- a pool over a pool ----------------------------------------------------------------
+
+
+def export(engine: Engine) -> None:
+    with engine.connect() as connection:  # site: over_psycopg_pool
+        connection.execute(PING)
+        time.sleep(30)
+
+
+@fault(
+    "held_across_io",
+    at="over_psycopg_pool",
+    also="idle_in_transaction",
+    world=PSYCOPG,
+)
+async def held_over_psycopg_pool(zoo: Any) -> None:
+    """psycopg #1046: a long hold of NullPool over psycopg_pool, told of one pool."""
+
+    def run() -> None:
+        inner = psycopg_pool.ConnectionPool(
+            zoo.dsn, min_size=1, max_size=4, close_returns=True, open=True
+        )
+        engine = create_engine(
+            "postgresql+psycopg://", creator=inner.getconn, poolclass=NullPool
+        )
+        poolwatch.instrument(inner, name="inner", long_after=0.3)
+        poolwatch.instrument(engine, name="outer", long_after=0.3)
+        export(engine)
+
+    await asyncio.to_thread(run)
+
+
+def page(engine: Engine) -> None:
+    with engine.connect() as connection:  # site: pages
+        connection.execute(PING)
+        time.sleep(30)
+
+
+@fault("exhausted", at="pages", long_after=30, world=PSYCOPG)
+async def inner_pool_exhausted(zoo: Any) -> None:
+    """psycopg #1046: the pool below is exhausted, by holders of the pool above."""
+
+    def run() -> None:
+        inner = psycopg_pool.ConnectionPool(
+            zoo.dsn, min_size=1, max_size=2, close_returns=True, open=True
+        )
+        engine = create_engine(
+            "postgresql+psycopg://", creator=inner.getconn, poolclass=NullPool
+        )
+        poolwatch.instrument(inner, name="inner", long_after=30)
+        poolwatch.instrument(engine, name="outer", long_after=30)
+        for _ in range(4):
+            threading.Thread(target=page, args=(engine,), daemon=True).start()
+        time.sleep(60)
+
+    await asyncio.to_thread(run)
+
+
 # -- a session that no pool knows ------------------------------------------------------
 
 
