@@ -73,46 +73,48 @@ def lost_slot(pool: PoolStats, missing: Sequence[MissingSlot]) -> list[Finding]:
     """
     if not missing or pool.slots is None:
         return []
-    known = [
+    certain = [
         slot.failed[0] for slot in missing if len(set(map(_cause, slot.failed))) == 1
     ]
     failed = Counter(_cause(each) for slot in missing for each in slot.failed)
-    causes = [
+    causes = ", ".join(
         f"{cause} ({times})" if times > 1 else cause
         for cause, times in failed.most_common(_MAX_CAUSES)
-    ]
+    )
+    count = plural(len(missing), "connection")
     oldest = max(slot.since_s for slot in missing)
-    after = f", after {_cause(known[0])}" if known else ""
     return [
         Finding(
             kind="lost_slot",
             severity="critical",
             pool=pool.id,
-            text=f"pool {pool.name!r} has lost {plural(len(missing), 'slot')} of "
-            f"{pool.slots}: checked out by its count for {duration(oldest)}, held by "
-            f"nobody{after}",
-            proof=f"in two readings {plural(len(missing), 'connection')} more checked "
-            "out by the pool's count than are held, requested or being returned"
-            + (f"; failed at the time: {', '.join(causes)}" if causes else ""),
-            remedy=_lost_remedy(known) + _get_back(pool),
-            sites=distinct_sites(*(each.site for each in known)),
+            text=f"pool {pool.name!r} has lost {len(missing)} of its "
+            f"{plural(pool.slots, 'slot')}: it has counted {count} as checked out for "
+            f"{duration(oldest)} that nobody holds"
+            + (f"; {_cause(certain[0])} then" if certain else ""),
+            proof=f"in two readings the pool counts {count} more as checked out than "
+            "are held, requested or being returned"
+            + (f"; failed at that time: {causes}" if causes else ""),
+            remedy=_lost_remedy(certain) + _get_back(pool),
+            sites=distinct_sites(*(each.site for each in certain)),
         )
     ]
 
 
 def _cause(failed: FailedCall) -> str:
     if failed.error is None:
-        return f"a return was not completed, checked out at {place(failed.site)}"
+        where = place(failed.site)
+        return f"the return of a connection checked out at {where} was not completed"
     return f"a request at {place(failed.site)} ended with {failed.error}"
 
 
-def _lost_remedy(known: Sequence[FailedCall]) -> str:
-    if known and all(each.error is None for each in known):
+def _lost_remedy(certain: Sequence[FailedCall]) -> str:
+    if certain and all(each.error is None for each in certain):
         return (
             "Look at what runs when a connection goes back: a checkin listener that "
             "raises keeps it from the pool. "
         )
-    if known:
+    if certain:
         return (
             "Keep that exception out of the checkout: release the connection when a "
             "listener or a pool class of your own fails after the checkout, do not "
