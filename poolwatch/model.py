@@ -119,8 +119,7 @@ class PoolStats:
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
     """Slots that the pool will never lend again: nobody has their connection."""
     unrecorded: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Connections checked out before the pool was instrumented, or by an unseen call.
-    """
+    """Checkouts from before the pool was instrumented, or that were not seen."""
     over: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Ids of the pools from which this one takes its connections."""
     slotless: int = field(default=0, metadata=VIEWERS_ONLY)

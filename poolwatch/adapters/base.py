@@ -276,7 +276,7 @@ class LibraryPools(ABC):
         hooks = self.make_hooks(target, ledger)
         self._hooks[ledger.id] = hooks
         self.apply(hooks, settings)
-        ledger.compare_count(monotonic())
+        ledger.slots.compare(monotonic(), ledger.gauges())
         self.track_collection(hooks)
         return hooks
 

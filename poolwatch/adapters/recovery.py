@@ -89,7 +89,7 @@ class Hooks:
         failed = Failed(now, checkout.stack, type(error).__name__)
         self.ledger.slots.failed.append(failed)
         opened = connections_opened(error, checkout.requested_at, now)
-        self.ledger.stranded.extend((failed, facts) for facts in opened)
+        self.ledger.slots.stranded.extend((failed, facts) for facts in opened)
         if not isinstance(error, Exception):
             self.ledger.given_up(now - checkout.requested_at)
         else:

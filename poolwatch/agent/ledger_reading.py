@@ -13,6 +13,7 @@ from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts
 from poolwatch.ledger.pool import PoolLedger
+from poolwatch.ledger.pool_over_pool import sessions_of
 from poolwatch.ledger.slots import Failed
 from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
@@ -90,7 +91,7 @@ class LedgerReading:
 
         One that any pool has is neither: the pool over it may have closed it.
         """
-        sessions = {each for pool in pools for each in pool.sessions()}
+        sessions = {each for pool in pools for each in sessions_of(pool)}
         for pool in pools:
             gone: list[tuple[float, float, ConnectionFacts, Failed | None]] = [
                 (closed, _GRACE_S, facts, None)
@@ -98,7 +99,7 @@ class LedgerReading:
             ]
             gone += [
                 (failed.at, _CLOSING_S, facts, failed)
-                for failed, facts in list(pool.stranded)
+                for failed, facts in list(pool.slots.stranded)
             ]
             self.departed += [
                 ClosedConnection(
@@ -129,7 +130,8 @@ class LedgerReading:
                 wait
                 for wait in requests.waits
                 if not any(
-                    (inner, wait.requester()) in waiting for inner in requests.pool.over
+                    (inner, wait.requester()) in waiting
+                    for inner in requests.pool.lending.over
                 )
             ]
 

@@ -92,7 +92,7 @@ def with_lent(
     }
     return [
         _with_lent(requests.pool, records, by_session)
-        if requests.pool.lent_on
+        if requests.pool.lending
         else records
         for requests, records in zip(reading.pools, pools, strict=True)
     ]
@@ -101,7 +101,7 @@ def with_lent(
 def _with_lent(
     pool: PoolLedger, records: PoolRecords, by_session: Mapping[Any, Hold]
 ) -> PoolRecords:
-    sessions = [each.facts.session for each in pool.lent_on.holds() if each.facts]
+    sessions = [each.facts.session for each in pool.lending.lent() if each.facts]
     lent = [by_session[each] for each in sessions if each in by_session]
     evidence = replace(records.evidence, lent=lent, lent_idle=len(sessions) - len(lent))
     return records._replace(evidence=evidence)

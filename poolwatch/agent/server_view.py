@@ -45,7 +45,9 @@ class ServerView:
         """Read every server once; keep the connections open for ``linger`` seconds."""
         by_server: dict[str, list[PoolLedger]] = {}
         for pool in list(self._ledger.pools.values()):
-            known = not pool.foreign_creator or pool.connects or pool.connections
+            known = (
+                not pool.lending.foreign_creator or pool.connects or pool.connections
+            )
             if pool.server_connect is not None and known:
                 by_server.setdefault(_server_key(pool), []).append(pool)
         self._drop_other_readers(by_server)
@@ -128,7 +130,7 @@ class ServerView:
         known += [
             facts
             for pool in list(self._ledger.pools.values())  # a creator may be broken
-            for _, facts in list(pool.stranded)
+            for _, facts in list(pool.slots.stranded)
         ]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}
         return reader.read(pids, linger=linger)

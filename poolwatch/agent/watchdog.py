@@ -62,7 +62,7 @@ class Watchdog:
         for pool in pools:
             pool.find_dropped()
             pool.mark(now)
-            pool.compare_count(now)
+            pool.slots.compare(now, pool.gauges())
             self._log_nested(pool)
             self._log_fork_shared(pool)
         if now >= self._next_incident_snapshot and any(

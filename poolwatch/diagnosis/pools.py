@@ -91,7 +91,7 @@ def lost_slot(pool: PoolStats, missing: Sequence[MissingSlot]) -> list[Finding]:
             text=f"pool {pool.name!r} has lost {len(missing)} of its "
             f"{plural(pool.slots, 'slot')}: it has counted {count} as checked out for "
             f"{duration(oldest)} that nobody holds"
-            + (f"; {_cause(certain[0])} then" if certain else ""),
+            + (f"; {_cause(certain[0])} at that time" if certain else ""),
             proof=f"in two readings the pool counts {count} more as checked out than "
             "are held, requested or being returned"
             + (f"; failed at that time: {causes}" if causes else ""),

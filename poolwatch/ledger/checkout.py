@@ -177,6 +177,10 @@ class Usage:
         return 0.0 if self.began is not None else max(0.0, now - self.used)
 
 
+Session = tuple[int | None, str | None, int | None]
+"""Backend pid, server's address and client port of a connection."""
+
+
 class ConnectionFacts:
     """What is known about a DBAPI connection since it was opened or first seen."""
 
@@ -213,7 +217,7 @@ class ConnectionFacts:
         """Whether it was opened unseen: ``opened`` is when it was first seen."""
 
     @property
-    def session(self) -> tuple[int | None, str | None, int | None]:
+    def session(self) -> Session:
         """Equal for two open connections only if they are the same session."""
         return self.backend_pid, self.address, self.client_port
 

@@ -22,9 +22,9 @@ from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
-from poolwatch.ledger.pool_over_pool import LentOn, took_from_another
+from poolwatch.ledger.pool_over_pool import Lending, took_from_another
 from poolwatch.ledger.site_stats import BATCH, StackStats
-from poolwatch.ledger.slots import Failed, Slots
+from poolwatch.ledger.slots import Slots
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
@@ -80,11 +80,6 @@ class PoolLedger:
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
         self.slots = Slots()
-        self.over: dict[str, None] = {}
-        """Ids of the pools from which this one takes its connections."""
-        self.foreign_creator = False
-        """Whether code of the application opens the connections: it may take them from
-        another pool, which shows only when it has opened one."""
         self.name = name
         self.kind = kind
         self.url = url
@@ -102,7 +97,7 @@ class PoolLedger:
         return."""
         self.detached: dict[int, Checkout] = {}
         """Open holds whose connection was detached from the pool."""
-        self.lent_on = LentOn(self.holds, all_pools)
+        self.lending = Lending(self.holds, all_pools)
         self.waits: dict[int, Checkout] = {}
         self.blamed: dict[int, list[CapturedStack]] = {}
         """By id of the wait: the stacks of the holds that were open when it began."""
@@ -113,8 +108,6 @@ class PoolLedger:
             maxlen=_MAX_CLOSED
         )
         """The latest closed connections: the time, and the facts."""
-        self.stranded: deque[tuple[Failed, ConnectionFacts]] = deque(maxlen=_MAX_CLOSED)
-        """Connections that failed requests have opened, and that the pool has not."""
         self.switched_off: Callable[[], bool] = bool
         self._stats: dict[CapturedStack, StackStats] = {}
         self._start_counting()
@@ -191,10 +184,7 @@ class PoolLedger:
 
     def requested_another(self, wait: Checkout) -> None:
         """Record a request by a holder that has a connection, of any pool, already."""
-        holds = self.holds.copy() if self.lent_on else self.holds
-        if self.lent_on:
-            holds = {k: hold for k, hold in holds.items() if hold not in self.lent_on}
-        self.nestings.note(wait, holds)
+        self.nestings.note(wait, self.lending.own())
         self.blamed[id(wait)] = []
 
     def requested_beyond_capacity(self, wait: Checkout) -> None:
@@ -226,12 +216,7 @@ class PoolLedger:
         """Count a connection that was opened, and the seconds of the connect."""
         self.connects += 1
         self._created.append(connect_s)
-        began = facts.opened - connect_s
-        took_from_another(self, facts, began, self._all_pools)
-
-    def sessions(self) -> set[tuple[int | None, str | None, int | None]]:
-        """The sessions of all connections of the pool, idle ones included."""
-        return {facts.session for facts in list(self.connections.values())}
+        took_from_another(self, facts, self._all_pools)
 
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
         """Count a connection that was closed; its backend may live a little longer."""
@@ -264,7 +249,6 @@ class PoolLedger:
         ):
             table.clear()
         self.recently_closed.clear()
-        self.stranded.clear()
         self.nestings.forget()
         self.slots.forget()
         self._start_counting()  # with a new lock: the parent may have held it
@@ -323,14 +307,12 @@ class PoolLedger:
         else:
             site = OTHER_SITES
         stacks = self._by_site.setdefault(site, {})
-        if stack not in stacks and self._is_full():
+        so_many = sum(map(len, list(self._by_site.values())))
+        if stack not in stacks and so_many >= _MAX_STACKS:
             stack = (*stack[:1], OTHER_SITES)
         stats = stacks.get(stack) or stacks.setdefault(stack, StackStats(stack))
         stats.captured = [*stats.captured[-3:], captured]
         return self._stats.setdefault(captured, stats)
-
-    def _is_full(self) -> bool:
-        return sum(map(len, list(self._by_site.values()))) >= _MAX_STACKS
 
     # -- read by viewers ---------------------------------------------------------------
 
@@ -347,13 +329,10 @@ class PoolLedger:
         return self.recorded_holds()
 
     def recorded_holds(self) -> list[Checkout]:
-        """Return the open holds as events left them, without checking connections.
-
-        Those whose connection a pool over this one has are left out.
-        """
+        """The open holds as events left them, except those lent to pools over this."""
         holds = [*list(self.holds.values()), *list(self.detached.values())]
-        self.lent_on.drop_ended()
-        return [hold for hold in holds if hold not in self.lent_on]
+        self.lending.drop_ended()
+        return [hold for hold in holds if hold not in self.lending]
 
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have been waiting for some time (``MIN_SHOWN_WAIT_S``)."""
@@ -390,13 +369,14 @@ class PoolLedger:
         from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
-        holds += len(self.lent_on)
+        holds += len(self.lending)
         all_stats = self._all_stats()
         with self._folded(all_stats, _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
-            gauges = self.compare_count(now)
+            gauges = self.gauges()
+            self.slots.compare(now, gauges)
             return PoolStats(
                 id=self.id,
                 name=self.name,
@@ -431,15 +411,9 @@ class PoolLedger:
                 switched_off=self.switched_off(),
                 lost_slots=self.slots.lost,
                 unrecorded=self.slots.before + gauges.unseen,
-                over=tuple(self.over),
+                over=tuple(self.lending.over),
                 slotless=gauges.former + len(self.detached),
             )
-
-    def compare_count(self, now: float) -> Gauges:
-        """Compare the pool's own count with the holds; returns the gauges."""
-        gauges = self.gauges()
-        self.slots.compare(now, gauges)
-        return gauges
 
     def stacks(self) -> dict[Frame, list[Stack]]:
         """The exact part of the stacks that led to each call site so far."""

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.checkout import Gauges
+    from poolwatch.ledger.checkout import ConnectionFacts, Gauges
     from poolwatch.stacks.capture import CapturedStack
 
 _APART_S = 0.25
@@ -51,6 +51,8 @@ class Slots:
     def __init__(self) -> None:
         self.failed: deque[Failed] = deque(maxlen=_MAX_FAILED)
         """The latest failures."""
+        self.stranded: deque[tuple[Failed, ConnectionFacts]] = deque(maxlen=_MAX_FAILED)
+        """Connections that failed requests have opened, and that the pool has not."""
         self.forget()
 
     def forget(self) -> None:
@@ -68,6 +70,7 @@ class Slots:
         self._at_most = [monotonic()] * _MAX_LOST
         """By number: when no more slots than that were missing, for the last time."""
         self.failed.clear()
+        self.stranded.clear()
 
     def drop(self) -> None:
         """Count a slot that is lost because its connection was dropped."""

@@ -315,8 +315,7 @@ class PoolHooks(Hooks):
         ledger = self.ledger
         pop_hold: Callable[..., Checkout | None] = ledger.holds.pop
         end: Callable[..., Any] = ledger.end
-        returning = self._returning
-        returned = returning.pop
+        returning, returned = self._returning, self._returning.pop
 
         # nothing before the try: an exception there would leak the connection
         def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
@@ -440,9 +439,8 @@ class PoolHooks(Hooks):
         pool = self.pool
         if not isinstance(pool, QueuePool):
             return Gauges()
-        ledger, records = self.ledger, self._connections.records
-        holds = dict(ledger.holds)
-        return gauges_of(pool, holds, ledger.waits, self._returning, records)
+        holds, waits = self.ledger.holds.copy(), self.ledger.waits
+        return gauges_of(pool, holds, waits, self._returning, self._connections.records)
 
 
 def _give_back(proxy: Any) -> None:
