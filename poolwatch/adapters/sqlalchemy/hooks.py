@@ -315,7 +315,7 @@ class PoolHooks(Hooks):
         ledger = self.ledger
         pop_hold: Callable[..., Checkout | None] = ledger.holds.pop
         end: Callable[..., Any] = ledger.end
-        returning, returned = self._returning, self._returning.pop
+        returning = self._returning
 
         # nothing before the try: an exception there would leak the connection
         def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
@@ -327,9 +327,9 @@ class PoolHooks(Hooks):
                     hold = end(hold, monotonic(), hold.proxy() is None)
                 called = True
                 original(pool, record)
-                returned(key, None)
+                del returning[key]
             except BaseException as error:
-                returned(id(record), None)
+                returning.pop(id(record), None)
                 if raised_by(error, called, original):
                     raise
                 try:
