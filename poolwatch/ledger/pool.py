@@ -410,7 +410,7 @@ class PoolLedger:
                 most_wanted=self.most_wanted,
                 switched_off=self.switched_off(),
                 lost_slots=self.slots.lost,
-                unrecorded=self.slots.before + gauges.unseen,
+                unrecorded=self.slots.unrecorded(gauges),
                 over=tuple(self.lending.over),
                 slotless=gauges.former + len(self.detached),
             )

@@ -103,6 +103,13 @@ class Slots:
         self.lost = self.dropped + len(self.missing)
         self._last = now, least, most
 
+    def unrecorded(self, gauges: Gauges) -> int:
+        """Slots that are out by checkouts without a hold, and that are not lost."""
+        before = self.before
+        if gauges.unheld is not None and gauges.before is None:
+            before = min(before, max(0, gauges.unheld[1]))  # some may have come back
+        return before + gauges.unseen
+
     def _lost(self, since: float) -> LostSlot:
         """The next lost slot, found missing at ``since``."""
         there = self._at_most[len(self.missing)]

@@ -81,6 +81,14 @@ def test_what_was_out_before_does_not_shrink_by_what_is_on_its_way(busy):
     assert (seen.slots.before, seen.slots.lost) == (3, 0)
 
 
+def test_what_is_out_without_a_hold():
+    """At once, when one of those from before has come back."""
+    seen = Comparisons(3)
+    assert seen.slots.unrecorded(Gauges(unheld=(2, 2))) == 2
+    assert seen.slots.unrecorded(Gauges(unheld=(3, 5), unseen=1)) == 4
+    assert seen.slots.unrecorded(Gauges()) == 3
+
+
 def test_a_pool_that_knows_what_was_out_before():
     seen = Comparisons(0, before=2)
     assert seen.look(1, 1, before=2) == 1

@@ -117,7 +117,7 @@ def pre_ping_finds_dead_connections(zoo: Any) -> None:
         time.sleep(0.3)
         zoo.dba(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state ="
-            " 'idle' AND pid <> pg_backend_pid() AND datname = current_database()"
+            " 'idle' AND query = 'ROLLBACK' AND datname = current_database()"
         )
 
 

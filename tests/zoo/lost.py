@@ -176,7 +176,14 @@ def worker(pool: Any) -> None:
     pool.putconn(connection)
 
 
-@fault("lost_slot", at="interrupted", also="exhausted", long_after=30, world=PSYCOPG)
+@fault(
+    "lost_slot",
+    at="interrupted",
+    also="exhausted",
+    bystanders="before_the_interrupt",
+    long_after=30,
+    world=PSYCOPG,
+)
 async def psycopg_pool_interrupted_in_the_queue(zoo: Any) -> None:
     """psycopg #509, in the pool for threads: a waiter is interrupted, and the next
     connection that comes back is handed to it all the same.
@@ -189,7 +196,7 @@ def _interrupted_in_the_queue(dsn: str) -> None:
     pool = psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, open=True)
     poolwatch.instrument(pool, name="app")
     _kept.append(pool)
-    held = pool.getconn()
+    held = pool.getconn()  # site: before_the_interrupt
     waiter = threading.Thread(target=_ends_by_itself, args=(pool,))
     waiter.start()
     time.sleep(0.3)
