@@ -117,7 +117,13 @@ class PoolStats:
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook has failed: since then nothing of this pool is recorded."""
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Dropped connections that the pool will never replace."""
+    """Slots that the pool will never lend again: nobody has their connection."""
+    unrecorded: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Checkouts from before the pool was instrumented, or that were not seen."""
+    over: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Ids of the pools from which this one takes its connections."""
+    slotless: int = field(default=0, metadata=VIEWERS_ONLY)
+    """Holds without a slot: detached, or of the pool before ``dispose()``."""
 
     @property
     def slots(self) -> int | None:
@@ -167,13 +173,17 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ClosedConnection:
-    """A connection that the application has closed or abandoned lately."""
+    """A connection that the application has closed, or failed to put into the pool."""
 
     pool: str
     backend_pid: int
     closed_s: float
     """How long ago."""
     connection: Connection
+    error: str | None = None
+    """Class of the exception that ended the request which opened it; else None."""
+    site: Frame | None = None
+    """The call site of that request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from sys import _getframe as frame_at
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -275,6 +276,7 @@ class LibraryPools(ABC):
         hooks = self.make_hooks(target, ledger)
         self._hooks[ledger.id] = hooks
         self.apply(hooks, settings)
+        ledger.slots.compare(monotonic(), ledger.gauges())
         self.track_collection(hooks)
         return hooks
 

@@ -1,7 +1,7 @@
 """The hooks of one pool of a driver: the part that all drivers share.
 
 A checkout passes up to three steps: ``begin_wait`` records a request as a wait,
-``begin_hold`` turns it into a hold, and ``count_failure`` counts a request that ended
+``begin_hold`` turns it into a hold, and ``request_failed`` counts a request that ended
 without a connection. The end of a hold differs by library: see the library's folder.
 
 A driver's pool is one object for its whole life: it is hooked once, and its hooks are
@@ -66,6 +66,9 @@ class DriverHooks(Hooks):
         self._explain = context.explain
         self._check_soon = context.check_soon
         self._report_failure = context.report_failure
+        self.out_before: set[int] | None = None
+        """Keys of what is out since before the pool was hooked, if the pool knows it.
+        """
         self._pool = ref(pool)
         self._finalizer = finalize(pool, self._pool_collected)
         self._finalizer.atexit = False
@@ -93,6 +96,17 @@ class DriverHooks(Hooks):
     def gauges(self) -> Gauges:
         """Read the current figures of the pool; empty once it was collected."""
         return Gauges()
+
+    def out_now(self, out: set[int]) -> set[int]:
+        """What of ``out`` has no hold and was not out from the beginning.
+
+        ``out`` are the keys of all connections that the pool counts as checked out.
+        """
+        unheld = out.difference(self.holds.copy())
+        if self.out_before is None:
+            self.out_before = set(unheld)
+        self.out_before &= unheld
+        return unheld - self.out_before
 
     def _pool_collected(self) -> None:
         self._patches.unhook(self._object_id)
@@ -133,7 +147,7 @@ class DriverHooks(Hooks):
         nothing is recorded.
         """
         ledger, guard = self.ledger, self.guard
-        holds, waits = ledger.holds, ledger.waits
+        holds, waits, slots = ledger.holds, ledger.waits, ledger.slots
         per_thread, capture = self._per_thread, self._sites.capture
         get_context, capacity, wrapper_file = (
             current_context.get,
@@ -161,7 +175,7 @@ class DriverHooks(Hooks):
                 key = id(checkout)
                 waits[key] = checkout
                 most = capacity(pool) or sys.maxsize
-                scarce = holder.hold_count or len(holds) + ledger.lost_slots >= most
+                scarce = holder.hold_count or len(holds) + slots.lost >= most
                 if scarce and not self.is_out(pool, args, kwargs):
                     self._record_scarcity(checkout, most)
                 return checkout, key  # noqa: TRY300 - an exception here would leave the wait
@@ -225,7 +239,7 @@ class DriverHooks(Hooks):
         ledger = self.ledger
         if checkout.holder.hold_count:
             ledger.requested_another(checkout)
-        if len(ledger.holds) + ledger.lost_slots >= most:
+        if len(ledger.holds) + ledger.slots.lost >= most:
             ledger.requested_beyond_capacity(checkout)
             self._check_soon(ledger.id)
 

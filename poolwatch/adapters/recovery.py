@@ -14,6 +14,9 @@ from time import monotonic
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.adapters.failed_connects import connections_opened
+from poolwatch.ledger.slots import Failed
+
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
     from poolwatch.ledger.pool import PoolLedger
@@ -71,20 +74,24 @@ class Hooks:
         """Count a request that the pool refused or the application cancelled."""
         try:
             self.ledger.waited(checkout, monotonic())
-            self.count_failure(checkout.requested_at, error, timed_out)
+            self._count_failure(checkout, error, timed_out)
         except Exception as failure:  # noqa: BLE001 - the application gets its own error
             self.guard.failed(failure)
 
-    def count_failure(
-        self, requested_at: float, error: BaseException, timed_out: bool
+    def _count_failure(
+        self, checkout: Checkout, error: BaseException, timed_out: bool
     ) -> None:
-        """Count a failed request; ``requested_at`` is a ``time.monotonic()``."""
-        waited = monotonic() - requested_at
+        now = monotonic()
         if timed_out:
-            self.ledger.timed_out(waited)
+            self.ledger.timed_out(now - checkout.requested_at)
             self.explain_to(error)
-        elif not isinstance(error, Exception):
-            self.ledger.given_up(waited)
+            return
+        failed = Failed(now, checkout.stack, type(error).__name__)
+        self.ledger.slots.failed.append(failed)
+        opened = connections_opened(error, checkout.requested_at, now)
+        self.ledger.slots.stranded.extend((failed, facts) for facts in opened)
+        if not isinstance(error, Exception):
+            self.ledger.given_up(now - checkout.requested_at)
         else:
             self._report_failure(self.ledger, error)
 

@@ -34,13 +34,20 @@ _ONE = references(ref(_POOL["connection"]))
 def check_dropped(
     hold: Checkout, *, pool_references: int = 1, weak_references: int = 1
 ) -> None:
-    """Record on a hold whether only the pool refers to the connection.
+    """Record on a hold whether only the pool refers to the connection."""
+    dropped = is_unused(hold.proxy, pool_references, weak_references)
+    hold.dropped = hold.dropped + 1 if dropped else 0
+
+
+def is_unused(
+    reference: Callable[[], Any], pool_references: int = 1, weak_references: int = 1
+) -> bool:
+    """Whether only the pool refers to a connection; False if it is gone.
 
     ``pool_references`` is the number of the pool's own references, ``weak_references``
     the number of weak references that poolwatch and the pool have.
     """
-    connection = hold.proxy()
+    connection = reference()
     in_use = connection is None or getweakrefcount(connection) > weak_references
     del connection
-    dropped = not in_use and references(hold.proxy) <= _ONE + pool_references - 1
-    hold.dropped = hold.dropped + 1 if dropped else 0
+    return not in_use and references(reference) <= _ONE + pool_references - 1

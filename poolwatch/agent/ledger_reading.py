@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
-from poolwatch.ledger.checkout import Checkout
+from poolwatch.ledger.checkout import Checkout, ConnectionFacts
 from poolwatch.ledger.pool import PoolLedger
+from poolwatch.ledger.pool_over_pool import sessions_of
+from poolwatch.ledger.slots import Failed
 from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import activity_of
@@ -22,6 +24,8 @@ from poolwatch.stacks.holder import Holder
 
 _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
+_CLOSING_S = 2.0
+"""Time for the application to close a connection of a failed request."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
 
@@ -81,12 +85,55 @@ class LedgerReading:
             evidence.called_again = True
             evidence.frames_left = 0
         self.pools.append(OpenRequests(pool, holds, waits))
-        self.departed += [
-            ClosedConnection(pool.id, pid, self.now - closed, facts.record(self.now))
-            for closed, facts in list(pool.recently_closed)
-            if (pid := facts.backend_pid) is not None
-            if _GRACE_S < self.now - closed < _DEPARTED_S
-        ]
+
+    def read_closed(self, pools: Sequence[PoolLedger]) -> None:
+        """Add the connections that are closed, or in no pool, to :attr:`departed`.
+
+        One that any pool has is neither: the pool over it may have closed it.
+        """
+        sessions = {each for pool in pools for each in sessions_of(pool)}
+        for pool in pools:
+            gone: list[tuple[float, float, ConnectionFacts, Failed | None]] = [
+                (closed, _GRACE_S, facts, None)
+                for closed, facts in list(pool.recently_closed)
+            ]
+            gone += [
+                (failed.at, _CLOSING_S, facts, failed)
+                for failed, facts in list(pool.slots.stranded)
+            ]
+            self.departed += [
+                ClosedConnection(
+                    pool.id,
+                    pid,
+                    self.now - since,
+                    facts.record(self.now),
+                    failed and failed.error,
+                    failed and failed.stack.site(),
+                )
+                for since, grace, facts, failed in gone
+                if (pid := facts.backend_pid) is not None
+                if grace < self.now - since < _DEPARTED_S
+                if facts.session not in sessions
+            ]
+
+    def leave_out_outer_waits(self) -> None:
+        """Drop the waits of a pool that takes its connections from another pool, where
+        the same request waits: it is one wait.
+        """
+        waiting = {
+            (requests.pool.id, wait.requester())
+            for requests in self.pools
+            for wait in requests.waits
+        }
+        for requests in self.pools:
+            requests.waits = [
+                wait
+                for wait in requests.waits
+                if not any(
+                    (inner, wait.requester()) in waiting
+                    for inner in requests.pool.lending.over
+                )
+            ]
 
     def _evidence(self, pool: PoolLedger, hold: Checkout) -> HoldEvidence:
         now = self.stack_now(hold)

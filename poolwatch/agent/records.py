@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
+    FailedCall,
     HoldEvidence,
     JudgedHold,
+    MissingSlot,
     OpenWait,
     PoolEvidence,
 )
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
+from poolwatch.ledger.pool import PoolLedger
+from poolwatch.ledger.slots import LostSlot
 from poolwatch.model import Frame, Hold, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
@@ -68,9 +73,50 @@ def pool_records(
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else pool.nestings.records(reading.now),
+        missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
         shared=pool.shared,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
+
+
+def with_lent(
+    reading: LedgerReading, pools: Sequence[PoolRecords]
+) -> list[PoolRecords]:
+    """Add to each pool the holds of the pools over it that have its connections."""
+    by_session = {
+        (hold.backend_pid, hold.connection.address, hold.connection.client_port): hold
+        for records in pools
+        if records.evidence.stats.over
+        for hold, _, _ in records.evidence.holds
+        if hold.connection is not None
+    }
+    return [
+        _with_lent(requests.pool, records, by_session)
+        if requests.pool.lending
+        else records
+        for requests, records in zip(reading.pools, pools, strict=True)
+    ]
+
+
+def _with_lent(
+    pool: PoolLedger, records: PoolRecords, by_session: Mapping[Any, Hold]
+) -> PoolRecords:
+    sessions = [each.facts.session for each in pool.lending.lent() if each.facts]
+    lent = [by_session[each] for each in sessions if each in by_session]
+    evidence = replace(records.evidence, lent=lent, lent_idle=len(sessions) - len(lent))
+    return records._replace(evidence=evidence)
+
+
+def _missing(now: float, slot: LostSlot) -> MissingSlot:
+    return MissingSlot(
+        now - slot.since,
+        tuple(
+            [
+                FailedCall(each.stack.site(), each.error, now - each.at)
+                for each in slot.failed
+            ]
+        ),
+    )
 
 
 def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:

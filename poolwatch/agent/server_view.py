@@ -45,7 +45,10 @@ class ServerView:
         """Read every server once; keep the connections open for ``linger`` seconds."""
         by_server: dict[str, list[PoolLedger]] = {}
         for pool in list(self._ledger.pools.values()):
-            if pool.server_connect is not None:
+            known = (
+                not pool.lending.foreign_creator or pool.connects or pool.connections
+            )
+            if pool.server_connect is not None and known:
                 by_server.setdefault(_server_key(pool), []).append(pool)
         self._drop_other_readers(by_server)
         servers = list(by_server.items())[:_MAX_SERVERS]
@@ -114,9 +117,8 @@ class ServerView:
         except ServerViewError as error:
             return AgentReading(ids, None, str(error), address=address)
 
-    @staticmethod
     def _query(
-        reader: AgentReader, pools: Collection[PoolLedger], linger: float
+        self, reader: AgentReader, pools: Collection[PoolLedger], linger: float
     ) -> ServerReading:
         known = [
             hold.facts
@@ -125,6 +127,11 @@ class ServerView:
             if hold.facts is not None
         ]
         known += [facts for pool in pools for _, facts in list(pool.recently_closed)]
+        known += [
+            facts
+            for pool in list(self._ledger.pools.values())  # a creator may be broken
+            for _, facts in list(pool.slots.stranded)
+        ]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}
         return reader.read(pids, linger=linger)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from poolwatch.agent.incident_snapshots import IncidentSnapshots
 from poolwatch.agent.leak_search import LeakSearch
 from poolwatch.agent.ledger_reading import LedgerReading
-from poolwatch.agent.records import PoolRecords, pool_records
+from poolwatch.agent.records import PoolRecords, pool_records, with_lent
 from poolwatch.agent.submitters import Submitters
 from poolwatch.diagnosis import findings
 from poolwatch.diagnosis.common import by_severity
@@ -60,8 +60,11 @@ class LedgerSource:
 
     def _process(self, leak_search: LeakSearch, search: bool) -> Process:
         reading = LedgerReading()
-        for pool in list(self._ledger.pools.values()):
+        ledgers = list(self._ledger.pools.values())
+        for pool in ledgers:
             reading.read(pool, self._ledger.numbers)
+        reading.leave_out_outer_waits()
+        reading.read_closed(ledgers)
         if search:
             leak_search.search(reading)
         else:
@@ -71,6 +74,7 @@ class LedgerSource:
         pools = [
             pool_records(reading, p, leak_search.is_confirmed) for p in reading.pools
         ]
+        pools = with_lent(reading, pools)
         process = Process(
             pid=os.getpid(),
             host=platform.node(),

@@ -62,6 +62,7 @@ class Watchdog:
         for pool in pools:
             pool.find_dropped()
             pool.mark(now)
+            pool.slots.compare(now, pool.gauges())
             self._log_nested(pool)
             self._log_fork_shared(pool)
         if now >= self._next_incident_snapshot and any(
@@ -177,8 +178,8 @@ class Watchdog:
 
 def _dropped_text(pool: PoolLedger) -> str:
     """Describe what happened to dropped connections."""
-    if pool.lost_slots:
-        lost = plural(pool.lost_slots, "slot")
+    if pool.slots.dropped:
+        lost = plural(pool.slots.dropped, "slot")
         return f"dropped: the pool does not replace them, {lost} lost so far"
     return "returned by garbage collection only: close() was not called"
 

@@ -17,7 +17,7 @@ from poolwatch.model import (
     ServerStatus,
     Severity,
 )
-from poolwatch.text.format import call_site, duration
+from poolwatch.text.format import call_site, duration, place
 
 if TYPE_CHECKING:
     from poolwatch.protocol.records import Backend
@@ -136,23 +136,45 @@ def _hold_finding(
 def stray_sessions(
     sessions: Iterable[tuple[ClosedConnection, Backend]],
 ) -> list[Finding]:
-    """``stray_session``: the server still runs the session of a closed connection."""
+    """``stray_session``: a session that no pool has any more, or never had."""
     return [
-        Finding(
-            kind="stray_session",
-            severity="warning",
-            pool=departed.pool,
-            text=f"backend {backend.pid} still runs ({backend.row.state or '?'}), "
-            f"{duration(departed.closed_s)} after the application closed its "
-            "connection",
-            proof="no checked-out or idle connection of the pool has this backend; "
-            "its pid and age match the closed connection",
-            remedy="Wait for its statement to end, or run SELECT "
-            f"pg_terminate_backend({backend.pid}); set a statement_timeout against "
-            "the next one.",
-        )
+        _stray_of_request(departed, backend)
+        if departed.error is not None
+        else _stray_of_close(departed, backend)
         for departed, backend in sessions
     ]
+
+
+def _stray_of_close(departed: ClosedConnection, backend: Backend) -> Finding:
+    return Finding(
+        kind="stray_session",
+        severity="warning",
+        pool=departed.pool,
+        text=f"backend {backend.pid} still runs ({backend.row.state or '?'}), "
+        f"{duration(departed.closed_s)} after the application closed its connection",
+        proof="no checked-out or idle connection of a pool has this backend; its pid "
+        "and age match the closed connection",
+        remedy="Wait for its statement to end, or run SELECT "
+        f"pg_terminate_backend({backend.pid}); set a statement_timeout against the "
+        "next one.",
+    )
+
+
+def _stray_of_request(departed: ClosedConnection, backend: Backend) -> Finding:
+    return Finding(
+        kind="stray_session",
+        severity="warning",
+        pool=departed.pool,
+        text=f"backend {backend.pid} ({backend.row.state or '?'}) was opened by a "
+        f"request at {place(departed.site)} that ended with {departed.error} "
+        f"{duration(departed.closed_s)} ago: no pool has its connection",
+        proof="the failed request had the connection in its frames; the backend's pid "
+        "and age match it, and no checked-out or idle connection has this backend",
+        remedy="Close the connection where its set-up fails: in the creator, in a "
+        "connect listener, on cancellation too (try, except BaseException, close, "
+        f"raise). SELECT pg_terminate_backend({backend.pid}) ends this one.",
+        sites=distinct_sites(departed.site),
+    )
 
 
 def ghosts(process: Process, missing: Collection[str]) -> list[Finding]:

@@ -121,6 +121,23 @@ class JudgedHold(NamedTuple):
     evidence: HoldEvidence
 
 
+class FailedCall(NamedTuple):
+    """A request for a connection, or a return, that ended with an exception."""
+
+    site: Frame | None
+    error: str | None
+    """The class of the exception; None for a return that was not completed."""
+    ago_s: float
+
+
+class MissingSlot(NamedTuple):
+    """A lost slot that was found by the pool's own count."""
+
+    since_s: float
+    failed: tuple[FailedCall, ...]
+    """All that failed when it was lost. If it is one call, that one lost it."""
+
+
 class OpenWait(NamedTuple):
     """A wait, and the thread or task that waits."""
 
@@ -140,6 +157,11 @@ class PoolEvidence:
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()
     """Nested requests that the ledger has noted so far."""
+    missing: Sequence[MissingSlot] = ()
+    lent: Sequence[Hold] = ()
+    """Holds of a pool over this one, whose connections are of this one."""
+    lent_idle: int = 0
+    """Connections of this one that are idle in a pool over it."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
 

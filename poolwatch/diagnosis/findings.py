@@ -23,8 +23,13 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
     waits = [each.wait for each in evidence.waits]
     found = [
         *holds.hold_findings(evidence.holds),
-        *holds.collected(stats, evidence.collected),
-        *pools.exhausted(stats, held, waits),
+        *holds.collected(
+            stats, evidence.collected, stats.lost_slots - len(evidence.missing)
+        ),
+        *pools.lost_slot(stats, evidence.missing),
+        *pools.exhausted(
+            stats, [*held, *evidence.lent], waits, lent_idle=evidence.lent_idle
+        ),
         *pools.unpooled(stats),
         *holds.mostly_outside(stats, evidence.outside),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),

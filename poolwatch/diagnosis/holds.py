@@ -134,13 +134,15 @@ def _is_undecided(hold: Hold) -> bool:
     return not hold.now or (hold.verdict == "long" and not still_running(hold))
 
 
-def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
+def collected(
+    pool: PoolStats, sites: Iterable[Collected], dropped: int
+) -> list[Finding]:
     """``leaked.collected``: connections that the application dropped.
 
-    Either the garbage collector returned them, or the pool has lost their slots.
+    The garbage collector has returned them, or ``dropped`` slots were lost with them.
     """
-    lost = f"{pool.lost_slots} of {plural(pool.slots or 0, 'slot')}"
-    wording = _LOST if pool.lost_slots else _COLLECTED
+    lost = f"{dropped} of {plural(pool.slots or 0, 'slot')}"
+    wording = _LOST if dropped > 0 else _COLLECTED
     return [
         Finding(
             kind="leaked.collected",

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from poolwatch.diagnosis.common import distinct_sites, ids
+from poolwatch.diagnosis.evidence import FailedCall, MissingSlot
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import Finding, Hold, PoolStats, Wait
-from poolwatch.text.format import call_site, duration, plural, short_time
+from poolwatch.text.format import call_site, duration, place, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
 _ENOUGH_HOLDS = 10
@@ -16,18 +17,31 @@ _ENOUGH_HOLDS = 10
 _ENOUGH_CHECKOUTS = 30
 """Checkouts needed to know whether connections are reused."""
 _NEARLY_ALL = 0.8
+_MAX_CAUSES = 3
 _NOTICEABLE_COST_S = 0.05
 
 
 def exhausted(
-    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait], *, lent_idle: int = 0
 ) -> list[Finding]:
-    """``exhausted``: requests wait and no connection is free."""
+    """``exhausted``: requests wait and no connection is free, by the pool's count.
+
+    ``lent_idle``: how many connections are idle in a pool over this one.
+    """
     capacity = pool.capacity
-    if not waits or capacity is None or len(holds) < capacity:
+    out = len(holds) + lent_idle + pool.unrecorded
+    if not waits or capacity is None or out - pool.slotless < capacity:
         return []
     by_site = Counter(call_site(hold) for hold in holds).most_common(3)
-    held = ", ".join(f"{site} ({n})" for site, n in by_site)
+    holders = [", ".join(f"{site} ({n})" for site, n in by_site)]
+    if lent_idle:
+        holders.append(f"a pool over this one, idle ({lent_idle})")
+    if pool.unrecorded:
+        holders.append(
+            f"{plural(pool.unrecorded, 'checkout')} from before the pool was "
+            "instrumented, or by a call that was not seen"
+        )
+    proof = "held by " + " and ".join(filter(None, holders))
     lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
     return [
@@ -35,16 +49,14 @@ def exhausted(
             kind="exhausted",
             severity="critical",
             pool=pool.id,
-            text=f"pool {pool.name!r} is exhausted: {len(holds)} of "
+            text=f"pool {pool.name!r} is exhausted: {out} of "
             f"{capacity} connections out, "
             + (f"{lost} lost, " if lost else "")
             + f"{plural(len(waits), 'request')} waiting, the longest for "
             f"{duration(oldest)}",
-            proof=f"held by {held}"
-            if held
-            else "no connection is held: every slot was lost",
-            remedy="Return every connection: the pool never replaces a dropped one. "
-            "Recreate the pool to get lost slots back."
+            proof=proof if out else "no connection is held: every slot was lost",
+            remedy="Return every connection: the pool never replaces a lost one. "
+            f"{_get_back(pool)}"
             if lost
             else "Look at what the holders are doing before making the pool larger.",
             holds=ids(holds),
@@ -52,6 +64,70 @@ def exhausted(
             sites=distinct_sites(*(hold.site for hold in holds)),
         )
     ]
+
+
+def lost_slot(pool: PoolStats, missing: Sequence[MissingSlot]) -> list[Finding]:
+    """``lost_slot``: the pool counts more connections as out than anybody has.
+
+    Slots of dropped connections are left out: ``leaked.collected`` names who did it.
+    """
+    if not missing or pool.slots is None:
+        return []
+    certain = [
+        slot.failed[0] for slot in missing if len(set(map(_cause, slot.failed))) == 1
+    ]
+    failed = Counter(_cause(each) for slot in missing for each in slot.failed)
+    causes = ", ".join(
+        f"{cause} ({times})" if times > 1 else cause
+        for cause, times in failed.most_common(_MAX_CAUSES)
+    )
+    count = plural(len(missing), "connection")
+    oldest = max(slot.since_s for slot in missing)
+    return [
+        Finding(
+            kind="lost_slot",
+            severity="critical",
+            pool=pool.id,
+            text=f"pool {pool.name!r} has lost {len(missing)} of its "
+            f"{plural(pool.slots, 'slot')}: it has counted {count} as checked out for "
+            f"{duration(oldest)} that nobody holds"
+            + (f"; {_cause(certain[0])} at that time" if certain else ""),
+            proof=f"in two readings the pool counts {count} more as checked out than "
+            "are held, requested or being returned"
+            + (f"; failed at that time: {causes}" if causes else ""),
+            remedy=_lost_remedy(certain) + _get_back(pool),
+            sites=distinct_sites(*(each.site for each in certain)),
+        )
+    ]
+
+
+def _cause(failed: FailedCall) -> str:
+    if failed.error is None:
+        where = place(failed.site)
+        return f"the return of a connection checked out at {where} was not completed"
+    return f"a request at {place(failed.site)} ended with {failed.error}"
+
+
+def _lost_remedy(certain: Sequence[FailedCall]) -> str:
+    if certain and all(each.error is None for each in certain):
+        return (
+            "Look at what runs when a connection goes back: a checkin listener that "
+            "raises keeps it from the pool. "
+        )
+    if certain:
+        return (
+            "Keep that exception out of the checkout: release the connection when a "
+            "listener or a pool class of your own fails after the checkout, do not "
+            "cancel or interrupt a request half-way, and use the newest release of "
+            "the pool's library. "
+        )
+    return "Look for code that takes connections from the pool past its checkout. "
+
+
+def _get_back(pool: PoolStats) -> str:
+    if options_of(pool.kind).made_by == "create_engine":
+        return "engine.dispose() gets lost slots back."
+    return "Recreate the pool to get lost slots back."
 
 
 def undersized(
@@ -64,6 +140,8 @@ def undersized(
         return []
     if any(hold.verdict != "ok" for hold in holds) or pool.counters.leaked:
         return []
+    if pool.lost_slots or pool.unrecorded:
+        return []  # the pool was large enough
     usual = pool.hold_s.p99
     if pool.hold_s.count < _ENOUGH_HOLDS or usual is None:
         return []
@@ -94,7 +172,7 @@ def unpooled(pool: PoolStats) -> list[Finding]:
     NullPool is left out, because it is meant to work like that.
     """
     counters, opened = pool.counters, pool.create_s
-    if "Null" in pool.kind or counters.checkouts < _ENOUGH_CHECKOUTS:
+    if "Null" in pool.kind or pool.over or counters.checkouts < _ENOUGH_CHECKOUTS:
         return []
     if counters.connects < _NEARLY_ALL * counters.checkouts:
         return []

@@ -135,6 +135,8 @@ def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]
             connected = [
                 pools_by_id[each] for each in status.pools if each in pools_by_id
             ]
+            # the connections of a pool over another pool are those of that pool
+            connected = [pool for pool in connected if not pool.over]
             pools[status.identity] += [(number, process, pool) for pool in connected]
     return [(server, pools[identity]) for identity, server in servers.items()]
 

@@ -177,6 +177,10 @@ class Usage:
         return 0.0 if self.began is not None else max(0.0, now - self.used)
 
 
+Session = tuple[int | None, str | None, int | None]
+"""Backend pid, server's address and client port of a connection."""
+
+
 class ConnectionFacts:
     """What is known about a DBAPI connection since it was opened or first seen."""
 
@@ -212,6 +216,11 @@ class ConnectionFacts:
         self.age_unknown = age_unknown
         """Whether it was opened unseen: ``opened`` is when it was first seen."""
 
+    @property
+    def session(self) -> Session:
+        """Equal for two open connections only if they are the same session."""
+        return self.backend_pid, self.address, self.client_port
+
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""
         from poolwatch.model import Connection
@@ -230,14 +239,33 @@ class Gauges:
 
     def __init__(
         self,
+        *,
         size: int | None = None,
         max_overflow: int | None = None,
         timeout_s: float | None = None,
         idle: int | None = None,
         overflow: int | None = None,
+        unheld: tuple[int, int] | None = None,
+        before: int | None = None,
+        unseen: int = 0,
+        former: int = 0,
     ) -> None:
         self.size = size
         self.max_overflow = max_overflow
         self.timeout_s = timeout_s
         self.idle = idle
         self.overflow = overflow
+        self.unheld = unheld
+        """Slots that the pool counts as checked out, less the holds: the fewest (less
+        all that may be on its way to or from a holder), and the most.
+        """
+        self.before = before
+        """Slots that are out since before the pool was instrumented, and that
+        ``unheld`` leaves out; None if the pool only has a number.
+        """
+        self.unseen = unseen
+        """Slots in use by a checkout that was not seen: a call of a bound method from
+        before the pool was instrumented.
+        """
+        self.former = former
+        """Holds of a pool that this one has replaced, and that counts for itself."""

@@ -22,7 +22,9 @@ from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
+from poolwatch.ledger.pool_over_pool import Lending, took_from_another
 from poolwatch.ledger.site_stats import BATCH, StackStats
+from poolwatch.ledger.slots import Slots
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
@@ -77,6 +79,7 @@ class PoolLedger:
         self.observers = observers
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
+        self.slots = Slots()
         self.name = name
         self.kind = kind
         self.url = url
@@ -94,6 +97,7 @@ class PoolLedger:
         return."""
         self.detached: dict[int, Checkout] = {}
         """Open holds whose connection was detached from the pool."""
+        self.lending = Lending(self.holds, all_pools)
         self.waits: dict[int, Checkout] = {}
         self.blamed: dict[int, list[CapturedStack]] = {}
         """By id of the wait: the stacks of the holds that were open when it began."""
@@ -111,8 +115,6 @@ class PoolLedger:
     def _start_counting(self) -> None:
         self.begun = time.monotonic()
         self.connects = self.closes = self.timeouts = self.invalidated = 0
-        self.lost_slots = 0
-        """Dropped connections that the pool will never replace."""
         self.gave_up = 0
         """Waits that the application itself ended."""
         self.most_wanted = 0
@@ -182,7 +184,7 @@ class PoolLedger:
 
     def requested_another(self, wait: Checkout) -> None:
         """Record a request by a holder that has a connection, of any pool, already."""
-        self.nestings.note(wait, self.holds)
+        self.nestings.note(wait, self.lending.own())
         self.blamed[id(wait)] = []
 
     def requested_beyond_capacity(self, wait: Checkout) -> None:
@@ -210,10 +212,11 @@ class PoolLedger:
                 stats = self._stats.get(hold.stack) or self._stats_of(hold.stack)
                 stats.pool_wait += seconds
 
-    def connected(self, connect_s: float) -> None:
+    def connected(self, connect_s: float, facts: ConnectionFacts) -> None:
         """Count a connection that was opened, and the seconds of the connect."""
         self.connects += 1
         self._created.append(connect_s)
+        took_from_another(self, facts, self._all_pools)
 
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
         """Count a connection that was closed; its backend may live a little longer."""
@@ -247,6 +250,7 @@ class PoolLedger:
             table.clear()
         self.recently_closed.clear()
         self.nestings.forget()
+        self.slots.forget()
         self._start_counting()  # with a new lock: the parent may have held it
 
     def _all_stats(self) -> list[StackStats]:
@@ -303,14 +307,12 @@ class PoolLedger:
         else:
             site = OTHER_SITES
         stacks = self._by_site.setdefault(site, {})
-        if stack not in stacks and self._is_full():
+        so_many = sum(map(len, list(self._by_site.values())))
+        if stack not in stacks and so_many >= _MAX_STACKS:
             stack = (*stack[:1], OTHER_SITES)
         stats = stacks.get(stack) or stacks.setdefault(stack, StackStats(stack))
         stats.captured = [*stats.captured[-3:], captured]
         return self._stats.setdefault(captured, stats)
-
-    def _is_full(self) -> bool:
-        return sum(map(len, list(self._by_site.values()))) >= _MAX_STACKS
 
     # -- read by viewers ---------------------------------------------------------------
 
@@ -327,8 +329,10 @@ class PoolLedger:
         return self.recorded_holds()
 
     def recorded_holds(self) -> list[Checkout]:
-        """Return the open holds as events left them, without checking connections."""
-        return [*list(self.holds.values()), *list(self.detached.values())]
+        """The open holds as events left them, except those lent to pools over this."""
+        holds = [*list(self.holds.values()), *list(self.detached.values())]
+        self.lending.drop_ended()
+        return [hold for hold in holds if hold not in self.lending]
 
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have been waiting for some time (``MIN_SHOWN_WAIT_S``)."""
@@ -350,9 +354,7 @@ class PoolLedger:
 
     def mostly_outside(self) -> list[MostlyOutsideSql]:
         """Call sites whose held time is mostly not in SQL."""
-        from poolwatch.ledger.site_costs import (
-            mostly_outside,  # loaded by the first viewer
-        )
+        from poolwatch.ledger.site_costs import mostly_outside  # for viewers only
 
         return mostly_outside(self._stats_by_site())
 
@@ -367,12 +369,14 @@ class PoolLedger:
         from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
+        holds += len(self.lending)
         all_stats = self._all_stats()
         with self._folded(all_stats, _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
             gauges = self.gauges()
+            self.slots.compare(now, gauges)
             return PoolStats(
                 id=self.id,
                 name=self.name,
@@ -405,7 +409,10 @@ class PoolLedger:
                 ),
                 most_wanted=self.most_wanted,
                 switched_off=self.switched_off(),
-                lost_slots=self.lost_slots,
+                lost_slots=self.slots.lost,
+                unrecorded=self.slots.unrecorded(gauges),
+                over=tuple(self.lending.over),
+                slotless=gauges.former + len(self.detached),
             )
 
     def stacks(self) -> dict[Frame, list[Stack]]:

@@ -129,19 +129,43 @@ def stray_sessions(
     readings: Mapping[str, ServerReading],
     windows: Mapping[str, Window],
 ) -> tuple[tuple[ClosedConnection, Backend], ...]:
-    """Connections that the application dropped but the server still serves."""
-    return tuple(
-        (gone, backend)
-        for gone in process.departed
-        for backend in getattr(readings.get(gone.pool), "backends", ())
-        if backend.pid == gone.backend_pid
-        if _proven_row(
-            gone.connection,
-            backend,
-            readings[gone.pool].address,
-            windows.get(gone.pool, SAME_MOMENT),
-        )
-    )
+    """Connections that the application has given up, but the server still serves."""
+    found = []
+    for gone in process.departed:
+        for pool in _pools_on_server_of(gone, readings):
+            window = windows.get(pool, SAME_MOMENT)
+            backend = _stray_session(gone, readings[pool], window)
+            if backend is not None:
+                found.append((gone, backend))
+                break
+    return tuple(found)
+
+
+def _pools_on_server_of(
+    gone: ClosedConnection, readings: Mapping[str, ServerReading]
+) -> list[str]:
+    """The pool of a connection, or pools whose server has the address of its server."""
+    if gone.pool in readings:
+        return [gone.pool]
+    address = gone.connection.address or "-"
+    return [pool for pool, reading in readings.items() if reading.address == address]
+
+
+def _stray_session(
+    gone: ClosedConnection, reading: ServerReading, window: Window
+) -> Backend | None:
+    """The session of a connection, if it is proven.
+
+    One that a failed request has left behind must have been opened during the request:
+    the request may have had an older connection, of others.
+    """
+    for backend in reading.backends:
+        if backend.pid != gone.backend_pid:
+            continue
+        if gone.error is None or same_age(gone.connection, backend, window):
+            proven = _proven_row(gone.connection, backend, reading.address, window)
+            return backend if proven else None
+    return None
 
 
 def same_port(connection: Connection, backend: Backend) -> bool:

@@ -136,7 +136,10 @@ def test_viewers_get_more(path, http_get):
         "long_after_s",
         "lost_slots",
         "most_wanted",
+        "over",
+        "slotless",
         "switched_off",
+        "unrecorded",
         "waiting_s_per_s",
     }
     assert wire.from_json(http_get(path, "/view")[1]).processes[0].pid == os.getpid()

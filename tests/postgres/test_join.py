@@ -7,8 +7,8 @@ from dataclasses import replace
 import fakes
 import pytest
 
-from poolwatch.model import Connection, ServerRow
-from poolwatch.postgres.join import SLACK_S, claimed, join
+from poolwatch.model import ClosedConnection, Connection, ServerRow
+from poolwatch.postgres.join import SLACK_S, claimed, join, stray_sessions
 from poolwatch.protocol.records import Backend, ServerReading
 
 ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
@@ -178,3 +178,46 @@ def test_rows_that_a_pool_of_an_unknown_server_can_claim():
     assert pids("/run/pg:5432") == [100, 101]
     assert pids(None) == [100]
     assert claimed(holds, "p2", reading(*rows)).backends == ()
+
+
+# -- sessions that no pool has ---------------------------------------------------------
+
+
+def given_up(pool="p1", error="CancelledError", closed_s=5.0, **connection):
+    facts = {"age_s": 5.0, "connect_s": 0.2, "address": None, "client_port": None}
+    return ClosedConnection(
+        pool, 100, closed_s, Connection(**(facts | connection)), error, None
+    )
+
+
+def strays(gone, the_backend, pool="p1", address=None):
+    asked = replace(process(), departed=(gone,))
+    return [
+        each.pid
+        for _, each in stray_sessions(
+            asked, {pool: reading(the_backend, address=address)}, {}
+        )
+    ]
+
+
+def test_a_session_that_a_failed_request_has_opened():
+    assert strays(given_up(), backend(age_s=5.1)) == [100]
+
+
+def test_a_session_that_is_older_than_the_failed_request():
+    """The request had a connection of others in its frames, for example a pool's."""
+    older = backend(age_s=60.0, client_port=4711)
+    assert strays(given_up(client_port=4711), older) == []
+
+
+def test_a_closed_connection_needs_no_age_if_it_has_the_port():
+    older = backend(age_s=60.0, client_port=4711)
+    assert strays(given_up(error=None, client_port=4711), older) == [100]
+
+
+def test_a_stray_is_found_by_another_pool_of_its_server():
+    """The creator of its own pool may be broken, so that the agent cannot connect."""
+    gone = given_up(address="/run:5432")
+    assert strays(gone, backend(age_s=5.1), "p2", "/run:5432") == [100]
+    assert strays(gone, backend(age_s=5.1), "p2", "/run:5433") == []
+    assert strays(given_up(), backend(age_s=5.1), "p2", None) == []

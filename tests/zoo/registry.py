@@ -41,6 +41,7 @@ MODULES = (
     "in_use",
     "server",
     "contention",
+    "lost",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
@@ -48,6 +49,7 @@ MODULES = (
     "innocent_threads",
     "innocent_server",
     "innocent_contention",
+    "innocent_lost",
 )
 
 NEVER = 30.0

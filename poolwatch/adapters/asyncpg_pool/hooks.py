@@ -117,7 +117,27 @@ class AsyncpgHooks(DriverHooks):
             max_overflow=pool.get_max_size() - least,
             idle=idle,
             overflow=max(0, size - least),
+            unheld=self._unheld(pool),
+            before=len(self.out_before or ()),
         )
+
+    def _unheld(self, pool: Any) -> tuple[int, int] | None:
+        """See Gauges. The pool has a queue of what is not checked out."""
+        if pool._closing or pool._closed:
+            return None
+        queue = pool._queue
+        if queue is None:  # not opened yet
+            return 0, 0
+        holders = {id(each): each for each in list(pool._holders)}
+        inside = map(id, list(queue._queue))
+        unheld = [
+            holders[each] for each in self.out_now(set(holders).difference(inside))
+        ]
+        in_use = [each for each in unheld if each._in_use is not None]
+        waiting = sum(not getter.done() for getter in list(queue._getters))
+        requested = max(0, len(self.waits) - waiting)
+        lost = max(0, len(unheld) - len(in_use) - requested)
+        return lost + sum(map(_is_unused, in_use)), len(unheld)
 
     # -- hooking -----------------------------------------------------------------------
 
@@ -274,8 +294,8 @@ class AsyncpgHooks(DriverHooks):
             return
         try:
             connect_s = monotonic() - began
-            self._add(connection, connect_s)
-            self.ledger.connected(connect_s)
+            facts = self._add(connection, connect_s)
+            self.ledger.connected(connect_s, facts)
         except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 
@@ -317,6 +337,11 @@ class _ProxyReference:
 
 def _no_proxy() -> None:
     """Stands in for the reference once the hold has ended."""
+
+
+def _is_unused(holder: Any) -> bool:
+    """Whether only asyncpg itself refers to the proxy of a connection in use."""
+    return refcounts.is_unused(lambda: holder._proxy, _POOL_REFERENCES, 0)
 
 
 def _is_open(connection: Any) -> bool:

@@ -54,13 +54,25 @@ class Psycopg2Hooks(DriverHooks):
         pool = self.pool
         if pool is None:
             return Gauges()
+        unheld = None if pool.closed else self._unheld(pool)
+        lost, missing = unheld or (0, 0)
         return Gauges(
             size=pool.maxconn,
             max_overflow=0,
             timeout_s=0.0,
             idle=len(pool._pool),
             overflow=0,
+            unheld=unheld,
+            before=len(self.out_before or ()),
+            unseen=max(0, missing - lost - len(self.waits)),
         )
+
+    def _unheld(self, pool: Any) -> tuple[int, int]:
+        """See Gauges. The pool refers to all connections that are out."""
+        unheld = self.out_now(set(pool._rused.copy()))
+        known = [self._known.get(key) for key in unheld]
+        unused = [each for each in known if each and refcounts.is_unused(each)]
+        return len(unused), len(unheld)
 
     # -- requests and holds ------------------------------------------------------------
 
@@ -150,8 +162,8 @@ class Psycopg2Hooks(DriverHooks):
         """Count a connection that the pool has opened."""
         if self.guard.tripped:
             return
-        self._remember(connection, opened, connect_s)
-        self.ledger.connected(connect_s)
+        facts = self._remember(connection, opened, connect_s)
+        self.ledger.connected(connect_s, facts)
 
     def _add_existing(self, connection: Any) -> ConnectionFacts:
         """Record a connection that was opened before the pool was instrumented."""

@@ -25,11 +25,12 @@ Remember = Callable[[Any, int, float, float | None], ConnectionFacts]
 class KnownConnection:
     """The record of a connection, which does not keep it alive."""
 
-    __slots__ = ("closed", "facts", "reference", "wrapped")
+    __slots__ = ("closed", "facts", "key", "reference", "wrapped")
 
     def __init__(
-        self, reference: ref[Any], facts: ConnectionFacts, wrapped: Wrapped
+        self, key: int, reference: ref[Any], facts: ConnectionFacts, wrapped: Wrapped
     ) -> None:
+        self.key = key
         self.reference = reference
         self.facts = facts
         self.wrapped = wrapped
@@ -65,7 +66,7 @@ class Connections:
         facts = self._remember(connection, key, opened, connect_s)
         wrapped = self._statements.wrap(connection)
         known = KnownConnection(
-            ref(connection, partial(self._dead, key)), facts, wrapped
+            key, ref(connection, partial(self._dead, key)), facts, wrapped
         )
         self.known[key] = known
         return known
@@ -81,7 +82,17 @@ class Connections:
     def _closed(self, known: KnownConnection) -> None:
         if not known.closed:
             known.closed = True
+            self._ledger.connections.pop(known.key, None)
             self._ledger.closed(known.facts, monotonic())
+
+    def on_their_way(self, pool: Any) -> int:
+        """How many are neither idle in the pool nor held, and not closed."""
+        idle, holds = set(map(id, list(pool._pool))), self._ledger.holds
+        return sum(
+            not known.closed and known.reference() is not None
+            for key, known in list(self.known.items())
+            if key not in idle and key not in holds
+        )
 
     def forget(self) -> None:
         """Remove our wrappers from the connections, and drop their records."""
@@ -108,5 +119,18 @@ class Connections:
     def _dropped(self, key: int, hold: Checkout) -> None:
         self._ledger.holds.pop(key, None)
         if self._keeps_slot():
-            self._ledger.lost_slots += 1
+            self._ledger.slots.drop()
         self._ledger.end(hold, monotonic(), True)
+
+
+_TASK = "AddConnection"
+"""The pool's task that opens a connection. Its slot is counted from before."""
+
+
+def to_be_opened(pool: Any) -> int:
+    """How many connections the pool is to open, now or when it tries again."""
+    queued = getattr(pool._tasks, "queue", None)
+    tasks = list(pool._tasks._queue if queued is None else queued)  # asyncio's is None
+    later = [entry.action for entry in list(pool._sched._queue)]
+    tasks += [getattr(action, "__self__", None) for action in later]
+    return sum(type(task).__name__ == _TASK for task in tasks)

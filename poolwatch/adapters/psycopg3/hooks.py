@@ -8,7 +8,8 @@ only to add a note to its timeout error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from inspect import iscoroutinefunction
 from operator import attrgetter
 from time import monotonic
@@ -21,7 +22,11 @@ from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.hooks import DriverHooks, request
 from poolwatch.adapters.patching import Method, Patches, WrapperFactory
 from poolwatch.adapters.psycopg3.connect import url_of
-from poolwatch.adapters.psycopg3.connections import Connections, KnownConnection
+from poolwatch.adapters.psycopg3.connections import (
+    Connections,
+    KnownConnection,
+    to_be_opened,
+)
 from poolwatch.adapters.psycopg3.statements import StatementHooks
 from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.pool import PoolLedger
@@ -46,6 +51,8 @@ class PsycopgHooks(DriverHooks):
             ledger, self.guard, statements, self.remember, self._keeps_slot
         )
         self._known = self.connections.known
+        self._connecting: dict[int, None] = {}
+        """Connects in progress."""
         patches.hook(pool, self, **_WRAPPERS)
         for connection in list(pool._pool):  # so that a forked child knows them
             self._add(connection)
@@ -71,10 +78,21 @@ class PsycopgHooks(DriverHooks):
             max_overflow=most - size if most else -1,
             timeout_s=float(pool.timeout),
             idle=len(pool._pool),
-            overflow=max(0, pool._nconns - self.ledger.lost_slots - size)
+            overflow=max(0, pool._nconns - self.ledger.slots.lost - size)
             if most
             else 0,
+            unheld=self._unheld(pool),
         )
+
+    def _unheld(self, pool: Any) -> tuple[int, int] | None:
+        """See Gauges. The pool also counts connections that are yet to be opened."""
+        if pool._closed or not pool._max_size:
+            return None if pool._opened or not pool._max_size else (0, 0)
+        with suppress(Exception):  # another version, or a pool class of one's own
+            most = pool._nconns - len(pool._pool) - len(self.holds)
+            on_their_way = self.connections.on_their_way(pool) + to_be_opened(pool)
+            return most - on_their_way - len(self._connecting), most
+        return None
 
     def _keeps_slot(self) -> bool:
         """Whether a dropped connection still occupies a slot of a limited pool."""
@@ -113,14 +131,24 @@ class PsycopgHooks(DriverHooks):
 
     # -- connections -------------------------------------------------------------------
 
+    @contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Count a connect in progress."""
+        key = object()
+        self._connecting[id(key)] = None
+        try:
+            yield
+        finally:
+            self._connecting.pop(id(key), None)
+
     def opened(self, connection: Any, began: float) -> None:
         """Count a new connection. OpenTelemetry's creation time includes the set-up."""
         if self.guard.tripped:
             return
         try:
             now = monotonic()
-            self.ledger.connected(now - began)
-            self._add(connection, now, now - began)
+            known = self._add(connection, now, now - began)
+            self.ledger.connected(now - began, known.facts)
         except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 
@@ -198,16 +226,18 @@ def _connect(original: Method, hooks_of: Callable[[int], Any]) -> Method:
 
     def connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
         began = monotonic()
-        connection = original(pool, *args, **kwargs)
         hooks = hooks_of(id(pool))
+        with nullcontext() if hooks is None else hooks.connecting():
+            connection = original(pool, *args, **kwargs)
         if hooks is not None:
             hooks.opened(connection, began)
         return connection
 
     async def async_connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
         began = monotonic()
-        connection = await original(pool, *args, **kwargs)
         hooks = hooks_of(id(pool))
+        with nullcontext() if hooks is None else hooks.connecting():
+            connection = await original(pool, *args, **kwargs)
         if hooks is not None:
             hooks.opened(connection, began)
         return connection

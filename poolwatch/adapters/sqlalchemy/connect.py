@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.runtime.libraries import driver_named
+from poolwatch.runtime.libraries import driver_named, libraries
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -83,6 +83,11 @@ def _dialect(owner: Any) -> Any | None:
 
 def _connect(pool: Any, dialect: Any | None) -> Any:
     arguments = connect_arguments(pool)
+    if arguments is None and _is_of_pool(pool._creator):
+        raise _cannot_connect(
+            "the engine takes its connections from another pool: instrument that pool, "
+            "or give --dsn"
+        )
     if dialect is not None and dialect.is_async:
         return _connect_async(dialect, arguments)
     if arguments is None or dialect is None:
@@ -100,6 +105,13 @@ def _connect(pool: Any, dialect: Any | None) -> Any:
         if connection is not None
         else dialect.connect(*positional, **keywords)
     )
+
+
+def _is_of_pool(creator: Any) -> bool:
+    """Whether the creator is a method of another library's pool."""
+    known = {each for library in libraries() for each in library.pool_classes}
+    classes = type(getattr(creator, "__self__", None)).__mro__
+    return any((each.__module__, each.__name__) in known for each in classes)
 
 
 def _connect_async(dialect: Any, arguments: Arguments | None) -> Any:

@@ -66,6 +66,7 @@ class Engines(LibraryPools):
 
     def make_hooks(self, target: Any, ledger: PoolLedger) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
+        ledger.lending.foreign_creator = self.arguments_of(target) is None
         return PoolHooks(target, ledger, self._context)
 
     def track_collection(self, hooks: Any) -> None:

@@ -18,12 +18,15 @@ class Connections:
 
     def __init__(self, table: dict[int, ConnectionFacts]) -> None:
         self.table = table
-        self._records: dict[int, ref[Any]] = {}
+        self.records: dict[int, ref[Any]] = {}
         """Weak references whose callbacks remove the facts of a collected record."""
 
-    def opened(self, dbapi_connection: Any, record: Any, connect_s: float) -> None:
+    def opened(
+        self, dbapi_connection: Any, record: Any, connect_s: float
+    ) -> ConnectionFacts:
         """Record a newly opened connection; ``connect_s`` is in seconds."""
-        self._remember(record, facts_of(dbapi_connection, monotonic(), connect_s))
+        facts = facts_of(dbapi_connection, monotonic(), connect_s)
+        return self._remember(record, facts)
 
     def add_existing(self, proxy: Any) -> ConnectionFacts:
         """Record a connection that was opened before the pool was instrumented."""
@@ -33,7 +36,7 @@ class Connections:
         return self._remember(record, facts)
 
     def _remember(self, record: Any, facts: ConnectionFacts) -> ConnectionFacts:
-        key, table, records = id(record), self.table, self._records
+        key, table, records = id(record), self.table, self.records
         table[key] = facts
         records[key] = ref(record, _make_forget(key, table, records))
         return facts

@@ -6,7 +6,6 @@ SQLAlchemy has no event for a request or a wait, so ``connect`` is wrapped; so a
 
 from __future__ import annotations
 
-import sys
 import time
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
@@ -25,6 +24,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.patching import Wrapped, unbound
 from poolwatch.adapters.recovery import Hooks, raised_by
+from poolwatch.adapters.sqlalchemy.count import FailedReturns, capacity_of, gauges_of
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
 from poolwatch.adapters.sqlalchemy.facts import Connections, proxy_ref
@@ -78,10 +78,15 @@ class PoolHooks(Hooks):
         self._pools: list[ref[Pool]] = []
         """The live pools, current and former, of the target; the newest last."""
         self._wrapped: list[Wrapped] = []
+        self._returning: dict[int, None] = {}
+        """Ids of the connection records that are being put back or closed."""
         self._connections = Connections(ledger.connections)
         self._statements: StatementHooks | None = None
         ledger.gauges = self.gauges
         ledger.switched_off = self.is_switched_off
+        if not self._shared:
+            returns = FailedReturns(ledger, self._connections.records)
+            ledger.find_dropped = returns.check
         self._adopt(pool)
         for name, listener in self._listeners():
             listen(pool.dispatch, name, listener)
@@ -165,6 +170,7 @@ class PoolHooks(Hooks):
             new: Pool = original(pool)
             if not self.guard.tripped:
                 try:
+                    self.ledger.slots.forget()
                     self._adopt(new)
                 except Exception as error:  # noqa: BLE001 - the application must go on
                     self.guard.failed(error)
@@ -180,7 +186,7 @@ class PoolHooks(Hooks):
         This is the hot path: all it needs is a closure local. The wrapper keeps
         ``pool`` alive, like the bound method that it replaces.
         """
-        capacity = _capacity_of(pool)
+        capacity = capacity_of(pool)
         ledger, guard = self.ledger, self.guard
         holds, waits = ledger.holds, ledger.waits
         connections, add_existing = ledger.connections, self._connections.add_existing
@@ -297,8 +303,8 @@ class PoolHooks(Hooks):
         detached = self.ledger.holds.pop(id(record), None)
         if detached is not None:  # the detach event of another thread is yet to come
             self._keep_detached(detached)
-        self._connections.opened(dbapi_connection, record, connect_s)
-        self.ledger.connected(connect_s)
+        facts = self._connections.opened(dbapi_connection, record, connect_s)
+        self.ledger.connected(connect_s, facts)
 
     def _return_wrapper(
         self, pool: Pool, original: Callable[[Any, Any], None]
@@ -309,16 +315,21 @@ class PoolHooks(Hooks):
         ledger = self.ledger
         pop_hold: Callable[..., Checkout | None] = ledger.holds.pop
         end: Callable[..., Any] = ledger.end
+        returning = self._returning
 
         # nothing before the try: an exception there would leak the connection
         def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
             try:
-                hold = pop_hold(id(record), None)
+                key = id(record)
+                returning[key] = None
+                hold = pop_hold(key, None)
                 if hold is not None:
                     hold = end(hold, monotonic(), hold.proxy() is None)
                 called = True
                 original(pool, record)
+                del returning[key]
             except BaseException as error:
+                returning.pop(id(record), None)
                 if raised_by(error, called, original):
                     raise
                 try:
@@ -368,10 +379,11 @@ class PoolHooks(Hooks):
 
     @_guarded
     def _on_close(self, dbapi_connection: Any, record: Any) -> None:
-        self.ledger.closed(self.ledger.connections.get(id(record)), monotonic())
+        self.ledger.closed(self.ledger.connections.pop(id(record), None), monotonic())
 
     @_guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
+        self.ledger.connections.pop(id(record), None)
         hold = self._pop_detached_hold(record)
         if hold is not None:
             self._keep_detached(hold)
@@ -425,22 +437,10 @@ class PoolHooks(Hooks):
     def gauges(self) -> Gauges:
         """Read the current figures of the pool; empty once it was collected."""
         pool = self.pool
-        if isinstance(pool, QueuePool):
-            return Gauges(
-                size=pool.size(),
-                max_overflow=pool._max_overflow,
-                timeout_s=float(pool.timeout()),
-                idle=pool.checkedin(),
-                overflow=max(0, pool.overflow()),
-            )
-        return Gauges()
-
-
-def _capacity_of(pool: Pool) -> int:
-    """The maximum number of connections that the pool lends at once."""
-    if isinstance(pool, QueuePool) and pool._max_overflow >= 0 and pool.size():
-        return pool.size() + pool._max_overflow
-    return sys.maxsize
+        if not isinstance(pool, QueuePool):
+            return Gauges()
+        holds, waits = self.ledger.holds.copy(), self.ledger.waits
+        return gauges_of(pool, holds, waits, self._returning, self._connections.records)
 
 
 def _give_back(proxy: Any) -> None:
