@@ -41,6 +41,7 @@ MODULES = (
     "in_use",
     "server",
     "contention",
+    "last_user",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
