@@ -177,6 +177,43 @@ class ClosedConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class LockRequest:
+    """The statement that last requested a session-level lock on a connection."""
+
+    site: Frame | None
+    """The call site that had checked the connection out."""
+    sent: Frame | None
+    """Where the statement was sent."""
+    ago_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdleConnection:
+    """A connection that was returned and lies in its pool, with its last user."""
+
+    pool: str
+    backend_pid: int
+    connection: Connection
+    site: Frame | None
+    """The call site of its last hold."""
+    used: Frame | None
+    """Where its last statement was sent; None if none was seen."""
+    held_s: float
+    """How long the last hold lasted."""
+    returned_s: float
+    """How long ago it ended."""
+    listening: bool = False
+    """The last statement was a LISTEN."""
+    declared: bool = False
+    """The last user, or the one that requested the lock, declared a long hold."""
+    lock: LockRequest | None = None
+    server: ServerRow | None = None
+    """None also if the backend was used after the snapshot."""
+    advisory_locks: int = 0
+    """Advisory locks that its backend holds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """One checkout that has not come back."""
 
@@ -404,6 +441,7 @@ class Process:
     findings: tuple[Finding, ...]
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
     departed: tuple[ClosedConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    idle: tuple[IdleConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
     frozen: tuple[IncidentMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """The incident snapshots that the process has."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)

@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from poolwatch.agent.idle_connections import idle_connections
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
-from poolwatch.model import ClosedConnection, Frame
+from poolwatch.model import ClosedConnection, Frame, IdleConnection
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import still_on_stack, user_frames
@@ -60,6 +61,7 @@ class LedgerReading:
         self._threads = thread_stacks()
         self.pools: list[OpenRequests] = []
         self.departed: list[ClosedConnection] = []
+        self.idle: list[IdleConnection] = []
         self.submitters: dict[int, Submitter] = {}
         """By request number: the code that waits for the request's worker thread."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
@@ -87,6 +89,7 @@ class LedgerReading:
             if (pid := facts.backend_pid) is not None
             if _GRACE_S < self.now - closed < _DEPARTED_S
         ]
+        self.idle += idle_connections(pool, self.now)
 
     def _evidence(self, pool: PoolLedger, hold: Checkout) -> HoldEvidence:
         now = self.stack_now(hold)

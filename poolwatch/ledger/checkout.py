@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.labels import Context
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 MAX_STATEMENT_LENGTH = 8192
 """Maximum length of a stored statement, in characters."""
+MAX_LOCK_STATEMENT = 200
+"""Length up to which a statement is searched for LOCK_FUNCTION, in characters."""
+LOCK_FUNCTION = "advisory_lock"
+"""In the names of all functions that request a session-level advisory lock, and of no
+others."""
 _CHECKS_TO_CONFIRM = 2
 """Consecutive checks without an outside reference that prove a dropped connection."""
 
@@ -88,6 +93,14 @@ class Checkout:
     def statement(self) -> str | None:
         """The last statement sent, literals included."""
         return None if self.usage is None else self.usage.statement
+
+    def requested_lock(self) -> None:
+        """Record that the statement just sent requests a session-level lock."""
+        facts, usage = self.facts, self.usage
+        if facts is not None and usage is not None:
+            facts.lock_request = LockRequest(
+                self.stack, usage.stack, self.context, monotonic()
+            )
 
     def is_dropped(self) -> bool:
         """Whether enough consecutive checks found no reference but the pool's."""
@@ -177,6 +190,28 @@ class Usage:
         return 0.0 if self.began is not None else max(0.0, now - self.used)
 
 
+class LastUse(NamedTuple):
+    """The last hold of a connection that was returned."""
+
+    stack: CapturedStack
+    """The stack of its request."""
+    usage: Usage | None
+    context: Context
+    checked_out_at: float
+    returned_at: float
+    """``time.monotonic()``, like all times here."""
+
+
+class LockRequest(NamedTuple):
+    """The last statement on a connection that requested a session-level lock."""
+
+    stack: CapturedStack
+    """The stack that checked the connection out."""
+    statement_stack: CapturedStack | None
+    context: Context
+    at: float
+
+
 class ConnectionFacts:
     """What is known about a DBAPI connection since it was opened or first seen."""
 
@@ -186,6 +221,8 @@ class ConnectionFacts:
         "backend_pid",
         "client_port",
         "connect_s",
+        "last_use",
+        "lock_request",
         "opened",
         "process",
     )
@@ -211,6 +248,10 @@ class ConnectionFacts:
         """Pid of the process that opened the connection."""
         self.age_unknown = age_unknown
         """Whether it was opened unseen: ``opened`` is when it was first seen."""
+        self.last_use: tuple[Any, ...] | None = None
+        """The fields of LastUse, which takes longer to make; None before the first
+        return."""
+        self.lock_request: LockRequest | None = None
 
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""

@@ -157,6 +157,9 @@ class PoolLedger:
             stats.used += not usage.streamed
             stats.in_sql += usage.in_sql
             stats.idle += usage.idle_until(now)
+        facts = hold.facts
+        if facts is not None:
+            facts.last_use = (stack, usage, hold.context, checked_out_at, now)
         if collected:
             stats.collected += 1
             self._leaked(hold, stats)

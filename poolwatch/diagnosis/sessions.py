@@ -1,0 +1,141 @@
+"""Whose a session of the server is: of a hold, an idle connection, or somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from poolwatch.diagnosis.evidence import ServerEvidence
+from poolwatch.model import Hold, IdleConnection, Process, ServerRow, ServerStatus
+
+if TYPE_CHECKING:
+    from poolwatch.protocol.records import Backend
+
+IN_TRANSACTION = "idle in transaction"
+"""The beginning of the states of a backend with an open transaction and no work."""
+_MAX_CHAIN = 64
+"""Maximum number of sessions that are followed from one that waits."""
+
+Key = tuple[str | None, int]
+"""The identity of a server, and the pid of a backend on it."""
+
+
+class Session(NamedTuple):
+    """One session, with what is proven to have it; all None for an unknown one."""
+
+    pid: int
+    process: Process | None = None
+    hold: Hold | None = None
+    idle: IdleConnection | None = None
+    backend: Backend | None = None
+
+    @property
+    def row(self) -> ServerRow | None:
+        """What the server says about it."""
+        known = self.hold or self.idle
+        if known is not None:
+            return known.server
+        return None if self.backend is None else self.backend.row
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a lock itself."""
+        return self.row is not None and (self.row.wait_event or "").startswith("Lock:")
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether it has an open transaction and does nothing."""
+        return self.row is not None and (self.row.state or "").startswith(
+            IN_TRANSACTION
+        )
+
+    @property
+    def is_between_transactions(self) -> bool:
+        """Whether it has no transaction: it can only have session-level locks."""
+        return self.row is not None and self.row.state == "idle"
+
+
+class Sessions:
+    """The sessions of all servers that were read.
+
+    A pid means the same session only on the same server.
+    """
+
+    def __init__(self, evidence: Iterable[ServerEvidence]) -> None:
+        self._known: dict[Key, Session] = {}
+        evidence = list(evidence)
+        for each in evidence:
+            for reading in each.readings:
+                for backend in reading.backends:
+                    key = reading.identity, backend.pid
+                    self._known[key] = Session(backend.pid, backend=backend)
+        # a hold comes last: another pool may have it as an idle connection
+        for process, idle, server in _all_idle(evidence):
+            self._add(server, Session(idle.backend_pid, process, idle=idle))
+        for each in evidence:
+            for hold, _, server in holds_with_rows(each.process):
+                session = Session(hold.backend_pid or 0, each.process, hold=hold)
+                self._add(server, session)
+
+    def _add(self, server: ServerStatus, session: Session) -> None:
+        known = self._known.get((server_of(server), session.pid))
+        backend = None if known is None else known.backend
+        self._known[server_of(server), session.pid] = session._replace(backend=backend)
+
+    def get(self, server: str | None, pid: int) -> Session:
+        """Return a session by the identity of its server and its pid."""
+        return self._known.get((server, pid)) or Session(pid)
+
+    def roots(self, server: str | None, pids: Iterable[int]) -> list[Session]:
+        """Return the sessions at the end of the chains of waits that begin at ``pids``.
+
+        These wait for no lock. A chain that leads to an unknown session has no root.
+        """
+        reached = dict.fromkeys(pids)
+        for pid in (chain := list(reached)):
+            row = self.get(server, pid).row
+            for blocker in row.blocked_by if row else ():
+                if blocker not in reached and len(reached) < _MAX_CHAIN:
+                    reached[blocker] = None
+                    chain.append(blocker)
+        sessions = [self.get(server, pid) for pid in reached]
+        return [each for each in sessions if each.row and not each.is_waiting]
+
+
+def server_of(status: ServerStatus) -> str | None:
+    """The identity of a server; its address if that is all that is known."""
+    return status.identity or status.address
+
+
+def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
+    """The holds whose backend is proven, with its row and its server."""
+    servers = _servers(process)
+    return [
+        (hold, hold.server, servers[hold.pool])
+        for hold in process.holds
+        if hold.server is not None and hold.pool in servers
+    ]
+
+
+def idle_with_rows(
+    process: Process,
+) -> list[tuple[IdleConnection, ServerRow, ServerStatus]]:
+    """The same for idle connections; few have a row, see ``activity.sql``."""
+    servers = _servers(process)
+    return [
+        (idle, idle.server, servers[idle.pool])
+        for idle in process.idle
+        if idle.server is not None and idle.pool in servers
+    ]
+
+
+def _servers(process: Process) -> dict[str, ServerStatus]:
+    return {pool: server for server in process.servers for pool in server.pools}
+
+
+def _all_idle(
+    evidence: Sequence[ServerEvidence],
+) -> Iterator[tuple[Process, IdleConnection, ServerStatus]]:
+    for each in evidence:
+        for idle, _, server in idle_with_rows(each.process):
+            yield each.process, idle, server
