@@ -208,7 +208,9 @@ class IdleConnection:
     """The last user, or the one that requested the lock, declared a long hold."""
     lock: LockRequest | None = None
     server: ServerRow | None = None
-    """None also if the backend was used after the snapshot."""
+    unchanged_s: float = 0.0
+    """How long the backend had been in that state when the snapshot was taken;
+    negative if it may have been used since."""
     advisory_locks: int = 0
     """Advisory locks that its backend holds."""
 

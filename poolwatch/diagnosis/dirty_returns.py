@@ -31,11 +31,11 @@ def dirty_returns(process: Process, sessions: Sessions) -> list[Finding]:
     """The ``dirty_return`` findings of one process, one per pool, place and state."""
     groups: dict[tuple[str, State, Frame | None], list[IdleConnection]]
     groups = defaultdict(list)
-    for idle, row, server in idle_with_rows(process):
+    for idle, server in idle_with_rows(process):
         state = state_of(idle)
         if state is None or idle.declared:
             continue
-        if min(idle.returned_s, row.state_age_s or 0.0) < _SETTLED_S:
+        if min(idle.returned_s, idle.unchanged_s) < _SETTLED_S:
             continue
         if sessions.get(server_of(server), idle.backend_pid).hold is None:
             groups[idle.pool, state, blamed_site(idle)].append(idle)
@@ -50,7 +50,7 @@ def dirty_returns(process: Process, sessions: Sessions) -> list[Finding]:
 def state_of(idle: IdleConnection) -> State | None:
     """What the connection still has, as far as the server proves it."""
     row = idle.server
-    if row is None:
+    if row is None or idle.unchanged_s < 0.0:
         return None
     if (row.state or "").startswith(IN_TRANSACTION):
         return "transaction"
@@ -64,7 +64,12 @@ def state_of(idle: IdleConnection) -> State | None:
 
 
 def blamed_site(idle: IdleConnection) -> Frame | None:
-    """The call site that brought it back like that: of the lock, else the last one."""
+    """The call site that brought it back like that: of the lock, else the last one.
+
+    None if somebody else may have used it since.
+    """
+    if idle.unchanged_s < 0.0:
+        return None
     if idle.lock is not None and state_of(idle) == "lock":
         return idle.lock.site
     return idle.site
@@ -150,6 +155,8 @@ def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -
             'listener alone: with poolwatch.long_hold("LISTEN ..."). The next user '
             "of this one gets the notifications."
         )
+    if state is None:
+        return now
     is_sqlalchemy = pool is not None and options_of(pool.kind).size == "pool_size"
     option = "pool_reset_on_return=None, and for " if is_sqlalchemy else ""
     return (
@@ -162,7 +169,10 @@ def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -
 def idle_in_words(idle: IdleConnection, owner: Process, where: str = "") -> str:
     """Name an idle connection that blocks others. ``where``: the process, if needed."""
     name = next((pool.name for pool in owner.pools if pool.id == idle.pool), "?")
-    words = f"an idle connection of pool {name!r} ({where}pid {idle.backend_pid})"
+    named = f"connection of pool {name!r} ({where}pid {idle.backend_pid})"
+    if idle.unchanged_s < 0.0:
+        return f"a {named} that was used just now"
+    words = f"an idle {named}"
     state, ago = state_of(idle), f"{duration(idle.returned_s)} ago"
     if state == "lock" and idle.lock and _is_of_an_earlier_use(idle):
         asked = place(idle.lock.sent or idle.lock.site)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.diagnosis.evidence import ServerEvidence
@@ -69,10 +69,10 @@ class Sessions:
                 for backend in reading.backends:
                     key = reading.identity, backend.pid
                     self._known[key] = Session(backend.pid, backend=backend)
-        # a hold comes last: another pool may have it as an idle connection
-        for process, idle, server in _all_idle(evidence):
-            self._add(server, Session(idle.backend_pid, process, idle=idle))
         for each in evidence:
+            for idle, server in idle_with_rows(each.process):
+                self._add(server, Session(idle.backend_pid, each.process, idle=idle))
+        for each in evidence:  # last: a hold may be idle in a pool that is over its own
             for hold, _, server in holds_with_rows(each.process):
                 session = Session(hold.backend_pid or 0, each.process, hold=hold)
                 self._add(server, session)
@@ -117,13 +117,11 @@ def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatu
     ]
 
 
-def idle_with_rows(
-    process: Process,
-) -> list[tuple[IdleConnection, ServerRow, ServerStatus]]:
+def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]]:
     """The same for idle connections; few have a row, see ``activity.sql``."""
     servers = _servers(process)
     return [
-        (idle, idle.server, servers[idle.pool])
+        (idle, servers[idle.pool])
         for idle in process.idle
         if idle.server is not None and idle.pool in servers
     ]
@@ -131,11 +129,3 @@ def idle_with_rows(
 
 def _servers(process: Process) -> dict[str, ServerStatus]:
     return {pool: server for server in process.servers for pool in server.pools}
-
-
-def _all_idle(
-    evidence: Sequence[ServerEvidence],
-) -> Iterator[tuple[Process, IdleConnection, ServerStatus]]:
-    for each in evidence:
-        for idle, _, server in idle_with_rows(each.process):
-            yield each.process, idle, server

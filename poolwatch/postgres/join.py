@@ -67,8 +67,6 @@ def join(
 ) -> Process:
     """Return ``process`` with ``server`` filled in where the row is proven.
 
-    The row of an idle connection is left out if it has changed after the snapshot.
-
     Both mappings are by pool id. ``readings``: the reading of the pool's server.
     ``windows``: its time relative to the process snapshot; the same moment if absent. A
     reading's ``address`` must be in the notation of the process's own driver: it
@@ -94,11 +92,15 @@ def join(
 
     def joined_idle(idle: IdleConnection) -> IdleConnection:
         backend = proven(idle)
-        _, latest = windows.get(idle.pool, SAME_MOMENT)
-        if backend is None or (backend.row.state_age_s or 0.0) < latest:
+        if backend is None:
             return idle
-        locks = backend.advisory_locks
-        return replace(idle, server=backend.row, advisory_locks=locks)
+        _, latest = windows.get(idle.pool, SAME_MOMENT)
+        return replace(
+            idle,
+            server=backend.row,
+            unchanged_s=(backend.row.state_age_s or 0.0) - latest,
+            advisory_locks=backend.advisory_locks,
+        )
 
     return replace(
         process,

@@ -27,6 +27,8 @@ import poolwatch
 
 LOCK = text("SELECT pg_advisory_lock(8675309)")
 UNLOCK = text("SELECT pg_advisory_unlock(8675309)")
+LONG = 2.5
+"""A return counts after a second: innocents are looked at for longer than that."""
 XACT_LOCK = text("SELECT pg_advisory_xact_lock(8675309)")
 
 
@@ -212,8 +214,9 @@ def elected_and_returned(zoo: Any) -> None:
 
     nicolastakashi/prom-analytics-proxy #585.
     """
-    pool = ConnectionPool(zoo.dsn, min_size=1, max_size=2, open=True)
+    pool = ConnectionPool(zoo.dsn, min_size=1, max_size=2, open=False)
     poolwatch.instrument(pool, name="leader", long_after=30)
+    pool.open()
     elect(pool)
     zoo.go_on()
 
@@ -388,7 +391,7 @@ def a_convoy_behind_an_idle_connection(zoo: Any) -> None:
 # -- innocents ------------------------------------------------------------------------
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def locks_of_transactions(zoo: Any) -> None:
     """Transaction-level advisory locks end with their transaction.
 
@@ -405,7 +408,7 @@ def locks_of_transactions(zoo: Any) -> None:
     job()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def unlocked_in_finally(zoo: Any) -> None:
     """A session lock is released before its connection goes back.
 
@@ -422,7 +425,7 @@ def unlocked_in_finally(zoo: Any) -> None:
         time.sleep(0.3)
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def unlocked_and_idle(zoo: Any) -> None:
     """The same once; then the connection lies in the pool for long.
 
@@ -435,7 +438,7 @@ def unlocked_and_idle(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def migration_on_its_own_connection(zoo: Any) -> None:
     """A dedicated connection has the lock, and the server ends it with the session.
 
@@ -451,7 +454,7 @@ def migration_on_its_own_connection(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=1)
+@innocent(world=POSTGRES, seen=1, lasts=LONG)
 def leader_with_an_open_hold(zoo: Any) -> None:
     """A leader holds its connection as long as its lock, in autocommit mode.
 
@@ -464,7 +467,7 @@ def leader_with_an_open_hold(zoo: Any) -> None:
         connection.execute(PING)
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def unlocked_by_a_reset_hook(zoo: Any) -> None:
     """The pool itself releases all locks when a connection comes back.
 
@@ -481,7 +484,7 @@ def unlocked_by_a_reset_hook(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 async def asyncpg_resets_its_connections(zoo: Any) -> None:
     """asyncpg's own pool ends locks, transactions and LISTEN at each return.
 
@@ -498,21 +501,22 @@ async def asyncpg_resets_its_connections(zoo: Any) -> None:
     await asyncio.sleep(30)
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def psycopg_pool_rolls_back(zoo: Any) -> None:
     """psycopg_pool ends the transaction of a connection that comes back.
 
     psycopg/psycopg #144.
     """
-    pool = ConnectionPool(zoo.dsn, min_size=1, max_size=2, open=True)
+    pool = ConnectionPool(zoo.dsn, min_size=1, max_size=2, open=False)
     poolwatch.instrument(pool, name="reports", long_after=30)
+    pool.open()
     connection = pool.getconn()
     connection.execute("UPDATE accounts SET balance = 0")
     pool.putconn(connection)
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def psycopg2_pool_rolls_back(zoo: Any) -> None:
     """psycopg2's pool does so, too, outside autocommit mode.
 
@@ -526,7 +530,7 @@ def psycopg2_pool_rolls_back(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def listen_that_was_rolled_back(zoo: Any) -> None:
     """LISTEN begins with the commit: the rollback of the return undoes it.
 
@@ -537,7 +541,7 @@ def listen_that_was_rolled_back(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def unlistened(zoo: Any) -> None:
     """The listener leaves its channels before its connection goes back."""
     with zoo.engine.connect() as connection:
@@ -548,7 +552,7 @@ def unlistened(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=1)
+@innocent(world=POSTGRES, seen=1, lasts=LONG)
 def listener_of_its_own(zoo: Any) -> None:
     """A listener keeps its connection, declared as such.
 
@@ -561,7 +565,7 @@ def listener_of_its_own(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def a_declared_lock_comes_back(zoo: Any) -> None:
     """A lock that is meant to stay with the pool's only connection, declared.
 
@@ -576,7 +580,7 @@ def a_declared_lock_comes_back(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def autocommit_without_a_reset(zoo: Any) -> None:
     """reset_on_return=None is right in autocommit mode: no transaction is ever open.
 
@@ -590,7 +594,7 @@ def autocommit_without_a_reset(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, seen=0)
+@innocent(world=POSTGRES, seen=0, lasts=LONG)
 def foreign_locks(zoo: Any) -> None:
     """Another program on the same database has locks of its own, and nobody waits."""
     engine = create_engine(zoo.dsn)
