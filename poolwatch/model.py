@@ -247,6 +247,9 @@ class Hold:
     """Seconds since the last statement ended; 0 while one runs, None if unknown."""
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """If the call site is shared: the nearest caller that differs between its holds."""
+    earlier_lock: LockRequest | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The session-level lock that an earlier user of the connection requested, if this
+    one has requested none."""
 
 
 @dataclass(frozen=True, slots=True)

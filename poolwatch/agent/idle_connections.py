@@ -9,8 +9,7 @@ from itertools import islice
 
 from poolwatch.ledger.checkout import ConnectionFacts, LastUse
 from poolwatch.ledger.pool import PoolLedger
-from poolwatch.model import Frame, IdleConnection, LockRequest
-from poolwatch.stacks.capture import CapturedStack
+from poolwatch.model import IdleConnection
 
 _MAX_IDLE = 256
 """Idle connections that are listed per pool."""
@@ -66,28 +65,20 @@ def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
 def _record(
     pool_id: str, facts: ConnectionFacts, last: LastUse, now: float
 ) -> IdleConnection:
-    request = facts.lock_request
-    contexts = [last.context] if request is None else [last.context, request.context]
+    lock = facts.lock_statement
+    contexts = [last.context] if lock is None else [last.context, lock.context]
     return IdleConnection(
         pool=pool_id,
         backend_pid=facts.backend_pid or 0,
         connection=facts.record(now),
         site=last.stack.site(),
-        used=_site(last.usage.stack) if last.usage else None,
+        used=last.usage.stack.site() if last.usage and last.usage.stack else None,
         held_s=last.returned_at - last.checked_out_at,
         returned_s=max(0.0, now - last.returned_at),
         listening=_is_listening(last),
         declared=any(context.long_hold is not None for context in contexts),
-        lock=None
-        if request is None
-        else LockRequest(
-            request.stack.site(), _site(request.statement_stack), now - request.at
-        ),
+        lock=None if lock is None else lock.record(now),
     )
-
-
-def _site(stack: CapturedStack | None) -> Frame | None:
-    return None if stack is None else stack.site()
 
 
 def _is_listening(last: LastUse) -> bool:

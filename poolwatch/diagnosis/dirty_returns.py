@@ -24,6 +24,14 @@ _LISTENS = re.compile(r"\s*(listen|commit)\b", re.IGNORECASE)
 """The last statement of a session that listens: LISTEN begins with the commit."""
 _MAX_NAMED = 6
 
+RELEASE = (
+    "Release the lock on the same connection before it goes back "
+    "(pg_advisory_unlock in a finally clause), or use pg_advisory_xact_lock, which "
+    "ends with the transaction. A pool can also run pg_advisory_unlock_all() whenever "
+    "a connection is returned."
+)
+"""What to do about a session-level lock that comes back with its connection."""
+
 State = Literal["lock", "transaction", "listen"]
 
 
@@ -33,9 +41,7 @@ def dirty_returns(process: Process, sessions: Sessions) -> list[Finding]:
     groups = defaultdict(list)
     for idle, server in idle_with_rows(process):
         state = state_of(idle)
-        if state is None or idle.declared:
-            continue
-        if min(idle.returned_s, idle.unchanged_s) < _SETTLED_S:
+        if state is None or idle.declared or not _is_proven(idle, state):
             continue
         if sessions.get(server_of(server), idle.backend_pid).hold is None:
             groups[idle.pool, state, blamed_site(idle)].append(idle)
@@ -45,6 +51,13 @@ def dirty_returns(process: Process, sessions: Sessions) -> list[Finding]:
         for (pool, state, site), group in groups.items()
         if pool in pools
     ]
+
+
+def _is_proven(idle: IdleConnection, state: State) -> bool:
+    """Whether the return is over: by its age, or because the pool lent it again."""
+    if state == "lock" and _is_of_an_earlier_use(idle):
+        return True
+    return min(idle.returned_s, idle.unchanged_s) >= _SETTLED_S
 
 
 def state_of(idle: IdleConnection) -> State | None:
@@ -143,12 +156,7 @@ def remedy_for(idle: IdleConnection, process: Process) -> str:
 def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -> str:
     now = f"To end it now: SELECT pg_terminate_backend({idle.backend_pid})."
     if state == "lock":
-        return (
-            "Release the lock on the same connection before it goes back "
-            "(pg_advisory_unlock in a finally clause), or use pg_advisory_xact_lock, "
-            "which ends with the transaction. A pool can also run "
-            f"pg_advisory_unlock_all() whenever a connection is returned. {now}"
-        )
+        return f"{RELEASE} {now}"
     if state == "listen":
         return (
             "UNLISTEN before the connection goes back, or keep a connection for the "

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from poolwatch.diagnosis.common import distinct_sites
-from poolwatch.diagnosis.dirty_returns import blamed_site, idle_in_words, remedy_for
+from poolwatch.diagnosis.dirty_returns import (
+    RELEASE,
+    blamed_site,
+    idle_in_words,
+    remedy_for,
+)
 from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
 from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
-from poolwatch.text.format import call_site, duration, neutral, one_line
+from poolwatch.text.format import call_site, duration, neutral, one_line, place
 
 _MAX_NAMED = 4
 """Most blockers that are named; the others are counted."""
@@ -23,8 +28,8 @@ def lock_waits(process: Process, sessions: Sessions) -> list[Finding]:
             process,
             hold,
             row,
-            [sessions.get(server_of(server), pid) for pid in row.blocked_by],
-            sessions.roots(server_of(server), row.blocked_by),
+            sessions.blockers(server_of(server), row),
+            sessions.roots(server_of(server), row),
         )
         for hold, row, server in holds_with_rows(process)
         if row.blocked_by
@@ -60,6 +65,8 @@ def _lock_wait(
 
 
 def _site_of(session: Session) -> Frame | None:
+    if session.lock is not None:
+        return session.lock.site
     if session.hold is not None:
         return session.hold.site
     return None if session.idle is None else blamed_site(session.idle)
@@ -76,7 +83,14 @@ def _in_words(session: Session, process: Process) -> str:
     where = "" if owner is process or owner is None else f"process {owner.pid}, "
     if session.hold is not None:
         state = (session.row and session.row.state) or "?"
-        return f"{call_site(session.hold)} ({where}{state}, pid {session.pid})"
+        words = f"{call_site(session.hold)} ({where}{state}, pid {session.pid})"
+        if session.lock is None:
+            return words
+        return (
+            f"{words}, on a connection that came from the pool with the session lock "
+            f"requested at {place(session.lock.sent or session.lock.site)} "
+            f"{duration(session.lock.ago_s)} ago"
+        )
     if session.idle is not None and owner is not None:
         return idle_in_words(session.idle, owner, where)
     return _stranger_in_words(session)
@@ -113,6 +127,8 @@ def _remedies(causes: Iterable[Session]) -> str:
 def _remedy(session: Session) -> str:
     if session.idle is not None and session.process is not None:
         return remedy_for(session.idle, session.process)
+    if session.lock is not None:
+        return RELEASE
     if session.hold is None:
         return (
             f"See who runs it and why; to end it: SELECT "

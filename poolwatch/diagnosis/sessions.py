@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.diagnosis.evidence import ServerEvidence
-from poolwatch.model import Hold, IdleConnection, Process, ServerRow, ServerStatus
+from poolwatch.model import (
+    Hold,
+    IdleConnection,
+    LockRequest,
+    Process,
+    ServerRow,
+    ServerStatus,
+)
 
 if TYPE_CHECKING:
     from poolwatch.protocol.records import Backend
@@ -28,6 +35,8 @@ class Session(NamedTuple):
     hold: Hold | None = None
     idle: IdleConnection | None = None
     backend: Backend | None = None
+    lock: LockRequest | None = None
+    """As a blocker: the lock that came with the connection of the hold."""
 
     @property
     def row(self) -> ServerRow | None:
@@ -39,15 +48,10 @@ class Session(NamedTuple):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a lock itself."""
+        """Whether it has to wait itself before it can let go."""
+        if self.lock is not None:
+            return False  # its user knows nothing of the lock
         return self.row is not None and (self.row.wait_event or "").startswith("Lock:")
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether it has an open transaction and does nothing."""
-        return self.row is not None and (self.row.state or "").startswith(
-            IN_TRANSACTION
-        )
 
     @property
     def is_between_transactions(self) -> bool:
@@ -86,20 +90,31 @@ class Sessions:
         """Return a session by the identity of its server and its pid."""
         return self._known.get((server, pid)) or Session(pid)
 
-    def roots(self, server: str | None, pids: Iterable[int]) -> list[Session]:
-        """Return the sessions at the end of the chains of waits that begin at ``pids``.
+    def blockers(self, server: str | None, row: ServerRow) -> list[Session]:
+        """Return the sessions that block another one, which has this row."""
+        found = [self.get(server, pid) for pid in row.blocked_by]
+        if row.wait_event != "Lock:advisory":
+            return found
+        return [
+            each._replace(lock=each.hold.earlier_lock) if each.hold else each
+            for each in found
+        ]
+
+    def roots(self, server: str | None, row: ServerRow) -> list[Session]:
+        """Return the sessions at the end of the chains of waits that begin at a row.
 
         These wait for no lock. A chain that leads to an unknown session has no root.
         """
-        reached = dict.fromkeys(pids)
-        for pid in (chain := list(reached)):
-            row = self.get(server, pid).row
-            for blocker in row.blocked_by if row else ():
-                if blocker not in reached and len(reached) < _MAX_CHAIN:
-                    reached[blocker] = None
-                    chain.append(blocker)
-        sessions = [self.get(server, pid) for pid in reached]
-        return [each for each in sessions if each.row and not each.is_waiting]
+        reached: dict[int, Session] = {}
+        rows = [row]
+        for waiting in rows:
+            for each in self.blockers(server, waiting):
+                if each.pid in reached or len(reached) >= _MAX_CHAIN:
+                    continue
+                reached[each.pid] = each
+                if each.is_waiting and each.row is not None:
+                    rows.append(each.row)
+        return [each for each in reached.values() if each.row and not each.is_waiting]
 
 
 def server_of(status: ServerStatus) -> str | None:

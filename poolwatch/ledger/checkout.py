@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolwatch.ledger.labels import Context
 
 if TYPE_CHECKING:
-    from poolwatch.model import Connection
+    from poolwatch.model import Connection, LockRequest
     from poolwatch.stacks.capture import CapturedStack
     from poolwatch.stacks.holder import Holder, TaskRef
 
@@ -98,7 +98,7 @@ class Checkout:
         """Record that the statement just sent requests a session-level lock."""
         facts, usage = self.facts, self.usage
         if facts is not None and usage is not None:
-            facts.lock_request = LockRequest(
+            facts.lock_statement = LockStatement(
                 self.stack, usage.stack, self.context, monotonic()
             )
 
@@ -202,14 +202,25 @@ class LastUse(NamedTuple):
     """``time.monotonic()``, like all times here."""
 
 
-class LockRequest(NamedTuple):
+class LockStatement(NamedTuple):
     """The last statement on a connection that requested a session-level lock."""
 
     stack: CapturedStack
     """The stack that checked the connection out."""
-    statement_stack: CapturedStack | None
+    sent_by: CapturedStack | None
+    """The stack that sent the statement."""
     context: Context
-    at: float
+    sent_at: float
+
+    def record(self, now: float) -> LockRequest:
+        """Return the record for a snapshot."""
+        from poolwatch.model import LockRequest
+
+        return LockRequest(
+            site=self.stack.site(),
+            sent=None if self.sent_by is None else self.sent_by.site(),
+            ago_s=max(0.0, now - self.sent_at),
+        )
 
 
 class ConnectionFacts:
@@ -222,7 +233,7 @@ class ConnectionFacts:
         "client_port",
         "connect_s",
         "last_use",
-        "lock_request",
+        "lock_statement",
         "opened",
         "process",
     )
@@ -251,7 +262,7 @@ class ConnectionFacts:
         self.last_use: tuple[Any, ...] | None = None
         """The fields of LastUse, which takes longer to make; None before the first
         return."""
-        self.lock_request: LockRequest | None = None
+        self.lock_statement: LockStatement | None = None
 
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""

@@ -144,6 +144,27 @@ def served_after_the_migration(zoo: Any) -> None:
     zoo.go_on()
 
 
+def serve(engine: Engine) -> None:
+    with engine.connect() as connection:  # site: served
+        while True:
+            connection.execute(QUERY)
+
+
+def migrate_and_lend(engine: Engine) -> None:
+    migrate(engine)
+    started(serve, engine)
+    time.sleep(0.3)
+
+
+@fault("lock_wait", at="migrated next_deploy", long_after=30, world=POSTGRES)
+def a_request_has_the_locked_connection(zoo: Any) -> None:
+    """The connection is lent again with its lock: the request knows nothing of it.
+
+    Viren070/AIOStreams #975: the locked connection goes on with normal traffic.
+    """
+    deploy_twice(zoo, migrate_and_lend)
+
+
 def wait_in_another_process(engine: Engine) -> None:
     with engine.connect() as connection:  # site: second_replica
         connection.execute(LOCK)
