@@ -11,7 +11,7 @@ from asyncio.events import _get_running_loop as running_loop
 from typing import Any
 
 from poolwatch.ledger.checkout import (
-    LOCK_FUNCTION,
+    ADVISORY,
     MAX_LOCK_STATEMENT,
     Checkout,
     Usage,
@@ -48,9 +48,9 @@ class StatementHooks:
         if (
             statement is not None
             and len(statement) <= MAX_LOCK_STATEMENT
-            and LOCK_FUNCTION in statement
+            and ADVISORY in statement
         ):
-            hold.requested_lock()
+            hold.sent_advisory(statement)
         return usage
 
 

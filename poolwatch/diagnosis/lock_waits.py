@@ -87,9 +87,9 @@ def _in_words(session: Session, process: Process) -> str:
         if session.lock is None:
             return words
         return (
-            f"{words}, on a connection that came from the pool with the session lock "
-            f"requested at {place(session.lock.sent or session.lock.site)} "
-            f"{duration(session.lock.ago_s)} ago"
+            f"{words}, whose connection came with a session lock: requested at "
+            f"{place(session.lock.sent or session.lock.site)} "
+            f"{duration(session.lock.ago_s)} ago, and no unlock was seen since"
         )
     if session.idle is not None and owner is not None:
         return idle_in_words(session.idle, owner, where)

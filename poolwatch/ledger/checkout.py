@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 MAX_STATEMENT_LENGTH = 8192
 """Maximum length of a stored statement, in characters."""
 MAX_LOCK_STATEMENT = 200
-"""Length up to which a statement is searched for LOCK_FUNCTION, in characters."""
-LOCK_FUNCTION = "advisory_lock"
-"""In the names of all functions that request a session-level advisory lock, and of no
-others."""
+"""Length up to which a statement is searched for ADVISORY, in characters."""
+ADVISORY = "advisory_"
+"""In the names of all functions for advisory locks."""
+_SESSION_LOCK = "advisory_lock"
+"""In the names of those that request a session-level one."""
 _CHECKS_TO_CONFIRM = 2
 """Consecutive checks without an outside reference that prove a dropped connection."""
 
@@ -94,12 +95,17 @@ class Checkout:
         """The last statement sent, literals included."""
         return None if self.usage is None else self.usage.statement
 
-    def requested_lock(self) -> None:
-        """Record that the statement just sent requests a session-level lock."""
+    def sent_advisory(self, statement: str) -> None:
+        """Record a statement with a function for advisory locks.
+
+        After an unlock or a transaction-level lock it is not known which lock is left.
+        """
         facts, usage = self.facts, self.usage
         if facts is not None and usage is not None:
-            facts.lock_statement = LockStatement(
-                self.stack, usage.stack, self.context, monotonic()
+            facts.lock_statement = (
+                LockStatement(self.stack, usage.stack, self.context, monotonic())
+                if _SESSION_LOCK in statement
+                else None
             )
 
     def is_dropped(self) -> bool:

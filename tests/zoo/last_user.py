@@ -165,6 +165,33 @@ def a_request_has_the_locked_connection(zoo: Any) -> None:
     deploy_twice(zoo, migrate_and_lend)
 
 
+def settle(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(LOCK)
+        connection.execute(UNLOCK)
+        connection.commit()
+    locked = threading.Event()
+    started(settle_slowly, engine, locked)
+    locked.wait()
+
+
+def settle_slowly(engine: Engine, locked: threading.Event) -> None:
+    with engine.begin() as connection:  # site: settled
+        connection.execute(XACT_LOCK)
+        locked.set()
+        while True:
+            connection.execute(QUERY)
+
+
+@fault("lock_wait", at="settled next_deploy", long_after=30, world=POSTGRES)
+def an_earlier_lock_was_released(zoo: Any) -> None:
+    """The lock of the transaction blocks, not the one that was released before.
+
+    manavgup/wikimind #668, the repair, beside jobs that unlock in time.
+    """
+    deploy_twice(zoo, settle)
+
+
 def wait_in_another_process(engine: Engine) -> None:
     with engine.connect() as connection:  # site: second_replica
         connection.execute(LOCK)

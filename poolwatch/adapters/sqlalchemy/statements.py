@@ -18,7 +18,7 @@ from weakref import ref
 from sqlalchemy.engine import Dialect
 
 from poolwatch.ledger.checkout import (
-    LOCK_FUNCTION,
+    ADVISORY,
     MAX_LOCK_STATEMENT,
     MAX_STATEMENT_LENGTH,
     Checkout,
@@ -127,9 +127,9 @@ class StatementHooks:
                         usage.begin()
                         if (
                             len(statement) <= MAX_LOCK_STATEMENT
-                            and LOCK_FUNCTION in statement
+                            and ADVISORY in statement
                         ):
-                            hold.requested_lock()
+                            hold.sent_advisory(statement)
                 except Exception as error:  # noqa: BLE001 - the application must go on
                     guard.failed(error)
                     usage = None
