@@ -55,6 +55,7 @@ def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
         facts
         for facts in list(pool.connections.values())
         if facts.last_use is not None
+        and not facts.closed
         and facts.backend_pid is not None
         and facts.process == own_pid
         and id(facts) not in held

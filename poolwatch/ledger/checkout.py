@@ -237,6 +237,7 @@ class ConnectionFacts:
         "age_unknown",
         "backend_pid",
         "client_port",
+        "closed",
         "connect_s",
         "last_use",
         "lock_statement",
@@ -269,6 +270,7 @@ class ConnectionFacts:
         """The fields of LastUse, which takes longer to make; None before the first
         return."""
         self.lock_statement: LockStatement | None = None
+        self.closed = False
 
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""

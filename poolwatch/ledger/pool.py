@@ -221,7 +221,10 @@ class PoolLedger:
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
         """Count a connection that was closed; its backend may live a little longer."""
         self.closes += 1
-        if facts is not None and facts.backend_pid is not None:
+        if facts is None:
+            return
+        facts.closed = True
+        if facts.backend_pid is not None:
             self.recently_closed.append((now, facts))
 
     def found_leaked(self, hold: Checkout) -> None:
