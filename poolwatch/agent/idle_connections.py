@@ -11,7 +11,7 @@ from poolwatch.ledger.checkout import ConnectionFacts, LastUse
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import IdleConnection
 
-_MAX_IDLE = 256
+_MAX_IDLE = 128
 """Idle connections that are listed per pool."""
 _LISTEN = re.compile(r"\s*listen\b", re.IGNORECASE)
 

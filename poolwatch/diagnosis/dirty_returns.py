@@ -20,8 +20,7 @@ from poolwatch.text.format import duration, place, plural
 
 _SETTLED_S = 1.0
 """A return may take a moment: seconds after which its state counts."""
-_LISTENS = re.compile(r"\s*(listen|commit)\b", re.IGNORECASE)
-"""The last statement of a session that listens: LISTEN begins with the commit."""
+_COMMAND = re.compile(r"\s*(listen|commit)\b", re.IGNORECASE)
 _MAX_NAMED = 6
 
 RELEASE = (
@@ -71,7 +70,9 @@ def state_of(idle: IdleConnection) -> State | None:
         return None
     if idle.advisory_locks:  # without a transaction: session-level ones
         return "lock"
-    if idle.listening and _LISTENS.match(row.query or ""):
+    # LISTEN begins with the commit: a rollback undoes it
+    last = _COMMAND.match(row.query or "")
+    if last and (last[1].lower() == "listen" or idle.listening):
         return "listen"
     return None
 

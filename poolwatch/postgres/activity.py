@@ -27,8 +27,8 @@ def read(
 ) -> ServerReading:
     """Read the server, the sessions ``pids`` and the sessions that block them.
 
-    ``idle``: further sessions, read if they are in a transaction or have advisory
-    locks. ``identify``: the role may read the system identifier.
+    ``idle``: further sessions, read if they are in a transaction, have advisory locks
+    or sent LISTEN last. ``identify``: the role may read the system identifier.
 
     Raises the errors of the driver. Literals in statements are masked. A session that
     the role may not see has None as age and in its row.

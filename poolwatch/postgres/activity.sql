@@ -1,5 +1,6 @@
 -- Reads the server's own facts, the sessions asked for, and the sessions that block them
--- and their blockers; of idle connections only those with locks or an open transaction.
+-- and their blockers; of idle connections only those that have locks, are in a transaction
+-- or listen.
 -- PostgreSQL 14 and later. One row with one column of JSON text: the result does not
 -- depend on a driver's types, row factories or placeholders (so the statement has no
 -- percent sign, colon or question mark). activity.py fills in the pids, and 'system' if
@@ -8,6 +9,11 @@ WITH session AS MATERIALIZED (
     SELECT pid, datid, backend_type, backend_start, xact_start, state_change, client_addr,
            client_port, application_name, wait_event_type, wait_event, state, query
     FROM pg_catalog.pg_stat_activity
+), readable AS MATERIALIZED (
+    -- a statement is in the encoding of its database: only our own can be decoded
+    SELECT oid FROM pg_catalog.pg_database
+    WHERE encoding = (SELECT encoding FROM pg_catalog.pg_database
+                      WHERE datname = pg_catalog.current_database())
 ), locked AS MATERIALIZED (
     -- the first condition is constant: without idle connections pg_locks is not read
     SELECT pid, pg_catalog.count(*) AS locks
@@ -24,7 +30,9 @@ WITH session AS MATERIALIZED (
     WHERE pid = ANY (CAST(ARRAY[/* pids */] AS int[]))
        OR pid IN (SELECT pid FROM locked)
        OR pid = ANY (CAST(ARRAY[/* idle */] AS int[]))
-          AND pg_catalog.starts_with(state, 'idle in transaction')
+          AND (pg_catalog.starts_with(state, 'idle in transaction')
+               OR CASE WHEN datid IN (SELECT oid FROM readable)
+                       THEN pg_catalog.lower(pg_catalog."left"(query, 6)) = 'listen' END)
 ), blocker AS MATERIALIZED (
     SELECT *, CASE WHEN wait_event_type = 'Lock'
                    THEN pg_catalog.pg_blocking_pids(pid) END AS blocked_by
@@ -43,11 +51,6 @@ WITH session AS MATERIALIZED (
       AND pid NOT IN (SELECT pid FROM blocker)
 ), moment AS MATERIALIZED (
     SELECT pg_catalog.clock_timestamp() AS now
-), readable AS MATERIALIZED (
-    -- a statement is in the encoding of its database: only our own can be decoded
-    SELECT oid FROM pg_catalog.pg_database
-    WHERE encoding = (SELECT encoding FROM pg_catalog.pg_database
-                      WHERE datname = pg_catalog.current_database())
 )
 SELECT CAST(pg_catalog.json_build_object(
     'system', NULL /* system */,

@@ -90,6 +90,13 @@ def test_a_listener(query):
     assert finding.remedy.startswith("UNLISTEN")
 
 
+def test_a_listener_whose_statements_are_not_seen():
+    """In a psycopg2 pool: the server has it as the last statement."""
+    row = fakes.server_row("idle", state_age_s=12.1, query="listen a")
+    (finding,) = found(fakes.idle(server=row, used=None))
+    assert "still listening" in finding.text
+
+
 @pytest.mark.parametrize(
     "idle",
     [
@@ -107,8 +114,8 @@ def test_a_listener(query):
             id="LISTEN was rolled back",
         ),
         pytest.param(
-            fakes.idle(server=fakes.server_row("idle", query="LISTEN a")),
-            id="not the last user's LISTEN",
+            fakes.idle(server=fakes.server_row("idle", query="COMMIT")),
+            id="the last user committed something else",
         ),
     ],
 )

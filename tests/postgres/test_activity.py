@@ -115,19 +115,19 @@ def test_a_waiting_session_comes_with_its_blocker(postgres):
 
 @pytest.mark.parametrize("version", [16, 18])
 def test_idle_connections_are_read_if_they_have_something(start_postgres, version):
-    """A session-level lock or an open transaction; a clean one is left out."""
+    """A session-level lock, an open transaction, LISTEN; a clean one is left out."""
     server = start_postgres(version)
-    connections = [server.connect() for _ in range(4)]
-    clean, locked, open_one, unknown = map(pid_of, connections)
+    connections = [server.connect() for _ in range(5)]
+    clean, locked, open_one, unknown, listener = map(pid_of, connections)
     cursors = [each.cursor() for each in connections]
     cursors[1].execute("select pg_advisory_lock(1), pg_advisory_lock(2, 3)")
     cursors[2].execute("begin")
     cursors[3].execute("select pg_advisory_lock(4)")
+    cursors[4].execute("Listen orders")
     monitor = connection_to(server)
-    found = {
-        each.pid: each for each in monitor.read([], [clean, locked, open_one]).backends
-    }
-    assert set(found) == {locked, open_one}
+    idle = [clean, locked, open_one, listener]
+    found = {each.pid: each for each in monitor.read([], idle).backends}
+    assert set(found) == {locked, open_one, listener}
     assert found[locked].advisory_locks == 2
     assert found[open_one].advisory_locks == 0
     assert found[open_one].row.state == "idle in transaction"
@@ -236,9 +236,10 @@ def test_a_statement_in_another_encoding_is_left_out(start_postgres):
     )
     with closing(server.connect(dbname="latin")) as held:
         held.set_client_encoding("LATIN1")
-        held.cursor().execute(f'select 1 as "{chr(0xE9)}"')
+        held.cursor().execute(f'/*{chr(0xE9)}*/ select 1 as "{chr(0xE9)}"')
         monitor = connection_to(server)
         (backend,) = monitor.read([pid_of(held)]).backends
+        assert monitor.read([], [pid_of(held)]).backends == ()
         monitor.close()
     assert backend.row.state == "idle"
     assert backend.row.query is None

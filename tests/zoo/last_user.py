@@ -380,6 +380,25 @@ def listening_connection_returned(zoo: Any) -> None:
     zoo.go_on()
 
 
+def listen_for_orders(pool: Any) -> None:
+    connection = pool.getconn()  # site: listened
+    connection.autocommit = True
+    connection.cursor().execute("LISTEN orders")
+    pool.putconn(connection)
+
+
+@fault("dirty_return", at="listened", long_after=30, world=POSTGRES)
+def listening_in_a_psycopg2_pool(zoo: Any) -> None:
+    """The same with a pool whose statements are not seen.
+
+    psycopg/psycopg2 #1679: a pool for LISTEN.
+    """
+    pool = psycopg2.pool.ThreadedConnectionPool(1, 2, zoo.dsn)
+    poolwatch.instrument(pool, name="events", long_after=30)
+    listen_for_orders(pool)
+    zoo.go_on()
+
+
 # -- blockers that are no hold --------------------------------------------------------
 
 PSQL = """
