@@ -187,6 +187,45 @@ class ClosedConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class LockRequest:
+    """The statement that last requested a session-level lock on a connection."""
+
+    site: Frame | None
+    """The call site that had checked the connection out."""
+    sent: Frame | None
+    """Where the statement was sent."""
+    ago_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdleConnection:
+    """A connection that was returned and lies in its pool, with its last user."""
+
+    pool: str
+    backend_pid: int
+    connection: Connection
+    site: Frame | None
+    """The call site of its last hold."""
+    used: Frame | None
+    """Where its last statement was sent; None if none was seen."""
+    held_s: float
+    """How long the last hold lasted."""
+    returned_s: float
+    """How long ago it ended."""
+    listening: bool = False
+    """The last statement was a LISTEN."""
+    declared: bool = False
+    """The last user, or the one that requested the lock, declared a long hold."""
+    lock: LockRequest | None = None
+    server: ServerRow | None = None
+    unchanged_s: float = 0.0
+    """How long the backend had been in that state when the snapshot was taken;
+    negative if it may have been used since."""
+    advisory_locks: int = 0
+    """Advisory locks that its backend holds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """One checkout that has not come back."""
 
@@ -218,6 +257,9 @@ class Hold:
     """Seconds since the last statement ended; 0 while one runs, None if unknown."""
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """If the call site is shared: the nearest caller that differs between its holds."""
+    earlier_lock: LockRequest | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The session-level lock that an earlier user of the connection requested, if this
+    one has requested none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +456,7 @@ class Process:
     findings: tuple[Finding, ...]
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
     departed: tuple[ClosedConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    idle: tuple[IdleConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
     frozen: tuple[IncidentMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """The incident snapshots that the process has."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)

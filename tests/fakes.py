@@ -8,11 +8,13 @@ from typing import Any
 
 from poolwatch.model import (
     NO_SAMPLES,
+    Connection,
     Counters,
     Distribution,
     Finding,
     Frame,
     Hold,
+    IdleConnection,
     PoolStats,
     Process,
     ServerRow,
@@ -112,6 +114,22 @@ def hold(id: str = "h1", **changes: Any) -> Hold:  # noqa: A002
         "server": None,
     }
     return Hold(**{**values, **changes})
+
+
+def idle(pid: int = 7873, **changes: Any) -> IdleConnection:
+    """An idle connection; with ``server`` it has been joined with its row."""
+    site = changes.pop("site", frame("/srv/app/reindex.py:40", "reindex"))
+    values: dict[str, Any] = {
+        "pool": "orders",
+        "backend_pid": pid,
+        "connection": Connection(60.0, 0.01, "db:5432", None),
+        "site": site,
+        "used": frame("/srv/app/reindex.py:41", "reindex"),
+        "held_s": 3.0,
+        "returned_s": 12.0,
+        "unchanged_s": 12.0,
+    }
+    return IdleConnection(**{**values, **changes})
 
 
 def wait(id: str = "w1", **changes: Any) -> Wait:  # noqa: A002

@@ -10,7 +10,12 @@ from asyncio import Task, current_task
 from asyncio.events import _get_running_loop as running_loop
 from typing import Any
 
-from poolwatch.ledger.checkout import Checkout, Usage
+from poolwatch.ledger.checkout import (
+    ADVISORY,
+    MAX_LOCK_STATEMENT,
+    Checkout,
+    Usage,
+)
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
 from poolwatch.stacks.holder import get_ident
@@ -40,6 +45,12 @@ class StatementHooks:
         if _is_by_another(hold):
             usage.by_others = True
         usage.begin()
+        if (
+            statement is not None
+            and len(statement) <= MAX_LOCK_STATEMENT
+            and ADVISORY in statement
+        ):
+            hold.sent_advisory(statement)
         return usage
 
 

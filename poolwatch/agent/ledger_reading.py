@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from poolwatch.agent.idle_connections import idle_connections
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
@@ -15,7 +16,7 @@ from poolwatch.ledger.checkout import Checkout, ConnectionFacts
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.pool_over_pool import sessions_of
 from poolwatch.ledger.slots import Failed
-from poolwatch.model import ClosedConnection, Frame
+from poolwatch.model import ClosedConnection, Frame, IdleConnection
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import still_on_stack, user_frames
@@ -64,6 +65,7 @@ class LedgerReading:
         self._threads = thread_stacks()
         self.pools: list[OpenRequests] = []
         self.departed: list[ClosedConnection] = []
+        self.idle: list[IdleConnection] = []
         self.submitters: dict[int, Submitter] = {}
         """By request number: the code that waits for the request's worker thread."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
@@ -85,6 +87,7 @@ class LedgerReading:
             evidence.called_again = True
             evidence.frames_left = 0
         self.pools.append(OpenRequests(pool, holds, waits))
+        self.idle += idle_connections(pool, self.now)
 
     def read_closed(self, pools: Sequence[PoolLedger]) -> None:
         """Add the connections that are closed, or in no pool, to :attr:`departed`.

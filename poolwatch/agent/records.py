@@ -20,7 +20,7 @@ from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.slots import LostSlot
-from poolwatch.model import Frame, Hold, SiteStats, Wait
+from poolwatch.model import Frame, Hold, LockRequest, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
@@ -175,8 +175,17 @@ def _judged(
         used=_used(usage.stack, evidence) if usage and usage.stack else (),
         unused_s=evidence.unused_s,
         caller=caller,
+        earlier_lock=_earlier_lock(checkout, reading.now),
     )
     return JudgedHold(hold, judgement.kind, evidence)
+
+
+def _earlier_lock(checkout: Checkout, now: float) -> LockRequest | None:
+    """The session-level lock that an earlier user of the connection requested last."""
+    lock = checkout.facts.lock_statement if checkout.facts else None
+    if lock is None or lock.sent_at >= checkout.checked_out_at:
+        return None
+    return lock.record(now)
 
 
 def _wait(

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from poolwatch.agent.idle_connections import idle_pids
 from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
 from poolwatch.postgres.agent_reader import AgentReader
 from poolwatch.protocol.records import AgentReading, ServerReading
@@ -133,7 +134,8 @@ class ServerView:
             for _, facts in list(pool.slots.stranded)
         ]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}
-        return reader.read(pids, linger=linger)
+        idle, listening = idle_pids(pools)
+        return reader.read(pids | listening, idle, linger=linger)
 
     def _reader(self, key: str, connect: Callable[[], Any]) -> AgentReader:
         with self._lock:

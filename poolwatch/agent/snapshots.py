@@ -101,6 +101,7 @@ class LedgerSource:
             parent=parent(),
             findings=by_severity(self._findings(reading, pools)),
             departed=tuple(reading.departed),
+            idle=tuple(reading.idle),
             frozen=self.incident_snapshots.marks(),
             left_out=leak_search.left_out,
         )

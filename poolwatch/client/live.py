@@ -121,7 +121,10 @@ class LiveSource:
         processes = numbered([each.process for each in attributed.values()])
         evidence = [
             ServerEvidence(
-                process, each.stray_sessions, self._still_open(address, each.missing)
+                process,
+                each.stray_sessions,
+                self._still_open(address, each.missing),
+                each.readings,
             )
             for process, (address, each) in zip(
                 processes, attributed.items(), strict=True
@@ -203,7 +206,7 @@ class LiveSource:
         }
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
-            jobs["dsn"] = partial(self._dsn.read, pids_of(views.values()))
+            jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
         now = time.monotonic()
         answered = {
@@ -228,7 +231,7 @@ class LiveSource:
         found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
         incomplete = {a: views[a] for a, each in found.items() if each.without_reading}
         if self._environment is not None and incomplete:
-            job = partial(self._environment.read, pids_of(incomplete.values()))
+            job = partial(self._environment.read, *pids_of(incomplete.values()))
             outcome = self._calls.run({"environment": job}, self._patience_s)
             own = OwnReading.of("environment", outcome["environment"])
             now = time.monotonic()

@@ -42,6 +42,8 @@ class Attribution:
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str]
     """Ids of holds without a backend on their server."""
+    readings: tuple[ServerReading, ...]
+    """The readings that were used, one per server."""
     without_reading: tuple[str, ...]
     """Ids of the pools on PostgreSQL without a reading."""
     carried: CarriedState
@@ -165,6 +167,7 @@ class _Statuses:
             process=replace(process, servers=servers),
             stray_sessions=stray_sessions(process, self._readings, self._windows),
             missing=missing(process, complete),
+            readings=tuple({r.identity: r for r in self._readings.values()}.values()),
             without_reading=tuple([p for p in view.pools if p not in self._readings]),
             carried=replace(
                 carried,

@@ -10,6 +10,7 @@ from typing import Literal
 from poolwatch.client.calls import Outcome
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
+from poolwatch.postgres.connection import Pids
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
@@ -158,6 +159,7 @@ def down_of(outcome: Outcome) -> str | None:
 def postgres_pools(process: Process) -> tuple[str, ...]:
     """Ids of the pools that are known to be on PostgreSQL."""
     with_backend = {hold.pool for hold in process.holds if hold.backend_pid is not None}
+    with_backend |= {idle.pool for idle in process.idle}
     return tuple(
         pool.id
         for pool in process.pools
@@ -165,13 +167,15 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
     )
 
 
-def pids_of(views: Iterable[View]) -> set[int]:
-    """Pids of the backends of all holds, and of recently closed connections."""
-    pids = set()
+def pids_of(views: Iterable[View]) -> Pids:
+    """Pids of the backends whose rows are wanted, and of idle connections."""
+    pids: set[int] = set()
+    idle_pids: set[int] = set()
     for view in views:
-        known = [(hold.pool, hold.backend_pid) for hold in view.process.holds]
-        known += [
-            (departed.pool, departed.backend_pid) for departed in view.process.departed
-        ]
+        process = view.process
+        idle_pids |= {e.backend_pid for e in process.idle if e.pool in view.pools}
+        known = [(hold.pool, hold.backend_pid) for hold in process.holds]
+        known += [(closed.pool, closed.backend_pid) for closed in process.departed]
+        known += [(e.pool, e.backend_pid) for e in process.idle if e.listening]
         pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
-    return pids
+    return pids, idle_pids

@@ -1,12 +1,13 @@
-"""Findings about single backends: locks, open transactions, sessions that are gone."""
+"""Findings about single backends: open transactions, slow statements, lost sessions."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import distinct_sites, ids
+from poolwatch.diagnosis.sessions import IN_TRANSACTION, holds_with_rows
 from poolwatch.model import (
     ClosedConnection,
     Finding,
@@ -15,84 +16,35 @@ from poolwatch.model import (
     Process,
     ServerRow,
     ServerStatus,
-    Severity,
 )
 from poolwatch.text.format import call_site, duration, place
 
 if TYPE_CHECKING:
     from poolwatch.protocol.records import Backend
 
-Key = tuple[str | None, int | None]
-"""The address of a server, and the pid of a backend on it."""
-Holders = Mapping[Key, Hold]
 _MAX_NAMED = 6
 """Most backends that are named; the others are counted."""
 
 
-def holders(processes: Iterable[Process]) -> Holders:
-    """The holds whose backend is proven, by server address and pid."""
-    return {
-        (server.address, hold.backend_pid): hold
-        for process in processes
-        for hold, _, server in _joined(process)
-    }
-
-
-def row_findings(process: Process, holders: Holders) -> list[Finding]:
-    """``lock_wait``, ``idle_in_transaction`` and ``slow_query`` of one process.
-
-    Backend pids are compared only between processes on the same server.
-    """
+def row_findings(process: Process) -> list[Finding]:
+    """``idle_in_transaction`` and ``slow_query`` of one process."""
     long_after = {pool.id: pool.long_after_s for pool in process.pools}
     findings = []
-    for hold, row, server in _joined(process):
-        if row.blocked_by:
-            blockers = [holders.get((server.address, pid)) for pid in row.blocked_by]
-            findings.append(_lock_wait(hold, row, [each for each in blockers if each]))
+    for hold, row, _ in holds_with_rows(process):
         age, limit = row.state_age_s or 0.0, long_after[hold.pool]
         if hold.verdict == "ok" or limit is None or age < limit:
             continue
-        if (row.state or "").startswith("idle in transaction"):
+        if (row.state or "").startswith(IN_TRANSACTION):
             findings.append(_idle_in_transaction(hold, row, age))
         elif row.state == "active" and not row.blocked_by:
             findings.append(_slow_query(hold, age))
     return findings
 
 
-def _joined(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
-    servers = {pool: server for server in process.servers for pool in server.pools}
-    return [
-        (hold, hold.server, servers[hold.pool])
-        for hold in process.holds
-        if hold.server is not None and hold.pool in servers
-    ]
-
-
-def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
-    pids = ", ".join(map(str, row.blocked_by))
-    names = [
-        f"{call_site(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
-        f"pid {blocker.backend_pid})"
-        for blocker in blockers
-    ]
-    by = " and ".join(names) or f"pid {pids}, a session outside the instrumented pools"
-    return _hold_finding(
-        hold,
-        "lock_wait",
-        "critical",
-        text=f"{call_site(hold)} waits for a lock held by {by}",
-        proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
-        f"{duration(row.state_age_s)}",
-        remedy="Commit or roll back the blocking transaction; do slow work after it.",
-        blockers=blockers,
-    )
-
-
 def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
     return _hold_finding(
         hold,
         "idle_in_transaction",
-        "warning",
         text=f"{call_site(hold)} has been idle in a transaction for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} is {row.state}",
         remedy="Commit or roll back before work that does not need the database.",
@@ -103,7 +55,6 @@ def _slow_query(hold: Hold, age: float) -> Finding:
     return _hold_finding(
         hold,
         "slow_query",
-        "warning",
         text=f"{call_site(hold)} has been running one statement for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} has been active all that "
         "time and waits for no lock",
@@ -114,22 +65,20 @@ def _slow_query(hold: Hold, age: float) -> Finding:
 def _hold_finding(
     hold: Hold,
     kind: FindingKind,
-    severity: Severity,
     *,
     text: str,
     proof: str,
     remedy: str,
-    blockers: Iterable[Hold] = (),
 ) -> Finding:
     return Finding(
         kind=kind,
-        severity=severity,
+        severity="warning",
         pool=hold.pool,
         text=text,
         proof=proof,
         remedy=remedy,
         holds=(hold.id,),
-        sites=distinct_sites(hold.site, *(blocker.site for blocker in blockers)),
+        sites=distinct_sites(hold.site),
     )
 
 

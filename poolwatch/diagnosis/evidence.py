@@ -26,7 +26,7 @@ from poolwatch.stacks.classify import Activity
 
 if TYPE_CHECKING:
     from poolwatch.diagnosis.references.path import ReferencePath
-    from poolwatch.protocol.records import Backend
+    from poolwatch.protocol.records import Backend, ServerReading
 
 
 class Search(NamedTuple):
@@ -175,3 +175,5 @@ class ServerEvidence:
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str] = frozenset()
     """Ids of holds without a backend on the server."""
+    readings: Sequence[ServerReading] = ()
+    """What its servers said, one reading per server."""

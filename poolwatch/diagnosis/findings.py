@@ -12,7 +12,10 @@ from dataclasses import replace
 from poolwatch.diagnosis import backends, holds, nested, pools, servers
 from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_severity
+from poolwatch.diagnosis.dirty_returns import dirty_returns
 from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
+from poolwatch.diagnosis.lock_waits import lock_waits
+from poolwatch.diagnosis.sessions import Sessions
 from poolwatch.model import Finding, PoolOrigin, PoolStats, Process
 
 
@@ -56,7 +59,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
     processes = [each.process for each in evidence]
     down = servers.server_down(processes)
     too_many = servers.over_capacity(processes)
-    holders = backends.holders(processes)
+    sessions = Sessions(evidence)
     return tuple(
         replace(
             each.process,
@@ -66,7 +69,9 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
                     *each.process.findings,
                     *backends.stray_sessions(each.stray_sessions),
                     *backends.ghosts(each.process, each.missing),
-                    *backends.row_findings(each.process, holders),
+                    *lock_waits(each.process, sessions),
+                    *backends.row_findings(each.process),
+                    *dirty_returns(each.process, sessions),
                     *too_many.get(number, ()),
                 ]
             ),

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.labels import Context
 
 if TYPE_CHECKING:
-    from poolwatch.model import Connection
+    from poolwatch.model import Connection, LockRequest
     from poolwatch.stacks.capture import CapturedStack
     from poolwatch.stacks.holder import Holder, TaskRef
 
 MAX_STATEMENT_LENGTH = 8192
 """Maximum length of a stored statement, in characters."""
+MAX_LOCK_STATEMENT = 200
+"""Length up to which a statement is searched for ADVISORY, in characters."""
+ADVISORY = "advisory_"
+"""In the names of all functions for advisory locks."""
+_SESSION_LOCK = "advisory_lock"
+"""In the names of those that request a session-level one."""
 _CHECKS_TO_CONFIRM = 2
 """Consecutive checks without an outside reference that prove a dropped connection."""
 
@@ -88,6 +94,19 @@ class Checkout:
     def statement(self) -> str | None:
         """The last statement sent, literals included."""
         return None if self.usage is None else self.usage.statement
+
+    def sent_advisory(self, statement: str) -> None:
+        """Record a statement with a function for advisory locks.
+
+        After an unlock or a transaction-level lock it is not known which lock is left.
+        """
+        facts, usage = self.facts, self.usage
+        if facts is not None and usage is not None:
+            facts.lock_statement = (
+                LockStatement(self.stack, usage.stack, self.context, monotonic())
+                if _SESSION_LOCK in statement
+                else None
+            )
 
     def is_dropped(self) -> bool:
         """Whether enough consecutive checks found no reference but the pool's."""
@@ -181,6 +200,39 @@ Session = tuple[int | None, str | None, int | None]
 """Backend pid, server's address and client port of a connection."""
 
 
+class LastUse(NamedTuple):
+    """The last hold of a connection that was returned."""
+
+    stack: CapturedStack
+    """The stack of its request."""
+    usage: Usage | None
+    context: Context
+    checked_out_at: float
+    returned_at: float
+    """``time.monotonic()``, like all times here."""
+
+
+class LockStatement(NamedTuple):
+    """The last statement on a connection that requested a session-level lock."""
+
+    stack: CapturedStack
+    """The stack that checked the connection out."""
+    sent_by: CapturedStack | None
+    """The stack that sent the statement."""
+    context: Context
+    sent_at: float
+
+    def record(self, now: float) -> LockRequest:
+        """Return the record for a snapshot."""
+        from poolwatch.model import LockRequest
+
+        return LockRequest(
+            site=self.stack.site(),
+            sent=None if self.sent_by is None else self.sent_by.site(),
+            ago_s=max(0.0, now - self.sent_at),
+        )
+
+
 class ConnectionFacts:
     """What is known about a DBAPI connection since it was opened or first seen."""
 
@@ -189,7 +241,10 @@ class ConnectionFacts:
         "age_unknown",
         "backend_pid",
         "client_port",
+        "closed",
         "connect_s",
+        "last_use",
+        "lock_statement",
         "opened",
         "process",
     )
@@ -215,6 +270,11 @@ class ConnectionFacts:
         """Pid of the process that opened the connection."""
         self.age_unknown = age_unknown
         """Whether it was opened unseen: ``opened`` is when it was first seen."""
+        self.last_use: tuple[Any, ...] | None = None
+        """The fields of LastUse, which takes longer to make; None before the first
+        return."""
+        self.lock_statement: LockStatement | None = None
+        self.closed = False
 
     @property
     def session(self) -> Session:

@@ -159,6 +159,9 @@ class PoolLedger:
             stats.used += not usage.streamed
             stats.in_sql += usage.in_sql
             stats.idle += usage.idle_until(now)
+        facts = hold.facts
+        if facts is not None:
+            facts.last_use = (stack, usage, hold.context, checked_out_at, now)
         if collected:
             stats.collected += 1
             self._leaked(hold, stats)
@@ -221,7 +224,10 @@ class PoolLedger:
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
         """Count a connection that was closed; its backend may live a little longer."""
         self.closes += 1
-        if facts is not None and facts.backend_pid is not None:
+        if facts is None:
+            return
+        facts.closed = True
+        if facts.backend_pid is not None:
             self.recently_closed.append((now, facts))
 
     def found_leaked(self, hold: Checkout) -> None:

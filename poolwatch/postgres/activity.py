@@ -22,15 +22,19 @@ _HIDDEN = "<insufficient privilege>"
 _MAX_PID = 2**31 - 1
 
 
-def read(cursor: Any, pids: Collection[int], *, identify: bool) -> ServerReading:
+def read(
+    cursor: Any, pids: Collection[int], idle: Collection[int] = (), *, identify: bool
+) -> ServerReading:
     """Read the server, the sessions ``pids`` and the sessions that block them.
 
-    ``identify``: the role may read the system identifier. Raises the errors of the
-    driver. Literals in statements are masked. A session that the role may not see has
-    None as age and in its row.
+    ``idle``: further sessions, read if they are in a transaction, have advisory locks
+    or sent LISTEN last. ``identify``: the role may read the system identifier.
+
+    Raises the errors of the driver. Literals in statements are masked. A session that
+    the role may not see has None as age and in its row.
     """
     started = time.perf_counter()
-    cursor.execute(_statement(pids, identify=identify))
+    cursor.execute(_statement(pids, idle, identify=identify))
     (text,) = values_of(cursor.fetchone())
     return parse(text, read_s=time.perf_counter() - started)
 
@@ -55,11 +59,15 @@ def values_of(row: Any) -> tuple[Any, ...]:
     return tuple(row.values() if isinstance(row, Mapping) else row)
 
 
-def _statement(pids: Collection[int], *, identify: bool) -> str:
-    # a pooler may invent any 32-bit pid; backends have only positive ones
-    wanted = sorted({int(pid) for pid in pids if 0 < pid <= _MAX_PID})
-    statement = _template().replace("/* pids */", ",".join(map(str, wanted)))
+def _statement(pids: Collection[int], idle: Collection[int], *, identify: bool) -> str:
+    statement = _template().replace("/* pids */", _listed(pids))
+    statement = statement.replace("/* idle */", _listed(idle))
     return statement.replace("NULL /* system */", _SYSTEM if identify else "NULL")
+
+
+def _listed(pids: Collection[int]) -> str:
+    # a pooler may invent any 32-bit pid; backends have only positive ones
+    return ",".join(map(str, sorted({int(pid) for pid in pids if 0 < pid <= _MAX_PID})))
 
 
 @cache
@@ -77,6 +85,8 @@ def _backend(row: dict[str, Any]) -> Backend:
         age_s=_age(row["age_s"]),
         client_port=row["client_port"],
         application=row["application"] or None,
+        client=row["client"],
+        advisory_locks=row["locks"] or 0,
         row=ServerRow(
             state=row["state"],
             state_age_s=_age(row["state_age_s"]),

@@ -13,7 +13,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from poolwatch.errors import ServerDownError
-from poolwatch.postgres.connection import Facts, MonitoringConnection, open_connection
+from poolwatch.postgres.connection import (
+    Facts,
+    MonitoringConnection,
+    Pids,
+    open_connection,
+)
 from poolwatch.postgres.errors import as_failure, was_cancelled
 from poolwatch.protocol.records import ServerReading
 
@@ -67,15 +72,17 @@ class AgentReader:
         self._patience_s = patience_s
         self._state = _State()
 
-    def read(self, pids: Collection[int], *, linger: float = 0.0) -> ServerReading:
-        """Read the server and the sessions ``pids``.
+    def read(
+        self, pids: Collection[int], idle: Collection[int] = (), *, linger: float = 0.0
+    ) -> ServerReading:
+        """Read the server, the sessions ``pids``, and those of ``idle`` that matter.
 
         Leaves the connection open for ``linger`` seconds (at most MAX_LINGER_S); the
         next call or close_idle() after that closes it. Raises only ServerViewError.
         """
         state = self._await_turn(self._own_state())
         try:
-            return self._read(state, pids, min(linger, MAX_LINGER_S))
+            return self._read(state, (pids, idle), min(linger, MAX_LINGER_S))
         except Exception as error:  # noqa: BLE001 - every driver raises its own
             raise as_failure(error) from None
         finally:
@@ -126,9 +133,7 @@ class AgentReader:
             state = self._state = _State()
         return state
 
-    def _read(
-        self, state: _State, pids: Collection[int], linger: float
-    ) -> ServerReading:
+    def _read(self, state: _State, pids: Pids, linger: float) -> ServerReading:
         self._close(state, self._clock())
         connection = self._pop_idle(state)
         if connection is not None:
@@ -144,12 +149,12 @@ class AgentReader:
         self,
         connection: MonitoringConnection,
         state: _State,
-        pids: Collection[int],
+        pids: Pids,
         linger: float,
     ) -> ServerReading:
         """Read over ``connection``, then let it linger; close it in all other cases."""
         try:
-            reading = connection.read(pids)
+            reading = connection.read(*pids)
         except BaseException:
             connection.close()
             raise

@@ -22,6 +22,8 @@ _SETTINGS = {
 
 Facts = Callable[[Any], tuple[int | None, str | None, int | None]]
 """Backend pid, address and client port of a driver's connection, without I/O."""
+Pids = tuple[Collection[int], Collection[int]]
+"""Sessions whose rows are wanted; idle ones, wanted if they hold locks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,11 @@ class MonitoringConnection:
     """Whether the role may read the system identifier; some managed servers refuse."""
     address: str | None
 
-    def read(self, pids: Collection[int]) -> ServerReading:
+    def read(self, pids: Collection[int], idle: Collection[int] = ()) -> ServerReading:
         """Read with one statement; raises what the driver raises."""
         cursor = self.dbapi_connection.cursor()
         try:
-            reading = read(cursor, pids, identify=self.identify)
+            reading = read(cursor, pids, idle, identify=self.identify)
         finally:
             with suppress(Exception):
                 cursor.close()

@@ -14,7 +14,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
-from poolwatch.postgres.connection import Facts, MonitoringConnection, open_connection
+from poolwatch.postgres.connection import (
+    Facts,
+    MonitoringConnection,
+    Pids,
+    open_connection,
+)
 from poolwatch.postgres.errors import as_failure, was_cancelled
 from poolwatch.protocol.records import ServerReading
 
@@ -90,8 +95,8 @@ class DsnReader:
         self._failures = 0
         self._next_attempt_at = 0.0
 
-    def read(self, pids: Collection[int]) -> ServerReading:
-        """Read the server and the sessions ``pids``; not thread-safe.
+    def read(self, pids: Collection[int], idle: Collection[int] = ()) -> ServerReading:
+        """Read as AgentReader.read() does; not thread-safe.
 
         Raises MissingExtraError and ServerViewError. After a failure it raises the same
         error until the next attempt is due.
@@ -99,7 +104,7 @@ class DsnReader:
         if self._failure is not None and self._clock() < self._next_attempt_at:
             raise self._failure.with_traceback(None)
         try:
-            reading = self._read(pids)
+            reading = self._read((pids, idle))
         except PoolwatchError as error:
             self._back_off(error)
             raise
@@ -112,12 +117,12 @@ class DsnReader:
         if connection is not None:
             connection.close()
 
-    def _read(self, pids: Collection[int]) -> ServerReading:
+    def _read(self, pids: Pids) -> ServerReading:
         try:
             if self._connection is not None:
                 return self._read_or_reconnect(self._connection, pids)
             self._connection = open_connection(self._connect, self._facts)
-            return self._connection.read(pids)
+            return self._connection.read(*pids)
         except PoolwatchError:
             self.close()
             raise
@@ -126,11 +131,11 @@ class DsnReader:
             raise as_failure(error) from None
 
     def _read_or_reconnect(
-        self, connection: MonitoringConnection, pids: Collection[int]
+        self, connection: MonitoringConnection, pids: Pids
     ) -> ServerReading:
         """Read over the open connection, or a new one if the server has closed it."""
         try:
-            return connection.read(pids)
+            return connection.read(*pids)
         except Exception as error:
             if was_cancelled(error):
                 raise
@@ -140,7 +145,7 @@ class DsnReader:
                 self._connection = open_connection(self._connect, self._facts)
             except Exception:  # noqa: BLE001 - the first failure says more
                 raise first from None
-            return self._connection.read(pids)
+            return self._connection.read(*pids)
 
     def _connect(self) -> Any:
         defaults = dict(_DEFAULTS)

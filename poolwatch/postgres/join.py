@@ -31,7 +31,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from poolwatch.model import ClosedConnection, Connection, Hold, Process, ServerRow
+from poolwatch.model import (
+    ClosedConnection,
+    Connection,
+    Hold,
+    IdleConnection,
+    Process,
+    ServerRow,
+)
 from poolwatch.protocol.records import Backend, ServerReading
 
 SLACK_S = 0.05
@@ -70,33 +77,50 @@ def join(
     rows = {pool: {b.pid: b for b in r.backends} for pool, r in readings.items()}
     windows = windows or {}
 
+    def proven(each: Hold | IdleConnection) -> Backend | None:
+        backend = rows.get(each.pool, {}).get(each.backend_pid or 0)
+        if backend is None or each.connection is None:
+            return None
+        window = windows.get(each.pool, SAME_MOMENT)
+        address = readings[each.pool].address
+        row = _proven_row(each.connection, backend, address, window)
+        return None if row is None else backend
+
     def joined(hold: Hold) -> Hold:
-        backend = rows.get(hold.pool, {}).get(hold.backend_pid or 0)
-        if backend is None or hold.connection is None:
-            return hold
-        window = windows.get(hold.pool, SAME_MOMENT)
-        address = readings[hold.pool].address
+        backend = proven(hold)
+        return hold if backend is None else replace(hold, server=backend.row)
+
+    def joined_idle(idle: IdleConnection) -> IdleConnection:
+        backend = proven(idle)
+        if backend is None:
+            return idle
+        _, latest = windows.get(idle.pool, SAME_MOMENT)
         return replace(
-            hold, server=_proven_row(hold.connection, backend, address, window)
+            idle,
+            server=backend.row,
+            unchanged_s=(backend.row.state_age_s or 0.0) - latest,
+            advisory_locks=backend.advisory_locks,
         )
 
-    return replace(process, holds=tuple(joined(hold) for hold in process.holds))
+    return replace(
+        process,
+        holds=tuple(joined(hold) for hold in process.holds),
+        idle=tuple(joined_idle(idle) for idle in process.idle),
+    )
 
 
 def claimed(
     process: Process, pool: str, reading: ServerReading, address: str | None = None
 ) -> ServerReading:
-    """Return ``reading`` with only those rows that a hold of ``pool`` can claim.
+    """Return ``reading`` with only those rows that ``pool`` can claim.
 
-    For a pool whose server is unknown. The proof is the hold's TCP port, or a
+    For a pool whose server is unknown. The proof is a connection's TCP port, or a
     connection to ``address``, the source of the reading, in the same notation on the
     same machine.
     """
-    claims = {
-        hold.backend_pid: hold.connection
-        for hold in process.holds
-        if hold.pool == pool and hold.connection is not None
-    }
+    claims: dict[int | None, Connection | None]
+    claims = {e.backend_pid: e.connection for e in process.idle if e.pool == pool}
+    claims |= {e.backend_pid: e.connection for e in process.holds if e.pool == pool}
     backends = tuple(
         backend
         for backend in reading.backends

@@ -21,6 +21,10 @@ class Backend:
     """-1 for a Unix socket."""
     application: str | None
     row: ServerRow
+    client: str | None = None
+    """The client's IP address; None for a Unix socket."""
+    advisory_locks: int = 0
+    """Advisory locks that it holds; only counted for idle connections."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,7 @@ def test_viewers_get_more(path, http_get):
     assert set(process["holds"][0]) == KEYS["holds"] | {
         "caller",
         "connection",
+        "earlier_lock",
         "used",
         "unused_s",
     }

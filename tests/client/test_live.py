@@ -421,7 +421,7 @@ def test_a_wrong_dsn_is_said_before_there_is_a_process(live, postgres):
 
 def test_a_missing_extra_is_said_the_same_way(make_app, live, postgres):
     class Reader:
-        def read(self, pids):
+        def read(self, pids, idle):
             raise MissingExtraError("install this")
 
         def close(self):
@@ -687,9 +687,9 @@ def test_a_dsn_that_hangs(make_app, live, postgres):
             self.free.set()
             self.real = AgentReader(postgres.connect, connection_facts)
 
-        def read(self, pids):
+        def read(self, pids, idle):
             self.free.wait(20)
-            return self.real.read(pids)
+            return self.real.read(pids, idle)
 
         def close(self):
             self.free.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import closing
+from functools import partial
 
 import pytest
 from helpers import until
@@ -112,6 +113,85 @@ def test_a_waiting_session_comes_with_its_blocker(postgres):
     assert rows[blocks].query == "lock table locked"
 
 
+@pytest.mark.parametrize("version", [16, 18])
+def test_idle_connections_are_read_if_they_have_something(start_postgres, version):
+    """A session-level lock, an open transaction, LISTEN; a clean one is left out."""
+    server = start_postgres(version)
+    connections = [server.connect() for _ in range(5)]
+    clean, locked, open_one, unknown, listener = map(pid_of, connections)
+    cursors = [each.cursor() for each in connections]
+    cursors[1].execute("select pg_advisory_lock(1), pg_advisory_lock(2, 3)")
+    cursors[2].execute("begin")
+    cursors[3].execute("select pg_advisory_lock(4)")
+    cursors[4].execute("Listen orders")
+    monitor = connection_to(server)
+    idle = [clean, locked, open_one, listener]
+    found = {each.pid: each for each in monitor.read([], idle).backends}
+    assert set(found) == {locked, open_one, listener}
+    assert found[locked].advisory_locks == 2
+    assert found[open_one].advisory_locks == 0
+    assert found[open_one].row.state == "idle in transaction"
+    assert monitor.read([]).backends == ()
+    (other,) = monitor.read([unknown]).backends
+    assert other.advisory_locks == 0  # only counted for idle connections
+    monitor.close()
+    for each in connections:
+        each.close()
+
+
+def test_locks_of_a_transaction_end_with_it(postgres):
+    with closing(postgres.connect()) as connection:
+        connection.cursor().execute("select pg_advisory_xact_lock(1)")
+        monitor = connection_to(postgres)
+        assert monitor.read([], [pid_of(connection)]).backends == ()
+        monitor.close()
+
+
+def test_the_address_of_a_client(postgres, postgres_tcp):
+    for server, client in ((postgres, None), (postgres_tcp, "127.0.0.1")):
+        with closing(server.connect()) as connection:
+            monitor = connection_to(server)
+            (backend,) = monitor.read([pid_of(connection)]).backends
+            monitor.close()
+        assert backend.client == client
+
+
+def is_blocked(server, pid):
+    found = server.execute(f"select pg_blocking_pids({pid}) <> '{{}}'")
+    return found == [(True,)]
+
+
+def test_a_chain_of_three_comes_with_its_root(postgres):
+    """Only the last one was asked for: the blocker of its blocker is there, too."""
+    postgres.execute("create table if not exists chain (id int primary key)")
+    with (
+        closing(postgres.connect()) as root,
+        closing(postgres.connect()) as middle,
+        closing(postgres.connect()) as last,
+    ):
+        pids = {pid_of(root), pid_of(middle), pid_of(last)}
+        root.cursor().execute("select pg_advisory_lock(7)")
+        threads = []
+        for connection, statement in (
+            (middle, "begin; lock table chain; select pg_advisory_lock(7)"),
+            (last, "select 1 from chain"),
+        ):
+            cursor = connection.cursor()
+            thread = threading.Thread(target=cursor.execute, args=(statement,))
+            thread.start()
+            threads.append(thread)
+            until(partial(is_blocked, postgres, pid_of(connection)))
+        monitor = connection_to(postgres)
+        rows = {each.pid: each.row for each in monitor.read([pid_of(last)]).backends}
+        monitor.close()
+        root.cursor().execute("select pg_advisory_unlock(7)")
+        threads[0].join()
+        middle.cursor().execute("rollback")
+        threads[1].join()
+    assert set(rows) == pids
+    assert sorted(len(row.blocked_by) for row in rows.values()) == [0, 1, 1]
+
+
 def test_an_unprivileged_role_sees_its_own_sessions_only(postgres):
     """Hidden values are None, never the server's placeholder text."""
     postgres.execute("drop role if exists nobody_special")
@@ -156,9 +236,10 @@ def test_a_statement_in_another_encoding_is_left_out(start_postgres):
     )
     with closing(server.connect(dbname="latin")) as held:
         held.set_client_encoding("LATIN1")
-        held.cursor().execute(f'select 1 as "{chr(0xE9)}"')
+        held.cursor().execute(f'/*{chr(0xE9)}*/ select 1 as "{chr(0xE9)}"')
         monitor = connection_to(server)
         (backend,) = monitor.read([pid_of(held)]).backends
+        assert monitor.read([], [pid_of(held)]).backends == ()
         monitor.close()
     assert backend.row.state == "idle"
     assert backend.row.query is None

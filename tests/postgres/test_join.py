@@ -158,6 +158,38 @@ def test_every_pool_is_joined_with_its_own_server():
     assert [h.server for h in only.holds] == [None, ROW]
 
 
+def idle(pid=100, **changes):
+    facts = Connection(60.0, 0.02, None, None)
+    return fakes.idle(pid, pool="p1", connection=facts, **changes)
+
+
+def test_an_idle_connection_is_joined_with_the_same_proof():
+    locked = replace(backend(), advisory_locks=2)
+    given = replace(process(), idle=(idle(), idle(101)))
+    joined = join(given, {"p1": reading(locked, backend(101, age_s=50.0))}).idle
+    assert [(each.server, each.advisory_locks) for each in joined] == [
+        (ROW, 2),
+        (None, 0),
+    ]
+
+
+def test_how_long_an_idle_connection_had_been_as_the_reading_shows_it():
+    """A reading comes after its snapshot: in between somebody may have used it."""
+    given = replace(process(), idle=(idle(),))
+    for latest, unchanged_s in ((0.5, 2.5), (4.0, -1.0)):
+        windows = {"p1": (0.0, latest)}
+        (joined,) = join(given, {"p1": reading(backend())}, windows=windows).idle
+        assert joined.unchanged_s == pytest.approx(unchanged_s)
+
+
+def test_a_pool_of_an_unknown_server_claims_rows_by_its_idle_connections():
+    there = Connection(60.0, 0.02, "/run/pg:5432", None)
+    given = replace(process(), idle=(replace(idle(), connection=there),))
+    rows = reading(backend(), backend(101))
+    assert [e.pid for e in claimed(given, "p1", rows, "/run/pg:5432").backends] == [100]
+    assert claimed(given, "p1", rows, "db:5432").backends == ()
+
+
 def test_no_readings_change_nothing():
     unjoined = process(hold())
     assert join(unjoined, {}) is unjoined

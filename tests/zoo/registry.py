@@ -42,6 +42,7 @@ MODULES = (
     "server",
     "contention",
     "lost",
+    "last_user",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
@@ -81,6 +82,8 @@ class Case:
     """An innocent proves nothing unless so many holds were seen at once."""
     says: str | None
     """What the evidence of some hold must contain."""
+    lasts: float
+    """Seconds for which an innocent is looked at, if the default is too short."""
 
     @property
     def innocent(self) -> bool:
@@ -119,7 +122,9 @@ def fault(
     ``also`` and ``bystanders``: further kinds and marks that may be named; words
     separated by blanks, like ``at``.
     """
-    return _registering(kinds, at, also, bystanders, world, long_after, 0, None, pool)
+    return _registering(
+        kinds, at, also, bystanders, world, long_after, 0, None, 0.0, pool
+    )
 
 
 def innocent(
@@ -128,10 +133,11 @@ def innocent(
     long_after: float = NEVER,
     seen: int = 1,
     says: str | None = None,
+    lasts: float = 0.0,
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Nothing is wrong, whatever it looks like."""
-    return _registering((), "", "", "", world, long_after, seen, says, pool)
+    return _registering((), "", "", "", world, long_after, seen, says, lasts, pool)
 
 
 def _registering(
@@ -143,6 +149,7 @@ def _registering(
     long_after: float,
     seen: int,
     says: str | None,
+    lasts: float,
     pool: dict[str, Any],
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     def register(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -163,6 +170,7 @@ def _registering(
             bystanders=tuple(bystanders.split()),
             seen=seen,
             says=says,
+            lasts=lasts,
         )
         return run
 

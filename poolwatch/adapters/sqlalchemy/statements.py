@@ -17,7 +17,13 @@ from weakref import ref
 
 from sqlalchemy.engine import Dialect
 
-from poolwatch.ledger.checkout import MAX_STATEMENT_LENGTH, Checkout, Usage
+from poolwatch.ledger.checkout import (
+    ADVISORY,
+    MAX_LOCK_STATEMENT,
+    MAX_STATEMENT_LENGTH,
+    Checkout,
+    Usage,
+)
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites, CapturedStack
@@ -119,6 +125,11 @@ class StatementHooks:
                                 usage.by_others = True
                         usage.stack = capture_stack(_caller())
                         usage.begin()
+                        if (
+                            len(statement) <= MAX_LOCK_STATEMENT
+                            and ADVISORY in statement
+                        ):
+                            hold.sent_advisory(statement)
                 except Exception as error:  # noqa: BLE001 - the application must go on
                     guard.failed(error)
                     usage = None

@@ -24,6 +24,7 @@ SENTENCES: Mapping[str, str] = {
     "nested": "A second connection, checked out while the caller holds one.",
     "nested-outer": "The caller's own connection, held during the nested one.",
     "dropped": "Never closed, left to the garbage collector, again and again.",
+    "lock-returned": "Returned with its advisory lock, for which the next run waits.",
 }
 
 _MARK = re.compile(r"#\s*fault:\s*(?P<name>[\w-]+)\s*$")

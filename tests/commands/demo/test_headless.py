@@ -32,6 +32,7 @@ SITES = (
     "thread-ended",
     "nested",
     "nested-outer",
+    "lock-returned",
 )
 
 
@@ -118,6 +119,22 @@ def test_the_server_names_the_idle_transaction_as_the_blocker(
     blocked = at(faults["blocked"], process["holds"])
     rows = [hold["server"] for hold in blocked if hold["server"]]
     assert any(idle.intersection(row["blocked_by"]) for row in rows)
+
+
+def test_the_lock_that_came_back_with_its_connection_is_named(
+    process: dict[str, Any],
+) -> None:
+    """The next run waits for the lock of the first, whoever has the connection now."""
+    fault = planted()["lock-returned"]
+    (waiting,) = at(fault, process["holds"])
+    (finding,) = [
+        each
+        for each in process["findings"]
+        if each["kind"] == "lock_wait" and each["holds"] == [waiting["id"]]
+    ]
+    assert "session lock" in finding["text"]
+    assert f"reindex.py:{fault.line + 1}" in finding["text"]
+    assert {site["line"] for site in finding["sites"]} == {fault.line}
 
 
 def test_the_thread_that_ended_is_nowhere_now(process: dict[str, Any]) -> None:

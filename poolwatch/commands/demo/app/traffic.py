@@ -9,7 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import poolwatch
-from poolwatch.commands.demo.app import orders, reports, schema, shipping, stock
+from poolwatch.commands.demo.app import (
+    orders,
+    reindex,
+    reports,
+    schema,
+    shipping,
+    stock,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +72,7 @@ def _faulty() -> list[Visits]:
         Visits("POST /orders", lambda: orders.place("north", lamp, 20), 2.0),
         Visits("POST /orders", lambda: orders.place("south", chair, 80), 2.0, 1.0),
         Visits("GET /health", orders.highest_id, every=15.0, first=1.0),
+        Visits("POST /reindex", reindex.rebuild, every=1.5),
     ]
 
 

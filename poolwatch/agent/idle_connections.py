@@ -1,0 +1,87 @@
+"""The connections that lie in their pools, with the last user of each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from itertools import islice
+
+from poolwatch.ledger.checkout import ConnectionFacts, LastUse
+from poolwatch.ledger.pool import PoolLedger
+from poolwatch.model import IdleConnection
+
+_MAX_IDLE = 128
+"""Idle connections that are listed per pool."""
+_LISTEN = re.compile(r"\s*listen\b", re.IGNORECASE)
+
+
+def idle_connections(pool: PoolLedger, now: float) -> list[IdleConnection]:
+    """Return the idle connections of a pool, as of ``now`` (``time.monotonic()``)."""
+    return [
+        _record(pool.id, facts, LastUse._make(facts.last_use), now)
+        for facts in _returned(pool)
+        if facts.last_use is not None
+    ]
+
+
+def idle_pids(pools: Iterable[PoolLedger]) -> tuple[set[int], set[int]]:
+    """Pids of the idle connections' backends, and of those that may be listening.
+
+    All rows of the latter are of interest; of the others only those with locks or an
+    open transaction.
+    """
+    idle, listening = set(), set()
+    for pool in pools:
+        for facts in _returned(pool):
+            if facts.backend_pid is not None and facts.last_use is not None:
+                idle.add(facts.backend_pid)
+                if _is_listening(LastUse._make(facts.last_use)):
+                    listening.add(facts.backend_pid)
+    return idle, listening
+
+
+def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
+    """Connections of this process that were returned and not checked out again.
+
+    Connections that were never returned are left out: they may have been checked out
+    before the pool was instrumented.
+    """
+    if pool.switched_off():
+        return []  # checkouts are no longer recorded
+    own_pid = os.getpid()
+    held = {id(hold.facts) for hold in pool.recorded_holds()}
+    returned = (
+        facts
+        for facts in list(pool.connections.values())
+        if facts.last_use is not None
+        and not facts.closed
+        and facts.backend_pid is not None
+        and facts.process == own_pid
+        and id(facts) not in held
+    )
+    return list(islice(returned, _MAX_IDLE))
+
+
+def _record(
+    pool_id: str, facts: ConnectionFacts, last: LastUse, now: float
+) -> IdleConnection:
+    lock = facts.lock_statement
+    contexts = [last.context] if lock is None else [last.context, lock.context]
+    return IdleConnection(
+        pool=pool_id,
+        backend_pid=facts.backend_pid or 0,
+        connection=facts.record(now),
+        site=last.stack.site(),
+        used=last.usage.stack.site() if last.usage and last.usage.stack else None,
+        held_s=last.returned_at - last.checked_out_at,
+        returned_s=max(0.0, now - last.returned_at),
+        listening=_is_listening(last),
+        declared=any(context.long_hold is not None for context in contexts),
+        lock=None if lock is None else lock.record(now),
+    )
+
+
+def _is_listening(last: LastUse) -> bool:
+    statement = last.usage.statement if last.usage else None
+    return statement is not None and _LISTEN.match(statement) is not None

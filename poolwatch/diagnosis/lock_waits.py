@@ -1,0 +1,144 @@
+"""``lock_wait``: a statement waits for a lock, with whoever blocks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from poolwatch.diagnosis.common import distinct_sites
+from poolwatch.diagnosis.dirty_returns import (
+    RELEASE,
+    blamed_site,
+    idle_in_words,
+    remedy_for,
+)
+from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
+from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
+from poolwatch.text.format import call_site, duration, neutral, one_line, place
+
+_MAX_NAMED = 4
+"""Most blockers that are named; the others are counted."""
+_MAX_STATEMENT = 80
+"""Most characters of a blocker's statement."""
+
+
+def lock_waits(process: Process, sessions: Sessions) -> list[Finding]:
+    """The ``lock_wait`` findings of one process."""
+    return [
+        _lock_wait(
+            process,
+            hold,
+            row,
+            sessions.blockers(server_of(server), row),
+            sessions.roots(server_of(server), row),
+        )
+        for hold, row, server in holds_with_rows(process)
+        if row.blocked_by
+    ]
+
+
+def _lock_wait(
+    process: Process,
+    hold: Hold,
+    row: ServerRow,
+    blockers: Sequence[Session],
+    roots: Sequence[Session],
+) -> Finding:
+    blockers = sorted(blockers, key=lambda each: each.is_waiting)
+    behind = [root for root in roots if root not in blockers]
+    text = f"{call_site(hold)} is blocked by {_all_in_words(blockers, process)}"
+    if behind:
+        text += f"; at the root of the chain is {_all_in_words(behind, process)}"
+    pids = ", ".join(map(str, row.blocked_by))
+    return Finding(
+        kind="lock_wait",
+        severity="critical",
+        pool=hold.pool,
+        text=text,
+        proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
+        f"{duration(row.state_age_s)}",
+        remedy=_remedies(roots or blockers),
+        holds=(hold.id,),
+        sites=distinct_sites(
+            hold.site, *(_site_of(each) for each in (*blockers, *behind))
+        ),
+    )
+
+
+def _site_of(session: Session) -> Frame | None:
+    if session.lock is not None:
+        return session.lock.site
+    if session.hold is not None:
+        return session.hold.site
+    return None if session.idle is None else blamed_site(session.idle)
+
+
+def _all_in_words(sessions: Sequence[Session], process: Process) -> str:
+    names = [_in_words(each, process) for each in sessions[:_MAX_NAMED]]
+    more = len(sessions) - _MAX_NAMED
+    return " and ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def _in_words(session: Session, process: Process) -> str:
+    owner = session.process
+    where = "" if owner is process or owner is None else f"process {owner.pid}, "
+    if session.hold is not None:
+        state = (session.row and session.row.state) or "?"
+        words = f"{call_site(session.hold)} ({where}{state}, pid {session.pid})"
+        if session.lock is None:
+            return words
+        return (
+            f"{words}, whose connection came with a session lock: requested at "
+            f"{place(session.lock.sent or session.lock.site)} "
+            f"{duration(session.lock.ago_s)} ago, and no unlock was seen since"
+        )
+    if session.idle is not None and owner is not None:
+        return idle_in_words(session.idle, owner, where)
+    return _stranger_in_words(session)
+
+
+def _stranger_in_words(session: Session) -> str:
+    """Name a session of another program by what the server says about it."""
+    backend = session.backend
+    if backend is None:
+        return f"the session with pid {session.pid}"
+    row = backend.row
+    details = [f"pid {session.pid}"]
+    if backend.client is not None:
+        details.append(f"client {backend.client}")
+    elif backend.client_port == -1:
+        details.append("over a Unix socket")
+    if row.state is not None:
+        details.append(f"{row.state} for {duration(row.state_age_s)}")
+    words = (
+        f"a session of {backend.application!r}"
+        if backend.application
+        else ("a session without application_name")
+    )
+    statement = f": {one_line(row.query, _MAX_STATEMENT)}" if row.query else ""
+    return f"{neutral(words)} ({', '.join(details)}{statement})"
+
+
+def _remedies(causes: Iterable[Session]) -> str:
+    """What to do about the sessions that keep all others waiting; each remedy once."""
+    remedies = dict.fromkeys(_remedy(each) for each in causes)
+    return " ".join(list(remedies)[:2])
+
+
+def _remedy(session: Session) -> str:
+    if session.idle is not None and session.process is not None:
+        return remedy_for(session.idle, session.process)
+    if session.lock is not None:
+        return RELEASE
+    if session.hold is None:
+        return (
+            f"See who runs it and why; to end it: SELECT "
+            f"pg_terminate_backend({session.pid}). A lock_timeout ends the wait in "
+            "any case."
+        )
+    if session.is_between_transactions:
+        return (
+            "It has no transaction, so the lock is a session-level advisory lock: "
+            "release it (pg_advisory_unlock) before other work, or let the waiter "
+            "use pg_try_advisory_lock."
+        )
+    return "Commit or roll back the blocking transaction; do slow work after it."

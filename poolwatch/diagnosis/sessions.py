@@ -1,0 +1,146 @@
+"""Whose a session of the server is: of a hold, an idle connection, or somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from poolwatch.diagnosis.evidence import ServerEvidence
+from poolwatch.model import (
+    Hold,
+    IdleConnection,
+    LockRequest,
+    Process,
+    ServerRow,
+    ServerStatus,
+)
+
+if TYPE_CHECKING:
+    from poolwatch.protocol.records import Backend
+
+IN_TRANSACTION = "idle in transaction"
+"""The beginning of the states of a backend with an open transaction and no work."""
+_MAX_CHAIN = 64
+"""Maximum number of sessions that are followed from one that waits."""
+
+Key = tuple[str | None, int]
+"""The identity of a server, and the pid of a backend on it."""
+
+
+class Session(NamedTuple):
+    """One session, with what is proven to have it; all None for an unknown one."""
+
+    pid: int
+    process: Process | None = None
+    hold: Hold | None = None
+    idle: IdleConnection | None = None
+    backend: Backend | None = None
+    lock: LockRequest | None = None
+    """As a blocker: the lock that came with the connection of the hold."""
+
+    @property
+    def row(self) -> ServerRow | None:
+        """What the server says about it."""
+        known = self.hold or self.idle
+        if known is not None:
+            return known.server
+        return None if self.backend is None else self.backend.row
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has to wait itself before it can let go."""
+        if self.lock is not None:
+            return False  # its user knows nothing of the lock
+        return self.row is not None and (self.row.wait_event or "").startswith("Lock:")
+
+    @property
+    def is_between_transactions(self) -> bool:
+        """Whether it has no transaction: it can only have session-level locks."""
+        return self.row is not None and self.row.state == "idle"
+
+
+class Sessions:
+    """The sessions of all servers that were read.
+
+    A pid means the same session only on the same server.
+    """
+
+    def __init__(self, evidence: Iterable[ServerEvidence]) -> None:
+        self._known: dict[Key, Session] = {}
+        evidence = list(evidence)
+        for each in evidence:
+            for reading in each.readings:
+                for backend in reading.backends:
+                    key = reading.identity, backend.pid
+                    self._known[key] = Session(backend.pid, backend=backend)
+        for each in evidence:
+            for idle, server in idle_with_rows(each.process):
+                self._add(server, Session(idle.backend_pid, each.process, idle=idle))
+        for each in evidence:  # last: a hold may be idle in a pool that is over its own
+            for hold, _, server in holds_with_rows(each.process):
+                session = Session(hold.backend_pid or 0, each.process, hold=hold)
+                self._add(server, session)
+
+    def _add(self, server: ServerStatus, session: Session) -> None:
+        known = self._known.get((server_of(server), session.pid))
+        backend = None if known is None else known.backend
+        self._known[server_of(server), session.pid] = session._replace(backend=backend)
+
+    def get(self, server: str | None, pid: int) -> Session:
+        """Return a session by the identity of its server and its pid."""
+        return self._known.get((server, pid)) or Session(pid)
+
+    def blockers(self, server: str | None, row: ServerRow) -> list[Session]:
+        """Return the sessions that block another one, which has this row."""
+        found = [self.get(server, pid) for pid in row.blocked_by]
+        if row.wait_event != "Lock:advisory":
+            return found
+        return [
+            each._replace(lock=each.hold.earlier_lock) if each.hold else each
+            for each in found
+        ]
+
+    def roots(self, server: str | None, row: ServerRow) -> list[Session]:
+        """Return the sessions at the end of the chains of waits that begin at a row.
+
+        These wait for no lock. A chain that leads to an unknown session has no root.
+        """
+        reached: dict[int, Session] = {}
+        rows = [row]
+        for waiting in rows:
+            for each in self.blockers(server, waiting):
+                if each.pid in reached or len(reached) >= _MAX_CHAIN:
+                    continue
+                reached[each.pid] = each
+                if each.is_waiting and each.row is not None:
+                    rows.append(each.row)
+        return [each for each in reached.values() if each.row and not each.is_waiting]
+
+
+def server_of(status: ServerStatus) -> str | None:
+    """The identity of a server; its address if that is all that is known."""
+    return status.identity or status.address
+
+
+def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
+    """The holds whose backend is proven, with its row and its server."""
+    servers = _servers(process)
+    return [
+        (hold, hold.server, servers[hold.pool])
+        for hold in process.holds
+        if hold.server is not None and hold.pool in servers
+    ]
+
+
+def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]]:
+    """The same for idle connections; few have a row, see ``activity.sql``."""
+    servers = _servers(process)
+    return [
+        (idle, servers[idle.pool])
+        for idle in process.idle
+        if idle.server is not None and idle.pool in servers
+    ]
+
+
+def _servers(process: Process) -> dict[str, ServerStatus]:
+    return {pool: server for server in process.servers for pool in server.pools}
