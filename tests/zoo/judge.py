@@ -94,7 +94,7 @@ class Judge:
     def watch(self, snapshot: Callable[[], Snapshot]) -> Result:
         """Look until it is clear what is said of the case, and judge it."""
         case = self.case
-        lasts = INNOCENT_FOR_S if case.innocent else PATIENCE_S
+        lasts = (case.lasts or INNOCENT_FOR_S) if case.innocent else PATIENCE_S
         if not case.innocent and case.long_after < NEVER:
             lasts += case.long_after
         begun = None

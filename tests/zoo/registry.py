@@ -48,6 +48,8 @@ MODULES = (
     "innocent_threads",
     "innocent_server",
     "innocent_contention",
+    "graph",
+    "innocent_graph",
 )
 
 NEVER = 30.0
@@ -79,6 +81,8 @@ class Case:
     """An innocent proves nothing unless so many holds were seen at once."""
     says: str | None
     """What the evidence of some hold must contain."""
+    lasts: float | None = None
+    """How long an innocent is looked at; None for the usual time."""
 
     @property
     def innocent(self) -> bool:
@@ -122,14 +126,22 @@ def fault(
 
 def innocent(
     *,
+    also: str = "",
+    bystanders: str = "",
     world: str = SQLITE,
     long_after: float = NEVER,
     seen: int = 1,
     says: str | None = None,
+    lasts: float | None = None,
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Nothing is wrong, whatever it looks like."""
-    return _registering((), "", "", "", world, long_after, seen, says, pool)
+    """Nothing is wrong, whatever it looks like.
+
+    ``also`` and ``bystanders``: what is true of it all the same, as of a busy pool.
+    """
+    return _registering(
+        (), "", also, bystanders, world, long_after, seen, says, pool, lasts
+    )
 
 
 def _registering(
@@ -142,6 +154,7 @@ def _registering(
     seen: int,
     says: str | None,
     pool: dict[str, Any],
+    lasts: float | None = None,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     def register(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
         name = run.__name__
@@ -161,6 +174,7 @@ def _registering(
             bystanders=tuple(bystanders.split()),
             seen=seen,
             says=says,
+            lasts=lasts,
         )
         return run
 
