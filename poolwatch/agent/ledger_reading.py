@@ -24,6 +24,8 @@ _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
+_STANDSTILL_S = 1.0
+"""Time in which a pool that is not deadlocked lends, uses or gets back a connection."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,24 @@ class OpenRequests:
     pool: PoolLedger
     holds: dict[Checkout, HoldEvidence]
     waits: list[Checkout]
+
+    def mark_standstill(self, now: float) -> None:
+        """Mark the holds of a pool in which nothing has moved for a while."""
+        standstill = self._is_at_standstill(now)
+        for evidence in self.holds.values():
+            evidence.at_standstill = standstill
+
+    def _is_at_standstill(self, now: float) -> bool:
+        """Whether all connections are out, requests wait, and no hold has moved."""
+        if not any(now - wait.requested_at >= _STANDSTILL_S for wait in self.waits):
+            return False
+        gauges = self.pool.gauges()
+        size, overflow = gauges.size, gauges.max_overflow
+        if size is None or overflow is None or overflow < 0 or self.pool.shared:
+            return False
+        out = [each for each in self.holds.values() if not each.detached]
+        is_full = len(out) >= size + overflow - self.pool.lost_slots
+        return is_full and not any(map(_has_moved, out))
 
     def leave_out_ended(self) -> None:
         """Drop the holds and waits that have ended since they were read."""
@@ -74,13 +94,15 @@ class LedgerReading:
         for each in list(pool.detached.values()):
             if each in holds:
                 holds[each].detached = True
-        requests = Counter([each.requester() for each in (*open_holds, *waits)])
+        requesters = Counter([each.requester() for each in (*open_holds, *waits)])
         for evidence in holds.values():
-            evidence.one_of_several = requests[evidence.owner] > 1
+            evidence.one_of_several = requesters[evidence.owner] > 1
         for evidence in _requested_again(holds, waits):
             evidence.called_again = True
             evidence.frames_left = 0
-        self.pools.append(OpenRequests(pool, holds, waits))
+        requests = OpenRequests(pool, holds, waits)
+        requests.mark_standstill(self.now)
+        self.pools.append(requests)
         self.departed += [
             ClosedConnection(pool.id, pid, self.now - closed, facts.record(self.now))
             for closed, facts in list(pool.recently_closed)
@@ -122,8 +144,8 @@ class LedgerReading:
         return {
             hold: evidence
             for hold, evidence in self.holds()
-            if (evidence.one_of_several or suspicious(evidence))
-            and not evidence.dropped
+            if evidence.one_of_several or evidence.at_standstill or suspicious(evidence)
+            if not evidence.dropped
         }
 
     def requests(self) -> list[Checkout]:
@@ -166,6 +188,13 @@ class LedgerReading:
         if holder not in self._stacks:
             self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
+
+
+def _has_moved(hold: HoldEvidence) -> bool:
+    """Whether the connection was checked out or used lately, or runs a statement."""
+    if hold.statement_s is not None or hold.held_s < _STANDSTILL_S:
+        return True
+    return hold.unused_s is not None and hold.unused_s < _STANDSTILL_S
 
 
 def _requested_again(

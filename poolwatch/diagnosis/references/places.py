@@ -15,6 +15,7 @@ from typing import Any, Literal
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.wait_graph import Node, task_node, thread_node
 from poolwatch.stacks.code_owner import CodeOwner, code_owner_of, is_ours
 
 RootKind = Literal[
@@ -33,6 +34,12 @@ class RootOwner:
     name: str
     thread: int | None
     task: ref[Any] | None = None
+
+    def node(self) -> Node:
+        """The thread or task as a node of the wait graph."""
+        if self.task is not None:
+            return task_node(self.task())
+        return thread_node(self.thread)
 
 
 NO_OWNER = RootOwner("", None)

@@ -51,8 +51,10 @@ def holding_task_roots(
     return [_root(guide, (weak_ref,)) for weak_ref in found]
 
 
-def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]:
-    """All other tasks of the event loops found so far, in groups."""
+def task_roots(
+    guide: Guide, holders: Iterable[Callable[[], Any]], *, alone: bool = False
+) -> list[Root]:
+    """All other tasks of the event loops found so far, in groups or each ``alone``."""
     others: list[ref[Any]] = []
     roots = []
     for loop in list(guide.loops):
@@ -62,9 +64,8 @@ def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]
             roots.append(Root("tasks", "those of an event loop", _unreadable))
     holder_ids = {id(weak_ref()) for weak_ref in holders}
     others = [weak_ref for weak_ref in others if id(weak_ref()) not in holder_ids]
-    groups = [
-        tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
-    ]
+    size = 1 if alone else _TOGETHER
+    groups = [tuple(others[at : at + size]) for at in range(0, len(others), size)]
     return roots + [_root(guide, group) for group in groups]
 
 
