@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
+    Blocked,
     HoldEvidence,
     JudgedHold,
     OpenWait,
     PoolEvidence,
 )
 from poolwatch.diagnosis.verdicts import judge
+from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame, Hold, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
@@ -35,10 +37,12 @@ def pool_records(
     reading: LedgerReading,
     requests: OpenRequests,
     is_confirmed: Callable[[Checkout], bool],
+    blocked: Mapping[Node, Blocked],
 ) -> PoolRecords:
     """Judge the holds of one pool, count its leaks, and return its records.
 
     A leak is counted if the connection was dropped, or if ``is_confirmed`` is true.
+    ``blocked`` is what the threads and tasks of the process wait for.
     """
     pool = requests.pool
     requests.mark_nested()
@@ -69,6 +73,7 @@ def pool_records(
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else pool.nestings.records(reading.now),
         shared=pool.shared,
+        blocked=blocked,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
 

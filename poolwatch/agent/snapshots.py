@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from poolwatch.agent.incident_snapshots import IncidentSnapshots
@@ -14,6 +15,8 @@ from poolwatch.agent.records import PoolRecords, pool_records
 from poolwatch.agent.submitters import Submitters
 from poolwatch.diagnosis import findings
 from poolwatch.diagnosis.common import by_severity
+from poolwatch.diagnosis.evidence import Blocked
+from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import process_name
 from poolwatch.model import Finding, Process, Snapshot
@@ -68,8 +71,10 @@ class LedgerSource:
             reading.verify()
         reading.submitters = self._submitters.find(reading.requests())
         leak_search.attach_cached(reading)
+        blocked, left_out = _blocked(reading)
         pools = [
-            pool_records(reading, p, leak_search.is_confirmed) for p in reading.pools
+            pool_records(reading, p, leak_search.is_confirmed, blocked)
+            for p in reading.pools
         ]
         process = Process(
             pid=os.getpid(),
@@ -98,7 +103,7 @@ class LedgerSource:
             findings=by_severity(self._findings(reading, pools)),
             departed=tuple(reading.departed),
             frozen=self.incident_snapshots.marks(),
-            left_out=leak_search.left_out,
+            left_out=leak_search.left_out + left_out,
         )
         self.incident_snapshots.add_from_findings(process)
         return process
@@ -107,9 +112,23 @@ class LedgerSource:
         self, reading: LedgerReading, pools: list[PoolRecords]
     ) -> list[Finding]:
         origins = self._ledger.origins.records(reading.now)
+        evidence = [pool.evidence for pool in pools]
         return [
-            *[each for pool in pools for each in findings.pool_findings(pool.evidence)],
-            *findings.process_findings(
-                origins, [pool.evidence.stats for pool in pools]
-            ),
+            *[
+                each
+                for pool in evidence
+                for each in findings.pool_findings(pool, evidence)
+            ],
+            *findings.process_findings(origins, [pool.stats for pool in evidence]),
         ]
+
+
+def _blocked(
+    reading: LedgerReading,
+) -> tuple[Mapping[Node, Blocked], tuple[str, ...]]:
+    """What holds up the pools at a standstill, and what was left out, in words."""
+    if not any(evidence.at_standstill for _, evidence in reading.holds()):
+        return {}, ()
+    from poolwatch.agent.waiting.reading import blocked_in  # loaded on suspicion
+
+    return blocked_in(reading)

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from poolwatch.stacks.holder import TaskRef
 
 Node = Hashable
 Groups = Sequence[Sequence[Node]]
@@ -65,6 +68,6 @@ def thread_node(key: int | None) -> Node:
     return "thread", key
 
 
-def task_node(task: object) -> Node:
-    """An asyncio task."""
-    return "task", id(task)
+def task_node(task: Any) -> Node:
+    """An asyncio task: equal to the owner of its holds and waits."""
+    return TaskRef(task)

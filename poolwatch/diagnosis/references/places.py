@@ -37,9 +37,8 @@ class RootOwner:
 
     def node(self) -> Node:
         """The thread or task as a node of the wait graph."""
-        if self.task is not None:
-            return task_node(self.task())
-        return thread_node(self.thread)
+        task = self.task() if self.task is not None else None
+        return thread_node(self.thread) if task is None else task_node(task)
 
 
 NO_OWNER = RootOwner("", None)

@@ -11,10 +11,8 @@ from weakref import ref
 
 from poolwatch.diagnosis.references.follow import (
     Guide,
-    awaited_by,
-    class_name,
+    awaits,
     frame_of,
-    is_suspendable,
     local_variables,
     stored_in,
 )
@@ -30,9 +28,6 @@ from poolwatch.diagnosis.references.places import (
     unreadable_place,
 )
 from poolwatch.stacks import greenlets
-
-_ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
-
 
 _TOGETHER = 16
 """Tasks grouped in one root: there may be ten thousand, most of them idle."""
@@ -126,14 +121,14 @@ def _context_place(
 
 def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
-    for _ in range(MAX_FRAMES):
-        if class_name(type(awaited)) in _ASEND:
-            inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
-            awaited = inner[0] if inner else None
-        frame = frame_of(awaited)
+    for number, each in enumerate(awaits(awaited)):
+        frame = frame_of(each)
         if frame is None:
             return
-        held = list(stored_in(awaited))
+        if number >= MAX_FRAMES:
+            yield unreadable_place("suspended frame", owner)
+            return
+        held = list(stored_in(each))
         running = frame.f_back is not None
         yield Place(
             "running frame" if running else "suspended frame",
@@ -146,8 +141,6 @@ def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place
         for greenlet in _greenlets(guide, held):
             suspended = greenlets.suspended_frame(greenlet)
             yield from stack_places(suspended, owner, "suspended frame")
-        awaited = awaited_by(awaited)
-    yield unreadable_place("suspended frame", owner)
 
 
 def _names_in(frame: FrameType) -> Callable[[], Iterable[tuple[str, Any]]]:
