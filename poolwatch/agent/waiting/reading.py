@@ -113,10 +113,13 @@ class BlockedReading:
     def _add_wait(self, pool: str, wait: Checkout) -> None:
         node = self.node_of(wait)
         task = wait.task.reference() if wait.task is not None else None
+        if task is not None:
+            self._tasks[node] = task
         if task is not None and _is_running(task):
             if not self._sleeps(wait.holder.thread_ident):
                 return  # it goes on at this moment
             node = thread_node(wait.holder.thread_ident)
+            self.blocked[wait.requester()] = Blocked("task", ((node,),))
         self._waits[node].append((pool, wait.stack.site()))
 
     def node_of(self, request: Checkout) -> Node:
@@ -180,21 +183,20 @@ class BlockedReading:
             return self._lock_group(locks.waited_for(frame))
         for each, above in with_callee(frame, _MAX_INNERMOST):
             code = each.f_code
-            known = variables(each, above)
-            if known.get("timeout") is not None:
-                return None
             if is_in(code, _FUTURES):
-                return self._future_group(code.co_name, known)
+                return self._future_group(code.co_name, variables(each, above))
             if is_in(code, _THREADING) and code.co_name == "join":
-                ident = attribute_of(known.get("self"), "_ident")
-                return (thread_node(ident),) if type(ident) is int else None
+                return _joined(variables(each, above))
             if is_in(code, _THREADING) and code.co_name == "__enter__":
+                known = variables(each, above)
                 return self._lock_group(attribute_of(known.get("self"), "_lock"))
         return None
 
     def _future_group(
         self, function: str, known: dict[str, Any]
     ) -> tuple[Node, ...] | None:
+        if known.get("timeout") is not None:
+            return None
         if function in ("result", "exception"):
             return completed_by(known.get("self"), self._threads, self._refer)
         return any_of(known.get("fs"), self._threads, self._refer)
@@ -308,6 +310,14 @@ class BlockedReading:
                 suspended = frame_of(coroutine)
                 if suspended is not None and not _is_running(task):
                     yield node, f"task {task.get_name()}", suspended, None
+
+
+def _joined(known: dict[str, Any]) -> tuple[Node, ...] | None:
+    """The thread that join() waits for."""
+    ident = attribute_of(known.get("self"), "_ident")
+    if known.get("timeout") is not None or type(ident) is not int:
+        return None
+    return (thread_node(ident),)
 
 
 def _is_running(task: Any) -> bool:

@@ -282,18 +282,20 @@ def attributes_of(node: Any) -> dict[str, Any] | None:
 
 
 def attribute_of(node: Any, name: str) -> Any:
-    """An attribute as it is stored in an object, without a call of its class."""
-    stored = attributes_of(node)
-    if stored is not None and name in stored:
-        return stored[name]
+    """An attribute as it is stored in an object, without a call of its class.
+
+    None if there is none, or if the class has a property or the like of that name.
+    """
     for base in bases_of(type(node)):
         member: Any = class_dict(base).get(name)
         if type(member) in (MemberDescriptorType, GetSetDescriptorType):
-            try:
-                return member.__get__(node)
-            except AttributeError:
-                return None
-    return None
+            break
+        if member is not None:
+            return (attributes_of(node) or {}).get(name)
+    try:
+        return object.__getattribute__(node, name)
+    except AttributeError:
+        return None
 
 
 def _function_referents(function: Any) -> Sequence[Any]:
