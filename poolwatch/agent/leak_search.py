@@ -9,18 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.diagnosis.evidence import HoldEvidence, Search
 from poolwatch.diagnosis.verdicts import proven_unused
-from poolwatch.diagnosis.wait_graph import thread_node
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
 from poolwatch.stacks.compare import user_frames
-
-if TYPE_CHECKING:
-    from poolwatch.diagnosis.references.path import ReferencePath
 
 _MIN_REUSE_S = 3.0
 """Minimum time for which a result is reused."""
@@ -98,9 +93,7 @@ class LeakSearch:
             self._searched_at = reading.now
             self.found_garbage = any(
                 cached.search.path is None and cached.search.unseen is None
-                for hold, evidence in suspects.items()
-                if (cached := self._cache.get(hold.number)) is not None
-                if not (evidence.at_standstill and cached.search.hidden)
+                for cached in self._cache.values()
             )
         reading.verify()
 
@@ -167,8 +160,7 @@ class LeakSearch:
         return affordable and any(
             (cached := self._cache.get(hold.number)) is None
             or now - cached.at > self._reuse_s
-            or (evidence.at_standstill and cached.search.users is None)
-            for hold, evidence in suspects.items()
+            for hold in suspects
         )
 
     def _is_to_be_confirmed(self, hold: Checkout, evidence: HoldEvidence) -> bool:
@@ -200,21 +192,11 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
     result = find_all(
         {str(hold.number): hold.proxy for hold in suspects},
         {str(hold.number): hold.stack_key_and_task() for hold in suspects},
-        users=any(evidence.at_standstill for evidence in suspects.values()),
     )
     found = {}
     for hold, evidence in suspects.items():
         path = result.paths.get(str(hold.number))
         ambient = path is None or path.kind in ("thread-local", "context variable")
         hidden = ambient and may_hide(evidence.stack, evidence.now)
-        users = result.users[str(hold.number)] if result.users is not None else None
-        if not users and users is not None and _is_of_thread(path, hold):
-            users = (thread_node(hold.holder.stack_key()),)
-        found[hold.number] = Search(path, result.unseen, hidden, users=users)
+        found[hold.number] = Search(path, result.unseen, hidden)
     return found, (result.left_out,) if result.left_out else ()
-
-
-def _is_of_thread(path: ReferencePath | None, hold: Checkout) -> bool:
-    """Whether a thread-local keeps it: only the thread that took it can return it."""
-    in_thread = path is not None and path.kind == "thread-local"
-    return in_thread and hold.task is None and not hold.holder.has_ended()

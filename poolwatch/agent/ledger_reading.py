@@ -15,7 +15,7 @@ from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
-from poolwatch.stacks.classify import activity_of
+from poolwatch.stacks.classify import Kind, activity_of
 from poolwatch.stacks.compare import still_on_stack, user_frames
 from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
 from poolwatch.stacks.holder import Holder
@@ -24,6 +24,8 @@ _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
+_BUSY: frozenset[Kind] = frozenset({"http", "network", "sleep", "file", "process"})
+"""Activities that do not depend on a connection of the pool."""
 _STANDSTILL_S = 1.0
 """Time in which a pool that is not deadlocked lends, uses or gets back a connection."""
 
@@ -51,8 +53,16 @@ class OpenRequests:
         if size is None or overflow is None or overflow < 0 or self.pool.shared:
             return False
         out = [each for each in self.holds.values() if not each.detached]
-        is_full = len(out) >= size + overflow - self.pool.lost_slots
-        return is_full and not any(map(_has_moved, out))
+        if len(out) < size + overflow - self.pool.lost_slots:
+            return False
+        if any(map(_has_moved, out)):
+            return False
+        waiting = {wait.holder for wait in self.waits}
+        return not any(
+            _is_busy(hold, evidence)
+            for hold, evidence in self.holds.items()
+            if hold.holder not in waiting
+        )
 
     def leave_out_ended(self) -> None:
         """Drop the holds and waits that have ended since they were read."""
@@ -144,8 +154,8 @@ class LedgerReading:
         return {
             hold: evidence
             for hold, evidence in self.holds()
-            if evidence.one_of_several or evidence.at_standstill or suspicious(evidence)
-            if not evidence.dropped
+            if (evidence.one_of_several or suspicious(evidence))
+            and not evidence.dropped
         }
 
     def requests(self) -> list[Checkout]:
@@ -188,6 +198,17 @@ class LedgerReading:
         if holder not in self._stacks:
             self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
+
+
+def _is_busy(hold: Checkout, evidence: HoldEvidence) -> bool:
+    """Whether the thread of a hold evidently does something that will come to an end.
+
+    The line of a task tells less: its event loop may have been stopped.
+    """
+    if hold.task is not None or hold.holder.shares_its_thread():
+        return False
+    activity = activity_of(evidence.now)
+    return activity is not None and activity.kind in _BUSY
 
 
 def _has_moved(hold: HoldEvidence) -> bool:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import platform
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from poolwatch.agent.incident_snapshots import IncidentSnapshots
 from poolwatch.agent.leak_search import LeakSearch
 from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.agent.records import PoolRecords, pool_records
+from poolwatch.agent.standstills import Standstills
 from poolwatch.agent.submitters import Submitters
 from poolwatch.diagnosis import findings
 from poolwatch.diagnosis.common import by_severity
-from poolwatch.diagnosis.evidence import Blocked
-from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import process_name
 from poolwatch.model import Finding, Process, Snapshot
@@ -34,11 +32,13 @@ class LedgerSource:
         self._ledger = ledger
         self._leak_search = LeakSearch()
         self._submitters = Submitters()
+        self._standstills = Standstills()
         self.incident_snapshots = IncidentSnapshots()
 
     def forget(self) -> None:
         """Drop cached searches: in a forked child, or when no pool is left."""
         self._leak_search = LeakSearch()
+        self._standstills = Standstills()
 
     def snapshot(self) -> Snapshot:
         """Return the current snapshot; queries no database and blocks no thread."""
@@ -71,7 +71,7 @@ class LedgerSource:
             reading.verify()
         reading.submitters = self._submitters.find(reading.requests())
         leak_search.attach_cached(reading)
-        blocked, left_out = _blocked(reading)
+        blocked, left_out = self._standstills.read(reading, search=search)
         pools = [
             pool_records(reading, p, leak_search.is_confirmed, blocked)
             for p in reading.pools
@@ -121,14 +121,3 @@ class LedgerSource:
             ],
             *findings.process_findings(origins, [pool.stats for pool in evidence]),
         ]
-
-
-def _blocked(
-    reading: LedgerReading,
-) -> tuple[Mapping[Node, Blocked], tuple[str, ...]]:
-    """What holds up the pools at a standstill, and what was left out, in words."""
-    if not any(evidence.at_standstill for _, evidence in reading.holds()):
-        return {}, ()
-    from poolwatch.agent.waiting.reading import blocked_in  # loaded on suspicion
-
-    return blocked_in(reading)

@@ -73,15 +73,13 @@ def _is_full(pool: PoolEvidence) -> bool:
 def _users(judged: JudgedHold) -> tuple[Node, ...] | None:
     """Who can return the connection; empty if it is leaked, None if not known."""
     evidence = judged.evidence
-    search = evidence.search
     if judged.hold.verdict == "leaked":
         return ()
-    if search is not None and search.users:
-        return search.users
-    searched = search is not None and search.path is None and search.unseen is None
-    if (searched or evidence.one_of_several) and used_by_holder(judged):
-        return (evidence.owner,)
-    return None
+    if evidence.users:
+        return evidence.users
+    searched = evidence.users is not None
+    used = (searched or evidence.one_of_several) and used_by_holder(judged)
+    return (evidence.owner,) if used else None
 
 
 def _nodes_of(owner: object, pool: PoolEvidence) -> set[Node]:

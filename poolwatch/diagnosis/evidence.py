@@ -42,9 +42,6 @@ class Search(NamedTuple):
     :mod:`poolwatch.diagnosis.references.hidden`."""
     pending: bool = False
     """A second search has to confirm the result before the hold is called leaked."""
-    users: tuple[Node, ...] | None = None
-    """The threads and tasks that have it in use, as nodes of the wait graph; None if
-    they were not searched for, or not to the end."""
 
     @property
     def in_use(self) -> bool:
@@ -114,6 +111,9 @@ class HoldEvidence:
     """The ledger has noted this hold as the outer or inner one of nested requests."""
     at_standstill: bool = False
     """All connections of its pool are out, and nothing has moved in it lately."""
+    users: tuple[Node, ...] | None = None
+    """Who has the connection in use, as nodes of the wait graph; empty if no variable
+    was found that refers to it, None if it is not known."""
     search: Search | None = None
     """None if there was no search."""
 

@@ -391,8 +391,8 @@ def blocked_in(
     )
     try:
         for hold, evidence in reading.holds():
-            if evidence.at_standstill and evidence.search is not None:
-                found.read(evidence.search.users or (found.node_of(hold),))
+            if evidence.at_standstill:
+                found.read(evidence.users or (found.node_of(hold),))
     finally:
         found.forget()
     for pool in reading.pools:

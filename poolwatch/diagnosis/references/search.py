@@ -37,10 +37,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import CoroutineType
 from typing import Any
 
-from poolwatch.diagnosis.references.describe import describe, is_own, rank
+from poolwatch.diagnosis.references.describe import describe, rank
 from poolwatch.diagnosis.references.follow import Guide, class_name, is_suspendable
 from poolwatch.diagnosis.references.gaps import Gaps
 from poolwatch.diagnosis.references.path import ReferencePath
@@ -56,7 +55,6 @@ from poolwatch.diagnosis.references.sweep import NEAR, Progress, Sweep
 from poolwatch.diagnosis.references.tasks import holding_task_roots, task_roots
 from poolwatch.diagnosis.references.trail import Trail
 from poolwatch.diagnosis.references.walk import Walk
-from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.stacks.code_owner import CodeOwner
 
 HolderKey = tuple[int | None, Callable[[], Any] | None]
@@ -88,8 +86,6 @@ class SearchResult:
     unseen: str | None
     """The threads and tasks among ``left_out``, in words: if there are any, a missing
     path proves nothing. None if every thread and task was searched completely."""
-    users: dict[str, tuple[Node, ...]] | None = None
-    """By the id of the hold, who has its connection in use: see Search.users."""
 
 
 def find_paths(
@@ -99,16 +95,14 @@ def find_paths(
     budget_s: float = 0.05,
     nodes: int = 200_000,
     prove: bool = True,
-    users: bool = False,
 ) -> SearchResult:
     """Search for reference paths to the proxies that ``holds`` weakly refers to.
 
     ``budget_s`` is computing time of this thread; ``nodes`` is the number of objects
     that may be visited. Without ``prove`` the search stops at any path to each
-    proxy, even if another path might show that the connection is in use. With ``users``
-    it goes on near all threads and tasks, for everybody who has a connection in use.
+    proxy, even if another path might show that the connection is in use.
     """
-    search = _Search(holds, holders, budget_s, nodes, users)
+    search = _Search(holds, holders, budget_s, nodes)
     try:
         search.run(prove=prove)
     except Exception as error:  # noqa: BLE001 - it is the application's process
@@ -119,20 +113,13 @@ def find_paths(
 
 
 def find_all(
-    holds: Mapping[str, Callable[[], Any]],
-    holders: Mapping[str, HolderKey],
-    *,
-    users: bool = False,
+    holds: Mapping[str, Callable[[], Any]], holders: Mapping[str, HolderKey]
 ) -> SearchResult:
     """Search as thoroughly as a verdict needs: with a larger budget if necessary."""
-    result = find_paths(holds, holders=holders, users=users)
-    if result.unseen is not None or (users and result.users is None):
+    result = find_paths(holds, holders=holders)
+    if result.unseen is not None:
         result = find_paths(
-            holds,
-            holders=holders,
-            budget_s=_THOROUGH_BUDGET_S,
-            nodes=_THOROUGH_NODES,
-            users=users,
+            holds, holders=holders, budget_s=_THOROUGH_BUDGET_S, nodes=_THOROUGH_NODES
         )
     return result
 
@@ -144,7 +131,6 @@ class _Search:
         holders: Mapping[str, HolderKey],
         budget_s: float,
         nodes: int,
-        users: bool,
     ) -> None:
         self._holds = holds
         self._holder_of = holders
@@ -161,9 +147,6 @@ class _Search:
         """Ids of objects that lead to no proxy. A new object may reuse such an id; but
         objects that lead to a suspicious hold are older than the search."""
         self._found: dict[str, ReferencePath] = {}
-        self._users: dict[str, dict[Node, None]] | None = (
-            {hold: {} for hold in holds} if users else None
-        )
         self._undecided = set(self._wanted.values())
         """Holds without a path that shows them in use."""
         self._unfinished: list[Root] = []
@@ -186,14 +169,10 @@ class _Search:
         self._visit(thread_roots(guide, first))
         self._visit(greenlet_roots(guide, first))
         self._visit(holding_task_roots(guide, tasks))
-        self._visit(task_roots(guide, tasks, alone=self._users is not None))
-        if not self._undecided and self._users is None:
-            return
-        self._visit(loop_roots(guide))
-        if self._gaps.proving:
-            self._users = None
+        self._visit(task_roots(guide, tasks))
         if not self._undecided:
             return
+        self._visit(loop_roots(guide))
         self._visit(exception_roots())
         self._visit(module_roots(CodeOwner.USER))
         self._visit(module_roots(CodeOwner.PACKAGE))
@@ -337,14 +316,9 @@ class _Search:
         if self._holds[hold]() is not chain[-1]:
             return
         known = self._found.get(hold)
-        user = place.owner.node() if self._users is not None else None
-        new = self._users is not None and user not in self._users[hold]
-        new = new and not any(type(node) is CoroutineType for node in chain)
-        if hold not in self._undecided and not place.is_user and not new:
+        if hold not in self._undecided and not place.is_user:
             return  # the known path ranks first: no need to describe this one
         path = describe(place, chain, self._is_holder(hold, place.owner))
-        if new and self._users is not None and path.in_use and is_own(path.steps):
-            self._users[hold][user] = None
         if known is None or rank(path) < rank(known):
             self._found[hold] = path
         if path.in_use:
@@ -368,7 +342,4 @@ class _Search:
         """The paths found so far."""
         unseen = self._gaps.words(proving=True)
         reasons = [each for each in (self._stop_reason, self._gaps.words()) if each]
-        users = None
-        if self._users is not None:
-            users = {hold: tuple(nodes) for hold, nodes in self._users.items()}
-        return SearchResult(self._found, "; ".join(reasons) or None, unseen, users)
+        return SearchResult(self._found, "; ".join(reasons) or None, unseen)
