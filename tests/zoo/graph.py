@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from zoo.app import PING, QUERY
 from zoo.models import Account
 from zoo.registry import AIOSQLITE, fault
@@ -467,3 +467,119 @@ def joins_a_thread(zoo: Any) -> None:
         thread = threading.Thread(target=rows)
         thread.start()
         thread.join()
+
+
+@fault(
+    "pool_deadlock",
+    at="middleware behind_the_middleware",
+    also="exhausted",
+    long_after=30,
+    pool_size=2,
+    max_overflow=0,
+)
+def middleware_around_the_endpoint(zoo: Any) -> None:
+    """A middleware has a session open while the endpoint wants one of its own.
+
+    (fastapi/fastapi #726, #2691)
+    """
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    def audit(session: Session) -> None:
+        session.execute(QUERY)  # site: middleware
+
+    def load(request: Any) -> PlainTextResponse:
+        with Session(zoo.engine) as session:
+            session.execute(QUERY)  # site: behind_the_middleware
+        return PlainTextResponse("loaded")
+
+    async def with_session(request: Any, call_next: Any) -> Any:
+        with Session(zoo.engine) as session:
+            await run_in_threadpool(audit, session)
+            return await call_next(request)
+
+    app = Starlette(
+        routes=[Route("/", load)],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=with_session)],
+    )
+    visit(serve(app), 8)
+    zoo.go_on()
+
+
+@fault(
+    "pool_deadlock",
+    at="thread_asks_the_loop task_for_the_thread",
+    also="exhausted",
+    world=AIOSQLITE,
+    long_after=30,
+    pool_size=1,
+    max_overflow=0,
+)
+async def thread_asks_the_loop(zoo: Any) -> None:
+    """A task waits for a thread, which waits for a coroutine of the same pool.
+
+    (xorbitsai/xagent #935, empicano/aiomqtt #174)
+    """
+    loop = asyncio.get_running_loop()
+
+    async def find() -> None:
+        async with zoo.engine.connect() as connection:  # site: task_for_the_thread
+            await connection.execute(PING)
+
+    def work() -> None:
+        asyncio.run_coroutine_threadsafe(find(), loop).result()
+
+    async with zoo.engine.begin() as connection:  # site: thread_asks_the_loop
+        await connection.execute(PING)
+        await asyncio.to_thread(work)
+
+
+@fault(
+    "pool_deadlock",
+    at="view_wants_to_schedule scheduler_looks",
+    also="exhausted",
+    long_after=30,
+    pool_size=1,
+    max_overflow=0,
+)
+def scheduler_and_view(zoo: Any) -> None:
+    """A scheduler looks for jobs under its lock, a view adds one in its transaction.
+
+    (agronholm/apscheduler #250)
+    """
+    from flask import Flask
+
+    class Scheduler:
+        def __init__(self) -> None:
+            self._jobstores_lock = threading.RLock()
+
+        def process_jobs(self) -> None:
+            with self._jobstores_lock:
+                time.sleep(0.3)
+                with Session(zoo.engine) as session:
+                    session.execute(PING)  # site: scheduler_looks
+
+        def add_job(self) -> None:
+            with self._jobstores_lock:
+                pass
+
+    app, scheduler = Flask(__name__), Scheduler()
+    sessions = scoped_session(sessionmaker(zoo.engine))
+
+    @app.teardown_appcontext
+    def remove(error: object) -> None:
+        sessions.remove()
+
+    @app.get("/")
+    def view() -> str:
+        sessions().execute(PING)  # site: view_wants_to_schedule
+        scheduler.add_job()
+        return "added"
+
+    start(scheduler.process_jobs)
+    time.sleep(0.1)
+    app.test_client().get("/")

@@ -50,7 +50,7 @@ _BUDGET_S = 0.25
 """Most seconds that are spent on them."""
 _MAX_INNERMOST = 6
 """Innermost frames of a thread among which the call that waits is searched."""
-_INNERMOST = 2
+_INNERMOST = 5
 """The same of a task."""
 _THREADING = "threading.py"
 _FUTURES = "concurrent/futures/_base.py"
@@ -231,15 +231,25 @@ class BlockedReading:
         awaiting = list(awaits(attribute_of(task, "_coro")))
         if any(map(_has_timer, awaiting)):
             return None
-        for coroutine in awaiting[: -_INNERMOST - 1 : -1]:
+        for depth, coroutine in enumerate(reversed(awaiting[-_INNERMOST:])):
             frame = frame_of(coroutine)
-            read = _reader_of(frame.f_code) if frame is not None else None
+            read = _reader_of(frame.f_code, depth) if frame is not None else None
             if frame is not None and read is not None:
                 return read(self, variables(frame))
         return completed_by(future, self._threads, self._refer)
 
     def _limiter_group(self, known: dict[str, Any]) -> tuple[Node, ...] | None:
         return (self._refer("limiter", known.get("self")),)
+
+    def _anyio_lock_group(self, known: dict[str, Any]) -> tuple[Node, ...] | None:
+        lock = known.get("self")
+        owned = attribute_of(lock, "_owner_task") is not None
+        return (self._refer("lock", lock),) if owned else None
+
+    def _middleware_group(self, known: dict[str, Any]) -> tuple[Node, ...] | None:
+        """The response is sent by the tasks of the application behind it."""
+        tasks = attribute_of(known.get("task_group"), "_tasks")
+        return any_of(tasks, self._threads, self._refer)
 
     def _asyncio_lock_group(self, known: dict[str, Any]) -> tuple[Node, ...] | None:
         return self._lock_group(known.get("self"))
@@ -288,7 +298,10 @@ class BlockedReading:
         return (self._refer("lock", lock),)
 
     def _lock(self, lock: Any) -> Blocked | None:
-        ident = locks.thread_with(lock)
+        ident, task = locks.thread_with(lock), attribute_of(lock, "_owner_task")
+        if task is not None:  # anyio's
+            owner = self._refer("task", task)
+            return Blocked("lock", ((owner,),), f"task {task.get_name()}")
         if ident is not None:
             owner, name = thread_node(ident), f"thread {self._names.get(ident, ident)}"
             return Blocked("lock", ((owner,),), name)
@@ -326,21 +339,27 @@ def _is_running(task: Any) -> bool:
 
 
 _READERS = {
-    ("acquire_on_behalf_of", _ANYIO): BlockedReading._limiter_group,  # noqa: SLF001
-    ("acquire", "asyncio/locks.py"): BlockedReading._asyncio_lock_group,  # noqa: SLF001
-    ("_wait", "asyncio/tasks.py"): BlockedReading._wait_group,  # noqa: SLF001
-    ("__aexit__", "asyncio/taskgroups.py"): BlockedReading._task_group,  # noqa: SLF001
-    ("__aexit__", _ANYIO): BlockedReading._task_group,  # noqa: SLF001
+    ("acquire_on_behalf_of", _ANYIO): (1, BlockedReading._limiter_group),  # noqa: SLF001
+    ("acquire", _ANYIO): (0, BlockedReading._anyio_lock_group),  # noqa: SLF001
+    ("acquire", "asyncio/locks.py"): (0, BlockedReading._asyncio_lock_group),  # noqa: SLF001
+    ("_wait", "asyncio/tasks.py"): (0, BlockedReading._wait_group),  # noqa: SLF001
+    ("__aexit__", "asyncio/taskgroups.py"): (0, BlockedReading._task_group),  # noqa: SLF001
+    ("__aexit__", _ANYIO): (0, BlockedReading._task_group),  # noqa: SLF001
+    ("call_next", "starlette/middleware/base.py"): (
+        4,
+        BlockedReading._middleware_group,
+    ),
 }
-"""By function and file: who lets a task go on that waits there."""
+"""By function and file: how many frames wait inside of it at most, and a method that
+tells who lets a task go on that waits there."""
 
 
 _Reader = Callable[[BlockedReading, dict[str, Any]], tuple[Node, ...] | None]
 
 
-def _reader_of(code: CodeType) -> _Reader | None:
-    for (name, file), reader in _READERS.items():
-        if name == code.co_name and is_in(code, file):
+def _reader_of(code: CodeType, depth: int) -> _Reader | None:
+    for (name, file), (most, reader) in _READERS.items():
+        if name == code.co_name and depth <= most and is_in(code, file):
             return reader
     return None
 

@@ -17,6 +17,7 @@ from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CellType,
+    CoroutineType,
     FrameType,
     FunctionType,
     MemberDescriptorType,
@@ -199,12 +200,15 @@ def is_near(path: Sequence[str], place: Place) -> bool:
     return len(after_suspended) <= (0 if module else _NEAR)
 
 
-def is_own(path: Sequence[str]) -> bool:
+def is_own(path: Sequence[str], chain: Sequence[Any]) -> bool:
     """Whether a near path is that of who really has the connection.
 
     A server reaches the suspended generators of all its requests through its set of
-    connections; a request reaches its own ones in a few steps.
+    connections; a request reaches its own ones in a few steps. A suspended coroutine
+    is the work of its own task.
     """
+    if any(type(node) is CoroutineType for node in chain):
+        return False
     steps = _steps_between(path)
     suspended = next((at for at, s in enumerate(steps) if "of suspended " in s), 0)
     return suspended <= _OWN

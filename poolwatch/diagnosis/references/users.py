@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import CoroutineType
 from typing import Any
 
 from poolwatch.diagnosis.references.describe import describe, is_own
@@ -117,10 +116,8 @@ class _UserSearch:
         user = place.owner.node()
         if user in self._users[hold] or len(chain) > _FAR:
             return
-        if any(type(node) is CoroutineType for node in chain):
-            return  # its own task is the user
         path = describe(place, chain, None)
-        if path.in_use and is_own(path.steps):
+        if path.in_use and is_own(path.steps, chain):
             self._users[hold][user] = None
 
     def result(
