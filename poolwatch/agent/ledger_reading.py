@@ -55,7 +55,7 @@ class OpenRequests:
         out = [each for each in self.holds.values() if not each.detached]
         if len(out) < size + overflow - self.pool.lost_slots:
             return False
-        if any(map(_has_moved, out)):
+        if any(map(has_moved, out)):
             return False
         waiting = {wait.holder for wait in self.waits}
         return not any(
@@ -201,17 +201,23 @@ class LedgerReading:
 
 
 def _is_busy(hold: Checkout, evidence: HoldEvidence) -> bool:
-    """Whether the thread of a hold evidently does something that will come to an end.
+    """Whether the call that checked it out evidently does something that will end.
 
     The line of a task tells less: its event loop may have been stopped.
     """
-    if hold.task is not None or hold.holder.shares_its_thread():
+    if hold.task is not None or evidence.called_again or evidence.site is None:
+        return False
+    if not any(_same_function(frame, evidence.site) for frame in evidence.now):
         return False
     activity = activity_of(evidence.now)
     return activity is not None and activity.kind in _BUSY
 
 
-def _has_moved(hold: HoldEvidence) -> bool:
+def _same_function(one: Frame, other: Frame) -> bool:
+    return (one.function, one.file) == (other.function, other.file)
+
+
+def has_moved(hold: HoldEvidence) -> bool:
     """Whether the connection was checked out or used lately, or runs a statement."""
     if hold.statement_s is not None or hold.held_s < _STANDSTILL_S:
         return True

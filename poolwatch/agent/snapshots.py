@@ -100,7 +100,11 @@ class LedgerSource:
             sites=tuple([site for pool in pools for site in pool.sites]),
             callers=tuple([site for pool in pools for site in pool.callers]),
             parent=parent(),
-            findings=by_severity(self._findings(reading, pools)),
+            findings=by_severity(
+                self._standstills.with_deadlocks(
+                    reading, self._findings(reading, pools), search=search
+                )
+            ),
             departed=tuple(reading.departed),
             frozen=self.incident_snapshots.marks(),
             left_out=leak_search.left_out + left_out,

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, CoroutineType, FrameType, MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.agent.waiting import locks
@@ -64,6 +64,9 @@ _PLUMBING = (
 Groups = tuple[tuple[Node, ...], ...]
 Waits = Iterable[tuple[str, Checkout]]
 """Open waits, each with the id of its pool."""
+
+
+_Reader = Callable[[Any, dict[str, Any]], tuple[Node, ...] | None]
 
 
 class BlockedReading:
@@ -233,7 +236,7 @@ class BlockedReading:
             return None
         for depth, coroutine in enumerate(reversed(awaiting[-_INNERMOST:])):
             frame = frame_of(coroutine)
-            read = _reader_of(frame.f_code, depth) if frame is not None else None
+            read = self._reader_of(frame.f_code, depth) if frame is not None else None
             if frame is not None and read is not None:
                 return read(self, variables(frame))
         return completed_by(future, self._threads, self._refer)
@@ -324,6 +327,25 @@ class BlockedReading:
                 if suspended is not None and not _is_running(task):
                     yield node, f"task {task.get_name()}", suspended, None
 
+    _READERS: ClassVar[dict[tuple[str, str], tuple[int, _Reader]]] = {
+        ("acquire_on_behalf_of", _ANYIO): (1, _limiter_group),
+        ("acquire", _ANYIO): (0, _anyio_lock_group),
+        ("acquire", "asyncio/locks.py"): (0, _asyncio_lock_group),
+        ("_wait", "asyncio/tasks.py"): (0, _wait_group),
+        ("__aexit__", "asyncio/taskgroups.py"): (0, _task_group),
+        ("__aexit__", _ANYIO): (0, _task_group),
+        ("call_next", "starlette/middleware/base.py"): (4, _middleware_group),
+    }
+    """By function and file: how many frames wait inside of it at most, and a method
+    that tells who lets a task go on that waits there."""
+
+    @classmethod
+    def _reader_of(cls, code: CodeType, depth: int) -> _Reader | None:
+        for (name, file), (most, reader) in cls._READERS.items():
+            if name == code.co_name and depth <= most and is_in(code, file):
+                return reader
+        return None
+
 
 def _joined(known: dict[str, Any]) -> tuple[Node, ...] | None:
     """The thread that join() waits for."""
@@ -336,32 +358,6 @@ def _joined(known: dict[str, Any]) -> tuple[Node, ...] | None:
 def _is_running(task: Any) -> bool:
     coroutine = attribute_of(task, "_coro")
     return type(coroutine) is CoroutineType and bool(coroutine.cr_running)
-
-
-_READERS = {
-    ("acquire_on_behalf_of", _ANYIO): (1, BlockedReading._limiter_group),  # noqa: SLF001
-    ("acquire", _ANYIO): (0, BlockedReading._anyio_lock_group),  # noqa: SLF001
-    ("acquire", "asyncio/locks.py"): (0, BlockedReading._asyncio_lock_group),  # noqa: SLF001
-    ("_wait", "asyncio/tasks.py"): (0, BlockedReading._wait_group),  # noqa: SLF001
-    ("__aexit__", "asyncio/taskgroups.py"): (0, BlockedReading._task_group),  # noqa: SLF001
-    ("__aexit__", _ANYIO): (0, BlockedReading._task_group),  # noqa: SLF001
-    ("call_next", "starlette/middleware/base.py"): (
-        4,
-        BlockedReading._middleware_group,
-    ),
-}
-"""By function and file: how many frames wait inside of it at most, and a method that
-tells who lets a task go on that waits there."""
-
-
-_Reader = Callable[[BlockedReading, dict[str, Any]], tuple[Node, ...] | None]
-
-
-def _reader_of(code: CodeType, depth: int) -> _Reader | None:
-    for (name, file), (most, reader) in _READERS.items():
-        if name == code.co_name and depth <= most and is_in(code, file):
-            return reader
-    return None
 
 
 def _has_timer(coroutine: Any) -> bool:
