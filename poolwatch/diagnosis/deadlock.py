@@ -15,7 +15,7 @@ from poolwatch.diagnosis.evidence import Blocked, BlockedKind, JudgedHold, PoolE
 from poolwatch.diagnosis.nested import used_by_holder
 from poolwatch.diagnosis.wait_graph import Graph, Node, held_up_by, pool_node, stuck
 from poolwatch.model import Finding, Hold, Wait
-from poolwatch.text.format import call_site, place
+from poolwatch.text.format import call_site, place, plural
 
 
 def deadlocked(pool: PoolEvidence, pools: Sequence[PoolEvidence] = ()) -> list[Finding]:
@@ -192,7 +192,7 @@ def _limiter(found: _Deadlock) -> _Words | None:
         return None
     return _Words(
         f"{found.all_of_it} is held by a task that waits{_where(found, 'task')} for a "
-        f"thread of a limiter of {limiter.size} threads, and "
+        f"thread of a limiter of {plural(limiter.size, 'thread')}, and "
         + _none_can_move(found, limiter.size),
         "Return the connection before the task needs the next thread: close the "
         "session in the endpoint, before the response is validated. Or admit fewer "
@@ -209,7 +209,7 @@ def _executor(found: _Deadlock) -> _Words | None:
     for_pool = len(found.waits) >= executor.size
     return _Words(
         f"{found.all_of_it} is held by code that waits{_where(found)} for a worker of "
-        f"an executor of {executor.size} threads, and "
+        f"an executor of {plural(executor.size, 'thread')}, and "
         + _none_can_move(found, executor.size),
         "Take and return the connection within one work item, or run what returns it "
         "in an executor of its own."
@@ -269,6 +269,8 @@ def _where(found: _Deadlock, *kinds: BlockedKind) -> str:
 
 
 def _none_can_move(found: _Deadlock, size: int) -> str:
+    if size == 1:
+        return "that one waits" + (" for a connection" if found.waits else ", too")
     if len(found.waits) >= size:
         return f"all {size} wait for a connection"
     return f"none of the {size} can go on"
