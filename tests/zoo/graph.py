@@ -62,9 +62,10 @@ def response_validated_in_a_thread(zoo: Any) -> None:
     from fastapi import Depends, FastAPI
     from pydantic import BaseModel, create_model
 
+    engine = zoo.engine
     model: type[BaseModel] = create_model("Account", id=(int, ...), owner=(str, ...))
     app = FastAPI(lifespan=tokens(4))
-    get_db = Depends(session_of(zoo.engine))
+    get_db = Depends(session_of(engine))
 
     @app.get("/", response_model=list[model])
     def accounts(db: Session = get_db) -> Any:
@@ -90,8 +91,9 @@ def dependency_takes_it_before_the_endpoint(zoo: Any) -> None:
     """
     from fastapi import Depends, FastAPI
 
+    engine = zoo.engine
     app = FastAPI(lifespan=tokens(3))
-    get_db = Depends(session_of(zoo.engine))
+    get_db = Depends(session_of(engine))
 
     def get_user(db: Session = get_db) -> int:
         db.execute(QUERY)  # site: user_of_the_request
@@ -127,14 +129,16 @@ async def checkout_stops_the_loop(zoo: Any) -> None:
     (xorbitsai/xagent #935)
     """
 
+    engine = zoo.engine
+
     async def has_it() -> None:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             session.execute(PING)  # site: task_of_the_loop
             await asyncio.sleep(0.2)
 
     async def wants_one() -> None:
         await asyncio.sleep(0.1)
-        load(zoo.engine)
+        load(engine)
 
     await asyncio.gather(has_it(), wants_one())
 
@@ -154,11 +158,12 @@ def sync_session_in_async_endpoints(zoo: Any) -> None:
     """
     from fastapi import FastAPI
 
+    engine = zoo.engine
     app = FastAPI()
 
     @app.get("/")
     async def home() -> int:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             session.execute(PING)  # site: async_endpoint
             await asyncio.sleep(0.3)
         return 1
@@ -185,10 +190,11 @@ def job_waits_for_its_parts(zoo: Any) -> None:
 
     (Normation/rudder #3219, in Python)
     """
+    engine = zoo.engine
     executor = ThreadPoolExecutor(2)
-    with zoo.engine.connect() as connection:  # site: whole_job
+    with engine.connect() as connection:  # site: whole_job
         connection.execute(PING)
-        list(executor.map(part, [zoo.engine] * 2))
+        list(executor.map(part, [engine] * 2))
 
 
 def parent(engine: Engine, executor: Any, begun: threading.Barrier) -> None:
@@ -216,12 +222,13 @@ def children_in_the_executor_of_their_parents(zoo: Any) -> None:
 
     (palantir/atlasdb #1566, CorfuDB/CorfuDB #1689, in Python)
     """
+    engine = zoo.engine
     executor = ThreadPoolExecutor(2)
     begun = threading.Barrier(3)
     for _ in range(2):
-        executor.submit(parent, zoo.engine, executor, begun)
+        executor.submit(parent, engine, executor, begun)
     begun.wait()
-    with zoo.engine.connect() as connection:  # site: behind_the_parents
+    with engine.connect() as connection:  # site: behind_the_parents
         connection.execute(PING)
 
 
@@ -239,10 +246,11 @@ async def steps_in_the_default_executor(zoo: Any) -> None:
     The last steps wait behind the first steps of others, which wait for the pool
     (vert-x3/vertx-jdbc-client #12, hatchet-dev/hatchet #4803).
     """
+    engine = zoo.engine
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
 
     def begin() -> Session:
-        session = Session(zoo.engine)
+        session = Session(engine)
         session.execute(QUERY)  # site: opened_in_a_worker
         return session
 
@@ -279,10 +287,11 @@ def connection_and_lock(zoo: Any) -> None:
 
     (brettwooldridge/HikariCP #1775, qoretechnologies/qore #3352, sleuthkit #2402)
     """
+    engine = zoo.engine
     begun = threading.Event()
-    start(holds_and_locks, zoo.engine, begun)
+    start(holds_and_locks, engine, begun)
     begun.wait()
-    with _registry, zoo.engine.connect() as connection:  # site: lock_wants_the_pool
+    with _registry, engine.connect() as connection:  # site: lock_wants_the_pool
         connection.execute(PING)
 
 
@@ -315,11 +324,12 @@ def cache_with_a_lock(zoo: Any) -> None:
 
     (coleifer/peewee #3047, coleifer/peewee #2874)
     """
-    cache = Cache(zoo.engine)
+    engine = zoo.engine
+    cache = Cache(engine)
     meet = threading.Barrier(3)
 
     def request() -> None:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             session.execute(PING)  # site: asks_the_cache
             meet.wait()
             time.sleep(0.1)
@@ -344,11 +354,12 @@ def two_pools_crosswise(zoo: Any) -> None:
 
     (authgear/authgear-server #3058)
     """
+    engine = zoo.engine
     other = zoo.new_engine("other")
     meet = threading.Barrier(2)
 
     def export() -> None:
-        with zoo.engine.connect():  # site: from_one
+        with engine.connect():  # site: from_one
             meet.wait()
             with other.connect():  # site: to_the_other
                 pass
@@ -356,7 +367,7 @@ def two_pools_crosswise(zoo: Any) -> None:
     def load_back() -> None:
         with other.connect():  # site: from_the_other
             meet.wait()
-            with zoo.engine.connect():  # site: to_one
+            with engine.connect():  # site: to_one
                 pass
 
     start(export)
@@ -379,8 +390,10 @@ async def thread_sensitive(zoo: Any) -> None:
     """
     from asgiref.sync import sync_to_async
 
+    engine = zoo.engine
+
     def begin() -> Session:
-        session = Session(zoo.engine)
+        session = Session(engine)
         session.execute(QUERY)  # site: sensitive_thread
         return session
 
@@ -403,10 +416,11 @@ async def thread_sensitive(zoo: Any) -> None:
 )
 async def connection_and_asyncio_lock(zoo: Any) -> None:
     """The same with an asyncio.Lock and tasks (mozilla-ai/clawbolt #1139)."""
+    engine = zoo.engine
     lock = asyncio.Lock()
 
     async def locks_later() -> None:
-        async with zoo.engine.connect() as connection:  # site: in_the_transaction
+        async with engine.connect() as connection:  # site: in_the_transaction
             await connection.execute(PING)
             await asyncio.sleep(0.2)
             async with lock:
@@ -414,7 +428,7 @@ async def connection_and_asyncio_lock(zoo: Any) -> None:
 
     async def locks_first() -> None:
         await asyncio.sleep(0.1)
-        async with lock, zoo.engine.connect() as connection:  # site: with_the_lock
+        async with lock, engine.connect() as connection:  # site: with_the_lock
             await connection.execute(PING)
 
     await asyncio.gather(locks_later(), locks_first())
@@ -439,9 +453,10 @@ async def gathers_in_its_transaction(zoo: Any) -> None:
 
     (aio-libs/aiopg #113, #126)
     """
-    async with zoo.engine.connect() as connection:  # site: all_items
+    engine = zoo.engine
+    async with engine.connect() as connection:  # site: all_items
         await connection.execute(PING)
-        await asyncio.gather(*[item(zoo.engine) for _ in range(3)])
+        await asyncio.gather(*[item(engine) for _ in range(3)])
 
 
 @fault(
@@ -458,11 +473,13 @@ def joins_a_thread(zoo: Any) -> None:
     (Activiti/Activiti #90, in Python)
     """
 
+    engine = zoo.engine
+
     def rows() -> None:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             session.execute(PING)  # site: joined
 
-    with zoo.engine.begin() as connection:  # site: joins_a_thread
+    with engine.begin() as connection:  # site: joins_a_thread
         connection.execute(PING)
         thread = threading.Thread(target=rows)
         thread.start()
@@ -489,16 +506,18 @@ def middleware_around_the_endpoint(zoo: Any) -> None:
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
+    engine = zoo.engine
+
     def audit(session: Session) -> None:
         session.execute(QUERY)  # site: middleware
 
     def load(request: Any) -> PlainTextResponse:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             session.execute(QUERY)  # site: behind_the_middleware
         return PlainTextResponse("loaded")
 
     async def with_session(request: Any, call_next: Any) -> Any:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             await run_in_threadpool(audit, session)
             return await call_next(request)
 
@@ -524,16 +543,17 @@ async def thread_asks_the_loop(zoo: Any) -> None:
 
     (xorbitsai/xagent #935, empicano/aiomqtt #174)
     """
+    engine = zoo.engine
     loop = asyncio.get_running_loop()
 
     async def find() -> None:
-        async with zoo.engine.connect() as connection:  # site: task_for_the_thread
+        async with engine.connect() as connection:  # site: task_for_the_thread
             await connection.execute(PING)
 
     def work() -> None:
         asyncio.run_coroutine_threadsafe(find(), loop).result()
 
-    async with zoo.engine.begin() as connection:  # site: thread_asks_the_loop
+    async with engine.begin() as connection:  # site: thread_asks_the_loop
         await connection.execute(PING)
         await asyncio.to_thread(work)
 
@@ -553,6 +573,8 @@ def scheduler_and_view(zoo: Any) -> None:
     """
     from flask import Flask
 
+    engine = zoo.engine
+
     class Scheduler:
         def __init__(self) -> None:
             self._jobstores_lock = threading.RLock()
@@ -560,7 +582,7 @@ def scheduler_and_view(zoo: Any) -> None:
         def process_jobs(self) -> None:
             with self._jobstores_lock:
                 time.sleep(0.3)
-                with Session(zoo.engine) as session:
+                with Session(engine) as session:
                     session.execute(PING)  # site: scheduler_looks
 
         def add_job(self) -> None:
@@ -568,7 +590,7 @@ def scheduler_and_view(zoo: Any) -> None:
                 pass
 
     app, scheduler = Flask(__name__), Scheduler()
-    sessions = scoped_session(sessionmaker(zoo.engine))
+    sessions = scoped_session(sessionmaker(engine))
 
     @app.teardown_appcontext
     def remove(error: object) -> None:

@@ -33,9 +33,10 @@ def more_connections_than_threads(zoo: Any) -> None:
     """
     from fastapi import Depends, FastAPI
 
+    engine = zoo.engine
     app = FastAPI(lifespan=tokens(4))
 
-    get_db = Depends(session_of(zoo.engine))
+    get_db = Depends(session_of(engine))
 
     @app.get("/")
     def accounts(db: Session = get_db) -> list[int]:
@@ -62,11 +63,12 @@ def overloaded_but_moving(zoo: Any) -> None:
     """
     from fastapi import FastAPI
 
+    engine = zoo.engine
     app = FastAPI()
 
     @app.get("/")
     def accounts() -> int:
-        with Session(zoo.engine) as db:
+        with Session(engine) as db:
             db.execute(SLOW)  # site: overloaded
         return 1
 
@@ -88,11 +90,12 @@ def async_engine_under_load(zoo: Any) -> None:
     """The same with tasks: they wait without stopping the loop (#3205: what helped)."""
     from fastapi import FastAPI
 
+    engine = zoo.engine
     app = FastAPI()
 
     @app.get("/")
     async def accounts() -> int:
-        async with AsyncSession(zoo.engine) as db:
+        async with AsyncSession(engine) as db:
             await db.execute(SLOW)  # site: async_overloaded
         return 1
 
@@ -121,10 +124,11 @@ async def loop_waits_for_a_thread(zoo: Any) -> None:
 
     (alibaba/ROCK #1210)
     """
+    engine = zoo.engine
     begun = threading.Event()
-    start(work, zoo.engine, begun)
+    start(work, engine, begun)
     begun.wait()
-    with Session(zoo.engine) as session:
+    with Session(engine) as session:
         session.execute(PING)  # site: stopped_for_a_while
 
 
@@ -142,8 +146,10 @@ def one_of_the_holders_asks_a_service(zoo: Any) -> None:
     (pallets-eco/flask-sqlalchemy #930, fritz-marshal/fritz #234)
     """
 
+    engine = zoo.engine
+
     def asks(begun: threading.Event) -> None:
-        with zoo.engine.connect() as connection:  # site: asks_a_service
+        with engine.connect() as connection:  # site: asks_a_service
             connection.execute(PING)
             begun.set()
             urllib.request.urlopen(zoo.slow_url).read()
@@ -156,9 +162,9 @@ def one_of_the_holders_asks_a_service(zoo: Any) -> None:
     start(asks, begun)
     begun.wait()
     executor = ThreadPoolExecutor(2)
-    with zoo.engine.connect() as connection:  # site: whole_thing
+    with engine.connect() as connection:  # site: whole_thing
         connection.execute(PING)
-        list(executor.map(part, [zoo.engine] * 2))
+        list(executor.map(part, [engine] * 2))
 
 
 _registry = threading.Lock()
@@ -175,14 +181,16 @@ _registry = threading.Lock()
 def lock_and_a_third_one(zoo: Any) -> None:
     """Connection and lock crosswise, but a third holder will return its connection."""
 
+    engine = zoo.engine
+
     def sleeps(begun: threading.Event) -> None:
-        with zoo.engine.connect() as connection:  # site: will_return
+        with engine.connect() as connection:  # site: will_return
             connection.execute(PING)
             begun.set()
             time.sleep(20)
 
     def holds_and_locks(begun: threading.Event) -> None:
-        with zoo.engine.connect() as connection:  # site: wants_the_lock
+        with engine.connect() as connection:  # site: wants_the_lock
             connection.execute(PING)
             begun.set()
             time.sleep(0.2)
@@ -193,7 +201,7 @@ def lock_and_a_third_one(zoo: Any) -> None:
         begun = threading.Event()
         start(target, begun)
         begun.wait()
-    with _registry, zoo.engine.connect() as connection:  # site: has_the_lock
+    with _registry, engine.connect() as connection:  # site: has_the_lock
         connection.execute(PING)
 
 
@@ -213,13 +221,15 @@ def lock_of_somebody_else(zoo: Any) -> None:
     (brettwooldridge/HikariCP #1775, without its circle)
     """
 
+    engine = zoo.engine
+
     def writes(begun: threading.Event) -> None:
         with _turn:
             begun.set()
             time.sleep(20)
 
     def holds(begun: threading.Event) -> None:
-        with zoo.engine.connect() as connection:  # site: wants_its_turn
+        with engine.connect() as connection:  # site: wants_its_turn
             connection.execute(PING)
             begun.set()
             with _turn:
@@ -229,7 +239,7 @@ def lock_of_somebody_else(zoo: Any) -> None:
         begun = threading.Event()
         start(target, begun)
         begun.wait()
-    with zoo.engine.connect() as connection:  # site: beside_them
+    with engine.connect() as connection:  # site: beside_them
         connection.execute(PING)
 
 
@@ -246,6 +256,7 @@ def crosswise_with_a_spare_one(zoo: Any) -> None:
 
     (authgear/authgear-server #3058, with a pool of 2)
     """
+    engine = zoo.engine
     other = zoo.new_engine("other", pool_size=2)
     meet = threading.Barrier(2)
 
@@ -256,7 +267,7 @@ def crosswise_with_a_spare_one(zoo: Any) -> None:
             time.sleep(20)
 
     def export() -> None:
-        with zoo.engine.connect():  # site: export
+        with engine.connect():  # site: export
             meet.wait()
             with other.connect():  # site: waits_there
                 pass
@@ -264,7 +275,7 @@ def crosswise_with_a_spare_one(zoo: Any) -> None:
     def load_back() -> None:
         with other.connect():  # site: import_again
             meet.wait()
-            with zoo.engine.connect():  # site: waits_here
+            with engine.connect():  # site: waits_here
                 pass
 
     begun = threading.Event()
@@ -289,11 +300,13 @@ async def will_give_up(zoo: Any) -> None:
     (psycopg/psycopg #1401: asyncio.wait_for() around it)
     """
 
+    engine = zoo.engine
+
     async def child() -> None:
-        async with zoo.engine.connect() as connection:  # site: child_of_it
+        async with engine.connect() as connection:  # site: child_of_it
             await connection.execute(PING)
 
-    async with zoo.engine.connect() as connection:  # site: gives_up
+    async with engine.connect() as connection:  # site: gives_up
         await connection.execute(PING)
         task = asyncio.create_task(child())
         await asyncio.wait([task], timeout=10)
@@ -310,9 +323,11 @@ async def will_give_up(zoo: Any) -> None:
 def threads_that_starve_others(zoo: Any) -> None:
     """Threads that come back at once overtake those that wait (sqlalchemy #7679)."""
 
+    engine = zoo.engine
+
     def loop() -> None:
         while True:
-            with zoo.engine.connect() as connection:  # site: starving
+            with engine.connect() as connection:  # site: starving
                 connection.execute(QUERY)
 
     for _ in range(12):
@@ -333,9 +348,11 @@ def threads_that_starve_others(zoo: Any) -> None:
 async def more_tasks_than_connections(zoo: Any) -> None:
     """Workers in a task group hold a connection for a while, each (asyncpg #1247)."""
 
+    engine = zoo.engine
+
     async def worker() -> None:
         while True:
-            async with zoo.engine.connect() as connection:  # site: many_tasks
+            async with engine.connect() as connection:  # site: many_tasks
                 await connection.execute(SLOW)
 
     async with asyncio.TaskGroup() as group:
@@ -356,10 +373,11 @@ async def another_worker_is_free(zoo: Any) -> None:
 
     (hatchet-dev/hatchet #4803, with a thread to spare)
     """
+    engine = zoo.engine
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
 
     def begin() -> Session:
-        session = Session(zoo.engine)
+        session = Session(engine)
         session.execute(PING)  # site: idle_worker_is_left
         return session
 
@@ -394,6 +412,8 @@ def jobs_over_http(zoo: Any) -> None:
     from flask import Flask
     from werkzeug.serving import make_server
 
+    engine = zoo.engine
+
     def brief(environ: Any, respond: Any) -> list[bytes]:
         time.sleep(0.25)
         respond("200 OK", [])
@@ -405,7 +425,7 @@ def jobs_over_http(zoo: Any) -> None:
 
     @app.get("/")
     def order() -> str:
-        with Session(zoo.engine) as session:
+        with Session(engine) as session:
             session.execute(PING)  # site: job_over_http
             urllib.request.urlopen(f"http://127.0.0.1:{jobs.server_port}").read()
         return "ordered"
