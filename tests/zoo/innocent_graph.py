@@ -6,6 +6,7 @@ What is true of them, a busy or a small pool, may be said; ``also`` names it.
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 import urllib.request
@@ -433,4 +434,127 @@ def jobs_over_http(zoo: Any) -> None:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     start(server.serve_forever)
     visit(f"http://127.0.0.1:{server.server_port}", 8, again=True)
+    zoo.go_on()
+
+
+@innocent(
+    also="exhausted",
+    bystanders="waits_for_a_result wants_one_meanwhile",
+    lasts=4.0,
+    pool_size=1,
+    max_overflow=0,
+)
+def result_of_a_queue(zoo: Any) -> None:
+    """Who holds waits for a queue, which a thread fills that computes.
+
+    (pallets-eco/flask-sqlalchemy #930: somebody goes on, if slowly)
+    """
+    engine = zoo.engine
+    results: queue.Queue[int] = queue.Queue()
+
+    def compute() -> None:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            sum(number * number for number in range(10_000))
+        results.put(1)
+
+    def holds(begun: threading.Event) -> None:
+        with engine.connect() as connection:  # site: waits_for_a_result
+            connection.execute(PING)
+            begun.set()
+            results.get()
+
+    start(compute)
+    begun = threading.Event()
+    start(holds, begun)
+    begun.wait()
+    with engine.connect() as connection:  # site: wants_one_meanwhile
+        connection.execute(PING)
+
+
+@innocent(
+    also="exhausted",
+    bystanders="waits_for_its_worker behind_the_worker",
+    lasts=4.0,
+    pool_size=1,
+    max_overflow=0,
+)
+def worker_that_computes(zoo: Any) -> None:
+    """Who holds waits for a future; its worker computes, another one wants the pool.
+
+    (Normation/rudder #3219, without its circle)
+    """
+    engine = zoo.engine
+    executor = ThreadPoolExecutor(2)
+
+    def compute() -> None:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            sum(number * number for number in range(10_000))
+
+    def wants() -> None:
+        with engine.connect() as connection:  # site: behind_the_worker
+            connection.execute(PING)
+
+    with engine.connect() as connection:  # site: waits_for_its_worker
+        connection.execute(PING)
+        executor.submit(wants)
+        executor.submit(compute).result()
+
+
+@innocent(
+    also="exhausted",
+    bystanders="waits_for_an_event beside_the_event",
+    world=AIOSQLITE,
+    lasts=4.0,
+    pool_size=1,
+    max_overflow=0,
+)
+async def event_of_a_timer(zoo: Any) -> None:
+    """A task waits for an event that a timer of its loop will set (asyncpg #1247)."""
+    event = asyncio.Event()
+    asyncio.get_running_loop().call_later(20, event.set)
+
+    async def wants() -> None:
+        async with zoo.engine.connect() as connection:  # site: beside_the_event
+            await connection.execute(PING)
+
+    async with zoo.engine.connect() as connection:  # site: waits_for_an_event
+        await connection.execute(PING)
+        task = asyncio.create_task(wants())
+        await event.wait()
+    await task
+
+
+@innocent(lasts=2.5, seen=2, pool_size=20)
+def thread_serves_another_request(zoo: Any) -> None:
+    """The thread that began one request serves the next, whose session is its own.
+
+    (fastapi/fastapi #726, #2691)
+    """
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    engine = zoo.engine
+
+    def load(request: Any) -> PlainTextResponse:
+        with Session(engine) as session:
+            session.execute(QUERY)
+        return PlainTextResponse("loaded")
+
+    async def with_session(request: Any, call_next: Any) -> Any:
+        with Session(engine) as session:
+            await run_in_threadpool(session.execute, QUERY)
+            return await call_next(request)
+
+    app = Starlette(
+        routes=[Route("/", load)],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=with_session)],
+        lifespan=tokens(4),
+    )
+    visit(serve(app), 6, again=True)
     zoo.go_on()
