@@ -71,9 +71,9 @@ class LedgerSource:
             reading.verify()
         reading.submitters = self._submitters.find(reading.requests())
         leak_search.attach_cached(reading)
-        blocked, left_out = self._standstills.read(reading, search=search)
+        standstill = self._standstills.read(reading, search=search)
         pools = [
-            pool_records(reading, p, leak_search.is_confirmed, blocked)
+            pool_records(reading, p, leak_search.is_confirmed, standstill.blocked)
             for p in reading.pools
         ]
         process = Process(
@@ -102,12 +102,12 @@ class LedgerSource:
             parent=parent(),
             findings=by_severity(
                 self._standstills.with_deadlocks(
-                    reading, self._findings(reading, pools), search=search
+                    reading, standstill, self._findings(reading, pools)
                 )
             ),
             departed=tuple(reading.departed),
             frozen=self.incident_snapshots.marks(),
-            left_out=leak_search.left_out + left_out,
+            left_out=leak_search.left_out + standstill.left_out,
         )
         self.incident_snapshots.add_from_findings(process)
         return process

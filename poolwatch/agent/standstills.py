@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, has_moved
 from poolwatch.diagnosis.evidence import Blocked
@@ -15,47 +17,78 @@ if TYPE_CHECKING:
     from poolwatch.agent.waiting.users import UserSearch
 
 
+_PAUSE_PER_COST = 10
+"""Pause after a reading, as a multiple of its computing time."""
+
+
+class StandstillReading(NamedTuple):
+    """What holds up the pools at a standstill, at one moment."""
+
+    blocked: Mapping[Node, Blocked] = MappingProxyType({})
+    left_out: tuple[str, ...] = ()
+    """What was not read, in words."""
+    complete: bool = True
+    """False if it was not read this time: the last result holds."""
+
+
 class Standstills:
     """Reads the wait graph of the process when a pool is at a standstill."""
 
     def __init__(self) -> None:
         self._user_search: UserSearch | None = None
         self._deadlocks: list[Finding] = []
-        """Those of the last snapshot with a search."""
+        """Those of the last snapshot that has read the wait graph."""
+        self._next = float("-inf")
+        """``time.monotonic()`` from which on it may be read again."""
+
+    def read(self, reading: LedgerReading, *, search: bool) -> StandstillReading:
+        """Read what holds the pools up, unless the last reading was too costly."""
+        if not search or reading.now < self._next:
+            return StandstillReading(complete=False)
+        if not any(evidence.at_standstill for _, evidence in reading.holds()):
+            return StandstillReading()
+        began = time.thread_time()
+        try:
+            return self._read(reading)
+        except Exception as error:  # noqa: BLE001 - it is the application's process
+            what = f"what holds a pool up ({class_name(type(error))})"
+            return StandstillReading(left_out=(what,))
+        finally:
+            cost = time.thread_time() - began
+            self._next = reading.now + _PAUSE_PER_COST * cost
 
     def with_deadlocks(
-        self, reading: LedgerReading, findings: list[Finding], *, search: bool
+        self,
+        reading: LedgerReading,
+        standstill: StandstillReading,
+        findings: list[Finding],
     ) -> list[Finding]:
         """Add the deadlocks that were found before, if nothing has moved since.
 
-        A thread whose request has timed out asks without a search, and waits no more.
+        The graph is not read for each snapshot, and not for that of a request that has
+        timed out and so waits no more.
         """
-        if search:
-            self._deadlocks = [f for f in findings if f.kind == "pool_deadlock"]
+        found = [each for each in findings if each.kind == "pool_deadlock"]
+        if standstill.complete:
+            self._deadlocks = found
             return findings
-        known = {f.pool for f in findings if f.kind == "pool_deadlock"}
+        known = {each.pool for each in found}
         lasting = [
-            f for f in self._deadlocks if f.pool not in known and _lasts(f, reading)
+            each
+            for each in self._deadlocks
+            if each.pool not in known and _lasts(each, reading)
         ]
         return [*lasting, *findings]
 
-    def read(
-        self, reading: LedgerReading, *, search: bool
-    ) -> tuple[Mapping[Node, Blocked], tuple[str, ...]]:
-        """Return what holds the pools up, and what was left out, in words."""
-        if not any(evidence.at_standstill for _, evidence in reading.holds()):
-            return {}, ()
+    def _read(self, reading: LedgerReading) -> StandstillReading:
         from poolwatch.agent.waiting.reading import blocked_in  # loaded on suspicion
         from poolwatch.agent.waiting.users import UserSearch
 
         if self._user_search is None:
             self._user_search = UserSearch()
-        self._user_search.attach(reading, search=search)
-        try:
-            return blocked_in(reading)
-        except Exception as error:  # noqa: BLE001 - it is the application's process
-            why = class_name(type(error))
-            return {}, (f"what a standstill waits for was not readable ({why})",)
+        left_out = self._user_search.attach(reading)
+        blocked, more = blocked_in(reading)
+        return StandstillReading(blocked, left_out + more)
 
 
 def _lasts(deadlock: Finding, reading: LedgerReading) -> bool:

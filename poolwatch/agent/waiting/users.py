@@ -14,6 +14,7 @@ from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.diagnosis.references.users import find_users
 from poolwatch.diagnosis.wait_graph import Node, thread_node
 from poolwatch.ledger.checkout import Checkout
+from poolwatch.text.format import plural
 
 _MIN_REUSE_S = 3.0
 """Shortest time for which a result is kept."""
@@ -33,9 +34,13 @@ class UserSearch:
         self._found: dict[int, _Found] = {}
         self._searched_at = float("-inf")
         self._cost_s = 0.0
+        self._left_out: tuple[str, ...] = ()
 
-    def attach(self, reading: LedgerReading, *, search: bool) -> None:
-        """Attach the users to the holds of pools at a standstill; search if due."""
+    def attach(self, reading: LedgerReading) -> tuple[str, ...]:
+        """Attach the users to the holds of pools at a standstill; search if due.
+
+        Returns what was left out, in words.
+        """
         holds = {
             hold: evidence
             for hold, evidence in reading.holds()
@@ -43,11 +48,12 @@ class UserSearch:
         }
         numbers = {hold.number for hold in holds}
         self._found = {n: f for n, f in list(self._found.items()) if n in numbers}
-        if search and self._is_due(list(holds), reading.now):
+        if self._is_due(list(holds), reading.now):
             self._search(list(holds), reading.now)
         for hold, evidence in holds.items():
             known = self._found.get(hold.number)
             evidence.users = known.users if known is not None else None
+        return self._left_out
 
     def _is_due(self, holds: list[Checkout], now: float) -> bool:
         known = [self._found.get(hold.number) for hold in holds]
@@ -64,6 +70,8 @@ class UserSearch:
             {str(hold.number): _thread_of(hold) for hold in holds},
         )
         self._cost_s, self._searched_at = time.thread_time() - began, now
+        unknown = f"who uses {plural(len(holds), 'connection')} at a standstill"
+        self._left_out = () if found is not None else (unknown,)
         for hold in holds:
             users = found[str(hold.number)] if found is not None else None
             self._found[hold.number] = _Found(now, users)
