@@ -38,24 +38,25 @@ class Standstills:
         self._user_search: UserSearch | None = None
         self._deadlocks: list[Finding] = []
         """Those of the last snapshot that has read the wait graph."""
+        self._left_out: tuple[str, ...] = ()
         self._next = float("-inf")
         """``time.monotonic()`` from which on it may be read again."""
 
     def read(self, reading: LedgerReading, *, search: bool) -> StandstillReading:
         """Read what holds the pools up, unless the last reading was too costly."""
-        if not search or reading.now < self._next:
-            return StandstillReading(complete=False)
         if not any(evidence.at_standstill for _, evidence in reading.holds()):
-            return StandstillReading()
+            return StandstillReading(complete=search)
+        if not search or reading.now < self._next:
+            return StandstillReading(left_out=self._left_out, complete=False)
         began = time.thread_time()
         try:
-            return self._read(reading)
+            found = self._read(reading)
         except Exception as error:  # noqa: BLE001 - it is the application's process
             what = f"what holds a pool up ({class_name(type(error))})"
-            return StandstillReading(left_out=(what,))
-        finally:
-            cost = time.thread_time() - began
-            self._next = reading.now + _PAUSE_PER_COST * cost
+            found = StandstillReading(left_out=(what,))
+        self._left_out = found.left_out
+        self._next = reading.now + _PAUSE_PER_COST * (time.thread_time() - began)
+        return found
 
     def with_deadlocks(
         self,
