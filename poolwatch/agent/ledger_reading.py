@@ -18,7 +18,7 @@ from poolwatch.ledger.pool_over_pool import sessions_of
 from poolwatch.ledger.slots import Failed
 from poolwatch.model import ClosedConnection, Frame, IdleConnection
 from poolwatch.stacks.capture import resolve
-from poolwatch.stacks.classify import activity_of
+from poolwatch.stacks.classify import Kind, activity_of
 from poolwatch.stacks.compare import still_on_stack, user_frames
 from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
 from poolwatch.stacks.holder import Holder
@@ -29,6 +29,10 @@ _CLOSING_S = 2.0
 """Time for the application to close a connection of a failed request."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
+_BUSY: frozenset[Kind] = frozenset({"http", "network", "sleep", "file", "process"})
+"""Activities that do not depend on a connection of the pool."""
+_STANDSTILL_S = 1.0
+"""Time in which a pool that is not deadlocked lends, uses or gets back a connection."""
 
 
 @dataclass(slots=True)
@@ -38,6 +42,32 @@ class OpenRequests:
     pool: PoolLedger
     holds: dict[Checkout, HoldEvidence]
     waits: list[Checkout]
+
+    def mark_standstill(self, now: float) -> None:
+        """Mark the holds of a pool in which nothing has moved for a while."""
+        standstill = self._is_at_standstill(now)
+        for evidence in self.holds.values():
+            evidence.at_standstill = standstill
+
+    def _is_at_standstill(self, now: float) -> bool:
+        """Whether all connections are out, requests wait, and no hold has moved."""
+        if not any(now - wait.requested_at >= _STANDSTILL_S for wait in self.waits):
+            return False
+        gauges = self.pool.gauges()
+        size, overflow = gauges.size, gauges.max_overflow
+        if size is None or overflow is None or overflow < 0 or self.pool.shared:
+            return False
+        out = [each for each in self.holds.values() if not each.detached]
+        if len(out) < size + overflow - self.pool.lost_slots:
+            return False
+        if any(map(has_moved, out)):
+            return False
+        waiting = {wait.holder for wait in self.waits}
+        return not any(
+            _is_busy(hold, evidence)
+            for hold, evidence in self.holds.items()
+            if hold.holder not in waiting
+        )
 
     def leave_out_ended(self) -> None:
         """Drop the holds and waits that have ended since they were read."""
@@ -80,13 +110,15 @@ class LedgerReading:
         for each in list(pool.detached.values()):
             if each in holds:
                 holds[each].detached = True
-        requests = Counter([each.requester() for each in (*open_holds, *waits)])
+        requesters = Counter([each.requester() for each in (*open_holds, *waits)])
         for evidence in holds.values():
-            evidence.one_of_several = requests[evidence.owner] > 1
+            evidence.one_of_several = requesters[evidence.owner] > 1
         for evidence in _requested_again(holds, waits):
             evidence.called_again = True
             evidence.frames_left = 0
-        self.pools.append(OpenRequests(pool, holds, waits))
+        requests = OpenRequests(pool, holds, waits)
+        requests.mark_standstill(self.now)
+        self.pools.append(requests)
         self.idle += idle_connections(pool, self.now)
 
     def read_closed(self, pools: Sequence[PoolLedger]) -> None:
@@ -216,6 +248,30 @@ class LedgerReading:
         if holder not in self._stacks:
             self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
+
+
+def _is_busy(hold: Checkout, evidence: HoldEvidence) -> bool:
+    """Whether the call that checked it out evidently does something that will end.
+
+    The line of a task tells less: its event loop may have been stopped.
+    """
+    if hold.task is not None or evidence.called_again or evidence.site is None:
+        return False
+    if not any(_same_function(frame, evidence.site) for frame in evidence.now):
+        return False
+    activity = activity_of(evidence.now)
+    return activity is not None and activity.kind in _BUSY
+
+
+def _same_function(one: Frame, other: Frame) -> bool:
+    return (one.function, one.file) == (other.function, other.file)
+
+
+def has_moved(hold: HoldEvidence) -> bool:
+    """Whether the connection was checked out or used lately, or runs a statement."""
+    if hold.statement_s is not None or hold.held_s < _STANDSTILL_S:
+        return True
+    return hold.unused_s is not None and hold.unused_s < _STANDSTILL_S
 
 
 def _requested_again(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
+    Blocked,
     FailedCall,
     HoldEvidence,
     JudgedHold,
@@ -17,6 +18,7 @@ from poolwatch.diagnosis.evidence import (
     PoolEvidence,
 )
 from poolwatch.diagnosis.verdicts import judge
+from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.slots import LostSlot
@@ -40,10 +42,12 @@ def pool_records(
     reading: LedgerReading,
     requests: OpenRequests,
     is_confirmed: Callable[[Checkout], bool],
+    blocked: Mapping[Node, Blocked],
 ) -> PoolRecords:
     """Judge the holds of one pool, count its leaks, and return its records.
 
     A leak is counted if the connection was dropped, or if ``is_confirmed`` is true.
+    ``blocked`` is what the threads and tasks of the process wait for.
     """
     pool = requests.pool
     requests.mark_nested()
@@ -75,6 +79,7 @@ def pool_records(
         nested=() if pool.shared else pool.nestings.records(reading.now),
         missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
         shared=pool.shared,
+        blocked=blocked,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
 

@@ -11,6 +11,7 @@ from poolwatch.agent.incident_snapshots import IncidentSnapshots
 from poolwatch.agent.leak_search import LeakSearch
 from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.agent.records import PoolRecords, pool_records, with_lent
+from poolwatch.agent.standstills import Standstills
 from poolwatch.agent.submitters import Submitters
 from poolwatch.diagnosis import findings
 from poolwatch.diagnosis.common import by_severity
@@ -31,11 +32,13 @@ class LedgerSource:
         self._ledger = ledger
         self._leak_search = LeakSearch()
         self._submitters = Submitters()
+        self._standstills = Standstills()
         self.incident_snapshots = IncidentSnapshots()
 
     def forget(self) -> None:
         """Drop cached searches: in a forked child, or when no pool is left."""
         self._leak_search = LeakSearch()
+        self._standstills = Standstills()
 
     def snapshot(self) -> Snapshot:
         """Return the current snapshot; queries no database and blocks no thread."""
@@ -71,8 +74,10 @@ class LedgerSource:
             reading.verify()
         reading.submitters = self._submitters.find(reading.requests())
         leak_search.attach_cached(reading)
+        standstill = self._standstills.read(reading, search=search)
         pools = [
-            pool_records(reading, p, leak_search.is_confirmed) for p in reading.pools
+            pool_records(reading, p, leak_search.is_confirmed, standstill.blocked)
+            for p in reading.pools
         ]
         pools = with_lent(reading, pools)
         process = Process(
@@ -99,11 +104,15 @@ class LedgerSource:
             sites=tuple([site for pool in pools for site in pool.sites]),
             callers=tuple([site for pool in pools for site in pool.callers]),
             parent=parent(),
-            findings=by_severity(self._findings(reading, pools)),
+            findings=by_severity(
+                self._standstills.with_deadlocks(
+                    reading, standstill, self._findings(reading, pools)
+                )
+            ),
             departed=tuple(reading.departed),
             idle=tuple(reading.idle),
             frozen=self.incident_snapshots.marks(),
-            left_out=leak_search.left_out,
+            left_out=leak_search.left_out + standstill.left_out,
         )
         self.incident_snapshots.add_from_findings(process)
         return process
@@ -112,9 +121,12 @@ class LedgerSource:
         self, reading: LedgerReading, pools: list[PoolRecords]
     ) -> list[Finding]:
         origins = self._ledger.origins.records(reading.now)
+        evidence = [pool.evidence for pool in pools]
         return [
-            *[each for pool in pools for each in findings.pool_findings(pool.evidence)],
-            *findings.process_findings(
-                origins, [pool.evidence.stats for pool in pools]
-            ),
+            *[
+                each
+                for pool in evidence
+                for each in findings.pool_findings(pool, evidence)
+            ],
+            *findings.process_findings(origins, [pool.stats for pool in evidence]),
         ]

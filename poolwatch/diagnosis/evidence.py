@@ -5,9 +5,9 @@ The agent and the viewer collect it. Verdicts and findings are pure functions of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from poolwatch.model import (
     ClosedConnection,
@@ -26,6 +26,7 @@ from poolwatch.stacks.classify import Activity
 
 if TYPE_CHECKING:
     from poolwatch.diagnosis.references.path import ReferencePath
+    from poolwatch.diagnosis.wait_graph import Groups, Node
     from poolwatch.protocol.records import Backend, ServerReading
 
 
@@ -108,6 +109,11 @@ class HoldEvidence:
     """The number of frames left has changed while the evidence was collected."""
     nested: bool = False
     """The ledger has noted this hold as the outer or inner one of nested requests."""
+    at_standstill: bool = False
+    """All connections of its pool are out, and nothing has moved in it lately."""
+    users: tuple[Node, ...] | None = None
+    """Who has the connection in use, as nodes of the wait graph; empty if no variable
+    was found that refers to it, None if it is not known."""
     search: Search | None = None
     """None if there was no search."""
 
@@ -145,6 +151,22 @@ class OpenWait(NamedTuple):
     owner: object
 
 
+BlockedKind = Literal["thread", "task", "event loop", "limiter", "executor", "lock"]
+
+
+class Blocked(NamedTuple):
+    """What a thread, a task or the like waits for: a node of the wait graph."""
+
+    kind: BlockedKind
+    needs: Groups
+    """It goes on when one node of each group has."""
+    name: str = ""
+    at: Frame | None = None
+    """Where it waits."""
+    size: int = 0
+    """How many threads a limiter or an executor allows."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolEvidence:
     """All evidence about one pool at one moment."""
@@ -164,6 +186,8 @@ class PoolEvidence:
     """Connections of this one that are idle in a pool over it."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
+    blocked: Mapping[Node, Blocked] = field(default_factory=dict)
+    """What the threads and tasks of the process wait for, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)

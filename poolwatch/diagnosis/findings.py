@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis import backends, holds, nested, pools, servers
+from poolwatch.diagnosis import backends, holds, nested, servers
 from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_severity
+from poolwatch.diagnosis.deadlock import deadlocked
 from poolwatch.diagnosis.dirty_returns import dirty_returns
 from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
 from poolwatch.diagnosis.lock_waits import lock_waits
+from poolwatch.diagnosis.pools import exhausted, lost_slot, undersized, unpooled
 from poolwatch.diagnosis.sessions import Sessions
 from poolwatch.model import Finding, PoolOrigin, PoolStats, Process
 
 
-def pool_findings(evidence: PoolEvidence) -> list[Finding]:
-    """The findings about one pool, its holds and its waits."""
+def pool_findings(
+    evidence: PoolEvidence, pools: Sequence[PoolEvidence] = ()
+) -> list[Finding]:
+    """The findings about one pool, its holds and its waits.
+
+    ``pools`` are all pools of the process: one may be waiting for another.
+    """
     stats = evidence.stats
     held = [each.hold for each in evidence.holds]
     waits = [each.wait for each in evidence.waits]
@@ -29,21 +36,20 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
         *holds.collected(
             stats, evidence.collected, stats.lost_slots - len(evidence.missing)
         ),
-        *pools.lost_slot(stats, evidence.missing),
-        *pools.exhausted(
-            stats, [*held, *evidence.lent], waits, lent_idle=evidence.lent_idle
-        ),
-        *pools.unpooled(stats),
+        *lost_slot(stats, evidence.missing),
+        *exhausted(stats, [*held, *evidence.lent], waits, lent_idle=evidence.lent_idle),
+        *unpooled(stats),
         *holds.mostly_outside(stats, evidence.outside),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),
     ]
     if evidence.shared:
         return found
+    deadlock = deadlocked(evidence, pools)
     nested_now = nested.nested_now(stats, evidence.holds, evidence.waits)
-    found += nested_now
+    found += [*deadlock, *nested_now]
     found += nested.nested_before(stats, evidence.nested, nested_now)
-    if not nested_now:
-        found += pools.undersized(stats, held, waits)
+    if not nested_now and not deadlock:
+        found += undersized(stats, held, waits, evidence.outside)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -23,22 +23,13 @@ _SHARE_IT = (
 def nested_now(
     pool: PoolStats, holds: Iterable[JudgedHold], waits: Iterable[OpenWait]
 ) -> list[Finding]:
-    """``nested`` and ``pool_deadlock``, of requests that are open now."""
+    """``nested``, of requests that are open now."""
     groups: dict[tuple[Frame | None, Frame | None, bool], list[_Nested]]
     groups = defaultdict(list)
-    stuck: list[Hold] = []
-    wanted: list[Wait] = []
     for held, waiting in _by_owner(holds, waits):
-        if waiting:
-            stuck += held
-            wanted += waiting
         each = _Nested.of(held, waiting)
         groups[each.outer.site, each.inner.site, bool(waiting)].append(each)
-    findings = [_nested(pool, group) for group in groups.values()]
-    capacity = pool.capacity
-    if stuck and capacity is not None and len(stuck) == pool.checked_out >= capacity:
-        findings.insert(0, _deadlock(pool, stuck, wanted, capacity))
-    return findings
+    return [_nested(pool, group) for group in groups.values()]
 
 
 def nested_before(
@@ -63,7 +54,7 @@ def _by_owner(
     """The requests of each thread or task that has a hold and another hold or wait."""
     groups: dict[object, tuple[list[Hold], list[Wait]]] = defaultdict(lambda: ([], []))
     for each in holds:
-        if each.evidence.one_of_several and _used_by_holder(each):
+        if each.evidence.one_of_several and used_by_holder(each):
             groups[each.evidence.owner][0].append(each.hold)
     for wait, owner in waits:
         groups[owner][1].append(wait)
@@ -74,7 +65,7 @@ def _by_owner(
     ]
 
 
-def _used_by_holder(judged: JudgedHold) -> bool:
+def used_by_holder(judged: JudgedHold) -> bool:
     """Whether the holder itself uses the connection: neither leaked nor handed over."""
     hold, _, evidence = judged
     search = evidence.search
@@ -155,33 +146,4 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         holds=tuple([key for each in group for key in ids(each.holds)]),
         waits=tuple([key for each in group for key in ids(each.waits)]),
         sites=distinct_sites(outer.site, inner.site),
-    )
-
-
-def _counted(requests: Iterable[Hold | Wait]) -> str:
-    """The call sites of the requests, with the number of requests at each."""
-    return ", ".join(
-        f"{at} ({n})" for at, n in Counter(map(call_site, requests)).items()
-    )
-
-
-def _deadlock(
-    pool: PoolStats, stuck: Sequence[Hold], wanted: Sequence[Wait], capacity: int
-) -> Finding:
-    return Finding(
-        kind="pool_deadlock",
-        severity="critical",
-        pool=pool.id,
-        text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
-        "held by a thread or task that waits for another one",
-        proof=f"checked out at {_counted(stuck)}, all waiting at {_counted(wanted)}; "
-        "no other holder can return one",
-        remedy="Pass the held connection to the inner code. A pool of "
-        f"{capacity + 1} connections is the smallest in which these holders can "
-        "finish.",
-        holds=ids(stuck),
-        waits=ids(wanted),
-        sites=distinct_sites(
-            *(hold.site for hold in stuck), *(wait.site for wait in wanted)
-        ),
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.evidence import FailedCall, MissingSlot
 from poolwatch.diagnosis.pool_options import options_of
-from poolwatch.model import Finding, Hold, PoolStats, Wait
+from poolwatch.model import Finding, Hold, MostlyOutsideSql, PoolStats, Wait
 from poolwatch.text.format import call_site, duration, place, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
@@ -17,6 +17,7 @@ _ENOUGH_HOLDS = 10
 _ENOUGH_CHECKOUTS = 30
 """Checkouts needed to know whether connections are reused."""
 _NEARLY_ALL = 0.8
+_MOSTLY = 0.5
 _MAX_CAUSES = 3
 _NOTICEABLE_COST_S = 0.05
 
@@ -131,9 +132,16 @@ def _get_back(pool: PoolStats) -> str:
 
 
 def undersized(
-    pool: PoolStats, holds: Sequence[Hold], waits: Sequence[Wait]
+    pool: PoolStats,
+    holds: Sequence[Hold],
+    waits: Sequence[Wait],
+    outside: Sequence[MostlyOutsideSql] = (),
 ) -> list[Finding]:
-    """``undersized``: requests wait although no hold is leaked or long."""
+    """``undersized``: requests wait although no hold is leaked or long.
+
+    A pool whose connections are mostly held for other work than statements is not too
+    small: more connections would be held in the same way.
+    """
     capacity = pool.capacity
     longest = max((wait.waited_s for wait in waits), default=0.0)
     if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
@@ -147,6 +155,8 @@ def undersized(
         return []
     if max(hold.held_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
         return []  # the requests wait for these holds; the size is not the cause
+    if _share_in_sql(holds) < _MOSTLY or _any_at(holds, outside):
+        return []
     enough = max(len(holds) + len(waits), pool.most_wanted)
     return [
         Finding(
@@ -164,6 +174,20 @@ def undersized(
             waits=ids(waits),
         )
     ]
+
+
+def _share_in_sql(holds: Sequence[Hold]) -> float:
+    """The share of the held time that went to statements; 1 if it is not known."""
+    known = [hold for hold in holds if hold.in_sql_s is not None]
+    if len(known) < len(holds):
+        return 1.0
+    held = sum(hold.held_s for hold in known)
+    return sum(hold.in_sql_s or 0.0 for hold in known) / held if held else 1.0
+
+
+def _any_at(holds: Sequence[Hold], outside: Sequence[MostlyOutsideSql]) -> bool:
+    sites = {each.site for each in outside}
+    return any(hold.site in sites for hold in holds)
 
 
 def unpooled(pool: PoolStats) -> list[Finding]:

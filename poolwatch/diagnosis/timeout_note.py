@@ -77,7 +77,8 @@ def _waiters(waits: Sequence[Wait]) -> list[str]:
 def _finding(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return []
-    worst = findings[0]
+    deadlocks = [each for each in findings if each.kind == "pool_deadlock"]
+    worst = next(iter(deadlocks or findings))
     return [
         _line(f"{worst.kind}: {worst.text}"),
         _line(worst.remedy),

@@ -51,6 +51,8 @@ MODULES = (
     "innocent_server",
     "innocent_contention",
     "innocent_lost",
+    "graph",
+    "innocent_graph",
 )
 
 NEVER = 30.0
@@ -129,6 +131,8 @@ def fault(
 
 def innocent(
     *,
+    also: str = "",
+    bystanders: str = "",
     world: str = SQLITE,
     long_after: float = NEVER,
     seen: int = 1,
@@ -136,8 +140,13 @@ def innocent(
     lasts: float = 0.0,
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Nothing is wrong, whatever it looks like."""
-    return _registering((), "", "", "", world, long_after, seen, says, lasts, pool)
+    """Nothing is wrong, whatever it looks like.
+
+    ``also`` and ``bystanders``: what is true of it all the same, as of a busy pool.
+    """
+    return _registering(
+        (), "", also, bystanders, world, long_after, seen, says, lasts, pool
+    )
 
 
 def _registering(

@@ -17,6 +17,7 @@ from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CellType,
+    CoroutineType,
     FrameType,
     FunctionType,
     MemberDescriptorType,
@@ -49,6 +50,8 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PLUMBING = (*_CONTAINERS, CellType, MethodType)
 _NEAR = 2
 """Most steps between a variable and the session or connection it stands for."""
+_OWN = 3
+"""Most steps from a variable of a request to a generator that waits for its end."""
 _FAMILY_WORDS = {
     "sqlalchemy": None,
     "contextlib": "an open context manager",
@@ -195,6 +198,20 @@ def is_near(path: Sequence[str], place: Place) -> bool:
         return False
     module = place.code is not None and place.code.co_name == "<module>"
     return len(after_suspended) <= (0 if module else _NEAR)
+
+
+def is_own(path: Sequence[str], chain: Sequence[Any]) -> bool:
+    """Whether a near path is that of who really has the connection.
+
+    A server reaches the suspended generators of all its requests through its set of
+    connections; a request reaches its own ones in a few steps. A suspended coroutine
+    is the work of its own task.
+    """
+    if any(type(node) is CoroutineType for node in chain):
+        return False
+    steps = _steps_between(path)
+    suspended = next((at for at, s in enumerate(steps) if "of suspended " in s), 0)
+    return suspended <= _OWN
 
 
 def isinstance_of(node: Any, kinds: tuple[type, ...]) -> bool:

@@ -37,6 +37,7 @@ from types import (
     FunctionType,
     GeneratorType,
     GetSetDescriptorType,
+    MemberDescriptorType,
     MethodType,
     ModuleType,
 )
@@ -49,6 +50,9 @@ from poolwatch.stacks.code_owner import file_of, is_application_module
 
 Follow = Callable[[Any], Sequence[Any]]
 
+_ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
+_MAX_AWAITS = 1001
+"""Longest chain of awaits that is followed."""
 _SKIP_STEP = 20_000
 """Entries that are skipped in one call."""
 SUSPENDABLE = (GeneratorType, CoroutineType, AsyncGeneratorType)
@@ -277,6 +281,23 @@ def attributes_of(node: Any) -> dict[str, Any] | None:
     return None
 
 
+def attribute_of(node: Any, name: str) -> Any:
+    """An attribute as it is stored in an object, without a call of its class.
+
+    None if there is none, or if the class has a property or the like of that name.
+    """
+    for base in bases_of(type(node)):
+        member: Any = class_dict(base).get(name)
+        if type(member) in (MemberDescriptorType, GetSetDescriptorType):
+            break
+        if member is not None:
+            return (attributes_of(node) or {}).get(name)
+    try:
+        return object.__getattribute__(node, name)
+    except AttributeError:
+        return None
+
+
 def _function_referents(function: Any) -> Sequence[Any]:
     """The referents of a function, without its globals."""
     others = (function.__defaults__, function.__kwdefaults__, function.__dict__)
@@ -372,6 +393,18 @@ def awaited_by(generator: Any) -> Any:
     kind = type(generator)
     name = "_yieldfrom" if _prefix(kind) == "gi" else "_await"
     return getattr(generator, _prefix(kind) + name)
+
+
+def awaits(awaited: Any) -> Iterator[Any]:
+    """The coroutines and generators of a task, from its own to the innermost await."""
+    for _ in range(_MAX_AWAITS):
+        if class_name(type(awaited)) in _ASEND:
+            inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
+            awaited = inner[0] if inner else None
+        if not is_suspendable(awaited):
+            return
+        yield awaited
+        awaited = awaited_by(awaited)
 
 
 def _prefix(kind: type) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.describe import in_words, is_near
+from poolwatch.diagnosis.references.describe import in_words, is_near, is_own
 from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.places import NO_OWNER, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
@@ -45,7 +45,8 @@ def used_by_running_code(
         at = wanted[id(chain[-1])]
         if at in several and type(chain[0]) not in _CONTAINERS:
             continue
-        if is_near(in_words(place, chain), place):
+        words = in_words(place, chain)
+        if is_near(words, place) and is_own(words, chain):
             found.append(at)
     guide.forget()
     return found

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.wait_graph import Node, task_node, thread_node
 from poolwatch.stacks.code_owner import CodeOwner, code_owner_of, is_ours
 
 RootKind = Literal[
@@ -33,6 +34,11 @@ class RootOwner:
     name: str
     thread: int | None
     task: ref[Any] | None = None
+
+    def node(self) -> Node:
+        """The thread or task as a node of the wait graph."""
+        task = self.task() if self.task is not None else None
+        return thread_node(self.thread) if task is None else task_node(task)
 
 
 NO_OWNER = RootOwner("", None)

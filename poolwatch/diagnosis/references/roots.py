@@ -41,7 +41,7 @@ _IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
 
 def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     """All threads; those with an ident in ``first`` come before the others."""
-    named = _thread_names() | per_greenlet.names_of_running()
+    named = thread_names() | per_greenlet.names_of_running()
     first_keys = set(first)
     idents = sorted(current_frames(), key=lambda each: each not in first_keys)
     names = [named.get(ident, str(ident)) for ident in idents]
@@ -51,7 +51,7 @@ def thread_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
     ]
 
 
-def _thread_names() -> dict[int | None, str]:
+def thread_names() -> dict[int | None, str]:
     """The names of threads, read without a call of a class derived from Thread."""
     attributes = [object.__getattribute__(t, "__dict__") for t in threading.enumerate()]
     return {each.get("_ident"): str(each.get("_name")) for each in attributes}
@@ -117,7 +117,7 @@ def _places_of_greenlet(greenlet: Any) -> list[Place]:
 
 def exception_roots() -> list[Root]:
     """Exceptions that threads are handling, and the last one of an interpreter."""
-    names = _thread_names()
+    names = thread_names()
     return [Root("exceptions", "", lambda: _handled_exceptions(names))]
 
 

@@ -11,10 +11,8 @@ from weakref import ref
 
 from poolwatch.diagnosis.references.follow import (
     Guide,
-    awaited_by,
-    class_name,
+    awaits,
     frame_of,
-    is_suspendable,
     local_variables,
     stored_in,
 )
@@ -30,9 +28,6 @@ from poolwatch.diagnosis.references.places import (
     unreadable_place,
 )
 from poolwatch.stacks import greenlets
-
-_ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
-
 
 _TOGETHER = 16
 """Tasks grouped in one root: there may be ten thousand, most of them idle."""
@@ -51,8 +46,10 @@ def holding_task_roots(
     return [_root(guide, (weak_ref,)) for weak_ref in found]
 
 
-def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]:
-    """All other tasks of the event loops found so far, in groups."""
+def task_roots(
+    guide: Guide, holders: Iterable[Callable[[], Any]], *, alone: bool = False
+) -> list[Root]:
+    """All other tasks of the event loops found so far, in groups or each ``alone``."""
     others: list[ref[Any]] = []
     roots = []
     for loop in list(guide.loops):
@@ -62,9 +59,8 @@ def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]
             roots.append(Root("tasks", "those of an event loop", _unreadable))
     holder_ids = {id(weak_ref()) for weak_ref in holders}
     others = [weak_ref for weak_ref in others if id(weak_ref()) not in holder_ids]
-    groups = [
-        tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
-    ]
+    size = 1 if alone else _TOGETHER
+    groups = [tuple(others[at : at + size]) for at in range(0, len(others), size)]
     return roots + [_root(guide, group) for group in groups]
 
 
@@ -125,14 +121,14 @@ def _context_place(
 
 def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
-    for _ in range(MAX_FRAMES):
-        if class_name(type(awaited)) in _ASEND:
-            inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
-            awaited = inner[0] if inner else None
-        frame = frame_of(awaited)
+    for number, each in enumerate(awaits(awaited)):
+        frame = frame_of(each)
         if frame is None:
             return
-        held = list(stored_in(awaited))
+        if number >= MAX_FRAMES:
+            yield unreadable_place("suspended frame", owner)
+            return
+        held = list(stored_in(each))
         running = frame.f_back is not None
         yield Place(
             "running frame" if running else "suspended frame",
@@ -145,8 +141,6 @@ def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place
         for greenlet in _greenlets(guide, held):
             suspended = greenlets.suspended_frame(greenlet)
             yield from stack_places(suspended, owner, "suspended frame")
-        awaited = awaited_by(awaited)
-    yield unreadable_place("suspended frame", owner)
 
 
 def _names_in(frame: FrameType) -> Callable[[], Iterable[tuple[str, Any]]]:

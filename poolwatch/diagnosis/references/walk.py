@@ -124,3 +124,19 @@ class Walk:
         self._dead_ends.update(
             [id(node) for node, more in zip(nodes, leads_on, strict=True) if not more]
         )
+
+    def mark_far(self, most: int) -> None:
+        """Like mark_dead_ends, for all that is more than ``most`` objects away."""
+        referrers: dict[int, list[int]] = {}
+        for index, origin in enumerate(self._from):
+            referrers.setdefault(index, []).append(origin)
+        for origin, index in zip(*self._crossings, strict=True):
+            referrers.setdefault(index, []).append(origin)
+        near, level = set(self.hits), list(self.hits)
+        for _ in range(most):
+            found = {each for at in level for each in referrers[at] if each >= 0} - near
+            near |= found
+            level = list(found)
+        self._dead_ends.update(
+            [id(node) for at, node in enumerate(self.nodes) if at not in near]
+        )
