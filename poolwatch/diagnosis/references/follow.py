@@ -46,6 +46,7 @@ from weakref import ref
 from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.code_owner import file_of, is_application_module
+from poolwatch.stacks.packages import WEB
 
 Follow = Callable[[Any], Sequence[Any]]
 
@@ -76,6 +77,11 @@ def is_suspendable(node: Any) -> bool:
     return issubclass(type(node), SUSPENDABLE)  # isinstance could run its code
 
 
+def is_of_server(node: Any) -> bool:
+    """Whether it is an object of a server or web framework, not of the application."""
+    return module_of(type(node)).partition(".")[0] in WEB
+
+
 class Guide:
     """How to follow the references of an object, by its type. Made for one search.
 
@@ -93,6 +99,8 @@ class Guide:
         """Counts the entries of a container of that type."""
         self.loops: set[ref[Any]] = set()
         """Event loops found on the way."""
+        self.loops_of_frames: frozenset[ref[Any]] = frozenset()
+        """Those found from the running frames, which may run them again."""
         self._kinds: list[type] = []
         """Keeps the types alive, and their ids with them."""
         self._by_base: dict[int, Follow | None] = {}

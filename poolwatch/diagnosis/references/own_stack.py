@@ -45,7 +45,7 @@ def used_by_running_code(
         at = wanted[id(chain[-1])]
         if at in several and type(chain[0]) not in _CONTAINERS:
             continue
-        if is_near(in_words(place, chain), place):
+        if is_near(in_words(place, chain), place, chain):
             found.append(at)
     guide.forget()
     return found

@@ -1,6 +1,7 @@
-"""The roots of a search: running frames, modules, event loops, stored exceptions.
+"""The roots of a search: running frames, modules, stored exceptions.
 
-Tasks are in :mod:`poolwatch.diagnosis.references.tasks`.
+Tasks are in :mod:`poolwatch.diagnosis.references.tasks`, event loops in
+:mod:`poolwatch.diagnosis.references.loops`.
 """
 
 from __future__ import annotations
@@ -215,20 +216,5 @@ def _module_reader(name: str, weak_ref: ref[ModuleType]) -> Callable[[], list[Pl
         place = Place("global", NO_OWNER, values, pairs(names, values), is_user=True)
         place.title = f"module {name}"
         return [place]
-
-    return read
-
-
-def loop_roots(guide: Guide) -> list[Root]:
-    """The calls that are scheduled on event loops."""
-    return [Root("event loops", "", _loop_reader(weak_ref)) for weak_ref in guide.loops]
-
-
-def _loop_reader(weak_ref: ref[Any]) -> Callable[[], list[Place]]:
-    def read() -> list[Place]:
-        loop = weak_ref()
-        title = "a call scheduled on the event loop"
-        held = gc.get_referents(loop) if loop is not None else []
-        return [unnamed_place("scheduled call", NO_OWNER, title, held)]
 
     return read
