@@ -203,13 +203,12 @@ def is_near(path: Sequence[str], place: Place, chain: Sequence[Any]) -> bool:
     (a closure, a method) will go on with the code.
     """
     steps = _steps_between(path)
-    via_suspended = [at for at, word in enumerate(steps) if "of suspended " in word]
-    after_suspended = steps[via_suspended[-1] + 1 :] if via_suspended else steps
-    if place.far and not (via_suspended or place.via_suspended):
+    suspended = [at for at, word in enumerate(steps) if "of suspended " in word]
+    if place.far and not (suspended or place.via_suspended):
         return False
-    far = via_suspended and (place.far or via_suspended[0] > _NEAR)
-    if far and _is_stored_by_server(place, chain):
+    if _is_stored_by_server(suspended, place, chain):
         return False
+    after_suspended = steps[suspended[-1] + 1 :] if suspended else steps
     module = place.code is not None and place.code.co_name == "<module>"
     return len(after_suspended) <= (0 if module else _NEAR)
 
@@ -219,21 +218,36 @@ def _steps_to_suspended(steps: Sequence[str]) -> int:
     return next((at for at, word in enumerate(steps) if "of suspended " in word), 0)
 
 
-def _is_stored_by_server(place: Place, chain: Sequence[Any]) -> bool:
-    """Whether the first suspended code of a chain is stored in a server or framework.
+def _is_stored_by_server(
+    suspended: Sequence[int], place: Place, chain: Sequence[Any]
+) -> bool:
+    """Whether suspended code of a chain is stored in a server or web framework.
 
-    It is not if a call has it, which will go on with it.
+    It is not if a call has it, which will go on with it. ``suspended`` are the steps of
+    suspended code, in words.
     """
-    first = next(at for at, node in enumerate(chain) if is_suspendable(node))
-    if not (place.via_server or any(map(is_of_server, chain[:first]))):
-        return False
-    for at in range(first - 1, -1, -1):
+    far, via_server = place.far, place.via_server
+    step, begin = -1, 0
+    nodes = [at for at, node in enumerate(chain) if is_suspendable(node)]
+    for next_step, at in zip(suspended, nodes, strict=False):
+        far |= next_step - step - 1 > _NEAR
+        via_server |= any(map(is_of_server, chain[begin:at]))
+        if far and via_server and not _has_call(chain, at):
+            return True
+        far, via_server, step, begin = False, False, next_step, at + 1
+    return False
+
+
+def _has_call(chain: Sequence[Any], suspended: int) -> bool:
+    """Whether a call has the suspended code at that index, or its context manager."""
+    first = suspended
+    for at in range(suspended - 1, -1, -1):
         if module_of(type(chain[at])) == "contextlib":
             first = at  # a context manager, or the exit stack that has it
         elif not isinstance_of(chain[at], _PLUMBING):
             break
     holders = chain[max(0, first - 2) : first]  # a partial() has a tuple of arguments
-    return not any(isinstance_of(each, _CALLS) for each in holders)
+    return any(isinstance_of(each, _CALLS) for each in holders)
 
 
 def isinstance_of(node: Any, kinds: tuple[type, ...]) -> bool:
