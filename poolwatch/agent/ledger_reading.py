@@ -17,13 +17,23 @@ from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import still_on_stack, user_frames
-from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
+from poolwatch.stacks.current import (
+    holder_frames,
+    holder_stack,
+    task_frames,
+    task_stack,
+    thread_stacks,
+)
 from poolwatch.stacks.holder import Holder
 
 _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
+
+
+_MAX_EXAMINED = 100
+"""Most holds for which the variables on the stack are read."""
 
 
 @dataclass(slots=True)
@@ -63,6 +73,8 @@ class LedgerReading:
         self.submitters: dict[int, Submitter] = {}
         """By request number: the code that waits for the request's worker thread."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
+        self._examined = 0
+        """Holds for which the variables on the stack have been read."""
 
     def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; requests without a number get the next of ``numbers``."""
@@ -109,9 +121,31 @@ class LedgerReading:
         if evidence.held_s >= evidence.long_after:
             evidence.frames_at_checkout = len(user_frames(evidence.stack))
             evidence.frames_left = still_on_stack(evidence.stack, now)
+            self._compare_calls(hold, evidence)
             evidence.activity = activity_of(now)
             evidence.used = usage.stack.frames() if usage and usage.stack else ()
         return evidence
+
+    def _compare_calls(self, hold: Checkout, evidence: HoldEvidence) -> None:
+        """Note a later call of the function that checked out, and a stopped loop."""
+        from poolwatch.diagnosis.references import calls, loops  # for a long hold only
+
+        task = None if hold.task is None else hold.task.task()
+        if task is not None and not task.done():
+            loop = loops.loop_of(task)
+            evidence.loop_stopped = loop is not None and loops.is_stopped(loop)
+        if not 0 < evidence.frames_at_checkout == evidence.frames_left:
+            return
+        exact, stack, now = hold.stack.near(), evidence.stack, evidence.now
+        again = calls.callers_moved_on(exact, stack, now)
+        if not again and self._examined < _MAX_EXAMINED:
+            self._examined += 1
+            holder, task_ref = hold.holder, hold.task
+            frames = task_frames(task_ref) if task_ref else holder_frames(holder)
+            again = calls.variables_are_unset(exact, stack, now, frames)
+        if again:
+            evidence.called_again = True
+            evidence.frames_left = 0
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
         """Return the holds of all pools."""

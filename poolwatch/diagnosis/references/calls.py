@@ -1,0 +1,123 @@
+"""Calls, not functions: is the function on the stack in the call that checked out?
+
+A worker is in the same function again for its next job. Two things show that: a caller
+has moved on from the line of the call, or a variable has no value although it had one
+in the line that checked the connection out. If neither is so, it may be the same call.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.model import Frame
+from poolwatch.stacks.capture import Pairs
+from poolwatch.stacks.compare import frames_on_both
+
+_RESUMED_ELSEWHERE = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+def callers_moved_on(
+    exact: Pairs, stack: Sequence[Frame], now: Sequence[Frame]
+) -> bool:
+    """Whether a caller is at another line than when it made the call that checked out.
+
+    A generator does not count: another line may resume it. ``exact`` is the inner part
+    of ``stack``.
+    """
+    both = frames_on_both(stack, now)
+    return any(
+        stack[outer].line != now[outer_now].line
+        and not exact[inner][0].co_flags & _RESUMED_ELSEWHERE
+        for (outer, outer_now), (inner, _) in pairwise(both)
+        if outer < len(exact)
+    )
+
+
+def variables_are_unset(
+    exact: Pairs,
+    stack: Sequence[Frame],
+    now: Sequence[Frame],
+    frames: Sequence[FrameType],
+) -> bool:
+    """Whether a function on the stack lacks a variable of the line that checked out.
+
+    ``frames`` are those of ``now``, the outermost first, if they are the same still.
+    """
+    for at, at_now in frames_on_both(stack, now):
+        from_outermost = len(now) - 1 - at_now
+        if at >= len(exact) or from_outermost >= len(frames):
+            continue
+        (code, lasti), frame = exact[at], frames[from_outermost]
+        if frame.f_code is code and _lacks_one_of(frame, _block_around(code, lasti)):
+            return True
+    return False
+
+
+def _lacks_one_of(frame: FrameType, block: _Block) -> bool:
+    if not block.names or block.begin <= frame.f_lasti <= block.end:
+        return False
+    return not block.names <= set(local_variables(frame)[0])
+
+
+class _Block(NamedTuple):
+    """The code around a call that is run to its end once the call has returned."""
+
+    begin: int
+    end: int
+    names: frozenset[str]
+    """The variables that have a value after it, and are never deleted."""
+
+
+@lru_cache(maxsize=256)
+def _block_around(code: CodeType, lasti: int) -> _Block:
+    instructions = list(dis.get_instructions(code))
+    targets = {each.argval for each in instructions if each.opcode in _JUMPS}
+    unset: set[str] = set()
+    block: list[dis.Instruction] = []
+    passed = False
+    for each in instructions:
+        if each.opname in _UNSETS:
+            unset.update(_names(each))
+        if each.offset in targets or each.opname in _HANDLERS:
+            passed |= each.offset > lasti
+            block = block if passed else []
+        if not passed:
+            block.append(each)
+        if each.opcode in _JUMPS or each.opname.startswith(_LEAVES):
+            passed |= each.offset >= lasti
+            block = block if passed else []
+    if not passed or not code.co_flags & inspect.CO_OPTIMIZED:
+        return _Block(0, 0, frozenset())
+    names = {
+        name
+        for each in block
+        if each.opname.startswith(_SETS if each.offset < lasti else _STORES)
+        for name in _names(each)
+    }
+    known = {*code.co_varnames, *code.co_cellvars} - unset
+    return _Block(block[0].offset, block[-1].offset, frozenset(names & known))
+
+
+def _names(instruction: dis.Instruction) -> Iterable[str]:
+    value = instruction.argval
+    return value if type(value) is tuple else (value,)
+
+
+_AWAITS = ("SEND", "JUMP_BACKWARD_NO_INTERRUPT")
+"""The jumps of an ``await``, which comes to its end like a call."""
+_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs)) - {
+    dis.opmap[name] for name in _AWAITS if name in dis.opmap
+}
+_LEAVES = ("RETURN_", "RERAISE", "RAISE_")
+_HANDLERS = ("PUSH_EXC_INFO", "CLEANUP_THROW")
+_UNSETS = ("DELETE_FAST", "DELETE_DEREF", "LOAD_FAST_AND_CLEAR")
+_STORES = ("STORE_FAST", "STORE_DEREF")
+_SETS = (*_STORES, "LOAD_FAST", "LOAD_DEREF")
+"""What a function loads has a value."""
