@@ -142,7 +142,7 @@ class LedgerReading:
             self._examined += 1
             holder, task_ref = hold.holder, hold.task
             frames = task_frames(task_ref) if task_ref else holder_frames(holder)
-            again = calls.variables_are_unset(exact, stack, now, frames)
+            again = calls.variables_differ(exact, stack, now, frames, hold.proxy())
         if again:
             evidence.called_again = True
             evidence.frames_left = 0

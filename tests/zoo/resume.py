@@ -350,24 +350,29 @@ def recursion_in_another_branch(zoo: Any) -> None:
     zoo.go_on()
 
 
-def background_job(db: Any, number: int) -> None:
-    if number == 1:
-        db.execute(PING)  # site: never_removed
-    else:
-        wait_for_something_else()
+def export(engine: Engine, job: str) -> None:
+    connection = engine.connect()  # site: old_in_a_list
+    connection.execute(PING)
+    if job == "broken":
+        _kept["unfinished"] = [connection]
+        return
+    connection.close()
+    wait_for_something_else()
 
 
-@fault("leaked.abandoned", at="never_removed")
-def scoped_session_and_the_next_job(zoo: Any) -> None:
-    """Jobs of an executor share a scoped_session that nobody removes; its thread is in
-    the same function for a job without a database.
+@fault("leaked.abandoned", at="old_in_a_list")
+def old_connection_in_a_list(zoo: Any) -> None:
+    """A worker has put a connection aside, and is in the same function for a job that
+    has returned its own.
 
     dchevell/flask-executor #15
     """
-    _kept["db"] = db = scoped_session(sessionmaker(zoo.engine))
-    threads = ThreadPoolExecutor(1)
-    for number in (1, 2):
-        threads.submit(background_job, db, number)
+
+    def work() -> None:
+        for job in ("broken", "fine"):
+            export(zoo.engine, job)
+
+    start(work)
     zoo.go_on()
 
 
@@ -611,6 +616,28 @@ def loop_between_two_jobs(zoo: Any) -> None:
     zoo.go_on()
 
 
+def read_orders(db: Any) -> None:
+    db.execute(PING)  # site: scoped_view
+    wait_for_something_else()
+
+
+@fault("long_hold", "held_across_io", at="scoped_view")
+def view_with_a_scoped_session(zoo: Any) -> None:
+    """A view uses a global scoped_session and then calls something slow; the server
+    removes the session afterwards.
+
+    pallets-eco/flask-sqlalchemy #776
+    """
+    _kept["db"] = db = scoped_session(sessionmaker(zoo.engine))
+
+    def serve_requests() -> None:
+        read_orders(db)
+        db.remove()
+
+    start(serve_requests)
+    zoo.go_on()
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
     with engine.begin() as connection:  # site: between_rounds
@@ -685,6 +712,23 @@ def background_task_after_the_response(zoo: Any) -> None:
     client = get(serve(app))
     client.getresponse().read()
     zoo.go_on()
+
+
+@innocent(seen=1)
+async def closed_by_the_callback_of_an_executors_future(zoo: Any) -> None:
+    """run_in_executor() returns a future of the loop, which has the callback.
+
+    pgjones/quart-db #10
+    """
+
+    async def request() -> None:
+        session = Session(zoo.engine)
+        session.execute(PING)
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(None, time.sleep, 30)
+        work.add_done_callback(lambda _: session.close())
+
+    await asyncio.create_task(request())
 
 
 @innocent(seen=1)

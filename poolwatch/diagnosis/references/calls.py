@@ -1,8 +1,8 @@
 """Calls, not functions: is the function on the stack in the call that checked out?
 
-A worker is in the same function again for its next job. Two things show that: a caller
-has moved on from the line of the call, or a variable has no value although it had one
-in the line that checked the connection out. If neither is so, it may be the same call.
+A worker is in the same function again for its next job. Three things show that: a
+caller has moved on from the line of the call; a variable of the line that checked out
+has no value; or its session or connection is another one. Otherwise it may be the same.
 """
 
 from __future__ import annotations
@@ -13,13 +13,24 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.references.follow import (
+    Guide,
+    bases_of,
+    class_name,
+    local_variables,
+    module_of,
+)
+from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
+from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import Pairs
 from poolwatch.stacks.compare import frames_on_both
 
+_MAX_VISITED = 500
+"""Most objects that are visited behind the variables of one function."""
+_USES = frozenset({"Connection", "AsyncConnection", "Session", "AsyncSession"})
 _RESUMED_ELSEWHERE = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
@@ -40,13 +51,14 @@ def callers_moved_on(
     )
 
 
-def variables_are_unset(
+def variables_differ(
     exact: Pairs,
     stack: Sequence[Frame],
     now: Sequence[Frame],
     frames: Sequence[FrameType],
+    proxy: Any,
 ) -> bool:
-    """Whether a function on the stack lacks a variable of the line that checked out.
+    """Whether the variables of the line that checked out show another call.
 
     ``frames`` are those of ``now``, the outermost first, if they are the same still.
     """
@@ -55,15 +67,33 @@ def variables_are_unset(
         if at >= len(exact) or from_outermost >= len(frames):
             continue
         (code, lasti), frame = exact[at], frames[from_outermost]
-        if frame.f_code is code and _lacks_one_of(frame, _block_around(code, lasti)):
-            return True
+        if frame.f_code is code:
+            block = _block_around(code, lasti)
+            if block.names and not block.begin <= frame.f_lasti <= block.end:
+                variables = dict(zip(*local_variables(frame), strict=False))
+                if not block.names <= variables.keys():
+                    return True
+                if _has_others(map(variables.get, block.steady), proxy):
+                    return True
     return False
 
 
-def _lacks_one_of(frame: FrameType, block: _Block) -> bool:
-    if not block.names or block.begin <= frame.f_lasti <= block.end:
-        return False
-    return not block.names <= set(local_variables(frame)[0])
+def _has_others(values: Iterable[Any], proxy: Any) -> bool:
+    """Whether these are sessions or connections, all without that proxy."""
+    mine = [each for each in values if _is_session_or_connection(type(each))]
+    guide = Guide()
+    place = unnamed_place("running frame", NO_OWNER, "", mine)
+    walk = Walk([place], guide, {id(proxy): ""}, set())
+    finished = walk.go(_MAX_VISITED)
+    guide.forget()
+    return bool(mine) and finished and not walk.hits
+
+
+def _is_session_or_connection(kind: type) -> bool:
+    return any(
+        class_name(base) in _USES and module_of(base).startswith("sqlalchemy.")
+        for base in bases_of(kind)
+    )
 
 
 class _Block(NamedTuple):
@@ -73,6 +103,8 @@ class _Block(NamedTuple):
     end: int
     names: frozenset[str]
     """The variables that have a value after it, and are never deleted."""
+    steady: frozenset[str] = frozenset()
+    """Those of them that get no other value within the same call."""
 
 
 @lru_cache(maxsize=256)
@@ -101,8 +133,28 @@ def _block_around(code: CodeType, lasti: int) -> _Block:
         if each.opname.startswith(_SETS if each.offset < lasti else _STORES)
         for name in _names(each)
     }
-    known = {*code.co_varnames, *code.co_cellvars} - unset
-    return _Block(block[0].offset, block[-1].offset, frozenset(names & known))
+    names &= {*code.co_varnames, *code.co_cellvars} - unset
+    steady = names - _assigned_again(instructions)
+    begin, end = block[0].offset, block[-1].offset
+    return _Block(begin, end, frozenset(names), frozenset(steady))
+
+
+def _assigned_again(instructions: Sequence[dis.Instruction]) -> set[str]:
+    """The variables that are assigned at two places, or within a loop."""
+    loops = [
+        (each.argval, each.offset)
+        for each in instructions
+        if each.opcode in _JUMPS and each.argval <= each.offset
+    ]
+    again: set[str] = set()
+    once: set[str] = set()
+    for each in instructions:
+        if each.opname.startswith(_STORES):
+            in_loop = any(first <= each.offset <= last for first, last in loops)
+            names = set(_names(each))
+            again |= names if in_loop else names & once
+            once |= names
+    return again
 
 
 def _names(instruction: dis.Instruction) -> Iterable[str]:

@@ -30,6 +30,7 @@ from poolwatch.diagnosis.references.follow import (
     SUSPENDABLE,
     attributes_of,
     bases_of,
+    callbacks_of,
     class_dict,
     class_members,
     class_name,
@@ -45,6 +46,7 @@ from poolwatch.diagnosis.references.path import PathKind, ReferencePath
 from poolwatch.diagnosis.references.places import Place
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import resolve
+from poolwatch.stacks.code_owner import library_of
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -327,9 +329,11 @@ def _container_step(node: Any, _: Any) -> str:
     return f"an item of a {class_name(type(node))}"
 
 
-def _function_step(node: Any, following: Any) -> str:
+def _function_step(node: Any, following: Any) -> str | None:
     if not isinstance_of(following, (CellType,)):
         return f"a default or attribute of function {node.__qualname__}"
+    if _is_of_asyncio(node):
+        return None
     cells = zip(node.__code__.co_freevars, node.__closure__ or (), strict=False)
     name = _name_of(cells, following)
     return f"closure variable '{name}' of {node.__qualname__}"
@@ -403,8 +407,21 @@ def _instance_step(node: Any, following: Any) -> str | None:
     if name:
         return f"attribute '{name}'"
     if _is_future(kind):
-        return f"the result of a {class_name(kind).lower()}"
+        return _future_step(node, following)
     return f"inside a {class_name(kind)}"
+
+
+def _future_step(node: Any, following: Any) -> str | None:
+    kind = class_name(type(node)).lower()
+    if not any(each is following for each in callbacks_of(node)):
+        return f"the result of a {kind}"
+    return None if _is_of_asyncio(following) else f"a callback of a {kind}"
+
+
+def _is_of_asyncio(function: Any) -> bool:
+    """Whether it is a function of asyncio itself, which joins two futures, say."""
+    code = function.__code__ if type(function) is FunctionType else None
+    return code is not None and library_of(code.co_filename) == "asyncio"
 
 
 def _slots(node: Any) -> Iterable[tuple[str, Any]]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
-from types import FrameType, GetSetDescriptorType
+from types import FrameType
 from typing import Any
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import (
     Guide,
-    attributes_of,
     awaited_by,
-    bases_of,
-    class_dict,
+    callbacks_of,
     class_name,
     frame_of,
     is_suspendable,
@@ -118,23 +116,13 @@ def _places_of(guide: Guide, weak_ref: ref[Any]) -> list[Place]:
     owner = RootOwner(task.get_name(), None, weak_ref)
     places = list(_await_chain(guide, task.get_coro(), owner))[::-1]
     title = f"a callback of task {owner.name}"
-    places.append(unnamed_place("scheduled call", owner, title, _callbacks(task)))
+    places.append(unnamed_place("scheduled call", owner, title, callbacks_of(task)))
     for context in gc.get_referents(task):
         if type(context) is Context:
             title = f"task {owner.name}"
             values = list(context.values())
             places.append(_context_place(context, values, owner, title))
     return places
-
-
-def _callbacks(task: Any) -> list[Any]:
-    """What a task calls at its end, without the contexts of these calls."""
-    for base in bases_of(type(task)):
-        member: Any = class_dict(base).get("_callbacks")
-        if member is not None and type(member) is GetSetDescriptorType:
-            return [callback for callback, _ in member.__get__(task) or ()]
-    callbacks = (attributes_of(task) or {}).get("_callbacks")  # a task made in Python
-    return [pair[0] for pair in callbacks] if type(callbacks) is list else []
 
 
 def _context_place(
