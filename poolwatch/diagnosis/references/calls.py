@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -25,7 +26,7 @@ from poolwatch.diagnosis.references.follow import (
 from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import Pairs
+from poolwatch.stacks.capture import MAX_FRAMES, Pairs
 from poolwatch.stacks.compare import frames_on_both
 
 _MAX_VISITED = 500
@@ -42,7 +43,7 @@ def callers_moved_on(
     A generator does not count: another line may resume it. ``exact`` is the inner part
     of ``stack``.
     """
-    both = frames_on_both(stack, now)
+    both = _frames_on_both(stack, now)
     return any(
         stack[outer].line != now[outer_now].line
         and not exact[inner][0].co_flags & _RESUMED_ELSEWHERE
@@ -62,7 +63,7 @@ def variables_differ(
 
     ``frames`` are those of ``now``, the outermost first, if they are the same still.
     """
-    for at, at_now in frames_on_both(stack, now):
+    for at, at_now in _frames_on_both(stack, now):
         from_outermost = len(now) - 1 - at_now
         if at >= len(exact) or from_outermost >= len(frames):
             continue
@@ -76,6 +77,27 @@ def variables_differ(
                 if _has_others(map(variables.get, block.steady), proxy):
                     return True
     return False
+
+
+def _frames_on_both(
+    stack: Sequence[Frame], now: Sequence[Frame]
+) -> list[tuple[int, int]]:
+    """The frames on both stacks; none if a recursion could make pairs of strangers.
+
+    Of a deep stack only the inner part is known.
+    """
+    both = frames_on_both(stack, now)
+    if not both:
+        return []
+    ends = [(each[-1].file, each[-1].function) for each in (stack, now)]
+    if ends[0] == ends[1] and max(len(stack), len(now)) < MAX_FRAMES:
+        return both
+    for frames in (stack, now):
+        count = Counter((each.file, each.function) for each in frames)
+        names = [(stack[at].file, stack[at].function) for at, _ in both]
+        if any(count[name] > 1 for name in names):
+            return []
+    return both
 
 
 def _has_others(values: Iterable[Any], proxy: Any) -> bool:

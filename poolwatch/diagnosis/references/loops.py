@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any
 from weakref import ref
 
@@ -27,19 +28,37 @@ _KNOWN = ("asyncio", "uvloop")
 
 
 def loop_of(task: Any) -> Any:
-    """The event loop of a task; None if a library of its own made the task's class."""
-    method = _defined_by_library(type(task), "get_loop")
-    return None if method is None else method(task)
+    """The event loop of a task; None if the application has a class of its own."""
+    return _ask(task, "get_loop", "_loop")
 
 
 def is_stopped(loop: Any) -> bool:
     """Whether nobody runs a loop at the moment. False if that is not known."""
-    runs = _defined_by_library(type(loop), "run_forever")
-    is_running = _defined_by_library(type(loop), "is_running")
-    return runs is not None and is_running is not None and not is_running(loop)
+    kind = type(loop)
+    if None in (_of_library(kind, "run_forever"), _of_library(kind, "is_running")):
+        return False
+    return _ask(loop, "is_running", "_thread_id") in (None, False)
 
 
-def _defined_by_library(kind: type, name: str) -> Callable[[Any], Any] | None:
+def is_closed(loop: Any) -> bool:
+    """Whether a loop can never run again. False if that is not known."""
+    return _ask(loop, "is_closed", "_closed") is True
+
+
+def _ask(thing: Any, method: str, attribute: str) -> Any:
+    """What a method of asyncio returns, or the attribute that it would read.
+
+    None if a class of the application has a method of that name: it is not called.
+    """
+    member = _of_library(type(thing), method)
+    if member is None:
+        return None
+    if type(member) is FunctionType:  # whose ``self.attribute`` could run any code
+        return _known(thing).get(attribute)
+    return member(thing)
+
+
+def _of_library(kind: type, name: str) -> Callable[[Any], Any] | None:
     """A method, unless a class of the application has defined it."""
     for base in bases_of(kind):
         member: Any = class_dict(base).get(name)
@@ -49,28 +68,26 @@ def _defined_by_library(kind: type, name: str) -> Callable[[Any], Any] | None:
     return None
 
 
+def _known(thing: Any) -> dict[str, Any]:
+    return attributes_of(thing) or {}
+
+
 def resumes(guide: Guide, loop: Any) -> bool:
     """Whether a loop runs, or may be run again by the code that has it."""
     if loop is None or not is_stopped(loop):
         return True
-    if loop_is_closed(loop):
+    if is_closed(loop):
         return False
     return ref(loop) in guide.loops_of_frames or any(
         each is loop for each in _current_loops(guide)
     )
 
 
-def loop_is_closed(loop: Any) -> bool:
-    """Whether a loop can never run again."""
-    is_closed = _defined_by_library(type(loop), "is_closed")
-    return is_closed is not None and bool(is_closed(loop))
-
-
 def _current_loops(guide: Guide) -> Iterator[Any]:
     """The current event loops of all threads that live."""
     events = getattr(guide.asyncio, "events", None)
     policy = getattr(events, "_event_loop_policy", None)
-    for local in (attributes_of(policy) or {}).values():
+    for local in _known(policy).values():
         if is_thread_local(type(local)):
             for by_thread in gc.get_referents(local):
                 if type(by_thread) is dict:
@@ -137,13 +154,13 @@ def _slot(kind: type, name: str, handle: Any) -> Any:
 
 def _handles(loop: Any) -> list[Any] | None:
     """The scheduled calls of a loop of asyncio; None for that of another library."""
-    known = attributes_of(loop) or {}
+    known = _known(loop)
     ready, timers = known.get("_ready"), known.get("_scheduled")
     if type(ready) is not deque or type(timers) is not list:
         return None
     signals = known.get("_signal_handlers")
     handles = [*ready, *timers, *(signals.values() if type(signals) is dict else ())]
-    by_file = (attributes_of(known.get("_selector")) or {}).get("_fd_to_key")
+    by_file = _known(known.get("_selector")).get("_fd_to_key")
     for key in list(by_file.values()) if type(by_file) is dict else ():
         handles += _of_selector_key(key)
     return [each for each in handles if each is not None]
