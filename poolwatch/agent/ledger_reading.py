@@ -16,7 +16,7 @@ from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import activity_of
-from poolwatch.stacks.compare import still_on_stack, user_frames
+from poolwatch.stacks.compare import count_and_pair, still_on_stack, user_frames
 from poolwatch.stacks.current import (
     holder_frames,
     holder_stack,
@@ -120,29 +120,34 @@ class LedgerReading:
             evidence.by_others = usage.by_others
         if evidence.held_s >= evidence.long_after:
             evidence.frames_at_checkout = len(user_frames(evidence.stack))
-            evidence.frames_left = still_on_stack(evidence.stack, now)
-            self._compare_calls(hold, evidence)
+            left, both = count_and_pair(evidence.stack, now)
+            evidence.frames_left = left
+            self._compare_calls(hold, evidence, both)
             evidence.activity = activity_of(now)
             evidence.used = usage.stack.frames() if usage and usage.stack else ()
         return evidence
 
-    def _compare_calls(self, hold: Checkout, evidence: HoldEvidence) -> None:
+    def _compare_calls(
+        self, hold: Checkout, evidence: HoldEvidence, both: list[tuple[int, int]]
+    ) -> None:
         """Note a later call of the function that checked out, and a stopped loop."""
         from poolwatch.diagnosis.references import calls, loops  # for a long hold only
 
-        task = None if hold.task is None else hold.task.task()
-        if task is not None and not task.done():
-            loop = loops.loop_of(task)
+        running = None if hold.task is None else hold.task.task()
+        if running is not None and not running.done():
+            loop = loops.loop_of(running)
             evidence.loop_stopped = loop is not None and loops.is_stopped(loop)
         if not 0 < evidence.frames_at_checkout == evidence.frames_left:
             return
-        exact, stack, now = hold.stack.near(), evidence.stack, evidence.now
-        again = calls.callers_moved_on(exact, stack, now)
+        stacks = calls.Stacks(hold.stack.near(), evidence.stack, evidence.now, both)
+        if not stacks.are_of_one_thread():
+            return
+        again = stacks.callers_moved_on()
         if not again and self._examined < _MAX_EXAMINED:
             self._examined += 1
-            holder, task_ref = hold.holder, hold.task
-            frames = task_frames(task_ref) if task_ref else holder_frames(holder)
-            again = calls.variables_differ(exact, stack, now, frames, hold.proxy())
+            task = hold.task
+            frames = task_frames(task) if task else holder_frames(hold.holder)
+            again = stacks.variables_differ(frames, hold.proxy())
         if again:
             evidence.called_again = True
             evidence.frames_left = 0

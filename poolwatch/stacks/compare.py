@@ -51,21 +51,16 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     call of the same function counts as the first, because two stacks do not show the
     difference: a leak may be missed, but there is no false positive.
     """
-    outside, both = _matches(stack_at_checkout, now)
-    return outside + len(both) if both else 0
+    return count_and_pair(stack_at_checkout, now)[0]
 
 
-def frames_on_both(
-    stack_at_checkout: Sequence[Frame], now: Sequence[Frame]
-) -> list[tuple[int, int]]:
-    """Pair the positions of the frames that still_on_stack counts, outermost first."""
-    return _matches(stack_at_checkout, now)[1]
-
-
-def _matches(
+def count_and_pair(
     stack_at_checkout: Sequence[Frame], now: Sequence[Frame]
 ) -> tuple[int, list[tuple[int, int]]]:
-    """The number of outermost frames that ``now`` cannot contain, and the pairs."""
+    """What still_on_stack returns, and the positions of the frames on both stacks.
+
+    The pairs are ordered from the outermost frame on.
+    """
     positions = _user_positions(stack_at_checkout)[::-1]
     at_checkout = [_name(stack_at_checkout[at]) for at in positions]
     homes = {home_of(*name) for name in at_checkout}
@@ -81,7 +76,7 @@ def _matches(
         next_one = outside + len(both)
         if next_one < len(at_checkout) and name == at_checkout[next_one]:
             both.append((positions[next_one], at))
-    return outside, both
+    return outside + len(both) if both else 0, both
 
 
 def _outside(

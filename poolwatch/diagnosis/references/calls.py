@@ -11,6 +11,7 @@ import dis
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from types import CodeType, FrameType
@@ -27,7 +28,6 @@ from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import MAX_FRAMES, Pairs
-from poolwatch.stacks.compare import frames_on_both
 
 _MAX_VISITED = 500
 """Most objects that are visited behind the variables of one function."""
@@ -35,69 +35,68 @@ _USES = frozenset({"Connection", "AsyncConnection", "Session", "AsyncSession"})
 _RESUMED_ELSEWHERE = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
-def callers_moved_on(
-    exact: Pairs, stack: Sequence[Frame], now: Sequence[Frame]
-) -> bool:
-    """Whether a caller is at another line than when it made the call that checked out.
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """The stack at a checkout, and the holder's stack now, innermost frame first."""
 
-    A generator does not count: another line may resume it. ``exact`` is the inner part
-    of ``stack``.
-    """
-    both = _frames_on_both(stack, now)
-    return any(
-        stack[outer].line != now[outer_now].line
-        and not exact[inner][0].co_flags & _RESUMED_ELSEWHERE
-        for (outer, outer_now), (inner, _) in pairwise(both)
-        if outer < len(exact)
-    )
+    exact: Pairs
+    """The inner part of the stack at the checkout."""
+    at_checkout: Sequence[Frame]
+    now: Sequence[Frame]
+    both: Sequence[tuple[int, int]]
+    """The positions of the frames that are on both stacks, outermost first."""
+
+    def callers_moved_on(self) -> bool:
+        """Whether a caller is at another line than when it made the call.
+
+        A generator does not count: another line may resume it.
+        """
+        return any(
+            self.at_checkout[outer].line != self.now[outer_now].line
+            and not self.exact[inner][0].co_flags & _RESUMED_ELSEWHERE
+            for (outer, outer_now), (inner, _) in pairwise(self.both)
+            if outer < len(self.exact)
+        )
+
+    def variables_differ(self, frames: Sequence[FrameType], proxy: Any) -> bool:
+        """Whether the variables of the line that checked out show another call.
+
+        ``frames`` are those of ``now``, the outermost first, if they are the same.
+        """
+        for at, at_now in self.both:
+            from_outermost = len(self.now) - 1 - at_now
+            if at >= len(self.exact) or from_outermost >= len(frames):
+                continue
+            (code, lasti), frame = self.exact[at], frames[from_outermost]
+            if frame.f_code is code and _is_another(frame, lasti, proxy):
+                return True
+        return False
+
+    def are_of_one_thread(self) -> bool:
+        """Whether no recursion can have made pairs of two strangers.
+
+        Of a deep stack only the inner part is known.
+        """
+        stacks = self.at_checkout, self.now
+        ends = [(each[-1].file, each[-1].function) for each in stacks]
+        if ends[0] == ends[1] and max(map(len, stacks)) < MAX_FRAMES:
+            return True
+        for frames in stacks:
+            count = Counter((each.file, each.function) for each in frames)
+            paired = [self.at_checkout[at] for at, _ in self.both]
+            if any(count[each.file, each.function] > 1 for each in paired):
+                return False
+        return True
 
 
-def variables_differ(
-    exact: Pairs,
-    stack: Sequence[Frame],
-    now: Sequence[Frame],
-    frames: Sequence[FrameType],
-    proxy: Any,
-) -> bool:
-    """Whether the variables of the line that checked out show another call.
-
-    ``frames`` are those of ``now``, the outermost first, if they are the same still.
-    """
-    for at, at_now in _frames_on_both(stack, now):
-        from_outermost = len(now) - 1 - at_now
-        if at >= len(exact) or from_outermost >= len(frames):
-            continue
-        (code, lasti), frame = exact[at], frames[from_outermost]
-        if frame.f_code is code:
-            block = _block_around(code, lasti)
-            if block.names and not block.begin <= frame.f_lasti <= block.end:
-                variables = dict(zip(*local_variables(frame), strict=False))
-                if not block.names <= variables.keys():
-                    return True
-                if _has_others(map(variables.get, block.steady), proxy):
-                    return True
-    return False
-
-
-def _frames_on_both(
-    stack: Sequence[Frame], now: Sequence[Frame]
-) -> list[tuple[int, int]]:
-    """The frames on both stacks; none if a recursion could make pairs of strangers.
-
-    Of a deep stack only the inner part is known.
-    """
-    both = frames_on_both(stack, now)
-    if not both:
-        return []
-    ends = [(each[-1].file, each[-1].function) for each in (stack, now)]
-    if ends[0] == ends[1] and max(len(stack), len(now)) < MAX_FRAMES:
-        return both
-    for frames in (stack, now):
-        count = Counter((each.file, each.function) for each in frames)
-        names = [(stack[at].file, stack[at].function) for at, _ in both]
-        if any(count[name] > 1 for name in names):
-            return []
-    return both
+def _is_another(frame: FrameType, lasti: int, proxy: Any) -> bool:
+    block = _block_around(frame.f_code, lasti)
+    if not block.names or block.begin <= frame.f_lasti <= block.end:
+        return False
+    variables = dict(zip(*local_variables(frame), strict=False))
+    if not block.names <= variables.keys():
+        return True
+    return _has_others(map(variables.get, block.steady), proxy)
 
 
 def _has_others(values: Iterable[Any], proxy: Any) -> bool:

@@ -11,8 +11,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from poolwatch.diagnosis.references.calls import callers_moved_on, variables_differ
+from poolwatch.diagnosis.references.calls import Stacks
 from poolwatch.stacks.capture import pairs_of, resolve
+from poolwatch.stacks.compare import count_and_pair
 
 KEPT = []
 PING = text("select 1")
@@ -55,11 +56,12 @@ class Look:
         while frame is not None:
             frames.append(frame)
             frame = frame.f_back
-        stack = resolve(self.exact), resolve(now)
-        return (
-            callers_moved_on(self.exact, *stack),
-            variables_differ(self.exact, *stack, frames[::-1], self.proxy),
-        )
+        pair = resolve(self.exact), resolve(now)
+        stacks = Stacks(self.exact, *pair, count_and_pair(*pair)[1])
+        if not stacks.are_of_one_thread():
+            return None
+        frames.reverse()
+        return stacks.callers_moved_on(), stacks.variables_differ(frames, self.proxy)
 
 
 def test_the_same_call(engine):
@@ -295,4 +297,4 @@ def test_a_deep_stack(engine):
     finally:
         threading.stack_size(0)
         sys.setrecursionlimit(limit)
-    assert seen == [(False, False)]
+    assert seen == [None]
