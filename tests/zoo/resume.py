@@ -259,6 +259,30 @@ def task_of_a_loop_that_nobody_runs(zoo: Any) -> None:
     zoo.go_on()
 
 
+async def leave_a_listener(engine: Engine) -> None:
+    ready = asyncio.Event()
+    _kept["last"] = asyncio.create_task(listen_again(engine, ready))
+    await ready.wait()
+
+
+async def listen_again(engine: Engine, ready: asyncio.Event) -> None:
+    with engine.connect() as connection:  # site: run_once
+        connection.execute(PING)
+        ready.set()
+        await asyncio.sleep(3600)
+
+
+@fault("leaked.abandoned", at="run_once")
+def loop_that_its_function_runs_only_once(zoo: Any) -> None:
+    """A script runs its loop once, and goes on without it.
+
+    rethinkdb/rethinkdb #5043
+    """
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_a_listener(zoo.engine))
+    zoo.go_on()
+
+
 @fault("leaked.abandoned", "leaked.orphaned", at="closed_by_a_timer")
 def timer_of_a_loop_that_nobody_runs(zoo: Any) -> None:
     """A call of a loop would close the connection; the loop is not run again.
@@ -502,6 +526,38 @@ def dependency_in_the_exit_stack_of_a_request(zoo: Any) -> None:
     client = get(serve(app))
     zoo.go_on()
     client.close()
+
+
+@fault("long_hold", "held_across_io", at="state_of_a_live_request")
+def session_in_the_state_of_a_running_request(zoo: Any) -> None:
+    """The middleware's dependency is in the request's state; the endpoint is at work,
+    and another client has its keep-alive connection open.
+
+    Netflix/dispatch #4882
+    """
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def with_session(request: Request, call_next: Any) -> Any:
+        request.state.dependency = get_db(zoo.engine)
+        answer = await call_next(request)
+        request.state.dependency.close()
+        return answer
+
+    @app.get("/")
+    async def chat(request: Request) -> None:
+        next(request.state.dependency).execute(PING)  # site: state_of_a_live_request
+        await asyncio.sleep(3600)
+
+    @app.get("/other")
+    async def other() -> str:
+        return "fast"
+
+    port = serve(app)
+    _kept["other"] = get(port, "/other")
+    _kept["other"].getresponse().read()
+    _kept["client"] = get(port)
+    zoo.go_on()
 
 
 @innocent(seen=1)

@@ -15,6 +15,8 @@ from typing import Any
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.liveness import may_read
+from poolwatch.diagnosis.references.loops import is_stopped
 from poolwatch.diagnosis.references.places import (
     NO_OWNER,
     Place,
@@ -161,11 +163,20 @@ def _loops_among(guide: Guide, places: list[Place]) -> Iterator[Any]:
         return
     kind, runner = guide.asyncio.AbstractEventLoop, guide.asyncio.Runner
     for place in places:
+        place.values = [each for each in place.values if not _is_spent(place, each)]
         for value in place.values:
             loop = getattr(value, "_loop", None) if type(value) is runner else value
             if issubclass(type(loop), kind):
                 guide.loops.add(ref(loop))
                 yield loop
+
+
+def _is_spent(place: Place, value: Any) -> bool:
+    """Whether it is a stopped loop, in a variable that its function reads no more."""
+    if place.code is None or not is_stopped(value):
+        return False
+    names = [name for name, each in place.names() if each is value]
+    return not any(may_read(place.code, place.lasti, name) for name in names)
 
 
 def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:

@@ -141,6 +141,20 @@ def test_task_of_a_loop_that_a_frame_may_run_again(taken, pooled):
         assert path.owner == "left"
 
 
+def test_task_of_a_loop_that_a_frame_will_not_run_again(taken, pooled):
+    """It has the loop in a variable, and reads that no more."""
+
+    def work(ready, stop):
+        loop = KEPT["loop"] = asyncio.new_event_loop()
+        loop.run_until_complete(leave_a_task(pooled))
+        ready.set()
+        stop.wait()
+
+    taken.task = asyncio.current_task
+    with running(work):
+        assert not taken.path().in_use
+
+
 def test_call_of_a_loop_that_nobody_runs(taken, pooled):
     def job():
         KEPT["loop"] = loop = asyncio.new_event_loop()
