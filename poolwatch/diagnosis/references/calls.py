@@ -131,7 +131,8 @@ class _Block(NamedTuple):
 @lru_cache(maxsize=256)
 def _block_around(code: CodeType, lasti: int) -> _Block:
     instructions = list(dis.get_instructions(code))
-    targets = {each.argval for each in instructions if each.opcode in _JUMPS}
+    jumps = {each.offset: each.argval for each in _jumps(instructions)}
+    targets = set(jumps.values())
     unset: set[str] = set()
     block: list[dis.Instruction] = []
     passed = False
@@ -143,7 +144,7 @@ def _block_around(code: CodeType, lasti: int) -> _Block:
             block = block if passed else []
         if not passed:
             block.append(each)
-        if each.opcode in _JUMPS or each.opname.startswith(_LEAVES):
+        if each.offset in jumps or each.opname.startswith(_LEAVES):
             passed |= each.offset >= lasti
             block = block if passed else []
     if not passed or not code.co_flags & inspect.CO_OPTIMIZED:
@@ -164,8 +165,8 @@ def _assigned_again(instructions: Sequence[dis.Instruction]) -> set[str]:
     """The variables that are assigned at two places, or within a loop."""
     loops = [
         (each.argval, each.offset)
-        for each in instructions
-        if each.opcode in _JUMPS and each.argval <= each.offset
+        for each in _jumps(instructions)
+        if each.argval <= each.offset
     ]
     again: set[str] = set()
     once: set[str] = set()
@@ -178,18 +179,27 @@ def _assigned_again(instructions: Sequence[dis.Instruction]) -> set[str]:
     return again
 
 
+def _jumps(instructions: Sequence[dis.Instruction]) -> list[dis.Instruction]:
+    """All jumps but those of an ``await``, which comes to its end like a call."""
+    ends = {each.offset for each in instructions if each.opname == "END_SEND"}
+    return [
+        each
+        for each in instructions
+        if each.opcode in _JUMPS
+        and each.opname not in _AWAITS
+        and each.argval not in ends
+    ]
+
+
 def _names(instruction: dis.Instruction) -> Iterable[str]:
     value = instruction.argval
     return value if type(value) is tuple else (value,)
 
 
 _AWAITS = ("SEND", "JUMP_BACKWARD_NO_INTERRUPT")
-"""The jumps of an ``await``, which comes to its end like a call."""
-_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs)) - {
-    dis.opmap[name] for name in _AWAITS if name in dis.opmap
-}
+_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 _LEAVES = ("RETURN_", "RERAISE", "RAISE_")
-_HANDLERS = ("PUSH_EXC_INFO", "CLEANUP_THROW")
+_HANDLERS = ("PUSH_EXC_INFO",)
 _UNSETS = ("DELETE_FAST", "DELETE_DEREF", "LOAD_FAST_AND_CLEAR")
 _STORES = ("STORE_FAST", "STORE_DEREF")
 _SETS = (*_STORES, "LOAD_FAST", "LOAD_DEREF")

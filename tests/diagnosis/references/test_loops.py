@@ -22,7 +22,7 @@ CURRENT = ContextVar("current_session", default=None)
 
 
 @pytest.fixture(autouse=True)
-def empty_cache():
+def empty_cache(pooled):
     yield
     for loop in (each for each in KEPT.values() if hasattr(each, "run_forever")):
         for task in asyncio.all_tasks(loop):
