@@ -19,8 +19,14 @@ from poolwatch.ledger.slots import Failed
 from poolwatch.model import ClosedConnection, Frame, IdleConnection
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import Kind, activity_of
-from poolwatch.stacks.compare import still_on_stack, user_frames
-from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
+from poolwatch.stacks.compare import count_and_pair, still_on_stack, user_frames
+from poolwatch.stacks.current import (
+    holder_frames,
+    holder_stack,
+    task_frames,
+    task_stack,
+    thread_stacks,
+)
 from poolwatch.stacks.holder import Holder
 
 _GRACE_S = 1.0
@@ -33,6 +39,10 @@ _BUSY: frozenset[Kind] = frozenset({"http", "network", "sleep", "file", "process
 """Activities that do not depend on a connection of the pool."""
 _STANDSTILL_S = 1.0
 """Time in which a pool that is not deadlocked lends, uses or gets back a connection."""
+
+
+_MAX_EXAMINED = 100
+"""Most holds for which the variables on the stack are read."""
 
 
 @dataclass(slots=True)
@@ -58,7 +68,7 @@ class OpenRequests:
         if size is None or overflow is None or overflow < 0 or self.pool.shared:
             return False
         out = [each for each in self.holds.values() if not each.detached]
-        if len(out) < size + overflow - self.pool.lost_slots:
+        if len(out) < size + overflow - self.pool.slots.lost:
             return False
         if any(map(has_moved, out)):
             return False
@@ -99,6 +109,8 @@ class LedgerReading:
         self.submitters: dict[int, Submitter] = {}
         """By request number: the code that waits for the request's worker thread."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
+        self._examined = 0
+        """Holds for which the variables on the stack have been read."""
 
     def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; requests without a number get the next of ``numbers``."""
@@ -190,10 +202,37 @@ class LedgerReading:
             evidence.by_others = usage.by_others
         if evidence.held_s >= evidence.long_after:
             evidence.frames_at_checkout = len(user_frames(evidence.stack))
-            evidence.frames_left = still_on_stack(evidence.stack, now)
+            left, both = count_and_pair(evidence.stack, now)
+            evidence.frames_left = left
+            self._compare_calls(hold, evidence, both)
             evidence.activity = activity_of(now)
             evidence.used = usage.stack.frames() if usage and usage.stack else ()
         return evidence
+
+    def _compare_calls(
+        self, hold: Checkout, evidence: HoldEvidence, both: list[tuple[int, int]]
+    ) -> None:
+        """Note a later call of the function that checked out, and a stopped loop."""
+        from poolwatch.diagnosis.references import calls, loops  # for a long hold only
+
+        running = None if hold.task is None else hold.task.task()
+        if running is not None and not running.done():
+            loop = loops.loop_of(running)
+            evidence.loop_stopped = loop is not None and loops.is_stopped(loop)
+        if not 0 < evidence.frames_at_checkout == evidence.frames_left:
+            return
+        stacks = calls.Stacks(hold.stack.near(), evidence.stack, evidence.now, both)
+        if not stacks.are_of_one_thread():
+            return
+        again = stacks.callers_moved_on()
+        if not again and self._examined < _MAX_EXAMINED:
+            self._examined += 1
+            task = hold.task
+            frames = task_frames(task) if task else holder_frames(hold.holder)
+            again = stacks.variables_differ(frames, hold.proxy())
+        if again:
+            evidence.called_again = True
+            evidence.frames_left = 0
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
         """Return the holds of all pools."""

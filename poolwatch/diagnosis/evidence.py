@@ -103,8 +103,11 @@ class HoldEvidence:
     one_of_several: bool = False
     """The owner has other holds or waits on the same pool."""
     called_again: bool = False
-    """A later call of the same function has requested another connection and is still
-    running, so the stack does not show whether the earlier call is running, too."""
+    """The function on the stack is in a later call: it has requested another connection
+    since, or its callers or variables show it. So the stack does not show who uses this
+    connection."""
+    loop_stopped: bool = False
+    """The holder is a task of an event loop that nobody runs at the moment."""
     stack_changed: bool = False
     """The number of frames left has changed while the evidence was collected."""
     nested: bool = False

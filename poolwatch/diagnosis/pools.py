@@ -146,10 +146,9 @@ def undersized(
     longest = max((wait.waited_s for wait in waits), default=0.0)
     if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
         return []
-    if any(hold.verdict != "ok" for hold in holds) or pool.counters.leaked:
-        return []
-    if pool.lost_slots or pool.unrecorded:
-        return []  # the pool was large enough
+    missing = pool.counters.leaked or pool.lost_slots or pool.unrecorded
+    if missing or any(hold.verdict != "ok" for hold in holds):
+        return []  # without these faults, the pool may be large enough
     usual = pool.hold_s.p99
     if pool.hold_s.count < _ENOUGH_HOLDS or usual is None:
         return []

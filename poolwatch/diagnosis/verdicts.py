@@ -34,7 +34,7 @@ def suspicious(hold: HoldEvidence) -> bool:
         return True
     if hold.held_s < hold.long_after or _used_recently(hold):
         return False
-    return hold.frames_left < hold.frames_at_checkout
+    return hold.loop_stopped or hold.frames_left < hold.frames_at_checkout
 
 
 def proven_unused(hold: HoldEvidence, search: Search | None) -> bool:
@@ -74,6 +74,8 @@ def _leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     if hold.ended_owner:
         return Judgement("leaked", "leaked.orphaned", (*reasons, kept_alive))
     returned = "the code that checked it out has returned, and no running code has it"
+    if hold.loop_stopped:
+        returned = "no running code has it"
     return Judgement(
         "leaked", "leaked.abandoned", (_age(hold), *reasons, returned, kept_alive)
     )
@@ -117,6 +119,8 @@ def _activity_of_user(hold: HoldEvidence) -> Activity | None:
     connection, only one of its frames is known, or only its statements.
     """
     search, path = hold.search, hold.search.path if hold.search is not None else None
+    if hold.loop_stopped:
+        return None
     if path is not None and path.in_use:
         if path.same_holder is False and path.frame is not None:
             if not (path.direct or _sent_last_statement(hold, path.frame)):
@@ -145,6 +149,8 @@ def _circumstances(hold: HoldEvidence) -> tuple[str, ...]:
     reasons = []
     if hold.ended_owner:
         reasons.append(f"{hold.ended_owner} checked it out and has ended")
+    if hold.loop_stopped:
+        reasons.append("its task cannot go on: nobody runs the event loop")
     if hold.detached:
         reasons.append("detached: the pool has already replaced this connection")
     return tuple(reasons)

@@ -28,10 +28,16 @@ def user_frames(
     launched the program are left out, unless ``launcher`` is set or there are no other
     frames.
     """
+    own = _user_positions(stack, site, launcher=launcher)
+    return tuple([stack[at] for at in own])
+
+
+def _user_positions(
+    stack: Sequence[Frame], site: Frame | None = None, *, launcher: bool = False
+) -> list[int]:
     site_name = _name(site) if site is not None else None
     names = list(map(_name, stack))
-    own = application_frames(names, site=site_name, launcher=launcher)
-    return tuple([stack[at] for at in own])
+    return application_frames(names, site=site_name, launcher=launcher)
 
 
 def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> int:
@@ -45,15 +51,32 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     call of the same function counts as the first, because two stacks do not show the
     difference: a leak may be missed, but there is no false positive.
     """
-    at_checkout = [_name(frame) for frame in reversed(user_frames(stack_at_checkout))]
+    return count_and_pair(stack_at_checkout, now)[0]
+
+
+def count_and_pair(
+    stack_at_checkout: Sequence[Frame], now: Sequence[Frame]
+) -> tuple[int, list[tuple[int, int]]]:
+    """What still_on_stack returns, and the positions of the frames on both stacks.
+
+    The pairs are ordered from the outermost frame on.
+    """
+    positions = _user_positions(stack_at_checkout)[::-1]
+    at_checkout = [_name(stack_at_checkout[at]) for at in positions]
     homes = {home_of(*name) for name in at_checkout}
-    names = [_name(frame) for frame in reversed(now)]
-    present = [name for name in names if home_of(*name) in homes]
+    names = [(at, _name(frame)) for at, frame in reversed(list(enumerate(now)))]
+    present = [(at, name) for at, name in names if home_of(*name) in homes]
     if not at_checkout or not present:
-        return 0
-    outside = _outside(stack_at_checkout, now, at_checkout, present)
-    matched = _count_in_order(at_checkout[outside:], present)
-    return outside + matched if matched else 0
+        return 0, []
+    outside = _outside(
+        stack_at_checkout, now, at_checkout, [name for _, name in present]
+    )
+    both: list[tuple[int, int]] = []
+    for at, name in present:
+        next_one = outside + len(both)
+        if next_one < len(at_checkout) and name == at_checkout[next_one]:
+            both.append((positions[next_one], at))
+    return outside + len(both) if both else 0, both
 
 
 def _outside(
@@ -75,15 +98,6 @@ def _outside(
     beyond = list(stack)[: len(stack) - 1 - list(stack)[::-1].index(outer)]
     begun = any(library_of(frame.file) in _LOOPS for frame in beyond)
     return at if begun or len(now) >= MAX_FRAMES else 0
-
-
-def _count_in_order(at_checkout: Sequence[Name], present: Sequence[Name]) -> int:
-    """Count how many of ``at_checkout`` occur in ``present`` in the same order."""
-    matched = 0
-    for name in present:
-        if matched < len(at_checkout) and name == at_checkout[matched]:
-            matched += 1
-    return matched
 
 
 def matching_frames(

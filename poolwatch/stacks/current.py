@@ -8,7 +8,8 @@ from poolwatch.stacks.capture import MAX_FRAMES, Pairs, current_frames, pairs_of
 from poolwatch.stacks.code_owner import is_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from types import FrameType
 
     from poolwatch.stacks.holder import Holder, TaskRef
 
@@ -23,20 +24,43 @@ def task_stack(reference: TaskRef, thread: Pairs = ()) -> Pairs:
     ``cr_await`` and its equivalents. If the task is running, the plain functions that
     it has called are on ``thread``, the stack of its thread.
     """
-    task = reference.reference()
-    pairs: list[tuple[Any, int]] = []
-    coroutine: Any = None if task is None or task.done() else task.get_coro()
-    awaited = coroutine
-    while awaited is not None and len(pairs) < MAX_FRAMES:
-        frame = _first(awaited, "cr_frame", "gi_frame", "ag_frame")
-        if frame is None:
-            break
-        if not is_ours(frame.f_code.co_filename):
-            pairs.append((frame.f_code, frame.f_lasti))
-        awaited = _first(awaited, "cr_await", "gi_yieldfrom", "ag_await")
+    coroutine = _coroutine_of(reference)
+    pairs = [(frame.f_code, frame.f_lasti) for frame in _awaited_frames(coroutine)]
     if pairs and _first(coroutine, "cr_running", "gi_running"):
         pairs += reversed(_called(thread, pairs[-1][0]))
     return tuple(reversed(pairs))
+
+
+def task_frames(reference: TaskRef) -> list[FrameType]:
+    """The frames of a task's coroutines, outermost first."""
+    return list(_awaited_frames(_coroutine_of(reference)))
+
+
+def _coroutine_of(reference: TaskRef) -> Any:
+    task = reference.reference()
+    return None if task is None or task.done() else task.get_coro()
+
+
+def _awaited_frames(awaited: Any) -> Iterator[FrameType]:
+    for _ in range(MAX_FRAMES):
+        frame = _first(awaited, "cr_frame", "gi_frame", "ag_frame")
+        if frame is None:
+            return
+        if not is_ours(frame.f_code.co_filename):
+            yield frame
+        awaited = _first(awaited, "cr_await", "gi_yieldfrom", "ag_await")
+
+
+def holder_frames(holder: Holder) -> list[FrameType]:
+    """The frames of a thread or greenlet, outermost first; empty once it has ended."""
+    frame = None if holder.has_ended() else holder.suspended_frame()
+    if frame is None and not holder.has_ended():
+        frame = current_frames().get(holder.thread_ident)
+    frames: list[FrameType] = []
+    while frame is not None and len(frames) < MAX_FRAMES:
+        frames.append(frame)
+        frame = frame.f_back
+    return [] if frame is not None else frames[::-1]
 
 
 def _called(thread: Pairs, by: Any) -> Pairs:

@@ -214,6 +214,10 @@ class TaskRef:
         task = self._task()
         return self._name if task is None else task.get_name()
 
+    def task(self) -> Task[Any] | None:
+        """The task; None once it is gone."""
+        return self._task()
+
     def has_ended(self) -> bool:
         """Whether the task is done or gone."""
         task = self._task()

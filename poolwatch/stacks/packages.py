@@ -27,7 +27,7 @@ RUNNERS = frozenset({
 })
 """Tools that run another program in their own process."""
 
-_FRAMEWORKS = frozenset({
+WEB = frozenset({
     # servers
     "uvicorn", "hypercorn", "gunicorn", "waitress", "uwsgi", "cheroot", "cherrypy",
     "daphne", "granian", "bjoern", "meinheld", "mod_wsgi", "a2wsgi", "asgiref",
@@ -46,6 +46,10 @@ _FRAMEWORKS = frozenset({
     "strawberry", "graphene", "graphene_sqlalchemy", "graphql", "graphql_server",
     "flask_graphql", "ariadne", "tartiflette", "streamlit", "dash",
     "gradio", "nicegui", "bokeh", "traitlets", "slack_bolt",
+})
+"""Servers and web frameworks: they refer to all requests and to their application."""
+
+_FRAMEWORKS = WEB | frozenset({
     # OpenStack libraries
     "oslo_config", "oslo_concurrency", "oslo_db", "oslo_messaging", "oslo_middleware",
     "oslo_service", "oslo_utils", "oslo_context", "oslo_log", "cotyledon", "futurist",

@@ -39,6 +39,7 @@ MODULES = (
     "long_not_leaked",
     "large_data",
     "in_use",
+    "resume",
     "server",
     "contention",
     "lost",

@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
+from functools import partial
 from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
@@ -30,10 +31,12 @@ from poolwatch.diagnosis.references.follow import (
     SUSPENDABLE,
     attributes_of,
     bases_of,
+    callbacks_of,
     class_dict,
     class_members,
     class_name,
     frame_of,
+    is_of_server,
     is_of_sqlalchemy,
     is_suspendable,
     is_thread_local,
@@ -44,16 +47,19 @@ from poolwatch.diagnosis.references.path import PathKind, ReferencePath
 from poolwatch.diagnosis.references.places import Place
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import resolve
+from poolwatch.stacks.code_owner import library_of
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PLUMBING = (*_CONTAINERS, CellType, MethodType)
+_CALLS = (CellType, MethodType, FunctionType, partial)
 _NEAR = 2
 """Most steps between a variable and the session or connection it stands for."""
 _OWN = 3
 """Most steps from a variable of a request to a generator that waits for its end."""
 _FAMILY_WORDS = {
     "sqlalchemy": None,
+    "asyncio": None,
     "contextlib": "an open context manager",
     "thread-local": "its value for one thread",
 }
@@ -76,9 +82,11 @@ def describe(
         is_user=place.is_user or any(map(is_suspendable, chain)),
         frame=frame,
         steps=steps,
-        in_hand=direct and (frame is not None or place.kind == "scheduled call"),
+        in_hand=direct
+        and place.resumes
+        and (frame is not None or place.kind == "scheduled call"),
         direct=not _steps_between(steps),
-        near=is_near(steps, place),
+        near=is_near(steps, place, chain),
     )
 
 
@@ -88,13 +96,16 @@ def rank(path: ReferencePath) -> tuple[int, ...]:
     A path that shows the connection in use comes first. Among those paths, a frame of
     the user's code ranks before a library's frame; a frame with a direct path before
     one whose path leads over a suspended generator or coroutine (a request's middleware
-    before the generator that will close the session); another holder's frame before one
+    before the generator that will close the session); a frame that has the suspended
+    code before one that reaches it somewhere (a server, over its set of connections);
+    another holder's frame before one
     of the holder itself; a running frame before a suspended one.
     """
     if path.in_use:
         return (
             0,
             not path.is_user,
+            _steps_to_suspended(path.steps[1:]) > _NEAR,
             any("of suspended " in step for step in path.steps[1:]),
             path.same_holder is not False,
             path.kind != "running frame",
@@ -184,18 +195,25 @@ def _steps_between(steps: Sequence[str]) -> list[str]:
     return [step for step in steps[1:] if step != "its connection"]
 
 
-def is_near(path: Sequence[str], place: Place) -> bool:
+def is_near(path: Sequence[str], place: Place, chain: Sequence[Any]) -> bool:
     """Whether a chain is so short that the connection belongs to the root.
 
     A longer chain only shows that the root can reach the connection somewhere in the
     application. ``path`` is the chain in words. At a script's top level only plain
     variables count, because its containers are the globals of a module.
+
+    Suspended code is in use however far away it is, except if the chain leads over what
+    a server or a web framework has of all requests: its connections, the state of the
+    application. There, a request's own frames are near, and a call that is registered
+    (a closure, a method) will go on with the code.
     """
     steps = _steps_between(path)
-    via_suspended = [at for at, word in enumerate(steps) if "of suspended " in word]
-    after_suspended = steps[via_suspended[-1] + 1 :] if via_suspended else steps
-    if place.far and not (via_suspended or place.via_suspended):
+    suspended = [at for at, word in enumerate(steps) if "of suspended " in word]
+    if place.far and not (suspended or place.via_suspended):
         return False
+    if _is_stored_by_server(suspended, place, chain):
+        return False
+    after_suspended = steps[suspended[-1] + 1 :] if suspended else steps
     module = place.code is not None and place.code.co_name == "<module>"
     return len(after_suspended) <= (0 if module else _NEAR)
 
@@ -214,6 +232,43 @@ def is_own(path: Sequence[str], chain: Sequence[Any]) -> bool:
     return suspended <= _OWN
 
 
+def _steps_to_suspended(steps: Sequence[str]) -> int:
+    """The steps from a root to the first suspended code; 0 if there is none."""
+    return next((at for at, word in enumerate(steps) if "of suspended " in word), 0)
+
+
+def _is_stored_by_server(
+    suspended: Sequence[int], place: Place, chain: Sequence[Any]
+) -> bool:
+    """Whether suspended code of a chain is stored in a server or web framework.
+
+    It is not if a call has it, which will go on with it. ``suspended`` are the steps of
+    suspended code, in words.
+    """
+    far, via_server = place.far, place.via_server
+    step, begin = -1, 0
+    nodes = [at for at, node in enumerate(chain) if is_suspendable(node)]
+    for next_step, at in zip(suspended, nodes, strict=False):
+        far |= next_step - step - 1 > _NEAR
+        via_server |= any(map(is_of_server, chain[begin:at]))
+        if far and via_server and not _has_call(chain, at):
+            return True
+        far, via_server, step, begin = False, False, next_step, at + 1
+    return False
+
+
+def _has_call(chain: Sequence[Any], suspended: int) -> bool:
+    """Whether a call has the suspended code at that index, or its context manager."""
+    first = suspended
+    for at in range(suspended - 1, -1, -1):
+        if module_of(type(chain[at])) == "contextlib":
+            first = at  # a context manager, or the exit stack that has it
+        elif not isinstance_of(chain[at], _PLUMBING):
+            break
+    holders = chain[max(0, first - 2) : first]  # a partial() has a tuple of arguments
+    return any(isinstance_of(each, _CALLS) for each in holders)
+
+
 def isinstance_of(node: Any, kinds: tuple[type, ...]) -> bool:
     """Like ``isinstance``, without running code of the object, which may be a proxy."""
     return issubclass(type(node), kinds)
@@ -225,7 +280,12 @@ def _family(node: Any) -> str | None:
         return "sqlalchemy"
     if is_thread_local(kind):
         return "thread-local"
-    return "contextlib" if module_of(kind) == "contextlib" else None
+    if _is_queue(kind) or _is_future(kind):
+        return None
+    package = module_of(kind).partition(".")[0].lstrip("_")
+    if package in ("asyncio", "uvloop"):  # a transport, say, and its protocol
+        return "asyncio"
+    return "contextlib" if package == "contextlib" else None
 
 
 def _first_step(place: Place, chain: Sequence[Any]) -> str:
@@ -286,9 +346,11 @@ def _container_step(node: Any, _: Any) -> str:
     return f"an item of a {class_name(type(node))}"
 
 
-def _function_step(node: Any, following: Any) -> str:
+def _function_step(node: Any, following: Any) -> str | None:
     if not isinstance_of(following, (CellType,)):
         return f"a default or attribute of function {node.__qualname__}"
+    if _is_of_asyncio(node):
+        return None
     cells = zip(node.__code__.co_freevars, node.__closure__ or (), strict=False)
     name = _name_of(cells, following)
     return f"closure variable '{name}' of {node.__qualname__}"
@@ -362,8 +424,21 @@ def _instance_step(node: Any, following: Any) -> str | None:
     if name:
         return f"attribute '{name}'"
     if _is_future(kind):
-        return f"the result of a {class_name(kind).lower()}"
+        return _future_step(node, following)
     return f"inside a {class_name(kind)}"
+
+
+def _future_step(node: Any, following: Any) -> str | None:
+    kind = class_name(type(node)).lower()
+    if not any(each is following for each in callbacks_of(node)):
+        return f"the result of a {kind}"
+    return None if _is_of_asyncio(following) else f"a callback of a {kind}"
+
+
+def _is_of_asyncio(function: Any) -> bool:
+    """Whether it is a function of asyncio itself, which joins two futures, say."""
+    code = function.__code__ if type(function) is FunctionType else None
+    return code is not None and library_of(code.co_filename) == "asyncio"
 
 
 def _slots(node: Any) -> Iterable[tuple[str, Any]]:

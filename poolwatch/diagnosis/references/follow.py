@@ -47,6 +47,7 @@ from weakref import ref
 from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.code_owner import file_of, is_application_module
+from poolwatch.stacks.packages import WEB
 
 Follow = Callable[[Any], Sequence[Any]]
 
@@ -80,6 +81,11 @@ def is_suspendable(node: Any) -> bool:
     return issubclass(type(node), SUSPENDABLE)  # isinstance could run its code
 
 
+def is_of_server(node: Any) -> bool:
+    """Whether it is an object of a server or web framework, not of the application."""
+    return module_of(type(node)).partition(".")[0] in WEB
+
+
 class Guide:
     """How to follow the references of an object, by its type. Made for one search.
 
@@ -97,6 +103,8 @@ class Guide:
         """Counts the entries of a container of that type."""
         self.loops: set[ref[Any]] = set()
         """Event loops found on the way."""
+        self.loops_of_frames: frozenset[ref[Any]] = frozenset()
+        """Those found from the running frames, which may run them again."""
         self._kinds: list[type] = []
         """Keeps the types alive, and their ids with them."""
         self._by_base: dict[int, Follow | None] = {}
@@ -111,7 +119,11 @@ class Guide:
         """The module, if the application has imported it."""
         if self.asyncio is not None:
             self._set_rule(self._note_loop, self.asyncio.AbstractEventLoop)
+            self._set_rule(_future_referents, self.asyncio.Future)
             self._set_rule(_task_referents, self.asyncio.Task)
+        futures = sys.modules.get("concurrent.futures._base")
+        if futures is not None:
+            self._set_rule(_future_referents, futures.Future)
         library = sys.modules.get("greenlet")
         self.greenlet: type | None = getattr(library, "greenlet", None)
         if self.greenlet is not None:
@@ -321,6 +333,34 @@ def class_members(kind: type) -> dict[str, Any]:
 
 def _task_referents(task: Any) -> Sequence[Any]:
     return gc.get_referents(task) if task.done() else ()
+
+
+def _future_referents(future: Any) -> Sequence[Any]:
+    """What a future calls at its end, its result and its exception."""
+    parts = list((attributes_of(future) or {}).values()) or gc.get_referents(future)
+    others = [each for each in parts if not _are_callbacks(each)]
+    return [*callbacks_of(future), *others]
+
+
+def callbacks_of(future: Any) -> list[Any]:
+    """What a future or task calls at its end, without the contexts of these calls."""
+    known: Any = None
+    for base in bases_of(type(future)):
+        member: Any = class_dict(base).get("_callbacks")
+        if type(member) is GetSetDescriptorType:  # of asyncio, in C
+            known = member.__get__(future)
+    attributes = attributes_of(future) or {}
+    known = known or attributes.get("_callbacks") or attributes.get("_done_callbacks")
+    pairs = known if type(known) is list else []
+    return [each[0] if type(each) is tuple else each for each in pairs]
+
+
+def _are_callbacks(part: Any) -> bool:
+    """Whether it is a list of callbacks, or the context of one."""
+    if type(part) is list and part:
+        first = part[0]
+        return type(first) is tuple and bool(first) and type(first[-1]) is Context
+    return type(part) is Context
 
 
 def _context_referents(context: Any) -> Sequence[Any]:

@@ -46,7 +46,7 @@ def used_by_running_code(
         if at in several and type(chain[0]) not in _CONTAINERS:
             continue
         words = in_words(place, chain)
-        if is_near(words, place) and is_own(words, chain):
+        if is_near(words, place, chain) and is_own(words, chain):
             found.append(at)
     guide.forget()
     return found

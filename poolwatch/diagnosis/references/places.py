@@ -56,9 +56,11 @@ class Place:
         "lasti",
         "names",
         "owner",
+        "resumes",
         "title",
         "unreadable",
         "values",
+        "via_server",
         "via_suspended",
     )
 
@@ -82,8 +84,12 @@ class Place:
         self.title = title
         self.far = False
         """Whether ``values`` are many references away from the root."""
+        self.via_server = False
+        """Whether a server's object is between root and ``values``."""
         self.via_suspended = False
         """Whether a suspended generator or coroutine is between root and ``values``."""
+        self.resumes = True
+        """Whether the code of this place is running, or will be resumed."""
         self.unreadable = False
         """Whether the values could not be read."""
         self.first_words: dict[int, str] = {}
@@ -91,11 +97,13 @@ class Place:
         self.code: CodeType | None = frame.f_code if frame is not None else None
         self.lasti = frame.f_lasti if frame is not None else 0
 
-    def far_copy(self, *, via_suspended: bool) -> Place:
+    def far_copy(self, *, via_suspended: bool, via_server: bool) -> Place:
         """The same place for objects that are far from the root."""
         other = Place(self.kind, self.owner, [], tuple, is_user=self.is_user)
         other.title, other.code, other.lasti = self.title, self.code, self.lasti
         other.far, other.via_suspended = True, via_suspended or self.via_suspended
+        other.via_server = via_server or self.via_server
+        other.resumes = self.resumes
         return other
 
 
@@ -111,11 +119,14 @@ class Root:
     read: Callable[[], list[Place]]
     """The places as they are now, the innermost first."""
     count: int = 1
+    resumes: bool = True
+    """False for an event loop that nobody runs, and for its tasks."""
 
     @property
     def proves_use(self) -> bool:
         """Whether a path from this root can show that a connection is in use."""
-        return self.what in ("threads", "greenlets", "tasks", "event loops")
+        kinds = ("threads", "greenlets", "tasks", "event loops")
+        return self.resumes and self.what in kinds
 
 
 def runs_user_code(frame: FrameType) -> bool:

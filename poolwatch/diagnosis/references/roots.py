@@ -1,6 +1,7 @@
-"""The roots of a search: running frames, modules, event loops, stored exceptions.
+"""The roots of a search: running frames, modules, stored exceptions.
 
-Tasks are in :mod:`poolwatch.diagnosis.references.tasks`.
+Tasks are in :mod:`poolwatch.diagnosis.references.tasks`, event loops in
+:mod:`poolwatch.diagnosis.references.loops`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.liveness import may_read
+from poolwatch.diagnosis.references.loops import is_stopped
 from poolwatch.diagnosis.references.places import (
     NO_OWNER,
     Place,
@@ -160,11 +163,20 @@ def _loops_among(guide: Guide, places: list[Place]) -> Iterator[Any]:
         return
     kind, runner = guide.asyncio.AbstractEventLoop, guide.asyncio.Runner
     for place in places:
+        place.values = [each for each in place.values if not _is_spent(place, each)]
         for value in place.values:
             loop = getattr(value, "_loop", None) if type(value) is runner else value
             if issubclass(type(loop), kind):
                 guide.loops.add(ref(loop))
                 yield loop
+
+
+def _is_spent(place: Place, value: Any) -> bool:
+    """Whether it is a stopped loop, in a variable that its function reads no more."""
+    if place.code is None or not is_stopped(value):
+        return False
+    names = [name for name, each in place.names() if each is value]
+    return not any(may_read(place.code, place.lasti, name) for name in names)
 
 
 def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:
@@ -215,20 +227,5 @@ def _module_reader(name: str, weak_ref: ref[ModuleType]) -> Callable[[], list[Pl
         place = Place("global", NO_OWNER, values, pairs(names, values), is_user=True)
         place.title = f"module {name}"
         return [place]
-
-    return read
-
-
-def loop_roots(guide: Guide) -> list[Root]:
-    """The calls that are scheduled on event loops."""
-    return [Root("event loops", "", _loop_reader(weak_ref)) for weak_ref in guide.loops]
-
-
-def _loop_reader(weak_ref: ref[Any]) -> Callable[[], list[Place]]:
-    def read() -> list[Place]:
-        loop = weak_ref()
-        title = "a call scheduled on the event loop"
-        held = gc.get_referents(loop) if loop is not None else []
-        return [unnamed_place("scheduled call", NO_OWNER, title, held)]
 
     return read

@@ -42,12 +42,12 @@ from typing import Any
 from poolwatch.diagnosis.references.describe import describe, rank
 from poolwatch.diagnosis.references.follow import Guide, class_name, is_suspendable
 from poolwatch.diagnosis.references.gaps import Gaps
+from poolwatch.diagnosis.references.loops import loop_roots
 from poolwatch.diagnosis.references.path import ReferencePath
 from poolwatch.diagnosis.references.places import Place, Root, RootOwner
 from poolwatch.diagnosis.references.roots import (
     exception_roots,
     greenlet_roots,
-    loop_roots,
     module_roots,
     thread_roots,
 )
@@ -168,6 +168,7 @@ class _Search:
         first = [key for key, _ in holders]
         self._visit(thread_roots(guide, first))
         self._visit(greenlet_roots(guide, first))
+        guide.loops_of_frames = frozenset(guide.loops)
         self._visit(holding_task_roots(guide, tasks))
         self._visit(task_roots(guide, tasks))
         if not self._undecided:

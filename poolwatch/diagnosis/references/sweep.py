@@ -20,6 +20,7 @@ from poolwatch.diagnosis.references.follow import (
     ChunkReader,
     Guide,
     attributes_of,
+    is_of_server,
     is_suspendable,
 )
 
@@ -287,9 +288,18 @@ class Sweep:
         return found
 
     def passes_suspended(self) -> bool:
-        """Whether a generator or coroutine is on the way to the current position."""
+        """Whether a generator or coroutine is on the way to the current position.
+
+        Perhaps it is only beside the way.
+        """
         batches = [level.batch for level in self._levels]
         return any(map(is_suspendable, itertools.chain.from_iterable(batches)))
+
+    def passes_server(self) -> bool:
+        """Whether a server's object is surely on the way to the current position."""
+        levels = [each for each in self._levels if each.chained or len(each.batch) == 1]
+        batches = [level.batch for level in levels]
+        return any(map(is_of_server, itertools.chain.from_iterable(batches)))
 
     # -- chains -----------------------------------------------------------------------
 

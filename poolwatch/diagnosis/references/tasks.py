@@ -12,10 +12,12 @@ from weakref import ref
 from poolwatch.diagnosis.references.follow import (
     Guide,
     awaits,
+    callbacks_of,
     frame_of,
     local_variables,
     stored_in,
 )
+from poolwatch.diagnosis.references.loops import loop_of, resumes
 from poolwatch.diagnosis.references.places import (
     MAX_FRAMES,
     Place,
@@ -37,31 +39,37 @@ def holding_task_roots(
     guide: Guide, holders: Iterable[Callable[[], Any]]
 ) -> list[Root]:
     """The tasks with the suspicious holds, one root each."""
-    found: dict[ref[Any], None] = {}
+    found: dict[ref[Any], bool] = {}
     for weak_ref in holders:
         task = weak_ref()
         if task is not None:
-            found[ref(task)] = None
-            guide.loops.add(ref(task.get_loop()))
-    return [_root(guide, (weak_ref,)) for weak_ref in found]
+            loop = loop_of(task)
+            found[ref(task)] = resumes(guide, loop)
+            if loop is not None:
+                guide.loops.add(ref(loop))
+    return [_root(guide, (weak_ref,), alive) for weak_ref, alive in found.items()]
 
 
 def task_roots(
     guide: Guide, holders: Iterable[Callable[[], Any]], *, alone: bool = False
 ) -> list[Root]:
     """All other tasks of the event loops found so far, in groups or each ``alone``."""
-    others: list[ref[Any]] = []
-    roots = []
+    size = 1 if alone else _TOGETHER
+    roots: list[Root] = []
+    holder_ids = {id(weak_ref()) for weak_ref in holders}
     for loop in list(guide.loops):
         try:
-            others += _tasks_of(guide, loop())
+            others = _tasks_of(guide, loop())
         except RuntimeError:  # the set of tasks kept changing
             roots.append(Root("tasks", "those of an event loop", _unreadable))
-    holder_ids = {id(weak_ref()) for weak_ref in holders}
-    others = [weak_ref for weak_ref in others if id(weak_ref()) not in holder_ids]
-    size = 1 if alone else _TOGETHER
-    groups = [tuple(others[at : at + size]) for at in range(0, len(others), size)]
-    return roots + [_root(guide, group) for group in groups]
+            continue
+        others = [weak_ref for weak_ref in others if id(weak_ref()) not in holder_ids]
+        alive = resumes(guide, loop())
+        roots += [
+            _root(guide, tuple(others[at : at + size]), alive)
+            for at in range(0, len(others), size)
+        ]
+    return roots
 
 
 def _tasks_of(guide: Guide, loop: Any) -> list[ref[Any]]:
@@ -72,12 +80,13 @@ def _tasks_of(guide: Guide, loop: Any) -> list[ref[Any]]:
     )
 
 
-def _root(guide: Guide, group: tuple[ref[Any], ...]) -> Root:
+def _root(guide: Guide, group: tuple[ref[Any], ...], alive: bool) -> Root:
     task = group[0]()
     title = task.get_name() if task is not None else ""
     if len(group) > 1:
         title += f" and {len(group) - 1} more"
-    return Root("tasks", title, _task_reader(guide, group), len(group))
+    reader = _task_reader(guide, group, alive)
+    return Root("tasks", title, reader, len(group), resumes=alive)
 
 
 def _unreadable() -> list[Place]:
@@ -85,12 +94,14 @@ def _unreadable() -> list[Place]:
 
 
 def _task_reader(
-    guide: Guide, group: tuple[ref[Any], ...]
+    guide: Guide, group: tuple[ref[Any], ...], alive: bool
 ) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
         for weak_ref in group:
             places += _places_of(guide, weak_ref)
+        for place in places:
+            place.resumes = alive
         return places
 
     return read
@@ -102,6 +113,8 @@ def _places_of(guide: Guide, weak_ref: ref[Any]) -> list[Place]:
         return []
     owner = RootOwner(task.get_name(), None, weak_ref)
     places = list(_await_chain(guide, task.get_coro(), owner))[::-1]
+    title = f"a callback of task {owner.name}"
+    places.append(unnamed_place("scheduled call", owner, title, callbacks_of(task)))
     for context in gc.get_referents(task):
         if type(context) is Context:
             title = f"task {owner.name}"

@@ -41,7 +41,10 @@ class Trail:
 
     def continue_from_frontier(self, sweep: Sweep, places: list[Place]) -> bool:
         """Add a root where a step has stopped; False if that is too near the first."""
-        place = places[sweep.group].far_copy(via_suspended=sweep.passes_suspended())
+        place = places[sweep.group].far_copy(
+            via_suspended=sweep.passes_suspended(),
+            via_server=sweep.passes_server(),
+        )
         frontier = sweep.frontier(NEAR if places[0].far else 0)
         if not frontier or len(self.roots) >= _MAX_ROOTS:
             return False
@@ -52,6 +55,6 @@ class Trail:
 
 def _far_places(place: Place, weak_refs: Iterable[ref[Any]]) -> list[Place]:
     objects = [each() for each in weak_refs]
-    place = place.far_copy(via_suspended=False)
+    place = place.far_copy(via_suspended=False, via_server=False)
     place.values = [each for each in objects if each is not None]
     return [place]

@@ -15,10 +15,10 @@ from typing import Any
 
 from poolwatch.diagnosis.references.describe import describe, is_own
 from poolwatch.diagnosis.references.follow import Guide, is_thread_local
+from poolwatch.diagnosis.references.loops import loop_roots
 from poolwatch.diagnosis.references.places import Place, Root
 from poolwatch.diagnosis.references.roots import (
     greenlet_roots,
-    loop_roots,
     module_roots,
     thread_roots,
 )
