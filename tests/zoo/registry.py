@@ -41,6 +41,7 @@ MODULES = (
     "in_use",
     "server",
     "contention",
+    "circumstances",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
@@ -79,6 +80,8 @@ class Case:
     """An innocent proves nothing unless so many holds were seen at once."""
     says: str | None
     """What the evidence of some hold must contain."""
+    remedy: str | None
+    """What the remedy of the main finding must contain."""
 
     @property
     def innocent(self) -> bool:
@@ -110,14 +113,17 @@ def fault(
     bystanders: str = "",
     world: str = SQLITE,
     long_after: float = 0.3,
+    remedy: str | None = None,
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Something is wrong: ``kinds`` at the marks ``at`` (else the function's name).
 
     ``also`` and ``bystanders``: further kinds and marks that may be named; words
-    separated by blanks, like ``at``.
+    separated by blanks, like ``at``. ``remedy``: words of the remedy.
     """
-    return _registering(kinds, at, also, bystanders, world, long_after, 0, None, pool)
+    return _registering(
+        kinds, at, also, bystanders, world, long_after, 0, None, remedy, pool
+    )
 
 
 def innocent(
@@ -129,7 +135,7 @@ def innocent(
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Nothing is wrong, whatever it looks like."""
-    return _registering((), "", "", "", world, long_after, seen, says, pool)
+    return _registering((), "", "", "", world, long_after, seen, says, None, pool)
 
 
 def _registering(
@@ -141,6 +147,7 @@ def _registering(
     long_after: float,
     seen: int,
     says: str | None,
+    remedy: str | None,
     pool: dict[str, Any],
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     def register(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -161,6 +168,7 @@ def _registering(
             bystanders=tuple(bystanders.split()),
             seen=seen,
             says=says,
+            remedy=remedy,
         )
         return run
 
