@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from poolwatch.agent.circumstances import of_collected, of_hold, sees_statements
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
     HoldEvidence,
@@ -15,7 +16,8 @@ from poolwatch.diagnosis.evidence import (
 )
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.model import Frame, Hold, SiteStats, Wait
+from poolwatch.ledger.pool import PoolLedger
+from poolwatch.model import Frame, Hold, NestedRequests, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
@@ -44,7 +46,7 @@ def pool_records(
     requests.mark_nested()
     caller_of = _callers(reading, requests)
     judged = [
-        _judged(reading, pool.id, hold, evidence, caller_of.get(hold.number))
+        _judged(reading, pool, hold, evidence, caller_of.get(hold.number))
         for hold, evidence in requests.holds.items()
     ]
     for checkout, each in zip(requests.holds, judged, strict=True):
@@ -58,19 +60,28 @@ def pool_records(
         )
         for each in requests.waits
     ]
+    collected = pool.collected_at()
     stats = pool.stats(len(judged), len(waits))
     sites, by_caller = pool.sites(reading.now, list(requests.holds))
     pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
         waits=waits,
-        collected=pool.collected_at(),
+        collected=collected,
+        collected_in={each.site: of_collected(pool, each) for each in collected},
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
-        nested=() if pool.shared else pool.nestings.records(reading.now),
+        nested=() if pool.shared else _nested(pool, reading.now),
         shared=pool.shared,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
+
+
+def _nested(pool: PoolLedger, now: float) -> list[NestedRequests]:
+    found = pool.nestings.records(now)
+    if pool.records_statements:
+        return found
+    return [each._replace(outer_unused=False) for each in found]
 
 
 def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:
@@ -93,14 +104,17 @@ def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]
 
 def _judged(
     reading: LedgerReading,
-    pool: str,
+    pool: PoolLedger,
     checkout: Checkout,
     evidence: HoldEvidence,
     caller: Frame | None,
 ) -> JudgedHold:
     facts, usage = checkout.facts, checkout.usage
     evidence.inherited = facts is not None and facts.process != os.getpid()
+    evidence.no_statement = usage is None and sees_statements(pool, checkout)
     judgement = judge(evidence)
+    if judgement.kind is not None:
+        evidence.circumstances = of_hold(pool, checkout, evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
     if judgement.verdict != "ok" and usage and usage.stack and evidence.unused_s:
@@ -109,7 +123,7 @@ def _judged(
     submitter = reading.submitter(checkout)
     hold = Hold(
         id=f"h{checkout.number}",
-        pool=pool,
+        pool=pool.id,
         backend_pid=facts.backend_pid if facts else None,
         held_s=evidence.held_s,
         waited_s=checkout.checked_out_at - checkout.requested_at,

@@ -5,10 +5,11 @@ The agent and the viewer collect it. Verdicts and findings are pure functions of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.model import (
     ClosedConnection,
     Collected,
@@ -110,6 +111,10 @@ class HoldEvidence:
     """The ledger has noted this hold as the outer or inner one of nested requests."""
     search: Search | None = None
     """None if there was no search."""
+    circumstances: tuple[Circumstance, ...] = ()
+    """What tells which remedy fits; only set for a hold that a finding is about."""
+    no_statement: bool = False
+    """No statement was sent over the connection, where statements are recorded."""
 
 
 class JudgedHold(NamedTuple):
@@ -136,6 +141,8 @@ class PoolEvidence:
     holds: Sequence[JudgedHold] = ()
     waits: Sequence[OpenWait] = ()
     collected: Sequence[Collected] = ()
+    collected_in: Mapping[Frame, tuple[Circumstance, ...]] = field(default_factory=dict)
+    """The circumstances of each call site in ``collected``."""
     outside: Sequence[MostlyOutsideSql] = ()
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()

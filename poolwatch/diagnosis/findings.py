@@ -23,7 +23,7 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
     waits = [each.wait for each in evidence.waits]
     found = [
         *holds.hold_findings(evidence.holds),
-        *holds.collected(stats, evidence.collected),
+        *holds.collected(stats, evidence.collected, evidence.collected_in),
         *pools.exhausted(stats, held, waits),
         *pools.unpooled(stats),
         *holds.mostly_outside(stats, evidence.outside),

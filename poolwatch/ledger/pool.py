@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedCheckouts
     from poolwatch.ledger.pool_origins import UseLevel
     from poolwatch.model import Collected, MostlyOutsideSql, PoolStats, SiteStats
-    from poolwatch.stacks.capture import CapturedStack
+    from poolwatch.stacks.capture import CapturedStack, Pairs
 
 MAX_SITES = 128
 """Maximum number of call sites per pool; further ones are counted together."""
@@ -57,6 +57,10 @@ class PoolLedger:
     server_connect: Callable[[], Any] | None = None
     """Opens a connection to this pool's PostgreSQL server, outside the pool; None for
     other databases."""
+    records_statements = False
+    """Whether the statements on its connections are recorded."""
+    loaded_attribute: Callable[[Pairs], str | None] | None = None
+    """Names the attribute of a mapped class whose load made a checkout, if any."""
 
     def __init__(
         self,

@@ -102,6 +102,7 @@ def mail_behind_a_dependency(zoo: Any) -> None:
 
     fastapi/fastapi #11143
     """
+
     async def get_db() -> AsyncIterator[AsyncSession]:
         async with AsyncSession(zoo.engine) as db:
             yield db
@@ -286,7 +287,7 @@ def charge_in_one_line(pool: Any) -> None:
 
 
 @fault(
-    "leaked.collected", at="getconn_in_a_with", world=POSTGRES, remedy="only commits"
+    "leaked.collected", at="getconn_in_a_with", world=POSTGRES, remedy="does not return"
 )
 def with_getconn(zoo: Any) -> None:
     """``with pool.getconn()``: the block commits, and the connection is lost.
@@ -321,7 +322,7 @@ class Ledger:
             self.connection.execute(PING)
 
 
-@fault("leaked.abandoned", at="begin_only_commits", remedy="only commits")
+@fault("leaked.abandoned", at="begin_only_commits", remedy="does not return")
 def with_begin_only_commits(zoo: Any) -> None:
     """``with connection.begin()`` ends the transaction, not the hold.
 
@@ -526,7 +527,7 @@ def insert_order(engine: Engine) -> None:
     "nested",
     at="outer_for_nothing inner_for_nothing",
     long_after=30,
-    remedy="has run no statement",
+    remedy="No statement was seen",
 )
 def transaction_around_repositories(zoo: Any) -> None:
     """engine.begin() around repository calls that open their own connections.

@@ -25,6 +25,7 @@ from types import (
 )
 from typing import Any
 
+from poolwatch.diagnosis.references.circumstances import circumstances_of
 from poolwatch.diagnosis.references.follow import (
     SUSPENDABLE,
     attributes_of,
@@ -76,6 +77,7 @@ def describe(
         in_hand=direct and (frame is not None or place.kind == "scheduled call"),
         direct=not _steps_between(steps),
         near=is_near(steps, place),
+        circumstances=tuple(circumstances_of(place, chain)),
     )
 
 

@@ -1,0 +1,59 @@
+"""Names the mapped attribute whose load has checked out a connection.
+
+The stack of the checkout shows that an attribute was loaded, and the instruction of the
+calling frame which one. Its class is named if only one mapped class has it.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from types import CodeType
+from typing import Any
+
+from poolwatch.diagnosis.references.follow import class_dict, class_name
+from poolwatch.stacks.capture import Pairs
+
+_DESCRIPTORS = "sqlalchemy/orm/attributes.py"
+_MAX_CODE = 100_000
+"""Functions with more bytes of code are not read."""
+
+
+def loaded_attribute(stack: Pairs) -> str | None:
+    """``Order.customer`` or ``customer``; None if no attribute was loaded."""
+    for (code, _), (caller, lasti) in pairwise(stack):
+        file = code.co_filename.replace("\\", "/")
+        if code.co_name == "__get__" and file.endswith(_DESCRIPTORS):
+            name = _attribute_at(caller, lasti)
+            return None if name is None else _with_class(name)
+    return None
+
+
+def _attribute_at(code: CodeType, lasti: int) -> str | None:
+    """The attribute that the instruction reads."""
+    if len(code.co_code) > _MAX_CODE:
+        return None
+    for instruction in dis.get_instructions(code):
+        if instruction.offset == lasti:
+            reads = instruction.opname in ("LOAD_ATTR", "LOAD_METHOD")
+            return str(instruction.argval) if reads else None
+    return None
+
+
+def _with_class(name: str) -> str:
+    owners = {kind for kind in _mapped_classes() if _maps(kind, name)}
+    return f"{class_name(owners.pop())}.{name}" if len(owners) == 1 else name
+
+
+def _maps(kind: type, name: str) -> bool:
+    attribute = class_dict(kind).get(name)
+    return class_name(type(attribute)) == "InstrumentedAttribute"
+
+
+def _mapped_classes() -> Iterator[type]:
+    mapper: Any = sys.modules.get("sqlalchemy.orm.mapper")
+    for registry in list(getattr(mapper, "_mapper_registries", ())):
+        for manager in list(registry._managers):
+            yield manager.class_

@@ -1,0 +1,320 @@
+"""What the source around a call site says about the return of its connection.
+
+Whether the statement is in a ``with`` block, whether that block returns the connection
+or only ends the transaction, whether a ``finally`` clause closes it, and whether its
+session had been closed before. Only the function of the call site is read and parsed.
+What the source does not show for certain is left out: an unknown place has no facts.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from poolwatch.model import Frame
+
+_MAX_LINES = 1000
+"""Functions with more lines are not read."""
+_SCOPES = (ast.With, ast.AsyncWith)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
+_RETURNS = frozenset(
+    {"close", "aclose", "release", "putconn", "remove", "__exit__", "__aexit__"}
+)
+"""Methods that return a connection, or its session's."""
+_TRANSACTIONS = frozenset({"begin", "begin_nested", "transaction", "cursor"})
+"""Methods of a connection whose context manager ends less than the hold."""
+_CHECKOUTS = frozenset({"connect", "raw_connection", "acquire", "getconn", "begin"})
+"""Methods that check out a connection; those of a session do so later."""
+
+
+class SiteSource(NamedTuple):
+    """Lines of the source, as far as they are certain; None if there is none."""
+
+    block: int | None = None
+    """The ``with`` statement whose end returns the connection."""
+    inner_block: int | None = None
+    """A ``with`` on the connection itself, or on its transaction. Whether the former
+    returns the connection depends on the library."""
+    on_connection: bool = False
+    """Whether ``inner_block`` is on the connection itself."""
+    cleanup: int | None = None
+    """The call in a ``finally`` clause that returns the connection."""
+    cleanup_by: str = ""
+    """The method that ``cleanup`` calls."""
+    closed_before: int | None = None
+    """Where the session of the call site had been closed before."""
+
+
+_NOTHING = SiteSource()
+
+
+@lru_cache(maxsize=256)
+def read_site(site: Frame) -> SiteSource:
+    """Read the source around a call site, once."""
+    try:
+        function, line = _parse(site)
+        if function is None:
+            return _NOTHING
+        path = list(_path(function.body, line))
+        return _Reader(function, path, line, site.line - line).read()
+    except (OSError, SyntaxError, ValueError, RecursionError, IndexError):
+        return _NOTHING
+
+
+def _parse(site: Frame) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef | None, int]:
+    """The function of a call site, and the number of its line there."""
+    lines = linecache.getlines(site.file)
+    name = re.escape(site.function) if site.function.isidentifier() else r"\w+"
+    head = re.compile(rf"(\s*)(?:async\s+)?def\s+{name}\b")
+    for at in range(min(site.line, len(lines)) - 1, -1, -1):
+        found = head.match(lines[at])
+        if found is None or site.line - at > _MAX_LINES:
+            continue
+        block = inspect.getblock(lines[at : at + _MAX_LINES])
+        if at + len(block) < site.line:
+            continue  # a function that ends before the call site
+        [node] = ast.parse(textwrap.dedent("".join(block))).body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return node, site.line - at
+        break
+    return None, 0
+
+
+def _path(
+    block: Sequence[ast.AST], line: int
+) -> Iterator[tuple[Sequence[ast.AST], int]]:
+    """The blocks that contain a line, outermost first, and the index in each."""
+    for at, node in enumerate(block):
+        first, last = _lines(node)
+        if first <= line <= last:
+            yield block, at
+            for name in _BLOCKS:
+                yield from _path(getattr(node, name, ()), line)
+            return
+
+
+def _lines(node: ast.AST) -> tuple[int, int]:
+    first: int = getattr(node, "lineno", 0)
+    return first, getattr(node, "end_lineno", None) or first
+
+
+class _Reader:
+    def __init__(
+        self,
+        function: ast.FunctionDef | ast.AsyncFunctionDef,
+        path: Sequence[tuple[Sequence[ast.AST], int]],
+        line: int,
+        offset: int,
+    ) -> None:
+        self._function = function
+        self._path = path
+        self._line = line
+        self._offset = offset
+        self._statement = path[-1][0][path[-1][1]]
+        self._targets = set(_targets(self._statement))
+        self._names = self._targets | set(_receivers(self._statement, line))
+        """What stands for the connection or its session, as source text."""
+
+    def read(self) -> SiteSource:
+        block = self._block()
+        inner, on_connection = (None, False) if block else self._inner_block()
+        call = self._cleanup()
+        cleanup = None if call is None else _lines(call)[0]
+        lines = [
+            None if line is None else line + self._offset
+            for line in (block, inner, cleanup, self._closed_before())
+        ]
+        return SiteSource(
+            lines[0], lines[1], on_connection, lines[2], _method(call), lines[3]
+        )
+
+    def _block(self) -> int | None:
+        """The ``with`` that has the call site in its head, or its name in its body."""
+        for block, at in reversed(self._path):
+            node = block[at]
+            for item in node.items if isinstance(node, _SCOPES) else ():
+                name = _text(item.optional_vars)
+                first, last = _lines(item.context_expr)
+                in_head = first <= self._line <= last
+                if in_head and "getconn" in _methods(item.context_expr):
+                    return None
+                if in_head or name in self._names or _text(item) in self._names:
+                    return _lines(node)[0]
+        return next((_lines(node)[0] for node in self._closings()), None)
+
+    def _closings(self) -> Iterator[ast.AST]:
+        """``with closing(connection)`` anywhere in the function, and the like."""
+        for node, item in self._withs():
+            call = item.context_expr
+            if isinstance(call, ast.Call) and _name(call).endswith("closing"):
+                if any(_text(each) in self._names for each in call.args):
+                    yield node
+
+    def _inner_block(self) -> tuple[int | None, bool]:
+        """The ``with`` on the connection of the call site, or on its transaction."""
+        for node, item in self._withs():
+            call = item.context_expr
+            first, last = _lines(call)
+            if first <= self._line <= last and _method(call) == "getconn":
+                return _lines(node)[0], True
+            if not self._checks_out():
+                continue
+            if _text(call) in self._targets:
+                return _lines(node)[0], True
+            if _method(call) in _TRANSACTIONS and _receiver(call) in self._targets:
+                return _lines(node)[0], False
+        return None, False
+
+    def _checks_out(self) -> bool:
+        """Whether the call site's own statement makes the connection, not a session."""
+        return bool(_methods(self._statement) & _CHECKOUTS)
+
+    def _cleanup(self) -> ast.Call | None:
+        """What returns the connection in the ``finally`` clause of a ``try`` around or
+        right after the call site.
+        """
+        if self._is_assigned_again():
+            return None
+        block, at = self._path[-1]
+        around = [outer[index] for outer, index in self._path]
+        for node in (*reversed(around), *block[at + 1 : at + 2]):
+            if isinstance(node, ast.Try):
+                for each in node.finalbody:
+                    found = self._return_in(each)
+                    if found is not None and _lines(each)[0] > self._line:
+                        return found
+        return None
+
+    def _is_assigned_again(self) -> bool:
+        """Whether a name may stand for another connection at the end."""
+        assigned = [t for each in _own(self._function) for t in _targets(each)]
+        return any(assigned.count(name) > 1 for name in self._names)
+
+    def _closed_before(self) -> int | None:
+        """The last statement before the call site that has closed its session.
+
+        Only statements that have certainly run count. The name must be the same, and
+        must not have been assigned again.
+        """
+        if self._targets and self._checks_out():
+            return None
+        names = set(_receivers(self._statement, self._line))
+        for block, at in reversed(self._path):
+            for node in reversed(block[:at]):
+                closed = self._closes(node, names)
+                if closed is not None:
+                    return closed
+                if names & {t for each in _own(node) for t in _targets(each)}:
+                    return None
+        return None
+
+    def _closes(self, node: ast.AST, names: set[str]) -> int | None:
+        if isinstance(node, _SCOPES):
+            for item in node.items:
+                if {_text(item.optional_vars), _text(item)} & names:
+                    return _lines(node)[0]
+        elif isinstance(node, ast.Try):
+            for each in node.finalbody:
+                found = self._closes(each, names)
+                if found is not None:
+                    return found
+        elif isinstance(node, ast.Expr):
+            call = node.value.value if isinstance(node.value, ast.Await) else node.value
+            if _method(call) in ("close", "remove") and _receiver(call) in names:
+                return _lines(node)[0]
+        return None
+
+    def _return_in(self, node: ast.AST) -> ast.Call | None:
+        """The call that returns the connection."""
+        for call in _own(node):
+            if isinstance(call, ast.Call) and _method(call) in _RETURNS:
+                arguments = map(_text, call.args)
+                if {_receiver(call), *arguments} & self._names:
+                    return call
+        return None
+
+    def _withs(self) -> Iterator[tuple[ast.AST, ast.withitem]]:
+        for node in _own(self._function):
+            if isinstance(node, _SCOPES) and _lines(node)[1] >= self._line:
+                for item in node.items:
+                    yield node, item
+
+
+def _own(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all in it, without nested functions."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (*_FUNCTIONS, ast.ClassDef)):
+            yield from _own(child)
+
+
+def _targets(node: ast.AST) -> Iterator[str]:
+    """The names that a statement assigns."""
+    if isinstance(node, ast.Assign):
+        yield from (text for each in node.targets if (text := _text(each)))
+    elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+        yield _text(node.target)
+
+
+def _receivers(statement: ast.AST, line: int) -> Iterator[str]:
+    """What the statement's own calls on that line are methods of."""
+    for node in _header(statement):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            first, last = _lines(node)
+            if first <= line <= last and (text := _text(node.func.value)):
+                yield text
+
+
+def _header(statement: ast.AST) -> Iterator[ast.AST]:
+    """The expressions of a statement, without the blocks of a compound one."""
+    yield statement
+    for name, value in ast.iter_fields(statement):
+        if name not in _BLOCKS:
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, ast.AST) and not isinstance(each, _FUNCTIONS):
+                    yield from _own(each)
+
+
+def _text(node: ast.AST | None) -> str:
+    """A name or a chain of attributes as source text; empty for anything else."""
+    if isinstance(node, ast.withitem):
+        return _text(node.context_expr)
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        base = _text(node.value)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def _called(node: ast.AST | None) -> ast.AST | None:
+    node = node.value if isinstance(node, ast.Await) else node
+    return node.func if isinstance(node, ast.Call) else None
+
+
+def _name(node: ast.AST) -> str:
+    return _text(_called(node))
+
+
+def _method(node: ast.AST | None) -> str:
+    """The method that an expression calls."""
+    function = _called(node)
+    return function.attr if isinstance(function, ast.Attribute) else ""
+
+
+def _methods(node: ast.AST) -> set[str]:
+    """All methods that are called in a node."""
+    return {_method(each) for each in _own(node)}
+
+
+def _receiver(node: ast.AST | None) -> str:
+    """The object whose method an expression calls."""
+    function = _called(node)
+    return _text(function.value) if isinstance(function, ast.Attribute) else ""
