@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import gc
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from poolwatch.diagnosis.circumstances import Circumstance
+from poolwatch.diagnosis.circumstances import Circumstance, CircumstanceKind
 from poolwatch.diagnosis.common import still_running
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.pool_options import options_of
@@ -15,27 +16,33 @@ from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Collected, Frame
 from poolwatch.stacks.capture import Pairs, resolve
-from poolwatch.stacks.source import read_site
 
-_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_GENERATOR = 0x20 | 0x200
+"""``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``."""
 
 
 def of_hold(
     pool: PoolLedger, checkout: Checkout, evidence: HoldEvidence
 ) -> tuple[Circumstance, ...]:
     """What was seen around one hold."""
-    found = list(_of_search(evidence))
-    stack = checkout.stack.pairs()
     returned = not still_running(evidence) and not evidence.detached
-    found += _of_code(pool, stack, evidence.site, returned=returned)
-    if _was_cancelled(checkout):
-        found.append(Circumstance("task cancelled"))
-    return tuple(found)
+    stack, site = checkout.stack.pairs(), evidence.site
+    with suppress(Exception):  # only the words of a remedy depend on it
+        return (
+            *_of_search(evidence),
+            *_of_task(checkout),
+            *_of_load(pool, stack),
+            *_of_source(pool, stack, site, returned=returned),
+        )
+    return ()
 
 
 def of_collected(pool: PoolLedger, each: Collected) -> tuple[Circumstance, ...]:
     """What was seen around the connections that one call site has dropped."""
-    return tuple(_of_code(pool, each.stack, each.site, returned=False))
+    with suppress(Exception):
+        source = _of_source(pool, each.stack, each.site, returned=False)
+        return *_of_load(pool, each.stack), *source
+    return ()
 
 
 def sees_statements(pool: PoolLedger, checkout: Checkout) -> bool:
@@ -54,47 +61,57 @@ def _of_search(evidence: HoldEvidence) -> Iterator[Circumstance]:
     if search.path is not None:
         yield from search.path.circumstances
     elif search.proves_unused:
-        yield Circumstance("garbage")
+        collector = "" if gc.isenabled() else ", which is switched off"
+        yield Circumstance("no reference", name=collector)
 
 
-def _was_cancelled(checkout: Checkout) -> bool:
+def _of_task(checkout: Checkout) -> Iterator[Circumstance]:
     """Whether the holder's task is known to have been cancelled."""
-    task: Any = checkout.task and checkout.task.reference()
-    cancelled = getattr(asyncio.Task, "cancelled")  # noqa: B009 - not a subclass's
-    return isinstance(task, asyncio.Task) and bool(cancelled(task))
+    asyncio: Any = sys.modules.get("asyncio")
+    task: Any = None if checkout.task is None else checkout.task.reference()
+    if task is not None and asyncio.Task.cancelled(task):
+        yield Circumstance("task cancelled")
 
 
-def _of_code(
+def _of_load(pool: PoolLedger, stack: Pairs) -> Iterator[Circumstance]:
+    """The attribute whose load made the checkout."""
+    loaded = pool.loaded_attribute(stack) if pool.loaded_attribute else None
+    if loaded is not None:
+        name, related = loaded
+        yield Circumstance("lazy load" if related else "refresh", name=name)
+
+
+def _of_source(
     pool: PoolLedger, stack: Pairs, site: Frame | None, *, returned: bool
 ) -> Iterator[Circumstance]:
-    """What the stack of a checkout and the source of its call site show.
+    """What the source around the call site shows.
 
-    ``returned``: the function of the call site is known to have ended.
+    ``returned``: its function has returned, unless it is a generator.
     """
     if site is None:
         return
-    attribute = pool.loaded_attribute(stack) if pool.loaded_attribute else None
-    if attribute is not None:
-        yield Circumstance("lazy load", site, attribute)
+    from poolwatch.stacks.source import read_site  # loaded by the first finding
+
     source, give_back = read_site(site), options_of(pool.kind).give_back
-    is_session = give_back == "close()"  # SQLAlchemy: with closes what it is on
-
-    def at(line: int) -> Frame:
-        return Frame(site.file, line, site.function)
-
-    if source.closed_before is not None and is_session:
-        yield Circumstance("used after close", at(source.closed_before))
+    closes = give_back == "close()"
+    """As in SQLAlchemy: the end of a ``with`` on the connection returns it."""
     block, inner = source.block, source.inner_block
-    if source.on_connection and is_session:
+    if source.on_connection and closes:
         block, inner = inner, None
-    if inner is not None:
-        yield Circumstance("only commits", at(inner), give_back)
-    returns = is_session or f"{source.cleanup_by}()" == give_back
-    cleanup = (source.cleanup if returns else None) or block
-    if cleanup is not None and returned and not _in_generator(stack, site):
-        yield Circumstance("cleanup without effect", at(cleanup))
-    elif block is not None:
-        yield Circumstance("with block", at(block))
+    cleanup = source.cleanup if f"{source.cleanup_by}()" == give_back else None
+    cleanup = cleanup or (source.cleanup if closes else None) or block
+    returned = returned and not _in_generator(stack, site)
+    lines: dict[CircumstanceKind, int | None] = {
+        "used after close": source.closed_before if closes else None,
+        "only commits": inner,
+        "cleanup without effect": cleanup if returned else None,
+        "with block": None if returned else block,
+    }
+    for kind, line in lines.items():
+        if line is not None:
+            yield Circumstance(kind, site._replace(line=line), give_back)
+    if not closes:
+        yield Circumstance("own return", name=give_back)
 
 
 def _in_generator(stack: Pairs, site: Frame) -> bool:

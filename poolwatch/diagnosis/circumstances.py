@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 from poolwatch.model import Frame
 
 CircumstanceKind = Literal[
-    "lazy load", "used after close", "session on connection", "only commits",
+    "lazy load", "refresh", "used after close", "session on connection", "only commits",
     "cleanup without effect", "task cancelled", "scoped session", "thread-local",
-    "context variable", "request", "exit stack", "generator", "garbage", "with block",
+    "context variable", "request", "exit stack", "generator", "coroutine",
+    "no reference", "with block", "own return",
 ]  # fmt: skip
 
 
@@ -24,4 +25,4 @@ class Circumstance(NamedTuple):
     where: Frame | None = None
     """The line that shows it."""
     name: str = ""
-    """Of the attribute that was loaded, or of the method that returns a connection."""
+    """Of the attribute that was loaded, or of the call that would have helped."""

@@ -59,8 +59,9 @@ class PoolLedger:
     other databases."""
     records_statements = False
     """Whether the statements on its connections are recorded."""
-    loaded_attribute: Callable[[Pairs], str | None] | None = None
-    """Names the attribute of a mapped class whose load made a checkout, if any."""
+    loaded_attribute: Callable[[Pairs], tuple[str, bool] | None] | None = None
+    """Names the mapped attribute whose load made a checkout, if any, and says whether
+    it is a relationship."""
 
     def __init__(
         self,

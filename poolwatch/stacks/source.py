@@ -15,6 +15,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from tokenize import TokenError
 from typing import NamedTuple
 
 from poolwatch.model import Frame
@@ -64,26 +65,28 @@ def read_site(site: Frame) -> SiteSource:
             return _NOTHING
         path = list(_path(function.body, line))
         return _Reader(function, path, line, site.line - line).read()
-    except (OSError, SyntaxError, ValueError, RecursionError, IndexError):
+    except (SyntaxError, TokenError, ValueError, RecursionError):
         return _NOTHING
 
 
 def _parse(site: Frame) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef | None, int]:
     """The function of a call site, and the number of its line there."""
     lines = linecache.getlines(site.file)
+    if site.function == "<module>" or not 0 < site.line <= len(lines):
+        return None, 0
     name = re.escape(site.function) if site.function.isidentifier() else r"\w+"
     head = re.compile(rf"(\s*)(?:async\s+)?def\s+{name}\b")
-    for at in range(min(site.line, len(lines)) - 1, -1, -1):
+    indentation = len(lines[site.line - 1]) - len(lines[site.line - 1].lstrip())
+    for at in range(site.line - 1, max(-1, site.line - _MAX_LINES), -1):
         found = head.match(lines[at])
-        if found is None or site.line - at > _MAX_LINES:
+        if found is None or len(found[1]) >= indentation:
             continue
         block = inspect.getblock(lines[at : at + _MAX_LINES])
-        if at + len(block) < site.line:
-            continue  # a function that ends before the call site
-        [node] = ast.parse(textwrap.dedent("".join(block))).body
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            return node, site.line - at
-        break
+        if at + len(block) >= site.line:
+            [node] = ast.parse(textwrap.dedent("".join(block))).body
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                return node, site.line - at
+            break
     return None, 0
 
 
@@ -153,9 +156,11 @@ class _Reader:
         """``with closing(connection)`` anywhere in the function, and the like."""
         for node, item in self._withs():
             call = item.context_expr
-            if isinstance(call, ast.Call) and _name(call).endswith("closing"):
-                if any(_text(each) in self._names for each in call.args):
-                    yield node
+            arguments = call.args if isinstance(call, ast.Call) else ()
+            if _name(call).endswith("closing") and any(
+                _text(each) in self._names for each in arguments
+            ):
+                yield node
 
     def _inner_block(self) -> tuple[int | None, bool]:
         """The ``with`` on the connection of the call site, or on its transaction."""
@@ -206,29 +211,17 @@ class _Reader:
         if self._targets and self._checks_out():
             return None
         names = set(_receivers(self._statement, self._line))
+        owners = {name.rpartition(".")[0] for name in names} - {""}
         for block, at in reversed(self._path):
             for node in reversed(block[:at]):
-                closed = self._closes(node, names)
+                closed = _line_that_closes(node, names)
                 if closed is not None:
                     return closed
-                if names & {t for each in _own(node) for t in _targets(each)}:
+                own = list(_own(node))
+                assigned = {text for each in own for text in _targets(each)}
+                called = {_receiver(each) for each in own}  # may assign it again
+                if assigned & names or called & owners:
                     return None
-        return None
-
-    def _closes(self, node: ast.AST, names: set[str]) -> int | None:
-        if isinstance(node, _SCOPES):
-            for item in node.items:
-                if {_text(item.optional_vars), _text(item)} & names:
-                    return _lines(node)[0]
-        elif isinstance(node, ast.Try):
-            for each in node.finalbody:
-                found = self._closes(each, names)
-                if found is not None:
-                    return found
-        elif isinstance(node, ast.Expr):
-            call = node.value.value if isinstance(node.value, ast.Await) else node.value
-            if _method(call) in ("close", "remove") and _receiver(call) in names:
-                return _lines(node)[0]
         return None
 
     def _return_in(self, node: ast.AST) -> ast.Call | None:
@@ -245,6 +238,21 @@ class _Reader:
             if isinstance(node, _SCOPES) and _lines(node)[1] >= self._line:
                 for item in node.items:
                     yield node, item
+
+
+def _line_that_closes(node: ast.AST, names: set[str]) -> int | None:
+    """The line of a statement that closes what is called so, certainly."""
+    if isinstance(node, _SCOPES):
+        closed = {_text(item.optional_vars) for item in node.items}
+        closed |= {_text(item) for item in node.items}
+        return _lines(node)[0] if closed & names else None
+    if isinstance(node, ast.Try):
+        lines = (_line_that_closes(each, names) for each in node.finalbody)
+        return next((line for line in lines if line is not None), None)
+    if isinstance(node, ast.Expr) and _receiver(node.value) in names:
+        closes = _method(node.value) in ("close", "remove")
+        return _lines(node)[0] if closes else None
+    return None
 
 
 def _own(node: ast.AST) -> Iterator[ast.AST]:

@@ -115,7 +115,8 @@ def mail_behind_a_dependency(zoo: Any) -> None:
     @app.post("/orders")
     @app.get("/orders")
     async def order(
-        background: BackgroundTasks, db: AsyncSession = Depends(get_db)
+        background: BackgroundTasks,
+        db: AsyncSession = Depends(get_db),  # noqa: B008 - FastAPI's way
     ) -> None:
         await db.execute(PING)  # site: before_the_mail
         background.add_task(mail)
@@ -573,7 +574,7 @@ def one_transaction_after_the_other(zoo: Any) -> None:
 # -- garbage, and closes that were cancelled ----------------------------------------
 
 
-@fault("leaked.abandoned", "leaked.collected", at="temporary", remedy="collector")
+@fault("leaked.abandoned", "leaked.collected", at="temporary", remedy="collector, which is switched off")
 def garbage_in_a_cycle(zoo: Any) -> None:
     """No variable has the connection, a reference cycle does, and the collector is off.
 

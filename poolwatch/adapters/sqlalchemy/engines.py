@@ -96,7 +96,7 @@ class Engines(LibraryPools):
         return server_connect(target)
 
 
-def _loaded_attribute(stack: Pairs) -> str | None:
+def _loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
     """The attribute whose load made a checkout. Loads the module on first use."""
     from poolwatch.adapters.sqlalchemy.lazy_loads import loaded_attribute
 

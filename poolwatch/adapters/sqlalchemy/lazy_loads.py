@@ -21,13 +21,18 @@ _MAX_CODE = 100_000
 """Functions with more bytes of code are not read."""
 
 
-def loaded_attribute(stack: Pairs) -> str | None:
-    """``Order.customer`` or ``customer``; None if no attribute was loaded."""
+def loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
+    """The name, and whether it is a relationship; None if no attribute was loaded.
+
+    The name is ``Order.customer`` or ``customer``.
+    """
+    related = False
     for (code, _), (caller, lasti) in pairwise(stack):
         file = code.co_filename.replace("\\", "/")
+        related = related or "LazyLoader" in code.co_qualname
         if code.co_name == "__get__" and file.endswith(_DESCRIPTORS):
             name = _attribute_at(caller, lasti)
-            return None if name is None else _with_class(name)
+            return None if name is None else (_with_class(name), related)
     return None
 
 

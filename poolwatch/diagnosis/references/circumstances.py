@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import Context
+from itertools import islice
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
 from poolwatch.diagnosis.circumstances import Circumstance
@@ -20,8 +22,7 @@ from poolwatch.diagnosis.references.follow import (
     is_thread_local,
     module_of,
 )
-from poolwatch.diagnosis.references.places import Place
-from poolwatch.model import Frame
+from poolwatch.diagnosis.references.places import Place, runs_user_code
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.code_owner import library_of
 
@@ -29,8 +30,8 @@ _REGISTRIES = ("ScopedRegistry", "ThreadLocalRegistry", "scoped_session")
 _EXIT_STACKS = ("ExitStack", "AsyncExitStack")
 _FASTAPI = "fastapi"
 _ASYNC_CONNECTION = "sqlalchemy.ext.asyncio.engine", "AsyncConnection"
-_MAX_VARIABLES = 200
-"""Most values beside a connection among which a session on it is looked for."""
+_MAX_ENTRIES = 200
+"""Most variables, attributes or keys that are read in one place."""
 
 
 def circumstances_of(place: Place, chain: Sequence[Any]) -> Iterator[Circumstance]:
@@ -47,9 +48,7 @@ def circumstances_of(place: Place, chain: Sequence[Any]) -> Iterator[Circumstanc
         yield Circumstance("request")
     elif any(_is_exit_stack(kind) for kind in kinds):
         yield Circumstance("exit stack")
-    suspended = _suspended_frame(chain)
-    if suspended is not None:
-        yield Circumstance("generator", suspended)
+    yield from _suspended(chain)
     if _has_session_on_connection(place, chain):
         yield Circumstance("session on connection")
 
@@ -73,20 +72,25 @@ def _is_in_request(place: Place, chain: Sequence[Any]) -> bool:
         frame = frame_of(node)
         if frame is not None and library_of(frame.f_code.co_filename) == _FASTAPI:
             return True
-        if issubclass(type(node), dict) and any(
-            type(key) is str and key.startswith(_FASTAPI) for key in dict.keys(node)
-        ):
+        keys = _first(dict.keys(node)) if issubclass(type(node), dict) else ()
+        if any(type(key) is str and key.startswith(_FASTAPI) for key in keys):
             return True
     return False
 
 
-def _suspended_frame(chain: Sequence[Any]) -> Frame | None:
-    """Where the last generator on the chain is suspended, if it is a user's."""
-    for node in reversed(chain[:-1]):
-        frame = frame_of(node) if is_suspendable(node) else None
-        if frame is not None:
-            return resolve(((frame.f_code, frame.f_lasti),))[0]
-    return None
+def _suspended(chain: Sequence[Any]) -> Iterator[Circumstance]:
+    """The last generator or coroutine on the chain, the application's before others."""
+    found = [node for node in chain[:-1] if is_suspendable(node)]
+    frames = [(node, frame) for node in found if (frame := frame_of(node)) is not None]
+    own = [(node, frame) for node, frame in frames if runs_user_code(frame)]
+    for node, frame in (own or frames)[-1:]:
+        where = resolve(((frame.f_code, frame.f_lasti),))[0]
+        if type(node) is CoroutineType:
+            yield Circumstance("coroutine", where)
+        else:
+            asynchronous = type(node) is AsyncGeneratorType
+            closing = "aclosing" if asynchronous else "closing"
+            yield Circumstance("generator", where, f"contextlib.{closing}()")
 
 
 def _has_session_on_connection(place: Place, chain: Sequence[Any]) -> bool:
@@ -109,7 +113,14 @@ def _beside(place: Place, chain: Sequence[Any], at: int) -> list[Any]:
         named = dict.items(chain[at - 1])
     else:
         named = (attributes_of(chain[at - 1]) or {}).items()
-    return [value for _, (_, value) in zip(range(_MAX_VARIABLES), named, strict=False)]
+    return [value for _, value in _first(named)]
+
+
+def _first(entries: Iterable[Any]) -> list[Any]:
+    try:
+        return list(islice(entries, _MAX_ENTRIES))
+    except RuntimeError:  # it has changed meanwhile
+        return []
 
 
 def _bind_of(session: Any) -> Any:
