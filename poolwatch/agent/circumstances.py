@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from poolwatch.diagnosis.circumstances import Circumstance, CircumstanceKind
-from poolwatch.diagnosis.common import still_running
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Collected, Frame
 from poolwatch.stacks.capture import Pairs, resolve
+from poolwatch.stacks.compare import user_frames
 
 _GENERATOR = 0x20 | 0x200
 """``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``."""
@@ -25,14 +25,13 @@ def of_hold(
     pool: PoolLedger, checkout: Checkout, evidence: HoldEvidence
 ) -> tuple[Circumstance, ...]:
     """What was seen around one hold."""
-    returned = not still_running(evidence) and not evidence.detached
-    stack, site = checkout.stack.pairs(), evidence.site
+    stack = checkout.stack.pairs()
     with suppress(Exception):  # only the words of a remedy depend on it
         return (
             *_of_search(evidence),
             *_of_task(checkout),
             *_of_load(pool, stack),
-            *_of_source(pool, stack, site, returned=returned),
+            *_of_source(pool, stack, evidence.now),
         )
     return ()
 
@@ -40,8 +39,7 @@ def of_hold(
 def of_collected(pool: PoolLedger, each: Collected) -> tuple[Circumstance, ...]:
     """What was seen around the connections that one call site has dropped."""
     with suppress(Exception):
-        source = _of_source(pool, each.stack, each.site, returned=False)
-        return *_of_load(pool, each.stack), *source
+        return *_of_load(pool, each.stack), *_of_source(pool, each.stack, None)
     return ()
 
 
@@ -82,17 +80,19 @@ def _of_load(pool: PoolLedger, stack: Pairs) -> Iterator[Circumstance]:
 
 
 def _of_source(
-    pool: PoolLedger, stack: Pairs, site: Frame | None, *, returned: bool
+    pool: PoolLedger, stack: Pairs, now: tuple[Frame, ...] | None
 ) -> Iterator[Circumstance]:
     """What the source around the call site shows.
 
-    ``returned``: its function has returned, unless it is a generator.
+    ``now`` is the holder's stack; None if it is not known which functions have ended.
     """
-    if site is None:
-        return
-    from poolwatch.stacks.source import read_site  # loaded by the first finding
+    from poolwatch.stacks.source import read_source  # loaded by the first finding
 
-    source, give_back = read_site(site), options_of(pool.kind).give_back
+    frames = resolve(stack)
+    own = user_frames(frames)
+    called = frames[: frames.index(own[0])] if own else ()
+    source = read_source(own[:4], called[-1].function if called else "")
+    give_back = options_of(pool.kind).give_back
     closes = give_back == "close()"
     """As in SQLAlchemy: the end of a ``with`` on the connection returns it."""
     block, inner = source.block, source.inner_block
@@ -100,23 +100,24 @@ def _of_source(
         block, inner = inner, None
     cleanup = source.cleanup if f"{source.cleanup_by}()" == give_back else None
     cleanup = cleanup or (source.cleanup if closes else None) or block
-    returned = returned and not _in_generator(stack, site)
-    lines: dict[CircumstanceKind, int | None] = {
+    ended = cleanup is not None and _has_ended(cleanup, stack, now)
+    places: dict[CircumstanceKind, Frame | None] = {
         "used after close": source.closed_before if closes else None,
         "only commits": inner,
-        "cleanup without effect": cleanup if returned else None,
-        "with block": None if returned else block,
+        "cleanup without effect": cleanup if ended else None,
+        "with block": None if ended else block,
     }
-    for kind, line in lines.items():
-        if line is not None:
-            yield Circumstance(kind, site._replace(line=line), give_back)
+    for kind, where in places.items():
+        if where is not None:
+            yield Circumstance(kind, where, give_back)
     if not closes:
         yield Circumstance("own return", name=give_back)
 
 
-def _in_generator(stack: Pairs, site: Frame) -> bool:
-    """Whether the call site is in a generator: it may be suspended, not ended."""
-    for pair in stack:
-        if resolve((pair,))[0] == site:
-            return bool(pair[0].co_flags & _GENERATOR)
-    return True
+def _has_ended(place: Frame, stack: Pairs, now: tuple[Frame, ...] | None) -> bool:
+    """Whether the function at that place has ended; a generator may be suspended."""
+    name = place.file, place.function
+    if now is None or name in [(frame.file, frame.function) for frame in now]:
+        return False
+    codes = [code for code, _ in stack if (code.co_filename, code.co_name) == name]
+    return bool(codes) and not any(code.co_flags & _GENERATOR for code in codes)

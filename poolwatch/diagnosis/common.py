@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.model import Finding, Frame, Hold, Wait, severity_rank
 
 
@@ -23,7 +22,7 @@ def distinct_sites(*sites: Frame | None) -> tuple[Frame, ...]:
     return tuple(dict.fromkeys(site for site in sites if site is not None))
 
 
-def still_running(hold: Hold | HoldEvidence) -> bool:
+def still_running(hold: Hold) -> bool:
     """Whether the function at the call site is on the holder's stack now."""
     site = hold.site
     if site is None:

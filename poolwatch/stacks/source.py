@@ -22,6 +22,9 @@ from poolwatch.model import Frame
 
 _MAX_LINES = 1000
 """Functions with more lines are not read."""
+_MAX_FRAMES = 4
+"""Most functions through which an argument is followed to its origin."""
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.With, ast.AsyncWith)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
@@ -38,18 +41,18 @@ _CHECKOUTS = frozenset({"connect", "raw_connection", "acquire", "getconn", "begi
 class SiteSource(NamedTuple):
     """Lines of the source, as far as they are certain; None if there is none."""
 
-    block: int | None = None
+    block: Frame | None = None
     """The ``with`` statement whose end returns the connection."""
-    inner_block: int | None = None
+    inner_block: Frame | None = None
     """A ``with`` on the connection itself, or on its transaction. Whether the former
     returns the connection depends on the library."""
     on_connection: bool = False
     """Whether ``inner_block`` is on the connection itself."""
-    cleanup: int | None = None
+    cleanup: Frame | None = None
     """The call in a ``finally`` clause that returns the connection."""
     cleanup_by: str = ""
     """The method that ``cleanup`` calls."""
-    closed_before: int | None = None
+    closed_before: Frame | None = None
     """Where the session of the call site had been closed before."""
 
 
@@ -57,19 +60,66 @@ _NOTHING = SiteSource()
 
 
 @lru_cache(maxsize=256)
-def read_site(site: Frame) -> SiteSource:
-    """Read the source around a call site, once."""
+def read_source(frames: tuple[Frame, ...], method: str = "") -> SiteSource:
+    """Read the source around a call site, once.
+
+    ``frames`` are the frames of the application, the call site's first; ``method`` is
+    the function that the call site has called. If the call site's function got the
+    connection or session as an argument, the caller's source is read instead.
+    """
+    names: set[str] = set()
     try:
-        function, line = _parse(site)
-        if function is None:
-            return _NOTHING
-        path = list(_path(function.body, line))
-        return _Reader(function, path, line, site.line - line).read()
+        for at, frame in enumerate(frames[:_MAX_FRAMES]):
+            function, line = _parse(frame)
+            if function is None:
+                break
+            reader = _Reader(function, line, method, names if at else None)
+            found = reader.read(frame)
+            names = reader.names
+            if found != _NOTHING or not frames[at + 1 :]:
+                return found
+            names = _in_caller(function, names, frames[at + 1])
+            if not names:
+                break
     except (SyntaxError, TokenError, ValueError, RecursionError):
-        return _NOTHING
+        pass
+    return _NOTHING
 
 
-def _parse(site: Frame) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef | None, int]:
+def _in_caller(function: _Function, names: set[str], caller: Frame) -> set[str]:
+    """What the caller calls the things that a function got as arguments."""
+    outer, line = _parse(caller)
+    path = [] if outer is None else list(_path(outer.body, line))
+    statement = path[-1][0][path[-1][1]] if path else None
+    calls = [] if statement is None else list(_header(statement))
+    calls = [each for each in calls if _name(each).split(".")[-1] == function.name]
+    if len(calls) != 1:
+        return set()
+    arguments = _arguments(function, calls[0])
+    parts = [name.partition(".") for name in names]
+    return {
+        arguments[first] + dot + rest
+        for first, dot, rest in parts
+        if arguments.get(first)
+    }
+
+
+def _arguments(function: _Function, call: ast.AST) -> dict[str, str]:
+    """The names that a call passes, by parameter."""
+    call = call.value if isinstance(call, ast.Await) else call
+    assert isinstance(call, ast.Call)
+    given = [_text(each) for each in call.args]
+    parameters = [
+        each.arg for each in (*function.args.posonlyargs, *function.args.args)
+    ]
+    if parameters[:1] in (["self"], ["cls"]):
+        given.insert(0, _receiver(call))
+    found = dict(zip(parameters, given, strict=False))
+    found.update({each.arg or "": _text(each.value) for each in call.keywords})
+    return found
+
+
+def _parse(site: Frame) -> tuple[_Function | None, int]:
     """The function of a call site, and the number of its line there."""
     lines = linecache.getlines(site.file)
     if site.function == "<module>" or not 0 < site.line <= len(lines):
@@ -110,32 +160,38 @@ def _lines(node: ast.AST) -> tuple[int, int]:
 
 class _Reader:
     def __init__(
-        self,
-        function: ast.FunctionDef | ast.AsyncFunctionDef,
-        path: Sequence[tuple[Sequence[ast.AST], int]],
-        line: int,
-        offset: int,
+        self, function: _Function, line: int, method: str, names: set[str] | None
     ) -> None:
+        """``names``: what the connection or session is called; None at the call site
+        itself, whose statement shows it.
+        """
         self._function = function
-        self._path = path
         self._line = line
-        self._offset = offset
-        self._statement = path[-1][0][path[-1][1]]
-        self._targets = set(_targets(self._statement))
-        self._names = self._targets | set(_receivers(self._statement, line))
+        self._path = list(_path(function.body, line))
+        if not self._path:
+            raise ValueError(line)  # a decorator, or a default
+        block, at = self._path[-1]
+        self._statement = block[at]
+        self._at_site = names is None
+        self._targets = set(_targets(self._statement)) if names is None else set()
+        if names is None:
+            names = self._targets | set(_receivers(self._statement, line, method))
+        self.names = names
         """What stands for the connection or its session, as source text."""
 
-    def read(self) -> SiteSource:
+    def read(self, frame: Frame) -> SiteSource:
         block = self._block()
         inner, on_connection = (None, False) if block else self._inner_block()
         call = self._cleanup()
         cleanup = None if call is None else _lines(call)[0]
-        lines = [
-            None if line is None else line + self._offset
+        places = [
+            None
+            if line is None
+            else frame._replace(line=frame.line - self._line + line)
             for line in (block, inner, cleanup, self._closed_before())
         ]
         return SiteSource(
-            lines[0], lines[1], on_connection, lines[2], _method(call), lines[3]
+            places[0], places[1], on_connection, places[2], _method(call), places[3]
         )
 
     def _block(self) -> int | None:
@@ -143,14 +199,19 @@ class _Reader:
         for block, at in reversed(self._path):
             node = block[at]
             for item in node.items if isinstance(node, _SCOPES) else ():
-                name = _text(item.optional_vars)
                 first, last = _lines(item.context_expr)
-                in_head = first <= self._line <= last
+                in_head = self._at_site and first <= self._line <= last
                 if in_head and "getconn" in _methods(item.context_expr):
                     return None
-                if in_head or name in self._names or _text(item) in self._names:
+                if in_head or self._belongs_to(item):
                     return _lines(node)[0]
         return next((_lines(node)[0] for node in self._closings()), None)
+
+    def _belongs_to(self, item: ast.withitem) -> bool:
+        """Whether a ``with`` is on the connection, or on an object that has it."""
+        name = _text(item.optional_vars)
+        has_it = name and any(each.startswith(f"{name}.") for each in self.names)
+        return bool(has_it or self.names & {name, _text(item)})
 
     def _closings(self) -> Iterator[ast.AST]:
         """``with closing(connection)`` anywhere in the function, and the like."""
@@ -158,7 +219,7 @@ class _Reader:
             call = item.context_expr
             arguments = call.args if isinstance(call, ast.Call) else ()
             if _name(call).endswith("closing") and any(
-                _text(each) in self._names for each in arguments
+                _text(each) in self.names for each in arguments
             ):
                 yield node
 
@@ -200,7 +261,7 @@ class _Reader:
     def _is_assigned_again(self) -> bool:
         """Whether a name may stand for another connection at the end."""
         assigned = [t for each in _own(self._function) for t in _targets(each)]
-        return any(assigned.count(name) > 1 for name in self._names)
+        return any(assigned.count(name) > 1 for name in self.names)
 
     def _closed_before(self) -> int | None:
         """The last statement before the call site that has closed its session.
@@ -210,7 +271,7 @@ class _Reader:
         """
         if self._targets and self._checks_out():
             return None
-        names = set(_receivers(self._statement, self._line))
+        names = self.names - self._targets
         owners = {name.rpartition(".")[0] for name in names} - {""}
         for block, at in reversed(self._path):
             for node in reversed(block[:at]):
@@ -229,7 +290,7 @@ class _Reader:
         for call in _own(node):
             if isinstance(call, ast.Call) and _method(call) in _RETURNS:
                 arguments = map(_text, call.args)
-                if {_receiver(call), *arguments} & self._names:
+                if {_receiver(call), *arguments} & self.names:
                     return call
         return None
 
@@ -271,13 +332,22 @@ def _targets(node: ast.AST) -> Iterator[str]:
         yield _text(node.target)
 
 
-def _receivers(statement: ast.AST, line: int) -> Iterator[str]:
-    """What the statement's own calls on that line are methods of."""
-    for node in _header(statement):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            first, last = _lines(node)
-            if first <= line <= last and (text := _text(node.func.value)):
-                yield text
+def _receivers(statement: ast.AST, line: int, method: str) -> list[str]:
+    """What the statement's call of ``method`` on that line is a method of.
+
+    If no call has that name, those of all calls that are not in arguments.
+    """
+    calls = [
+        node
+        for node in _header(statement)
+        if isinstance(node, ast.Call) and _lines(node)[0] <= line <= _lines(node)[1]
+    ]
+    called = [node for node in calls if _method(node) == method]
+    arguments = {
+        id(each) for node in calls for part in node.args for each in _own(part)
+    }
+    found = called or [node for node in calls if id(node) not in arguments]
+    return [text for node in found if (text := _receiver(node))]
 
 
 def _header(statement: ast.AST) -> Iterator[ast.AST]:

@@ -574,7 +574,12 @@ def one_transaction_after_the_other(zoo: Any) -> None:
 # -- garbage, and closes that were cancelled ----------------------------------------
 
 
-@fault("leaked.abandoned", "leaked.collected", at="temporary", remedy="collector, which is switched off")
+@fault(
+    "leaked.abandoned",
+    "leaked.collected",
+    at="temporary",
+    remedy="collector, which is switched off",
+)
 def garbage_in_a_cycle(zoo: Any) -> None:
     """No variable has the connection, a reference cycle does, and the collector is off.
 

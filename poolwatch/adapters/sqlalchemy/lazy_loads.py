@@ -24,7 +24,7 @@ _MAX_CODE = 100_000
 def loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
     """The name, and whether it is a relationship; None if no attribute was loaded.
 
-    The name is ``Order.customer`` or ``customer``.
+    The name is ``Order.customer`` or ``customer``, or unknown as with ``getattr``.
     """
     related = False
     for (code, _), (caller, lasti) in pairwise(stack):
@@ -32,7 +32,7 @@ def loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
         related = related or "LazyLoader" in code.co_qualname
         if code.co_name == "__get__" and file.endswith(_DESCRIPTORS):
             name = _attribute_at(caller, lasti)
-            return None if name is None else (_with_class(name), related)
+            return "an attribute" if name is None else _with_class(name), related
     return None
 
 
