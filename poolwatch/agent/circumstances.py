@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
 
 from poolwatch.diagnosis.circumstances import Circumstance, CircumstanceKind
-from poolwatch.diagnosis.evidence import HoldEvidence
+from poolwatch.diagnosis.evidence import HoldEvidence, JudgedHold
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
@@ -21,10 +20,28 @@ _GENERATOR = 0x20 | 0x200
 """``inspect.CO_GENERATOR`` and ``CO_ASYNC_GENERATOR``."""
 
 
-def of_hold(
+def add_circumstances(
+    pool: PoolLedger, judged: Iterable[tuple[Checkout, JudgedHold]]
+) -> None:
+    """Add the circumstances to the holds that findings are worded by.
+
+    That is the oldest of each kind and call site.
+    """
+    oldest: dict[object, tuple[Checkout, JudgedHold]] = {}
+    for checkout, each in judged:
+        key = each.kind, each.hold.site
+        known = oldest.get(key)
+        if each.kind is not None and (
+            known is None or each.hold.held_s > known[1].hold.held_s
+        ):
+            oldest[key] = checkout, each
+    for checkout, each in oldest.values():
+        each.evidence.circumstances = _of_hold(pool, checkout, each.evidence)
+
+
+def _of_hold(
     pool: PoolLedger, checkout: Checkout, evidence: HoldEvidence
 ) -> tuple[Circumstance, ...]:
-    """What was seen around one hold."""
     stack = checkout.stack.pairs()
     with suppress(Exception):  # only the words of a remedy depend on it
         return (
@@ -65,9 +82,10 @@ def _of_search(evidence: HoldEvidence) -> Iterator[Circumstance]:
 
 def _of_task(checkout: Checkout) -> Iterator[Circumstance]:
     """Whether the holder's task is known to have been cancelled."""
-    asyncio: Any = sys.modules.get("asyncio")
-    task: Any = None if checkout.task is None else checkout.task.reference()
-    if task is not None and asyncio.Task.cancelled(task):
+    if checkout.task is None:
+        return
+    task, kind = checkout.task.reference(), sys.modules["asyncio"].Task
+    if issubclass(type(task), kind) and kind.cancelled(task):
         yield Circumstance("task cancelled")
 
 
@@ -101,8 +119,10 @@ def _of_source(
     cleanup = source.cleanup if f"{source.cleanup_by}()" == give_back else None
     cleanup = cleanup or (source.cleanup if closes else None) or block
     ended = cleanup is not None and _has_ended(cleanup, stack, now)
+    if source.ended_before is not None and closes:
+        by = "its with block" if source.ended_by == "with" else f"{source.ended_by}()"
+        yield Circumstance("used after close", source.ended_before, by)
     places: dict[CircumstanceKind, Frame | None] = {
-        "used after close": source.closed_before if closes else None,
         "only commits": inner,
         "cleanup without effect": cleanup if ended else None,
         "with block": None if ended else block,

@@ -6,7 +6,11 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from poolwatch.agent.circumstances import of_collected, of_hold, sees_statements
+from poolwatch.agent.circumstances import (
+    add_circumstances,
+    of_collected,
+    sees_statements,
+)
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
     HoldEvidence,
@@ -49,6 +53,7 @@ def pool_records(
         _judged(reading, pool, hold, evidence, caller_of.get(hold.number))
         for hold, evidence in requests.holds.items()
     ]
+    add_circumstances(pool, zip(requests.holds, judged, strict=True))
     for checkout, each in zip(requests.holds, judged, strict=True):
         if each.hold.verdict == "leaked" and (
             each.evidence.dropped or is_confirmed(checkout)
@@ -111,10 +116,9 @@ def _judged(
 ) -> JudgedHold:
     facts, usage = checkout.facts, checkout.usage
     evidence.inherited = facts is not None and facts.process != os.getpid()
-    evidence.no_statement = usage is None and sees_statements(pool, checkout)
+    if usage is None and evidence.one_of_several:
+        evidence.no_statement = sees_statements(pool, checkout)
     judgement = judge(evidence)
-    if judgement.kind is not None:
-        evidence.circumstances = of_hold(pool, checkout, evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
     if judgement.verdict != "ok" and usage and usage.stack and evidence.unused_s:

@@ -27,9 +27,9 @@ class _Remedy(NamedTuple):
 _REMEDIES: dict[CircumstanceKind, _Remedy] = {
     "used after close": _Remedy(
         _LEAKED | _HELD,
-        "The session was closed at {where} and used again after that: it began "
-        "again and checked out another connection. Use it only before it is closed, "
-        "or close it once more.",
+        "The session was used again after it had been closed, by {name} at {where}: it "
+        "began again and checked out another connection. Use it only before it is "
+        "closed, or close it once more.",
     ),
     "lazy load": _Remedy(
         _LEAKED | _HELD,

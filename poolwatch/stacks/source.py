@@ -52,8 +52,10 @@ class SiteSource(NamedTuple):
     """The call in a ``finally`` clause that returns the connection."""
     cleanup_by: str = ""
     """The method that ``cleanup`` calls."""
-    closed_before: Frame | None = None
+    ended_before: Frame | None = None
     """Where the session of the call site had been closed before."""
+    ended_by: str = ""
+    """The method, or ``with``."""
 
 
 _NOTHING = SiteSource()
@@ -91,8 +93,11 @@ def _in_caller(function: _Function, names: set[str], caller: Frame) -> set[str]:
     outer, line = _parse(caller)
     path = [] if outer is None else list(_path(outer.body, line))
     statement = path[-1][0][path[-1][1]] if path else None
-    calls = [] if statement is None else list(_header(statement))
-    calls = [each for each in calls if _name(each).split(".")[-1] == function.name]
+    calls = [
+        each
+        for each in ([] if statement is None else _header(statement))
+        if isinstance(each, ast.Call) and _name(each).split(".")[-1] == function.name
+    ]
     if len(calls) != 1:
         return set()
     arguments = _arguments(function, calls[0])
@@ -104,10 +109,8 @@ def _in_caller(function: _Function, names: set[str], caller: Frame) -> set[str]:
     }
 
 
-def _arguments(function: _Function, call: ast.AST) -> dict[str, str]:
+def _arguments(function: _Function, call: ast.Call) -> dict[str, str]:
     """The names that a call passes, by parameter."""
-    call = call.value if isinstance(call, ast.Await) else call
-    assert isinstance(call, ast.Call)
     given = [_text(each) for each in call.args]
     parameters = [
         each.arg for each in (*function.args.posonlyargs, *function.args.args)
@@ -184,14 +187,22 @@ class _Reader:
         inner, on_connection = (None, False) if block else self._inner_block()
         call = self._cleanup()
         cleanup = None if call is None else _lines(call)[0]
-        places = [
-            None
-            if line is None
-            else frame._replace(line=frame.line - self._line + line)
-            for line in (block, inner, cleanup, self._closed_before())
-        ]
+        end = self._end_before()
+
+        def at(line: int | None) -> Frame | None:
+            if line is None:
+                return None
+            offset = frame.line - self._line
+            return Frame(frame.file, offset + line, self._function.name)
+
         return SiteSource(
-            places[0], places[1], on_connection, places[2], _method(call), places[3]
+            block=at(block),
+            inner_block=at(inner),
+            on_connection=on_connection,
+            cleanup=at(cleanup),
+            cleanup_by=_method(call),
+            ended_before=at(None if end is None else end[0]),
+            ended_by="" if end is None else end[1],
         )
 
     def _block(self) -> int | None:
@@ -263,8 +274,8 @@ class _Reader:
         assigned = [t for each in _own(self._function) for t in _targets(each)]
         return any(assigned.count(name) > 1 for name in self.names)
 
-    def _closed_before(self) -> int | None:
-        """The last statement before the call site that has closed its session.
+    def _end_before(self) -> tuple[int, str] | None:
+        """What has closed the session before the call site: the line, and the method.
 
         Only statements that have certainly run count. The name must be the same, and
         must not have been assigned again.
@@ -275,9 +286,9 @@ class _Reader:
         owners = {name.rpartition(".")[0] for name in names} - {""}
         for block, at in reversed(self._path):
             for node in reversed(block[:at]):
-                closed = _line_that_closes(node, names)
-                if closed is not None:
-                    return closed
+                end = _end_of(node, names)
+                if end is not None:
+                    return end
                 own = list(_own(node))
                 assigned = {text for each in own for text in _targets(each)}
                 called = {_receiver(each) for each in own}  # may assign it again
@@ -301,18 +312,18 @@ class _Reader:
                     yield node, item
 
 
-def _line_that_closes(node: ast.AST, names: set[str]) -> int | None:
-    """The line of a statement that closes what is called so, certainly."""
+def _end_of(node: ast.AST, names: set[str]) -> tuple[int, str] | None:
+    """The line and the method with which a statement certainly closes a session."""
     if isinstance(node, _SCOPES):
         closed = {_text(item.optional_vars) for item in node.items}
         closed |= {_text(item) for item in node.items}
-        return _lines(node)[0] if closed & names else None
+        return (_lines(node)[0], "with") if closed & names else None
     if isinstance(node, ast.Try):
-        lines = (_line_that_closes(each, names) for each in node.finalbody)
-        return next((line for line in lines if line is not None), None)
+        ends = (_end_of(each, names) for each in node.finalbody)
+        return next((end for end in ends if end is not None), None)
     if isinstance(node, ast.Expr) and _receiver(node.value) in names:
-        closes = _method(node.value) in ("close", "remove")
-        return _lines(node)[0] if closes else None
+        method = _method(node.value)
+        return (_lines(node)[0], method) if method in ("close", "remove") else None
     return None
 
 

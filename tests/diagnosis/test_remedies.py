@@ -21,8 +21,13 @@ OUTER = fakes.frame("/srv/app/c.py:3")
 WITH_BLOCK = "Use a with block"
 
 TABLE: list[tuple[CircumstanceKind, str, str, str]] = [
-    ("used after close", "", "leaked.abandoned", "closed at app/b.py:22"),
-    ("used after close", "", "long_hold", "closed at app/b.py:22"),
+    (
+        "used after close",
+        "close()",
+        "leaked.abandoned",
+        "closed, by close() at app/b.py:22",
+    ),
+    ("used after close", "its with block", "long_hold", "closed, by its with block at"),
     ("lazy load", "Order.lines", "leaked.collected", "lazy load of Order.lines"),
     ("refresh", "Order.total", "held_across_io", "expire_on_commit=False"),
     ("session on connection", "", "leaked.orphaned", "bound to a Connection"),

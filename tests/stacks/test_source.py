@@ -41,7 +41,7 @@ def read() -> Iterator[Callable[[str], dict[str, str]]]:
             "block": found.block,
             "inner": found.inner_block,
             "cleanup": found.cleanup,
-            "closed": found.closed_before,
+            "closed": found.ended_before,
         }
         return {
             name: lines[place.line - 1].partition("#")[0].strip()
@@ -293,6 +293,19 @@ SNIPPETS = [
             f(session)  # caller
         """,
         {"closed": "session.close()"},
+    ),
+    (
+        "closed by an asynchronous caller",
+        """
+        async def f(session, number=0):
+            await session.execute(PING)  # site
+
+        async def g(make):
+            async with make() as session:
+                await session.execute(PING)
+            await f(session=session)  # caller
+        """,
+        {"closed": "async with make() as session:"},
     ),
     (
         "a method of an object that has the session, in the caller's with",

@@ -424,7 +424,7 @@ def two_reports(engine: Engine) -> None:
     session.execute(PING)  # site: used_after_close
 
 
-@fault("leaked.abandoned", at="used_after_close", remedy="closed at")
+@fault("leaked.abandoned", at="used_after_close", remedy="closed, by close()")
 def closed_and_used_again(zoo: Any) -> None:
     """A session begins again when it is used after close().
 
@@ -441,7 +441,7 @@ def report_and_log(make: Any) -> None:
     session.execute(PING)  # site: used_after_its_with
 
 
-@fault("leaked.abandoned", at="used_after_its_with", remedy="closed at")
+@fault("leaked.abandoned", at="used_after_its_with", remedy="closed, by its with block")
 def used_after_its_with_block(zoo: Any) -> None:
     """The block has ended and closed the session; one more line uses it.
 

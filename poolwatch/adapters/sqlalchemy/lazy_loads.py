@@ -17,6 +17,7 @@ from poolwatch.diagnosis.references.follow import class_dict, class_name
 from poolwatch.stacks.capture import Pairs
 
 _DESCRIPTORS = "sqlalchemy/orm/attributes.py"
+_MAX_NAMES = 256
 _MAX_CODE = 100_000
 """Functions with more bytes of code are not read."""
 
@@ -38,8 +39,21 @@ def loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
 
 def _attribute_at(code: CodeType, lasti: int) -> str | None:
     """The attribute that the instruction reads."""
-    if len(code.co_code) > _MAX_CODE:
-        return None
+    known = _names.get((id(code), lasti))
+    if known is not None and known[0] is code:
+        return known[1]
+    if len(_names) >= _MAX_NAMES:
+        _names.clear()
+    name = _read_attribute(code, lasti) if len(code.co_code) <= _MAX_CODE else None
+    _names[id(code), lasti] = code, name
+    return name
+
+
+_names: dict[tuple[int, int], tuple[CodeType, str | None]] = {}
+"""By the id of the code: hashing a code object would read all of it."""
+
+
+def _read_attribute(code: CodeType, lasti: int) -> str | None:
     for instruction in dis.get_instructions(code):
         if instruction.offset == lasti:
             reads = instruction.opname in ("LOAD_ATTR", "LOAD_METHOD")
