@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Literal, NamedTuple, Protocol, get_args
 
 SCHEMA = 1
@@ -286,6 +287,8 @@ class Collected:
     count: int
     callers: tuple[Frame, ...] = ()
     """The callers that dropped them, if several share the call site."""
+    stack: tuple[tuple[CodeType, int], ...] = ()
+    """Code and instruction of each frame of such a checkout, innermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +322,8 @@ class NestedRequests(NamedTuple):
     times: int
     depth: int
     """The most connections that one such holder wanted at once."""
+    outer_unused: bool = False
+    """No statement had been sent over the outer one at any of these requests."""
 
 
 class InheritedUse(NamedTuple):

@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from poolwatch.agent.circumstances import (
+    add_circumstances,
+    of_collected,
+    sees_statements,
+)
 from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
     Blocked,
@@ -22,7 +27,14 @@ from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.slots import LostSlot
-from poolwatch.model import Frame, Hold, LockRequest, SiteStats, Wait
+from poolwatch.model import (
+    Frame,
+    Hold,
+    LockRequest,
+    NestedRequests,
+    SiteStats,
+    Wait,
+)
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
@@ -53,9 +65,10 @@ def pool_records(
     requests.mark_nested()
     caller_of = _callers(reading, requests)
     judged = [
-        _judged(reading, pool.id, hold, evidence, caller_of.get(hold.number))
+        _judged(reading, pool, hold, evidence, caller_of.get(hold.number))
         for hold, evidence in requests.holds.items()
     ]
+    add_circumstances(pool, zip(requests.holds, judged, strict=True))
     for checkout, each in zip(requests.holds, judged, strict=True):
         if each.hold.verdict == "leaked" and (
             each.evidence.dropped or is_confirmed(checkout)
@@ -67,16 +80,18 @@ def pool_records(
         )
         for each in requests.waits
     ]
+    collected = pool.collected_at()
     stats = pool.stats(len(judged), len(waits))
     sites, by_caller = pool.sites(reading.now, list(requests.holds))
     pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
         waits=waits,
-        collected=pool.collected_at(),
+        collected=collected,
+        collected_in={each.site: of_collected(pool, each) for each in collected},
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
-        nested=() if pool.shared else pool.nestings.records(reading.now),
+        nested=() if pool.shared else _nested(pool, reading.now),
         missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
         shared=pool.shared,
         blocked=blocked,
@@ -124,6 +139,13 @@ def _missing(now: float, slot: LostSlot) -> MissingSlot:
     )
 
 
+def _nested(pool: PoolLedger, now: float) -> list[NestedRequests]:
+    found = pool.nestings.records(now)
+    if pool.records_statements:
+        return found
+    return [each._replace(outer_unused=False) for each in found]
+
+
 def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:
     """Return by request number the caller that tells the request apart."""
     stacks = [
@@ -144,13 +166,15 @@ def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]
 
 def _judged(
     reading: LedgerReading,
-    pool: str,
+    pool: PoolLedger,
     checkout: Checkout,
     evidence: HoldEvidence,
     caller: Frame | None,
 ) -> JudgedHold:
     facts, usage = checkout.facts, checkout.usage
     evidence.inherited = facts is not None and facts.process != os.getpid()
+    if usage is None and evidence.one_of_several:
+        evidence.no_statement = sees_statements(pool, checkout)
     judgement = judge(evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
@@ -160,7 +184,7 @@ def _judged(
     submitter = reading.submitter(checkout)
     hold = Hold(
         id=f"h{checkout.number}",
-        pool=pool,
+        pool=pool.id,
         backend_pid=facts.backend_pid if facts else None,
         held_s=evidence.held_s,
         waited_s=checkout.checked_out_at - checkout.requested_at,

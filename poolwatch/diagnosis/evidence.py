@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.model import (
     ClosedConnection,
     Collected,
@@ -119,6 +120,10 @@ class HoldEvidence:
     was found that refers to it, None if it is not known."""
     search: Search | None = None
     """None if there was no search."""
+    circumstances: tuple[Circumstance, ...] = ()
+    """What tells which remedy fits; only set for a hold that a finding is about."""
+    no_statement: bool = False
+    """No statement was sent over the connection, where statements are recorded."""
 
 
 class JudgedHold(NamedTuple):
@@ -178,6 +183,8 @@ class PoolEvidence:
     holds: Sequence[JudgedHold] = ()
     waits: Sequence[OpenWait] = ()
     collected: Sequence[Collected] = ()
+    collected_in: Mapping[Frame, tuple[Circumstance, ...]] = field(default_factory=dict)
+    """The circumstances of each call site in ``collected``."""
     outside: Sequence[MostlyOutsideSql] = ()
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()

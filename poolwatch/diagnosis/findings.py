@@ -34,7 +34,10 @@ def pool_findings(
     found = [
         *holds.hold_findings(evidence.holds),
         *holds.collected(
-            stats, evidence.collected, stats.lost_slots - len(evidence.missing)
+            stats,
+            evidence.collected,
+            stats.lost_slots - len(evidence.missing),
+            evidence.collected_in,
         ),
         *lost_slot(stats, evidence.missing),
         *exhausted(stats, [*held, *evidence.lent], waits, lent_idle=evidence.lent_idle),

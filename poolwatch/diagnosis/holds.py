@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.diagnosis.common import distinct_sites, ids, still_running
 from poolwatch.diagnosis.evidence import JudgedHold
+from poolwatch.diagnosis.remedies import remedy_for
 from poolwatch.model import (
     Collected,
     Finding,
@@ -91,14 +93,16 @@ _PER_SITE: dict[FindingKind, _Wording] = {
 
 def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
     """Findings about single holds, one per kind, pool and call site."""
-    groups: dict[tuple[FindingKind, str, Frame | None], list[Hold]] = defaultdict(list)
-    for hold, kind, _ in judged:
-        if kind is not None:
-            groups[kind, hold.pool, hold.site].append(hold)
+    groups: dict[tuple[FindingKind, str, Frame | None], list[JudgedHold]]
+    groups = defaultdict(list)
+    for each in judged:
+        if each.kind is not None:
+            groups[each.kind, each.hold.pool, each.hold.site].append(each)
     findings = []
-    for (kind, pool, site), group in groups.items():
+    for (kind, pool, site), members in groups.items():
         wording = _PER_SITE[kind]
-        oldest = max(group, key=lambda hold: hold.held_s)
+        oldest, _, evidence = max(members, key=lambda each: each.hold.held_s)
+        group = [each.hold for each in members]
         findings.append(
             Finding(
                 kind=kind,
@@ -111,7 +115,7 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
                     age=duration(oldest.held_s),
                 ),
                 proof="; ".join(oldest.evidence),
-                remedy=wording.remedy,
+                remedy=remedy_for(kind, evidence.circumstances, wording.remedy),
                 holds=ids(group),
                 sites=distinct_sites(site),
             )
@@ -135,7 +139,10 @@ def _is_undecided(hold: Hold) -> bool:
 
 
 def collected(
-    pool: PoolStats, sites: Iterable[Collected], dropped: int
+    pool: PoolStats,
+    sites: Iterable[Collected],
+    dropped: int,
+    circumstances: Mapping[Frame, tuple[Circumstance, ...]],
 ) -> list[Finding]:
     """``leaked.collected``: connections that the application dropped.
 
@@ -156,7 +163,11 @@ def collected(
                 lost=lost,
             ),
             proof=wording.proof,
-            remedy=wording.remedy,
+            remedy=remedy_for(
+                "leaked.collected",
+                circumstances.get(each.site, ()),
+                wording.remedy,
+            ),
             sites=(each.site,),
         )
         for each in sites

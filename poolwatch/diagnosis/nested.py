@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import distinct_sites, ids, still_running
@@ -18,6 +18,11 @@ _SHARE_IT = (
     "Pass the connection that is already held to the inner code: once such "
     "callers hold every connection of the pool, they deadlock."
 )
+_OPEN_IT_LATER = (
+    "No statement was seen on the outer connection before the inner one was requested: "
+    "check out the outer one after the inner code, or not at all. Once such callers "
+    "hold every connection of the pool, they deadlock."
+)
 
 
 def nested_now(
@@ -26,8 +31,10 @@ def nested_now(
     """``nested``, of requests that are open now."""
     groups: dict[tuple[Frame | None, Frame | None, bool], list[_Nested]]
     groups = defaultdict(list)
+    holds = list(holds)
+    unused = {each.hold.id for each in holds if each.evidence.no_statement}
     for held, waiting in _by_owner(holds, waits):
-        each = _Nested.of(held, waiting)
+        each = _Nested.of(held, waiting, unused)
         groups[each.outer.site, each.inner.site, bool(waiting)].append(each)
     return [_nested(pool, group) for group in groups.values()]
 
@@ -97,7 +104,9 @@ def _nested_before(
         proof=f"recorded {plural(times, 'time')}, last "
         f"{duration(latest.ago_s)} ago by {latest.who}; up to {depth} connections "
         "requested at once by one holder",
-        remedy=_SHARE_IT,
+        remedy=_OPEN_IT_LATER
+        if all(each.outer_unused for each in group)
+        else _SHARE_IT,
         sites=sites,
     )
 
@@ -109,12 +118,15 @@ class _Nested(NamedTuple):
     inner: Hold | Wait
     holds: Sequence[Hold]
     waits: Sequence[Wait]
+    outer_unused: bool
 
     @classmethod
-    def of(cls, holds: Sequence[Hold], waits: Sequence[Wait]) -> _Nested:
+    def of(
+        cls, holds: Sequence[Hold], waits: Sequence[Wait], unused: Container[str]
+    ) -> _Nested:
         outer = max(holds, key=lambda hold: hold.held_s)
         inner = waits[0] if waits else min(holds, key=lambda hold: hold.held_s)
-        return cls(outer, inner, holds, waits)
+        return cls(outer, inner, holds, waits, outer.id in unused)
 
     @property
     def who(self) -> str:
@@ -142,7 +154,9 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         f"{call_site(inner)}",
         proof=f"one thread or task has two requests on pool {pool.name!r}"
         + (f": {len(group)} times" if len(group) > 1 else ""),
-        remedy=_SHARE_IT,
+        remedy=_OPEN_IT_LATER
+        if all(each.outer_unused for each in group)
+        else _SHARE_IT,
         holds=tuple([key for each in group for key in ids(each.holds)]),
         waits=tuple([key for each in group for key in ids(each.waits)]),
         sites=distinct_sites(outer.site, inner.site),

@@ -41,7 +41,16 @@ _MAX_MISSES = 256
 class Nesting:
     """A pair of stacks: the inner request was made while the outer hold was in use."""
 
-    __slots__ = ("count", "depth", "inner", "last", "logged", "outer", "who")
+    __slots__ = (
+        "count",
+        "depth",
+        "inner",
+        "last",
+        "logged",
+        "outer",
+        "outer_unused",
+        "who",
+    )
 
     def __init__(
         self,
@@ -60,6 +69,8 @@ class Nesting:
         self.count = 1
         self.depth = depth
         """The most connections that one holder used or requested at once."""
+        self.outer_unused = True
+        """Whether no statement had been sent over the outer one at any request."""
         self.logged = False
         """Whether this nesting was already logged."""
 
@@ -78,6 +89,7 @@ class Nesting:
             now - self.last,
             self.count,
             self.depth,
+            self.outer_unused,
         )
 
 
@@ -169,7 +181,10 @@ class Nestings:
             known.last = wait.requested_at
             known.depth = max(known.depth, depth)
         elif len(self.seen) < _MAX_NESTINGS:
-            self.seen[pair] = Nesting(*pair, _who(wait), wait.requested_at, depth)
+            known = Nesting(*pair, _who(wait), wait.requested_at, depth)
+            self.seen[pair] = known
+        if known is not None and outer.usage is not None:
+            known.outer_unused = False
 
 
 def _drop_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedCheckouts
     from poolwatch.ledger.pool_origins import UseLevel
     from poolwatch.model import Collected, MostlyOutsideSql, PoolStats, SiteStats
-    from poolwatch.stacks.capture import CapturedStack
+    from poolwatch.stacks.capture import CapturedStack, Pairs
 
 MAX_SITES = 128
 """Maximum number of call sites per pool; further ones are counted together."""
@@ -59,6 +59,11 @@ class PoolLedger:
     server_connect: Callable[[], Any] | None = None
     """Opens a connection to this pool's PostgreSQL server, outside the pool; None for
     other databases."""
+    records_statements = False
+    """Whether the statements on its connections are recorded."""
+    loaded_attribute: Callable[[Pairs], tuple[str, bool] | None] | None = None
+    """Names the mapped attribute whose load made a checkout, if any, and says whether
+    it is a relationship."""
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
 from poolwatch.model import Collected, Frame, MostlyOutsideSql, SiteStats
 from poolwatch.stacks.callers import caller_at, first_difference
+from poolwatch.stacks.capture import Pairs
 
 BySite = Mapping[Frame | None, Sequence[StackStats]]
 """The statistics of each call site: one record per stack that led to it."""
@@ -44,8 +45,14 @@ def collected(by_site: BySite) -> list[Collected]:
         count = _collected(stats)
         if site is not None and count:
             callers = [c for c, group in _by_caller(stats) if _collected(group)]
-            found.append(Collected(site, count, _not_none(callers)))
+            found.append(Collected(site, count, _not_none(callers), _stack(stats)))
     return found
+
+
+def _stack(stats: Iterable[StackStats]) -> Pairs:
+    """The latest stack whose connections were collected."""
+    stacks = [s for each in stats if each.collected for s in each.captured]
+    return stacks[-1].pairs() if stacks else ()
 
 
 def _collected(stats: Iterable[StackStats]) -> int:

@@ -44,6 +44,8 @@ class PoolOptions(NamedTuple):
     """When the pool closes connections, as a clause for advice."""
     test: str | None
     """The option that tests connections at checkout; None if there is none."""
+    give_back: str = "close()"
+    """The call that returns a connection to the pool."""
 
     def line(self, options: str) -> str:
         """A line of code that creates such a pool with these options."""

@@ -34,6 +34,7 @@ class Said:
     sites: list[str]
     text: str
     proof: str
+    remedy: str
     times: int = 1
 
 
@@ -65,6 +66,7 @@ class Result:
             lines.append(f"  {said.kind} at {', '.join(said.sites) or '(no site)'}")
             lines.append(f"    {said.text}")
             lines.append(f"    proof: {said.proof}  (in {said.times} looks)")
+            lines.append(f"    remedy: {said.remedy}")
         lines += ["holds at the last look:", *self.holds]
         return "\n".join(lines)
 
@@ -92,6 +94,8 @@ class Judge:
         self._most_seen = 0
         self._checkouts = 0
         self._evidence = False
+        self._remedies: list[str] = []
+        """Those of the findings that could be the main one; the last is checked."""
 
     def watch(self, snapshot: Callable[[], Snapshot]) -> Result:
         """Look until it is clear what is said of the case, and judge it."""
@@ -140,6 +144,8 @@ class Judge:
         covered: dict[str, set[tuple[str, int]]] = {}
         for finding in findings:
             self._hear(finding)
+            if finding.kind in self.case.kinds and _lines(finding.sites) & self.main:
+                self._remedies.append(finding.remedy)
             covered.setdefault(finding.kind, set()).update(_lines(finding.sites))
         kinds = [kind for kind in self.case.kinds if kind in covered]
         if any(self.main <= covered[kind] for kind in kinds):
@@ -172,7 +178,7 @@ class Judge:
             known.times += 1
             return
         self._said[finding.kind, sites] = Said(
-            finding.kind, list(sites), finding.text, finding.proof
+            finding.kind, list(sites), finding.text, finding.proof, finding.remedy
         )
         if finding.kind not in (*self.case.kinds, *self.case.also):
             self._complain(f"accused: {finding.kind} is not true here")
@@ -201,6 +207,8 @@ class Judge:
             )
         if case.says is not None and not self._evidence:
             self._complain(f"no hold's evidence says {case.says!r}")
+        if case.remedy is not None and case.remedy not in " ".join(self._remedies[-1:]):
+            self._complain(f"the remedy does not say {case.remedy!r}")
         return result
 
 

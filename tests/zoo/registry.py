@@ -44,6 +44,7 @@ MODULES = (
     "contention",
     "lost",
     "last_user",
+    "circumstances",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
@@ -87,6 +88,8 @@ class Case:
     """What the evidence of some hold must contain."""
     lasts: float
     """Seconds for which an innocent is looked at, if the default is too short."""
+    remedy: str | None
+    """What the remedy of the main finding must contain."""
 
     @property
     def innocent(self) -> bool:
@@ -118,15 +121,16 @@ def fault(
     bystanders: str = "",
     world: str = SQLITE,
     long_after: float = 0.3,
+    remedy: str | None = None,
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """Something is wrong: ``kinds`` at the marks ``at`` (else the function's name).
 
     ``also`` and ``bystanders``: further kinds and marks that may be named; words
-    separated by blanks, like ``at``.
+    separated by blanks, like ``at``. ``remedy``: words of the remedy.
     """
     return _registering(
-        kinds, at, also, bystanders, world, long_after, 0, None, 0.0, pool
+        kinds, at, also, bystanders, world, long_after, 0, None, 0.0, remedy, pool
     )
 
 
@@ -146,7 +150,7 @@ def innocent(
     ``also`` and ``bystanders``: what is true of it all the same, as of a busy pool.
     """
     return _registering(
-        (), "", also, bystanders, world, long_after, seen, says, lasts, pool
+        (), "", also, bystanders, world, long_after, seen, says, lasts, None, pool
     )
 
 
@@ -160,6 +164,7 @@ def _registering(
     seen: int,
     says: str | None,
     lasts: float,
+    remedy: str | None,
     pool: dict[str, Any],
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     def register(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -181,6 +186,7 @@ def _registering(
             seen=seen,
             says=says,
             lasts=lasts,
+            remedy=remedy,
         )
         return run
 

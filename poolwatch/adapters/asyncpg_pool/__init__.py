@@ -37,6 +37,7 @@ LIBRARY = LibraryInfo(
             closing_rule="connections idle for max_inactive_connection_lifetime "
             "are closed",
             test=None,
+            give_back="release()",
         )
     },
     pool_classes=(("asyncpg.pool", "Pool"), ("asyncpg.pool", "PoolConnectionHolder")),

@@ -67,6 +67,7 @@ class AsyncpgHooks(DriverHooks):
         connections that were collected without having been closed.
         """
         ledger.find_dropped = self._check_dropped
+        ledger.records_statements = True
         self._statements = StatementHooks(
             self._hold_of, self._closed, context.sites, self.guard
         )

@@ -17,6 +17,7 @@ def _options(kind: str) -> PoolOptions:
         closing_rule="connections beyond minconn are closed when returned, "
         "and opened again",
         test=None,
+        give_back="putconn()",
     )
 
 

@@ -29,6 +29,7 @@ def _options(kind: str) -> PoolOptions:
         closing_rule="connections beyond min_size are closed after max_idle "
         "seconds idle",
         test=f"check={kind}.check_connection",
+        give_back="putconn()",
     )
 
 

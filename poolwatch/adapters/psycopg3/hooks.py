@@ -47,6 +47,7 @@ class PsycopgHooks(DriverHooks):
         self._keeps_none = isinstance(pool, _BaseNullConnectionPool)
         """A null pool: its minimum size is always 0, which means nothing."""
         statements = StatementHooks(ledger, context.sites, self.guard)
+        ledger.records_statements = True
         self.connections = Connections(
             ledger, self.guard, statements, self.remember, self._keeps_slot
         )

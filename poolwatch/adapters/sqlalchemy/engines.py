@@ -16,6 +16,7 @@ from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
 
 if TYPE_CHECKING:
     from poolwatch.ledger.pool import PoolLedger
+    from poolwatch.stacks.capture import Pairs
 
 
 class Engines(LibraryPools):
@@ -67,6 +68,7 @@ class Engines(LibraryPools):
     def make_hooks(self, target: Any, ledger: PoolLedger) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
         ledger.lending.foreign_creator = self.arguments_of(target) is None
+        ledger.loaded_attribute = _loaded_attribute
         return PoolHooks(target, ledger, self._context)
 
     def track_collection(self, hooks: Any) -> None:
@@ -93,6 +95,13 @@ class Engines(LibraryPools):
         from poolwatch.adapters.sqlalchemy.connect import server_connect
 
         return server_connect(target)
+
+
+def _loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
+    """The attribute whose load made a checkout. Loads the module on first use."""
+    from poolwatch.adapters.sqlalchemy.lazy_loads import loaded_attribute
+
+    return loaded_attribute(stack)
 
 
 def _connect_like(reference: Callable[[], Engine | None]) -> Any:

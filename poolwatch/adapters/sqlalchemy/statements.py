@@ -46,6 +46,7 @@ class StatementHooks:
         # Not the ledger, which refers to the pool's hooks: the dialect may outlive
         # engine and pool, for example in a compiled statement.
         self._shared, self._holds = ledger.shared, ledger.holds
+        ledger.records_statements = True
         self._sites = sites
         self._guard = guard
         self._wrappers: dict[str, Callable[[], Any]] = {}

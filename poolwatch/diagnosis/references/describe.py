@@ -27,6 +27,7 @@ from types import (
 )
 from typing import Any
 
+from poolwatch.diagnosis.references.circumstances import circumstances_of
 from poolwatch.diagnosis.references.follow import (
     SUSPENDABLE,
     attributes_of,
@@ -87,6 +88,7 @@ def describe(
         and (frame is not None or place.kind == "scheduled call"),
         direct=not _steps_between(steps),
         near=is_near(steps, place, chain),
+        circumstances=tuple(circumstances_of(place, chain)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.model import Frame
 
 PathKind = Literal[
@@ -37,6 +38,8 @@ class ReferencePath:
     near: bool
     """The path is so short that the connection belongs to the root. Over a longer path
     the root can merely reach the connection somewhere in the application."""
+    circumstances: tuple[Circumstance, ...] = ()
+    """What the references show about the circumstances of the hold."""
 
     @property
     def in_use(self) -> bool:
