@@ -269,6 +269,23 @@ class NestedRequests(NamedTuple):
     """The most connections that one such holder wanted at once."""
 
 
+class ConcurrentStatements(NamedTuple):
+    """Statements that began on a connection while another one was running on it."""
+
+    running: Frame | None
+    """Where the one that was running had been sent."""
+    begun: Frame | None
+    callers: tuple[Frame | None, Frame | None]
+    """Callers of both, where they share a call site."""
+    checkout: Frame | None
+    """Call site of the connection."""
+    tasks: bool
+    """Whether two tasks, not two threads, sent them."""
+    ago_s: float
+    """Since the last of them."""
+    times: int
+
+
 class InheritedUse(NamedTuple):
     """A call site that checked out a connection which the parent process had opened."""
 

@@ -68,6 +68,7 @@ def pool_records(
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else pool.nestings.records(reading.now),
+        concurrent=pool.concurrent.records(reading.now),
         shared=pool.shared,
     )
     return PoolRecords(pool_evidence, sites, by_caller)

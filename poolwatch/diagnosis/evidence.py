@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from poolwatch.model import (
     ClosedConnection,
     Collected,
+    ConcurrentStatements,
     FindingKind,
     Frame,
     Hold,
@@ -140,6 +141,8 @@ class PoolEvidence:
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()
     """Nested requests that the ledger has noted so far."""
+    concurrent: Sequence[ConcurrentStatements] = ()
+    """Concurrent statements that the ledger has noted so far."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
 

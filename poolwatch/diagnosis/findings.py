@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis import backends, holds, nested, pools, servers
+from poolwatch.diagnosis import backends, concurrent, holds, nested, pools, servers
 from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_severity
 from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
@@ -27,6 +27,7 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
         *pools.exhausted(stats, held, waits),
         *pools.unpooled(stats),
         *holds.mostly_outside(stats, evidence.outside),
+        *concurrent.concurrent_use(stats, evidence.concurrent),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),
     ]
     if evidence.shared:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.ledger.concurrent import ConcurrentUses
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
@@ -77,6 +78,7 @@ class PoolLedger:
         self.observers = observers
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
+        self.concurrent = ConcurrentUses()
         self.name = name
         self.kind = kind
         self.url = url
@@ -247,6 +249,7 @@ class PoolLedger:
             table.clear()
         self.recently_closed.clear()
         self.nestings.forget()
+        self.concurrent.forget()
         self._start_counting()  # with a new lock: the parent may have held it
 
     def _all_stats(self) -> list[StackStats]:

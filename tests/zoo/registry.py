@@ -41,6 +41,8 @@ MODULES = (
     "in_use",
     "server",
     "contention",
+    "configuration",
+    "concurrent",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
@@ -48,6 +50,8 @@ MODULES = (
     "innocent_threads",
     "innocent_server",
     "innocent_contention",
+    "innocent_configuration",
+    "innocent_concurrent",
 )
 
 NEVER = 30.0
