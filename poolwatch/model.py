@@ -118,6 +118,8 @@ class PoolStats:
     """A hook has failed: since then nothing of this pool is recorded."""
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
     """Dropped connections that the pool will never replace."""
+    made_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The line that made it; None if poolwatch was not there, or a library made it."""
 
     @property
     def slots(self) -> int | None:
@@ -315,6 +317,19 @@ class PoolOrigin(NamedTuple):
     """Seconds since each of the latest calls, the newest last."""
     together: int = 0
     """Pools that were made in the same call as an earlier one: a fixed set."""
+
+
+class PoolSetup(NamedTuple):
+    """How one pool is set up, and since when it is used."""
+
+    purpose: object
+    """Equal for pools that are set up alike; None if unknown."""
+    own_creator: bool
+    """Whether a function of the application provides the connections."""
+    age_s: float
+    """Since the pool was instrumented."""
+    used_s: float | None
+    """Since the last checkout, at most; None if there was none."""
 
 
 @dataclass(frozen=True, slots=True)

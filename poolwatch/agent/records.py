@@ -70,6 +70,7 @@ def pool_records(
         nested=() if pool.shared else pool.nestings.records(reading.now),
         concurrent=pool.concurrent.records(reading.now),
         shared=pool.shared,
+        setup=pool.setup.record(pool.begun, reading.now),
     )
     return PoolRecords(pool_evidence, sites, by_caller)
 

@@ -109,7 +109,5 @@ class LedgerSource:
         origins = self._ledger.origins.records(reading.now)
         return [
             *[each for pool in pools for each in findings.pool_findings(pool.evidence)],
-            *findings.process_findings(
-                origins, [pool.evidence.stats for pool in pools]
-            ),
+            *findings.process_findings(origins, [pool.evidence for pool in pools]),
         ]

@@ -19,6 +19,7 @@ from poolwatch.model import (
     InheritedUse,
     MostlyOutsideSql,
     NestedRequests,
+    PoolSetup,
     PoolStats,
     Process,
     Wait,
@@ -145,6 +146,7 @@ class PoolEvidence:
     """Concurrent statements that the ledger has noted so far."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
+    setup: PoolSetup | None = None
 
 
 @dataclass(frozen=True, slots=True)

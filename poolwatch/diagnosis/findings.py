@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis import backends, concurrent, holds, nested, pools, servers
+from poolwatch.diagnosis import (
+    backends,
+    concurrent,
+    configuration,
+    holds,
+    nested,
+    pools,
+    servers,
+)
 from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_severity
 from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
-from poolwatch.model import Finding, PoolOrigin, PoolStats, Process
+from poolwatch.model import Finding, PoolOrigin, Process
 
 
 def pool_findings(evidence: PoolEvidence) -> list[Finding]:
@@ -25,7 +33,7 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
         *holds.hold_findings(evidence.holds),
         *holds.collected(stats, evidence.collected),
         *pools.exhausted(stats, held, waits),
-        *pools.unpooled(stats),
+        *pools.unpooled(stats, evidence.setup),
         *holds.mostly_outside(stats, evidence.outside),
         *concurrent.concurrent_use(stats, evidence.concurrent),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),
@@ -41,10 +49,15 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
 
 
 def process_findings(
-    origins: Iterable[PoolOrigin], stats: Iterable[PoolStats]
+    origins: Iterable[PoolOrigin], pools: Sequence[PoolEvidence]
 ) -> list[Finding]:
     """The findings about the way one process creates its pools."""
-    return churned(origins, stats)
+    stats = [each.stats for each in pools]
+    return [
+        *churned(origins, stats),
+        *configuration.unlimited(stats),
+        *configuration.duplicate_pool(pools),
+    ]
 
 
 def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, ...]:
@@ -52,6 +65,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
     processes = [each.process for each in evidence]
     down = servers.server_down(processes)
     too_many = servers.over_capacity(processes)
+    told = servers.told_by_over_capacity(processes)
     holders = backends.holders(processes)
     return tuple(
         replace(
@@ -59,7 +73,12 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
             findings=by_severity(
                 [
                     *down.get(number, ()),
-                    *each.process.findings,
+                    *[
+                        finding
+                        for finding in each.process.findings
+                        if finding.kind != "over_capacity"
+                        or (number, finding.pool) not in told
+                    ],
                     *backends.stray_sessions(each.stray_sessions),
                     *backends.ghosts(each.process, each.missing),
                     *backends.row_findings(each.process, holders),

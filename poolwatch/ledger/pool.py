@@ -23,6 +23,7 @@ from poolwatch.ledger.concurrent import ConcurrentUses
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
+from poolwatch.ledger.setup import Setup
 from poolwatch.ledger.site_stats import BATCH, StackStats
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
@@ -79,6 +80,7 @@ class PoolLedger:
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
         self.concurrent = ConcurrentUses()
+        self.setup = Setup()
         self.name = name
         self.kind = kind
         self.url = url
@@ -112,6 +114,7 @@ class PoolLedger:
 
     def _start_counting(self) -> None:
         self.begun = time.monotonic()
+        self.setup.restart(self.begun)
         self.connects = self.closes = self.timeouts = self.invalidated = 0
         self.lost_slots = 0
         """Dropped connections that the pool will never replace."""
@@ -344,6 +347,8 @@ class PoolLedger:
     def mark(self, now: float) -> None:
         """Note the seconds waited so far: see WaitRate."""
         all_stats = self._all_stats()
+        count = sum(each.count for each in all_stats)
+        self.setup.look(count + len(self.recorded_holds()), now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
@@ -375,6 +380,7 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
+            self.setup.look(ended + holds, now)
             gauges = self.gauges()
             return PoolStats(
                 id=self.id,
@@ -409,6 +415,7 @@ class PoolLedger:
                 most_wanted=self.most_wanted,
                 switched_off=self.switched_off(),
                 lost_slots=self.lost_slots,
+                made_at=self.setup.made_at,
             )
 
     def stacks(self) -> dict[Frame, list[Stack]]:

@@ -17,7 +17,6 @@ from zoo.app import QUERY
 from zoo.models import Account
 from zoo.registry import ASYNCPG, NEVER, POSTGRES, PSYCOPG, fault
 
-
 SLEEP = "SELECT pg_sleep(0.03)"
 
 

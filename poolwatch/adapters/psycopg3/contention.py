@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 import psycopg
-from psycopg._cursor_base import BaseCursor
 
 from poolwatch.diagnosis.references.follow import (
     awaited_by,
@@ -32,7 +31,8 @@ _MAX_DEPTH = 64
 _SENDING = frozenset({"execute", "executemany", "stream", "copy", "commit", "rollback"})
 _PACKAGE = str(Path(psycopg.__file__).parent)
 
-_connection_of = vars(BaseCursor)["_conn"].__get__
+_CURSOR = next(each for each in psycopg.Cursor.__mro__ if "_conn" in vars(each))
+_connection_of = vars(_CURSOR)["_conn"].__get__
 """Reads the slot, whatever a subclass of the application calls ``_conn``."""
 
 
@@ -86,6 +86,6 @@ def _sends_over(frame: FrameType, connection: Any) -> bool:
         return False
     names, values = local_variables(frame)
     own = dict(zip(names, values, strict=True)).get("self")
-    if issubclass(type(own), BaseCursor):
+    if issubclass(type(own), _CURSOR):
         own = _connection_of(own)
     return own is connection
