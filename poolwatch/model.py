@@ -47,6 +47,8 @@ class Frame(NamedTuple):
 
 OTHER_SITES = Frame("(other call sites)", 0, "")
 """Stands for all call sites beyond the limit of a pool."""
+OTHER_VALUES = "(other values)"
+"""Stands for all values of a label beyond the limit of a pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +358,23 @@ class SiteStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelStats:
+    """Statistics of one value of a label on one pool, like SiteStats."""
+
+    pool: str
+    label: str
+    value: str
+    count: int
+    connections: float
+    hold_s: Distribution
+    wait_s: Distribution
+    leaked: int
+    in_sql_s: float | None
+    in_transaction_idle_s: float | None
+    wait_caused_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong, with its proof and its remedy."""
 
@@ -446,6 +465,8 @@ class Process:
     """Its number among the workers of one parent; None if it is the only one."""
     callers: tuple[SiteStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Statistics caller by caller, of call sites that several callers share."""
+    labels: tuple[LabelStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Statistics value by value, of the labels that holds carry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from poolwatch.diagnosis.evidence import (
 )
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.model import Frame, Hold, SiteStats, Wait
+from poolwatch.ledger.site_costs import AllFigures
+from poolwatch.model import Frame, Hold, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
@@ -26,9 +27,7 @@ class PoolRecords(NamedTuple):
     """The records of one pool in a snapshot."""
 
     evidence: PoolEvidence
-    sites: list[SiteStats]
-    callers: list[SiteStats]
-    """Statistics per caller, for call sites that several callers share."""
+    figures: AllFigures
 
 
 def pool_records(
@@ -59,7 +58,7 @@ def pool_records(
         for each in requests.waits
     ]
     stats = pool.stats(len(judged), len(waits))
-    sites, by_caller = pool.sites(reading.now, list(requests.holds))
+    figures = pool.figures(reading.now, list(requests.holds))
     pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
@@ -72,7 +71,7 @@ def pool_records(
         shared=pool.shared,
         setup=pool.setup.record(pool.begun, reading.now),
     )
-    return PoolRecords(pool_evidence, sites, by_caller)
+    return PoolRecords(pool_evidence, figures)
 
 
 def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:

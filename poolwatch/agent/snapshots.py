@@ -92,8 +92,9 @@ class LedgerSource:
                     key=lambda wait: -wait.waited_s,
                 )
             ),
-            sites=tuple([site for pool in pools for site in pool.sites]),
-            callers=tuple([site for pool in pools for site in pool.callers]),
+            sites=tuple([each for pool in pools for each in pool.figures.sites]),
+            callers=tuple([each for pool in pools for each in pool.figures.callers]),
+            labels=tuple([each for pool in pools for each in pool.figures.labels]),
             parent=parent(),
             findings=by_severity(self._findings(reading, pools)),
             departed=tuple(reading.departed),

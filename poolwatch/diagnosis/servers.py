@@ -191,7 +191,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 def _who_can(pools: _Pools, by_themselves: _Pools, wanted: int) -> str:
     """Who can open how many connections: one pool, or all of them together."""
-    if len(by_themselves) == 1:
+    if len(by_themselves) == 1 and by_themselves[0][2].made_at:
         pool = by_themselves[0][2]
         if pool.capacity is None:
             return f"{made(pool)} has no limit"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
-from poolwatch.model import Collected, Frame, MostlyOutsideSql, SiteStats
+from poolwatch.model import Collected, Frame, LabelStats, MostlyOutsideSql, SiteStats
 from poolwatch.stacks.callers import caller_at, first_difference
 
 BySite = Mapping[Frame | None, Sequence[StackStats]]
@@ -79,24 +79,46 @@ class Figures(NamedTuple):
     def _site_stats(
         self, site: Frame, stats: Sequence[StackStats], caller: Frame | None = None
     ) -> SiteStats:
+        return SiteStats(self.pool, site, caller=caller, **self._usage(stats))
+
+    def of_labels(
+        self, labels: Iterable[tuple[str, str, StackStats]]
+    ) -> list[LabelStats]:
+        """Return figures per value of each label."""
+        found = [
+            LabelStats(self.pool, label, value, **self._usage([stats]))
+            for label, value, stats in labels
+        ]
+        return sorted(found, key=lambda each: each.connections, reverse=True)
+
+    def _usage(self, stats: Sequence[StackStats]) -> dict[str, Any]:
+        """The figures that SiteStats and LabelStats share."""
         ages = [age for each in stats for age in self.open_ages.get(each, ())]
         hold = merged(each.hold for each in stats)
         measured = [each for each in stats if each.used]
-        return SiteStats(
-            pool=self.pool,
-            site=site,
-            count=sum(each.count for each in stats) + len(ages),
-            connections=(hold.total + sum(ages)) / self.elapsed,
-            hold_s=hold.distribution(),
-            wait_s=merged(each.wait for each in stats).distribution(),
-            leaked=sum(each.leaked for each in stats),
-            in_sql_s=sum(each.in_sql for each in measured) if measured else None,
-            in_transaction_idle_s=sum(each.idle for each in measured)
+        return {
+            "count": sum(each.count for each in stats) + len(ages),
+            "connections": (hold.total + sum(ages)) / self.elapsed,
+            "hold_s": hold.distribution(),
+            "wait_s": merged(each.wait for each in stats).distribution(),
+            "leaked": sum(each.leaked for each in stats),
+            "in_sql_s": sum(each.in_sql for each in measured) if measured else None,
+            "in_transaction_idle_s": sum(each.idle for each in measured)
             if measured
             else None,
-            wait_caused_s=sum(each.wait_caused + self.causing[each] for each in stats),
-            caller=caller,
-        )
+            "wait_caused_s": sum(
+                each.wait_caused + self.causing[each] for each in stats
+            ),
+        }
+
+
+class AllFigures(NamedTuple):
+    """The figures of one pool."""
+
+    sites: list[SiteStats]
+    callers: list[SiteStats]
+    """Per caller, for call sites that several callers share."""
+    labels: list[LabelStats]
 
 
 def _by_caller(
