@@ -20,8 +20,11 @@ from poolwatch.stacks.holder import Holder, PerThread
 if TYPE_CHECKING:
     from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
+    from poolwatch.model import Frame
     from poolwatch.stacks.capture import CallSites
 
+_MAX_CALLERS = 16
+"""Frames, ours included, in which the line that made a pool is searched for."""
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is allowed, but JSON has no infinity."""
 
@@ -116,6 +119,10 @@ class LibraryPools(ABC):
     def unwrapped(self, target: Any) -> Any:
         """The target without its wrapper objects."""
         return target
+
+    def is_wrapper(self, value: Any, target: Any) -> bool:
+        """Whether ``value``, any object at all, is a wrapper of the target."""
+        return False
 
     def pool_of(self, target: Any) -> Any:
         """The pool of a target."""
@@ -309,6 +316,8 @@ class LibraryPools(ABC):
             arguments = fingerprint(self.arguments_of(target))
             setup, process_ledger = ledger.setup, self._context.ledger
             setup.made_at = made_at(stack, instrumented=explicit)
+            if explicit and setup.made_at is None:
+                setup.made_at = self._assigned_at(target, frame_at(1))
             setup.purpose = ledger.name, arguments, self._options_of(target, ledger)
             setup.own_creator = self.has_own_creator(target)
             if self.keeps_connections(target):
@@ -322,6 +331,28 @@ class LibraryPools(ABC):
                 )
         except Exception as error:  # noqa: BLE001 - the application must get its pool
             self._origin_guard.failed(error)
+
+    def _assigned_at(self, target: Any, frame: Any) -> Frame | None:
+        """The line that made the target, if the code that instruments it, or a caller,
+        has assigned it to a variable there.
+        """
+        from poolwatch.diagnosis.references.follow import local_variables
+        from poolwatch.runtime.libraries import makers
+        from poolwatch.stacks.assignments import assigned_at
+        from poolwatch.stacks.code_owner import is_ours
+
+        for _ in range(_MAX_CALLERS):
+            if frame is None:
+                break
+            variables = zip(*local_variables(frame), strict=True)
+            names = [] if is_ours(frame.f_code.co_filename) else variables
+            for name, value in names:
+                if value is target or self.is_wrapper(value, target):
+                    found = assigned_at(frame.f_code, name, makers())
+                    if found is not None:
+                        return found
+            frame = frame.f_back
+        return None
 
     def _options_of(self, target: Any, ledger: PoolLedger) -> int:
         from poolwatch.ledger.pool_origins import fingerprint

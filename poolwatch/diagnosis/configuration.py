@@ -26,11 +26,14 @@ def made(pool: PoolStats) -> str:
 
 
 def unlimited(pools: Iterable[PoolStats]) -> list[Finding]:
-    """``over_capacity``, for each pool that opens connections without a limit.
+    """``over_capacity``, for each line that makes pools without a limit.
 
     Pools that keep no connections are left out: they are meant to have none.
     """
-    return [_unlimited(pool) for pool in pools if _exceeds_any_server(pool)]
+    by_site = {
+        pool.made_at or pool.id: pool for pool in pools if _exceeds_any_server(pool)
+    }
+    return [_unlimited(pool) for pool in by_site.values()]
 
 
 def _exceeds_any_server(pool: PoolStats) -> bool:

@@ -31,6 +31,16 @@ class Engines(LibraryPools):
             target = target._proxied  # options may be set upon options
         return target
 
+    def is_wrapper(self, value: Any, target: Any) -> bool:
+        """Whether ``value`` is the AsyncEngine of an engine."""
+        from poolwatch.diagnosis.references.follow import class_name, module_of
+
+        if class_name(type(value)) != "AsyncEngine":
+            return False
+        if not module_of(type(value)).startswith("sqlalchemy."):
+            return False
+        return value.sync_engine is target
+
     def pool_of(self, target: Any) -> Any:
         """The current pool of an engine."""
         return target.pool if isinstance(target, Engine) else target
