@@ -344,9 +344,9 @@ class LibraryPools(ABC):
         for _ in range(_MAX_CALLERS):
             if frame is None:
                 break
-            variables = zip(*local_variables(frame), strict=True)
-            names = [] if is_ours(frame.f_code.co_filename) else variables
-            for name, value in names:
+            ours = is_ours(frame.f_code.co_filename)
+            variables = ([], []) if ours else local_variables(frame)
+            for name, value in zip(*variables, strict=True):
                 if value is target or self.is_wrapper(value, target):
                     found = assigned_at(frame.f_code, name, makers())
                     if found is not None:
