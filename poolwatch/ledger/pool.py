@@ -385,7 +385,8 @@ class PoolLedger:
 
         now = time.monotonic()
         all_stats = self._all_stats()
-        with self._folded(all_stats, _PATIENCE_S):
+        of_labels = [each for *_, each in self.labels.all()]
+        with self._folded([*all_stats, *of_labels], _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
@@ -436,24 +437,14 @@ class PoolLedger:
         }
 
     def figures(self, now: float, open_holds: list[Checkout]) -> AllFigures:
-        """Figures per call site, per caller of call sites with several callers, and per
-        value of each label.
+        """Figures per call site, per caller and per label, after those of stats().
 
         Open holds are included in the average.
         """
-        from poolwatch.ledger.site_costs import AllFigures, Figures
+        from poolwatch.ledger.site_costs import AllFigures, Figures, open_ages
 
-        open_ages: dict[StackStats, list[float]] = {}
-        for hold in open_holds:
-            stats = self._stats_of(hold.stack)
-            for each in (stats, *self.labels.of(hold.context.labels)):
-                open_ages.setdefault(each, []).append(now - hold.checked_out_at)
-        labels = self.labels.all()
-        with self._folded([stats for *_, stats in labels], _PATIENCE_S):
-            elapsed = max(now - self.begun, 1e-9)
-            causing = self._causes.of_open(
-                list(self.waits.values()), now, self._stats_of
-            )
-            figures = Figures(self.id, elapsed, open_ages, causing)
-            sites, callers = figures.of_all_sites(self._stats_by_site())
-            return AllFigures(sites, callers, figures.of_labels(labels))
+        ages = open_ages(open_holds, now, self._stats_of, self.labels)
+        causing = self._causes.of_open(self.waits.values(), now, self._stats_of)
+        figures = Figures(self.id, max(now - self.begun, 1e-9), ages, causing)
+        sites, callers = figures.of_all_sites(self._stats_by_site())
+        return AllFigures(sites, callers, figures.of_labels(self.labels.all()))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
 from poolwatch.model import Collected, Frame, LabelStats, MostlyOutsideSql, SiteStats
 from poolwatch.stacks.callers import caller_at, first_difference
+
+if TYPE_CHECKING:
+    from poolwatch.ledger.checkout import Checkout
+    from poolwatch.ledger.label_stats import LabelStats as Labels
+    from poolwatch.stacks.capture import CapturedStack
 
 BySite = Mapping[Frame | None, Sequence[StackStats]]
 """The statistics of each call site: one record per stack that led to it."""
@@ -50,6 +55,20 @@ def collected(by_site: BySite) -> list[Collected]:
 
 def _collected(stats: Iterable[StackStats]) -> int:
     return sum(each.collected for each in stats)
+
+
+def open_ages(
+    holds: Iterable[Checkout],
+    now: float,
+    stats_of: Callable[[CapturedStack], StackStats],
+    labels: Labels,
+) -> dict[StackStats, list[float]]:
+    """The ages of open holds, by their stack and by each of their labels."""
+    ages: dict[StackStats, list[float]] = {}
+    for hold in holds:
+        for stats in (stats_of(hold.stack), *labels.of(hold.context.labels)):
+            ages.setdefault(stats, []).append(now - hold.checked_out_at)
+    return ages
 
 
 class Figures(NamedTuple):

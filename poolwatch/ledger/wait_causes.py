@@ -54,7 +54,7 @@ class WaitCauses:
     ) -> Counter[StackStats]:
         """Like StackStats.wait_caused, for the waits that are not over yet."""
         causing: Counter[StackStats] = Counter()
-        for wait in waits:
+        for wait in list(waits):
             blamed = self.blamed.get(id(wait), [])
             waited = now - wait.requested_at
             for stats, seconds in self._shares(blamed, waited, stats_of):

@@ -135,6 +135,7 @@ def test_viewers_get_more(path, http_get):
         "gave_up",
         "long_after_s",
         "lost_slots",
+        "made_at",
         "most_wanted",
         "switched_off",
         "waiting_s_per_s",
