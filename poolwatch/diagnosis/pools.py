@@ -20,7 +20,7 @@ _NEARLY_ALL = 0.8
 _NOTICEABLE_COST_S = 0.05
 _NOTICEABLE_SHARE = 0.02
 """Of the held time: with less, connecting hardly matters."""
-_ENOUGH_S = 2.5
+_ENOUGH_S = 3.0
 """Time needed to know that connecting goes on: not only at the start."""
 
 

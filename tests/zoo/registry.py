@@ -126,14 +126,17 @@ def fault(
 
 def innocent(
     *,
+    also: str = "",
     world: str = SQLITE,
     long_after: float = NEVER,
     seen: int = 1,
     says: str | None = None,
     **pool: Any,
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Nothing is wrong, whatever it looks like."""
-    return _registering((), "", "", "", world, long_after, seen, says, pool)
+    """Nothing is wrong, whatever it looks like. ``also``: what is true all the same,
+    such as a piece of information.
+    """
+    return _registering((), "", also, "", world, long_after, seen, says, pool)
 
 
 def _registering(
