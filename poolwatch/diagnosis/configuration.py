@@ -26,17 +26,18 @@ def made(pool: PoolStats) -> str:
 
 
 def unlimited(pools: Iterable[PoolStats]) -> list[Finding]:
-    """``over_capacity``, for each line that makes pools without a limit.
-
-    Pools that keep no connections are left out: they are meant to have none.
-    """
+    """``over_capacity``, for each line that makes pools without a limit."""
     by_site = {
-        pool.made_at or pool.id: pool for pool in pools if _exceeds_any_server(pool)
+        pool.made_at or pool.id: pool for pool in pools if exceeds_any_server(pool)
     }
     return [_unlimited(pool) for pool in by_site.values()]
 
 
-def _exceeds_any_server(pool: PoolStats) -> bool:
+def exceeds_any_server(pool: PoolStats) -> bool:
+    """Whether a pool has no limit and should have one.
+
+    Pools that keep no connections are left out: they are meant to have none.
+    """
     return is_unlimited(pool) and "Null" not in pool.kind and _on_postgres(pool.url)
 
 
@@ -48,6 +49,7 @@ def _unlimited(pool: PoolStats) -> Finding:
     why = f"max_overflow={pool.max_overflow} means no limit"
     if not pool.size:
         why = "pool_size=0 means no limit, whatever max_overflow was given"
+    unknown = "" if pool.made_at else "; it was made before poolwatch was there"
     return Finding(
         kind="over_capacity",
         severity="warning",
@@ -55,7 +57,7 @@ def _unlimited(pool: PoolStats) -> Finding:
         text=f"{made(pool)} has no limit: by itself it can open more connections than "
         "PostgreSQL accepts",
         proof=f"{why}; {plural(pool.checked_out, 'connection')} out now, "
-        f"{plural(pool.counters.connects, 'connection')} opened so far",
+        f"{plural(pool.counters.connects, 'connection')} opened so far{unknown}",
         remedy="Set pool_size and max_overflow so that the pools of all processes "
         "together stay below max_connections (100 by default). To keep no "
         "connections, use poolclass=NullPool; the limit is a pooler's task then.",

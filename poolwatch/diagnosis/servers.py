@@ -6,7 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from poolwatch.diagnosis.common import distinct_sites
-from poolwatch.diagnosis.configuration import is_unlimited, made
+from poolwatch.diagnosis.configuration import (
+    exceeds_any_server,
+    is_unlimited,
+    made,
+)
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Finding, PoolStats, Process, ServerStatus
 from poolwatch.text.format import clock, duration, plural, server_in
@@ -172,7 +176,9 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
     if unlimited and wanted:
         proof.append("without a limit: " + _names(unlimited))
     by_themselves = [
-        each for each in pools if each in unlimited or (each[2].capacity or 0) > limit
+        each
+        for each in pools
+        if exceeds_any_server(each[2]) or (each[2].capacity or 0) > limit
     ]
     culprits = by_themselves or pools
     return Finding(

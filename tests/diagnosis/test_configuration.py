@@ -52,6 +52,7 @@ def test_one_finding_for_each_line():
     assert len(unlimited([endless(), endless(made_at=JOBS)])) == 2
     unknown = [endless(id=key, made_at=None) for key in ("p1", "p2")]
     assert [finding.sites for finding in unlimited(unknown)] == [(), ()]
+    assert unlimited(unknown)[0].proof.endswith("made before poolwatch was there")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,9 @@ def test_a_server_that_is_read_tells_it_once():
     assert finding.text.startswith("pool 'orders', made at app/db.py:12, has no limit;")
     (finding,) = told(fakes.pool(size=98, max_overflow=2, made_at=JOBS), sessions=9)
     assert "made at app/jobs.py:8, can open 100 connections by itself" in finding.text
+    null = endless(id="null", kind="NullPool", size=None, max_overflow=None)
+    (finding,) = told(fakes.pool(made_at=JOBS), null, sessions=97)
+    assert finding.text.startswith("the pools of one process can open 10 connections;")
     half = [fakes.pool(key, size=60, max_overflow=0, made_at=DB) for key in "ab"]
     (finding,) = told(*half, sessions=9)
     assert finding.sites == (DB,)
