@@ -48,6 +48,8 @@ class Frame(NamedTuple):
 
 OTHER_SITES = Frame("(other call sites)", 0, "")
 """Stands for all call sites beyond the limit of a pool."""
+OTHER_VALUES = "(other values)"
+"""Stands for all values of a label beyond the limit of a pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ class PoolStats:
     """Ids of the pools from which this one takes its connections."""
     slotless: int = field(default=0, metadata=VIEWERS_ONLY)
     """Holds without a slot: detached, or of the pool before ``dispose()``."""
+    made_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The line that made it; None if poolwatch was not there, or a library made it."""
 
     @property
     def slots(self) -> int | None:
@@ -326,6 +330,23 @@ class NestedRequests(NamedTuple):
     """No statement had been sent over the outer one at any of these requests."""
 
 
+class ConcurrentStatements(NamedTuple):
+    """Statements that began on a connection while another one was running on it."""
+
+    running: Frame | None
+    """Where the one that was running had been sent."""
+    begun: Frame | None
+    callers: tuple[Frame | None, Frame | None]
+    """Callers of both, where they share a call site."""
+    checkout: Frame | None
+    """Call site of the connection."""
+    tasks: bool
+    """Whether two tasks, not two threads, sent them."""
+    ago_s: float
+    """Since the last of them."""
+    times: int
+
+
 class InheritedUse(NamedTuple):
     """A call site that checked out a connection which the parent process had opened."""
 
@@ -357,6 +378,19 @@ class PoolOrigin(NamedTuple):
     """Pools that were made in the same call as an earlier one: a fixed set."""
 
 
+class PoolSetup(NamedTuple):
+    """How one pool is set up, and since when it is used."""
+
+    purpose: object
+    """Equal for pools that are set up alike; None if unknown."""
+    own_creator: bool
+    """Whether a function of the application provides the connections."""
+    age_s: float
+    """Since the pool was instrumented."""
+    used_s: float | None
+    """Since the last checkout, at most; None if there was none."""
+
+
 @dataclass(frozen=True, slots=True)
 class SiteStats:
     """Statistics of one call site on one pool since the pool was instrumented."""
@@ -378,6 +412,23 @@ class SiteStats:
     divided among all call sites that had one when it began."""
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """If set, the statistics are of this caller alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelStats:
+    """Statistics of one value of a label on one pool, like SiteStats."""
+
+    pool: str
+    label: str
+    value: str
+    count: int
+    connections: float
+    hold_s: Distribution
+    wait_s: Distribution
+    leaked: int
+    in_sql_s: float | None
+    in_transaction_idle_s: float | None
+    wait_caused_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,6 +523,8 @@ class Process:
     """Its number among the workers of one parent; None if it is the only one."""
     callers: tuple[SiteStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Statistics caller by caller, of call sites that several callers share."""
+    labels: tuple[LabelStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Statistics value by value, of the labels that holds carry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,11 @@ from poolwatch.stacks.holder import Holder, PerThread
 if TYPE_CHECKING:
     from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
+    from poolwatch.model import Frame
     from poolwatch.stacks.capture import CallSites
 
+_MAX_CALLERS = 16
+"""Frames, ours included, in which the line that made a pool is searched for."""
 _FOR_EVER = 1e9
 """Seconds. ``long_after=math.inf`` is allowed, but JSON has no infinity."""
 
@@ -118,6 +121,10 @@ class LibraryPools(ABC):
         """The target without its wrapper objects."""
         return target
 
+    def is_wrapper(self, value: Any, target: Any) -> bool:
+        """Whether ``value``, any object at all, is a wrapper of the target."""
+        return False
+
     def pool_of(self, target: Any) -> Any:
         """The pool of a target."""
         return target
@@ -127,12 +134,24 @@ class LibraryPools(ABC):
         return None
 
     def is_new(self, target: Any) -> bool:
-        """Whether the pool was probably created just now, and keeps connections. Then
-        the running code is the origin of the pool.
+        """Whether the pool was probably created just now. Then the running code is the
+        origin of the pool.
         """
         if target in self._seen:
             return False
         self._seen.add(target)
+        return True
+
+    def has_own_creator(self, target: Any) -> bool:
+        """Whether a function of the application provides the connections."""
+        return False
+
+    def options_of(self, target: Any) -> Any:
+        """Options that make two pools for one database different; only compared."""
+        return None
+
+    def keeps_connections(self, target: Any) -> bool:
+        """Whether making such pools again and again costs connections."""
         return True
 
     def is_ready(self, target: Any) -> bool:
@@ -173,7 +192,7 @@ class LibraryPools(ABC):
             if hooks is None:
                 hooks = self._install_hooks(target, settings)
                 if not exists:
-                    self._record_origin(target, hooks.ledger)
+                    self._record_origin(target, hooks.ledger, explicit=explicit)
             else:
                 self.on_reinstrument(hooks, target)
                 # the settings of one pool win over those of all pools
@@ -280,29 +299,69 @@ class LibraryPools(ABC):
         self.track_collection(hooks)
         return hooks
 
-    def _record_origin(self, target: Any, ledger: PoolLedger) -> None:
-        """Count a new pool at its origin: the call of its ``__init__`` or, if the user
-        instruments each pool, the call of instrument().
+    def _record_origin(
+        self, target: Any, ledger: PoolLedger, *, explicit: bool
+    ) -> None:
+        """Record how a new pool is set up, and count it at its origin: the call of its
+        ``__init__`` or, if the user instruments each pool, the call of instrument().
         """
         if self._origin_guard.tripped:
             return
         try:
-            if self.is_new(target):
-                from poolwatch.ledger.pool_origins import fingerprint
-                from poolwatch.stacks.capture import pairs_of, resolve
+            if not self.is_new(target):
+                return
+            from poolwatch.ledger.pool_origins import fingerprint, made_at
+            from poolwatch.stacks.capture import pairs_of, resolve
 
-                codes = pairs_of(frame_at(1))
-                process_ledger = self._context.ledger
+            codes = pairs_of(frame_at(1))
+            stack = resolve(codes)
+            arguments = fingerprint(self.arguments_of(target))
+            setup, process_ledger = ledger.setup, self._context.ledger
+            setup.made_at = made_at(stack, instrumented=explicit)
+            if explicit and setup.made_at is None:
+                setup.made_at = self._assigned_at(target, frame_at(1))
+            setup.purpose = ledger.name, arguments, self._options_of(target, ledger)
+            setup.own_creator = self.has_own_creator(target)
+            if self.keeps_connections(target):
                 process_ledger.origins.note(
-                    resolve(codes),
+                    stack,
                     ledger.url,
-                    (ledger.name, fingerprint(self.arguments_of(target))),
+                    (ledger.name, arguments),
                     ledger.id,
                     codes=codes,
                     use_level=process_ledger.use_level_of,
                 )
         except Exception as error:  # noqa: BLE001 - the application must get its pool
             self._origin_guard.failed(error)
+
+    def _assigned_at(self, target: Any, frame: Any) -> Frame | None:
+        """The line that made the target, if the code that instruments it, or a caller,
+        has assigned it to a variable there.
+        """
+        from poolwatch.diagnosis.references.follow import local_variables
+        from poolwatch.runtime.libraries import makers
+        from poolwatch.stacks.assignments import assigned_at
+        from poolwatch.stacks.code_owner import is_ours
+
+        for _ in range(_MAX_CALLERS):
+            if frame is None:
+                break
+            ours = is_ours(frame.f_code.co_filename)
+            variables = ([], []) if ours else local_variables(frame)
+            for name, value in zip(*variables, strict=True):
+                if value is target or self.is_wrapper(value, target):
+                    found = assigned_at(frame.f_code, name, makers())
+                    if found is not None:
+                        return found
+            frame = frame.f_back
+        return None
+
+    def _options_of(self, target: Any, ledger: PoolLedger) -> int:
+        from poolwatch.ledger.pool_origins import fingerprint
+
+        now = ledger.gauges()
+        size = [ledger.kind, now.size, now.max_overflow, now.timeout_s]
+        return fingerprint([*size, self.options_of(target)])
 
     def _on_pool_collected(self, pool_id: str) -> None:
         """Drop the records of a collected pool. Runs in a finalizer: takes no lock."""

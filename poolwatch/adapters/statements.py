@@ -16,6 +16,7 @@ from poolwatch.ledger.checkout import (
     Checkout,
     Usage,
 )
+from poolwatch.ledger.concurrent import ConcurrentUses
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
 from poolwatch.stacks.holder import get_ident
@@ -24,9 +25,12 @@ from poolwatch.stacks.holder import get_ident
 class StatementHooks:
     """Records the statements of the connections of one pool."""
 
-    def __init__(self, sites: CallSites, guard: Guard) -> None:
-        self._capture = sites.of_statements.capture
+    def __init__(
+        self, sites: CallSites, guard: Guard, concurrent: ConcurrentUses
+    ) -> None:
+        self._sites = sites.of_statements
         self._guard = guard
+        self._concurrent = concurrent
 
     def begin(
         self, hold: Checkout, statement: str | None, caller: Any, streams: bool = False
@@ -39,11 +43,20 @@ class StatementHooks:
         if usage is None:
             usage = hold.usage = Usage()
         usage.statement = statement
-        usage.stack = self._capture(caller)
+        stack = self._sites.capture(caller)
         if streams:
             usage.streamed = True
-        if _is_by_another(hold):
+        task = None if hold.task is None else running_task()
+        runner = get_ident() if task is None else id(task)
+        if (
+            hold.holder.ident != runner
+            if hold.task is None
+            else not hold.task.is_of(task)
+        ):
             usage.by_others = True
+        if usage.began is not None and usage.runner != runner:
+            self._concurrent.note(hold, usage.stack, stack)
+        usage.stack, usage.runner = stack, runner
         usage.begin()
         if (
             statement is not None
@@ -52,13 +65,6 @@ class StatementHooks:
         ):
             hold.sent_advisory(statement)
         return usage
-
-
-def _is_by_another(hold: Checkout) -> bool:
-    """Whether the running thread or task is not the holder."""
-    if hold.task is None:
-        return hold.holder.ident != get_ident()
-    return not hold.task.is_of(running_task())
 
 
 def running_task() -> Task[Any] | None:

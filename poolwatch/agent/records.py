@@ -26,15 +26,9 @@ from poolwatch.diagnosis.verdicts import judge
 from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
+from poolwatch.ledger.site_costs import AllFigures
 from poolwatch.ledger.slots import LostSlot
-from poolwatch.model import (
-    Frame,
-    Hold,
-    LockRequest,
-    NestedRequests,
-    SiteStats,
-    Wait,
-)
+from poolwatch.model import Frame, Hold, LockRequest, NestedRequests, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
@@ -45,9 +39,7 @@ class PoolRecords(NamedTuple):
     """The records of one pool in a snapshot."""
 
     evidence: PoolEvidence
-    sites: list[SiteStats]
-    callers: list[SiteStats]
-    """Statistics per caller, for call sites that several callers share."""
+    figures: AllFigures
 
 
 def pool_records(
@@ -82,7 +74,7 @@ def pool_records(
     ]
     collected = pool.collected_at()
     stats = pool.stats(len(judged), len(waits))
-    sites, by_caller = pool.sites(reading.now, list(requests.holds))
+    figures = pool.figures(reading.now, list(requests.holds))
     pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
@@ -93,10 +85,12 @@ def pool_records(
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else _nested(pool, reading.now),
         missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
+        concurrent=pool.concurrent.records(reading.now),
         shared=pool.shared,
+        setup=pool.setup.record(pool.begun, reading.now),
         blocked=blocked,
     )
-    return PoolRecords(pool_evidence, sites, by_caller)
+    return PoolRecords(pool_evidence, figures)
 
 
 def with_lent(

@@ -101,8 +101,9 @@ class LedgerSource:
                     key=lambda wait: -wait.waited_s,
                 )
             ),
-            sites=tuple([site for pool in pools for site in pool.sites]),
-            callers=tuple([site for pool in pools for site in pool.callers]),
+            sites=tuple([each for pool in pools for each in pool.figures.sites]),
+            callers=tuple([each for pool in pools for each in pool.figures.callers]),
+            labels=tuple([each for pool in pools for each in pool.figures.labels]),
             parent=parent(),
             findings=by_severity(
                 self._standstills.with_deadlocks(
@@ -128,5 +129,5 @@ class LedgerSource:
                 for pool in evidence
                 for each in findings.pool_findings(pool, evidence)
             ],
-            *findings.process_findings(origins, [pool.stats for pool in evidence]),
+            *findings.process_findings(origins, evidence),
         ]

@@ -1,4 +1,4 @@
-"""The watchdog: logs each leak once, without any viewer.
+"""The watchdog: logs each leak, and the first time a pool is full, once.
 
 It runs in the agent's thread, every second. In an application without leaks it only
 reads a few numbers. It takes a snapshot only if a hold is over its threshold, or if the
@@ -8,9 +8,10 @@ thread or task that checked it out has ended.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.ledger.checkout import Checkout
@@ -20,6 +21,7 @@ from poolwatch.ledger.nesting import Nesting
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Frame, Hold
 from poolwatch.runtime.guard import log
+from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, one_line, place, plural, site_and_callers
 
 PERIOD_S = 1.0
@@ -49,6 +51,8 @@ class Watchdog:
         self._collected: dict[tuple[str, Frame], int] = {}
         self._nestings: set[tuple[str, Frame | None, Frame | None]] = set()
         self._shared: set[tuple[str, Frame | None]] = set()
+        self._full: WeakSet[PoolLedger] = WeakSet()
+        """Pools that have been logged as full."""
         self._suspects: frozenset[int] = frozenset()
         self._next_check = 0.0
         self._next_incident_snapshot = 0.0
@@ -63,6 +67,7 @@ class Watchdog:
             pool.find_dropped()
             pool.mark(now)
             pool.slots.compare(now, pool.gauges())
+            self._log_full(pool)
             self._log_nested(pool)
             self._log_fork_shared(pool)
         if now >= self._next_incident_snapshot and any(
@@ -134,6 +139,23 @@ class Watchdog:
                 place(site),
                 duration(now - min(leak.checked_out_at for leak in returned)),
             )
+
+    def _log_full(self, pool: PoolLedger) -> None:
+        """Log once when a pool first becomes full, with the holders by call site."""
+        if pool in self._full:
+            return
+        stacks, more = pool.first_full, "and another one was requested"
+        if stacks is None:
+            size = pool.gauges()
+            most = (size.size or 0) + (size.max_overflow or 0)
+            if not size.size or (size.max_overflow or 0) <= 0:
+                return
+            if len(pool.holds) < most:
+                return
+            stacks = [hold.stack for hold in list(pool.holds.values())]
+            more = "the overflow included"
+        self._full.add(pool)
+        log().warning("%s", _full_text(pool.name, stacks, more))
 
     def _log_nested(self, pool: PoolLedger) -> None:
         """Log each pair of call sites once, with both stacks."""
@@ -227,6 +249,20 @@ def _nested_text(nesting: Nesting, pool: str) -> str:
         *_stack_lines("the second", nesting.inner.frames()),
     ]
     return "\n  ".join(lines)
+
+
+def _full_text(pool: str, stacks: Sequence[CapturedStack], more: str) -> str:
+    """Return the log entry for a pool without a free connection."""
+    sites = Counter(place(stack.site()) for stack in stacks).most_common()
+    held = ", ".join(f"{site} ({count})" for site, count in sites[:_MAX_FRAMES])
+    rest = sum(count for _, count in sites[_MAX_FRAMES:])
+    if rest:
+        held += f", and {rest} more"
+    out = f"{plural(len(stacks), 'connection')} out"
+    return one_line(
+        f"pool {pool!r} is full for the first time: {out}, {more}; held by {held} "
+        "(logged once; poolwatch ps shows the holders)"
+    )
 
 
 def _fork_shared_text(use: InheritedCheckouts, pool: str) -> str:

@@ -8,14 +8,14 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.commands import arguments
 from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.commands.ps_table import Style
-    from poolwatch.model import IncidentSnapshot
+    from poolwatch.model import IncidentSnapshot, Snapshot
 
 _DESCRIPTION = """\
 Show who holds each connection of every instrumented process, and who waits.
@@ -27,13 +27,14 @@ examples:
   poolwatch ps -v           ... with proofs and stacks
   poolwatch ps --sites      which lines of code hold the most connections
   poolwatch ps --sites --by caller      ... which callers of a shared helper
+  poolwatch ps --by endpoint            ... which values of label(endpoint=...)
   poolwatch ps --frozen     snapshots of last night's incidents
   poolwatch ps --json | jq '.processes[].holds[] | select(.verdict != "ok")'
 
-columns of --sites:
+columns of --sites and --by:
   AVG HELD       connections held at once, on average
   P50 P95 MAX    how long holds lasted
-  WAIT CAUSED    how long others waited while this call site held connections
+  WAIT CAUSED    how long others waited while this row held connections
   SQL %          share of the hold time spent in statements
   IDLE IN TX %   share of the hold time in a transaction between statements
   LEAKED         leaked holds
@@ -63,9 +64,11 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     )
     ps.add_argument(
         "--by",
-        choices=("site", "caller"),
+        metavar="site|caller|LABEL",
         help="implies --sites: list the callers of a shared call site below it (site, "
-        "the default), or instead of it (caller)",
+        "the default), or instead of it (caller); or list the values of a label that "
+        "poolwatch.label(LABEL=...) has given to holds. With --json, adds the latter "
+        'as "labels" to each process',
     )
     ps.add_argument(
         "--frozen",
@@ -74,7 +77,9 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "a pool was exhausted, had a timeout or was deadlocked; with -v, the stacks "
         "of all holds",
     )
-    arguments.add_json(ps, "print everything as JSON, whatever the other options")
+    arguments.add_json(
+        ps, "print everything as JSON, whatever the other options but --by"
+    )
     arguments.add_source(ps)
     return ps
 
@@ -90,11 +95,26 @@ def run(options: argparse.Namespace) -> int:
         snapshot = source.snapshot()
     if source.server_error:
         print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
-    if options.json:
+    if options.json and options.by not in {None, "site", "caller"}:
+        print(json.dumps(_with_labels(snapshot, options.by)))
+    elif options.json:
         print(document.to_json(snapshot))
     else:
         print(ps_table.render(snapshot, _style(options)))
     return 0
+
+
+def _with_labels(snapshot: Snapshot, label: str) -> dict[str, Any]:
+    """The document, with the statistics of one label added to each process."""
+    from poolwatch.protocol import document
+
+    found = document.to_document(snapshot)
+    every = document.to_document(snapshot, viewers=True)
+    for process, complete in zip(found["processes"], every["processes"], strict=True):
+        process["labels"] = [
+            each for each in complete["labels"] if each["label"] == label
+        ]
+    return found
 
 
 def _print_incident_snapshots(options: argparse.Namespace) -> int:

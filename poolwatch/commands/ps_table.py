@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
+from poolwatch.commands.ps_usage import usage_tables
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import (
     Frame,
@@ -16,7 +15,6 @@ from poolwatch.model import (
     IncidentSnapshot,
     PoolStats,
     Process,
-    SiteStats,
     Snapshot,
     Unreachable,
 )
@@ -30,7 +28,6 @@ from poolwatch.text.format import (
     one_line,
     place,
     plural,
-    short_time,
     width,
 )
 from poolwatch.text.incident_snapshots import (
@@ -40,7 +37,6 @@ from poolwatch.text.incident_snapshots import (
 )
 from poolwatch.text.naming import holder_name, process_name, with_names
 
-_MAX_SITES = 20
 _MAX_FRAMES = 5
 _MAX_MARKS = 3
 
@@ -59,8 +55,9 @@ class Style:
     """Show the proof of each finding, and the stacks of long and leaked holds."""
     sites: bool = False
     """Show the statistics of each call site."""
-    by: Literal["site", "caller"] = "site"
-    """Show the callers of a shared call site below it, or instead of it."""
+    by: str = "site"
+    """Show the callers of a shared call site below it (``site``) or instead of it
+    (``caller``), or show the values of a label: any other name."""
 
 
 def render(snapshot: Snapshot, style: Style) -> str:
@@ -140,7 +137,13 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
         for hold in suspects:
             yield from _stacks(hold, style)
     if style.sites:
-        yield from _sites(process, style)
+        yield from _usage(process, style)
+
+
+def _usage(process: Process, style: Style) -> Iterable[str]:
+    for title, rows in usage_tables(process, style.by, style.columns):
+        yield from _wrapped(title, style, 2)
+        yield from rows
 
 
 def _pools(process: Process, style: Style) -> Iterable[str]:
@@ -303,113 +306,6 @@ def _shrink(sizes: list[int], cells: int) -> None:
         if max(spare) <= 0:
             return
         sizes[order[spare.index(max(spare))]] -= 1
-
-
-# -- the table of call sites -------------------------------------------------------
-
-
-def _sites(process: Process, style: Style) -> Iterable[str]:
-    for pool in process.pools:
-        callers: dict[Frame, list[SiteStats]] = defaultdict(list)
-        for each in process.callers:
-            if each.pool == pool.id:
-                callers[each.site].append(each)
-        sites = [site for site in process.sites if site.pool == pool.id]
-        if style.by == "caller":
-            sites = [each for site in sites for each in callers[site.site] or [site]]
-            callers.clear()
-        if not sites:
-            continue
-        sites.sort(key=_cost)
-        what = "callers" if style.by == "caller" else "call sites"
-        title = f"{what} of {one_line(pool.name)}, costliest first:"
-        yield from _wrapped(title, style, 2)
-        shown: list[tuple[SiteStats, bool]] = []
-        for site in sites[:_MAX_SITES]:
-            shown.append((site, False))
-            shown += [(each, True) for each in sorted(callers[site.site], key=_cost)]
-        yield from _sites_table(shown, style.columns)
-        if len(sites) > _MAX_SITES:
-            yield f"  and {len(sites) - _MAX_SITES} more (poolwatch ps --json)"
-
-
-def _cost(site: SiteStats) -> tuple[float, float]:
-    return -site.wait_caused_s, -site.hold_s.sum
-
-
-def _average(site: SiteStats) -> str:
-    digits = 2 if site.connections < 99.995 else 0
-    return f"{site.connections:.{digits}f}"
-
-
-def _count(count: int) -> str:
-    """Return a count in at most five cells."""
-    if count < 100_000:
-        return str(count)
-    return f"{count // 1000}k" if count < 10_000_000 else f"{count // 1_000_000}M"
-
-
-def _time(seconds: float | None) -> str:
-    """Return a duration, from milliseconds to days, in at most six cells."""
-    if seconds is not None and 0 < seconds < 9.95:
-        return short_time(seconds).replace(" ", "")
-    return duration(seconds)
-
-
-def _share(seconds: float | None, whole: float) -> str:
-    if seconds is None or whole <= 0:
-        return "-"
-    return f"{min(100.0, 100 * seconds / whole):.0f}"
-
-
-_SITE_COLUMNS: tuple[tuple[str, str, Callable[[SiteStats], str]], ...] = (
-    ("", "COUNT", lambda site: _count(site.count)),
-    ("AVG", "HELD", _average),
-    ("", "P50", lambda site: _time(site.hold_s.p50)),
-    ("", "P95", lambda site: _time(site.hold_s.p95)),
-    ("", "MAX", lambda site: _time(site.hold_s.max)),
-    ("WAIT", "CAUSED", lambda site: _time(site.wait_caused_s)),
-    ("", "SQL %", lambda site: _share(site.in_sql_s, site.hold_s.sum)),
-    (
-        "IDLE",
-        "IN TX %",
-        lambda site: _share(site.in_transaction_idle_s, site.hold_s.sum),
-    ),
-    ("", "LEAKED", lambda site: _count(site.leaked)),
-)
-"""The two lines of the title, and the cell function. The name comes before these."""
-_NARROW, _WIDE, _WIDEST = 16, 24, 1000
-"""Widths of a call site's name: the minimum; the minimum with two spaces between
-columns, below which one space is used; unlimited."""
-
-
-def _sites_table(
-    sites: Sequence[tuple[SiteStats, bool]], columns: int
-) -> Iterable[str]:
-    """Draw the sites; True marks a caller of the call site above it."""
-    upper, lower, _ = zip(*_SITE_COLUMNS, strict=True)
-    rows = [upper, lower]
-    rows += [tuple(cell(site) for _, _, cell in _SITE_COLUMNS) for site, _ in sites]
-    sizes = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    names = [width(_site_name(*each, _WIDEST)) for each in sites]
-    room = columns - 2 - sum(sizes)
-    first = max(width("CALL SITE"), *names)
-    gap = 2 if room - 2 * len(sizes) >= min(first, _WIDE) else 1
-    first = min(first, max(_NARROW, room - gap * len(sizes)))
-    titles = ["", "CALL SITE", *(_site_name(*each, first) for each in sites)]
-    for name, row in zip(titles, rows, strict=True):
-        cells = [fit_end(name, first)]
-        cells += [cell.rjust(size) for cell, size in zip(row, sizes, strict=True)]
-        yield ("  " + (" " * gap).join(cells)).rstrip()
-
-
-def _site_name(site: SiteStats, below: bool, cells: int) -> str:
-    if not below:
-        return call_site_short(site, cells)
-    if site.caller is None:
-        return "  from a library"
-    name = f"  from {place(site.caller)}"
-    return name if width(name) <= cells else f"  from {place(site.caller, 1)}"
 
 
 # -- wrapping ----------------------------------------------------------------------

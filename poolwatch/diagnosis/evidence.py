@@ -13,12 +13,14 @@ from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.model import (
     ClosedConnection,
     Collected,
+    ConcurrentStatements,
     FindingKind,
     Frame,
     Hold,
     InheritedUse,
     MostlyOutsideSql,
     NestedRequests,
+    PoolSetup,
     PoolStats,
     Process,
     Wait,
@@ -189,6 +191,8 @@ class PoolEvidence:
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()
     """Nested requests that the ledger has noted so far."""
+    concurrent: Sequence[ConcurrentStatements] = ()
+    """Concurrent statements that the ledger has noted so far."""
     missing: Sequence[MissingSlot] = ()
     lent: Sequence[Hold] = ()
     """Holds of a pool over this one, whose connections are of this one."""
@@ -196,6 +200,7 @@ class PoolEvidence:
     """Connections of this one that are idle in a pool over it."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
+    setup: PoolSetup | None = None
     blocked: Mapping[Node, Blocked] = field(default_factory=dict)
     """What the threads and tasks of the process wait for, as far as it is known."""
 

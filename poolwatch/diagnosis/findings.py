@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis import backends, holds, nested, servers
+from poolwatch.diagnosis import (
+    backends,
+    concurrent,
+    configuration,
+    holds,
+    nested,
+    servers,
+)
 from poolwatch.diagnosis.churn import churned
 from poolwatch.diagnosis.common import by_severity
 from poolwatch.diagnosis.deadlock import deadlocked
@@ -18,7 +25,7 @@ from poolwatch.diagnosis.evidence import PoolEvidence, ServerEvidence
 from poolwatch.diagnosis.lock_waits import lock_waits
 from poolwatch.diagnosis.pools import exhausted, lost_slot, undersized, unpooled
 from poolwatch.diagnosis.sessions import Sessions
-from poolwatch.model import Finding, PoolOrigin, PoolStats, Process
+from poolwatch.model import Finding, PoolOrigin, Process
 
 
 def pool_findings(
@@ -41,8 +48,9 @@ def pool_findings(
         ),
         *lost_slot(stats, evidence.missing),
         *exhausted(stats, [*held, *evidence.lent], waits, lent_idle=evidence.lent_idle),
-        *unpooled(stats),
+        *unpooled(stats, evidence.setup),
         *holds.mostly_outside(stats, evidence.outside),
+        *concurrent.concurrent_use(stats, evidence.concurrent),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),
     ]
     if evidence.shared:
@@ -57,10 +65,15 @@ def pool_findings(
 
 
 def process_findings(
-    origins: Iterable[PoolOrigin], stats: Iterable[PoolStats]
+    origins: Iterable[PoolOrigin], pools: Sequence[PoolEvidence]
 ) -> list[Finding]:
     """The findings about the way one process creates its pools."""
-    return churned(origins, stats)
+    stats = [each.stats for each in pools]
+    return [
+        *churned(origins, stats),
+        *configuration.unlimited(stats),
+        *configuration.duplicate_pool(pools),
+    ]
 
 
 def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, ...]:
@@ -68,6 +81,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
     processes = [each.process for each in evidence]
     down = servers.server_down(processes)
     too_many = servers.over_capacity(processes)
+    told = servers.told_by_over_capacity(processes)
     sessions = Sessions(evidence)
     return tuple(
         replace(
@@ -75,7 +89,12 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
             findings=by_severity(
                 [
                     *down.get(number, ()),
-                    *each.process.findings,
+                    *[
+                        finding
+                        for finding in each.process.findings
+                        if finding.kind != "over_capacity"
+                        or (number, finding.pool) not in told
+                    ],
                     *backends.stray_sessions(each.stray_sessions),
                     *backends.ghosts(each.process, each.missing),
                     *lock_waits(each.process, sessions),

@@ -6,9 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from poolwatch.diagnosis.common import distinct_sites, ids
+from poolwatch.diagnosis.configuration import made
 from poolwatch.diagnosis.evidence import FailedCall, MissingSlot
 from poolwatch.diagnosis.pool_options import options_of
-from poolwatch.model import Finding, Hold, MostlyOutsideSql, PoolStats, Wait
+from poolwatch.model import (
+    Finding,
+    Hold,
+    MostlyOutsideSql,
+    PoolSetup,
+    PoolStats,
+    Wait,
+)
 from poolwatch.text.format import call_site, duration, place, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
@@ -20,6 +28,10 @@ _NEARLY_ALL = 0.8
 _MOSTLY = 0.5
 _MAX_CAUSES = 3
 _NOTICEABLE_COST_S = 0.05
+_NOTICEABLE_SHARE = 0.02
+"""Of the held time: with less, connecting hardly matters."""
+_ENOUGH_S = 3.0
+"""Time needed to know that connecting goes on: not only at the start."""
 
 
 def exhausted(
@@ -189,38 +201,61 @@ def _any_at(holds: Sequence[Hold], outside: Sequence[MostlyOutsideSql]) -> bool:
     return any(hold.site in sites for hold in holds)
 
 
-def unpooled(pool: PoolStats) -> list[Finding]:
+def unpooled(pool: PoolStats, setup: PoolSetup | None = None) -> list[Finding]:
     """``unpooled``: nearly every checkout opens a connection that is closed again.
 
-    NullPool is left out, because it is meant to work like that.
+    A pool that keeps no connections is meant to work like that: then it is a piece of
+    information, once the cost is known and no trifle.
     """
     counters, opened = pool.counters, pool.create_s
-    if "Null" in pool.kind or pool.over or counters.checkouts < _ENOUGH_CHECKOUTS:
+    by_design = "Null" in pool.kind
+    if pool.over or counters.checkouts < _ENOUGH_CHECKOUTS:
         return []
-    if counters.connects < _NEARLY_ALL * counters.checkouts:
+    if opened.sum < _NOTICEABLE_COST_S:
+        return []
+    if counters.connects < _NEARLY_ALL * counters.checkouts or not opened.count:
         return []
     if counters.closes < _NEARLY_ALL * counters.connects:
         return []  # the pool is growing: these connections will be reused
-    if opened.sum < _NOTICEABLE_COST_S or not opened.count:
+    if by_design and not _costs(pool, setup):
         return []
     each = opened.sum / opened.count
+    nearly = "" if by_design else "nearly "
     return [
         Finding(
             kind="unpooled",
-            severity="warning",
+            severity="info" if by_design else "warning",
             pool=pool.id,
-            text=f"pool {pool.name!r} opens a connection for nearly every checkout: "
+            text=f"{made(pool)} opens a connection for {nearly}every checkout: "
             f"{duration(opened.sum)} spent connecting so far, {short_time(each)} "
             "each time",
             proof=f"{plural(counters.checkouts, 'checkout')}, "
             f"{plural(counters.connects, 'connection')} opened, {counters.closes} "
             "closed",
             remedy=_unpooled_remedy(pool),
+            sites=distinct_sites(pool.made_at),
         )
     ]
 
 
+def _costs(pool: PoolStats, setup: PoolSetup | None) -> bool:
+    """Whether connecting takes a part of the time that a pool would save.
+
+    A function of the application may get its connections from another pool: then a
+    slow one is a wait.
+    """
+    if setup is None or setup.own_creator or setup.age_s < _ENOUGH_S:
+        return False
+    return pool.create_s.sum >= _NOTICEABLE_SHARE * pool.hold_s.sum
+
+
 def _unpooled_remedy(pool: PoolStats) -> str:
+    if "Null" in pool.kind:
+        return (
+            "That is right behind a pooler such as PgBouncer, in serverless functions "
+            "and in processes that fork. Elsewhere a pool that keeps connections "
+            "(SQLAlchemy's default, psycopg's ConnectionPool) saves these seconds."
+        )
     if pool.counters.invalidated >= _NEARLY_ALL * pool.counters.closes:
         return (
             "Find out why the connections are invalidated: they break while checked "

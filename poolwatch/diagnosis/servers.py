@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from poolwatch.diagnosis.common import distinct_sites
+from poolwatch.diagnosis.configuration import (
+    exceeds_any_server,
+    is_unlimited,
+    made,
+)
 from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Finding, PoolStats, Process, ServerStatus
 from poolwatch.text.format import clock, duration, plural, server_in
@@ -25,6 +31,19 @@ def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
         if finding is not None:
             found[_largest(pools)].append(finding)
     return found
+
+
+def told_by_over_capacity(processes: Sequence[Process]) -> set[tuple[int, str]]:
+    """The pools of which over_capacity() speaks: the process by its index, and the id.
+
+    What their processes say of the same is left out then.
+    """
+    return {
+        (number, pool.id)
+        for server, pools in _by_server(processes)
+        if _over_capacity(server, pools) is not None
+        for number, _, pool in pools
+    }
 
 
 _Pools = list[tuple[int, Process, PoolStats]]
@@ -147,15 +166,10 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
     reserved = server.reserved or 0
     limit = server.max_connections - reserved
     wanted = sum(pool.capacity or 0 for _, _, pool in pools)
-    unlimited = [each for each in pools if _is_unlimited(each[2])]
+    unlimited = [each for each in pools if is_unlimited(each[2])]
     reached = server.sessions is not None and server.sessions >= limit
     if wanted <= limit and not (unlimited and reached):
         return None
-    count = len({number for number, _, _ in pools})
-    owners = "one process" if count == 1 else f"{count} processes"
-    capacity_words = (
-        f"can open {plural(wanted, 'connection')}" if wanted else "have no limit"
-    )
     proof = [
         f"max_connections is {server.max_connections}, {reserved} of them reserved",
         f"{server.sessions} sessions now",
@@ -163,22 +177,38 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
     ]
     if unlimited and wanted:
         proof.append("without a limit: " + _names(unlimited))
+    by_themselves = [
+        each
+        for each in pools
+        if exceeds_any_server(each[2]) or (each[2].capacity or 0) > limit
+    ]
+    culprits = by_themselves or pools
     return Finding(
         kind="over_capacity",
         severity="critical" if reached else "warning",
         pool=None,
-        text=f"the pools of {owners} {capacity_words}; "
+        text=f"{_who_can(pools, by_themselves, wanted)}; "
         f"PostgreSQL at {server.address or '?'} accepts {limit}"
         + (", and all of those are in use" if reached else ""),
         proof="; ".join(proof),
         remedy="Make the pools smaller or run fewer processes, so that all pools "
         "together stay below that; or put a pooler such as PgBouncer in between.",
+        sites=distinct_sites(*(pool.made_at for _, _, pool in culprits)),
     )
 
 
-def _is_unlimited(pool: PoolStats) -> bool:
-    """Whether the pool is known to have no limit."""
-    return pool.capacity is None and (pool.kind == "NullPool" or pool.size is not None)
+def _who_can(pools: _Pools, by_themselves: _Pools, wanted: int) -> str:
+    """Who can open how many connections: one pool, or all of them together."""
+    if len(by_themselves) == 1 and by_themselves[0][2].made_at:
+        pool = by_themselves[0][2]
+        if pool.capacity is None:
+            return f"{made(pool)} has no limit"
+        most = plural(pool.capacity, "connection")
+        return f"{made(pool)} can open {most} by itself"
+    count = len({number for number, _, _ in pools})
+    owners = "one process" if count == 1 else f"{count} processes"
+    capacity = f"can open {plural(wanted, 'connection')}" if wanted else "have no limit"
+    return f"the pools of {owners} {capacity}"
 
 
 def _named(pools: _Pools) -> str:

@@ -148,6 +148,8 @@ class Usage:
     statement: str | None = None
     stack: CapturedStack | None = None
     """The stack that sent the last statement."""
+    runner = 0
+    """Identifies the thread or task that sent the last statement."""
     began: float | None = None
     """Start of the running statement, commit or rollback; None if none is running."""
     used = 0.0

@@ -13,18 +13,22 @@ import itertools
 import threading
 import time
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
+from poolwatch.ledger.concurrent import ConcurrentUses
 from poolwatch.ledger.histogram import Histogram, merged
+from poolwatch.ledger.label_stats import LabelStats
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
 from poolwatch.ledger.pool_over_pool import Lending, took_from_another
+from poolwatch.ledger.setup import Setup
 from poolwatch.ledger.site_stats import BATCH, StackStats
 from poolwatch.ledger.slots import Slots
+from poolwatch.ledger.wait_causes import MAX_BLAMED, MIN_SHOWN_WAIT_S, WaitCauses
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
@@ -32,7 +36,8 @@ from poolwatch.stacks.callers import Stack, near_stack
 if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedCheckouts
     from poolwatch.ledger.pool_origins import UseLevel
-    from poolwatch.model import Collected, MostlyOutsideSql, PoolStats, SiteStats
+    from poolwatch.ledger.site_costs import AllFigures
+    from poolwatch.model import Collected, MostlyOutsideSql, PoolStats
     from poolwatch.stacks.capture import CapturedStack, Pairs
 
 MAX_SITES = 128
@@ -43,10 +48,6 @@ _PATIENCE_S = 0.05
 """How long a viewer waits for a running fold before it reads without the lock."""
 _MAX_CLOSED = 32
 """Closed connections that are remembered per pool."""
-_MAX_BLAMED = 64
-"""Maximum number of holds among which the time of one wait is shared."""
-MIN_SHOWN_WAIT_S = 0.001
-"""Seconds. Shorter waits are not shown: they are connections being handed over."""
 
 
 def _no_check() -> None:
@@ -85,6 +86,8 @@ class PoolLedger:
         """The observers of all pools."""
         self.nestings = Nestings(in_use)
         self.slots = Slots()
+        self.concurrent = ConcurrentUses()
+        self.setup = Setup()
         self.name = name
         self.kind = kind
         self.url = url
@@ -104,8 +107,6 @@ class PoolLedger:
         """Open holds whose connection was detached from the pool."""
         self.lending = Lending(self.holds, all_pools)
         self.waits: dict[int, Checkout] = {}
-        self.blamed: dict[int, list[CapturedStack]] = {}
-        """By id of the wait: the stacks of the holds that were open when it began."""
         self.connections: dict[int, ConnectionFacts] = {}
         self.inherited: dict[CapturedStack, InheritedCheckouts] = {}
         """Stacks that checked out connections opened before a fork."""
@@ -115,10 +116,15 @@ class PoolLedger:
         """The latest closed connections: the time, and the facts."""
         self.switched_off: Callable[[], bool] = bool
         self._stats: dict[CapturedStack, StackStats] = {}
+        self.labels = LabelStats()
+        self._causes = WaitCauses(self.labels)
+        self.blamed = self._causes.blamed
+        """The waits whose cause is noted, by id."""
         self._start_counting()
 
     def _start_counting(self) -> None:
         self.begun = time.monotonic()
+        self.setup.restart(self.begun)
         self.connects = self.closes = self.timeouts = self.invalidated = 0
         self.gave_up = 0
         """Waits that the application itself ended."""
@@ -126,6 +132,8 @@ class PoolLedger:
         """The most connections held and requested at once, while above the capacity."""
         self.leaked = 0
         """Holds that were found leaked or were garbage-collected."""
+        self.first_full: list[CapturedStack] | None = None
+        """The stacks of the holds when a request first found no free connection."""
         self._by_site: dict[Frame | None, dict[Stack, StackStats]] = {}
         """By call site and stack; the call site of an empty stack is None."""
         self._create = Histogram()
@@ -172,6 +180,10 @@ class PoolLedger:
             self._leaked(hold, stats)
         if len(held) >= BATCH:
             self._fold(stats)
+        if hold.context.labels:
+            full = self.labels.ended(hold, now, collected)
+            if full:
+                self._fold(*full)
         hold.holder.hold_count -= 1
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
@@ -198,27 +210,23 @@ class PoolLedger:
     def requested_beyond_capacity(self, wait: Checkout) -> None:
         """Record a request while the pool is at its capacity."""
         self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
-        holders = itertools.islice(list(self.holds.values()), _MAX_BLAMED)
-        self.blamed[id(wait)] = [hold.stack for hold in holders]
+        stacks = self._causes.note(wait, list(self.holds.values()))
+        if self.first_full is None:
+            self.first_full = stacks
 
     def waited(self, wait: Checkout, now: float) -> None:
         """Share the time of an ended wait among the holds open at its start."""
-        stacks = self.blamed.pop(id(wait), None)
-        if stacks is None or now - wait.requested_at < MIN_SHOWN_WAIT_S:
+        if not self._causes.ended(wait, now, self._stats_of):
             return
-        for stack in stacks:
-            stats = self._stats.get(stack) or self._stats_of(stack)
-            stats.wait_caused += (now - wait.requested_at) / len(stacks)
         if wait.holder.hold_count:
             for pool in list(self._all_pools.values()):
                 pool.holder_waited(wait.requester(), now - wait.requested_at)
 
     def holder_waited(self, requester: object, seconds: float) -> None:
         """Add to the open holds of ``requester`` its wait for another connection."""
-        for hold in itertools.islice(list(self.holds.values()), _MAX_BLAMED):
+        for hold in itertools.islice(list(self.holds.values()), MAX_BLAMED):
             if hold.requester() == requester:
-                stats = self._stats.get(hold.stack) or self._stats_of(hold.stack)
-                stats.pool_wait += seconds
+                self._stats_of(hold.stack).pool_wait += seconds
 
     def connected(self, connect_s: float, facts: ConnectionFacts) -> None:
         """Count a connection that was opened, and the seconds of the connect."""
@@ -237,13 +245,15 @@ class PoolLedger:
 
     def found_leaked(self, hold: Checkout) -> None:
         """Count an open hold as leaked, once."""
-        self._leaked(hold, self._stats.get(hold.stack) or self._stats_of(hold.stack))
+        self._leaked(hold, self._stats_of(hold.stack))
 
     def _leaked(self, hold: Checkout, stats: StackStats) -> None:
         if not hold.leaked:
             hold.leaked = True
             self.leaked += 1
             stats.leaked += 1
+            for each in self.labels.of(hold.context.labels):
+                each.leaked += 1
 
     def forget(self) -> None:
         """Start over in a forked child: the holds and counts belong to the parent.
@@ -260,8 +270,10 @@ class PoolLedger:
         ):
             table.clear()
         self.recently_closed.clear()
+        self.labels.forget()
         self.nestings.forget()
         self.slots.forget()
+        self.concurrent.forget()
         self._start_counting()  # with a new lock: the parent may have held it
 
     def _all_stats(self) -> list[StackStats]:
@@ -308,7 +320,10 @@ class PoolLedger:
                 del samples[:ready]
 
     def _stats_of(self, captured: CapturedStack) -> StackStats:
-        """Return the statistics of a stack that is not (or no longer) in ``_stats``."""
+        """Return the statistics of a stack; may be slow if it is not in ``_stats``."""
+        known = self._stats.get(captured)
+        if known is not None:
+            return known
         if len(self._stats) >= 4 * MAX_SITES:
             self._stats.clear()
         site: Frame | None = captured.site()
@@ -356,6 +371,8 @@ class PoolLedger:
     def mark(self, now: float) -> None:
         """Note the seconds waited so far: see WaitRate."""
         all_stats = self._all_stats()
+        count = sum(each.count for each in all_stats)
+        self.setup.look(count + len(self.recorded_holds()), now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
@@ -382,10 +399,12 @@ class PoolLedger:
         now = time.monotonic()
         holds += len(self.lending)
         all_stats = self._all_stats()
-        with self._folded(all_stats, _PATIENCE_S):
+        of_labels = [each for *_, each in self.labels.all()]
+        with self._folded([*all_stats, *of_labels], _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
+            self.setup.look(ended + holds, now)
             gauges = self.gauges()
             self.slots.compare(now, gauges)
             return PoolStats(
@@ -424,6 +443,7 @@ class PoolLedger:
                 unrecorded=self.slots.unrecorded(gauges),
                 over=tuple(self.lending.over),
                 slotless=gauges.former + len(self.detached),
+                made_at=self.setup.made_at,
             )
 
     def stacks(self) -> dict[Frame, list[Stack]]:
@@ -434,29 +454,15 @@ class PoolLedger:
             if site is not None
         }
 
-    def sites(
-        self, now: float, open_holds: list[Checkout]
-    ) -> tuple[list[SiteStats], list[SiteStats]]:
-        """Figures per call site, and per caller of call sites with several callers.
+    def figures(self, now: float, open_holds: list[Checkout]) -> AllFigures:
+        """Figures per call site, per caller and per label, after those of stats().
 
         Open holds are included in the average.
         """
-        from poolwatch.ledger.site_costs import Figures
+        from poolwatch.ledger.site_costs import AllFigures, Figures, open_ages
 
-        open_ages: dict[StackStats, list[float]] = {}
-        for hold in open_holds:
-            stats = self._stats.get(hold.stack) or self._stats_of(hold.stack)
-            open_ages.setdefault(stats, []).append(now - hold.checked_out_at)
-        elapsed = max(now - self.begun, 1e-9)
-        figures = Figures(self.id, elapsed, open_ages, self._causing(now))
-        return figures.of_all_sites(self._stats_by_site())
-
-    def _causing(self, now: float) -> Counter[StackStats]:
-        """Like StackStats.wait_caused, for the waits that are not over yet."""
-        causing: Counter[StackStats] = Counter()
-        for wait in list(self.waits.values()):
-            stacks = self.blamed.get(id(wait), ())
-            for stack in stacks:
-                stats = self._stats.get(stack) or self._stats_of(stack)
-                causing[stats] += (now - wait.requested_at) / len(stacks)  # type: ignore[assignment]
-        return causing
+        ages = open_ages(open_holds, now, self._stats_of, self.labels)
+        causing = self._causes.of_open(self.waits.values(), now, self._stats_of)
+        figures = Figures(self.id, max(now - self.begun, 1e-9), ages, causing)
+        sites, callers = figures.of_all_sites(self._stats_by_site())
+        return AllFigures(sites, callers, figures.of_labels(self.labels.all()))

@@ -136,6 +136,20 @@ class PoolOrigins:
         ]
 
 
+def made_at(stack: Sequence[Frame], *, instrumented: bool) -> Frame | None:
+    """The line of the application that makes a pool; None if unknown.
+
+    ``instrumented``: instrument() was called for this pool. If the application called
+    it, and not the pool's library, the pool was made earlier.
+    """
+    from poolwatch.stacks.compare import user_frames  # once per pool
+
+    frames = user_frames(stack, launcher=True)
+    if not frames or (instrumented and frames[0] == stack[0]):
+        return None
+    return frames[0]
+
+
 def _enclosing_function(stack: Sequence[Frame], at: int) -> tuple[int, Frame]:
     """Return the index of the function around a comprehension, and its call site."""
     site = stack[at]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
-from poolwatch.model import Collected, Frame, MostlyOutsideSql, SiteStats
+from poolwatch.model import Collected, Frame, LabelStats, MostlyOutsideSql, SiteStats
 from poolwatch.stacks.callers import caller_at, first_difference
 from poolwatch.stacks.capture import Pairs
+
+if TYPE_CHECKING:
+    from poolwatch.ledger.checkout import Checkout
+    from poolwatch.ledger.label_stats import LabelStats as Labels
+    from poolwatch.stacks.capture import CapturedStack
 
 BySite = Mapping[Frame | None, Sequence[StackStats]]
 """The statistics of each call site: one record per stack that led to it."""
@@ -59,6 +64,20 @@ def _collected(stats: Iterable[StackStats]) -> int:
     return sum(each.collected for each in stats)
 
 
+def open_ages(
+    holds: Iterable[Checkout],
+    now: float,
+    stats_of: Callable[[CapturedStack], StackStats],
+    labels: Labels,
+) -> dict[StackStats, list[float]]:
+    """The ages of open holds, by their stack and by each of their labels."""
+    ages: dict[StackStats, list[float]] = {}
+    for hold in holds:
+        for stats in (stats_of(hold.stack), *labels.of(hold.context.labels)):
+            ages.setdefault(stats, []).append(now - hold.checked_out_at)
+    return ages
+
+
 class Figures(NamedTuple):
     """Computes the figures of the call sites of one pool at one moment."""
 
@@ -86,24 +105,46 @@ class Figures(NamedTuple):
     def _site_stats(
         self, site: Frame, stats: Sequence[StackStats], caller: Frame | None = None
     ) -> SiteStats:
+        return SiteStats(self.pool, site, caller=caller, **self._usage(stats))
+
+    def of_labels(
+        self, labels: Iterable[tuple[str, str, StackStats]]
+    ) -> list[LabelStats]:
+        """Return figures per value of each label."""
+        found = [
+            LabelStats(self.pool, label, value, **self._usage([stats]))
+            for label, value, stats in labels
+        ]
+        return sorted(found, key=lambda each: each.connections, reverse=True)
+
+    def _usage(self, stats: Sequence[StackStats]) -> dict[str, Any]:
+        """The figures that SiteStats and LabelStats share."""
         ages = [age for each in stats for age in self.open_ages.get(each, ())]
         hold = merged(each.hold for each in stats)
         measured = [each for each in stats if each.used]
-        return SiteStats(
-            pool=self.pool,
-            site=site,
-            count=sum(each.count for each in stats) + len(ages),
-            connections=(hold.total + sum(ages)) / self.elapsed,
-            hold_s=hold.distribution(),
-            wait_s=merged(each.wait for each in stats).distribution(),
-            leaked=sum(each.leaked for each in stats),
-            in_sql_s=sum(each.in_sql for each in measured) if measured else None,
-            in_transaction_idle_s=sum(each.idle for each in measured)
+        return {
+            "count": sum(each.count for each in stats) + len(ages),
+            "connections": (hold.total + sum(ages)) / self.elapsed,
+            "hold_s": hold.distribution(),
+            "wait_s": merged(each.wait for each in stats).distribution(),
+            "leaked": sum(each.leaked for each in stats),
+            "in_sql_s": sum(each.in_sql for each in measured) if measured else None,
+            "in_transaction_idle_s": sum(each.idle for each in measured)
             if measured
             else None,
-            wait_caused_s=sum(each.wait_caused + self.causing[each] for each in stats),
-            caller=caller,
-        )
+            "wait_caused_s": sum(
+                each.wait_caused + self.causing[each] for each in stats
+            ),
+        }
+
+
+class AllFigures(NamedTuple):
+    """The figures of one pool."""
+
+    sites: list[SiteStats]
+    callers: list[SiteStats]
+    """Per caller, for call sites that several callers share."""
+    labels: list[LabelStats]
 
 
 def _by_caller(

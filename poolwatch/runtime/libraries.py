@@ -93,6 +93,8 @@ class LibraryInfo(NamedTuple):
     driver: Driver | None = None
     options: Mapping[str, PoolOptions] = MappingProxyType({})
     """By the class name of the pool; ``*`` for classes that no library lists."""
+    further_makers: tuple[str, ...] = ()
+    """Functions that make pools, besides those in ``options``."""
     pool_classes: tuple[tuple[str, str], ...] = ()
     """Module and name of the pool's classes that refer to lent connections. Such a
     reference does not count as a use of the connection.
@@ -128,6 +130,19 @@ def drivers() -> tuple[Driver, ...]:
 def driver_named(name: str) -> Driver | None:
     """The driver with this name in SQLAlchemy's URLs."""
     return next((each for each in drivers() if each.name == name), None)
+
+
+@cache
+def makers() -> frozenset[str]:
+    """The names of the functions and classes that make pools, without modules."""
+    return frozenset(
+        name.rpartition(".")[2]
+        for each in libraries()
+        for name in (
+            *each.further_makers,
+            *(options.made_by for options in each.options.values()),
+        )
+    )
 
 
 @cache

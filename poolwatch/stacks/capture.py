@@ -253,6 +253,10 @@ class CallSites:
             parent = parent.parent
         return self._leaf(self._root, frames)
 
+    def capture_frames(self, frames: list[FrameType]) -> CapturedStack:
+        """Capture a stack that is not the running one, innermost frame first."""
+        return self._leaf(self._root, frames[:MAX_FRAMES])
+
     def _extend_tree(
         self, node: CapturedStack, frame: FrameType | None
     ) -> CapturedStack:

@@ -136,6 +136,7 @@ def test_viewers_get_more(path, http_get):
         "gave_up",
         "long_after_s",
         "lost_slots",
+        "made_at",
         "most_wanted",
         "over",
         "slotless",

@@ -9,6 +9,7 @@ import threading
 import pytest
 from fix_core import null_pool_of
 from helpers import until
+from sqlalchemy.exc import TimeoutError  # noqa: A004
 
 import poolwatch
 from poolwatch.agent.instrument import agent
@@ -111,3 +112,45 @@ def test_nothing_is_said_of_honest_holds(watchdog, caplog):
     assert said(caplog) == []
     declared.close()
     in_use.close()
+
+
+def full(caplog):
+    return [each for each in said(caplog) if "is full for the first time" in each[1]]
+
+
+def test_a_full_pool_is_said_once(watchdog, caplog):
+    """The first request that finds no free connection: who holds them, by call site."""
+    pool = null_pool_of(pool_size=2, max_overflow=0, timeout=0.01)
+    poolwatch.instrument(pool, name="orders")
+    held = [pool.connect() for _ in range(2)]
+    watchdog.tick()
+    assert said(caplog) == []  # both are out, and nobody wants a third
+    with pytest.raises(TimeoutError):
+        pool.connect()
+    for each in held:
+        each.close()
+    watchdog.tick()
+    ((level, text),) = full(caplog)
+    assert level == "WARNING"
+    assert text.startswith(
+        "pool 'orders' is full for the first time: 2 connections out, and another one "
+        "was requested; held by agent/test_watchdog.py:"
+    )
+    assert " (2) (logged once" in text
+    held = [pool.connect() for _ in range(2)]
+    with pytest.raises(TimeoutError):
+        pool.connect()
+    watchdog.tick()
+    assert len(full(caplog)) == 1
+
+
+def test_a_pool_is_full_when_its_overflow_is_used_up(watchdog, caplog):
+    pool = null_pool_of(pool_size=1, max_overflow=1)
+    poolwatch.instrument(pool, name="orders")
+    with pool.connect():
+        watchdog.tick()
+        assert said(caplog) == []
+        with pool.connect():
+            watchdog.tick()
+    ((_, text),) = full(caplog)
+    assert "2 connections out, the overflow included; held by" in text

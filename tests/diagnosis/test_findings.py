@@ -115,7 +115,7 @@ def test_a_connection_that_may_be_hidden_counts_as_used():
 def test_what_is_wrong_with_a_process():
     ago = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
     made = PoolOrigin(SITE, "postgresql://db/d", 8, ("orders",), 1, ago)
-    (finding,) = process_findings([made], [fakes.pool()])
+    (finding,) = process_findings([made], [PoolEvidence(fakes.pool())])
     assert finding.kind == "pool_churn"
 
 

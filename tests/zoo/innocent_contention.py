@@ -134,7 +134,7 @@ def recycled_all_the_time(zoo: Any) -> None:
         time.sleep(0.02)
 
 
-@innocent(world=POSTGRES, seen=0, long_after=0.5, poolclass=NullPool)
+@innocent(also="unpooled", world=POSTGRES, seen=0, long_after=0.5, poolclass=NullPool)
 def savepoints_and_two_engines(zoo: Any) -> None:
     """Savepoints on one engine, short statements on another one in between."""
     other = zoo.new_engine("other", isolation_level="AUTOCOMMIT")

@@ -108,7 +108,7 @@ def idle_in_the_pool(zoo: Any) -> None:
     zoo.go_on()
 
 
-@innocent(world=POSTGRES, long_after=0.5, seen=0, poolclass=NullPool)
+@innocent(also="unpooled", world=POSTGRES, long_after=0.5, seen=0, poolclass=NullPool)
 def sessions_come_and_go(zoo: Any) -> None:
     """NullPool: a session may end between the look at the app and at the server."""
 
@@ -122,7 +122,7 @@ def sessions_come_and_go(zoo: Any) -> None:
     serve()
 
 
-@innocent(world=ASYNCPG, long_after=0.5, seen=0, poolclass=NullPool)
+@innocent(also="unpooled", world=ASYNCPG, long_after=0.5, seen=0, poolclass=NullPool)
 async def asyncpg_sessions_come_and_go(zoo: Any) -> None:
     """The same with asyncpg."""
 

@@ -45,6 +45,8 @@ MODULES = (
     "lost",
     "last_user",
     "circumstances",
+    "configuration",
+    "concurrent",
     "innocent_sync",
     "innocent_orm",
     "innocent_services",
@@ -55,6 +57,8 @@ MODULES = (
     "innocent_lost",
     "graph",
     "innocent_graph",
+    "innocent_configuration",
+    "innocent_concurrent",
 )
 
 NEVER = 30.0

@@ -52,18 +52,26 @@ class World:
         """One more engine on the same database, instrumented as well."""
         case = self._case
         settings = {**case.pool, **settings}
-        url = self._url or f"sqlite:///{self._file}"
         if case.world not in ASYNC:
-            engine: Any = create_engine(url, **settings)
+            engine: Any = create_engine(self.url, **settings)
         else:
             from sqlalchemy.ext.asyncio import create_async_engine
 
-            url = url.replace("sqlite:", "sqlite+aiosqlite:")
+            url = self.url.replace("sqlite:", "sqlite+aiosqlite:")
             engine = create_async_engine(url, **settings)
         if self._url is None:
             event.listen(getattr(engine, "sync_engine", engine), "connect", _pg_sleep)
         poolwatch.instrument(engine, name=name, long_after=case.long_after)
         return engine
+
+    @property
+    def url(self) -> str:
+        """The database, for an engine that the case makes itself."""
+        return self._url or f"sqlite:///{self._file}"
+
+    def watch_everything(self) -> None:
+        """Instrument every pool where it is made, as ``poolwatch run`` does."""
+        poolwatch.instrument(long_after=self._case.long_after)
 
     def go_on(self) -> None:
         """The main loop of the application, busy with other things from here on."""

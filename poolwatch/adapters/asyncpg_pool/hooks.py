@@ -69,7 +69,7 @@ class AsyncpgHooks(DriverHooks):
         ledger.find_dropped = self._check_dropped
         ledger.records_statements = True
         self._statements = StatementHooks(
-            self._hold_of, self._closed, context.sites, self.guard
+            self._hold_of, self._closed, context.sites, self.guard, ledger.concurrent
         )
         pool._holders = holders
         self._holder_kind = subclass(PoolConnectionHolder, _release=self._release())

@@ -21,6 +21,7 @@ from poolwatch.adapters.patching import (
     subclass,
 )
 from poolwatch.ledger.checkout import MAX_STATEMENT_LENGTH, Checkout
+from poolwatch.ledger.concurrent import ConcurrentUses
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
 
@@ -37,11 +38,12 @@ class StatementHooks(statements.StatementHooks):
         on_closed: Callable[[Any], None],
         sites: CallSites,
         guard: Guard,
+        concurrent: ConcurrentUses,
     ) -> None:
         """``hold_of`` returns the hold of a connection; ``on_closed`` is called when a
         connection is closed.
         """
-        super().__init__(sites, guard)
+        super().__init__(sites, guard, concurrent)
         self._hold_of = hold_of
         self._on_closed = on_closed
         self._subclasses: dict[type, type] = {}

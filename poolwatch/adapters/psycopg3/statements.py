@@ -9,9 +9,10 @@ without asking the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import iscoroutinefunction
 from sys import _getframe as frame_at
+from types import FrameType
 from typing import Any
 from weakref import ref
 
@@ -19,6 +20,11 @@ from psycopg import sql
 
 from poolwatch.adapters import statements
 from poolwatch.adapters.patching import Wrapped, unbound
+from poolwatch.adapters.psycopg3.contention import (
+    MAX_LOOKS,
+    waiting_tasks,
+    waiting_threads,
+)
 from poolwatch.ledger.checkout import MAX_STATEMENT_LENGTH, Usage
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
@@ -41,14 +47,16 @@ _IN_TRANSACTION = (2, 3)
 _HIDDEN = "?"
 
 Recorder = Callable[[Any], Usage | None]
+Waiting = Callable[[Any], Iterator[list[FrameType]]]
 
 
 class StatementHooks(statements.StatementHooks):
     """Wraps the connections of one pool."""
 
     def __init__(self, ledger: PoolLedger, sites: CallSites, guard: Guard) -> None:
-        super().__init__(sites, guard)
+        super().__init__(sites, guard, ledger.concurrent)
         self._holds = ledger.holds
+        self._looks = MAX_LOOKS
 
     def wrap(self, connection: Any) -> Wrapped:
         """Record the statements of a connection, until the result is unwrapped."""
@@ -63,6 +71,7 @@ class StatementHooks(statements.StatementHooks):
         """Keep only a weak reference to the connection, so as not to hide a leak."""
         original, reference = unbound(connection, _METHOD), ref(connection)
         record, ended = self._make_recorder(id(connection)), self._ended
+        look, find = self._look_for_others, waiting_threads
 
         def wait(generator: Any, *args: Any, **kwargs: Any) -> Any:
             usage, connection = record(generator), reference()
@@ -71,6 +80,8 @@ class StatementHooks(statements.StatementHooks):
             try:
                 return original(connection, generator, *args, **kwargs)
             finally:
+                if usage.by_others:
+                    look(connection, find)
                 ended(usage, connection)
 
         return wait
@@ -78,6 +89,7 @@ class StatementHooks(statements.StatementHooks):
     def _async_wrapper(self, connection: Any) -> Callable[..., Any]:
         original, reference = unbound(connection, _METHOD), ref(connection)
         record, ended = self._make_recorder(id(connection)), self._ended
+        look, find = self._look_for_others, waiting_tasks
 
         async def wait(generator: Any, *args: Any, **kwargs: Any) -> Any:
             usage, connection = record(generator), reference()
@@ -86,6 +98,8 @@ class StatementHooks(statements.StatementHooks):
             try:
                 return await original(connection, generator, *args, **kwargs)
             finally:
+                if getattr(getattr(connection, "lock", None), "_waiters", None):
+                    look(connection, find)
                 ended(usage, connection)
 
         return wait
@@ -117,6 +131,19 @@ class StatementHooks(statements.StatementHooks):
             return usage
 
         return record
+
+    def _look_for_others(self, connection: Any, find: Waiting) -> None:
+        """Record who waits until the statement of the running code has ended."""
+        try:
+            hold = self._holds.get(id(connection))
+            if hold is None or hold.usage is None or self._looks <= 0:
+                return
+            self._looks -= 1
+            running = hold.usage.stack
+            for frames in find(connection):
+                self._concurrent.note(hold, running, self._sites.capture_frames(frames))
+        except Exception as error:  # noqa: BLE001 - the application must go on
+            self._guard.failed(error)
 
     def _ended(self, usage: Usage, connection: Any) -> None:
         try:

@@ -17,6 +17,11 @@ LIBRARY = LibraryInfo(
             test="pool_pre_ping=True",
         )
     },
+    further_makers=(
+        "create_async_engine",
+        "engine_from_config",
+        "async_engine_from_config",
+    ),
     searched_modules=(
         "sqlalchemy.orm.session",
         "sqlalchemy.orm.scoping",

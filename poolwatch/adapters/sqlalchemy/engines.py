@@ -32,6 +32,16 @@ class Engines(LibraryPools):
             target = target._proxied  # options may be set upon options
         return target
 
+    def is_wrapper(self, value: Any, target: Any) -> bool:
+        """Whether ``value`` is the AsyncEngine of an engine."""
+        from poolwatch.diagnosis.references.follow import class_name, module_of
+
+        if class_name(type(value)) != "AsyncEngine":
+            return False
+        if not module_of(type(value)).startswith("sqlalchemy."):
+            return False
+        return value.sync_engine is target
+
     def pool_of(self, target: Any) -> Any:
         """The current pool of an engine."""
         return target.pool if isinstance(target, Engine) else target
@@ -42,15 +52,23 @@ class Engines(LibraryPools):
 
         return connect_arguments(self.pool_of(target))
 
-    def is_new(self, target: Any) -> bool:
+    def has_own_creator(self, target: Any) -> bool:
+        """Whether the engine was made with ``creator=`` or ``async_creator=``."""
+        arguments = self.arguments_of(target)
+        return arguments is None or "async_creator_fn" in arguments[1]
+
+    def options_of(self, target: Any) -> Any:
+        """What the engine's connections are set to."""
+        dialect = getattr(target, "dialect", None)
+        isolation = getattr(dialect, "_on_connect_isolation_level", None)
+        return isolation, getattr(target, "_execution_options", None)
+
+    def keeps_connections(self, target: Any) -> bool:
         """False for a pool that keeps no connections, or one connection to an in-memory
         database: creating such engines is cheap, and often intended.
         """
-        if isinstance(
-            self.pool_of(target), NullPool | StaticPool | SingletonThreadPool
-        ):
-            return False
-        return super().is_new(target)
+        pool = self.pool_of(target)
+        return not isinstance(pool, NullPool | StaticPool | SingletonThreadPool)
 
     def is_ready(self, target: Any) -> bool:
         """Whether ``target`` is a proper engine, not one with options, and has its

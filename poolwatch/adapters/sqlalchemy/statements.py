@@ -47,6 +47,7 @@ class StatementHooks:
         # engine and pool, for example in a compiled statement.
         self._shared, self._holds = ledger.shared, ledger.holds
         ledger.records_statements = True
+        self._concurrent = ledger.concurrent
         self._sites = sites
         self._guard = guard
         self._wrappers: dict[str, Callable[[], Any]] = {}
@@ -96,6 +97,7 @@ class StatementHooks:
         guard, shared, holds = self._guard, self._shared, self._holds
         sites, across_greenlets = self._sites, self._across_greenlets
         capture, begin_usage = sites.capture, self._begin_usage
+        concurrent = self._concurrent
 
         def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -117,14 +119,19 @@ class StatementHooks:
                         if getattr(context, "_is_server_side", False):
                             usage.streamed = True
                         if hold.task is None:
-                            capture_stack = capture
-                            if hold.holder.ident != get_ident():
+                            runner = get_ident()
+                            stack = capture(_caller())
+                            if hold.holder.ident != runner:
                                 usage.by_others = True
                         else:
-                            capture_stack = across_greenlets
-                            if not hold.task.is_of(_task()):
+                            task = _task()
+                            runner = get_ident() if task is None else id(task)
+                            stack = across_greenlets(_caller())
+                            if not hold.task.is_of(task):
                                 usage.by_others = True
-                        usage.stack = capture_stack(_caller())
+                        if usage.began is not None and usage.runner != runner:
+                            concurrent.note(hold, usage.stack, stack)
+                        usage.stack, usage.runner = stack, runner
                         usage.begin()
                         if (
                             len(statement) <= MAX_LOCK_STATEMENT
@@ -164,6 +171,8 @@ class StatementHooks:
             hold = holds.get(id(key))
             usage = None if hold is None else hold.usage
             if usage is None or usage.idle_since is None:
+                if hold is not None and usage is not None and usage.began is not None:
+                    self._ends_during_a_statement(hold, usage)
                 original(connection)
                 return
             usage.begin()
@@ -173,6 +182,18 @@ class StatementHooks:
                 usage.ended(False)
 
         return end
+
+    def _ends_during_a_statement(self, hold: Checkout, usage: Usage) -> None:
+        """Record a commit or rollback by another thread or task than the one whose
+        statement is running.
+        """
+        try:
+            task = None if hold.task is None else _task()
+            if usage.runner != (get_ident() if task is None else id(task)):
+                stack = self._across_greenlets(frame_at(2))
+                self._concurrent.note(hold, usage.stack, stack)
+        except Exception as error:  # noqa: BLE001 - the application must go on
+            self._guard.failed(error)
 
     @staticmethod
     def _begin_usage(hold: Checkout, proxy: Any) -> Usage:

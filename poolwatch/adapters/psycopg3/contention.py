@@ -1,0 +1,91 @@
+"""Who waits to send a statement over a psycopg connection that is busy with another.
+
+psycopg lets statements of several threads or tasks wait for each other at the lock of
+the connection. What is sent does not show that; so the end of a statement, while the
+lock is still held, is the time to look who waits.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from threading import get_ident
+from types import FrameType
+from typing import Any
+
+import psycopg
+
+from poolwatch.diagnosis.references.follow import (
+    awaited_by,
+    frame_of,
+    is_suspendable,
+    local_variables,
+)
+from poolwatch.stacks.capture import current_frames
+
+MAX_LOOKS = 256
+"""Times per pool that all threads or tasks are looked at."""
+_MAX_DEPTH = 64
+_SENDING = frozenset({"execute", "executemany", "stream", "copy", "commit", "rollback"})
+_PACKAGE = str(Path(psycopg.__file__).parent)
+
+_CURSOR = next(each for each in psycopg.Cursor.__mro__ if "_conn" in vars(each))
+_connection_of = vars(_CURSOR)["_conn"].__get__
+"""Reads the slot, whatever a subclass of the application calls ``_conn``."""
+
+
+def waiting_threads(connection: Any) -> Iterator[list[FrameType]]:
+    """The stacks, innermost frame first, that wait to send something."""
+    for ident, frame in current_frames().items():
+        if ident != get_ident() and _sends_over(frame, connection):
+            yield _with_callers(frame)
+
+
+def waiting_tasks(connection: Any) -> Iterator[list[FrameType]]:
+    """The same of tasks. Called on the loop of the connection."""
+    for task in sys.modules["asyncio"].all_tasks():
+        frames = _awaiting(task.get_coro())
+        inside = next((f for f in frames if _is_sending(f.f_code)), None)
+        if inside is not None and _sends_over(inside, connection):
+            at = frames.index(inside)
+            if at and frames[at - 1].f_code.co_filename.endswith("locks.py"):
+                yield frames[at:]
+
+
+def _awaiting(coroutine: Any) -> list[FrameType]:
+    """The frames of a suspended coroutine and all that it awaits, innermost first."""
+    frames: list[FrameType] = []
+    while is_suspendable(coroutine) and len(frames) < _MAX_DEPTH:
+        frame = frame_of(coroutine)
+        if frame is None:
+            break
+        frames.append(frame)
+        coroutine = awaited_by(coroutine)
+    return frames[::-1]
+
+
+def _with_callers(frame: FrameType | None) -> list[FrameType]:
+    frames: list[FrameType] = []
+    while frame is not None and len(frames) < _MAX_DEPTH:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+@cache
+def _is_sending(code: Any) -> bool:
+    """Whether it is psycopg's code of a method that sends a statement."""
+    return code.co_name in _SENDING and code.co_filename.startswith(_PACKAGE)
+
+
+def _sends_over(frame: FrameType, connection: Any) -> bool:
+    """Whether the frame is of such a method, for this connection."""
+    if not _is_sending(frame.f_code):
+        return False
+    names, values = local_variables(frame)
+    own = dict(zip(names, values, strict=True)).get("self")
+    if issubclass(type(own), _CURSOR):
+        own = _connection_of(own)
+    return own is connection
