@@ -48,6 +48,8 @@ MODULES = (
     "innocent_threads",
     "innocent_server",
     "innocent_contention",
+    "django_faults",
+    "django_innocents",
 )
 
 NEVER = 30.0
