@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.django_project import account_model, get, in_background, serve, serve_asgi
 from zoo.django_project import start as django
-from zoo.registry import POSTGRES, fault
+from zoo.registry import NEVER, POSTGRES, fault
 
 _LEFT_OPEN = ("leaked.orphaned", "leaked.collected")
 """Until the garbage collector has run, and after that."""
@@ -243,6 +243,7 @@ _POOL = {"min_size": 1, "max_size": 2, "timeout": 20}
     also="exhausted nested pool_deadlock undersized",
     bystanders="async_inner",
     world=POSTGRES,
+    long_after=NEVER,
 )
 def django_pool_nested_threads(zoo: Any) -> None:
     """Each async view has a connection of Django's pool, and waits for a thread that
@@ -251,16 +252,21 @@ def django_pool_nested_threads(zoo: Any) -> None:
     from django.db import connection
     from django.http import HttpResponse
 
+    arrived: list[Any] = []
+    both = asyncio.Event()
+
     def owner() -> str:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT owner FROM accounts WHERE id = 1"
-            )  # site: async_inner
-            return str(cursor.fetchone()[0])
+        try:
+            return str(account_model().objects.get(pk=1).owner)  # site: async_inner
+        finally:
+            connection.close()
 
     async def view(request: Any) -> Any:
         await account_model().objects.acount()  # site: async_outer
-        await asyncio.sleep(0.2)  # the other requests get as far
+        arrived.append(request)
+        if len(arrived) == 2:
+            both.set()
+        await both.wait()
         return HttpResponse(await sync_to_async(owner, thread_sensitive=False)())
 
     django(zoo, {"": view}, OPTIONS={"pool": _POOL})
