@@ -1,8 +1,8 @@
 """Who holds my database connections?
 
 ``poolwatch.instrument(engine)`` in the application records who holds each connection of
-its pool, with the stack that took it; ``poolwatch tui`` shows it from another terminal,
-joined with what PostgreSQL says.
+its pool, with the stack at its checkout; ``poolwatch tui`` shows it from another
+terminal, joined with what PostgreSQL says.
 
 The names below are loaded when they are first used, so that ``import poolwatch`` costs
 an application next to nothing.

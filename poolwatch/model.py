@@ -162,12 +162,12 @@ class Connection:
     client_port: int | None
     """Our end of the TCP connection; None for a Unix socket or if unknown."""
     met: bool = False
-    """The pool does not know its age: ``age_s`` is since the instrumentation."""
+    """Its age is unknown: ``age_s`` is since poolwatch first saw it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Departed:
-    """A connection that the application has closed or given up lately."""
+class ClosedConnection:
+    """A connection that the application has closed or abandoned lately."""
 
     pool: str
     backend_pid: int
@@ -190,7 +190,7 @@ class Hold:
     labels: Mapping[str, str]
     site: Frame | None
     stack: tuple[Frame, ...]
-    """The stack that took it, innermost frame first."""
+    """The stack at its checkout, innermost frame first."""
     now: tuple[Frame, ...]
     """The holder's stack now, innermost frame first; empty if ended or unreadable."""
     statement: str | None
@@ -237,7 +237,7 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class MostlyOutsideSql:
     """A call site whose held time is mostly spent outside SQL."""
 
     site: Frame
@@ -270,7 +270,7 @@ class NestedRequests(NamedTuple):
 
 
 class InheritedUse(NamedTuple):
-    """A call site that took a connection which the parent process had opened."""
+    """A call site that checked out a connection which the parent process had opened."""
 
     site: Frame | None
     backend_pid: int | None
@@ -372,15 +372,15 @@ class ServerStatus:
     """False if the application has switched its server view off."""
 
 
-FrozenKind = Literal["exhausted", "timeout", "pool_deadlock"]
+IncidentKind = Literal["exhausted", "timeout", "pool_deadlock"]
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenMark:
+class IncidentMark:
     """Marks an incident snapshot: of which pool, why and when."""
 
     pool: str
-    kind: FrozenKind
+    kind: IncidentKind
     at: str
     """ISO 8601, UTC."""
 
@@ -403,8 +403,8 @@ class Process:
     sites: tuple[SiteStats, ...]
     findings: tuple[Finding, ...]
     servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    departed: tuple[Departed, ...] = field(default=(), metadata=VIEWERS_ONLY)
-    frozen: tuple[FrozenMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    departed: tuple[ClosedConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    frozen: tuple[IncidentMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """The incident snapshots that the process has."""
     left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Roots that the search for reference paths has left out, in words."""
@@ -417,7 +417,7 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen(FrozenMark):
+class IncidentSnapshot(IncidentMark):
     """An incident snapshot: a process as it was when a pool first got into trouble."""
 
     process: Process

@@ -134,7 +134,7 @@ def finding(kind: str = "exhausted", **changes: Any) -> Finding:
         "kind": kind,
         "severity": "critical",
         "pool": "orders",
-        "text": 'pool "orders" is empty: 10/10 out, 3 waiting',
+        "text": 'pool "orders" is exhausted: 10/10 out, 3 waiting',
         "proof": "nothing is free and requests wait",
         "remedy": "return the connection before the slow call",
     }

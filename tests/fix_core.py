@@ -30,7 +30,7 @@ def book_of(target: Any) -> PoolLedger:
     assert agent.pools is not None
     pool_id = agent.pools.id_of(target)
     assert pool_id is not None, f"{target} is not instrumented"
-    return agent.ledger.books[pool_id]
+    return agent.ledger.pools[pool_id]
 
 
 class Look:
@@ -76,7 +76,7 @@ def instrument(socket_dir: Path) -> Iterator[Callable[..., poolwatch.Watch]]:
     poolwatch.uninstrument()
     yield poolwatch.instrument
     poolwatch.uninstrument()
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
 
 
 @pytest.fixture

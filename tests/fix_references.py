@@ -40,7 +40,7 @@ class Taken:
         def agent() -> None:
             settings.setdefault("budget_s", 5.0)  # the heap of a long test run is large
             settings.setdefault("nodes", 20_000_000)
-            results.append(find_paths(self.holds, taker=self.takers, **settings))
+            results.append(find_paths(self.holds, holders=self.takers, **settings))
 
         thread = threading.Thread(target=agent, name="agent")
         thread.start()

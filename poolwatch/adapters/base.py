@@ -297,7 +297,7 @@ class LibraryPools(ABC):
                     (ledger.name, fingerprint(self.arguments_of(target))),
                     ledger.id,
                     codes=codes,
-                    use=process_ledger.use_of,
+                    use_level=process_ledger.use_level_of,
                 )
         except Exception as error:  # noqa: BLE001 - the application must get its pool
             self._origin_guard.failed(error)

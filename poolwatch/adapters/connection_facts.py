@@ -22,18 +22,18 @@ Facts = tuple[int | None, str | None, int | None]
 def facts_of(
     dbapi_connection: Any,
     opened: float,
-    took: float | None,
+    connect_s: float | None,
     *,
     age_unknown: bool = False,
 ) -> ConnectionFacts:
     """Return the facts of a connection.
 
-    ``opened`` is a ``time.monotonic()``, ``took`` the seconds to connect. With
+    ``opened`` is a ``time.monotonic()``, ``connect_s`` the seconds to connect. With
     ``age_unknown``, ``opened`` is the time when poolwatch first saw the connection.
     """
     pid, address, port = connection_facts(dbapi_connection)
     return ConnectionFacts(
-        pid, opened, took, address, port, os.getpid(), met=age_unknown
+        pid, opened, connect_s, address, port, os.getpid(), age_unknown=age_unknown
     )
 
 
@@ -52,7 +52,9 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     pid: int | None = None
     own, peer = None, None
     with suppress(Exception):
-        driver = next(each for each in drivers() if hasattr(connection, each.mark))
+        driver = next(
+            each for each in drivers() if hasattr(connection, each.own_attribute)
+        )
         pid, ends = driver.backend(connection)
         own, peer = _names(ends) if isinstance(ends, int) else ends
     return pid or None, _address(peer), _port(own)

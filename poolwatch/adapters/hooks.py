@@ -101,7 +101,7 @@ class DriverHooks(Hooks):
     # -- what differs by library -------------------------------------------------------
 
     def identify(
-        self, wait: Checkout, connection: Any, args: Any, kwargs: Any
+        self, checkout: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
         """Fill in ``facts`` and ``proxy`` of a checkout.
 
@@ -114,12 +114,12 @@ class DriverHooks(Hooks):
         """Whether the application asks for a connection that is already checked out."""
         return False
 
-    def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
+    def is_timeout(self, error: BaseException, checkout: Checkout, args: Any) -> bool:
         """Whether the error means that all connections of the pool are checked out."""
         raise NotImplementedError
 
     def give_back(
-        self, pool: Any, connection: Any, wait: Checkout, args: Any, kwargs: Any
+        self, pool: Any, connection: Any, checkout: Checkout, args: Any, kwargs: Any
     ) -> Any:
         """Return a connection that does not reach the application; may be awaitable."""
         return pool.putconn(connection)
@@ -129,7 +129,8 @@ class DriverHooks(Hooks):
     def _make_begin_wait(self) -> Callable[..., tuple[Checkout | None, int]]:  # noqa: C901 - written out
         """Make ``begin_wait``. It is on the hot path: all it needs is a closure local.
 
-        ``begin_wait`` returns the wait and its key; None if nothing is recorded.
+        ``begin_wait`` returns the checkout and its key in the table of waits; None if
+        nothing is recorded.
         """
         ledger, guard = self.ledger, self.guard
         holds, waits = ledger.holds, ledger.waits
@@ -145,7 +146,7 @@ class DriverHooks(Hooks):
         ) -> tuple[Checkout | None, int]:
             if guard.tripped:
                 return None, 0
-            wait, key = None, 0
+            checkout, key = None, 0
             try:
                 holder = per_thread.holder or self._register_thread()
                 frame: Any = frame_at(1).f_back  # None at the bottom of a greenlet
@@ -153,21 +154,21 @@ class DriverHooks(Hooks):
                     frame = frame.f_back
                     if frame is not None and frame.f_code.co_filename == wrapper_file:
                         frame = frame.f_back
-                path, loop = capture(frame), running_loop()
+                stack, loop = capture(frame), running_loop()
                 running = None if loop is None else current_task(loop)
                 task = None if running is None else TaskRef(running)
-                wait = Checkout(path, holder, get_context(), task, monotonic())
-                key = id(wait)
-                waits[key] = wait
+                checkout = Checkout(stack, holder, get_context(), task, monotonic())
+                key = id(checkout)
+                waits[key] = checkout
                 most = capacity(pool) or sys.maxsize
-                scarce = holder.out or len(holds) + ledger.lost_slots >= most
+                scarce = holder.hold_count or len(holds) + ledger.lost_slots >= most
                 if scarce and not self.is_out(pool, args, kwargs):
-                    self._record_scarcity(wait, most)
-                return wait, key  # noqa: TRY300 - an exception here would leave the wait
+                    self._record_scarcity(checkout, most)
+                return checkout, key  # noqa: TRY300 - an exception here would leave the wait
             except BaseException as error:
                 if key in waits:  # no call: the stack may be full
                     del waits[key]
-                if not self.recovers(error, wait):
+                if not self.recover(error, checkout):
                     raise
             return None, 0
 
@@ -178,49 +179,54 @@ class DriverHooks(Hooks):
         ledger, guard, identify = self.ledger, self.guard, self.identify
         holds, blamed, observers = ledger.holds, ledger.blamed, ledger.observers
 
-        def begin_hold(wait: Any, connection: Any, args: Any, kwargs: Any) -> None:
+        def begin_hold(checkout: Any, connection: Any, args: Any, kwargs: Any) -> None:
             key: Any = 0
             held_before = None
             try:
                 if not guard.tripped:  # uninstrument() may have been called meanwhile
-                    now = wait.taken = monotonic()
+                    now = checkout.checked_out_at = monotonic()
                     if blamed:
-                        ledger.waited(wait, now)
-                    key = identify(wait, connection, args, kwargs)
+                        ledger.waited(checkout, now)
+                    key = identify(checkout, connection, args, kwargs)
                     if key is not None:
-                        holder = wait.holder
-                        held_before = holder.out
-                        holds[key] = wait
-                        holder.out = held_before + 1
-                        notify = observers.taken
+                        holder = checkout.holder
+                        held_before = holder.hold_count
+                        holds[key] = checkout
+                        holder.hold_count = held_before + 1
+                        notify = observers.checked_out
                         if notify is not None:
-                            notify(ledger, wait)
+                            notify(ledger, checkout)
             except BaseException as error:
-                if not self.recovers(error, wait, key, held_before):
+                if not self.recover(error, checkout, key, held_before):
                     raise
 
         return begin_hold
 
-    def request_recovers(
-        self, error: BaseException, wait: Checkout | None, from_library: bool, args: Any
+    def recover_request(
+        self,
+        error: BaseException,
+        checkout: Checkout | None,
+        from_library: bool,
+        args: Any,
     ) -> bool:
-        """Whether the application gets a connection in spite of an exception.
+        """Restore the ledger after an exception during a request.
 
-        False if the library itself raised it: such a failure is counted.
+        Returns whether the application gets a connection in spite of it. False if the
+        library itself raised it: such a failure is counted.
         """
         if not from_library:
-            return self.recovers(error, wait)
-        if wait is not None and not self.guard.tripped:
-            self.request_failed(wait, error, self.is_timeout(error, wait, args))
+            return self.recover(error, checkout)
+        if checkout is not None and not self.guard.tripped:
+            self.request_failed(checkout, error, self.is_timeout(error, checkout, args))
         return False
 
-    def _record_scarcity(self, wait: Checkout, most: int) -> None:
-        """Record a second connection for one holder, or a request to an empty pool."""
+    def _record_scarcity(self, checkout: Checkout, most: int) -> None:
+        """Record a holder's second request, or a request to an exhausted pool."""
         ledger = self.ledger
-        if wait.holder.out:
-            ledger.requested_another(wait)
+        if checkout.holder.hold_count:
+            ledger.requested_another(checkout)
         if len(ledger.holds) + ledger.lost_slots >= most:
-            ledger.requested_beyond_capacity(wait)
+            ledger.requested_beyond_capacity(checkout)
             self._check_soon(ledger.id)
 
     # -- connections -------------------------------------------------------------------
@@ -230,7 +236,7 @@ class DriverHooks(Hooks):
         connection: Any,
         key: int,
         opened: float,
-        took: float | None,
+        connect_s: float | None,
         *,
         age_unknown: bool = False,
     ) -> ConnectionFacts:
@@ -238,7 +244,7 @@ class DriverHooks(Hooks):
 
         ``age_unknown``: the connection was opened before the pool was instrumented.
         """
-        facts = facts_of(connection, opened, took, age_unknown=age_unknown)
+        facts = facts_of(connection, opened, connect_s, age_unknown=age_unknown)
         self.ledger.connections[key] = facts
         return facts
 
@@ -259,30 +265,30 @@ def _request(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noq
         if hooks is None:
             return original(pool, *args, **kwargs)
         waits = hooks.waits
-        wait: Any = None
+        checkout: Any = None
         key, connection, called = 0, None, False
         try:
             try:
-                wait, key = hooks.begin_wait(pool, args, kwargs)
+                checkout, key = hooks.begin_wait(pool, args, kwargs)
                 called = True
                 connection = original(pool, *args, **kwargs)
             except BaseException:  # also if an interrupt follows
                 if key in waits:
                     del waits[key]
-                hooks.ledger.waited(wait, monotonic())
+                hooks.ledger.waited(checkout, monotonic())
                 raise
-            if wait is not None:
-                hooks.begin_hold(wait, connection, args, kwargs)
+            if checkout is not None:
+                hooks.begin_hold(checkout, connection, args, kwargs)
                 del waits[key]
             return connection  # noqa: TRY300 - an exception here would leave the hold
         except BaseException as error:
             if key in waits:  # no call: the stack may be full
                 del waits[key]
             from_library = connection is None and raised_by(error, called, original)
-            if not hooks.request_recovers(error, wait, from_library, args):
+            if not hooks.recover_request(error, checkout, from_library, args):
                 if connection is not None:
                     with suppress(Exception):
-                        hooks.give_back(pool, connection, wait, args, kwargs)
+                        hooks.give_back(pool, connection, checkout, args, kwargs)
                 raise
         return original(pool, *args, **kwargs) if connection is None else connection
 
@@ -297,30 +303,30 @@ def _async_request(original: Method, hooks_of: Callable[[int], Any]) -> Method: 
         if hooks is None:
             return await original(pool, *args, **kwargs)
         waits = hooks.waits
-        wait: Any = None
+        checkout: Any = None
         key, connection, called = 0, None, False
         try:
             try:
-                wait, key = hooks.begin_wait(pool, args, kwargs)
+                checkout, key = hooks.begin_wait(pool, args, kwargs)
                 called = True
                 connection = await original(pool, *args, **kwargs)
             except BaseException:
                 if key in waits:
                     del waits[key]
-                hooks.ledger.waited(wait, monotonic())
+                hooks.ledger.waited(checkout, monotonic())
                 raise
-            if wait is not None:
-                hooks.begin_hold(wait, connection, args, kwargs)
+            if checkout is not None:
+                hooks.begin_hold(checkout, connection, args, kwargs)
                 del waits[key]
             return connection  # noqa: TRY300
         except BaseException as error:
             if key in waits:
                 del waits[key]
             from_library = connection is None and raised_by(error, called, original)
-            if not hooks.request_recovers(error, wait, from_library, args):
+            if not hooks.recover_request(error, checkout, from_library, args):
                 if connection is not None:
                     with suppress(Exception):
-                        await hooks.give_back(pool, connection, wait, args, kwargs)
+                        await hooks.give_back(pool, connection, checkout, args, kwargs)
                 raise
         if connection is None:
             return await original(pool, *args, **kwargs)

@@ -66,12 +66,12 @@ class Hooks:
         raise NotImplementedError
 
     def request_failed(
-        self, wait: Checkout, error: BaseException, timed_out: bool
+        self, checkout: Checkout, error: BaseException, timed_out: bool
     ) -> None:
         """Count a request that the pool refused or the application cancelled."""
         try:
-            self.ledger.waited(wait, monotonic())
-            self.count_failure(wait.asked, error, timed_out)
+            self.ledger.waited(checkout, monotonic())
+            self.count_failure(checkout.requested_at, error, timed_out)
         except Exception as failure:  # noqa: BLE001 - the application gets its own error
             self.guard.failed(failure)
 
@@ -92,28 +92,30 @@ class Hooks:
         """Add a note to a timeout error that lists the holders of the connections."""
         error.add_note(self._explain(self.ledger.id))
 
-    def recovers(
+    def recover(
         self,
         error: BaseException,
-        wait: Checkout | None,
+        checkout: Checkout | None,
         hold_key: int = 0,
         held_before: int | None = None,
     ) -> bool:
-        """Whether the application gets a connection although poolwatch failed.
+        """Restore the ledger after an exception in a hook.
+
+        Returns whether the application gets its connection in spite of it.
 
         ``hold_key`` is the key of the hold. ``held_before`` is the number of holds that
         the holder had before; None if the hold had not begun.
         """
-        if wait is not None:
-            self.ledger.waited(wait, monotonic())
+        if checkout is not None:
+            self.ledger.waited(checkout, monotonic())
             if held_before is not None:
-                wait.holder.out = held_before + (
-                    self.ledger.holds.get(hold_key) is wait
+                checkout.holder.hold_count = held_before + (
+                    self.ledger.holds.get(hold_key) is checkout
                 )
-        return self.swallows(error)
+        return self.suppress_failure(error)
 
-    def swallows(self, error: BaseException) -> bool:
-        """Count a failure of poolwatch; False if the application must get the error."""
+    def suppress_failure(self, error: BaseException) -> bool:
+        """Log a failure of poolwatch; False if the application must get the error."""
         if not isinstance(error, Exception):
             return False
         self.guard.failed(error)
@@ -122,4 +124,4 @@ class Hooks:
     def uncount_hold(self, hold: Checkout | None) -> None:
         """Correct the count of the holder after its connection was returned."""
         if hold is not None:
-            hold.holder.out -= 1
+            hold.holder.hold_count -= 1

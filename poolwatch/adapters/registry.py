@@ -130,6 +130,6 @@ class InstrumentedPools:
 def unsupported_message(target: Any) -> str:
     """The error message for a target that cannot be instrumented."""
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
-    *most, last = [each.takes for each in with_pools().values()]
-    takes = f"{', '.join(most)} or {last}, or no argument for all of them"
-    return f"cannot instrument {kind}: poolwatch takes {takes}"
+    *most, last = [each.instrumentable for each in with_pools().values()]
+    accepted = f"{', '.join(most)} or {last}, or no argument for all of them"
+    return f"cannot instrument {kind}: poolwatch accepts {accepted}"

@@ -34,7 +34,7 @@ class StatementHooks:
         if usage is None:
             usage = hold.usage = Usage()
         usage.statement = statement
-        usage.path = self._capture(caller)
+        usage.stack = self._capture(caller)
         if streams:
             usage.streamed = True
         if _is_by_another(hold):

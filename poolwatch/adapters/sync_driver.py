@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from poolwatch.errors import ServerViewError
-from poolwatch.runtime.libraries import Driver, driver_called, drivers
+from poolwatch.runtime.libraries import Driver, driver_named, drivers
 
 CONNECT_TIMEOUT_S = 3
 
@@ -23,7 +23,7 @@ def driver_to_libpq(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     ``name`` is SQLAlchemy's name of the driver. An SSLContext becomes ``ssl_context``.
     """
-    driver = driver_called(name)
+    driver = driver_named(name)
     return dict(arguments) if driver is None else driver.to_libpq(arguments)
 
 
@@ -33,7 +33,7 @@ def connect_function(parameters: Mapping[str, Any]) -> Callable[[], Any]:
     Raises ServerViewError if no synchronous driver is installed.
     """
     driver, module = _choose_driver(
-        takes_ssl_context=parameters.get("ssl_context") is not None
+        accepts_ssl_context=parameters.get("ssl_context") is not None
     )
     arguments = (driver.from_libpq or libpq_arguments)(parameters)
     return lambda: module.connect(**arguments)
@@ -55,20 +55,20 @@ def libpq_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _choose_driver(*, takes_ssl_context: bool) -> tuple[Driver, Any]:
+def _choose_driver(*, accepts_ssl_context: bool) -> tuple[Driver, Any]:
     """Choose a synchronous driver, and import it: a loaded one before an installed one.
-    A driver that takes an SSLContext is preferred if there is one to pass.
+    A driver that accepts an SSLContext is preferred if there is one to pass.
     """
     order = sorted(
-        (each for each in drivers() if each.connects is not None),
+        (each for each in drivers() if each.connect_module is not None),
         key=lambda each: (
-            takes_ssl_context and not each.takes_ssl_context,
+            accepts_ssl_context and not each.accepts_ssl_context,
             each.name not in sys.modules,
         ),
     )
     for driver in order:
         try:
-            return driver, importlib.import_module(str(driver.connects))
+            return driver, importlib.import_module(str(driver.connect_module))
         except Exception:  # noqa: BLE001, S112 - a broken installation counts as none
             continue
     raise ServerViewError(

@@ -43,7 +43,7 @@ def open_server(
         sockets.new_path(directory),
         quick={
             "/snapshot": lambda _: snapshot(viewers=False),
-            "/frozen": lambda _: source.freezer.document(),
+            "/frozen": lambda _: source.incident_snapshots.document(),
             "/view": lambda _: snapshot(viewers=True),
         },
         slow={"/trace": trace, "/servers": readings},

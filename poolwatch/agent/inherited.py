@@ -10,11 +10,11 @@ import os
 from time import monotonic
 
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.ledger.inherited import InheritedPath
+from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.pool import PoolLedger
 
-_MOST = 64
+_MAX_PATHS = 64
 """Paths kept per pool."""
 
 
@@ -25,21 +25,21 @@ class Inherited:
         self._ledger = ledger
         self._pid = os.getpid()
 
-    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+    def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
         """Record a hold whose connection the parent process had opened."""
         facts = hold.facts
         if facts is None or facts.process == self._pid:
             return
         uses = pool.inherited
-        use = uses.get(hold.path)
+        use = uses.get(hold.stack)
         if use is None:
-            if len(uses) >= _MOST:
+            if len(uses) >= _MAX_PATHS:
                 return
-            use = uses[hold.path] = InheritedPath(hold.path, facts.backend_pid)
+            use = uses[hold.stack] = InheritedCheckouts(hold.stack, facts.backend_pid)
         use.last = monotonic()
 
     def is_over(self) -> bool:
         """Whether no pool has connections of the parent any more."""
-        pools = list(self._ledger.books.values())
+        pools = list(self._ledger.pools.values())
         facts = [each for pool in pools for each in list(pool.connections.values())]
         return all(each.process == self._pid for each in facts)

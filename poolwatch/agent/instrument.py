@@ -132,7 +132,7 @@ class Agent:
 
     # -- called during a checkout ----------------------------------------------------
 
-    def meet_thread(self) -> Holder:
+    def register_thread(self) -> Holder:
         """Create the record of a thread or greenlet, and start to listen."""
         if greenlets.are_scheduled():
             tell_greenlets_apart()
@@ -199,7 +199,7 @@ class Agent:
         if self._watchdog is None or self._guard.tripped:
             return
         try:
-            self.outages.check(self.ledger.books.values())
+            self.outages.check(self.ledger.pools.values())
             self._watchdog.tick()
         except Exception as error:  # noqa: BLE001 - no error may reach the application
             self._guard.failed(error)
@@ -212,20 +212,19 @@ class Agent:
             from poolwatch.diagnosis import timeout_note
 
             process = self.source.process(search=False)
-            self.source.freezer.freeze(pool_id, "timeout", process)
+            self.source.incident_snapshots.add(pool_id, "timeout", process)
             known = now, timeout_note.note(process, pool_id)
             if len(self._timeout_notes) >= _MAX_POOLS:  # most pools may be gone
                 self._timeout_notes.clear()
             self._timeout_notes[pool_id] = known
         return known[1]
 
-    def look_soon(self, pool_id: str) -> None:
-        """Have the watchdog check a pool that is exhausted for the first time.
-
-        Called by a checkout that will probably have to wait.
-        """
+    def check_soon(self, pool_id: str) -> None:
+        """Have the watchdog check an exhausted pool soon: a checkout waits."""
         now = time.monotonic()
-        if self._server is None or self.source.freezer.has(pool_id, "exhausted"):
+        if self._server is None or self.source.incident_snapshots.has(
+            pool_id, "exhausted"
+        ):
             return
         if now - self._early_ticks.get(pool_id, _NEVER) > _EARLY_TICK_INTERVAL_S:
             if len(self._early_ticks) >= _MAX_POOLS:
@@ -264,7 +263,7 @@ class Agent:
         per_greenlet.clear()
         self.ledger.forget_parent()
         self._watch_inherited()
-        self.source.freezer.forget()
+        self.source.incident_snapshots.forget()
         self.source.forget()
         self._early_ticks.clear()
         self.__dict__.pop("outages", None)
@@ -274,11 +273,11 @@ class Agent:
             server.abandon()
 
     def _watch_inherited(self) -> None:
-        """Record which code takes connections of the parent, while there are any."""
+        """Record who checks out connections of the parent, while there are any."""
         observers = self.ledger.observers
         observers.remove(self._inherited)
         self._inherited = None
-        if self.ledger.books:
+        if self.ledger.pools:
             from poolwatch.agent.inherited import Inherited
 
             inherited = Inherited(self.ledger)
@@ -354,9 +353,9 @@ def instrument(
         server_view: whether a viewer may have this process read ``pg_stat_activity``
             over a short-lived connection of its own, outside the pool.
         prove_dropped: whether a connection that only its pool refers to is reported as
-            leaked at once. This is for pools that keep references to lent connections
-            (psycopg2's, asyncpg's). Switch it off if code reaches a connection by a
-            path that Python's reference counts do not include.
+            leaked at once. This is for pools that keep references to checked-out
+            connections (psycopg2's, asyncpg's). Switch it off if code reaches a
+            connection by a path that Python's reference counts do not include.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
@@ -400,7 +399,7 @@ def uninstrument(target: Any = None) -> None:
         raise _refusal(target)
     else:
         pools.unwatch(target)
-    if not agent.ledger.books and not pools.watches_all:
+    if not agent.ledger.pools and not pools.watches_all:
         agent.reset()
 
 
@@ -413,7 +412,7 @@ def instrument_without_agent() -> None:
         return
     pools = _pools()
     if not pools.watches_all:
-        if not agent.ledger.books:
+        if not agent.ledger.pools:
             agent.listens = False
         pools.watch_all(Settings())
 
@@ -434,9 +433,9 @@ def _pools() -> InstrumentedPools:
                 ledger=agent.ledger,
                 sites=lambda: agent.sites,
                 per_thread=agent.per_thread,
-                register_thread=agent.meet_thread,
+                register_thread=agent.register_thread,
                 explain=agent.explain_timeout,
-                check_soon=agent.look_soon,
+                check_soon=agent.check_soon,
                 report_failure=agent.refused,
             )
         )

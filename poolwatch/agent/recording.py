@@ -36,14 +36,14 @@ class _Recorder:
     ) -> None:
         """Record a hold that was requested during the recording."""
         ended = self.ended_holds[pool.id]
-        if hold.asked >= self.started and len(ended) < MAX_REQUESTS:
+        if hold.requested_at >= self.started and len(ended) < MAX_REQUESTS:
             ended.append((hold, now))
 
 
 def record(ledger: Ledger, seconds: float, stop: threading.Event) -> list[Trace]:
     """Record for ``seconds``, or until ``stop`` is set."""
     recorder = _Recorder()
-    before = {pool.id: (pool.connects, pool.timeouts) for pool in ledger.books.values()}
+    before = {pool.id: (pool.connects, pool.timeouts) for pool in ledger.pools.values()}
     ledger.observers.append(recorder)
     try:
         stop.wait(min(seconds, MAX_SECONDS))
@@ -52,7 +52,7 @@ def record(ledger: Ledger, seconds: float, stop: threading.Event) -> list[Trace]
     now = time.monotonic()
     return [
         _trace(pool, recorder, now, before.get(pool.id, (0, 0)))
-        for pool in list(ledger.books.values())
+        for pool in list(ledger.pools.values())
     ]
 
 
@@ -60,20 +60,25 @@ def _trace(
     pool: PoolLedger, recorder: _Recorder, now: float, before: tuple[int, int]
 ) -> Trace:
     begun = recorder.started
-    open_holds = [hold for hold in pool.open_holds() if hold.asked >= begun]
+    open_holds = [hold for hold in pool.open_holds() if hold.requested_at >= begun]
     holds = [*recorder.ended_holds[pool.id], *((hold, now) for hold in open_holds)]
-    holds.sort(key=lambda pair: pair[0].asked)
+    holds.sort(key=lambda pair: pair[0].requested_at)
     sites: dict[Frame, int] = {}
     requests = []
     for hold, end in holds:
-        site = hold.path.site()
+        site = hold.stack.site()
         at = -1 if site is None else sites.setdefault(site, len(sites))
         requests.append(
-            Request(hold.asked - begun, end - hold.taken, hold.taken - hold.asked, at)
+            Request(
+                hold.requested_at - begun,
+                end - hold.checked_out_at,
+                hold.checked_out_at - hold.requested_at,
+                at,
+            )
         )
     depth = max((each.depth for each in pool.nestings.seen.values()), default=1)
     outer = {each.outer.site() for each in pool.nestings.seen.values()}
-    spans = [(h.taken, end) for h, end in holds if h.path.site() in outer]
+    spans = [(h.checked_out_at, end) for h, end in holds if h.stack.site() in outer]
     waits = pool.open_waits(now)
     return Trace(
         pool=pool.stats(len(pool.open_holds()), len(waits)),

@@ -1,4 +1,4 @@
-"""Builds the records of a snapshot from the evidence of one moment."""
+"""Builds the records of a snapshot from one reading of the ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from poolwatch.agent.moment import Moment, OpenRequests
+from poolwatch.agent.ledger_reading import LedgerReading, OpenRequests
 from poolwatch.diagnosis.evidence import (
     HoldEvidence,
     JudgedHold,
@@ -17,7 +17,7 @@ from poolwatch.diagnosis.verdicts import judge
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame, Hold, SiteStats, Wait
 from poolwatch.stacks.callers import Request, callers
-from poolwatch.stacks.capture import Path
+from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
 from poolwatch.text.masking import mask_literals
 
@@ -32,7 +32,9 @@ class PoolRecords(NamedTuple):
 
 
 def pool_records(
-    moment: Moment, requests: OpenRequests, is_confirmed: Callable[[Checkout], bool]
+    reading: LedgerReading,
+    requests: OpenRequests,
+    is_confirmed: Callable[[Checkout], bool],
 ) -> PoolRecords:
     """Judge the holds of one pool, count its leaks, and return its records.
 
@@ -40,9 +42,9 @@ def pool_records(
     """
     pool = requests.pool
     requests.mark_nested()
-    caller_of = _callers(moment, requests)
+    caller_of = _callers(reading, requests)
     judged = [
-        _judged(moment, pool.id, hold, evidence, caller_of.get(hold.number))
+        _judged(reading, pool.id, hold, evidence, caller_of.get(hold.number))
         for hold, evidence in requests.holds.items()
     ]
     for checkout, each in zip(requests.holds, judged, strict=True):
@@ -51,36 +53,38 @@ def pool_records(
         ):
             pool.found_leaked(checkout)
     waits = [
-        OpenWait(_wait(moment, pool.id, each, caller_of.get(each.number)), each.owner())
+        OpenWait(
+            _wait(reading, pool.id, each, caller_of.get(each.number)), each.requester()
+        )
         for each in requests.waits
     ]
     stats = pool.stats(len(judged), len(waits))
-    sites, by_caller = pool.sites(moment.now, list(requests.holds))
+    sites, by_caller = pool.sites(reading.now, list(requests.holds))
     pool_evidence = PoolEvidence(
         stats=stats,
         holds=judged,
         waits=waits,
         collected=pool.collected_at(),
         outside=pool.mostly_outside(),
-        inherited=[use.record(moment.now) for use in list(pool.inherited.values())],
-        nested=() if pool.shared else pool.nestings.records(moment.now),
+        inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
+        nested=() if pool.shared else pool.nestings.records(reading.now),
         shared=pool.shared,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
 
 
-def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
+def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:
     """Return by request number the caller that tells the request apart."""
     stacks = [
         (hold, evidence.site, evidence.stack)
         for hold, evidence in requests.holds.items()
     ]
     stacks += [
-        (wait, wait.path.site(), wait.path.frames(moment.stack_now(wait)))
+        (wait, wait.stack.site(), wait.stack.frames(reading.stack_now(wait)))
         for wait in requests.waits
     ]
     by_number = {
-        each.number: Request(site, stack, moment.submitter(each).stack)
+        each.number: Request(site, stack, reading.submitter(each).stack)
         for each, site, stack in stacks
         if site is not None
     }
@@ -88,7 +92,7 @@ def _callers(moment: Moment, requests: OpenRequests) -> dict[int, Frame]:
 
 
 def _judged(
-    moment: Moment,
+    reading: LedgerReading,
     pool: str,
     checkout: Checkout,
     evidence: HoldEvidence,
@@ -99,16 +103,16 @@ def _judged(
     judgement = judge(evidence)
     statement = checkout.statement()
     reasons = judgement.reasons
-    if judgement.verdict != "ok" and usage and usage.path and evidence.unused_s:
-        where = place(usage.path.site())
+    if judgement.verdict != "ok" and usage and usage.stack and evidence.unused_s:
+        where = place(usage.stack.site())
         reasons = (*reasons, f"last used at {where}, {duration(evidence.unused_s)} ago")
-    submitter = moment.submitter(checkout)
+    submitter = reading.submitter(checkout)
     hold = Hold(
         id=f"h{checkout.number}",
         pool=pool,
         backend_pid=facts.backend_pid if facts else None,
         held_s=evidence.held_s,
-        waited_s=checkout.taken - checkout.asked,
+        waited_s=checkout.checked_out_at - checkout.requested_at,
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.context.labels,
@@ -116,37 +120,39 @@ def _judged(
         stack=evidence.stack + submitter.stack,
         now=evidence.now,
         statement=None if statement is None else mask_literals(statement),
-        in_sql_s=usage.in_sql_until(moment.now) if usage else None,
-        in_transaction_idle_s=usage.idle_until(moment.now) if usage else None,
+        in_sql_s=usage.in_sql_until(reading.now) if usage else None,
+        in_transaction_idle_s=usage.idle_until(reading.now) if usage else None,
         verdict=judgement.verdict,
         evidence=reasons,
         server=None,
-        connection=facts.record(moment.now) if facts else None,
-        used=_used(usage.path, evidence) if usage and usage.path else (),
+        connection=facts.record(reading.now) if facts else None,
+        used=_used(usage.stack, evidence) if usage and usage.stack else (),
         unused_s=evidence.unused_s,
         caller=caller,
     )
     return JudgedHold(hold, judgement.kind, evidence)
 
 
-def _wait(moment: Moment, pool: str, checkout: Checkout, caller: Frame | None) -> Wait:
-    submitter = moment.submitter(checkout)
+def _wait(
+    reading: LedgerReading, pool: str, checkout: Checkout, caller: Frame | None
+) -> Wait:
+    submitter = reading.submitter(checkout)
     return Wait(
         id=f"w{checkout.number}",
         pool=pool,
-        waited_s=max(0.0, moment.now - checkout.asked),
+        waited_s=max(0.0, reading.now - checkout.requested_at),
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=checkout.context.labels,
-        site=checkout.path.site(),
-        stack=checkout.path.frames(moment.stack_now(checkout)) + submitter.stack,
+        site=checkout.stack.site(),
+        stack=checkout.stack.frames(reading.stack_now(checkout)) + submitter.stack,
         caller=caller,
     )
 
 
-def _used(path: Path, evidence: HoldEvidence) -> tuple[Frame, ...]:
+def _used(captured: CapturedStack, evidence: HoldEvidence) -> tuple[Frame, ...]:
     """Return the stack of the last use, completed from the holder's other stacks."""
-    used = path.frames(evidence.now)
+    used = captured.frames(evidence.now)
     if evidence.stack and evidence.stack[-1] in used:
         return used
-    return path.frames(evidence.stack)
+    return captured.frames(evidence.stack)

@@ -148,7 +148,7 @@ class Server:
                         self._serve_once(selector, stopping)
                 finally:
                     for key in _silent(selector):
-                        _take(selector, key).close()
+                        _unregister(selector, key).close()
         except Exception:  # noqa: BLE001 - the application must go on
             log().warning("poolwatch no longer answers viewers", exc_info=True)
 
@@ -170,13 +170,13 @@ class Server:
                 with contextlib.suppress(OSError):
                     self._wake_receiver.recv(4096)
             elif key in _silent(selector):  # _accept() may have closed it meanwhile
-                self._handle(_take(selector, key), stopping)
+                self._handle(_unregister(selector, key), stopping)
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + self._period_s
             self._tick()
         for key in [each for each in _silent(selector) if each.data < now]:
-            _take(selector, key).close()
+            _unregister(selector, key).close()
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
@@ -193,7 +193,7 @@ class Server:
         selector.register(connection, selectors.EVENT_READ, deadline)
         silent = _silent(selector)
         if len(silent) > _MAX_SILENT:
-            _take(selector, silent[0]).close()
+            _unregister(selector, silent[0]).close()
 
     def _handle(self, connection: socket.socket, stopping: threading.Event) -> None:
         from poolwatch.agent.http import handle
@@ -252,7 +252,7 @@ def _silent(selector: selectors.BaseSelector) -> list[selectors.SelectorKey]:
     return [key for key in selector.get_map().values() if key.data is not None]
 
 
-def _take(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> Any:
+def _unregister(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> Any:
     """Unregister the connection of ``key`` and return it."""
     selector.unregister(key.fileobj)
     return key.fileobj

@@ -44,7 +44,7 @@ class ServerView:
     def readings(self, linger: float) -> Sequence[AgentReading]:
         """Read every server once; keep the connections open for ``linger`` seconds."""
         by_server: dict[str, list[PoolLedger]] = {}
-        for pool in list(self._ledger.books.values()):
+        for pool in list(self._ledger.pools.values()):
             if pool.server_connect is not None:
                 by_server.setdefault(_server_key(pool), []).append(pool)
         self._drop_other_readers(by_server)
@@ -124,7 +124,7 @@ class ServerView:
             for hold in pool.open_holds()
             if hold.facts is not None
         ]
-        known += [facts for pool in pools for _, facts in list(pool.departed)]
+        known += [facts for pool in pools for _, facts in list(pool.recently_closed)]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}
         return reader.read(pids, linger=linger)
 

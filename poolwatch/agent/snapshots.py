@@ -7,11 +7,11 @@ import os
 import platform
 from datetime import UTC, datetime
 
-from poolwatch.agent.frozen import Freezer
-from poolwatch.agent.moment import Moment
+from poolwatch.agent.incident_snapshots import IncidentSnapshots
+from poolwatch.agent.leak_search import LeakSearch
+from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.agent.records import PoolRecords, pool_records
 from poolwatch.agent.submitters import Submitters
-from poolwatch.agent.suspects import Suspects
 from poolwatch.diagnosis import findings
 from poolwatch.diagnosis.common import by_severity
 from poolwatch.ledger.ledger import Ledger
@@ -29,13 +29,13 @@ class LedgerSource:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._suspects = Suspects()
+        self._leak_search = LeakSearch()
         self._submitters = Submitters()
-        self.freezer = Freezer()
+        self.incident_snapshots = IncidentSnapshots()
 
     def forget(self) -> None:
         """Drop cached searches: in a forked child, or when no pool is left."""
-        self._suspects = Suspects()
+        self._leak_search = LeakSearch()
 
     def snapshot(self) -> Snapshot:
         """Return the current snapshot; queries no database and blocks no thread."""
@@ -47,28 +47,30 @@ class LedgerSource:
         Without ``search`` only cached search results are used. The application's own
         threads, above all an event loop's, must not wait for a search.
         """
-        suspects = self._suspects
-        process = undisturbed(lambda: self._process(suspects, search))
-        if suspects.found_garbage and gc.isenabled():
-            suspects.found_garbage = False
+        leak_search = self._leak_search
+        process = undisturbed(lambda: self._process(leak_search, search))
+        if leak_search.found_garbage and gc.isenabled():
+            leak_search.found_garbage = False
             gc.collect(1)
         return process
 
     def awaits_confirmation(self) -> bool:
         """Whether the last snapshot found a leak that the next one must confirm."""
-        return self._suspects.awaits_confirmation()
+        return self._leak_search.awaits_confirmation()
 
-    def _process(self, suspects: Suspects, search: bool) -> Process:
-        moment = Moment()
-        for pool in list(self._ledger.books.values()):
-            moment.read(pool, self._ledger.numbers)
+    def _process(self, leak_search: LeakSearch, search: bool) -> Process:
+        reading = LedgerReading()
+        for pool in list(self._ledger.pools.values()):
+            reading.read(pool, self._ledger.numbers)
         if search:
-            suspects.search(moment)
+            leak_search.search(reading)
         else:
-            moment.verify()
-        moment.submitters = self._submitters.find(moment.requests())
-        suspects.use_cached(moment)
-        pools = [pool_records(moment, p, suspects.is_confirmed) for p in moment.pools]
+            reading.verify()
+        reading.submitters = self._submitters.find(reading.requests())
+        leak_search.attach_cached(reading)
+        pools = [
+            pool_records(reading, p, leak_search.is_confirmed) for p in reading.pools
+        ]
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -93,16 +95,18 @@ class LedgerSource:
             sites=tuple([site for pool in pools for site in pool.sites]),
             callers=tuple([site for pool in pools for site in pool.callers]),
             parent=parent(),
-            findings=by_severity(self._findings(moment, pools)),
-            departed=tuple(moment.departed),
-            frozen=self.freezer.marks(),
-            left_out=suspects.left_out,
+            findings=by_severity(self._findings(reading, pools)),
+            departed=tuple(reading.departed),
+            frozen=self.incident_snapshots.marks(),
+            left_out=leak_search.left_out,
         )
-        self.freezer.freeze_incidents(process)
+        self.incident_snapshots.add_from_findings(process)
         return process
 
-    def _findings(self, moment: Moment, pools: list[PoolRecords]) -> list[Finding]:
-        origins = self._ledger.origins.records(moment.now)
+    def _findings(
+        self, reading: LedgerReading, pools: list[PoolRecords]
+    ) -> list[Finding]:
+        origins = self._ledger.origins.records(reading.now)
         return [
             *[each for pool in pools for each in findings.pool_findings(pool.evidence)],
             *findings.process_findings(

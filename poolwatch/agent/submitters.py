@@ -3,8 +3,8 @@
 With ``sync_to_async``, ``to_thread`` and thread pools, a worker's stack does not show
 the view that submitted the work: the view waits in another thread or task. The future
 of the work item leads to it. A work item may store its connection and end before the
-worker runs the next one. Therefore the call that took the connection must still be
-running, and the work item must be the one in which the hold was first seen.
+worker runs the next one. Therefore the call that checked the connection out must still
+be running, and the work item must be the one in which the hold was first seen.
 
 No application code is called: only frames, and futures of the standard library, asgiref
 and anyio, are read.
@@ -26,22 +26,28 @@ from weakref import ref
 from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import Pairs, Path, current_frames, pairs_of, resolve
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.capture import (
+    CapturedStack,
+    Pairs,
+    current_frames,
+    pairs_of,
+    resolve,
+)
+from poolwatch.stacks.compare import user_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
 
-_WORKERS = (
+_WORKER_FILES = (
     "concurrent/futures/thread.py",
     "asgiref/current_thread_executor.py",
     "anyio/_backends/_asyncio.py",
 )
 """Files whose ``run`` function has the work item as ``self``, or its ``future``."""
-_WAITING = "concurrent/futures/_base.py"
+_FUTURE_WAIT_FILE = "concurrent/futures/_base.py"
 _ASYNCIO = f"{os.sep}asyncio{os.sep}"
-_WAKES = ("task_wakeup", "__wakeup", "_on_task_done")
+_WAKEUP_METHODS = ("task_wakeup", "__wakeup", "_on_task_done")
 """Methods of tasks and task groups that asyncio calls when a future is done."""
-_SLEEPS = "threading.py"
+_SLEEP_FILE = "threading.py"
 """A thread that waits for a future sleeps in this file. Any other frame there may be a
 trace function's; then the waiting frame must not be read (see references.follow)."""
 _MAX_FRAMES = 6
@@ -71,17 +77,17 @@ class Submitters:
 
     def find(self, holds: Iterable[Checkout]) -> dict[int, Submitter]:
         """Return the submitters of holds and waits, by number."""
-        newest: dict[tuple[Path, int], Checkout] = {}
+        newest: dict[tuple[CapturedStack, int], Checkout] = {}
         numbers = set()
         for hold in holds:
             numbers.add(hold.number)
             if hold.task is None:  # a worker runs one item at a time
-                newest[hold.path, hold.holder.ident] = hold
+                newest[hold.stack, hold.holder.ident] = hold
         items = list(self._items.items())  # one atomic copy: another thread may be here
         self._items = {number: item for number, item in items if number in numbers}
-        paths = {path for path, _ in newest}
-        in_workers = {path for path in paths if _item_at(path.pairs()) is not None}
-        workers = [hold for (path, _), hold in newest.items() if path in in_workers]
+        stacks = {stack for stack, _ in newest}
+        in_workers = {stack for stack in stacks if _item_at(stack.pairs()) is not None}
+        workers = [hold for (stack, _), hold in newest.items() if stack in in_workers]
         if not workers:
             return {}
         frames = current_frames()
@@ -105,7 +111,7 @@ class Submitters:
 def _item_at(stack: Pairs) -> int | None:
     """Return the index of the frame that runs a work item."""
     for at, (code, _) in enumerate(stack):
-        if code.co_name == "run" and _is_in(code.co_filename, *_WORKERS):
+        if code.co_name == "run" and _is_in(code.co_filename, *_WORKER_FILES):
             return at
     return None
 
@@ -115,14 +121,14 @@ def _is_in(file: str, *endings: str) -> bool:
 
 
 def _future_of(frames: Mapping[int, FrameType], hold: Checkout) -> Any:
-    """Return the future of the work item that took a hold, if the item still runs."""
+    """Return the future of the work item that made a checkout, if it still runs."""
     frame = frames.get(hold.holder.ident)
     now = pairs_of(frame)
     at = _item_at(now)
     if (
         at is None
         or hold.holder.has_ended()
-        or not _still_running(hold.path.pairs(), now[:at])
+        or not _still_running(hold.stack.pairs(), now[:at])
     ):
         return None
     while frame is not None and frame.f_code is not now[at][0]:
@@ -140,16 +146,16 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return dict(zip(*local_variables(frame), strict=True))
 
 
-def _still_running(taken: Pairs, now: Pairs) -> bool:
-    """Whether the call that took a hold is still running, inside the work item.
+def _still_running(checkout: Pairs, now: Pairs) -> bool:
+    """Whether the call that made a checkout is still running, inside the work item.
 
     Stacks are compared from the outermost frame: in the first frame that differs,
     execution must have advanced within the same function.
     """
-    at = _item_at(taken)
+    at = _item_at(checkout)
     if at is None:
         return False
-    for before, after in zip(reversed(taken[:at]), reversed(now), strict=False):
+    for before, after in zip(reversed(checkout[:at]), reversed(now), strict=False):
         if before != after:
             return before[0] is after[0] and after[1] > before[1]
     return at <= len(now)
@@ -165,7 +171,7 @@ def _submitter(future: Any, frames: Mapping[int, FrameType]) -> Submitter | None
         reference = TaskRef(task)
         stack += resolve(task_stack(reference))
         name, future = reference.name, task
-        if taking_frames(stack):
+        if user_frames(stack):
             return Submitter(stack, name)
     else:
         return None
@@ -191,18 +197,18 @@ def _waiting_task(future: Any) -> Any:
         elif type(each) is asyncio.TaskGroup:
             queue.append(object.__getattribute__(each, "_parent_task"))
         else:
-            queue += _leads_to(each)
+            queue += _callback_targets(each)
     return tasks[0] if len(tasks) == 1 else None
 
 
-def _leads_to(callback: Any) -> Iterable[Any]:
+def _callback_targets(callback: Any) -> Iterable[Any]:
     """Return what asyncio's own callbacks lead to; others may refer to idle tasks."""
     kind = type(callback)
     if kind in (BuiltinMethodType, MethodType):
         function = callback.__func__ if kind is MethodType else callback
         if type(function) not in (BuiltinMethodType, FunctionType):
             return ()  # an application's object may compute its name
-        return (callback.__self__,) if function.__name__ in _WAKES else ()
+        return (callback.__self__,) if function.__name__ in _WAKEUP_METHODS else ()
     if kind is partial:
         return callback.args if _is_asyncio_function(callback.func) else ()
     if kind is FunctionType:
@@ -229,9 +235,9 @@ def _waiting_stack(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
     """Return the stack of the thread that waits for a future, from the waiting call."""
     for each in frames.values():
         for above, frame in pairwise(_innermost_frames(each)):
-            if not _is_in(frame.f_code.co_filename, _WAITING):
+            if not _is_in(frame.f_code.co_filename, _FUTURE_WAIT_FILE):
                 continue
-            if not _is_in(above.f_code.co_filename, _SLEEPS):
+            if not _is_in(above.f_code.co_filename, _SLEEP_FILE):
                 continue
             variables = _variables(frame)
             futures: Any = variables.get("fs")

@@ -2,7 +2,7 @@
 
 It runs in the agent's thread, every second. In an application without leaks it only
 reads a few numbers. It takes a snapshot only if a hold is over its threshold, or if the
-thread or task that took it has ended.
+thread or task that checked it out has ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.ledger.checkout import Checkout
-from poolwatch.ledger.inherited import InheritedPath
+from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.nesting import Nesting
 from poolwatch.ledger.pool import PoolLedger
@@ -36,7 +36,7 @@ _MAX_FRAMES = 12
 class _Reported:
     pool: str
     site: Frame | None
-    taken: float
+    checked_out_at: float
 
 
 class Watchdog:
@@ -51,12 +51,12 @@ class Watchdog:
         self._shared: set[tuple[str, Frame | None]] = set()
         self._suspects: frozenset[int] = frozenset()
         self._next_check = 0.0
-        self._next_freeze = 0.0
+        self._next_incident_snapshot = 0.0
 
     def tick(self) -> None:
         """Check all pools once."""
         now = time.monotonic()
-        pools = list(self._ledger.books.values())
+        pools = list(self._ledger.pools.values())
         self._log_returned(pools, now)
         self._log_collected(pools)
         for pool in pools:
@@ -64,16 +64,18 @@ class Watchdog:
             pool.mark(now)
             self._log_nested(pool)
             self._log_fork_shared(pool)
-        if now >= self._next_freeze and any(
-            self._needs_freeze(each, now) for each in pools
+        if now >= self._next_incident_snapshot and any(
+            self._needs_incident_snapshot(each, now) for each in pools
         ):
             began = time.thread_time()
-            self._source.process()  # freezes an incident snapshot
-            self._next_freeze = now + _PAUSE_PER_COST * (time.thread_time() - began)
+            self._source.process()  # also takes the incident snapshot
+            self._next_incident_snapshot = now + _PAUSE_PER_COST * (
+                time.thread_time() - began
+            )
         suspects = frozenset(
             id(hold)
             for pool in pools
-            for hold in pool.out()
+            for hold in pool.recorded_holds()
             if _is_suspicious(hold, pool, now)
             if hold.number not in self._reported
         )
@@ -85,9 +87,9 @@ class Watchdog:
             pause = 0.0 if unconfirmed else max(_RECHECK_S, _PAUSE_PER_COST * cost)
             self._suspects, self._next_check = suspects, now + pause
 
-    def _needs_freeze(self, pool: PoolLedger, now: float) -> bool:
+    def _needs_incident_snapshot(self, pool: PoolLedger, now: float) -> bool:
         """Whether requests are waiting and an incident snapshot of that is missing."""
-        has = self._source.freezer.has
+        has = self._source.incident_snapshots.has
         if has(pool.id, "exhausted") and has(pool.id, "pool_deadlock"):
             return False
         return bool(pool.open_waits(now))
@@ -99,8 +101,8 @@ class Watchdog:
         by_site: dict[tuple[str, Frame | None], list[Hold]] = defaultdict(list)
         counted = {
             hold.number
-            for pool in list(self._ledger.books.values())
-            for hold in pool.out()
+            for pool in list(self._ledger.pools.values())
+            for hold in pool.recorded_holds()
             if hold.leaked
         }
         for hold in process.holds:
@@ -117,7 +119,7 @@ class Watchdog:
     def _log_returned(self, pools: list[PoolLedger], now: float) -> None:
         if not self._reported:
             return
-        out = {hold.number for pool in pools for hold in pool.out()}
+        out = {hold.number for pool in pools for hold in pool.recorded_holds()}
         by_site: dict[tuple[str, Frame | None], list[_Reported]] = defaultdict(list)
         for number in [each for each in self._reported if each not in out]:
             leak = self._reported.pop(number)
@@ -129,7 +131,7 @@ class Watchdog:
                 if len(returned) == 1
                 else f"{len(returned)} connections",
                 place(site),
-                duration(now - min(leak.taken for leak in returned)),
+                duration(now - min(leak.checked_out_at for leak in returned)),
             )
 
     def _log_nested(self, pool: PoolLedger) -> None:
@@ -144,12 +146,12 @@ class Watchdog:
                 log().info("%s", _nested_text(nesting, pool.name))
 
     def _log_fork_shared(self, pool: PoolLedger) -> None:
-        """Log once each call site that takes connections of the parent process."""
+        """Log once each call site that checks out connections of the parent process."""
         for use in list(pool.inherited.values()):
             if use.logged:
                 continue
             use.logged = True
-            site = pool.id, use.path.site()
+            site = pool.id, use.stack.site()
             if site not in self._shared and len(self._shared) < _MAX_REPORTED:
                 self._shared.add(site)
                 log().warning("%s", _fork_shared_text(use, pool.name))
@@ -165,9 +167,9 @@ class Watchdog:
                     self._collected.clear()
                 self._collected[pool.id, site] = count
                 log().warning(
-                    "leak on pool %s: %d connection(s) taken at %s %s",
+                    "leak on pool %s: %s checked out at %s %s",
                     one_line(repr(pool.name)),
-                    new,
+                    plural(new, "connection"),
                     site_and_callers(site, *collected.callers),
                     _dropped_text(pool),
                 )
@@ -177,8 +179,8 @@ def _dropped_text(pool: PoolLedger) -> str:
     """Describe what happened to dropped connections."""
     if pool.lost_slots:
         lost = plural(pool.lost_slots, "slot")
-        return f"were dropped: the pool does not replace them, {lost} lost so far"
-    return "were returned by garbage collection only: close() was not called"
+        return f"dropped: the pool does not replace them, {lost} lost so far"
+    return "returned by garbage collection only: close() was not called"
 
 
 def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:
@@ -186,7 +188,9 @@ def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:
         return True
     if hold.context.long_hold:
         return False
-    return now - hold.taken >= pool.long_after or hold.ended_owner() is not None
+    return (
+        now - hold.checked_out_at >= pool.long_after or hold.ended_owner() is not None
+    )
 
 
 def _leak_text(holds: Sequence[Hold], pool: str) -> str:
@@ -198,11 +202,11 @@ def _leak_text(holds: Sequence[Hold], pool: str) -> str:
     where = site_and_callers(hold.site, *(each.caller for each in holds))
     lines = [
         one_line(
-            f"leak on pool {pool!r}: connection taken at {where}{function}, "
-            f"{duration(hold.held_s)} ago, is still out"
+            f"leak on pool {pool!r}: connection checked out at {where}{function}, "
+            f"{duration(hold.held_s)} ago, is still not returned"
         ),
         *(f"  {one_line(each)}" for each in hold.evidence),
-        *_stack_lines("taken here", hold.stack),
+        *_stack_lines("checked out here", hold.stack),
     ]
     if hold.used and hold.used[0] != hold.stack[0]:
         lines += _stack_lines("last used here", hold.used)
@@ -213,10 +217,10 @@ def _nested_text(nesting: Nesting, pool: str) -> str:
     outer, inner = nesting.callers
     lines = [
         one_line(
-            f"nested on pool {pool!r}: {nesting.who} takes a connection at "
-            f"{site_and_callers(nesting.inner.site(), inner)} while it holds one taken "
-            f"at {site_and_callers(nesting.outer.site(), outer)}; as many such callers "
-            "as the pool has connections lock each other out"
+            f"nested on pool {pool!r}: {nesting.who} checks out a connection "
+            f"at {site_and_callers(nesting.inner.site(), inner)} while it holds one "
+            f"checked out at {site_and_callers(nesting.outer.site(), outer)}; once "
+            "such callers hold every connection of the pool, they deadlock"
         ),
         *_stack_lines("the first", nesting.outer.frames()),
         *_stack_lines("the second", nesting.inner.frames()),
@@ -224,14 +228,14 @@ def _nested_text(nesting: Nesting, pool: str) -> str:
     return "\n  ".join(lines)
 
 
-def _fork_shared_text(use: InheritedPath, pool: str) -> str:
+def _fork_shared_text(use: InheritedCheckouts, pool: str) -> str:
     lines = [
         one_line(
             f"fork_shared on pool {pool!r}: a connection that was opened before the "
-            f"process forked is taken at {place(use.path.site())}; parent and child "
-            "share one session of the server"
+            f"process forked was checked out at {place(use.stack.site())}; "
+            "parent and child share one session of the server"
         ),
-        *_stack_lines("taken here", use.path.frames()),
+        *_stack_lines("checked out here", use.stack.frames()),
     ]
     return "\n  ".join(lines)
 

@@ -20,9 +20,8 @@ from poolwatch.errors import (
     SilentError,
     UnreachableError,
 )
-from poolwatch.model import Frozen, Process, Unreachable
-from poolwatch.protocol import document as wire
-from poolwatch.protocol import liveness, sockets
+from poolwatch.model import IncidentSnapshot, Process, Unreachable
+from poolwatch.protocol import document, liveness, sockets
 from poolwatch.protocol.records import AgentReading, Trace
 from poolwatch.protocol.sockets import Address
 from poolwatch.text.format import one_line
@@ -62,7 +61,7 @@ class Client:
 
     def view(self, address: Address) -> Process:
         """Return one process's current snapshot; raises UnreachableError."""
-        snapshot = wire.from_json(self._get(address, "/view"))
+        snapshot = document.from_json(self._get(address, "/view"))
         if len(snapshot.processes) != 1:
             raise UnreachableError("the answer does not describe exactly one process")
         return snapshot.processes[0]
@@ -71,13 +70,13 @@ class Client:
         """Let a process read its own servers; raises UnreachableError."""
         query = urlencode({"linger": linger})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
-        return wire.list_from_json(AgentReading, text, "servers")
+        return document.list_from_json(AgentReading, text, "servers")
 
     def traces(self, address: Address, seconds: float) -> Sequence[Trace]:
         """Let a process record its pools for ``seconds``; raises UnreachableError."""
         query = urlencode({"seconds": seconds})
         text = self._get(address, f"/trace?{query}", patience_s=seconds + PATIENCE_S)
-        return wire.list_from_json(Trace, text, "traces")
+        return document.list_from_json(Trace, text, "traces")
 
     def all_traces(
         self, seconds: float
@@ -90,7 +89,7 @@ class Client:
         )
         return self._by_success(addresses, outcomes)
 
-    def frozen(self, address: Address) -> tuple[Frozen, ...]:
+    def incident_snapshots(self, address: Address) -> tuple[IncidentSnapshot, ...]:
         """Return a process's incident snapshots; raises UnreachableError."""
         try:
             text = self._get(address, "/frozen")
@@ -98,9 +97,11 @@ class Client:
             raise UnreachableError(
                 "its version of poolwatch is too old to keep incident snapshots"
             ) from None
-        return tuple(wire.list_from_json(Frozen, text, "frozen"))
+        return tuple(document.list_from_json(IncidentSnapshot, text, "frozen"))
 
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots of all processes, oldest first.
 
         Also returns the processes that failed, each with a sentence. Raises what
@@ -108,7 +109,10 @@ class Client:
         """
         addresses = self.agents()
         outcomes = self._calls.run(
-            {address: partial(self.frozen, address) for address in addresses},
+            {
+                address: partial(self.incident_snapshots, address)
+                for address in addresses
+            },
             self._patience_s,
         )
         answers, failed = self._by_success(addresses, outcomes)
@@ -183,7 +187,7 @@ def _listening(address: Address) -> Address | None:
         except (ConnectionRefusedError, FileNotFoundError):
             return None
         except OSError:
-            peer = liveness.owner(address.path, address.pid)
+            peer = liveness.process_with_socket(address.path, address.pid)
         else:
             peer = liveness.listener(probe)
     return replace(address, peer=peer)

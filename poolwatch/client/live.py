@@ -42,7 +42,7 @@ from poolwatch.client.view import (
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.findings import with_server_findings
 from poolwatch.errors import NoProcessError, PoolwatchError
-from poolwatch.model import Frozen, Snapshot, Unreachable
+from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
 from poolwatch.protocol.sockets import Address
 from poolwatch.text.naming import numbered
@@ -87,7 +87,7 @@ class LiveSource:
         fallback = environment_dsn(environ) if dsn is None else None
         self._environment = reader(fallback) if fallback is not None else None
         self._processes = ProcessRegistry(client, self._calls, patience_s)
-        self._ghosts: dict[Address, frozenset[str]] = {}
+        self._missing_before: dict[Address, frozenset[str]] = {}
         """By agent: ids of the holds that had no backend at the last snapshot."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
@@ -114,14 +114,14 @@ class LiveSource:
         views, own = self._read(views, late)
         attributed = self._attribute(views, own)
         for address, each in attributed.items():
-            self._processes.remember(address, each.memory)
+            self._processes.carry_over(address, each.carried)
         self._wait_for_closing_holds(
             {a: each.missing for a, each in attributed.items()}
         )
         processes = numbered([each.process for each in attributed.values()])
         evidence = [
             ServerEvidence(
-                process, each.strays, self._still_open(address, each.missing)
+                process, each.stray_sessions, self._still_open(address, each.missing)
             )
             for process, (address, each) in zip(
                 processes, attributed.items(), strict=True
@@ -131,13 +131,15 @@ class LiveSource:
             processes=with_server_findings(evidence), unreachable=unreachable
         )
 
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots, the oldest first, and the silent processes.
 
         May be called while another thread takes a snapshot. Raises what
         Client.agents() raises.
         """
-        return self._client.all_frozen()
+        return self._client.all_incident_snapshots()
 
     def _wait_for_closing_holds(
         self, missing: Mapping[Address, frozenset[str]]
@@ -147,9 +149,11 @@ class LiveSource:
         Its connection may be closing: when a statement is cancelled, drivers close the
         connection first, and then the pool ends the hold.
         """
-        if any(m - self._ghosts.get(a, frozenset()) for a, m in missing.items()):
+        if any(
+            m - self._missing_before.get(a, frozenset()) for a, m in missing.items()
+        ):
             time.sleep(_CLOSING_S)
-        self._ghosts = {}
+        self._missing_before = {}
 
     def _still_open(self, address: Address, missing: frozenset[str]) -> frozenset[str]:
         """The missing holds that are still open in a second snapshot."""
@@ -159,7 +163,7 @@ class LiveSource:
             second_view = self._client.view(address)
         except PoolwatchError:
             return frozenset()
-        found = self._ghosts[address] = missing & {
+        found = self._missing_before[address] = missing & {
             hold.id for hold in second_view.holds
         }
         return found
@@ -222,7 +226,7 @@ class LiveSource:
         """Join each process with its readings; reads the environment's server last."""
         now = time.monotonic()
         found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
-        incomplete = {a: views[a] for a, each in found.items() if each.unread}
+        incomplete = {a: views[a] for a, each in found.items() if each.without_reading}
         if self._environment is not None and incomplete:
             job = partial(self._environment.read, pids_of(incomplete.values()))
             outcome = self._calls.run({"environment": job}, self._patience_s)
@@ -236,9 +240,9 @@ class LiveSource:
         """How long to wait for servers before the processes are shown without them."""
         limits: dict[Hashable, float] = {}
         for address, view in views.items():
-            if view.memory.unread:
+            if view.carried.incomplete:
                 limits["servers", address] = BRIEF_S
-            elif view.memory.read_at:
+            elif view.carried.read_at:
                 limits["servers", address] = _KNOWN_S
         if self._dsn_down is not None:
             limits["dsn"] = BRIEF_S
@@ -251,25 +255,27 @@ class LiveSource:
             self._is_on_dsn_server(view, pool) for pool in view.pools
         ):
             return True  # it may be up again before the viewer tries again
-        if any(pool in view.memory.hidden for pool in view.pools):
+        if any(pool in view.carried.hidden for pool in view.pools):
             return True
-        pool_servers = view.memory.pool_servers
+        pool_servers = view.carried.pool_servers
         if any(
             pool in pool_servers and not self._is_on_dsn_server(view, pool)
             for pool in view.pools
         ):
             return self._dsn_identity is not None
-        asked = view.memory.asked
-        recently = asked is not None and time.monotonic() - asked < ASK_AGAIN_S
+        answered_at = view.carried.agent_answered_at
+        recently = (
+            answered_at is not None and time.monotonic() - answered_at < ASK_AGAIN_S
+        )
         return not recently and not all(pool in pool_servers for pool in view.pools)
 
     def _linger_for(self, view: View) -> float:
         """Seconds to keep a connection; 0 if the agent only identifies its server."""
         elsewhere = any(
-            not self._is_on_dsn_server(view, pool) for pool in view.memory.pool_servers
+            not self._is_on_dsn_server(view, pool) for pool in view.carried.pool_servers
         )
         return self._linger_s if self._dsn is None or elsewhere else 0.0
 
     def _is_on_dsn_server(self, view: View, pool: str) -> bool:
         """Whether the pool is proven to be on the server of the DSN."""
-        return is_on(view.memory, pool, self._dsn_identity)
+        return is_on(view.carried, pool, self._dsn_identity)

@@ -14,7 +14,7 @@ from functools import partial
 
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
 from poolwatch.client.client import Client
-from poolwatch.client.view import Memory, View, error_of, postgres_pools, utc
+from poolwatch.client.view import CarriedState, View, error_of, postgres_pools, utc
 from poolwatch.errors import NoProcessError, SilentError
 from poolwatch.model import Process, Unreachable
 from poolwatch.protocol import liveness
@@ -43,7 +43,7 @@ class _Entry:
     """The state of one process between two snapshots."""
 
     pid: int | None
-    memory: Memory = field(default_factory=Memory)
+    carried: CarriedState = field(default_factory=CarriedState)
     peer: Peer | None = None
     answered_at: str | None = None
     failures: int = 0
@@ -137,9 +137,9 @@ class ProcessRegistry:
             raise error
         return views, unreachable
 
-    def remember(self, address: Address, memory: Memory) -> None:
-        """Store the memory of a process until its next refresh."""
-        self._entries[address].memory = memory
+    def carry_over(self, address: Address, carried: CarriedState) -> None:
+        """Store the state of a process for its next refresh."""
+        self._entries[address].carried = carried
 
     def _without_socket(
         self, addresses: Collection[Address]
@@ -154,7 +154,9 @@ class ProcessRegistry:
             entry = self._entries[address]
             entry.refresh_state()
             if self._is_listening(address):
-                found[address] = entry.unreachable("it is alive, its socket is gone")
+                found[address] = entry.unreachable(
+                    "it is alive, its socket file is gone"
+                )
             else:
                 self._remove(address)
         return found
@@ -198,7 +200,7 @@ class ProcessRegistry:
                 process,
                 outcome.began,
                 outcome.ended,
-                entry.memory,
+                entry.carried,
                 postgres_pools(process),
             )
         return views

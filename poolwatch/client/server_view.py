@@ -1,7 +1,7 @@
 """Assigns readings of PostgreSQL to the pools of one process, or the reason for none.
 
 :mod:`poolwatch.client.live` asks the agents and reads the servers. All functions here
-depend only on the answers, the snapshot of the process, and the memory of the process.
+depend only on the answers, the snapshot of the process, and its carried-over state.
 """
 
 from __future__ import annotations
@@ -10,9 +10,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from poolwatch.client.view import SILENT, Memory, Moment, OwnReading, View, is_on, utc
-from poolwatch.model import Departed, Process, ServerStatus
-from poolwatch.postgres.join import Window, claimed, join, missing, strays
+from poolwatch.client.view import (
+    SILENT,
+    CarriedState,
+    Interval,
+    OwnReading,
+    View,
+    is_on,
+    utc,
+)
+from poolwatch.model import ClosedConnection, Process, ServerStatus
+from poolwatch.postgres.join import Window, claimed, join, missing, stray_sessions
 from poolwatch.protocol.records import Backend, ServerReading
 
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
@@ -30,13 +38,13 @@ class Attribution:
     """One process joined with the readings of its servers."""
 
     process: Process
-    strays: tuple[tuple[Departed, Backend], ...]
+    stray_sessions: tuple[tuple[ClosedConnection, Backend], ...]
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str]
     """Ids of holds without a backend on their server."""
-    unread: tuple[str, ...]
+    without_reading: tuple[str, ...]
     """Ids of the pools on PostgreSQL without a reading."""
-    memory: Memory
+    carried: CarriedState
 
 
 def attribute(view: View, own: OwnReading | None, host: str, now: float) -> Attribution:
@@ -68,8 +76,8 @@ class _Statuses:
     def __init__(self, view: View, now: float) -> None:
         self.view = view
         self.now = now
-        self.hidden = set(view.memory.hidden)
-        self._read_at = dict(view.memory.read_at)
+        self.hidden = set(view.carried.hidden)
+        self._read_at = dict(view.carried.read_at)
         self._readings: dict[str, ServerReading] = {}
         self._windows: dict[str, Window] = {}
         self._complete: set[str] = set()
@@ -86,26 +94,29 @@ class _Statuses:
         readings: Mapping[str, ServerReading],
         source: ServerSource,
         address: str | None,
-        moment: Moment,
+        read_during: Interval,
         *,
         complete: bool = True,
     ) -> None:
-        """Use ``readings``, by pool, that were taken at ``moment``.
+        """Use ``readings``, by pool, that were read during an interval.
 
-        Not ``complete`` if rows are left out: then a missing row proves nothing.
+        Pass ``complete=False`` if rows were omitted: a missing row then proves nothing.
         """
         if not readings:
             return
         self._readings |= readings
         if complete:
             self._complete |= readings.keys()
-        window = (moment[0] - self.view.ended, moment[1] - self.view.began)
+        window = (
+            read_during[0] - self.view.ended,
+            read_during[1] - self.view.began,
+        )
         self._windows |= dict.fromkeys(readings, window)
-        self._read_at |= dict.fromkeys(readings, moment[1])
+        self._read_at |= dict.fromkeys(readings, read_during[1])
         first = next(iter(readings.values()))
         status = _status(tuple(readings), source, first, address)
-        if status.up_s is not None:  # as of the moment of the process's own snapshot
-            up_s = max(0.0, status.up_s - (moment[1] - self.view.ended))
+        if status.up_s is not None:  # at the time of the process's own snapshot
+            up_s = max(0.0, status.up_s - (read_during[1] - self.view.ended))
             status = replace(status, up_s=up_s)
         self._servers.append(status)
 
@@ -134,17 +145,17 @@ class _Statuses:
 
     def _last_status(self, pools: Collection[str]) -> ServerStatus | None:
         """The last status of the server of these pools, if they are on one server."""
-        last = self.view.memory.servers
+        last = self.view.carried.servers
         same_pools = [s for s in last if not set(pools).isdisjoint(s.pools)]
         same = len({status.identity or status.address for status in same_pools}) == 1
         return same_pools[0] if same else None
 
     def join(self) -> Attribution:
         """Join the process with the readings."""
-        view, memory = self.view, self.view.memory
+        view, carried = self.view, self.view.carried
         servers = tuple(self._servers)
         process = join(view.process, self._readings, windows=self._windows)
-        pool_servers = dict(memory.pool_servers)
+        pool_servers = dict(carried.pool_servers)
         for hold in process.holds:
             if hold.server and hold.connection and hold.pool not in pool_servers:
                 server = self._readings[hold.pool].identity, hold.connection.address
@@ -152,11 +163,11 @@ class _Statuses:
         complete = {pool: self._readings[pool] for pool in self._complete}
         return Attribution(
             process=replace(process, servers=servers),
-            strays=strays(process, self._readings, self._windows),
+            stray_sessions=stray_sessions(process, self._readings, self._windows),
             missing=missing(process, complete),
-            unread=tuple([p for p in view.pools if p not in self._readings]),
-            memory=replace(
-                memory,
+            without_reading=tuple([p for p in view.pools if p not in self._readings]),
+            carried=replace(
+                carried,
                 pool_servers=pool_servers,
                 hidden=frozenset(self.hidden),
                 read_at=self._read_at,
@@ -167,9 +178,9 @@ class _Statuses:
 
 def _dsn_failed(statuses: _Statuses, own: OwnReading) -> None:
     """Use the agent's readings, or the DSN's error, for pools on the DSN's server."""
-    pool_servers = statuses.view.memory.pool_servers
+    pool_servers = statuses.view.carried.pool_servers
     proven = [
-        p for p in statuses.view.pools if is_on(statuses.view.memory, p, own.identity)
+        p for p in statuses.view.pools if is_on(statuses.view.carried, p, own.identity)
     ]
     _use_agent(statuses, proven)
     _add_down_servers(statuses)
@@ -187,21 +198,21 @@ def _use_for_proven_pools(
     statuses: _Statuses, own: OwnReading, reading: ServerReading
 ) -> None:
     """Use an own reading for the pools that are proven to be on that server."""
-    pool_servers = statuses.view.memory.pool_servers
+    pool_servers = statuses.view.carried.pool_servers
     proven = {
         pool: replace(reading, address=pool_servers[pool][1])
         for pool in statuses.without_status()
-        if is_on(statuses.view.memory, pool, reading.identity)
+        if is_on(statuses.view.carried, pool, reading.identity)
         if not _is_hidden(statuses, pool, reading)
     }
-    statuses.use(proven, own.source, reading.address, own.moment)
+    statuses.use(proven, own.source, reading.address, own.read_during)
 
 
 def _use_for_proven_holds(
     statuses: _Statuses, own: OwnReading, reading: ServerReading, host: str
 ) -> None:
     """Use an own reading for single holds that are proven to be on that server."""
-    process, pool_servers = statuses.view.process, statuses.view.memory.pool_servers
+    process, pool_servers = statuses.view.process, statuses.view.carried.pool_servers
     address = reading.address if process.host == host else None
     rows = {
         pool: claimed(process, pool, reading, address)
@@ -209,7 +220,7 @@ def _use_for_proven_holds(
         if pool not in pool_servers and not _is_hidden(statuses, pool, reading)
     }
     proven = {pool: each for pool, each in rows.items() if each.backends}
-    statuses.use(proven, own.source, reading.address, own.moment, complete=False)
+    statuses.use(proven, own.source, reading.address, own.read_during, complete=False)
 
 
 def _is_hidden(statuses: _Statuses, pool: str, reading: ServerReading) -> bool:
@@ -240,7 +251,7 @@ def _use_agent(statuses: _Statuses, pools: Collection[str]) -> None:
 
 def _add_down_servers(statuses: _Statuses) -> None:
     """Report the servers that do not answer the agent as down."""
-    for answer in statuses.view.memory.answers:
+    for answer in statuses.view.carried.answers:
         if answer.down is not None:
             statuses.fail(
                 answer.pools,
@@ -258,7 +269,7 @@ def _add_errors(statuses: _Statuses, *, dsn: bool) -> None:
     if dsn and not pending:
         hidden = [pool for pool in statuses.without_status() if pool in statuses.hidden]
         statuses.fail(hidden, "dsn", _HIDDEN)
-    for answer in statuses.view.memory.answers:
+    for answer in statuses.view.carried.answers:
         why = answer.error if answer.enabled else _SWITCHED_OFF
         if why is None or pending:
             continue

@@ -17,12 +17,12 @@ PATIENCE_S = 3.0
 SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 
-Moment = tuple[float, float]
+Interval = tuple[float, float]
 """When a reading was taken, between two times of ``time.monotonic()``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class CarriedState:
     """State of one process that is carried over from one refresh to the next."""
 
     pool_servers: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class Memory:
     the pool's driver."""
     hidden: frozenset[str] = frozenset()
     """Ids of the pools whose sessions the viewer's own role may not see."""
-    asked: float | None = None
+    agent_answered_at: float | None = None
     """When the agent last answered."""
     answers: tuple[AgentReading, ...] = ()
     """The agent's last answer. Its errors still stand when its readings are too old."""
     read_at: Mapping[str, float] = field(default_factory=dict)
     """By pool id: when its server last answered."""
-    unread: bool = False
+    incomplete: bool = False
     """The agent's last answer was late, or a server did not answer the agent."""
     servers: tuple[ServerStatus, ...] = ()
     """The statuses of the last refresh."""
@@ -44,17 +44,17 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The snapshot of one process, with its memory of earlier refreshes."""
+    """The snapshot of one process, with the state carried over from earlier ones."""
 
     process: Process
     began: float
     ended: float
-    memory: Memory
+    carried: CarriedState
     pools: tuple[str, ...]
     """Ids of its pools on PostgreSQL."""
     fresh: tuple[AgentReading, ...] = ()
     """The agent's readings of this refresh."""
-    fresh_at: Moment = (0.0, 0.0)
+    fresh_at: Interval = (0.0, 0.0)
     pending: str | None = None
     """Why the agent's answer is missing, if it was asked and is late."""
 
@@ -65,12 +65,12 @@ class View:
         if outcome.ended is None:
             # an agent answers within 2.5 s, whether its server does or not
             pending = SILENT if now - outcome.began < PATIENCE_S else _NO_ANSWER
-            memory = replace(self.memory, unread=True)
-            return replace(self, memory=memory, pending=pending)
+            carried = replace(self.carried, incomplete=True)
+            return replace(self, carried=carried, pending=pending)
         answered = self.with_late_answer(outcome)
         if outcome.error is not None:
             return answered
-        answers = answered.memory.answers
+        answers = answered.carried.answers
         return replace(answered, fresh=answers, fresh_at=(outcome.began, outcome.ended))
 
     def with_late_answer(self, outcome: Outcome) -> View:
@@ -80,19 +80,19 @@ class View:
             answers: tuple[AgentReading, ...] = (AgentReading(self.pools, None, why),)
         else:
             answers = tuple(outcome.value)
-        pool_servers = dict(self.memory.pool_servers)
+        pool_servers = dict(self.carried.pool_servers)
         for answer in answers:
             if answer.reading is not None:
                 server = answer.reading.identity, answer.reading.address
                 pool_servers |= dict.fromkeys(answer.pools, server)
-        memory = replace(
-            self.memory,
+        carried = replace(
+            self.carried,
             pool_servers=pool_servers,
-            asked=outcome.ended,
+            agent_answered_at=outcome.ended,
             answers=answers,
-            unread=any(answer.down for answer in answers),
+            incomplete=any(answer.down for answer in answers),
         )
-        return replace(self, memory=memory)
+        return replace(self, carried=carried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class OwnReading:
 
     source: Literal["dsn", "environment"]
     reading: ServerReading | None
-    moment: Moment = (0.0, 0.0)
+    read_during: Interval = (0.0, 0.0)
     error: str | None = None
     down: str | None = None
     """The error of the server or its driver, if the server does not answer."""
@@ -126,9 +126,9 @@ class OwnReading:
         return cls(source, reading, (began, ended), identity=reading.identity)
 
 
-def is_on(memory: Memory, pool: str, identity: str | None) -> bool:
+def is_on(carried: CarriedState, pool: str, identity: str | None) -> bool:
     """Whether a pool is proven to be on the server of that identity."""
-    server, _ = memory.pool_servers.get(pool, (None, None))
+    server, _ = carried.pool_servers.get(pool, (None, None))
     return server is not None and server == identity
 
 

@@ -15,7 +15,7 @@ from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.commands.ps_table import Style
-    from poolwatch.model import Frozen
+    from poolwatch.model import IncidentSnapshot
 
 _DESCRIPTION = """\
 Show who holds each connection of every instrumented process, and who waits.
@@ -82,7 +82,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Print the current snapshot, or with --frozen the incident snapshots."""
     if options.frozen:
-        return _frozen(options)
+        return _print_incident_snapshots(options)
     from poolwatch.commands import ps_table
     from poolwatch.protocol import document
 
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _frozen(options: argparse.Namespace) -> int:
+def _print_incident_snapshots(options: argparse.Namespace) -> int:
     if options.dsn:
         raise UsageError(
             "--dsn cannot be combined with --frozen, which has no server view"
@@ -106,18 +106,20 @@ def _frozen(options: argparse.Namespace) -> int:
     from poolwatch.commands import ps_table
     from poolwatch.text.format import one_line
 
-    incidents, unreachable = Client(options.dir).all_frozen()
+    incidents, unreachable = Client(options.dir).all_incident_snapshots()
     if options.json:
         for lost in unreachable:
             why = f"pid {lost.pid} could not be read: {one_line(lost.why)}"
             print(f"poolwatch: {why}", file=sys.stderr)
-        print(_frozen_document(incidents))
+        print(_incident_snapshots_document(incidents))
     else:
-        print(ps_table.render_frozen(incidents, unreachable, _style(options)))
+        print(
+            ps_table.render_incident_snapshots(incidents, unreachable, _style(options))
+        )
     return 0
 
 
-def _frozen_document(incidents: Sequence[Frozen]) -> str:
+def _incident_snapshots_document(incidents: Sequence[IncidentSnapshot]) -> str:
     """Return JSON with the public fields only, as in the snapshot document."""
     from poolwatch.model import SCHEMA, Snapshot
     from poolwatch.protocol import document

@@ -11,17 +11,19 @@ from typing import Literal
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import (
     Frame,
-    Frozen,
-    FrozenMark,
     Hold,
+    IncidentMark,
+    IncidentSnapshot,
     PoolStats,
     Process,
     SiteStats,
     Snapshot,
     Unreachable,
 )
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import (
+    call_site,
+    call_site_short,
     duration,
     fit,
     fit_end,
@@ -29,19 +31,21 @@ from poolwatch.text.format import (
     place,
     plural,
     short_time,
-    taken_at,
-    taken_at_short,
     width,
 )
-from poolwatch.text.frozen import incident_words, limited_to_pool, moment
+from poolwatch.text.incident_snapshots import (
+    date_and_time,
+    incident_words,
+    limited_to_pool,
+)
 from poolwatch.text.naming import holder_name, process_name, with_names
 
-_MOST_SITES = 20
-_MOST_FRAMES = 5
-_MOST_MARKS = 3
+_MAX_SITES = 20
+_MAX_FRAMES = 5
+_MAX_MARKS = 3
 
 _SWITCHED_OFF = (
-    "NOTHING IS RECORDED since a hook of poolwatch failed: see the application's log"
+    "NOTHING IS RECORDED: a hook of poolwatch failed, see the application's log"
 )
 
 
@@ -72,8 +76,10 @@ def render(snapshot: Snapshot, style: Style) -> str:
     return "\n".join([*lines, *_unreachable(snapshot.unreachable, style)]).rstrip()
 
 
-def render_frozen(
-    incidents: Sequence[Frozen], unreachable: Sequence[Unreachable], style: Style
+def render_incident_snapshots(
+    incidents: Sequence[IncidentSnapshot],
+    unreachable: Sequence[Unreachable],
+    style: Style,
 ) -> str:
     """Return the text of incident snapshots, each limited to the pool it concerns."""
     lines: list[str] = []
@@ -95,7 +101,7 @@ def _no_incidents(unreachable: Sequence[Unreachable]) -> str:
     )
 
 
-def _heading(incident: Frozen) -> str:
+def _heading(incident: IncidentSnapshot) -> str:
     process = with_names(incident.process)
     names = {pool.id: pool.name for pool in process.pools}
     name = names.get(incident.pool, incident.pool)
@@ -125,11 +131,11 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
         yield "  no connection is held"
     for wait in process.waits:
         who = one_line(holder_name(wait))
-        what = f"waiting {duration(wait.waited_s)}: {who} at {taken_at(wait)}"
+        what = f"waiting {duration(wait.waited_s)}: {who} at {call_site(wait)}"
         yield from _wrapped(what, style, 2)
     if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
-        yield from _wrapped(f"left out: {left_out}", style, 2)
+        yield from _wrapped(f"leak search incomplete: {left_out}", style, 2)
     if style.verbose:
         for hold in suspects:
             yield from _stacks(hold, style)
@@ -161,10 +167,10 @@ def _pool(pool: PoolStats) -> str:
     if pool.counters.timeouts:
         figures.append(plural(pool.counters.timeouts, "timeout"))
     if pool.gave_up:
-        figures.append(f"{pool.gave_up} gave up")
+        figures.append(plural(pool.gave_up, "cancelled wait"))
     if pool.waiting_s_per_s > 0.005:
         digits = 1 if pool.waiting_s_per_s >= 0.1 else 2
-        figures.append(f"{pool.waiting_s_per_s:.{digits}f} s/s waited")
+        figures.append(f"{pool.waiting_s_per_s:.{digits}f} waiting on average")
     if pool.counters.leaked:
         figures.append(f"{pool.counters.leaked} leaked")
     return f"{one_line(pool.name)} ({one_line(pool.kind)}): " + ", ".join(figures)
@@ -173,7 +179,7 @@ def _pool(pool: PoolStats) -> str:
 def _hint(process: Process) -> str:
     """Name the latest incident snapshots, and the command that shows them."""
     names = {pool.id: pool.name for pool in process.pools}
-    marks = process.frozen[-_MOST_MARKS:]
+    marks = process.frozen[-_MAX_MARKS:]
     incidents = [_mark(mark, names.get(mark.pool, mark.pool)) for mark in marks]
     more = len(process.frozen) - len(marks)
     if more:
@@ -181,14 +187,14 @@ def _hint(process: Process) -> str:
     return f"incidents: {', '.join(incidents)} (poolwatch ps --frozen)"
 
 
-def _mark(mark: FrozenMark, name: str) -> str:
+def _mark(mark: IncidentMark, name: str) -> str:
     trouble, _ = incident_words(mark.kind)
     today = mark.at.startswith(datetime.now(UTC).date().isoformat())
     return f"{one_line(name)} {trouble} at {_moment(mark.at, date=not today)}"
 
 
 def _moment(at: str, *, date: bool) -> str:
-    day, time = moment(at)
+    day, time = date_and_time(at)
     return f"{day} {time}".strip() if date else time
 
 
@@ -217,13 +223,13 @@ def _stacks(hold: Hold, style: Style) -> Iterable[str]:
         yield from _wrapped(f"evidence: {evidence}", style, 4)
     stack = hold.stack or ((hold.site,) if hold.site else ())
     for title, frames, missing in (
-        ("taken here", _from_site(stack, hold.site), "unknown"),
+        ("checked out here", _from_site(stack, hold.site), "unknown"),
         ("last used here", hold.used, "no statement was seen"),
         ("now here", hold.now, "the holder has ended, or cannot be read"),
     ):
         texts = [_frame(frame) for frame in _own_frames(frames, hold.site)] or [missing]
         for at, text in enumerate(texts):
-            line = f"    {'' if at else title:<14}  "
+            line = f"    {'' if at else title:<16}  "
             yield (line + fit(text, max(20, style.columns - len(line)))).rstrip()
 
 
@@ -234,9 +240,9 @@ def _from_site(stack: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
 
 def _own_frames(frames: Sequence[Frame], site: Frame | None) -> Sequence[Frame]:
     """Return the application's own frames, or else the innermost frame."""
-    taking = taking_frames(frames, site)
+    taking = user_frames(frames, site)
     own = [frame for frame in frames if frame == site or frame in taking]
-    return (own or frames[:1])[:_MOST_FRAMES]
+    return (own or frames[:1])[:_MAX_FRAMES]
 
 
 def _frame(frame: Frame) -> str:
@@ -267,7 +273,7 @@ _HOLD_COLUMNS: tuple[tuple[str, int, Callable[[Hold], str]], ...] = (
     ("VERDICT", 7, lambda hold: hold.verdict),
     ("HELD", 6, lambda hold: duration(hold.held_s)),
     ("HOLDER", 8, _holder),
-    ("CALL SITE", 20, taken_at),
+    ("CALL SITE", 20, call_site),
     ("PID", 6, lambda hold: str(hold.backend_pid or "-")),
     ("SERVER", 8, _server),
     ("STATEMENT", 8, _statement),
@@ -284,7 +290,7 @@ def _table(holds: Sequence[Hold], columns: int) -> Iterable[str]:
     size = sizes[_CALL_SITE]
     for row, hold in zip(rows, (None, *holds), strict=True):
         cells = [fit(cell, size) for cell, size in zip(row, sizes, strict=True)]
-        site = taken_at_short(hold, size) if hold else row[_CALL_SITE]
+        site = call_site_short(hold, size) if hold else row[_CALL_SITE]
         cells[_CALL_SITE] = fit_end(site, size)
         yield ("  " + "  ".join(cells)).rstrip()
 
@@ -316,15 +322,15 @@ def _sites(process: Process, style: Style) -> Iterable[str]:
             continue
         sites.sort(key=_cost)
         what = "callers" if style.by == "caller" else "call sites"
-        title = f"{what} of {one_line(pool.name)}, the costliest first:"
+        title = f"{what} of {one_line(pool.name)}, costliest first:"
         yield from _wrapped(title, style, 2)
         shown: list[tuple[SiteStats, bool]] = []
-        for site in sites[:_MOST_SITES]:
+        for site in sites[:_MAX_SITES]:
             shown.append((site, False))
             shown += [(each, True) for each in sorted(callers[site.site], key=_cost)]
         yield from _sites_table(shown, style.columns)
-        if len(sites) > _MOST_SITES:
-            yield f"  and {len(sites) - _MOST_SITES} more (poolwatch ps --json)"
+        if len(sites) > _MAX_SITES:
+            yield f"  and {len(sites) - _MAX_SITES} more (poolwatch ps --json)"
 
 
 def _cost(site: SiteStats) -> tuple[float, float]:
@@ -399,7 +405,7 @@ def _sites_table(
 
 def _site_name(site: SiteStats, below: bool, cells: int) -> str:
     if not below:
-        return taken_at_short(site, cells)
+        return call_site_short(site, cells)
     if site.caller is None:
         return "  from a library"
     name = f"  from {place(site.caller)}"

@@ -9,7 +9,7 @@ from poolwatch.commands import arguments
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.model import Frozen, Snapshot, Unreachable
+    from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -49,11 +49,13 @@ class _LazySource:
             self._source = arguments.live_source(self._options, linger_s=5.0)
         return self._source.snapshot()
 
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
         """Use a separate client: this is called on another thread."""
         from poolwatch.client.client import Client
 
-        return Client(self._options.dir).all_frozen()
+        return Client(self._options.dir).all_incident_snapshots()
 
     def close(self) -> None:
         if self._source is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.model import (
-    Departed,
+    ClosedConnection,
     Finding,
     FindingKind,
     Hold,
@@ -17,7 +17,7 @@ from poolwatch.model import (
     ServerStatus,
     Severity,
 )
-from poolwatch.text.format import duration, taken_at
+from poolwatch.text.format import call_site, duration
 
 if TYPE_CHECKING:
     from poolwatch.protocol.records import Backend
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Key = tuple[str | None, int | None]
 """The address of a server, and the pid of a backend on it."""
 Holders = Mapping[Key, Hold]
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Most backends that are named; the others are counted."""
 
 
@@ -71,19 +71,19 @@ def _joined(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
 def _lock_wait(hold: Hold, row: ServerRow, blockers: Sequence[Hold]) -> Finding:
     pids = ", ".join(map(str, row.blocked_by))
     names = [
-        f"{taken_at(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
+        f"{call_site(blocker)} ({(blocker.server and blocker.server.state) or '?'}, "
         f"pid {blocker.backend_pid})"
         for blocker in blockers
     ]
-    by = " and ".join(names) or f"pid {pids}, which is no hold of an instrumented pool"
+    by = " and ".join(names) or f"pid {pids}, a session outside the instrumented pools"
     return _hold_finding(
         hold,
         "lock_wait",
         "critical",
-        text=f"{taken_at(hold)} is blocked by {by}",
+        text=f"{call_site(hold)} waits for a lock held by {by}",
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
-        remedy="Commit or roll back the blocking transaction before slow work.",
+        remedy="Commit or roll back the blocking transaction; do slow work after it.",
         blockers=blockers,
     )
 
@@ -93,9 +93,9 @@ def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
         hold,
         "idle_in_transaction",
         "warning",
-        text=f"{taken_at(hold)} has been idle in a transaction for {duration(age)}",
+        text=f"{call_site(hold)} has been idle in a transaction for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} is {row.state}",
-        remedy="Commit before work that does not need the database.",
+        remedy="Commit or roll back before work that does not need the database.",
     )
 
 
@@ -104,10 +104,10 @@ def _slow_query(hold: Hold, age: float) -> Finding:
         hold,
         "slow_query",
         "warning",
-        text=f"{taken_at(hold)} has waited {duration(age)} for one statement",
-        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active on it all "
-        "the time, and waits for no lock",
-        remedy="Look at the statement (EXPLAIN), not at the pool.",
+        text=f"{call_site(hold)} has been running one statement for {duration(age)}",
+        proof=f"pg_stat_activity: backend {hold.backend_pid} has been active all that "
+        "time and waits for no lock",
+        remedy="Tune the statement, starting with EXPLAIN; the pool is not the cause.",
     )
 
 
@@ -133,23 +133,25 @@ def _hold_finding(
     )
 
 
-def strays(strays_left: Iterable[tuple[Departed, Backend]]) -> list[Finding]:
+def stray_sessions(
+    sessions: Iterable[tuple[ClosedConnection, Backend]],
+) -> list[Finding]:
     """``stray_session``: the server still runs the session of a closed connection."""
     return [
         Finding(
             kind="stray_session",
             severity="warning",
             pool=departed.pool,
-            text=f"backend {backend.pid} still serves a connection that the "
-            f"application gave up {duration(departed.closed_s)} ago "
-            f"({backend.row.state or '?'})",
-            proof="no hold and no idle connection of the pool has this backend; its "
-            "pid and age are those of the closed connection",
-            remedy="Let the statement end, or SELECT "
-            f"pg_terminate_backend({backend.pid}); give statements a "
-            "statement_timeout.",
+            text=f"backend {backend.pid} still runs ({backend.row.state or '?'}), "
+            f"{duration(departed.closed_s)} after the application closed its "
+            "connection",
+            proof="no checked-out or idle connection of the pool has this backend; "
+            "its pid and age match the closed connection",
+            remedy="Wait for its statement to end, or run SELECT "
+            f"pg_terminate_backend({backend.pid}); set a statement_timeout against "
+            "the next one.",
         )
-        for departed, backend in strays_left
+        for departed, backend in sessions
     ]
 
 
@@ -175,12 +177,12 @@ def _ghost(
 ) -> Finding:
     names = {pool.id: pool.name for pool in process.pools}
     pools = dict.fromkeys(names.get(hold.pool, "?") for hold in holds)
-    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MOST_NAMED])
-    more = len(holds) - _MOST_NAMED
+    backends = ", ".join(str(hold.backend_pid) for hold in holds[:_MAX_NAMED])
+    more = len(holds) - _MAX_NAMED
     backends += f" and {more} more" if more > 0 else ""
     sites = distinct_sites(*(hold.site for hold in holds))
     single = len(holds) == 1
-    sites_in_words = dict.fromkeys(taken_at(hold) for hold in holds)
+    sites_in_words = dict.fromkeys(call_site(hold) for hold in holds)
     shown_sites = ", ".join(list(sites_in_words)[:3]) or "?"
     subject = (
         f"{shown_sites} holds a connection"
@@ -190,26 +192,24 @@ def _ghost(
     up_s = server.up_s if server else None
     restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
     if restarted:
-        server_words = f"of a server that was restarted {duration(up_s)} ago"
-        text = (
-            f"{subject} {server_words}" if single else f"{subject} are {server_words}"
-        )
+        opened = f"opened before the server was restarted {duration(up_s)} ago"
+        text = f"{subject} {opened}" if single else f"{subject} were {opened}"
     else:
         text = (
-            f"{subject} that the server has ended"
+            f"{subject} whose session on the server has ended"
             if single
-            else f"{subject}: the server has ended them"
+            else f"{subject}: their sessions on the server have ended"
         )
     return Finding(
         kind="ghost",
         severity="critical",
         pool=holds[0].pool if len({hold.pool for hold in holds}) == 1 else None,
         text=text,
-        proof=f"the server of pool {', '.join(map(repr, pools))} has no backend "
-        f"{backends}, before and after which the hold{'' if single else 's'} "
-        f"{'was' if single else 'were'} open",
-        remedy="Its next statement will fail: return the connection, and let the "
-        "pool test connections first (pool_pre_ping=True).",
+        proof="pg_stat_activity on the server of pool "
+        f"{', '.join(map(repr, pools))} lists no backend {backends}; the "
+        f"hold{' was' if single else 's were'} open before and after it was read",
+        remedy="Return the connection: its next statement will fail. Have the pool "
+        "test connections at checkout (pool_pre_ping=True).",
         holds=ids(holds),
         sites=sites,
     )

@@ -58,15 +58,15 @@ def _finding(origin: PoolOrigin, stats: Mapping[str, PoolStats]) -> Finding:
         kind="pool_churn",
         severity=severity,
         pool=alive[-1] if alive else None,
-        text=f"{place(origin.site)} in {origin.site.function} made "
+        text=f"{place(origin.site)} in {origin.site.function} created "
         f"{plural(origin.made, 'pool')} for {origin.url}: {len(alive)} alive now, with "
         f"{plural(connections, 'connection')}",
-        proof=f"counted as they were made, the latest {lately} within "
+        proof=f"counted at creation: the latest {lately} within "
         f"{duration(origin.latest_s[0] - origin.latest_s[-1])}, the last "
-        f"{duration(origin.latest_s[-1])} ago; {origin.most_alive} alive at once at "
-        "most",
+        f"{duration(origin.latest_s[-1])} ago; at most {origin.most_alive} alive at "
+        "once",
         remedy="Create the engine or pool once, at module level or when the "
-        "application starts, and share it; a pool for one use needs dispose() or "
-        "close() afterwards.",
+        "application starts, and share it. Call dispose() or close() on a pool "
+        "for a single use.",
         sites=(origin.site,),
     )

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.model import (
+    ClosedConnection,
     Collected,
-    Departed,
     FindingKind,
     Frame,
     Hold,
     InheritedUse,
+    MostlyOutsideSql,
     NestedRequests,
-    Outside,
     PoolStats,
     Process,
     Wait,
@@ -55,7 +55,7 @@ class Search(NamedTuple):
         return self.unseen is None
 
     @property
-    def used_by_taker(self) -> bool | None:
+    def used_by_holder(self) -> bool | None:
         """Whether the holder itself has the connection; None if unknown."""
         return None if self.path is None else self.path.same_holder
 
@@ -68,7 +68,7 @@ class HoldEvidence:
     long_after: float
     """Seconds after which a hold of this pool counts as long."""
     ended_owner: str | None = None
-    """The thread or task that took the connection, in words, if it has ended."""
+    """The thread or task that is the holder, in words, if it has ended."""
     long_hold: str | None = None
     """The declared reason for a long hold."""
     detached: bool = False
@@ -82,11 +82,11 @@ class HoldEvidence:
     used: tuple[Frame, ...] = ()
     """The stack that sent the last statement; only set for a long hold."""
     by_others: bool = False
-    """A thread or task that did not take the connection has used it."""
+    """A thread or task that did not check the connection out has used it."""
     inherited: bool = False
     """The connection was opened by the parent process, before a fork."""
     stack: tuple[Frame, ...] = ()
-    """The stack that took the connection, innermost frame first."""
+    """The stack that checked the connection out, innermost frame first."""
     now: tuple[Frame, ...] = ()
     """The holder's stack now, innermost frame first."""
     frames_at_checkout: int = 0
@@ -98,7 +98,7 @@ class HoldEvidence:
     site: Frame | None = None
     """The call site."""
     owner: object = None
-    """The thread or task that took the connection: equal for all its requests."""
+    """The thread or task that is the holder: equal for all its requests."""
     one_of_several: bool = False
     """The owner has other holds or waits on the same pool."""
     called_again: bool = False
@@ -136,7 +136,7 @@ class PoolEvidence:
     holds: Sequence[JudgedHold] = ()
     waits: Sequence[OpenWait] = ()
     collected: Sequence[Collected] = ()
-    outside: Sequence[Outside] = ()
+    outside: Sequence[MostlyOutsideSql] = ()
     inherited: Sequence[InheritedUse] = ()
     nested: Sequence[NestedRequests] = ()
     """Nested requests that the ledger has noted so far."""
@@ -149,7 +149,7 @@ class ServerEvidence:
     """One process whose holds are joined with the rows of their servers."""
 
     process: Process
-    strays: Sequence[tuple[Departed, Backend]] = ()
+    stray_sessions: Sequence[tuple[ClosedConnection, Backend]] = ()
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str] = frozenset()
     """Ids of holds without a backend on the server."""

@@ -59,7 +59,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
                 [
                     *down.get(number, ()),
                     *each.process.findings,
-                    *backends.strays(each.strays),
+                    *backends.stray_sessions(each.stray_sessions),
                     *backends.ghosts(each.process, each.missing),
                     *backends.row_findings(each.process, holders),
                     *too_many.get(number, ()),

@@ -15,12 +15,12 @@ from poolwatch.model import (
     Frame,
     Hold,
     InheritedUse,
-    Outside,
+    MostlyOutsideSql,
     PoolStats,
     Process,
     Severity,
 )
-from poolwatch.text.format import duration, place, plural, site_and_callers, taken_at
+from poolwatch.text.format import call_site, duration, place, plural, site_and_callers
 
 _RECENT_S = 600.0
 """Seconds for which an ended use of a parent's connection is reported."""
@@ -38,18 +38,17 @@ class _Wording(NamedTuple):
 
 _COLLECTED = _Wording(
     "warning",
-    "{where} dropped {many} without returning",
+    "{where} dropped {many} without returning {them}",
     "Use a with block, or close() in a finally clause.",
-    "close() was not called: the connection object was already dead when its "
-    "connection came back",
+    "close() was not called: the connection object had been garbage-collected before "
+    "its connection came back",
 )
 _LOST = _Wording(
     "critical",
-    "{where} dropped {many} without returning: pool {pool!r} has lost {lost}",
+    "{where} dropped {many} without returning {them}: pool {pool!r} has lost {lost}",
     "Use a with block (pool.connection()), or putconn() in a finally clause. The pool "
-    "does not replace a connection that was dropped: {lost} stay lost until the pool "
-    "is created anew.",
-    "the connection was not returned: its object is gone, and the pool still counts "
+    "never replaces a dropped connection: recreate the pool to get lost slots back.",
+    "the connection was never returned: its object is gone, but the pool still counts "
     "it as checked out",
 )
 _PER_SITE: dict[FindingKind, _Wording] = {
@@ -57,33 +56,35 @@ _PER_SITE: dict[FindingKind, _Wording] = {
         "critical",
         "{where} dropped {many} without returning {them}: the pool has lost {them} for "
         "good",
-        "Return it where it was taken, whatever happens: putconn() or release() in a "
-        "finally clause, or async with pool.acquire(). This pool keeps "
+        "Return the connection in the code that checks it out: putconn() or release() "
+        "in a finally clause, or async with pool.acquire(). This pool keeps "
         "references to checked-out connections, so only closing the pool frees the "
         "slot.",
     ),
     "leaked.orphaned": _Wording(
         "critical",
-        "{where} took {many} and ended without returning {them}",
-        "Take the connection in a with block, so that it goes back when the thread or "
-        "task ends.",
+        "{where} checked out {many} in a thread or task that has ended without "
+        "returning {them}",
+        "Check out the connection in a with block, so that it is returned before the "
+        "thread or task ends.",
     ),
     "leaked.abandoned": _Wording(
         "critical",
-        "{where} took {many} that nothing uses any more, the oldest {age} ago",
-        "Use a with block, or close() in a finally clause, where it was taken.",
+        "{where} checked out {many} that nothing uses any more, the oldest {age} ago",
+        "Use a with block, or close() in a finally clause, where the connection is "
+        "checked out.",
     ),
     "held_across_io": _Wording(
         "warning",
-        "{where} holds {many} across work that is not the database, for {age}",
-        "Return the connection (or end the session) before slow work, and take one "
-        "again afterwards.",
+        "{where} has held {many} for {age} during work outside the database",
+        "Return the connection (or end the session) before slow work, and check one "
+        "out again afterwards.",
     ),
     "long_hold": _Wording(
         "warning",
         "{where} holds {many}, the oldest for {age}",
-        "Return the connection before slow work; if the hold is meant to last, say so: "
-        'with poolwatch.long_hold("why").',
+        "Return the connection before slow work; if the hold is meant to last, declare "
+        'it: with poolwatch.long_hold("why").',
     ),
 }
 
@@ -138,7 +139,7 @@ def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
 
     Either the garbage collector returned them, or the pool has lost their slots.
     """
-    lost = plural(pool.lost_slots, "slot") + f" of {pool.slots or 0}"
+    lost = f"{pool.lost_slots} of {plural(pool.slots or 0, 'slot')}"
     wording = _LOST if pool.lost_slots else _COLLECTED
     return [
         Finding(
@@ -148,18 +149,19 @@ def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
             text=wording.text.format(
                 where=site_and_callers(each.site, *each.callers),
                 many=plural(each.count, "connection"),
+                them="it" if each.count == 1 else "them",
                 pool=pool.name,
                 lost=lost,
             ),
             proof=wording.proof,
-            remedy=wording.remedy.format(lost=lost),
+            remedy=wording.remedy,
             sites=(each.site,),
         )
         for each in sites
     ]
 
 
-def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
+def mostly_outside(pool: PoolStats, sites: Iterable[MostlyOutsideSql]) -> list[Finding]:
     """``held_across_io`` of a call site whose holds spent most time outside SQL.
 
     No single hold needs to exceed the threshold.
@@ -170,33 +172,33 @@ def mostly_outside(pool: PoolStats, sites: Iterable[Outside]) -> list[Finding]:
             severity="info",
             pool=pool.id,
             text=f"{site_and_callers(each.site, *each.callers)} holds connections "
-            "mostly for work that is not the database: "
+            "mostly during work outside the database: only "
             f"{_share_of_sql(each):.0%} of the held time is SQL",
             proof=f"{each.count} holds lasted {duration(each.held_s)} together: "
             f"{duration(each.in_sql_s)} in statements, "
             f"{duration(each.in_transaction_idle_s)} idle in a transaction, "
             f"{duration(_rest(each))} idle outside one" + _waited(each),
             remedy="Return the connection (or end the session) before slow work, and "
-            "take one again afterwards.",
+            "check one out again afterwards.",
             sites=(each.site,),
         )
         for each in sites
     ]
 
 
-def _share_of_sql(outside: Outside) -> float:
+def _share_of_sql(outside: MostlyOutsideSql) -> float:
     """Share of the held time, without the time spent waiting for another connection."""
     return outside.in_sql_s / (outside.held_s - outside.pool_wait_s)
 
 
-def _waited(outside: Outside) -> str:
+def _waited(outside: MostlyOutsideSql) -> str:
     if not outside.pool_wait_s:
         return ""
     seconds = duration(outside.pool_wait_s)
     return f"; {seconds} of it waiting for another connection, which does not count"
 
 
-def _rest(outside: Outside) -> float:
+def _rest(outside: MostlyOutsideSql) -> float:
     spent = outside.in_sql_s + outside.in_transaction_idle_s
     return max(0.0, outside.held_s - spent)
 
@@ -211,14 +213,14 @@ def fork_shared(
     shared = [each.hold for each in holds if each.evidence.inherited]
     found = [
         _fork_shared(
-            pool, hold.site, taken_at(hold), hold.backend_pid, holds=(hold.id,)
+            pool, hold.site, call_site(hold), hold.backend_pid, holds=(hold.id,)
         )
         for hold in shared
     ]
     sites = {hold.site for hold in shared}
     for use in uses:
         if use.ago_s < _RECENT_S and use.site not in sites:
-            when = f"; last taken here {duration(use.ago_s)} ago"
+            when = f"; last checked out here {duration(use.ago_s)} ago"
             where = place(use.site)
             found.append(_fork_shared(pool, use.site, where, use.backend_pid, when))
     return found
@@ -238,9 +240,10 @@ def _fork_shared(  # noqa: PLR0917 - one finding, made of two records
         pool=pool.id,
         text=f"{where} uses a connection that was opened before the process "
         "forked: parent and child share it",
-        proof=f"backend {backend_pid} was connected to by another process{when}",
-        remedy="Call engine.dispose(close=False) in the child, right after the fork; "
-        "create a pool of another library there, not before.",
+        proof=f"the connection to backend {backend_pid} was opened by another "
+        f"process{when}",
+        remedy="Call engine.dispose(close=False) in the child, right after the fork. "
+        "With other libraries, create the pool in the child, after the fork.",
         holds=holds,
         sites=distinct_sites(site),
     )

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from poolwatch.diagnosis.common import distinct_sites, ids, still_running
 from poolwatch.diagnosis.evidence import JudgedHold, OpenWait
 from poolwatch.model import Finding, Frame, Hold, NestedRequests, PoolStats, Wait
-from poolwatch.text.format import duration, plural, site_and_callers, taken_at
+from poolwatch.text.format import call_site, duration, plural, site_and_callers
 from poolwatch.text.naming import task_name
 
 _RECENT_S = 300.0
 """Seconds for which ended nested requests are reported."""
 _SHARE_IT = (
-    "Pass the connection that is already held to the inner code; as many such callers "
-    "as the pool has connections lock each other out."
+    "Pass the connection that is already held to the inner code: once such "
+    "callers hold every connection of the pool, they deadlock."
 )
 
 
@@ -63,7 +63,7 @@ def _by_owner(
     """The requests of each thread or task that has a hold and another hold or wait."""
     groups: dict[object, tuple[list[Hold], list[Wait]]] = defaultdict(lambda: ([], []))
     for each in holds:
-        if each.evidence.one_of_several and _used_by_taker(each):
+        if each.evidence.one_of_several and _used_by_holder(each):
             groups[each.evidence.owner][0].append(each.hold)
     for wait, owner in waits:
         groups[owner][1].append(wait)
@@ -74,13 +74,13 @@ def _by_owner(
     ]
 
 
-def _used_by_taker(judged: JudgedHold) -> bool:
+def _used_by_holder(judged: JudgedHold) -> bool:
     """Whether the holder itself uses the connection: neither leaked nor handed over."""
     hold, _, evidence = judged
     search = evidence.search
     if hold.verdict == "leaked" or evidence.by_others:
         return False
-    if search is not None and search.used_by_taker is False:
+    if search is not None and search.used_by_holder is False:
         return False
     if evidence.nested:
         return True
@@ -100,11 +100,12 @@ def _nested_before(
         kind="nested",
         severity="info",
         pool=pool.id,
-        text=f"{site_and_callers(latest.inner, *inner)} takes a connection while its "
-        f"caller holds one taken at {site_and_callers(latest.outer, *outer)}",
-        proof=f"seen as it happened, {plural(times, 'time')}, last "
+        text=f"{site_and_callers(latest.inner, *inner)} checks out a connection "
+        f"while its caller holds one checked out at "
+        f"{site_and_callers(latest.outer, *outer)}",
+        proof=f"recorded {plural(times, 'time')}, last "
         f"{duration(latest.ago_s)} ago by {latest.who}; up to {depth} connections "
-        "wanted at once by one holder",
+        "requested at once by one holder",
         remedy=_SHARE_IT,
         sites=sites,
     )
@@ -136,18 +137,19 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
     """One finding for all holders that nest at one pair of call sites."""
     first = max(group, key=lambda each: each.outer.held_s)
     outer, inner = first.outer, first.inner
-    who, hold, has = first.who, "holds a connection", "has taken another one"
+    who, hold, has = first.who, "holds a connection", "has checked out another one"
     if len(group) > 1:
         who += f" and {plural(len(group) - 1, 'other holder')}"
-        hold, has = "hold a connection each", "have taken another one"
+        hold, has = "each hold a connection", "have checked out another one"
     if first.waits:
         has = f"wait{'s' if len(group) == 1 else ''} for another one"
     return Finding(
         kind="nested",
         severity="critical" if first.waits else "warning",
         pool=pool.id,
-        text=f"{who} {hold} taken at {taken_at(outer)} and {has} at {taken_at(inner)}",
-        proof=f"one holder, two requests on pool {pool.name!r}"
+        text=f"{who} {hold} checked out at {call_site(outer)} and {has} at "
+        f"{call_site(inner)}",
+        proof=f"one thread or task has two requests on pool {pool.name!r}"
         + (f": {len(group)} times" if len(group) > 1 else ""),
         remedy=_SHARE_IT,
         holds=tuple([key for each in group for key in ids(each.holds)]),
@@ -159,7 +161,7 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
 def _counted(requests: Iterable[Hold | Wait]) -> str:
     """The call sites of the requests, with the number of requests at each."""
     return ", ".join(
-        f"{at} ({n})" for at, n in Counter(map(taken_at, requests)).items()
+        f"{at} ({n})" for at, n in Counter(map(call_site, requests)).items()
     )
 
 
@@ -172,10 +174,11 @@ def _deadlock(
         pool=pool.id,
         text=f"pool {pool.name!r} is deadlocked: each of its {capacity} connections is "
         "held by a thread or task that waits for another one",
-        proof=f"taken at {_counted(stuck)}, all waiting at {_counted(wanted)}; no "
-        "other holder can return one",
-        remedy=f"Pass the held connection to the inner code; a pool of {capacity + 1} "
-        "is the smallest in which these holders can move.",
+        proof=f"checked out at {_counted(stuck)}, all waiting at {_counted(wanted)}; "
+        "no other holder can return one",
+        remedy="Pass the held connection to the inner code. A pool of "
+        f"{capacity + 1} connections is the smallest in which these holders can "
+        "finish.",
         holds=ids(stuck),
         waits=ids(wanted),
         sites=distinct_sites(

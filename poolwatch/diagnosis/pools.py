@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import Finding, Hold, PoolStats, Wait
-from poolwatch.text.format import duration, plural, short_time, taken_at
+from poolwatch.text.format import call_site, duration, plural, short_time
 
 _NOTICEABLE_WAIT_S = 0.05
 _ENOUGH_HOLDS = 10
@@ -26,7 +26,7 @@ def exhausted(
     capacity = pool.capacity
     if not waits or capacity is None or len(holds) < capacity:
         return []
-    by_site = Counter(taken_at(hold) for hold in holds).most_common(3)
+    by_site = Counter(call_site(hold) for hold in holds).most_common(3)
     held = ", ".join(f"{site} ({n})" for site, n in by_site)
     lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
     oldest = max(wait.waited_s for wait in waits)
@@ -35,15 +35,18 @@ def exhausted(
             kind="exhausted",
             severity="critical",
             pool=pool.id,
-            text=f"pool {pool.name!r} is empty: {len(holds)} of {capacity} out, "
+            text=f"pool {pool.name!r} is exhausted: {len(holds)} of "
+            f"{capacity} connections out, "
             + (f"{lost} lost, " if lost else "")
-            + f"{plural(len(waits), 'wait')}, the oldest for {duration(oldest)}",
+            + f"{plural(len(waits), 'request')} waiting, the longest for "
+            f"{duration(oldest)}",
             proof=f"held by {held}"
             if held
             else "no connection is held: every slot was lost",
-            remedy="Look at the dropped connections: the pool never replaces them."
+            remedy="Return every connection: the pool never replaces a dropped one. "
+            "Recreate the pool to get lost slots back."
             if lost
-            else "Look at the holders before making the pool larger.",
+            else "Look at what the holders are doing before making the pool larger.",
             holds=ids(holds),
             waits=ids(waits),
             sites=distinct_sites(*(hold.site for hold in holds)),
@@ -72,13 +75,13 @@ def undersized(
             kind="undersized",
             severity="warning",
             pool=pool.id,
-            text=f"pool {pool.name!r} is too small for its work: "
-            f"{plural(len(waits), 'request')} wait, the longest for "
+            text=f"pool {pool.name!r} is too small for its load: "
+            f"{plural(len(waits), 'request')} waiting, the longest for "
             f"{duration(longest)}, and no hold is leaked or long",
-            proof=f"{len(holds)} of {capacity} out; 99 % of all holds last less than "
-            f"{duration(usual)}",
-            remedy=f"A pool of {enough} would have served every request, at the "
-            "worst moment so far too; or let the holders be quicker.",
+            proof=f"{len(holds)} of {capacity} connections out; 99 % of holds last "
+            f"less than {duration(usual)}",
+            remedy=f"A pool of {enough} connections would have served every request "
+            "without a wait, even at the busiest time so far; or shorten the holds.",
             holds=ids(holds),
             waits=ids(waits),
         )
@@ -106,8 +109,8 @@ def unpooled(pool: PoolStats) -> list[Finding]:
             severity="warning",
             pool=pool.id,
             text=f"pool {pool.name!r} opens a connection for nearly every checkout: "
-            f"that has cost {duration(opened.sum)} so far, {short_time(each)} each "
-            "time",
+            f"{duration(opened.sum)} spent connecting so far, {short_time(each)} "
+            "each time",
             proof=f"{plural(counters.checkouts, 'checkout')}, "
             f"{plural(counters.connects, 'connection')} opened, {counters.closes} "
             "closed",
@@ -119,14 +122,17 @@ def unpooled(pool: PoolStats) -> list[Finding]:
 def _unpooled_remedy(pool: PoolStats) -> str:
     if pool.counters.invalidated >= _NEARLY_ALL * pool.counters.closes:
         return (
-            "Find out what invalidates them: connections that come back broken, or a "
-            "return that says close=True."
+            "Find out why the connections are invalidated: they break while checked "
+            "out, or they are returned with close=True."
         )
     options = options_of(pool.kind)
     keeps_all = options.size == "pool_size" and not pool.max_overflow
-    if options.keep is None or keeps_all:
-        return "Look at what recycles connections, and at what empties the pool."
+    if options.keep_options is None or keeps_all:
+        return (
+            "Find out what closes connections: a recycle or lifetime option, or code "
+            "that disposes of the pool."
+        )
     return (
-        f"{options.line(options.keep)}: {options.kept}. Look at what recycles "
-        "connections, too."
+        f"{options.line(options.keep_options)}: {options.closing_rule}. Also find "
+        "out whether a recycle or lifetime option closes connections."
     )

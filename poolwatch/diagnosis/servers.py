@@ -9,7 +9,7 @@ from poolwatch.errors import NO_ANSWER
 from poolwatch.model import Finding, PoolStats, Process, ServerStatus
 from poolwatch.text.format import clock, duration, plural, server_in
 
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Most pools that are named; the others are counted."""
 
 
@@ -117,8 +117,8 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
         f"{words}; {owners} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Start the server, or look at its log and at the network in between. "
-        "Connections that were checked out when it stopped have to be returned.",
+        remedy="Start the server, or check its log and the network in between. Return "
+        "the connections that were checked out when it stopped: they are dead.",
     )
 
 
@@ -166,11 +166,11 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         severity="critical" if reached else "warning",
         pool=None,
         text=f"the pools of {owners} {capacity_words}; "
-        f"PostgreSQL at {server.address or '?'} has {limit} for them"
-        + (", and all of those are taken" if reached else ""),
+        f"PostgreSQL at {server.address or '?'} accepts {limit}"
+        + (", and all of those are in use" if reached else ""),
         proof="; ".join(proof),
-        remedy="Make the pools smaller or run fewer processes, so that all of them "
-        "together fit; or put a pooler such as PgBouncer in between.",
+        remedy="Make the pools smaller or run fewer processes, so that all pools "
+        "together stay below that; or put a pooler such as PgBouncer in between.",
     )
 
 
@@ -184,16 +184,16 @@ def _named(pools: _Pools) -> str:
     limited.sort(key=lambda each: -(each[2].capacity or 0))
     named = [
         f"{pool.name!r} of pid {process.pid} has {pool.capacity}"
-        for _, process, pool in limited[:_MOST_NAMED]
+        for _, process, pool in limited[:_MAX_NAMED]
     ]
-    if len(limited) > _MOST_NAMED:
-        named.append(f"and {len(limited) - _MOST_NAMED} more pools")
+    if len(limited) > _MAX_NAMED:
+        named.append(f"and {len(limited) - _MAX_NAMED} more pools")
     return ", ".join(named) or "without a limit: " + _names(pools)
 
 
 def _names(pools: _Pools) -> str:
     named = [f"{pool.name!r} of pid {process.pid}" for _, process, pool in pools]
-    return ", ".join(named[:_MOST_NAMED])
+    return ", ".join(named[:_MAX_NAMED])
 
 
 def _largest(pools: _Pools) -> int:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
-from poolwatch.text.format import activity, duration, one_line, place, plural, taken_at
+from poolwatch.text.format import activity, call_site, duration, one_line, place, plural
 from poolwatch.text.naming import task_name
 
-MOST_SITES = 8
+_MAX_SITES = 8
 """Most call sites that are named, so that the note fits on a screen."""
 
 
@@ -38,7 +38,7 @@ def _head(pool: PoolStats, holds: Sequence[Hold]) -> str:
         size += f" + overflow {pool.max_overflow}" if pool.max_overflow else ""
         size += f", {plural(pool.lost_slots, 'slot')} lost)" if pool.lost_slots else ")"
     out = plural(len(holds), "connection")
-    return one_line(f"pool {pool.name!r}{size} has {out} out")
+    return one_line(f"pool {pool.name!r}{size} has {out} checked out")
 
 
 def _holders(holds: Iterable[Hold]) -> list[str]:
@@ -46,8 +46,8 @@ def _holders(holds: Iterable[Hold]) -> list[str]:
     for hold in holds:
         groups[hold.site, hold.caller].append(hold)
     ranked = sorted(groups.items(), key=lambda item: (-len(item[1]), -_oldest(item[1])))
-    lines = [_holder(*where, group) for where, group in ranked[:MOST_SITES]]
-    rest = sum(len(group) for _, group in ranked[MOST_SITES:])
+    lines = [_holder(*where, group) for where, group in ranked[:_MAX_SITES]]
+    rest = sum(len(group) for _, group in ranked[_MAX_SITES:])
     return [*lines, f"  and {rest} more from other call sites"] if rest else lines
 
 
@@ -69,7 +69,7 @@ def _waiters(waits: Sequence[Wait]) -> list[str]:
     return [
         _line(
             f"{len(waits)} waiting, the longest for {duration(oldest.waited_s)} "
-            f"at {taken_at(oldest)}"
+            f"at {call_site(oldest)}"
         )
     ]
 

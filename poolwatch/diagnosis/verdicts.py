@@ -73,7 +73,7 @@ def _leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
     )
     if hold.ended_owner:
         return Judgement("leaked", "leaked.orphaned", (*reasons, kept_alive))
-    returned = "the code that took it has returned, and nothing that runs has it"
+    returned = "the code that checked it out has returned, and no running code has it"
     return Judgement(
         "leaked", "leaked.abandoned", (_age(hold), *reasons, returned, kept_alive)
     )
@@ -144,7 +144,7 @@ def _age(hold: HoldEvidence) -> str:
 def _circumstances(hold: HoldEvidence) -> tuple[str, ...]:
     reasons = []
     if hold.ended_owner:
-        reasons.append(f"{hold.ended_owner} took it and has ended")
+        reasons.append(f"{hold.ended_owner} checked it out and has ended")
     if hold.detached:
         reasons.append("detached: the pool has already replaced this connection")
     return tuple(reasons)

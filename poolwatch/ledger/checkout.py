@@ -14,10 +14,10 @@ from poolwatch.ledger.labels import Context
 
 if TYPE_CHECKING:
     from poolwatch.model import Connection
-    from poolwatch.stacks.capture import Path
+    from poolwatch.stacks.capture import CapturedStack
     from poolwatch.stacks.holder import Holder, TaskRef
 
-LIMIT = 8192
+MAX_STATEMENT_LENGTH = 8192
 """Maximum length of a stored statement, in characters."""
 _CHECKS_TO_CONFIRM = 2
 """Consecutive checks without an outside reference that prove a dropped connection."""
@@ -31,7 +31,7 @@ class Checkout:
     """One request for a connection, and the hold it becomes."""
 
     __slots__ = (
-        "asked",
+        "checked_out_at",
         "context",
         "dropped",
         "facts",
@@ -39,9 +39,9 @@ class Checkout:
         "keyed",
         "leaked",
         "number",
-        "path",
         "proxy",
-        "taken",
+        "requested_at",
+        "stack",
         "task",
         "usage",
         "within",
@@ -49,20 +49,20 @@ class Checkout:
 
     def __init__(
         self,
-        path: Path,
+        stack: CapturedStack,
         holder: Holder,
         context: Context,
         task: TaskRef | None,
-        asked: float,
+        requested_at: float,
     ) -> None:
-        self.path = path
+        self.stack = stack
         """The stack of the request."""
         self.holder = holder
         self.context = context
         self.task = task
-        self.asked = asked
+        self.requested_at = requested_at
         """``time.monotonic()`` of the request."""
-        self.taken = asked
+        self.checked_out_at = requested_at
         """``time.monotonic()`` of the checkout; until then, of the request."""
         self.proxy: Callable[[], Any] = _no_proxy
         """Weak reference to the connection proxy that the application holds."""
@@ -79,9 +79,9 @@ class Checkout:
         self.leaked = False
         """Whether the hold is already counted as leaked."""
         self.keyed = False
-        """Taken with a key of psycopg2's pool: the same key returns it again."""
+        """Checked out with a key of psycopg2's pool: the same key returns it again."""
 
-    def owner(self) -> object:
+    def requester(self) -> object:
         """The task or thread; equal for two requests of the same task or thread."""
         return self.holder if self.task is None else self.task
 
@@ -93,7 +93,7 @@ class Checkout:
         """Whether enough consecutive checks found no reference but the pool's."""
         return self.dropped >= _CHECKS_TO_CONFIRM
 
-    def taker(self) -> tuple[int | None, Callable[[], Any] | None]:
+    def stack_key_and_task(self) -> tuple[int | None, Callable[[], Any] | None]:
         """Return the key of the holder's stack and a weak reference to its task.
 
         The key (``Holder.stack_key``) is None if the holder has ended.
@@ -102,7 +102,7 @@ class Checkout:
         return ident, self.task.reference if self.task is not None else None
 
     def ended_owner(self) -> str | None:
-        """Describe the thread or task that took the hold, if it has ended.
+        """Describe the thread or task that checked it out, if it has ended.
 
         None if it is running, or if another thread or task has used the connection: it
         was handed over.
@@ -127,7 +127,7 @@ class Usage:
     streamed = False
     """Whether rows come from a server-side cursor: fetching is not measured."""
     statement: str | None = None
-    path: Path | None = None
+    stack: CapturedStack | None = None
     """The stack that sent the last statement."""
     began: float | None = None
     """Start of the running statement, commit or rollback; None if none is running."""
@@ -182,10 +182,10 @@ class ConnectionFacts:
 
     __slots__ = (
         "address",
+        "age_unknown",
         "backend_pid",
         "client_port",
         "connect_s",
-        "met",
         "opened",
         "process",
     )
@@ -199,7 +199,7 @@ class ConnectionFacts:
         client_port: int | None,
         process: int,
         *,
-        met: bool = False,
+        age_unknown: bool = False,
     ) -> None:
         self.backend_pid = backend_pid
         self.opened = opened
@@ -209,7 +209,7 @@ class ConnectionFacts:
         self.client_port = client_port
         self.process = process
         """Pid of the process that opened the connection."""
-        self.met = met
+        self.age_unknown = age_unknown
         """Whether it was opened unseen: ``opened`` is when it was first seen."""
 
     def record(self, now: float) -> Connection:
@@ -221,7 +221,7 @@ class ConnectionFacts:
             connect_s=self.connect_s,
             address=self.address,
             client_port=self.client_port,
-            met=self.met,
+            met=self.age_unknown,
         )
 
 

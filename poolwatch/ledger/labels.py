@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 
-MOST = 16
+MAX_LABELS = 16
 """Maximum number of labels on one hold."""
-LONGEST = 200
+MAX_VALUE_LENGTH = 200
 """Maximum length of a label's value, in characters."""
 
 
@@ -41,7 +41,7 @@ def label(**labels: object) -> Iterator[None]:
     """
     outer = current_context.get()
     texts = {key: _text(value) for key, value in labels.items()}
-    merged = dict(list({**outer.labels, **texts}.items())[:MOST])
+    merged = dict(list({**outer.labels, **texts}.items())[:MAX_LABELS])
     token = current_context.set(Context(merged, outer.long_hold))
     try:
         yield
@@ -51,13 +51,15 @@ def label(**labels: object) -> Iterator[None]:
 
 @contextmanager
 def long_hold(reason: str) -> Iterator[None]:
-    """Declare that holds taken inside are meant to be long: they are never flagged.
+    """Declare that holds begun inside are meant to be long: they are never flagged.
 
     ``reason`` is shown with the hold. Raises ValueError if it is empty.
     """
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError('long_hold() needs a reason, e.g. long_hold("LISTEN loop")')
-    token = current_context.set(Context(current_context.get().labels, reason[:LONGEST]))
+    token = current_context.set(
+        Context(current_context.get().labels, reason[:MAX_VALUE_LENGTH])
+    )
     try:
         yield
     finally:
@@ -76,6 +78,6 @@ def _reset(token: Token[Context]) -> None:
 
 def _text(value: object) -> str:
     try:
-        return str(value)[:LONGEST]
+        return str(value)[:MAX_VALUE_LENGTH]
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return f"({type(value).__name__})"

@@ -17,7 +17,7 @@ from poolwatch.ledger.observers import Observers
 if TYPE_CHECKING:
     from poolwatch.ledger.nesting import InUse
     from poolwatch.ledger.pool import PoolLedger
-    from poolwatch.ledger.pool_origins import PoolOrigins, Use
+    from poolwatch.ledger.pool_origins import PoolOrigins, UseLevel
 
 _REMOVED_POOLS = 32
 """Ledgers kept of pools that were uninstrumented."""
@@ -28,7 +28,7 @@ class Ledger:
 
     def __init__(self, in_use: InUse) -> None:
         self._in_use = in_use
-        self.books: WeakValueDictionary[str, PoolLedger] = WeakValueDictionary()
+        self.pools: WeakValueDictionary[str, PoolLedger] = WeakValueDictionary()
         """The ledger of each pool, by pool id; the hooks of the pool keep it alive."""
         self._pool_numbers = itertools.count(1)
         self.changes = 0
@@ -45,10 +45,10 @@ class Ledger:
         from poolwatch.ledger.pool import PoolLedger
 
         pool_id = f"p{next(self._pool_numbers)}"
-        pool = self.books[pool_id] = PoolLedger(
+        pool = self.pools[pool_id] = PoolLedger(
             pool_id,
             observers=self.observers,
-            all_pools=self.books,
+            all_pools=self.pools,
             in_use=self._in_use,
             **arguments,
         )
@@ -63,7 +63,7 @@ class Ledger:
 
     def close(self, pool_id: str) -> None:
         """Forget a pool, e.g. one that was garbage-collected."""
-        self.books.pop(pool_id, None)
+        self.pools.pop(pool_id, None)
         origins = self.__dict__.get("origins")
         if origins is not None:
             origins.forget_pool(pool_id)
@@ -75,10 +75,10 @@ class Ledger:
 
         return PoolOrigins()
 
-    def use_of(self, pool_id: str) -> Use:
-        """How far a pool was used: see PoolLedger.use(); 2 if the pool is unknown."""
-        pool = self.books.get(pool_id)
-        return 2 if pool is None else pool.use()
+    def use_level_of(self, pool_id: str) -> UseLevel:
+        """See PoolLedger.use_level(); 2 if the pool is unknown."""
+        pool = self.pools.get(pool_id)
+        return 2 if pool is None else pool.use_level()
 
     def forget_origins(self) -> None:
         """Start over with counting the code that creates pools."""
@@ -87,5 +87,5 @@ class Ledger:
     def forget_parent(self) -> None:
         """Start over in a forked child."""
         self.forget_origins()
-        for pool in self.books.values():
+        for pool in self.pools.values():
             pool.forget()

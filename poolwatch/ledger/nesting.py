@@ -1,9 +1,9 @@
 """Nested requests: a holder requests a second connection while it uses the first.
 
-A nested request that is served at once does not show in any snapshot, yet a pool full
-of such callers deadlocks. So nested requests are detected when they are made: the
-requesting code is running then, and its variables show whether it still uses its first
-connection. Nested requests are rare; plain checkouts never get here.
+A nested request that is served at once does not show in any snapshot, yet a pool whose
+connections all go to such callers deadlocks. So nested requests are detected when they
+are made: the requesting code is running then, and its variables show whether it still
+uses its first connection. Nested requests are rare; plain checkouts never get here.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch.model import NestedRequests
 from poolwatch.stacks.callers import distinguishing_callers
-from poolwatch.stacks.compare import still_on_stack, taking_frames
+from poolwatch.stacks.compare import still_on_stack, user_frames
 from poolwatch.text.naming import task_name
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
     from poolwatch.model import Frame
-    from poolwatch.stacks.capture import Path
+    from poolwatch.stacks.capture import CapturedStack
 
 InUse = Callable[[Sequence[Any], Collection[int]], list[int]]
 """Returns the indexes of the connections that the running code uses.
 
-The collection holds the indexes of connections that the running line took in a loop. A
-plain variable that refers to one of these does not count as a use.
+The collection holds the indexes of connections that the running line checked out in a
+loop. A plain variable that refers to one of these does not count as a use.
 """
 
-MOST = 64
+_MAX_NESTINGS = 64
 """Maximum number of nestings recorded per pool."""
-_MOST_HOLDS = 256
+_MAX_HOLDS = 256
 """Nested requests are not searched for in a pool with more holds."""
-_MOST_OUTER = 16
+_MAX_OUTER = 16
 """Only this many of a holder's latest holds are examined."""
-_MOST_MISSES = 256
+_MAX_MISSES = 256
 """Maximum number of pairs of stacks remembered as not nested."""
 
 
@@ -44,7 +44,12 @@ class Nesting:
     __slots__ = ("count", "depth", "inner", "last", "logged", "outer", "who")
 
     def __init__(
-        self, outer: Path, inner: Path, who: str, last: float, depth: int
+        self,
+        outer: CapturedStack,
+        inner: CapturedStack,
+        who: str,
+        last: float,
+        depth: int,
     ) -> None:
         self.outer = outer
         self.inner = inner
@@ -81,8 +86,8 @@ class Nestings:
 
     def __init__(self, in_use: InUse) -> None:
         self._in_use = in_use
-        self.seen: dict[tuple[Path, Path], Nesting] = {}
-        self._misses: dict[tuple[Path, Path], int] = {}
+        self.seen: dict[tuple[CapturedStack, CapturedStack], Nesting] = {}
+        self._misses: dict[tuple[CapturedStack, CapturedStack], int] = {}
         """By pair of stacks: how often it was found not to be nested."""
 
     def records(self, now: float) -> list[NestedRequests]:
@@ -97,20 +102,20 @@ class Nestings:
     def note(self, wait: Checkout, holds: dict[int, Checkout]) -> None:
         """Record the holds of this pool that a request is nested in.
 
-        A hold counts if the requesting thread or task took it and still uses it. A
-        leaked connection or one that was handed over does not count. Must run in the
-        requesting thread.
+        A hold counts if the requesting thread or task checked it out and still uses
+        it. A leaked connection or one that was handed over does not count. Must run in
+        the requesting thread.
         """
-        if len(holds) > _MOST_HOLDS:
+        if len(holds) > _MAX_HOLDS:
             return
-        owner = wait.owner()
+        requester = wait.requester()
         own_holds = [
             hold
             for hold in list(holds.values())
-            if hold.owner() == owner
+            if hold.requester() == requester
             if not hold.context.long_hold  # declared: other connections are expected
             if hold.usage is None or not hold.usage.by_others
-        ][-_MOST_OUTER:]
+        ][-_MAX_OUTER:]
         outer = self._enclosing(own_holds, wait)
         if outer:
             wait.within = tuple(outer)
@@ -124,7 +129,7 @@ class Nestings:
         """Return the holds that the holder still uses at this request."""
         found, unclear = [], []
         for hold in own_holds:
-            pair = hold.path, wait.path
+            pair = hold.stack, wait.stack
             if pair in self.seen or _encloses(*pair):
                 found.append(hold)
             elif self._worth_a_search(pair):
@@ -134,15 +139,15 @@ class Nestings:
             same_line = {
                 at
                 for at, hold in enumerate(unclear)
-                if _same_stack(hold.path, wait.path)
+                if _same_stack(hold.stack, wait.stack)
             }
             found += [unclear[at] for at in self._in_use(proxies, same_line)]
             self._missed(
-                (hold.path, wait.path) for hold in unclear if hold not in found
+                (hold.stack, wait.stack) for hold in unclear if hold not in found
             )
         return found
 
-    def _worth_a_search(self, pair: tuple[Path, Path]) -> bool:
+    def _worth_a_search(self, pair: tuple[CapturedStack, CapturedStack]) -> bool:
         """Whether to examine a pair again: only after 0, 1, 2, 4, 8 ... misses."""
         misses = self._misses.get(pair, 0)
         if not misses & (misses - 1):
@@ -150,28 +155,28 @@ class Nestings:
         self._misses[pair] = misses + 1
         return False
 
-    def _missed(self, pairs: Iterable[tuple[Path, Path]]) -> None:
+    def _missed(self, pairs: Iterable[tuple[CapturedStack, CapturedStack]]) -> None:
         for pair in pairs:
-            if len(self._misses) >= _MOST_MISSES:
+            if len(self._misses) >= _MAX_MISSES:
                 self._misses.clear()
             self._misses[pair] = self._misses.get(pair, 0) + 1
 
     def _count(self, outer: Checkout, wait: Checkout, depth: int) -> None:
-        pair = outer.path, wait.path
+        pair = outer.stack, wait.stack
         known = self.seen.get(pair)
         if known is not None:
             known.count += 1
-            known.last = wait.asked
+            known.last = wait.requested_at
             known.depth = max(known.depth, depth)
-        elif len(self.seen) < MOST:
-            self.seen[pair] = Nesting(*pair, _who(wait), wait.asked, depth)
+        elif len(self.seen) < _MAX_NESTINGS:
+            self.seen[pair] = Nesting(*pair, _who(wait), wait.requested_at, depth)
 
 
 def _drop_ended(hold: Checkout, holds: dict[int, Checkout]) -> None:
     """Drop ended holds from ``hold.within``.
 
-    Otherwise a holder that always takes the next connection before it returns the last
-    one would keep a chain of all its ended holds alive.
+    Otherwise a holder that always checks out the next connection before it returns
+    the last one would keep a chain of all its ended holds alive.
     """
     if hold.within:
         open_ones = set(holds.values())
@@ -184,27 +189,27 @@ def _who(wait: Checkout) -> str:
     return f"task {task_name(wait.task.name)}"
 
 
-def _same_stack(one: Path, other: Path) -> bool:
+def _same_stack(one: CapturedStack, other: CapturedStack) -> bool:
     """Whether the same lines made both requests, as in a loop."""
-    return one is other or taking_frames(one.frames()) == taking_frames(other.frames())
+    return one is other or user_frames(one.frames()) == user_frames(other.frames())
 
 
-def _encloses(outer: Path, inner: Path) -> bool:
+def _encloses(outer: CapturedStack, inner: CapturedStack) -> bool:
     """Whether all user frames of the outer request still ran at the inner request.
 
     If both have the same call site, it is a loop that still holds the connection of its
     last iteration, or has leaked it. If its function is on the stack twice, it is a
     recursion, which does count.
     """
-    taken, now = outer.frames(), inner.frames()
+    at_checkout, now = outer.frames(), inner.frames()
     site = outer.site()
     if site is not None and site == inner.site():
         name = site.file, site.function
         outer_calls, inner_calls = (
             sum((frame.file, frame.function) == name for frame in stack)
-            for stack in (taken, now)
+            for stack in (at_checkout, now)
         )
         if inner_calls <= outer_calls:
             return False
-    wanted = len(taking_frames(taken))
-    return bool(wanted) and still_on_stack(taken, now) == wanted
+    wanted = len(user_frames(at_checkout))
+    return bool(wanted) and still_on_stack(at_checkout, now) == wanted

@@ -5,7 +5,7 @@ thread of the checkout or return, and possibly in the middle of a garbage collec
 they must be quick and must not fail. (If one fails, the hooks of that pool are switched
 off.)
 
-``taken(pool, hold)``                   a connection was checked out
+``checked_out(pool, hold)``             a connection was checked out
 ``ended(pool, hold, now, collected)``   it was returned, or garbage-collected
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 from poolwatch.ledger.checkout import Checkout
 
 # The first argument is a PoolLedger, whose module imports this one.
-Taken = Callable[[Any, Checkout], None]
-Ended = Callable[[Any, Checkout, float, bool], None]
+OnCheckout = Callable[[Any, Checkout], None]
+OnEnd = Callable[[Any, Checkout, float, bool], None]
 
 
 class Observers:
@@ -27,14 +27,14 @@ class Observers:
     Other threads may call them during a change: each attribute is replaced as a whole.
     """
 
-    __slots__ = ("_all", "ended", "taken")
+    __slots__ = ("_all", "checked_out", "ended")
 
     def __init__(self) -> None:
         self._all: tuple[object, ...] = ()
-        self.taken: Taken | None = None
-        """Calls ``taken`` of every observer that has it; None if no observer has it."""
-        self.ended: Ended | None = None
-        """Calls ``ended`` of every observer that has it; None if no observer has it."""
+        self.checked_out: OnCheckout | None = None
+        """Calls ``checked_out`` of every observer that has it; None if none has it."""
+        self.ended: OnEnd | None = None
+        """Calls ``ended`` of every observer that has it; None if none has it."""
 
     def __bool__(self) -> bool:
         """Whether there is at least one observer."""
@@ -50,7 +50,7 @@ class Observers:
 
     def _set(self, *observers: object) -> None:
         self._all = observers
-        self.taken, self.ended = map(self._combined, ("taken", "ended"))
+        self.checked_out, self.ended = map(self._combined, ("checked_out", "ended"))
 
     def _combined(self, name: str) -> Callable[..., None] | None:
         calls = [getattr(each, name) for each in self._all if hasattr(each, name)]

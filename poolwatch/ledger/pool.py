@@ -2,7 +2,7 @@
 
 The application's threads write it during their own calls, without a lock: single dict
 and array operations are atomic, and the durations of an ended hold are only appended to
-the tally of its call site. When enough durations are queued and the fold lock is free,
+the statistics of its stack. When enough durations are queued and the fold lock is free,
 the thread folds them into histograms. No thread of the application waits for that lock,
 so a garbage collection during a fold, which may end holds, cannot deadlock.
 """
@@ -22,28 +22,28 @@ from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
 from poolwatch.ledger.histogram import Histogram, merged
 from poolwatch.ledger.nesting import InUse, Nestings
 from poolwatch.ledger.observers import Observers
-from poolwatch.ledger.site_stats import BATCH, Tally
+from poolwatch.ledger.site_stats import BATCH, StackStats
 from poolwatch.ledger.wait_rate import WaitRate
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.callers import Stack, near_stack
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.inherited import InheritedPath
-    from poolwatch.ledger.pool_origins import Use
-    from poolwatch.model import Collected, Outside, PoolStats, SiteStats
-    from poolwatch.stacks.capture import Path
+    from poolwatch.ledger.inherited import InheritedCheckouts
+    from poolwatch.ledger.pool_origins import UseLevel
+    from poolwatch.model import Collected, MostlyOutsideSql, PoolStats, SiteStats
+    from poolwatch.stacks.capture import CapturedStack
 
-MOST_SITES = 128
+MAX_SITES = 128
 """Maximum number of call sites per pool; further ones are counted together."""
-_MOST_STACKS = 2 * MOST_SITES
-"""Maximum number of tallies per pool: one per call site and nearest callers."""
+_MAX_STACKS = 2 * MAX_SITES
+"""Maximum number of StackStats per pool: one per call site and nearest callers."""
 _PATIENCE_S = 0.05
 """How long a viewer waits for a running fold before it reads without the lock."""
-_DEPARTED = 32
+_MAX_CLOSED = 32
 """Closed connections that are remembered per pool."""
-_MOST_BLAMED = 64
+_MAX_BLAMED = 64
 """Maximum number of holds among which the time of one wait is shared."""
-BRIEF = 0.001
+MIN_SHOWN_WAIT_S = 0.001
 """Seconds. Shorter waits are not shown: they are connections being handed over."""
 
 
@@ -95,15 +95,17 @@ class PoolLedger:
         self.detached: dict[int, Checkout] = {}
         """Open holds whose connection was detached from the pool."""
         self.waits: dict[int, Checkout] = {}
-        self.blamed: dict[int, list[Path]] = {}
-        """By id of the wait: the paths of the holds that were open when it began."""
+        self.blamed: dict[int, list[CapturedStack]] = {}
+        """By id of the wait: the stacks of the holds that were open when it began."""
         self.connections: dict[int, ConnectionFacts] = {}
-        self.inherited: dict[Path, InheritedPath] = {}
-        """Stacks that took connections opened before a fork."""
-        self.departed: deque[tuple[float, ConnectionFacts]] = deque(maxlen=_DEPARTED)
+        self.inherited: dict[CapturedStack, InheritedCheckouts] = {}
+        """Stacks that checked out connections opened before a fork."""
+        self.recently_closed: deque[tuple[float, ConnectionFacts]] = deque(
+            maxlen=_MAX_CLOSED
+        )
         """The latest closed connections: the time, and the facts."""
         self.switched_off: Callable[[], bool] = bool
-        self._by_path: dict[Path, Tally] = {}
+        self._stats: dict[CapturedStack, StackStats] = {}
         self._start_counting()
 
     def _start_counting(self) -> None:
@@ -117,7 +119,7 @@ class PoolLedger:
         """The most connections held and requested at once, while above the capacity."""
         self.leaked = 0
         """Holds that were found leaked or were garbage-collected."""
-        self._by_site: dict[Frame | None, dict[Stack, Tally]] = {}
+        self._by_site: dict[Frame | None, dict[Stack, StackStats]] = {}
         """By call site and stack; the call site of an empty stack is None."""
         self._create = Histogram()
         self._failed_waits = Histogram()
@@ -128,9 +130,9 @@ class PoolLedger:
         self._folding = threading.Lock()
         self._wait_rate = WaitRate(self.begun)
 
-    def use(self) -> Use:
+    def use_level(self) -> UseLevel:
         """0 if unused, 1 if a connection was opened, 2 if one was checked out."""
-        if self.holds or self._by_path:
+        if self.holds or self._stats:
             return 2
         return 1 if self.connects else 0
 
@@ -139,28 +141,28 @@ class PoolLedger:
     def end(self, hold: Checkout, now: float, collected: bool) -> None:
         """Record the end of a hold.
 
-        ``holder.out`` is decremented last. If this is interrupted by an exception, the
-        caller must decrement it.
+        ``holder.hold_count`` is decremented last. If this is interrupted by an
+        exception, the caller must decrement it.
         """
         notify = self.observers.ended
         if notify is not None:
             notify(self, hold, now, collected)
-        path = hold.path
-        tally = self._by_path.get(path) or self._tally(path)
-        taken, held = hold.taken, tally.held
-        held.append(now - taken)
-        tally.waited.append(taken - hold.asked)
+        stack = hold.stack
+        stats = self._stats.get(stack) or self._stats_of(stack)
+        checked_out_at, held = hold.checked_out_at, stats.held
+        held.append(now - checked_out_at)
+        stats.waited.append(checked_out_at - hold.requested_at)
         usage = hold.usage
         if usage is not None:
-            tally.used += not usage.streamed
-            tally.in_sql += usage.in_sql
-            tally.idle += usage.idle_until(now)
+            stats.used += not usage.streamed
+            stats.in_sql += usage.in_sql
+            stats.idle += usage.idle_until(now)
         if collected:
-            tally.collected += 1
-            self._leaked(hold, tally)
+            stats.collected += 1
+            self._leaked(hold, stats)
         if len(held) >= BATCH:
-            self._fold(tally)
-        hold.holder.out -= 1
+            self._fold(stats)
+        hold.holder.hold_count -= 1
 
     def end_shared(self, hold: Checkout, now: float, collected: bool) -> None:
         """Record the end of a hold of a shared connection, whatever its key."""
@@ -186,48 +188,48 @@ class PoolLedger:
     def requested_beyond_capacity(self, wait: Checkout) -> None:
         """Record a request while the pool is at its capacity."""
         self.most_wanted = max(self.most_wanted, len(self.holds) + len(self.waits))
-        holders = itertools.islice(list(self.holds.values()), _MOST_BLAMED)
-        self.blamed[id(wait)] = [hold.path for hold in holders]
+        holders = itertools.islice(list(self.holds.values()), _MAX_BLAMED)
+        self.blamed[id(wait)] = [hold.stack for hold in holders]
 
     def waited(self, wait: Checkout, now: float) -> None:
         """Share the time of an ended wait among the holds open at its start."""
-        paths = self.blamed.pop(id(wait), None)
-        if paths is None or now - wait.asked < BRIEF:
+        stacks = self.blamed.pop(id(wait), None)
+        if stacks is None or now - wait.requested_at < MIN_SHOWN_WAIT_S:
             return
-        for path in paths:
-            tally = self._by_path.get(path) or self._tally(path)
-            tally.wait_caused += (now - wait.asked) / len(paths)
-        if wait.holder.out:
+        for stack in stacks:
+            stats = self._stats.get(stack) or self._stats_of(stack)
+            stats.wait_caused += (now - wait.requested_at) / len(stacks)
+        if wait.holder.hold_count:
             for pool in list(self._all_pools.values()):
-                pool.holder_waited(wait.owner(), now - wait.asked)
+                pool.holder_waited(wait.requester(), now - wait.requested_at)
 
-    def holder_waited(self, owner: object, seconds: float) -> None:
-        """Note on the open holds of ``owner`` that it waited for another connection."""
-        for hold in itertools.islice(list(self.holds.values()), _MOST_BLAMED):
-            if hold.owner() == owner:
-                tally = self._by_path.get(hold.path) or self._tally(hold.path)
-                tally.pool_wait += seconds
+    def holder_waited(self, requester: object, seconds: float) -> None:
+        """Add to the open holds of ``requester`` its wait for another connection."""
+        for hold in itertools.islice(list(self.holds.values()), _MAX_BLAMED):
+            if hold.requester() == requester:
+                stats = self._stats.get(hold.stack) or self._stats_of(hold.stack)
+                stats.pool_wait += seconds
 
-    def connected(self, took: float) -> None:
+    def connected(self, connect_s: float) -> None:
         """Count a connection that was opened, and the seconds of the connect."""
         self.connects += 1
-        self._created.append(took)
+        self._created.append(connect_s)
 
     def closed(self, facts: ConnectionFacts | None, now: float) -> None:
         """Count a connection that was closed; its backend may live a little longer."""
         self.closes += 1
         if facts is not None and facts.backend_pid is not None:
-            self.departed.append((now, facts))
+            self.recently_closed.append((now, facts))
 
     def found_leaked(self, hold: Checkout) -> None:
         """Count an open hold as leaked, once."""
-        self._leaked(hold, self._by_path.get(hold.path) or self._tally(hold.path))
+        self._leaked(hold, self._stats.get(hold.stack) or self._stats_of(hold.stack))
 
-    def _leaked(self, hold: Checkout, tally: Tally) -> None:
+    def _leaked(self, hold: Checkout, stats: StackStats) -> None:
         if not hold.leaked:
             hold.leaked = True
             self.leaked += 1
-            tally.leaked += 1
+            stats.leaked += 1
 
     def forget(self) -> None:
         """Start over in a forked child: the holds and counts belong to the parent.
@@ -239,46 +241,48 @@ class PoolLedger:
             self.detached,
             self.waits,
             self.blamed,
-            self._by_path,
+            self._stats,
             self.inherited,
         ):
             table.clear()
-        self.departed.clear()
+        self.recently_closed.clear()
         self.nestings.forget()
         self._start_counting()  # with a new lock: the parent may have held it
 
-    def _tallies(self) -> list[Tally]:
-        return [each for stacks in self._by_stack().values() for each in stacks]
+    def _all_stats(self) -> list[StackStats]:
+        return [each for stacks in self._stats_by_site().values() for each in stacks]
 
-    def _by_stack(self) -> dict[Frame | None, list[Tally]]:
-        """The tallies of each call site: one per stack."""
+    def _stats_by_site(self) -> dict[Frame | None, list[StackStats]]:
+        """The statistics of each call site: one record per stack."""
         return {
             site: list(stacks.values()) for site, stacks in list(self._by_site.items())
         }
 
-    def _fold(self, *tallies: Tally) -> None:
-        """Fold tallies, unless another thread is folding."""
+    def _fold(self, *all_stats: StackStats) -> None:
+        """Fold the statistics, unless another thread is folding."""
         if self._folding.acquire(blocking=False):
             try:
-                self._fold_now(tallies)
+                self._fold_now(all_stats)
             finally:
                 self._folding.release()
 
     @contextmanager
-    def _folded(self, tallies: Iterable[Tally], patience: float) -> Iterator[None]:
+    def _folded(
+        self, all_stats: Iterable[StackStats], patience: float
+    ) -> Iterator[None]:
         """Fold; inside, no other thread folds, if the lock was acquired in time."""
         acquired = self._folding.acquire(timeout=patience)
         try:
             if acquired:
-                self._fold_now(tallies)
+                self._fold_now(all_stats)
             yield
         finally:
             if acquired:
                 self._folding.release()
 
-    def _fold_now(self, tallies: Iterable[Tally]) -> None:
-        for tally in tallies:
-            tally.fold()
+    def _fold_now(self, all_stats: Iterable[StackStats]) -> None:
+        for stats in all_stats:
+            stats.fold()
         for histogram, samples in (
             (self._create, self._created),
             (self._failed_waits, self._failed),
@@ -288,25 +292,25 @@ class PoolLedger:
                 histogram.add(samples[:ready])
                 del samples[:ready]
 
-    def _tally(self, path: Path) -> Tally:
-        """Return the tally of a path that is not (or no longer) in ``_by_path``."""
-        if len(self._by_path) >= 4 * MOST_SITES:
-            self._by_path.clear()
-        site: Frame | None = path.site()
+    def _stats_of(self, captured: CapturedStack) -> StackStats:
+        """Return the statistics of a stack that is not (or no longer) in ``_stats``."""
+        if len(self._stats) >= 4 * MAX_SITES:
+            self._stats.clear()
+        site: Frame | None = captured.site()
         stack: Stack = (OTHER_SITES,)
-        if site in self._by_site or len(self._by_site) < MOST_SITES:
-            stack = near_stack(path)
+        if site in self._by_site or len(self._by_site) < MAX_SITES:
+            stack = near_stack(captured)
         else:
             site = OTHER_SITES
         stacks = self._by_site.setdefault(site, {})
         if stack not in stacks and self._is_full():
             stack = (*stack[:1], OTHER_SITES)
-        tally = stacks.get(stack) or stacks.setdefault(stack, Tally(stack))
-        tally.paths = [*tally.paths[-3:], path]
-        return self._by_path.setdefault(path, tally)
+        stats = stacks.get(stack) or stacks.setdefault(stack, StackStats(stack))
+        stats.captured = [*stats.captured[-3:], captured]
+        return self._stats.setdefault(captured, stats)
 
     def _is_full(self) -> bool:
-        return sum(map(len, list(self._by_site.values()))) >= _MOST_STACKS
+        return sum(map(len, list(self._by_site.values()))) >= _MAX_STACKS
 
     # -- read by viewers ---------------------------------------------------------------
 
@@ -320,50 +324,54 @@ class PoolLedger:
             for hold in list(self.holds.values()):
                 if hold.proxy() is None:
                     self.end_shared(hold, time.monotonic(), True)
-        return self.out()
+        return self.recorded_holds()
 
-    def out(self) -> list[Checkout]:
+    def recorded_holds(self) -> list[Checkout]:
         """Return the open holds as events left them, without checking connections."""
         return [*list(self.holds.values()), *list(self.detached.values())]
 
     def open_waits(self, now: float) -> list[Checkout]:
-        """Requests that have been waiting for some time (``BRIEF``)."""
-        return [wait for wait in list(self.waits.values()) if now - wait.asked >= BRIEF]
+        """Requests that have been waiting for some time (``MIN_SHOWN_WAIT_S``)."""
+        return [
+            wait
+            for wait in list(self.waits.values())
+            if now - wait.requested_at >= MIN_SHOWN_WAIT_S
+        ]
 
     def mark(self, now: float) -> None:
         """Note the seconds waited so far: see WaitRate."""
-        tallies = self._tallies()
-        ended = sum(each.wait.total + sum(each.waited) for each in tallies)
+        all_stats = self._all_stats()
+        ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
 
     def _waiting(self, now: float) -> float:
-        return sum(now - wait.asked for wait in list(self.waits.values()))
+        return sum(now - wait.requested_at for wait in list(self.waits.values()))
 
-    def mostly_outside(self) -> list[Outside]:
+    def mostly_outside(self) -> list[MostlyOutsideSql]:
         """Call sites whose held time is mostly not in SQL."""
         from poolwatch.ledger.site_costs import (
             mostly_outside,  # loaded by the first viewer
         )
 
-        return mostly_outside(self._by_stack())
+        return mostly_outside(self._stats_by_site())
 
     def collected_at(self) -> list[Collected]:
         """Call sites whose connections the garbage collector returned, and how many."""
         from poolwatch.ledger.site_costs import collected
 
-        return collected(self._by_stack())
+        return collected(self._stats_by_site())
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Return the figures of the pool, given the numbers of open holds and waits."""
         from poolwatch.model import Counters, PoolStats  # loaded by the first viewer
 
         now = time.monotonic()
-        tallies = self._tallies()
-        with self._folded(tallies, _PATIENCE_S):
-            hold_s = merged(tally.hold for tally in tallies)
-            wait_s = merged([*(tally.wait for tally in tallies), self._failed_waits])
-            ended = sum(tally.count for tally in tallies)
+        all_stats = self._all_stats()
+        with self._folded(all_stats, _PATIENCE_S):
+            hold_s = merged(stats.hold for stats in all_stats)
+            wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
+            ended = sum(stats.count for stats in all_stats)
             gauges = self.gauges()
             return PoolStats(
                 id=self.id,
@@ -384,7 +392,7 @@ class PoolLedger:
                     connects=self.connects,
                     closes=self.closes,
                     invalidated=self.invalidated,
-                    collected=sum(tally.collected for tally in tallies),
+                    collected=sum(stats.collected for stats in all_stats),
                     leaked=self.leaked,
                 ),
                 wait_s=wait_s.distribution(),
@@ -403,8 +411,8 @@ class PoolLedger:
     def stacks(self) -> dict[Frame, list[Stack]]:
         """The exact part of the stacks that led to each call site so far."""
         return {
-            site: [tally.stack for tally in tallies]
-            for site, tallies in self._by_stack().items()
+            site: [stats.stack for stats in all_stats]
+            for site, all_stats in self._stats_by_site().items()
             if site is not None
         }
 
@@ -417,20 +425,20 @@ class PoolLedger:
         """
         from poolwatch.ledger.site_costs import Figures
 
-        out: dict[Tally, list[float]] = {}
+        open_ages: dict[StackStats, list[float]] = {}
         for hold in open_holds:
-            tally = self._by_path.get(hold.path) or self._tally(hold.path)
-            out.setdefault(tally, []).append(now - hold.taken)
+            stats = self._stats.get(hold.stack) or self._stats_of(hold.stack)
+            open_ages.setdefault(stats, []).append(now - hold.checked_out_at)
         elapsed = max(now - self.begun, 1e-9)
-        figures = Figures(self.id, elapsed, out, self._causing(now))
-        return figures.of_all_sites(self._by_stack())
+        figures = Figures(self.id, elapsed, open_ages, self._causing(now))
+        return figures.of_all_sites(self._stats_by_site())
 
-    def _causing(self, now: float) -> Counter[Tally]:
-        """Like Tally.wait_caused, for the waits that are not over yet."""
-        causing: Counter[Tally] = Counter()
+    def _causing(self, now: float) -> Counter[StackStats]:
+        """Like StackStats.wait_caused, for the waits that are not over yet."""
+        causing: Counter[StackStats] = Counter()
         for wait in list(self.waits.values()):
-            paths = self.blamed.get(id(wait), ())
-            for path in paths:
-                tally = self._by_path.get(path) or self._tally(path)
-                causing[tally] += (now - wait.asked) / len(paths)  # type: ignore[assignment]
+            stacks = self.blamed.get(id(wait), ())
+            for stack in stacks:
+                stats = self._stats.get(stack) or self._stats_of(stack)
+                causing[stats] += (now - wait.requested_at) / len(stacks)  # type: ignore[assignment]
         return causing

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from poolwatch.model import PoolOrigin
 
-Use = Literal[0, 1, 2]
+UseLevel = Literal[0, 1, 2]
 """Of a pool: unused (0), has opened a connection (1), has lent one (2)."""
-_MOST_ORIGINS = 128
+_MAX_ORIGINS = 128
 """Maximum number of origins; pools created by further ones are not counted."""
 _COMPREHENSIONS = frozenset({"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
 _ADDING = frozenset({"LIST_APPEND", "SET_ADD", "MAP_ADD"})
@@ -76,7 +76,7 @@ class PoolOrigins:
         pool_id: str,
         *,
         codes: Sequence[tuple[CodeType, int]] = (),
-        use: Callable[[str], Use] = lambda _: 0,
+        use_level: Callable[[str], UseLevel] = lambda _: 0,
     ) -> None:
         """Count a pool that is being created by ``stack`` (innermost first).
 
@@ -84,9 +84,9 @@ class PoolOrigins:
         is not counted if only library code created it or if its URL is unknown.
         ``codes`` are the code objects of the stack, each with its offset.
         """
-        from poolwatch.stacks.compare import taking_frames  # once per pool
+        from poolwatch.stacks.compare import user_frames  # once per pool
 
-        frames = taking_frames(stack, launcher=True)
+        frames = user_frames(stack, launcher=True)
         if url is None or not frames:
             return
         at, site = _enclosing_function(stack, stack.index(frames[0]))
@@ -95,17 +95,17 @@ class PoolOrigins:
         key = site, url, purpose
         origin = self._by_key.get(key)
         if origin is None:
-            if len(self._by_key) >= _MOST_ORIGINS:
+            if len(self._by_key) >= _MAX_ORIGINS:
                 return
             origin = self._by_key[key] = _Origin(site, url)
-        most_used = max(map(use, origin.latest_set), default=2)
+        most_used = max(map(use_level, origin.latest_set), default=2)
         code_of = dict(zip(stack, codes, strict=False))
         if _is_one_set(most_used, [(frame, code_of.get(frame)) for frame in frames]):
             origin.together += 1
         else:
             origin.latest_set.clear()
             origin.latest.append(monotonic())
-        if len(origin.latest_set) < _MOST_ORIGINS:
+        if len(origin.latest_set) < _MAX_ORIGINS:
             origin.latest_set.add(pool_id)
         origin.made += 1
         origin.alive[pool_id] = None

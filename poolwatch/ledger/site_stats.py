@@ -9,16 +9,17 @@ from poolwatch.ledger.histogram import Histogram
 
 if TYPE_CHECKING:
     from poolwatch.model import Frame
-    from poolwatch.stacks.capture import Path
+    from poolwatch.stacks.capture import CapturedStack
 
 BATCH = 64
-"""Ended holds of a tally that queue up before they are folded."""
+"""Ended holds of one stack that queue up before they are folded."""
 
 
-class Tally:
+class StackStats:
     """Statistics of one pool, one call site and one stack that led to it."""
 
     __slots__ = (
+        "captured",
         "collected",
         "folds",
         "held",
@@ -26,7 +27,6 @@ class Tally:
         "idle",
         "in_sql",
         "leaked",
-        "paths",
         "pool_wait",
         "stack",
         "used",
@@ -58,8 +58,8 @@ class Tally:
         """Seconds in which holders also waited for another connection."""
         self.leaked = 0
         """Holds that were found leaked or were garbage-collected."""
-        self.paths: list[Path] = []
-        """The latest paths of this stack."""
+        self.captured: list[CapturedStack] = []
+        """The latest captures of this stack."""
         self.folds = 0
 
     @property
@@ -77,5 +77,5 @@ class Tally:
         del self.held[:ready], self.waited[:ready]
         self.folds += 1
         if self.folds & (self.folds - 1) == 0:  # after 1, 2, 4, 8 ... folds
-            for path in self.paths:
-                path.recheck_tail()
+            for each in self.captured:
+                each.recheck_tail()

@@ -19,7 +19,7 @@ from poolwatch.text.masking import mask_literals
 
 _SYSTEM = "(SELECT CAST(system_identifier AS text) FROM pg_catalog.pg_control_system())"
 _HIDDEN = "<insufficient privilege>"
-_LARGEST_PID = 2**31 - 1
+_MAX_PID = 2**31 - 1
 
 
 def read(cursor: Any, pids: Collection[int], *, identify: bool) -> ServerReading:
@@ -57,7 +57,7 @@ def values_of(row: Any) -> tuple[Any, ...]:
 
 def _statement(pids: Collection[int], *, identify: bool) -> str:
     # a pooler may invent any 32-bit pid; backends have only positive ones
-    wanted = sorted({int(pid) for pid in pids if 0 < pid <= _LARGEST_PID})
+    wanted = sorted({int(pid) for pid in pids if 0 < pid <= _MAX_PID})
     statement = _template().replace("/* pids */", ",".join(map(str, wanted)))
     return statement.replace("NULL /* system */", _SYSTEM if identify else "NULL")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from poolwatch.errors import ServerDownError
 from poolwatch.postgres.connection import Facts, MonitoringConnection, open_connection
-from poolwatch.postgres.errors import as_failure, took_too_long
+from poolwatch.postgres.errors import as_failure, was_cancelled
 from poolwatch.protocol.records import ServerReading
 
 MAX_LINGER_S = 10.0
@@ -130,12 +130,12 @@ class AgentReader:
         self, state: _State, pids: Collection[int], linger: float
     ) -> ServerReading:
         self._close(state, self._clock())
-        connection = self._take(state)
+        connection = self._pop_idle(state)
         if connection is not None:
             try:
                 return self._read_over(connection, state, pids, linger)
             except Exception as error:  # the server may have closed it meanwhile
-                if took_too_long(error):
+                if was_cancelled(error):
                     raise
         connection = open_connection(self.connect, self._facts)
         return self._read_over(connection, state, pids, linger)
@@ -160,7 +160,7 @@ class AgentReader:
             state.idle, state.close_at = connection, self._clock() + linger
         return reading
 
-    def _take(self, state: _State) -> MonitoringConnection | None:
+    def _pop_idle(self, state: _State) -> MonitoringConnection | None:
         # removed during its use, so that no lock is held during driver calls
         with state.lock:
             connection, state.idle = state.idle, None

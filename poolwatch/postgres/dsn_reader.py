@@ -15,7 +15,7 @@ from typing import Any
 
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
 from poolwatch.postgres.connection import Facts, MonitoringConnection, open_connection
-from poolwatch.postgres.errors import as_failure, took_too_long
+from poolwatch.postgres.errors import as_failure, was_cancelled
 from poolwatch.protocol.records import ServerReading
 
 MAX_BACKOFF_S = 15.0
@@ -132,7 +132,7 @@ class DsnReader:
         try:
             return connection.read(pids)
         except Exception as error:
-            if took_too_long(error):
+            if was_cancelled(error):
                 raise
             self.close()
             first = as_failure(error)

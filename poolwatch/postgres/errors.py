@@ -17,7 +17,7 @@ _PASSWORD = "PostgreSQL refused the password"  # noqa: S105 - a sentence
 _NO_PASSWORD = "PostgreSQL asks for a password and none was given"  # noqa: S105
 _ROLE = "PostgreSQL refused this role or this address (see its pg_hba.conf)"
 _NO_DATABASE = "PostgreSQL has no database of that name"
-_FULL = "PostgreSQL is full: it has no connection slot left"
+_NO_SLOT = "PostgreSQL has no connection slot left"
 _NOT_UP = "PostgreSQL is starting up or shutting down"
 _ENDED = "PostgreSQL closed the connection"
 _SLOW = "PostgreSQL took too long to read pg_stat_activity; the query was cancelled"
@@ -47,7 +47,7 @@ _SENTENCES_BY_SQLSTATE = {
     "28P01": _PASSWORD,
     "28000": _ROLE,
     "3D000": _NO_DATABASE,
-    "53300": _FULL,
+    "53300": _NO_SLOT,
     "57P03": _NOT_UP,
     "57P01": _ENDED,
     "57P02": _ENDED,
@@ -64,7 +64,7 @@ _SENTENCES = tuple(
     for pattern, sentence in (
         (r"password authentication failed", _PASSWORD),
         (r"no password supplied|password was not|requires a password", _NO_PASSWORD),
-        (r"too many clients|connection slots are|too many connections", _FULL),
+        (r"too many clients|connection slots are|too many connections", _NO_SLOT),
         (r"starting up|shutting down|in recovery mode", _NOT_UP),
         (r"system is not( yet)? accepting connections", _NOT_UP),
         (r"FATAL: .*database .* does not exist", _NO_DATABASE),
@@ -104,7 +104,7 @@ def as_failure(error: BaseException, *, alone: bool = False) -> ServerViewError:
     return ServerViewError(sentence)
 
 
-def took_too_long(error: BaseException) -> bool:
+def was_cancelled(error: BaseException) -> bool:
     """Whether the server cancelled the query: a retry would take as long."""
     return str(as_failure(error)) == _SLOW
 

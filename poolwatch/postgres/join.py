@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from poolwatch.model import Connection, Departed, Hold, Process, ServerRow
+from poolwatch.model import ClosedConnection, Connection, Hold, Process, ServerRow
 from poolwatch.protocol.records import Backend, ServerReading
 
 SLACK_S = 0.05
@@ -40,7 +40,7 @@ SLACK_S = 0.05
 DRIFT = 5e-5
 """Drift of two clocks, in seconds per second: undisciplined crystals reach this."""
 
-MOST_DRIFT_S = 2.0
+MAX_DRIFT_S = 2.0
 """Upper bound of the drift: clocks are disciplined now and then."""
 
 UNMEASURED_CONNECT_S = 1.0
@@ -124,11 +124,11 @@ def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozense
     return frozenset(found)
 
 
-def strays(
+def stray_sessions(
     process: Process,
     readings: Mapping[str, ServerReading],
     windows: Mapping[str, Window],
-) -> tuple[tuple[Departed, Backend], ...]:
+) -> tuple[tuple[ClosedConnection, Backend], ...]:
     """Connections that the application dropped but the server still serves."""
     return tuple(
         (gone, backend)
@@ -156,7 +156,7 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
     if backend.age_s is None:
         return False
     earliest, latest = window
-    tolerance = SLACK_S + min(MOST_DRIFT_S, DRIFT * connection.age_s)
+    tolerance = SLACK_S + min(MAX_DRIFT_S, DRIFT * connection.age_s)
     if connection.met:
         return backend.age_s >= connection.age_s + earliest - tolerance
     if connection.connect_s is None:  # age_s counts from the start of connecting

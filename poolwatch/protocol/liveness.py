@@ -49,10 +49,10 @@ def listener(connection: socket.socket) -> Peer | None:
     return _peer(pid) if pid > 0 else None  # 0: in a pid namespace we cannot see
 
 
-def owner(path: Path, pid: int) -> Peer | None:
+def process_with_socket(path: Path, pid: int) -> Peer | None:
     """Return the process ``pid`` if it has the socket at ``path`` open.
 
-    For a socket whose queue is full, where connecting is not possible.
+    For a socket whose connection queue is full, so that listener() cannot be asked.
     """
     inode = _inode(path, pid)
     if inode is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.protocol.liveness import Peer
 
-LONGEST = 107
+MAX_PATH_BYTES = 107
 """Maximum length in bytes of the path of a Unix socket on Linux."""
 
 _NAME = re.compile(r"(?P<pid>[1-9]\d*)-(?P<token>[0-9a-f]+)\.sock")
@@ -103,10 +103,10 @@ def _status(directory: Path) -> os.stat_result:
 def new_path(directory: Path) -> Path:
     """Return the path for a new socket of this process; UsageError if too long."""
     path = directory / f"{os.getpid()}-{os.urandom(4).hex()}.sock"
-    if len(os.fsencode(path)) > LONGEST:
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise UsageError(
-            f"{directory} is too long for a Unix socket ({LONGEST} bytes with the name "
-            "in it); set POOLWATCH_DIR to a shorter directory"
+            f"{directory} is too long for a Unix socket ({MAX_PATH_BYTES} bytes with "
+            "the name in it); set POOLWATCH_DIR to a shorter directory"
         )
     return path
 

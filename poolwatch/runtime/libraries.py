@@ -25,7 +25,7 @@ FOLDERS = (
 
 Parameters = Mapping[str, Any]
 """Arguments for a connection, by name."""
-Ends = int | tuple[Any, Any]
+SocketEnds = int | tuple[Any, Any]
 """A connected socket: its file descriptor, or its own name and its peer's."""
 
 
@@ -36,12 +36,12 @@ class PoolOptions(NamedTuple):
     """The function or class that creates such a pool."""
     size: str
     """The option that limits the number of connections."""
-    keep: str | None
-    """Options that make the pool keep more connections; None if it keeps all of them,
+    keep_options: str | None
+    """Options that make the pool keep more connections open; None if it keeps all,
     or none.
     """
-    kept: str
-    """What happens to connections that the pool does not keep."""
+    closing_rule: str
+    """When the pool closes connections, as a clause for advice."""
     test: str | None
     """The option that tests connections at checkout; None if there is none."""
 
@@ -55,18 +55,18 @@ class Driver(NamedTuple):
 
     name: str
     """As in SQLAlchemy's URLs."""
-    mark: str
+    own_attribute: str
     """An attribute that only this driver's connections have. It identifies the driver,
     instead of the class, since a connection may be wrapped.
     """
-    backend: Callable[[Any], tuple[int | None, Ends]]
+    backend: Callable[[Any], tuple[int | None, SocketEnds]]
     """Reads the backend pid and the socket of a connection; may raise anything."""
-    connects: str | None = None
+    connect_module: str | None = None
     """The module whose ``connect()`` opens a synchronous connection."""
     connect_timeout: str | None = None
     """The timeout argument of ``connect()``, in seconds."""
-    takes_ssl_context: bool = False
-    """``connect()`` takes an SSLContext; libpq has only SSL modes."""
+    accepts_ssl_context: bool = False
+    """``connect()`` accepts an SSLContext; libpq has only SSL modes."""
     to_libpq: Callable[[Parameters], dict[str, Any]] = dict
     """Translates the arguments of the driver to libpq parameters."""
     from_libpq: Callable[[Parameters], dict[str, Any]] | None = None
@@ -78,7 +78,7 @@ class Driver(NamedTuple):
 
 
 class LibraryInfo(NamedTuple):
-    """The record of one library."""
+    """The record of one library: what an adapter author fills in."""
 
     packages: tuple[str, ...]
     """Top-level packages of the library."""
@@ -86,20 +86,20 @@ class LibraryInfo(NamedTuple):
     """The module that is loaded when the application uses pools of the library."""
     adapter: str | None = None
     """The adapter for its pools, ``module:class`` in ``poolwatch.adapters``."""
-    takes: str = ""
-    """The accepted targets of ``instrument()``, for error messages."""
+    instrumentable: str = ""
+    """What ``instrument()`` accepts of this library, for error messages."""
     driver: Driver | None = None
     options: Mapping[str, PoolOptions] = MappingProxyType({})
-    """By the kind of pool; ``*`` for kinds that no library lists."""
-    lenders: tuple[tuple[str, str], ...] = ()
-    """Module and name of classes that keep references to lent connections. Such a
+    """By the class name of the pool; ``*`` for classes that no library lists."""
+    pool_classes: tuple[tuple[str, str], ...] = ()
+    """Module and name of the pool's classes that refer to lent connections. Such a
     reference does not count as a use of the connection.
     """
-    followed: tuple[str, ...] = ()
+    searched_modules: tuple[str, ...] = ()
     """Prefixes of modules whose objects may be on a reference path to a connection;
     empty for all modules.
     """
-    unfollowed: frozenset[str] = frozenset()
+    not_searched: frozenset[str] = frozenset()
     """Classes and packages whose objects are never on a useful reference path."""
 
 
@@ -123,7 +123,7 @@ def drivers() -> tuple[Driver, ...]:
     return tuple(each.driver for each in libraries() if each.driver is not None)
 
 
-def driver_called(name: str) -> Driver | None:
+def driver_named(name: str) -> Driver | None:
     """The driver with this name in SQLAlchemy's URLs."""
     return next((each for each in drivers() if each.name == name), None)
 

@@ -1,8 +1,8 @@
-"""The callers that distinguish connections taken at the same call site.
+"""The callers that distinguish connections checked out at the same call site.
 
-Many applications take all connections in one helper, so the helper's line alone is not
-informative. The application's own frames are compared from the call site outwards: the
-first frame that differs between the stacks is the caller to report.
+Many applications check out all connections in one helper, so the helper's line alone is
+not informative. The application's own frames are compared from the call site outwards:
+the first frame that differs between the stacks is the caller to report.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.stacks.capture import USER_FRAMES_WANTED
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 
 if TYPE_CHECKING:
-    from poolwatch.stacks.capture import Path
+    from poolwatch.stacks.capture import CapturedStack
 
 Stack = tuple[Frame, ...]
 """A call site and the application's frames outside of it, innermost first."""
@@ -35,18 +35,20 @@ class Request(NamedTuple):
 def own_stack(site: Frame, stack: Sequence[Frame]) -> Stack:
     """The call site and the application's frames outside of it."""
     beyond = stack[stack.index(site) + 1 :] if site in stack else stack
-    own = set(taking_frames(stack, site, launcher=True))
+    own = set(user_frames(stack, site, launcher=True))
     return (site, *[frame for frame in beyond if frame in own])
 
 
-def near_stack(path: Path) -> Stack:
-    """The own_stack() of a path, without its tail; empty without a call site."""
-    site = path.site()
-    return () if site is None else own_stack(site, path.exact())
+def near_stack(captured: CapturedStack) -> Stack:
+    """The own_stack() of the exact part; empty without a call site."""
+    site = captured.site()
+    return () if site is None else own_stack(site, captured.exact())
 
 
-def distinguishing_callers(one: Path, other: Path) -> tuple[Frame | None, Frame | None]:
-    """The callers that distinguish two paths of one call site; None if none do."""
+def distinguishing_callers(
+    one: CapturedStack, other: CapturedStack
+) -> tuple[Frame | None, Frame | None]:
+    """The callers that distinguish two stacks of one call site; None if none do."""
     stacks = near_stack(one), near_stack(other)
     at = first_difference(stacks) if stacks[0][:1] == stacks[1][:1] else None
     if at is None:
@@ -101,7 +103,7 @@ def callers(
             if frames not in own:
                 own[frames] = own_stack(site, whole)
             stacks[own[frames]] += numbers
-            for caller in taking_frames(first.submitter)[:1]:
+            for caller in user_frames(first.submitter)[:1]:
                 found.update(dict.fromkeys(numbers, caller))
         at = first_difference({*stacks, *known.get(site, ())})
         for stack, numbers in stacks.items():

@@ -7,12 +7,12 @@ a snapshot is taken.
 Walking thirty frames at every checkout would cost more than the checkout. But most
 stacks repeat, so captured stacks form a tree of chunks of eight frames, the nearest
 first, and a hold only refers to a node. A walk stops at the first chunk with enough
-frames of user code. The frames beyond it (the *tail*) are stored when the path is first
-captured. The next few captures compare the tail with their own, later ones ever more
-rarely, and the tail is cut to the frames that all of them share. So the call site and
-its nearest callers are always exact, and the tail is what every comparison confirmed.
-If the holder still runs the path, a snapshot adds the rest from its current stack (see
-``extended``).
+frames of user code. The frames beyond it (the *tail*) are stored when the stack is
+first captured. The next few captures compare the tail with their own, later ones ever
+more rarely, and the tail is cut to the frames that all of them share. So the call site
+and its nearest callers are always exact, and the tail is what every comparison
+confirmed. If the holder still runs that code, a snapshot adds the rest from its current
+stack (see ``extended``).
 
 Two walks are needed. Under asyncio SQLAlchemy runs in a greenlet, whose stack ends in
 SQLAlchemy; the user's ``await`` chain is on the stack of the parent greenlet.
@@ -42,22 +42,25 @@ Pairs = tuple[tuple[CodeType, int], ...]
 
 CHUNK = 8
 """Frames per node. ``CallSites.capture`` is unrolled for this number."""
-DEEPEST = 64
+MAX_FRAMES = 64
 """Maximum number of frames of a stack."""
 USER_FRAMES_WANTED = 4
-"""Number of nearest frames of user code that are exact in every path."""
+"""Number of nearest frames of user code that are exact in every stack."""
 _COMPARISONS = 4
 """Number of captures that compare a tail before it is trusted."""
-_MOST_NODES = 512
+_MAX_NODES = 512
 """Maximum number of nodes, after which the tree is reset."""
 
 
-_NO_CHILDREN: dict[tuple[int, ...], Path] = {}
+_NO_CHILDREN: dict[tuple[int, ...], CapturedStack] = {}
 """The children of a leaf. Never written to."""
 
 
-class Path:
-    """A node of the tree: a chunk of a stack, whose nearer chunks are the parents."""
+class CapturedStack:
+    """A captured stack: a node of the tree.
+
+    The node has one chunk of the frames; its parents have the nearer chunks.
+    """
 
     __slots__ = (
         "_frames",
@@ -78,7 +81,7 @@ class Path:
 
     def __init__(
         self,
-        parent: Path | None,
+        parent: CapturedStack | None,
         codes: tuple[CodeType, ...] = (),
         lastis: tuple[int, ...] = (),
     ) -> None:
@@ -122,7 +125,7 @@ class Path:
         return None if self._site_at is None else _frame(*self._site_at)
 
     def recheck_tail(self) -> None:
-        """Have the next capture of this path compare the tail."""
+        """Have the next capture of this stack compare the tail."""
         self.is_trusted = False
 
     def check_depth(self, user_frames: Sequence[int], *, beyond: bool) -> bool:
@@ -130,7 +133,7 @@ class Path:
 
         ``user_frames`` are the indexes of the frames of user code in the whole stack.
         """
-        if beyond and self.depth < DEEPEST:
+        if beyond and self.depth < MAX_FRAMES:
             near = sum(at < self.depth for at in user_frames)
             self.must_go_on = self.must_go_on or near < self.user_frames_wanted
         return self.must_go_on
@@ -161,12 +164,12 @@ class Path:
         return (self.parent.near() if self.parent else ()) + near
 
 
-_NO_CHILD = Path(None, (compile("", "", "exec"),) * CHUNK)
+_NO_CHILD = CapturedStack(None, (compile("", "", "exec"),) * CHUNK)
 """Placeholder for a missing child: its code is never on a stack."""
 
 
 class CallSites:
-    """The tree of all captured paths, bounded in size."""
+    """The tree of all captured stacks, bounded in size."""
 
     def __init__(
         self,
@@ -181,7 +184,7 @@ class CallSites:
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
-        self._nodes: list[Path] = []
+        self._nodes: list[CapturedStack] = []
         self._end_codes: Mapping[int, CodeType] = {} if end_codes is None else end_codes
 
     @cached_property
@@ -193,13 +196,13 @@ class CallSites:
         """
         return CallSites(user_frames=1, end_codes=self._end_codes)
 
-    def capture(self, frame: FrameType | None) -> Path:
-        """Return the path of a stack that begins at ``frame``.
+    def capture(self, frame: FrameType | None) -> CapturedStack:
+        """Capture the stack that begins at ``frame``.
 
         Unrolled to eight frames per step: a plain loop costs twice as much on CPython
         3.11, and this runs at every checkout.
         """
-        path = self._root
+        node = self._root
         while True:
             near = frame
             try:
@@ -212,8 +215,8 @@ class CallSites:
                 c6, l6, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
                 c7, l7, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
             except AttributeError:  # fewer than eight frames are left
-                return self._last_chunk(path, near)
-            child = path.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NO_CHILD)
+                return self._last_chunk(node, near)
+            child = node.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NO_CHILD)
             known = child.codes
             # by identity: equal code objects may come from different files
             if not (
@@ -226,50 +229,56 @@ class CallSites:
                 and known[6] is c6
                 and known[7] is c7
             ):
-                return self._extend_tree(path, near)
-            path = child
-            if path.is_trusted:
-                return path
-            if not path.must_go_on:
-                beyond = [] if path.end else self._rest(frame, DEEPEST - path.depth)[0]
-                user_frames = _user_frames_in([*path.near(), *_pairs(beyond)])
-                if not path.check_depth(user_frames, beyond=bool(beyond)):
-                    self._record_tail(path, beyond)
-                    return path
+                return self._extend_tree(node, near)
+            node = child
+            if node.is_trusted:
+                return node
+            if not node.must_go_on:
+                beyond = (
+                    [] if node.end else self._rest(frame, MAX_FRAMES - node.depth)[0]
+                )
+                user_frames = _user_frames_in([*node.near(), *_pairs(beyond)])
+                if not node.check_depth(user_frames, beyond=bool(beyond)):
+                    self._record_tail(node, beyond)
+                    return node
 
-    def capture_across_greenlets(self, frame: FrameType | None, current: Any) -> Path:
+    def capture_across_greenlets(
+        self, frame: FrameType | None, current: Any
+    ) -> CapturedStack:
         """Like capture, continued with the frames of the parent greenlets."""
-        frames = list(_callers(frame, DEEPEST))
+        frames = list(_callers(frame, MAX_FRAMES))
         parent = current.parent
-        while parent is not None and len(frames) < DEEPEST:
-            frames += _callers(parent.gr_frame, DEEPEST - len(frames))
+        while parent is not None and len(frames) < MAX_FRAMES:
+            frames += _callers(parent.gr_frame, MAX_FRAMES - len(frames))
             parent = parent.parent
         return self._leaf(self._root, frames)
 
-    def _extend_tree(self, path: Path, frame: FrameType | None) -> Path:
+    def _extend_tree(
+        self, node: CapturedStack, frame: FrameType | None
+    ) -> CapturedStack:
         """Continue a walk beyond the tree, and add the missing nodes."""
-        frames, end = self._rest(frame, DEEPEST - path.depth)
-        pairs, at = [*path.near(), *_pairs(frames)], 0
+        frames, end = self._rest(frame, MAX_FRAMES - node.depth)
+        pairs, at = [*node.near(), *_pairs(frames)], 0
         user_frames: list[int] | None = None
-        while not path.end:
+        while not node.end:
             chunk = frames[at : at + CHUNK]
             if len(chunk) < CHUNK:
-                return self._leaf(path, chunk)
-            path = self._child(path, chunk)
+                return self._leaf(node, chunk)
+            node = self._child(node, chunk)
             at += CHUNK
             if end and at >= end:
-                path.end, path.is_trusted = end - at + CHUNK, True
-            if path.is_trusted:
+                node.end, node.is_trusted = end - at + CHUNK, True
+            if node.is_trusted:
                 break
             rest = frames[at:]
-            if path.must_go_on:
+            if node.must_go_on:
                 continue
             if user_frames is None:
                 user_frames = _user_frames_in(pairs)
-            if not path.check_depth(user_frames, beyond=bool(rest)):
-                self._record_tail(path, rest)
+            if not node.check_depth(user_frames, beyond=bool(rest)):
+                self._record_tail(node, rest)
                 break
-        return path
+        return node
 
     def _rest(self, frame: FrameType | None, most: int) -> tuple[list[FrameType], int]:
         """Return the rest of a stack, and the number of its frames up to an end code.
@@ -287,17 +296,17 @@ class CallSites:
             frame = frame.f_back
         return frames, end
 
-    def _last_chunk(self, path: Path, near: FrameType | None) -> Path:
+    def _last_chunk(self, node: CapturedStack, near: FrameType | None) -> CapturedStack:
         """Add the last chunk of a stack: shorter than eight frames, or empty."""
-        return self._leaf(path, list(_callers(near, CHUNK)))
+        return self._leaf(node, list(_callers(near, CHUNK)))
 
-    def _leaf(self, parent: Path, frames: list[FrameType]) -> Path:
+    def _leaf(self, parent: CapturedStack, frames: list[FrameType]) -> CapturedStack:
         child = self._child(parent, frames)
         if not child.comparisons:
             child.record_tail(())
         return child
 
-    def _child(self, parent: Path, frames: list[FrameType]) -> Path:
+    def _child(self, parent: CapturedStack, frames: list[FrameType]) -> CapturedStack:
         """Return the child with these frames, created if needed.
 
         Different functions may have the same offsets. The first one is stored under the
@@ -310,32 +319,32 @@ class CallSites:
             key = lastis + tuple(map(id, codes))
             child = parent.children.get(key)
         if child is None:
-            if len(self._nodes) >= _MOST_NODES:
+            if len(self._nodes) >= _MAX_NODES:
                 self._reset()
             if parent.children is _NO_CHILDREN:
                 parent.children = {}
-            child = parent.children[key] = Path(parent, codes, lastis)
+            child = parent.children[key] = CapturedStack(parent, codes, lastis)
             self._nodes.append(child)
         return child
 
-    def _new_root(self) -> Path:
-        root = Path(None)
+    def _new_root(self) -> CapturedStack:
+        root = CapturedStack(None)
         root.user_frames_wanted = self._user_frames
         return root
 
     def _reset(self) -> None:
-        """Forget all paths. Holds and tallies keep those that they refer to alive."""
+        """Forget all stacks. Those that holds and statistics refer to stay alive."""
         old = [self._root, *self._nodes]
         self._nodes, self._tails, self._root = [], {}, self._new_root()
-        for path in old:
-            path.children = _NO_CHILDREN
+        for node in old:
+            node.children = _NO_CHILDREN
 
-    def _record_tail(self, path: Path, beyond: list[FrameType]) -> None:
+    def _record_tail(self, node: CapturedStack, beyond: list[FrameType]) -> None:
         pairs = tuple(_pairs(beyond))
         # Tails repeat (the server, the framework): one copy of each is stored. The key
         # is by identity because hashing a code object reads all of its contents.
         key = tuple([part for code, lasti in pairs for part in (id(code), lasti)])
-        path.record_tail(self._tails.setdefault(key, pairs) if pairs else ())
+        node.record_tail(self._tails.setdefault(key, pairs) if pairs else ())
 
 
 def _callers(frame: FrameType | None, most: int) -> Iterator[FrameType]:
@@ -375,7 +384,7 @@ def extended(
 ) -> tuple[Frame, ...]:
     """Return the exact part of a stack, extended by outer frames that are certain.
 
-    ``near`` is the exact part. ``tail`` is what all compared captures of the path
+    ``near`` is the exact part. ``tail`` is what all compared captures of the stack
     share. If the holder still seems to run ``near``, its current stack ``live`` shows
     the outer frames. But that may be the stack of a later call: if ``live`` and
     ``tail`` disagree, only the frames that they share are returned.
@@ -405,7 +414,7 @@ def current_frames() -> dict[int, FrameType]:
     return undisturbed(sys._current_frames)  # noqa: SLF001 - the documented way
 
 
-def pairs_of(frame: FrameType | None, most: int = DEEPEST) -> Pairs:
+def pairs_of(frame: FrameType | None, most: int = MAX_FRAMES) -> Pairs:
     """The current stack from ``frame`` on, without the frames of poolwatch."""
     pairs = []
     while frame is not None and most:
@@ -421,7 +430,7 @@ def _frame(code: CodeType, lasti: int) -> Frame:
     known = _frames.get((id(code), lasti))
     if known is not None and known[0] is code:
         return known[1]
-    if len(_frames) >= _MOST_FRAMES:
+    if len(_frames) >= _MAX_CACHED_FRAMES:
         _frames.clear()
     frame = Frame(code.co_filename, _line(code, lasti), code.co_name)
     _frames[id(code), lasti] = code, frame
@@ -429,7 +438,7 @@ def _frame(code: CodeType, lasti: int) -> Frame:
 
 
 _frames: dict[tuple[int, int], tuple[CodeType, Frame]] = {}
-_MOST_FRAMES = 2048
+_MAX_CACHED_FRAMES = 2048
 
 
 def _line(code: CodeType, lasti: int) -> int:

@@ -31,7 +31,7 @@ from poolwatch.runtime.installation import PACKAGE
 from poolwatch.stacks.packages import DATABASE, KNOWN, RUNNERS
 
 
-class Owner(IntEnum):
+class CodeOwner(IntEnum):
     """The owner of a frame's code, from the least to the most likely call site."""
 
     PLUMBING = 0
@@ -71,7 +71,7 @@ _known_applications: set[str] = set()
 """Installed packages that were the application in some stack."""
 _fileless_functions: set[str] = set()
 """Functions without a file that do not belong to a library."""
-_MOST_FILELESS = 256
+_MAX_FILELESS = 256
 
 
 @cache
@@ -187,8 +187,10 @@ def library_of(file: str) -> str:
 
 def note_fileless_function(function: str, module: object) -> None:
     """Note a function without a file, as ``python -c`` or ``exec`` creates them."""
-    known = type(module) is str and owner_of("<string>", module) is Owner.PLUMBING
-    if not known and len(_fileless_functions) < _MOST_FILELESS:
+    known = (
+        type(module) is str and code_owner_of("<string>", module) is CodeOwner.PLUMBING
+    )
+    if not known and len(_fileless_functions) < _MAX_FILELESS:
         _fileless_functions.add(function)
 
 
@@ -207,7 +209,7 @@ def _home(file: str) -> str | None:
 
 
 @lru_cache(maxsize=2048)
-def owner_of(file: str, module: object) -> Owner:
+def code_owner_of(file: str, module: object) -> CodeOwner:
     """The owner of a file, by its path and its module's ``__name__``."""
     if file.startswith("<") and not file.startswith(_GENERATED):
         return _owner_of_generated_code(
@@ -218,23 +220,26 @@ def owner_of(file: str, module: object) -> Owner:
 
 def is_application_module(file: str, module: object) -> bool:
     """Whether a module belongs to the project, or to an installed application."""
-    return owner_of(file, module) is Owner.USER or _home(file) in _known_applications
+    return (
+        code_owner_of(file, module) is CodeOwner.USER
+        or _home(file) in _known_applications
+    )
 
 
-def _owner(home: str | None) -> Owner:
+def _owner(home: str | None) -> CodeOwner:
     if home is None:
-        return Owner.PLUMBING
-    return Owner.PACKAGE if home else Owner.USER
+        return CodeOwner.PLUMBING
+    return CodeOwner.PACKAGE if home else CodeOwner.USER
 
 
-def _owner_of_generated_code(package: str) -> Owner:
+def _owner_of_generated_code(package: str) -> CodeOwner:
     """The owner of code without a file: from a prompt, ``python -c``, or a library."""
     if package in KNOWN or package in sys.stdlib_module_names:
-        return Owner.PLUMBING
+        return CodeOwner.PLUMBING
     home = _file_of_loaded_module(package)
     if package and package != "__main__" and home is not None:
         return _owner(_home(home))
-    return Owner.USER
+    return CodeOwner.USER
 
 
 def _below_installation(file: str) -> str:

@@ -1,4 +1,4 @@
-"""Comparison of two stacks: is the code that took a connection still running?
+"""Comparison of two stacks: is the code of a checkout still running?
 
 Only the application's own frames are compared, by file and function: the line changes
 while a function runs. The comparison starts at the outermost frame, because a stack
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import DEEPEST
+from poolwatch.stacks.capture import MAX_FRAMES
 from poolwatch.stacks.code_owner import application_frames, home_of, library_of
 
 _LOOPS = frozenset({"asyncio", "uvloop", "anyio", "greenlet", "uvicorn"})
@@ -19,7 +19,7 @@ _LOOPS = frozenset({"asyncio", "uvloop", "anyio", "greenlet", "uvicorn"})
 Name = tuple[str, str]
 
 
-def taking_frames(
+def user_frames(
     stack: Sequence[Frame], site: Frame | None = None, *, launcher: bool = False
 ) -> tuple[Frame, ...]:
     """The frames of a stack that are the application's own, innermost first.
@@ -40,24 +40,27 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
     Both stacks are innermost first; the count starts at the outermost frame. If a
     helper has returned the connection to its caller, all frames but one are left; if a
     worker has gone on to its next job, only its loop is left (compare with
-    ``len(taking_frames(...))``). Additional frames in between do not matter: a
+    ``len(user_frames(...))``). Additional frames in between do not matter: a
     generator may be resumed from elsewhere, a decorator may have been entered. A second
     call of the same function counts as the first, because two stacks do not show the
     difference: a leak may be missed, but there is no false positive.
     """
-    taken = [_name(frame) for frame in reversed(taking_frames(stack_at_checkout))]
-    homes = {home_of(*name) for name in taken}
+    at_checkout = [_name(frame) for frame in reversed(user_frames(stack_at_checkout))]
+    homes = {home_of(*name) for name in at_checkout}
     names = [_name(frame) for frame in reversed(now)]
     present = [name for name in names if home_of(*name) in homes]
-    if not taken or not present:
+    if not at_checkout or not present:
         return 0
-    outside = _outside(stack_at_checkout, now, taken, present)
-    matched = _count_in_order(taken[outside:], present)
+    outside = _outside(stack_at_checkout, now, at_checkout, present)
+    matched = _count_in_order(at_checkout[outside:], present)
     return outside + matched if matched else 0
 
 
 def _outside(
-    stack: Sequence[Frame], now: Sequence[Frame], taken: list[Name], present: list[Name]
+    stack: Sequence[Frame],
+    now: Sequence[Frame],
+    at_checkout: list[Name],
+    present: list[Name],
 ) -> int:
     """Count the outermost frames of ``stack`` that ``now`` cannot contain.
 
@@ -65,36 +68,36 @@ def _outside(
     the frames that run the event loop. Of a very deep stack only the inner part is
     recorded.
     """
-    if taken[0] in present or present[0] not in taken:
+    if at_checkout[0] in present or present[0] not in at_checkout:
         return 0
-    at = taken.index(present[0])
-    outer = taking_frames(stack)[::-1][at - 1]
+    at = at_checkout.index(present[0])
+    outer = user_frames(stack)[::-1][at - 1]
     beyond = list(stack)[: len(stack) - 1 - list(stack)[::-1].index(outer)]
     begun = any(library_of(frame.file) in _LOOPS for frame in beyond)
-    return at if begun or len(now) >= DEEPEST else 0
+    return at if begun or len(now) >= MAX_FRAMES else 0
 
 
-def _count_in_order(taken: Sequence[Name], present: Sequence[Name]) -> int:
-    """Count how many of ``taken`` occur in ``present`` in the same order."""
+def _count_in_order(at_checkout: Sequence[Name], present: Sequence[Name]) -> int:
+    """Count how many of ``at_checkout`` occur in ``present`` in the same order."""
     matched = 0
     for name in present:
-        if matched < len(taken) and name == taken[matched]:
+        if matched < len(at_checkout) and name == at_checkout[matched]:
             matched += 1
     return matched
 
 
 def matching_frames(
-    taken: Sequence[Frame], present: Sequence[Frame]
+    at_checkout: Sequence[Frame], present: Sequence[Frame]
 ) -> list[tuple[Frame, Frame]]:
-    """Pair the frames of ``taken`` and ``present`` that are in the same function.
+    """Pair the frames of ``at_checkout`` and ``present`` that are in the same function.
 
     Both stacks are outermost first.
     """
     pairs: list[tuple[Frame, Frame]] = []
     for frame in present:
         at = len(pairs)
-        if at < len(taken) and _name(frame) == _name(taken[at]):
-            pairs.append((taken[at], frame))
+        if at < len(at_checkout) and _name(frame) == _name(at_checkout[at]):
+            pairs.append((at_checkout[at], frame))
     return pairs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.stacks.capture import DEEPEST, Pairs, current_frames, pairs_of
+from poolwatch.stacks.capture import MAX_FRAMES, Pairs, current_frames, pairs_of
 from poolwatch.stacks.code_owner import is_ours
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def task_stack(reference: TaskRef, thread: Pairs = ()) -> Pairs:
     pairs: list[tuple[Any, int]] = []
     coroutine: Any = None if task is None or task.done() else task.get_coro()
     awaited = coroutine
-    while awaited is not None and len(pairs) < DEEPEST:
+    while awaited is not None and len(pairs) < MAX_FRAMES:
         frame = _first(awaited, "cr_frame", "gi_frame", "ag_frame")
         if frame is None:
             break

@@ -18,7 +18,7 @@ from typing import Any
 from weakref import ref
 
 _SCHEDULERS = ("gevent", "eventlet")
-_MOST_BLOCKS = 1_500_000
+_MAX_BLOCKS = 1_500_000
 """Allocated blocks above which the heap is not searched for greenlets: with so many, a
 list of all objects stops every thread for 10 ms.
 """
@@ -117,7 +117,7 @@ def original(name: str) -> Any:
 
 def every_greenlet() -> list[ref[Any]] | None:
     """All greenlets and eventlet hubs; None if the heap is too large to search."""
-    if sys.getallocatedblocks() > _MOST_BLOCKS:
+    if sys.getallocatedblocks() > _MAX_BLOCKS:
         return None
     kinds = repeat((_kind(), _hub_of_eventlet()))
     found: list[ref[Any]] = []

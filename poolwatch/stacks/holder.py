@@ -1,4 +1,4 @@
-"""Holders: the thread or greenlet that takes a connection, and the asyncio task.
+"""Holders: the thread or greenlet that checks out a connection, and the asyncio task.
 
 poolwatch keeps none of them alive, because they may refer to the connection that leaks.
 There is one thread-local record per thread, which is dropped when the thread ends.
@@ -35,8 +35,8 @@ class Holder:
         "_name",
         "_thread",
         "first_seen",
+        "hold_count",
         "ident",
-        "out",
         "thread_ident",
     )
 
@@ -55,8 +55,8 @@ class Holder:
             self._name = greenlets.name_of_running(greenlet)
         self.first_seen = monotonic()
         """Time of its first checkout."""
-        self.out = 0
-        """Open holds of this thread, on all pools. Approximate: threads that return
+        self.hold_count = 0
+        """Number of its open holds, on all pools. Approximate: threads that return
         each other's connections write it without a lock."""
 
     @property
@@ -143,7 +143,8 @@ class PerGreenlet:
         return greenlets.name_of(greenlet)
 
     def names_of_running(self) -> dict[int, str]:
-        """Names of living greenlets that have taken connections, by Holder.stack_key().
+        """Names of living greenlets that have checked out connections, by
+        Holder.stack_key().
 
         The key of a running one is the interpreter's ident of its thread.
         """

@@ -57,9 +57,9 @@ def _leak(
     return Leak(
         kind=kind,
         pool=pool.name,
-        site=hold.path.site(),
-        stack=hold.path.frames(),
-        held_s=max(0.0, now - hold.taken),
+        site=hold.stack.site(),
+        stack=hold.stack.frames(),
+        held_s=max(0.0, now - hold.checked_out_at),
         thread=hold.holder.name,
         task=hold.task.name if hold.task is not None else None,
         kept=kept,
@@ -86,7 +86,9 @@ def _reference_paths(holds: list[Checkout]) -> dict[str, str]:
 
     result = find_paths(
         {str(number): hold.proxy for number, hold in enumerate(holds)},
-        taker={str(number): hold.taker() for number, hold in enumerate(holds)},
+        holders={
+            str(number): hold.stack_key_and_task() for number, hold in enumerate(holds)
+        },
         budget_s=_SEARCH_S,
         nodes=_SEARCH_NODES,
         prove=False,

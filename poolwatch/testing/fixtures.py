@@ -1,13 +1,12 @@
-"""The context managers of the fixtures, which may be used with or without a call."""
+"""The values of the fixtures; their context managers work with or without a call."""
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any, Self
 
 from poolwatch.agent.instrument import agent
 from poolwatch.model import Hold, Snapshot
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.leak import PoolLeakError
 from poolwatch.testing.no_leaks import no_leaks
 from poolwatch.testing.owners import Owner
@@ -15,11 +14,12 @@ from poolwatch.testing.region import Region
 from poolwatch.text.format import one_line, place, plural
 
 
-class _Blocks:
-    """Creates a context manager for each ``with``."""
+class _ReusableBlock:
+    """Begins a new block for each ``with`` or ``async with``."""
 
     def __init__(self) -> None:
         self._open: list[Any] = []
+        """The running blocks, innermost last."""
 
     def __call__(self) -> Any:
         """Return a new context manager."""
@@ -30,31 +30,21 @@ class _Blocks:
         self._open.append(self())
         return self._open[-1].__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """End the innermost block."""
-        self._open.pop().__exit__(kind, error, traceback)
+        self._open.pop().__exit__(*exc_info)
 
     async def __aenter__(self) -> Any:
         """Begin a block with default arguments."""
         self._open.append(self())
         return await self._open[-1].__aenter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         """End the innermost block."""
-        await self._open.pop().__aexit__(kind, error, traceback)
+        await self._open.pop().__aexit__(*exc_info)
 
 
-class AssertNoPoolLeaks(_Blocks):
+class AssertNoPoolLeaks(_ReusableBlock):
     """``with assert_no_pool_leaks:`` or ``with assert_no_pool_leaks(engine):``."""
 
     def __call__(
@@ -64,20 +54,20 @@ class AssertNoPoolLeaks(_Blocks):
         return no_leaks(target, grace=grace, allow=allow)
 
 
-class AssertMaxPoolCheckouts(_Blocks):
+class AssertMaxPoolCheckouts(_ReusableBlock):
     """``with assert_max_pool_checkouts(2):``; without a call, the maximum is one."""
 
-    def __call__(self, n: int = 1, target: Any = None) -> _AtMost:
+    def __call__(self, n: int = 1, target: Any = None) -> _CheckoutLimit:
         """Return a context manager that allows ``n`` connections at once."""
-        return _AtMost(n, target)
+        return _CheckoutLimit(n, target)
 
 
-class _AtMost:
+class _CheckoutLimit:
     """Raises PoolLeakError if a block holds more than ``n`` connections at once."""
 
     def __init__(self, n: int, target: Any) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n must be a number of connections, not {n!r}")
+            raise ValueError(f"n must be a number of connections >= 0, not {n!r}")
         self._n = n
         self._target = target
         self._region: Region | None = None
@@ -86,36 +76,26 @@ class _AtMost:
         self._region = Region(self._target)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         region, self._region = self._region, None
         if region is None:
             return
         region.end()
-        if kind is None and len(region.peak) > self._n:
+        if exc_info[0] is None and len(region.peak) > self._n:
             raise PoolLeakError(_too_many(region, self._n))
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__(*exc_info)
 
 
 def _too_many(region: Region, n: int) -> str:
     held = plural(len(region.peak), "connection")
-    lines = [f"this block held {held} at once, not {n}"]
+    lines = [f"this block held {held} at once; the limit is {n}"]
     for hold in region.peak:
-        frames = taking_frames(hold.path.frames())[:4]
+        frames = user_frames(hold.stack.frames())[:4]
         names = [f"{place(frame)} in {frame.function}" for frame in frames]
         lines.append("  " + one_line("held from " + ", called from ".join(names)))
     return "\n".join(lines)
@@ -132,12 +112,12 @@ class PoolWatch:
         holds = agent.source.process().holds
         if self._owner is None:
             return holds
-        own_ids = {f"h{hold.number}" for hold in list(self._owner.out)}
+        own_ids = {f"h{hold.number}" for hold in list(self._owner.open_holds)}
         return tuple(hold for hold in holds if hold.id in own_ids)
 
     @property
     def peak(self) -> int:
-        """The most connections that this test has held at once so far."""
+        """The most connections that this test has held at once so far; 0 if unknown."""
         return self._owner.peak if self._owner is not None else 0
 
     def snapshot(self) -> Snapshot:

@@ -44,16 +44,18 @@ class Judge:
 
         ``postpone`` removes the holds that a wider fixture may still close.
         """
-        for hold in list(owner.out):
+        for hold in list(owner.open_holds):
             if not _is_open(hold):
-                owner.out.pop(hold, None)
-        if owner.out:
+                owner.open_holds.pop(hold, None)
+        if owner.open_holds:
             postpone(owner)
-        suspects = list(owner.out.items())
+        suspects = list(owner.open_holds.items())
         if suspects:
             self._wait_for_returns(owner, suspects)
-        out = [(pool, hold) for hold, pool in suspects if owner.out.pop(hold, None)]
-        held = [pair for pair in out if self._counts(owner, pair[0].id)]
+        still_open = [
+            (pool, hold) for hold, pool in suspects if owner.open_holds.pop(hold, None)
+        ]
+        held = [pair for pair in still_open if self._counts(owner, pair[0].id)]
         collected, owner.dropped = owner.dropped, []
         dropped = [each for each in collected if self._counts(owner, each[0].id)]
         owner.judged = True
@@ -66,13 +68,13 @@ class Judge:
         return [leak for leak in leaks if not self._ignored(leak)]
 
     def _wait_for_returns(self, owner: Owner, suspects: Suspects) -> None:
-        """Wait for the return of the suspects, but not of holds taken meanwhile."""
+        """Wait for the return of the suspects, but not of later ones."""
         grace = self._grace
         if grace is None:
             in_other_threads = any_in_other_thread(hold for hold, _ in suspects)
             grace = _THREAD_GRACE_S if in_other_threads else 0.0
         until = time.monotonic() + grace
-        while any(hold in owner.out for hold, _ in suspects):
+        while any(hold in owner.open_holds for hold, _ in suspects):
             if time.monotonic() >= until:
                 gc.collect()
                 return

@@ -15,20 +15,20 @@ LeakKind = Literal["held", "collected", "detached"]
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One connection that was taken and not returned."""
+    """One connection that was checked out and not returned."""
 
     kind: LeakKind
     pool: str
     """Name of the pool."""
     site: Frame | None
-    """The line of the user's own code that took the connection."""
+    """The line of the user's own code that checked out the connection."""
     stack: tuple[Frame, ...]
     """The stack at the checkout, innermost frame first."""
     held_s: float
     """Seconds until it was garbage-collected, or until the leak was found."""
     thread: str | None
     task: str | None
-    """The thread and, under asyncio, the task that took the connection."""
+    """The thread and, under asyncio, the task that checked out the connection."""
     kept: str | None = None
     """The reference path that keeps the connection alive, from a variable on."""
     now: tuple[Frame, ...] = ()
@@ -39,7 +39,7 @@ class Leak:
 
 
 class PoolLeakError(AssertionError):
-    """Connections were taken and not returned; ``leaks`` has one record for each."""
+    """Connections were checked out and not returned; ``leaks`` has a record of each."""
 
     def __init__(self, text: str, leaks: Sequence[Leak] = ()) -> None:
         super().__init__(text)
@@ -47,4 +47,4 @@ class PoolLeakError(AssertionError):
 
 
 class PoolLeakWarning(ResourceWarning):
-    """Connections were taken and not returned (``--pool-leaks=warn``)."""
+    """Connections were checked out and not returned (``--pool-leaks=warn``)."""

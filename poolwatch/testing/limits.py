@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.owners import Owner
 from poolwatch.text.format import duration, one_line, place, plural
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min)?\s*")
-_MOST_STACKS = 8
+_MAX_STACKS = 8
 _FRAMES = 4
 
 
@@ -113,10 +113,10 @@ def _parse_limit(mark: Any) -> tuple[int | None, float | None]:
 
 def _stack_lines(stacks: Sequence[tuple[Frame, ...]]) -> list[str]:
     lines = []
-    for stack in stacks[:_MOST_STACKS]:
-        frames = taking_frames(stack)[:_FRAMES]
+    for stack in stacks[:_MAX_STACKS]:
+        frames = user_frames(stack)[:_FRAMES]
         names = [f"{place(frame)} in {frame.function}" for frame in frames]
         lines.append("  " + one_line("held from " + ", called from ".join(names)))
-    if len(stacks) > _MOST_STACKS:
-        lines.append(f"  ... and {len(stacks) - _MOST_STACKS} more")
+    if len(stacks) > _MAX_STACKS:
+        lines.append(f"  ... and {len(stacks) - _MAX_STACKS} more")
     return lines

@@ -17,12 +17,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class no_leaks:  # noqa: N801 - used like a function
-    """Assert that a block returns all connections that it takes.
+    """Assert that a block returns all connections that it checks out.
 
     Works with ``with``, ``async with`` and as a decorator of functions and coroutine
-    functions. Connections count if they are taken inside the block by this thread or
-    task, by tasks created inside, or by threads that take their first connection
-    inside.
+    functions. Connections count if they are checked out inside the block by this thread
+    or task, by tasks created inside, or by threads whose first checkout is inside.
 
     Args:
         target: an Engine, AsyncEngine or pool; every engine if omitted. It is
@@ -39,9 +38,9 @@ class no_leaks:  # noqa: N801 - used like a function
         self, target: Any = None, *, grace: float = 0.0, allow: int = 0
     ) -> None:
         if not grace >= 0:
-            raise ValueError(f"grace must be seconds, not {grace!r}")
+            raise ValueError(f"grace must be a number of seconds >= 0, not {grace!r}")
         if allow < 0:
-            raise ValueError(f"allow must be a number of leaks, not {allow!r}")
+            raise ValueError(f"allow must be a number of leaks >= 0, not {allow!r}")
         self._target = target
         self._grace = grace
         self._allow = allow

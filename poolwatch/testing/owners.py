@@ -1,7 +1,7 @@
-"""Determines which test or wider fixture (class, module, session) takes a connection.
+"""Determines the test or wider fixture (class, module, session) of each checkout.
 
 The main thread works for one owner at a time. Threads and tasks belong to the owner
-that started them, even if they take a connection later. Jobs of an executor belong to
+that started them, even if they check one out later. Jobs of an executor belong to
 the owner that submitted them.
 """
 
@@ -44,7 +44,7 @@ class Owner:
         self.node = node
         """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
-        self.out: dict[Checkout, PoolLedger] = {}
+        self.open_holds: dict[Checkout, PoolLedger] = {}
         """The open holds of the owner, with the ledger of each pool."""
         self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
         """Holds that were garbage-collected, and when (``time.monotonic()``)."""
@@ -108,8 +108,8 @@ class Owners:
         """The owner of each open hold."""
         self.collected_after_judging: list[Owner] = []
         """Owners with a hold that was garbage-collected after they were judged."""
-        self.took_after_judging: dict[int, Owner] = {}
-        """By id: owners with a hold that one of their threads took after judging."""
+        self.checked_out_after_judging: dict[int, Owner] = {}
+        """By id: owners with a hold that one of their threads began after judging."""
         self.unjudged: dict[str, str] = {}
         """Name and kind of the used pools that cannot be judged."""
         self.main_thread = get_ident()
@@ -127,7 +127,7 @@ class Owners:
 
     # -- observing the ledger --------------------------------------------------------
 
-    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+    def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
         """Charge a new hold to its owner."""
         if pool.shared:  # one connection for all: the owner is unknown
             self.unjudged.setdefault(pool.name, pool.kind)
@@ -137,27 +137,27 @@ class Owners:
             return
         self.charge(owner, hold, pool)
         if owner.judged:
-            self.took_after_judging[id(owner)] = owner
-        count = len(owner.out)
+            self.checked_out_after_judging[id(owner)] = owner
+        count = len(owner.open_holds)
         if count > owner.peak:
             owner.peak = count
             if owner.records_peak:
-                owner.at_peak = [each.path.frames() for each in list(owner.out)]
+                owner.at_peak = [each.stack.frames() for each in list(owner.open_holds)]
 
     def charge(self, owner: Owner, hold: Checkout, pool: PoolLedger) -> None:
         """Assign a hold to an owner."""
         self._owner_by_hold[hold] = owner
-        owner.out[hold] = pool
+        owner.open_holds[hold] = pool
 
     def ended(
         self, pool: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
         """Remove an ended hold from its owner; a garbage-collected one is a leak."""
         owner = self._owner_by_hold.pop(hold, None)
-        if owner is None or owner.out.pop(hold, None) is None:
+        if owner is None or owner.open_holds.pop(hold, None) is None:
             return
-        if owner.records_peak and now - hold.taken > owner.longest[0]:
-            owner.longest = now - hold.taken, hold.path.frames()
+        if owner.records_peak and now - hold.checked_out_at > owner.longest[0]:
+            owner.longest = now - hold.checked_out_at, hold.stack.frames()
         if collected:
             # The text is made later: nothing may be imported during a collection.
             owner.dropped.append((pool, hold, now))
@@ -267,5 +267,5 @@ class Owners:
 
 
 def any_in_other_thread(holds: Iterable[Checkout]) -> bool:
-    """Whether another thread took any of these holds."""
+    """Whether another thread checked out any of these holds."""
     return any(hold.holder.ident != get_ident() for hold in holds)

@@ -157,5 +157,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 3600:
-        raise argparse.ArgumentTypeError(f"must be seconds, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds >= 0 and < 3600, not {text!r}"
+        )
     return value

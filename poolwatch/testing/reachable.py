@@ -18,7 +18,7 @@ from typing import Any
 from poolwatch.diagnosis.references.follow import module_of, pools_of_drivers
 from poolwatch.testing.teardown_names import named_in_teardown
 
-_MOST_NODES = 50_000
+_MAX_NODES = 50_000
 """Maximum number of objects visited per fixture."""
 _OPAQUE_PACKAGES = frozenset({"_pytest", "pluggy", "poolwatch", "logging"})
 """Packages whose objects are not followed: they lead everywhere."""
@@ -58,7 +58,7 @@ def _reachable(roots: Iterable[Any], wanted: set[int]) -> list[int]:
     seen: set[int] = set()
     found: list[int] = []
     layer, pools = list(roots), pools_of_drivers()
-    while layer and len(seen) < _MOST_NODES and len(found) < len(wanted):
+    while layer and len(seen) < _MAX_NODES and len(found) < len(wanted):
         next_layer: list[Any] = []
         for each in layer:
             if id(each) in seen:

@@ -35,7 +35,7 @@ class Region:
         self._pool: str | None = None
         self._instrumented = self._instrument(target)
         self._target = target
-        self.out: dict[int, tuple[PoolLedger, Checkout]] = {}
+        self.open_holds: dict[int, tuple[PoolLedger, Checkout]] = {}
         self._suspects: dict[int, tuple[PoolLedger, Checkout]] = {}
         self.peak: list[Checkout] = []
         """The open holds when there were the most."""
@@ -59,22 +59,22 @@ class Region:
         self._pool = agent.pools.id_of(target) if agent.pools else None
         return known is None
 
-    def taken(self, pool: PoolLedger, hold: Checkout) -> None:
+    def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
         """Record a checkout, if it belongs to this block."""
         if pool.shared or (self._pool is not None and pool.id != self._pool):
             return
         if self._number in _blocks.get() or (
             hold.holder.ident != self._ident and hold.holder.first_seen >= self._begun
         ):
-            self.out[id(hold)] = pool, hold
-            if len(self.out) > len(self.peak):
-                self.peak = [hold for _, hold in list(self.out.values())]
+            self.open_holds[id(hold)] = pool, hold
+            if len(self.open_holds) > len(self.peak):
+                self.peak = [hold for _, hold in list(self.open_holds.values())]
 
     def ended(
         self, pool: PoolLedger, hold: Checkout, now: float, collected: bool
     ) -> None:
         """Record the end of a hold; a garbage-collected one is a leak."""
-        if self.out.pop(id(hold), None) is not None and collected:
+        if self.open_holds.pop(id(hold), None) is not None and collected:
             self._collected.append(evidence.from_collected_hold(pool, hold, now))
 
     def wait_for_returns(self, grace: float) -> None:
@@ -87,19 +87,19 @@ class Region:
     def mark_suspects(self) -> None:
         """End the block: only holds that are open now may be leaks.
 
-        A thread started in the block may go on to take and return connections.
+        A thread started in the block may go on to check out and return connections.
         """
-        self._suspects = dict(self.out)
+        self._suspects = dict(self.open_holds)
 
     def has_open_suspects(self) -> bool:
         """Whether any hold that was open at the end of the block still is."""
-        return any(key in self.out for key in self._suspects)
+        return any(key in self.open_holds for key in self._suspects)
 
     def leaks(self, allowed: int) -> list[Leak]:
         """Return the leaks, if they are more than ``allowed``."""
         if self.has_open_suspects():
             gc.collect()  # distinguishes held connections from dropped ones
-        held = [pair for key, pair in self._suspects.items() if key in self.out]
+        held = [pair for key, pair in self._suspects.items() if key in self.open_holds]
         if len(held) + len(self._collected) <= allowed:
             return []
         return [*self._collected, *evidence.from_open_holds(held, time.monotonic())]

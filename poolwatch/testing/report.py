@@ -11,14 +11,14 @@ from poolwatch.model import Frame
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.code_owner import library_of
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.leak import Leak
 from poolwatch.text.format import activity, duration, one_line, place, plural
 
-MOST_LINES = 15
-"""Maximum number of lines of one text, without ``everything``."""
+MAX_LINES = 15
+"""Maximum number of lines of one text, without ``verbose``."""
 _FRAMES = 3
-"""Number of callers shown below the line that took the connection."""
+"""Number of callers shown below the line that checked out the connection."""
 
 _TEST_RUNNERS = frozenset({"_pytest", "unittest", "pluggy"})
 """Callers are shown up to the test runner, which calls every test."""
@@ -29,57 +29,59 @@ _WHAT = {
     "detached": "detached from its pool and not closed",
 }
 _FIX = {
-    "held": "take it in a with block (or close() it in a finally clause), so that it "
-    "is returned however the code ends",
-    "collected": "take it in a with block (or close() it in a finally clause)",
+    "held": "use a with block (or call close() in a finally clause), so that the "
+    "connection is returned even after an exception",
+    "collected": "use a with block (or call close() in a finally clause)",
     "detached": "after detach() the caller must close() the connection",
 }
 
 
-def headline(leaks: Sequence[Leak], who: str) -> str:
+def headline(leaks: Sequence[Leak], subject: str) -> str:
     """Return one line about all leaks of one test or block."""
-    return one_line(f"{who} leaked {plural(len(leaks), 'connection')}")
+    return one_line(f"{subject} leaked {plural(len(leaks), 'connection')}")
 
 
-def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
-    """Return the whole text: at most 15 lines, or with ``everything`` all details.
+def describe(leaks: Sequence[Leak], subject: str, *, verbose: bool = False) -> str:
+    """Return the whole text: at most 15 lines, or with ``verbose`` all details.
 
     Leaks of one kind, pool and call site are described together, with their number.
     """
     groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
     for leak in leaks:
         groups[leak.kind, leak.pool, leak.site].append(leak)
-    lines = [headline(leaks, who)]
+    lines = [headline(leaks, subject)]
     for shown, group in enumerate(groups.values()):
-        block = _block(group, everything)
-        if shown and not everything and len(lines) + len(block) > MOST_LINES - 1:
+        block = _block(group, verbose)
+        if shown and not verbose and len(lines) + len(block) > MAX_LINES - 1:
             rest = len(groups) - shown
             lines.append(f"  ... and {plural(rest, 'more place')}: see -vv")
             break
         lines += block
-    return "\n".join(lines if everything else lines[:MOST_LINES])
+    return "\n".join(lines if verbose else lines[:MAX_LINES])
 
 
 def brief(leak: Leak) -> str:
     """Return one line about one leak."""
     function = f" in {leak.site.function}" if leak.site else ""
     return one_line(
-        f"taken at {place(leak.site)}{function}, pool {leak.pool!r}: "
+        f"checked out at {place(leak.site)}{function}, pool {leak.pool!r}: "
         f"{_WHAT[leak.kind]} ({_age(leak)})"
     )
 
 
-def _block(group: Sequence[Leak], everything: bool) -> list[str]:
+def _block(group: Sequence[Leak], verbose: bool) -> list[str]:
     leak = group[0]
     count = f"{len(group)} connections " if len(group) > 1 else ""
     function = f" in {leak.site.function}" if leak.site else ""
     lines = [
-        _line(2, f"{count}taken at {place(leak.site)}{function}, pool {leak.pool!r}")
+        _line(
+            2, f"{count}checked out at {place(leak.site)}{function}, pool {leak.pool!r}"
+        )
     ]
     source = _source(leak.site)
     if source:
         lines.append(f"  >   {source}")
-    names = _distinguishing_callers(group) or _callers(leak, everything)
+    names = _distinguishing_callers(group) or _callers(leak, verbose)
     lines += [f"      from {each}" for each in names]
     lines.append(_line(4, f"{_WHAT[leak.kind]}; {_holder(leak)}"))
     if leak.kept:
@@ -120,12 +122,12 @@ def _distinguishing_callers(group: Sequence[Leak]) -> list[str]:
     ]
 
 
-def _callers(leak: Leak, everything: bool) -> list[str]:
-    if everything:
+def _callers(leak: Leak, verbose: bool) -> list[str]:
+    if verbose:
         frames = leak.stack
     else:
         stack = takewhile(_is_below_test_runner, leak.stack)
-        above_site = [f for f in taking_frames([*stack]) if f != leak.site]
+        above_site = [f for f in user_frames([*stack]) if f != leak.site]
         frames = tuple(above_site[:_FRAMES])
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
 

@@ -1,9 +1,9 @@
 """Wider fixtures: those of class, module, package or session scope.
 
-Connections that such a fixture takes are judged at the end of its scope. So are those
-that a test takes through an object of the fixture and leaves open, because the fixture
-may close them: e.g. a session that a whole module shares, and that takes its connection
-at its first statement. The test is still the one that such a leak is reported for.
+Connections that such a fixture checks out are judged at the end of its scope. So are
+those that a test checks out through an object of the fixture and leaves open, because
+the fixture may close them: e.g. a session that a whole module shares, and that checks
+out its connection at its first statement. The leak is still reported for that test.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class WiderFixture:
 
         wanted = {
             id(proxy): hold
-            for hold in list(owner.out)
+            for hold in list(owner.open_holds)
             if (proxy := hold.proxy()) is not None
         }
         postponed = owner.without_holds()
         test = self.owner.node
         for found_id in reachable_objects(self.definition, test, set(wanted)):
             hold = wanted[found_id]
-            pool = owner.out.pop(hold, None)
+            pool = owner.open_holds.pop(hold, None)
             if pool is not None:
                 owners.charge(postponed, hold, pool)
-        if postponed.out:
+        if postponed.open_holds:
             self.postponed_owners.append(postponed)
 
 

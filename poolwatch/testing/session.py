@@ -102,14 +102,14 @@ class PoolLeaks:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, Any, Any]:
-        """Charge connections taken at the import of a file to the file."""
+        """Charge connections checked out at the import of a file to the file."""
         before = self._owners.current
         owner = self._owners.current = Owner("collection", collector)
         try:
             return (yield)
         finally:
             self._owners.current = before
-            if owner.out or owner.dropped:
+            if owner.open_holds or owner.dropped:
                 self._import_owners.append(owner)
 
     # These hooks run at least once per test. So there are few of them, plain functions
@@ -169,7 +169,7 @@ class PoolLeaks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> None:
-        """Make a wider fixture the owner of the connections that its setup takes."""
+        """Make a wider fixture the owner of the checkouts of its setup."""
         if fixturedef in self._function_scoped:
             return
         if fixturedef.scope == "function":
@@ -214,7 +214,7 @@ class PoolLeaks:
     def _postpone(self, owner: Owner) -> None:
         """Postpone holds that a fixture not yet torn down may still close."""
         for fixture in reversed(self._wider_fixtures):
-            if owner.out:
+            if owner.open_holds:
                 fixture.postpone(owner, self._owners)
 
     def _selected_pools(self, item: pytest.Item) -> frozenset[str] | None:
@@ -255,7 +255,7 @@ class PoolLeaks:
             if owners.collected_after_judging:
                 self._judge_late_collected()
         owner.judged = True
-        if owner.out or owner.needs_judging or self._junit:
+        if owner.open_holds or owner.needs_judging or self._junit:
             problem = self._problem(item, owner)
             if problem is not None:
                 pytest.fail(problem, pytrace=False)
@@ -263,7 +263,7 @@ class PoolLeaks:
 
     def _own_leaks(self, item: pytest.Item, owner: Owner) -> list[Leak]:
         """Return the leaks of a test; if it has failed, only add a report section."""
-        used = bool(owner.out) or bool(owner.dropped)
+        used = bool(owner.open_holds) or bool(owner.dropped)
         leaks = self._judge.leaks(owner, self._postpone) if used else []
         owner.failed = owner.failed or _fails_as_expected()
         owner.judged = True
@@ -303,7 +303,7 @@ class PoolLeaks:
                 leaks = []
         if not leaks:
             return violation
-        text = describe(leaks, item.nodeid, everything=self._everything)
+        text = describe(leaks, item.nodeid, verbose=self._verbose)
         self._results.add_for_running_test(item, owner, leaks)
         if self._error:
             return "\n".join(filter(None, (text, violation)))
@@ -311,7 +311,7 @@ class PoolLeaks:
         return violation
 
     @property
-    def _everything(self) -> bool:
+    def _verbose(self) -> bool:
         return bool(self._config.getoption("verbose") >= 2)
 
     def pytest_exception_interact(self, node: Any) -> None:
@@ -331,17 +331,17 @@ class PoolLeaks:
 
     def _judge_late(self, owner: Owner) -> None:
         """Judge an owner that is not the running test."""
-        if not owner.out and not owner.dropped:
+        if not owner.open_holds and not owner.dropped:
             owner.judged = True
             return
         if owner.kind == "collection":
-            owner.out.clear()  # a module may hold connections for good
+            owner.open_holds.clear()  # a module may hold connections for good
         leaks = self._judge.leaks(owner, self._postpone)
-        if owner.out:  # taken meanwhile
-            self._owners.took_after_judging[id(owner)] = owner
+        if owner.open_holds:  # checked out meanwhile
+            self._owners.checked_out_after_judging[id(owner)] = owner
         if not leaks or owner.failed:
             return
-        text = describe(leaks, owner.name, everything=self._everything)
+        text = describe(leaks, owner.name, verbose=self._verbose)
         self._results.add_for_other_owner(owner, leaks, text)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -356,9 +356,9 @@ class PoolLeaks:
         self._owners.current = None
         remaining = [
             *self._import_owners,
-            *list(self._owners.took_after_judging.values()),
+            *list(self._owners.checked_out_after_judging.values()),
         ]
-        if any(owner.out for owner in remaining):
+        if any(owner.open_holds for owner in remaining):
             gc.collect()
         for owner in remaining:
             self._judge_late(owner)
@@ -427,11 +427,11 @@ def runner_functions() -> Iterator[FunctionType]:
             yield function
 
 
-def describe(leaks: Sequence[Leak], who: str, *, everything: bool = False) -> str:
+def describe(leaks: Sequence[Leak], subject: str, *, verbose: bool = False) -> str:
     """See ``report.describe``, which is loaded for the first leak."""
     from poolwatch.testing import report
 
-    return report.describe(leaks, who, everything=everything)
+    return report.describe(leaks, subject, verbose=verbose)
 
 
 def _warn(text: str, leaks: Sequence[Leak]) -> None:

@@ -63,7 +63,7 @@ def _lines(
 
 
 def annotation(each: Mapping[str, Any], root: Path) -> str:
-    """Return GitHub's annotation for the line that took the connection."""
+    """Return GitHub's annotation for the line that checked out the connection."""
     site = each["site"]
     position = ""
     if site is not None:

@@ -16,7 +16,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from poolwatch.diagnosis.references.follow import class_members
-from poolwatch.stacks.code_owner import Owner, owner_of
+from poolwatch.stacks.code_owner import CodeOwner, code_owner_of
 
 _MAX_FUNCTIONS = 1000
 """Maximum number of functions read per fixture."""
@@ -103,8 +103,8 @@ def _is_generator(function: FunctionType) -> bool:
 
 
 def _is_user_code(function: FunctionType) -> bool:
-    owner = owner_of(function.__code__.co_filename, function.__module__)
-    return owner is Owner.USER
+    owner = code_owner_of(function.__code__.co_filename, function.__module__)
+    return owner is CodeOwner.USER
 
 
 def _functions_of(value: Any) -> list[FunctionType]:
@@ -132,6 +132,6 @@ def _namespaces_of(value: Any) -> list[Mapping[str, Any]]:
         return [class_members(value)]
     if type(value) is ModuleType:
         file, name = (vars(value).get(key) for key in ("__file__", "__name__"))
-        if isinstance(file, str) and owner_of(file, name) is Owner.USER:
+        if isinstance(file, str) and code_owner_of(file, name) is CodeOwner.USER:
             return [vars(value)]
     return []

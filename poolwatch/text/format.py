@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}\u2028\u2029\ufeff\ud800-\udfff]")
 
-MOST_CALLERS = 3
+MAX_CALLERS = 3
 """Most callers of one call site that a sentence names."""
 
 
@@ -98,17 +98,17 @@ def site_and_callers(site: Frame | None, *callers: Frame | None) -> str:
     places = list(dict.fromkeys(place(caller) for caller in callers if caller))
     if not places:
         return place(site)
-    rest = len(places) - MOST_CALLERS
+    rest = len(places) - MAX_CALLERS
     more = f" and {rest} more" if rest > 0 else ""
-    return f"{place(site)} from {', '.join(places[:MOST_CALLERS])}{more}"
+    return f"{place(site)} from {', '.join(places[:MAX_CALLERS])}{more}"
 
 
-def taken_at(request: Hold | Wait) -> str:
-    """The call site that took or requested a connection, and its caller."""
+def call_site(request: Hold | Wait) -> str:
+    """The call site of a checkout or request, and its caller."""
     return site_and_callers(request.site, request.caller)
 
 
-def taken_at_short(request: Hold | Wait | SiteStats, cells: int) -> str:
+def call_site_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     """The call site and its caller for a cell of a table, shortened to fit."""
     site, caller = request.site, request.caller
     if site is None or caller is None:

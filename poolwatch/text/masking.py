@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 
-LIMIT = 8192
-"""Most characters of a statement that are read."""
+MAX_LENGTH = 8192
+"""Maximum number of characters of a statement that are read."""
 
 _MASK = "?"
 _CUT = " …"
@@ -42,13 +42,13 @@ def _piece() -> re.Pattern[str]:
 
 @lru_cache(maxsize=128)
 def mask_literals(sql: str) -> str:
-    """Return ``sql`` with every literal as ``?``; at most LIMIT characters of it.
+    """Return ``sql`` with every literal as ``?``; at most MAX_LENGTH characters of it.
 
     Keywords, identifiers, placeholders and comments are kept. Quoted text and numbers
     inside comments are masked too.
     """
-    cut = len(sql) > LIMIT
-    text = sql[:LIMIT]
+    cut = len(sql) > MAX_LENGTH
+    text = sql[:MAX_LENGTH]
     out: list[str] = []
     position = 0
     while (token := _piece().search(text, position)) is not None:

@@ -123,7 +123,7 @@ class Dashboard(App[None]):
 
     def watch_reading(self, reading: Reading | None) -> None:
         if reading is not None:
-            self.board.take(reading, self._now())
+            self.board.accept(reading, self._now())
             self.paint()
 
     # -- drawing -------------------------------------------------------------------

@@ -11,9 +11,14 @@ from typing import ClassVar
 
 from textual.binding import BindingType
 
-from poolwatch.model import Frozen, Snapshot
-from poolwatch.text.format import one_line, taken_at
-from poolwatch.text.frozen import incident_words, limited_to_pool, moment, pool_name
+from poolwatch.model import IncidentSnapshot, Snapshot
+from poolwatch.text.format import call_site, one_line
+from poolwatch.text.incident_snapshots import (
+    date_and_time,
+    incident_words,
+    limited_to_pool,
+    pool_name,
+)
 from poolwatch.tui.draw.line import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.draw.table import Column, Table, process_cell
@@ -23,8 +28,8 @@ from poolwatch.tui.screens import MainScreen, Page
 from poolwatch.tui.state.board import Board
 
 _ABOUT = (
-    "Each process keeps a snapshot of itself when one of its pools is exhausted, times "
-    "out or is deadlocked for the first time. They are lost when the process ends."
+    "A process saves a snapshot the first time that one of its pools is exhausted, "
+    "times out or is deadlocked. The snapshots are lost when the process ends."
 )
 
 
@@ -108,11 +113,11 @@ class IncidentScreen(MainScreen):
             self.dismiss()
 
 
-def incident_board(incident: Frozen) -> Board:
+def incident_board(incident: IncidentSnapshot) -> Board:
     """Return a board with the pool that had the incident; it never changes."""
     board = Board(incident=incident)
     process = limited_to_pool(incident.process, incident.pool)
-    board.take(Reading(0.0, Snapshot((process,))), 0.0)
+    board.accept(Reading(0.0, Snapshot((process,))), 0.0)
     return board
 
 
@@ -125,40 +130,45 @@ def _empty(incidents: Incidents, cells: int) -> list[Line]:
     return [(("  ✓ ", "good"), (text, "text"))]
 
 
-def _time(incident: Frozen) -> Run:
-    return " ".join(moment(incident.at)).strip(), "strong"
+def _time(incident: IncidentSnapshot) -> Run:
+    return " ".join(date_and_time(incident.at)).strip(), "strong"
 
 
-def _pool(incident: Frozen) -> Run:
+def _pool(incident: IncidentSnapshot) -> Run:
     return pool_name(incident.process, incident.pool), "strong"
 
 
-def _held(incident: Frozen) -> Run:
+def _held(incident: IncidentSnapshot) -> Run:
     return str(len(limited_to_pool(incident.process, incident.pool).holds)), "text"
 
 
-def _waiting(incident: Frozen) -> Run:
+def _waiting(incident: IncidentSnapshot) -> Run:
     count = len(limited_to_pool(incident.process, incident.pool).waits)
     return str(count), "warn" if count else "faint"
 
 
-def _top_site(incident: Frozen) -> Run:
+def _top_site(incident: IncidentSnapshot) -> Run:
     """Return the call site that held the most connections, and their number."""
     holds = limited_to_pool(incident.process, incident.pool).holds
     if not holds:
         return "-", "faint"
-    ((site, count),) = Counter(map(taken_at, holds)).most_common(1)
+    ((site, count),) = Counter(map(call_site, holds)).most_common(1)
     return f"{count} at {site}", "text"
 
 
-COLUMNS: tuple[Column[Frozen], ...] = (
-    Column("at", "taken", 23, 23, 0, _time),
+COLUMNS: tuple[Column[IncidentSnapshot], ...] = (
+    Column("at", "time", 23, 23, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(
-        "kind", "was", 10, 10, 2, lambda each: (incident_words(each.kind)[0], "bad")
+        "kind",
+        "incident",
+        10,
+        10,
+        2,
+        lambda each: (incident_words(each.kind)[0], "bad"),
     ),
     Column("holds", "held", 4, 4, 4, _held, place=right),
     Column("waits", "waiting", 7, 7, 5, _waiting, place=right),
     Column("process", "process", 10, 24, 6, lambda each: process_cell(each.process)),
-    Column("most", "most taken at", 18, 60, 3, _top_site),
+    Column("site", "top call site", 18, 60, 3, _top_site),
 )

@@ -44,7 +44,7 @@ KEYS = (
     Key("main", "slash", "filter", ("/", "filter"), "main incident",
         ("/", "filter; esc clears it")),
     Key("main", "s", "sort", ("s", "sort"), "main incident",
-        ("s", "sort by harm, held, call site, pool")),
+        ("s", "sort by verdict, held, call site, pool")),
     Key("filter", "", "open", ("↵", "keep the filter"), "filter"),
     Key("filter", "", "back", ("esc", "clear it"), "filter"),
     Key("incidents", "enter", "open", ("↵", "open"), "incidents"),

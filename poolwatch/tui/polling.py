@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError
-from poolwatch.model import Frozen, Snapshot, Source, Unreachable
-from poolwatch.text.frozen import IncidentSnapshotSource
+from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
+from poolwatch.text.incident_snapshots import IncidentSnapshotSource
 
 _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 Mode = Literal[
-    "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "frozen"
+    "starting", "live", "paused", "stale", "failed", "silent", "lost", "none", "saved"
 ]
 """How current the data on the screen is."""
 
@@ -28,7 +28,7 @@ Mode = Literal[
 class Reading:
     """One snapshot of the source, or the reason why there is none."""
 
-    asked_at: float
+    requested_at: float
     """Monotonic time of the request: a lower bound for the age of the data."""
     snapshot: Snapshot | None = None
     error: str | None = None
@@ -51,7 +51,7 @@ class Reading:
 class Incidents:
     """The incident snapshots of all processes, or the reason why there are none."""
 
-    snapshots: tuple[Frozen, ...] = ()
+    snapshots: tuple[IncidentSnapshot, ...] = ()
     """The newest first."""
     unreachable: tuple[Unreachable, ...] = ()
     error: str | None = None
@@ -59,13 +59,13 @@ class Incidents:
 
 def read_source(source: Source) -> Reading:
     """Read a snapshot; an error becomes a sentence."""
-    asked_at = time.monotonic()
+    requested_at = time.monotonic()
     try:
-        return Reading(asked_at, source.snapshot())
+        return Reading(requested_at, source.snapshot())
     except NoProcessError as error:
-        return Reading(asked_at, error=str(error), no_process=True)
+        return Reading(requested_at, error=str(error), no_process=True)
     except Exception as error:  # noqa: BLE001 - a broken source must not end the app
-        return Reading(asked_at, error=_sentence(error))
+        return Reading(requested_at, error=_sentence(error))
 
 
 def read_incidents(source: Source) -> Incidents:
@@ -73,7 +73,7 @@ def read_incidents(source: Source) -> Incidents:
     if not isinstance(source, IncidentSnapshotSource):
         return Incidents(error="this source has no incident snapshots")
     try:
-        snapshots, unreachable = source.all_frozen()
+        snapshots, unreachable = source.all_incident_snapshots()
     except Exception as error:  # noqa: BLE001 - a broken source must not end the app
         return Incidents(error=_sentence(error))
     newest = sorted(snapshots, key=lambda each: each.at, reverse=True)

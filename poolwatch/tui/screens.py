@@ -287,7 +287,7 @@ class HelpPage(Page):
 
 
 class WhyPage(Page):
-    """All findings, the worst first, with proof and remedy."""
+    """All findings, worst first, with proof and remedy."""
 
     _now = 0.0
     """Time of the last paint()."""
@@ -331,7 +331,7 @@ class SitesPage(Page):
     def body(self, cells: int) -> list[Line]:
         rows = sites.sites(self.board)
         if not rows:
-            return [(("  no connection has been taken yet", "muted"),)]
+            return [(("  no connection has been checked out yet", "muted"),)]
         table = sites.layout(rows, cells + 1)
         return [*map(table.line, rows), BLANK, *sites.explained(cells)]
 

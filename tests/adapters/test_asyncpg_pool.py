@@ -159,7 +159,7 @@ async def test_its_timeout(instrument, make_pool):
         await pool.acquire(timeout=0.02)
     (note,) = caught.value.__notes__
     assert "report" in note
-    assert "1 connection out" in note
+    assert "1 connection checked out" in note
     assert Look().counters(watch).timeouts == 1
     assert Look().waits(watch) == []
     await pool.release(connection)
@@ -365,7 +365,7 @@ def test_a_task_that_ended_with_it(postgres, socket_dir, tmp_path):
     assert done.stderr == ""
     verdict, evidence, kind = json.loads(done.stdout)
     assert (verdict, kind) == ("leaked", "leaked.orphaned")
-    assert evidence[0] == "task handler-1 took it and has ended"
+    assert evidence[0] == "task handler-1 checked it out and has ended"
     assert "'kept'" in evidence[1]
 
 
@@ -705,10 +705,10 @@ async def test_a_pool_that_is_gone(instrument, make_pool):
     """A pool that was collected is forgotten, with what it has lent."""
     pool = asyncpg.create_pool("postgresql://nobody@localhost/x", min_size=0)
     watch = instrument(pool)
-    assert watch._pool_id in agent.ledger.books
+    assert watch._pool_id in agent.ledger.pools
     del pool
     gc.collect()
-    assert watch._pool_id not in agent.ledger.books
+    assert watch._pool_id not in agent.ledger.pools
 
 
 async def test_a_used_pool_that_is_gone(instrument, postgres):
@@ -725,10 +725,10 @@ async def test_a_used_pool_that_is_gone(instrument, postgres):
     await drops(pool)
     await pool.execute("SELECT 1")
     pool.terminate()
-    assert watch._pool_id in agent.ledger.books
+    assert watch._pool_id in agent.ledger.pools
     del pool
     gc.collect()
-    assert watch._pool_id not in agent.ledger.books
+    assert watch._pool_id not in agent.ledger.pools
 
 
 async def test_a_hook_that_fails(instrument, make_pool, monkeypatch, caplog):
@@ -771,7 +771,7 @@ async def test_the_server_view_connects_as_the_pool_does(instrument, postgres_tc
         min_size=0,
     )
     for each in (pool, words):
-        book = agent.ledger.books[instrument(each)._pool_id]
+        book = agent.ledger.pools[instrument(each)._pool_id]
         connection = book.server_connect()
         cursor = connection.cursor()
         cursor.execute("SELECT current_user")

@@ -360,7 +360,7 @@ def test_nothing_is_left(kind, pool, instrument):
     assert traces(kind, pool) == before
     kind.run(kind.give, pool, connection)
     kind.run(kind.give, pool, kind.run(kind.take, pool))
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
 
 
 def test_every_pool(kind, make, instrument):
@@ -371,7 +371,7 @@ def test_every_pool(kind, make, instrument):
     late = make()
     for pool in (early, late):
         pool_id = agent.pools.id_of(pool)
-        assert agent.ledger.books[pool_id].long_after == 7
+        assert agent.ledger.pools[pool_id].long_after == 7
         connection = kind.run(kind.take, pool)
         assert [h.pool for h in Look().process.holds] == [pool_id]
         kind.run(kind.give, pool, connection)
@@ -380,7 +380,7 @@ def test_every_pool(kind, make, instrument):
     assert agent.pools is None
     later = make()
     kind.run(kind.give, later, kind.run(kind.take, later))
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
 
 
 def test_its_class_says_what_it_takes(kind, make, instrument):
@@ -411,7 +411,7 @@ def test_a_pool_that_is_gone(kind, make, instrument):
     def gone():
         kind.collect()
         gc.collect()
-        return pool_id not in agent.ledger.books
+        return pool_id not in agent.ledger.pools
 
     until(gone)
 
@@ -425,8 +425,8 @@ class _Broken:
     def __init__(self, when):
         self.when = when
 
-    def taken(self, book, hold):
-        if self.when == "taken":
+    def checked_out(self, book, hold):
+        if self.when == "checked_out":
             raise ZeroDivisionError("ours")
 
     def ended(self, book, hold, now, collected):
@@ -434,7 +434,7 @@ class _Broken:
             raise ZeroDivisionError("ours")
 
 
-@pytest.mark.parametrize("when", ["taken", "ended"])
+@pytest.mark.parametrize("when", ["checked_out", "ended"])
 def test_a_hook_that_fails(kind, pool, instrument, caplog, when):
     """It is logged once and switched off; the pool goes on."""
     watch = instrument(pool, name="orders")

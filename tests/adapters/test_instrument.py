@@ -121,7 +121,7 @@ def test_instrumenting_twice_is_once(instrument, sqlite):
     assert (listeners_of(engine), engine.pool.__dict__) == (listeners, attributes)
     (pool,) = Look().process.pools
     assert (pool.name, pool.long_after_s) == ("orders", 3)
-    assert agent.ledger.books[pool.id].server_view is False
+    assert agent.ledger.pools[pool.id].server_view is False
     engine.connect().close()
     assert Look().counters(second).checkouts == 1
 
@@ -154,7 +154,7 @@ def test_every_engine_is_watched_when_the_last_one_is_released(instrument, sqlit
     for library in agent.pools._loaded_adapters():  # what other tests have left alive
         for hooks in list(library._hooks.values()):
             poolwatch.uninstrument(hooks.pool)
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
     second = sqlite()
     with second.connect():
         assert len(Look().process.holds) == 1
@@ -422,7 +422,7 @@ def test_a_dropped_engine_is_forgotten(instrument, tmp_path, cycle, disposed):
     del engine, connection
     gc.collect()
     assert [each() for each in gone] == [None, None]
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
     assert agent.pools._adapters["sqlalchemy"]._hooks == {}
 
 
@@ -437,7 +437,7 @@ def test_a_dropped_pool_is_forgotten(instrument):
     del pool
     gc.collect()
     assert gone() is None
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
 
 
 def test_a_hold_that_outlives_its_engine(instrument, tmp_path):
@@ -476,7 +476,7 @@ def test_many_rounds_leave_nothing_to_collect(instrument, sqlite):
 
 # -- a hook that fails ---------------------------------------------------------------
 
-HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "taken"]
+HOOKS = ["capture", "Checkout", "end", "_remember", "Usage", "timed_out", "checked_out"]
 
 
 @pytest.mark.parametrize("where", HOOKS)
@@ -491,7 +491,7 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
 
     if where == "Checkout":
         monkeypatch.setattr(adapter, where, broken)
-    elif where == "taken":
+    elif where == "checked_out":
         monkeypatch.setattr(agent.ledger.observers, where, broken)
     elif where == "Usage":
         monkeypatch.setattr(statements, where, broken)

@@ -280,7 +280,7 @@ def test_a_pool_is_freed_with_its_last_reference(make, instrument, postgres):
     make.pools.clear()
     del pool
     assert gone() is None
-    assert agent.ledger.books == {}
+    assert agent.ledger.pools == {}
     alive = f"select count(*) from pg_stat_activity where pid = {idle}"
     for _ in range(1000):
         if postgres.execute(alive) == [(0,)]:
@@ -312,7 +312,7 @@ def test_the_classes_are_shared(make, instrument):
     first, second = make(), make()
     one, two = instrument(first), instrument(second)
     poolwatch.uninstrument(first)
-    assert set(agent.ledger.books) == {two._pool_id}
+    assert set(agent.ledger.pools) == {two._pool_id}
     first.putconn(first.getconn())
     second.putconn(second.getconn())
     assert Look().counters(two).checkouts == 1
@@ -371,7 +371,7 @@ def test_what_is_opened_and_closed(make, instrument):
     assert (stats.counters.connects, stats.counters.closes) == (1, 1)
     assert (stats.counters.invalidated, stats.idle, stats.size) == (0, 1, 3)
     assert stats.create_s.count == 1
-    assert len(agent.ledger.books[watch._pool_id].connections) == 1
+    assert len(agent.ledger.pools[watch._pool_id].connections) == 1
 
 
 def test_the_first_connections(make, instrument):
@@ -392,7 +392,7 @@ def test_a_pool_that_cannot_be_made(make, instrument):
     instrument()
     with pytest.raises(psycopg2.OperationalError):
         ThreadedConnectionPool(1, 2, "host=/nonexistent dbname=x")
-    assert all(book.name != "x" for book in agent.ledger.books.values())
+    assert all(book.name != "x" for book in agent.ledger.pools.values())
 
 
 def test_closed_with_some_out(pool, instrument):
@@ -468,7 +468,7 @@ def test_the_server_view(make, instrument, postgres):
     """The agent reads the server over a plain connection of its own."""
     pool = make(connection_factory=psycopg2.extras.LoggingConnection, minconn=0)
     watch = instrument(pool)
-    connect = agent.ledger.books[watch._pool_id].server_connect
+    connect = agent.ledger.pools[watch._pool_id].server_connect
     connection = connect()
     assert type(connection) is psycopg2.extensions.connection
     assert connection.info.dsn_parameters["connect_timeout"] == "3"

@@ -233,7 +233,7 @@ class Trial:
 
     def left(self):
         book = self.book
-        out = {hold.holder.out for hold in self.samples}
+        out = {hold.holder.hold_count for hold in self.samples}
         tables = book.waits, book.holds, book.blamed
         return [each for each in tables if each] or out != {0} or book.leaked
 

@@ -297,7 +297,7 @@ def test_detach_and_drop(instrument):
         proxy.detach()
         del proxy
         gc.collect()
-        assert agent.ledger.books[watch._pool_id].detached == {}
+        assert agent.ledger.pools[watch._pool_id].detached == {}
     assert figures(watch) == ((3, 3, 3), [])
 
 
@@ -338,7 +338,7 @@ def test_a_detached_record_that_is_lent_again(instrument, first):
     for each in (proxy, other) if first == "detached" else (other, proxy):
         each.close()
     assert Look().holds(watch) == []
-    assert [holder.out for holder in holders] == [0, 0]
+    assert [holder.hold_count for holder in holders] == [0, 0]
     assert figures(watch) == ((2, 2, 0), [])
 
 
@@ -434,7 +434,7 @@ def test_an_interrupted_wait_is_gone(instrument, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pool.connect()
     pool._do_get = original
-    book = agent.ledger.books[watch._pool_id]
+    book = agent.ledger.pools[watch._pool_id]
     assert book.waits == {}
     pool.connect().close()
     book.connections.clear()
@@ -881,8 +881,8 @@ def test_instrumented_again(instrument, sqlite):
         with each.connect() as connection:
             connection.execute(text("select 1"))
             [hold] = book_of(each).open_holds()
-            assert hold.holder.out == 1
-        assert hold.holder.out == 0
+            assert hold.holder.hold_count == 1
+        assert hold.holder.hold_count == 0
         each.dispose()
 
 
@@ -897,7 +897,7 @@ def test_an_engine_for_each_test(instrument):
     del engine
     gc.collect()
     assert seen == [None]
-    assert pool_id not in agent.ledger.books
+    assert pool_id not in agent.ledger.pools
 
 
 def test_facts_of_the_next_connection(instrument, sqlite):

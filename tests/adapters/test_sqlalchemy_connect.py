@@ -20,7 +20,7 @@ from poolwatch.adapters.pg8000.connect import libpq_to_pg8000
 from poolwatch.adapters.sqlalchemy.connect import server_connect
 from poolwatch.errors import ServerViewError
 from poolwatch.postgres.agent_reader import AgentReader
-from poolwatch.runtime.libraries import driver_called
+from poolwatch.runtime.libraries import driver_named
 
 SYNC = ["psycopg2", "psycopg", "pg8000"]
 ASYNC = ["asyncpg", "psycopg"]
@@ -111,7 +111,7 @@ def test_any_sync_driver_will_do(
     postgres, postgres_tcp, driver, available, monkeypatch
 ):
     pytest.importorskip(available)
-    monkeypatch.setattr(sync_driver, "drivers", lambda: (driver_called(available),))
+    monkeypatch.setattr(sync_driver, "drivers", lambda: (driver_named(available),))
     for server in (postgres, postgres_tcp):
         engine = create_async_engine(server.url(driver))
         connection = server_connect(engine)()
@@ -123,12 +123,12 @@ def test_one_that_is_loaded_comes_first(monkeypatch):
     """The application should not load a second driver for us."""
     pytest.importorskip("psycopg")
     monkeypatch.delitem(sys.modules, "psycopg2", raising=False)
-    _, module = sync_driver._choose_driver(takes_ssl_context=False)
+    _, module = sync_driver._choose_driver(accepts_ssl_context=False)
     assert module.__name__ == "psycopg"
 
 
 def test_no_sync_driver_at_all(postgres, monkeypatch):
-    missing = driver_called("psycopg")._replace(connects="no_such_driver")
+    missing = driver_named("psycopg")._replace(connect_module="no_such_driver")
     monkeypatch.setattr(sync_driver, "drivers", lambda: (missing,))
     engine = create_async_engine(postgres.url("asyncpg"))
     with pytest.raises(ServerViewError, match="no synchronous driver"):

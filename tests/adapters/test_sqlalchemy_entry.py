@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from poolwatch.adapters.sqlalchemy import entry
-from poolwatch.stacks.capture import DEEPEST
+from poolwatch.stacks.capture import MAX_FRAMES
 
 
 class Base(DeclarativeBase):
@@ -34,7 +34,7 @@ def engine(instrument, sqlite):
 def functions(engine):
     """Of the one open hold: what its stack goes through, the innermost first."""
     [hold] = book_of(engine).open_holds()
-    return [frame.function for frame in hold.path.frames()]
+    return [frame.function for frame in hold.stack.frames()]
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -135,5 +135,5 @@ def test_a_deep_stack(engine):
 
     with deeper(200):
         stack = functions(engine)
-    assert len(stack) == DEEPEST
+    assert len(stack) == MAX_FRAMES
     assert set(stack) == {"deeper"}

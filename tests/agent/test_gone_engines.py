@@ -34,7 +34,7 @@ def test_a_collected_engine_is_gone(instrument, postgres, keep):
     kept = used(postgres.url(), keep)
     gc.collect()
     assert {pool.id for pool in Look().process.pools} <= others
-    assert set(agent.ledger.books) <= others
+    assert set(agent.ledger.pools) <= others
     del kept
 
 
@@ -61,7 +61,7 @@ def test_a_mistake_of_ours_is_no_silence_of_the_server(
     raised = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     watch = instrument(create_engine(postgres.url()))
-    (book,) = agent.ledger.books.values()
+    (book,) = agent.ledger.pools.values()
     monkeypatch.setattr(book, "find_dropped", lambda: 1 / 0)
     servers = ServerView(agent.ledger, connection_facts, agent.outages)
     (reading,) = servers.readings(0.0)

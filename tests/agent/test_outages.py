@@ -24,7 +24,7 @@ def said(caplog):
     caplog.set_level(logging.INFO, "poolwatch")
 
     def messages():
-        agent.outages.check(agent.ledger.books.values())
+        agent.outages.check(agent.ledger.pools.values())
         return [
             each.getMessage() for each in caplog.records if each.name == "poolwatch"
         ]

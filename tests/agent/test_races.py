@@ -8,7 +8,7 @@ import pytest
 from fix_core import null_pool_of
 from helpers import until
 
-from poolwatch.agent import snapshots, suspects
+from poolwatch.agent import leak_search, snapshots
 from poolwatch.agent.instrument import agent
 from poolwatch.agent.watchdog import Watchdog
 
@@ -26,7 +26,7 @@ def source(monkeypatch):
 @pytest.fixture
 def during_a_search(monkeypatch):
     """Run something between a search and what follows it."""
-    search = suspects._search
+    search = leak_search._search
     actions = []
 
     def ask(asked):
@@ -35,7 +35,7 @@ def during_a_search(monkeypatch):
             actions.pop(0)()
         return answer
 
-    monkeypatch.setattr(suspects, "_search", ask)
+    monkeypatch.setattr(leak_search, "_search", ask)
     return actions.append
 
 

@@ -70,7 +70,7 @@ def path(instrument, socket_dir):
     (path,) = socket_dir.iterdir()
     waiter = threading.Thread(target=lambda: pool.connect().close())
     waiter.start()
-    until(lambda: any(book.waits for book in agent.ledger.books.values()))
+    until(lambda: any(book.waits for book in agent.ledger.pools.values()))
     yield path
     held.close()
     waiter.join()

@@ -44,8 +44,11 @@ def test_a_leak_is_said_once_and_once_more_when_it_returns(watchdog, caplog):
     until(lambda: watchdog.tick() or said(caplog))
     ((level, text),) = said(caplog)
     assert level == "WARNING"
-    assert "leak on pool 'orders': connection taken at agent/test_watchdog.py:" in text
-    assert "thread boot took it and has ended" in text
+    assert (
+        "leak on pool 'orders': connection checked out at agent/test_watchdog.py:"
+        in text
+    )
+    assert "thread boot checked it out and has ended" in text
     assert "in forget" in text
     KEPT.pop("connection").close()
     watchdog.tick()
@@ -65,7 +68,7 @@ def test_a_dropped_connection_is_said(watchdog, caplog):
     watchdog.tick()
     ((level, text),) = said(caplog)
     assert level == "WARNING"
-    assert "were returned by garbage collection only" in text
+    assert "returned by garbage collection only" in text
 
 
 def test_many_leaks_of_one_place_are_one_line(watchdog, caplog):

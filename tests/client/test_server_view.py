@@ -9,7 +9,7 @@ import pytest
 
 from poolwatch.client.calls import Outcome
 from poolwatch.client.server_view import attribute
-from poolwatch.client.view import SILENT, Memory, OwnReading, View
+from poolwatch.client.view import SILENT, CarriedState, OwnReading, View
 from poolwatch.errors import ServerDownError
 from poolwatch.model import Connection
 from poolwatch.protocol.records import AgentReading, Backend, ServerReading
@@ -39,11 +39,11 @@ def hold(pool="a", pid=7, port=5000, address="one:5432"):
     return fakes.hold(pool, pool=pool, backend_pid=pid, connection=connection)
 
 
-def view(*holds, pools=("a",), memory=None, **changes):
+def view(*holds, pools=("a",), carried=None, **changes):
     process = fakes.process(
         *holds, pools=tuple(map(fakes.pool, pools)), servers=(), departed=()
     )
-    made = View(process, NOW - 0.2, NOW - 0.1, memory or Memory(), pools)
+    made = View(process, NOW - 0.2, NOW - 0.1, carried or CarriedState(), pools)
     return replace(made, **changes)
 
 
@@ -67,8 +67,8 @@ def agent(pool="a", identity="one", **changes):
     return replace(answer, **changes)
 
 
-PROVEN = Memory(pool_servers={"a": ("one", "one:5432")})
-PROVEN_ELSEWHERE = Memory(pool_servers={"a": ("two", "two:5432")})
+PROVEN = CarriedState(pool_servers={"a": ("one", "one:5432")})
+PROVEN_ELSEWHERE = CarriedState(pool_servers={"a": ("two", "two:5432")})
 NO_READING = agent(reading=None, error="no driver")
 OFF = agent(reading=None, enabled=False)
 DOWN = agent(reading=None, error="in its words", down="starting up", address="one:1")
@@ -80,7 +80,7 @@ DOWN = agent(reading=None, error="in its words", down="starting up", address="on
         (told(agent()), None, "agent", None),
         (told(agent()), dsn(), "dsn", None),  # proven to be on the same server
         (told(agent(identity="two")), dsn(), "agent", None),  # it is on another one
-        (view(hold(), memory=PROVEN), dsn(), "dsn", None),
+        (view(hold(), carried=PROVEN), dsn(), "dsn", None),
         (view(hold()), dsn(), "dsn", None),  # the port of the hold proves it
         (view(hold(port=1)), dsn(), "dsn", None),  # or its address, on one machine
         (
@@ -89,11 +89,11 @@ DOWN = agent(reading=None, error="in its words", down="starting up", address="on
             "agent",
             "not known which server this pool is on",
         ),
-        (view(hold(), memory=PROVEN_ELSEWHERE), dsn(), "agent", "not known which"),
+        (view(hold(), carried=PROVEN_ELSEWHERE), dsn(), "agent", "not known which"),
         (view(hold()), dsn(source="environment"), "environment", None),
         (told(agent()), dsn(source="environment"), "agent", None),
         (told(NO_READING), None, "agent", "no driver"),
-        (told(NO_READING, memory=PROVEN), dsn(), "dsn", None),
+        (told(NO_READING, carried=PROVEN), dsn(), "dsn", None),
         (
             told(NO_READING),
             dsn("two", backend(8, 1)),
@@ -102,13 +102,13 @@ DOWN = agent(reading=None, error="in its words", down="starting up", address="on
         ),
         (told(OFF), None, "agent", "(server_view=False): give --dsn"),
         (told(DOWN), None, "agent", "in its words"),
-        (view(hold(), memory=PROVEN), failed(), "dsn", REFUSED),
+        (view(hold(), carried=PROVEN), failed(), "dsn", REFUSED),
         (view(hold()), failed(identity=None), "dsn", REFUSED),
         (told(agent()), failed(), "agent", None),  # its agent can still read it
-        (view(hold(), memory=PROVEN_ELSEWHERE), failed(), "agent", "not known which"),
+        (view(hold(), carried=PROVEN_ELSEWHERE), failed(), "agent", "not known which"),
         (view(hold(), pending=SILENT), dsn("two", backend(8, 1)), "agent", SILENT),
         (
-            view(hold(), memory=PROVEN),
+            view(hold(), carried=PROVEN),
             dsn("one", backend(age_s=None)),
             "dsn",
             "grant it pg_read_all_stats",
@@ -122,7 +122,7 @@ def test_which_reading_speaks_for_a_pool(seen, own, source, error):
     assert (status.error is None) == (error is None)
     assert error is None or error in status.error
     assert (found.process.holds[0].server is None) == (error is not None)
-    assert found.unread == (() if error is None else ("a",))
+    assert found.without_reading == (() if error is None else ("a",))
 
 
 def test_an_address_proves_nothing_on_another_machine():
@@ -146,7 +146,7 @@ def test_each_pool_has_its_own_server():
 
 def test_a_server_that_is_down_keeps_what_is_known_of_it():
     first = attribute(told(agent()), None, HOST, NOW)
-    later = view(hold(), memory=first.memory).with_answer(
+    later = view(hold(), carried=first.carried).with_answer(
         Outcome([DOWN], None, NOW + 4, NOW + 5), NOW + 5
     )
     (status,) = attribute(later, None, HOST, NOW + 5).process.servers
@@ -158,44 +158,44 @@ def test_a_server_that_is_down_keeps_what_is_known_of_it():
 
 def test_a_hold_without_a_backend():
     """Only a whole reading proves that there is none."""
-    seen = view(hold(pid=9, port=None), memory=PROVEN)
+    seen = view(hold(pid=9, port=None), carried=PROVEN)
     assert attribute(seen, dsn(), HOST, NOW).missing == {"a"}
     unproven = view(hold(pid=9, port=None))
     assert attribute(unproven, dsn(), HOST, NOW).missing == frozenset()
 
 
-def test_memory_is_returned_and_what_was_given_stays():
+def test_carried_state_is_returned_and_what_was_given_stays():
     seen = told(agent())
-    before = seen.memory
+    before = seen.carried
     found = attribute(seen, None, HOST, NOW)
-    assert seen.memory is before
+    assert seen.carried is before
     assert before.read_at == {}
-    assert found.memory.read_at == {"a": NOW}
-    assert found.memory.servers == found.process.servers
-    assert found.memory.pool_servers == {"a": ("one", "one:5432")}
+    assert found.carried.read_at == {"a": NOW}
+    assert found.carried.servers == found.process.servers
+    assert found.carried.pool_servers == {"a": ("one", "one:5432")}
 
 
 def test_a_hold_that_was_joined_proves_the_home_of_its_pool():
     found = attribute(view(hold()), dsn(), HOST, NOW)
-    assert found.memory.pool_servers == {"a": ("one", "one:5432")}
+    assert found.carried.pool_servers == {"a": ("one", "one:5432")}
 
 
 def test_an_agent_that_is_late_and_its_answer_that_comes_later():
     pending = view(hold()).with_answer(Outcome(None, None, NOW - 1, None), NOW)
     assert pending.pending == SILENT
-    assert pending.memory.unread
+    assert pending.carried.incomplete
     slow = view(hold()).with_answer(Outcome(None, None, NOW - 9, None), NOW)
     assert "has not answered in time when asked" in slow.pending
     late = replace(pending, pending=None).with_late_answer(
         Outcome([agent()], None, NOW - 1, NOW)
     )
-    assert (late.fresh, late.memory.unread) == ((), False)
-    assert late.memory.pool_servers == {"a": ("one", "one:5432")}
+    assert (late.fresh, late.carried.incomplete) == ((), False)
+    assert late.carried.pool_servers == {"a": ("one", "one:5432")}
 
 
 def test_a_dsn_whose_server_is_down():
     error = ServerDownError("PostgreSQL does not answer", "starting up")
     own = OwnReading.of("dsn", Outcome(None, error, NOW - 1, NOW), "one")
     assert (own.reading, own.down, own.identity) == (None, "starting up", "one")
-    (status,) = attribute(view(hold(), memory=PROVEN), own, HOST, NOW).process.servers
+    (status,) = attribute(view(hold(), carried=PROVEN), own, HOST, NOW).process.servers
     assert (status.source, status.down) == ("dsn", "starting up")

@@ -83,8 +83,8 @@ class Dashboard:
         """Look; the header and the two lines below it."""
         reading = read_source(self.source)
         now = time.monotonic()
-        self.took = now - reading.asked_at
-        self.board.take(reading, now)
+        self.took = now - reading.requested_at
+        self.board.accept(reading, now)
         lines = [header.header(self.board, now, "12:00:00", 160)]
         return [plain(line) for line in [*lines, *header.why(self.board, now, 200, 2)]]
 
@@ -177,7 +177,7 @@ def test_a_restarted_server_is_one_finding_a_process(apps, start_postgres):
     (ghost,) = [f for f in process["findings"] if f["kind"] == "ghost"]
     assert sorted(ghost["holds"]) == sorted(hold["id"] for hold in process["holds"])
     assert ghost["text"].startswith("3 connections held by ")
-    assert "of a server that was restarted" in ghost["text"]
+    assert "opened before the server was restarted" in ghost["text"]
 
 
 def test_backends_that_were_ended_one_by_one_are_no_restart(apps, start_postgres):
@@ -190,7 +190,7 @@ def test_backends_that_were_ended_one_by_one_are_no_restart(apps, start_postgres
     (process,) = apps.ps()["processes"]
     (ghost,) = [f for f in process["findings"] if f["kind"] == "ghost"]
     assert len(ghost["holds"]) == 2
-    assert "the server has ended them" in ghost["text"]
+    assert "their sessions on the server have ended" in ghost["text"]
 
 
 def test_a_server_that_hangs(apps, dashboard, shop, start_postgres):
@@ -299,7 +299,7 @@ def test_a_process_whose_socket_is_gone(apps, dashboard, shop, postgres):
     (path,) = apps.directory.iterdir()
     path.unlink()
     lines = dashboard.lines()
-    assert f"orders.py {app.pid} is alive, its socket is gone" in lines[1]
+    assert f"orders.py {app.pid} is alive, its socket file is gone" in lines[1]
     assert len(dashboard.board.rows) == 1
     (lost,) = dashboard.board.last.snapshot.unreachable
     assert (lost.alive, lost.since is None) == (True, False)

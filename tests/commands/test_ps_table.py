@@ -20,12 +20,12 @@ from fakes import (
     wait,
 )
 
-from poolwatch.commands.ps_table import Style, render, render_frozen
+from poolwatch.commands.ps_table import Style, render, render_incident_snapshots
 from poolwatch.model import (
     Distribution,
     Frame,
-    Frozen,
-    FrozenMark,
+    IncidentMark,
+    IncidentSnapshot,
     SiteStats,
     Unreachable,
 )
@@ -40,11 +40,11 @@ def shown(*processes, columns=120, **style):
 
 
 def kept(*pictures, unreachable=(), columns=120, **style):
-    return render_frozen(pictures, unreachable, Style(columns, **style))
+    return render_incident_snapshots(pictures, unreachable, Style(columns, **style))
 
 
 def picture(of, kind="exhausted", at="2026-11-23T03:12:44+00:00", pool="orders"):
-    return Frozen(pool, kind, at, of)
+    return IncidentSnapshot(pool, kind, at, of)
 
 
 def site(place="/srv/app/orders/repo.py:55", **changes):
@@ -74,8 +74,8 @@ def line_with(text, word):
 def test_zero_figures_are_omitted():
     text = shown(process())
     for word in (
-        "gave up",
-        "s/s",
+        "cancelled",
+        "on average",
         "timeout",
         "leaked",
         "NOTHING",
@@ -88,9 +88,9 @@ def test_zero_figures_are_omitted():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gave_up": 2}, ", 2 gave up"),
-        ({"waiting_s_per_s": 2.41}, ", 2.4 s/s waited"),
-        ({"waiting_s_per_s": 0.0051}, ", 0.01 s/s waited"),
+        ({"gave_up": 2}, ", 2 cancelled waits"),
+        ({"waiting_s_per_s": 2.41}, ", 2.4 waiting on average"),
+        ({"waiting_s_per_s": 0.0051}, ", 0.01 waiting on average"),
         ({"counters": counters(timeouts=1)}, ", 1 timeout"),
     ],
 )
@@ -100,7 +100,7 @@ def test_pool_line(changes, words):
 
 def test_a_pool_that_records_nothing_says_so_under_its_line():
     text = shown(process(pools=(pool("a"), pool("b", switched_off=True))))
-    before, after = text.split("NOTHING IS RECORDED since a hook of poolwatch")
+    before, after = text.split("NOTHING IS RECORDED: a hook of poolwatch")
     assert before.splitlines()[-2].startswith("  b (")
     assert "see the application's log" in after
 
@@ -108,7 +108,10 @@ def test_a_pool_that_records_nothing_says_so_under_its_line():
 def test_what_the_search_left_out():
     gone = hold(held_s=40.0, verdict="long")
     text = shown(process(gone, left_out=("3 of 9 tasks", "the heap")))
-    assert line_with(text, "left out") == "  left out: 3 of 9 tasks; the heap"
+    assert (
+        line_with(text, "leak search")
+        == "  leak search incomplete: 3 of 9 tasks; the heap"
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,8 +125,8 @@ def test_what_the_search_left_out():
 )
 def test_what_the_search_left_out_is_omitted_if_no_verdict_depends_on_it(changes):
     text = shown(process(hold(**changes), left_out=("the heap",)))
-    assert "left out" not in text
-    assert "left out" not in shown(process(left_out=("the heap",)))
+    assert "leak search" not in text
+    assert "leak search" not in shown(process(left_out=("the heap",)))
 
 
 # -- the hint at incident snapshots -----------------------------------------------
@@ -132,8 +135,8 @@ def test_what_the_search_left_out_is_omitted_if_no_verdict_depends_on_it(changes
 def test_hint_gives_the_date_unless_it_is_today():
     now = datetime.now(UTC).replace(microsecond=0)
     marks = (
-        FrozenMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
-        FrozenMark("orders", "timeout", now.isoformat()),
+        IncidentMark("orders", "exhausted", "2026-01-02T03:12:44+00:00"),
+        IncidentMark("orders", "timeout", now.isoformat()),
     )
     wide = line_with(shown(process(frozen=marks), columns=300), "incidents:")
     assert wide == (
@@ -144,7 +147,7 @@ def test_hint_gives_the_date_unless_it_is_today():
 
 def test_hint_names_the_last_three_incidents():
     marks = tuple(
-        FrozenMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
+        IncidentMark(f"p{n}", "pool_deadlock", f"2026-01-02T03:12:{n:02}+00:00")
         for n in range(24)
     )
     hint = line_with(shown(process(frozen=marks), columns=300), "incidents:")
@@ -198,7 +201,7 @@ def test_an_incident_shows_only_its_pool():
             finding("nested", text="neither", pool=None, holds=("h2",)),
         ),
         sites=(site(), site("/srv/billing.py:2", pool="billing")),
-        frozen=(FrozenMark("orders", "exhausted", "2026-11-23T03:12:44+00:00"),),
+        frozen=(IncidentMark("orders", "exhausted", "2026-11-23T03:12:44+00:00"),),
     )
     text = kept(picture(of), sites=True)
     for word in ("orders.py:1", "worker-9", "mine", "both", "repo.py:55"):
@@ -268,7 +271,7 @@ def test_sites_are_grouped_by_pool():
         sites=(site(pool="b"), site("/srv/x/y.py:1", pool="a")),
     )
     titles = [line for line in shown(of, sites=True).splitlines() if "sites of" in line]
-    assert titles == [f"  call sites of {n}, the costliest first:" for n in "ab"]
+    assert titles == [f"  call sites of {n}, costliest first:" for n in "ab"]
 
 
 # -- the proof ---------------------------------------------------------------------
@@ -278,7 +281,7 @@ def test_proof_and_stacks_only_with_verbose():
     text = shown(process(hold(verdict="leaked"), findings=(finding(),)))
     assert "return the connection" in text
     assert "proof:" not in text
-    assert "taken here" not in text
+    assert "checked out here" not in text
 
 
 def test_proof():
@@ -293,7 +296,7 @@ def test_three_stacks():
     leaked = hold(
         verdict="leaked",
         site=here,
-        evidence=("thread worker-1 took it and has ended", "kept by a global"),
+        evidence=("thread worker-1 checked it out and has ended", "kept by a global"),
         held_s=125.0,
         backend_pid=4711,
     )
@@ -306,16 +309,16 @@ def test_three_stacks():
     lines = shown(process(leaked, hold("h2")), verbose=True).splitlines()
     assert lines[-9:] == [
         "  leaked 2m05s: worker-1, backend 4711",
-        "    evidence: thread worker-1 took it and has ended; kept by a global",
-        "    taken here      app/export.py:88 in export",
-        "                    app/f0.py:0 in f0",
-        "                    app/f1.py:1 in f1",
-        "                    app/f2.py:2 in f2",
-        "                    app/f3.py:3 in f3",
-        "    last used here  app/f3.py:3 in f3",
-        "    now here        the holder has ended, or cannot be read",
+        "    evidence: thread worker-1 checked it out and has ended; kept by a global",
+        "    checked out here  app/export.py:88 in export",
+        "                      app/f0.py:0 in f0",
+        "                      app/f1.py:1 in f1",
+        "                      app/f2.py:2 in f2",
+        "                      app/f3.py:3 in f3",
+        "    last used here    app/f3.py:3 in f3",
+        "    now here          the holder has ended, or cannot be read",
     ]
-    assert sum("taken here" in line for line in lines) == 1
+    assert sum("checked out here" in line for line in lines) == 1
 
 
 def test_stacks_without_the_users_code():
@@ -328,18 +331,18 @@ def test_stacks_without_the_users_code():
     )
     lines = shown(process(long), verbose=True).splitlines()
     assert lines[-3:] == [
-        "    taken here      app/views.py:5 in view",
-        "    last used here  no statement was seen",
-        "    now here        python3.12/threading.py:331 in wait",
+        "    checked out here  app/views.py:5 in view",
+        "    last used here    no statement was seen",
+        "    now here          python3.12/threading.py:331 in wait",
     ]
     nowhere = replace(long, site=None, stack=())
-    assert "taken here      unknown" in shown(process(nowhere), verbose=True)
+    assert "checked out here  unknown" in shown(process(nowhere), verbose=True)
 
 
 def test_an_incident_has_the_stacks_of_all_holds():
     """In an exhausted pool each hold is a suspect."""
     text = kept(picture(process(hold("h1"), hold("h2"))), verbose=True)
-    assert text.count("taken here") == 2
+    assert text.count("checked out here") == 2
 
 
 # -- terminals ---------------------------------------------------------------------
@@ -374,7 +377,7 @@ def everything():
         switched_off=True,
         counters=counters(checkouts=10**9, timeouts=10**6, leaked=10**5),
     )
-    marks = tuple(FrozenMark("orders", "timeout", EVIL * 20) for _ in range(9))
+    marks = tuple(IncidentMark("orders", "timeout", EVIL * 20) for _ in range(9))
     return process(
         bad,
         pools=(busy,),

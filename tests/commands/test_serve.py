@@ -255,7 +255,7 @@ ONE_PAGE = """
 import sys
 from poolwatch.commands.serve import serving
 from poolwatch.commands.main import main
-serving.MOST_PAGES = 1
+serving.MAX_PAGES = 1
 sys.exit(main())
 """
 

@@ -35,8 +35,8 @@ def test_unpooled():
     """What is said: what it has cost."""
     (finding,) = unpooled(worn(name="orders", max_overflow=0))
     assert finding.text == (
-        "pool 'orders' opens a connection for nearly every checkout: that has cost "
-        "3.0s so far, 30 ms each time"
+        "pool 'orders' opens a connection for nearly every checkout: 3.0s spent "
+        "connecting so far, 30 ms each time"
     )
     assert finding.proof == "100 checkouts, 100 connections opened, 99 closed"
 
@@ -45,7 +45,7 @@ def test_unpooled():
     ("kind", "overflow", "words"),
     [
         ("QueuePool", 10, "create_engine(..., pool_size=<the peak>, max_overflow=0): "),
-        ("QueuePool", 0, "Look at what recycles connections, and at what empties"),
+        ("QueuePool", 0, "Find out what closes connections: a recycle"),
         ("SimpleConnectionPool", 0, "SimpleConnectionPool(..., minconn=<the peak>): "),
         ("AsyncConnectionPool", 6, "AsyncConnectionPool(..., min_size=<the peak>): "),
         ("asyncpg.Pool", 9, "asyncpg.create_pool(..., min_size=<the peak>): "),
@@ -127,8 +127,8 @@ def test_over_capacity():
     assert (finding.kind, finding.severity) == ("over_capacity", "warning")
     assert finding.pool is None
     assert finding.text == (
-        "the pools of 3 processes can open 110 connections; PostgreSQL at db:5432 has "
-        "97 for them"
+        "the pools of 3 processes can open 110 connections; PostgreSQL at db:5432 "
+        "accepts 97"
     )
     assert finding.proof == (
         "max_connections is 100, 3 of them reserved; 20 sessions now; 'orders' of pid "
@@ -141,7 +141,7 @@ def test_it_is_critical_when_they_are_all_taken():
     ((finding,),) = over_capacity(processes).values()
     assert finding.severity == "critical"
     assert finding.text.startswith("the pools of one process can open 98 connections;")
-    assert finding.text.endswith("has 97 for them, and all of those are taken")
+    assert finding.text.endswith("accepts 97, and all of those are in use")
 
 
 def test_pools_without_a_limit_are_named():
@@ -202,7 +202,7 @@ def test_over_capacity_really(start_postgres, instrument, socket_dir):
         finding = _found(source)
         assert finding.severity == "warning"
         assert "can open 10 connections" in finding.text
-        assert "has 9 for them" in finding.text
+        assert "accepts 9" in finding.text
         assert "'orders' of pid" in finding.proof
         held += [server.connect() for _ in range(6)]  # 3 are the pools' already
         assert _found(source).severity == "critical"

@@ -56,9 +56,9 @@ def test_many_that_pile_up():
         "p4",
     )
     assert finding.sites == (SITE,)
-    assert "views.py:12 in handler made 6 pools for " + URL in finding.text
+    assert "views.py:12 in handler created 6 pools for " + URL in finding.text
     assert "5 alive now, with 10 connections" in finding.text
-    assert "5 alive at once at most" in finding.proof
+    assert "at most 5 alive at once" in finding.proof
 
 
 def test_many_that_do_not_last():
@@ -150,7 +150,7 @@ def test_an_engine_per_request(instrument, url):
     assert finding.severity == "warning"
     (site,) = finding.sites
     assert (site.file, site.function) == (__file__, "handler")
-    assert "made 6 pools" in finding.text
+    assert "created 6 pools" in finding.text
     assert "6 alive now, with 6 connections" in finding.text
     for engine in kept:
         engine.dispose()
@@ -164,7 +164,7 @@ def test_an_engine_per_request_that_is_dropped(instrument, url):
         handler(url).dispose()
     gc.collect()
     (finding,) = findings()
-    assert "made 20 pools" in finding.text
+    assert "created 20 pools" in finding.text
     assert "0 alive now" in finding.text
 
 
@@ -321,7 +321,7 @@ def test_a_set_per_request(instrument, url):
         request()
     (finding,) = findings()
     assert finding.sites[0].function == "request"
-    assert "made 16 pools" in finding.text
+    assert "created 16 pools" in finding.text
     for engine in kept:
         engine.dispose()
 

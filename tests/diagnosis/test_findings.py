@@ -25,8 +25,8 @@ from poolwatch.model import (
     Collected,
     FindingKind,
     InheritedUse,
+    MostlyOutsideSql,
     NestedRequests,
-    Outside,
     PoolOrigin,
 )
 from poolwatch.protocol import document as wire
@@ -66,7 +66,7 @@ NOTED = NestedRequests(SITE, INNER, (None, None), "thread MainThread", 1.0, 3, 2
         (["long_hold"], {"holds": [judged("long_hold")]}),
         (["held_across_io"], {"holds": [judged("held_across_io")]}),
         (["leaked.collected"], {"collected": [Collected(SITE, 2)]}),
-        (["held_across_io"], {"outside": [Outside(SITE, 9, 9.0, 1.0, 1.0)]}),
+        (["held_across_io"], {"outside": [MostlyOutsideSql(SITE, 9, 9.0, 1.0, 1.0)]}),
         (["fork_shared"], {"holds": [judged(inherited=True)]}),
         (["fork_shared"], {"inherited": [InheritedUse(SITE, 7, 1.0)]}),
         (["unpooled"], {"stats": WORN}),

@@ -281,7 +281,7 @@ def test_one_connection_after_the_other_makes_no_chain(instrument):
     """A holder takes the next connection before it returns the last one, for ever."""
     pool = null_pool_of()
     instrument(pool)
-    (book,) = agent.ledger.books.values()
+    (book,) = agent.ledger.pools.values()
     taken = [pool.connect()]
     for _ in range(20):
         taken.append(pool.connect())

@@ -92,7 +92,7 @@ def test_each_is_found(apps, shop):
     assert found() == wanted
     (process,) = apps.ps()["processes"]
     said = {each["kind"]: each for each in process["findings"]}
-    assert "made 20 pools" in said["pool_churn"]["text"]
+    assert "created 20 pools" in said["pool_churn"]["text"]
     assert "500" in said["over_capacity"]["proof"] + said["over_capacity"]["text"]
     assert len([h for h in process["holds"] if h["verdict"] == "leaked"]) == 3
     assert apps.poolwatch("check").returncode == 1

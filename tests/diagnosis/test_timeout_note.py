@@ -52,7 +52,7 @@ def test_note(watched, tmp_path):
     engine.dispose()
     assert type(caught.value) is PoolTimeoutError
     note = "\n".join(caught.value.__notes__)
-    assert "pool 'orders' (size 2) has 2 connections out" in note
+    assert "pool 'orders' (size 2) has 2 connections checked out" in note
     line = line_of(HERE, "site: hold")
     assert f"2 held by diagnosis/test_timeout_note.py:{line} in hold" in note
     assert ": waiting for a lock, queue or other thread" in note
@@ -107,6 +107,7 @@ def test_note_in_a_plain_script(tmp_path, socket_dir):
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()
     assert any(
-        "poolwatch: pool 'orders' (size 1) has 1 connection out" in x for x in last
+        "poolwatch: pool 'orders' (size 1) has 1 connection checked out" in x
+        for x in last
     )
     assert any("1 held by" in x and "script.py:9 in leak" in x for x in last)

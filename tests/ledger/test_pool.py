@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fix_core import Look, null_pool_of
 
-from poolwatch.ledger.pool import MOST_SITES
+from poolwatch.ledger.pool import MAX_SITES
 from poolwatch.model import OTHER_SITES
 
 
@@ -12,12 +12,12 @@ def test_many_sites_are_counted_together(instrument):
     """Beyond the bound, call sites are counted as others: no checkout is lost."""
     pool = null_pool_of()
     watch = instrument(pool)
-    total = MOST_SITES + 70
+    total = MAX_SITES + 70
     for number in range(total):
         scope = {"pool": pool, "__name__": "generated"}
         exec(f"def f{number}():\n    pool.connect().close()\nf{number}()", scope)
     sites = Look().process.sites
-    assert len(sites) == MOST_SITES + 1
+    assert len(sites) == MAX_SITES + 1
     assert sum(site.count for site in sites) == total
     assert {site.site: site.count for site in sites}[OTHER_SITES] == 70
     assert Look().counters(watch).checkouts == total

@@ -84,9 +84,7 @@ def test_every_refusal_of_a_server(guarded, driver):
     missing = replace_database(guarded, "nowhere")
     assert read(missing, driver) == "PostgreSQL has no database of that name"
     taken = [psycopg2.connect(guarded.dsn) for _ in range(3)]
-    assert read(guarded, driver) == (
-        "PostgreSQL is full: it has no connection slot left"
-    )
+    assert read(guarded, driver) == "PostgreSQL has no connection slot left"
     for connection in taken:
         connection.close()
     guarded.stop()

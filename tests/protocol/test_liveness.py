@@ -110,7 +110,7 @@ def test_a_main_thread_that_has_ended_before_the_others(listening):
 def test_a_process_that_cannot_be_seen():
     """Like pid 1 for a user without permission."""
     assert liveness.state(Peer(2**22 + 1, 1)) == "ended"
-    assert liveness.owner(Path("/nowhere"), 1) is None
+    assert liveness.process_with_socket(Path("/nowhere"), 1) is None
 
 
 def test_the_owner_of_a_socket_whose_queue_is_full(listening):
@@ -128,10 +128,10 @@ def test_the_owner_of_a_socket_whose_queue_is_full(listening):
         else:
             pytest.fail("the queue has no end")
         (address,) = Client(path.parent).agents()
-        assert address.peer == liveness.owner(path, process.pid)
+        assert address.peer == liveness.process_with_socket(path, process.pid)
         assert address.peer.pid == process.pid
         other = path.with_name(f"{os.getpid()}-0a.sock")
-        assert liveness.owner(other, os.getpid()) is None
+        assert liveness.process_with_socket(other, os.getpid()) is None
     finally:
         for connection in crowd:
             connection.close()
@@ -150,10 +150,10 @@ def test_a_removed_socket_still_has_its_listener(listening):
 def test_a_socket_name_with_a_line_end_is_not_a_listener(listening):
     """Any user can bind such a name, and the kernel lists it."""
     process, path = listening()
-    peer = liveness.owner(path, process.pid)
+    peer = liveness.process_with_socket(path, process.pid)
     with socket.socket(socket.AF_UNIX) as strange:
         strange.bind(f"\0x\na b c flags e f g {path.name}")
         strange.listen(1)
-        assert liveness.owner(path, process.pid) == peer
+        assert liveness.process_with_socket(path, process.pid) == peer
         assert liveness.listens(peer, path)
         assert not liveness.listens(peer, path.with_name("other.sock"))

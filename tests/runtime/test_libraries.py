@@ -35,7 +35,7 @@ def test_the_adapter_and_the_classes_are_there(library):
     module, _, name = library.adapter.partition(":")
     adapter = getattr(import_module(f"poolwatch.adapters.{module}"), name)
     assert issubclass(adapter, LibraryPools)
-    for module, name in library.lenders:
+    for module, name in library.pool_classes:
         assert isinstance(getattr(import_module(module), name), type)
     for kind in library.options.keys() - {"*"}:
         assert hasattr(import_module(library.module), kind.rpartition(".")[2])
@@ -43,14 +43,14 @@ def test_the_adapter_and_the_classes_are_there(library):
 
 @pytest.mark.parametrize("driver", libraries.drivers(), ids=lambda each: each.name)
 def test_a_driver_that_connects_has_a_timeout(driver):
-    if driver.connects is not None:
-        assert callable(import_module(driver.connects).connect)
+    if driver.connect_module is not None:
+        assert callable(import_module(driver.connect_module).connect)
         assert driver.connect_timeout
 
 
 def test_the_options_of_a_kind():
     assert options_of("asyncpg.Pool").size == "max_size"
-    assert options_of("NullConnectionPool").keep is None
+    assert options_of("NullConnectionPool").keep_options is None
     assert options_of("SimpleConnectionPool").size == "maxconn"
     for kind in ("QueuePool", "AsyncAdaptedQueuePool", "Mine"):
         assert options_of(kind).made_by == "create_engine"
@@ -63,7 +63,7 @@ def test_one_more_library(monkeypatch):
         packages=("aiomysql",),
         module="aiomysql",
         adapter="aiomysql_pool.pools:Pools",
-        takes="an aiomysql pool",
+        instrumentable="an aiomysql pool",
         options={"aiomysql.Pool": options},
     )
     there = (*libraries.libraries(), mysql)

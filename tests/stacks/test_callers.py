@@ -160,7 +160,7 @@ def test_callers_are_bounded(instrument):
     for n in range(600):
         space[f"f{n}"]()
     book = book_of(pool)
-    assert len(book._tallies()) <= 260
+    assert len(book._all_stats()) <= 260
     (process,) = (agent.source.process(),)
     (site,) = process.sites
     assert site.count == sum(each.count for each in process.callers) == 600
@@ -240,7 +240,7 @@ def test_costs_by_site_and_by_caller(shared):
     }
     flat = ps_table.render(agent.source.snapshot(), Style(160, sites=True, by="caller"))
     assert f"stacks/test_callers.py:{at} from stacks/test_callers.py:{first}" in flat
-    assert "callers of orders, the costliest first:" in flat
+    assert "callers of orders, costliest first:" in flat
 
 
 def test_the_document_has_both(shared):
@@ -269,7 +269,9 @@ def test_the_log_names_the_callers(shared, caplog, watchdog):
     at, first, second = lines()
     with caplog.at_level(logging.WARNING, "poolwatch"):
         until(lambda: watchdog.tick() or caplog.records)
-    (said,) = [r.message for r in caplog.records if "connection taken at" in r.message]
+    (said,) = [
+        r.message for r in caplog.records if "connection checked out at" in r.message
+    ]
     head = said.splitlines()[0]
     assert f"test_callers.py:{at} from " in head
     assert f"test_callers.py:{first}" in head

@@ -13,8 +13,14 @@ import types
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.stacks.capture import DEEPEST, CallSites, Path, extended, pairs_of
-from poolwatch.stacks.code_owner import PROJECT, Owner, home_of, owner_of
+from poolwatch.stacks.capture import (
+    MAX_FRAMES,
+    CallSites,
+    CapturedStack,
+    extended,
+    pairs_of,
+)
+from poolwatch.stacks.code_owner import PROJECT, CodeOwner, code_owner_of, home_of
 
 
 @pytest.fixture
@@ -31,8 +37,8 @@ def caught(sites):
     return sites.capture(sys._getframe(1))
 
 
-def names(path):
-    return [frame.function for frame in path.frames()]
+def names(stack):
+    return [frame.function for frame in stack.frames()]
 
 
 def load(source, file, module="app"):
@@ -50,27 +56,27 @@ LIB = sysconfig.get_paths()["stdlib"]
 @pytest.mark.parametrize(
     ("file", "module", "owner"),
     [
-        ("/srv/app/orders.py", "orders", Owner.USER),
-        ("orders.py", "__main__", Owner.USER),
-        (f"{LIB}/threading.py", "threading", Owner.PLUMBING),
-        (f"{LIB}-of-mine/work.py", "work", Owner.USER),
-        (f"{LIB}/site-packages/sqlalchemy/pool.py", "sqlalchemy.p", Owner.PLUMBING),
-        (f"{LIB}/site-packages/fastapi/routing.py", "fastapi.r", Owner.PLUMBING),
-        (f"{LIB}/site-packages/shop/orders.py", "shop.orders", Owner.PACKAGE),
-        ("/usr/lib/python3/dist-packages/shop/a.py", "shop.a", Owner.PACKAGE),
-        ("<string>", "__main__", Owner.USER),
-        ("<stdin>", "__main__", Owner.USER),
-        ("<frozen importlib._bootstrap>", "importlib", Owner.PLUMBING),
-        ("<string>", "sqlalchemy.orm", Owner.PLUMBING),
-        ("<string>", None, Owner.USER),
-        ("", "", Owner.USER),
-        (f"{LIB}/site-packages/xdist/remote.py", "__channelexec__", Owner.PLUMBING),
+        ("/srv/app/orders.py", "orders", CodeOwner.USER),
+        ("orders.py", "__main__", CodeOwner.USER),
+        (f"{LIB}/threading.py", "threading", CodeOwner.PLUMBING),
+        (f"{LIB}-of-mine/work.py", "work", CodeOwner.USER),
+        (f"{LIB}/site-packages/sqlalchemy/pool.py", "sqlalchemy.p", CodeOwner.PLUMBING),
+        (f"{LIB}/site-packages/fastapi/routing.py", "fastapi.r", CodeOwner.PLUMBING),
+        (f"{LIB}/site-packages/shop/orders.py", "shop.orders", CodeOwner.PACKAGE),
+        ("/usr/lib/python3/dist-packages/shop/a.py", "shop.a", CodeOwner.PACKAGE),
+        ("<string>", "__main__", CodeOwner.USER),
+        ("<stdin>", "__main__", CodeOwner.USER),
+        ("<frozen importlib._bootstrap>", "importlib", CodeOwner.PLUMBING),
+        ("<string>", "sqlalchemy.orm", CodeOwner.PLUMBING),
+        ("<string>", None, CodeOwner.USER),
+        ("", "", CodeOwner.USER),
+        (f"{LIB}/site-packages/xdist/remote.py", "__channelexec__", CodeOwner.PLUMBING),
     ],
 )
 def test_owner(file, module, owner):
     """Installed code, the standard library and databases' packages are not the
     user's; a directory that only begins like one of them is."""
-    assert owner_of(file, module) is owner
+    assert code_owner_of(file, module) is owner
 
 
 @pytest.mark.parametrize(
@@ -99,17 +105,17 @@ def test_a_neighbour_of_poolwatch():
 
     home = poolwatch.__file__.rpartition("/")[0]
     assert (
-        owner_of(f"{home}/agent/instrument.py", "poolwatch.agent.instrument")
-        is Owner.PLUMBING
+        code_owner_of(f"{home}/agent/instrument.py", "poolwatch.agent.instrument")
+        is CodeOwner.PLUMBING
     )
-    assert owner_of(f"{home}_shop/agent.py", "poolwatch_shop") is Owner.USER
+    assert code_owner_of(f"{home}_shop/agent.py", "poolwatch_shop") is CodeOwner.USER
     assert (
-        owner_of(f"{home}/commands/demo/app/etl.py", "poolwatch.commands.demo.app")
-        is Owner.USER
+        code_owner_of(f"{home}/commands/demo/app/etl.py", "poolwatch.commands.demo.app")
+        is CodeOwner.USER
     )
     assert (
-        owner_of(f"{home}/commands/demo/supervisor.py", "poolwatch.commands.demo")
-        is Owner.PLUMBING
+        code_owner_of(f"{home}/commands/demo/supervisor.py", "poolwatch.commands.demo")
+        is CodeOwner.PLUMBING
     )
 
 
@@ -118,10 +124,10 @@ def test_a_neighbour_of_poolwatch():
 
 def test_line_and_function(sites):
     """The site is this very line."""
-    path = caught(sites)
+    stack = caught(sites)
     here = sys._getframe().f_lineno - 1
-    assert path.site() == Frame(__file__, here, sys._getframe().f_code.co_name)
-    assert path.frames()[0] == path.site()
+    assert stack.site() == Frame(__file__, here, sys._getframe().f_code.co_name)
+    assert stack.frames()[0] == stack.site()
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5, 6, 7, 8, 9, 15, 16, 17, 40, 500])
@@ -133,10 +139,10 @@ def test_every_depth(sites, depth):
         return dive(left - 1) if left else (caught(sites), pairs_of(sys._getframe()))
 
     for _ in range(10):
-        path, pairs = dive(depth)
-        assert path.site().function == "dive"
-        frames = path.frames()
-        assert len(frames) <= DEEPEST
+        stack, pairs = dive(depth)
+        assert stack.site().function == "dive"
+        frames = stack.frames()
+        assert len(frames) <= MAX_FRAMES
         assert [f.function for f in frames] == [
             code.co_name for code, _ in pairs[: len(frames)]
         ]
@@ -162,8 +168,8 @@ def test_a_thread_of_any_depth(sites, depth):
         thread = threading.Thread(target=lambda: got.append(step(bottom, depth)))
         thread.start()
         thread.join()
-    for path in got:
-        functions = names(path)
+    for stack in got:
+        functions = names(stack)
         whole = ["bottom", *["step"] * (depth + 1), "<lambda>", *RUN]
         assert functions == whole[: len(functions)]
         assert len(functions) >= min(8, len(whole))
@@ -183,8 +189,8 @@ def test_nearest_user_code_wins(sites):
         f"{LIB}/site-packages/fastapi/routing.py",
         "fastapi.routing",
     )
-    path = framework.route(mine.handler, orm.execute, sites)
-    assert path.site() == Frame("/srv/app/web.py", 2, "handler")
+    stack = framework.route(mine.handler, orm.execute, sites)
+    assert stack.site() == Frame("/srv/app/web.py", 2, "handler")
 
 
 def test_an_installed_application(sites):
@@ -220,16 +226,16 @@ def test_an_installed_application(sites):
 def test_code_without_a_proper_module(sites):
     """Code run by exec() with odd globals is captured like any other."""
     scope = {"caught": caught, "sites": sites, "__name__": ["not a name"]}
-    exec("path = caught(sites)", scope)
-    assert scope["path"].site().file == "<string>"
+    exec("stack = caught(sites)", scope)
+    assert scope["stack"].site().file == "<string>"
 
 
 @pytest.mark.parametrize("globals_", [{}, {"__name__": ["not a name"]}])
 def test_a_walk_ends_at_the_bottom_whatever_it_meets(globals_):
     def runner():
         scope = {"caught": caught, "sites": sites, **globals_}
-        exec("path = caught(sites)", scope)
-        return scope["path"]
+        exec("stack = caught(sites)", scope)
+        return scope["stack"]
 
     sites = CallSites(end_codes={id(runner.__code__): runner.__code__})
     for _ in range(2):
@@ -245,9 +251,9 @@ def test_a_call_site_is_not_what_a_library_has_generated():
         return generated["_connection_for_bind"](sites)
 
     sites = CallSites()
-    path = take()
-    assert "_connection_for_bind" in [frame.function for frame in path.frames()]
-    assert path.site().function == "take"
+    stack = take()
+    assert "_connection_for_bind" in [frame.function for frame in stack.frames()]
+    assert stack.site().function == "take"
 
 
 def test_twins(tree):
@@ -257,13 +263,13 @@ def test_twins(tree):
     twins = {
         f"/srv/app/{name}.py": load(source, f"/srv/app/{name}.py") for name in "abcdef"
     }
-    paths = {file: set() for file in twins}
+    stacks = {file: set() for file in twins}
     for _ in range(20):
         for file, twin in twins.items():
-            path = twin.take(tree)
-            assert path.site().file == file
-            paths[file].add(path)
-    assert [len(each) for each in paths.values()] == [1] * 6
+            stack = twin.take(tree)
+            assert stack.site().file == file
+            stacks[file].add(stack)
+    assert [len(each) for each in stacks.values()] == [1] * 6
 
 
 def test_two_callers_are_not_shown_each_others(sites):
@@ -293,9 +299,9 @@ def test_a_late_second_caller_is_found_out(tree):
     def shared(depth):
         if depth:
             return shared(depth - 1)
-        path = caught(tree)
+        stack = caught(tree)
         live = tuple(Frame(c.co_filename, 0, c.co_name) for c, _ in [])
-        return path, live
+        return stack, live
 
     def usual():
         return shared(10)
@@ -304,12 +310,12 @@ def test_a_late_second_caller_is_found_out(tree):
         return shared(10)
 
     for _ in range(10):
-        path, _ = usual()
-    assert "usual" in names(path)
-    path.recheck_tail()
-    path, _ = late()
-    assert "usual" not in names(path)
-    assert "late" not in names(path)
+        stack, _ = usual()
+    assert "usual" in names(stack)
+    stack.recheck_tail()
+    stack, _ = late()
+    assert "usual" not in names(stack)
+    assert "late" not in names(stack)
 
 
 def frames_of(text):
@@ -348,15 +354,15 @@ def test_many_call_sites_are_forgotten_again(sites):
 
     def nodes():
         gc.collect()
-        return sum(type(each) is Path for each in gc.get_objects())
+        return sum(type(each) is CapturedStack for each in gc.get_objects())
 
     codes = []
     before = nodes()
     for number in range(10_000):
         scope = {"caught": caught, "s": sites, "__name__": "generated"}
-        source = f"def f{number}():\n    return caught(s)\npath = f{number}()"
+        source = f"def f{number}():\n    return caught(s)\nstack = f{number}()"
         exec(compile(source, "/srv/app/generated.py", "exec"), scope)
-        assert scope["path"].site().function == f"f{number}"
+        assert scope["stack"].site().function == f"f{number}"
         if number % 100 == 0:
             codes.append(weakref.ref(scope[f"f{number}"].__code__))
     del scope
@@ -364,19 +370,19 @@ def test_many_call_sites_are_forgotten_again(sites):
     assert sum(code() is not None for code in codes) < 20
 
 
-def test_a_path_that_is_kept_keeps_no_others(sites):
-    """A hold that is out for ever keeps its own path only, not the tree it was in."""
+def test_a_stack_that_is_kept_keeps_no_others(sites):
+    """A hold that is out for ever keeps its own stack only, not the tree it was in."""
     import gc
 
     kept = []
     for number in range(6_000):
         scope = {"caught": caught, "s": sites, "__name__": "generated"}
-        source = f"def f{number}():\n    return caught(s)\npath = f{number}()"
+        source = f"def f{number}():\n    return caught(s)\nstack = f{number}()"
         exec(compile(source, "/srv/app/generated.py", "exec"), scope)
         if number % 100 == 0:
-            kept.append(scope["path"])
+            kept.append(scope["stack"])
     gc.collect()
-    alive = [each for each in gc.get_objects() if type(each) is Path]
+    alive = [each for each in gc.get_objects() if type(each) is CapturedStack]
     assert len(alive) < 2_000
 
 

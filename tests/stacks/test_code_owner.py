@@ -24,7 +24,7 @@ from poolwatch.stacks.code_owner import (
     is_ours,
     library_of,
 )
-from poolwatch.stacks.compare import still_on_stack, taking_frames
+from poolwatch.stacks.compare import still_on_stack, user_frames
 
 LIB = sysconfig.get_paths()["stdlib"]
 SITE = "/v/lib/python3.11/site-packages"
@@ -189,7 +189,7 @@ def test_a_launcher_tells_no_stacks_apart():
 
 def test_the_launcher_on_request():
     stack = frames(SCRIPT, MAIN, WORK, HELPER, SQLA)
-    assert [frame.file for frame in taking_frames(stack, launcher=True)] == [
+    assert [frame.file for frame in user_frames(stack, launcher=True)] == [
         f"{SITE}/shop/work.py",
         f"{SITE}/shop/cli.py",
         "/v/bin/shop",
@@ -199,10 +199,10 @@ def test_the_launcher_on_request():
 def test_a_stack_without_its_outer_frames():
     """The call site tells whose the rest of a stack is."""
     near = frames(WORK, HELPER, f"{SITE}/other/a.py called", SQLA)
-    assert [frame.function for frame in taking_frames(near[:-1])] == ["take"]
+    assert [frame.function for frame in user_frames(near[:-1])] == ["take"]
     site = frames(WORK)[0]
-    assert taking_frames(near, site) == (site,)
-    assert taking_frames(near[:-1], site) == ()
+    assert user_frames(near, site) == (site,)
+    assert user_frames(near[:-1], site) == ()
 
 
 def test_a_library_that_was_copied_beside_the_application(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import still_on_stack, taking_frames
+from poolwatch.stacks.compare import still_on_stack, user_frames
 
 LIBRARY = "/env/lib/python3.11/site-packages"
 
@@ -55,9 +55,9 @@ def test_deep_stack():
     assert still_on_stack(stack(*deep[:70]), stack(*deep[10:])) == 70
 
 
-def test_taking_frames():
+def test_user_frames():
     """The user's own; of an installed application its own."""
-    assert [f.function for f in taking_frames(stack("a", SQLA, "b"))] == ["b", "a"]
+    assert [f.function for f in user_frames(stack("a", SQLA, "b"))] == ["b", "a"]
     shop = f"{LIBRARY}/shop/orders.py:take"
-    assert [f.function for f in taking_frames(stack(shop, SQLA))] == ["take"]
+    assert [f.function for f in user_frames(stack(shop, SQLA))] == ["take"]
     assert still_on_stack(stack(shop, SQLA), stack(shop)) == 1

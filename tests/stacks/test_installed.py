@@ -288,7 +288,9 @@ def test_every_start(environment: Environment, tmp_path: Path, start: str) -> No
     assert sum("Report" in each for each in evidence) == 1, evidence
 
     text = environment.looked_at(verbose=True)
-    stacks = [each for each in text.splitlines() if each.startswith("    taken here")]
+    stacks = [
+        each for each in text.splitlines() if each.startswith("    checked out here")
+    ]
     assert len(stacks) == 5
     shown = {each.rpartition(" in ")[2] for each in text.splitlines() if ".py:" in each}
     assert {"main", "count", "print", "order", "quietly", "<lambda>"} <= shown

@@ -69,7 +69,7 @@ SOURCE = """
             with assert_max_pool_checkouts(1):
                 with engine.connect(), engine.connect():
                     pass
-        assert "held 2 connections at once, not 1" in str(caught.value)
+        assert "held 2 connections at once; the limit is 1" in str(caught.value)
         assert str(caught.value).count("held from") == 2
         with assert_max_pool_checkouts(2), assert_no_pool_leaks(engine, grace=0.1):
             with engine.connect(), engine.connect():

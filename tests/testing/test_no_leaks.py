@@ -217,7 +217,7 @@ def test_callers_of_a_shared_helper_are_told_apart(engine):
     with pytest.raises(poolwatch.PoolLeakError) as caught, poolwatch.no_leaks(engine):
         kept = [take(engine) for take in (first_caller, first_caller, second_caller)]
     lines = [line.strip() for line in str(caught.value).splitlines()]
-    assert "3 connections taken at" in lines[1]
+    assert "3 connections checked out at" in lines[1]
     assert "in helper, pool" in lines[1]
     assert lines[3].endswith("in first_caller (2 of 3)")
     assert lines[4].endswith("in second_caller (1 of 3)")

@@ -61,21 +61,21 @@ def test_a_hold_is_charged_to_its_owner(owner, sqlite):
     engine = sqlite()
     with engine.connect() as connection:
         connection.execute(text("select 1 as plain"))
-        [(hold, pool)] = owner.out.items()
+        [(hold, pool)] = owner.open_holds.items()
         assert pool is book_of(engine)
         assert pool.open_holds() == [hold]
-        assert hold.path.frames()[0].function == "test_a_hold_is_charged_to_its_owner"
+        assert hold.stack.frames()[0].function == "test_a_hold_is_charged_to_its_owner"
         assert hold.statement() == "select 1 as plain"
-        assert hold.asked <= hold.taken
+        assert hold.requested_at <= hold.checked_out_at
         assert hold.proxy() is connection.connection
         assert hold.facts is not None
         assert hold.holder.ident == threading.get_ident()
-        assert hold.holder.out == 1
+        assert hold.holder.hold_count == 1
         with engine.connect():
-            assert len(owner.out) == 2
-    assert owner.out == {}
+            assert len(owner.open_holds) == 2
+    assert owner.open_holds == {}
     assert owner.peak == 2
-    assert hold.holder.out == 0
+    assert hold.holder.hold_count == 0
 
 
 def test_a_dropped_connection(owner, sqlite):
@@ -90,7 +90,7 @@ def test_a_dropped_connection(owner, sqlite):
     assert pool is book_of(engine)
     assert hold.facts is not None
     assert hold.statement() == "select 1 as lost"
-    assert owner.out == {}
+    assert owner.open_holds == {}
 
 
 def test_a_connection_dropped_with_its_engine(owner, tmp_path):
@@ -99,11 +99,11 @@ def test_a_connection_dropped_with_its_engine(owner, tmp_path):
     del engine
     gc.collect()
     [(pool, hold, now)] = owner.dropped
-    assert owner.out == {}
-    assert hold.holder.out == 0
+    assert owner.open_holds == {}
+    assert hold.holder.hold_count == 0
     assert pool.leaked == 1
-    assert pool.collected_at() == [Collected(hold.path.site(), 1)]
-    assert hold.taken <= now
+    assert pool.collected_at() == [Collected(hold.stack.site(), 1)]
+    assert hold.checked_out_at <= now
     assert hold.facts is not None
 
 
@@ -149,8 +149,8 @@ def test_another_thread_has_its_own_owner(owner, owners, sqlite):
     def take():
         for _ in range(2):
             with engine.connect():
-                assert len(theirs.out) == 1
-                assert owner.out == {}
+                assert len(theirs.open_holds) == 1
+                assert owner.open_holds == {}
 
     owners.current = theirs
     thread = threading.Thread(target=take)
@@ -159,13 +159,13 @@ def test_another_thread_has_its_own_owner(owner, owners, sqlite):
     thread.join()
     owners.stop_tracking()
     assert theirs.peak == 1
-    assert owner.out == {}
+    assert owner.open_holds == {}
 
 
 def test_a_declared_long_hold_has_no_owner(owner, sqlite):
     engine = sqlite()
     with poolwatch.long_hold("listens"), engine.connect():
-        assert owner.out == {}
+        assert owner.open_holds == {}
         assert len(book_of(engine).open_holds()) == 1
     assert book_of(engine).open_holds() == []
 
@@ -185,7 +185,7 @@ def test_an_owner_that_was_judged(owner, owners, sqlite):
     """A connection it takes after that is not forgotten."""
     owner.judged = True
     lent = sqlite().connect()
-    assert list(owners.took_after_judging.values()) == [owner]
+    assert list(owners.checked_out_after_judging.values()) == [owner]
     lent.close()
 
 
@@ -194,12 +194,12 @@ def test_a_fixture_that_is_set_up(owner, owners, sqlite):
     engine, fixture = sqlite(), Owner("fixture", Item)
     owners.in_setup.append(in_setup := FixtureInSetup(fixture))
     with engine.connect():
-        assert len(fixture.out) == 1
-        assert owner.out == {}
+        assert len(fixture.open_holds) == 1
+        assert owner.open_holds == {}
     in_setup.is_set_up = True  # pytest does not tell at once
     with engine.connect():
-        assert fixture.out == {}
-        assert len(owner.out) == 1
+        assert fixture.open_holds == {}
+        assert len(owner.open_holds) == 1
 
 
 def test_outside_of_all_tests(owners, sqlite):
@@ -231,7 +231,7 @@ def test_a_pool_with_one_connection_for_all(owner, owners, sqlite):
             assert hold.statement() == "select 2"
     assert book_of(engine).open_holds() == []
     assert owners.unjudged == {book_of(engine).name: "StaticPool"}
-    assert owner.out == {}
+    assert owner.open_holds == {}
 
 
 def test_judged_after_uninstrument(owner, sqlite):
@@ -239,10 +239,10 @@ def test_judged_after_uninstrument(owner, sqlite):
     engine = sqlite(pool_logging_name="of old")
     connection = engine.connect()
     poolwatch.uninstrument()
-    [(hold, pool)] = owner.out.items()
+    [(hold, pool)] = owner.open_holds.items()
     assert pool.name == "of old"
     assert pool.open_holds() == [hold]
-    assert pool.id not in agent.ledger.books
+    assert pool.id not in agent.ledger.pools
     [leak] = leaks_of(owner)
     assert (leak.kind, leak.pool) == ("held", "of old")
     connection.close()
@@ -258,7 +258,7 @@ def test_no_leaks_of_one_engine_opens_no_socket(owner, sqlite):
         kept.append(engine.connect())
     assert not agent.listens
     kept.pop().close()
-    assert owner.out == {}
+    assert owner.open_holds == {}
 
 
 def test_judged_in_a_forked_child(owner, tmp_path):

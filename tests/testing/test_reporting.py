@@ -62,7 +62,7 @@ def test_the_text_of_an_error(suites):
         [
             "*ERROR at teardown of test_leaks*",
             "test_it.py::test_leaks leaked 1 connection",
-            "  taken at *test_it.py:3 in helper, pool 'test.db'",
+            "  checked out at *test_it.py:3 in helper, pool 'test.db'",
             "  >   connection = engine.connect() # here",
             "      from *test_it.py:8 in test_leaks",
             "    not returned; held for *by thread MainThread",
@@ -70,7 +70,7 @@ def test_the_text_of_an_error(suites):
             "    last statement: select ?",
             "    fix: *",
             "*= pool leaks =*",
-            "test_it.py::test_leaks: taken at *",
+            "test_it.py::test_leaks: checked out at *",
             "1 connection leaked",
         ]
     )
@@ -86,7 +86,7 @@ def test_the_text_is_short_unless_it_is_asked_for(suites):
     assert "see -vv" in text
     ran = suites.run("-vv")
     text = ran.text.split("leaked 12 connections\n")[1].split("\n=====")[0]
-    assert text.count("taken at") == 12
+    assert text.count("checked out at") == 12
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_annotations_stand_at_the_line_that_took_it(suite, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
     title = "title=Connection leak in test_it.py%3A%3Atest_leaks"
-    error = f"::error file=test_it.py,line=6,{title}::taken at *"
+    error = f"::error file=test_it.py,line=6,{title}::checked out at *"
     suite.run().result.stdout.fnmatch_lines([error])
     warning = error.replace("::error", "::warning")
     suite.run(mode="warn").result.stdout.fnmatch_lines([warning])
@@ -201,10 +201,22 @@ def test_off_and_ini(suite):
     ("ini", "args", "says"),
     [
         ("pool_leaks = loud", [], "pool_leaks must be off, warn or error, not 'loud'"),
-        ("pool_leaks_grace = soon", [], "pool_leaks_grace must be seconds, not 'soon'"),
+        (
+            "pool_leaks_grace = soon",
+            [],
+            "pool_leaks_grace must be a number of seconds >= 0 and < 3600, not 'soon'",
+        ),
         ("", ["--pool-leaks=loud"], "invalid choice: 'loud'"),
-        ("", ["--pool-leaks-grace=-1"], "must be seconds, not '-1'"),
-        ("", ["--pool-leaks-grace=soon"], "must be seconds, not 'soon'"),
+        (
+            "",
+            ["--pool-leaks-grace=-1"],
+            "must be a number of seconds >= 0 and < 3600, not '-1'",
+        ),
+        (
+            "",
+            ["--pool-leaks-grace=soon"],
+            "must be a number of seconds >= 0 and < 3600, not 'soon'",
+        ),
     ],
 )
 def test_wrong_settings_are_usage_errors(suites, ini, args, says):

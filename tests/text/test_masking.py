@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from poolwatch.text.masking import LIMIT, mask_literals
+from poolwatch.text.masking import MAX_LENGTH, mask_literals
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_random_statements():
 
 def test_a_megabyte():
     """A huge statement is cut before it is read."""
-    assert len(mask_literals("select " + "x, " * 500_000)) <= LIMIT + 2
+    assert len(mask_literals("select " + "x, " * 500_000)) <= MAX_LENGTH + 2
     assert mask_literals("select '" + "s" * 2_000_000 + "'") == "select ? …"
     assert mask_literals("(" * 1_000_000).endswith("…")

@@ -52,7 +52,7 @@ async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
         assert app.board.selection.at == 1
         assert app.board.sort == "held"
         await pilot.press("enter")
-        await until_async(lambda: "ACQUIRED HERE" in screen_text(app))
+        await until_async(lambda: "CHECKED OUT HERE" in screen_text(app))
         await pilot.press("q")
         await until_async(lambda: "HOLDERS" in screen_text(app))
         await until_async(lambda: "STALE" in screen_text(app))

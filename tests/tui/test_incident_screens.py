@@ -11,7 +11,7 @@ from helpers import until_async
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.errors import UnreachableError
-from poolwatch.model import Frozen, FrozenMark, Unreachable
+from poolwatch.model import IncidentMark, IncidentSnapshot, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.line import length, plain
 from poolwatch.tui.incident_screens import incident_board
@@ -67,7 +67,7 @@ class Remembering(FakeSource):
     """A source with pictures, or with an error instead of them."""
 
     def __init__(self, frozen=(), unreachable=(), error=None):
-        mark = FrozenMark("orders", "exhausted", AT)
+        mark = IncidentMark("orders", "exhausted", AT)
         super().__init__(snapshot(process(hold("today"), frozen=(mark,))))
         self.pictures = tuple(frozen), tuple(unreachable)
         self.error = error
@@ -75,7 +75,7 @@ class Remembering(FakeSource):
         self.told = threading.Event()
         self.told.set()
 
-    def all_frozen(self):
+    def all_incident_snapshots(self):
         self.asked += 1
         self.told.wait(60)
         if self.error is not None:
@@ -86,7 +86,7 @@ class Remembering(FakeSource):
 def picture(*holds, kind="exhausted", at=AT, **changes):
     holds = holds or (hold("then", held_s=9.0, thread="exporter"),)
     changes.setdefault("waits", (wait(),))
-    return Frozen("orders", kind, at, process(*holds, **changes))
+    return IncidentSnapshot("orders", kind, at, process(*holds, **changes))
 
 
 async def test_a_real_process_shows_what_it_kept(apps):
@@ -99,13 +99,13 @@ async def test_a_real_process_shows_what_it_kept(apps):
         await pilot.press("z")
         await until_async(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
         await pilot.press("enter")
-        await until_async(lambda: "FROZEN" in screen_text(app))
+        await until_async(lambda: "SAVED" in screen_text(app))
         assert "HOLDERS 1 at " in screen_text(app)
         assert "WAITERS 1" in screen_text(app)
         await pilot.press("enter")
         await until_async(lambda: "HERE AT" in screen_text(app))
         assert f"app.py:{apps.line('then')}" in screen_text(app)
-        assert "FROZEN" in screen_text(app)
+        assert "SAVED" in screen_text(app)
         assert "NOW HERE" not in screen_text(app)
         await pilot.press("escape", "escape", "escape")
         await until_async(lambda: "LIVE" in screen_text(app))
@@ -135,7 +135,7 @@ async def test_the_processes_are_asked_once_and_only_for_the_key():
         (first,) = [n for n, line in enumerate(lines) if "2026-01-02 00:00:00" in line]
         assert "2026-01-01 03:12:44 UTC  orders" in lines[first + 1]
         await pilot.press("j", "j", "enter")
-        await until_async(lambda: "FROZEN 03:12:44 UTC" in screen_text(app))
+        await until_async(lambda: "SAVED 03:12:44 UTC" in screen_text(app))
         assert source.asked == 1
 
 
@@ -162,7 +162,7 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
         for key, shown in (("w", "it was empty then"), ("c", "CALL SITES")):
             await pilot.press(key)
             await until_async(lambda shown=shown: shown in screen_text(app))
-            assert "FROZEN 03:12:44 UTC" in screen_text(app)
+            assert "SAVED 03:12:44 UTC" in screen_text(app)
             await pilot.press("q")
             await until_async(lambda: "HOLDERS 2 at" in screen_text(app))
         await pilot.press("q")
@@ -205,7 +205,7 @@ def test_the_past_is_said_in_every_panel(cells):
     used = (frame("/srv/app/a.py:7"),)
     one = hold("a", used=used, unused_s=4.0, statement="select 1", task="export")
     board = incident_board(picture(one, pools=(pool(checked_out=1),)))
-    assert "FROZEN 03:12:44 UTC" in plain(header(board, 0.0, "12:00:00", cells))
+    assert "SAVED 03:12:44 UTC" in plain(header(board, 0.0, "12:00:00", cells))
     assert length(header(board, 0.0, "12:00:00", cells)) <= cells
     table = holds.layout(board, cells)
     assert "03:12:44 UTC" in plain(holds.title_lines(board, table, cells)[0])

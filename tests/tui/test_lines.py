@@ -20,7 +20,7 @@ from fakes import (
 )
 
 from poolwatch.errors import NoProcessError, UnreachableError
-from poolwatch.model import NO_SAMPLES, FrozenMark, SiteStats, Unreachable
+from poolwatch.model import NO_SAMPLES, IncidentMark, SiteStats, Unreachable
 from poolwatch.text.format import width
 from poolwatch.tui.draw import sql
 from poolwatch.tui.draw.line import length, plain, wrap
@@ -79,7 +79,7 @@ def hostile(**changes):
     status = server_status(error=HOSTILE, version=HOSTILE, address=HOSTILE)
     asking = wait(task=HOSTILE, labels={"a": HOSTILE}, site=site)
     values = {"pools": (named,), "findings": (found,), "servers": (status,)}
-    values |= {"left_out": (HOSTILE,), "frozen": (FrozenMark("x", HOSTILE, HOSTILE),)}
+    values |= {"left_out": (HOSTILE,), "frozen": (IncidentMark("x", HOSTILE, HOSTILE),)}
     whole = process(one, name=HOSTILE, host=HOSTILE, waits=(asking,), **values)
     return snapshot(whole, unreachable=(Unreachable(9, HOSTILE),), **changes)
 
@@ -201,19 +201,19 @@ def test_states():
     nobody = FakeSource(NoProcessError("no process in /run/x"))
     b = Board(empty_hint="call poolwatch.instrument(engine)")
     assert b.mode(100) == "starting"
-    b.take(read_source(nobody), 100)
+    b.accept(read_source(nobody), 100)
     assert b.mode(100) == "none"
     good = FakeSource(snapshot(process(hold())))
-    b.take(read_source(good), 100)
-    now = b.last.asked_at
+    b.accept(read_source(good), 100)
+    now = b.last.requested_at
     assert b.mode(now) == "live"
     assert b.mode(now + 60) == "stale"
-    b.take(read_source(FakeSource(UnreachableError("no answer"))), now)
+    b.accept(read_source(FakeSource(UnreachableError("no answer"))), now)
     assert b.mode(now) == "failed"
-    b.take(read_source(nobody), now)
+    b.accept(read_source(nobody), now)
     assert b.mode(now) == "lost"
     assert len(b.rows) == 1
-    b.take(read_source(FakeSource(RuntimeError("boom"))), now)
+    b.accept(read_source(FakeSource(RuntimeError("boom"))), now)
     assert "boom" in b.error
     b.paused = True
     assert b.mode(now) == "paused"
@@ -251,7 +251,7 @@ def told(board, **changes):
     return text(detail_lines(b, b.rows[8812, "a"], 100))
 
 
-def test_the_detail_shows_where_it_was_acquired_last_used_and_is_now(board):
+def test_the_detail_shows_where_it_was_checked_out_last_used_and_is_now(board):
     shown = told(
         board,
         used=(INNER, *TAKEN[1:]),
@@ -259,10 +259,11 @@ def test_the_detail_shows_where_it_was_acquired_last_used_and_is_now(board):
         statement="select x from y",
         now=(frame("/srv/app/mail.py:7", "send"), *TAKEN),
     )
-    acquired, used, now = (
-        shown.index(title) for title in ("ACQUIRED HERE", "LAST USED HERE", "NOW HERE")
+    checkout, used, now = (
+        shown.index(title)
+        for title in ("CHECKED OUT HERE", "LAST USED HERE", "NOW HERE")
     )
-    assert acquired < used < now
+    assert checkout < used < now
     assert "LAST USED HERE  12s ago\n    select x from y\n" in shown
     assert "billing/charge.py:12" in shown[used:now]
     assert "called as above (1 frame)" in shown[used:now]
@@ -274,7 +275,7 @@ def test_the_detail_shows_where_it_was_acquired_last_used_and_is_now(board):
 def test_a_stack_that_was_shown_is_not_shown_again(board):
     shown = told(board, used=TAKEN, unused_s=0.0, now=TAKEN)
     assert "LAST USED HERE  running now  as above" in shown
-    assert "NOW HERE  as above (where it was acquired)" in shown
+    assert "NOW HERE  as above (where it was checked out)" in shown
     shown = told(board, used=(INNER,), unused_s=1.0, now=(INNER,))
     assert "NOW HERE  as above (where it was last used)" in shown
     assert "LAST USED HERE  no statement yet" in told(board)
@@ -321,15 +322,15 @@ def test_the_gauge_of_a_pool_with_lost_slots_stays_in_its_column(board):
     assert drawn[0] == drawn[1]
 
 
-def test_a_pool_tells_what_was_waited_and_given_up_in_vain(board):
+def test_a_pool_shows_average_and_cancelled_waits(board):
     b = board(snapshot(process(pools=(pool(waiting_s_per_s=2.4, gave_up=3),))))
     titles, line = (plain(each) for each in pools.pool_lines(b, 160, 6)[:2])
-    assert "waited" in titles
-    assert "2.4 s/s" in line
-    assert line[: titles.index("gave up") + 7].endswith(" 3")
-    assert "2.4 s/s" in plain(pools.pool_lines(b, 80, 6)[1])
+    assert "1m avg" in titles
+    assert " 2.4 " in line
+    assert line[: titles.index("cancelled") + 9].endswith(" 3")
+    assert " 2.4 " in plain(pools.pool_lines(b, 80, 6)[1])
     few = board(snapshot(process(pools=(pool(waiting_s_per_s=0.04),))))
-    assert "0.04 s/s" in plain(pools.pool_lines(few, 80, 6)[1])
+    assert " 0.04 " in plain(pools.pool_lines(few, 80, 6)[1])
     calm = board(snapshot(process(pools=(pool(waiting_s_per_s=0.005),))))
     assert "s/s" not in plain(pools.pool_lines(calm, 160, 6)[1])
 
@@ -342,22 +343,22 @@ def test_what_is_not_recorded_is_said_loudly(board, cells):
     assert lines[2][0][1] == "bad"
     why = text(header.why(b, 101, cells, 2))
     assert "healthy" not in why
-    assert "1 pool not recorded any more" in why
+    assert "1 pool no longer recorded" in why
 
 
 def test_incident_snapshots_and_what_was_left_out_are_named(board):
     today = datetime.now(UTC).date().isoformat()
     marks = (
-        FrozenMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
-        FrozenMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
-        FrozenMark("gone", "pool_deadlock", "\x1b[2J"),
+        IncidentMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
+        IncidentMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
+        IncidentMark("gone", "pool_deadlock", "\x1b[2J"),
     )
     gone = hold(held_s=40.0, verdict="long")
     one = process(gone, frozen=marks, left_out=("who keeps h1 alive",))
     shown = text(pools.pool_lines(board(snapshot(one)), 160, 9))
     assert "orders exhausted 03:12:44 UTC" in shown
     assert "orders timed out 2026-01-01 03:10:00 UTC" in shown
-    assert "left out: who keeps h1 alive" in shown
+    assert "leak search incomplete: who keeps h1 alive" in shown
     for cells in (60, 80, 160):
         shown = pools.pool_lines(board(snapshot(one)), cells, 9)
         assert any(plain(line).endswith("z shows them") for line in shown)

@@ -63,7 +63,7 @@ def test_harm_comes_first_and_equals_keep_their_order():
     holds = [hold(f"h{n}", held_s=5.0) for n in (10, 9, 2)]
     holds.append(hold("z", held_s=1.0, verdict="leaked"))
     for turned in (holds, holds[::-1]):
-        rows = ordered(build(snapshot(process(*turned))), "harm")
+        rows = ordered(build(snapshot(process(*turned))), "verdict")
         assert [row.key[1] for row in rows] == ["z", "h2", "h9", "h10"]
 
 

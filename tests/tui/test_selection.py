@@ -26,7 +26,7 @@ def select(board, name):
 def test_the_selection_follows_its_hold_when_the_order_changes(board):
     b = board(data(hold("a", held_s=9), hold("b", held_s=5), hold("c", held_s=1)))
     select(b, "b")
-    b.take(
+    b.accept(
         _reading(
             data(hold("a"), hold("b", held_s=5), hold("c", held_s=1, verdict="leaked"))
         ),
@@ -41,7 +41,7 @@ def test_a_returned_hold_leaves_a_tombstone_and_then_its_neighbour(board):
     b = board(data(hold("a", held_s=9), hold("b", held_s=5), hold("c", held_s=1)))
     select(b, "b")
     left = data(hold("a", held_s=9), hold("c", held_s=1))
-    b.take(_reading(left), 101)
+    b.accept(_reading(left), 101)
     assert ids(b) == ["a", "b", "c"]
     assert b.selection.gone_at == 101
     b.arrange(103.5)
@@ -55,7 +55,7 @@ def test_moving_away_from_a_tombstone_selects_what_the_eye_sees(board):
     for step, name in ((1, "c"), (-1, "a")):
         b = board(data(hold("a", held_s=9), hold("b", held_s=5), hold("c", held_s=1)))
         select(b, "b")
-        b.take(_reading(data(hold("a", held_s=9), hold("c", held_s=1))), 101)
+        b.accept(_reading(data(hold("a", held_s=9), hold("c", held_s=1))), 101)
         b.selection.move(b.selection.at + step)
         assert b.selection.key == (8812, name)
         assert ids(b) == ["a", "c"]
@@ -74,7 +74,7 @@ def test_a_hold_that_is_only_filtered_out_leaves_no_tombstone(board):
 def test_the_last_hold_may_go(board):
     b = board(data(hold("a")))
     b.selection.move(0)
-    b.take(_reading(data()), 101)
+    b.accept(_reading(data()), 101)
     b.arrange(200)
     assert ids(b) == []
     assert b.selection.key is None
@@ -130,7 +130,7 @@ def drawn(board):
 
 
 def take(board, snap, at):
-    board.take(Reading(at, snap), at)
+    board.accept(Reading(at, snap), at)
 
 
 def test_a_silent_process_stays_as_it_was_last_seen(board):

@@ -21,10 +21,10 @@ LIBRARY = LibraryInfo(
     packages=("asyncpg",),
     module="asyncpg",
     adapter="asyncpg_pool.pools:AsyncpgPools",
-    takes="an asyncpg pool",
+    instrumentable="an asyncpg pool",
     driver=Driver(
         name="asyncpg",
-        mark="get_server_pid",
+        own_attribute="get_server_pid",
         backend=_backend,
         to_libpq=_to_libpq,
         raises_os_errors=True,
@@ -33,10 +33,11 @@ LIBRARY = LibraryInfo(
         "asyncpg.Pool": PoolOptions(
             made_by="asyncpg.create_pool",
             size="max_size",
-            keep="min_size=<the peak>",
-            kept="connections idle for max_inactive_connection_lifetime are closed",
+            keep_options="min_size=<the peak>",
+            closing_rule="connections idle for max_inactive_connection_lifetime "
+            "are closed",
             test=None,
         )
     },
-    lenders=(("asyncpg.pool", "Pool"), ("asyncpg.pool", "PoolConnectionHolder")),
+    pool_classes=(("asyncpg.pool", "Pool"), ("asyncpg.pool", "PoolConnectionHolder")),
 )

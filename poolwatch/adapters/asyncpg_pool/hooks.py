@@ -156,7 +156,7 @@ class AsyncpgHooks(DriverHooks):
     # -- requests and holds ------------------------------------------------------------
 
     def identify(
-        self, wait: Checkout, connection: Any, args: Any, kwargs: Any
+        self, checkout: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
         """The key is the PoolConnectionHolder, which outlives its proxies."""
         proxy = connection
@@ -164,19 +164,19 @@ class AsyncpgHooks(DriverHooks):
         if type(holder) is not self._holder_kind:  # created after the pool was hooked
             holder.__class__ = self._holder_kind
         known = self.facts.get(id(connection))
-        wait.facts = known or self._add(connection, None)
-        wait.proxy = _ProxyReference(self._known[id(connection)])
+        checkout.facts = known or self._add(connection, None)
+        checkout.proxy = _ProxyReference(self._known[id(connection)])
         return id(holder)
 
-    def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
+    def is_timeout(self, error: BaseException, checkout: Checkout, args: Any) -> bool:
         """Whether the request timed out, as opposed to a connection attempt."""
         timeout = args[0] if args else None
         if timeout is None or not isinstance(error, TimeoutError):
             return False
-        return bool(monotonic() - wait.asked >= 0.9 * timeout)
+        return bool(monotonic() - checkout.requested_at >= 0.9 * timeout)
 
     def give_back(
-        self, pool: Any, connection: Any, wait: Checkout, args: Any, kwargs: Any
+        self, pool: Any, connection: Any, checkout: Checkout, args: Any, kwargs: Any
     ) -> Any:
         """Release the proxy."""
         return pool.release(connection)
@@ -204,7 +204,7 @@ class AsyncpgHooks(DriverHooks):
                     self.uncount_hold(hold or holds.pop(id(holder), None))
                 finally:  # Ctrl-C must not leak the connection
                     PoolConnectionHolder._release(holder)
-                if not self.swallows(error):
+                if not self.suppress_failure(error):
                     raise
 
         return _release
@@ -273,18 +273,18 @@ class AsyncpgHooks(DriverHooks):
         if self.guard.tripped:
             return
         try:
-            took = monotonic() - began
-            self._add(connection, took)
-            self.ledger.connected(took)
+            connect_s = monotonic() - began
+            self._add(connection, connect_s)
+            self.ledger.connected(connect_s)
         except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 
-    def _add(self, connection: Any, took: float | None) -> Any:
+    def _add(self, connection: Any, connect_s: float | None) -> Any:
         key = id(connection)
         self._statements.attach(connection)
         self._known[key] = ref(connection, lambda _: self._collected(key))
         return self.remember(
-            connection, key, monotonic(), took, age_unknown=took is None
+            connection, key, monotonic(), connect_s, age_unknown=connect_s is None
         )
 
     def _closed(self, connection: Any) -> None:

@@ -20,7 +20,7 @@ from poolwatch.adapters.patching import (
     restore_class,
     subclass,
 )
-from poolwatch.ledger.checkout import LIMIT, Checkout
+from poolwatch.ledger.checkout import MAX_STATEMENT_LENGTH, Checkout
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
 
@@ -145,7 +145,7 @@ class StatementHooks(statements.StatementHooks):
             hold = self._hold_of(connection)
             if hold is None:
                 return False
-            self.begin(hold, str(statement)[:LIMIT], caller, streams)
+            self.begin(hold, str(statement)[:MAX_STATEMENT_LENGTH], caller, streams)
         except Exception as error:  # noqa: BLE001 - the application must go on
             self._guard.failed(error)
             return False

@@ -22,11 +22,11 @@ LIBRARY = LibraryInfo(
     packages=("pg8000",),
     driver=Driver(
         name="pg8000",
-        mark="_backend_key_data",
+        own_attribute="_backend_key_data",
         backend=_backend,
-        connects="pg8000.dbapi",
+        connect_module="pg8000.dbapi",
         connect_timeout="timeout",
-        takes_ssl_context=True,
+        accepts_ssl_context=True,
         from_libpq=_from_libpq,
     ),
 )

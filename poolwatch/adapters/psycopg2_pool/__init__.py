@@ -13,8 +13,9 @@ def _options(kind: str) -> PoolOptions:
     return PoolOptions(
         made_by=kind,
         size="maxconn",
-        keep="minconn=<the peak>",
-        kept="connections beyond minconn are closed when returned, and opened again",
+        keep_options="minconn=<the peak>",
+        closing_rule="connections beyond minconn are closed when returned, "
+        "and opened again",
         test=None,
     )
 
@@ -23,17 +24,17 @@ LIBRARY = LibraryInfo(
     packages=("psycopg2", "psycopg2cffi"),
     module="psycopg2.pool",
     adapter="psycopg2_pool.pools:Psycopg2Pools",
-    takes="a psycopg2 pool",
+    instrumentable="a psycopg2 pool",
     driver=Driver(
         name="psycopg2",
-        mark="get_backend_pid",
+        own_attribute="get_backend_pid",
         backend=_backend,
-        connects="psycopg2",
+        connect_module="psycopg2",
         connect_timeout="connect_timeout",
     ),
     options={
         kind: _options(kind)
         for kind in ("SimpleConnectionPool", "ThreadedConnectionPool")
     },
-    lenders=(("psycopg2.pool", "AbstractConnectionPool"),),
+    pool_classes=(("psycopg2.pool", "AbstractConnectionPool"),),
 )

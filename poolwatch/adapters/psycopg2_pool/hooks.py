@@ -65,16 +65,16 @@ class Psycopg2Hooks(DriverHooks):
     # -- requests and holds ------------------------------------------------------------
 
     def identify(
-        self, wait: Checkout, connection: Any, args: Any, kwargs: Any
+        self, checkout: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
         """The key is the connection. ``getconn(key)`` may return one already lent."""
         key = id(connection)
         hold = self.holds.get(key)
         if hold is not None and self._key_reused(hold, connection, args, kwargs):
             return None
-        wait.facts = self.facts.get(key) or self._add_existing(connection)
-        wait.proxy = self._known.get(key) or ref(connection)
-        wait.keyed = bool(args or kwargs)
+        checkout.facts = self.facts.get(key) or self._add_existing(connection)
+        checkout.proxy = self._known.get(key) or ref(connection)
+        checkout.keyed = bool(args or kwargs)
         return key
 
     def is_out(self, pool: Any, args: Any, kwargs: Any) -> bool:
@@ -84,16 +84,16 @@ class Psycopg2Hooks(DriverHooks):
             return key is not None and key in pool._used
         return False
 
-    def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
+    def is_timeout(self, error: BaseException, checkout: Checkout, args: Any) -> bool:
         """Whether the pool was exhausted; a closed pool raises PoolError, too."""
         return isinstance(error, PoolError) and not self.pool.closed
 
     def give_back(
-        self, pool: Any, connection: Any, wait: Checkout, args: Any, kwargs: Any
+        self, pool: Any, connection: Any, checkout: Checkout, args: Any, kwargs: Any
     ) -> None:
         """Return the connection, unless it was already out under the same key."""
-        hold = self.holds.get(id(connection), wait)
-        if hold is wait or _key(args, kwargs) is None:
+        hold = self.holds.get(id(connection), checkout)
+        if hold is checkout or _key(args, kwargs) is None:
             pool.putconn(connection)
 
     def _key_reused(
@@ -146,19 +146,19 @@ class Psycopg2Hooks(DriverHooks):
 
     # -- connections -------------------------------------------------------------------
 
-    def opened(self, connection: Any, opened: float, took: float) -> None:
+    def opened(self, connection: Any, opened: float, connect_s: float) -> None:
         """Count a connection that the pool has opened."""
         if self.guard.tripped:
             return
-        self._remember(connection, opened, took)
-        self.ledger.connected(took)
+        self._remember(connection, opened, connect_s)
+        self.ledger.connected(connect_s)
 
     def _add_existing(self, connection: Any) -> ConnectionFacts:
         """Record a connection that was opened before the pool was instrumented."""
         return self._remember(connection, monotonic(), None)
 
     def _remember(
-        self, connection: Any, opened: float, took: float | None
+        self, connection: Any, opened: float, connect_s: float | None
     ) -> ConnectionFacts:
         key, known, table = id(connection), self._known, self.facts
 
@@ -168,7 +168,9 @@ class Psycopg2Hooks(DriverHooks):
                 table.pop(key, None)
 
         known[key] = ref(connection, forget)
-        return self.remember(connection, key, opened, took, age_unknown=took is None)
+        return self.remember(
+            connection, key, opened, connect_s, age_unknown=connect_s is None
+        )
 
     def discarded(self, connection_id: int, *, invalidated: bool) -> None:
         """Record that a connection was closed."""
@@ -228,12 +230,12 @@ def _putconn(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noq
             if not returned and raised_by(error, called, original):
                 hooks.not_returned(pool, hold, connection_id)
                 raise
-            swallowed = hooks.swallows(error)
-            if returned or swallowed:
+            suppressed = hooks.suppress_failure(error)
+            if returned or suppressed:
                 hooks.uncount_hold(hold)
             elif hold is not None:  # it is still out
                 holds[connection_id] = hold
-            if not swallowed:
+            if not suppressed:
                 raise
         if returned:
             return result
@@ -246,7 +248,7 @@ def _putconn(original: Method, hooks_of: Callable[[int], Any]) -> Method:  # noq
 
 
 def connect(original: Method, hooks_of: Callable[[int], Any]) -> Method:
-    """Wrap ``_connect``; ``hooks`` needs ``opened()`` and ``swallows()``."""
+    """Wrap ``_connect``; ``hooks`` needs ``opened()`` and ``suppress_failure()``."""
 
     def _connect(pool: Any, *args: Any, **kwargs: Any) -> Any:
         hooks = hooks_of(id(pool))
@@ -262,7 +264,7 @@ def connect(original: Method, hooks_of: Callable[[int], Any]) -> Method:
         except BaseException as error:
             if connection is None:
                 raise
-            if not hooks.swallows(error):
+            if not hooks.suppress_failure(error):
                 with suppress(Exception):  # not putconn(): the pool's lock is held
                     AbstractConnectionPool._putconn(pool, connection)
                 raise

@@ -66,10 +66,10 @@ class _FirstConnections:
         self.opened_so_far: list[tuple[Any, float, float]] = []
         """Connection, ``time.monotonic()``, seconds to connect."""
 
-    def opened(self, connection: Any, opened: float, took: float) -> None:
+    def opened(self, connection: Any, opened: float, connect_s: float) -> None:
         """Record one connection."""
-        self.opened_so_far.append((connection, opened, took))
+        self.opened_so_far.append((connection, opened, connect_s))
 
-    def swallows(self, error: BaseException) -> bool:
+    def suppress_failure(self, error: BaseException) -> bool:
         """Whether a failure of poolwatch is hidden from the application."""
         return isinstance(error, Exception)

@@ -25,8 +25,9 @@ def _options(kind: str) -> PoolOptions:
     return PoolOptions(
         made_by=kind,
         size="max_size",
-        keep=None if "Null" in kind else "min_size=<the peak>",
-        kept="connections beyond min_size are closed after max_idle seconds idle",
+        keep_options=None if "Null" in kind else "min_size=<the peak>",
+        closing_rule="connections beyond min_size are closed after max_idle "
+        "seconds idle",
         test=f"check={kind}.check_connection",
     )
 
@@ -42,19 +43,19 @@ LIBRARY = LibraryInfo(
     packages=("psycopg", "psycopg_pool"),
     module="psycopg_pool",
     adapter="psycopg3.pools:PsycopgPools",
-    takes="a psycopg_pool pool",
+    instrumentable="a psycopg_pool pool",
     driver=Driver(
         name="psycopg",
-        mark="pgconn",
+        own_attribute="pgconn",
         backend=_backend,
-        connects="psycopg",
+        connect_module="psycopg",
         connect_timeout="connect_timeout",
         to_libpq=libpq_parameters,
     ),
     options={kind: _options(kind) for kind in _KINDS},
-    lenders=(("psycopg_pool.base", "BasePool"),),
+    pool_classes=(("psycopg_pool.base", "BasePool"),),
     # a worker of psycopg_pool keeps a reference to its last job and connection
-    unfollowed=frozenset(
+    not_searched=frozenset(
         {"psycopg_pool", "AdaptersMap", "TypesRegistry", "Transformer"}
     ),
 )

@@ -58,11 +58,11 @@ class Connections:
         self._keeps_slot = keeps_slot
 
     def add(
-        self, connection: Any, opened: float, took: float | None
+        self, connection: Any, opened: float, connect_s: float | None
     ) -> KnownConnection:
         """Record a new connection."""
         key = id(connection)
-        facts = self._remember(connection, key, opened, took)
+        facts = self._remember(connection, key, opened, connect_s)
         wrapped = self._statements.wrap(connection)
         known = KnownConnection(
             ref(connection, partial(self._dead, key)), facts, wrapped

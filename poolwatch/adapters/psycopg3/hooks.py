@@ -95,19 +95,19 @@ class PsycopgHooks(DriverHooks):
         """Do nothing: ``getconn`` replaces this error by its own timeout error."""
 
     def identify(
-        self, wait: Checkout, connection: Any, args: Any, kwargs: Any
+        self, checkout: Checkout, connection: Any, args: Any, kwargs: Any
     ) -> int | None:
         """The key is the connection."""
         key = id(connection)
         known = self._known.get(key) or self._add(connection)
         unseen = self.holds.pop(key, None)
         if unseen is not None:  # it was returned unseen
-            self.ledger.end(unseen, wait.taken, False)
-        wait.facts = known.facts
-        wait.proxy = known.reference
+            self.ledger.end(unseen, checkout.checked_out_at, False)
+        checkout.facts = known.facts
+        checkout.proxy = known.reference
         return key
 
-    def is_timeout(self, error: BaseException, wait: Checkout, args: Any) -> bool:
+    def is_timeout(self, error: BaseException, checkout: Checkout, args: Any) -> bool:
         """The pool has its own classes of timeout errors."""
         return isinstance(error, _TIMEOUTS)
 
@@ -125,14 +125,17 @@ class PsycopgHooks(DriverHooks):
             self.guard.failed(error)
 
     def _add(
-        self, connection: Any, opened: float | None = None, took: float | None = None
+        self,
+        connection: Any,
+        opened: float | None = None,
+        connect_s: float | None = None,
     ) -> KnownConnection:
         """Record a new connection; psycopg_pool stores its creation time."""
         if opened is None:
             opened = getattr(connection, "_created_at", monotonic())
         if self.ledger.url is None:
             self.ledger.url = url_of(connection.info.get_parameters())
-        return self.connections.add(connection, opened, took)
+        return self.connections.add(connection, opened, connect_s)
 
 
 # -- wrappers of methods of a pool -----------------------------------------------------
@@ -179,7 +182,7 @@ def _check_at_return(original: Method, hooks_of: Callable[[int], Any]) -> Method
                 ledger.invalidated += 1
                 hooks.connections.closed(connection)
         except BaseException as error:
-            if hooks.swallows(error):
+            if hooks.suppress_failure(error):
                 hooks.uncount_hold(hold or holds.pop(id(connection), None))
                 return result
             if hold is not None:  # it was not returned to the pool

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from poolwatch.adapters import statements
 from poolwatch.adapters.patching import Wrapped, unbound
-from poolwatch.ledger.checkout import LIMIT, Usage
+from poolwatch.ledger.checkout import MAX_STATEMENT_LENGTH, Usage
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites
@@ -137,13 +137,21 @@ def _text(query: Any) -> str | None:
     Truncated, so as not to keep a megabyte alive.
     """
     if isinstance(query, str):
-        return query if len(query) <= LIMIT else query[:LIMIT]
+        return (
+            query
+            if len(query) <= MAX_STATEMENT_LENGTH
+            else query[:MAX_STATEMENT_LENGTH]
+        )
     if isinstance(query, bytes):
-        return query[:LIMIT].decode("utf-8", "replace")
+        return query[:MAX_STATEMENT_LENGTH].decode("utf-8", "replace")
     if isinstance(query, sql.Composable):
-        return _composed(query)[:LIMIT]
+        return _composed(query)[:MAX_STATEMENT_LENGTH]
     strings = getattr(query, "strings", None)  # a template string of Python 3.14
-    return _HIDDEN.join(strings)[:LIMIT] if isinstance(strings, tuple) else None
+    return (
+        _HIDDEN.join(strings)[:MAX_STATEMENT_LENGTH]
+        if isinstance(strings, tuple)
+        else None
+    )
 
 
 def _composed(part: sql.Composable) -> str:

@@ -6,17 +6,18 @@ LIBRARY = LibraryInfo(
     packages=("sqlalchemy",),
     module="sqlalchemy",
     adapter="sqlalchemy.engines:Engines",
-    takes="a SQLAlchemy Engine, AsyncEngine or Pool",
+    instrumentable="a SQLAlchemy Engine, AsyncEngine or Pool",
     options={
         "*": PoolOptions(
             made_by="create_engine",
             size="pool_size",
-            keep="pool_size=<the peak>, max_overflow=0",
-            kept="overflow connections are closed when returned, and opened again",
+            keep_options="pool_size=<the peak>, max_overflow=0",
+            closing_rule="overflow connections are closed when returned, and "
+            "opened again",
             test="pool_pre_ping=True",
         )
     },
-    followed=(
+    searched_modules=(
         "sqlalchemy.orm.session",
         "sqlalchemy.orm.scoping",
         "sqlalchemy.orm.query",
@@ -26,7 +27,7 @@ LIBRARY = LibraryInfo(
         "sqlalchemy.pool.base",
         "sqlalchemy.cyextension",
     ),
-    unfollowed=frozenset(
+    not_searched=frozenset(
         {"Engine", "OptionEngine", "AsyncEngine", "Pool", "_ConnectionRecord", "URL"}
     ),
 )

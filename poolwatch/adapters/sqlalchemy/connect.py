@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.adapters.connection_facts import connection_facts
-from poolwatch.runtime.libraries import driver_called
+from poolwatch.runtime.libraries import driver_named
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -91,7 +91,7 @@ def _connect(pool: Any, dialect: Any | None) -> Any:
     positional, keywords = arguments
     from poolwatch.adapters.sync_driver import CONNECT_TIMEOUT_S
 
-    driver = driver_called(dialect.driver)
+    driver = driver_named(dialect.driver)
     if driver is not None and driver.connect_timeout is not None:
         keywords.setdefault(driver.connect_timeout, CONNECT_TIMEOUT_S)
     connection = _run_do_connect(dialect, positional, keywords)

@@ -21,9 +21,9 @@ class Connections:
         self._records: dict[int, ref[Any]] = {}
         """Weak references whose callbacks remove the facts of a collected record."""
 
-    def opened(self, dbapi_connection: Any, record: Any, took: float) -> None:
-        """Record a newly opened connection; ``took`` is in seconds."""
-        self._remember(record, facts_of(dbapi_connection, monotonic(), took))
+    def opened(self, dbapi_connection: Any, record: Any, connect_s: float) -> None:
+        """Record a newly opened connection; ``connect_s`` is in seconds."""
+        self._remember(record, facts_of(dbapi_connection, monotonic(), connect_s))
 
     def add_existing(self, proxy: Any) -> ConnectionFacts:
         """Record a connection that was opened before the pool was instrumented."""

@@ -33,7 +33,7 @@ from poolwatch.ledger.checkout import Checkout, Gauges
 from poolwatch.ledger.labels import current_context
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
-from poolwatch.stacks.capture import Path
+from poolwatch.stacks.capture import CapturedStack
 from poolwatch.stacks.greenlets import current_greenlet
 from poolwatch.stacks.holder import TaskRef
 
@@ -193,46 +193,46 @@ class PoolHooks(Hooks):
                 return original(pool)
             key = hold_key = 0
             called = False
-            wait: Any = None
+            checkout: Any = None
             proxy = held_before = None
             try:
                 holder = per_thread.holder or self._register_thread()
                 if is_async or running_loop() is not None:
-                    path, task = self._async_caller(frame_at(1))
+                    stack, task = self._async_caller(frame_at(1))
                 else:
-                    path, task = capture(entry()), None
-                wait = Checkout(path, holder, _context(), task, monotonic())
-                scarce = holder.out or len(holds) >= capacity
-                key = id(wait)
+                    stack, task = capture(entry()), None
+                checkout = Checkout(stack, holder, _context(), task, monotonic())
+                scarce = holder.hold_count or len(holds) >= capacity
+                key = id(checkout)
                 try:
-                    waits[key] = wait
+                    waits[key] = checkout
                     if scarce:
-                        self._record_scarcity(wait, capacity)
+                        self._record_scarcity(checkout, capacity)
                     called = True
                     proxy = original(pool)
                 except BaseException:  # also if an interrupt follows
                     if key in waits:
                         del waits[key]
-                    ledger.waited(wait, monotonic())
+                    ledger.waited(checkout, monotonic())
                     raise
-                now = wait.taken = monotonic()
+                now = checkout.checked_out_at = monotonic()
                 if blamed:
-                    ledger.waited(wait, now)
+                    ledger.waited(checkout, now)
                 if shared:
-                    hold_key, held_before = id(proxy), holder.out
-                    self._begin_shared_hold(wait, proxy)
+                    hold_key, held_before = id(proxy), holder.hold_count
+                    self._begin_shared_hold(checkout, proxy)
                 else:
                     record = proxy._connection_record
                     hold_key = id(record)
-                    wait.facts = connections.get(hold_key) or add_existing(proxy)
+                    checkout.facts = connections.get(hold_key) or add_existing(proxy)
                     # reuse the pool's own weak reference
-                    wait.proxy = record.fairy_ref or proxy_ref(proxy)
-                    held_before = holder.out
-                    holds[hold_key] = wait
-                    holder.out = held_before + 1
-                notify = observers.taken
+                    checkout.proxy = record.fairy_ref or proxy_ref(proxy)
+                    held_before = holder.hold_count
+                    holds[hold_key] = checkout
+                    holder.hold_count = held_before + 1
+                notify = observers.checked_out
                 if notify is not None:
-                    notify(ledger, wait)
+                    notify(ledger, checkout)
                 if key in waits:
                     del waits[key]
                 return proxy  # noqa: TRY300 - an exception here would leave the hold
@@ -242,10 +242,10 @@ class PoolHooks(Hooks):
                 try:
                     if proxy is None and raised_by(error, called, original):
                         self.request_failed(
-                            wait, error, isinstance(error, PoolTimeoutError)
+                            checkout, error, isinstance(error, PoolTimeoutError)
                         )
                         raise
-                    if not self.recovers(error, wait, hold_key, held_before):
+                    if not self.recover(error, checkout, hold_key, held_before):
                         _give_back(proxy)
                         raise
                 finally:
@@ -255,26 +255,26 @@ class PoolHooks(Hooks):
 
         return connect
 
-    def _async_caller(self, frame: Any) -> tuple[Path, TaskRef | None]:
+    def _async_caller(self, frame: Any) -> tuple[CapturedStack, TaskRef | None]:
         loop = running_loop()
         task = current_task(loop) if loop is not None else None
         greenlet = current_greenlet()
         if greenlet is None or greenlet.parent is None:
-            path = self._sites.capture(frame)
+            stack = self._sites.capture(frame)
         else:
-            path = self._sites.capture_across_greenlets(frame, greenlet)
-        return path, TaskRef(task) if task is not None else None
+            stack = self._sites.capture_across_greenlets(frame, greenlet)
+        return stack, TaskRef(task) if task is not None else None
 
-    def _record_scarcity(self, wait: Checkout, capacity: int) -> None:
-        """Record a second connection for one holder, or a request to an empty pool."""
+    def _record_scarcity(self, checkout: Checkout, capacity: int) -> None:
+        """Record a holder's second request, or a request to an exhausted pool."""
         ledger = self.ledger
-        if wait.holder.out and not self._shared:
-            ledger.requested_another(wait)
+        if checkout.holder.hold_count and not self._shared:
+            ledger.requested_another(checkout)
         if len(ledger.holds) >= capacity:
-            ledger.requested_beyond_capacity(wait)
+            ledger.requested_beyond_capacity(checkout)
             self._check_soon(ledger.id)
 
-    def _begin_shared_hold(self, wait: Checkout, proxy: Any) -> None:
+    def _begin_shared_hold(self, checkout: Checkout, proxy: Any) -> None:
         """Begin a hold, unless SingletonThreadPool has lent a proxy again."""
         known = self.ledger.holds.get(id(proxy))
         if known is not None and known.proxy() is proxy:
@@ -282,10 +282,10 @@ class PoolHooks(Hooks):
         self._end_invalidated()  # a dead proxy may have had the same id
         key = id(proxy._connection_record)
         facts = self.ledger.connections.get(key)
-        wait.facts = facts or self._connections.add_existing(proxy)
-        wait.proxy = proxy_ref(proxy)
-        self.ledger.holds[id(proxy)] = wait
-        wait.holder.out += 1
+        checkout.facts = facts or self._connections.add_existing(proxy)
+        checkout.proxy = proxy_ref(proxy)
+        self.ledger.holds[id(proxy)] = checkout
+        checkout.holder.hold_count += 1
 
     # -- pool events -----------------------------------------------------------------
 
@@ -293,12 +293,12 @@ class PoolHooks(Hooks):
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
         # From just before SQLAlchemy calls the driver to after its set-up of the
         # connection: OpenTelemetry's creation time.
-        took = max(0.0, time.time() - record.starttime)
+        connect_s = max(0.0, time.time() - record.starttime)
         detached = self.ledger.holds.pop(id(record), None)
         if detached is not None:  # the detach event of another thread is yet to come
             self._keep_detached(detached)
-        self._connections.opened(dbapi_connection, record, took)
-        self.ledger.connected(took)
+        self._connections.opened(dbapi_connection, record, connect_s)
+        self.ledger.connected(connect_s)
 
     def _return_wrapper(
         self, pool: Pool, original: Callable[[Any, Any], None]
@@ -325,7 +325,7 @@ class PoolHooks(Hooks):
                     self.uncount_hold(hold or pop_hold(id(record), None))
                 finally:  # Ctrl-C must not leak the connection
                     original(pool, record)
-                if not self.swallows(error):
+                if not self.suppress_failure(error):
                     raise
 
         return _return_conn

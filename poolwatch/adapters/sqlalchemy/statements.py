@@ -17,10 +17,10 @@ from weakref import ref
 
 from sqlalchemy.engine import Dialect
 
-from poolwatch.ledger.checkout import LIMIT, Checkout, Usage
+from poolwatch.ledger.checkout import MAX_STATEMENT_LENGTH, Checkout, Usage
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.runtime.guard import Guard
-from poolwatch.stacks.capture import CallSites, Path
+from poolwatch.stacks.capture import CallSites, CapturedStack
 from poolwatch.stacks.greenlets import current_greenlet
 from poolwatch.stacks.holder import get_ident
 
@@ -103,19 +103,21 @@ class StatementHooks:
                         usage = hold.usage or begin_usage(hold, proxy)
                         # do not keep a megabyte alive
                         usage.statement = (
-                            statement if len(statement) <= LIMIT else statement[:LIMIT]
+                            statement
+                            if len(statement) <= MAX_STATEMENT_LENGTH
+                            else statement[:MAX_STATEMENT_LENGTH]
                         )
                         if getattr(context, "_is_server_side", False):
                             usage.streamed = True
                         if hold.task is None:
-                            capture_path = capture
+                            capture_stack = capture
                             if hold.holder.ident != get_ident():
                                 usage.by_others = True
                         else:
-                            capture_path = across_greenlets
+                            capture_stack = across_greenlets
                             if not hold.task.is_of(_task()):
                                 usage.by_others = True
-                        usage.path = capture_path(_caller())
+                        usage.stack = capture_stack(_caller())
                         usage.begin()
                 except Exception as error:  # noqa: BLE001 - the application must go on
                     guard.failed(error)
@@ -168,7 +170,7 @@ class StatementHooks:
             usage.transactional = False
         return usage
 
-    def _across_greenlets(self, frame: Any) -> Path:
+    def _across_greenlets(self, frame: Any) -> CapturedStack:
         greenlet = current_greenlet()
         if greenlet is None or greenlet.parent is None:
             return self._sites.capture(frame)

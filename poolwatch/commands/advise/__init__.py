@@ -17,7 +17,7 @@ from poolwatch.errors import NoProcessError
 if TYPE_CHECKING:
     from poolwatch.commands.advise.advise import Advice
 
-_LONGEST_RECORDING_S = 600.0
+_MAX_RECORDING_S = 600.0
 
 _DESCRIPTION = """\
 Record each request for a connection and how long it was held, then recommend a pool
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from poolwatch.commands.advise.advise import advise
     from poolwatch.protocol import document
 
-    recorded_s = min(options.seconds, _LONGEST_RECORDING_S)
+    recorded_s = min(options.seconds, _MAX_RECORDING_S)
     client = Client(options.dir)
     client.agents()  # raises at once if there is no process
     print(f"poolwatch: recording for {recorded_s:g} s ...", file=sys.stderr)

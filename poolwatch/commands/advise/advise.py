@@ -58,8 +58,8 @@ def advise(trace: Trace, target_s: float) -> Advice:
     size = replayed = theory = None
     if thin is None and held is not None:
         size = replayed = sizing.smallest_by_replay(requests, target_s)
-        uneven = sizing.unevenness(requests)
-        theory = sizing.smallest_by_theory(rate, held, uneven, target_s)
+        variability = sizing.variability_factor(requests)
+        theory = sizing.smallest_by_theory(rate, held, variability, target_s)
         if theory is not None and sizing.is_memoryless(requests):
             # a short recording misses rare bursts, which theory includes
             size = max(replayed, theory)
@@ -106,7 +106,7 @@ def _too_little_data(trace: Trace) -> str | None:
 
 
 def _allowed(pool: PoolStats) -> str:
-    """Return how many connections the pool can lend, as the end of a sentence."""
+    """Return the pool's maximum, as the end of a sentence."""
     if pool.lost_slots:
         return f"{pool.capacity} of {pool.slots} connections are left"
     return f"{pool.capacity} are allowed"
@@ -167,14 +167,14 @@ def _overflow(trace: Trace) -> Recommendation | None:
     create_s = trace.pool.create_s.p50
     cost = f", {duration(create_s)} each" if create_s is not None else ""
     options = options_of(trace.pool.kind)
-    if not trace.pool.max_overflow or options.keep is None:
+    if not trace.pool.max_overflow or options.keep_options is None:
         return None
     instead = " rather than max_overflow" if options.size == "pool_size" else ""
     return Recommendation(
-        f"raise {options.keep.partition('=')[0]}{instead}",
+        f"raise {options.keep_options.partition('=')[0]}{instead}",
         f"{trace.connects} connections were opened for {count} requests{cost}: "
-        f"{options.kept}",
-        options.line(options.keep),
+        f"{options.closing_rule}",
+        options.line(options.keep_options),
     )
 
 
@@ -184,8 +184,8 @@ def _pre_ping(trace: Trace) -> Recommendation | None:
     if not invalidated or options.test is None:
         return None
     return Recommendation(
-        "let the pool test connections before it lends them",
-        f"{plural(invalidated, 'connection')} broke while in use since the start; a "
-        "test costs one round trip at each checkout",
+        "test each connection when it is checked out",
+        f"{plural(invalidated, 'connection')} broke while checked out; the test "
+        "costs one round trip per checkout",
         options.line(options.test) + _RECYCLE * (options.size == "pool_size"),
     )

@@ -1,17 +1,17 @@
 """The smallest pool that keeps waits within a target: by replay, and by theory.
 
-Requests are pairs (asked, held) in seconds, in the order they were made.
+Requests are pairs (requested, held) in seconds, in the order they were made.
 
-Replay: first come, first served. Each request takes the connection that is free first,
+Replay: first come, first served. Each request gets the connection that is free first,
 and holds it as long as it did in the recording. (In reality a caller that waits longer
 makes its next request later. The replay keeps the recorded times, so a small pool may
 look worse than it is, never better.)
 
-Theory: M/M/c, corrected for uneven load. Erlang's C formula gives the probability of
+Theory: M/M/c, corrected for variability. Erlang's C formula gives the probability of
 waiting for Poisson arrivals; the tail of the wait is exponential. Allen and Cunneen's
-factor (half the sum of the squared variations of arrivals and of holds) stretches it
-for other loads. Source: A. O. Allen, Probability, Statistics, and Queueing Theory, 2nd
-ed., 1990, section 5.3.
+factor (half the sum of the squared coefficients of variation of the interarrival
+times and of the hold times) scales it for other distributions. Source: A. O. Allen,
+Probability, Statistics, and Queueing Theory, 2nd ed., 1990, section 5.3.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from itertools import pairwise
 
 Requests = Sequence[tuple[float, float]]
 
-_LARGEST = 10_000
-_ABOUT_ONE = 0.6, 1.5
-"""Range of the squared variation of 200 exponentially distributed samples."""
+_MAX_SIZE = 10_000
+_MEMORYLESS = 0.6, 1.5
+"""Range of the squared coefficient of variation (SCV) of 200 exponential samples."""
 
 
 # -- by replay ---------------------------------------------------------------------
@@ -52,10 +52,10 @@ def replayed_waits(requests: Requests, size: int) -> list[float]:
     """Return the seconds that each request would wait in a pool of ``size``."""
     free = [0.0] * size
     waited = []
-    for asked, held in requests:
-        begin = max(asked, free[0])
+    for requested, held in requests:
+        begin = max(requested, free[0])
         heapq.heapreplace(free, begin + held)
-        waited.append(begin - asked)
+        waited.append(begin - requested)
     return waited
 
 
@@ -69,19 +69,20 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 
 def smallest_by_theory(
-    rate: float, held_s: float, uneven: float, target_s: float
+    rate: float, held_s: float, variability: float, target_s: float
 ) -> int | None:
     """Return the smallest pool whose 99 % wait meets the target; None above 10,000."""
-    for size in range(max(1, math.ceil(rate * held_s)), _LARGEST):
-        if wait_percentile(size, rate, held_s, uneven) <= target_s:
+    for size in range(max(1, math.ceil(rate * held_s)), _MAX_SIZE):
+        if wait_percentile(size, rate, held_s, variability) <= target_s:
             return size
     return None
 
 
-def wait_percentile(size: int, rate: float, held_s: float, uneven: float) -> float:
+def wait_percentile(size: int, rate: float, held_s: float, variability: float) -> float:
     """Return the 99th percentile of the wait in seconds; infinite under overload.
 
-    ``rate`` is requests per second, ``held_s`` the mean hold, ``uneven`` 1 for M/M/c.
+    ``rate`` is requests per second, ``held_s`` the mean hold time; ``variability`` is 1
+    for M/M/c.
     """
     load = rate * held_s
     if load >= size:
@@ -89,11 +90,11 @@ def wait_percentile(size: int, rate: float, held_s: float, uneven: float) -> flo
     probability = erlang_c(size, load)
     if probability <= 0.01:
         return 0.0
-    return math.log(probability / 0.01) * uneven * held_s / (size - load)
+    return math.log(probability / 0.01) * variability * held_s / (size - load)
 
 
 def erlang_c(size: int, load: float) -> float:
-    """Return the probability of waiting; ``load`` is in connections, below ``size``."""
+    """Return the probability of waiting; ``load`` is the offered load, < ``size``."""
     blocked = 1.0
     for servers in range(1, size + 1):  # recursive Erlang B avoids factorials
         blocked = load * blocked / (servers + load * blocked)
@@ -101,23 +102,23 @@ def erlang_c(size: int, load: float) -> float:
 
 
 def is_memoryless(requests: Requests) -> bool:
-    """Whether gaps and holds look exponentially distributed, as in M/M/c."""
-    low, high = _ABOUT_ONE
-    return all(low <= variation <= high for variation in _variations(requests))
+    """Whether interarrival and hold times look exponential, as in M/M/c."""
+    low, high = _MEMORYLESS
+    return all(low <= scv <= high for scv in _scvs(requests))
 
 
-def unevenness(requests: Requests) -> float:
-    """Return half the sum of the squared variations of gaps and holds; M/M/c: 1."""
-    return sum(_variations(requests)) / 2
+def variability_factor(requests: Requests) -> float:
+    """Return Allen and Cunneen's factor; 1 for M/M/c."""
+    return sum(_scvs(requests)) / 2
 
 
-def _variations(requests: Requests) -> tuple[float, float]:
-    """Return the squared variations of the gaps between requests, and of the holds."""
-    gaps = [after - before for (before, _), (after, _) in pairwise(requests)]
-    return _squared_variation(gaps), _squared_variation([held for _, held in requests])
+def _scvs(requests: Requests) -> tuple[float, float]:
+    """Return the SCV of the interarrival times and of the hold times."""
+    intervals = [after - before for (before, _), (after, _) in pairwise(requests)]
+    return _scv(intervals), _scv([held for _, held in requests])
 
 
-def _squared_variation(samples: Sequence[float]) -> float:
+def _scv(samples: Sequence[float]) -> float:
     if not samples:
         return 1.0
     mean = sum(samples) / len(samples)

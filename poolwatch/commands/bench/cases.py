@@ -15,8 +15,8 @@ from sqlalchemy.pool import NullPool
 
 import poolwatch
 
-Lend = Callable[[], AbstractContextManager[Any]]
-"""Lends a DBAPI connection for one operation."""
+Connect = Callable[[], AbstractContextManager[Any]]
+"""Checks out a DBAPI connection for one operation."""
 
 
 # -- ways --------------------------------------------------------------------------
@@ -27,7 +27,7 @@ class Way:
     """A way to get a connection: a new one each time, or one from a pool."""
 
     name: str
-    open: Callable[[URL], AbstractContextManager[Lend]]
+    open: Callable[[URL], AbstractContextManager[Connect]]
     """Creates the pool, if there is one, and closes it at the end."""
 
 
@@ -37,16 +37,16 @@ def _libpq(url: URL) -> str:
 
 
 @contextmanager
-def _psycopg2_new(url: URL) -> Iterator[Lend]:
+def _psycopg2_new(url: URL) -> Iterator[Connect]:
     yield lambda: closing(psycopg2.connect(_libpq(url)))
 
 
 @contextmanager
-def _psycopg2_pool(url: URL) -> Iterator[Lend]:
+def _psycopg2_pool(url: URL) -> Iterator[Connect]:
     pool = psycopg2.pool.ThreadedConnectionPool(1, 5, _libpq(url))
 
     @contextmanager
-    def lend() -> Iterator[Any]:
+    def connect() -> Iterator[Any]:
         connection = pool.getconn()
         try:
             yield connection
@@ -54,13 +54,13 @@ def _psycopg2_pool(url: URL) -> Iterator[Lend]:
             pool.putconn(connection)
 
     try:
-        yield lend
+        yield connect
     finally:
         pool.closeall()
 
 
 @contextmanager
-def _psycopg_pool(url: URL) -> Iterator[Lend]:
+def _psycopg_pool(url: URL) -> Iterator[Connect]:
     from psycopg_pool import ConnectionPool
 
     with ConnectionPool(_libpq(url), min_size=1, max_size=5, open=True) as pool:
@@ -70,7 +70,7 @@ def _psycopg_pool(url: URL) -> Iterator[Lend]:
 
 def _sqlalchemy(*, instrumented: bool = False, **settings: Any) -> Any:
     @contextmanager
-    def open_engine(url: URL) -> Iterator[Lend]:
+    def open_engine(url: URL) -> Iterator[Connect]:
         engine = create_engine(url, **settings)
         if instrumented:
             poolwatch.instrument(engine, name="bench")
@@ -129,22 +129,22 @@ class Workload:
 
     name: str
     operations: int
-    run: Callable[[Lend, int], None]
+    run: Callable[[Connect, int], None]
     """Runs the given number of operations."""
 
 
-def _checkouts(lend: Lend, operations: int) -> None:
+def _checkouts(connect: Connect, operations: int) -> None:
     for _ in range(operations):
-        with lend() as connection:
+        with connect() as connection:
             _execute(connection, "SELECT 1", ())
             connection.rollback()
 
 
-def _documents(lend: Lend, operations: int) -> None:
-    """Take a connection for each document, a common mistake."""
+def _documents(connect: Connect, operations: int) -> None:
+    """Check out a connection for each document, a common mistake."""
     for number in range(operations):
         body = json.dumps({"number": number, "words": ["pool"] * 20})
-        with lend() as connection:
+        with connect() as connection:
             _execute(connection, _UPSERT, (number, f"document {number}", body))
             connection.commit()
 
@@ -160,6 +160,6 @@ def _execute(connection: Any, statement: str, values: tuple[Any, ...]) -> None:
 def workloads(operations: int) -> tuple[Workload, ...]:
     """Return the workloads, with ``operations`` operations each."""
     return (
-        Workload("take a connection, SELECT 1", operations, _checkouts),
+        Workload("check out, SELECT 1", operations, _checkouts),
         Workload(f"ETL of {operations:,} documents", operations, _documents),
     )

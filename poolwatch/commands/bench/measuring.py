@@ -68,10 +68,10 @@ def _measure_workload(
         for way in ways:
             advance(f"{workload.name}: {way.name}")
             # a new pool per slice: its backend's core can make a factor of 3
-            with way.open(url) as lend:
-                workload.run(lend, WARM_UP)
+            with way.open(url) as connect:
+                workload.run(connect, WARM_UP)
                 began = time.perf_counter()
-                workload.run(lend, share)
+                workload.run(connect, share)
                 seconds[way] += time.perf_counter() - began
     done = share * slices
     return [

@@ -1,8 +1,8 @@
 """The faults planted in the demo app, read from its own source lines.
 
-A faulty line that takes a connection ends with a comment: ``fault:`` and a name. Tests
-and ``poolwatch demo --headless`` compare these lines with the snapshot, so that no line
-numbers need to be maintained.
+A faulty line that checks out a connection ends with a comment: ``fault:`` and a name.
+Tests and ``poolwatch demo --headless`` compare these lines with the snapshot, so that
+no line numbers need to be maintained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SENTENCES: Mapping[str, str] = {
     "idle-in-transaction": "Holds a row lock, uncommitted, while it does slow work.",
     "blocked": "Waits for the row lock of the idle transaction.",
     "thread-ended": "Its thread has ended without returning the connection.",
-    "nested": "A second connection, taken while the caller holds one.",
+    "nested": "A second connection, checked out while the caller holds one.",
     "nested-outer": "The caller's own connection, held during the nested one.",
     "dropped": "Never closed, left to the garbage collector, again and again.",
 }
@@ -31,7 +31,7 @@ _MARK = re.compile(r"#\s*fault:\s*(?P<name>[\w-]+)\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One planted fault: the line that takes the connection."""
+    """One planted fault: the line that checks out the connection."""
 
     name: str
     file: str

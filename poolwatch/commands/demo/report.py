@@ -50,10 +50,10 @@ def _sighting(processes: Iterable[Process], fault: Fault) -> Sighting:
     holds: list[Hold] = []
     lost, kinds = 0, []
     for process in processes:
-        taken = [hold for hold in process.holds if _is_at(hold.site, fault)]
-        holds += taken
+        found = [hold for hold in process.holds if _is_at(hold.site, fault)]
+        holds += found
         lost += sum(each.leaked for each in process.sites if _is_at(each.site, fault))
-        kinds += list(_kinds(process.findings, taken, fault))
+        kinds += list(_kinds(process.findings, found, fault))
     return Sighting(fault, tuple(holds), lost, tuple(dict.fromkeys(kinds)))
 
 

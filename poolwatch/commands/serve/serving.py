@@ -24,7 +24,7 @@ from poolwatch.commands.serve.peers import is_allowed
 from poolwatch.errors import UsageError
 from poolwatch.runtime.installation import python_path
 
-MOST_PAGES = 8
+MAX_PAGES = 8
 """Maximum number of open pages: each runs a process of about 50 MiB."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -137,10 +137,10 @@ class _Server(Server):
         return response
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """Start a dashboard for a page, up to MOST_PAGES."""
-        if self._pages >= MOST_PAGES:
+        """Start a dashboard for a page, up to MAX_PAGES."""
+        if self._pages >= MAX_PAGES:
             raise web.HTTPServiceUnavailable(
-                text=f"poolwatch: {MOST_PAGES} pages are open already\n"
+                text=f"poolwatch: {MAX_PAGES} pages are open already\n"
             )
         self._pages += 1
         try:

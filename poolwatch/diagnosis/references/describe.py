@@ -61,7 +61,7 @@ def describe(
 ) -> ReferencePath:
     """Describe a chain of references in words.
 
-    ``same_holder``: whether the root belongs to the thread or task that took the hold.
+    ``same_holder``: whether the root belongs to the holder itself.
     """
     kind, steps = _path_kind(place, chain), in_words(place, chain)
     frame = _frame_of(place)
@@ -86,7 +86,7 @@ def rank(path: ReferencePath) -> tuple[int, ...]:
     the user's code ranks before a library's frame; a frame with a direct path before
     one whose path leads over a suspended generator or coroutine (a request's middleware
     before the generator that will close the session); another holder's frame before one
-    of the thread or task that took the hold; a running frame before a suspended one.
+    of the holder itself; a running frame before a suspended one.
     """
     if path.in_use:
         return (
@@ -225,7 +225,7 @@ def _describe_root(place: Place, chain: Sequence[Any]) -> str:
     if place.code is not None:
         where = _position(place.code, place.lasti)
         if place.far:
-            return f"far behind the variables of {where}"
+            return f"reachable over many references from the variables of {where}"
         return f"local '{name}' of {where}" if name else f"a temporary of {where}"
     if name and place.kind in ("global", "context variable"):
         return f"{place.kind} '{name}' of {place.title}"

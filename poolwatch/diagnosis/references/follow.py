@@ -172,7 +172,7 @@ _LOGGING_REGISTRIES = frozenset({"Logger", "RootLogger", "Manager", "PlaceHolder
 
 def pools_of_drivers() -> tuple[type, ...]:
     """Loaded pool classes. A pool's reference to a checked-out connection is no use."""
-    named = [pair for each in libraries() for pair in each.lenders]
+    named = [pair for each in libraries() for pair in each.pool_classes]
     found = (getattr(sys.modules.get(module), name, None) for module, name in named)
     return tuple(kind for kind in found if isinstance(kind, type))
 
@@ -182,8 +182,8 @@ def _worth_following(kind: type) -> bool:
     package = module.partition(".")[0]
     library = by_package().get(package)
     if library is not None:
-        in_followed_module = module.startswith(library.followed or "")
-        left_out = {name, package} & library.unfollowed
+        in_followed_module = module.startswith(library.searched_modules or "")
+        left_out = {name, package} & library.not_searched
         return (in_followed_module and not left_out) or "ExecutionContext" in name
     if package == "poolwatch":
         return module.startswith("poolwatch.commands.demo.app")
@@ -192,7 +192,7 @@ def _worth_following(kind: type) -> bool:
 
 def is_of_sqlalchemy(kind: type) -> bool:
     """Whether it is a session, connection, result or the like, or derived from one."""
-    followed = by_package()["sqlalchemy"].followed
+    followed = by_package()["sqlalchemy"].searched_modules
     return any(module_of(base).startswith(followed) for base in bases_of(kind))
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from poolwatch.diagnosis.references.places import Root
 
-_NAMED = 3
+_MAX_NAMED = 3
 """Most roots of one kind that are named."""
 
 
@@ -36,7 +36,7 @@ class Gaps:
 
 
 def _names(titles: dict[str, int]) -> str:
-    named = [title for title in titles if title][:_NAMED]
+    named = [title for title in titles if title][:_MAX_NAMED]
     more = sum(titles.values()) - sum(titles[title] for title in named)
     if not named:
         return str(more)

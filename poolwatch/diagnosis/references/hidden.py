@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import matching_frames, taking_frames
+from poolwatch.stacks.compare import matching_frames, user_frames
 
-_LARGEST = 10_000
+_MAX_LINES = 10_000
 """Most lines of a file that is parsed; parsing it takes 0.1 s, once."""
 _LOOPS = (ast.For, ast.AsyncFor)
 _SCOPES = (ast.With, ast.AsyncWith)
@@ -39,7 +39,7 @@ class _Block:
     body: Lines
     """The lines during which the object stays hidden."""
     scope: bool = False
-    """A ``with`` without ``as``: it may also hide a connection taken in its body."""
+    """A ``with`` without ``as``: its body may check out a connection that it hides."""
     generators: bool = False
     """The hidden object can only be a generator."""
 
@@ -54,8 +54,8 @@ class _Source:
 def may_hide(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> bool:
     """Whether a frame on both stacks may hold a connection without a variable."""
     # outermost frame first
-    checked_out = taking_frames(stack_at_checkout, launcher=True)[::-1]
-    pairs = matching_frames(checked_out, taking_frames(now, launcher=True)[::-1])
+    checked_out = user_frames(stack_at_checkout, launcher=True)[::-1]
+    pairs = matching_frames(checked_out, user_frames(now, launcher=True)[::-1])
     ended = checked_out[len(pairs)] if 0 < len(pairs) < len(checked_out) else None
     return any(
         _hides(block, at_checkout.line, frame.line, ended)
@@ -85,7 +85,7 @@ def _is_generator(frame: Frame) -> bool:
 @lru_cache(maxsize=64)
 def _source(file: str) -> _Source:
     lines = linecache.getlines(file)
-    if not 0 < len(lines) <= _LARGEST:
+    if not 0 < len(lines) <= _MAX_LINES:
         return _Source((), ())
     try:
         tree = ast.parse("".join(lines))

@@ -1,8 +1,8 @@
 """Connections that variables of the code running in this thread refer to.
 
-A session takes its connection in some helper function, which returns; the session stays
-in a variable of a caller. So the stack at checkout says little about which code uses a
-connection, while the variables of the running frames show it.
+A session checks out its connection in some helper function, which returns; the session
+stays in a variable of a caller. So the stack at checkout says little about which code
+uses a connection, while the variables of the running frames show it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from poolwatch.diagnosis.references.places import NO_OWNER, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.stacks import greenlets
 
-_MOST = 2000
+_MAX_VISITED = 2000
 """Most objects visited: about a millisecond of the application's own thread."""
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
@@ -30,15 +30,15 @@ def used_by_running_code(
     """Return the index of each connection near a variable of this thread's stack.
 
     A connection that is None is skipped. For an index in ``several`` that variable must
-    be a collection. Those connections were taken in a loop, at the line that runs now:
-    a plain variable still has the previous iteration's connection, and the assignment
-    is about to replace it.
+    be a collection. Those connections were checked out in a loop, at the line that
+    runs now: a plain variable still has the previous iteration's connection, and the
+    assignment is about to replace it.
     """
     wanted = {id(each): at for at, each in enumerate(connections) if each is not None}
     places = [place for frame in _own_stacks() for place in _users(frame)]
     guide = Guide()
     walk = Walk(places, guide, {key: str(at) for key, at in wanted.items()}, set())
-    walk.go(_MOST)
+    walk.go(_MAX_VISITED)
     found = []
     for index in walk.hits:
         chain, place = walk.chain(index)

@@ -22,7 +22,7 @@ class ReferencePath:
     owner: str | None
     """Name of the thread or task whose frame, context or exception is the root."""
     same_holder: bool | None
-    """Whether that thread or task took the hold; None if unknown."""
+    """Whether that thread or task is the holder; None if unknown."""
     is_user: bool
     """Whether the root is code, or a module, of the application."""
     frame: Frame | None

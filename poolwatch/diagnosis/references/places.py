@@ -15,14 +15,14 @@ from typing import Any, Literal
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import local_variables
-from poolwatch.stacks.code_owner import Owner, is_ours, owner_of
+from poolwatch.stacks.code_owner import CodeOwner, code_owner_of, is_ours
 
 RootKind = Literal[
     "running frame", "suspended frame", "global", "context variable", "exception",
     "scheduled call", "unknown",
 ]  # fmt: skip
 
-DEEPEST = 1000
+MAX_FRAMES = 1000
 """Most frames of one stack that are read, innermost first."""
 
 
@@ -116,7 +116,7 @@ def runs_user_code(frame: FrameType) -> bool:
     """Whether a frame runs the user's code or that of a package (not plumbing)."""
     module = dict.get(frame.f_globals, "__name__")  # perhaps a dict subclass
     module = module if type(module) is str else None
-    return owner_of(frame.f_code.co_filename, module) is not Owner.PLUMBING
+    return code_owner_of(frame.f_code.co_filename, module) is not CodeOwner.PLUMBING
 
 
 def stack_places(
@@ -129,7 +129,7 @@ def stack_places(
     above: list[Any] = []
     modules: set[int] = set()
     """Ids of the globals of the frames above."""
-    for _ in range(DEEPEST):
+    for _ in range(MAX_FRAMES):
         if frame is None:
             return
         names: list[Any] = []

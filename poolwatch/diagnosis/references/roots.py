@@ -27,7 +27,12 @@ from poolwatch.diagnosis.references.places import (
 from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.capture import current_frames
-from poolwatch.stacks.code_owner import Owner, file_of, is_application_module, owner_of
+from poolwatch.stacks.code_owner import (
+    CodeOwner,
+    code_owner_of,
+    file_of,
+    is_application_module,
+)
 from poolwatch.stacks.holder import per_greenlet
 
 _IMPORTED = frozenset({"__loader__", "__spec__", "__builtins__"})
@@ -86,8 +91,8 @@ def greenlet_roots(guide: Guide, first: Iterable[int | None]) -> list[Root]:
 def _greenlet_reader(group: tuple[ref[Any], ...]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
-        for weakly in group:
-            greenlet = weakly()
+        for weak_ref in group:
+            greenlet = weak_ref()
             if greenlet is not None:
                 places += _places_of_greenlet(greenlet)
         return places
@@ -177,7 +182,7 @@ def _handled_exceptions(names: dict[int | None, str]) -> list[Place]:
     return places
 
 
-def module_roots(wanted: Owner) -> list[Root]:
+def module_roots(wanted: CodeOwner) -> list[Root]:
     """The globals of the modules that belong to ``wanted``."""
     roots = []
     for name, module in list(sys.modules.items()):
@@ -190,13 +195,17 @@ def module_roots(wanted: Owner) -> list[Root]:
     return roots
 
 
-def _owner_of_module(file: str, module: str) -> Owner:
-    return Owner.USER if is_application_module(file, module) else owner_of(file, module)
+def _owner_of_module(file: str, module: str) -> CodeOwner:
+    return (
+        CodeOwner.USER
+        if is_application_module(file, module)
+        else code_owner_of(file, module)
+    )
 
 
-def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Place]]:
+def _module_reader(name: str, weak_ref: ref[ModuleType]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
-        module = weakly()
+        module = weak_ref()
         if module is None:
             return []
         variables = ModuleType.__getattribute__(module, "__dict__")
@@ -212,12 +221,12 @@ def _module_reader(name: str, weakly: ref[ModuleType]) -> Callable[[], list[Plac
 
 def loop_roots(guide: Guide) -> list[Root]:
     """The calls that are scheduled on event loops."""
-    return [Root("event loops", "", _loop_reader(weakly)) for weakly in guide.loops]
+    return [Root("event loops", "", _loop_reader(weak_ref)) for weak_ref in guide.loops]
 
 
-def _loop_reader(weakly: ref[Any]) -> Callable[[], list[Place]]:
+def _loop_reader(weak_ref: ref[Any]) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
-        loop = weakly()
+        loop = weak_ref()
         title = "a call scheduled on the event loop"
         held = gc.get_referents(loop) if loop is not None else []
         return [unnamed_place("scheduled call", NO_OWNER, title, held)]

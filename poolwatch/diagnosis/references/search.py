@@ -15,11 +15,11 @@ Moreover, referrers do not include the locals of running frames, which matter mo
 Effects of a search on the application:
 
 - During a step, this thread has references to frames and objects of the application;
-  between two steps it has none. A step is shorter than the switch interval of the
-  GIL (5 ms), so other threads normally do not run meanwhile. If the last
-  other reference to an object is dropped during a step all the same (a slow machine, an
-  free-threaded build), the object is finalized at the end of the step, in
-  this thread. A dropped connection then returns to its pool some milliseconds later.
+  between two steps it has none. A step is shorter than the switch interval of the GIL
+  (5 ms), so other threads normally do not run meanwhile. If the last other reference to
+  an object is dropped during a step all the same (a slow machine, or a free-threaded
+  build), the object is finalized at the end of the step, in this thread. A dropped
+  connection then returns to its pool some milliseconds later.
 - For the reading of locals see :mod:`poolwatch.diagnosis.references.follow`.
 - No code of the application is called, and no exception is raised.
 
@@ -55,16 +55,16 @@ from poolwatch.diagnosis.references.sweep import NEAR, Progress, Sweep
 from poolwatch.diagnosis.references.tasks import holding_task_roots, task_roots
 from poolwatch.diagnosis.references.trail import Trail
 from poolwatch.diagnosis.references.walk import Walk
-from poolwatch.stacks.code_owner import Owner
+from poolwatch.stacks.code_owner import CodeOwner
 
-Taker = tuple[int | None, Callable[[], Any] | None]
-"""The stack that took a hold (Holder.stack_key; None if it has ended), and its task."""
+HolderKey = tuple[int | None, Callable[[], Any] | None]
+"""The holder: its stack (Holder.stack_key; None if it has ended), and its task."""
 
 STEP = 2000
 """Objects near a root that are visited in one step; about two milliseconds."""
 _THOROUGH_BUDGET_S, _THOROUGH_NODES = 1.2, 3_000_000
 """Budget in seconds and number of objects of a thorough search."""
-_MOST_IDS = 500_000
+_MAX_IDS = 500_000
 """Most ids that a search remembers: 40 MB."""
 _NOT_FINISHED = "not followed to the end"
 _PAUSE_AFTER_S = 0.001
@@ -91,7 +91,7 @@ class SearchResult:
 def find_paths(
     holds: Mapping[str, Callable[[], Any]],
     *,
-    taker: Mapping[str, Taker],
+    holders: Mapping[str, HolderKey],
     budget_s: float = 0.05,
     nodes: int = 200_000,
     prove: bool = True,
@@ -102,7 +102,7 @@ def find_paths(
     that may be visited. Without ``prove`` the search stops at any path to each
     proxy, even if another path might show that the connection is in use.
     """
-    search = _Search(holds, taker, budget_s, nodes)
+    search = _Search(holds, holders, budget_s, nodes)
     try:
         search.run(prove=prove)
     except Exception as error:  # noqa: BLE001 - it is the application's process
@@ -113,13 +113,13 @@ def find_paths(
 
 
 def find_all(
-    holds: Mapping[str, Callable[[], Any]], taker: Mapping[str, Taker]
+    holds: Mapping[str, Callable[[], Any]], holders: Mapping[str, HolderKey]
 ) -> SearchResult:
     """Search as thoroughly as a verdict needs: with a larger budget if necessary."""
-    result = find_paths(holds, taker=taker)
+    result = find_paths(holds, holders=holders)
     if result.unseen is not None:
         result = find_paths(
-            holds, taker=taker, budget_s=_THOROUGH_BUDGET_S, nodes=_THOROUGH_NODES
+            holds, holders=holders, budget_s=_THOROUGH_BUDGET_S, nodes=_THOROUGH_NODES
         )
     return result
 
@@ -128,18 +128,18 @@ class _Search:
     def __init__(
         self,
         holds: Mapping[str, Callable[[], Any]],
-        taker: Mapping[str, Taker],
+        holders: Mapping[str, HolderKey],
         budget_s: float,
         nodes: int,
     ) -> None:
         self._holds = holds
-        self._taker = taker
+        self._holder_of = holders
         self._budget_s = budget_s
         self._nodes_left = nodes
         self._guide = Guide()
         self._wanted: dict[int, str] = {}
-        for hold, weakly in holds.items():
-            proxy = weakly()
+        for hold, weak_ref in holds.items():
+            proxy = weak_ref()
             if proxy is not None:
                 self._wanted[id(proxy)] = hold
             del proxy
@@ -163,9 +163,9 @@ class _Search:
         """
         if not self._wanted:
             return
-        guide, takers = self._guide, self._taker.values()
-        tasks = [task for _, task in takers if task is not None]
-        first = [key for key, _ in takers]
+        guide, holders = self._guide, self._holder_of.values()
+        tasks = [task for _, task in holders if task is not None]
+        first = [key for key, _ in holders]
         self._visit(thread_roots(guide, first))
         self._visit(greenlet_roots(guide, first))
         self._visit(holding_task_roots(guide, tasks))
@@ -174,8 +174,8 @@ class _Search:
             return
         self._visit(loop_roots(guide))
         self._visit(exception_roots())
-        self._visit(module_roots(Owner.USER))
-        self._visit(module_roots(Owner.PACKAGE))
+        self._visit(module_roots(CodeOwner.USER))
+        self._visit(module_roots(CodeOwner.PACKAGE))
         progress = self._progress()
         proving = [root for root in self._unfinished if root.proves_use]
         others = [root for root in self._unfinished if not root.proves_use]
@@ -200,7 +200,7 @@ class _Search:
     def _visit(self, roots: Iterable[Root]) -> None:
         """Visit the objects near each root."""
         for root in roots:
-            if self._is_exhausted():
+            if self._is_over_budget():
                 self._gaps.add(root, "not searched")
             elif not self._attempt(root, partial(self._step, root)):
                 self._unfinished.append(root)
@@ -212,7 +212,7 @@ class _Search:
         trails = deque(Trail([root]) for root in roots)
         while trails and worthwhile():
             trail = trails.popleft()
-            if self._is_exhausted():
+            if self._is_over_budget():
                 self._gaps.add(trail.roots[0], _NOT_FINISHED)
                 continue
             step = partial(self._follow_further, trail, progress)
@@ -229,13 +229,13 @@ class _Search:
             self._gaps.add(root, f"not readable ({class_name(type(error))})")
             return True
 
-    def _is_exhausted(self) -> bool:
+    def _is_over_budget(self) -> bool:
         now = time.perf_counter()
         if now - self._last_pause >= _PAUSE_AFTER_S:
             time.sleep(_PAUSE_S)
             self._last_pause = time.perf_counter()
         if self._stop_reason is None and (
-            self._nodes_left <= 0 or len(self._dead_ends) > _MOST_IDS
+            self._nodes_left <= 0 or len(self._dead_ends) > _MAX_IDS
         ):
             self._stop_reason = "enough objects were visited"
         elif self._stop_reason is None and (
@@ -318,14 +318,14 @@ class _Search:
         known = self._found.get(hold)
         if hold not in self._undecided and not place.is_user:
             return  # the known path ranks first: no need to describe this one
-        path = describe(place, chain, self._is_taker(hold, place.owner))
+        path = describe(place, chain, self._is_holder(hold, place.owner))
         if known is None or rank(path) < rank(known):
             self._found[hold] = path
         if path.in_use:
             self._undecided.discard(hold)
 
-    def _is_taker(self, hold: str, owner: RootOwner) -> bool | None:
-        ident, task = self._taker.get(hold, (None, None))
+    def _is_holder(self, hold: str, owner: RootOwner) -> bool | None:
+        ident, task = self._holder_of.get(hold, (None, None))
         if not owner.name:
             return None
         if owner.task is not None:

@@ -31,7 +31,7 @@ _ENTRIES = 4000
 """Most entries of all containers in one batch."""
 _SKIPPED_PER_VISIT = 40
 """Entries of a dict that are skipped in the time that it takes to visit one."""
-_MOST_EXTRA = 15_000
+_MAX_EXTRA = 15_000
 """Most objects by which skipping may prolong a step."""
 _OVERHEAD = 8
 """Fixed cost of a batch, counted in objects."""
@@ -243,7 +243,7 @@ class Sweep:
         if at == 0:
             attributes = attributes_of(container)
             yield from self._pieces(self._fresh([attributes] if attributes else []))
-        self._extra = max(self._extra, min(at // _SKIPPED_PER_VISIT, _MOST_EXTRA))
+        self._extra = max(self._extra, min(at // _SKIPPED_PER_VISIT, _MAX_EXTRA))
         while at < (length := self._guide.length(container)):
             self.changed |= length < progress.lengths.get(key, 0)
             progress.lengths[key] = length
@@ -273,11 +273,13 @@ class Sweep:
             if level.large:
                 pending = level.batch
                 continue
-            weakly = _weakly([*pending, *itertools.chain.from_iterable(level.pieces)])
-            if weakly is None:  # a list, say: to be reached again from its referrer
+            weak_refs = _weak_refs(
+                [*pending, *itertools.chain.from_iterable(level.pieces)]
+            )
+            if weak_refs is None:  # a list, say: to be reached again from its referrer
                 pending = level.batch[-1:] if level.chained else level.batch
                 continue
-            found += weakly
+            found += weak_refs
             pending = []
             if level.chained:
                 level.batch = level.batch[max(0, NEAR - deep) :]
@@ -360,7 +362,7 @@ class Sweep:
 def _ignore(_: list[Any]) -> None: ...
 
 
-def _weakly(objects: Iterable[Any]) -> list[ref[Any]] | None:
+def _weak_refs(objects: Iterable[Any]) -> list[ref[Any]] | None:
     try:
         return [ref(each) for each in objects]
     except TypeError:

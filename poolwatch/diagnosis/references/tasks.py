@@ -19,7 +19,7 @@ from poolwatch.diagnosis.references.follow import (
     stored_in,
 )
 from poolwatch.diagnosis.references.places import (
-    DEEPEST,
+    MAX_FRAMES,
     Place,
     Root,
     RootOwner,
@@ -38,18 +38,20 @@ _TOGETHER = 16
 """Tasks grouped in one root: there may be ten thousand, most of them idle."""
 
 
-def holding_task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
-    """The tasks that took the suspicious holds, one root each."""
+def holding_task_roots(
+    guide: Guide, holders: Iterable[Callable[[], Any]]
+) -> list[Root]:
+    """The tasks with the suspicious holds, one root each."""
     found: dict[ref[Any], None] = {}
-    for weakly in takers:
-        task = weakly()
+    for weak_ref in holders:
+        task = weak_ref()
         if task is not None:
             found[ref(task)] = None
             guide.loops.add(ref(task.get_loop()))
-    return [_root(guide, (weakly,)) for weakly in found]
+    return [_root(guide, (weak_ref,)) for weak_ref in found]
 
 
-def task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
+def task_roots(guide: Guide, holders: Iterable[Callable[[], Any]]) -> list[Root]:
     """All other tasks of the event loops found so far, in groups."""
     others: list[ref[Any]] = []
     roots = []
@@ -58,8 +60,8 @@ def task_roots(guide: Guide, takers: Iterable[Callable[[], Any]]) -> list[Root]:
             others += _tasks_of(guide, loop())
         except RuntimeError:  # the set of tasks kept changing
             roots.append(Root("tasks", "those of an event loop", _unreadable))
-    taker_ids = {id(weakly()) for weakly in takers}
-    others = [weakly for weakly in others if id(weakly()) not in taker_ids]
+    holder_ids = {id(weak_ref()) for weak_ref in holders}
+    others = [weak_ref for weak_ref in others if id(weak_ref()) not in holder_ids]
     groups = [
         tuple(others[at : at + _TOGETHER]) for at in range(0, len(others), _TOGETHER)
     ]
@@ -91,18 +93,18 @@ def _task_reader(
 ) -> Callable[[], list[Place]]:
     def read() -> list[Place]:
         places: list[Place] = []
-        for weakly in group:
-            places += _places_of(guide, weakly)
+        for weak_ref in group:
+            places += _places_of(guide, weak_ref)
         return places
 
     return read
 
 
-def _places_of(guide: Guide, weakly: ref[Any]) -> list[Place]:
-    task = weakly()
+def _places_of(guide: Guide, weak_ref: ref[Any]) -> list[Place]:
+    task = weak_ref()
     if task is None or task.done():
         return []
-    owner = RootOwner(task.get_name(), None, weakly)
+    owner = RootOwner(task.get_name(), None, weak_ref)
     places = list(_await_chain(guide, task.get_coro(), owner))[::-1]
     for context in gc.get_referents(task):
         if type(context) is Context:
@@ -123,7 +125,7 @@ def _context_place(
 
 def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place]:
     """The suspended frames of a task, from its coroutine to the innermost await."""
-    for _ in range(DEEPEST):
+    for _ in range(MAX_FRAMES):
         if class_name(type(awaited)) in _ASEND:
             inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
             awaited = inner[0] if inner else None

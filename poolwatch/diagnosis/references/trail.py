@@ -14,7 +14,7 @@ from poolwatch.diagnosis.references.sweep import NEAR, Sweep
 _STRATEGIES = ((128, 5_000), (8, 5_000), (4, 40_000))
 """Objects per batch, and per step. Deeply nested containers need narrow batches or long
 steps: a container is only finished after the innermost one in it."""
-_MOST_ROOTS = 1000
+_MAX_ROOTS = 1000
 
 
 @dataclass(slots=True)
@@ -43,15 +43,15 @@ class Trail:
         """Add a root where a step has stopped; False if that is too near the first."""
         place = places[sweep.group].far_copy(via_suspended=sweep.passes_suspended())
         frontier = sweep.frontier(NEAR if places[0].far else 0)
-        if not frontier or len(self.roots) >= _MOST_ROOTS:
+        if not frontier or len(self.roots) >= _MAX_ROOTS:
             return False
         read = partial(_far_places, place, frontier)
         self.roots.append(replace(self.roots[-1], read=read))
         return True
 
 
-def _far_places(place: Place, weakly: Iterable[ref[Any]]) -> list[Place]:
-    objects = [each() for each in weakly]
+def _far_places(place: Place, weak_refs: Iterable[ref[Any]]) -> list[Place]:
+    objects = [each() for each in weak_refs]
     place = place.far_copy(via_suspended=False)
     place.values = [each for each in objects if each is not None]
     return [place]

@@ -9,7 +9,7 @@ from typing import Any
 from poolwatch.diagnosis.references.follow import Guide, newest
 from poolwatch.diagnosis.references.places import Place
 
-MOST = 1000
+_MAX_ENTRIES = 1000
 """Most entries of one container that are visited, newest first."""
 _SMALL = 50
 """Most entries of a container that is not put off until all else was visited."""
@@ -64,9 +64,9 @@ class Walk:
 
     def _visit(self, index: int) -> None:
         node = self.nodes[index]
-        if self._guide.length(node) > MOST:
+        if self._guide.length(node) > _MAX_ENTRIES:
             self._open.add(index)
-            self._add(newest(node, MOST), index)
+            self._add(newest(node, _MAX_ENTRIES), index)
         else:
             self._add(self._guide.follow(node), index)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import neutral, place, plural
 from poolwatch.tui.draw.line import Line
 from poolwatch.tui.draw.source_lines import around
@@ -37,7 +37,7 @@ def stack_lines(
 
     ``own`` are the application's frames; by default they are found in the stack.
     """
-    own = taking_frames(frames, site) if own is None else own
+    own = user_frames(frames, site) if own is None else own
     lines: list[Line] = []
     folded = 0
     for frame in frames[:MOST]:

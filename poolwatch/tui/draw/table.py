@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from poolwatch.model import Hold, Process, Wait
-from poolwatch.text.format import duration, fit, one_line, short_time, taken_at_short
+from poolwatch.text.format import call_site_short, duration, fit, one_line, short_time
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, tail
 
@@ -98,7 +98,7 @@ def text_cell(text: str, ink: str = "muted") -> Run:
 
 def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
     """Draw the call site, with its caller if there is room."""
-    return ((tail(taken_at_short(request, cells), cells), ink),)
+    return ((tail(call_site_short(request, cells), cells), ink),)
 
 
 def process_cell(process: Process) -> Run:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from poolwatch.model import Finding, Frame, Hold
-from poolwatch.stacks.compare import taking_frames
-from poolwatch.text.format import duration, neutral, one_line, place, plural, taken_at
-from poolwatch.text.frozen import moment
+from poolwatch.stacks.compare import user_frames
+from poolwatch.text.format import call_site, duration, neutral, one_line, place, plural
+from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name, task_name
 from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
 from poolwatch.tui.draw.sql import statement_lines
@@ -28,7 +28,7 @@ _ENDINGS: dict[Ending, str] = {
 def headline(row: Row, ending: Ending | None = None) -> Line:
     """Return the hold's call site, and its verdict or how it ended."""
     hold = row.hold
-    where = (taken_at(hold), "strong")
+    where = (call_site(hold), "strong")
     if ending is not None:
         ink = "good" if ending == "returned" else "muted"
         state: Line = (
@@ -114,27 +114,27 @@ def _application(row: Row, cells: int) -> list[Line]:
 def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw the stacks of the checkout, of the last use, and of the holder now."""
     hold = row.hold
-    taken = hold.stack or ((hold.site,) if hold.site else ())
+    checkout = hold.stack or ((hold.site,) if hold.site else ())
     unfold = board.unfold
-    body = stack_lines(taken, hold.site, unfold=unfold)
-    lines = [BLANK, _heading("ACQUIRED HERE"), *(body or [_muted("no stack")])]
-    lines += _used(board, hold, taken, cells)
+    body = stack_lines(checkout, hold.site, unfold=unfold)
+    lines = [BLANK, _heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
+    lines += _used(board, hold, checkout, cells)
     missing = "the holder has ended, or cannot be read"
     title = "NOW HERE"
     if board.incident is not None:
-        title = f"HERE AT {moment(board.incident.at)[1]}"
-    above = taken, hold.used
+        title = f"HERE AT {date_and_time(board.incident.at)[1]}"
+    above = checkout, hold.used
     now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
 
 
-def _used(board: Board, hold: Hold, taken: Stack, cells: int) -> list[Line]:
+def _used(board: Board, hold: Hold, checkout: Stack, cells: int) -> list[Line]:
     """Draw the stack of the last statement, and how long ago it ran."""
     if hold.unused_s is None and not hold.used:
         return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
     title, site, unfold = "LAST USED HERE", hold.site, board.unfold
     lines = _stack_below(
-        title, "no stack", hold.used, (taken,), site=site, unfold=unfold
+        title, "no stack", hold.used, (checkout,), site=site, unfold=unfold
     )
     ago, now = ("ago", "now") if board.incident is None else ("before", "then")
     since = f"{duration(hold.unused_s)} {ago}"
@@ -161,11 +161,11 @@ def _stack_below(
     if not stack:
         return [BLANK, (*head, (f"  {missing}", "muted"))]
     if stack in above:
-        which = "acquired" if stack == above[0] else "last used"
+        which = "checked out" if stack == above[0] else "last used"
         name = f" (where it was {which})" if len(above) > 1 else ""
         return [BLANK, (*head, (f"  as above{name}", "muted"))]
     same = max(shared(stack, other) for other in above)
-    own = taking_frames(stack, site)
+    own = user_frames(stack, site)
     lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, own=own)
     if same:
         lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
@@ -178,7 +178,7 @@ def _muted(text: str) -> Line:
 
 def _facts(row: Row) -> list[tuple[str, str, str]]:
     hold, process, pool = row.hold, row.process, row.pool
-    kind = f"  {pool.kind}, {pool.checked_out} out" if pool else ""
+    kind = f"  {pool.kind}, {pool.checked_out} checked out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
     has_both = hold.task and hold.thread
     task = task_name(hold.task) if hold.task else ""
@@ -265,7 +265,7 @@ def _locks(row: Row) -> list[Line]:
         (
             ("  blocked by  ", "warn"),
             (f"{pid}  ", "strong"),
-            (taken_at(hold), "strong") if hold else ("not a known hold", "muted"),
+            (call_site(hold), "strong") if hold else ("not a known hold", "muted"),
         )
         for pid, hold in row.blockers
     ]
@@ -273,7 +273,7 @@ def _locks(row: Row) -> list[Line]:
         (
             ("  blocks      ", "bad"),
             (f"{hold.backend_pid}  ", "strong"),
-            (taken_at(hold), "strong"),
+            (call_site(hold), "strong"),
             (f"  held {duration(hold.held_s)}", "muted"),
         )
         for hold in row.victims

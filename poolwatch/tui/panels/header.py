@@ -14,7 +14,7 @@ from poolwatch.text.format import (
     plural,
     short_time,
 )
-from poolwatch.text.frozen import moment
+from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
 from poolwatch.tui.polling import Mode
@@ -29,7 +29,7 @@ _BADGES: dict[Mode, Run] = {
     "silent": ("SILENT", "mark"),
     "lost": ("LOST", "mark"),
     "none": ("NO PROCESS", "mark"),
-    "frozen": ("FROZEN", "mark"),
+    "saved": ("SAVED", "mark"),
 }
 
 SEVERITIES: dict[str, Run] = {
@@ -47,7 +47,7 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
     if board.incident is not None:
-        day, time = moment(board.incident.at)
+        day, time = date_and_time(board.incident.at)
         badge = f"{badge} {time}"
     start: Line = (("  poolwatch ", "title"),)
     names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
@@ -79,7 +79,7 @@ def _processes(snapshot: Snapshot) -> str:
 
 
 def _age(board: Board, mode: Mode, now: float) -> Line:
-    if mode in ("starting", "none", "frozen"):
+    if mode in ("starting", "none", "saved"):
         return ()
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)
@@ -116,10 +116,10 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
     status = servers[0]
     runs: list[Run] = [(f"  PostgreSQL {one_line(status.version or '', 12)}", "muted")]
     if status.sessions is not None and status.max_connections is not None:
-        nearly_full = status.sessions >= 0.9 * status.max_connections
+        near_limit = status.sessions >= 0.9 * status.max_connections
         runs.append(("  sessions ", "muted"))
         count = f"{status.sessions}/{status.max_connections}"
-        runs.append((count, "faint" if dim else "warn" if nearly_full else "text"))
+        runs.append((count, "faint" if dim else "warn" if near_limit else "text"))
     return tuple(runs)
 
 
@@ -194,16 +194,14 @@ def _unobserved(board: Board) -> list[Line]:
     """Warn about pools that are not recorded and servers that are not read."""
     off = sum(p.switched_off for each in board.snapshot.processes for p in each.pools)
     if off:
-        text = (
-            f"■ {plural(off, 'pool')} not recorded any more: a hook of poolwatch failed"
-        )
+        text = f"■ {plural(off, 'pool')} no longer recorded: a hook of poolwatch failed"
         return [_first(text, "bad"), _second("see the application's log")]
     reports = (status for each in board.snapshot.processes for status in each.servers)
     # If the application has switched its server view off, no warning is due.
     error = next((s.error for s in reports if s.error and s.enabled), None)
     if error is None:
         return []
-    text = "◆ no trouble is seen in the application, but its server is not read"
+    text = "◆ nothing wrong in the application, but its server cannot be read"
     return [_first(text, "warn"), _second(error)]
 
 
@@ -212,7 +210,7 @@ def _healthy(board: Board) -> list[Line]:
     longest = f", the longest for {duration(max(held))}" if held else ""
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     waiting = f", {plural(waits, 'request')} waiting" if waits else ", none waiting"
-    text = f"{plural(len(held), 'connection')} out{longest}{waiting}"
+    text = f"{plural(len(held), 'connection')} checked out{longest}{waiting}"
     first: Line = (_WHY, ("✓ healthy ", "good"), (f" {text}", "muted"))
     ended = _ended(board)
     return [first, _second(ended)] if ended else [first]

@@ -10,15 +10,15 @@ from poolwatch.tui.state.rows import VERDICTS
 COLUMNS = (
     ("held", "time since the checkout"),
     ("holder", "task or thread, and its labels"),
-    ("call site", "the line of your code that took it"),
+    ("call site", "the line of your code that checked it out"),
     ("backend", "pid of the PostgreSQL process"),
     ("state, for", "state of the backend, and since when"),
     ("xact", "age of the open transaction"),
     ("wait event", "what the backend waits for"),
     ("statement", "the last one, literals masked"),
-    ("out", "connections out, of the most the pool can lend"),
-    ("waited", "seconds waited per second, in the last minute"),
-    ("gave up", "waits that the application cancelled"),
+    ("out", "connections checked out, of the pool's maximum"),
+    ("1m avg", "requests waiting, average of the last minute"),
+    ("cancelled", "waits that the application cancelled"),
     ("p99", "99 of 100 waits or holds are shorter"),
 )
 
@@ -50,7 +50,7 @@ def _part(title: str, pairs: tuple[tuple[str, str], ...]) -> list[Line]:
 
 
 def _verdicts() -> list[Line]:
-    lines: list[Line] = [(("  VERDICTS, the worst first", "title"),)]
+    lines: list[Line] = [(("  VERDICTS, worst first", "title"),)]
     for word, (shape, ink, text) in VERDICTS.items():
         name = f"{shape} {word}{' n' if word == 'BLOCKS' else ''}"
         lines.append(((f"  {name:<16}", ink), (text, "text")))

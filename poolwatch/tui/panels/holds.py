@@ -10,7 +10,7 @@ from poolwatch.text.format import (
     one_line,
     plural,
 )
-from poolwatch.text.frozen import moment
+from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.tui.draw.line import Line, Run, crop, right, rule
 from poolwatch.tui.draw.table import (
     MARGIN,
@@ -56,7 +56,7 @@ def title_lines(board: Board, table: Table[_HoldLine], cells: int) -> list[Line]
     shown = board.selection.shown
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
     if board.incident is not None:
-        title += [(f" at {moment(board.incident.at)[1]}", "warn")]
+        title += [(f" at {date_and_time(board.incident.at)[1]}", "warn")]
     ages = [age for row in shown if (age := board.last_seen(row.process.pid))]
     if ages:
         title += [(f"  {len(ages)} as last seen {duration(min(ages))} ago", "warn")]

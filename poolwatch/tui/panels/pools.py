@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poolwatch.diagnosis.holds import leaves_open
-from poolwatch.model import FrozenMark, PoolStats, Process, Snapshot
+from poolwatch.model import IncidentMark, PoolStats, Process, Snapshot
 from poolwatch.text.format import one_line
-from poolwatch.text.frozen import incident_words, moment, pool_name
+from poolwatch.text.incident_snapshots import date_and_time, incident_words, pool_name
 from poolwatch.tui.draw.gauge import bar, spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
@@ -23,7 +23,7 @@ from poolwatch.tui.draw.table import (
 from poolwatch.tui.state.board import HISTORY, Board
 
 NEGLIGIBLE_WAITING = 0.005
-"""Seconds waited per second; lower rates are shown as 0."""
+"""Average number of waiting requests; lower averages are shown as 0."""
 
 
 class _PoolLine(NamedTuple):
@@ -32,7 +32,7 @@ class _PoolLine(NamedTuple):
     process: Process
     pool: PoolStats
     history: Sequence[int]
-    """Connections out at each of the last readings."""
+    """Connections checked out at each of the last readings."""
 
 
 def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
@@ -59,12 +59,12 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
 
 
 def _pressure(pool: PoolStats) -> float:
-    """Sort key: how busy a pool is. Waits count more than fullness."""
-    return pool.waiting * 10 + _fullness(pool)
+    """Sort key: how busy a pool is. Waits count more than utilization."""
+    return pool.waiting * 10 + _utilization(pool)
 
 
-def _fullness(pool: PoolStats) -> float:
-    """Return the share of the pool that is out, 0 to 1; 1 if it has no slot left."""
+def _utilization(pool: PoolStats) -> float:
+    """Return the fraction that is checked out, 0 to 1; 1 if no slot is left."""
     if pool.capacity == 0:
         return 1.0
     top = pool.capacity or pool.checked_out + (pool.idle or 0)
@@ -72,12 +72,12 @@ def _fullness(pool: PoolStats) -> float:
 
 
 def _level(pool: PoolStats) -> str:
-    """Return the ink of a gauge: normal, using the overflow, or full.
+    """Return the ink of a gauge: normal, using the overflow, or exhausted.
 
-    A full pool with a single slot is normal.
+    An exhausted pool with a single slot is normal.
     """
-    full = pool.capacity is not None and pool.checked_out >= pool.capacity
-    if pool.waiting or (full and pool.slots != 1) or pool.capacity == 0:
+    exhausted = pool.capacity is not None and pool.checked_out >= pool.capacity
+    if pool.waiting or (exhausted and pool.slots != 1) or pool.capacity == 0:
         return "bad"
     return "warn" if pool.size and pool.checked_out > pool.size else "accent"
 
@@ -89,7 +89,7 @@ def _name(line: _PoolLine) -> Run:
 def _gauge(line: _PoolLine, cells: int) -> Line:
     pool = line.pool
     soft = (pool.size or 0) / pool.capacity if pool.capacity else 1.0
-    return bar(_fullness(pool), cells, _level(pool), soft)
+    return bar(_utilization(pool), cells, _level(pool), soft)
 
 
 def _spark(line: _PoolLine, cells: int) -> Line:
@@ -103,12 +103,12 @@ def _out(line: _PoolLine) -> Run:
     return f"{pool.checked_out}/{of}", _level(pool).replace("accent", "text")
 
 
-def _waited(line: _PoolLine) -> Run:
-    rate = line.pool.waiting_s_per_s
-    if rate <= NEGLIGIBLE_WAITING:
+def _average_waiting(line: _PoolLine) -> Run:
+    average = line.pool.waiting_s_per_s
+    if average <= NEGLIGIBLE_WAITING:
         return "0", "faint"
-    digits = 2 if rate < 0.1 else 1 if rate < 99.5 else 0
-    return f"{rate:.{digits}f} s/s", "warn"
+    digits = 2 if average < 0.1 else 1 if average < 99.5 else 0
+    return f"{average:.{digits}f}", "warn"
 
 
 def _number(
@@ -126,18 +126,18 @@ COLUMNS: tuple[Column[_PoolLine], ...] = (
     Column("gauge", "", 8, 30, 2, draw=_gauge),
     Column("out", "out", 7, 7, 1, _out, place=right),
     _number("waiting", 7, 3, lambda pool: count_cell(pool.waiting, "bad")),
-    Column("waited", "waited", 8, 8, 6, _waited, place=right),
+    Column("average", "1m avg", 8, 8, 6, _average_waiting, place=right),
     _number("p99 wait", 8, 4, lambda pool: time_cell(pool.wait_s.p99)),
     _number("p99 hold", 8, 5, lambda pool: time_cell(pool.hold_s.p99)),
     _number("timeouts", 8, 9, lambda pool: count_cell(pool.counters.timeouts, "warn")),
-    _number("gave up", 7, 10, lambda pool: count_cell(pool.gave_up, "warn")),
+    _number("cancelled", 9, 10, lambda pool: count_cell(pool.gave_up, "warn")),
     _number("leaked", 6, 8, lambda pool: count_cell(pool.counters.leaked, "bad")),
-    Column("spark", "out, lately", 11, HISTORY, 11, draw=_spark, place=right),
+    Column("spark", "recent use", 11, HISTORY, 11, draw=_spark, place=right),
 )
 
 
 def _notes(board: Board, cells: int) -> list[Line]:
-    """Return notes on gaps in the data, and on incident snapshots."""
+    """Return notes on missing data, and on incident snapshots."""
     processes = board.snapshot.processes
     notes: list[Line] = [
         (("  ■ ", "bad"), (text, "bad")) for text in _switched_off(board.snapshot)
@@ -152,7 +152,7 @@ def _notes(board: Board, cells: int) -> list[Line]:
     undecided = filter(leaves_open, processes)
     left = "; ".join(one_line(text) for each in undecided for text in each.left_out)
     if left:
-        notes.append((("  · ", "faint"), (f"left out: {left}", "muted")))
+        notes.append((("  · ", "faint"), (f"leak search incomplete: {left}", "muted")))
     return [crop(note, cells - 2) for note in notes]
 
 
@@ -187,7 +187,7 @@ def _unreachable(board: Board) -> list[str]:
     ]
 
 
-def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
+def _incidents(marks: Sequence[tuple[Process, IncidentMark]], cells: int) -> Line:
     """List the incident snapshots, newest first; the key is always shown."""
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
@@ -203,6 +203,6 @@ def _incidents(marks: Sequence[tuple[Process, FrozenMark]], cells: int) -> Line:
 
 def _when(at: str) -> str:
     """Shorten ``2026-01-01T03:12:44+00:00``; for today, to the time."""
-    day, time = moment(at)
+    day, time = date_and_time(at)
     today = datetime.now(UTC).date().isoformat()
     return time if day == today else f"{day} {time}".strip()

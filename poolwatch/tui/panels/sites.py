@@ -19,7 +19,7 @@ from poolwatch.tui.draw.table import (
 from poolwatch.tui.state.board import Board
 
 EXPLAINED = (
-    ("avg out", "connections out on average, since the pool was instrumented"),
+    ("avg out", "connections checked out on average, since the pool was instrumented"),
     ("p95", "95 of 100 of its holds were shorter; max is the longest"),
     ("caused", "waits of others while it held connections, divided among holders"),
     ("SQL", "share of its hold time spent in statements"),

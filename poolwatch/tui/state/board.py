@@ -12,7 +12,7 @@ from typing import Literal
 
 from poolwatch.model import (
     Finding,
-    Frozen,
+    IncidentSnapshot,
     Process,
     Snapshot,
     Unreachable,
@@ -35,7 +35,7 @@ class LastSeen:
     """A process as it was when it last answered."""
 
     process: Process
-    asked_at: float
+    requested_at: float
 
 
 Ending = Literal["returned", "ended", "gone"]
@@ -53,7 +53,7 @@ class Board:
     last_good: Reading | None = None
     """The newest reading with a process: the data on the screen."""
     paused: bool = False
-    sort: Sort = "harm"
+    sort: Sort = "verdict"
     filter: Filter = field(default_factory=Filter)
     selection: Selection = field(default_factory=Selection)
     rows: dict[Key, Row] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Board:
     """Number of rows that the filter hides."""
     unfold: bool = False
     """Whether library frames are shown."""
-    incident: Frozen | None = None
+    incident: IncidentSnapshot | None = None
     """The incident snapshot that is shown; None for live data."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
@@ -86,13 +86,13 @@ class Board:
     def age(self, now: float) -> float:
         """Return the minimum age of the data on the screen, in seconds."""
         shown = self.last_good or self.last
-        return now - shown.asked_at if shown else 0.0
+        return now - shown.requested_at if shown else 0.0
 
     def mode(self, now: float) -> Mode:
         """Return how current the data on the screen is."""
         last = self.last
         if self.incident is not None:
-            return "frozen"
+            return "saved"
         if last is None:
             return "starting"
         if self.paused:
@@ -105,7 +105,7 @@ class Board:
         ended: Mode = "none" if self.last_good is None else "lost"
         return "silent" if last.silent else ended
 
-    def take(self, reading: Reading, now: float) -> None:
+    def accept(self, reading: Reading, now: float) -> None:
         """Accept a reading; a failed one does not change the data.
 
         A silent process is shown in its last known state until it answers or has ended.
@@ -127,7 +127,9 @@ class Board:
         seen = dict(self.silent)
         if self.last_good is not None and self.last_good.snapshot is not None:
             for process in self.last_good.snapshot.processes:
-                seen.setdefault(process.pid, LastSeen(process, self.last_good.asked_at))
+                seen.setdefault(
+                    process.pid, LastSeen(process, self.last_good.requested_at)
+                )
         lost = {each.pid for each in reading.silent} - answered
         return {pid: each for pid, each in seen.items() if pid in lost}
 
@@ -138,7 +140,9 @@ class Board:
         if silent:
             snapshot = replace(snapshot, processes=tuple(shown))
         old = self.last_good if not reading.alive and self.last_good else reading
-        self.last_good = replace(reading, asked_at=old.asked_at, snapshot=snapshot)
+        self.last_good = replace(
+            reading, requested_at=old.requested_at, snapshot=snapshot
+        )
         self.rows = {row.key: row for row in build(snapshot)}
         self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
@@ -171,7 +175,7 @@ class Board:
         seen = self.silent.get(pid)
         if seen is None or self.last is None:
             return None
-        return (self.last.asked_at if now is None else now) - seen.asked_at
+        return (self.last.requested_at if now is None else now) - seen.requested_at
 
     def arrange(self, now: float) -> None:
         """Filter and sort the rows, and update the selection."""
@@ -193,7 +197,7 @@ class Board:
                     self.history[key].append(pool.checked_out)
 
     def findings(self) -> list[tuple[Process, Finding]]:
-        """Return all findings with their processes, the worst first."""
+        """Return all findings with their processes, worst first."""
         found = [(p, f) for p in self.snapshot.processes for f in p.findings]
         return sorted(found, key=lambda pair: _rank(pair[1]))
 

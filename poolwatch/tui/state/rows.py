@@ -20,14 +20,14 @@ Key = tuple[int, str]
 Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
 VERDICTS: dict[Word, tuple[str, str, str]] = {
-    "LEAKED": ("■", "bad", "nothing is left that could return it"),
-    "BLOCKS": ("▲", "bad", "others wait for a lock it holds"),
-    "BLOCKED": ("▽", "warn", "it waits for a lock of another backend"),
-    "IDLE-TX": ("◆", "warn", "its transaction is open and does nothing"),
-    "LONG": ("●", "warn", "over the threshold, the code still runs"),
+    "LEAKED": ("■", "bad", "no code is left that could return it"),
+    "BLOCKS": ("▲", "bad", "others wait for a lock that it holds"),
+    "BLOCKED": ("▽", "warn", "waits for a lock of another backend"),
+    "IDLE-TX": ("◆", "warn", "its transaction is open and idle"),
+    "LONG": ("●", "warn", "held over the threshold, its code still runs"),
     "ok": ("·", "good", "nothing is wrong"),
 }
-"""Shape, ink and meaning, the worst first; shapes tell them apart without colour."""
+"""Shape, ink and meaning, worst first; shapes tell them apart without colour."""
 
 _Backend = tuple[str | None, int]
 
@@ -128,8 +128,8 @@ def _word(hold: Hold, victims: Sequence[Hold], idle_in_transaction: bool) -> Wor
     return "LONG" if hold.verdict == "long" else "ok"
 
 
-Sort = Literal["harm", "held", "call site", "pool"]
-SORTS: tuple[Sort, ...] = ("harm", "held", "call site", "pool")
+Sort = Literal["verdict", "held", "call site", "pool"]
+SORTS: tuple[Sort, ...] = ("verdict", "held", "call site", "pool")
 
 
 def _tie_break(row: Row) -> tuple[Any, ...]:
@@ -137,20 +137,20 @@ def _tie_break(row: Row) -> tuple[Any, ...]:
     return row.key[0], len(row.key[1]), row.key[1]
 
 
-def _harm(row: Row) -> tuple[Any, ...]:
+def _by_verdict(row: Row) -> tuple[Any, ...]:
     rank = list(VERDICTS).index(row.word)
     return rank, -len(row.victims), -row.hold.held_s, *_tie_break(row)
 
 
 _KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
-    "harm": _harm,
+    "verdict": _by_verdict,
     "held": lambda row: (-row.hold.held_s, *_tie_break(row)),
     "call site": lambda row: (
         place(row.hold.site, 9),
         place(row.hold.caller, 9),
-        *_harm(row),
+        *_by_verdict(row),
     ),
-    "pool": lambda row: (row.pool_name, *_harm(row)),
+    "pool": lambda row: (row.pool_name, *_by_verdict(row)),
 }
 
 

@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("function", "taken_at", "by", "now_at", "hidden"),
+    ("function", "call_site", "by", "now_at", "hidden"),
     [
         ("loop", 2, "rows", 3, True),  # the iterator, in the body of its loop
         ("loop", 2, "rows", 2, True),  # ... and when the loop goes on
@@ -62,10 +62,10 @@ def file(tmp_path: Path) -> str:
     ],
 )
 def test_what_a_statement_hides(
-    file: str, function: str, taken_at: int, by: str, now_at: int, hidden: bool
+    file: str, function: str, call_site: int, by: str, now_at: int, hidden: bool
 ) -> None:
     lines = {"rows": 21, "helper": 25, "transaction": 40}
-    taken = (Frame(file, lines[by], by), Frame(file, taken_at, function))
+    taken = (Frame(file, lines[by], by), Frame(file, call_site, function))
     now = (Frame(file, 50, "work"), Frame(file, now_at, function))
     assert may_hide(taken, now) is hidden
 

@@ -596,7 +596,7 @@ def test_leaves_nothing_behind(taken, pooled):
     try:
         before = len(gc.get_objects())
         for _ in range(20):
-            find_paths(taken.holds, taker=taken.takers)
+            find_paths(taken.holds, holders=taken.takers)
         assert gc.collect() < 50
         assert len(gc.get_objects()) - before < 50
     finally:
@@ -707,8 +707,8 @@ def test_never_raises(pooled):
     """Whatever it is given."""
     connection = pooled.connect()
     proxy = connection._dbapi_connection
-    assert find_paths({}, taker={}).paths == {}
-    assert find_paths({"h": ref(proxy)}, taker={}).paths["h"].same_holder is False
+    assert find_paths({}, holders={}).paths == {}
+    assert find_paths({"h": ref(proxy)}, holders={}).paths["h"].same_holder is False
     connection.close()
 
 
@@ -727,6 +727,6 @@ def test_another_proxy_at_that_address():
     pool = taken.watch(QueuePool(Driver))
     proxy = pool.connect()
     taken.holds["h1"] = ref(proxy)
-    found = find_paths(taken.holds, taker=taken.takers).paths
+    found = find_paths(taken.holds, holders=taken.takers).paths
     assert set(found) == {"h1"}
     proxy.close()

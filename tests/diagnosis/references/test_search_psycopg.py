@@ -20,12 +20,15 @@ def search(instrument):
     """Instruments a pool; gives what tells who keeps its only hold."""
 
     def watch(pool):
-        book = agent.ledger.books[instrument(pool)._pool_id]
+        book = agent.ledger.pools[instrument(pool)._pool_id]
 
         def look():
             (hold,) = book.holds.values()
             taken = Taken()
-            taken.holds, taken.takers = {"h1": hold.proxy}, {"h1": hold.taker()}
+            taken.holds, taken.takers = (
+                {"h1": hold.proxy},
+                {"h1": hold.stack_key_and_task()},
+            )
             return taken.look().paths.get("h1")
 
         return look

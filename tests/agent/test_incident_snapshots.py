@@ -11,22 +11,24 @@ from fix_core import Look, null_pool_of
 from helpers import LONG_S, until
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from poolwatch.agent.frozen import MAX_SNAPSHOTS, Freezer
+from poolwatch.agent.incident_snapshots import MAX_SNAPSHOTS, IncidentSnapshots
 from poolwatch.agent.instrument import agent
-from poolwatch.model import Frozen
+from poolwatch.model import IncidentSnapshot
 from poolwatch.protocol import document as wire
 
 
 def kept():
-    return wire.list_from_json(Frozen, agent.source.freezer.document(), "frozen")
+    return wire.list_from_json(
+        IncidentSnapshot, agent.source.incident_snapshots.document(), "frozen"
+    )
 
 
 @pytest.fixture
 def fresh():
-    agent.source.freezer.forget()
+    agent.source.incident_snapshots.forget()
     agent._early_ticks.clear()
     yield
-    agent.source.freezer.forget()
+    agent.source.incident_snapshots.forget()
 
 
 def holding(pool, release):
@@ -112,15 +114,17 @@ def test_over_the_socket(instrument, fresh, http_get, socket_dir):
         pool.connect()
     outer.close()
     answer = http_get(path, "/frozen")[1]
-    assert "timeout" in [f.kind for f in wire.list_from_json(Frozen, answer, "frozen")]
+    assert "timeout" in [
+        f.kind for f in wire.list_from_json(IncidentSnapshot, answer, "frozen")
+    ]
 
 
 def test_bounded(instrument, fresh):
     """The oldest gives way."""
-    freezer = Freezer()
+    snapshots = IncidentSnapshots()
     process = Look().process
     for number in range(MAX_SNAPSHOTS + 5):
-        freezer.freeze(f"p{number}", "timeout", process)
-    assert [mark.pool for mark in freezer.marks()] == [
+        snapshots.add(f"p{number}", "timeout", process)
+    assert [mark.pool for mark in snapshots.marks()] == [
         f"p{number}" for number in range(5, MAX_SNAPSHOTS + 5)
     ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
-from poolwatch.model import Frozen, Process, Unreachable
+from poolwatch.model import IncidentSnapshot, Process, Unreachable
 from poolwatch.text.format import one_line
 
 _INCIDENT_WORDS: Mapping[str, tuple[str, str]] = {
@@ -21,7 +21,9 @@ _INCIDENT_WORDS: Mapping[str, tuple[str, str]] = {
 class IncidentSnapshotSource(Protocol):
     """A source that also has incident snapshots."""
 
-    def all_frozen(self) -> tuple[tuple[Frozen, ...], tuple[Unreachable, ...]]:
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
         """Return the incident snapshots of all processes, and the processes that did
         not answer; may raise PoolwatchError.
         """
@@ -34,7 +36,7 @@ def incident_words(kind: str) -> tuple[str, str]:
     return _INCIDENT_WORDS.get(kind, (word, f"had {word}"))
 
 
-def moment(at: str) -> tuple[str, str]:
+def date_and_time(at: str) -> tuple[str, str]:
     """Split an ISO 8601 time into date and time of day, both in UTC."""
     try:
         when = datetime.fromisoformat(at)

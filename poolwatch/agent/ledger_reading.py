@@ -1,4 +1,4 @@
-"""The open holds and waits of all pools at one moment, with their evidence."""
+"""One reading of the ledger: the open holds and waits of all pools, with evidence."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
-from poolwatch.model import Departed, Frame
+from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.classify import activity_of
-from poolwatch.stacks.compare import still_on_stack, taking_frames
+from poolwatch.stacks.compare import still_on_stack, user_frames
 from poolwatch.stacks.current import holder_stack, task_stack, thread_stacks
 from poolwatch.stacks.holder import Holder
 
@@ -36,7 +36,7 @@ class OpenRequests:
 
     def leave_out_ended(self) -> None:
         """Drop the holds and waits that have ended since they were read."""
-        out = set(self.pool.out())
+        out = set(self.pool.recorded_holds())
         waiting = frozenset(tuple(self.pool.waits.values()))  # other threads change it
         self.holds = {
             hold: evidence for hold, evidence in self.holds.items() if hold in out
@@ -52,14 +52,14 @@ class OpenRequests:
                     self.holds[each].nested = True
 
 
-class Moment:
-    """All pools at one moment, read without changing anything in the application."""
+class LedgerReading:
+    """All pools of the ledger, read at one time without changing the application."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
         self._threads = thread_stacks()
         self.pools: list[OpenRequests] = []
-        self.departed: list[Departed] = []
+        self.departed: list[ClosedConnection] = []
         self.submitters: dict[int, Submitter] = {}
         """By request number: the code that waits for the request's worker thread."""
         self._stacks: dict[Holder, tuple[Frame, ...]] = {}
@@ -74,16 +74,16 @@ class Moment:
         for each in list(pool.detached.values()):
             if each in holds:
                 holds[each].detached = True
-        requests = Counter([each.owner() for each in (*open_holds, *waits)])
+        requests = Counter([each.requester() for each in (*open_holds, *waits)])
         for evidence in holds.values():
             evidence.one_of_several = requests[evidence.owner] > 1
-        for evidence in _taken_again(holds, waits):
+        for evidence in _requested_again(holds, waits):
             evidence.called_again = True
             evidence.frames_left = 0
         self.pools.append(OpenRequests(pool, holds, waits))
         self.departed += [
-            Departed(pool.id, pid, self.now - closed, facts.record(self.now))
-            for closed, facts in list(pool.departed)
+            ClosedConnection(pool.id, pid, self.now - closed, facts.record(self.now))
+            for closed, facts in list(pool.recently_closed)
             if (pid := facts.backend_pid) is not None
             if _GRACE_S < self.now - closed < _DEPARTED_S
         ]
@@ -92,25 +92,25 @@ class Moment:
         now = self.stack_now(hold)
         usage = hold.usage
         evidence = HoldEvidence(
-            held_s=max(0.0, self.now - hold.taken),
+            held_s=max(0.0, self.now - hold.checked_out_at),
             long_after=pool.long_after,
             ended_owner=hold.ended_owner(),
             long_hold=hold.context.long_hold,
             dropped=hold.is_dropped(),
-            stack=hold.path.frames(now),
+            stack=hold.stack.frames(now),
             now=now,
-            site=hold.path.site(),
-            owner=hold.owner(),
+            site=hold.stack.site(),
+            owner=hold.requester(),
         )
         if usage is not None:
             evidence.statement_s = usage.running_s(self.now)
             evidence.unused_s = usage.unused_s(self.now)
             evidence.by_others = usage.by_others
         if evidence.held_s >= evidence.long_after:
-            evidence.frames_at_checkout = len(taking_frames(evidence.stack))
+            evidence.frames_at_checkout = len(user_frames(evidence.stack))
             evidence.frames_left = still_on_stack(evidence.stack, now)
             evidence.activity = activity_of(now)
-            evidence.used = usage.path.frames() if usage and usage.path else ()
+            evidence.used = usage.stack.frames() if usage and usage.stack else ()
         return evidence
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:
@@ -129,14 +129,15 @@ class Moment:
     def requests(self) -> list[Checkout]:
         """Return all holds and waits in the order of their requests."""
         requests = [each for pool in self.pools for each in (*pool.holds, *pool.waits)]
-        return sorted(requests, key=lambda each: each.asked)
+        return sorted(requests, key=lambda each: each.requested_at)
 
     def verify(self) -> None:
         """Drop holds and waits that have ended since they were read.
 
         Stacks, holds, waits and references are read one after the other. They are
         consistent only if the holds and waits are unchanged at the end, and if the
-        code that took a suspect has neither returned nor been called again meanwhile.
+        code that checked out a suspect has neither returned nor been called again
+        meanwhile.
         """
         self._stacks.clear()
         if any(pool.waits for pool in self.pools) or any(
@@ -167,7 +168,7 @@ class Moment:
         return self._stacks[holder]
 
 
-def _taken_again(
+def _requested_again(
     holds: dict[Checkout, HoldEvidence], waits: Iterable[Checkout]
 ) -> Iterator[HoldEvidence]:
     """Yield the holds whose function has requested another connection since.
@@ -180,9 +181,9 @@ def _taken_again(
     for hold, evidence in holds.items():
         if evidence.one_of_several:
             holds_at[evidence.owner, evidence.site].append(hold)
-            times_at[evidence.owner, evidence.site].append(hold.taken)
+            times_at[evidence.owner, evidence.site].append(hold.checked_out_at)
     for wait in waits:
-        times_at[wait.owner(), wait.path.site()].append(wait.asked)
+        times_at[wait.requester(), wait.stack.site()].append(wait.requested_at)
     for place, group in holds_at.items():
         site, now = holds[group[0]].site, holds[group[0]].now
         if site is None or len(times_at[place]) == 1:
@@ -191,6 +192,6 @@ def _taken_again(
         calls = len([f for f in now if f.function == function and f.file == file])
         times = sorted(times_at[place])
         for hold in group:
-            later = len(times) - bisect_right(times, hold.taken)
+            later = len(times) - bisect_right(times, hold.checked_out_at)
             if later >= calls > 0:
                 yield holds[hold]

@@ -98,7 +98,7 @@ def test_over_but_kept(apps):
 
     verbose = apps.poolwatch("ps", "--frozen", "-v", "--sites").stdout
     for title, marker in (
-        ("taken here", "taken"),
+        ("checked out here", "taken"),
         ("last used here", "used"),
         ("now here", "now"),
     ):
@@ -137,7 +137,7 @@ def test_sites_and_proof_of_now(apps):
     assert "proof: " in text
     (line,) = [line for line in text.splitlines() if "now here" in line]
     assert line.endswith(f"app.py:{apps.line('now')} in export")
-    assert "call sites of orders, the costliest first:" in text
+    assert "call sites of orders, costliest first:" in text
     assert max(map(len, text.splitlines())) <= 80
     assert apps.finish(app) == 0
 
@@ -196,12 +196,12 @@ def test_an_older_agent(apps):
     apps.start(EXHAUSTED)
     with answering(apps.directory, "404 Not Found", b"{}"):
         client = Client(apps.directory)
-        pictures, unreachable = client.all_frozen()
+        pictures, unreachable = client.all_incident_snapshots()
         shown = apps.poolwatch("ps", "--frozen", COLUMNS="200")
         as_json = apps.poolwatch("ps", "--frozen", "--json")
         (old,) = [a for a in client.agents() if a.pid == os.getpid()]
         with pytest.raises(UnreachableError, match="is too old"):
-            client.frozen(old)
+            client.incident_snapshots(old)
     assert [picture.kind for picture in pictures] == ["exhausted"]
     why = "its version of poolwatch is too old to keep incident snapshots"
     assert [(each.pid, each.why) for each in unreachable] == [(os.getpid(), why)]
@@ -224,18 +224,18 @@ def test_an_older_agent(apps):
 )
 def test_answers_that_are_none(socket_dir, status, body, why):
     with answering(socket_dir, status, body):
-        pictures, (lost,) = Client(socket_dir).all_frozen()
+        pictures, (lost,) = Client(socket_dir).all_incident_snapshots()
     assert pictures == ()
     assert why in lost.why
 
 
 def test_one_that_hangs_and_nobody(socket_dir):
     with pytest.raises(NoProcessError):
-        Client(socket_dir).all_frozen()
+        Client(socket_dir).all_incident_snapshots()
     with socket.socket(socket.AF_UNIX) as hung:
         hung.bind(str(socket_dir / "999998-00ff.sock"))
         hung.listen(8)
-        pictures, (lost,) = Client(socket_dir, patience_s=0.2).all_frozen()
+        pictures, (lost,) = Client(socket_dir, patience_s=0.2).all_incident_snapshots()
     assert pictures == ()
     assert lost.pid == 999998
     assert "does not answer" in lost.why

@@ -10,12 +10,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from poolwatch.agent.moment import Moment
+from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.diagnosis.evidence import HoldEvidence, Search
 from poolwatch.diagnosis.verdicts import proven_unused
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
-from poolwatch.stacks.compare import taking_frames
+from poolwatch.stacks.compare import user_frames
 
 _MIN_REUSE_S = 3.0
 """Minimum time for which a result is reused."""
@@ -44,8 +44,8 @@ class _CachedSearch:
     """Whether a second search in the same snapshot also found the hold unused."""
 
 
-class Suspects:
-    """Decides when to search, searches, and caches the results."""
+class LeakSearch:
+    """Searches for references to suspicious holds when due, and caches the results."""
 
     def __init__(self) -> None:
         self._cache: dict[int, _CachedSearch] = {}
@@ -61,47 +61,49 @@ class Suspects:
         is garbage that an idle process does not collect. A collection of the young
         generations, which a snapshot delays, usually frees it."""
 
-    def search(self, moment: Moment) -> None:
+    def search(self, reading: LedgerReading) -> None:
         """Search for the suspects if the cached results are too old; verify the holds.
 
         An unused hold is searched for twice: its connection may have moved from one
         frame to another during the first search, and been missed in both.
         """
-        suspects = moment.suspects()
+        suspects = reading.suspects()
         numbers = {hold.number for hold in suspects}
         for number in list(self._cache):
             if number not in numbers:
                 self._cache.pop(number, None)
-        if self._is_due(suspects, moment.now):
+        if self._is_due(suspects, reading.now):
             self._cost_s = 0.0
-            self._run_search(moment, suspects)
+            self._run_search(reading, suspects)
             unused = {
-                h: s for h, s in moment.suspects().items() if self._is_unused(h, s)
+                h: s for h, s in reading.suspects().items() if self._is_unused(h, s)
             }
-            confirmed = bool(unused) and time.monotonic() - moment.now < _MAX_REPEATED_S
+            confirmed = (
+                bool(unused) and time.monotonic() - reading.now < _MAX_REPEATED_S
+            )
             if confirmed:
-                self._run_search(moment, unused)
-            for hold, evidence in moment.suspects().items():
+                self._run_search(reading, unused)
+            for hold, evidence in reading.suspects().items():
                 cached = self._cache.get(hold.number)
                 if cached is not None:
                     unused_now = self._is_unused(hold, evidence)
                     cached.times_unused = cached.times_unused + 1 if unused_now else 0
                     cached.confirmed = confirmed
             self._reuse_s = max(_MIN_REUSE_S, _REUSE_PER_COST * self._cost_s)
-            self._searched_at = moment.now
+            self._searched_at = reading.now
             self.found_garbage = any(
                 cached.search.path is None and cached.search.unseen is None
                 for cached in self._cache.values()
             )
-        moment.verify()
+        reading.verify()
 
-    def use_cached(self, moment: Moment) -> None:
-        """Attach the cached results that are still valid to the holds of a moment.
+    def attach_cached(self, reading: LedgerReading) -> None:
+        """Attach the cached results that are still valid to the holds of a reading.
 
         Proof that a connection is unused takes two searches. Until a second snapshot
         confirms it, the proof is valid only for the stack of the first search.
         """
-        for hold, evidence in moment.holds():
+        for hold, evidence in reading.holds():
             cached = self._cache.get(hold.number)
             if cached is None or evidence.stack_changed:
                 continue
@@ -125,13 +127,13 @@ class Suspects:
             0 < cached.times_unused < _CONFIRMATIONS for cached in cached_searches
         )
 
-    def _run_search(self, moment: Moment, suspects: EvidenceByHold) -> None:
+    def _run_search(self, reading: LedgerReading, suspects: EvidenceByHold) -> None:
         import poolwatch.diagnosis.references.search  # noqa: F401 - loading must not count as cost
 
         began = time.thread_time()
         found, self.left_out = _search(suspects)
         self._cost_s += time.thread_time() - began
-        moment.verify()
+        reading.verify()
         for hold, evidence in suspects.items():
             before = self._cache.get(hold.number)
             if evidence.stack_changed:
@@ -140,7 +142,7 @@ class Suspects:
                 times = before.times_unused if before is not None else 0
                 search = found[hold.number]
                 self._cache[hold.number] = _CachedSearch(
-                    moment.now, search, evidence.now, times
+                    reading.now, search, evidence.now, times
                 )
 
     def _is_due(self, suspects: EvidenceByHold, now: float) -> bool:
@@ -178,7 +180,7 @@ def _same_place(now: tuple[Frame, ...], before: tuple[Frame, ...]) -> bool:
     """Whether two stacks are equal, apart from libraries and line numbers."""
     if now == before:
         return True
-    one, other = taking_frames(before), taking_frames(now)
+    one, other = user_frames(before), user_frames(now)
     return [(f.file, f.function) for f in one] == [(f.file, f.function) for f in other]
 
 
@@ -189,7 +191,7 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
 
     result = find_all(
         {str(hold.number): hold.proxy for hold in suspects},
-        {str(hold.number): hold.taker() for hold in suspects},
+        {str(hold.number): hold.stack_key_and_task() for hold in suspects},
     )
     found = {}
     for hold, evidence in suspects.items():
