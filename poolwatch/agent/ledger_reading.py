@@ -155,7 +155,10 @@ class LedgerReading:
 
     def submitter(self, request: Checkout) -> Submitter:
         """Return the code that waits for a request's worker thread."""
-        return self.submitters.get(request.number, NO_SUBMITTER)
+        submitter = self.submitters.get(request.number, NO_SUBMITTER)
+        if request.stack.site() in submitter.stack:  # the recorded stack has it already
+            return submitter._replace(stack=())
+        return submitter
 
     def stack_now(self, request: Checkout) -> tuple[Frame, ...]:
         """Return the current stack of a request's holder; empty if it has ended."""

@@ -19,13 +19,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
-from types import BuiltinMethodType, FrameType, FunctionType, MethodType
+from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodType
 from typing import Any, NamedTuple
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
+from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import (
     CapturedStack,
     Pairs,
@@ -36,13 +37,8 @@ from poolwatch.stacks.capture import (
 from poolwatch.stacks.compare import user_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
+from poolwatch.stacks.work_items import is_in, work_item_at
 
-_WORKER_FILES = (
-    "concurrent/futures/thread.py",
-    "asgiref/current_thread_executor.py",
-    "anyio/_backends/_asyncio.py",
-)
-"""Files whose ``run`` function has the work item as ``self``, or its ``future``."""
 _FUTURE_WAIT_FILE = "concurrent/futures/_base.py"
 _ASYNCIO = f"{os.sep}asyncio{os.sep}"
 _WAKEUP_METHODS = ("task_wakeup", "__wakeup", "_on_task_done")
@@ -68,6 +64,39 @@ class Submitter(NamedTuple):
 NO_SUBMITTER = Submitter((), None)
 
 
+_guard = Guard("the search for the code that waits for worker threads")
+
+
+def waiting_for_this_thread(frame: FrameType | None) -> tuple[TaskRef | None, Pairs]:
+    """The task that waits for the work item of the running thread, and its stack.
+
+    If no code of the application is on that stack, the task that waits for this task
+    follows, and so on. None if no such task is known.
+    """
+    task: TaskRef | None = None
+    stack: Pairs = ()
+    try:
+        worker = pairs_of(frame)
+        at = None if _guard.tripped else work_item_at(worker)
+        waited_for = None if at is None else _future_in(frame, worker[at][0])
+        for _ in range(_MAX_TASKS if waited_for is not None else 0):
+            waited_for = _waiting_task(waited_for)
+            if waited_for is None:
+                break
+            task = TaskRef(waited_for)
+            stack += task_stack(task)
+            if user_frames(resolve(stack)):
+                break
+    except Exception as error:  # noqa: BLE001 - the application must get its connection
+        _guard.failed(error)
+    return task, stack
+
+
+def stack_of_submitter(frame: FrameType | None) -> Pairs:
+    """The stack of the tasks that wait for the running thread; empty if unknown."""
+    return waiting_for_this_thread(frame)[1]
+
+
 class Submitters:
     """Finds submitters; remembers the work item in which each hold was first seen."""
 
@@ -86,7 +115,9 @@ class Submitters:
         items = list(self._items.items())  # one atomic copy: another thread may be here
         self._items = {number: item for number, item in items if number in numbers}
         stacks = {stack for stack, _ in newest}
-        in_workers = {stack for stack in stacks if _item_at(stack.pairs()) is not None}
+        in_workers = {
+            stack for stack in stacks if work_item_at(stack.pairs()) is not None
+        }
         workers = [hold for (stack, _), hold in newest.items() if stack in in_workers]
         if not workers:
             return {}
@@ -108,30 +139,23 @@ class Submitters:
         return submitter if _future_of(frames, hold) is future else None
 
 
-def _item_at(stack: Pairs) -> int | None:
-    """Return the index of the frame that runs a work item."""
-    for at, (code, _) in enumerate(stack):
-        if code.co_name == "run" and _is_in(code.co_filename, *_WORKER_FILES):
-            return at
-    return None
-
-
-def _is_in(file: str, *endings: str) -> bool:
-    return file.replace("\\", "/").endswith(endings)
-
-
 def _future_of(frames: Mapping[int, FrameType], hold: Checkout) -> Any:
     """Return the future of the work item that made a checkout, if it still runs."""
     frame = frames.get(hold.holder.ident)
     now = pairs_of(frame)
-    at = _item_at(now)
+    at = work_item_at(now)
     if (
         at is None
         or hold.holder.has_ended()
         or not _still_running(hold.stack.pairs(), now[:at])
     ):
         return None
-    while frame is not None and frame.f_code is not now[at][0]:
+    return _future_in(frame, now[at][0])
+
+
+def _future_in(frame: FrameType | None, runner: CodeType) -> Any:
+    """Return the future of the work item that ``runner`` runs on this stack."""
+    while frame is not None and frame.f_code is not runner:
         frame = frame.f_back
     if frame is None:
         return None
@@ -152,7 +176,7 @@ def _still_running(checkout: Pairs, now: Pairs) -> bool:
     Stacks are compared from the outermost frame: in the first frame that differs,
     execution must have advanced within the same function.
     """
-    at = _item_at(checkout)
+    at = work_item_at(checkout)
     if at is None:
         return False
     for before, after in zip(reversed(checkout[:at]), reversed(now), strict=False):
@@ -235,9 +259,9 @@ def _waiting_stack(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
     """Return the stack of the thread that waits for a future, from the waiting call."""
     for each in frames.values():
         for above, frame in pairwise(_innermost_frames(each)):
-            if not _is_in(frame.f_code.co_filename, _FUTURE_WAIT_FILE):
+            if not is_in(frame.f_code.co_filename, _FUTURE_WAIT_FILE):
                 continue
-            if not _is_in(above.f_code.co_filename, _SLEEP_FILE):
+            if not is_in(above.f_code.co_filename, _SLEEP_FILE):
                 continue
             variables = _variables(frame)
             futures: Any = variables.get("fs")
