@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
-from poolwatch.ledger.checkout import Checkout
+from poolwatch.ledger.checkout import Checkout, FrameworkWork
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import ClosedConnection, Frame
 from poolwatch.stacks.capture import resolve
@@ -106,6 +106,9 @@ class LedgerReading:
             evidence.statement_s = usage.running_s(self.now)
             evidence.unused_s = usage.unused_s(self.now)
             evidence.by_others = usage.by_others
+        if hold.work is not None:
+            evidence.kept = _kept(hold.work, self._holder_stack(hold.holder))
+            evidence.own_connection = pool.per_thread and _is_idle(hold)
         if evidence.held_s >= evidence.long_after:
             evidence.frames_at_checkout = len(user_frames(evidence.stack))
             evidence.frames_left = still_on_stack(evidence.stack, now)
@@ -166,9 +169,34 @@ class LedgerReading:
         if request.task is not None:
             thread = self._threads.get(holder.thread_ident, ())
             return resolve(task_stack(request.task, thread))
+        now, work = self._holder_stack(holder), request.work
+        if work is None or work.task is None or user_frames(now) or holder.has_ended():
+            return now
+        # the thread does nothing for the task, or runs code of libraries for it
+        return resolve(task_stack(work.task)) or now
+
+    def _holder_stack(self, holder: Holder) -> tuple[Frame, ...]:
         if holder not in self._stacks:
             self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
+
+
+def _kept(work: FrameworkWork, now: tuple[Frame, ...]) -> str | None:
+    """Say for what a framework keeps a connection; None if nothing can use it again."""
+    if work.is_request:
+        return "in use by the request that its thread serves"
+    if work.is_shared:
+        return "in use by the thread that runs all such code of the process"
+    if user_frames(now, launcher=True):
+        return "in use by the code that its thread runs"
+    return None
+
+
+def _is_idle(hold: Checkout) -> bool:
+    """Whether a hold is outside of requests, statements and transactions."""
+    usage, work = hold.usage, hold.work
+    between = usage is None or (usage.began is None and usage.idle_since is None)
+    return between and work is not None and not work.is_request
 
 
 def _requested_again(

@@ -69,6 +69,7 @@ def pool_records(
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else pool.nestings.records(reading.now),
         shared=pool.shared,
+        per_thread=pool.per_thread,
     )
     return PoolRecords(pool_evidence, sites, by_caller)
 

@@ -67,11 +67,12 @@ NO_SUBMITTER = Submitter((), None)
 _guard = Guard("the search for the code that waits for worker threads")
 
 
-def waiting_for_this_thread(frame: FrameType | None) -> tuple[TaskRef | None, Pairs]:
+def submitter_of(frame: FrameType | None) -> tuple[TaskRef | None, Pairs]:
     """The task that waits for the work item of the running thread, and its stack.
 
-    If no code of the application is on that stack, the task that waits for this task
-    follows, and so on. None if no such task is known.
+    ``frame`` is one of that thread. If no code of the application is on the stack of
+    the task, the stack of the task that waits for it follows, and so on. None if no
+    such task is known.
     """
     task: TaskRef | None = None
     stack: Pairs = ()
@@ -90,11 +91,6 @@ def waiting_for_this_thread(frame: FrameType | None) -> tuple[TaskRef | None, Pa
     except Exception as error:  # noqa: BLE001 - the application must get its connection
         _guard.failed(error)
     return task, stack
-
-
-def stack_of_submitter(frame: FrameType | None) -> Pairs:
-    """The stack of the tasks that wait for the running thread; empty if unknown."""
-    return waiting_for_this_thread(frame)[1]
 
 
 class Submitters:

@@ -71,6 +71,10 @@ class HoldEvidence:
     """The thread or task that is the holder, in words, if it has ended."""
     long_hold: str | None = None
     """The declared reason for a long hold."""
+    kept: str | None = None
+    """The work for which a framework keeps the connection of its thread, in words."""
+    own_connection: bool = False
+    """It is the thread's own connection, idle between requests and transactions."""
     detached: bool = False
     """The application has detached the connection from the pool."""
     dropped: bool = False
@@ -142,6 +146,8 @@ class PoolEvidence:
     """Nested requests that the ledger has noted so far."""
     shared: bool = False
     """All requests get the same connection, so none waits for another."""
+    per_thread: bool = False
+    """Every thread opens a connection of its own, as it is meant to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
         *holds.hold_findings(evidence.holds),
         *holds.collected(stats, evidence.collected),
         *pools.exhausted(stats, held, waits),
-        *pools.unpooled(stats),
+        *(() if evidence.per_thread else pools.unpooled(stats)),
         *holds.mostly_outside(stats, evidence.outside),
         *holds.fork_shared(stats, evidence.holds, evidence.inherited),
     ]

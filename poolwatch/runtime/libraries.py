@@ -20,6 +20,7 @@ FOLDERS = (
     "asyncpg_pool",
     "pg8000",
     "aiosqlite",
+    "django",
 )
 """In ``poolwatch/adapters/``. The package of each has a ``LIBRARY``."""
 

@@ -192,7 +192,7 @@ class CallSites:
         ``end_codes`` are the code objects, by id, at which a walk ends. With the stack
         that ``submitter`` returns, a stack without user code is continued.
         """
-        self._submitter = submitter
+        self.submitter = submitter
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
@@ -206,7 +206,7 @@ class CallSites:
         They are many, and one frame of user code is enough for each: the stack of the
         checkout shows the others.
         """
-        return CallSites(1, self._end_codes, self._submitter)
+        return CallSites(1, self._end_codes, self.submitter)
 
     def capture(self, frame: FrameType | None) -> CapturedStack:
         """Capture the stack that begins at ``frame``.
@@ -311,7 +311,7 @@ class CallSites:
         return frames, end
 
     def _continued(self, node: CapturedStack, frame: FrameType | None) -> CapturedStack:
-        beyond = self._submitter(frame)
+        beyond = self.submitter(frame)[1]
         whole = across_threads(node.pairs(), beyond)[:MAX_FRAMES] if beyond else []
         return self._leaf(self._root, whole) if whole else node
 

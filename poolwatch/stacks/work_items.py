@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from poolwatch.stacks.holder import TaskRef
 
 _WORKER_FILES = (
     "concurrent/futures/thread.py",
@@ -19,9 +22,9 @@ _WORKER_FILES = (
 """Files whose ``run`` function has the work item as ``self``, or its ``future``."""
 
 Pairs = Sequence[tuple[CodeType, int]]
-Submitter = Callable[[FrameType | None], Pairs]
-"""Returns the stack of the code that waits for the running worker thread, by a frame of
-that thread; empty if unknown.
+Submitter = Callable[[FrameType | None], "tuple[TaskRef | None, Pairs]"]
+"""Returns the task that waits for the running worker thread, by a frame of that thread,
+and the stack of the task; None and an empty stack if there is none.
 """
 
 
@@ -32,9 +35,9 @@ class PastFrame(NamedTuple):
     f_lasti: int
 
 
-def no_submitter(_: FrameType | None) -> Pairs:
+def no_submitter(_: FrameType | None) -> tuple[TaskRef | None, Pairs]:
     """A submitter that is never known."""
-    return ()
+    return None, ()
 
 
 def is_in(file: str, *endings: str) -> bool:

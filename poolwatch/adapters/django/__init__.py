@@ -1,0 +1,22 @@
+"""Django's database connections: one per database alias and thread."""
+
+from poolwatch.runtime.libraries import LibraryInfo, PoolOptions
+
+KIND = "django"
+"""The kind of the pool that stands for the connections of one alias."""
+
+LIBRARY = LibraryInfo(
+    packages=(),  # Django is more than its database connections
+    module="django.db.backends.base.base",
+    adapter="django.aliases:DjangoAliases",
+    instrumentable="a Django database connection",
+    options={
+        KIND: PoolOptions(
+            made_by="DATABASES",
+            size='OPTIONS={"pool": {"max_size": ...}}',
+            keep_options="CONN_MAX_AGE=60",
+            closing_rule="connections are closed at the end of every request",
+            test="CONN_HEALTH_CHECKS=True",
+        )
+    },
+)
