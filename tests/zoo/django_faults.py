@@ -65,9 +65,8 @@ def django_executor_per_request(zoo: Any) -> None:
     from django.http import HttpResponse
 
     def balance(number: int) -> int:
-        return int(
-            account_model().objects.get(pk=number).balance
-        )  # site: executor_per_request
+        account = account_model().objects.get(pk=number)  # site: executor_per_request
+        return int(account.balance)
 
     def view(request: Any) -> Any:
         with ThreadPoolExecutor(2) as executor:
@@ -85,9 +84,8 @@ def django_idle_worker_threads(zoo: Any) -> None:
     which stay idle (PostHog #57839, DefectDojo #14452)."""
 
     def job(number: int) -> bool:
-        return bool(
-            account_model().objects.filter(pk=number).exists()
-        )  # site: idle_worker_thread
+        accounts = account_model().objects.filter(pk=number)
+        return bool(accounts.exists())  # site: idle_worker_thread
 
     django(zoo)
     executor = ThreadPoolExecutor(3)
@@ -123,9 +121,8 @@ def django_max_age_thread_for_each(zoo: Any) -> None:
     from django.http import HttpResponse
 
     def view(request: Any) -> Any:
-        return HttpResponse(
-            str(account_model().objects.count())
-        )  # site: max_age_threads
+        count = account_model().objects.count()  # site: max_age_threads
+        return HttpResponse(str(count))
 
     django(zoo, {"": view}, CONN_MAX_AGE=None)
     url = serve(a_thread_for_each=True)
@@ -146,9 +143,8 @@ def django_max_age_gevent(zoo: Any) -> None:
     from gevent.pywsgi import WSGIServer
 
     def view(request: Any) -> Any:
-        return HttpResponse(
-            str(account_model().objects.count())
-        )  # site: max_age_gevent
+        count = account_model().objects.count()  # site: max_age_gevent
+        return HttpResponse(str(count))
 
     django(zoo, {"": view}, CONN_MAX_AGE=60)
     from django.core.handlers.wsgi import WSGIHandler
@@ -318,7 +314,7 @@ def django_pool_idle_workers(zoo: Any) -> None:
     django(zoo, {"": view}, OPTIONS={"pool": _POOL})
     executor = ThreadPoolExecutor(2)
     both = threading.Barrier(2)
-    for _ in executor.map(lambda n: (job(n), both.wait()), [1, 2]):
+    for _ in executor.map(lambda n: (both.wait(), job(n)), [1, 2]):
         pass
     in_background(get, serve())
     zoo.go_on()

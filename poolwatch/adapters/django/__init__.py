@@ -7,7 +7,7 @@ KIND = "django"
 
 LIBRARY = LibraryInfo(
     packages=(),  # Django is more than its database connections
-    module="django.db.backends.base.base",
+    module="django.db",
     adapter="django.aliases:DjangoAliases",
     instrumentable="a Django database connection",
     options={

@@ -49,6 +49,10 @@ _MAX_NEWEST = 64
 """Holds of a pool among which the one that Django has just made is looked for."""
 
 
+_MAX_WITHOUT_STATEMENT = 256
+"""Holds of one pool that are remembered until their first statement."""
+
+
 def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator for a hook: logs and swallows exceptions, and returns None then."""
 
@@ -82,13 +86,23 @@ class Requester:
             request.work.task = context.sites.submitter(frame)[0]
         return request
 
-    def mark_hold_of_pool(self, request: Checkout) -> None:
+    def locate(self, hold: Checkout, frame: FrameType | None) -> None:
+        """Record the first statement of a hold as the place of its checkout.
+
+        The connection may have been opened before, by ``transaction.atomic()`` or a
+        cursor that was not used yet.
+        """
+        hold.stack = self._context.sites.capture(frame)
+
+    def mark_hold_of_pool(self, request: Checkout) -> Checkout | None:
         """Note on the hold of the pool below that Django keeps it for the thread."""
         for pool in list(self._context.ledger.pools.values()):
             for hold in list(pool.holds.values())[-_MAX_NEWEST:]:
                 made = hold.requested_at >= request.requested_at
                 if made and hold.holder is request.holder:
                     hold.work = request.work
+                    return hold
+        return None
 
 
 class AliasHooks(Hooks):
@@ -276,6 +290,8 @@ class AliasHooks(Hooks):
         hold = self.holds.get(id(wrapper))
         if hold is None:
             return None
+        if hold.usage is None or hold.usage.stack is None:
+            self._requester.locate(hold, frame_at(3))
         text = sql[:MAX_STATEMENT_LENGTH] if type(sql) is str else None
         return self._statements.begin(hold, text, frame_at(3))
 
@@ -307,7 +323,7 @@ class PooledAliasHooks:
     def __init__(self, alias: str, context: AdapterContext) -> None:
         self.guard = Guard(f"Django's database {alias!r}")
         self.holds: dict[int, Checkout] = {}
-        """Always empty."""
+        """By ``id()`` of the wrapper: holds of the pool, before the first statement."""
         self._requester = Requester(context)
         self._connecting: dict[int, Checkout] = {}
 
@@ -320,17 +336,34 @@ class PooledAliasHooks:
     def end_connect(self, wrapper: Any, error: BaseException | None) -> None:
         """Mark the hold of the pool, if there is one."""
         request = self._connecting.pop(id(wrapper), None)
-        if request is not None and error is None:
-            self._requester.mark_hold_of_pool(request)
+        if request is None or error is not None:
+            return
+        hold = self._requester.mark_hold_of_pool(request)
+        if hold is not None:
+            if len(self.holds) >= _MAX_WITHOUT_STATEMENT:
+                self.holds.clear()
+            self.holds[id(wrapper)] = hold
+
+    @_guarded
+    def begin_statement(self, wrapper: Any, sql: Any) -> None:
+        """Record the place of the first statement; the pool's hooks do the rest."""
+        hold = self.holds.pop(id(wrapper), None)
+        if hold is not None:
+            self._requester.locate(hold, frame_at(3))
 
     def forget_parent(self) -> None:
         """In a forked child."""
         self._connecting.clear()
+        self.holds.clear()
+
+    def close(self, wrapper: Any) -> None:
+        """The connection has gone back to the pool."""
+        self.holds.pop(id(wrapper), None)
 
     def ignore(self, wrapper: Any) -> None:
         """Do nothing: the pool's own hooks do it."""
 
-    use_again = release = close = begin_end_of_transaction = begin_stream = ignore
+    use_again = release = begin_end_of_transaction = begin_stream = ignore
 
 
 def _is_shared_thread() -> bool:

@@ -103,7 +103,7 @@ def statement(original: Method, hooks_of: HooksOf) -> Method:
         database = cursor.db
         hooks = hooks_of(database.alias)
         usage = None
-        if isinstance(hooks, AliasHooks) and id(database) in hooks.holds:
+        if hooks is not None and id(database) in hooks.holds:
             usage = hooks.begin_statement(database, sql)
         try:
             return original(cursor, sql, *args, **kwargs)
