@@ -49,6 +49,9 @@ _MAX_NEWEST = 64
 """Holds of a pool among which the one that Django has just made is looked for."""
 
 
+_BEGIN = "BEGIN"
+"""Sent by ``transaction.atomic()`` to SQLite; to other databases with the first
+statement."""
 _MAX_WITHOUT_STATEMENT = 256
 """Holds of one pool that are remembered until their first statement."""
 
@@ -121,6 +124,8 @@ class AliasHooks(Hooks):
         """By ``id()`` of the wrapper: the request, and the holds of the thread."""
         self._last: dict[int, Checkout] = {}
         """By ``id()`` of the wrapper: the last hold of an idle connection."""
+        self._unused: set[int] = set()
+        """By ``id()`` of the wrapper: holds without a statement so far."""
         self._over_pool = False
         """Whether Django gets its connections from an instrumented pool."""
         self._explain = context.explain
@@ -153,6 +158,7 @@ class AliasHooks(Hooks):
         """In a forked child: its threads have no connections of their own yet."""
         self._connecting.clear()
         self._last.clear()
+        self._unused.clear()
 
     def gauges(self) -> Gauges:
         """The number of idle connections; there is no limit."""
@@ -220,6 +226,7 @@ class AliasHooks(Hooks):
         key, now = id(wrapper), monotonic()
         self._wrappers.pop(key, None)
         self._last.pop(key, None)
+        self._unused.discard(key)
         facts = self.ledger.connections.pop(key, None)
         if facts is not None:
             self.ledger.closed(facts, now)
@@ -235,6 +242,7 @@ class AliasHooks(Hooks):
         if known is None or known() is not wrapper:
             known = self._wrappers[key] = ref(wrapper, partial(self._wrapper_gone, key))
         self._last.pop(key, None)
+        self._unused.add(key)
         hold.proxy, hold.facts = known, self.ledger.connections.get(key)
         hold.checked_out_at = monotonic()
         self.holds[key] = hold
@@ -248,6 +256,7 @@ class AliasHooks(Hooks):
         if self._wrappers.get(key) is not gone:
             return
         del self._wrappers[key]
+        self._unused.discard(key)
         hold, last = self.holds.pop(key, None), self._last.pop(key, None)
         facts = self.ledger.connections.pop(key, None)
         if self.guard.tripped or facts is None or facts.process != os.getpid():
@@ -290,9 +299,11 @@ class AliasHooks(Hooks):
         hold = self.holds.get(id(wrapper))
         if hold is None:
             return None
-        if hold.usage is None or hold.usage.stack is None:
-            self._requester.locate(hold, frame_at(3))
         text = sql[:MAX_STATEMENT_LENGTH] if type(sql) is str else None
+        if id(wrapper) in self._unused:
+            self._requester.locate(hold, frame_at(3))
+            if text is None or not text.startswith(_BEGIN):
+                self._unused.discard(id(wrapper))
         return self._statements.begin(hold, text, frame_at(3))
 
     @_guarded
