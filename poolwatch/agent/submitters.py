@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -27,6 +28,7 @@ from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
 from poolwatch.runtime.guard import Guard
+from poolwatch.stacks import greenlets
 from poolwatch.stacks.capture import (
     CapturedStack,
     Pairs,
@@ -50,6 +52,9 @@ _MAX_FRAMES = 6
 """Innermost frames of a waiting thread among which its future is searched."""
 _MAX_TASKS = 3
 """Longest chain of waiting tasks that leads to the application's code."""
+_PAUSES = (0.0001, 0.0005, 0.002)
+"""Seconds in which a worker thread lets the code run that has submitted its work item,
+until that code waits for it."""
 _MAX_OBJECTS = 200
 """Objects that are visited per future."""
 
@@ -67,29 +72,47 @@ NO_SUBMITTER = Submitter((), None)
 _guard = Guard("the search for the code that waits for worker threads")
 
 
-def submitter_of(frame: FrameType | None) -> tuple[TaskRef | None, Pairs]:
+def submitter_of(
+    frame: FrameType | None, patient: bool
+) -> tuple[TaskRef | None, Pairs]:
     """The task that waits for the work item of the running thread, and its stack.
 
     ``frame`` is one of that thread. If no code of the application is on the stack of
     the task, the stack of the task that waits for it follows, and so on. None if no
     such task is known.
+
+    A worker may begin before the task has come as far as to wait for it. With
+    ``patient``, this thread lets others run for a moment then.
     """
-    task: TaskRef | None = None
-    stack: Pairs = ()
     try:
         worker = pairs_of(frame)
         at = None if _guard.tripped else work_item_at(worker)
-        waited_for = None if at is None else _future_in(frame, worker[at][0])
-        for _ in range(_MAX_TASKS if waited_for is not None else 0):
-            waited_for = _waiting_task(waited_for)
-            if waited_for is None:
-                break
-            task = TaskRef(waited_for)
-            stack += task_stack(task)
-            if user_frames(resolve(stack)):
-                break
+        future = None if at is None else _future_in(frame, worker[at][0])
+        if future is None:
+            return None, ()
+        found = _waiting_tasks(future)
+        for pause in _PAUSES if patient and not greenlets.are_scheduled() else ():
+            if found[0] is None:
+                time.sleep(pause)
+                found = _waiting_tasks(future)
     except Exception as error:  # noqa: BLE001 - the application must get its connection
         _guard.failed(error)
+        return None, ()
+    return found
+
+
+def _waiting_tasks(future: Any) -> tuple[TaskRef | None, Pairs]:
+    """The last task of the chain that waits for a future, and the stack of all."""
+    task: TaskRef | None = None
+    stack: Pairs = ()
+    for _ in range(_MAX_TASKS):
+        future = _waiting_task(future)
+        if future is None:
+            break
+        task = TaskRef(future)
+        stack += task_stack(task)
+        if user_frames(resolve(stack)):
+            break
     return task, stack
 
 

@@ -311,7 +311,7 @@ class CallSites:
         return frames, end
 
     def _continued(self, node: CapturedStack, frame: FrameType | None) -> CapturedStack:
-        beyond = self.submitter(frame)[1]
+        beyond = self.submitter(frame, True)[1]
         whole = across_threads(node.pairs(), beyond)[:MAX_FRAMES] if beyond else []
         return self._leaf(self._root, whole) if whole else node
 

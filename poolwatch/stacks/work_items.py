@@ -22,9 +22,10 @@ _WORKER_FILES = (
 """Files whose ``run`` function has the work item as ``self``, or its ``future``."""
 
 Pairs = Sequence[tuple[CodeType, int]]
-Submitter = Callable[[FrameType | None], "tuple[TaskRef | None, Pairs]"]
+Submitter = Callable[[FrameType | None, bool], "tuple[TaskRef | None, Pairs]"]
 """Returns the task that waits for the running worker thread, by a frame of that thread,
-and the stack of the task; None and an empty stack if there is none.
+and the stack of the task; None and an empty stack if there is none. The second argument
+allows a moment's wait for the task.
 """
 
 
@@ -35,7 +36,7 @@ class PastFrame(NamedTuple):
     f_lasti: int
 
 
-def no_submitter(_: FrameType | None) -> tuple[TaskRef | None, Pairs]:
+def no_submitter(_: FrameType | None, __: bool) -> tuple[TaskRef | None, Pairs]:
     """A submitter that is never known."""
     return None, ()
 

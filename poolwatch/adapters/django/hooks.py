@@ -86,7 +86,7 @@ class Requester:
         request = Checkout(stack, holder, current_context.get(), None, monotonic())
         request.work = holder.request or FrameworkWork(is_shared=_is_shared_thread())
         if request.work.task is None:
-            request.work.task = context.sites.submitter(frame)[0]
+            request.work.task = context.sites.submitter(frame, False)[0]
         return request
 
     def locate(self, hold: Checkout, frame: FrameType | None) -> None:
