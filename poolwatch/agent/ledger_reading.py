@@ -107,6 +107,7 @@ class LedgerReading:
             evidence.unused_s = usage.unused_s(self.now)
             evidence.by_others = usage.by_others
         if hold.work is not None:
+            evidence.framework = "persistent" if hold.work.is_over else "thread"
             evidence.kept = _kept(hold.work, self._holder_stack(hold.holder))
             evidence.own_connection = pool.per_thread and _is_idle(hold)
         if evidence.held_s >= evidence.long_after:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from poolwatch.model import (
     ClosedConnection,
@@ -73,6 +73,9 @@ class HoldEvidence:
     """The declared reason for a long hold."""
     kept: str | None = None
     """The work for which a framework keeps the connection of its thread, in words."""
+    framework: Literal["thread", "persistent"] | None = None
+    """A framework has checked it out for its thread, or has kept it open for further
+    work of that thread."""
     own_connection: bool = False
     """It is the thread's own connection, idle between requests and transactions."""
     detached: bool = False

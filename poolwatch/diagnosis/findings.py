@@ -23,7 +23,7 @@ def pool_findings(evidence: PoolEvidence) -> list[Finding]:
     waits = [each.wait for each in evidence.waits]
     found = [
         *holds.hold_findings(evidence.holds),
-        *holds.collected(stats, evidence.collected),
+        *holds.collected(stats, evidence.collected, per_thread=evidence.per_thread),
         *pools.exhausted(stats, held, waits),
         *(() if evidence.per_thread else pools.unpooled(stats)),
         *holds.mostly_outside(stats, evidence.outside),

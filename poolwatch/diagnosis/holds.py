@@ -51,6 +51,14 @@ _LOST = _Wording(
     "the connection was never returned: its object is gone, but the pool still counts "
     "it as checked out",
 )
+_LEFT_OPEN = _Wording(
+    "warning",
+    "{where} opened {many} in threads that have ended without closing {them}",
+    "Call connections.close_all() in a finally clause where the work of a thread ends. "
+    "If the threads serve one request each (ASGI, gevent), set CONN_MAX_AGE to 0.",
+    "close() was not called: the garbage collector found the connection of a thread "
+    "that had ended",
+)
 _PER_SITE: dict[FindingKind, _Wording] = {
     "leaked.collected": _Wording(
         "critical",
@@ -89,12 +97,37 @@ _PER_SITE: dict[FindingKind, _Wording] = {
 }
 
 
+_CLOSE_OUTSIDE_REQUESTS = (
+    "Django closes connections at the end of a request, and at no other time: call "
+    "connections.close_all() in a finally clause where the work of the thread ends."
+)
+_CLOSE_EARLY = (
+    "Leave the atomic block and call connection.close() before slow work: Django opens "
+    "a connection again with the next statement."
+)
+_OF_FRAMEWORK: dict[tuple[FindingKind, str], str] = {
+    ("leaked.orphaned", "thread"): _CLOSE_OUTSIDE_REQUESTS,
+    ("leaked.orphaned", "persistent"): "Set CONN_MAX_AGE to 0: the threads of these "
+    "requests end with them (ASGI, gevent, a thread per request), so that no later "
+    'request uses a persistent connection. OPTIONS["pool"] saves the connects.',
+    ("leaked.abandoned", "thread"): "Outside of requests nothing closes the connection "
+    "of a thread: call connections.close_all() when a job of the thread is done.",
+    ("held_across_io", "thread"): _CLOSE_EARLY,
+    ("long_hold", "thread"): _CLOSE_EARLY,
+}
+"""Remedies for holds of a framework, by kind and ``HoldEvidence.framework``."""
+
+
 def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
     """Findings about single holds, one per kind, pool and call site."""
     groups: dict[tuple[FindingKind, str, Frame | None], list[Hold]] = defaultdict(list)
-    for hold, kind, _ in judged:
+    remedies: dict[tuple[FindingKind, str, Frame | None], str] = {}
+    for hold, kind, evidence in judged:
         if kind is not None:
-            groups[kind, hold.pool, hold.site].append(hold)
+            key = kind, hold.pool, hold.site
+            groups[key].append(hold)
+            of_framework = _OF_FRAMEWORK.get((kind, evidence.framework or ""))
+            remedies.setdefault(key, of_framework or _PER_SITE[kind].remedy)
     findings = []
     for (kind, pool, site), group in groups.items():
         wording = _PER_SITE[kind]
@@ -111,7 +144,7 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
                     age=duration(oldest.held_s),
                 ),
                 proof="; ".join(oldest.evidence),
-                remedy=wording.remedy,
+                remedy=remedies[kind, pool, site],
                 holds=ids(group),
                 sites=distinct_sites(site),
             )
@@ -134,13 +167,18 @@ def _is_undecided(hold: Hold) -> bool:
     return not hold.now or (hold.verdict == "long" and not still_running(hold))
 
 
-def collected(pool: PoolStats, sites: Iterable[Collected]) -> list[Finding]:
+def collected(
+    pool: PoolStats, sites: Iterable[Collected], *, per_thread: bool = False
+) -> list[Finding]:
     """``leaked.collected``: connections that the application dropped.
 
     Either the garbage collector returned them, or the pool has lost their slots.
+    ``per_thread``: their threads have ended without closing them.
     """
     lost = f"{pool.lost_slots} of {plural(pool.slots or 0, 'slot')}"
     wording = _LOST if pool.lost_slots else _COLLECTED
+    if per_thread:
+        wording = _LEFT_OPEN
     return [
         Finding(
             kind="leaked.collected",

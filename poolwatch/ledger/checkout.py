@@ -104,6 +104,10 @@ class Checkout:
         ident = None if self.holder.has_ended() else self.holder.stack_key()
         return ident, self.task.reference if self.task is not None else None
 
+    def is_kept_by_framework(self) -> bool:
+        """Whether a framework keeps the connection for a thread that still lives."""
+        return self.work is not None and not self.holder.has_ended()
+
     def ended_owner(self) -> str | None:
         """Describe the thread or task that checked it out, if it has ended.
 
@@ -127,13 +131,21 @@ class FrameworkWork:
     application has it, and a thread that ends without a request does not return it.
     """
 
-    __slots__ = ("is_request", "is_shared", "task")
+    __slots__ = ("is_over", "is_request", "is_shared", "task")
 
-    def __init__(self, *, is_request: bool = False, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        is_request: bool = False,
+        is_shared: bool = False,
+        is_over: bool = False,
+    ) -> None:
         self.is_request = is_request
         """A request is being served: at its end, the connection is returned."""
         self.is_shared = is_shared
         """The thread works for the whole process, such as asgiref's single thread."""
+        self.is_over = is_over
+        """The work was over, and the connection was kept open for the next one."""
         self.task: TaskRef | None = None
         """The task that waited for the thread at the checkout."""
 

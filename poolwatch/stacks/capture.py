@@ -53,6 +53,8 @@ USER_FRAMES_WANTED = 4
 """Number of nearest frames of user code that are exact in every stack."""
 _COMPARISONS = 4
 """Number of captures that compare a tail before it is trusted."""
+_MAX_MISSES = 4
+"""Consecutive captures without a submitter after which none is looked for."""
 _MAX_NODES = 512
 """Maximum number of nodes, after which the tree is reset."""
 
@@ -80,6 +82,7 @@ class CapturedStack:
         "is_submitted",
         "is_trusted",
         "lastis",
+        "misses",
         "must_go_on",
         "parent",
         "user_frames_wanted",
@@ -99,6 +102,8 @@ class CapturedStack:
         """The walk ends here, and the tail is not compared."""
         self.is_submitted = False
         """A worker thread's stack, without user code."""
+        self.misses = 0
+        """Number of consecutive captures without a submitter."""
         self.must_go_on = False
         """The walk must go on: there are too few frames of user code so far."""
         self.end = 0
@@ -312,6 +317,8 @@ class CallSites:
 
     def _continued(self, node: CapturedStack, frame: FrameType | None) -> CapturedStack:
         beyond = self.submitter(frame, True)[1]
+        node.misses = 0 if beyond else node.misses + 1
+        node.is_submitted = node.misses < _MAX_MISSES  # plain executors have none
         whole = across_threads(node.pairs(), beyond)[:MAX_FRAMES] if beyond else []
         return self._leaf(self._root, whole) if whole else node
 

@@ -287,7 +287,8 @@ class AliasHooks(Hooks):
     def _reopened(last: Checkout, now: float) -> Checkout:
         """A hold by the thread that last used a connection, and left it open."""
         hold = Checkout(last.stack, last.holder, last.context, None, now)
-        hold.proxy, hold.facts, hold.work = last.proxy, last.facts, FrameworkWork()
+        hold.proxy, hold.facts = last.proxy, last.facts
+        hold.work = FrameworkWork(is_over=True)
         hold.holder.hold_count += 1
         return hold
 
