@@ -17,10 +17,10 @@ FOLDERS = (
     "sqlalchemy",
     "psycopg2_pool",
     "psycopg3",
+    "django",
     "asyncpg_pool",
     "pg8000",
     "aiosqlite",
-    "django",
 )
 """In ``poolwatch/adapters/``. The package of each has a ``LIBRARY``."""
 

@@ -12,11 +12,11 @@ LIBRARY = LibraryInfo(
     instrumentable="a Django database connection",
     options={
         KIND: PoolOptions(
-            made_by="DATABASES",
-            size='OPTIONS={"pool": {"max_size": ...}}',
-            keep_options="CONN_MAX_AGE=60",
-            closing_rule="connections are closed at the end of every request",
-            test="CONN_HEALTH_CHECKS=True",
+            made_by='DATABASES["default"]["OPTIONS"]["pool"] = dict',
+            size="max_size",
+            keep_options=None,
+            closing_rule="a connection is closed at the end of each request",
+            test=None,
         )
     },
 )
