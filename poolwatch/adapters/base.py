@@ -129,6 +129,16 @@ class LibraryPools(ABC):
         """The pool of a target."""
         return target
 
+    def kind_of(self, target: Any) -> str:
+        """The kind of the pool, in snapshots: the name of its class."""
+        return type(self.pool_of(target)).__name__
+
+    def inner_pool(self, target: Any) -> Any:
+        """A pool of another library that is instrumented in place of the target; None
+        if the target itself is.
+        """
+        return None
+
     def arguments_of(self, target: Any) -> Any:
         """The connect arguments of the pool; they are only compared."""
         return None
@@ -285,7 +295,7 @@ class LibraryPools(ABC):
     def _install_hooks(self, target: Any, settings: Settings) -> Hooks:
         ledger = self._context.ledger.open(
             name=self._display_name(target, settings),
-            kind=type(self.pool_of(target)).__name__,
+            kind=self.kind_of(target),
             url=self.url_of(target),
             long_after=min(settings.long_after, _FOR_EVER),
             gauges=Gauges,

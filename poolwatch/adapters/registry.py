@@ -44,21 +44,23 @@ class InstrumentedPools:
 
         Raises TypeError if ``target`` cannot be instrumented.
         """
-        adapter = self._adapter_for(target)
+        adapter, target = self._resolved(target)
         if adapter is None:
             raise TypeError(unsupported_message(target))
         return adapter.watch(target, settings)
 
     def id_of(self, target: Any) -> str | None:
         """The id of an instrumented pool; None if the pool is not instrumented."""
-        adapter = self._adapter_for(target)
+        adapter, target = self._resolved(target)
         return None if adapter is None else adapter.id_of(target)
 
     def unwatch(self, target: Any) -> None:
         """Remove the hooks of one pool, if it has any."""
-        adapter = self._adapter_for(target)
+        outer, (adapter, pool) = self._adapter_for(target), self._resolved(target)
         if adapter is not None:
-            adapter.unwatch(target)
+            adapter.unwatch(pool)
+        if outer is not None and outer is not adapter:
+            outer.unwatch(target)
 
     def watch_all(self, settings: Settings) -> None:
         """Instrument all pools of every library, existing ones and new ones.
@@ -102,6 +104,12 @@ class InstrumentedPools:
             adapter.watch_all(settings, existing=existing)
         except Exception:  # noqa: BLE001 - the application must go on
             log().exception("poolwatch could not instrument the pools of %s", name)
+
+    def _resolved(self, target: Any) -> tuple[LibraryPools | None, Any]:
+        """The adapter that instruments a target, and the pool that it instruments."""
+        adapter = self._adapter_for(target)
+        inner = None if adapter is None else adapter.inner_pool(target)
+        return (adapter, target) if inner is None else self._resolved(inner)
 
     def _adapter_for(self, target: Any) -> LibraryPools | None:
         loaded = (self._adapter(name) for name in with_pools() if name in sys.modules)

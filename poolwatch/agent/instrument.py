@@ -114,9 +114,10 @@ class Agent:
     @cached_property
     def sites(self) -> CallSites:
         """Captures the stacks of checkouts; imported for the first pool."""
+        from poolwatch.agent.submitters import submitter_of
         from poolwatch.stacks.capture import CallSites
 
-        return CallSites(end_codes=self._end_codes)
+        return CallSites(end_codes=self._end_codes, submitter=submitter_of)
 
     def end_stacks_at(self, function: FunctionType) -> None:
         """End captured stacks at this function, such as a test runner's."""

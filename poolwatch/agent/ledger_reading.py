@@ -12,7 +12,7 @@ from poolwatch.agent.idle_connections import idle_connections
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
-from poolwatch.ledger.checkout import Checkout, ConnectionFacts
+from poolwatch.ledger.checkout import Checkout, ConnectionFacts, FrameworkWork
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.pool_over_pool import sessions_of
 from poolwatch.ledger.slots import Failed
@@ -200,6 +200,10 @@ class LedgerReading:
             evidence.statement_s = usage.running_s(self.now)
             evidence.unused_s = usage.unused_s(self.now)
             evidence.by_others = usage.by_others
+        if hold.work is not None:
+            evidence.framework = "persistent" if hold.work.is_over else "thread"
+            evidence.kept = _kept(hold.work, self._holder_stack(hold.holder))
+            evidence.own_connection = pool.per_thread and _is_idle(hold)
         if evidence.held_s >= evidence.long_after:
             evidence.frames_at_checkout = len(user_frames(evidence.stack))
             left, both = count_and_pair(evidence.stack, now)
@@ -276,7 +280,10 @@ class LedgerReading:
 
     def submitter(self, request: Checkout) -> Submitter:
         """Return the code that waits for a request's worker thread."""
-        return self.submitters.get(request.number, NO_SUBMITTER)
+        submitter = self.submitters.get(request.number, NO_SUBMITTER)
+        if request.stack.site() in submitter.stack:  # the recorded stack has it already
+            return submitter._replace(stack=())
+        return submitter
 
     def stack_now(self, request: Checkout) -> tuple[Frame, ...]:
         """Return the current stack of a request's holder; empty if it has ended."""
@@ -284,6 +291,13 @@ class LedgerReading:
         if request.task is not None:
             thread = self._threads.get(holder.thread_ident, ())
             return resolve(task_stack(request.task, thread))
+        now, work = self._holder_stack(holder), request.work
+        if work is None or work.task is None or user_frames(now) or holder.has_ended():
+            return now
+        # the thread does nothing for the task, or runs code of libraries for it
+        return resolve(task_stack(work.task)) or now
+
+    def _holder_stack(self, holder: Holder) -> tuple[Frame, ...]:
         if holder not in self._stacks:
             self._stacks[holder] = resolve(holder_stack(holder, self._threads))
         return self._stacks[holder]
@@ -311,6 +325,24 @@ def has_moved(hold: HoldEvidence) -> bool:
     if hold.statement_s is not None or hold.held_s < _STANDSTILL_S:
         return True
     return hold.unused_s is not None and hold.unused_s < _STANDSTILL_S
+
+
+def _kept(work: FrameworkWork, now: tuple[Frame, ...]) -> str | None:
+    """Say for what a framework keeps a connection; None if nothing can use it again."""
+    if work.is_request:
+        return "in use by the request that its thread serves"
+    if work.is_shared:
+        return "in use by the thread that runs all such code of the process"
+    if user_frames(now, launcher=True):
+        return "in use by the code that its thread runs"
+    return None
+
+
+def _is_idle(hold: Checkout) -> bool:
+    """Whether a hold is outside of requests, statements and transactions."""
+    usage, work = hold.usage, hold.work
+    between = usage is None or (usage.began is None and usage.idle_since is None)
+    return between and work is not None and not work.is_request
 
 
 def _requested_again(

@@ -89,6 +89,7 @@ def pool_records(
         shared=pool.shared,
         setup=pool.setup.record(pool.begun, reading.now),
         blocked=blocked,
+        per_thread=pool.per_thread,
     )
     return PoolRecords(pool_evidence, figures)
 

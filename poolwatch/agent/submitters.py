@@ -15,17 +15,20 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
-from types import BuiltinMethodType, FrameType, FunctionType, MethodType
+from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodType
 from typing import Any, NamedTuple
 from weakref import ref
 
 from poolwatch.diagnosis.references.follow import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
+from poolwatch.runtime.guard import Guard
+from poolwatch.stacks import greenlets
 from poolwatch.stacks.capture import (
     CapturedStack,
     Pairs,
@@ -36,13 +39,8 @@ from poolwatch.stacks.capture import (
 from poolwatch.stacks.compare import user_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
+from poolwatch.stacks.work_items import is_in, work_item_at
 
-_WORKER_FILES = (
-    "concurrent/futures/thread.py",
-    "asgiref/current_thread_executor.py",
-    "anyio/_backends/_asyncio.py",
-)
-"""Files whose ``run`` function has the work item as ``self``, or its ``future``."""
 _FUTURE_WAIT_FILE = "concurrent/futures/_base.py"
 _ASYNCIO = f"{os.sep}asyncio{os.sep}"
 _WAKEUP_METHODS = ("task_wakeup", "__wakeup", "_on_task_done")
@@ -54,6 +52,9 @@ _MAX_FRAMES = 6
 """Innermost frames of a waiting thread among which its future is searched."""
 _MAX_TASKS = 3
 """Longest chain of waiting tasks that leads to the application's code."""
+_PAUSES = (0.0001, 0.0005, 0.002)
+"""Seconds in which a worker thread lets the code run that has submitted its work item,
+until that code waits for it."""
 _MAX_OBJECTS = 200
 """Objects that are visited per future."""
 
@@ -66,6 +67,53 @@ class Submitter(NamedTuple):
 
 
 NO_SUBMITTER = Submitter((), None)
+
+
+_guard = Guard("the search for the code that waits for worker threads")
+
+
+def submitter_of(
+    frame: FrameType | None, patient: bool
+) -> tuple[TaskRef | None, Pairs]:
+    """The task that waits for the work item of the running thread, and its stack.
+
+    ``frame`` is one of that thread. If no code of the application is on the stack of
+    the task, the stack of the task that waits for it follows, and so on. None if no
+    such task is known.
+
+    A worker may begin before the task has come as far as to wait for it. With
+    ``patient``, this thread lets others run for a moment then.
+    """
+    try:
+        worker = pairs_of(frame)
+        at = None if _guard.tripped else work_item_at(worker)
+        future = None if at is None else _future_in(frame, worker[at][0])
+        if future is None:
+            return None, ()
+        found = _waiting_tasks(future)
+        for pause in _PAUSES if patient and not greenlets.are_scheduled() else ():
+            if found[0] is None:
+                time.sleep(pause)
+                found = _waiting_tasks(future)
+    except Exception as error:  # noqa: BLE001 - the application must get its connection
+        _guard.failed(error)
+        return None, ()
+    return found
+
+
+def _waiting_tasks(future: Any) -> tuple[TaskRef | None, Pairs]:
+    """The last task of the chain that waits for a future, and the stack of all."""
+    task: TaskRef | None = None
+    stack: Pairs = ()
+    for _ in range(_MAX_TASKS):
+        future = _waiting_task(future)
+        if future is None:
+            break
+        task = TaskRef(future)
+        stack += task_stack(task)
+        if user_frames(resolve(stack)):
+            break
+    return task, stack
 
 
 class Submitters:
@@ -86,7 +134,9 @@ class Submitters:
         items = list(self._items.items())  # one atomic copy: another thread may be here
         self._items = {number: item for number, item in items if number in numbers}
         stacks = {stack for stack, _ in newest}
-        in_workers = {stack for stack in stacks if _item_at(stack.pairs()) is not None}
+        in_workers = {
+            stack for stack in stacks if work_item_at(stack.pairs()) is not None
+        }
         workers = [hold for (stack, _), hold in newest.items() if stack in in_workers]
         if not workers:
             return {}
@@ -108,30 +158,23 @@ class Submitters:
         return submitter if _future_of(frames, hold) is future else None
 
 
-def _item_at(stack: Pairs) -> int | None:
-    """Return the index of the frame that runs a work item."""
-    for at, (code, _) in enumerate(stack):
-        if code.co_name == "run" and _is_in(code.co_filename, *_WORKER_FILES):
-            return at
-    return None
-
-
-def _is_in(file: str, *endings: str) -> bool:
-    return file.replace("\\", "/").endswith(endings)
-
-
 def _future_of(frames: Mapping[int, FrameType], hold: Checkout) -> Any:
     """Return the future of the work item that made a checkout, if it still runs."""
     frame = frames.get(hold.holder.ident)
     now = pairs_of(frame)
-    at = _item_at(now)
+    at = work_item_at(now)
     if (
         at is None
         or hold.holder.has_ended()
         or not _still_running(hold.stack.pairs(), now[:at])
     ):
         return None
-    while frame is not None and frame.f_code is not now[at][0]:
+    return _future_in(frame, now[at][0])
+
+
+def _future_in(frame: FrameType | None, runner: CodeType) -> Any:
+    """Return the future of the work item that ``runner`` runs on this stack."""
+    while frame is not None and frame.f_code is not runner:
         frame = frame.f_back
     if frame is None:
         return None
@@ -152,7 +195,7 @@ def _still_running(checkout: Pairs, now: Pairs) -> bool:
     Stacks are compared from the outermost frame: in the first frame that differs,
     execution must have advanced within the same function.
     """
-    at = _item_at(checkout)
+    at = work_item_at(checkout)
     if at is None:
         return False
     for before, after in zip(reversed(checkout[:at]), reversed(now), strict=False):
@@ -235,9 +278,9 @@ def _waiting_stack(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
     """Return the stack of the thread that waits for a future, from the waiting call."""
     for each in frames.values():
         for above, frame in pairwise(_innermost_frames(each)):
-            if not _is_in(frame.f_code.co_filename, _FUTURE_WAIT_FILE):
+            if not is_in(frame.f_code.co_filename, _FUTURE_WAIT_FILE):
                 continue
-            if not _is_in(above.f_code.co_filename, _SLEEP_FILE):
+            if not is_in(above.f_code.co_filename, _SLEEP_FILE):
                 continue
             variables = _variables(frame)
             futures: Any = variables.get("fs")

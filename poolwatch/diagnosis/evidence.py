@@ -75,6 +75,13 @@ class HoldEvidence:
     """The thread or task that is the holder, in words, if it has ended."""
     long_hold: str | None = None
     """The declared reason for a long hold."""
+    kept: str | None = None
+    """The work for which a framework keeps the connection of its thread, in words."""
+    framework: Literal["thread", "persistent"] | None = None
+    """A framework has checked it out for its thread, or has kept it open for further
+    work of that thread."""
+    own_connection: bool = False
+    """It is the thread's own connection, idle between requests and transactions."""
     detached: bool = False
     """The application has detached the connection from the pool."""
     dropped: bool = False
@@ -203,6 +210,8 @@ class PoolEvidence:
     setup: PoolSetup | None = None
     blocked: Mapping[Node, Blocked] = field(default_factory=dict)
     """What the threads and tasks of the process wait for, as far as it is known."""
+    per_thread: bool = False
+    """Every thread opens a connection of its own, as it is meant to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,14 @@ _LOST = _Wording(
     "the connection was never returned: its object is gone, but the pool still counts "
     "it as checked out",
 )
+_LEFT_OPEN = _Wording(
+    "warning",
+    "{where} opened {many} in threads that have ended without closing {them}",
+    "Call connections.close_all() in a finally clause where the work of a thread ends. "
+    "If the threads serve one request each (ASGI, gevent), set CONN_MAX_AGE to 0.",
+    "close() was not called: the garbage collector found the connection of a thread "
+    "that had ended",
+)
 _PER_SITE: dict[FindingKind, _Wording] = {
     "leaked.collected": _Wording(
         "critical",
@@ -91,6 +99,27 @@ _PER_SITE: dict[FindingKind, _Wording] = {
 }
 
 
+_CLOSE_OUTSIDE_REQUESTS = (
+    "Django closes connections at the end of a request, and at no other time: call "
+    "connections.close_all() in a finally clause where the work of the thread ends."
+)
+_CLOSE_EARLY = (
+    "Leave the atomic block and call connection.close() before slow work: Django opens "
+    "a connection again with the next statement."
+)
+_OF_FRAMEWORK: dict[tuple[FindingKind, str], str] = {
+    ("leaked.orphaned", "thread"): _CLOSE_OUTSIDE_REQUESTS,
+    ("leaked.orphaned", "persistent"): "Set CONN_MAX_AGE to 0: the threads of these "
+    "requests end with them (ASGI, gevent, a thread per request), so that no later "
+    'request uses a persistent connection. OPTIONS["pool"] saves the connects.',
+    ("leaked.abandoned", "thread"): "Outside of requests nothing closes the connection "
+    "of a thread: call connections.close_all() when a job of the thread is done.",
+    ("held_across_io", "thread"): _CLOSE_EARLY,
+    ("long_hold", "thread"): _CLOSE_EARLY,
+}
+"""Remedies for holds of a framework, by kind and ``HoldEvidence.framework``."""
+
+
 def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
     """Findings about single holds, one per kind, pool and call site."""
     groups: dict[tuple[FindingKind, str, Frame | None], list[JudgedHold]]
@@ -115,7 +144,11 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
                     age=duration(oldest.held_s),
                 ),
                 proof="; ".join(oldest.evidence),
-                remedy=remedy_for(kind, evidence.circumstances, wording.remedy),
+                remedy=remedy_for(
+                    kind,
+                    evidence.circumstances,
+                    _OF_FRAMEWORK.get((kind, evidence.framework or ""), wording.remedy),
+                ),
                 holds=ids(group),
                 sites=distinct_sites(site),
             )
@@ -143,13 +176,18 @@ def collected(
     sites: Iterable[Collected],
     dropped: int,
     circumstances: Mapping[Frame, tuple[Circumstance, ...]],
+    *,
+    per_thread: bool = False,
 ) -> list[Finding]:
     """``leaked.collected``: connections that the application dropped.
 
     The garbage collector has returned them, or ``dropped`` slots were lost with them.
+    ``per_thread``: their threads have ended without closing them.
     """
     lost = f"{dropped} of {plural(pool.slots or 0, 'slot')}"
     wording = _LOST if dropped > 0 else _COLLECTED
+    if per_thread:
+        wording = _LEFT_OPEN
     return [
         Finding(
             kind="leaked.collected",

@@ -32,6 +32,8 @@ def suspicious(hold: HoldEvidence) -> bool:
         return False
     if hold.ended_owner:
         return True
+    if hold.kept:
+        return False
     if hold.held_s < hold.long_after or _used_recently(hold):
         return False
     return hold.loop_stopped or hold.frames_left < hold.frames_at_checkout
@@ -58,6 +60,8 @@ def judge(hold: HoldEvidence) -> Judgement:
         return Judgement("leaked", "leaked.collected", (*reasons, _DROPPED))
     if hold.long_hold:
         return Judgement("ok", None, (*reasons, f"declared long: {hold.long_hold}"))
+    if hold.own_connection and hold.kept and not hold.ended_owner:
+        return Judgement("ok", None, (*reasons, hold.kept))
     if hold.search is not None and hold.search.pending:
         long = hold.held_s >= hold.long_after
         return Judgement("long" if long else "ok", None, reasons)
@@ -103,6 +107,8 @@ def _not_leaked(hold: HoldEvidence, reasons: tuple[str, ...]) -> Judgement:
 def _use(hold: HoldEvidence) -> tuple[str, ...]:
     """The result of the search, in words, for a hold that is not leaked."""
     search = hold.search
+    if hold.kept and not hold.ended_owner:
+        return (hold.kept,)
     if search is None:
         return ()
     if search.path is not None and search.in_use:

@@ -51,6 +51,7 @@ class Checkout:
         "task",
         "usage",
         "within",
+        "work",
     )
 
     def __init__(
@@ -86,6 +87,8 @@ class Checkout:
         """Whether the hold is already counted as leaked."""
         self.keyed = False
         """Checked out with a key of psycopg2's pool: the same key returns it again."""
+        self.work: FrameworkWork | None = None
+        """Set if a framework has checked it out for its thread."""
 
     def requester(self) -> object:
         """The task or thread; equal for two requests of the same task or thread."""
@@ -120,6 +123,10 @@ class Checkout:
         ident = None if self.holder.has_ended() else self.holder.stack_key()
         return ident, self.task.reference if self.task is not None else None
 
+    def is_kept_by_framework(self) -> bool:
+        """Whether a framework keeps the connection for a thread that still lives."""
+        return self.work is not None and not self.holder.has_ended()
+
     def ended_owner(self) -> str | None:
         """Describe the thread or task that checked it out, if it has ended.
 
@@ -133,6 +140,33 @@ class Checkout:
         if not ended or (self.usage is not None and self.usage.by_others):
             return None
         return who
+
+
+class FrameworkWork:
+    """The work for which a framework keeps a connection: a request, or a thread's.
+
+    Django checks a connection out when code of a thread needs one, keeps it for all
+    code of that thread, and returns it at the end of the request. So no variable of the
+    application has it, and a thread that ends without a request does not return it.
+    """
+
+    __slots__ = ("is_over", "is_request", "is_shared", "task")
+
+    def __init__(
+        self,
+        *,
+        is_request: bool = False,
+        is_shared: bool = False,
+        is_over: bool = False,
+    ) -> None:
+        self.is_request = is_request
+        """A request is being served: at its end, the connection is returned."""
+        self.is_shared = is_shared
+        """The thread works for the whole process, such as asgiref's single thread."""
+        self.is_over = is_over
+        """The work was over, and the connection was kept open for the next one."""
+        self.task: TaskRef | None = None
+        """The task that waited for the thread at the checkout."""
 
 
 class Usage:

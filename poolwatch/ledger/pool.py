@@ -99,6 +99,9 @@ class PoolLedger:
         self.find_dropped: Callable[[], None] = _no_check
         """Has the adapter find dropped connections, in pools that refer to connections
         that are checked out and so have no event for a drop."""
+        self.per_thread = False
+        """Whether every thread opens a connection of its own, without a pool: a hold
+        takes no connection from any other thread."""
         self.server_view = True
         self.holds: dict[int, Checkout] = {}
         """Open holds. The adapter chooses the key, so that it finds the hold at its
@@ -384,7 +387,7 @@ class PoolLedger:
         """Call sites whose held time is mostly not in SQL."""
         from poolwatch.ledger.site_costs import mostly_outside  # for viewers only
 
-        return mostly_outside(self._stats_by_site())
+        return mostly_outside(self._stats_by_site(), per_thread=self.per_thread)
 
     def collected_at(self) -> list[Collected]:
         """Call sites whose connections the garbage collector returned, and how many."""

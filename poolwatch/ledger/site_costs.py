@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.histogram import merged
@@ -30,12 +31,16 @@ _MAX_SQL_SHARE = 0.25
 """Share of the held time in SQL from which a call site is not reported."""
 
 
-def mostly_outside(by_site: BySite) -> list[MostlyOutsideSql]:
-    """Call sites whose held time is mostly spent outside SQL."""
+def mostly_outside(by_site: BySite, *, per_thread: bool) -> list[MostlyOutsideSql]:
+    """Call sites whose held time is mostly spent outside SQL.
+
+    Where each thread has a connection of its own, only transactions count.
+    """
+    is_outside = partial(_is_outside, in_transactions=per_thread)
     found = []
     for site, stats in by_site.items():
-        if site is not None and _is_outside(stats):
-            callers = [c for c, group in _by_caller(stats) if _is_outside(group)]
+        if site is not None and is_outside(stats):
+            callers = [c for c, group in _by_caller(stats) if is_outside(group)]
             time_spent = _time_spent(stats)
             found.append(
                 MostlyOutsideSql(site, *time_spent, callers=_not_none(callers))
@@ -181,7 +186,7 @@ def _time_spent(stats: Iterable[StackStats]) -> _TimeSpent:
     return _TimeSpent(*map(sum, zip(*each, strict=True)))
 
 
-def _is_outside(stats: Sequence[StackStats]) -> bool:
+def _is_outside(stats: Sequence[StackStats], *, in_transactions: bool) -> bool:
     """Whether the held time is mostly spent outside SQL.
 
     Requires enough holds, all of them with measured statements. The time in which a
@@ -189,6 +194,8 @@ def _is_outside(stats: Sequence[StackStats]) -> bool:
     """
     spent = _time_spent(stats)
     usable = spent.held - spent.pool_wait
+    if in_transactions:
+        usable = min(usable, spent.in_sql + spent.idle)
     if spent.ended < _MIN_HOLDS or usable < spent.ended * _MIN_MEAN_HOLD_S:
         return False
     if sum(each.used for each in stats) < spent.ended:

@@ -17,6 +17,7 @@ FOLDERS = (
     "sqlalchemy",
     "psycopg2_pool",
     "psycopg3",
+    "django",
     "asyncpg_pool",
     "pg8000",
     "aiosqlite",

@@ -20,13 +20,12 @@ SQLAlchemy; the user's ``await`` chain is on the stack of the parent greenlet.
 
 from __future__ import annotations
 
-import itertools
 import operator
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from poolwatch.model import Frame
 from poolwatch.runtime.gc_pause import undisturbed
@@ -35,8 +34,14 @@ from poolwatch.stacks.code_owner import (
     is_ours,
     note_fileless_function,
 )
+from poolwatch.stacks.outer_frames import common, extended
+from poolwatch.stacks.work_items import (
+    Submitter,
+    across_threads,
+    no_submitter,
+    work_item_at,
+)
 
-T = TypeVar("T")
 Pairs = tuple[tuple[CodeType, int], ...]
 """A stack: the code object and ``f_lasti`` of each frame, innermost first."""
 
@@ -48,6 +53,8 @@ USER_FRAMES_WANTED = 4
 """Number of nearest frames of user code that are exact in every stack."""
 _COMPARISONS = 4
 """Number of captures that compare a tail before it is trusted."""
+_MAX_MISSES = 4
+"""Consecutive captures without a submitter after which none is looked for."""
 _MAX_NODES = 512
 """Maximum number of nodes, after which the tree is reset."""
 
@@ -72,8 +79,10 @@ class CapturedStack:
         "comparisons",
         "depth",
         "end",
+        "is_submitted",
         "is_trusted",
         "lastis",
+        "misses",
         "must_go_on",
         "parent",
         "user_frames_wanted",
@@ -91,6 +100,10 @@ class CapturedStack:
         self.children = _NO_CHILDREN
         self.is_trusted = False
         """The walk ends here, and the tail is not compared."""
+        self.is_submitted = False
+        """A worker thread's stack, without user code."""
+        self.misses = 0
+        """Number of consecutive captures without a submitter."""
         self.must_go_on = False
         """The walk must go on: there are too few frames of user code so far."""
         self.end = 0
@@ -142,10 +155,11 @@ class CapturedStack:
         """Store or compare the tail, where the walk ends; sets ``is_trusted``."""
         self.comparisons += 1
         if self.comparisons == 1:
-            self._tail = tail
-            self._site_at = _site_of(self.near() + tail)  # later tails may be shorter
+            self._tail, pairs = tail, self.near() + tail
+            self._site_at = _site_of(pairs)  # later tails may be shorter
+            self.is_submitted = bool(work_item_at(pairs)) and not _user_frames_in(pairs)
         elif tail != self._tail:
-            self._tail, self._frames = _common(tail, self._tail), None
+            self._tail, self._frames = common(tail, self._tail), None
         if self.comparisons >= _COMPARISONS:
             self.is_trusted = True
 
@@ -175,12 +189,15 @@ class CallSites:
         self,
         user_frames: int = USER_FRAMES_WANTED,
         end_codes: Mapping[int, CodeType] | None = None,
+        submitter: Submitter = no_submitter,
     ) -> None:
         """Create a tree.
 
         ``user_frames`` is the number of nearest frames of user code that are exact.
-        ``end_codes`` are the code objects, by id, at which a walk ends.
+        ``end_codes`` are the code objects, by id, at which a walk ends. With the stack
+        that ``submitter`` returns, a stack without user code is continued.
         """
+        self.submitter = submitter
         self._user_frames = user_frames
         self._root = self._new_root()
         self._tails: dict[tuple[int, ...], Pairs] = {}
@@ -194,7 +211,7 @@ class CallSites:
         They are many, and one frame of user code is enough for each: the stack of the
         checkout shows the others.
         """
-        return CallSites(user_frames=1, end_codes=self._end_codes)
+        return CallSites(1, self._end_codes, self.submitter)
 
     def capture(self, frame: FrameType | None) -> CapturedStack:
         """Capture the stack that begins at ``frame``.
@@ -202,7 +219,7 @@ class CallSites:
         Unrolled to eight frames per step: a plain loop costs twice as much on CPython
         3.11, and this runs at every checkout.
         """
-        node = self._root
+        node, start = self._root, frame
         while True:
             near = frame
             try:
@@ -215,7 +232,8 @@ class CallSites:
                 c6, l6, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
                 c7, l7, frame = frame.f_code, frame.f_lasti, frame.f_back  # type: ignore[union-attr]
             except AttributeError:  # fewer than eight frames are left
-                return self._last_chunk(node, near)
+                node = self._leaf(node, list(_callers(near, CHUNK)))
+                return self._continued(node, start) if node.is_submitted else node
             child = node.children.get((l0, l1, l2, l3, l4, l5, l6, l7), _NO_CHILD)
             known = child.codes
             # by identity: equal code objects may come from different files
@@ -229,7 +247,8 @@ class CallSites:
                 and known[6] is c6
                 and known[7] is c7
             ):
-                return self._extend_tree(node, near)
+                node = self._extend_tree(node, near)
+                return self._continued(node, start) if node.is_submitted else node
             node = child
             if node.is_trusted:
                 return node
@@ -300,17 +319,20 @@ class CallSites:
             frame = frame.f_back
         return frames, end
 
-    def _last_chunk(self, node: CapturedStack, near: FrameType | None) -> CapturedStack:
-        """Add the last chunk of a stack: shorter than eight frames, or empty."""
-        return self._leaf(node, list(_callers(near, CHUNK)))
+    def _continued(self, node: CapturedStack, frame: FrameType | None) -> CapturedStack:
+        beyond = self.submitter(frame, True)[1]
+        node.misses = 0 if beyond else node.misses + 1
+        node.is_submitted = node.misses < _MAX_MISSES  # plain executors have none
+        whole = across_threads(node.pairs(), beyond)[:MAX_FRAMES] if beyond else []
+        return self._leaf(self._root, whole) if whole else node
 
-    def _leaf(self, parent: CapturedStack, frames: list[FrameType]) -> CapturedStack:
+    def _leaf(self, parent: CapturedStack, frames: list[Any]) -> CapturedStack:
         child = self._child(parent, frames)
         if not child.comparisons:
             child.record_tail(())
         return child
 
-    def _child(self, parent: CapturedStack, frames: list[FrameType]) -> CapturedStack:
+    def _child(self, parent: CapturedStack, frames: list[Any]) -> CapturedStack:
         """Return the child with these frames, created if needed.
 
         Different functions may have the same offsets. The first one is stored under the
@@ -375,32 +397,6 @@ def _user_frames_in(pairs: Sequence[tuple[CodeType, int]]) -> list[int]:
 def _site_of(pairs: Sequence[tuple[CodeType, int]]) -> tuple[CodeType, int] | None:
     """The call site: the nearest frame of user code, or the innermost frame."""
     return pairs[next(iter(_user_frames_in(pairs)), 0)] if pairs else None
-
-
-def _common(one: tuple[T, ...], other: tuple[T, ...]) -> tuple[T, ...]:
-    """The frames that two stacks share, from the near end."""
-    both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other))  # noqa: B905 - to the shorter end
-    return tuple([item for item, _ in both])
-
-
-def extended(
-    near: tuple[Frame, ...], tail: tuple[Frame, ...], live: tuple[Frame, ...]
-) -> tuple[Frame, ...]:
-    """Return the exact part of a stack, extended by outer frames that are certain.
-
-    ``near`` is the exact part. ``tail`` is what all compared captures of the stack
-    share. If the holder still seems to run ``near``, its current stack ``live`` shows
-    the outer frames. But that may be the stack of a later call: if ``live`` and
-    ``tail`` disagree, only the frames that they share are returned.
-    """
-    last = near[-1] if near else None
-    places = [at for at, frame in enumerate(live) if frame is last]
-    if len(places) != 1:
-        return near + tail
-    beyond = live[places[0] + 1 :]
-    if beyond[: len(tail)] == tail:
-        return near + beyond
-    return near + _common(tail, beyond)
 
 
 def resolve(pairs: Iterable[tuple[CodeType, int]]) -> tuple[Frame, ...]:

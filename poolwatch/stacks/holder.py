@@ -37,6 +37,7 @@ class Holder:
         "first_seen",
         "hold_count",
         "ident",
+        "request",
         "thread_ident",
     )
 
@@ -58,6 +59,8 @@ class Holder:
         self.hold_count = 0
         """Number of its open holds, on all pools. Approximate: threads that return
         each other's connections write it without a lock."""
+        self.request: Any = None
+        """The FrameworkWork of the request that it serves, if an adapter knows it."""
 
     @property
     def name(self) -> str:

@@ -45,7 +45,7 @@ class Judge:
         ``postpone`` removes the holds that a wider fixture may still close.
         """
         for hold in list(owner.open_holds):
-            if not _is_open(hold):
+            if not _is_open(hold) or hold.is_kept_by_framework():
                 owner.open_holds.pop(hold, None)
         if owner.open_holds:
             postpone(owner)

@@ -89,7 +89,11 @@ class Region:
 
         A thread started in the block may go on to check out and return connections.
         """
-        self._suspects = dict(self.open_holds)
+        self._suspects = {
+            key: each
+            for key, each in list(self.open_holds.items())
+            if not each[1].is_kept_by_framework()
+        }
 
     def has_open_suspects(self) -> bool:
         """Whether any hold that was open at the end of the block still is."""

@@ -70,6 +70,7 @@ NOTED = NestedRequests(SITE, INNER, (None, None), "thread MainThread", 1.0, 3, 2
         (["fork_shared"], {"holds": [judged(inherited=True)]}),
         (["fork_shared"], {"inherited": [InheritedUse(SITE, 7, 1.0)]}),
         (["unpooled"], {"stats": WORN}),
+        ([], {"stats": WORN, "per_thread": True}),  # it is meant to
         (["exhausted"], {"stats": FULL, "holds": [judged()], "waits": [waiting("2")]}),
         (
             ["exhausted", "undersized"],
@@ -110,6 +111,29 @@ def test_a_connection_that_may_be_hidden_counts_as_used():
     holds = [judged(one_of_several=True, called_again=True, search=hidden)] * 2
     (finding,) = pool_findings(PoolEvidence(fakes.pool(), holds=holds))
     assert finding.kind == "nested"
+
+
+@pytest.mark.parametrize(
+    ("kind", "framework", "remedy"),
+    [
+        ("leaked.orphaned", None, "with block"),
+        ("leaked.orphaned", "thread", "connections.close_all()"),
+        ("leaked.orphaned", "persistent", "CONN_MAX_AGE to 0"),
+        ("leaked.abandoned", "thread", "connections.close_all()"),
+        ("held_across_io", "thread", "connection.close()"),
+    ],
+)
+def test_the_remedy_for_a_connection_of_a_framework(kind, framework, remedy):
+    holds = [judged(kind, framework=framework)]
+    (finding,) = pool_findings(PoolEvidence(fakes.pool(), holds=holds))
+    assert remedy in finding.remedy
+
+
+def test_the_remedy_for_a_thread_that_left_its_connection_open():
+    seen = PoolEvidence(fakes.pool(), collected=[Collected(SITE, 2)], per_thread=True)
+    (finding,) = pool_findings(seen)
+    assert "threads that have ended" in finding.text
+    assert "connections.close_all()" in finding.remedy
 
 
 def test_what_is_wrong_with_a_process():

@@ -14,6 +14,26 @@ from poolwatch.model import Frame
 LONG = HoldEvidence(held_s=40.0, long_after=30.0, frames_at_checkout=2, frames_left=1)
 
 
+KEPT = replace(LONG, kept="in use by the request that its thread serves")
+
+
+def test_a_connection_that_a_framework_keeps():
+    """No variable has it, but the next statement of its thread uses it."""
+    nothing_found = replace(KEPT, search=Search(None))
+    assert judge(nothing_found).verdict == "long"
+    assert KEPT.kept in judge(nothing_found).reasons
+    ended = replace(nothing_found, ended_owner="thread one")
+    assert judge(ended).kind == "leaked.orphaned"
+
+
+def test_a_thread_s_own_connection_between_two_jobs():
+    """It takes a connection from nobody else, as long as code of the thread runs."""
+    between = replace(KEPT, own_connection=True, search=Search(None))
+    assert (judge(between).verdict, judge(between).kind) == ("ok", None)
+    nothing_runs = replace(between, kept=None)
+    assert judge(nothing_runs).kind == "leaked.abandoned"
+
+
 def elsewhere(at, *, direct=True):
     """A search has found the connection in a frame of another thread."""
     path = ReferencePath(

@@ -13,11 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 FILE = "green.py"
 BLOCKING, GREEN = "blocking", "psycogreen"
 FIRST, LAST = "patched-first", "patched-last"
-WAYS = [
-    *itertools.product(["gevent"], [BLOCKING, GREEN], [FIRST, LAST]),
-    ("eventlet", BLOCKING, FIRST),
-    ("eventlet", GREEN, LAST),
-]
+WAYS = list(itertools.product(["gevent", "eventlet"], [BLOCKING, GREEN], [FIRST, LAST]))
 LEAKS = {
     "leak_kept_in_a_list": "leaked.abandoned",
     "leak_ended": "leaked.orphaned",

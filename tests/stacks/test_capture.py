@@ -17,10 +17,10 @@ from poolwatch.stacks.capture import (
     MAX_FRAMES,
     CallSites,
     CapturedStack,
-    extended,
     pairs_of,
 )
 from poolwatch.stacks.code_owner import PROJECT, CodeOwner, code_owner_of, home_of
+from poolwatch.stacks.outer_frames import extended
 
 
 @pytest.fixture

@@ -59,6 +59,8 @@ MODULES = (
     "innocent_graph",
     "innocent_configuration",
     "innocent_concurrent",
+    "django_faults",
+    "django_innocents",
 )
 
 NEVER = 30.0

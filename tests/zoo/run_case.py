@@ -37,6 +37,7 @@ class World:
         self._case = case
         self._url = url
         self._file = directory / "app.db"
+        self.long_after = case.long_after
         if url is None:
             with sqlite3.connect(self._file) as connection:
                 for statement in SCHEMA:
@@ -101,6 +102,11 @@ class World:
         assert self._url is not None
         dsn = self._url.replace(self._url.partition("://")[0], "postgresql")
         subprocess.run([sys.executable, "-c", script, dsn, sql], check=True)
+
+    @property
+    def file(self) -> Path | None:
+        """The database of a case without a server."""
+        return self._file if self._url is None else None
 
     @property
     def dsn(self) -> str:
