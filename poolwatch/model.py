@@ -414,6 +414,8 @@ class Process:
     """Its number among the workers of one parent; None if it is the only one."""
     callers: tuple[SiteStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Statistics caller by caller, of call sites that several callers share."""
+    test: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The running test, if the process is a run of tests."""
 
 
 @dataclass(frozen=True, slots=True)

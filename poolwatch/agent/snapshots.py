@@ -59,7 +59,8 @@ class LedgerSource:
         return self._leak_search.awaits_confirmation()
 
     def _process(self, leak_search: LeakSearch, search: bool) -> Process:
-        reading = LedgerReading()
+        test_run = self._ledger.test_run
+        reading = LedgerReading(test_run)
         for pool in list(self._ledger.pools.values()):
             reading.read(pool, self._ledger.numbers)
         if search:
@@ -95,6 +96,7 @@ class LedgerSource:
             sites=tuple([site for pool in pools for site in pool.sites]),
             callers=tuple([site for pool in pools for site in pool.callers]),
             parent=parent(),
+            test=None if test_run is None else test_run.running(),
             findings=by_severity(self._findings(reading, pools)),
             departed=tuple(reading.departed),
             frozen=self.incident_snapshots.marks(),

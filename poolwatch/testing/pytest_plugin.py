@@ -42,10 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "0.2 for those of other threads, else 0)",
     )
     group.addoption(
+        "--pool-leaks-hang",
+        type=_seconds,
+        metavar="SECONDS",
+        help="tell on standard error who holds and who blocks, when a test or fixture "
+        "has stood still for so long in a pool wait or a statement (default: 10; "
+        "0: never)",
+    )
+    group.addoption(
         "--pool-leaks-json", metavar="PATH", help="write the leaks to a JSON file"
     )
     parser.addini("pool_leaks", "off, warn or error: as --pool-leaks", default="warn")
     parser.addini("pool_leaks_grace", "as --pool-leaks-grace", default="")
+    parser.addini("pool_leaks_hang", "as --pool-leaks-hang", default="10")
     parser.addini("pool_leaks_json", "as --pool-leaks-json", default="")
     parser.addini(
         "pool_leaks_ignore",
@@ -84,17 +93,22 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
         return
     from poolwatch.runtime.gc_pause import undisturbed
 
-    grace = _grace(config, options.pool_leaks_grace)
-    session = undisturbed(lambda: _session(config, error=mode == "error", grace=grace))
+    grace = _ini_seconds(config, options.pool_leaks_grace, "pool_leaks_grace")
+    hang = _ini_seconds(config, options.pool_leaks_hang, "pool_leaks_hang") or 0.0
+    session = undisturbed(
+        lambda: _session(config, error=mode == "error", grace=grace, hang=hang)
+    )
     config.stash[_RUN] = session
     config.pluginmanager.register(session, _SESSION)
     session.begin()
 
 
-def _session(config: pytest.Config, *, error: bool, grace: float | None) -> PoolLeaks:
+def _session(
+    config: pytest.Config, *, error: bool, grace: float | None, hang: float
+) -> PoolLeaks:
     from poolwatch.testing.session import PoolLeaks
 
-    return PoolLeaks(config, error=error, grace=grace)
+    return PoolLeaks(config, error=error, grace=grace, hang=hang)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -141,14 +155,15 @@ def assert_max_pool_checkouts() -> AssertMaxPoolCheckouts:
     return AssertMaxPoolCheckouts()
 
 
-def _grace(config: pytest.Config, given: float | None) -> float | None:
-    ini = str(config.getini("pool_leaks_grace")).strip()
+def _ini_seconds(config: pytest.Config, given: float | None, name: str) -> float | None:
+    """The value of an option, else of the ini file; None if neither has one."""
+    ini = str(config.getini(name)).strip()
     if given is not None or not ini:
         return given
     try:
         return _seconds(ini)
     except argparse.ArgumentTypeError as error:
-        raise pytest.UsageError(f"pool_leaks_grace {error}") from None
+        raise pytest.UsageError(f"{name} {error}") from None
 
 
 def _seconds(text: str) -> float:

@@ -122,13 +122,14 @@ def _distinguishing_callers(group: Sequence[Leak]) -> list[str]:
     ]
 
 
+def callers_of(stack: Sequence[Frame], site: Frame | None) -> list[Frame]:
+    """The nearest callers of a call site, up to the test runner."""
+    below = [*takewhile(_is_below_test_runner, stack)]
+    return [frame for frame in user_frames(below) if frame != site][:_FRAMES]
+
+
 def _callers(leak: Leak, verbose: bool) -> list[str]:
-    if verbose:
-        frames = leak.stack
-    else:
-        stack = takewhile(_is_below_test_runner, leak.stack)
-        above_site = [f for f in user_frames([*stack]) if f != leak.site]
-        frames = tuple(above_site[:_FRAMES])
+    frames = leak.stack if verbose else callers_of(leak.stack, leak.site)
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
 
 
