@@ -31,6 +31,7 @@ from poolwatch.testing.scopes import WiderFixture
 from poolwatch.testing.standstill import Standstills
 
 if TYPE_CHECKING:
+    from poolwatch.testing.baseline import Baseline
     from poolwatch.testing.leak import Leak
 
 _HEADING = "pool leaks"
@@ -40,7 +41,13 @@ class PoolLeaks:
     """The plugin object of one run."""
 
     def __init__(
-        self, config: pytest.Config, *, error: bool, grace: float | None, hang: float
+        self,
+        config: pytest.Config,
+        *,
+        error: bool,
+        grace: float | None,
+        hang: float,
+        baseline: Baseline | None,
     ) -> None:
         self._config = config
         self._error = error
@@ -57,7 +64,7 @@ class PoolLeaks:
         self._import_owners: list[Owner] = []
         self._previous_owners: list[Owner | None] = []
         """The owners to restore after the teardown of each fixture, innermost last."""
-        self._results = Results(config, error=error)
+        self._results = Results(config, baseline, error=error)
         self._junit = False
         self._test_owner: Owner | None = None
         """The owner for the running test."""
@@ -308,6 +315,7 @@ class PoolLeaks:
                 return "\n".join(filter(None, (missing, violation)))
             if len(leaks) == limits.leaks:
                 leaks = []
+        leaks = self._results.new(leaks)
         if not leaks:
             return violation
         text = describe(leaks, item.nodeid, verbose=self._verbose)
@@ -346,7 +354,8 @@ class PoolLeaks:
         leaks = self._judge.leaks(owner, self._postpone)
         if owner.open_holds:  # checked out meanwhile
             self._owners.checked_out_after_judging[id(owner)] = owner
-        if not leaks or owner.failed:
+        leaks = [] if owner.failed else self._results.new(leaks)
+        if not leaks:
             return
         text = describe(leaks, owner.name, verbose=self._verbose)
         self._results.add_for_other_owner(owner, leaks, text)
@@ -370,7 +379,7 @@ class PoolLeaks:
         for owner in remaining:
             self._judge_late(owner)
         self._judge_late_collected()
-        failed = self._results.finish(self._owners.unjudged)
+        failed = self._results.finish(session, self._owners.unjudged)
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield

@@ -185,7 +185,8 @@ def _holders(
     groups: dict[tuple[object, ...], list[Hold]] = defaultdict(list)
     for each in found:
         groups[each.site, _owner(each)].append(each)
-    standing = {_holder_of(process, each) for each in (*waits, *holds)}
+    requests: list[Wait | Hold] = [*waits, *holds]
+    standing = {_holder_of(process, each) for each in requests}
     for group in list(groups.values())[:_MAX_HOLDERS]:
         yield from _holder(group, process, processes, standing)
     if len(groups) > _MAX_HOLDERS:
