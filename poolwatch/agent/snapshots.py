@@ -75,7 +75,7 @@ class LedgerSource:
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
-            program=program(),
+            program=program() if test_run is None else "pytest",
             name=process_name(),
             python=platform.python_version(),
             poolwatch=VERSION,

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from poolwatch.ledger.labels import MAX_VALUE_LENGTH
@@ -45,6 +47,9 @@ class Owner:
         self.node = node
         """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
+        self.began = monotonic()
+        self.called = inf
+        """When a test was called, after the set-up of its fixtures."""
         self.open_holds: dict[Checkout, PoolLedger] = {}
         """The open holds of the owner, with the ledger of each pool."""
         self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
@@ -205,13 +210,18 @@ class Owners:
         What a wait in another thread belongs to cannot be told from outside: the job
         of an executor may have been submitted by any test.
         """
+        owner = self.owner_of(request)
+        return {} if owner is None else {owner.kind: owner.name[:MAX_VALUE_LENGTH]}
+
+    def owner_of(self, request: Checkout) -> Owner | None:
+        """Return the owner of a hold or wait; None if it is not known."""
         owner = self._owner_by_hold.get(request)
         if owner is None and request.task is not None:
             task = request.task.reference()
             owner = None if task is None else self._tasks.get(task)
-        elif owner is None and request.holder.ident == self.main_thread:
+        if owner is None and request.holder.ident == self.main_thread:
             owner = self.main_thread_owner()
-        return {} if owner is None else {owner.kind: owner.name[:MAX_VALUE_LENGTH]}
+        return owner
 
     def start_tracking(self) -> None:
         """Start tracking the owners of threads, tasks and executor jobs."""

@@ -170,6 +170,7 @@ def assert_no_pool_leaks() -> AssertNoPoolLeaks:
     """Assert that a block, ``with assert_no_pool_leaks:``, returns all connections.
 
     Also ``with assert_no_pool_leaks(engine, grace=0.1):``, and with ``async with``.
+    ``assert_no_pool_leaks.now()`` asserts that no connection is out at this point.
     """
     from poolwatch.testing.fixtures import AssertNoPoolLeaks
 

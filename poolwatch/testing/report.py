@@ -36,20 +36,23 @@ _FIX = {
 }
 
 
-def headline(leaks: Sequence[Leak], subject: str) -> str:
-    """Return one line about all leaks of one test or block."""
-    return one_line(f"{subject} leaked {plural(len(leaks), 'connection')}")
-
-
-def describe(leaks: Sequence[Leak], subject: str, *, verbose: bool = False) -> str:
+def describe(
+    leaks: Sequence[Leak],
+    subject: str = "this block",
+    *,
+    head: str | None = None,
+    verbose: bool = False,
+) -> str:
     """Return the whole text: at most 15 lines, or with ``verbose`` all details.
 
-    Leaks of one kind, pool and call site are described together, with their number.
+    ``head`` is the first line, by default that ``subject`` leaked. Leaks of one kind,
+    pool and call site are described together, with their number.
     """
     groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
     for leak in leaks:
         groups[leak.kind, leak.pool, leak.site].append(leak)
-    lines = [headline(leaks, subject)]
+    leaked = f"{subject} leaked {plural(len(leaks), 'connection')}"
+    lines = [one_line(head or leaked)]
     for shown, group in enumerate(groups.values()):
         block = _block(group, verbose)
         if shown and not verbose and len(lines) + len(block) > MAX_LINES - 1:

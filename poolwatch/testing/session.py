@@ -12,6 +12,7 @@ import gc
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,8 +171,12 @@ class PoolLeaks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Run the preparation of a test, if it has one; an exception fails the test."""
+        owner = self.owner_of(item)
+        if owner is None:
+            return
+        owner.called = monotonic()
         prepare, self._preparation = self._preparation, None
-        if prepare is not None and self.owner_of(item) is not None:
+        if prepare is not None:
             prepare()
 
     def _select_pools(self, item: pytest.Item, owner: Owner) -> None:

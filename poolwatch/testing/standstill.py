@@ -39,6 +39,17 @@ class Standing(NamedTuple):
     """The wait, or the hold whose statement is running."""
     began: float
     """``time.monotonic()`` at its beginning."""
+    waits: bool
+
+    @property
+    def id(self) -> str:
+        """Its id in a snapshot."""
+        return f"{'w' if self.waits else 'h'}{self.request.number}"
+
+    def lasts(self) -> bool:
+        """Whether a statement is still the same one; a wait has an id of its own."""
+        usage = self.request.usage
+        return self.waits or (usage is not None and usage.began == self.began)
 
 
 class Standstills:
@@ -60,7 +71,7 @@ class Standstills:
         self._last: Owner | None = None
         """Who was at work at the last look."""
         self._looked = self._since = time.monotonic()
-        """The time of the last look, and of the last one that saw somebody else."""
+        """When it looked last, and since when the same owner has been at work."""
         self._told: set[Standing] = set()
         self._lookout = Lookout(self.look, self.period_s)
         self._before = agent.requested, agent.ledger.test_run
@@ -93,7 +104,8 @@ class Standstills:
         """Look once: open the socket, or tell, if it is time."""
         now, running = time.monotonic(), self._owners.main_thread_owner()
         if running is not self._last:
-            self._last, self._since = running, self._looked
+            began = self._looked if running is None else running.began
+            self._last, self._since = running, max(began, self._looked)
         self._looked = now
         if self._directory is not None and now - self._since >= LASTING_S:
             agent.listen(self._directory)
@@ -102,16 +114,28 @@ class Standstills:
 
     def _standing(self, now: float) -> Iterator[Standing]:
         for pool in list(agent.ledger.pools.values()):
-            begun = [(each, each.requested_at) for each in list(pool.waits.values())]
-            begun += [
-                (hold, hold.usage.began)
-                for hold in pool.recorded_holds()
-                if hold.usage is not None and hold.usage.began is not None
-                if not hold.context.long_hold
+            begun = [
+                Standing(wait, wait.requested_at, waits=True)
+                for wait in list(pool.waits.values())
             ]
-            for request, began in begun:
-                if self._since <= began <= now - self._after_s:
-                    yield Standing(request, began)
+            begun += [
+                Standing(hold, began, waits=False)
+                for hold in pool.recorded_holds()
+                if not hold.context.long_hold
+                if hold.usage is not None and (began := hold.usage.began) is not None
+            ]
+            for each in begun:
+                if each.began <= now - self._after_s and self._concerns(each):
+                    yield each
+
+    def _concerns(self, standing: Standing) -> bool:
+        """Whether it began under the test or fixture that is at work."""
+        running, since = self._last, self._since
+        if running is not None and running.kind == "test":
+            if self._owners.owner_of(standing.request) is not running:
+                # not in the set-up of the wider fixtures of this test
+                since = max(since, running.called)
+        return standing.began >= since
 
     def _tell_new(self, standing: set[Standing]) -> None:
         """Tell, unless it has been told already that the run stands still."""
@@ -119,13 +143,10 @@ class Standstills:
         self._told = standing
         if known or not standing:
             return
+        subject = self._worker + self._subject()
         from poolwatch.testing import standstill_report
 
-        subject = self._worker + self._subject()
-        process, processes = standstill_report.processes(self._directory)
-        now = time.monotonic()
-        lasting = standing & set(self._standing(now))
-        text = standstill_report.describe(subject, lasting, now, process, processes)
+        text = standstill_report.describe(subject, standing, self._directory)
         if text is not None and self._stderr is not None:
             with suppress(OSError):  # the terminal is gone
                 os.write(self._stderr, text.encode("utf-8", "replace"))

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.agent.instrument import agent
-from poolwatch.client.client import Client
-from poolwatch.client.live import LiveSource
 from poolwatch.diagnosis.backends import holders
 from poolwatch.errors import PoolwatchError
 from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
@@ -33,32 +32,49 @@ _MAX_HOLDERS = 6
 _MAX_FINDINGS = 4
 
 
-def processes(directory: Path | None) -> tuple[Process, Sequence[Process]]:
-    """Return the snapshot of this process, and those of all processes."""
-    found: tuple[Process, ...] = ()
-    if directory is not None:
-        try:
-            source = LiveSource(Client(directory), environ={}, linger_s=0.0)
-            found = source.snapshot().processes
-        except PoolwatchError:  # no socket could be opened
-            pass
-    here = os.getpid(), platform.node()
-    for process in found:
-        if (process.pid, process.host) == here:
-            return process, found
-    own = agent.source.process()
-    return own, (own, *found)
-
-
 def describe(
+    subject: str, standing: Collection[Standing], directory: Path | None
+) -> str | None:
+    """Return the text; None if nothing stands still any more.
+
+    ``directory`` is where the sockets are; None if there is no such place. A server may
+    take its time to answer: what has ended meanwhile is described without it.
+    """
+    now, own = time.monotonic(), agent.source.process()
+    without_server = _text(subject, standing, now, own, (own,))
+    if without_server is None:
+        return None
+    processes = _joined_processes(directory)
+    here = os.getpid(), platform.node()
+    for process in processes:
+        if (process.pid, process.host) == here:
+            text = _text(subject, standing, time.monotonic(), process, processes)
+            return text or without_server
+    return without_server
+
+
+def _joined_processes(directory: Path | None) -> tuple[Process, ...]:
+    """The processes of this user, joined with their servers."""
+    if directory is None:
+        return ()
+    from poolwatch.client.client import Client
+    from poolwatch.client.live import LiveSource
+
+    try:
+        source = LiveSource(Client(directory), environ={}, linger_s=0.0)
+        return source.snapshot().processes
+    except PoolwatchError:  # no socket could be opened
+        return ()
+
+
+def _text(
     subject: str,
     standing: Collection[Standing],
     now: float,
     process: Process,
     processes: Sequence[Process],
 ) -> str | None:
-    """Return the text; None if nothing stands still any more."""
-    seconds = {id_: now - each.began for each in standing for id_ in _ids(each)}
+    seconds = {each.id: now - each.began for each in standing if each.lasts()}
     waits = [each for each in process.waits if each.id in seconds]
     holds = [each for each in process.holds if each.id in seconds]
     if not waits and not holds:
@@ -71,12 +87,6 @@ def describe(
     lines += _findings(process, {each.id for each in requests})
     lines += _holders(process, processes, waits, holds)
     return "\npool leaks: " + "\n".join(lines) + "\n"
-
-
-def _ids(standing: Standing) -> tuple[str, str]:
-    """The ids that a hold and a wait of this number have in a snapshot."""
-    number = standing.request.number
-    return f"h{number}", f"w{number}"
 
 
 def _requests(

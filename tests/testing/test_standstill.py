@@ -6,7 +6,12 @@ by themselves: by the pool's timeout, or by a timeout of the server.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -19,7 +24,7 @@ SERVER = """
     from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
     engine = create_engine(os.environ["SUITE_URL"], connect_args={
-        "options": "-c statement_timeout=5s"})
+        "options": "-c statement_timeout=60s"})
     kept = []
 """
 
@@ -42,11 +47,29 @@ def server(suites, postgres, monkeypatch):
     return suites
 
 
-def told(ran) -> str:
-    """What was told, once, on standard error, before the run ended."""
-    text = ran.result.stderr.str()
-    assert text.count("has stood still") == 1, ran.text
-    assert text.count("pool leaks: ") == 1, ran.text
+def told(suites, *args: str) -> str:
+    """Run a suite until it tells that it stands still, once, on standard error."""
+    log = suites.home / "stderr"
+    options = ["--pool-leaks-hang=1", "-p", "no:randomly", "-p", "no:rerunfailures"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    with log.open("w") as stderr, (suites.home / "stdout").open("w") as stdout:
+        process = subprocess.Popen(
+            [*command, *args],
+            cwd=suites.home, stderr=stderr, stdout=stdout, start_new_session=True,
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + 60
+            while "has stood still" not in log.read_text():
+                assert process.poll() is None, (suites.home / "stdout").read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.1)
+            time.sleep(1)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    text = log.read_text()
+    assert text.count("has stood still") == 1, text
+    assert text.count("pool leaks: ") == 1, text
     return text[text.index("pool leaks: ") :]
 
 
@@ -77,7 +100,7 @@ def test_a_failed_test_pins_its_session_and_the_teardown_waits(server):
             raise ImportError("no such feature")
         """,
     )
-    text = told(server.run("--pool-leaks-hang=1"))
+    text = told(server)
     assert "the tear-down of fixture 'sweep'" in text
     assert "after test_it.py::test_dies_in_its_transaction has stood still" in text
     assert f"statement sent at {server.home.name}/{line_of(server, 'waits')}" in text
@@ -118,7 +141,7 @@ def test_a_scoped_session_of_the_code_under_test_blocks_drop_all(server):
         def test_other(): pass
         """,
     )
-    text = told(server.run("--pool-leaks-hang=1"))
+    text = told(server)
     assert "the tear-down of fixture 'schema' (session scope" in text
     assert "after test_it.py::test_other has stood still" in text
     assert line_of(server, "waits", "conftest") in text
@@ -139,7 +162,7 @@ def test_a_worker_thread_blocks_the_tables_of_the_next_test(server):
                 with engine.begin() as connection:  # holds
                     connection.execute(text("select * from orders"))
                     begun.set()
-                    done.wait(4)
+                    done.wait(60)
             thread = threading.Thread(target=flush, name="flush")
             thread.start()
             begun.wait()
@@ -155,7 +178,7 @@ def test_a_worker_thread_blocks_the_tables_of_the_next_test(server):
         def test_orders(worker, clean_tables): pass
         """,
     )
-    text = told(server.run("--pool-leaks-hang=1"))
+    text = told(server)
     assert "the set-up of fixture 'clean_tables'" in text
     assert "for test_it.py::test_orders has stood still" in text
     assert "waits for a lock (Lock:relation)" in text
@@ -173,7 +196,7 @@ def test_another_worker_of_xdist_blocks(server, postgres):
             with engine.begin() as connection:  # holds
                 connection.execute(text("lock table shared in share mode"))
                 open("locked", "w").close()
-                time.sleep(4)
+                time.sleep(60)
         """,
         "test_two": """
             while not os.path.exists("locked"):
@@ -185,7 +208,7 @@ def test_another_worker_of_xdist_blocks(server, postgres):
     }.items():
         server.write(name, f"def {name}():\n{body}")
     postgres.execute("create table if not exists shared (id integer)")
-    text = told(server.run("--pool-leaks-hang=1", "-n", "2"))
+    text = told(server, "-n", "2")
     assert re.match(r"pool leaks: \[gw\d\] test_two.py::test_two has stood", text)
     assert line_of(server, "waits", "test_two") in text
     holder = text[text.index("held for") :]
@@ -199,10 +222,10 @@ def test_a_statement_the_server_is_busy_with(server):
         """
         def test_slow():
             with engine.connect() as connection:
-                connection.execute(text("select pg_sleep(2), 'secret'"))
+                connection.execute(text("select pg_sleep(60), 'secret'"))
         """,
     )
-    text = told(server.run("--pool-leaks-hang=1"))
+    text = told(server)
     assert "test_it.py::test_slow has stood still for" in text
     assert "in a statement" in text
     assert "PostgreSQL is busy with it (Timeout:PgSleep); it waits for no lock" in text
@@ -233,7 +256,7 @@ def test_a_fixture_has_the_only_connection(suites):
             assert load()
         """,
     )
-    text = told(suites.run("--pool-leaks-hang=0.5"))
+    text = told(suites)
     assert text.startswith("pool leaks: test_it.py::test_load has stood still")
     assert "in a pool wait" in text
     assert f"{line_of(suites, 'waits')} in load" in text
@@ -254,7 +277,7 @@ ONE = """
 
     engine = create_engine(
         "sqlite:///test.db", poolclass=QueuePool, pool_size=1, max_overflow=0,
-        pool_timeout=3, connect_args={"check_same_thread": False})
+        pool_timeout=60, connect_args={"check_same_thread": False})
     kept = []
 """
 
@@ -279,7 +302,7 @@ def test_a_server_in_a_thread_waits_while_the_test_waits_for_it(suites):
                 server.submit(handle).result()
         """,
     )
-    text = told(suites.run("--pool-leaks-hang=0.5"))
+    text = told(suites)
     assert text.startswith("pool leaks: test_it.py::test_request has stood still")
     assert f"{line_of(suites, 'waits')} in handle" in text
     holder = text[text.index("held for") :]
@@ -304,7 +327,7 @@ def test_a_leak_of_an_earlier_test_has_the_connection(suites):
         def test_after(): pass
         """,
     )
-    text = told(suites.run("--pool-leaks-hang=0.5"))
+    text = told(suites)
     assert "the set-up of fixture 'clean'" in text
     assert "for test_it.py::test_after has stood still" in text
     holder = text[text.index("held for") :]
@@ -322,7 +345,7 @@ def test_a_task_waits_while_the_stream_has_the_connection(suites):
         import asyncio
         from sqlalchemy.ext.asyncio import create_async_engine
         own = create_async_engine(
-            "sqlite+aiosqlite:///own.db", pool_size=1, max_overflow=0, pool_timeout=3)
+            "sqlite+aiosqlite:///own.db", pool_size=1, max_overflow=0, pool_timeout=60)
 
         async def stream():
             async with own.connect() as connection:  # holds
@@ -336,7 +359,7 @@ def test_a_task_waits_while_the_stream_has_the_connection(suites):
                 pass
         """,
     )
-    text = told(suites.run("--pool-leaks-hang=0.5"))
+    text = told(suites)
     assert text.startswith("pool leaks: test_it.py::test_stream has stood still")
     assert f"{line_of(suites, 'waits')} in stream" in text
     holder = text[text.index("held for") :]
@@ -497,5 +520,5 @@ def test_without_capture_and_with_a_socket_directory_of_others(suites, monkeypat
             with engine.connect(), engine.connect(): pass  # both
         """,
     )
-    text = told(suites.run("--pool-leaks-hang=0.5", "-s"))
+    text = told(suites, "-s")
     assert text.count(f"{line_of(suites, 'both')} in test_waits") >= 2
