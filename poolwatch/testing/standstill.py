@@ -2,7 +2,8 @@
 
 A wait or statement counts if it has lasted long enough and began under the test or
 fixture that is running now: the thread of a session's fixture may sit in its statement
-while tests go on. A test that is slow by itself has neither.
+while tests go on. A test that is slow by itself has neither, and a pool that has lent a
+connection meanwhile moves, however long its queue.
 """
 
 from __future__ import annotations
@@ -113,28 +114,34 @@ class Standstills:
             self._tell_new(set(self._standing(now)))
 
     def _standing(self, now: float) -> Iterator[Standing]:
+        before = now - self._after_s
         for pool in list(agent.ledger.pools.values()):
+            holds = pool.recorded_holds()
+            moves = any(hold.checked_out_at > before for hold in holds)
             begun = [
                 Standing(wait, wait.requested_at, waits=True)
-                for wait in list(pool.waits.values())
+                for wait in list(pool.waits.values() if not moves else ())
             ]
             begun += [
                 Standing(hold, began, waits=False)
-                for hold in pool.recorded_holds()
+                for hold in holds
                 if not hold.context.long_hold
                 if hold.usage is not None and (began := hold.usage.began) is not None
             ]
             for each in begun:
-                if each.began <= now - self._after_s and self._concerns(each):
+                if each.began <= before and self._concerns(each):
                     yield each
 
     def _concerns(self, standing: Standing) -> bool:
         """Whether it began under the test or fixture that is at work."""
         running, since = self._last, self._since
-        if running is not None and running.kind == "test":
-            if self._owners.owner_of(standing.request) is not running:
-                # not in the set-up of the wider fixtures of this test
-                since = max(since, running.called)
+        if (
+            running is not None
+            and running.kind == "test"
+            and self._owners.owner_of(standing.request) is not running
+        ):
+            # not in the set-up of the wider fixtures of this test
+            since = max(since, running.called)
         return standing.began >= since
 
     def _tell_new(self, standing: set[Standing]) -> None:
