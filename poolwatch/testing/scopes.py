@@ -13,6 +13,8 @@ from typing import Any
 from poolwatch.testing.owners import Owner, Owners
 
 _XUNIT = {
+    "_xunit_setup_function_fixture_": "setup_function of {}",
+    "_xunit_setup_method_fixture_": "setup_method of {}",
     "_xunit_setup_class_fixture_": "setup_class of {}",
     "_xunit_setup_module_fixture_": "setup_module of {}",
     "_unittest_setUpClass_fixture_": "setUpClass of {}",

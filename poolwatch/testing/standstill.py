@@ -170,7 +170,11 @@ class Standstills:
             return "pytest, outside of the tests," if test is None else test.name
         phase, name = fixture
         when = {"set-up": "for", "tear-down": "after"}[phase]
-        return f"the {phase} of {name}" + (f" {when} {test.name}" if test else "")
+        if name.startswith("fixture"):
+            name = f"the {phase} of {name}"
+        elif phase == "tear-down":
+            name = name.replace("setup", "teardown", 1).replace("setUp", "tearDown", 1)
+        return name + (f" {when} {test.name}" if test else "")
 
 
 def _directory() -> Path | None:

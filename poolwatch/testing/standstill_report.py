@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from poolwatch.agent.instrument import agent
 from poolwatch.diagnosis.backends import holders
 from poolwatch.errors import PoolwatchError
-from poolwatch.model import Finding, Frame, Hold, PoolStats, Process, Wait
+from poolwatch.model import Finding, FindingKind, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import user_frames
 from poolwatch.testing.report import callers_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MAX_REQUESTS = 3
 _MAX_HOLDERS = 6
 _MAX_FINDINGS = 4
+_REASONS: Collection[FindingKind] = ("pool_deadlock", "lock_wait", "nested")
 
 
 def describe(
@@ -159,15 +160,19 @@ def _pool_words(pool: PoolStats) -> str:
 
 
 def _findings(process: Process, requests: set[str]) -> Iterator[str]:
-    """The findings that say why these requests wait."""
+    """The findings that say why these requests wait.
+
+    What else is found about them follows from their numbers, which are told anyway.
+    """
     found = [
         each
         for each in process.findings
-        if requests & {*each.waits}
-        or (each.kind == "lock_wait" and requests & {*each.holds})
+        if each.kind in _REASONS and requests & {*each.waits, *each.holds}
     ]
+    deadlocked = {each.pool for each in found if each.kind == "pool_deadlock"}
     for each in found[:_MAX_FINDINGS]:
-        yield from _finding(each)
+        if each.kind != "nested" or (each.waits and each.pool not in deadlocked):
+            yield from _finding(each)
 
 
 def _finding(finding: Finding) -> Iterator[str]:
@@ -238,9 +243,10 @@ def _holder(
 
 def _owner(hold: Hold) -> str:
     """The test or fixture of a hold, else its task or thread."""
-    labels = [hold.labels.get(each) for each in ("test", "fixture", "collection")]
-    thread = f"task {hold.task}" if hold.task else f"thread {hold.thread}"
-    return next(filter(None, labels), thread)
+    owner = hold.labels.get("test") or hold.labels.get("fixture")
+    if owner is None and "collection" in hold.labels:
+        owner = f"the import of {hold.labels['collection']}"
+    return owner or (f"task {hold.task}" if hold.task else f"thread {hold.thread}")
 
 
 def _at(frame: Frame | None) -> str:

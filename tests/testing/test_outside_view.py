@@ -125,7 +125,7 @@ def test_forks_of_a_test_are_not_warned_about(opening):
             assert os.waitpid(pid, 0)[1] == 0
         """,
     )
-    ran = opening.run("-W", "error", "-p", "no:asyncio")
+    ran = opening.run("-W", "error::DeprecationWarning:test_it")
     assert ran.result.ret == 0, ran.text
 
 

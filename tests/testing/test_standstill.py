@@ -366,6 +366,45 @@ def test_a_task_waits_while_the_stream_has_the_connection(suites):
     assert f"{line_of(suites, 'holds')} in stream, by test_it.py::test_stream" in holder
 
 
+PHASES = {
+    "the import of test_it.py": "stuck()",
+    "setup_module of test_it for test_it.py::test_it": """
+        def setup_module(): stuck()
+        def test_it(): pass
+        """,
+    "teardown_method of TestIt after test_it.py::TestIt::test_it": """
+        class TestIt:
+            def teardown_method(self): stuck()
+            def test_it(self): pass
+        """,
+    "the tear-down of fixture 'late' (module scope, test_it.py) after test_it.py::": """
+        @pytest.fixture(scope="module")
+        async def late():
+            yield
+            await asyncio.to_thread(stuck)
+        async def test_it(late): pass
+        """,
+    "pytest, outside of the tests,": "def test_it(): pass",
+}
+
+
+@pytest.mark.parametrize("subject", PHASES)
+def test_each_phase_of_a_run(suites, subject):
+    stuck = ONE + (
+        "    import asyncio\n"
+        "    def stuck():\n"
+        "        with engine.connect(), engine.connect(): pass\n"
+    )
+    suites.write("db", stuck, plain=True)
+    suites.write("test_it", PHASES[subject])
+    if "outside" in subject:
+        suites.write("conftest", "def pytest_sessionfinish(): stuck()")
+    text = told(suites)
+    assert text.startswith(f"pool leaks: {subject}"), text
+    assert text.count("pool_deadlock: ") <= 1
+    assert "exhausted: " not in text
+
+
 # -- innocents -------------------------------------------------------------------------
 
 INNOCENT = {
