@@ -14,7 +14,8 @@ would warn that it comes too late to rewrite assertions here; there are none.
 TYPE_CHECKING = False  # importing typing takes longer than all of this module
 if TYPE_CHECKING:
     __version__: str
-    from poolwatch.agent.instrument import Watch, instrument, snapshot, uninstrument
+    from poolwatch.agent.instrument import instrument, snapshot, uninstrument
+    from poolwatch.agent.watch import Watch
     from poolwatch.errors import PoolwatchError
     from poolwatch.ledger.labels import label, long_hold
     from poolwatch.model import (
@@ -63,7 +64,7 @@ _HOME = {
     "PoolLeakError": "testing.leak",
     "PoolLeakWarning": "testing.leak",
     "PoolwatchError": "errors",
-    "Watch": "agent.instrument",
+    "Watch": "agent.watch",
     "instrument": "agent.instrument",
     "label": "ledger.labels",
     "long_hold": "ledger.labels",

@@ -525,6 +525,8 @@ class Process:
     """Statistics caller by caller, of call sites that several callers share."""
     labels: tuple[LabelStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """Statistics value by value, of the labels that holds carry."""
+    test: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The running test, if the process is a run of tests."""
 
 
 @dataclass(frozen=True, slots=True)

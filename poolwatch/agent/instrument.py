@@ -7,6 +7,7 @@ unless the application has imported them.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,7 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+from poolwatch.agent.watch import Watch
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import LONG_AFTER, Settings, disabled
 from poolwatch.runtime.guard import Guard, log
@@ -29,6 +31,7 @@ from poolwatch.stacks.holder import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import CodeType, FunctionType
 
     from poolwatch.adapters.registry import InstrumentedPools
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from poolwatch.agent.server_view import ServerView
     from poolwatch.agent.snapshots import LedgerSource
     from poolwatch.ledger.pool import PoolLedger
-    from poolwatch.model import Hold, Snapshot
+    from poolwatch.model import Snapshot
     from poolwatch.stacks.capture import CallSites
 
 
@@ -49,29 +52,6 @@ _EARLY_TICK_INTERVAL_S = 0.5
 _MAX_POOLS = 64
 """Pools whose last timeout note and early check are remembered."""
 _NEVER = float("-inf")
-
-
-class Watch:
-    """Returned by :func:`instrument`: a handle on one pool, or on every pool."""
-
-    def __init__(self, agent: Agent, pool_id: str | None) -> None:
-        self._agent = agent
-        self._pool_id = pool_id
-
-    def snapshot(self) -> Snapshot:
-        """Return the snapshot of this process (of all its pools)."""
-        return self._agent.source.snapshot()
-
-    def holds(self) -> tuple[Hold, ...]:
-        """Return the open holds, oldest first: of this pool, or of every pool."""
-        holds = self._agent.source.process().holds
-        if self._pool_id is None:
-            return holds
-        return tuple(hold for hold in holds if hold.pool == self._pool_id)
-
-    def __repr__(self) -> str:
-        """Return a text with the id of the pool."""
-        return f"<poolwatch.Watch on {self._pool_id or 'every pool'}>"
 
 
 def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
@@ -109,7 +89,9 @@ class Agent:
         self._ended = False
         """Whether the interpreter is shutting down."""
         self.listens = True
-        """Whether it may open a socket; False in a test run before instrument()."""
+        """Whether it listens by itself; False in a test run before instrument()."""
+        self.requested: Callable[[], object] = bool
+        """Called at the first request of each thread, until the agent listens."""
 
     @cached_property
     def sites(self) -> CallSites:
@@ -144,23 +126,29 @@ class Agent:
             self.listen()
         return holder
 
-    def listen(self) -> None:
-        """Open the socket, once per process; a failure is logged."""
+    def listen(self, directory: Path | None = None) -> None:
+        """Open the socket, once per process; a failure is logged.
+
+        With a ``directory`` it is opened there, even if ``listens`` is False.
+        """
         with self._starting:
-            if not self.listens or self._ended or self._listening_pid == os.getpid():
+            if self._ended or self._listening_pid == os.getpid():
+                return
+            self.requested()
+            if directory is None and not self.listens:
                 return
             self._listening_pid = os.getpid()
             attempt = self._closes
         try:
-            server, servers = self._open()
+            server, servers = self._open(directory)
         except Exception as error:  # noqa: BLE001 - no error may reach the application
-            log().warning("poolwatch is not reachable by viewers: %s", error)
+            self._is_unreachable(error)
             return
         try:
             server.start()
         except RuntimeError as error:  # no thread can be started
             server.close()
-            log().warning("poolwatch is not reachable by viewers: %s", error)
+            self._is_unreachable(error)
             return
         with self._starting:
             current = attempt == self._closes
@@ -169,7 +157,11 @@ class Agent:
         if not current:  # uninstrument() was called meanwhile
             server.close()
 
-    def _open(self) -> tuple[Server, ServerView]:
+    def _is_unreachable(self, error: Exception) -> None:
+        level = logging.WARNING if self.listens else logging.DEBUG
+        log().log(level, "poolwatch is not reachable by viewers: %s", error)
+
+    def _open(self, directory: Path | None) -> tuple[Server, ServerView]:
         # imported when the agent starts to listen
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.agent.endpoints import open_server
@@ -177,7 +169,7 @@ class Agent:
         from poolwatch.agent.watchdog import Watchdog
         from poolwatch.protocol import sockets
 
-        directory = sockets.runtime_directory()
+        directory = sockets.runtime_directory(directory)
         sockets.prepare(directory)
         servers = ServerView(self.ledger, connection_facts, self.outages)
         self._watchdog = Watchdog(self.source, self.ledger)
@@ -197,7 +189,7 @@ class Agent:
         if self._inherited is not None and self._inherited.is_over():
             self.ledger.observers.remove(self._inherited)
             self._inherited = None
-        if self._watchdog is None or self._guard.tripped:
+        if self._watchdog is None or self._guard.tripped or not self.listens:
             return
         try:
             self.outages.check(self.ledger.pools.values())

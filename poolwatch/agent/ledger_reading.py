@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from poolwatch.agent.idle_connections import idle_connections
@@ -13,6 +13,7 @@ from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, FrameworkWork
+from poolwatch.ledger.ledger import TestRun
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.pool_over_pool import sessions_of
 from poolwatch.ledger.slots import Failed
@@ -100,8 +101,9 @@ class OpenRequests:
 class LedgerReading:
     """All pools of the ledger, read at one time without changing the application."""
 
-    def __init__(self) -> None:
+    def __init__(self, test_run: TestRun | None = None) -> None:
         self.now = time.monotonic()
+        self._test_run = test_run
         self._threads = thread_stacks()
         self.pools: list[OpenRequests] = []
         self.departed: list[ClosedConnection] = []
@@ -277,6 +279,13 @@ class LedgerReading:
                 if now != evidence.now:
                     still = still_on_stack(evidence.stack, now)
                     evidence.stack_changed |= still != evidence.frames_left
+
+    def labels(self, request: Checkout) -> Mapping[str, str]:
+        """The application's labels and, in a test run, the test or fixture."""
+        labels = request.context.labels
+        if self._test_run is None:
+            return labels
+        return {**self._test_run.labels_of(request), **labels}
 
     def submitter(self, request: Checkout) -> Submitter:
         """Return the code that waits for a request's worker thread."""

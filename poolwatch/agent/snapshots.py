@@ -62,7 +62,8 @@ class LedgerSource:
         return self._leak_search.awaits_confirmation()
 
     def _process(self, leak_search: LeakSearch, search: bool) -> Process:
-        reading = LedgerReading()
+        test_run = self._ledger.test_run
+        reading = LedgerReading(test_run)
         ledgers = list(self._ledger.pools.values())
         for pool in ledgers:
             reading.read(pool, self._ledger.numbers)
@@ -83,7 +84,7 @@ class LedgerSource:
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
-            program=program(),
+            program=program() if test_run is None else "pytest",
             name=process_name(),
             python=platform.python_version(),
             poolwatch=VERSION,
@@ -105,6 +106,7 @@ class LedgerSource:
             callers=tuple([each for pool in pools for each in pool.figures.callers]),
             labels=tuple([each for pool in pools for each in pool.figures.labels]),
             parent=parent(),
+            test=None if test_run is None else test_run.running(),
             findings=by_severity(
                 self._standstills.with_deadlocks(
                     reading, standstill, self._findings(reading, pools)

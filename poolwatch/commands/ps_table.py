@@ -67,6 +67,8 @@ def render(snapshot: Snapshot, style: Style) -> str:
         title = (
             f"{one_line(process_name(process))}  pid {process.pid} on {process.host}"
         )
+        if process.test is not None:
+            title += f", running {one_line(process.test)}"
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
         lines += _wrapped(title, style, 0)
         lines += [*_process(process, style, suspects), ""]

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from poolwatch.ledger.observers import Observers
 
 if TYPE_CHECKING:
+    from poolwatch.ledger.checkout import Checkout
     from poolwatch.ledger.nesting import InUse
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.ledger.pool_origins import PoolOrigins, UseLevel
 
 _REMOVED_POOLS = 32
 """Ledgers kept of pools that were uninstrumented."""
+
+
+class TestRun(Protocol):
+    """Tells a viewer which test or fixture is at work."""
+
+    def running(self) -> str | None:
+        """The running test; None between tests."""
+
+    def labels_of(self, request: Checkout) -> Mapping[str, str]:
+        """Labels with the test or fixture that a hold or wait belongs to."""
 
 
 class Ledger:
@@ -37,6 +49,8 @@ class Ledger:
         """Ledgers of the latest uninstrumented pools; empty without an observer."""
         self.observers = Observers()
         """Notified of every hold of every pool."""
+        self.test_run: TestRun | None = None
+        """The run of tests that this process is, if it is one."""
         self.numbers = itertools.count(1)
         """Numbers holds and waits; ``next()`` on it is atomic."""
 

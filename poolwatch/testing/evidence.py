@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Iterable
 
 from poolwatch.ledger.checkout import Checkout
@@ -70,8 +72,11 @@ def _leak(
 
 
 def _current_frames(hold: Checkout, stacks: dict[int, Pairs]) -> tuple[Frame, ...]:
-    """The current stack of the holder; empty if that is the current thread."""
+    """The current stack of the holder; empty if that is the calling code."""
     if hold.task is not None:
+        loop = running_loop()
+        if loop is not None and hold.task.is_of(asyncio.current_task(loop)):
+            return ()
         return resolve(task_stack(hold.task))
     ident = hold.holder.ident
     if ident == get_ident() or hold.holder.has_ended():

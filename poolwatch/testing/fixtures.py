@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Self
 
 from poolwatch.agent.instrument import agent
@@ -52,6 +53,22 @@ class AssertNoPoolLeaks(_ReusableBlock):
     ) -> no_leaks:
         """Return ``poolwatch.no_leaks`` with these arguments."""
         return no_leaks(target, grace=grace, allow=allow)
+
+    def now(self, target: Any = None, *, allow: int = 0) -> Awaitable[None]:
+        """Assert that no connection is out at this point, in any thread or task.
+
+        The check is done by the call. An async test may await the result.
+
+        Args:
+            target: an Engine, AsyncEngine or pool; every engine if omitted.
+            allow: the number of connections that may be out.
+
+        Raises:
+            PoolLeakError: with the holders, as for a leak.
+        """
+        from poolwatch.testing.nothing_out import assert_nothing_out
+
+        return assert_nothing_out(target, allow)
 
 
 class AssertMaxPoolCheckouts(_ReusableBlock):

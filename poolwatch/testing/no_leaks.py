@@ -116,4 +116,4 @@ class no_leaks:  # noqa: N801 - used like a function
     def _judge(self, block: Region) -> None:
         leaks = block.leaks(self._allow)
         if len(leaks) > self._allow:
-            raise PoolLeakError(describe(leaks, "this block"), leaks)
+            raise PoolLeakError(describe(leaks), leaks)

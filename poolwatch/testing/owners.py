@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
+from poolwatch.ledger.labels import MAX_VALUE_LENGTH
 from poolwatch.runtime.import_hooks import when_imported
 from poolwatch.stacks.holder import get_ident
 
@@ -44,6 +47,9 @@ class Owner:
         self.node = node
         """The test or file to report leaks for; of a fixture, its first test."""
         self._name = name
+        self.began = monotonic()
+        self.called = inf
+        """When a test was called, after the set-up of its fixtures."""
         self.open_holds: dict[Checkout, PoolLedger] = {}
         """The open holds of the owner, with the ledger of each pool."""
         self.dropped: list[tuple[PoolLedger, Checkout, float]] = []
@@ -176,20 +182,46 @@ class Owners:
             if task is not None and task in self._tasks:
                 return self._tasks[task]
         elif main:
-            return self._main_thread_owner()
+            return self.main_thread_owner()
         inherited = self._inherited.get()
         if isinstance(inherited, Owner):
             return inherited
         if main or inherited == "current":
-            return self._main_thread_owner()
+            return self.main_thread_owner()
         return getattr(threading.current_thread(), _OWNER_ATTRIBUTE, None)
 
-    def _main_thread_owner(self) -> Owner | None:
+    def main_thread_owner(self) -> Owner | None:
         """Return the owner that the main thread works for."""
         in_setup = (
             each.owner for each in reversed(self.in_setup) if not each.is_set_up
         )
         return next(in_setup, self.current)
+
+    # -- read by viewers: see ledger.TestRun -------------------------------------------
+
+    def running(self) -> str | None:
+        """The test or fixture that the main thread works for."""
+        owner = self.main_thread_owner()
+        return None if owner is None else owner.name
+
+    def labels_of(self, request: Checkout) -> dict[str, str]:
+        """The test or fixture of a hold or wait, if it is known.
+
+        What a wait in another thread belongs to cannot be told from outside: the job
+        of an executor may have been submitted by any test.
+        """
+        owner = self.owner_of(request)
+        return {} if owner is None else {owner.kind: owner.name[:MAX_VALUE_LENGTH]}
+
+    def owner_of(self, request: Checkout) -> Owner | None:
+        """Return the owner of a hold or wait; None if it is not known."""
+        owner = self._owner_by_hold.get(request)
+        if owner is None and request.task is not None:
+            task = request.task.reference()
+            owner = None if task is None else self._tasks.get(task)
+        if owner is None and request.holder.ident == self.main_thread:
+            owner = self.main_thread_owner()
+        return owner
 
     def start_tracking(self) -> None:
         """Start tracking the owners of threads, tasks and executor jobs."""

@@ -7,11 +7,12 @@ modules only when the plugin is switched on.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from poolwatch.testing.baseline import Baseline
     from poolwatch.testing.fixtures import (
         AssertMaxPoolCheckouts,
         AssertNoPoolLeaks,
@@ -42,10 +43,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "0.2 for those of other threads, else 0)",
     )
     group.addoption(
+        "--pool-leaks-hang",
+        type=_seconds,
+        metavar="SECONDS",
+        help="tell on standard error who holds and who blocks, when a test or fixture "
+        "has stood still for so long in a pool wait or a statement (default: 10; "
+        "0: never)",
+    )
+    group.addoption(
+        "--pool-leaks-baseline",
+        metavar="FILE",
+        help="the known leaks of the project: only others count. A leak is known by "
+        "its kind, and the file and function that checked out the connection",
+    )
+    group.addoption(
+        "--pool-leaks-update",
+        action="store_true",
+        help="write the leaks of this run to the file of --pool-leaks-baseline",
+    )
+    group.addoption(
         "--pool-leaks-json", metavar="PATH", help="write the leaks to a JSON file"
     )
     parser.addini("pool_leaks", "off, warn or error: as --pool-leaks", default="warn")
     parser.addini("pool_leaks_grace", "as --pool-leaks-grace", default="")
+    parser.addini("pool_leaks_hang", "as --pool-leaks-hang", default="10")
+    parser.addini("pool_leaks_baseline", "as --pool-leaks-baseline", default="")
     parser.addini("pool_leaks_json", "as --pool-leaks-json", default="")
     parser.addini(
         "pool_leaks_ignore",
@@ -81,20 +103,44 @@ def _begin(config: pytest.Config, options: argparse.Namespace) -> None:
     if mode not in MODES:
         raise pytest.UsageError(f"pool_leaks must be off, warn or error, not {mode!r}")
     if mode == "off":
+        if options.pool_leaks_update:
+            raise pytest.UsageError("--pool-leaks-update needs leaks: not with off")
         return
     from poolwatch.runtime.gc_pause import undisturbed
 
-    grace = _grace(config, options.pool_leaks_grace)
-    session = undisturbed(lambda: _session(config, error=mode == "error", grace=grace))
+    grace = _ini_seconds(config, options.pool_leaks_grace, "pool_leaks_grace")
+    hang = _ini_seconds(config, options.pool_leaks_hang, "pool_leaks_hang") or 0.0
+    baseline = _baseline(config, options)
+    session = undisturbed(
+        lambda: _session(
+            config, error=mode == "error", grace=grace, hang=hang, baseline=baseline
+        )
+    )
     config.stash[_RUN] = session
     config.pluginmanager.register(session, _SESSION)
     session.begin()
 
 
-def _session(config: pytest.Config, *, error: bool, grace: float | None) -> PoolLeaks:
+def _session(config: pytest.Config, **settings: Any) -> PoolLeaks:
     from poolwatch.testing.session import PoolLeaks
 
-    return PoolLeaks(config, error=error, grace=grace)
+    return PoolLeaks(config, **settings)
+
+
+def _baseline(config: pytest.Config, options: argparse.Namespace) -> Baseline | None:
+    """The known leaks, if there is a file of them."""
+    option, ini = options.pool_leaks_baseline, config.getini("pool_leaks_baseline")
+    if not option and not ini:
+        if options.pool_leaks_update:
+            raise pytest.UsageError("--pool-leaks-update needs --pool-leaks-baseline")
+        return None
+    from poolwatch.testing.baseline import Baseline
+
+    directory = config.invocation_params.dir if option else config.rootpath
+    path = directory / (option or ini)
+    baseline = Baseline(path, config, update=options.pool_leaks_update)
+    config.pluginmanager.register(baseline)
+    return baseline
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -124,6 +170,7 @@ def assert_no_pool_leaks() -> AssertNoPoolLeaks:
     """Assert that a block, ``with assert_no_pool_leaks:``, returns all connections.
 
     Also ``with assert_no_pool_leaks(engine, grace=0.1):``, and with ``async with``.
+    ``assert_no_pool_leaks.now()`` asserts that no connection is out at this point.
     """
     from poolwatch.testing.fixtures import AssertNoPoolLeaks
 
@@ -141,14 +188,15 @@ def assert_max_pool_checkouts() -> AssertMaxPoolCheckouts:
     return AssertMaxPoolCheckouts()
 
 
-def _grace(config: pytest.Config, given: float | None) -> float | None:
-    ini = str(config.getini("pool_leaks_grace")).strip()
+def _ini_seconds(config: pytest.Config, given: float | None, name: str) -> float | None:
+    """The value of an option, else of the ini file; None if neither has one."""
+    ini = str(config.getini(name)).strip()
     if given is not None or not ini:
         return given
     try:
         return _seconds(ini)
     except argparse.ArgumentTypeError as error:
-        raise pytest.UsageError(f"pool_leaks_grace {error}") from None
+        raise pytest.UsageError(f"{name} {error}") from None
 
 
 def _seconds(text: str) -> float:

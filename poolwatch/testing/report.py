@@ -36,20 +36,23 @@ _FIX = {
 }
 
 
-def headline(leaks: Sequence[Leak], subject: str) -> str:
-    """Return one line about all leaks of one test or block."""
-    return one_line(f"{subject} leaked {plural(len(leaks), 'connection')}")
-
-
-def describe(leaks: Sequence[Leak], subject: str, *, verbose: bool = False) -> str:
+def describe(
+    leaks: Sequence[Leak],
+    subject: str = "this block",
+    *,
+    head: str | None = None,
+    verbose: bool = False,
+) -> str:
     """Return the whole text: at most 15 lines, or with ``verbose`` all details.
 
-    Leaks of one kind, pool and call site are described together, with their number.
+    ``head`` is the first line, by default that ``subject`` leaked. Leaks of one kind,
+    pool and call site are described together, with their number.
     """
     groups: dict[tuple[object, ...], list[Leak]] = defaultdict(list)
     for leak in leaks:
         groups[leak.kind, leak.pool, leak.site].append(leak)
-    lines = [headline(leaks, subject)]
+    leaked = f"{subject} leaked {plural(len(leaks), 'connection')}"
+    lines = [one_line(head or leaked)]
     for shown, group in enumerate(groups.values()):
         block = _block(group, verbose)
         if shown and not verbose and len(lines) + len(block) > MAX_LINES - 1:
@@ -122,13 +125,14 @@ def _distinguishing_callers(group: Sequence[Leak]) -> list[str]:
     ]
 
 
+def callers_of(stack: Sequence[Frame], site: Frame | None) -> list[Frame]:
+    """The nearest callers of a call site, up to the test runner."""
+    below = [*takewhile(_is_below_test_runner, stack)]
+    return [frame for frame in user_frames(below) if frame != site][:_FRAMES]
+
+
 def _callers(leak: Leak, verbose: bool) -> list[str]:
-    if verbose:
-        frames = leak.stack
-    else:
-        stack = takewhile(_is_below_test_runner, leak.stack)
-        above_site = [f for f in user_frames([*stack]) if f != leak.site]
-        frames = tuple(above_site[:_FRAMES])
+    frames = leak.stack if verbose else callers_of(leak.stack, leak.site)
     return [one_line(f"{place(frame)} in {frame.function}") for frame in frames]
 
 

@@ -15,6 +15,7 @@ import pytest
 from poolwatch.testing.owners import Owner
 
 if TYPE_CHECKING:
+    from poolwatch.testing.baseline import Baseline
     from poolwatch.testing.late_reports import LateReport, LateReports
     from poolwatch.testing.leak import Leak
 
@@ -25,8 +26,11 @@ _WORKER_KEY = "pool_leaks"
 class Results:
     """The leaks of one run, in all its processes."""
 
-    def __init__(self, config: pytest.Config, *, error: bool) -> None:
+    def __init__(
+        self, config: pytest.Config, baseline: Baseline | None, *, error: bool
+    ) -> None:
         self._config = config
+        self._baseline = baseline
         self._error = error
         self._entries: list[dict[str, Any]] = []
         self._entries_by_test: dict[str, list[dict[str, Any]]] = {}
@@ -44,6 +48,10 @@ class Results:
         if not self._is_listening:
             self._is_listening = True
             self._config.pluginmanager.register(self)
+
+    def new(self, leaks: list[Leak]) -> list[Leak]:
+        """Return the leaks that are not in the baseline."""
+        return leaks if self._baseline is None else self._baseline.new(leaks)
 
     def add_for_running_test(
         self, item: pytest.Item, owner: Owner, leaks: Sequence[Leak]
@@ -108,10 +116,11 @@ class Results:
         output: dict[str, Any] | None = getattr(self._config, "workeroutput", None)
         return output
 
-    def finish(self, unjudged: dict[str, str]) -> bool:
+    def finish(self, session: pytest.Session, unjudged: dict[str, str]) -> bool:
         """Report the remaining leaks, or send them to the controller.
 
         Args:
+            session: pytest's session, at its end.
             unjudged: name and kind of the pools that could not be judged.
 
         Returns:
@@ -121,14 +130,21 @@ class Results:
         output = self._worker_output
         if output is not None:
             late = self._late.waiting if self._late is not None else []
-            output[_WORKER_KEY] = {"late": late, "unjudged": self._unjudged}
+            sent = {"late": late, "unjudged": self._unjudged}
+            if self._baseline is not None:
+                sent["baseline"] = self._baseline.for_controller()
+            output[_WORKER_KEY] = sent
             return False
         self._send_late()
+        if self._baseline is not None:
+            self._baseline.finish(session)
         return any(entry["severity"] == "error" for entry in self._entries)
 
     def receive(self, node: Any) -> None:
         """In xdist's controller: add the leaks that a worker sent at its end."""
         sent = getattr(node, "workeroutput", {}).get(_WORKER_KEY)
+        if self._baseline is not None:
+            self._baseline.receive(sent and sent["baseline"])
         if sent is not None:
             self._unjudged |= sent["unjudged"]
             self._add_late(sent["late"])
@@ -149,7 +165,8 @@ class Results:
 
     def write_summary(self, terminal: Any) -> None:
         """Write the section about leaks, and the annotations for GitHub."""
-        if self._entries or self._unjudged:
+        notes = self._baseline.notes if self._baseline is not None else []
+        if self._entries or self._unjudged or notes:
             from poolwatch.testing import summary
 
-            summary.write(terminal, self._config, self._entries, self._unjudged)
+            summary.write(terminal, self._config, self._entries, self._unjudged, notes)

@@ -13,6 +13,8 @@ from typing import Any
 from poolwatch.testing.owners import Owner, Owners
 
 _XUNIT = {
+    "_xunit_setup_function_fixture_": "setup_function of {}",
+    "_xunit_setup_method_fixture_": "setup_method of {}",
     "_xunit_setup_class_fixture_": "setup_class of {}",
     "_xunit_setup_module_fixture_": "setup_module of {}",
     "_unittest_setUpClass_fixture_": "setUpClass of {}",
@@ -26,7 +28,7 @@ class WiderFixture:
 
     def __init__(self, definition: Any, request: Any) -> None:
         item = request._pyfuncitem  # noqa: SLF001 - the first test that requested it
-        self.owner = Owner("fixture", item, _name(definition))
+        self.owner = Owner("fixture", item, fixture_name(definition))
         self.postponed_owners: list[Owner] = []
         """Holds that tests left open and that the fixture may close, by test."""
         self.definition = definition
@@ -62,7 +64,8 @@ class WiderFixture:
             self.postponed_owners.append(postponed)
 
 
-def _name(definition: Any) -> str:
+def fixture_name(definition: Any) -> str:
+    """The fixture with its scope and location; the function, for ``setup_class``."""
     name = definition.argname
     for prefix, words in _XUNIT.items():
         if name.startswith(prefix):

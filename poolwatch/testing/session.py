@@ -9,16 +9,12 @@ running one.
 from __future__ import annotations
 
 import gc
-import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from types import FunctionType
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import _pytest.fixtures
-import _pytest.python
-import _pytest.runner
 import pytest
 
 from poolwatch.agent.instrument import agent
@@ -27,9 +23,16 @@ from poolwatch.testing.judge import Judge
 from poolwatch.testing.markers import MARKERS
 from poolwatch.testing.owners import Owner, Owners
 from poolwatch.testing.results import Results
+from poolwatch.testing.runner import (
+    fails_as_expected,
+    overrides_fixture,
+    runner_functions,
+)
 from poolwatch.testing.scopes import WiderFixture
+from poolwatch.testing.standstill import Standstills
 
 if TYPE_CHECKING:
+    from poolwatch.testing.baseline import Baseline
     from poolwatch.testing.leak import Leak
 
 _HEADING = "pool leaks"
@@ -39,7 +42,13 @@ class PoolLeaks:
     """The plugin object of one run."""
 
     def __init__(
-        self, config: pytest.Config, *, error: bool, grace: float | None
+        self,
+        config: pytest.Config,
+        *,
+        error: bool,
+        grace: float | None,
+        hang: float,
+        baseline: Baseline | None,
     ) -> None:
         self._config = config
         self._error = error
@@ -49,11 +58,14 @@ class PoolLeaks:
             grace=grace, ignore=config.getini("pool_leaks_ignore"), root=config.rootpath
         )
         self._instrumentation = Instrumentation()
+        self._standstills = Standstills(
+            self._owners, lambda: self._test_owner, after_s=hang
+        )
         self._wider_fixtures: list[WiderFixture] = []
         self._import_owners: list[Owner] = []
         self._previous_owners: list[Owner | None] = []
         """The owners to restore after the teardown of each fixture, innermost last."""
-        self._results = Results(config, error=error)
+        self._results = Results(config, baseline, error=error)
         self._junit = False
         self._test_owner: Owner | None = None
         """The owner for the running test."""
@@ -88,10 +100,13 @@ class PoolLeaks:
             agent.end_stacks_at(function)
         agent.ledger.observers.append(self._owners)
         self._owners.start_tracking()
+        self._config.pluginmanager.register(self._standstills)
         self._instrumentation.begin()
 
     def end(self) -> None:
         """Uninstrument, and stop recording."""
+        self._config.pluginmanager.unregister(self._standstills)
+        self._standstills.end()
         self._owners.stop_tracking()
         agent.ledger.observers.remove(self._owners)
         self._instrumentation.end()
@@ -131,7 +146,7 @@ class PoolLeaks:
         """Note the properties that all tests of a file or class share."""
         self._results.runs_tests = True
         self._last_parent = item.parent
-        self._selects_pools = _overridden(item, "pool_watch_engines")
+        self._selects_pools = overrides_fixture(item, "pool_watch_engines")
         parents = item.listchain()[:-1]
         marks = (mark for parent in parents for mark in parent.own_markers)
         marked = any(mark.name in MARKERS for mark in marks)
@@ -156,8 +171,12 @@ class PoolLeaks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Run the preparation of a test, if it has one; an exception fails the test."""
+        owner = self.owner_of(item)
+        if owner is None:
+            return
+        owner.called = monotonic()
         prepare, self._preparation = self._preparation, None
-        if prepare is not None and self.owner_of(item) is not None:
+        if prepare is not None:
             prepare()
 
     def _select_pools(self, item: pytest.Item, owner: Owner) -> None:
@@ -265,7 +284,7 @@ class PoolLeaks:
         """Return the leaks of a test; if it has failed, only add a report section."""
         used = bool(owner.open_holds) or bool(owner.dropped)
         leaks = self._judge.leaks(owner, self._postpone) if used else []
-        owner.failed = owner.failed or _fails_as_expected()
+        owner.failed = owner.failed or fails_as_expected()
         owner.judged = True
         if owner.peak and self._junit:
             item.user_properties.append(("pool_peak", owner.peak))
@@ -301,6 +320,7 @@ class PoolLeaks:
                 return "\n".join(filter(None, (missing, violation)))
             if len(leaks) == limits.leaks:
                 leaks = []
+        leaks = self._results.new(leaks)
         if not leaks:
             return violation
         text = describe(leaks, item.nodeid, verbose=self._verbose)
@@ -339,7 +359,8 @@ class PoolLeaks:
         leaks = self._judge.leaks(owner, self._postpone)
         if owner.open_holds:  # checked out meanwhile
             self._owners.checked_out_after_judging[id(owner)] = owner
-        if not leaks or owner.failed:
+        leaks = [] if owner.failed else self._results.new(leaks)
+        if not leaks:
             return
         text = describe(leaks, owner.name, verbose=self._verbose)
         self._results.add_for_other_owner(owner, leaks, text)
@@ -363,7 +384,7 @@ class PoolLeaks:
         for owner in remaining:
             self._judge_late(owner)
         self._judge_late_collected()
-        failed = self._results.finish(self._owners.unjudged)
+        failed = self._results.finish(session, self._owners.unjudged)
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         result = yield
@@ -387,44 +408,6 @@ class PoolLeaks:
 
 def _raise(error: BaseException) -> None:
     raise error
-
-
-def _fails_as_expected() -> bool:
-    """Whether the running test has failed as expected (xfail).
-
-    Its report tells. A hook for reports would run three times per test. So the reports
-    are read from a local variable of pytest, when there is a leak to judge.
-    """
-    frame: Any = sys._getframe(1)  # noqa: SLF001 - the documented way
-    while (
-        frame is not None
-        and frame.f_code is not _pytest.runner.runtestprotocol.__code__
-    ):
-        frame = frame.f_back
-    reports = frame.f_locals.get("reports", ()) if frame is not None else ()
-    return any(hasattr(each, "wasxfail") and each.skipped for each in reports)
-
-
-def _overridden(item: pytest.Item, name: str) -> bool:
-    """Whether the project overrides a fixture of this plugin for a test."""
-    fixtures = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
-    return len(fixtures.getfixturedefs(name, item) or ()) > 1
-
-
-def runner_functions() -> Iterator[FunctionType]:
-    """Return the functions of pytest that call tests and fixtures: stacks end there.
-
-    Some are private, and left out if this version of pytest does not have them.
-    """
-    for module, name in (
-        (_pytest.python, "pytest_pyfunc_call"),
-        (_pytest.runner, "pytest_runtest_call"),
-        (_pytest.fixtures, "call_fixture_func"),
-        (_pytest.fixtures, "_teardown_yield_fixture"),
-    ):
-        function = getattr(module, name, None)
-        if isinstance(function, FunctionType):
-            yield function
 
 
 def describe(leaks: Sequence[Leak], subject: str, *, verbose: bool = False) -> str:

@@ -37,9 +37,11 @@ def write(
     config: Any,
     entries: Sequence[Mapping[str, Any]],
     unjudged: Mapping[str, str],
+    notes: Sequence[str],
 ) -> None:
     """Write the section and the annotations, if there are any."""
     lines = _lines(entries, unjudged, quiet=config.getoption("verbose") < 0)
+    lines += notes
     if lines:
         terminal.section("pool leaks")
         for line in lines:

@@ -117,7 +117,7 @@ class AliasHooks(Hooks):
         self.holds = ledger.holds
         self.guard = Guard(f"Django's database {alias!r}")
         self._requester = Requester(context)
-        self._statements = StatementHooks(context.sites, self.guard)
+        self._statements = StatementHooks(context.sites, self.guard, ledger.concurrent)
         self._wrappers: dict[int, ref[Any]] = {}
         """By ``id()``: the wrappers that have an open connection."""
         self._connecting: dict[int, tuple[Checkout, int]] = {}
@@ -185,15 +185,15 @@ class AliasHooks(Hooks):
         now = monotonic()
         if error is not None:
             if not self._over_pool:
-                self.count_failure(request.requested_at, error, timed_out=False)
+                self._count_failure(request, error, timed_out=False)
             return
         self._over_pool = request.holder.hold_count > held_before
         if self._over_pool:
             self._requester.mark_hold_of_pool(request)
             return
         took = now - request.requested_at
-        self.ledger.connected(took)
         facts = facts_of(wrapper.connection, now, took)
+        self.ledger.connected(took, facts)
         self.ledger.connections[id(wrapper)] = facts
         self._begin_hold(wrapper, request)
 

@@ -1,0 +1,195 @@
+"""Finds out that a run of tests stands still in a pool wait or a statement, and tells.
+
+A wait or statement counts if it has lasted long enough and began under the test or
+fixture that is running now: the thread of a session's fixture may sit in its statement
+while tests go on. A test that is slow by itself has neither, and a pool that has lent a
+connection meanwhile moves, however long its queue.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from poolwatch.agent.instrument import agent
+from poolwatch.errors import PoolwatchError
+from poolwatch.protocol.sockets import runtime_directory
+from poolwatch.testing.lookout import Lookout
+
+if TYPE_CHECKING:
+    from poolwatch.ledger.checkout import Checkout
+    from poolwatch.testing.owners import Owner, Owners
+
+LASTING_S = 1.0
+"""A test that lasts longer can be looked at from outside."""
+_MAX_PERIOD_S = 1.0
+_MIN_PERIOD_S = 0.05
+
+
+class Standing(NamedTuple):
+    """A wait or a statement that has lasted long."""
+
+    request: Checkout
+    """The wait, or the hold whose statement is running."""
+    began: float
+    """``time.monotonic()`` at its beginning."""
+    waits: bool
+
+    @property
+    def id(self) -> str:
+        """Its id in a snapshot."""
+        return f"{'w' if self.waits else 'h'}{self.request.number}"
+
+    def lasts(self) -> bool:
+        """Whether a statement is still the same one; a wait has an id of its own."""
+        usage = self.request.usage
+        return self.waits or (usage is not None and usage.began == self.began)
+
+
+class Standstills:
+    """Looks for them in one run: a plugin, and what viewers from outside see."""
+
+    def __init__(
+        self, owners: Owners, test: Callable[[], Owner | None], *, after_s: float
+    ) -> None:
+        """``test`` returns the running test, also during the set-up of a fixture.
+
+        ``after_s``: seconds of a stand-still; 0 to tell of none.
+        """
+        self._owners = owners
+        self._test = test
+        self._after_s = after_s
+        self._worker = ""
+        self._stderr: int | None = None
+        self._directory = _directory()
+        self._last: Owner | None = None
+        """Who was at work at the last look."""
+        self._looked = self._since = time.monotonic()
+        """When it looked last, and since when the same owner has been at work."""
+        self._told: set[Standing] = set()
+        self._lookout = Lookout(self.look, self.period_s)
+        self._before = agent.requested, agent.ledger.test_run
+        agent.requested, agent.ledger.test_run = self._lookout.start, owners
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Keep the terminal's standard error, which is not captured at this time."""
+        worker = getattr(config, "workerinput", {}).get("workerid")
+        self._worker = f"[{worker}] " if worker else ""
+        with suppress(OSError, ValueError, AttributeError):
+            self._stderr = os.dup(_fileno())
+
+    def end(self) -> None:
+        """Stop looking."""
+        self._lookout.close()
+        agent.requested, agent.ledger.test_run = self._before
+        if not agent.listens:
+            agent.close()
+        stderr, self._stderr = self._stderr, None
+        if stderr is not None:
+            os.close(stderr)
+
+    @property
+    def period_s(self) -> float:
+        """Seconds between two looks."""
+        wanted = self._after_s / 4 or _MAX_PERIOD_S
+        return min(_MAX_PERIOD_S, max(_MIN_PERIOD_S, wanted))
+
+    def look(self) -> None:
+        """Look once: open the socket, or tell, if it is time."""
+        now, running = time.monotonic(), self._owners.main_thread_owner()
+        if running is not self._last:
+            began = self._looked if running is None else running.began
+            self._last, self._since = running, max(began, self._looked)
+        self._looked = now
+        if self._directory is not None and now - self._since >= LASTING_S:
+            agent.listen(self._directory)
+        if self._after_s and now - self._since >= self._after_s:
+            self._tell_new(set(self._standing(now)))
+
+    def _standing(self, now: float) -> Iterator[Standing]:
+        before = now - self._after_s
+        for pool in list(agent.ledger.pools.values()):
+            holds = pool.recorded_holds()
+            moves = any(hold.checked_out_at > before for hold in holds)
+            begun = [
+                Standing(wait, wait.requested_at, waits=True)
+                for wait in list(pool.waits.values() if not moves else ())
+            ]
+            begun += [
+                Standing(hold, began, waits=False)
+                for hold in holds
+                if not hold.context.long_hold
+                if hold.usage is not None and (began := hold.usage.began) is not None
+            ]
+            for each in begun:
+                if each.began <= before and self._concerns(each):
+                    yield each
+
+    def _concerns(self, standing: Standing) -> bool:
+        """Whether it began under the test or fixture that is at work."""
+        running, since = self._last, self._since
+        if (
+            running is not None
+            and running.kind == "test"
+            and self._owners.owner_of(standing.request) is not running
+        ):
+            # not in the set-up of the wider fixtures of this test
+            since = max(since, running.called)
+        return standing.began >= since
+
+    def _tell_new(self, standing: set[Standing]) -> None:
+        """Tell, unless it has been told already that the run stands still."""
+        known = bool(self._told & standing)
+        self._told = standing
+        if known or not standing:
+            return
+        subject = self._worker + self._subject()
+        from poolwatch.testing import standstill_report
+
+        text = standstill_report.describe(subject, standing, self._directory)
+        if text is not None and self._stderr is not None:
+            with suppress(OSError):  # the terminal is gone
+                os.write(self._stderr, text.encode("utf-8", "replace"))
+
+    def _subject(self) -> str:
+        """The test, or the fixture in its set-up or tear-down."""
+        from poolwatch.testing.runner import fixture_at_work
+
+        owner, test = self._last, self._test()
+        if owner is not None and owner.kind == "collection":
+            return f"the import of {owner.name}"
+        fixture = fixture_at_work(self._owners.main_thread)
+        if fixture is None:
+            return "pytest, outside of the tests," if test is None else test.name
+        phase, name = fixture
+        when = {"set-up": "for", "tear-down": "after"}[phase]
+        if name.startswith("fixture"):
+            name = f"the {phase} of {name}"
+        elif phase == "tear-down":
+            name = name.replace("setup", "teardown", 1).replace("setUp", "tearDown", 1)
+        return name + (f" {when} {test.name}" if test else "")
+
+
+def _directory() -> Path | None:
+    """The directory for the socket, before a test changes the environment."""
+    try:
+        return runtime_directory()
+    except PoolwatchError:
+        return None
+
+
+def _fileno() -> int:
+    """The file descriptor of standard error; xdist replaces ``sys.stderr``."""
+    for stream in (sys.stderr, sys.__stderr__):
+        with suppress(OSError, ValueError, AttributeError):
+            number = stream.fileno()  # type: ignore[union-attr]
+            if number >= 0:
+                return number
+    raise OSError("there is no standard error")
