@@ -265,11 +265,13 @@ async def steps_in_the_default_executor(zoo: Any) -> None:
 _registry = threading.Lock()
 
 
-def holds_and_locks(engine: Engine, begun: threading.Event) -> None:
+def holds_and_locks(
+    engine: Engine, begun: threading.Event, locked: threading.Event
+) -> None:
     with engine.connect() as connection:  # site: holder_wants_the_lock
         connection.execute(PING)
         begun.set()
-        time.sleep(0.2)
+        locked.wait()
         with _registry:
             connection.execute(PING)
 
@@ -288,11 +290,13 @@ def connection_and_lock(zoo: Any) -> None:
     (brettwooldridge/HikariCP #1775, qoretechnologies/qore #3352, sleuthkit #2402)
     """
     engine = zoo.engine
-    begun = threading.Event()
-    start(holds_and_locks, engine, begun)
+    begun, locked = threading.Event(), threading.Event()
+    start(holds_and_locks, engine, begun, locked)
     begun.wait()
-    with _registry, engine.connect() as connection:  # site: lock_wants_the_pool
-        connection.execute(PING)
+    with _registry:
+        locked.set()
+        with engine.connect() as connection:  # site: lock_wants_the_pool
+            connection.execute(PING)
 
 
 class Cache:
@@ -574,6 +578,7 @@ def scheduler_and_view(zoo: Any) -> None:
     from flask import Flask
 
     engine = zoo.engine
+    locked, begun = threading.Event(), threading.Event()
 
     class Scheduler:
         def __init__(self) -> None:
@@ -581,7 +586,8 @@ def scheduler_and_view(zoo: Any) -> None:
 
         def process_jobs(self) -> None:
             with self._jobstores_lock:
-                time.sleep(0.3)
+                locked.set()
+                begun.wait()
                 with Session(engine) as session:
                     session.execute(PING)  # site: scheduler_looks
 
@@ -599,9 +605,10 @@ def scheduler_and_view(zoo: Any) -> None:
     @app.get("/")
     def view() -> str:
         sessions().execute(PING)  # site: view_wants_to_schedule
+        begun.set()
         scheduler.add_job()
         return "added"
 
     start(scheduler.process_jobs)
-    time.sleep(0.1)
+    locked.wait()
     app.test_client().get("/")

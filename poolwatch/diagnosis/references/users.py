@@ -31,10 +31,10 @@ _STEP = 2000
 """Objects near a root that are visited."""
 _FAR = 18
 """Objects between a variable and a connection from which it is no longer its user."""
-_BUDGET_S = 0.5
+_BUDGET_S = 1.0
 """Computing time of this thread."""
-_PAUSE_S = 0.00005
-"""Lets other threads run after each root."""
+_PAUSE_AFTER_S, _PAUSE_S = 0.001, 0.00005
+"""Lets other threads run: see references.search."""
 
 
 def find_users(
@@ -66,6 +66,7 @@ class _UserSearch:
         self._far: set[int] = set()
         """Ids of objects that are too far from any connection."""
         self._until = time.thread_time() + _BUDGET_S
+        self._last_pause = time.perf_counter()
         for hold, weak_ref in holds.items():
             proxy = weak_ref()
             if proxy is not None:
@@ -92,7 +93,9 @@ class _UserSearch:
                 return False
             if not self._step(root):
                 return False
-            time.sleep(_PAUSE_S)
+            if time.perf_counter() - self._last_pause > _PAUSE_AFTER_S:
+                time.sleep(_PAUSE_S)
+                self._last_pause = time.perf_counter()
         return True
 
     def _step(self, root: Root) -> bool:
