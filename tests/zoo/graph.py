@@ -14,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from zoo.app import PING, QUERY
 from zoo.models import Account
 from zoo.registry import AIOSQLITE, fault
 from zoo.web import serve, start, visit
+
+LONGER = text("SELECT pg_sleep(0.3)")
+"""Lasts until all clients have come."""
 
 
 def tokens(number: int) -> Any:
@@ -69,7 +72,7 @@ def response_validated_in_a_thread(zoo: Any) -> None:
 
     @app.get("/", response_model=list[model])
     def accounts(db: Session = get_db) -> Any:
-        db.execute(QUERY)  # site: validated_in_a_thread
+        db.execute(LONGER)  # site: validated_in_a_thread
         return db.scalars(select(Account)).all()
 
     visit(serve(app), 12)
@@ -96,7 +99,7 @@ def dependency_takes_it_before_the_endpoint(zoo: Any) -> None:
     get_db = Depends(session_of(engine))
 
     def get_user(db: Session = get_db) -> int:
-        db.execute(QUERY)  # site: user_of_the_request
+        db.execute(LONGER)  # site: user_of_the_request
         return 1
 
     user_of = Depends(get_user)
@@ -513,7 +516,7 @@ def middleware_around_the_endpoint(zoo: Any) -> None:
     engine = zoo.engine
 
     def audit(session: Session) -> None:
-        session.execute(QUERY)  # site: middleware
+        session.execute(LONGER)  # site: middleware
 
     def load(request: Any) -> PlainTextResponse:
         with Session(engine) as session:
