@@ -14,7 +14,7 @@ from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.evidence import Blocked, BlockedKind, JudgedHold, PoolEvidence
 from poolwatch.diagnosis.nested import used_by_holder
 from poolwatch.diagnosis.wait_graph import Graph, Node, held_up_by, pool_node, stuck
-from poolwatch.model import Finding, Hold, Wait
+from poolwatch.model import Finding, Frame, Hold, Wait
 from poolwatch.text.format import call_site, place, plural
 
 
@@ -107,6 +107,12 @@ class _Deadlock(NamedTuple):
         found = (blocked[node] for node in self.circle if node in blocked)
         return next((each for each in found if each.kind == kind), None)
 
+    def behind(self, blocked: Blocked) -> Blocked | None:
+        """The thread or task that a loop or a lock waits for."""
+        known = self.pool.blocked
+        nodes = (node for group in blocked.needs for node in group if node in known)
+        return next((known[node] for node in nodes), None)
+
     def other_pools(self) -> list[str]:
         """The names of other pools in the circle."""
         others = [each for each in self.pools if each is not self.pool]
@@ -116,7 +122,11 @@ class _Deadlock(NamedTuple):
     def all_of_it(self) -> str:
         """The pool's connections, in words."""
         number = len(self.held)
-        return "its connection" if number == 1 else f"each of its {number} connections"
+        leaked = len(_in_pool(self.pool)) > number
+        if number == 1:
+            return "its last connection" if leaked else "its connection"
+        more = " that is not leaked" if leaked else ""
+        return f"each of its {number} connections{more}"
 
 
 class _Words(NamedTuple):
@@ -159,14 +169,16 @@ def _nested(found: _Deadlock) -> _Words | None:
     """Each holder waits for a second connection of the pool itself."""
     pool = found.pool
     waiting = {node for _, owner in pool.waits for node in _nodes_of(owner, pool)}
-    if not all(waiting.intersection(_users(each) or ()) for each in _in_pool(pool)):
+    users = [
+        _users(each) or () for each in _in_pool(pool) if each.hold.verdict != "leaked"
+    ]
+    if not all(map(waiting.intersection, users)):
         return None
-    number = len(found.held)
     return _Words(
-        f"each of its {number} connections is held by a thread or task that waits for "
-        "another one",
-        f"Pass the held connection to the inner code. A pool of {number + 1} "
-        "connections is the smallest in which these holders can finish.",
+        f"{found.all_of_it} is held by a thread or task that waits for another one",
+        "Pass the held connection to the inner code. A pool of "
+        f"{len(_in_pool(pool)) + 1} connections is the smallest in which these holders "
+        "can finish.",
     )
 
 
@@ -175,13 +187,16 @@ def _loop(found: _Deadlock) -> _Words | None:
     loop = found.first("event loop")
     if loop is None:
         return None
-    thread = found.first("thread")
-    at = f" at {place(thread.at)}" if thread is not None and thread.at else ""
+    thread = found.behind(loop)
+    for_pool = thread is not None and any(
+        _node(pool) in group for group in thread.needs for pool in found.pools
+    )
+    wait = "a synchronous wait for a connection" if for_pool else "a synchronous wait"
     return _Words(
-        f"the event loop of thread {loop.name} is stopped by a synchronous wait{at}, "
-        f"and the tasks that hold {found.all_of_it} need that loop to go on",
-        "Use an async engine in the code of that loop, or make the synchronous call in "
-        "a thread, e.g. with asyncio.to_thread().",
+        f"the event loop of thread {loop.name} is stopped by {wait}{_at(thread)}, and "
+        f"the tasks that hold {found.all_of_it} need that loop to go on",
+        ("Use an async engine for that loop, or make " if for_pool else "Make ")
+        + "the synchronous call in a thread, e.g. with asyncio.to_thread().",
     )
 
 
@@ -190,14 +205,20 @@ def _limiter(found: _Deadlock) -> _Words | None:
     limiter = found.first("limiter")
     if limiter is None:
         return None
+    at = _nearest(found, "task")
+    validates = at is not None and "fastapi" in at.file
     return _Words(
-        f"{found.all_of_it} is held by a task that waits{_where(found, 'task')} for a "
+        f"{found.all_of_it} is held by a task that waits{_at(at)} for a "
         f"thread of a limiter of {plural(limiter.size, 'thread')}, and "
         + _none_can_move(found, limiter.size),
-        "Return the connection before the task needs the next thread: close the "
-        "session in the endpoint, before the response is validated. Or admit fewer "
-        "requests at once than the pool has connections; fewer threads (tokens of the "
-        "limiter) than connections make it rarer.",
+        "Return the connection before the task needs the next thread"
+        + (
+            ": close the session in the endpoint, before the response is validated. "
+            if validates
+            else ". "
+        )
+        + "Or admit fewer requests at once than the pool has connections; fewer "
+        "threads (tokens of the limiter) than connections make it rarer.",
     )
 
 
@@ -226,7 +247,7 @@ def _lock(found: _Deadlock) -> _Words | None:
         return None
     return _Words(
         f"{found.all_of_it} is held by code that waits{_where(found)} for a lock, and "
-        f"{lock.name} has the lock and waits, too",
+        f"{lock.name} has the lock and waits{_at(found.behind(lock))}, too",
         "Acquire the lock and take the connection always in the same order, the lock "
         "first; or return the connection before the lock is acquired.",
     )
@@ -250,7 +271,8 @@ def _others(found: _Deadlock) -> _Words:
     """Who holds waits for threads or tasks, which wait for a connection."""
     return _Words(
         f"{found.all_of_it} is held by code that waits{_where(found)} for other "
-        "threads or tasks, and those wait for this pool",
+        "threads or tasks, and "
+        + ("those wait for this pool" if found.waits else "none of them can go on"),
         "Pass the connection to the code that is waited for, or return it before the "
         "wait.",
     )
@@ -259,13 +281,20 @@ def _others(found: _Deadlock) -> _Words:
 _TELLERS = (_nested, _loop, _limiter, _executor, _lock, _other_pool, _others)
 
 
-def _where(found: _Deadlock, *kinds: BlockedKind) -> str:
+def _where(found: _Deadlock) -> str:
+    return _at(_nearest(found, "thread", "task"))
+
+
+def _nearest(found: _Deadlock, *kinds: BlockedKind) -> Frame | None:
     """Where the nearest thread or task in the circle waits."""
     blocked = found.pool.blocked
     known = (blocked[node] for node in found.circle if node in blocked)
-    wanted = kinds or ("thread", "task")
-    at = next((each.at for each in known if each.kind in wanted and each.at), None)
-    return f" at {place(at)}" if at is not None else ""
+    return next((each.at for each in known if each.kind in kinds and each.at), None)
+
+
+def _at(what: Blocked | Frame | None) -> str:
+    frame = what.at if isinstance(what, Blocked) else what
+    return f" at {place(frame)}" if frame is not None else ""
 
 
 def _none_can_move(found: _Deadlock, size: int) -> str:

@@ -53,7 +53,7 @@ def task(*groups, at=AT):
     ("said", "remedy", "blocked"),
     [
         (
-            "event loop of thread MainThread is stopped",
+            "stopped by a synchronous wait for a connection at app/wanted.py:2",
             "async engine",
             {
                 "k": task((LOOP,)),
@@ -65,7 +65,7 @@ def task(*groups, at=AT):
             "a thread of a limiter of 1 thread, and that one waits for a connection",
             "before the response is validated",
             {
-                "k": task((LIMITER,)),
+                "k": task((LIMITER,), at=fakes.frame("/lib/fastapi/routing.py:347")),
                 LIMITER: Blocked("limiter", (("k2",),), size=1),
                 "k2": task((T1,)),
                 T1: thread((POOL,)),
@@ -91,7 +91,7 @@ def task(*groups, at=AT):
             },
         ),
         (
-            "for a lock, and thread T1 has the lock",
+            "for a lock, and thread T1 has the lock and waits at app/waits.py:9, too",
             "always in the same order",
             {
                 "k": thread((LOCK,)),

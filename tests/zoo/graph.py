@@ -14,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from zoo.app import PING, QUERY
 from zoo.models import Account
 from zoo.registry import AIOSQLITE, fault
 from zoo.web import serve, start, visit
+
+LONGER = text("SELECT pg_sleep(0.3)")
+"""Lasts until all clients have come."""
 
 
 def tokens(number: int) -> Any:
@@ -69,7 +72,7 @@ def response_validated_in_a_thread(zoo: Any) -> None:
 
     @app.get("/", response_model=list[model])
     def accounts(db: Session = get_db) -> Any:
-        db.execute(QUERY)  # site: validated_in_a_thread
+        db.execute(LONGER)  # site: validated_in_a_thread
         return db.scalars(select(Account)).all()
 
     visit(serve(app), 12)
@@ -96,7 +99,7 @@ def dependency_takes_it_before_the_endpoint(zoo: Any) -> None:
     get_db = Depends(session_of(engine))
 
     def get_user(db: Session = get_db) -> int:
-        db.execute(QUERY)  # site: user_of_the_request
+        db.execute(LONGER)  # site: user_of_the_request
         return 1
 
     user_of = Depends(get_user)
@@ -265,11 +268,13 @@ async def steps_in_the_default_executor(zoo: Any) -> None:
 _registry = threading.Lock()
 
 
-def holds_and_locks(engine: Engine, begun: threading.Event) -> None:
+def holds_and_locks(
+    engine: Engine, begun: threading.Event, locked: threading.Event
+) -> None:
     with engine.connect() as connection:  # site: holder_wants_the_lock
         connection.execute(PING)
         begun.set()
-        time.sleep(0.2)
+        locked.wait()
         with _registry:
             connection.execute(PING)
 
@@ -288,11 +293,13 @@ def connection_and_lock(zoo: Any) -> None:
     (brettwooldridge/HikariCP #1775, qoretechnologies/qore #3352, sleuthkit #2402)
     """
     engine = zoo.engine
-    begun = threading.Event()
-    start(holds_and_locks, engine, begun)
+    begun, locked = threading.Event(), threading.Event()
+    start(holds_and_locks, engine, begun, locked)
     begun.wait()
-    with _registry, engine.connect() as connection:  # site: lock_wants_the_pool
-        connection.execute(PING)
+    with _registry:
+        locked.set()
+        with engine.connect() as connection:  # site: lock_wants_the_pool
+            connection.execute(PING)
 
 
 class Cache:
@@ -509,7 +516,7 @@ def middleware_around_the_endpoint(zoo: Any) -> None:
     engine = zoo.engine
 
     def audit(session: Session) -> None:
-        session.execute(QUERY)  # site: middleware
+        session.execute(LONGER)  # site: middleware
 
     def load(request: Any) -> PlainTextResponse:
         with Session(engine) as session:
@@ -574,6 +581,7 @@ def scheduler_and_view(zoo: Any) -> None:
     from flask import Flask
 
     engine = zoo.engine
+    locked, begun = threading.Event(), threading.Event()
 
     class Scheduler:
         def __init__(self) -> None:
@@ -581,7 +589,8 @@ def scheduler_and_view(zoo: Any) -> None:
 
         def process_jobs(self) -> None:
             with self._jobstores_lock:
-                time.sleep(0.3)
+                locked.set()
+                begun.wait()
                 with Session(engine) as session:
                     session.execute(PING)  # site: scheduler_looks
 
@@ -599,9 +608,10 @@ def scheduler_and_view(zoo: Any) -> None:
     @app.get("/")
     def view() -> str:
         sessions().execute(PING)  # site: view_wants_to_schedule
+        begun.set()
         scheduler.add_job()
         return "added"
 
     start(scheduler.process_jobs)
-    time.sleep(0.1)
+    locked.wait()
     app.test_client().get("/")

@@ -26,7 +26,13 @@ SLOW = text("SELECT pg_sleep(0.7)")
 """Makes the others wait for more than a second."""
 
 
-@innocent(lasts=3.0, pool_size=6, max_overflow=0)
+@innocent(
+    also="held_across_io",
+    bystanders="enough_of_them",
+    lasts=3.0,
+    pool_size=6,
+    max_overflow=0,
+)
 def more_connections_than_threads(zoo: Any) -> None:
     """The same endpoints, with a connection for each thread and one more.
 
@@ -41,7 +47,7 @@ def more_connections_than_threads(zoo: Any) -> None:
 
     @app.get("/")
     def accounts(db: Session = get_db) -> list[int]:
-        db.execute(QUERY)
+        db.execute(QUERY)  # site: enough_of_them
         return [account.id for account in db.scalars(select(Account))]
 
     visit(serve(app), 6, again=True)
@@ -526,7 +532,13 @@ async def event_of_a_timer(zoo: Any) -> None:
     await task
 
 
-@innocent(lasts=2.5, seen=2, pool_size=20)
+@innocent(
+    also="held_across_io",
+    bystanders="of_the_middleware of_the_endpoint",
+    lasts=2.5,
+    seen=1,
+    pool_size=20,
+)
 def thread_serves_another_request(zoo: Any) -> None:
     """The thread that began one request serves the next, whose session is its own.
 
@@ -543,12 +555,15 @@ def thread_serves_another_request(zoo: Any) -> None:
 
     def load(request: Any) -> PlainTextResponse:
         with Session(engine) as session:
-            session.execute(QUERY)
+            session.execute(QUERY)  # site: of_the_endpoint
         return PlainTextResponse("loaded")
+
+    def audit(session: Session) -> None:
+        session.execute(QUERY)  # site: of_the_middleware
 
     async def with_session(request: Any, call_next: Any) -> Any:
         with Session(engine) as session:
-            await run_in_threadpool(session.execute, QUERY)
+            await run_in_threadpool(audit, session)
             return await call_next(request)
 
     app = Starlette(

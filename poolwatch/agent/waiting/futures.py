@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -75,6 +76,16 @@ def _callbacks(future: Any) -> Iterable[Any]:
     )
     callbacks: Sequence[Any] = known if type(known) is list else ()
     return [each[0] if type(each) is tuple else each for each in callbacks]
+
+
+def has_deadline(task: Any) -> bool:
+    """Whether wait_for() will cancel a task (until Python 3.11)."""
+    return any(
+        type(callback) is partial
+        and type(callback.func) is FunctionType
+        and callback.func.__name__ == "_release_waiter"
+        for callback in _callbacks(task)
+    )
 
 
 def _source(callback: Any) -> Any:

@@ -16,7 +16,12 @@ from typing import Any, ClassVar
 
 from poolwatch.agent.ledger_reading import LedgerReading
 from poolwatch.agent.waiting import locks
-from poolwatch.agent.waiting.futures import any_of, completed_by, is_pending
+from poolwatch.agent.waiting.futures import (
+    any_of,
+    completed_by,
+    has_deadline,
+    is_pending,
+)
 from poolwatch.agent.waiting.threads import (
     Executor,
     Threads,
@@ -175,24 +180,29 @@ class BlockedReading:
         frame = self._threads.frames.get(key)
         if frame is None:
             return None
-        group = self._waited_for_by_thread(frame)
+        group = self._waited_for_by_thread(frame, key)
         if group is None:
             return None
         return Blocked("thread", (group,), name, _nearest(resolve(pairs_of(frame))))
 
-    def _waited_for_by_thread(self, frame: FrameType) -> tuple[Node, ...] | None:
+    def _waited_for_by_thread(
+        self, frame: FrameType, ident: Any
+    ) -> tuple[Node, ...] | None:
         """The nodes of which one lets a thread go on; None if it is not known."""
         if not is_in(frame.f_code, _THREADING):
-            return self._lock_group(locks.waited_for(frame))
+            return self._lock_group(locks.waited_for(frame), ident)
         for each, above in with_callee(frame, _MAX_INNERMOST):
             code = each.f_code
             if is_in(code, _FUTURES):
                 return self._future_group(code.co_name, variables(each, above))
-            if is_in(code, _THREADING) and code.co_name == "join":
+            if not is_in(code, _THREADING):
+                return None
+            if code.co_name == "join":
                 return _joined(variables(each, above))
-            if is_in(code, _THREADING) and code.co_name == "__enter__":
+            if code.co_name == "__enter__":
                 known = variables(each, above)
-                return self._lock_group(attribute_of(known.get("self"), "_lock"))
+                lock = attribute_of(known.get("self"), "_lock")
+                return self._lock_group(lock, ident)
         return None
 
     def _future_group(
@@ -232,13 +242,15 @@ class BlockedReading:
         if not is_pending(future):
             return None
         awaiting = list(awaits(attribute_of(task, "_coro")))
-        if any(map(_has_timer, awaiting)):
+        if has_deadline(task) or any(map(_has_timer, awaiting)):
             return None
-        for depth, coroutine in enumerate(reversed(awaiting[-_INNERMOST:])):
+        inner: tuple[str, ...] = ()
+        for coroutine in reversed(awaiting[-_INNERMOST:]):
             frame = frame_of(coroutine)
-            read = self._reader_of(frame.f_code, depth) if frame is not None else None
+            read = self._reader_of(frame.f_code, inner) if frame is not None else None
             if frame is not None and read is not None:
                 return read(self, variables(frame))
+            inner = ("" if frame is None else frame.f_code.co_name, *inner)
         return completed_by(future, self._threads, self._refer)
 
     def _limiter_group(self, known: dict[str, Any]) -> tuple[Node, ...] | None:
@@ -295,9 +307,11 @@ class BlockedReading:
         group = tuple(map(thread_node, executor.workers))
         return Blocked("executor", (group,), size=executor.size)
 
-    def _lock_group(self, lock: Any) -> tuple[Node, ...] | None:
+    def _lock_group(self, lock: Any, ident: Any = None) -> tuple[Node, ...] | None:
         if not locks.is_lock(lock) or not locks.is_taken(lock):
             return None
+        if ident is not None and locks.thread_with(lock) == ident:
+            return None  # an RLock lets its own thread in
         return (self._refer("lock", lock),)
 
     def _lock(self, lock: Any) -> Blocked | None:
@@ -327,22 +341,25 @@ class BlockedReading:
                 if suspended is not None and not _is_running(task):
                     yield node, f"task {task.get_name()}", suspended, None
 
-    _READERS: ClassVar[dict[tuple[str, str], tuple[int, _Reader]]] = {
-        ("acquire_on_behalf_of", _ANYIO): (1, _limiter_group),
-        ("acquire", _ANYIO): (0, _anyio_lock_group),
-        ("acquire", "asyncio/locks.py"): (0, _asyncio_lock_group),
-        ("_wait", "asyncio/tasks.py"): (0, _wait_group),
-        ("__aexit__", "asyncio/taskgroups.py"): (0, _task_group),
-        ("__aexit__", _ANYIO): (0, _task_group),
-        ("call_next", "starlette/middleware/base.py"): (4, _middleware_group),
+    _READERS: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], _Reader]]] = {
+        ("acquire_on_behalf_of", _ANYIO): (("wait",), _limiter_group),
+        ("acquire", _ANYIO): ((), _anyio_lock_group),
+        ("acquire", "asyncio/locks.py"): ((), _asyncio_lock_group),
+        ("_wait", "asyncio/tasks.py"): ((), _wait_group),
+        ("__aexit__", "asyncio/taskgroups.py"): ((), _task_group),
+        ("__aexit__", _ANYIO): ((), _task_group),
+        ("call_next", "starlette/middleware/base.py"): (
+            ("receive", "wait", "wait"),
+            _middleware_group,
+        ),
     }
-    """By function and file: how many frames wait inside of it at most, and a method
-    that tells who lets a task go on that waits there."""
+    """By function and file: the functions that it has called, and a method that tells
+    who lets a task go on that waits there."""
 
     @classmethod
-    def _reader_of(cls, code: CodeType, depth: int) -> _Reader | None:
-        for (name, file), (most, reader) in cls._READERS.items():
-            if name == code.co_name and depth <= most and is_in(code, file):
+    def _reader_of(cls, code: CodeType, inner: tuple[str, ...]) -> _Reader | None:
+        for (name, file), (called, reader) in cls._READERS.items():
+            if name == code.co_name and inner == called and is_in(code, file):
                 return reader
         return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import CoroutineType
 from typing import Any
 
 from poolwatch.diagnosis.references.describe import describe, is_own
@@ -31,10 +32,10 @@ _STEP = 2000
 """Objects near a root that are visited."""
 _FAR = 18
 """Objects between a variable and a connection from which it is no longer its user."""
-_BUDGET_S = 0.5
+_BUDGET_S = 1.0
 """Computing time of this thread."""
-_PAUSE_S = 0.00005
-"""Lets other threads run after each root."""
+_PAUSE_AFTER_S, _PAUSE_S = 0.001, 0.00005
+"""Lets other threads run: see references.search."""
 
 
 def find_users(
@@ -61,11 +62,14 @@ class _UserSearch:
         self._guide = Guide()
         self._wanted: dict[int, str] = {}
         self._users: dict[str, dict[Node, None]] = {hold: {} for hold in holds}
+        self._reach: dict[str, dict[Node, None]] = {hold: {} for hold in holds}
+        """Threads and tasks that can reach a connection over whatever way."""
         self._elsewhere: dict[str, bool] = {}
-        """Holds that a module refers to; True if only by a thread-local."""
+        """Holds that a module or a thread-local refers to; True if only the latter."""
         self._far: set[int] = set()
         """Ids of objects that are too far from any connection."""
         self._until = time.thread_time() + _BUDGET_S
+        self._last_pause = time.perf_counter()
         for hold, weak_ref in holds.items():
             proxy = weak_ref()
             if proxy is not None:
@@ -92,7 +96,9 @@ class _UserSearch:
                 return False
             if not self._step(root):
                 return False
-            time.sleep(_PAUSE_S)
+            if time.perf_counter() - self._last_pause > _PAUSE_AFTER_S:
+                time.sleep(_PAUSE_S)
+                self._last_pause = time.perf_counter()
         return True
 
     def _step(self, root: Root) -> bool:
@@ -109,25 +115,28 @@ class _UserSearch:
 
     def _note(self, root: Root, place: Place, chain: Sequence[Any]) -> None:
         hold = self._wanted[id(chain[-1])]
-        if not root.proves_use:
-            local = any(is_thread_local(type(node)) for node in chain)
+        local = any(is_thread_local(type(node)) for node in chain)
+        if local or not root.proves_use:
             self._elsewhere[hold] = local and self._elsewhere.get(hold, True)
             return
         user = place.owner.node()
-        if user in self._users[hold] or len(chain) > _FAR:
+        if user in self._users[hold]:
             return
-        path = describe(place, chain, None)
-        if path.in_use and is_own(path.steps, chain):
+        self._reach[hold][user] = None
+        if len(chain) <= _FAR and _is_user(place, chain):
             self._users[hold][user] = None
 
     def result(
         self, holders: Mapping[str, Node | None]
     ) -> dict[str, tuple[Node, ...] | None]:
-        """The users of each hold."""
+        """The users of each hold.
+
+        A connection without a user has all those who can reach it, however far it is.
+        """
         found: dict[str, tuple[Node, ...] | None] = {}
         for hold, users in self._users.items():
-            found[hold] = tuple(users)
-            if not users and hold in self._elsewhere:
+            found[hold] = tuple(users or self._reach[hold])
+            if not found[hold] and hold in self._elsewhere:
                 holder = holders.get(hold)
                 local = self._elsewhere[hold] and holder is not None
                 found[hold] = (holder,) if local else None
@@ -136,3 +145,12 @@ class _UserSearch:
     def forget(self) -> None:
         """Drop the references to the application's classes."""
         self._guide.forget()
+
+
+def _is_user(place: Place, chain: Sequence[Any]) -> bool:
+    """Whether it is the connection of a root, or of the application's code there."""
+    path = describe(place, chain, None)
+    if path.in_use and is_own(path.steps, chain):
+        return True
+    suspended = any(type(node) is CoroutineType for node in chain)
+    return path.in_hand and place.is_user and not suspended
