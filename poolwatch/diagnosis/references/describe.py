@@ -53,7 +53,6 @@ from poolwatch.stacks.code_owner import library_of
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PLUMBING = (*_CONTAINERS, CellType, MethodType)
-_CALLS = (CellType, MethodType, FunctionType, partial)
 _NEAR = 2
 """Most steps between a variable and the session or connection it stands for."""
 _OWN = 3
@@ -205,9 +204,8 @@ def is_near(path: Sequence[str], place: Place, chain: Sequence[Any]) -> bool:
     variables count, because its containers are the globals of a module.
 
     Suspended code is in use however far away it is, except if the chain leads over what
-    a server or a web framework has of all requests: its connections, the state of the
-    application. There, a request's own frames are near, and a call that is registered
-    (a closure, a method) will go on with the code.
+    a server or a web framework has of all requests to a container: from a server's
+    connections to the state of a request, say. The frames of that request are near.
     """
     steps = _steps_between(path)
     suspended = [at for at, word in enumerate(steps) if "of suspended " in word]
@@ -244,8 +242,7 @@ def _is_stored_by_server(
 ) -> bool:
     """Whether suspended code of a chain is stored in a server or web framework.
 
-    It is not if a call has it, which will go on with it. ``suspended`` are the steps of
-    suspended code, in words.
+    ``suspended`` are the steps of suspended code, in words.
     """
     far, via_server = place.far, place.via_server
     step, begin = -1, 0
@@ -253,22 +250,28 @@ def _is_stored_by_server(
     for next_step, at in zip(suspended, nodes, strict=False):
         far |= next_step - step - 1 > _NEAR
         via_server |= any(map(is_of_server, chain[begin:at]))
-        if far and via_server and not _has_call(chain, at):
+        if far and via_server and _is_stored(chain, at):
             return True
         far, via_server, step, begin = False, False, next_step, at + 1
     return False
 
 
-def _has_call(chain: Sequence[Any], suspended: int) -> bool:
-    """Whether a call has the suspended code at that index, or its context manager."""
+def _is_stored(chain: Sequence[Any], suspended: int) -> bool:
+    """Whether a container has the suspended code at that index.
+
+    An attribute of a response, say, or a call (a closure, a method) will go on with it.
+    """
     first = suspended
     for at in range(suspended - 1, -1, -1):
         if module_of(type(chain[at])) == "contextlib":
             first = at  # a context manager, or the exit stack that has it
         elif not isinstance_of(chain[at], _PLUMBING):
             break
-    holders = chain[max(0, first - 2) : first]  # a partial() has a tuple of arguments
-    return any(isinstance_of(each, _CALLS) for each in holders)
+    holder = chain[first - 1] if first else None
+    owner = chain[first - 2] if first > 1 else None
+    if not isinstance_of(holder, _CONTAINERS) or isinstance_of(owner, (partial,)):
+        return False
+    return attributes_of(owner) is not holder
 
 
 def isinstance_of(node: Any, kinds: tuple[type, ...]) -> bool:

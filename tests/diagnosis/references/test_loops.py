@@ -257,3 +257,53 @@ async def test_protocol_of_a_socket(taken, pooled):
     writer.close()
     server.close()
     await asyncio.sleep(0.05)
+
+
+# -- servers -------------------------------------------------------------------------
+
+
+def of_server(name):
+    """An object of a server that knows all connections."""
+    return type(name, (), {"__module__": "uvicorn.server"})()
+
+
+def stream_of(engine):
+    with engine.connect():
+        yield
+
+
+async def serve(scope):
+    next(scope["state"]["stream"])
+    await asyncio.sleep(600)
+
+
+async def test_the_request_is_told_and_not_the_server(taken, pooled):
+    """Both reach the connection; the request has it."""
+    server, connection = of_server("Server"), of_server("Connection")
+    server.connections = {connection}
+    connection.scope = {"state": {"stream": stream_of(pooled)}}
+    task = asyncio.create_task(serve(connection.scope), name="request")
+    await asyncio.sleep(0)
+    path = await looked(taken)
+    assert path.in_use
+    assert path.owner == "request"
+    assert path.steps[0].startswith("local 'scope' of serve at")
+    task.cancel()
+    await asyncio.wait([task])
+    path = await looked(taken)
+    assert not path.in_use  # the server has the last request, which has ended
+    connection.scope["state"]["stream"].close()
+
+
+async def test_what_a_response_has_is_not_stored(taken, pooled):
+    """However far away: an attribute of a server's object is its stream."""
+    server, response = of_server("Server"), of_server("Response")
+    server.a = of_server("A")
+    server.a.b = of_server("B")
+    server.a.b.response = response
+    response.stream = stream_of(pooled)
+    next(response.stream)
+    del response
+    path = await looked(taken)
+    assert path.in_use
+    server.a.b.response.stream.close()
