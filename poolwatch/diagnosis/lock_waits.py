@@ -17,6 +17,8 @@ from poolwatch.text.format import call_site, duration, neutral, one_line, place
 
 _MAX_NAMED = 4
 """Most blockers that are named; the others are counted."""
+_PREPARED = 0
+"""In place of a pid, of a prepared transaction."""
 _MAX_STATEMENT = 80
 """Most characters of a blocker's statement."""
 
@@ -44,7 +46,8 @@ def _lock_wait(
     roots: Sequence[Session],
 ) -> Finding:
     blockers = sorted(blockers, key=lambda each: each.is_waiting)
-    behind = [root for root in roots if root not in blockers]
+    direct = {each.pid for each in blockers}
+    behind = [root for root in roots if root.pid not in direct]
     text = f"{call_site(hold)} is blocked by {_all_in_words(blockers, process)}"
     if behind:
         text += f"; at the root of the chain is {_all_in_words(behind, process)}"
@@ -99,6 +102,8 @@ def _in_words(session: Session, process: Process) -> str:
 def _stranger_in_words(session: Session) -> str:
     """Name a session of another program by what the server says about it."""
     backend = session.backend
+    if session.pid == _PREPARED:
+        return "a prepared transaction"
     if backend is None:
         return f"the session with pid {session.pid}"
     row = backend.row
@@ -129,16 +134,18 @@ def _remedy(session: Session) -> str:
         return remedy_for(session.idle, session.process)
     if session.lock is not None:
         return RELEASE
+    if session.pid == _PREPARED:
+        return "Look into pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED it."
     if session.hold is None:
         return (
-            f"See who runs it and why; to end it: SELECT "
-            f"pg_terminate_backend({session.pid}). A lock_timeout ends the wait in "
+            "Find out who runs it; to end it: SELECT "
+            f"pg_terminate_backend({session.pid}). A lock_timeout limits the wait in "
             "any case."
         )
-    if session.is_between_transactions:
+    if session.advisory:
         return (
-            "It has no transaction, so the lock is a session-level advisory lock: "
-            "release it (pg_advisory_unlock) before other work, or let the waiter "
-            "use pg_try_advisory_lock."
+            "Release the advisory lock before other work: by pg_advisory_unlock, or "
+            "by the end of the transaction after pg_advisory_xact_lock. A waiter "
+            "need not wait with pg_try_advisory_lock."
         )
     return "Commit or roll back the blocking transaction; do slow work after it."

@@ -35,8 +35,10 @@ class Session(NamedTuple):
     hold: Hold | None = None
     idle: IdleConnection | None = None
     backend: Backend | None = None
+    advisory: bool = False
+    """As a blocker: of a session that waits for an advisory lock."""
     lock: LockRequest | None = None
-    """As a blocker: the lock that came with the connection of the hold."""
+    """As such a blocker: the lock that came with the connection of the hold."""
 
     @property
     def row(self) -> ServerRow | None:
@@ -52,11 +54,6 @@ class Session(NamedTuple):
         if self.lock is not None:
             return False  # its user knows nothing of the lock
         return self.row is not None and (self.row.wait_event or "").startswith("Lock:")
-
-    @property
-    def is_between_transactions(self) -> bool:
-        """Whether it has no transaction: it can only have session-level locks."""
-        return self.row is not None and self.row.state == "idle"
 
 
 class Sessions:
@@ -96,7 +93,9 @@ class Sessions:
         if row.wait_event != "Lock:advisory":
             return found
         return [
-            each._replace(lock=each.hold.earlier_lock) if each.hold else each
+            each._replace(
+                advisory=True, lock=each.hold.earlier_lock if each.hold else None
+            )
             for each in found
         ]
 

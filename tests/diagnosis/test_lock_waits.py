@@ -53,8 +53,14 @@ def test_blocked_by_a_hold():
     assert (finding.holds, lines(finding)) == (("h1",), [5, 55])
 
 
-def test_blocked_by_a_hold_without_a_transaction():
-    """It can only have a session-level lock: there is nothing to commit."""
+def test_blocked_by_a_prepared_transaction():
+    (finding,) = found(fakes.process(blocked([0], event="Lock:transactionid")))
+    assert finding.text.endswith("is blocked by a prepared transaction")
+    assert "pg_prepared_xacts" in finding.remedy
+
+
+def test_a_hold_that_has_an_advisory_lock():
+    """There may be nothing to commit."""
     holder = fakes.hold("h2", backend_pid=11, server=IDLE)
     (finding,) = found(fakes.process(blocked([11]), holder))
     assert "pg_advisory_unlock" in finding.remedy
