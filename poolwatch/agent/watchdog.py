@@ -142,7 +142,7 @@ class Watchdog:
 
     def _log_full(self, pool: PoolLedger) -> None:
         """Log once when a pool first becomes full, with the holders by call site."""
-        if pool in self._full:
+        if pool in self._full or pool.switched_off():
             return
         stacks, more = pool.first_full, "and another one was requested"
         if stacks is None:

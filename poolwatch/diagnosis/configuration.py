@@ -115,8 +115,8 @@ def _duplicates(pools: Sequence[PoolEvidence]) -> Finding:
         f"equal options: they were made at {places}",
         proof=f"{stats[0].url}; {' + '.join(map(str, connections))} connections open"
         f"{limit}; each was used within the last {duration(longest)}",
-        remedy="Make one engine or pool, and import it in both places: the limits of "
-        "several add up. If they are separate on purpose, give each a name "
-        "(pool_logging_name, or name= of poolwatch.instrument).",
+        remedy="Make one engine or pool, and pass it to all code and libraries that "
+        "need it: the limits of several add up. If they are separate on purpose, give "
+        "each a name (pool_logging_name, or name= of poolwatch.instrument).",
         sites=distinct_sites(*sites),
     )

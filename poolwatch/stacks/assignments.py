@@ -13,6 +13,8 @@ from types import CodeType
 from poolwatch.model import Frame
 
 _STORES = frozenset({"STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"})
+_FUSED = "STORE_FAST_LOAD_FAST"
+"""One instruction for both, from Python 3.13 on."""
 _CALLS = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX"})
 _SKIPPED = frozenset({"CACHE", "EXTENDED_ARG", "NOP"})
 
@@ -28,7 +30,8 @@ def assigned_at(code: CodeType, variable: str, makers: Collection[str]) -> Frame
     stores = [
         at
         for at, each in enumerate(instructions)
-        if each.argval == variable and each.opname in _STORES
+        if (each.opname in _STORES and each.argval == variable)
+        or (each.opname == _FUSED and each.argval[0] == variable)
     ]
     if len(stores) != 1 or not stores[0]:
         return None

@@ -511,6 +511,8 @@ def test_a_hook_that_raises(instrument, sqlite, monkeypatch, caplog, where):
     hooks = agent.pools._adapters["sqlalchemy"]._hooks[watch._pool_id]
     assert hooks.guard.tripped
     records = [r for r in caplog.records if r.name == "poolwatch"]
+    # before that, the watchdog may have seen that the pool was full
+    records = [r for r in records if "is full" not in r.getMessage()]
     assert len(records) == 1
     assert records[0].exc_info[0] is ZeroDivisionError
     assert Look().waits(watch) == []

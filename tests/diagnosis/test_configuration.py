@@ -6,7 +6,7 @@ import sys
 
 import fakes
 import pytest
-from fix_core import Look
+from fix_core import Look, book_of
 from psycopg_pool import ConnectionPool, NullConnectionPool
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -223,12 +223,22 @@ def test_an_unknown_line_is_not_made_up(instrument):
     assert made() == []
 
 
-def test_real_options_tell_pools_apart(everything):
-    from poolwatch.agent.instrument import agent
+def purposes(*pools):
+    return len({book_of(pool).setup.purpose for pool in pools})
 
-    def purposes(*engines):
-        ids = [agent.pools.id_of(engine) for engine in engines]
-        return len({agent.ledger.pools[key].setup.purpose for key in ids})
+
+def test_options_tell_pools_of_psycopg_apart(everything):
+    def pool(**options):
+        return ConnectionPool("postgresql://db/shop", open=False, **options)
+
+    plain = pool()
+    assert purposes(plain, pool()) == 1
+    assert purposes(plain, pool(kwargs={"autocommit": True})) == 2
+    assert purposes(plain, pool(configure=print)) == 2
+    assert purposes(plain, pool(max_size=9)) == 2
+
+
+def test_options_tell_engines_apart(everything):
 
     plain = create_engine(URL)
     others = [

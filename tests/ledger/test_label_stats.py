@@ -31,7 +31,7 @@ def test_holds_are_counted_by_each_of_their_labels(instrument):
             "/cart": 2,
         }
         assert endpoints["/cart"].hold_s.count == 1
-        assert endpoints["/cart"].connections > endpoints["/orders"].connections > 0
+        assert all(each.connections > 0 for each in endpoints.values())
     assert by_value("tenant")["7"].count == 3
     assert by_value("tenant")["7"].wait_s.count == 3
 

@@ -14,6 +14,8 @@ from sqlalchemy.orm import sessionmaker
 from zoo.app import PING, QUERY
 from zoo.registry import ASYNCPG, NEVER, POSTGRES, fault
 
+import poolwatch
+
 
 def serve(engine: Engine) -> None:
     while True:
@@ -56,6 +58,16 @@ async def async_overflow_without_end(zoo: Any) -> None:
     while True:
         async with engine.connect() as connection:
             await connection.execute(QUERY)
+
+
+@fault("over_capacity", at="made_before", long_after=NEVER, world=POSTGRES)
+def instrumented_afterwards(zoo: Any) -> None:
+    """The usual way to instrument: one line below the engine, which has no limit
+    (CTFd/CTFd #1380).
+    """
+    engine = create_engine(zoo.url, pool_size=0)  # site: made_before
+    poolwatch.instrument(engine)
+    serve(engine)
 
 
 @fault("over_capacity", at="hundreds", long_after=NEVER, world=POSTGRES)
@@ -137,6 +149,12 @@ def null_connection_pool(zoo: Any) -> None:
     """The same with psycopg_pool (psycopg/psycopg #651)."""
     zoo.watch_everything()
     pool = NullConnectionPool(zoo.dsn, max_size=5)  # site: null_connection_pool
-    while True:
-        with pool.connection() as connection:
-            connection.execute("SELECT pg_sleep(0.02)")
+
+    def work() -> None:
+        while True:
+            with pool.connection() as connection:
+                connection.execute("SELECT pg_sleep(0.02)")
+
+    for _ in range(3):
+        start(work)
+    zoo.go_on()

@@ -39,6 +39,10 @@ class AsyncpgPools(LibraryPools):
         protocols = [h._con._protocol for h in target._holders if h._con is not None]
         return not any(each is None or each.queries_count for each in protocols)
 
+    def options_of(self, target: Any) -> Any:
+        """Which callbacks set up a connection."""
+        return [getattr(target, name, None) is not None for name in ("_init", "_setup")]
+
     def is_ready(self, target: Any) -> bool:
         """Whether its ``__init__`` is complete."""
         return hasattr(target, "_max_inactive_connection_lifetime")

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -24,6 +22,7 @@ from poolwatch.diagnosis.references.follow import (
     local_variables,
 )
 from poolwatch.stacks.capture import current_frames
+from poolwatch.stacks.greenlets import thread_ident
 
 MAX_LOOKS = 256
 """Times per pool that all threads or tasks are looked at."""
@@ -31,15 +30,17 @@ _MAX_DEPTH = 64
 _SENDING = frozenset({"execute", "executemany", "stream", "copy", "commit", "rollback"})
 _PACKAGE = str(Path(psycopg.__file__).parent)
 
-_CURSOR = next(each for each in psycopg.Cursor.__mro__ if "_conn" in vars(each))
-_connection_of = vars(_CURSOR)["_conn"].__get__
-"""Reads the slot, whatever a subclass of the application calls ``_conn``."""
+_CURSOR: type = next(
+    (each for each in psycopg.Cursor.__mro__ if "_conn" in vars(each)), type(None)
+)
+"""The class with the slot of the connection."""
 
 
 def waiting_threads(connection: Any) -> Iterator[list[FrameType]]:
     """The stacks, innermost frame first, that wait to send something."""
+    own = thread_ident()
     for ident, frame in current_frames().items():
-        if ident != get_ident() and _sends_over(frame, connection):
+        if ident != own and _sends_over(frame, connection):
             yield _with_callers(frame)
 
 
@@ -74,7 +75,6 @@ def _with_callers(frame: FrameType | None) -> list[FrameType]:
     return frames
 
 
-@cache
 def _is_sending(code: Any) -> bool:
     """Whether it is psycopg's code of a method that sends a statement."""
     return code.co_name in _SENDING and code.co_filename.startswith(_PACKAGE)
@@ -86,6 +86,7 @@ def _sends_over(frame: FrameType, connection: Any) -> bool:
         return False
     names, values = local_variables(frame)
     own = dict(zip(names, values, strict=True)).get("self")
-    if issubclass(type(own), _CURSOR):
-        own = _connection_of(own)
+    if own is not None and issubclass(type(own), _CURSOR):
+        # the slot, whatever a subclass of the application calls ``_conn``
+        own = vars(_CURSOR)["_conn"].__get__(own)
     return own is connection

@@ -29,3 +29,9 @@ class PsycopgPools(LibraryPools):
     def is_ready(self, target: Any) -> bool:
         """Whether the base class has set its last attribute."""
         return "_open_implicit" in target.__dict__
+
+    def options_of(self, target: Any) -> Any:
+        """The connect arguments, and which callbacks set up a connection."""
+        names = ("_configure", "_reset", "_check")
+        callbacks = [getattr(target, name, None) is not None for name in names]
+        return getattr(target, "kwargs", None), callbacks
