@@ -338,8 +338,8 @@ def instrument(
 
     Args:
         target: an ``Engine``, ``AsyncEngine`` or ``Pool`` of SQLAlchemy 2.0 or later,
-            or a pool of psycopg2, psycopg_pool or asyncpg; without one, every engine
-            and pool of this process, existing and future.
+            a pool of psycopg2, psycopg_pool or asyncpg, or a Django connection (all of
+            its alias); without one, all of them in this process, existing and future.
         name: the pool's name in all views; by default the pool's own name or that of
             its database.
         long_after: seconds after which a hold counts as long.

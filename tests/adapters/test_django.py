@@ -309,9 +309,13 @@ def test_an_async_view(alias, instrument):
 
 # -- Django's pool -----------------------------------------------------------------
 
+with_pool = pytest.mark.skipif(
+    django.VERSION < (5, 1), reason="this version of Django has no pool"
+)
 POOL = {"pool": {"min_size": 1, "max_size": 2, "timeout": 5}}
 
 
+@with_pool
 @pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "all"])
 def test_django_s_pool(database, instrument, explicit):
     """There is one hold, of psycopg's pool, at the line of the first statement."""
@@ -332,6 +336,7 @@ def test_django_s_pool(database, instrument, explicit):
         assert agent.pools is None
 
 
+@with_pool
 def test_a_thread_that_keeps_a_slot(database, instrument):
     """It runs code of the application, so its connection is not abandoned."""
     alias = database("postgres", OPTIONS=POOL)

@@ -162,9 +162,7 @@ def django_notification_on_commit(zoo: Any) -> None:
         return HttpResponse("sent")
 
     django(zoo, {"": view})
-    url = serve()
-    for _ in range(3):
-        in_background(get, url, forever=True)
+    in_background(get, serve(), forever=True)
     zoo.go_on()
 
 
