@@ -180,7 +180,7 @@ def _dropped_text(pool: PoolLedger) -> str:
     if pool.lost_slots:
         lost = plural(pool.lost_slots, "slot")
         return f"dropped: the pool does not replace them, {lost} lost so far"
-    return "returned by garbage collection only: close() was not called"
+    return "returned by garbage collection only: no close() reached the pool"
 
 
 def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:
