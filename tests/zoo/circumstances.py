@@ -714,8 +714,8 @@ def garbage_in_a_cycle(zoo: Any) -> None:
     def count() -> Any:
         connection = zoo.engine.connect()  # site: temporary
         connection.execute(PING)
-        connection.info["self"] = [connection]
-        del connection
+        cycle: list[Any] = [connection]
+        cycle.append(cycle)
 
     count()
     zoo.go_on()
