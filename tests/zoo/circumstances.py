@@ -50,6 +50,7 @@ def visit(app: Any, path: str, *, again: bool = False) -> None:
                 response.read()
             if not again:
                 return
+            time.sleep(0.1)
 
     threading.Thread(target=client, daemon=True).start()
     server.run()
