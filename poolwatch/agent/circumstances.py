@@ -75,7 +75,7 @@ def _of_search(evidence: HoldEvidence) -> Iterator[Circumstance]:
         return
     if search.path is not None:
         yield from search.path.circumstances
-    elif search.proves_unused:
+    elif search.proves_unused and search.complete:
         collector = "" if gc.isenabled() else ", which is switched off"
         yield Circumstance("no reference", name=collector)
 
