@@ -13,7 +13,7 @@ from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import Collected, Frame
-from poolwatch.stacks.capture import Pairs, resolve
+from poolwatch.stacks.capture import CapturedStack, Pairs, resolve
 from poolwatch.stacks.compare import user_frames
 
 _GENERATOR = 0x20 | 0x200
@@ -29,12 +29,11 @@ def add_circumstances(
     """
     oldest: dict[object, tuple[Checkout, JudgedHold]] = {}
     for checkout, each in judged:
-        key = each.kind, each.hold.site
-        known = oldest.get(key)
-        if each.kind is not None and (
-            known is None or each.hold.held_s > known[1].hold.held_s
-        ):
-            oldest[key] = checkout, each
+        if each.kind is not None:
+            key = each.kind, each.hold.site
+            known = oldest.setdefault(key, (checkout, each))
+            if each.hold.held_s > known[1].hold.held_s:
+                oldest[key] = checkout, each
     for checkout, each in oldest.values():
         each.evidence.circumstances = _of_hold(pool, checkout, each.evidence)
 
@@ -56,17 +55,18 @@ def _of_hold(
 def of_collected(pool: PoolLedger, each: Collected) -> tuple[Circumstance, ...]:
     """What was seen around the connections that one call site has dropped."""
     with suppress(Exception):
-        return *_of_load(pool, each.stack), *_of_source(pool, each.stack, None)
+        return *_of_load(pool, each.stack), *_of_source(pool, each.stack, ())
     return ()
 
 
-def sees_statements(pool: PoolLedger, checkout: Checkout) -> bool:
-    """Whether the statements on a held connection are recorded.
+def sees_statements(pool: PoolLedger, stack: CapturedStack) -> bool:
+    """Whether the statements on a connection that was checked out there are recorded.
 
     SQLAlchemy's raw connections send theirs through the driver's cursors.
     """
-    names = [code.co_name for code, _ in checkout.stack.pairs()]
-    return pool.records_statements and "raw_connection" not in names
+    if not pool.records_statements:
+        return False
+    return all(code.co_name != "raw_connection" for code, _ in stack.pairs())
 
 
 def _of_search(evidence: HoldEvidence) -> Iterator[Circumstance]:
@@ -75,7 +75,7 @@ def _of_search(evidence: HoldEvidence) -> Iterator[Circumstance]:
         return
     if search.path is not None:
         yield from search.path.circumstances
-    elif search.proves_unused:
+    elif search.proves_unused and search.complete:
         collector = "" if gc.isenabled() else ", which is switched off"
         yield Circumstance("no reference", name=collector)
 
@@ -98,12 +98,9 @@ def _of_load(pool: PoolLedger, stack: Pairs) -> Iterator[Circumstance]:
 
 
 def _of_source(
-    pool: PoolLedger, stack: Pairs, now: tuple[Frame, ...] | None
+    pool: PoolLedger, stack: Pairs, now: tuple[Frame, ...]
 ) -> Iterator[Circumstance]:
-    """What the source around the call site shows.
-
-    ``now`` is the holder's stack; None if it is not known which functions have ended.
-    """
+    """What the source around the call site shows. ``now`` is the holder's stack."""
     from poolwatch.stacks.source import read_source  # loaded by the first finding
 
     frames = resolve(stack)
@@ -134,10 +131,10 @@ def _of_source(
         yield Circumstance("own return", name=give_back)
 
 
-def _has_ended(place: Frame, stack: Pairs, now: tuple[Frame, ...] | None) -> bool:
+def _has_ended(place: Frame, stack: Pairs, now: tuple[Frame, ...]) -> bool:
     """Whether the function at that place has ended; a generator may be suspended."""
     name = place.file, place.function
-    if now is None or name in [(frame.file, frame.function) for frame in now]:
+    if name in [(frame.file, frame.function) for frame in now]:
         return False
     codes = [code for code, _ in stack if (code.co_filename, code.co_name) == name]
     return bool(codes) and not any(code.co_flags & _GENERATOR for code in codes)

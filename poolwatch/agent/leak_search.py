@@ -198,5 +198,7 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
         path = result.paths.get(str(hold.number))
         ambient = path is None or path.kind in ("thread-local", "context variable")
         hidden = ambient and may_hide(evidence.stack, evidence.now)
-        found[hold.number] = Search(path, result.unseen, hidden)
+        found[hold.number] = Search(
+            path, result.unseen, hidden, complete=result.left_out is None
+        )
     return found, (result.left_out,) if result.left_out else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def pool_records(
         collected_in={each.site: of_collected(pool, each) for each in collected},
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
-        nested=() if pool.shared else _nested(pool, reading.now),
+        nested=() if pool.shared else list(_nested(pool, reading.now)),
         missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
         concurrent=pool.concurrent.records(reading.now),
         shared=pool.shared,
@@ -134,11 +134,10 @@ def _missing(now: float, slot: LostSlot) -> MissingSlot:
     )
 
 
-def _nested(pool: PoolLedger, now: float) -> list[NestedRequests]:
-    found = pool.nestings.records(now)
-    if pool.records_statements:
-        return found
-    return [each._replace(outer_unused=False) for each in found]
+def _nested(pool: PoolLedger, now: float) -> Iterator[NestedRequests]:
+    for nesting in list(pool.nestings.seen.values()):
+        unused = nesting.outer_unused and sees_statements(pool, nesting.outer)
+        yield nesting.record(now)._replace(outer_unused=unused)
 
 
 def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]:
@@ -169,7 +168,7 @@ def _judged(
     facts, usage = checkout.facts, checkout.usage
     evidence.inherited = facts is not None and facts.process != os.getpid()
     if usage is None and evidence.one_of_several:
-        evidence.no_statement = sees_statements(pool, checkout)
+        evidence.no_statement = sees_statements(pool, checkout.stack)
     judgement = judge(evidence)
     statement = checkout.statement()
     reasons = judgement.reasons

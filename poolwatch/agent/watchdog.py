@@ -203,7 +203,7 @@ def _dropped_text(pool: PoolLedger) -> str:
     if pool.slots.dropped:
         lost = plural(pool.slots.dropped, "slot")
         return f"dropped: the pool does not replace them, {lost} lost so far"
-    return "returned by garbage collection only: close() was not called"
+    return "returned by garbage collection only: no close() reached the pool"
 
 
 def _is_suspicious(hold: Checkout, pool: PoolLedger, now: float) -> bool:

@@ -45,6 +45,8 @@ class Search(NamedTuple):
     :mod:`poolwatch.diagnosis.references.hidden`."""
     pending: bool = False
     """A second search has to confirm the result before the hold is called leaked."""
+    complete: bool = True
+    """No root was left out, not even one that proves no use, such as a module."""
 
     @property
     def in_use(self) -> bool:

@@ -42,8 +42,8 @@ _COLLECTED = _Wording(
     "warning",
     "{where} dropped {many} without returning {them}",
     "Use a with block, or close() in a finally clause.",
-    "close() was not called: the connection object had been garbage-collected before "
-    "its connection came back",
+    "no close() reached the pool: the connection object had been garbage-collected "
+    "before its connection came back",
 )
 _LOST = _Wording(
     "critical",

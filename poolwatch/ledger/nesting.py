@@ -102,10 +102,6 @@ class Nestings:
         self._misses: dict[tuple[CapturedStack, CapturedStack], int] = {}
         """By pair of stacks: how often it was found not to be nested."""
 
-    def records(self, now: float) -> list[NestedRequests]:
-        """Return the records for a snapshot taken at ``now`` (``time.monotonic()``)."""
-        return [nesting.record(now) for nesting in list(self.seen.values())]
-
     def forget(self) -> None:
         """Start over in a forked child."""
         self.seen.clear()

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from zoo.app import PING, QUERY
 from zoo.models import Account
-from zoo.registry import AIOSQLITE, POSTGRES, fault, innocent
+from zoo.registry import AIOSQLITE, ASYNCPG, POSTGRES, fault, innocent
 
 _kept: dict[str, Any] = {}
 
@@ -50,6 +50,7 @@ def visit(app: Any, path: str, *, again: bool = False) -> None:
                 response.read()
             if not again:
                 return
+            time.sleep(0.1)
 
     threading.Thread(target=client, daemon=True).start()
     server.run()
@@ -156,6 +157,32 @@ def closed_before_the_stream(zoo: Any) -> None:
     visit(app, "/events")
 
 
+@innocent(world=AIOSQLITE)
+def mail_with_its_own_session(zoo: Any) -> None:
+    """The background task opens a session of its own, for one statement."""
+
+    async def get_db() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(zoo.engine) as db:
+            yield db
+
+    async def mail() -> None:
+        async with AsyncSession(zoo.engine) as db:
+            await db.execute(QUERY)
+
+    app = FastAPI()
+
+    @app.get("/orders")
+    async def order(
+        background: BackgroundTasks,
+        db: AsyncSession = Depends(get_db),  # noqa: B008 - FastAPI's way
+    ) -> None:
+        await db.execute(PING)
+        await db.close()
+        background.add_task(mail)
+
+    visit(app, "/orders", again=True)
+
+
 # -- scoped sessions and thread-locals ----------------------------------------------
 
 pool_of_threads = ThreadPoolExecutor(2, "worker")
@@ -205,6 +232,19 @@ def own_thread_local(zoo: Any) -> None:
 
     pool_of_threads.submit(import_file)
     zoo.go_on()
+
+
+@innocent(long_after=0.3)
+def own_thread_local_closed(zoo: Any) -> None:
+    """The same threading.local, whose session each job closes."""
+
+    def import_file() -> None:
+        _here.db = Session(zoo.engine)
+        _here.db.execute(QUERY)
+        _here.db.close()
+
+    while True:
+        pool_of_threads.submit(import_file).result()
 
 
 @fault(
@@ -334,6 +374,59 @@ def with_begin_only_commits(zoo: Any) -> None:
     zoo.go_on()
 
 
+@innocent(long_after=0.3)
+def begin_and_close(zoo: Any) -> None:
+    """The same ``with connection.begin()``, and close() in a finally clause."""
+    while True:
+        connection = zoo.engine.connect()
+        try:
+            with connection.begin():
+                connection.execute(QUERY)
+        finally:
+            connection.close()
+
+
+async def asyncpg_pool(zoo: Any) -> Any:
+    import asyncpg
+
+    import poolwatch
+
+    pool = _kept["pool"] = await asyncpg.create_pool(zoo.dsn)
+    poolwatch.instrument(pool, name="app")
+    return pool
+
+
+@fault(
+    "leaked.orphaned",
+    at="transaction_only",
+    world=ASYNCPG,
+    long_after=30,
+    remedy="call release()",
+)
+async def with_transaction_only_commits(zoo: Any) -> None:
+    """``async with connection.transaction()`` of asyncpg; nobody calls release().
+
+    MagicStack/asyncpg #97
+    """
+    pool = await asyncpg_pool(zoo)
+
+    async def job() -> None:
+        connection = _kept["last"] = await pool.acquire()  # site: transaction_only
+        async with connection.transaction():
+            await connection.execute("SELECT 1")
+
+    await asyncio.create_task(job())
+
+
+@innocent(world=ASYNCPG)
+async def with_transaction_and_release(zoo: Any) -> None:
+    """The same transaction, in a pool's own context manager."""
+    pool = await asyncpg_pool(zoo)
+    while True:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT pg_sleep(0.05)")
+
+
 def rows(engine: Engine) -> Iterator[Any]:
     with engine.connect() as connection:  # site: with_in_a_generator
         yield from connection.execute(select(Account))
@@ -449,6 +542,38 @@ def used_after_its_with_block(zoo: Any) -> None:
     """
     report_and_log(sessionmaker(zoo.engine))
     zoo.go_on()
+
+
+def log(session: Session) -> None:
+    session.execute(PING)  # site: helper_after_its_with
+
+
+@fault(
+    "leaked.abandoned", at="helper_after_its_with", remedy="closed, by its with block"
+)
+def helper_after_its_with_block(zoo: Any) -> None:
+    """The block has closed the session; a helper that gets it begins again.
+
+    thoth-station/storages #1295
+    """
+
+    def report() -> None:
+        with Session(zoo.engine) as session:
+            _kept["session"] = session
+            session.execute(PING)
+        log(session)
+
+    report()
+    zoo.go_on()
+
+
+@innocent(long_after=0.3)
+def helper_inside_its_with_block(zoo: Any) -> None:
+    """The helper uses the session inside the block, and again in the next one."""
+    while True:
+        with Session(zoo.engine) as session:
+            session.execute(QUERY)
+            log(session)
 
 
 @innocent()
@@ -590,8 +715,8 @@ def garbage_in_a_cycle(zoo: Any) -> None:
     def count() -> Any:
         connection = zoo.engine.connect()  # site: temporary
         connection.execute(PING)
-        connection.info["self"] = [connection]
-        del connection
+        cycle: list[Any] = [connection]
+        cycle.append(cycle)
 
     count()
     zoo.go_on()
@@ -604,6 +729,56 @@ def temporaries_that_are_closed(zoo: Any) -> None:
     while True:
         with zoo.engine.connect() as connection:
             connection.execute(QUERY)
+
+
+class UnitOfWork:
+    def __init__(self, engine: AsyncEngine, *, shield: bool) -> None:
+        self.session = _kept["session"] = AsyncSession(engine)
+        self.shield = shield
+
+    async def __aenter__(self) -> AsyncSession:
+        return self.session
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=self.shield):
+            await asyncio.sleep(0.01)
+            await self.session.close()
+
+
+@fault(
+    "leaked.orphaned",
+    at="end_was_cancelled",
+    world=AIOSQLITE,
+    long_after=30,
+    remedy="shield that from cancellation",
+)
+async def end_of_its_with_was_cancelled(zoo: Any) -> None:
+    """There is an async with, whose __aexit__ is cancelled before it closes.
+
+    greeves89/AI-Employee #344
+    """
+
+    async def answer(begun: asyncio.Event) -> None:
+        async with UnitOfWork(zoo.engine, shield=False) as session:
+            await session.execute(PING)  # site: end_was_cancelled
+            begun.set()
+            await asyncio.sleep(30)
+
+    await disconnect(answer)
+
+
+@innocent(world=AIOSQLITE)
+async def end_of_its_with_is_shielded(zoo: Any) -> None:
+    """The same unit of work, whose end is shielded."""
+
+    async def answer(begun: asyncio.Event) -> None:
+        async with UnitOfWork(zoo.engine, shield=True) as session:
+            await session.execute(QUERY)
+            begun.set()
+            await asyncio.sleep(30)
+
+    while True:
+        await disconnect(answer)
 
 
 class Chat:

@@ -95,7 +95,7 @@ class Judge:
         self._checkouts = 0
         self._evidence = False
         self._remedies: list[str] = []
-        """Those of the findings that could be the main one; the last is checked."""
+        """Those of the findings that could be the main one, in all looks."""
 
     def watch(self, snapshot: Callable[[], Snapshot]) -> Result:
         """Look until it is clear what is said of the case, and judge it."""
@@ -207,7 +207,7 @@ class Judge:
             )
         if case.says is not None and not self._evidence:
             self._complain(f"no hold's evidence says {case.says!r}")
-        if case.remedy is not None and case.remedy not in " ".join(self._remedies[-1:]):
+        if case.remedy is not None and case.remedy not in " ".join(self._remedies):
             self._complain(f"the remedy does not say {case.remedy!r}")
         return result
 
