@@ -225,6 +225,8 @@ class LedgerReading:
         if running is not None and not running.done():
             loop = loops.loop_of(running)
             evidence.loop_stopped = loop is not None and loops.is_stopped(loop)
+        if evidence.loop_stopped:
+            evidence.frames_left = 0
         if not 0 < evidence.frames_at_checkout == evidence.frames_left:
             return
         stacks = calls.Stacks(hold.stack.near(), evidence.stack, evidence.now, both)

@@ -36,7 +36,7 @@ def suspicious(hold: HoldEvidence) -> bool:
         return False
     if hold.held_s < hold.long_after or _used_recently(hold):
         return False
-    return hold.loop_stopped or hold.frames_left < hold.frames_at_checkout
+    return hold.frames_left < hold.frames_at_checkout
 
 
 def proven_unused(hold: HoldEvidence, search: Search | None) -> bool:
