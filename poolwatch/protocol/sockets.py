@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,12 +29,16 @@ class Address:
     """The listening process, if known."""
 
 
-def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
+def runtime_directory(
+    chosen: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> Path:
     """Return the socket directory: ``chosen``, POOLWATCH_DIR or the user's own.
 
     Raises UsageError for an invalid path (``~no-such-user``).
     """
-    given = chosen or os.environ.get("POOLWATCH_DIR")
+    given = chosen or environ.get("POOLWATCH_DIR")
     if given:
         try:
             return Path(given).expanduser().absolute()
@@ -42,7 +46,7 @@ def runtime_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
             raise UsageError(
                 f"cannot use {given} as socket directory: {error}"
             ) from None
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    runtime = environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir():
         return Path(runtime) / "poolwatch"
     user_runtime = Path(f"/run/user/{os.getuid()}")

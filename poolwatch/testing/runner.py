@@ -12,8 +12,6 @@ import _pytest.python
 import _pytest.runner
 import pytest
 
-from poolwatch.diagnosis.references.follow import local_variables
-from poolwatch.stacks.capture import current_frames
 from poolwatch.testing.scopes import fixture_name
 
 
@@ -60,6 +58,10 @@ def fixture_at_work(thread: int) -> tuple[str, str] | None:
 
     ``thread`` is the ident of the main thread, whose stack is read.
     """
+    # loaded for the first stand-still
+    from poolwatch.diagnosis.references.follow import local_variables
+    from poolwatch.stacks.capture import current_frames
+
     frame = current_frames().get(thread)
     while frame is not None:
         for phase, code, variable in _FIXTURE_CODES:

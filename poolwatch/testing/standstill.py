@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,6 @@ import pytest
 
 from poolwatch.agent.instrument import agent
 from poolwatch.errors import PoolwatchError
-from poolwatch.protocol.sockets import runtime_directory
 from poolwatch.testing.lookout import Lookout
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Standstills:
         self._after_s = after_s
         self._worker = ""
         self._stderr: int | None = None
-        self._directory = _directory()
+        self._environment = _environment()
         self._last: Owner | None = None
         """Who was at work at the last look."""
         self._looked = self._since = time.monotonic()
@@ -95,6 +95,16 @@ class Standstills:
         if stderr is not None:
             os.close(stderr)
 
+    @cached_property
+    def _directory(self) -> Path | None:
+        """The directory for the socket; None if there can be none."""
+        from poolwatch.protocol.sockets import runtime_directory
+
+        try:
+            return runtime_directory(environ=self._environment)
+        except PoolwatchError:
+            return None
+
     @property
     def period_s(self) -> float:
         """Seconds between two looks."""
@@ -108,7 +118,7 @@ class Standstills:
             began = self._looked if running is None else running.began
             self._last, self._since = running, max(began, self._looked)
         self._looked = now
-        if self._directory is not None and now - self._since >= LASTING_S:
+        if now - self._since >= LASTING_S and self._directory is not None:
             agent.listen(self._directory)
         if self._after_s and now - self._since >= self._after_s:
             self._tell_new(set(self._standing(now)))
@@ -151,7 +161,7 @@ class Standstills:
         if known or not standing:
             return
         subject = self._worker + self._subject()
-        from poolwatch.testing import standstill_report
+        from poolwatch.testing import standstill_report  # loaded for the first one
 
         text = standstill_report.describe(subject, standing, self._directory)
         if text is not None and self._stderr is not None:
@@ -177,12 +187,14 @@ class Standstills:
         return name + (f" {when} {test.name}" if test else "")
 
 
-def _directory() -> Path | None:
-    """The directory for the socket, before a test changes the environment."""
-    try:
-        return runtime_directory()
-    except PoolwatchError:
-        return None
+def _environment() -> dict[str, str]:
+    """The variables that choose the socket directory, before a test changes them."""
+    names = ("POOLWATCH_DIR", "XDG_RUNTIME_DIR")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    given = found.get("POOLWATCH_DIR", "")
+    if given and not given.startswith("~"):
+        found["POOLWATCH_DIR"] = str(Path(given).absolute())
+    return found
 
 
 def _fileno() -> int:

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.agent.instrument import agent
+<<<<<<< ours
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.sessions import Sessions, holds_with_rows, server_of
 from poolwatch.errors import PoolwatchError
+=======
+from poolwatch.diagnosis.backends import holders
+>>>>>>> theirs
 from poolwatch.model import Finding, FindingKind, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import user_frames
@@ -65,7 +69,7 @@ def _joined_processes(directory: Path | None) -> tuple[Process, ...]:
     try:
         source = LiveSource(Client(directory), environ={}, linger_s=0.0)
         return source.snapshot().processes
-    except PoolwatchError:  # no socket could be opened
+    except Exception:  # noqa: BLE001 - the text is better without it than not at all
         return ()
 
 

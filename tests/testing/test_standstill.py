@@ -503,7 +503,7 @@ INNOCENT = {
 def test_innocent(suites, name):
     suites.write("db", ONE, plain=True)
     suites.write("test_it", INNOCENT[name])
-    ran = suites.run("--pool-leaks-hang=0.5")
+    ran = suites.run("--pool-leaks-hang=1")
     assert ran.result.ret == 0, ran.text
     assert "stood still" not in ran.text
     ran.accuses_nobody()
