@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.agent.instrument import agent
-<<<<<<< ours
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.sessions import Sessions, holds_with_rows, server_of
-from poolwatch.errors import PoolwatchError
-=======
-from poolwatch.diagnosis.backends import holders
->>>>>>> theirs
 from poolwatch.model import Finding, FindingKind, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import user_frames
