@@ -1,0 +1,98 @@
+"""The records of the whole project: frozen, plain data.
+
+Durations are seconds. An unknown value is ``None``, never 0 or "-".
+
+:mod:`poolwatch.protocol.document` turns a :class:`Snapshot` into JSON and back.
+"""
+
+from poolwatch.model.pools import (
+    LATEST,
+    Collected,
+    ConcurrentStatements,
+    Counters,
+    InheritedUse,
+    LabelStats,
+    MostlyOutsideSql,
+    NestedRequests,
+    PoolOrigin,
+    PoolSetup,
+    PoolStats,
+    SiteStats,
+)
+from poolwatch.model.process import (
+    Finding,
+    IncidentKind,
+    IncidentMark,
+    IncidentSnapshot,
+    Process,
+    ServerStatus,
+    Snapshot,
+    Source,
+    Unreachable,
+)
+from poolwatch.model.requests import (
+    ClosedConnection,
+    Connection,
+    Hold,
+    IdleConnection,
+    LockRequest,
+    ServerRow,
+    Wait,
+)
+from poolwatch.model.terms import (
+    NO_SAMPLES,
+    OTHER_SITES,
+    OTHER_VALUES,
+    SCHEMA,
+    SEVERITIES,
+    VIEWERS_ONLY,
+    Distribution,
+    FindingKind,
+    Frame,
+    Severity,
+    Verdict,
+    severity_rank,
+)
+
+__all__ = [
+    "LATEST",
+    "NO_SAMPLES",
+    "OTHER_SITES",
+    "OTHER_VALUES",
+    "SCHEMA",
+    "SEVERITIES",
+    "VIEWERS_ONLY",
+    "ClosedConnection",
+    "Collected",
+    "ConcurrentStatements",
+    "Connection",
+    "Counters",
+    "Distribution",
+    "Finding",
+    "FindingKind",
+    "Frame",
+    "Hold",
+    "IdleConnection",
+    "IncidentKind",
+    "IncidentMark",
+    "IncidentSnapshot",
+    "InheritedUse",
+    "LabelStats",
+    "LockRequest",
+    "MostlyOutsideSql",
+    "NestedRequests",
+    "PoolOrigin",
+    "PoolSetup",
+    "PoolStats",
+    "Process",
+    "ServerRow",
+    "ServerStatus",
+    "Severity",
+    "SiteStats",
+    "Snapshot",
+    "Source",
+    "Unreachable",
+    "Verdict",
+    "Wait",
+    "severity_rank",
+]

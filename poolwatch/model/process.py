@@ -1,0 +1,142 @@
+"""Records of processes: findings, servers, incidents, and the whole snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
+from poolwatch.model.requests import ClosedConnection, Hold, IdleConnection, Wait
+from poolwatch.model.terms import VIEWERS_ONLY, FindingKind, Frame, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, with its proof and its remedy."""
+
+    kind: FindingKind
+    severity: Severity
+    pool: str | None
+    text: str
+    proof: str
+    remedy: str
+    holds: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+    sites: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """The outcome of the server view for some pools of one process."""
+
+    pools: tuple[str, ...]
+    """Ids of the pools it speaks for."""
+    source: Literal["agent", "dsn", "environment"]
+    """The reader: the process itself, ``--dsn``/``POOLWATCH_DSN``, or ``DATABASE_URL``
+    and the libpq environment."""
+    error: str | None
+    """One sentence when the server could not be read, else None."""
+    address: str | None = None
+    version: str | None = None
+    sessions: int | None = None
+    """Client backends on the server now."""
+    max_connections: int | None = None
+    read_s: float | None = None
+    """How long the reading took."""
+    reserved: int | None = None
+    """Connections of ``max_connections`` that only privileged roles may use."""
+    identity: str | None = None
+    """Identifies one running server, whatever its address."""
+    down: str | None = None
+    """If the server does not answer: its last words, or the driver's."""
+    up_s: float | None = None
+    """Seconds since the server was started."""
+    since: str | None = None
+    """ISO 8601, UTC: the server's last answer; None if this viewer has seen none."""
+    silent_s: float | None = None
+    """Seconds since ``since``."""
+    enabled: bool = True
+    """False if the application has switched its server view off."""
+
+
+IncidentKind = Literal["exhausted", "timeout", "pool_deadlock"]
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentMark:
+    """Marks an incident snapshot: of which pool, why and when."""
+
+    pool: str
+    kind: IncidentKind
+    at: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One instrumented process at one moment."""
+
+    pid: int
+    host: str
+    program: str
+    name: str | None
+    python: str
+    poolwatch: str
+    started_at: str
+    """ISO 8601, UTC."""
+    pools: tuple[PoolStats, ...]
+    holds: tuple[Hold, ...]
+    waits: tuple[Wait, ...]
+    sites: tuple[SiteStats, ...]
+    findings: tuple[Finding, ...]
+    servers: tuple[ServerStatus, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    departed: tuple[ClosedConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    idle: tuple[IdleConnection, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    frozen: tuple[IncidentMark, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """The incident snapshots that the process has."""
+    left_out: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Roots that the search for reference paths has left out, in words."""
+    parent: int | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The pid of the parent process, if this process is a worker of it."""
+    worker: int | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Its number among the workers of one parent; None if it is the only one."""
+    callers: tuple[SiteStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Statistics caller by caller, of call sites that several callers share."""
+    labels: tuple[LabelStats, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Statistics value by value, of the labels that holds carry."""
+    test: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The running test, if the process is a run of tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentSnapshot(IncidentMark):
+    """An incident snapshot: a process as it was when a pool first got into trouble."""
+
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A watched process that gave no answer."""
+
+    pid: int | None
+    why: str
+    since: str | None = None
+    """ISO 8601, UTC: its last answer, or its end; None if this viewer has had none."""
+    alive: bool | None = None
+    """None if it cannot be seen from here, as from another container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All processes at one moment."""
+
+    processes: tuple[Process, ...] = ()
+    unreachable: tuple[Unreachable, ...] = ()
+
+
+class Source(Protocol):
+    """Anything with snapshots: the ledger, a client, a recording, a fake."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the newest snapshot; raises PoolwatchError if there is none."""

@@ -1,0 +1,147 @@
+"""Records of holds, waits and connections, with the rows of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from poolwatch.model.terms import VIEWERS_ONLY, Frame, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRow:
+    """The row of ``pg_stat_activity`` for the backend of a hold."""
+
+    state: str | None
+    state_age_s: float | None
+    xact_age_s: float | None
+    wait_event: str | None
+    """``type:event``, e.g. ``Lock:transactionid``."""
+    query: str | None
+    """The statement, literals masked."""
+    blocked_by: tuple[int, ...]
+    """Pids of the backends it waits for (``pg_blocking_pids``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a connection was opened: the facts that prove which backend it has."""
+
+    age_s: float
+    """Since the driver's connect call returned, on the process's monotonic clock."""
+    connect_s: float | None
+    """How long that call took; None if the connection is older than the
+    instrumentation (``age_s`` is then by SQLAlchemy's own start time)."""
+    address: str | None
+    """``host:port`` or socket directory the driver says it is connected to."""
+    client_port: int | None
+    """Our end of the TCP connection; None for a Unix socket or if unknown."""
+    met: bool = False
+    """Its age is unknown: ``age_s`` is since poolwatch first saw it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedConnection:
+    """A connection that the application has closed, or failed to put into the pool."""
+
+    pool: str
+    backend_pid: int
+    closed_s: float
+    """How long ago."""
+    connection: Connection
+    error: str | None = None
+    """Class of the exception that ended the request which opened it; else None."""
+    site: Frame | None = None
+    """The call site of that request."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """The statement that last requested a session-level lock on a connection."""
+
+    site: Frame | None
+    """The call site that had checked the connection out."""
+    sent: Frame | None
+    """Where the statement was sent."""
+    ago_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdleConnection:
+    """A connection that was returned and lies in its pool, with its last user."""
+
+    pool: str
+    backend_pid: int
+    connection: Connection
+    site: Frame | None
+    """The call site of its last hold."""
+    used: Frame | None
+    """Where its last statement was sent; None if none was seen."""
+    held_s: float
+    """How long the last hold lasted."""
+    returned_s: float
+    """How long ago it ended."""
+    listening: bool = False
+    """The last statement was a LISTEN."""
+    declared: bool = False
+    """The last user, or the one that requested the lock, declared a long hold."""
+    lock: LockRequest | None = None
+    server: ServerRow | None = None
+    unchanged_s: float = 0.0
+    """How long the backend had been in that state when the snapshot was taken;
+    negative if it may have been used since."""
+    advisory_locks: int = 0
+    """Advisory locks that its backend holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One checkout that has not come back."""
+
+    id: str
+    pool: str
+    backend_pid: int | None
+    held_s: float
+    waited_s: float
+    thread: str | None
+    task: str | None
+    labels: Mapping[str, str]
+    site: Frame | None
+    stack: tuple[Frame, ...]
+    """The stack at its checkout, innermost frame first."""
+    now: tuple[Frame, ...]
+    """The holder's stack now, innermost frame first; empty if ended or unreadable."""
+    statement: str | None
+    """The last statement sent through it, literals masked."""
+    in_sql_s: float | None
+    in_transaction_idle_s: float | None
+    verdict: Verdict
+    evidence: tuple[str, ...]
+    server: ServerRow | None
+    connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
+    used: tuple[Frame, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """The stack that sent the last statement, innermost frame first; empty if no
+    statement was seen."""
+    unused_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Seconds since the last statement ended; 0 while one runs, None if unknown."""
+    caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
+    """If the call site is shared: the nearest caller that differs between its holds."""
+    earlier_lock: LockRequest | None = field(default=None, metadata=VIEWERS_ONLY)
+    """The session-level lock that an earlier user of the connection requested, if this
+    one has requested none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One request for a connection that has not been served yet."""
+
+    id: str
+    pool: str
+    waited_s: float
+    thread: str | None
+    task: str | None
+    labels: Mapping[str, str]
+    site: Frame | None
+    stack: tuple[Frame, ...]
+    caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
+    """If the call site is shared: see :attr:`Hold.caller`."""

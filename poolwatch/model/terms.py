@@ -1,0 +1,58 @@
+"""Terms that all records share: verdicts, kinds of findings, frames, distributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+SCHEMA = 1
+"""Version of the snapshot document."""
+VIEWERS_ONLY = {"viewers_only": True}
+"""Field metadata: passed between poolwatch's own programs, not in the document."""
+Verdict = Literal["ok", "long", "leaked"]
+FindingKind = Literal[
+    "leaked.collected", "leaked.orphaned", "leaked.abandoned", "long_hold",
+    "held_across_io", "idle_in_transaction", "lock_wait", "slow_query", "exhausted",
+    "nested", "pool_deadlock", "undersized", "ghost", "dirty_return", "lost_slot",
+    "concurrent_use", "stray_session", "server_down", "fork_shared", "pool_churn",
+    "unpooled", "over_capacity", "duplicate_pool",
+]  # fmt: skip
+"""All kinds of findings; documents of newer versions may have further ones."""
+Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The mildest first."""
+
+
+def severity_rank(severity: Severity) -> int:
+    """Sorts by severity: 0 for the most severe, 1 for the next."""
+    return len(SEVERITIES) - 1 - SEVERITIES.index(severity)
+
+
+class Frame(NamedTuple):
+    """One line of a stack: where a function was, not the interpreter's frame object."""
+
+    file: str
+    """Path as the interpreter knows it (``co_filename``)."""
+    line: int
+    function: str
+
+
+OTHER_SITES = Frame("(other call sites)", 0, "")
+"""Stands for all call sites beyond the limit of a pool."""
+OTHER_VALUES = "(other values)"
+"""Stands for all values of a label beyond the limit of a pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The summary of a histogram. All but ``count`` in seconds."""
+
+    count: int
+    sum: float
+    max: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+NO_SAMPLES = Distribution(0, 0.0, None, None, None, None)
