@@ -24,7 +24,7 @@ from poolwatch.stacks.holder import Holder
 
 _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
-_CLOSING_S = 2.0
+_CLOSING_S = 2.5
 """Time for the application to close a connection of a failed request."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
