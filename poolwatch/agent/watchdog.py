@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from poolwatch.agent.records import missing_slot
@@ -66,7 +67,8 @@ class Watchdog:
         for pool in pools:
             pool.find_dropped()
             pool.mark(now)
-            pool.slots.compare(now, pool.gauges())
+            with suppress(Exception):  # a pool class of the application
+                pool.slots.compare(now, pool.gauges())
             self._log_lost(pool, now)
             self._log_nested(pool)
             self._log_fork_shared(pool)

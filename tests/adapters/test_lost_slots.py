@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 from fix_core import Look
 from psycopg2.pool import ThreadedConnectionPool
+from psycopg_pool import ConnectionPool
 from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
@@ -139,3 +140,57 @@ def test_a_connection_that_a_psycopg2_pool_has_lent_unseen(postgres, instrument)
     del connection
     assert (stats().lost_slots, stats().unrecorded) == (1, 0)
     pool.closeall()
+
+
+class TenantPool(ThreadedConnectionPool):
+    """Is interrupted after the pool has lent a connection."""
+
+    losing = False
+
+    def getconn(self, key=None):
+        connection = super().getconn(key)
+        if self.losing:
+            raise Interrupted(connection.closed)
+        return connection
+
+
+@pytest.mark.postgres
+def test_a_traceback_that_keeps_a_connection(postgres, instrument):
+    """The connection is alive; the request that had it has failed some time ago."""
+    pool = TenantPool(1, 2, postgres.dsn)
+    instrument(pool)
+    pool.losing = True
+    with pytest.raises(Interrupted) as kept:
+        pool.getconn()
+    assert (stats().lost_slots, stats().unrecorded) == (0, 1)
+    time.sleep(3)
+    assert (stats().lost_slots, stats().unrecorded) == (1, 0)
+    assert kept.value is not None
+    pool.closeall()
+
+
+class OldPool(ConnectionPool):
+    """Loses a connection whose check is interrupted, like 3.2.7."""
+
+    losing = False
+
+    def _getconn_with_check_loop(self, deadline):
+        connection = self._getconn_unchecked(deadline - time.monotonic())
+        if self.losing:
+            raise Interrupted(connection.closed)
+        return connection
+
+
+@pytest.mark.postgres
+def test_a_traceback_that_keeps_a_connection_of_psycopg(postgres, instrument):
+    with OldPool(postgres.dsn, min_size=1, max_size=2) as pool:
+        instrument(pool)
+        pool.wait()
+        assert (stats().lost_slots, stats().unrecorded) == (0, 0)
+        pool.losing = True
+        with pytest.raises(Interrupted) as kept:
+            pool.getconn()
+        assert stats().lost_slots == 0
+        time.sleep(3)
+        assert stats().lost_slots == 1
+        assert kept.value is not None
