@@ -75,7 +75,8 @@ class Lending:
             for pool_id in outer_pools
         }
         for hold, (pool_id, last) in list(self._outer.items()):
-            if hold.facts is not None and hold.facts.session in sessions[pool_id]:
+            session = hold.facts.session if hold.facts is not None else None
+            if hold in holds and session in sessions[pool_id]:
                 self._outer[hold] = pool_id, now
             elif hold not in holds or now - last > _CLOSING_S:
                 self._outer.pop(hold, None)
