@@ -91,6 +91,8 @@ class LedgerReading:
 
         One that any pool has is neither: the pool over it may have closed it.
         """
+        if not any(pool.recently_closed or pool.slots.stranded for pool in pools):
+            return
         sessions = {each for pool in pools for each in sessions_of(pool)}
         for pool in pools:
             gone: list[tuple[float, float, ConnectionFacts, Failed | None]] = [
