@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from operator import attrgetter
@@ -107,6 +107,18 @@ class DriverHooks(Hooks):
             self.out_before = set(unheld)
         self.out_before &= unheld
         return unheld - self.out_before
+
+    def left_behind(self, unheld: Collection[int]) -> set[int]:
+        """Which of the connections without a hold a failed request has left behind.
+
+        ``unheld``: the keys of ``facts``.
+        """
+        facts = self.facts.copy()
+        here = {each.session for key, each in facts.items() if key not in unheld}
+        sessions = self.ledger.slots.left_behind(monotonic(), here)
+        return {
+            key for key in unheld if key in facts and facts[key].session in sessions
+        }
 
     def _pool_collected(self) -> None:
         self._patches.unhook(self._object_id)

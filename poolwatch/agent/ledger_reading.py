@@ -32,7 +32,7 @@ from poolwatch.stacks.holder import Holder
 
 _GRACE_S = 1.0
 """Time for the server to end the session of a closed connection."""
-_CLOSING_S = 2.0
+_CLOSING_S = 2.5
 """Time for the application to close a connection of a failed request."""
 _DEPARTED_S = 600.0
 """Time for which a closed connection is compared with the server's sessions."""
@@ -140,6 +140,8 @@ class LedgerReading:
 
         One that any pool has is neither: the pool over it may have closed it.
         """
+        if not any(pool.recently_closed or pool.slots.stranded for pool in pools):
+            return
         sessions = {each for pool in pools for each in sessions_of(pool)}
         for pool in pools:
             gone: list[tuple[float, float, ConnectionFacts, Failed | None]] = [

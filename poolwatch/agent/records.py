@@ -84,7 +84,7 @@ def pool_records(
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else list(_nested(pool, reading.now)),
-        missing=[_missing(reading.now, slot) for slot in list(pool.slots.missing)],
+        missing=[missing_slot(reading.now, slot) for slot in list(pool.slots.missing)],
         concurrent=pool.concurrent.records(reading.now),
         shared=pool.shared,
         setup=pool.setup.record(pool.begun, reading.now),
@@ -122,7 +122,8 @@ def _with_lent(
     return records._replace(evidence=evidence)
 
 
-def _missing(now: float, slot: LostSlot) -> MissingSlot:
+def missing_slot(now: float, slot: LostSlot) -> MissingSlot:
+    """Return the evidence of one lost slot."""
     return MissingSlot(
         now - slot.since,
         tuple(

@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakSet
 
+from poolwatch.agent.records import missing_slot
 from poolwatch.agent.snapshots import LedgerSource
+from poolwatch.diagnosis.pools import lost_slot
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
@@ -53,6 +56,8 @@ class Watchdog:
         self._shared: set[tuple[str, Frame | None]] = set()
         self._full: WeakSet[PoolLedger] = WeakSet()
         """Pools that have been logged as full."""
+        self._lost: dict[str, int] = {}
+        """By pool: the lost slots that were logged."""
         self._suspects: frozenset[int] = frozenset()
         self._next_check = 0.0
         self._next_incident_snapshot = 0.0
@@ -66,8 +71,10 @@ class Watchdog:
         for pool in pools:
             pool.find_dropped()
             pool.mark(now)
-            pool.slots.compare(now, pool.gauges())
+            with suppress(Exception):  # a pool class of the application
+                pool.slots.compare(now, pool.gauges())
             self._log_full(pool)
+            self._log_lost(pool, now)
             self._log_nested(pool)
             self._log_fork_shared(pool)
         if now >= self._next_incident_snapshot and any(
@@ -178,6 +185,16 @@ class Watchdog:
             if site not in self._shared and len(self._shared) < _MAX_REPORTED:
                 self._shared.add(site)
                 log().warning("%s", _fork_shared_text(use, pool.name))
+
+    def _log_lost(self, pool: PoolLedger, now: float) -> None:
+        """Log each lost slot once. Those of dropped connections are logged as leaks."""
+        missing = list(pool.slots.missing)
+        if len(missing) > self._lost.get(pool.id, 0):
+            evidence = [missing_slot(now, slot) for slot in missing]
+            for finding in lost_slot(pool.stats(0, 0), evidence):
+                log().warning("%s", one_line(f"{finding.text}. {finding.remedy}"))
+        if missing or pool.id in self._lost:
+            self._lost[pool.id] = len(missing)
 
     def _log_collected(self, pools: list[PoolLedger]) -> None:
         for pool in pools:

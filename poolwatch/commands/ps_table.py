@@ -164,7 +164,7 @@ def _pool(pool: PoolStats) -> str:
     if pool.max_overflow:
         limit += "+∞" if pool.max_overflow < 0 else f"+{pool.max_overflow}"
     figures = [
-        f"{pool.checked_out}{limit} out",
+        f"{pool.out}{limit} out",
         f"{pool.waiting} waiting",
         f"{pool.counters.checkouts} checkouts",
         f"p95 hold {duration(pool.hold_s.p95)}",

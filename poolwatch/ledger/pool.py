@@ -360,8 +360,8 @@ class PoolLedger:
     def recorded_holds(self) -> list[Checkout]:
         """The open holds as events left them, except those lent to pools over this."""
         holds = [*list(self.holds.values()), *list(self.detached.values())]
-        self.lending.drop_ended()
-        return [hold for hold in holds if hold not in self.lending]
+        lent = self.lending.lent()
+        return [hold for hold in holds if hold not in lent] if lent else holds
 
     def open_waits(self, now: float) -> list[Checkout]:
         """Requests that have been waiting for some time (``MIN_SHOWN_WAIT_S``)."""

@@ -43,12 +43,10 @@ class Lending:
     def __len__(self) -> int:
         return len(self._outer)
 
-    def __contains__(self, hold: Checkout) -> bool:
-        return hold in self._outer
-
-    def lent(self) -> list[Checkout]:
+    def lent(self) -> set[Checkout]:
         """The holds whose connection is that of a pool over this one."""
-        return list(self._outer)
+        self._drop_ended()
+        return set(self._outer)
 
     def own(self) -> dict[int, Checkout]:
         """The other open holds of this pool, by key."""
@@ -59,10 +57,10 @@ class Lending:
 
     def add(self, hold: Checkout, outer: PoolLedger) -> None:
         """Note that the connection of an open hold is now that of ``outer``."""
-        self.drop_ended()
+        self._drop_ended()
         self._outer[hold] = outer.id, monotonic()
 
-    def drop_ended(self) -> None:
+    def _drop_ended(self) -> None:
         """Forget holds that have ended, or whose connection the outer pool has closed
         without giving it back: such a hold is one like any other.
         """
@@ -75,7 +73,8 @@ class Lending:
             for pool_id in outer_pools
         }
         for hold, (pool_id, last) in list(self._outer.items()):
-            if hold.facts is not None and hold.facts.session in sessions[pool_id]:
+            session = hold.facts.session if hold.facts is not None else None
+            if hold in holds and session in sessions[pool_id]:
                 self._outer[hold] = pool_id, now
             elif hold not in holds or now - last > _CLOSING_S:
                 self._outer.pop(hold, None)

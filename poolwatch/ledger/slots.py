@@ -11,15 +11,19 @@ together. So they change a result only if two comparisons, some time apart, agre
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.checkout import ConnectionFacts, Gauges
+    from poolwatch.ledger.checkout import ConnectionFacts, Gauges, Session
     from poolwatch.stacks.capture import CapturedStack
 
 _APART_S = 0.25
 """Minimum time between two comparisons."""
+_LEFT_BEHIND_S = 3.0
+"""Time for a pool to take back the connection of a request that failed."""
 _MAX_FAILED = 32
 _MAX_LOST = 32
 """Maximum number of lost slots whose time is known."""
@@ -102,6 +106,23 @@ class Slots:
             self.missing.append(self._lost(last_at))
         self.lost = self.dropped + len(self.missing)
         self._last = now, least, most
+
+    def left_behind(self, now: float, known: Collection[Session]) -> set[Session]:
+        """Sessions of connections that failed requests had, some time ago.
+
+        If the pool still counts such a connection as out and no hold has it, it is on
+        its way to nobody, although the traceback of the exception may keep it alive.
+        ``known``: sessions that are idle or held, so that they have come back.
+        """
+        for each in list(self.stranded):
+            if each[1].session in known:
+                with suppress(ValueError):
+                    self.stranded.remove(each)
+        return {
+            facts.session
+            for failed, facts in list(self.stranded)
+            if now - failed.at > _LEFT_BEHIND_S
+        }
 
     def unrecorded(self, gauges: Gauges) -> int:
         """Slots that are out by checkouts without a hold, and that are not lost."""

@@ -73,6 +73,11 @@ class PoolStats:
     """The line that made it; None if poolwatch was not there, or a library made it."""
 
     @property
+    def out(self) -> int:
+        """Slots that are out by the pool's own count, without the lost ones."""
+        return self.checked_out - self.slotless + self.unrecorded
+
+    @property
     def slots(self) -> int | None:
         """The most connections the pool was made for; None if unlimited or unknown."""
         if self.size is None or self.max_overflow is None or self.max_overflow < 0:

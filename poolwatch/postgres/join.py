@@ -154,15 +154,17 @@ def stray_sessions(
     windows: Mapping[str, Window],
 ) -> tuple[tuple[ClosedConnection, Backend], ...]:
     """Connections that the application has given up, but the server still serves."""
-    found = []
+    found: dict[tuple[str, int], tuple[ClosedConnection, Backend]] = {}
     for gone in process.departed:
         for pool in _pools_on_server_of(gone, readings):
             window = windows.get(pool, SAME_MOMENT)
             backend = _stray_session(gone, readings[pool], window)
-            if backend is not None:
-                found.append((gone, backend))
+            if backend is not None:  # a session is told of once
+                found.setdefault(
+                    (readings[pool].identity, backend.pid), (gone, backend)
+                )
                 break
-    return tuple(found)
+    return tuple(found.values())
 
 
 def _pools_on_server_of(

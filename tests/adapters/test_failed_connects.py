@@ -134,7 +134,7 @@ def test_a_request_leaves_a_connection_behind(postgres, instrument, monkeypatch)
     with pytest.raises(PermissionError):
         engine.connect()
     assert Look().process.departed == ()  # it may be closing
-    time.sleep(2.1)
+    time.sleep(2.6)
     (gone,) = Look().process.departed
     assert (gone.backend_pid, gone.error) == (
         kept[0].info.backend_pid,

@@ -502,16 +502,18 @@ def test_the_servers_side_of_a_hold(make, instrument, postgres, socket_dir):
 
 
 def test_below_an_engine(pool, instrument, postgres):
-    """create_engine(creator=pool.getconn): both books are right."""
+    """create_engine(creator=pool.getconn): one hold, and both counts are right."""
     below = instrument(pool)
     engine = create_engine("postgresql+psycopg2://", creator=pool.getconn, pool_size=1)
     above = instrument(engine)
     with engine.connect() as connection:
         assert connection.execute(text("select 1")).scalar() == 1
-        assert len(Look().holds(below)) == len(Look().holds(above)) == 1
+        look = Look()
+        assert (len(look.holds(below)), len(look.holds(above))) == (0, 1)
+        assert look.pool(below).checked_out == look.pool(above).checked_out == 1
     look = Look()
-    assert (len(look.holds(below)), len(look.holds(above))) == (1, 0)
-    assert dropped(below) == ["ok"]  # the engine's pool has it
+    assert look.process.holds == ()
+    assert look.pool(below).checked_out == 1  # the engine's pool has it
     engine.dispose()
     poolwatch.uninstrument(engine)
 

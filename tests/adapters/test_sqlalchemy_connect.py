@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import sqlalchemy as sa
+from psycopg2.pool import AbstractConnectionPool
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
@@ -259,3 +260,22 @@ def test_a_tls_context_is_never_weakened():
         assert (context.check_hostname, context.verify_mode) == (check, verify)
     assert libpq_to_pg8000({"sslmode": "disable"})["ssl_context"] is False
     assert "ssl_context" not in libpq_to_pg8000({"sslmode": "prefer"})
+
+
+def test_a_creator_that_takes_from_another_pool_is_not_called():
+    """The server view would take a slot of that pool, and psycopg2's never gets it
+    back.
+    """
+
+    class Inner(AbstractConnectionPool):
+        def __init__(self):
+            """Without a server."""
+
+        def getconn(self, key=None):
+            raise AssertionError
+
+    engine = sa.create_engine("postgresql+psycopg2://", creator=Inner().getconn)
+    with pytest.raises(
+        ServerViewError, match="takes its connections from another pool"
+    ):
+        server_connect(engine)()

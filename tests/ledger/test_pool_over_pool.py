@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from fix_core import Look
+from fix_core import Look, book_of
 from psycopg2.pool import ThreadedConnectionPool
 from psycopg_pool import ConnectionPool
 from sqlalchemy import NullPool, create_engine, text
@@ -45,6 +45,18 @@ def test_one_hold_of_the_outer_pool(outer):
     assert Look().process.holds == ()
     counters = pools()["inner"].counters
     assert counters.checkouts == counters.checkins == 1
+
+
+def test_many_cycles(inner, outer):
+    """One session again and again: nothing is kept of the holds that have ended."""
+    for _ in range(5):
+        with outer.connect():
+            pass
+    with outer.connect():
+        assert pools()["inner"].checked_out == 1
+        assert len(book_of(inner).lending) == 1
+    assert pools()["inner"].checked_out == 0
+    assert len(book_of(inner).lending) == 0
 
 
 def test_a_direct_hold_of_the_inner_pool_is_shown(inner, outer):

@@ -211,7 +211,7 @@ async def asyncpg_pool_expires(zoo: Any) -> None:
 
     tasks = [asyncio.create_task(work()) for _ in range(3)]
     while tasks:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         await pool.expire_connections()
 
 

@@ -112,13 +112,15 @@ class AsyncpgHooks(DriverHooks):
             if _is_open(holder._con):
                 size += 1
                 idle += holder._in_use is None
-        least = pool.get_min_size()
+        least, unheld = pool.get_min_size(), None
+        with suppress(Exception):  # another version of asyncpg
+            unheld = self._unheld(pool)
         return Gauges(
             size=least,
             max_overflow=pool.get_max_size() - least,
             idle=idle,
             overflow=max(0, size - least),
-            unheld=self._unheld(pool),
+            unheld=unheld,
             before=len(self.out_before or ()),
         )
 
@@ -138,7 +140,10 @@ class AsyncpgHooks(DriverHooks):
         waiting = sum(not getter.done() for getter in list(queue._getters))
         requested = max(0, len(self.waits) - waiting)
         lost = max(0, len(unheld) - len(in_use) - requested)
-        return lost + sum(map(_is_unused, in_use)), len(unheld)
+        left_behind = self.left_behind([id(each._con) for each in in_use])
+        for each in in_use:
+            lost += id(each._con) in left_behind or _is_unused(each)
+        return lost, len(unheld)
 
     # -- hooking -----------------------------------------------------------------------
 

@@ -54,7 +54,9 @@ class Psycopg2Hooks(DriverHooks):
         pool = self.pool
         if pool is None:
             return Gauges()
-        unheld = None if pool.closed else self._unheld(pool)
+        unheld = None
+        with suppress(Exception):  # a pool class of the application
+            unheld = None if pool.closed else self._unheld(pool)
         lost, missing = unheld or (0, 0)
         return Gauges(
             size=pool.maxconn,
@@ -70,8 +72,11 @@ class Psycopg2Hooks(DriverHooks):
     def _unheld(self, pool: Any) -> tuple[int, int]:
         """See Gauges. The pool refers to all connections that are out."""
         unheld = self.out_now(set(pool._rused.copy()))
-        known = [self._known.get(key) for key in unheld]
-        unused = [each for each in known if each and refcounts.is_unused(each)]
+        left_behind = self.left_behind(unheld)
+        known = [(self._known.get(key), key in left_behind) for key in unheld]
+        unused = [
+            each for each, left in known if each and (left or refcounts.is_unused(each))
+        ]
         return len(unused), len(unheld)
 
     # -- requests and holds ------------------------------------------------------------

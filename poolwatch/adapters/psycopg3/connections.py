@@ -87,11 +87,16 @@ class Connections:
 
     def on_their_way(self, pool: Any) -> int:
         """How many are neither idle in the pool nor held, and not closed."""
-        idle, holds = set(map(id, list(pool._pool))), self._ledger.holds
+        idle, holds = set(map(id, list(pool._pool))), self._ledger.holds.copy()
+        known = dict(self.known)
+        here = {
+            known[key].facts.session for key in known if key in idle or key in holds
+        }
+        left_behind = self._ledger.slots.left_behind(monotonic(), here)
         return sum(
-            not known.closed and known.reference() is not None
-            for key, known in list(self.known.items())
-            if key not in idle and key not in holds
+            not each.closed and each.reference() is not None
+            for each in known.values()
+            if each.facts.session not in here | left_behind
         )
 
     def forget(self) -> None:

@@ -315,7 +315,7 @@ class PoolHooks(Hooks):
         ledger = self.ledger
         pop_hold: Callable[..., Checkout | None] = ledger.holds.pop
         end: Callable[..., Any] = ledger.end
-        returning = self._returning
+        returning, returned = self._returning, self._returning.pop
 
         # nothing before the try: an exception there would leak the connection
         def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
@@ -327,9 +327,9 @@ class PoolHooks(Hooks):
                     hold = end(hold, monotonic(), hold.proxy() is None)
                 called = True
                 original(pool, record)
-                del returning[key]
+                returned(key, None)  # another thread may have returned it since
             except BaseException as error:
-                returning.pop(id(record), None)
+                returned(id(record), None)
                 if raised_by(error, called, original):
                     raise
                 try:

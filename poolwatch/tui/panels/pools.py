@@ -67,8 +67,8 @@ def _utilization(pool: PoolStats) -> float:
     """Return the fraction that is checked out, 0 to 1; 1 if no slot is left."""
     if pool.capacity == 0:
         return 1.0
-    top = pool.capacity or pool.checked_out + (pool.idle or 0)
-    return pool.checked_out / max(top, 1)
+    top = pool.capacity or pool.out + (pool.idle or 0)
+    return pool.out / max(top, 1)
 
 
 def _level(pool: PoolStats) -> str:
@@ -76,10 +76,10 @@ def _level(pool: PoolStats) -> str:
 
     An exhausted pool with a single slot is normal.
     """
-    exhausted = pool.capacity is not None and pool.checked_out >= pool.capacity
+    exhausted = pool.capacity is not None and pool.out >= pool.capacity
     if pool.waiting or (exhausted and pool.slots != 1) or pool.capacity == 0:
         return "bad"
-    return "warn" if pool.size and pool.checked_out > pool.size else "accent"
+    return "warn" if pool.size and pool.out > pool.size else "accent"
 
 
 def _name(line: _PoolLine) -> Run:
@@ -100,7 +100,7 @@ def _spark(line: _PoolLine, cells: int) -> Line:
 def _out(line: _PoolLine) -> Run:
     pool, top = line.pool, line.pool.capacity
     of = "∞" if pool.max_overflow == -1 else "-" if top is None else str(top)
-    return f"{pool.checked_out}/{of}", _level(pool).replace("accent", "text")
+    return f"{pool.out}/{of}", _level(pool).replace("accent", "text")
 
 
 def _average_waiting(line: _PoolLine) -> Run:
