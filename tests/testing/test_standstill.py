@@ -532,7 +532,7 @@ def test_a_short_lock_wait_is_innocent(server):
     ("ini", "args"), [("", ["--pool-leaks-hang=0"]), ("pool_leaks_hang = 0", [])]
 )
 def test_off(suites, ini, args):
-    suites.write("db", ONE, plain=True)
+    suites.write("db", ONE.replace("pool_timeout=60", "pool_timeout=3"), plain=True)
     (suites.home / "tox.ini").write_text(f"[pytest]\n{ini}\n")
     suites.write(
         "test_it",
