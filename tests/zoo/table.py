@@ -2,7 +2,8 @@
 
 ``python tests/zoo/table.py [-v] [WORD...]``: with words,
  only the cases whose name, module, world or expected kind contains one.
-``-v`` tells all that was said of the cases that failed.
+``-v`` tells all that was said of the cases that failed, ``--texts`` the text, proof and
+remedy of the main finding of each case, for a reader.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zoo.registry import Case, load
 
 def main(words: list[str]) -> int:
     """Run the cases and print a line for each."""
-    verbose = "-v" in words
+    flags = [word for word in words if word.startswith("-")]
     words = [word for word in words if not word.startswith("-")]
     cases = [
         case
@@ -35,13 +36,23 @@ def main(words: list[str]) -> int:
         for case in cases:
             result = futures[case.name].result()
             print(_line(case, result), flush=True)
+            if "--texts" in flags:
+                print(*_texts(case, result), sep="\n")
             if not result.ok:
                 wrong.append(result)
     print(f"{len(cases) - len(wrong)} of {len(cases)} are right")
-    if verbose:
+    if "-v" in flags:
         for result in wrong:
             print("\n" + result.describe())
     return bool(wrong)
+
+
+def _texts(case: Case, result: Result) -> list[str]:
+    return [
+        f"    {said.kind}: {said.text}\n    proof: {said.proof}\n    -> {said.remedy}"
+        for said in result.said
+        if said.kind in case.kinds
+    ]
 
 
 def _all_of(case: Case) -> str:
