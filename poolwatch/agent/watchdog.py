@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from poolwatch.agent.records import missing_slot
 from poolwatch.agent.snapshots import LedgerSource
@@ -56,8 +56,8 @@ class Watchdog:
         self._shared: set[tuple[str, Frame | None]] = set()
         self._full: WeakSet[PoolLedger] = WeakSet()
         """Pools that have been logged as full."""
-        self._lost: dict[str, int] = {}
-        """By pool: the lost slots that were logged."""
+        self._lost: WeakKeyDictionary[PoolLedger, int] = WeakKeyDictionary()
+        """The lost slots of each pool that were logged."""
         self._suspects: frozenset[int] = frozenset()
         self._next_check = 0.0
         self._next_incident_snapshot = 0.0
@@ -189,12 +189,12 @@ class Watchdog:
     def _log_lost(self, pool: PoolLedger, now: float) -> None:
         """Log each lost slot once. Those of dropped connections are logged as leaks."""
         missing = list(pool.slots.missing)
-        if len(missing) > self._lost.get(pool.id, 0):
+        if len(missing) > self._lost.get(pool, 0):
             evidence = [missing_slot(now, slot) for slot in missing]
             for finding in lost_slot(pool.stats(0, 0), evidence):
                 log().warning("%s", one_line(f"{finding.text}. {finding.remedy}"))
-        if missing or pool.id in self._lost:
-            self._lost[pool.id] = len(missing)
+        if missing or pool in self._lost:
+            self._lost[pool] = len(missing)
 
     def _log_collected(self, pools: list[PoolLedger]) -> None:
         for pool in pools:

@@ -67,7 +67,10 @@ def _is_full(pool: PoolEvidence) -> bool:
     capacity = pool.stats.capacity
     if capacity is None or pool.shared:
         return False
-    return 0 < capacity <= len(_in_pool(pool))
+    held = len(_in_pool(pool))
+    detached = len(pool.holds) - held
+    former = max(0, pool.stats.slotless - detached)  # as after engine.dispose()
+    return 0 < capacity <= held - former
 
 
 def _users(judged: JudgedHold) -> tuple[Node, ...] | None:

@@ -156,7 +156,8 @@ def undersized(
     """
     capacity = pool.capacity
     longest = max((wait.waited_s for wait in waits), default=0.0)
-    if capacity is None or len(holds) < capacity or longest < _NOTICEABLE_WAIT_S:
+    out = len(holds) - pool.slotless
+    if capacity is None or out < capacity or longest < _NOTICEABLE_WAIT_S:
         return []
     missing = pool.counters.leaked or pool.lost_slots or pool.unrecorded
     if missing or any(hold.verdict != "ok" for hold in holds):

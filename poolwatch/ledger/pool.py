@@ -375,10 +375,18 @@ class PoolLedger:
         """Note the seconds waited so far: see WaitRate."""
         all_stats = self._all_stats()
         count = sum(each.count for each in all_stats)
-        self.setup.look(count + len(self.recorded_holds()), now)
+        self._note_use(count, now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
+
+    def _note_use(self, ended: int, now: float) -> None:
+        """Note the number of checkouts: ended ones, and all that are open.
+
+        Every reader must count alike, or the pool would seem to be in use. So holds
+        that are lent to a pool over this one count, too.
+        """
+        self.setup.look(ended + len(self.holds) + len(self.detached), now)
 
     def _waiting(self, now: float) -> float:
         return sum(now - wait.requested_at for wait in list(self.waits.values()))
@@ -407,7 +415,7 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
-            self.setup.look(ended + holds, now)
+            self._note_use(ended, now)
             gauges = self.gauges()
             self.slots.compare(now, gauges)
             return PoolStats(

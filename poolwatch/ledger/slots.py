@@ -134,5 +134,5 @@ class Slots:
     def _lost(self, since: float) -> LostSlot:
         """The next lost slot, found missing at ``since``."""
         there = self._at_most[len(self.missing)]
-        failed = [each for each in self.failed if there <= each.at <= since]
+        failed = [each for each in list(self.failed) if there <= each.at <= since]
         return LostSlot(since, tuple(failed))

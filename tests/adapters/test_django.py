@@ -207,6 +207,20 @@ def test_a_statement_that_fails(alias, instrument):
     assert len(Look().holds(watch)) == 1
 
 
+def test_a_procedure_by_its_name(alias, instrument):
+    """Its argument is called otherwise than that of execute()."""
+
+    class Driver:
+        def callproc(self, name):
+            return name
+
+    instrument(connections[alias])
+    query(alias)
+    cursor = CursorWrapper(Driver(), connections[alias])
+    assert cursor.callproc(procname="refresh") == "refresh"
+    assert cursor.callproc("refresh") == "refresh"
+
+
 def test_closed_in_a_transaction(alias, instrument):
     """The connection is opened again after the block."""
     watch = instrument(connections[alias])

@@ -7,11 +7,13 @@ import time
 from contextlib import suppress
 
 import pytest
-from fix_core import Look
+from fix_core import Look, book_of
 from psycopg2.pool import ThreadedConnectionPool
 from psycopg_pool import ConnectionPool
 from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
+
+from poolwatch.adapters.sqlalchemy import count
 
 
 class Interrupted(BaseException):
@@ -127,6 +129,35 @@ def test_a_return_that_fails(engine, instrument):
     assert Look().process.holds == ()
     (finding,) = lost()
     assert "was not completed" in finding.text
+
+
+def test_a_return_that_fails_is_ended_once(engine, instrument, monkeypatch):
+    """Its hold may be gone, or be another one, when its end is recorded."""
+    instrument(engine)
+    book = book_of(engine)
+    event.listen(engine, "checkin", lambda *_: 1 / 0)
+    with suppress(ZeroDivisionError), engine.connect():
+        pass
+    ((key, hold),) = book.holds.items()
+    book.find_dropped()
+    monkeypatch.setattr(count, "_STEADY_S", 0.0)
+    ended = []
+    monkeypatch.setattr(book, "end", lambda *given: ended.append(given))
+
+    def gone():
+        book.holds.pop(key, None)
+
+    monkeypatch.setattr(hold, "proxy", gone)
+    book.find_dropped()
+    other = object()
+
+    def replaced():
+        book.holds[key] = other
+
+    book.holds[key] = hold
+    monkeypatch.setattr(hold, "proxy", replaced)
+    book.find_dropped()
+    assert (ended, book.holds.pop(key)) == ([], other)
 
 
 @pytest.mark.postgres

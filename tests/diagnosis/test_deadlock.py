@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fakes
 import pytest
 
@@ -202,6 +204,16 @@ def test_who_waits_under_another_name():
     }
     (found,) = deadlocked(pool(hold(1, "k"), waits=[wait("holder")], blocked=blocked))
     assert found.waits == ("wholder",)
+
+
+def test_a_hold_from_before_dispose_leaves_a_slot():
+    """It is a hold of the former pool: the new one is not full."""
+    evidence = pool(
+        hold(1, "k"), hold(2, "k"), waits=[wait(T1)], blocked={"k": thread((T1,))}
+    )
+    assert deadlocked(evidence)
+    stats = replace(evidence.stats, slotless=1)
+    assert deadlocked(replace(evidence, stats=stats)) == []
 
 
 def test_jobs_that_wait_for_something_else_are_not_undersized():

@@ -108,6 +108,14 @@ def test_holds_without_a_slot_do_not_exhaust_the_pool():
     assert exhausted(small(), holds, waits())
 
 
+def test_holds_without_a_slot_do_not_make_the_pool_too_small():
+    """A slot is free: the wait is one for a new connection, say."""
+    holds = [fakes.hold("h1", held_s=0.1), fakes.hold("h2", held_s=0.1)]
+    usual = fakes.times(0.2)
+    assert undersized(small(hold_s=usual), holds, waits(3))
+    assert undersized(small(hold_s=usual, slotless=1), holds, waits(3)) == []
+
+
 def test_a_pool_with_lost_slots_was_large_enough():
     holds = [fakes.hold("h1", held_s=0.1)]
     busy = small(hold_s=fakes.times(0.2), lost_slots=1)

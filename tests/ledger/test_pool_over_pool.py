@@ -59,6 +59,19 @@ def test_many_cycles(inner, outer):
     assert len(book_of(inner).lending) == 0
 
 
+def test_a_pool_at_rest_is_not_used(inner, outer):
+    """Whoever counts the checkouts: a lent connection is one."""
+    book = book_of(inner)
+    with outer.connect():
+        book.mark(time.monotonic())
+        before = time.monotonic()
+        book.stats(0, 0)
+        book.mark(time.monotonic())
+        book.stats(0, 0)
+        now = time.monotonic()
+        assert book.setup.record(book.begun, now).used_s > now - before
+
+
 def test_a_direct_hold_of_the_inner_pool_is_shown(inner, outer):
     with outer.connect(), inner.connection():
         names = {pool.id: pool.name for pool in Look().process.pools}

@@ -99,14 +99,16 @@ def end_transaction(original: Method, hooks_of: HooksOf) -> Method:
 def statement(original: Method, hooks_of: HooksOf) -> Method:
     """Record a statement that a cursor sends."""
 
-    def execute(cursor: Any, sql: Any, *args: Any, **kwargs: Any) -> Any:
+    # callproc() has another name for its first argument than execute()
+    def execute(cursor: Any, *args: Any, **kwargs: Any) -> Any:
         database = cursor.db
         hooks = hooks_of(database.alias)
         usage = None
         if hooks is not None and id(database) in hooks.holds:
+            sql = args[0] if args else kwargs.get("sql")
             usage = hooks.begin_statement(database, sql)
         try:
-            return original(cursor, sql, *args, **kwargs)
+            return original(cursor, *args, **kwargs)
         finally:
             if usage is not None:
                 usage.ended(database.in_atomic_block or not database.autocommit)

@@ -102,16 +102,21 @@ class FailedReturns:
         """Look for such holds, and end those that stay like that."""
         now = monotonic()
         holds = {hold: key for key, hold in list(self._ledger.holds.items())}
-        self._since = {
+        since_when = self._since = {
             hold: self._since.get(hold, now)
             for hold, key in holds.items()
             if hold.proxy() is None and self._is_forgotten(key)
         }
-        for hold, since in self._since.items():
-            if now - since >= _STEADY_S:
-                del self._ledger.holds[holds[hold]]
+        for hold, since in since_when.items():
+            # its return, or another viewer, may have ended it meanwhile
+            if now - since >= _STEADY_S and self._took_out(holds[hold], hold):
                 self._ledger.slots.failed.append(Failed(now, hold.stack, None))
                 self._ledger.end(hold, now, False)
+
+    def _took_out(self, key: int, hold: Checkout) -> bool:
+        """Whether this removed the hold, and nobody else did."""
+        table = self._ledger.holds
+        return table.get(key) is hold and table.pop(key, None) is hold
 
     def _is_forgotten(self, key: int) -> bool:
         reference = self._records.get(key)

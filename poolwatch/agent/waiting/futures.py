@@ -6,13 +6,17 @@ Only what asyncio, concurrent.futures and anyio store in futures themselves is r
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 from poolwatch.agent.waiting.threads import Threads, is_in
-from poolwatch.diagnosis.references.follow import attribute_of, class_name
+from poolwatch.diagnosis.references.follow import (
+    attribute_of,
+    callbacks_of,
+    class_name,
+)
 from poolwatch.diagnosis.wait_graph import Node, thread_node
 
 _SOURCES = {"_outer_done_callback": "inner", "_call_check_cancel": "source"}
@@ -43,7 +47,7 @@ def completed_by(
         return (refer("executor", threads.executors[threads.queued[key]]),)
     if class_name(type(future)) == "_GatheringFuture":
         return any_of(attribute_of(future, "_children"), threads, refer, steps + 1)
-    sources = map(_source, _callbacks(future))
+    sources = map(_source, callbacks_of(future))
     source = next((each for each in sources if each is not None), None)
     return completed_by(source, threads, refer, steps + 1)
 
@@ -70,21 +74,13 @@ def any_of(
     return tuple(nodes) or None
 
 
-def _callbacks(future: Any) -> Iterable[Any]:
-    known = attribute_of(future, "_done_callbacks") or attribute_of(
-        future, "_callbacks"
-    )
-    callbacks: Sequence[Any] = known if type(known) is list else ()
-    return [each[0] if type(each) is tuple else each for each in callbacks]
-
-
 def has_deadline(task: Any) -> bool:
     """Whether wait_for() will cancel a task (until Python 3.11)."""
     return any(
         type(callback) is partial
         and type(callback.func) is FunctionType
         and callback.func.__name__ == "_release_waiter"
-        for callback in _callbacks(task)
+        for callback in callbacks_of(task)
     )
 
 

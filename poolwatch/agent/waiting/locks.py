@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import ast
+import inspect
 import linecache
 import opcode
 import re
@@ -18,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
+from tokenize import TokenError
 from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
@@ -29,8 +31,8 @@ from poolwatch.diagnosis.references.follow import (
     class_dict,
 )
 
-_MAX_LINES = 10_000
-"""Most lines of a file that is parsed."""
+_MAX_LINES = 1000
+"""Most lines of a function that is parsed: the parser lets no other thread run."""
 _OWNER = re.compile(r"^<locked _thread\.RLock object owner=(\d+) ")
 _ENTERS = {
     opcode.opmap[name]
@@ -141,19 +143,34 @@ def _span(code: CodeType, lasti: int) -> Span | None:
 
 
 def _function(code: CodeType) -> _Function | None:
-    functions = _functions(code.co_filename)
-    return functions.get((code.co_name, code.co_firstlineno))
+    if not code.co_exceptiontable and "acquire" not in code.co_names:
+        return None  # it has no ``with`` statement, and calls no acquire()
+    name, first = code.co_name, code.co_firstlineno
+    return _functions(code.co_filename, name, first).get((name, first))
 
 
-@lru_cache(maxsize=64)
-def _functions(file: str) -> dict[tuple[str, int], _Function]:
-    """The functions of a file that have locks, by name and first line."""
+def _parse(file: str, name: str, first: int) -> ast.AST | None:
+    """A function, or a module, with the lines and columns that it has in its file."""
     lines = linecache.getlines(file)
-    if not 0 < len(lines) <= _MAX_LINES:
-        return {}
+    if name != "<module>":
+        lines = inspect.getblock(lines[first - 1 : first - 1 + _MAX_LINES])
+    if not 0 < len(lines) < _MAX_LINES:
+        return None
+    indented = lines[0][:1].isspace()
+    tree = ast.parse("if 1:\n" * indented + "".join(lines))
+    return ast.increment_lineno(tree, first - 1 - indented)
+
+
+@lru_cache(maxsize=512)
+def _functions(
+    file: str, function: str, first: int
+) -> dict[tuple[str, int], _Function]:
+    """A function, and those in it, that have locks, by name and first line."""
     try:
-        tree = ast.parse("".join(lines))
-    except (SyntaxError, ValueError, RecursionError):
+        tree = _parse(file, function, max(first, 1))
+    except (SyntaxError, TokenError, ValueError, RecursionError):
+        tree = None
+    if tree is None:
         return {}
     found: defaultdict[tuple[str, int], _Function]
     found = defaultdict(lambda: _Function([], []))

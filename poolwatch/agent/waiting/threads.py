@@ -13,7 +13,11 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.follow import attribute_of, local_variables
+from poolwatch.diagnosis.references.follow import (
+    attribute_of,
+    local_variables,
+    traces,
+)
 from poolwatch.diagnosis.references.places import MAX_FRAMES
 from poolwatch.stacks.capture import current_frames
 
@@ -28,8 +32,6 @@ _ROLES = {
 """Functions in whose variables the loop or the work item is."""
 _MAX_ITEMS = 20_000
 """Most queued work items of an executor that are read."""
-_TRACING = frozenset({"frame", "event"})
-"""Names of the arguments of a trace function."""
 
 
 class Executor:
@@ -110,9 +112,7 @@ def with_callee(
 def variables(frame: FrameType, above: FrameType | None = None) -> dict[str, Any]:
     """The variables of a frame that has called ``above``; empty while it is traced."""
     if sys.version_info < (3, 13) and above is not None:
-        code = above.f_code
-        arguments = code.co_varnames[: code.co_argcount]
-        if frame.f_trace is not None or not _TRACING.isdisjoint(arguments):
+        if frame.f_trace is not None or traces(above):
             return {}
     return dict(zip(*local_variables(frame), strict=True))
 

@@ -23,6 +23,7 @@ from poolwatch.diagnosis.references.follow import (
     class_name,
     local_variables,
     module_of,
+    traces,
 )
 from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
 from poolwatch.diagnosis.references.walk import Walk
@@ -68,6 +69,8 @@ class Stacks:
             if at >= len(self.exact) or from_outermost >= len(frames):
                 continue
             (code, lasti), frame = self.exact[at], frames[from_outermost]
+            if any(map(traces, frames[from_outermost + 1 : from_outermost + 2])):
+                continue  # reading it would change its variables, see follow
             if frame.f_code is code and _is_another(frame, lasti, proxy):
                 return True
         return False

@@ -51,6 +51,8 @@ from poolwatch.stacks.packages import WEB
 
 Follow = Callable[[Any], Sequence[Any]]
 
+_TRACING = frozenset({"frame", "event"})
+"""Names of the arguments of a trace function."""
 _ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
 _MAX_AWAITS = 1001
 """Longest chain of awaits that is followed."""
@@ -350,8 +352,9 @@ def callbacks_of(future: Any) -> list[Any]:
         if type(member) is GetSetDescriptorType:  # of asyncio, in C
             known = member.__get__(future)
     attributes = attributes_of(future) or {}
-    known = known or attributes.get("_callbacks") or attributes.get("_done_callbacks")
-    pairs = known if type(known) is list else []
+    found = (known, attributes.get("_callbacks"), attributes.get("_done_callbacks"))
+    # by type first: the truth value of another object is that of its own code
+    pairs = next((each for each in found if type(each) is list and each), [])
     return [each[0] if type(each) is tuple else each for each in pairs]
 
 
@@ -417,6 +420,17 @@ def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
         # dict only if it was not empty, which means that other code has filled it.
         variables.clear()
     return names, values
+
+
+def traces(frame: FrameType) -> bool:
+    """Whether a frame is that of a trace or profile function, by its arguments.
+
+    The frame that has called it must not be read then. False from Python 3.13 on.
+    """
+    if sys.version_info >= (3, 13):
+        return False
+    code = frame.f_code
+    return not _TRACING.isdisjoint(code.co_varnames[: code.co_argcount])
 
 
 def frame_of(generator: Any) -> FrameType | None:

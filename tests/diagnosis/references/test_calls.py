@@ -128,6 +128,28 @@ def test_a_variable_with_another_connection(engine):
     assert work() == (False, True)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="reading changes nothing")
+def test_a_function_that_is_being_traced_is_not_read(engine):
+    """The interpreter would write what was read back into its variables."""
+    look = Look(engine)
+
+    def tracer(frame, event, arg):
+        return look.now()
+
+    def job(first):
+        connection = engine.connect()
+        if first:
+            KEPT.append(connection)
+            return None
+        connection.close()
+        return tracer(None, "", None)
+
+    def work():
+        return [job(first) for first in (True, False)][1]
+
+    assert work() == (False, False)
+
+
 def test_the_turns_of_a_loop_are_one_call(engine):
     """Its variable has the next connection by now: it may use the first one all the
     same."""
