@@ -153,7 +153,7 @@ def test_every_engine_is_watched_when_the_last_one_is_released(instrument, sqlit
         poolwatch.uninstrument(engine)
     for library in agent.pools._loaded_adapters():  # what other tests have left alive
         for hooks in list(library._hooks.values()):
-            poolwatch.uninstrument(hooks.pool)
+            library._remove_hooks(hooks.ledger.id)
     assert agent.ledger.pools == {}
     second = sqlite()
     with second.connect():

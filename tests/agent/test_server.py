@@ -93,9 +93,14 @@ def speak(path, sent, patience=10.0):
 
 def test_the_document(path, http_get):
     """GET /snapshot is schema 1, member for member, in ASCII."""
-    status, body = http_get(path, "/snapshot")
-    assert status == 200
-    document = json.loads(body.decode("ascii"))
+
+    def answer():
+        status, body = http_get(path, "/snapshot")
+        assert status == 200
+        return json.loads(body.decode("ascii"))
+
+    # the request is a wait from its first millisecond on
+    document = until(lambda: (d := answer())["processes"][0]["waits"] and d)
     assert set(document) == {"schema", "processes", "unreachable"}
     assert document["schema"] == 1
     (process,) = document["processes"]

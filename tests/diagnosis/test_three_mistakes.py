@@ -77,7 +77,7 @@ def test_each_is_found(apps, shop):
     wanted = {
         ("pool_churn", line_of(shop, "mistake 1: a pool for every call")),
         ("leaked.collected", line_of(shop, "leaked")),
-        ("over_capacity", None),
+        ("over_capacity", line_of(shop, "mistake 3")),
     }
 
     def found():

@@ -18,7 +18,6 @@ from sqlalchemy.pool import StaticPool
 
 import poolwatch
 from poolwatch.agent.instrument import agent
-from poolwatch.model import Collected
 from poolwatch.testing.judge import Judge
 from poolwatch.testing.owners import Owner
 
@@ -102,7 +101,8 @@ def test_a_connection_dropped_with_its_engine(owner, tmp_path):
     assert owner.open_holds == {}
     assert hold.holder.hold_count == 0
     assert pool.leaked == 1
-    assert pool.collected_at() == [Collected(hold.stack.site(), 1)]
+    [found] = pool.collected_at()
+    assert (found.site, found.count, found.callers) == (hold.stack.site(), 1, ())
     assert hold.checked_out_at <= now
     assert hold.facts is not None
 
