@@ -350,7 +350,7 @@ class LibraryPools(ABC):
         """The line that made the target, if the code that instruments it, or a caller,
         has assigned it to a variable there.
         """
-        from poolwatch.diagnosis.references.follow import local_variables
+        from poolwatch.diagnosis.references.frames import local_variables
         from poolwatch.runtime.libraries import makers
         from poolwatch.stacks.assignments import assigned_at
         from poolwatch.stacks.code_owner import is_ours

@@ -74,15 +74,18 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
 
 
 def _connections_in(frame: FrameType) -> list[Any]:
-    from poolwatch.diagnosis.references.follow import local_variables
+    from poolwatch.diagnosis.references.frames import local_variables
 
-    _, values = local_variables(frame)
-    return [value for value in values if _is_one(value)]
+    return [value for value in local_variables(frame)[1] if _is_one(value)]
 
 
 def _is_one(value: Any) -> bool:
     """Whether it is a connection of a driver, or SQLAlchemy's wrapper around one."""
-    from poolwatch.diagnosis.references.follow import bases_of, class_name, module_of
+    from poolwatch.diagnosis.references.attributes import (
+        bases_of,
+        class_name,
+        module_of,
+    )
 
     packages = by_package()
     return any(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, has_moved
 from poolwatch.diagnosis.evidence import Blocked
-from poolwatch.diagnosis.references.follow import class_name
+from poolwatch.diagnosis.references.attributes import class_name
 from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.model import Finding
 

@@ -24,7 +24,7 @@ from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodTy
 from typing import Any, NamedTuple
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.references.frames import local_variables
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
 from poolwatch.runtime.guard import Guard
@@ -47,7 +47,7 @@ _WAKEUP_METHODS = ("task_wakeup", "__wakeup", "_on_task_done")
 """Methods of tasks and task groups that asyncio calls when a future is done."""
 _SLEEP_FILE = "threading.py"
 """A thread that waits for a future sleeps in this file. Any other frame there may be a
-trace function's; then the waiting frame must not be read (see references.follow)."""
+trace function's; then the waiting frame must not be read (see references.frames)."""
 _MAX_FRAMES = 6
 """Innermost frames of a waiting thread among which its future is searched."""
 _MAX_TASKS = 3

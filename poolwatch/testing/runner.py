@@ -59,14 +59,14 @@ def fixture_at_work(thread: int) -> tuple[str, str] | None:
     ``thread`` is the ident of the main thread, whose stack is read.
     """
     # loaded for the first stand-still
-    from poolwatch.diagnosis.references.follow import local_variables
+    from poolwatch.diagnosis.references.frames import variables_of
     from poolwatch.stacks.capture import current_frames
 
     frame = current_frames().get(thread)
     while frame is not None:
         for phase, code, variable in _FIXTURE_CODES:
             if frame.f_code is code:
-                variables = dict(zip(*local_variables(frame), strict=True))
+                variables = variables_of(frame)
                 return phase, fixture_name(variables[variable])
         if frame.f_code is _pytest.python.pytest_pyfunc_call.__code__:
             return None

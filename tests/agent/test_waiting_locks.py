@@ -12,7 +12,7 @@ from helpers import until
 
 from poolwatch.agent.waiting import locks
 from poolwatch.agent.waiting.threads import with_callee
-from poolwatch.diagnosis.references.follow import awaits
+from poolwatch.diagnosis.references.frames import awaits
 
 MUTEX = threading.Lock()
 

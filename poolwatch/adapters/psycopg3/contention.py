@@ -15,11 +15,11 @@ from typing import Any
 
 import psycopg
 
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.frames import (
     awaited_by,
     frame_of,
     is_suspendable,
-    local_variables,
+    variables_of,
 )
 from poolwatch.stacks.capture import current_frames
 from poolwatch.stacks.greenlets import thread_ident
@@ -84,8 +84,7 @@ def _sends_over(frame: FrameType, connection: Any) -> bool:
     """Whether the frame is of such a method, for this connection."""
     if not _is_sending(frame.f_code):
         return False
-    names, values = local_variables(frame)
-    own = dict(zip(names, values, strict=True)).get("self")
+    own = variables_of(frame).get("self")
     if own is not None and issubclass(type(own), _CURSOR):
         # the slot, whatever a subclass of the application calls ``_conn``
         own = vars(_CURSOR)["_conn"].__get__(own)

@@ -6,18 +6,18 @@ Only what asyncio, concurrent.futures and anyio store in futures themselves is r
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import FunctionType
 from typing import Any
 
-from poolwatch.agent.waiting.threads import Threads, is_in
-from poolwatch.diagnosis.references.follow import attribute_of, class_name
+from poolwatch.agent.waiting.threads import Threads
+from poolwatch.diagnosis.references.attributes import attribute_of, class_name
+from poolwatch.diagnosis.references.futures import callbacks_of, is_of_asyncio
 from poolwatch.diagnosis.wait_graph import Node, thread_node
 
 _SOURCES = {"_outer_done_callback": "inner", "_call_check_cancel": "source"}
 """Callbacks of shield() and of chained futures: the variable with the other future."""
-_ASYNCIO = ("asyncio/tasks.py", "asyncio/futures.py")
 _MAX_STEPS = 8
 """Longest chain of futures that is followed."""
 _MAX_FUTURES = 1000
@@ -43,7 +43,7 @@ def completed_by(
         return (refer("executor", threads.executors[threads.queued[key]]),)
     if class_name(type(future)) == "_GatheringFuture":
         return any_of(attribute_of(future, "_children"), threads, refer, steps + 1)
-    sources = map(_source, _callbacks(future))
+    sources = map(_source, callbacks_of(future))
     source = next((each for each in sources if each is not None), None)
     return completed_by(source, threads, refer, steps + 1)
 
@@ -70,21 +70,13 @@ def any_of(
     return tuple(nodes) or None
 
 
-def _callbacks(future: Any) -> Iterable[Any]:
-    known = attribute_of(future, "_done_callbacks") or attribute_of(
-        future, "_callbacks"
-    )
-    callbacks: Sequence[Any] = known if type(known) is list else ()
-    return [each[0] if type(each) is tuple else each for each in callbacks]
-
-
 def has_deadline(task: Any) -> bool:
     """Whether wait_for() will cancel a task (until Python 3.11)."""
     return any(
         type(callback) is partial
         and type(callback.func) is FunctionType
         and callback.func.__name__ == "_release_waiter"
-        for callback in _callbacks(task)
+        for callback in callbacks_of(task)
     )
 
 
@@ -94,7 +86,7 @@ def _source(callback: Any) -> Any:
         return None
     code = callback.__code__
     name = _SOURCES.get(code.co_name)
-    if name is None or name not in code.co_freevars or not is_in(code, *_ASYNCIO):
+    if name is None or name not in code.co_freevars or not is_of_asyncio(callback):
         return None
     cell = (callback.__closure__ or ())[code.co_freevars.index(name)]
     try:

@@ -22,7 +22,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from poolwatch.agent.waiting.threads import variables
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.attributes import (
     attribute_of,
     attributes_of,
     bases_of,

@@ -25,18 +25,19 @@ from poolwatch.agent.waiting.futures import (
 from poolwatch.agent.waiting.threads import (
     Executor,
     Threads,
-    is_in,
     variables,
     with_callee,
 )
 from poolwatch.diagnosis.evidence import Blocked
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.attributes import (
     attribute_of,
-    awaits,
     class_name,
+    module_of,
+)
+from poolwatch.diagnosis.references.frames import (
+    awaits,
     frame_of,
     is_suspendable,
-    module_of,
     stored_in,
 )
 from poolwatch.diagnosis.references.places import MAX_FRAMES
@@ -48,6 +49,7 @@ from poolwatch.stacks.capture import pairs_of, resolve
 from poolwatch.stacks.compare import user_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
+from poolwatch.stacks.work_items import is_in
 
 _MAX_NODES = 5000
 """Most threads, tasks and the like that are read."""
@@ -141,7 +143,7 @@ class BlockedReading:
 
     def _sleeps(self, ident: int) -> bool:
         frame = self._threads.frames.get(ident)
-        return frame is not None and is_in(frame.f_code, _THREADING)
+        return frame is not None and is_in(frame.f_code.co_filename, _THREADING)
 
     def _refer(self, kind: str, thing: Any) -> Node:
         """Make a node of a task, an event loop, a limiter, an executor or a lock."""
@@ -189,13 +191,13 @@ class BlockedReading:
         self, frame: FrameType, ident: Any
     ) -> tuple[Node, ...] | None:
         """The nodes of which one lets a thread go on; None if it is not known."""
-        if not is_in(frame.f_code, _THREADING):
+        if not is_in(frame.f_code.co_filename, _THREADING):
             return self._lock_group(locks.waited_for(frame), ident)
         for each, above in with_callee(frame, _MAX_INNERMOST):
             code = each.f_code
-            if is_in(code, _FUTURES):
+            if is_in(code.co_filename, _FUTURES):
                 return self._future_group(code.co_name, variables(each, above))
-            if not is_in(code, _THREADING):
+            if not is_in(code.co_filename, _THREADING):
                 return None
             if code.co_name == "join":
                 return _joined(variables(each, above))
@@ -359,7 +361,11 @@ class BlockedReading:
     @classmethod
     def _reader_of(cls, code: CodeType, inner: tuple[str, ...]) -> _Reader | None:
         for (name, file), (called, reader) in cls._READERS.items():
-            if name == code.co_name and inner == called and is_in(code, file):
+            if (
+                name == code.co_name
+                and inner == called
+                and is_in(code.co_filename, file)
+            ):
                 return reader
         return None
 

@@ -1,7 +1,7 @@
 """The threads of the process: which event loop or work item each one runs.
 
 Frames are read, never run. A frame whose trace function is running is not read, see
-:mod:`poolwatch.diagnosis.references.follow`.
+:mod:`poolwatch.diagnosis.references.frames`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.follow import attribute_of, local_variables
+from poolwatch.diagnosis.references.attributes import attribute_of
+from poolwatch.diagnosis.references.frames import variables_of
 from poolwatch.diagnosis.references.places import MAX_FRAMES
 from poolwatch.stacks.capture import current_frames
+from poolwatch.stacks.work_items import is_in
 
 _ROLES = {
     ("run_forever", "asyncio/base_events.py"): "loop",
@@ -114,17 +116,12 @@ def variables(frame: FrameType, above: FrameType | None = None) -> dict[str, Any
         arguments = code.co_varnames[: code.co_argcount]
         if frame.f_trace is not None or not _TRACING.isdisjoint(arguments):
             return {}
-    return dict(zip(*local_variables(frame), strict=True))
-
-
-def is_in(code: CodeType, *endings: str) -> bool:
-    """Whether the file of a code object has one of these endings."""
-    return code.co_filename.replace("\\", "/").endswith(endings)
+    return variables_of(frame)
 
 
 def _role(code: CodeType) -> str:
     for (name, file), role in _ROLES.items():
-        if code.co_name == name and is_in(code, file):
+        if code.co_name == name and is_in(code.co_filename, file):
             return role
     return ""
 

@@ -17,13 +17,9 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from poolwatch.diagnosis.references.follow import (
-    Guide,
-    bases_of,
-    class_name,
-    local_variables,
-    module_of,
-)
+from poolwatch.diagnosis.references.attributes import bases_of, class_name, module_of
+from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.frames import variables_of
 from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.model import Frame
@@ -93,7 +89,7 @@ def _is_another(frame: FrameType, lasti: int, proxy: Any) -> bool:
     block = _block_around(frame.f_code, lasti)
     if not block.names or block.begin <= frame.f_lasti <= block.end:
         return False
-    variables = dict(zip(*local_variables(frame), strict=False))
+    variables = variables_of(frame)
     if not block.names <= variables.keys():
         return True
     return _has_others(map(variables.get, block.steady), proxy)

@@ -13,15 +13,14 @@ from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
 from poolwatch.diagnosis.circumstances import Circumstance
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.attributes import (
     attributes_of,
     bases_of,
     class_name,
-    frame_of,
-    is_suspendable,
     is_thread_local,
     module_of,
 )
+from poolwatch.diagnosis.references.frames import frame_of, is_suspendable
 from poolwatch.diagnosis.references.places import Place, runs_user_code
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.code_owner import library_of

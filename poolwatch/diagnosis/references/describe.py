@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
@@ -27,32 +26,35 @@ from types import (
 )
 from typing import Any
 
-from poolwatch.diagnosis.references.circumstances import circumstances_of
-from poolwatch.diagnosis.references.follow import (
-    SUSPENDABLE,
+from poolwatch.diagnosis.references.attributes import (
     attributes_of,
     bases_of,
-    callbacks_of,
     class_dict,
-    class_members,
     class_name,
-    frame_of,
-    is_of_server,
-    is_of_sqlalchemy,
-    is_suspendable,
     is_thread_local,
-    local_variables,
     module_of,
 )
+from poolwatch.diagnosis.references.circumstances import circumstances_of
+from poolwatch.diagnosis.references.follow import (
+    CONTAINERS,
+    class_members,
+    is_of_server,
+    is_of_sqlalchemy,
+)
+from poolwatch.diagnosis.references.frames import (
+    SUSPENDABLE,
+    frame_of,
+    is_suspendable,
+    local_variables,
+)
+from poolwatch.diagnosis.references.futures import callbacks_of, is_of_asyncio
 from poolwatch.diagnosis.references.path import PathKind, ReferencePath
 from poolwatch.diagnosis.references.places import Place
 from poolwatch.model import Frame
 from poolwatch.stacks.capture import resolve
-from poolwatch.stacks.code_owner import library_of
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_PLUMBING = (*_CONTAINERS, CellType, MethodType)
+_PLUMBING = (*CONTAINERS, CellType, MethodType)
 _NEAR = 2
 """Most steps between a variable and the session or connection it stands for."""
 _OWN = 3
@@ -269,7 +271,7 @@ def _is_stored(chain: Sequence[Any], suspended: int) -> bool:
             break
     holder = chain[first - 1] if first else None
     owner = chain[first - 2] if first > 1 else None
-    if not isinstance_of(holder, _CONTAINERS) or isinstance_of(owner, (partial,)):
+    if not isinstance_of(holder, CONTAINERS) or isinstance_of(owner, (partial,)):
         return False
     return attributes_of(owner) is not holder
 
@@ -354,7 +356,7 @@ def _container_step(node: Any, _: Any) -> str:
 def _function_step(node: Any, following: Any) -> str | None:
     if not isinstance_of(following, (CellType,)):
         return f"a default or attribute of function {node.__qualname__}"
-    if _is_of_asyncio(node):
+    if is_of_asyncio(node):
         return None
     cells = zip(node.__code__.co_freevars, node.__closure__ or (), strict=False)
     name = _name_of(cells, following)
@@ -407,7 +409,7 @@ def _no_step(*_: Any) -> None:
 
 _DESCRIBERS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], str | None]], ...] = (
     ((dict,), _dict_step),
-    (_CONTAINERS, _container_step),
+    (CONTAINERS, _container_step),
     ((FunctionType,), _function_step),
     ((MethodType,), _method_step),
     ((CellType, TracebackType), _no_step),
@@ -437,13 +439,7 @@ def _future_step(node: Any, following: Any) -> str | None:
     kind = class_name(type(node)).lower()
     if not any(each is following for each in callbacks_of(node)):
         return f"the result of a {kind}"
-    return None if _is_of_asyncio(following) else f"a callback of a {kind}"
-
-
-def _is_of_asyncio(function: Any) -> bool:
-    """Whether it is a function of asyncio itself, which joins two futures, say."""
-    code = function.__code__ if type(function) is FunctionType else None
-    return code is not None and library_of(code.co_filename) == "asyncio"
+    return None if is_of_asyncio(following) else f"a callback of a {kind}"
 
 
 def _slots(node: Any) -> Iterable[tuple[str, Any]]:

@@ -13,14 +13,14 @@ from types import FunctionType
 from typing import Any
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import (
-    Guide,
+from poolwatch.diagnosis.references.attributes import (
     attributes_of,
     bases_of,
     class_dict,
     is_thread_local,
     module_of,
 )
+from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.places import NO_OWNER, Place, Root, unnamed_place
 
 _KNOWN = ("asyncio", "uvloop")

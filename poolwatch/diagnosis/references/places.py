@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 from typing import Any, Literal
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.references.frames import local_variables
 from poolwatch.diagnosis.wait_graph import Node, task_node, thread_node
 from poolwatch.stacks.code_owner import CodeOwner, code_owner_of, is_ours
 

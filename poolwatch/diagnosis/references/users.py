@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
+from poolwatch.diagnosis.references.attributes import is_thread_local
 from poolwatch.diagnosis.references.describe import describe, is_own
-from poolwatch.diagnosis.references.follow import Guide, is_thread_local
+from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.loops import loop_roots
 from poolwatch.diagnosis.references.places import Place, Root
 from poolwatch.diagnosis.references.roots import (

@@ -1,0 +1,55 @@
+"""Futures and tasks: what they refer to, and what they call when they are done."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from contextvars import Context
+from types import FunctionType, GetSetDescriptorType
+from typing import Any
+
+from poolwatch.diagnosis.references.attributes import (
+    attributes_of,
+    bases_of,
+    class_dict,
+)
+from poolwatch.stacks.code_owner import library_of
+
+
+def callbacks_of(future: Any) -> list[Any]:
+    """What a future or task calls at its end, without the contexts of these calls."""
+    known: Any = None
+    for base in bases_of(type(future)):
+        member: Any = class_dict(base).get("_callbacks")
+        if type(member) is GetSetDescriptorType:  # of asyncio, in C
+            known = member.__get__(future)
+    attributes = attributes_of(future) or {}
+    known = known or attributes.get("_callbacks") or attributes.get("_done_callbacks")
+    pairs = known if type(known) is list else []
+    return [each[0] if type(each) is tuple else each for each in pairs]
+
+
+def task_referents(task: Any) -> Sequence[Any]:
+    """What a task that is done refers to; a task that is not is a root of its own."""
+    return gc.get_referents(task) if task.done() else ()
+
+
+def future_referents(future: Any) -> Sequence[Any]:
+    """What a future calls at its end, its result and its exception."""
+    parts = list((attributes_of(future) or {}).values()) or gc.get_referents(future)
+    others = [each for each in parts if not _are_callbacks(each)]
+    return [*callbacks_of(future), *others]
+
+
+def _are_callbacks(part: Any) -> bool:
+    """Whether it is a list of callbacks, or the context of one."""
+    if type(part) is list and part:
+        first = part[0]
+        return type(first) is tuple and bool(first) and type(first[-1]) is Context
+    return type(part) is Context
+
+
+def is_of_asyncio(function: Any) -> bool:
+    """Whether it is a function of asyncio itself, which joins two futures, say."""
+    code = function.__code__ if type(function) is FunctionType else None
+    return code is not None and library_of(code.co_filename) == "asyncio"
