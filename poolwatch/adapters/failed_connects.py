@@ -16,6 +16,7 @@ from typing import Any
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.ledger.checkout import ConnectionFacts
 from poolwatch.runtime.libraries import by_package
+from poolwatch.stacks.current import with_callers
 
 _MAX_ERRORS = 8
 _MAX_FRAMES = 64
@@ -45,12 +46,7 @@ def connections_opened(
 
 def _running() -> set[int]:
     """Ids of the frames of the calling thread: their variables are in use."""
-    frame: FrameType | None = sys._getframe()
-    found: set[int] = set()
-    while frame is not None and len(found) < _MAX_STACK:
-        found.add(id(frame))
-        frame = frame.f_back
-    return found
+    return {id(frame) for frame in with_callers(sys._getframe(), _MAX_STACK)}
 
 
 def _tracebacks(error: BaseException) -> Iterator[TracebackType]:

@@ -22,6 +22,7 @@ from poolwatch.diagnosis.references.frames import (
     variables_of,
 )
 from poolwatch.stacks.capture import current_frames
+from poolwatch.stacks.current import with_callers
 from poolwatch.stacks.greenlets import thread_ident
 
 MAX_LOOKS = 256
@@ -41,7 +42,7 @@ def waiting_threads(connection: Any) -> Iterator[list[FrameType]]:
     own = thread_ident()
     for ident, frame in current_frames().items():
         if ident != own and _sends_over(frame, connection):
-            yield _with_callers(frame)
+            yield list(with_callers(frame, _MAX_DEPTH))
 
 
 def waiting_tasks(connection: Any) -> Iterator[list[FrameType]]:
@@ -65,14 +66,6 @@ def _awaiting(coroutine: Any) -> list[FrameType]:
         frames.append(frame)
         coroutine = awaited_by(coroutine)
     return frames[::-1]
-
-
-def _with_callers(frame: FrameType | None) -> list[FrameType]:
-    frames: list[FrameType] = []
-    while frame is not None and len(frames) < _MAX_DEPTH:
-        frames.append(frame)
-        frame = frame.f_back
-    return frames
 
 
 def _is_sending(code: Any) -> bool:
