@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from poolwatch.diagnosis.references.attributes import bases_of, class_name, module_of
 from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.frames import variables_of
+from poolwatch.diagnosis.references.instructions import JUMPS, names_of
 from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.model import Frame
@@ -134,7 +135,7 @@ def _block_around(code: CodeType, lasti: int) -> _Block:
     passed = False
     for each in instructions:
         if each.opname in _UNSETS:
-            unset.update(_names(each))
+            unset.update(names_of(each))
         if each.offset in targets or each.opname in _HANDLERS:
             passed |= each.offset > lasti
             block = block if passed else []
@@ -149,7 +150,7 @@ def _block_around(code: CodeType, lasti: int) -> _Block:
         name
         for each in block
         if each.opname.startswith(_SETS if each.offset < lasti else _STORES)
-        for name in _names(each)
+        for name in names_of(each)
     }
     names &= {*code.co_varnames, *code.co_cellvars} - unset
     steady = names - _assigned_again(instructions)
@@ -169,7 +170,7 @@ def _assigned_again(instructions: Sequence[dis.Instruction]) -> set[str]:
     for each in instructions:
         if each.opname.startswith(_STORES):
             in_loop = any(first <= each.offset <= last for first, last in loops)
-            names = set(_names(each))
+            names = set(names_of(each))
             again |= names if in_loop else names & once
             once |= names
     return again
@@ -181,19 +182,13 @@ def _jumps(instructions: Sequence[dis.Instruction]) -> list[dis.Instruction]:
     return [
         each
         for each in instructions
-        if each.opcode in _JUMPS
+        if each.opcode in JUMPS
         and each.opname not in _AWAITS
         and each.argval not in ends
     ]
 
 
-def _names(instruction: dis.Instruction) -> Iterable[str]:
-    value = instruction.argval
-    return value if type(value) is tuple else (value,)
-
-
 _AWAITS = ("SEND", "JUMP_BACKWARD_NO_INTERRUPT")
-_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 _LEAVES = ("RETURN_", "RERAISE", "RAISE_")
 _HANDLERS = ("PUSH_EXC_INFO",)
 _UNSETS = ("DELETE_FAST", "DELETE_DEREF", "LOAD_FAST_AND_CLEAR")
