@@ -53,3 +53,8 @@ def attribute_of(node: Any, name: str) -> Any:
         return object.__getattribute__(node, name)
     except AttributeError:
         return None
+
+
+def isinstance_of(node: Any, kinds: tuple[type, ...]) -> bool:
+    """Like ``isinstance``, without running code of the object, which may be a proxy."""
+    return issubclass(type(node), kinds)

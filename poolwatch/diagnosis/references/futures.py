@@ -12,6 +12,8 @@ from poolwatch.diagnosis.references.attributes import (
     attributes_of,
     bases_of,
     class_dict,
+    class_name,
+    module_of,
 )
 from poolwatch.stacks.code_owner import library_of
 
@@ -53,3 +55,9 @@ def is_of_asyncio(function: Any) -> bool:
     """Whether it is a function of asyncio itself, which joins two futures, say."""
     code = function.__code__ if type(function) is FunctionType else None
     return code is not None and library_of(code.co_filename) == "asyncio"
+
+
+def is_future(kind: type) -> bool:
+    """Whether it is a class of futures or tasks of the standard library."""
+    named = class_name(kind) in ("Future", "Task")
+    return named and module_of(kind).startswith(("_asyncio", "asyncio", "concurrent"))

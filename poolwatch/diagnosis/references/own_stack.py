@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.describe import in_words, is_near, is_own
+from poolwatch.diagnosis.references.describe import is_near, is_own
 from poolwatch.diagnosis.references.follow import CONTAINERS, Guide
 from poolwatch.diagnosis.references.places import NO_OWNER, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
+from poolwatch.diagnosis.references.words import in_words
 from poolwatch.stacks import greenlets
 
 _MAX_VISITED = 2000
