@@ -81,8 +81,8 @@ def rank(path: ReferencePath) -> tuple[int, ...]:
     one whose path leads over a suspended generator or coroutine (a request's middleware
     before the generator that will close the session); a frame that has the suspended
     code before one that reaches it somewhere (a server, over its set of connections);
-    another holder's frame before one
-    of the holder itself; a running frame before a suspended one.
+    another holder's frame before one of the holder itself; a running frame before a
+    suspended one.
     """
     if path.in_use:
         return (
