@@ -148,7 +148,7 @@ def _proof(idle: IdleConnection, state: State) -> str:
     )
 
 
-def remedy_for(idle: IdleConnection, process: Process) -> str:
+def remedy_for_idle(idle: IdleConnection, process: Process) -> str:
     """What to do about an idle connection that blocks others."""
     pool = next((pool for pool in process.pools if pool.id == idle.pool), None)
     return _remedy(idle, state_of(idle), pool)

@@ -9,7 +9,7 @@ from poolwatch.diagnosis.dirty_returns import (
     RELEASE,
     blamed_site,
     idle_in_words,
-    remedy_for,
+    remedy_for_idle,
 )
 from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
 from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
@@ -131,7 +131,7 @@ def _remedies(causes: Iterable[Session]) -> str:
 
 def _remedy(session: Session) -> str:
     if session.idle is not None and session.process is not None:
-        return remedy_for(session.idle, session.process)
+        return remedy_for_idle(session.idle, session.process)
     if session.lock is not None:
         return RELEASE
     if session.pid == _PREPARED:

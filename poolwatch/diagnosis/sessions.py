@@ -123,7 +123,7 @@ def server_of(status: ServerStatus) -> str | None:
 
 def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
     """The holds whose backend is proven, with its row and its server."""
-    servers = _servers(process)
+    servers = servers_by_pool(process)
     return [
         (hold, hold.server, servers[hold.pool])
         for hold in process.holds
@@ -133,7 +133,7 @@ def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatu
 
 def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]]:
     """The same for idle connections; few have a row, see ``activity.sql``."""
-    servers = _servers(process)
+    servers = servers_by_pool(process)
     return [
         (idle, servers[idle.pool])
         for idle in process.idle
@@ -141,5 +141,6 @@ def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]
     ]
 
 
-def _servers(process: Process) -> dict[str, ServerStatus]:
+def servers_by_pool(process: Process) -> dict[str, ServerStatus]:
+    """The status of each pool's server, by the id of the pool."""
     return {pool: server for server in process.servers for pool in server.pools}
