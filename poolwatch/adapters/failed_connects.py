@@ -1,4 +1,4 @@
-"""Finds the connections that a failed request has opened: nobody else will close them.
+"""Finds the connections that a failed request has opened: no other code closes them.
 
 While the exception passes, its traceback still has the frames of the call, and they
 have what the driver returned: in the application's own creator, in a listener, in the
@@ -50,7 +50,7 @@ def _running() -> set[int]:
 
 
 def _tracebacks(error: BaseException) -> Iterator[TracebackType]:
-    """Those of the exception, and of the exceptions from which it was raised."""
+    """The tracebacks of an exception and of those from which it was raised."""
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
     while left and len(seen) < _MAX_ERRORS:

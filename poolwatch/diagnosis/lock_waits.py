@@ -1,4 +1,4 @@
-"""``lock_wait``: a statement waits for a lock, with whoever blocks it."""
+"""``lock_wait``: a statement waits for a lock, with the sessions that block it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _stranger_in_words(session: Session) -> str:
 
 
 def _remedies(causes: Iterable[Session]) -> str:
-    """What to do about the sessions that keep all others waiting; each remedy once."""
+    """The remedies for the sessions that keep all others waiting, each once."""
     remedies = dict.fromkeys(_remedy(each) for each in causes)
     return " ".join(list(remedies)[:2])
 

@@ -1,4 +1,4 @@
-"""Whose a session of the server is: of a hold, an idle connection, or somebody else."""
+"""Assigns the sessions of a server to holds, idle connections and other programs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Session(NamedTuple):
 
     @property
     def row(self) -> ServerRow | None:
-        """What the server says about it."""
+        """Its row of ``pg_stat_activity``, if known."""
         known = self.hold or self.idle
         if known is not None:
             return known.server
@@ -132,7 +132,7 @@ def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatu
 
 
 def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]]:
-    """The same for idle connections; few have a row, see ``activity.sql``."""
+    """The idle connections with a row and a server; few have one: see activity.sql."""
     servers = servers_by_pool(process)
     return [
         (idle, servers[idle.pool])

@@ -341,7 +341,7 @@ class PoolLedger:
         """Note the seconds waited so far: see WaitRate."""
         all_stats = self._sites.all()
         count = sum(each.count for each in all_stats)
-        self.setup.look(count + len(self.recorded_holds()), now)
+        self.setup.note(count + len(self.recorded_holds()), now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
@@ -373,7 +373,7 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
             ended = sum(stats.count for stats in all_stats)
-            self.setup.look(ended + holds, now)
+            self.setup.note(ended + holds, now)
             gauges = self.gauges()
             self.slots.compare(now, gauges)
             return PoolStats(

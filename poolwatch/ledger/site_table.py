@@ -23,7 +23,7 @@ class SiteTable:
 
     def __init__(self) -> None:
         self.by_capture: dict[CapturedStack, StackStats] = {}
-        """Those of the latest captured stacks, of which many may share one."""
+        """By the latest captured stacks, of which many may share one record."""
         self._by_site: dict[Frame | None, dict[Stack, StackStats]] = {}
         """By call site and stack; the call site of an empty stack is None."""
 

@@ -30,7 +30,7 @@ allows a moment's wait for the task.
 
 
 class PastFrame(NamedTuple):
-    """What is captured of a frame."""
+    """The captured part of a frame."""
 
     f_code: CodeType
     f_lasti: int

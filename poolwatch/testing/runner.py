@@ -1,4 +1,4 @@
-"""What is read from pytest's own functions and frames, where it has no public way."""
+"""Reads pytest's own functions and frames, where it has no public interface."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from poolwatch.testing.scopes import fixture_name
 def fails_as_expected() -> bool:
     """Whether the running test has failed as expected (xfail).
 
-    Its report tells. A hook for reports would run three times per test. So the reports
-    are read from a local variable of pytest, when there is a leak to judge.
+    Only the report shows that. A hook for reports would run three times per test, so
+    the reports are read from a local variable of pytest when there is a leak to judge.
     """
     frame: Any = sys._getframe(1)  # noqa: SLF001 - the documented way
     while (

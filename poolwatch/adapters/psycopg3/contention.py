@@ -1,8 +1,8 @@
-"""Who waits to send a statement over a psycopg connection that is busy with another.
+"""Finds the threads and tasks that wait to send a statement over a busy connection.
 
 psycopg lets statements of several threads or tasks wait for each other at the lock of
-the connection. What is sent does not show that; so the end of a statement, while the
-lock is still held, is the time to look who waits.
+the connection. The statements themselves do not show that. So the stacks of the waiting
+threads and tasks are read when a statement ends, while the lock is still held.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from poolwatch.stacks.current import with_callers
 from poolwatch.stacks.greenlets import thread_ident
 
 MAX_LOOKS = 256
-"""Times per pool that all threads or tasks are looked at."""
+"""Maximum number of times per pool that all threads or tasks are read."""
 _MAX_DEPTH = 64
 _SENDING = frozenset({"execute", "executemany", "stream", "copy", "commit", "rollback"})
 _PACKAGE = str(Path(psycopg.__file__).parent)
@@ -46,7 +46,7 @@ def waiting_threads(connection: Any) -> Iterator[list[FrameType]]:
 
 
 def waiting_tasks(connection: Any) -> Iterator[list[FrameType]]:
-    """The same of tasks. Called on the loop of the connection."""
+    """The stacks of such tasks. Called on the event loop of the connection."""
     for task in sys.modules["asyncio"].all_tasks():
         frames = _awaiting(task.get_coro())
         inside = next((f for f in frames if _is_sending(f.f_code)), None)

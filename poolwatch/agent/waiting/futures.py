@@ -1,4 +1,4 @@
-"""What completes a future: a task, a thread, the workers of an executor.
+"""Finds the task, the thread or the executor that will complete a future.
 
 Only what asyncio, concurrent.futures and anyio store in futures themselves is read.
 """

@@ -27,7 +27,7 @@ _ROLES = {
     ("run", "asgiref/current_thread_executor.py"): "item",
     ("run", "anyio/_backends/_asyncio.py"): "anyio",
 }
-"""Functions in whose variables the loop or the work item is."""
+"""Functions that have the loop or the work item in a variable."""
 _MAX_ITEMS = 20_000
 """Most queued work items of an executor that are read."""
 _TRACING = frozenset({"frame", "event"})

@@ -1,4 +1,4 @@
-"""Calls, not functions: is the function on the stack in the call that checked out?
+"""Tells two calls of one function apart: is the call that checked out still running?
 
 A worker is in the same function again for its next job. Three things show that: a
 caller has moved on from the line of the call; a variable of the line that checked out
@@ -70,7 +70,7 @@ class Stacks:
         return False
 
     def are_of_one_thread(self) -> bool:
-        """Whether no recursion can have made pairs of two strangers.
+        """Whether no frame can have been paired with that of another recursive call.
 
         Of a deep stack only the inner part is known.
         """
@@ -122,7 +122,7 @@ class _Block(NamedTuple):
     names: frozenset[str]
     """The variables that have a value after it, and are never deleted."""
     steady: frozenset[str] = frozenset()
-    """Those of them that get no other value within the same call."""
+    """The variables among ``names`` that are assigned only once within a call."""
 
 
 @lru_cache(maxsize=256)
@@ -194,4 +194,4 @@ _HANDLERS = ("PUSH_EXC_INFO",)
 _UNSETS = ("DELETE_FAST", "DELETE_DEREF", "LOAD_FAST_AND_CLEAR")
 _STORES = ("STORE_FAST", "STORE_DEREF")
 _SETS = (*_STORES, "LOAD_FAST", "LOAD_DEREF")
-"""What a function loads has a value."""
+"""A variable that a function loads has a value."""

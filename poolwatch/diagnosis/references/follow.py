@@ -73,7 +73,7 @@ class Guide:
         self.loops: set[ref[Any]] = set()
         """Event loops found on the way."""
         self.loops_of_frames: frozenset[ref[Any]] = frozenset()
-        """Those found from the running frames, which may run them again."""
+        """Event loops found from the running frames, which may run them again."""
         self._kinds: list[type] = []
         """Keeps the types alive, and their ids with them."""
         self._by_base: dict[int, Follow | None] = {}

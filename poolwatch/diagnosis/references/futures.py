@@ -19,7 +19,7 @@ from poolwatch.stacks.code_owner import library_of
 
 
 def callbacks_of(future: Any) -> list[Any]:
-    """What a future or task calls at its end, without the contexts of these calls."""
+    """The callbacks of a future or task, without their contexts."""
     known: Any = None
     for base in bases_of(type(future)):
         member: Any = class_dict(base).get("_callbacks")
@@ -32,12 +32,12 @@ def callbacks_of(future: Any) -> list[Any]:
 
 
 def task_referents(task: Any) -> Sequence[Any]:
-    """What a task that is done refers to; a task that is not is a root of its own."""
+    """The referents of a task that is done; any other task is a root of its own."""
     return gc.get_referents(task) if task.done() else ()
 
 
 def future_referents(future: Any) -> Sequence[Any]:
-    """What a future calls at its end, its result and its exception."""
+    """The callbacks of a future, its result and its exception."""
     parts = list((attributes_of(future) or {}).values()) or gc.get_referents(future)
     others = [each for each in parts if not _are_callbacks(each)]
     return [*callbacks_of(future), *others]

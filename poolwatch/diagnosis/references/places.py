@@ -120,7 +120,7 @@ class Root:
     """The places as they are now, the innermost first."""
     count: int = 1
     resumes: bool = True
-    """False for an event loop that nobody runs, and for its tasks."""
+    """False for an event loop that no thread runs, and for its tasks."""
 
     @property
     def proves_use(self) -> bool:
