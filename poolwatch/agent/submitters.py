@@ -24,7 +24,11 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from poolwatch.diagnosis.references.frames import variables_of
-from poolwatch.diagnosis.references.futures import callbacks_of, is_of_asyncio
+from poolwatch.diagnosis.references.futures import (
+    callbacks_of,
+    future_of_work_item,
+    is_of_asyncio,
+)
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
 from poolwatch.runtime.guard import Guard
@@ -177,11 +181,7 @@ def _future_in(frame: FrameType | None, runner: CodeType) -> Any:
         frame = frame.f_back
     if frame is None:
         return None
-    variables = variables_of(frame)
-    item = variables.get("self")
-    if type(item).__name__ == "_WorkItem":
-        return object.__getattribute__(item, "__dict__").get("future")
-    return variables.get("future")
+    return future_of_work_item(variables_of(frame))
 
 
 def _still_running(checkout: Pairs, now: Pairs) -> bool:

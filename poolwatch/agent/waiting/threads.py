@@ -15,19 +15,17 @@ from typing import Any
 
 from poolwatch.diagnosis.references.attributes import attribute_of
 from poolwatch.diagnosis.references.frames import variables_of
+from poolwatch.diagnosis.references.futures import future_of_work_item
 from poolwatch.diagnosis.references.places import MAX_FRAMES
 from poolwatch.stacks.capture import current_frames
-from poolwatch.stacks.work_items import is_in
+from poolwatch.stacks.work_items import is_in, runs_work_item
 
 _ROLES = {
     ("run_forever", "asyncio/base_events.py"): "loop",
     ("run", "asyncio/runners.py"): "runner",
     ("_worker", "concurrent/futures/thread.py"): "worker",
-    ("run", "concurrent/futures/thread.py"): "item",
-    ("run", "asgiref/current_thread_executor.py"): "item",
-    ("run", "anyio/_backends/_asyncio.py"): "anyio",
 }
-"""Functions that have the loop or the work item in a variable."""
+"""Functions that have an event loop, or the queue of an executor, in a variable."""
 _MAX_ITEMS = 20_000
 """Most queued work items of an executor that are read."""
 _TRACING = frozenset({"frame", "event"})
@@ -87,10 +85,8 @@ class Threads:
                 weak_ref = known.get("executor_reference")
                 self.executors[id(queue)] = Executor(queue, weak_ref)
             self.executors[id(queue)].workers.append(ident)
-        elif role == "item" and owner is not None:
-            self.running[id(attribute_of(owner, "future"))] = ident
-        elif role == "anyio" and "future" in known:
-            self.running[id(known["future"])] = ident
+        elif role == "item" and (future := future_of_work_item(known)) is not None:
+            self.running[id(future)] = ident
 
     def forget(self) -> None:
         """Drop the frames: this thread's own makes a cycle."""
@@ -123,7 +119,7 @@ def _role(code: CodeType) -> str:
     for (name, file), role in _ROLES.items():
         if code.co_name == name and is_in(code.co_filename, file):
             return role
-    return ""
+    return "item" if runs_work_item(code) else ""
 
 
 def _futures_in(queue: Any) -> Iterator[Any]:

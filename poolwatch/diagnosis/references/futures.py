@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from types import FunctionType, GetSetDescriptorType
 from typing import Any
 
 from poolwatch.diagnosis.references.attributes import (
+    attribute_of,
     attributes_of,
     bases_of,
     class_dict,
@@ -49,6 +50,14 @@ def _are_callbacks(part: Any) -> bool:
         first = part[0]
         return type(first) is tuple and bool(first) and type(first[-1]) is Context
     return type(part) is Context
+
+
+def future_of_work_item(variables: Mapping[str, Any]) -> Any:
+    """The future of a work item, by the variables of the function that runs it."""
+    item = variables.get("self")
+    if class_name(type(item)) == "_WorkItem":
+        return attribute_of(item, "future")
+    return variables.get("future")
 
 
 def is_of_asyncio(function: Any) -> bool:
