@@ -350,22 +350,20 @@ class LibraryPools(ABC):
         """The line that made the target, if the code that instruments it, or a caller,
         has assigned it to a variable there.
         """
-        from poolwatch.diagnosis.references.follow import local_variables
+        from poolwatch.diagnosis.references.frames import local_variables
         from poolwatch.runtime.libraries import makers
         from poolwatch.stacks.assignments import assigned_at
         from poolwatch.stacks.code_owner import is_ours
+        from poolwatch.stacks.current import with_callers
 
-        for _ in range(_MAX_CALLERS):
-            if frame is None:
-                break
-            ours = is_ours(frame.f_code.co_filename)
-            variables = ([], []) if ours else local_variables(frame)
+        for each in with_callers(frame, _MAX_CALLERS):
+            ours = is_ours(each.f_code.co_filename)
+            variables = ([], []) if ours else local_variables(each)
             for name, value in zip(*variables, strict=True):
                 if value is target or self.is_wrapper(value, target):
-                    found = assigned_at(frame.f_code, name, makers())
+                    found = assigned_at(each.f_code, name, makers())
                     if found is not None:
                         return found
-            frame = frame.f_back
         return None
 
     def _options_of(self, target: Any, ledger: PoolLedger) -> int:

@@ -1,4 +1,4 @@
-"""Finds the connections that a failed request has opened: nobody else will close them.
+"""Finds the connections that a failed request has opened: no other code closes them.
 
 While the exception passes, its traceback still has the frames of the call, and they
 have what the driver returned: in the application's own creator, in a listener, in the
@@ -16,6 +16,7 @@ from typing import Any
 from poolwatch.adapters.connection_facts import facts_of
 from poolwatch.ledger.checkout import ConnectionFacts
 from poolwatch.runtime.libraries import by_package
+from poolwatch.stacks.current import with_callers
 
 _MAX_ERRORS = 8
 _MAX_FRAMES = 64
@@ -45,16 +46,11 @@ def connections_opened(
 
 def _running() -> set[int]:
     """Ids of the frames of the calling thread: their variables are in use."""
-    frame: FrameType | None = sys._getframe()
-    found: set[int] = set()
-    while frame is not None and len(found) < _MAX_STACK:
-        found.add(id(frame))
-        frame = frame.f_back
-    return found
+    return {id(frame) for frame in with_callers(sys._getframe(), _MAX_STACK)}
 
 
 def _tracebacks(error: BaseException) -> Iterator[TracebackType]:
-    """Those of the exception, and of the exceptions from which it was raised."""
+    """The tracebacks of an exception and of those from which it was raised."""
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
     while left and len(seen) < _MAX_ERRORS:
@@ -74,15 +70,18 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
 
 
 def _connections_in(frame: FrameType) -> list[Any]:
-    from poolwatch.diagnosis.references.follow import local_variables
+    from poolwatch.diagnosis.references.frames import local_variables
 
-    _, values = local_variables(frame)
-    return [value for value in values if _is_one(value)]
+    return [value for value in local_variables(frame)[1] if _is_one(value)]
 
 
 def _is_one(value: Any) -> bool:
     """Whether it is a connection of a driver, or SQLAlchemy's wrapper around one."""
-    from poolwatch.diagnosis.references.follow import bases_of, class_name, module_of
+    from poolwatch.diagnosis.references.attributes import (
+        bases_of,
+        class_name,
+        module_of,
+    )
 
     packages = by_package()
     return any(

@@ -23,9 +23,9 @@ _GENERATOR = 0x20 | 0x200
 def add_circumstances(
     pool: PoolLedger, judged: Iterable[tuple[Checkout, JudgedHold]]
 ) -> None:
-    """Add the circumstances to the holds that findings are worded by.
+    """Add the circumstances to the oldest hold of each kind and call site.
 
-    That is the oldest of each kind and call site.
+    The finding about that call site takes its remedy from the oldest hold.
     """
     oldest: dict[object, tuple[Checkout, JudgedHold]] = {}
     for checkout, each in judged:
@@ -53,7 +53,7 @@ def _of_hold(
 
 
 def of_collected(pool: PoolLedger, each: Collected) -> tuple[Circumstance, ...]:
-    """What was seen around the connections that one call site has dropped."""
+    """The circumstances of the connections that one call site has dropped."""
     with suppress(Exception):
         return *_of_load(pool, each.stack), *_of_source(pool, each.stack, ())
     return ()
@@ -100,7 +100,7 @@ def _of_load(pool: PoolLedger, stack: Pairs) -> Iterator[Circumstance]:
 def _of_source(
     pool: PoolLedger, stack: Pairs, now: tuple[Frame, ...]
 ) -> Iterator[Circumstance]:
-    """What the source around the call site shows. ``now`` is the holder's stack."""
+    """Circumstances that the source shows; ``now`` is the holder's stack."""
     from poolwatch.stacks.source import read_source  # loaded by the first finding
 
     frames = resolve(stack)

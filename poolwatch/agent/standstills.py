@@ -1,4 +1,4 @@
-"""Pools in which nothing moves: who has their connections, and what those wait for."""
+"""Reads the wait graph of pools at a standstill, in which nothing moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.agent.ledger_reading import LedgerReading, has_moved
 from poolwatch.diagnosis.evidence import Blocked
-from poolwatch.diagnosis.references.follow import class_name
+from poolwatch.diagnosis.references.attributes import class_name
 from poolwatch.diagnosis.wait_graph import Node
 from poolwatch.model import Finding
 
@@ -22,11 +22,11 @@ _PAUSE_PER_COST = 10
 
 
 class StandstillReading(NamedTuple):
-    """What holds up the pools at a standstill, at one moment."""
+    """The wait graph of the pools at a standstill, at one moment."""
 
     blocked: Mapping[Node, Blocked] = MappingProxyType({})
     left_out: tuple[str, ...] = ()
-    """What was not read, in words."""
+    """The parts that were not read, in words."""
     complete: bool = True
     """False if it was not read this time: the last result holds."""
 
@@ -37,13 +37,13 @@ class Standstills:
     def __init__(self) -> None:
         self._user_search: UserSearch | None = None
         self._deadlocks: list[Finding] = []
-        """Those of the last snapshot that has read the wait graph."""
+        """The deadlocks of the last snapshot for which the wait graph was read."""
         self._left_out: tuple[str, ...] = ()
         self._next = float("-inf")
         """``time.monotonic()`` from which on it may be read again."""
 
     def read(self, reading: LedgerReading, *, search: bool) -> StandstillReading:
-        """Read what holds the pools up, unless the last reading was too costly."""
+        """Read the wait graph, unless the last reading was too costly."""
         if not any(evidence.at_standstill for _, evidence in reading.holds()):
             return StandstillReading(complete=search)
         if not search or reading.now < self._next:

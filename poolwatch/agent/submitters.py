@@ -13,10 +13,9 @@ and anyio, are read.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
@@ -24,7 +23,12 @@ from types import BuiltinMethodType, CodeType, FrameType, FunctionType, MethodTy
 from typing import Any, NamedTuple
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.references.frames import variables_of
+from poolwatch.diagnosis.references.futures import (
+    callbacks_of,
+    future_of_work_item,
+    is_of_asyncio,
+)
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.model import Frame
 from poolwatch.runtime.guard import Guard
@@ -37,17 +41,16 @@ from poolwatch.stacks.capture import (
     resolve,
 )
 from poolwatch.stacks.compare import user_frames
-from poolwatch.stacks.current import task_stack
+from poolwatch.stacks.current import task_stack, with_callers
 from poolwatch.stacks.holder import TaskRef
 from poolwatch.stacks.work_items import is_in, work_item_at
 
 _FUTURE_WAIT_FILE = "concurrent/futures/_base.py"
-_ASYNCIO = f"{os.sep}asyncio{os.sep}"
 _WAKEUP_METHODS = ("task_wakeup", "__wakeup", "_on_task_done")
 """Methods of tasks and task groups that asyncio calls when a future is done."""
 _SLEEP_FILE = "threading.py"
 """A thread that waits for a future sleeps in this file. Any other frame there may be a
-trace function's; then the waiting frame must not be read (see references.follow)."""
+trace function's; then the waiting frame must not be read (see references.frames)."""
 _MAX_FRAMES = 6
 """Innermost frames of a waiting thread among which its future is searched."""
 _MAX_TASKS = 3
@@ -178,15 +181,7 @@ def _future_in(frame: FrameType | None, runner: CodeType) -> Any:
         frame = frame.f_back
     if frame is None:
         return None
-    variables = _variables(frame)
-    item = variables.get("self")
-    if type(item).__name__ == "_WorkItem":
-        return object.__getattribute__(item, "__dict__").get("future")
-    return variables.get("future")
-
-
-def _variables(frame: FrameType) -> dict[str, Any]:
-    return dict(zip(*local_variables(frame), strict=True))
+    return future_of_work_item(variables_of(frame))
 
 
 def _still_running(checkout: Pairs, now: Pairs) -> bool:
@@ -227,7 +222,7 @@ def _waiting_task(future: Any) -> Any:
     asyncio: Any = sys.modules.get("asyncio")
     if asyncio is None:
         return None
-    tasks, seen, queue = [], {id(future)}, list(_callbacks(future))
+    tasks, seen, queue = [], {id(future)}, callbacks_of(future)
     while queue and len(seen) < _MAX_OBJECTS:
         each = queue.pop()
         if id(each) in seen:
@@ -236,7 +231,7 @@ def _waiting_task(future: Any) -> Any:
         if issubclass(type(each), asyncio.Task):
             tasks.append(each)
         elif issubclass(type(each), asyncio.Future | Future):
-            queue += _callbacks(each)
+            queue += callbacks_of(each)
         elif type(each) is asyncio.TaskGroup:
             queue.append(object.__getattribute__(each, "_parent_task"))
         else:
@@ -253,46 +248,27 @@ def _callback_targets(callback: Any) -> Iterable[Any]:
             return ()  # an application's object may compute its name
         return (callback.__self__,) if function.__name__ in _WAKEUP_METHODS else ()
     if kind is partial:
-        return callback.args if _is_asyncio_function(callback.func) else ()
+        return callback.args if is_of_asyncio(callback.func) else ()
     if kind is FunctionType:
-        cells = callback.__closure__ or () if _is_asyncio_function(callback) else ()
+        cells = callback.__closure__ or () if is_of_asyncio(callback) else ()
         contents = [each for cell in cells for each in gc.get_referents(cell)]
         return [
             each for each in contents if type(each) is not list
         ]  # gather()'s other futures
-    return gc.get_referents(callback) if kind in (list, tuple) else ()
-
-
-def _is_asyncio_function(function: Any) -> bool:
-    kind = type(function)
-    return kind is FunctionType and _ASYNCIO in function.__code__.co_filename
-
-
-def _callbacks(future: Any) -> Iterable[Any]:
-    if issubclass(type(future), Future):
-        return tuple(object.__getattribute__(future, "_done_callbacks"))
-    return gc.get_referents(future)
+    return ()
 
 
 def _waiting_stack(future: Any, frames: Mapping[int, FrameType]) -> Pairs:
     """Return the stack of the thread that waits for a future, from the waiting call."""
     for each in frames.values():
-        for above, frame in pairwise(_innermost_frames(each)):
+        for above, frame in pairwise(with_callers(each, _MAX_FRAMES)):
             if not is_in(frame.f_code.co_filename, _FUTURE_WAIT_FILE):
                 continue
             if not is_in(above.f_code.co_filename, _SLEEP_FILE):
                 continue
-            variables = _variables(frame)
+            variables = variables_of(frame)
             futures: Any = variables.get("fs")
             others = list(futures) if type(futures) in (list, set, frozenset) else []
             if any(one is future for one in (variables.get("self"), *others)):
                 return pairs_of(frame)
     return ()
-
-
-def _innermost_frames(frame: FrameType | None) -> Iterator[FrameType]:
-    for _ in range(_MAX_FRAMES):
-        if frame is None:
-            return
-        yield frame
-        frame = frame.f_back

@@ -7,7 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import distinct_sites, ids
-from poolwatch.diagnosis.sessions import IN_TRANSACTION, holds_with_rows
+from poolwatch.diagnosis.sessions import (
+    IN_TRANSACTION,
+    holds_with_rows,
+    server_of,
+    servers_by_pool,
+)
 from poolwatch.model import (
     ClosedConnection,
     Finding,
@@ -131,12 +136,12 @@ def ghosts(process: Process, missing: Collection[str]) -> list[Finding]:
 
     One finding for each server, because a restart makes ghosts of all holds on it.
     """
-    servers = {pool: server for server in process.servers for pool in server.pools}
+    servers = servers_by_pool(process)
     groups: dict[str | None, list[Hold]] = defaultdict(list)
     for hold in process.holds:
         if hold.id in missing:
             server = servers.get(hold.pool)
-            name = server.identity or server.address if server else None
+            name = server_of(server) if server else None
             groups[name].append(hold)
     return [
         _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()

@@ -1,4 +1,4 @@
-"""Circumstances: what was seen around a hold that tells which remedy would have helped.
+"""Circumstances of a hold: facts that decide which remedy would have helped.
 
 The agent collects them for the few holds that a finding is about;
 :mod:`poolwatch.diagnosis.remedies` has the words.

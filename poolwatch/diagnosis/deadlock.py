@@ -1,4 +1,4 @@
-"""``pool_deadlock``: no connection of a pool can come back, because nobody can move.
+"""``pool_deadlock``: no holder of a pool can move, so no connection comes back.
 
 The holds, the waits and what the agent knows of threads and tasks make a wait graph. A
 pool is deadlocked if all its connections are out and all its holds are stuck in it.
@@ -74,7 +74,7 @@ def _is_full(pool: PoolEvidence) -> bool:
 
 
 def _users(judged: JudgedHold) -> tuple[Node, ...] | None:
-    """Who can return the connection; empty if it is leaked, None if not known."""
+    """The threads and tasks that can return it; empty if leaked, None if unknown."""
     evidence = judged.evidence
     if judged.hold.verdict == "leaked":
         return ()
@@ -86,7 +86,7 @@ def _users(judged: JudgedHold) -> tuple[Node, ...] | None:
 
 
 def _nodes_of(owner: object, pool: PoolEvidence) -> set[Node]:
-    """The nodes that stand for who waits."""
+    """The nodes that stand for a waiting thread or task."""
     known = pool.blocked.get(owner)
     return (
         {owner, *(node for group in known.needs for node in group)}
@@ -138,7 +138,7 @@ class _Words(NamedTuple):
 
 
 def _finding(found: _Deadlock) -> Finding:
-    words = next(words for words in (tell(found) for tell in _TELLERS) if words)
+    words = next(w for w in (explain(found) for explain in _EXPLANATIONS) if w)
     stats, held, waits = found.pool.stats, found.held, found.waits
     leaked = len(_in_pool(found.pool)) - len(held)
     proof = f"checked out at {_counted(held)}"
@@ -226,7 +226,7 @@ def _limiter(found: _Deadlock) -> _Words | None:
 
 
 def _executor(found: _Deadlock) -> _Words | None:
-    """Who holds waits for a worker, and all workers for a connection or a worker."""
+    """The holders wait for a worker, and all workers for a connection or a worker."""
     executor = found.first("executor")
     if executor is None:
         return None
@@ -235,8 +235,8 @@ def _executor(found: _Deadlock) -> _Words | None:
         f"{found.all_of_it} is held by code that waits{_where(found)} for a worker of "
         f"an executor of {plural(executor.size, 'thread')}, and "
         + _none_can_move(found, executor.size),
-        "Take and return the connection within one work item, or run what returns it "
-        "in an executor of its own."
+        "Check out and return the connection within one work item, or run the code "
+        "that returns it in an executor of its own."
         if for_pool
         else "Run the inner work directly, or in an executor of its own: a worker that "
         "waits for work in its own queue waits for itself.",
@@ -244,20 +244,20 @@ def _executor(found: _Deadlock) -> _Words | None:
 
 
 def _lock(found: _Deadlock) -> _Words | None:
-    """Who holds waits for a lock, whose owner waits for a connection."""
+    """The holders wait for a lock, whose owner waits for a connection."""
     lock = found.first("lock")
     if lock is None:
         return None
     return _Words(
         f"{found.all_of_it} is held by code that waits{_where(found)} for a lock, and "
         f"{lock.name} has the lock and waits{_at(found.behind(lock))}, too",
-        "Acquire the lock and take the connection always in the same order, the lock "
-        "first; or return the connection before the lock is acquired.",
+        "Acquire the lock and check out the connection always in the same order, the "
+        "lock first; or return the connection before the lock is acquired.",
     )
 
 
 def _other_pool(found: _Deadlock) -> _Words | None:
-    """Who holds waits for another pool, whose holders wait for this one."""
+    """The holders wait for another pool, whose holders wait for this one."""
     others = found.other_pools()
     if not others:
         return None
@@ -265,13 +265,13 @@ def _other_pool(found: _Deadlock) -> _Words | None:
     return _Words(
         f"{found.all_of_it} is held by code that waits for pool {names}, where no "
         "holder can move, because it waits for this one",
-        "Take connections of several pools always in the same order, or return the one "
-        "before taking the other.",
+        "Check out connections of several pools always in the same order, or return "
+        "the one before checking out the other.",
     )
 
 
 def _others(found: _Deadlock) -> _Words:
-    """Who holds waits for threads or tasks, which wait for a connection."""
+    """The holders wait for threads or tasks, which wait for a connection."""
     return _Words(
         f"{found.all_of_it} is held by code that waits{_where(found)} for other "
         "threads or tasks, and "
@@ -281,7 +281,7 @@ def _others(found: _Deadlock) -> _Words:
     )
 
 
-_TELLERS = (_nested, _loop, _limiter, _executor, _lock, _other_pool, _others)
+_EXPLANATIONS = (_nested, _loop, _limiter, _executor, _lock, _other_pool, _others)
 
 
 def _where(found: _Deadlock) -> str:

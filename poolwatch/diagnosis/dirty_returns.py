@@ -29,7 +29,7 @@ RELEASE = (
     "ends with the transaction. A pool can also run pg_advisory_unlock_all() whenever "
     "a connection is returned."
 )
-"""What to do about a session-level lock that comes back with its connection."""
+"""The remedy for a session-level lock that comes back with its connection."""
 
 State = Literal["lock", "transaction", "listen"]
 
@@ -60,7 +60,7 @@ def _is_proven(idle: IdleConnection, state: State) -> bool:
 
 
 def state_of(idle: IdleConnection) -> State | None:
-    """What the connection still has, as far as the server proves it."""
+    """The lock or transaction that the server proves to be open on the connection."""
     row = idle.server
     if row is None or idle.unchanged_s < 0.0:
         return None
@@ -80,7 +80,7 @@ def state_of(idle: IdleConnection) -> State | None:
 def blamed_site(idle: IdleConnection) -> Frame | None:
     """The call site that brought it back like that: of the lock, else the last one.
 
-    None if somebody else may have used it since.
+    None if other code may have used it since.
     """
     if idle.unchanged_s < 0.0:
         return None
@@ -148,8 +148,8 @@ def _proof(idle: IdleConnection, state: State) -> str:
     )
 
 
-def remedy_for(idle: IdleConnection, process: Process) -> str:
-    """What to do about an idle connection that blocks others."""
+def remedy_for_idle(idle: IdleConnection, process: Process) -> str:
+    """The remedy for an idle connection that blocks others."""
     pool = next((pool for pool in process.pools if pool.id == idle.pool), None)
     return _remedy(idle, state_of(idle), pool)
 

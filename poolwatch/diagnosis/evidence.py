@@ -119,7 +119,7 @@ class HoldEvidence:
     since, or its callers or variables show it. So the stack does not show who uses this
     connection."""
     loop_stopped: bool = False
-    """The holder is a task of an event loop that nobody runs at the moment."""
+    """The holder is a task of an event loop that is stopped at the moment."""
     stack_changed: bool = False
     """The number of frames left has changed while the evidence was collected."""
     nested: bool = False
@@ -127,12 +127,12 @@ class HoldEvidence:
     at_standstill: bool = False
     """All connections of its pool are out, and nothing has moved in it lately."""
     users: tuple[Node, ...] | None = None
-    """Who has the connection in use, as nodes of the wait graph; empty if no variable
+    """Users of the connection, as nodes of the wait graph; empty if no variable
     was found that refers to it, None if it is not known."""
     search: Search | None = None
     """None if there was no search."""
     circumstances: tuple[Circumstance, ...] = ()
-    """What tells which remedy fits; only set for a hold that a finding is about."""
+    """Facts that decide the remedy; only set for a hold that a finding is about."""
     no_statement: bool = False
     """No statement was sent over the connection, where statements are recorded."""
 
@@ -226,4 +226,4 @@ class ServerEvidence:
     missing: frozenset[str] = frozenset()
     """Ids of holds without a backend on the server."""
     readings: Sequence[ServerReading] = ()
-    """What its servers said, one reading per server."""
+    """The readings of its servers, one per server."""

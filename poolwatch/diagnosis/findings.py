@@ -82,7 +82,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
     processes = [each.process for each in evidence]
     down = servers.server_down(processes)
     too_many = servers.over_capacity(processes)
-    told = servers.told_by_over_capacity(processes)
+    covered = servers.covered_by_over_capacity(processes)
     sessions = Sessions(evidence)
     return tuple(
         replace(
@@ -94,7 +94,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
                         finding
                         for finding in each.process.findings
                         if finding.kind != "over_capacity"
-                        or (number, finding.pool) not in told
+                        or (number, finding.pool) not in covered
                     ],
                     *backends.stray_sessions(each.stray_sessions),
                     *backends.ghosts(each.process, each.missing),

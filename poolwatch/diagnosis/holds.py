@@ -99,27 +99,6 @@ _PER_SITE: dict[FindingKind, _Wording] = {
 }
 
 
-_CLOSE_OUTSIDE_REQUESTS = (
-    "Django closes connections at the end of a request, and at no other time: call "
-    "connections.close_all() in a finally clause where the work of the thread ends."
-)
-_CLOSE_EARLY = (
-    "Leave the atomic block and call connection.close() before slow work: Django opens "
-    "a connection again with the next statement."
-)
-_OF_FRAMEWORK: dict[tuple[FindingKind, str], str] = {
-    ("leaked.orphaned", "thread"): _CLOSE_OUTSIDE_REQUESTS,
-    ("leaked.orphaned", "persistent"): "Set CONN_MAX_AGE to 0: the threads of these "
-    "requests end with them (ASGI, gevent, a thread per request), so that no later "
-    'request uses a persistent connection. OPTIONS["pool"] saves the connects.',
-    ("leaked.abandoned", "thread"): "Outside of requests nothing closes the connection "
-    "of a thread: call connections.close_all() when a job of the thread is done.",
-    ("held_across_io", "thread"): _CLOSE_EARLY,
-    ("long_hold", "thread"): _CLOSE_EARLY,
-}
-"""Remedies for holds of a framework, by kind and ``HoldEvidence.framework``."""
-
-
 def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
     """Findings about single holds, one per kind, pool and call site."""
     groups: dict[tuple[FindingKind, str, Frame | None], list[JudgedHold]]
@@ -147,7 +126,8 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
                 remedy=remedy_for(
                     kind,
                     evidence.circumstances,
-                    _OF_FRAMEWORK.get((kind, evidence.framework or ""), wording.remedy),
+                    wording.remedy,
+                    framework=evidence.framework,
                 ),
                 holds=ids(group),
                 sites=distinct_sites(site),

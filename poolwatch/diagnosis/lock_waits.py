@@ -1,4 +1,4 @@
-"""``lock_wait``: a statement waits for a lock, with whoever blocks it."""
+"""``lock_wait``: a statement waits for a lock, with the sessions that block it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from poolwatch.diagnosis.dirty_returns import (
     RELEASE,
     blamed_site,
     idle_in_words,
-    remedy_for,
+    remedy_for_idle,
 )
 from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
 from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
@@ -124,14 +124,14 @@ def _stranger_in_words(session: Session) -> str:
 
 
 def _remedies(causes: Iterable[Session]) -> str:
-    """What to do about the sessions that keep all others waiting; each remedy once."""
+    """The remedies for the sessions that keep all others waiting, each once."""
     remedies = dict.fromkeys(_remedy(each) for each in causes)
     return " ".join(list(remedies)[:2])
 
 
 def _remedy(session: Session) -> str:
     if session.idle is not None and session.process is not None:
-        return remedy_for(session.idle, session.process)
+        return remedy_for_idle(session.idle, session.process)
     if session.lock is not None:
         return RELEASE
     if session.pid == _PREPARED:

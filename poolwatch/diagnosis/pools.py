@@ -80,9 +80,9 @@ def exhausted(
 
 
 def lost_slot(pool: PoolStats, missing: Sequence[MissingSlot]) -> list[Finding]:
-    """``lost_slot``: the pool counts more connections as out than anybody has.
+    """``lost_slot``: the pool counts more connections as out than there are holds.
 
-    Slots of dropped connections are left out: ``leaked.collected`` names who did it.
+    Slots of dropped connections are left out: ``leaked.collected`` reports these.
     """
     if not missing or pool.slots is None:
         return []
@@ -134,7 +134,7 @@ def _lost_remedy(certain: Sequence[FailedCall]) -> str:
             "cancel or interrupt a request half-way, and use the newest release of "
             "the pool's library. "
         )
-    return "Look for code that takes connections from the pool past its checkout. "
+    return "Look for code that gets connections from the pool past its checkout. "
 
 
 def _get_back(pool: PoolStats) -> str:

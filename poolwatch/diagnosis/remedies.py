@@ -1,7 +1,7 @@
 """Remedies: from the circumstances of a hold to what would have helped.
 
-One table for all findings about holds. Where no circumstance is special, the remedy of
-the finding itself is right.
+One table for all findings about holds. Where no circumstance is special, the remedy for
+the framework that has the hold applies, else that of the finding itself.
 """
 
 from __future__ import annotations
@@ -122,13 +122,41 @@ _REMEDIES: dict[CircumstanceKind, _Remedy] = {
 """In the order in which they are chosen."""
 
 
+_CLOSE_OUTSIDE_REQUESTS = (
+    "Django closes connections at the end of a request, and at no other time: call "
+    "connections.close_all() in a finally clause where the work of the thread ends."
+)
+_CLOSE_EARLY = (
+    "Leave the atomic block and call connection.close() before slow work: Django opens "
+    "a connection again with the next statement."
+)
+_OF_FRAMEWORK: dict[tuple[FindingKind, str], str] = {
+    ("leaked.orphaned", "thread"): _CLOSE_OUTSIDE_REQUESTS,
+    ("leaked.orphaned", "persistent"): "Set CONN_MAX_AGE to 0: the threads of these "
+    "requests end with them (ASGI, gevent, a thread per request), so that no later "
+    'request uses a persistent connection. OPTIONS["pool"] saves the connects.',
+    ("leaked.abandoned", "thread"): "Outside of requests nothing closes the connection "
+    "of a thread: call connections.close_all() when a job of the thread is done.",
+    ("held_across_io", "thread"): _CLOSE_EARLY,
+    ("long_hold", "thread"): _CLOSE_EARLY,
+}
+"""Remedies for holds of a framework, by kind and ``HoldEvidence.framework``."""
+
+
 def remedy_for(
-    kind: FindingKind, circumstances: Iterable[Circumstance], otherwise: str
+    kind: FindingKind,
+    circumstances: Iterable[Circumstance],
+    otherwise: str,
+    *,
+    framework: str | None = None,
 ) -> str:
-    """The remedy that fits the circumstances; ``otherwise`` if none is special."""
+    """The remedy that fits the circumstances, else the framework, else ``otherwise``.
+
+    ``framework`` is that of the hold: see ``HoldEvidence.framework``.
+    """
     seen = {each.kind: each for each in circumstances}
     for name, remedy in _REMEDIES.items():
         if name in seen and kind in remedy.findings:
             found = seen[name]
             return remedy.words.format(where=place(found.where), name=found.name)
-    return otherwise
+    return _OF_FRAMEWORK.get((kind, framework or ""), otherwise)

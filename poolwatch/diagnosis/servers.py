@@ -33,7 +33,7 @@ def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     return found
 
 
-def told_by_over_capacity(processes: Sequence[Process]) -> set[tuple[int, str]]:
+def covered_by_over_capacity(processes: Sequence[Process]) -> set[tuple[int, str]]:
     """The pools of which over_capacity() speaks: the process by its index, and the id.
 
     What their processes say of the same is left out then.
@@ -198,7 +198,7 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
 
 
 def _who_can(pools: _Pools, by_themselves: _Pools, wanted: int) -> str:
-    """Who can open how many connections: one pool, or all of them together."""
+    """The number of connections that one pool, or all together, can open, in words."""
     if len(by_themselves) == 1 and by_themselves[0][2].made_at:
         pool = by_themselves[0][2]
         if pool.capacity is None:

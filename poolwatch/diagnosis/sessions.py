@@ -1,4 +1,4 @@
-"""Whose a session of the server is: of a hold, an idle connection, or somebody else."""
+"""Assigns the sessions of a server to holds, idle connections and other programs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Session(NamedTuple):
 
     @property
     def row(self) -> ServerRow | None:
-        """What the server says about it."""
+        """Its row of ``pg_stat_activity``, if known."""
         known = self.hold or self.idle
         if known is not None:
             return known.server
@@ -123,7 +123,7 @@ def server_of(status: ServerStatus) -> str | None:
 
 def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:
     """The holds whose backend is proven, with its row and its server."""
-    servers = _servers(process)
+    servers = servers_by_pool(process)
     return [
         (hold, hold.server, servers[hold.pool])
         for hold in process.holds
@@ -132,8 +132,8 @@ def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatu
 
 
 def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]]:
-    """The same for idle connections; few have a row, see ``activity.sql``."""
-    servers = _servers(process)
+    """The idle connections with a row and a server; few have one: see activity.sql."""
+    servers = servers_by_pool(process)
     return [
         (idle, servers[idle.pool])
         for idle in process.idle
@@ -141,5 +141,6 @@ def idle_with_rows(process: Process) -> list[tuple[IdleConnection, ServerStatus]
     ]
 
 
-def _servers(process: Process) -> dict[str, ServerStatus]:
+def servers_by_pool(process: Process) -> dict[str, ServerStatus]:
+    """The status of each pool's server, by the id of the pool."""
     return {pool: server for server in process.servers for pool in server.pools}

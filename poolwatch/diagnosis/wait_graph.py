@@ -1,4 +1,4 @@
-"""Who can still move: a graph of what waits for what.
+"""The wait graph of a process: which threads and tasks can still move.
 
 A node is anything that can wait: a hold, a thread, a task, an event loop, the workers
 of an executor, a lock. It has groups of other nodes, and goes on when at least one node

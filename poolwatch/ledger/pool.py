@@ -27,11 +27,12 @@ from poolwatch.ledger.observers import Observers
 from poolwatch.ledger.pool_over_pool import Lending, took_from_another
 from poolwatch.ledger.setup import Setup
 from poolwatch.ledger.site_stats import BATCH, StackStats
+from poolwatch.ledger.site_table import SiteTable
 from poolwatch.ledger.slots import Slots
 from poolwatch.ledger.wait_causes import MAX_BLAMED, MIN_SHOWN_WAIT_S, WaitCauses
 from poolwatch.ledger.wait_rate import WaitRate
-from poolwatch.model import OTHER_SITES, Frame
-from poolwatch.stacks.callers import Stack, near_stack
+from poolwatch.model import Frame
+from poolwatch.stacks.callers import Stack
 
 if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedCheckouts
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
     from poolwatch.model import Collected, MostlyOutsideSql, PoolStats
     from poolwatch.stacks.capture import CapturedStack, Pairs
 
-MAX_SITES = 128
-"""Maximum number of call sites per pool; further ones are counted together."""
-_MAX_STACKS = 2 * MAX_SITES
-"""Maximum number of StackStats per pool: one per call site and nearest callers."""
 _PATIENCE_S = 0.05
 """How long a viewer waits for a running fold before it reads without the lock."""
 _MAX_CLOSED = 32
@@ -118,7 +115,8 @@ class PoolLedger:
         )
         """The latest closed connections: the time, and the facts."""
         self.switched_off: Callable[[], bool] = bool
-        self._stats: dict[CapturedStack, StackStats] = {}
+        self._sites = SiteTable()
+        self._stats, self._stats_of = self._sites.by_capture, self._sites.stats_of
         self.labels = LabelStats()
         self._causes = WaitCauses(self.labels)
         self.blamed = self._causes.blamed
@@ -137,8 +135,6 @@ class PoolLedger:
         """Holds that were found leaked or were garbage-collected."""
         self.first_full: list[CapturedStack] | None = None
         """The stacks of the holds when a request first found no free connection."""
-        self._by_site: dict[Frame | None, dict[Stack, StackStats]] = {}
-        """By call site and stack; the call site of an empty stack is None."""
         self._create = Histogram()
         self._failed_waits = Histogram()
         self._created = array("d")
@@ -268,25 +264,16 @@ class PoolLedger:
             self.detached,
             self.waits,
             self.blamed,
-            self._stats,
             self.inherited,
         ):
             table.clear()
+        self._sites.forget()
         self.recently_closed.clear()
         self.labels.forget()
         self.nestings.forget()
         self.slots.forget()
         self.concurrent.forget()
         self._start_counting()  # with a new lock: the parent may have held it
-
-    def _all_stats(self) -> list[StackStats]:
-        return [each for stacks in self._stats_by_site().values() for each in stacks]
-
-    def _stats_by_site(self) -> dict[Frame | None, list[StackStats]]:
-        """The statistics of each call site: one record per stack."""
-        return {
-            site: list(stacks.values()) for site, stacks in list(self._by_site.items())
-        }
 
     def _fold(self, *all_stats: StackStats) -> None:
         """Fold the statistics, unless another thread is folding."""
@@ -322,27 +309,6 @@ class PoolLedger:
                 histogram.add(samples[:ready])
                 del samples[:ready]
 
-    def _stats_of(self, captured: CapturedStack) -> StackStats:
-        """Return the statistics of a stack; may be slow if it is not in ``_stats``."""
-        known = self._stats.get(captured)
-        if known is not None:
-            return known
-        if len(self._stats) >= 4 * MAX_SITES:
-            self._stats.clear()
-        site: Frame | None = captured.site()
-        stack: Stack = (OTHER_SITES,)
-        if site in self._by_site or len(self._by_site) < MAX_SITES:
-            stack = near_stack(captured)
-        else:
-            site = OTHER_SITES
-        stacks = self._by_site.setdefault(site, {})
-        so_many = sum(map(len, list(self._by_site.values())))
-        if stack not in stacks and so_many >= _MAX_STACKS:
-            stack = (*stack[:1], OTHER_SITES)
-        stats = stacks.get(stack) or stacks.setdefault(stack, StackStats(stack))
-        stats.captured = [*stats.captured[-3:], captured]
-        return self._stats.setdefault(captured, stats)
-
     # -- read by viewers ---------------------------------------------------------------
 
     def open_holds(self) -> list[Checkout]:
@@ -373,7 +339,7 @@ class PoolLedger:
 
     def mark(self, now: float) -> None:
         """Note the seconds waited so far: see WaitRate."""
-        all_stats = self._all_stats()
+        all_stats = self._sites.all()
         count = sum(each.count for each in all_stats)
         self._note_use(count, now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
@@ -386,7 +352,7 @@ class PoolLedger:
         Every reader must count alike, or the pool would seem to be in use. So holds
         that are lent to a pool over this one count, too.
         """
-        self.setup.look(ended + len(self.holds) + len(self.detached), now)
+        self.setup.note(ended + len(self.holds) + len(self.detached), now)
 
     def _waiting(self, now: float) -> float:
         return sum(now - wait.requested_at for wait in list(self.waits.values()))
@@ -395,13 +361,13 @@ class PoolLedger:
         """Call sites whose held time is mostly not in SQL."""
         from poolwatch.ledger.site_costs import mostly_outside  # for viewers only
 
-        return mostly_outside(self._stats_by_site(), per_thread=self.per_thread)
+        return mostly_outside(self._sites.by_site(), per_thread=self.per_thread)
 
     def collected_at(self) -> list[Collected]:
         """Call sites whose connections the garbage collector returned, and how many."""
         from poolwatch.ledger.site_costs import collected
 
-        return collected(self._stats_by_site())
+        return collected(self._sites.by_site())
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Return the figures of the pool, given the numbers of open holds and waits."""
@@ -409,7 +375,7 @@ class PoolLedger:
 
         now = time.monotonic()
         holds += len(self.lending)
-        all_stats = self._all_stats()
+        all_stats = self._sites.all()
         of_labels = [each for *_, each in self.labels.all()]
         with self._folded([*all_stats, *of_labels], _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
@@ -461,7 +427,7 @@ class PoolLedger:
         """The exact part of the stacks that led to each call site so far."""
         return {
             site: [stats.stack for stats in all_stats]
-            for site, all_stats in self._stats_by_site().items()
+            for site, all_stats in self._sites.by_site().items()
             if site is not None
         }
 
@@ -475,5 +441,5 @@ class PoolLedger:
         ages = open_ages(open_holds, now, self._stats_of, self.labels)
         causing = self._causes.of_open(self.waits.values(), now, self._stats_of)
         figures = Figures(self.id, max(now - self.begun, 1e-9), ages, causing)
-        sites, callers = figures.of_all_sites(self._stats_by_site())
+        sites, callers = figures.of_all_sites(self._sites.by_site())
         return AllFigures(sites, callers, figures.of_labels(self.labels.all()))

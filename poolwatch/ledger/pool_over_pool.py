@@ -1,9 +1,9 @@
-"""A pool over a pool: the outer pool takes its connections from the inner one.
+"""A pool over a pool: the outer pool gets its connections from the inner one.
 
 SQLAlchemy's pools do so with ``creator=pool.getconn``. The connection is then held
-twice. Only the hold of the outer pool is shown; that of the inner pool counts as a slot
-of the inner pool, and is nobody's, as long as the outer pool has the connection, also
-idle.
+twice. Only the hold of the outer pool is shown. That of the inner pool counts as a slot
+of the inner pool, but has no holder, as long as the outer pool has the connection, in
+use or idle.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLOSING_S = 1.0
 
 
 class Lending:
-    """What one pool lends to pools over it, and takes from pools under it."""
+    """The connections that one pool lends to pools over it, and the pools under it."""
 
     def __init__(
         self, holds: dict[int, Checkout], all_pools: Mapping[str, PoolLedger]
@@ -35,7 +35,7 @@ class Lending:
         connection.
         """
         self.over: dict[str, None] = {}
-        """Ids of the pools from which this one takes its connections."""
+        """Ids of the pools from which this one gets its connections."""
         self.foreign_creator = False
         """Whether code of the application opens the connections: it may take them from
         another pool, which shows only when it has opened one."""

@@ -26,17 +26,17 @@ class Setup:
     def restart(self, now: float) -> None:
         """Forget the use of the pool: at the beginning, and in a forked child."""
         self._checkouts = 0
-        self._looked_at = now
+        self._noted_at = now
         self._used_after: float | None = None
 
-    def look(self, checkouts: int, now: float) -> None:
+    def note(self, checkouts: int, now: float) -> None:
         """Note the number of checkouts so far.
 
-        If there are new ones, they were made after the previous look.
+        If there are new ones, they were made after the previous note.
         """
         if checkouts != self._checkouts:
-            self._checkouts, self._used_after = checkouts, self._looked_at
-        self._looked_at = now
+            self._checkouts, self._used_after = checkouts, self._noted_at
+        self._noted_at = now
 
     def record(self, begun: float, now: float) -> PoolSetup:
         """Return the record for a snapshot taken at ``now`` (``time.monotonic()``)."""

@@ -1,8 +1,8 @@
 """Compares the pool's own count of its slots with the holds.
 
-A slot that the pool counts as checked out, but that nobody has, is lost: it is neither
-a hold, nor on its way (being opened, handed over, returned or closed), nor was it
-checked out before the pool was instrumented.
+A slot that the pool counts as checked out, but that has no holder, is lost: it is
+neither a hold, nor on its way (being opened, handed over, returned or closed), nor was
+it checked out before the pool was instrumented.
 
 The figures are read one after the other, without the pool's lock, and may not fit
 together. So they change a result only if two comparisons, some time apart, agree.
@@ -35,7 +35,7 @@ class Failed(NamedTuple):
     at: float
     """``time.monotonic()``"""
     stack: CapturedStack
-    """That of the request."""
+    """The stack of the request."""
     error: str | None
     """Class of the exception; None if unknown: a return that was not completed."""
 
@@ -64,7 +64,7 @@ class Slots:
         self.lost = 0
         """Slots that the pool will never lend again."""
         self.dropped = 0
-        """Those of them whose connection its holder has dropped."""
+        """Lost slots whose connection the holder has dropped."""
         self.before = 0
         """Slots that have been checked out since before the start."""
         self.missing: list[LostSlot] = []
@@ -110,8 +110,8 @@ class Slots:
     def left_behind(self, now: float, known: Collection[Session]) -> set[Session]:
         """Sessions of connections that failed requests had, some time ago.
 
-        If the pool still counts such a connection as out and no hold has it, it is on
-        its way to nobody, although the traceback of the exception may keep it alive.
+        If the pool still counts such a connection as out and no hold has it, no code
+        will return it, although the traceback of the exception may keep it alive.
         ``known``: sessions that are idle or held, so that they have come back.
         """
         for each in list(self.stranded):

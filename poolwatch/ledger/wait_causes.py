@@ -1,4 +1,4 @@
-"""What waits are due to: the holds that were open when each of them began.
+"""The causes of waits: the holds that were open when each wait began.
 
 The time of a wait is shared among these holds: among their stacks, and among the values
 of their labels.

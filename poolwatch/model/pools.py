@@ -62,7 +62,7 @@ class PoolStats:
     switched_off: bool = field(default=False, metadata=VIEWERS_ONLY)
     """A hook has failed: since then nothing of this pool is recorded."""
     lost_slots: int = field(default=0, metadata=VIEWERS_ONLY)
-    """Slots that the pool will never lend again: nobody has their connection."""
+    """Slots that the pool will never lend again: their connections have no holder."""
     unrecorded: int = field(default=0, metadata=VIEWERS_ONLY)
     """Checkouts from before the pool was instrumented, or that were not seen."""
     over: tuple[str, ...] = field(default=(), metadata=VIEWERS_ONLY)

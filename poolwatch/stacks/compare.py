@@ -57,7 +57,7 @@ def still_on_stack(stack_at_checkout: Sequence[Frame], now: Sequence[Frame]) -> 
 def count_and_pair(
     stack_at_checkout: Sequence[Frame], now: Sequence[Frame]
 ) -> tuple[int, list[tuple[int, int]]]:
-    """What still_on_stack returns, and the positions of the frames on both stacks.
+    """The count of still_on_stack(), and the positions of the frames on both stacks.
 
     The pairs are ordered from the outermost frame on.
     """

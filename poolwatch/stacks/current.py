@@ -56,11 +56,17 @@ def holder_frames(holder: Holder) -> list[FrameType]:
     frame = None if holder.has_ended() else holder.suspended_frame()
     if frame is None and not holder.has_ended():
         frame = current_frames().get(holder.thread_ident)
-    frames: list[FrameType] = []
-    while frame is not None and len(frames) < MAX_FRAMES:
-        frames.append(frame)
+    frames = list(with_callers(frame, MAX_FRAMES + 1))
+    return frames[::-1] if len(frames) <= MAX_FRAMES else []
+
+
+def with_callers(frame: FrameType | None, most: int) -> Iterator[FrameType]:
+    """A frame and its callers, innermost first, up to a number of frames."""
+    for _ in range(most):
+        if frame is None:
+            return
+        yield frame
         frame = frame.f_back
-    return [] if frame is not None else frames[::-1]
 
 
 def _called(thread: Pairs, by: Any) -> Pairs:

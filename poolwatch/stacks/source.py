@@ -1,9 +1,9 @@
-"""What the source around a call site says about the return of its connection.
+"""Reads in the source around a call site how its connection is to be returned.
 
-Whether the statement is in a ``with`` block, whether that block returns the connection
-or only ends the transaction, whether a ``finally`` clause closes it, and whether its
-session had been closed before. Only the function of the call site is read and parsed.
-What the source does not show for certain is left out: an unknown place has no facts.
+The source shows whether the statement is in a ``with`` block, whether that block
+returns the connection or only ends the transaction, whether a ``finally`` clause closes
+it, and whether its session had been closed before. Only the function of the call site
+is read and parsed. Facts that the source does not show for certain are left out.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_source(frames: tuple[Frame, ...], method: str = "") -> SiteSource:
 
 
 def _in_caller(function: _Function, names: set[str], caller: Frame) -> set[str]:
-    """What the caller calls the things that a function got as arguments."""
+    """The caller's names for the arguments of a function."""
     outer, line = _parse(caller)
     path = [] if outer is None else list(_path(outer.body, line))
     statement = path[-1][0][path[-1][1]] if path else None
@@ -180,7 +180,7 @@ class _Reader:
         if names is None:
             names = self._targets | set(_receivers(self._statement, line, method))
         self.names = names
-        """What stands for the connection or its session, as source text."""
+        """The names of the connection or its session, as source text."""
 
     def read(self, frame: Frame) -> SiteSource:
         block = self._block()
@@ -254,7 +254,7 @@ class _Reader:
         return bool(_methods(self._statement) & _CHECKOUTS)
 
     def _cleanup(self) -> ast.Call | None:
-        """What returns the connection in the ``finally`` clause of a ``try`` around or
+        """The call that returns it in the ``finally`` clause of a ``try`` around or
         right after the call site.
         """
         if self._is_assigned_again():
@@ -275,7 +275,7 @@ class _Reader:
         return any(assigned.count(name) > 1 for name in self.names)
 
     def _end_before(self) -> tuple[int, str] | None:
-        """What has closed the session before the call site: the line, and the method.
+        """The line and the method that have closed the session before the call site.
 
         Only statements that have certainly run count. The name must be the same, and
         must not have been assigned again.
@@ -344,7 +344,7 @@ def _targets(node: ast.AST) -> Iterator[str]:
 
 
 def _receivers(statement: ast.AST, line: int, method: str) -> list[str]:
-    """What the statement's call of ``method`` on that line is a method of.
+    """The objects whose ``method`` the statement calls on that line.
 
     If no call has that name, those of all calls that are not in arguments.
     """

@@ -30,7 +30,7 @@ allows a moment's wait for the task.
 
 
 class PastFrame(NamedTuple):
-    """What is captured of a frame."""
+    """The captured part of a frame."""
 
     f_code: CodeType
     f_lasti: int
@@ -46,10 +46,15 @@ def is_in(file: str, *endings: str) -> bool:
     return file.replace("\\", "/").endswith(endings)
 
 
+def runs_work_item(code: CodeType) -> bool:
+    """Whether it is the function that runs the work items of a worker thread."""
+    return code.co_name == "run" and is_in(code.co_filename, *_WORKER_FILES)
+
+
 def work_item_at(stack: Pairs) -> int | None:
     """The index of the innermost frame that runs a work item; None without one."""
     for at, (code, _) in enumerate(stack):
-        if code.co_name == "run" and is_in(code.co_filename, *_WORKER_FILES):
+        if runs_work_item(code):
             return at
     return None
 

@@ -31,7 +31,7 @@ _HEAD = """\
 _LINE = re.compile(rf"({'|'.join(get_args(LeakKind))})\s+(\S.*)::(\S+?)(?:\s+(#.*))?")
 _MAX_NAMED = 5
 _MAX_FILES = 20_000
-"""Files of the project that are looked through for tests which did not run."""
+"""Most files of the project that are searched for tests which did not run."""
 _NARROWING = ("keyword", "markexpr", "lf", "deselect", "stepwise", "pyargs")
 """pytest's options by which a part of the tests is chosen."""
 
@@ -45,7 +45,7 @@ class KnownLeak(NamedTuple):
 
     @classmethod
     def of(cls, leak: Leak, root: Path) -> KnownLeak:
-        """What a leak is known by."""
+        """The line by which a leak is known."""
         if leak.site is None:
             return cls("?", "?", leak.kind)
         file = os.path.relpath(leak.site.file, root)
@@ -71,7 +71,7 @@ class Baseline:
         self._is_partial = False
         """Whether a part of the tests did not run, as far as this process knows."""
         self.notes: list[str] = []
-        """What the summary says about the file."""
+        """Notes about the file, for the summary."""
 
     # -- the file ----------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Baseline:
         self._is_partial |= bool(items)
 
     def for_controller(self) -> dict[str, Any]:
-        """What a worker of xdist sends."""
+        """The leaks that a worker of xdist reports to the controller."""
         seen = [[*leak, count] for leak, count in self._seen.items()]
         return {"seen": seen, "partial": self._is_partial}
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from poolwatch.diagnosis.references.follow import module_of, pools_of_drivers
+from poolwatch.diagnosis.references.attributes import module_of
+from poolwatch.diagnosis.references.follow import pools_of_drivers
 from poolwatch.testing.teardown_names import named_in_teardown
 
 _MAX_NODES = 50_000

@@ -1,4 +1,4 @@
-"""What is read from pytest's own functions and frames, where it has no public way."""
+"""Reads pytest's own functions and frames, where it has no public interface."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from poolwatch.testing.scopes import fixture_name
 def fails_as_expected() -> bool:
     """Whether the running test has failed as expected (xfail).
 
-    Its report tells. A hook for reports would run three times per test. So the reports
-    are read from a local variable of pytest, when there is a leak to judge.
+    Only the report shows that. A hook for reports would run three times per test, so
+    the reports are read from a local variable of pytest when there is a leak to judge.
     """
     frame: Any = sys._getframe(1)  # noqa: SLF001 - the documented way
     while (
@@ -59,14 +59,14 @@ def fixture_at_work(thread: int) -> tuple[str, str] | None:
     ``thread`` is the ident of the main thread, whose stack is read.
     """
     # loaded for the first stand-still
-    from poolwatch.diagnosis.references.follow import local_variables
+    from poolwatch.diagnosis.references.frames import variables_of
     from poolwatch.stacks.capture import current_frames
 
     frame = current_frames().get(thread)
     while frame is not None:
         for phase, code, variable in _FIXTURE_CODES:
             if frame.f_code is code:
-                variables = dict(zip(*local_variables(frame), strict=True))
+                variables = variables_of(frame)
                 return phase, fixture_name(variables[variable])
         if frame.f_code is _pytest.python.pytest_pyfunc_call.__code__:
             return None

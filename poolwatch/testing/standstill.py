@@ -1,4 +1,4 @@
-"""Finds out that a run of tests stands still in a pool wait or a statement, and tells.
+"""Reports that a run of tests stands still in a pool wait or a statement.
 
 A wait or statement counts if it has lasted long enough and began under the test or
 fixture that is running now: the thread of a session's fixture may sit in its statement
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from poolwatch.testing.owners import Owner, Owners
 
 LASTING_S = 1.0
-"""A test that lasts longer can be looked at from outside."""
+"""Seconds after which viewers can connect to a run in the same test."""
 _MAX_PERIOD_S = 1.0
 _MIN_PERIOD_S = 0.05
 
@@ -54,14 +54,14 @@ class Standing(NamedTuple):
 
 
 class Standstills:
-    """Looks for them in one run: a plugin, and what viewers from outside see."""
+    """Detects standstills in one run, and lets viewers connect. A plugin of pytest."""
 
     def __init__(
         self, owners: Owners, test: Callable[[], Owner | None], *, after_s: float
     ) -> None:
         """``test`` returns the running test, also during the set-up of a fixture.
 
-        ``after_s``: seconds of a stand-still; 0 to tell of none.
+        ``after_s``: seconds of a stand-still; 0 to report none.
         """
         self._owners = owners
         self._test = test
@@ -70,10 +70,10 @@ class Standstills:
         self._stderr: int | None = None
         self._environment = _environment()
         self._last: Owner | None = None
-        """Who was at work at the last look."""
+        """The test or fixture that was running at the last look."""
         self._looked = self._since = time.monotonic()
-        """When it looked last, and since when the same owner has been at work."""
-        self._told: set[Standing] = set()
+        """Times of the last look, and of the beginning of the same owner's work."""
+        self._reported: set[Standing] = set()
         self._lookout = Lookout(self.look, self.period_s)
         self._before = agent.requested, agent.ledger.test_run
         agent.requested, agent.ledger.test_run = self._lookout.start, owners
@@ -112,7 +112,7 @@ class Standstills:
         return min(_MAX_PERIOD_S, max(_MIN_PERIOD_S, wanted))
 
     def look(self) -> None:
-        """Look once: open the socket, or tell, if it is time."""
+        """Look once: open the socket or report, if it is time."""
         now, running = time.monotonic(), self._owners.main_thread_owner()
         if running is not self._last:
             began = self._looked if running is None else running.began
@@ -121,7 +121,7 @@ class Standstills:
         if now - self._since >= LASTING_S and self._directory is not None:
             agent.listen(self._directory)
         if self._after_s and now - self._since >= self._after_s:
-            self._tell_new(set(self._standing(now)))
+            self._report_new(set(self._standing(now)))
 
     def _standing(self, now: float) -> Iterator[Standing]:
         before = now - self._after_s
@@ -154,10 +154,10 @@ class Standstills:
             since = max(since, running.called)
         return standing.began >= since
 
-    def _tell_new(self, standing: set[Standing]) -> None:
-        """Tell, unless it has been told already that the run stands still."""
-        known = bool(self._told & standing)
-        self._told = standing
+    def _report_new(self, standing: set[Standing]) -> None:
+        """Report, unless this stand-still was reported already."""
+        known = bool(self._reported & standing)
+        self._reported = standing
         if known or not standing:
             return
         subject = self._worker + self._subject()

@@ -162,7 +162,7 @@ def _pool_words(pool: PoolStats) -> str:
 def _findings(process: Process, requests: set[str]) -> Iterator[str]:
     """The findings that say why these requests wait.
 
-    What else is found about them follows from their numbers, which are told anyway.
+    All other findings follow from numbers that the report shows anyway.
     """
     found = [
         each
@@ -187,7 +187,7 @@ def _holders(
     waits: Sequence[Wait],
     holds: Sequence[Hold],
 ) -> Iterator[str]:
-    """Who holds the connections that are waited for, and who blocks a statement."""
+    """The holders of the connections that are waited for, and sessions that block."""
     wanted = {wait.pool for wait in waits}
     found = [each for each in process.holds if each.pool in wanted]
     sessions = Sessions([ServerEvidence(each) for each in processes])

@@ -12,7 +12,7 @@ from helpers import until
 
 from poolwatch.agent.waiting import locks
 from poolwatch.agent.waiting.threads import with_callee
-from poolwatch.diagnosis.references.follow import awaits
+from poolwatch.diagnosis.references.frames import awaits
 
 MUTEX = threading.Lock()
 
@@ -130,8 +130,8 @@ def test_the_lock_that_a_thread_waits_for(function, known):
 
 
 def test_a_free_lock_is_not_waited_for():
-    assert not locks.is_taken(threading.Lock())
-    assert not locks.is_taken(threading.RLock())
+    assert not locks.is_held(threading.Lock())
+    assert not locks.is_held(threading.RLock())
 
 
 def with_two(first, second, go_on):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fix_core import Look, null_pool_of
 
-from poolwatch.ledger.pool import MAX_SITES
+from poolwatch.ledger.site_table import MAX_SITES
 from poolwatch.model import OTHER_SITES
 
 

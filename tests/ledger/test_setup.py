@@ -13,17 +13,17 @@ def test_a_use_is_after_the_previous_look():
     setup = Setup()
     setup.restart(100.0)
     assert used(setup, 101.0) is None
-    setup.look(1, 101.0)
+    setup.note(1, 101.0)
     assert used(setup, 101.0) == 1.0  # at most
-    setup.look(1, 105.0)
-    setup.look(1, 110.0)
+    setup.note(1, 105.0)
+    setup.note(1, 110.0)
     assert used(setup, 110.0) == 10.0
-    setup.look(2, 111.0)
+    setup.note(2, 111.0)
     assert used(setup, 111.0) == 1.0
 
 
 def test_a_fork_starts_over():
     setup = Setup()
-    setup.look(3, 1.0)
+    setup.note(3, 1.0)
     setup.restart(2.0)
     assert used(setup, 3.0) is None

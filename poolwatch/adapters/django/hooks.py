@@ -327,7 +327,7 @@ class AliasHooks(Hooks):
 
 
 class PooledAliasHooks:
-    """Notes whose work the holds of Django's own pool are for.
+    """Notes the work for which holds of Django's own pool were made.
 
     The pool is instrumented by the adapter of its library, and records the holds.
     """

@@ -1,8 +1,8 @@
-"""Who waits to send a statement over a psycopg connection that is busy with another.
+"""Finds the threads and tasks that wait to send a statement over a busy connection.
 
 psycopg lets statements of several threads or tasks wait for each other at the lock of
-the connection. What is sent does not show that; so the end of a statement, while the
-lock is still held, is the time to look who waits.
+the connection. The statements themselves do not show that. So the stacks of the waiting
+threads and tasks are read when a statement ends, while the lock is still held.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 
 import psycopg
 
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.frames import (
     awaited_by,
     frame_of,
     is_suspendable,
-    local_variables,
+    variables_of,
 )
 from poolwatch.stacks.capture import current_frames
+from poolwatch.stacks.current import with_callers
 from poolwatch.stacks.greenlets import thread_ident
 
 MAX_LOOKS = 256
-"""Times per pool that all threads or tasks are looked at."""
+"""Maximum number of times per pool that all threads or tasks are read."""
 _MAX_DEPTH = 64
 _SENDING = frozenset({"execute", "executemany", "stream", "copy", "commit", "rollback"})
 _PACKAGE = str(Path(psycopg.__file__).parent)
@@ -41,11 +42,11 @@ def waiting_threads(connection: Any) -> Iterator[list[FrameType]]:
     own = thread_ident()
     for ident, frame in current_frames().items():
         if ident != own and _sends_over(frame, connection):
-            yield _with_callers(frame)
+            yield list(with_callers(frame, _MAX_DEPTH))
 
 
 def waiting_tasks(connection: Any) -> Iterator[list[FrameType]]:
-    """The same of tasks. Called on the loop of the connection."""
+    """The stacks of such tasks. Called on the event loop of the connection."""
     for task in sys.modules["asyncio"].all_tasks():
         frames = _awaiting(task.get_coro())
         inside = next((f for f in frames if _is_sending(f.f_code)), None)
@@ -67,14 +68,6 @@ def _awaiting(coroutine: Any) -> list[FrameType]:
     return frames[::-1]
 
 
-def _with_callers(frame: FrameType | None) -> list[FrameType]:
-    frames: list[FrameType] = []
-    while frame is not None and len(frames) < _MAX_DEPTH:
-        frames.append(frame)
-        frame = frame.f_back
-    return frames
-
-
 def _is_sending(code: Any) -> bool:
     """Whether it is psycopg's code of a method that sends a statement."""
     return code.co_name in _SENDING and code.co_filename.startswith(_PACKAGE)
@@ -84,8 +77,7 @@ def _sends_over(frame: FrameType, connection: Any) -> bool:
     """Whether the frame is of such a method, for this connection."""
     if not _is_sending(frame.f_code):
         return False
-    names, values = local_variables(frame)
-    own = dict(zip(names, values, strict=True)).get("self")
+    own = variables_of(frame).get("self")
     if own is not None and issubclass(type(own), _CURSOR):
         # the slot, whatever a subclass of the application calls ``_conn``
         own = vars(_CURSOR)["_conn"].__get__(own)

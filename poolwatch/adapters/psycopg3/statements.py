@@ -133,7 +133,7 @@ class StatementHooks(statements.StatementHooks):
         return record
 
     def _look_for_others(self, connection: Any, find: Waiting) -> None:
-        """Record who waits until the statement of the running code has ended."""
+        """Record the code that waits for the end of the running statement."""
         try:
             hold = self._holds.get(id(connection))
             if hold is None or hold.usage is None or self._looks <= 0:

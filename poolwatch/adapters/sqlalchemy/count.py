@@ -1,4 +1,4 @@
-"""What a QueuePool counts as checked out, less the holds."""
+"""Compares what a QueuePool counts as checked out with the recorded holds."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Engines(LibraryPools):
 
     def is_wrapper(self, value: Any, target: Any) -> bool:
         """Whether ``value`` is the AsyncEngine of an engine."""
-        from poolwatch.diagnosis.references.follow import class_name, module_of
+        from poolwatch.diagnosis.references.attributes import class_name, module_of
 
         if class_name(type(value)) != "AsyncEngine":
             return False

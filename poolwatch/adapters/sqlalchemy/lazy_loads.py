@@ -13,8 +13,9 @@ from itertools import pairwise
 from types import CodeType
 from typing import Any
 
-from poolwatch.diagnosis.references.follow import class_dict, class_name
+from poolwatch.diagnosis.references.attributes import class_dict, class_name
 from poolwatch.stacks.capture import Pairs
+from poolwatch.stacks.work_items import is_in
 
 _DESCRIPTORS = "sqlalchemy/orm/attributes.py"
 _MAX_NAMES = 256
@@ -29,9 +30,8 @@ def loaded_attribute(stack: Pairs) -> tuple[str, bool] | None:
     """
     related = False
     for (code, _), (caller, lasti) in pairwise(stack):
-        file = code.co_filename.replace("\\", "/")
         related = related or "LazyLoader" in code.co_qualname
-        if code.co_name == "__get__" and file.endswith(_DESCRIPTORS):
+        if code.co_name == "__get__" and is_in(code.co_filename, _DESCRIPTORS):
             name = _attribute_at(caller, lasti)
             return "an attribute" if name is None else _with_class(name), related
     return None

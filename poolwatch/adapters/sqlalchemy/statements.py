@@ -95,9 +95,8 @@ class StatementHooks:
         avoided.
         """
         guard, shared, holds = self._guard, self._shared, self._holds
-        sites, across_greenlets = self._sites, self._across_greenlets
-        capture, begin_usage = sites.capture, self._begin_usage
-        concurrent = self._concurrent
+        concurrent, across_greenlets = self._concurrent, self._across_greenlets
+        capture, begin_usage = self._sites.capture, self._begin_usage
 
         def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -111,11 +110,7 @@ class StatementHooks:
                     if hold is not None:
                         usage = hold.usage or begin_usage(hold, proxy)
                         # do not keep a megabyte alive
-                        usage.statement = (
-                            statement
-                            if len(statement) <= MAX_STATEMENT_LENGTH
-                            else statement[:MAX_STATEMENT_LENGTH]
-                        )
+                        usage.statement = statement[:MAX_STATEMENT_LENGTH]
                         if getattr(context, "_is_server_side", False):
                             usage.streamed = True
                         if hold.task is None:

@@ -1,1 +1,1 @@
-"""What the threads and tasks of a process wait for, read from their frames."""
+"""Reads from their frames what the threads and tasks of a process wait for."""

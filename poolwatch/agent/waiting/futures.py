@@ -1,4 +1,4 @@
-"""What completes a future: a task, a thread, the workers of an executor.
+"""Finds the task, the thread or the executor that will complete a future.
 
 Only what asyncio, concurrent.futures and anyio store in futures themselves is read.
 """
@@ -11,17 +11,13 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-from poolwatch.agent.waiting.threads import Threads, is_in
-from poolwatch.diagnosis.references.follow import (
-    attribute_of,
-    callbacks_of,
-    class_name,
-)
+from poolwatch.agent.waiting.threads import Threads
+from poolwatch.diagnosis.references.attributes import attribute_of, class_name
+from poolwatch.diagnosis.references.futures import callbacks_of, is_of_asyncio
 from poolwatch.diagnosis.wait_graph import Node, thread_node
 
 _SOURCES = {"_outer_done_callback": "inner", "_call_check_cancel": "source"}
 """Callbacks of shield() and of chained futures: the variable with the other future."""
-_ASYNCIO = ("asyncio/tasks.py", "asyncio/futures.py")
 _MAX_STEPS = 8
 """Longest chain of futures that is followed."""
 _MAX_FUTURES = 1000
@@ -90,7 +86,7 @@ def _source(callback: Any) -> Any:
         return None
     code = callback.__code__
     name = _SOURCES.get(code.co_name)
-    if name is None or name not in code.co_freevars or not is_in(code, *_ASYNCIO):
+    if name is None or name not in code.co_freevars or not is_of_asyncio(callback):
         return None
     cell = (callback.__closure__ or ())[code.co_freevars.index(name)]
     try:

@@ -1,9 +1,9 @@
 """Locks: which one a frame waits for, and whether a frame is inside of one.
 
-A lock does not tell its owner, except an RLock. But the source does: a function whose
-current instruction belongs to the body of ``with self.lock:`` has that lock. What is
-not written as a name with attributes is not known, neither is ``acquire()`` as proof of
-having a lock.
+Only an RLock knows its owner. For other locks the source is read: a function whose
+current instruction belongs to the body of ``with self.lock:`` has that lock. Only locks
+that are written as a name with attributes are recognized. A call of ``acquire()`` does
+not prove that the lock is still held.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from poolwatch.agent.waiting.threads import variables
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.attributes import (
     attribute_of,
     attributes_of,
     bases_of,
@@ -66,9 +66,9 @@ class _Function(NamedTuple):
 
 
 def waited_for(frame: FrameType) -> Any:
-    """The lock that a thread waits for whose innermost frame this is; None if unknown.
+    """The lock that a thread with this innermost frame waits for; None if unknown.
 
-    Whether it really waits is for the caller to find out: by who has the lock.
+    The caller must check that the lock is held by another thread or task.
     """
     code, lasti = frame.f_code, frame.f_lasti
     function, span = _function(code), _span(code, lasti)
@@ -83,7 +83,7 @@ def waited_for(frame: FrameType) -> Any:
 
 
 def inside(frame: FrameType, above: FrameType | None) -> Iterator[Any]:
-    """The locks in the bodies of whose ``with`` statements a frame is.
+    """The locks that a frame holds: it is in the bodies of their ``with`` statements.
 
     ``above`` is the frame that it has called.
     """
@@ -227,7 +227,7 @@ def _resolve(name: Name, frame: FrameType, above: FrameType | None = None) -> An
         found = dict.get(frame.f_globals, name[0])
     for attribute in name[1:]:
         found = _attribute(found, attribute)
-    return found if is_lock(found) and is_taken(found) else None
+    return found if is_lock(found) and is_held(found) else None
 
 
 def _attribute(node: Any, name: str) -> Any:
@@ -250,8 +250,8 @@ def is_lock(thing: Any) -> bool:
     return asyncio is not None and kind is asyncio.Lock
 
 
-def is_taken(lock: Any) -> bool:
-    """Whether somebody has the lock."""
+def is_held(lock: Any) -> bool:
+    """Whether a thread or task holds the lock."""
     if type(lock) is _thread.LockType:
         return lock.locked()
     if type(lock) is _thread.RLock:

@@ -1,8 +1,9 @@
-"""What threads and tasks wait for, as nodes of the wait graph.
+"""Builds the wait graph: what threads and tasks wait for.
 
-Read only when a pool is at a standstill, beginning with those who have its connections
-in use, and from there on. What is not read, or not understood, counts as able to move.
-All frames and objects of the application are dropped at the end.
+The graph is read only when a pool is at a standstill: first the users of its
+connections, then all that those wait for. A thread or task that was not read, or whose
+wait is not understood, counts as able to move. All frames and objects of the
+application are dropped at the end.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from poolwatch.agent.waiting.futures import (
 from poolwatch.agent.waiting.threads import (
     Executor,
     Threads,
-    is_in,
     variables,
     with_callee,
 )
 from poolwatch.diagnosis.evidence import Blocked
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.attributes import (
     attribute_of,
-    awaits,
     class_name,
+    module_of,
+)
+from poolwatch.diagnosis.references.frames import (
+    awaits,
     frame_of,
     is_suspendable,
-    module_of,
     stored_in,
 )
 from poolwatch.diagnosis.references.places import MAX_FRAMES
@@ -48,6 +50,7 @@ from poolwatch.stacks.capture import pairs_of, resolve
 from poolwatch.stacks.compare import user_frames
 from poolwatch.stacks.current import task_stack
 from poolwatch.stacks.holder import TaskRef
+from poolwatch.stacks.work_items import is_in
 
 _MAX_NODES = 5000
 """Most threads, tasks and the like that are read."""
@@ -56,7 +59,7 @@ _BUDGET_S = 0.25
 _MAX_INNERMOST = 6
 """Innermost frames of a thread among which the call that waits is searched."""
 _INNERMOST = 5
-"""The same of a task."""
+"""Innermost coroutines of a task among which that call is searched."""
 _THREADING = "threading.py"
 _FUTURES = "concurrent/futures/_base.py"
 _ANYIO = "anyio/_backends/_asyncio.py"
@@ -64,7 +67,7 @@ _PLUMBING = (
     "/asyncio/", "/anyio/", "/starlette/concurrency.py", "/asgiref/", "/threading.py",
     "/concurrent/futures/", "/queue.py",
 )  # fmt: skip
-"""Files whose lines do not tell where a thread or task waits."""
+"""Files of the waiting machinery: the line that waits is in the code that calls it."""
 
 Groups = tuple[tuple[Node, ...], ...]
 Waits = Iterable[tuple[str, Checkout]]
@@ -75,7 +78,7 @@ _Reader = Callable[[Any, dict[str, Any]], tuple[Node, ...] | None]
 
 
 class BlockedReading:
-    """Reads what the threads and tasks wait for that hold a pool up."""
+    """Reads what those threads and tasks wait for that hold up a pool."""
 
     def __init__(self, waits: Waits) -> None:
         self.blocked: dict[Node, Blocked] = {}
@@ -93,7 +96,7 @@ class BlockedReading:
             self._add_wait(pool, wait)
 
     def read(self, users: Iterable[Node]) -> None:
-        """Read what ``users`` wait for, and who they wait for."""
+        """Read the nodes that ``users`` wait for, and the nodes that those wait for."""
         for node in users:
             if type(node) is not TaskRef:
                 self._pending.append(node)
@@ -141,7 +144,7 @@ class BlockedReading:
 
     def _sleeps(self, ident: int) -> bool:
         frame = self._threads.frames.get(ident)
-        return frame is not None and is_in(frame.f_code, _THREADING)
+        return frame is not None and is_in(frame.f_code.co_filename, _THREADING)
 
     def _refer(self, kind: str, thing: Any) -> Node:
         """Make a node of a task, an event loop, a limiter, an executor or a lock."""
@@ -189,13 +192,13 @@ class BlockedReading:
         self, frame: FrameType, ident: Any
     ) -> tuple[Node, ...] | None:
         """The nodes of which one lets a thread go on; None if it is not known."""
-        if not is_in(frame.f_code, _THREADING):
+        if not is_in(frame.f_code.co_filename, _THREADING):
             return self._lock_group(locks.waited_for(frame), ident)
         for each, above in with_callee(frame, _MAX_INNERMOST):
             code = each.f_code
-            if is_in(code, _FUTURES):
+            if is_in(code.co_filename, _FUTURES):
                 return self._future_group(code.co_name, variables(each, above))
-            if not is_in(code, _THREADING):
+            if not is_in(code.co_filename, _THREADING):
                 return None
             if code.co_name == "join":
                 return _joined(variables(each, above))
@@ -308,7 +311,7 @@ class BlockedReading:
         return Blocked("executor", (group,), size=executor.size)
 
     def _lock_group(self, lock: Any, ident: Any = None) -> tuple[Node, ...] | None:
-        if not locks.is_lock(lock) or not locks.is_taken(lock):
+        if not locks.is_lock(lock) or not locks.is_held(lock):
             return None
         if ident is not None and locks.thread_with(lock) == ident:
             return None  # an RLock lets its own thread in
@@ -353,13 +356,17 @@ class BlockedReading:
             _middleware_group,
         ),
     }
-    """By function and file: the functions that it has called, and a method that tells
-    who lets a task go on that waits there."""
+    """By function and file: the functions that it must have called, and the method that
+    finds the nodes of which one lets the waiting task go on."""
 
     @classmethod
     def _reader_of(cls, code: CodeType, inner: tuple[str, ...]) -> _Reader | None:
         for (name, file), (called, reader) in cls._READERS.items():
-            if name == code.co_name and inner == called and is_in(code, file):
+            if (
+                name == code.co_name
+                and inner == called
+                and is_in(code.co_filename, file)
+            ):
                 return reader
         return None
 
@@ -402,22 +409,22 @@ def _is_timer(thing: Any) -> bool:
 
 
 def _nearest(stack: tuple[Frame, ...]) -> Frame | None:
-    """Where a thread or task waits: the nearest frame that says something."""
+    """The line where a thread or task waits, outside of the waiting machinery."""
     own = user_frames(stack)
     if own:
         return own[0]
-    told = [
+    calling = [
         frame
         for frame in stack
         if not any(part in frame.file.replace("\\", "/") for part in _PLUMBING)
     ]
-    return next(iter((*told, *stack)), None)
+    return next(iter((*calling, *stack)), None)
 
 
 def blocked_in(
     reading: LedgerReading,
 ) -> tuple[dict[Node, Blocked], tuple[str, ...]]:
-    """What holds up the pools at a standstill, and what was left out, in words."""
+    """The wait graph of the pools at a standstill, and the parts left out, in words."""
     found = BlockedReading(
         (pool.pool.id, wait) for pool in reading.pools for wait in pool.waits
     )
@@ -428,5 +435,5 @@ def blocked_in(
     finally:
         found.forget()
     for pool in reading.pools:
-        pool.leave_out_ended()  # who waited at the end has waited all the time
+        pool.leave_out_ended()  # a request that still waits has waited all the time
     return found.blocked, (found.left_out,) if found.left_out else ()

@@ -1,7 +1,7 @@
 """The threads of the process: which event loop or work item each one runs.
 
 Frames are read, never run. A frame whose trace function is running is not read, see
-:mod:`poolwatch.diagnosis.references.follow`.
+:mod:`poolwatch.diagnosis.references.frames`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.follow import (
-    attribute_of,
-    local_variables,
-    traces,
-)
+from poolwatch.diagnosis.references.attributes import attribute_of
+from poolwatch.diagnosis.references.frames import traces, variables_of
+from poolwatch.diagnosis.references.futures import future_of_work_item
 from poolwatch.diagnosis.references.places import MAX_FRAMES
 from poolwatch.stacks.capture import current_frames
+from poolwatch.stacks.work_items import is_in, runs_work_item
 
 _ROLES = {
     ("run_forever", "asyncio/base_events.py"): "loop",
     ("run", "asyncio/runners.py"): "runner",
     ("_worker", "concurrent/futures/thread.py"): "worker",
-    ("run", "concurrent/futures/thread.py"): "item",
-    ("run", "asgiref/current_thread_executor.py"): "item",
-    ("run", "anyio/_backends/_asyncio.py"): "anyio",
 }
-"""Functions in whose variables the loop or the work item is."""
+"""Functions that have an event loop, or the queue of an executor, in a variable."""
 _MAX_ITEMS = 20_000
 """Most queued work items of an executor that are read."""
 
@@ -87,10 +83,8 @@ class Threads:
                 weak_ref = known.get("executor_reference")
                 self.executors[id(queue)] = Executor(queue, weak_ref)
             self.executors[id(queue)].workers.append(ident)
-        elif role == "item" and owner is not None:
-            self.running[id(attribute_of(owner, "future"))] = ident
-        elif role == "anyio" and "future" in known:
-            self.running[id(known["future"])] = ident
+        elif role == "item" and (future := future_of_work_item(known)) is not None:
+            self.running[id(future)] = ident
 
     def forget(self) -> None:
         """Drop the frames: this thread's own makes a cycle."""
@@ -114,19 +108,14 @@ def variables(frame: FrameType, above: FrameType | None = None) -> dict[str, Any
     if sys.version_info < (3, 13) and above is not None:
         if frame.f_trace is not None or traces(above):
             return {}
-    return dict(zip(*local_variables(frame), strict=True))
-
-
-def is_in(code: CodeType, *endings: str) -> bool:
-    """Whether the file of a code object has one of these endings."""
-    return code.co_filename.replace("\\", "/").endswith(endings)
+    return variables_of(frame)
 
 
 def _role(code: CodeType) -> str:
     for (name, file), role in _ROLES.items():
-        if code.co_name == name and is_in(code, file):
+        if code.co_name == name and is_in(code.co_filename, file):
             return role
-    return ""
+    return "item" if runs_work_item(code) else ""
 
 
 def _futures_in(queue: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Calls, not functions: is the function on the stack in the call that checked out?
+"""Tells two calls of one function apart: is the call that checked out still running?
 
 A worker is in the same function again for its next job. Three things show that: a
 caller has moved on from the line of the call; a variable of the line that checked out
@@ -17,14 +17,10 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from poolwatch.diagnosis.references.follow import (
-    Guide,
-    bases_of,
-    class_name,
-    local_variables,
-    module_of,
-    traces,
-)
+from poolwatch.diagnosis.references.attributes import bases_of, class_name, module_of
+from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.frames import traces, variables_of
+from poolwatch.diagnosis.references.instructions import JUMPS, names_of
 from poolwatch.diagnosis.references.places import NO_OWNER, unnamed_place
 from poolwatch.diagnosis.references.walk import Walk
 from poolwatch.model import Frame
@@ -76,7 +72,7 @@ class Stacks:
         return False
 
     def are_of_one_thread(self) -> bool:
-        """Whether no recursion can have made pairs of two strangers.
+        """Whether no frame can have been paired with that of another recursive call.
 
         Of a deep stack only the inner part is known.
         """
@@ -96,7 +92,7 @@ def _is_another(frame: FrameType, lasti: int, proxy: Any) -> bool:
     block = _block_around(frame.f_code, lasti)
     if not block.names or block.begin <= frame.f_lasti <= block.end:
         return False
-    variables = dict(zip(*local_variables(frame), strict=False))
+    variables = variables_of(frame)
     if not block.names <= variables.keys():
         return True
     return _has_others(map(variables.get, block.steady), proxy)
@@ -128,7 +124,7 @@ class _Block(NamedTuple):
     names: frozenset[str]
     """The variables that have a value after it, and are never deleted."""
     steady: frozenset[str] = frozenset()
-    """Those of them that get no other value within the same call."""
+    """The variables among ``names`` that are assigned only once within a call."""
 
 
 @lru_cache(maxsize=256)
@@ -141,7 +137,7 @@ def _block_around(code: CodeType, lasti: int) -> _Block:
     passed = False
     for each in instructions:
         if each.opname in _UNSETS:
-            unset.update(_names(each))
+            unset.update(names_of(each))
         if each.offset in targets or each.opname in _HANDLERS:
             passed |= each.offset > lasti
             block = block if passed else []
@@ -156,7 +152,7 @@ def _block_around(code: CodeType, lasti: int) -> _Block:
         name
         for each in block
         if each.opname.startswith(_SETS if each.offset < lasti else _STORES)
-        for name in _names(each)
+        for name in names_of(each)
     }
     names &= {*code.co_varnames, *code.co_cellvars} - unset
     steady = names - _assigned_again(instructions)
@@ -176,7 +172,7 @@ def _assigned_again(instructions: Sequence[dis.Instruction]) -> set[str]:
     for each in instructions:
         if each.opname.startswith(_STORES):
             in_loop = any(first <= each.offset <= last for first, last in loops)
-            names = set(_names(each))
+            names = set(names_of(each))
             again |= names if in_loop else names & once
             once |= names
     return again
@@ -188,22 +184,16 @@ def _jumps(instructions: Sequence[dis.Instruction]) -> list[dis.Instruction]:
     return [
         each
         for each in instructions
-        if each.opcode in _JUMPS
+        if each.opcode in JUMPS
         and each.opname not in _AWAITS
         and each.argval not in ends
     ]
 
 
-def _names(instruction: dis.Instruction) -> Iterable[str]:
-    value = instruction.argval
-    return value if type(value) is tuple else (value,)
-
-
 _AWAITS = ("SEND", "JUMP_BACKWARD_NO_INTERRUPT")
-_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 _LEAVES = ("RETURN_", "RERAISE", "RAISE_")
 _HANDLERS = ("PUSH_EXC_INFO",)
 _UNSETS = ("DELETE_FAST", "DELETE_DEREF", "LOAD_FAST_AND_CLEAR")
 _STORES = ("STORE_FAST", "STORE_DEREF")
 _SETS = (*_STORES, "LOAD_FAST", "LOAD_DEREF")
-"""What a function loads has a value."""
+"""A variable that a function loads has a value."""

@@ -1,4 +1,4 @@
-"""What a chain of references shows about the circumstances of a hold.
+"""Circumstances of a hold that a chain of references shows.
 
 A chain goes from the value of a root to the connection proxy. It is read while the
 search has it, without running any code of its objects.
@@ -13,15 +13,14 @@ from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
 from poolwatch.diagnosis.circumstances import Circumstance
-from poolwatch.diagnosis.references.follow import (
+from poolwatch.diagnosis.references.attributes import (
     attributes_of,
     bases_of,
     class_name,
-    frame_of,
-    is_suspendable,
     is_thread_local,
     module_of,
 )
+from poolwatch.diagnosis.references.frames import frame_of, is_suspendable
 from poolwatch.diagnosis.references.places import Place, runs_user_code
 from poolwatch.stacks.capture import resolve
 from poolwatch.stacks.code_owner import library_of
@@ -124,7 +123,7 @@ def _first(entries: Iterable[Any]) -> list[Any]:
 
 
 def _bind_of(session: Any) -> Any:
-    """What a Session is bound to; None for anything else."""
+    """The engine or connection that a Session is bound to; None for other objects."""
     kind = type(session)
     attributes = attributes_of(session) or {}
     if _is_derived(kind, "sqlalchemy.ext.asyncio.session", "AsyncSession"):

@@ -5,45 +5,40 @@ the locals of frames. Objects that lead nowhere or everywhere are not followed: 
 the globals of functions, classes of libraries, SQLAlchemy's engines, pools and
 mappings, the drivers' pools with their workers, event loops, and tasks that have not
 ended (each task is a root of its own).
-
-Locals: the garbage collector sees the locals of a suspended generator or coroutine and
-of an ended frame, but not those of a running frame. There ``f_locals`` is the only way.
-Since Python 3.13 it is a harmless view. In earlier versions it is a dict that the frame
-keeps, so objects in it stay alive after the function has deleted them. The dict is
-therefore emptied right after it was copied, with two exceptions:
-
-- The application itself has a reference to the dict (``locals()``, ``eval``): the dict
-  is left as it is.
-- A trace or profile function written in Python is active on the frame. When it returns,
-  the interpreter writes the dict back into the variables, so the frame is not read at
-  all. Such a function has the frame among its own locals.
 """
 
 from __future__ import annotations
 
 import gc
-import inspect
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from itertools import islice
 from types import (
-    AsyncGeneratorType,
     CellType,
     CodeType,
-    CoroutineType,
     FrameType,
     FunctionType,
-    GeneratorType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
     MethodType,
     ModuleType,
 )
 from typing import Any
 from weakref import ref
 
+from poolwatch.diagnosis.references.attributes import (
+    bases_of,
+    class_dict,
+    class_name,
+    is_thread_local,
+    module_of,
+)
+from poolwatch.diagnosis.references.frames import (
+    SUSPENDABLE,
+    local_variables,
+    stored_in,
+)
+from poolwatch.diagnosis.references.futures import future_referents, task_referents
 from poolwatch.runtime.libraries import by_package, libraries
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.code_owner import file_of, is_application_module
@@ -51,36 +46,8 @@ from poolwatch.stacks.packages import WEB
 
 Follow = Callable[[Any], Sequence[Any]]
 
-_TRACING = frozenset({"frame", "event"})
-"""Names of the arguments of a trace function."""
-_ASEND = ("async_generator_asend", "async_generator_athrow", "coroutine_wrapper")
-_MAX_AWAITS = 1001
-"""Longest chain of awaits that is followed."""
 _SKIP_STEP = 20_000
 """Entries that are skipped in one call."""
-SUSPENDABLE = (GeneratorType, CoroutineType, AsyncGeneratorType)
-
-# Taken from ``type`` itself, so that no metaclass can override them.
-_module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
-class_name: Callable[[type], str] = type.__dict__["__name__"].__get__
-bases_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
-class_dict: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
-
-
-def module_of(kind: type) -> str:
-    """The name of a class's module; empty if unknown."""
-    module = _module_of(kind)
-    return module if type(module) is str else ""
-
-
-def is_thread_local(kind: type) -> bool:
-    """Whether it is ``threading.local`` or derived from it."""
-    return any(class_name(base) == "_local" for base in bases_of(kind))
-
-
-def is_suspendable(node: Any) -> bool:
-    """Whether it is a generator or coroutine."""
-    return issubclass(type(node), SUSPENDABLE)  # isinstance could run its code
 
 
 def is_of_server(node: Any) -> bool:
@@ -106,12 +73,12 @@ class Guide:
         self.loops: set[ref[Any]] = set()
         """Event loops found on the way."""
         self.loops_of_frames: frozenset[ref[Any]] = frozenset()
-        """Those found from the running frames, which may run them again."""
+        """Event loops found from the running frames, which may run them again."""
         self._kinds: list[type] = []
         """Keeps the types alive, and their ids with them."""
         self._by_base: dict[int, Follow | None] = {}
         self._set_rule(None, *_LEAVES, *pools_of_drivers())
-        self._set_rule(gc.get_referents, *_CONTAINERS)
+        self._set_rule(gc.get_referents, *CONTAINERS)
         self._set_rule(stored_in, *SUSPENDABLE)
         self._set_rule(_function_referents, FunctionType)
         self._set_rule(_class_referents, type)
@@ -121,11 +88,11 @@ class Guide:
         """The module, if the application has imported it."""
         if self.asyncio is not None:
             self._set_rule(self._note_loop, self.asyncio.AbstractEventLoop)
-            self._set_rule(_future_referents, self.asyncio.Future)
-            self._set_rule(_task_referents, self.asyncio.Task)
+            self._set_rule(future_referents, self.asyncio.Future)
+            self._set_rule(task_referents, self.asyncio.Task)
         futures = sys.modules.get("concurrent.futures._base")
         if futures is not None:
-            self._set_rule(_future_referents, futures.Future)
+            self._set_rule(future_referents, futures.Future)
         library = sys.modules.get("greenlet")
         self.greenlet: type | None = getattr(library, "greenlet", None)
         if self.greenlet is not None:
@@ -149,7 +116,7 @@ class Guide:
             self.followed.add(key)
         if rule is not None and _is_likely(kind):
             self.likely.add(key)
-        for base in _CONTAINERS if rule is gc.get_referents else ():
+        for base in CONTAINERS if rule is gc.get_referents else ():
             if issubclass(kind, base):
                 self.lengths[key] = base.__len__
         return rule
@@ -178,7 +145,7 @@ class Guide:
         return ()
 
 
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _LEAVES: tuple[type, ...] = (
     str, bytes, bytearray, memoryview, int, float, complex, range, slice, type(None),
     ModuleType, CodeType, property, ref,
@@ -279,37 +246,10 @@ class ChunkReader:
 
 
 def _iterate(container: Any) -> Iterator[Any]:
-    for base in _CONTAINERS:
+    for base in CONTAINERS:
         if issubclass(type(container), base):
             return base.__iter__(container)
     raise TypeError
-
-
-def attributes_of(node: Any) -> dict[str, Any] | None:
-    """The dict of an instance's attributes, read without a call of its class."""
-    for base in bases_of(type(node)):
-        member = class_dict(base).get("__dict__")
-        if type(member) is GetSetDescriptorType:
-            found = member.__get__(node)
-            return found if type(found) is dict else None
-    return None
-
-
-def attribute_of(node: Any, name: str) -> Any:
-    """An attribute as it is stored in an object, without a call of its class.
-
-    None if there is none, or if the class has a property or the like of that name.
-    """
-    for base in bases_of(type(node)):
-        member: Any = class_dict(base).get(name)
-        if type(member) in (MemberDescriptorType, GetSetDescriptorType):
-            break
-        if member is not None:
-            return (attributes_of(node) or {}).get(name)
-    try:
-        return object.__getattribute__(node, name)
-    except AttributeError:
-        return None
 
 
 def _function_referents(function: Any) -> Sequence[Any]:
@@ -331,39 +271,6 @@ def class_members(kind: type) -> dict[str, Any]:
     if home is None or not is_application_module(file, module):
         return {}
     return dict(class_dict(kind))
-
-
-def _task_referents(task: Any) -> Sequence[Any]:
-    return gc.get_referents(task) if task.done() else ()
-
-
-def _future_referents(future: Any) -> Sequence[Any]:
-    """What a future calls at its end, its result and its exception."""
-    parts = list((attributes_of(future) or {}).values()) or gc.get_referents(future)
-    others = [each for each in parts if not _are_callbacks(each)]
-    return [*callbacks_of(future), *others]
-
-
-def callbacks_of(future: Any) -> list[Any]:
-    """What a future or task calls at its end, without the contexts of these calls."""
-    known: Any = None
-    for base in bases_of(type(future)):
-        member: Any = class_dict(base).get("_callbacks")
-        if type(member) is GetSetDescriptorType:  # of asyncio, in C
-            known = member.__get__(future)
-    attributes = attributes_of(future) or {}
-    found = (known, attributes.get("_callbacks"), attributes.get("_done_callbacks"))
-    # by type first: the truth value of another object is that of its own code
-    pairs = next((each for each in found if type(each) is list and each), [])
-    return [each[0] if type(each) is tuple else each for each in pairs]
-
-
-def _are_callbacks(part: Any) -> bool:
-    """Whether it is a list of callbacks, or the context of one."""
-    if type(part) is list and part:
-        first = part[0]
-        return type(first) is tuple and bool(first) and type(first[-1]) is Context
-    return type(part) is Context
 
 
 def _context_referents(context: Any) -> Sequence[Any]:
@@ -393,75 +300,3 @@ def _ended_frame_referents(frame: Any) -> Sequence[Any]:
     """
     held = stored_in(frame)
     return held if any(each is frame.f_code for each in held) else ()
-
-
-def stored_in(generator: Any) -> Sequence[Any]:
-    """The variables and temporaries of a generator, coroutine or frame.
-
-    Leaves out an empty dict of locals, which an earlier search may have left there.
-    """
-    held = gc.get_referents(generator)
-    return [each for each in held if type(each) is not dict or each]
-
-
-def local_variables(frame: FrameType) -> tuple[list[Any], list[Any]]:
-    """Names and values of the local variables of a frame, as of now."""
-    variables: Any = frame.f_locals
-    if not issubclass(type(variables), dict):
-        if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-            within = gc.get_referents(variables)  # a class body or exec() with
-            return [None] * len(within), within  # a mapping of its own
-        pairs = variables.items()
-        return [name for name, _ in pairs], [value for _, value in pairs]
-    names = list(dict.keys(variables))
-    values = list(dict.values(variables))
-    if frame.f_code.co_flags & inspect.CO_OPTIMIZED and sys.getrefcount(variables) <= 3:
-        # Three references: the frame, this function, getrefcount. A walk refers to the
-        # dict only if it was not empty, which means that other code has filled it.
-        variables.clear()
-    return names, values
-
-
-def traces(frame: FrameType) -> bool:
-    """Whether a frame is that of a trace or profile function, by its arguments.
-
-    The frame that has called it must not be read then. False from Python 3.13 on.
-    """
-    if sys.version_info >= (3, 13):
-        return False
-    code = frame.f_code
-    return not _TRACING.isdisjoint(code.co_varnames[: code.co_argcount])
-
-
-def frame_of(generator: Any) -> FrameType | None:
-    """The frame of a generator, coroutine or async generator that has not ended."""
-    if not is_suspendable(generator):
-        return None
-    prefix = _prefix(type(generator))
-    frame: FrameType | None = getattr(generator, prefix + "_frame")
-    return frame
-
-
-def awaited_by(generator: Any) -> Any:
-    """The object that a generator, coroutine or async generator awaits."""
-    kind = type(generator)
-    name = "_yieldfrom" if _prefix(kind) == "gi" else "_await"
-    return getattr(generator, _prefix(kind) + name)
-
-
-def awaits(awaited: Any) -> Iterator[Any]:
-    """The coroutines and generators of a task, from its own to the innermost await."""
-    for _ in range(_MAX_AWAITS):
-        if class_name(type(awaited)) in _ASEND:
-            inner = [a for a in gc.get_referents(awaited) if is_suspendable(a)]
-            awaited = inner[0] if inner else None
-        if not is_suspendable(awaited):
-            return
-        yield awaited
-        awaited = awaited_by(awaited)
-
-
-def _prefix(kind: type) -> str:
-    if kind is CoroutineType:
-        return "cr"
-    return "ag" if kind is AsyncGeneratorType else "gi"

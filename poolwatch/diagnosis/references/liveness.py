@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType
 
+from poolwatch.diagnosis.references.instructions import JUMPS, names_of
+
 _READS = ("LOAD_FAST", "DELETE_FAST")
 _ENDS = ("RETURN_", "RAISE_", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD")
 """Instructions after which the next one does not follow."""
@@ -25,7 +27,7 @@ def may_read(code: CodeType, lasti: int, name: str) -> bool:
     if name in code.co_cellvars or not _READS_ALL.isdisjoint(code.co_names):
         return True
     return any(
-        each.opname.startswith(_READS) and name in _names(each)
+        each.opname.startswith(_READS) and name in names_of(each)
         for each in _reachable(code, lasti)
     )
 
@@ -49,15 +51,7 @@ def _reachable(code: CodeType, lasti: int) -> Iterator[dis.Instruction]:
             yield each
         if not each.opname.startswith(_ENDS):
             pending.append(at + 1)
-        if each.opcode in _JUMPS:
+        if each.opcode in JUMPS:
             pending.append(at_offset.get(each.argval, at + 1))
         covering = (e for e in handlers if e.start <= each.offset < e.end)
         pending += [at_offset[e.target] for e in covering if e.target in at_offset]
-
-
-def _names(instruction: dis.Instruction) -> tuple[str, ...]:
-    value = instruction.argval
-    return value if type(value) is tuple else (value,)
-
-
-_JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))

@@ -1,7 +1,7 @@
-"""Event loops as roots: whether somebody runs them, and the calls scheduled on them.
+"""Event loops as roots: whether a thread runs them, and the calls scheduled on them.
 
-A loop that nobody runs resumes no task and makes no call. If a running frame has it, or
-it is the current loop of a thread, it may be run again.
+A loop that no thread runs resumes no task and makes no call. If a running frame has it,
+or it is the current loop of a thread, it may be run again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from types import FunctionType
 from typing import Any
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import (
-    Guide,
+from poolwatch.diagnosis.references.attributes import (
     attributes_of,
     bases_of,
     class_dict,
     is_thread_local,
     module_of,
 )
+from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.places import NO_OWNER, Place, Root, unnamed_place
 
 _KNOWN = ("asyncio", "uvloop")
@@ -33,7 +33,7 @@ def loop_of(task: Any) -> Any:
 
 
 def is_stopped(loop: Any) -> bool:
-    """Whether nobody runs a loop at the moment. False if that is not known."""
+    """Whether a loop is stopped at the moment. False if that is not known."""
     kind = type(loop)
     if None in (_of_library(kind, "run_forever"), _of_library(kind, "is_running")):
         return False
@@ -46,7 +46,7 @@ def is_closed(loop: Any) -> bool:
 
 
 def _ask(thing: Any, method: str, attribute: str) -> Any:
-    """What a method of asyncio returns, or the attribute that it would read.
+    """The result of a method of asyncio, or the attribute that it would read.
 
     None if a class of the application has a method of that name: it is not called.
     """

@@ -8,20 +8,19 @@ uses a connection, while the variables of the running frames show it.
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from poolwatch.diagnosis.references.describe import in_words, is_near, is_own
-from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.describe import is_near, is_own
+from poolwatch.diagnosis.references.follow import CONTAINERS, Guide
 from poolwatch.diagnosis.references.places import NO_OWNER, Place, stack_places
 from poolwatch.diagnosis.references.walk import Walk
+from poolwatch.diagnosis.references.words import in_words
 from poolwatch.stacks import greenlets
 
 _MAX_VISITED = 2000
 """Most objects visited: about a millisecond of the application's own thread."""
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 
 
 def used_by_running_code(
@@ -43,7 +42,7 @@ def used_by_running_code(
     for index in walk.hits:
         chain, place = walk.chain(index)
         at = wanted[id(chain[-1])]
-        if at in several and type(chain[0]) not in _CONTAINERS:
+        if at in several and type(chain[0]) not in CONTAINERS:
             continue
         words = in_words(place, chain)
         if is_near(words, place, chain) and is_own(words, chain):

@@ -39,7 +39,7 @@ class ReferencePath:
     """The path is so short that the connection belongs to the root. Over a longer path
     the root can merely reach the connection somewhere in the application."""
     circumstances: tuple[Circumstance, ...] = ()
-    """What the references show about the circumstances of the hold."""
+    """The circumstances of the hold that the references show."""
 
     @property
     def in_use(self) -> bool:

@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 from typing import Any, Literal
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import local_variables
+from poolwatch.diagnosis.references.frames import local_variables
 from poolwatch.diagnosis.wait_graph import Node, task_node, thread_node
 from poolwatch.stacks.code_owner import CodeOwner, code_owner_of, is_ours
 
@@ -120,7 +120,7 @@ class Root:
     """The places as they are now, the innermost first."""
     count: int = 1
     resumes: bool = True
-    """False for an event loop that nobody runs, and for its tasks."""
+    """False for an event loop that no thread runs, and for its tasks."""
 
     @property
     def proves_use(self) -> bool:

@@ -20,7 +20,7 @@ Effects of a search on the application:
   an object is dropped during a step all the same (a slow machine, or a free-threaded
   build), the object is finalized at the end of the step, in this thread. A dropped
   connection then returns to its pool some milliseconds later.
-- For the reading of locals see :mod:`poolwatch.diagnosis.references.follow`.
+- For the reading of locals see :mod:`poolwatch.diagnosis.references.frames`.
 - No code of the application is called, and no exception is raised.
 
 The search cannot see: values that a running function has in no variable (the
@@ -39,8 +39,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from poolwatch.diagnosis.references.attributes import class_name
 from poolwatch.diagnosis.references.describe import describe, rank
-from poolwatch.diagnosis.references.follow import Guide, class_name, is_suspendable
+from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.frames import is_suspendable
 from poolwatch.diagnosis.references.gaps import Gaps
 from poolwatch.diagnosis.references.loops import loop_roots
 from poolwatch.diagnosis.references.path import ReferencePath

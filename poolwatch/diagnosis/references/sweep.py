@@ -16,13 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import (
-    ChunkReader,
-    Guide,
-    attributes_of,
-    is_of_server,
-    is_suspendable,
-)
+from poolwatch.diagnosis.references.attributes import attributes_of
+from poolwatch.diagnosis.references.follow import ChunkReader, Guide, is_of_server
+from poolwatch.diagnosis.references.frames import is_suspendable
 
 NEAR = 16
 """Most objects in a chain that may still be short in words."""

@@ -9,14 +9,14 @@ from types import FrameType
 from typing import Any
 from weakref import ref
 
-from poolwatch.diagnosis.references.follow import (
-    Guide,
+from poolwatch.diagnosis.references.follow import Guide
+from poolwatch.diagnosis.references.frames import (
     awaits,
-    callbacks_of,
     frame_of,
-    local_variables,
     stored_in,
+    variables_of,
 )
+from poolwatch.diagnosis.references.futures import callbacks_of
 from poolwatch.diagnosis.references.loops import loop_of, resumes
 from poolwatch.diagnosis.references.places import (
     MAX_FRAMES,
@@ -157,7 +157,7 @@ def _await_chain(guide: Guide, awaited: Any, owner: RootOwner) -> Iterator[Place
 
 
 def _names_in(frame: FrameType) -> Callable[[], Iterable[tuple[str, Any]]]:
-    return lambda: zip(*local_variables(frame), strict=False)
+    return lambda: variables_of(frame).items()
 
 
 def _greenlets(guide: Guide, held: list[Any]) -> list[Any]:

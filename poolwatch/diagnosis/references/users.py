@@ -1,10 +1,10 @@
-"""The search for everybody who has a held connection in use.
+"""The search for all users of a held connection.
 
-A leak search stops at the first path that shows a connection in use. Who wants to know
-whether anybody can still return it needs all users: threads and tasks with the
-connection, its session, or the generator that will close it, within a few steps of a
-variable. A server reaches the sessions of all its requests, over many steps; that is no
-use.
+A leak search stops at the first path that shows a connection in use. A deadlock is
+proven only if no user can return the connection, so all users are searched for: threads
+and tasks that have the connection, its session, or the generator that will close it,
+within a few steps of a variable. A server reaches the sessions of all its requests over
+many steps, but does not use them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Any
 
+from poolwatch.diagnosis.references.attributes import is_thread_local
 from poolwatch.diagnosis.references.describe import describe, is_own
-from poolwatch.diagnosis.references.follow import Guide, is_thread_local
+from poolwatch.diagnosis.references.follow import Guide
 from poolwatch.diagnosis.references.loops import loop_roots
 from poolwatch.diagnosis.references.places import Place, Root
 from poolwatch.diagnosis.references.roots import (
@@ -63,7 +64,7 @@ class _UserSearch:
         self._wanted: dict[int, str] = {}
         self._users: dict[str, dict[Node, None]] = {hold: {} for hold in holds}
         self._reach: dict[str, dict[Node, None]] = {hold: {} for hold in holds}
-        """Threads and tasks that can reach a connection over whatever way."""
+        """Threads and tasks that can reach a connection over any references."""
         self._elsewhere: dict[str, bool] = {}
         """Holds that a module or a thread-local refers to; True if only the latter."""
         self._far: set[int] = set()
@@ -131,7 +132,7 @@ class _UserSearch:
     ) -> dict[str, tuple[Node, ...] | None]:
         """The users of each hold.
 
-        A connection without a user has all those who can reach it, however far it is.
+        A connection without a user has all threads and tasks that can reach it.
         """
         found: dict[str, tuple[Node, ...] | None] = {}
         for hold, users in self._users.items():
@@ -148,7 +149,7 @@ class _UserSearch:
 
 
 def _is_user(place: Place, chain: Sequence[Any]) -> bool:
-    """Whether it is the connection of a root, or of the application's code there."""
+    """Whether the root, or the application's code there, uses the connection."""
     path = describe(place, chain, None)
     if path.in_use and is_own(path.steps, chain):
         return True

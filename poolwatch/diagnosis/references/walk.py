@@ -126,7 +126,7 @@ class Walk:
         )
 
     def mark_far(self, most: int) -> None:
-        """Like mark_dead_ends, for all that is more than ``most`` objects away."""
+        """Like mark_dead_ends, for all objects more than ``most`` steps away."""
         referrers: dict[int, list[int]] = {}
         for index, origin in enumerate(self._from):
             referrers.setdefault(index, []).append(origin)
