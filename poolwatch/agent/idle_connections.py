@@ -45,12 +45,14 @@ def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
     """Connections of this process that were returned and not checked out again.
 
     Connections that were never returned are left out: they may have been checked out
-    before the pool was instrumented.
+    before the pool was instrumented. So are those that a request which failed later may
+    have got: the pool may count one of them as checked out.
     """
     if pool.switched_off():
         return []  # checkouts are no longer recorded
     own_pid = os.getpid()
     held = {id(hold.facts) for hold in pool.recorded_holds()}
+    failed_at = max((each.at for each in list(pool.slots.failed)), default=0.0)
     returned = (
         facts
         for facts in list(pool.connections.values())
@@ -59,6 +61,7 @@ def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
         and facts.backend_pid is not None
         and facts.process == own_pid
         and id(facts) not in held
+        and LastUse._make(facts.last_use).returned_at > failed_at
     )
     return list(islice(returned, _MAX_IDLE))
 

@@ -9,7 +9,7 @@ import weakref
 import psycopg2.pool
 import pytest
 from fix_core import Look, book_of, null_pool_of
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, event, text
 
 import poolwatch
 from poolwatch.agent.idle_connections import idle_pids
@@ -204,3 +204,19 @@ def test_a_last_user_keeps_nothing_alive(engine):
         assert type(each).__module__ != "sqlalchemy.engine.base"
     assert checked_out_at <= returned_at
     assert stack.site().function == "job"
+
+
+def test_a_connection_that_a_failed_request_may_have_got_is_not_idle(engine):
+    """The pool may count it as checked out: it is not known whose it is."""
+    use(engine, "SELECT 1")
+
+    def refuse(*_):
+        raise ZeroDivisionError
+
+    event.listen(engine, "checkout", refuse)
+    with pytest.raises(ZeroDivisionError):
+        engine.connect()
+    event.remove(engine, "checkout", refuse)
+    assert Look().process.idle == ()
+    use(engine, "SELECT 1")
+    assert len(Look().process.idle) == 1
