@@ -52,7 +52,8 @@ def _idle_in_transaction(hold: Hold, row: ServerRow, age: float) -> Finding:
         "idle_in_transaction",
         text=f"{call_site(hold)} has been idle in a transaction for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} is {row.state}",
-        remedy="Commit or roll back before work that does not need the database.",
+        remedy="Commit or roll back before work that does not need the database. To "
+        f"end it now: SELECT pg_terminate_backend({hold.backend_pid}).",
     )
 
 
@@ -63,7 +64,8 @@ def _slow_query(hold: Hold, age: float) -> Finding:
         text=f"{call_site(hold)} has been running one statement for {duration(age)}",
         proof=f"pg_stat_activity: backend {hold.backend_pid} has been active all that "
         "time and waits for no lock",
-        remedy="Tune the statement, starting with EXPLAIN; the pool is not the cause.",
+        remedy="Tune the statement, starting with EXPLAIN; the pool is not the cause. "
+        f"To stop it now: SELECT pg_cancel_backend({hold.backend_pid}).",
     )
 
 
@@ -120,9 +122,9 @@ def _stray_of_request(departed: ClosedConnection, backend: Backend) -> Finding:
         severity="warning",
         pool=departed.pool,
         text=f"backend {backend.pid} ({backend.row.state or '?'}) was opened by a "
-        f"request at {place(departed.site)} that ended with {departed.error} "
+        f"checkout at {place(departed.site)} that ended with {departed.error} "
         f"{duration(departed.closed_s)} ago: no pool has its connection",
-        proof="the failed request had the connection in its frames; the backend's pid "
+        proof="the failed checkout had the connection in its frames; the backend's pid "
         "and age match it, and no checked-out or idle connection has this backend",
         remedy="Close the connection where its set-up fails: in the creator, in a "
         "connect listener, on cancellation too (try, except BaseException, close, "
@@ -184,8 +186,10 @@ def _ghost(
         proof="pg_stat_activity on the server of pool "
         f"{', '.join(map(repr, pools))} lists no backend {backends}; the "
         f"hold{' was' if single else 's were'} open before and after it was read",
-        remedy="Return the connection: its next statement will fail. Have the pool "
-        "test connections at checkout (pool_pre_ping=True).",
+        remedy="Return the connection, and do its work again on another: its next "
+        "statement will fail. The server's log says why the session ended: a timeout, "
+        "a restart, an administrator. A test at checkout (pool_pre_ping=True; check= "
+        "of psycopg's ConnectionPool) helps only where it ended before the checkout.",
         holds=ids(holds),
         sites=sites,
     )

@@ -59,8 +59,8 @@ def _unlimited(pool: PoolStats) -> Finding:
         proof=f"{why}; {plural(pool.checked_out, 'connection')} out now, "
         f"{plural(pool.counters.connects, 'connection')} opened so far{unknown}",
         remedy="Set pool_size and max_overflow so that the pools of all processes "
-        "together stay below max_connections (100 by default). To keep no "
-        "connections, use poolclass=NullPool; the limit is a pooler's task then.",
+        "together stay below max_connections (100 by default). If a pooler such as "
+        "PgBouncer sets the limit, use poolclass=NullPool, which keeps no connections.",
         sites=distinct_sites(pool.made_at),
     )
 

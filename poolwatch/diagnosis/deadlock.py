@@ -143,7 +143,7 @@ def _finding(found: _Deadlock) -> Finding:
     leaked = len(_in_pool(found.pool)) - len(held)
     proof = f"checked out at {_counted(held)}"
     if waits:
-        proof += f", all waiting at {_counted(waits)}"
+        proof += f"; waiting for a connection at {_counted(waits)}"
     if leaked:
         proof += f"; {leaked} more leaked"
     return Finding(
@@ -152,7 +152,7 @@ def _finding(found: _Deadlock) -> Finding:
         pool=stats.id,
         text=f"pool {stats.name!r} is deadlocked: {words.why}",
         proof=f"{proof}; no other holder can return one",
-        remedy=words.remedy,
+        remedy=f"{words.remedy} To end it now, restart the process.",
         holds=ids(held),
         waits=ids(waits),
         sites=distinct_sites(

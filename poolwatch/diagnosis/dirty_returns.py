@@ -160,9 +160,9 @@ def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -
         return f"{RELEASE} {now}"
     if state == "listen":
         return (
-            "UNLISTEN before the connection goes back, or keep a connection for the "
-            'listener alone: with poolwatch.long_hold("LISTEN ..."). The next user '
-            "of this one gets the notifications."
+            "UNLISTEN before the connection goes back: its next user gets the "
+            "notifications. Or never return the listener's connection, and mark it as "
+            'meant to be held: with poolwatch.long_hold("LISTEN ...").'
         )
     if state is None:
         return now
@@ -170,8 +170,8 @@ def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -
     option = "pool_reset_on_return=None, and for " if is_sqlalchemy else ""
     return (
         "Commit or roll back before the connection goes back. The pool did not roll "
-        f"back: look for {option}a BEGIN that is sent as text in autocommit mode, of "
-        f"which the driver does not know. {now}"
+        f"back: look for {option}a BEGIN that is sent as text in autocommit mode (the "
+        f"driver does not know of that transaction). {now}"
     )
 
 

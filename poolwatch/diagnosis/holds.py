@@ -273,8 +273,10 @@ def _fork_shared(  # noqa: PLR0917 - one finding, made of two records
         "forked: parent and child share it",
         proof=f"the connection to backend {backend_pid} was opened by another "
         f"process{when}",
-        remedy="Call engine.dispose(close=False) in the child, right after the fork. "
-        "With other libraries, create the pool in the child, after the fork.",
+        remedy="Each can read the answers to the other's statements. Call "
+        "engine.dispose(close=False) in the child, right after the fork, and restart "
+        "the child. With other libraries, create the pool in the child, after the "
+        "fork.",
         holds=holds,
         sites=distinct_sites(site),
     )

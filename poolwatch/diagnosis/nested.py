@@ -16,7 +16,8 @@ _RECENT_S = 300.0
 """Seconds for which ended nested requests are reported."""
 _SHARE_IT = (
     "Pass the connection that is already held to the inner code: once such "
-    "callers hold every connection of the pool, they deadlock."
+    "callers hold every connection of the pool, they deadlock. A larger pool only "
+    "makes that rarer."
 )
 _OPEN_IT_LATER = (
     "No statement was seen on the outer connection before the inner one was requested: "
@@ -152,7 +153,7 @@ def _nested(pool: PoolStats, group: Sequence[_Nested]) -> Finding:
         pool=pool.id,
         text=f"{who} {hold} checked out at {call_site(outer)} and {has} at "
         f"{call_site(inner)}",
-        proof=f"one thread or task has two requests on pool {pool.name!r}"
+        proof=f"one thread or task wants two connections of pool {pool.name!r} at once"
         + (f": {len(group)} times" if len(group) > 1 else ""),
         remedy=_OPEN_IT_LATER
         if all(each.outer_unused for each in group)

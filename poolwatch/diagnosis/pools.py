@@ -71,7 +71,8 @@ def exhausted(
             remedy="Return every connection: the pool never replaces a lost one. "
             f"{_get_back(pool)}"
             if lost
-            else "Look at what the holders are doing before making the pool larger.",
+            else "Before making the pool larger, look at what the holders are doing: "
+            "poolwatch ps shows it. A larger pool helps only if all are quick.",
             holds=ids(holds),
             waits=ids(waits),
             sites=distinct_sites(*(hold.site for hold in holds)),
@@ -104,10 +105,10 @@ def lost_slot(pool: PoolStats, missing: Sequence[MissingSlot]) -> list[Finding]:
             text=f"pool {pool.name!r} has lost {len(missing)} of its "
             f"{plural(pool.slots, 'slot')}: it has counted {count} as checked out for "
             f"{duration(oldest)} that nobody holds"
-            + (f"; {_cause(certain[0])} at that time" if certain else ""),
+            + (f", since {_cause(certain[0])}" if certain else ""),
             proof=f"in two readings the pool counts {count} more as checked out than "
             "are held, requested or being returned"
-            + (f"; failed at that time: {causes}" if causes else ""),
+            + (f"; what failed when the count rose: {causes}" if causes else ""),
             remedy=_lost_remedy(certain) + _get_back(pool),
             sites=distinct_sites(*(each.site for each in certain)),
         )
@@ -118,7 +119,7 @@ def _cause(failed: FailedCall) -> str:
     if failed.error is None:
         where = place(failed.site)
         return f"the return of a connection checked out at {where} was not completed"
-    return f"a request at {place(failed.site)} ended with {failed.error}"
+    return f"a checkout at {place(failed.site)} ended with {failed.error}"
 
 
 def _lost_remedy(certain: Sequence[FailedCall]) -> str:
@@ -129,18 +130,21 @@ def _lost_remedy(certain: Sequence[FailedCall]) -> str:
         )
     if certain:
         return (
-            "Keep that exception out of the checkout: release the connection when a "
-            "listener or a pool class of your own fails after the checkout, do not "
-            "cancel or interrupt a request half-way, and use the newest release of "
-            "the pool's library. "
+            "The exception came when the pool had already counted the connection. If "
+            "a listener or a pool class of your own raised it, return the connection "
+            "there. If it was a timeout, a cancellation or a signal, keep it from "
+            "ending a checkout half-way. Use the newest release of the pool's library. "
         )
     return "Look for code that gets connections from the pool past its checkout. "
 
 
 def _get_back(pool: PoolStats) -> str:
     if options_of(pool.kind).made_by == "create_engine":
-        return "engine.dispose() gets lost slots back."
-    return "Recreate the pool to get lost slots back."
+        return (
+            "To get lost slots back, restart the process, or call engine.dispose() if "
+            "the pool is an engine's."
+        )
+    return "Recreate the pool or restart the process to get lost slots back."
 
 
 def undersized(
@@ -253,9 +257,10 @@ def _costs(pool: PoolStats, setup: PoolSetup | None) -> bool:
 def _unpooled_remedy(pool: PoolStats) -> str:
     if "Null" in pool.kind:
         return (
-            "That is right behind a pooler such as PgBouncer, in serverless functions "
-            "and in processes that fork. Elsewhere a pool that keeps connections "
-            "(SQLAlchemy's default, psycopg's ConnectionPool) saves these seconds."
+            "That is as it should be if a pooler such as PgBouncer is in between, in "
+            "serverless functions and in processes that fork. Elsewhere a pool that "
+            "keeps connections (SQLAlchemy's default, psycopg's ConnectionPool) saves "
+            "that time."
         )
     if pool.counters.invalidated >= _NEARLY_ALL * pool.counters.closes:
         return (

@@ -63,7 +63,7 @@ _REMEDIES: dict[CircumstanceKind, _Remedy] = {
         _HELD,
         "A dependency of the request has it, and returns it only after the response. "
         "Close the session in the endpoint, before slow work and before the response "
-        "is sent; a stream or a background task opens its own.",
+        "is sent; let a stream or a background task open a session of its own.",
     ),
     "exit stack": _Remedy(
         _LEAKED,

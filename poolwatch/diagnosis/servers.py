@@ -136,8 +136,9 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
         f"{words}; {owners} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Start the server, or check its log and the network in between. Return "
-        "the connections that were checked out when it stopped: they are dead.",
+        remedy="Check that the address is right and the server is started; then its "
+        "log, and the network in between. Return the connections that were checked out "
+        "when it stopped: they are dead.",
     )
 
 
@@ -192,7 +193,8 @@ def _over_capacity(server: ServerStatus, pools: _Pools) -> Finding | None:
         + (", and all of those are in use" if reached else ""),
         proof="; ".join(proof),
         remedy="Make the pools smaller or run fewer processes, so that all pools "
-        "together stay below that; or put a pooler such as PgBouncer in between.",
+        f"together open no more than {limit}; or put a pooler such as PgBouncer in "
+        "between.",
         sites=distinct_sites(*(pool.made_at for _, _, pool in culprits)),
     )
 
@@ -215,7 +217,7 @@ def _named(pools: _Pools) -> str:
     limited = [each for each in pools if each[2].capacity]
     limited.sort(key=lambda each: -(each[2].capacity or 0))
     named = [
-        f"{pool.name!r} of pid {process.pid} has {pool.capacity}"
+        f"{pool.name!r} of pid {process.pid} can open {pool.capacity}"
         for _, process, pool in limited[:_MAX_NAMED]
     ]
     if len(limited) > _MAX_NAMED:

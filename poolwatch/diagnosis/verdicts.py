@@ -148,7 +148,7 @@ def _sent_last_statement(hold: HoldEvidence, frame: Frame) -> bool:
 
 
 def _age(hold: HoldEvidence) -> str:
-    return f"held {duration(hold.held_s)}, longer than {duration(hold.long_after)}"
+    return f"held {duration(hold.held_s)}; long_after is {duration(hold.long_after)}"
 
 
 def _circumstances(hold: HoldEvidence) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def test_over_capacity():
     )
     assert finding.proof == (
         "max_connections is 100, 3 of them reserved; 20 sessions now; 'orders' of pid "
-        "2 has 60, 'orders' of pid 1 has 40, 'orders' of pid 3 has 10"
+        "2 can open 60, 'orders' of pid 1 can open 40, 'orders' of pid 3 can open 10"
     )
 
 
@@ -177,7 +177,7 @@ def test_not_over_capacity(processes):
 def test_many_pools_are_counted():
     pools = [sized(15, name=f"p{number}") for number in range(9)]
     ((finding,),) = over_capacity([worker(1, *pools)]).values()
-    assert finding.proof.endswith("'p5' of pid 1 has 15, and 3 more pools")
+    assert finding.proof.endswith("'p5' of pid 1 can open 15, and 3 more pools")
 
 
 def test_over_capacity_really(start_postgres, instrument, socket_dir):

@@ -24,8 +24,8 @@ def test_lost_slot():
     assert finding.kind == "lost_slot"
     assert finding.text == (
         "pool 'orders' has lost 1 of its 2 slots: it has counted 1 connection as "
-        "checked out for 12s that nobody holds; a request at app/jobs.py:31 ended with "
-        "KeyboardInterrupt at that time"
+        "checked out for 12s that nobody holds, since a checkout at app/jobs.py:31 "
+        "ended with KeyboardInterrupt"
     )
     assert finding.sites == (SITE,)
     assert "engine.dispose()" in finding.remedy
@@ -35,7 +35,7 @@ def test_nothing_failed_that_is_known():
     (finding,) = lost_slot(small(kind="ConnectionPool"), [MissingSlot(12.0, ())])
     assert finding.text.endswith("for 12s that nobody holds")
     assert finding.sites == ()
-    assert finding.remedy.endswith("Recreate the pool to get lost slots back.")
+    assert finding.remedy.endswith("restart the process to get lost slots back.")
 
 
 def test_one_of_several_may_have_lost_it():
@@ -45,8 +45,8 @@ def test_one_of_several_may_have_lost_it():
     assert finding.sites == ()
     assert finding.text.endswith("for 12s that nobody holds")
     assert finding.proof.endswith(
-        "failed at that time: a request at app/jobs.py:31 ended with KeyboardInterrupt "
-        "(2), a request at app/api.py:7 ended with CancelledError"
+        "what failed when the count rose: a checkout at app/jobs.py:31 ended with "
+        "KeyboardInterrupt (2), a checkout at app/api.py:7 ended with CancelledError"
     )
 
 
@@ -62,8 +62,8 @@ def test_two_slots_of_two_calls():
 def test_a_return_that_was_not_completed():
     (finding,) = lost_slot(small(), [MissingSlot(1.0, (failed(error=None),))])
     assert finding.text.endswith(
-        "; the return of a connection checked out at app/jobs.py:31 was not completed "
-        "at that time"
+        ", since the return of a connection checked out at app/jobs.py:31 was not "
+        "completed"
     )
     assert finding.remedy.startswith("Look at what runs when a connection goes back")
 
