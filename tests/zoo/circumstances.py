@@ -167,7 +167,8 @@ def mail_with_its_own_session(zoo: Any) -> None:
 
     async def mail() -> None:
         async with AsyncSession(zoo.engine) as db:
-            await db.execute(QUERY)
+            for _ in range(10):
+                await db.execute(QUERY)
 
     app = FastAPI()
 
