@@ -367,12 +367,12 @@ def instrument(
     if target is not None and not pools.accepts(target):
         raise _refusal(target)
     if disabled():
-        return Watch(agent, None)
+        return Watch(lambda: agent.source, None)
     if target is None:
         pools.watch_all(settings)
-        watch = Watch(agent, None)
+        watch = Watch(lambda: agent.source, None)
     else:
-        watch = Watch(agent, pools.watch(target, settings))
+        watch = Watch(lambda: agent.source, pools.watch(target, settings))
     if not agent.listens:
         agent.listens = True
         agent.listen()  # known threads do not trigger it

@@ -8,13 +8,12 @@ use or idle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Session
-    from poolwatch.ledger.pool import PoolLedger
 
 _SLACK_S = 0.05
 """SQLAlchemy's time of a connect is that of another clock."""
@@ -22,11 +21,21 @@ _CLOSING_S = 1.0
 """How long a connection may take from the close in the outer pool to the inner pool."""
 
 
+class Pool(Protocol):
+    """The ledger of a pool, as far as it matters here."""
+
+    id: str
+    holds: dict[int, Checkout]
+    connections: dict[int, ConnectionFacts]
+    lending: Lending
+    server_connect: Callable[[], Any] | None
+
+
 class Lending:
     """The connections that one pool lends to pools over it, and the pools under it."""
 
     def __init__(
-        self, holds: dict[int, Checkout], all_pools: Mapping[str, PoolLedger]
+        self, holds: dict[int, Checkout], all_pools: Mapping[str, Pool]
     ) -> None:
         self._holds = holds
         self._all_pools = all_pools
@@ -55,7 +64,7 @@ class Lending:
         holds = self._holds.copy().items()
         return {key: hold for key, hold in holds if hold not in self._outer}
 
-    def add(self, hold: Checkout, outer: PoolLedger) -> None:
+    def add(self, hold: Checkout, outer: Pool) -> None:
         """Note that the connection of an open hold is now that of ``outer``."""
         self._drop_ended()
         self._outer[hold] = outer.id, monotonic()
@@ -80,13 +89,13 @@ class Lending:
                 self._outer.pop(hold, None)
 
 
-def sessions_of(pool: PoolLedger) -> set[Session]:
+def sessions_of(pool: Pool) -> set[Session]:
     """The sessions of all connections of a pool, idle ones included."""
     return {facts.session for facts in list(pool.connections.values())}
 
 
 def took_from_another(
-    outer: PoolLedger, facts: ConnectionFacts, pools: Mapping[str, PoolLedger]
+    outer: Pool, facts: ConnectionFacts, pools: Mapping[str, Pool]
 ) -> None:
     """Find out whether a new connection of ``outer`` is one that another pool has lent,
     after ``outer`` began to connect.

@@ -15,42 +15,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
 from poolwatch.agent.instrument import agent
 from poolwatch.errors import PoolwatchError
 from poolwatch.testing.lookout import Lookout
+from poolwatch.testing.standing import Standing
 
 if TYPE_CHECKING:
-    from poolwatch.ledger.checkout import Checkout
     from poolwatch.testing.owners import Owner, Owners
 
 LASTING_S = 1.0
 """Seconds after which viewers can connect to a run in the same test."""
 _MAX_PERIOD_S = 1.0
 _MIN_PERIOD_S = 0.05
-
-
-class Standing(NamedTuple):
-    """A wait or a statement that has lasted long."""
-
-    request: Checkout
-    """The wait, or the hold whose statement is running."""
-    began: float
-    """``time.monotonic()`` at its beginning."""
-    waits: bool
-
-    @property
-    def id(self) -> str:
-        """Its id in a snapshot."""
-        return f"{'w' if self.waits else 'h'}{self.request.number}"
-
-    def lasts(self) -> bool:
-        """Whether a statement is still the same one; a wait has an id of its own."""
-        usage = self.request.usage
-        return self.waits or (usage is not None and usage.began == self.began)
 
 
 class Standstills:

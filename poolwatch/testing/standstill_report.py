@@ -25,7 +25,7 @@ from poolwatch.testing.report import callers_of
 from poolwatch.text.format import activity, call_site, duration, one_line, place, plural
 
 if TYPE_CHECKING:
-    from poolwatch.testing.standstill import Standing
+    from poolwatch.testing.standing import Standing
 
 _MAX_REQUESTS = 3
 _MAX_HOLDERS = 6
