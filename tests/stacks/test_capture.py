@@ -367,7 +367,8 @@ def test_many_call_sites_are_forgotten_again(sites):
             codes.append(weakref.ref(scope[f"f{number}"].__code__))
     del scope
     assert nodes() - before < 2_000
-    assert sum(code() is not None for code in codes) < 20
+    alive = sum(code() is not None for code in codes)
+    assert alive <= 20  # 2,000 numbers in a row contain so many hundreds
 
 
 def test_a_stack_that_is_kept_keeps_no_others(sites):
