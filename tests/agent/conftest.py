@@ -6,7 +6,12 @@ from pathlib import Path
 
 import own_process
 
-ALONE = {"test_circumstances.py", "test_races.py", "test_standstills.py"}
+ALONE = {
+    "test_circumstances.py",
+    "test_races.py",
+    "test_standstills.py",
+    "test_watchdog.py",
+}
 HERE = Path(__file__).parent
 
 
