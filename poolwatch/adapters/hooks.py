@@ -67,7 +67,7 @@ class DriverHooks(Hooks):
         self._check_soon = context.check_soon
         self._report_failure = context.report_failure
         self.out_before: set[int] | None = None
-        """Keys of what is out since before the pool was hooked, if the pool knows it.
+        """Keys of connections checked out before the pool was hooked, if it knows them.
         """
         self._pool = ref(pool)
         self._finalizer = finalize(pool, self._pool_collected)

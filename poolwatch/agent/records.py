@@ -47,11 +47,14 @@ def pool_records(
     requests: OpenRequests,
     is_confirmed: Callable[[Checkout], bool],
     blocked: Mapping[Node, Blocked],
+    *,
+    read_code: bool,
 ) -> PoolRecords:
     """Judge the holds of one pool, count its leaks, and return its records.
 
     A leak is counted if the connection was dropped, or if ``is_confirmed`` is true.
-    ``blocked`` is what the threads and tasks of the process wait for.
+    ``blocked`` is what the threads and tasks of the process wait for. Without
+    ``read_code`` no source is parsed: remedies are those for any circumstances.
     """
     pool = requests.pool
     requests.mark_nested()
@@ -60,7 +63,8 @@ def pool_records(
         _judged(reading, pool, hold, evidence, caller_of.get(hold.number))
         for hold, evidence in requests.holds.items()
     ]
-    add_circumstances(pool, zip(requests.holds, judged, strict=True))
+    if read_code:
+        add_circumstances(pool, zip(requests.holds, judged, strict=True))
     for checkout, each in zip(requests.holds, judged, strict=True):
         if each.hold.verdict == "leaked" and (
             each.evidence.dropped or is_confirmed(checkout)
@@ -80,7 +84,9 @@ def pool_records(
         holds=judged,
         waits=waits,
         collected=collected,
-        collected_in={each.site: of_collected(pool, each) for each in collected},
+        collected_in={
+            each.site: of_collected(pool, each) for each in collected if read_code
+        },
         outside=pool.mostly_outside(),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else list(_nested(pool, reading.now)),

@@ -77,7 +77,13 @@ class LedgerSource:
         leak_search.attach_cached(reading)
         standstill = self._standstills.read(reading, search=search)
         pools = [
-            pool_records(reading, p, leak_search.is_confirmed, standstill.blocked)
+            pool_records(
+                reading,
+                p,
+                leak_search.is_confirmed,
+                standstill.blocked,
+                read_code=search,
+            )
             for p in reading.pools
         ]
         pools = with_lent(reading, pools)

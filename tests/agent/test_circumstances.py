@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 import poolwatch
 from poolwatch.agent import circumstances
+from poolwatch.agent.instrument import agent
 from poolwatch.model import Finding
 
 PING = text("SELECT 1")
@@ -139,6 +140,20 @@ def test_an_outer_connection_without_a_statement(engine: Any) -> None:
 def test_statements_of_a_raw_connection_are_not_seen(engine: Any) -> None:
     remedy = outer_and_inner(engine, engine.raw_connection)
     assert "No statement was seen" not in remedy
+
+
+def test_no_source_is_parsed_in_the_applications_thread(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note of a timeout is written there, perhaps by an event loop's thread."""
+    forget(engine)
+    finding("leaked.abandoned")
+    calls: list[object] = []
+    monkeypatch.setattr(circumstances, "_of_source", lambda *_: calls.append(_) or ())
+    agent.source.process(search=False)
+    assert calls == []
+    agent.source.process()
+    assert calls != []
 
 
 def test_a_failure_costs_only_the_words(

@@ -125,7 +125,7 @@ class AsyncpgHooks(DriverHooks):
         )
 
     def _unheld(self, pool: Any) -> tuple[int, int] | None:
-        """See Gauges. The pool has a queue of what is not checked out."""
+        """See Gauges. The pool's queue has its idle connections."""
         if pool._closing or pool._closed:
             return None
         queue = pool._queue

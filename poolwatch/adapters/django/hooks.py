@@ -275,7 +275,7 @@ class AliasHooks(Hooks):
 
     @_guarded
     def _find_left_open(self) -> None:
-        """Find idle connections of threads that have ended: nobody can use them."""
+        """Find idle connections that no code can use: their threads have ended."""
         for key, last in list(self._last.items()):
             known = self._wrappers.get(key)
             if known is None or not last.holder.has_ended():
