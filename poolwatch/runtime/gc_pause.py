@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 
 class _Pause:
-    """Counts the calls in progress that need the pause. The last one enables the
-    collector again, if it was enabled before the first one.
+    """Counts the calls in progress that need the pause; the last one ends it.
+
+    A threshold of 0 pauses automatic collections. gc.disable() would do so, too, but
+    gc.enable() at the end would undo what the application has called in the meantime.
     """
 
     def __init__(self) -> None:
@@ -31,26 +33,30 @@ class _Pause:
     def reset(self) -> None:
         self.lock = threading.Lock()
         self.active_calls = 0
-        self.was_enabled = False
+        self.thresholds = (0, 0, 0)
 
     def begin(self) -> None:
         with self.lock:
             if not self.active_calls:
-                self.was_enabled = gc.isenabled()
-                gc.disable()
+                self.thresholds = gc.get_threshold()
+                gc.set_threshold(0, *self.thresholds[1:])
             self.active_calls += 1
 
     def end(self) -> None:
         with self.lock:
             self.active_calls -= 1
-            if not self.active_calls and self.was_enabled:
-                gc.enable()
+            if not self.active_calls:
+                self._restore()
 
     def after_fork_in_child(self) -> None:
         """Drop the calls in progress: their threads exist only in the parent."""
-        if self.active_calls and self.was_enabled:
-            gc.enable()
+        if self.active_calls:
+            self._restore()
         self.reset()
+
+    def _restore(self) -> None:
+        if gc.get_threshold()[0] == 0:  # else the application has set another one
+            gc.set_threshold(*self.thresholds)
 
 
 _pause = _Pause()
