@@ -15,7 +15,7 @@ from poolwatch.diagnosis.sessions import (
     idle_with_rows,
     server_of,
 )
-from poolwatch.model import Finding, Frame, IdleConnection, PoolStats, Process
+from poolwatch.model import Finding, Frame, Hold, IdleConnection, PoolStats, Process
 from poolwatch.text.format import duration, place, plural
 
 _SETTLED_S = 1.0
@@ -82,11 +82,22 @@ def blamed_site(idle: IdleConnection) -> Frame | None:
 
     None if other code may have used it since.
     """
-    if idle.unchanged_s < 0.0:
+    if _may_be_in_use(idle):
         return None
     if idle.lock is not None and state_of(idle) == "lock":
         return idle.lock.site
     return idle.site
+
+
+def _may_be_in_use(idle: IdleConnection) -> bool:
+    """Whether it may have been checked out again since the process was read.
+
+    A backend that is idle without a lock or a transaction blocks nobody. If it is named
+    as a blocker all the same, it got the lock after its row was read: the server
+    evaluates ``pg_blocking_pids`` a moment later.
+    """
+    is_free = idle.server is not None and idle.server.state == "idle"
+    return idle.unchanged_s < 0.0 or (is_free and state_of(idle) is None)
 
 
 _STATES: dict[State, str] = {
@@ -177,11 +188,9 @@ def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -
 
 def idle_in_words(idle: IdleConnection, owner: Process, where: str = "") -> str:
     """Name an idle connection that blocks others. ``where``: the process, if needed."""
-    name = next((pool.name for pool in owner.pools if pool.id == idle.pool), "?")
-    named = f"connection of pool {name!r} ({where}pid {idle.backend_pid})"
-    if idle.unchanged_s < 0.0:
-        return f"a {named} that was used just now"
-    words = f"an idle {named}"
+    if _may_be_in_use(idle):
+        return used_just_now(idle, owner, where)
+    words = f"an idle {_named(idle, owner, where)}"
     state, ago = state_of(idle), f"{duration(idle.returned_s)} ago"
     if state == "lock" and idle.lock and _is_of_an_earlier_use(idle):
         asked = place(idle.lock.sent or idle.lock.site)
@@ -191,6 +200,16 @@ def idle_in_words(idle: IdleConnection, owner: Process, where: str = "") -> str:
         )
     with_it = {"lock": " with its session lock", "transaction": " in a transaction"}
     return f"{words}, {_last_used(idle)}, returned{with_it.get(state or '', '')} {ago}"
+
+
+def used_just_now(last: Hold | IdleConnection, owner: Process, where: str) -> str:
+    """Name a connection whose user is not known any more; ``last`` was the last one."""
+    return f"a {_named(last, owner, where)} that was used just now"
+
+
+def _named(each: Hold | IdleConnection, owner: Process, where: str) -> str:
+    name = next((pool.name for pool in owner.pools if pool.id == each.pool), "?")
+    return f"connection of pool {name!r} ({where}pid {each.backend_pid})"
 
 
 def _last_used(idle: IdleConnection) -> str:

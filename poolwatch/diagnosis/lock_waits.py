@@ -10,6 +10,7 @@ from poolwatch.diagnosis.dirty_returns import (
     blamed_site,
     idle_in_words,
     remedy_for_idle,
+    used_just_now,
 )
 from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
 from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
@@ -34,7 +35,7 @@ def lock_waits(process: Process, sessions: Sessions) -> list[Finding]:
             sessions.roots(server_of(server), row),
         )
         for hold, row, server in holds_with_rows(process)
-        if row.blocked_by
+        if row.blocked_by and not hold.may_have_ended
     ]
 
 
@@ -71,7 +72,7 @@ def _site_of(session: Session) -> Frame | None:
     if session.lock is not None:
         return session.lock.site
     if session.hold is not None:
-        return session.hold.site
+        return None if session.hold.may_have_ended else session.hold.site
     return None if session.idle is None else blamed_site(session.idle)
 
 
@@ -84,7 +85,9 @@ def _all_in_words(sessions: Sequence[Session], process: Process) -> str:
 def _in_words(session: Session, process: Process) -> str:
     owner = session.process
     where = "" if owner is process or owner is None else f"process {owner.pid}, "
-    if session.hold is not None:
+    if session.hold is not None and owner is not None:
+        if session.hold.may_have_ended:
+            return used_just_now(session.hold, owner, where)
         state = (session.row and session.row.state) or "?"
         words = f"{call_site(session.hold)} ({where}{state}, pid {session.pid})"
         if session.lock is None:

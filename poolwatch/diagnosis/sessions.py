@@ -93,9 +93,7 @@ class Sessions:
         if row.wait_event != "Lock:advisory":
             return found
         return [
-            each._replace(
-                advisory=True, lock=each.hold.earlier_lock if each.hold else None
-            )
+            each._replace(advisory=True, lock=_earlier_lock(each.hold))
             for each in found
         ]
 
@@ -114,6 +112,10 @@ class Sessions:
                 if each.is_waiting and each.row is not None:
                     rows.append(each.row)
         return [each for each in reached.values() if each.row and not each.is_waiting]
+
+
+def _earlier_lock(hold: Hold | None) -> LockRequest | None:
+    return None if hold is None or hold.may_have_ended else hold.earlier_lock
 
 
 def server_of(status: ServerStatus) -> str | None:

@@ -129,6 +129,9 @@ class Hold:
     earlier_lock: LockRequest | None = field(default=None, metadata=VIEWERS_ONLY)
     """The session-level lock that an earlier user of the connection requested, if this
     one has requested none."""
+    may_have_ended: bool = field(default=False, metadata=VIEWERS_ONLY)
+    """``server`` may show the next user of the connection: neither the transaction nor
+    the state of the backend is older than the reading of the process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,15 @@ def join(
 
     def joined(hold: Hold) -> Hold:
         backend = proven(hold)
-        return hold if backend is None else replace(hold, server=backend.row)
+        if backend is None:
+            return hold
+        row = backend.row
+        _, latest = windows.get(hold.pool, SAME_MOMENT)
+        # both are None if the role may not see them
+        ages = [age for age in (row.state_age_s, row.xact_age_s) if age is not None]
+        return replace(
+            hold, server=row, may_have_ended=bool(ages) and max(ages) < latest
+        )
 
     def joined_idle(idle: IdleConnection) -> IdleConnection:
         backend = proven(idle)

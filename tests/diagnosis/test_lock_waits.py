@@ -106,6 +106,29 @@ def test_an_idle_connection_that_was_used_since_the_snapshot():
     assert lines(finding) == [5]
 
 
+def test_an_idle_connection_that_got_the_lock_after_its_row_was_read():
+    """By its row it has neither a lock nor a transaction: it blocks nobody."""
+    idle = fakes.idle(server=IDLE)
+    (finding,) = found(fakes.process(blocked([7873]), idle=(idle,)))
+    assert "a connection of pool 'orders' (pid 7873) that was used" in finding.text
+    assert lines(finding) == [5]
+
+
+def test_a_blocker_that_may_have_ended_since():
+    """The next user of its connection has the lock, as far as one knows."""
+    holder = fakes.hold("h2", backend_pid=11, server=fakes.server_row("active"))
+    holder = replace(holder, may_have_ended=True, earlier_lock=EARLIER)
+    (finding,) = found(fakes.process(blocked([11]), holder))
+    assert "a connection of pool 'orders' (pid 11) that was used" in finding.text
+    assert lines(finding) == [5]
+
+
+def test_a_waiter_that_may_have_ended_since():
+    """The statement that waits may be the next user's."""
+    waiter = replace(blocked([11]), may_have_ended=True)
+    assert found(fakes.process(waiter)) == []
+
+
 def test_an_idle_connection_of_another_process_at_another_address():
     """One server, reached by its socket and over TCP: its identity decides."""
     idle = fakes.idle(server=IDLE, advisory_locks=1)

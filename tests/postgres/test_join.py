@@ -182,6 +182,19 @@ def test_how_long_an_idle_connection_had_been_as_the_reading_shows_it():
         assert joined.unchanged_s == pytest.approx(unchanged_s)
 
 
+@pytest.mark.parametrize(
+    ("state_age_s", "xact_age_s", "may_have_ended"),
+    [(3.0, None, False), (0.1, 3.0, False), (0.1, 0.2, True), (None, None, False)],
+)
+def test_a_row_may_show_the_next_user(state_age_s, xact_age_s, may_have_ended):
+    """Nothing in it is older than the snapshot: the hold may have ended in between."""
+    row = replace(ROW, state_age_s=state_age_s, xact_age_s=xact_age_s)
+    rows = reading(replace(backend(), row=row))
+    (joined,) = join(process(hold()), {"p1": rows}, windows={"p1": (0.0, 0.5)}).holds
+    assert joined.server == row
+    assert joined.may_have_ended is may_have_ended
+
+
 def test_a_pool_of_an_unknown_server_claims_rows_by_its_idle_connections():
     there = Connection(60.0, 0.02, "/run/pg:5432", None)
     given = replace(process(), idle=(replace(idle(), connection=there),))
