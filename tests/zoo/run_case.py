@@ -1,4 +1,7 @@
-"""The process of one case: ``python -m zoo.run_case MODULE NAME DIRECTORY [URL]``.
+"""The processes of cases: ``python -m zoo.run_case DESCRIPTOR``.
+
+A process that has imported what they need forks one for each request that comes over
+the socket: the arguments of ``main``, with a standard output and a standard error.
 
 With SQLite a thread of this process looks at it and its last line on stdout is the
 result. With PostgreSQL (URL) the parent looks at it, as a viewer does, and kills it.
@@ -9,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +21,7 @@ import threading
 import time
 import traceback
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +34,18 @@ import poolwatch
 
 RESULT = "zoo: "
 """Begins the line of stdout that matters."""
+
+
+PREPARED = (
+    "psycopg2",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
+    "sqlalchemy.ext.asyncio",
+    "poolwatch.adapters.sqlalchemy.hooks",
+    "poolwatch.agent.instrument",
+    "poolwatch.agent.recording",
+)
+"""Imported once: nearly every case needs them."""
 
 
 class World:
@@ -142,6 +160,7 @@ def tell(result: Result) -> None:
 
 def main(module: str, name: str, directory: str, url: str | None = None) -> None:
     """Run one case."""
+    os.environ["POOLWATCH_DIR"] = f"{directory}/pw"
     case = load(module)[name]
     world = World(case, Path(directory), url)
     print(RESULT + "begun", flush=True)
@@ -158,5 +177,32 @@ def main(module: str, name: str, directory: str, url: str | None = None) -> None
         tell(Result(name, crash=traceback.format_exc()))
 
 
+def forked(requests: socket.socket) -> list[str]:
+    """Fork a process for each request; returns in those, with the arguments.
+
+    So their stacks begin as they would in a process of their own.
+    """
+    for name in PREPARED:
+        import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a case has ended
+    while True:
+        message, outputs, _, _ = socket.recv_fds(requests, 65536, 2)
+        if not message:
+            sys.exit()
+        if os.fork() == 0:
+            break
+        for output in outputs:
+            os.close(output)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    for standard, output in zip((1, 2), outputs, strict=True):
+        os.dup2(output, standard)
+        os.close(output)
+    requests.send(str(os.getpid()).encode())
+    requests.close()
+    arguments: list[str] = json.loads(message)
+    return arguments
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*forked(socket.socket(fileno=int(sys.argv[1]))))

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
     del sys.path[2]  # this directory: its modules are zoo's
 
-from zoo.harness import postgres_when_needed, run_all
+from zoo.harness import running
 from zoo.judge import Result
 from zoo.registry import Case, load
 
@@ -31,10 +31,10 @@ def main(words: list[str]) -> int:
     ]
     wrong: list[Result] = []
     print(f"{'pattern':<34} {'world':<10} {'expected':<40} {'found':<40} ok")
-    with postgres_when_needed() as server:
-        futures = run_all(cases, server)
-        for case in cases:
-            result = futures[case.name].result()
+    with running(cases) as begin:
+        futures = [begin(case) for case in cases]
+        for case, future in zip(cases, futures, strict=True):
+            result = future.result()
             print(_line(case, result), flush=True)
             if "--texts" in flags:
                 print(*_texts(case, result), sep="\n")

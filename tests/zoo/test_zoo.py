@@ -6,13 +6,12 @@ prints them all. See ``zoo/registry.py`` for what a case is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 
 import pytest
-from zoo.harness import postgres_when_needed, run_all
+from zoo.harness import running
 from zoo.judge import Result
-from zoo.registry import Case, load
+from zoo.registry import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.processes]
 
@@ -20,29 +19,32 @@ CASES = load()
 NAMES = sorted(CASES, key=list(CASES).index)
 
 
+AHEAD = 12
+"""Cases that are begun early: most of their time they wait."""
+
+
 @pytest.fixture(scope="session")
-def results(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Result]]]:
-    """All cases that this run has selected, begun at once."""
-    here = {
-        item.callspec.params["name"]
+def result_of(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Result]]:
+    """Return the result of a case, and begin those that this run has next."""
+    cases = [
+        CASES[item.callspec.params["name"]]
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == "test_case"
-    }
-    cases: list[Case] = [CASES[name] for name in NAMES if name in here]
-    with postgres_when_needed() as server:
-        futures = run_all(cases, server)
-        yield futures
-        for future in futures.values():
-            future.cancel()
-        for future in futures.values():
-            if not future.cancelled():
-                future.result()
+    ]
+    with running(cases) as begin:
+
+        def result_of(name: str) -> Result:
+            at = cases.index(CASES[name])
+            result, *_ = [begin(case) for case in cases[at : at + AHEAD]]
+            return result.result()
+
+        yield result_of
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
-def test_case(name: str, results: dict[str, Future[Result]]) -> None:
-    result = results[name].result()
+def test_case(name: str, result_of: Callable[[str], Result]) -> None:
+    result = result_of(name)
     assert result.ok, "\n" + result.describe()
 
 

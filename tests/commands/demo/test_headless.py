@@ -58,8 +58,11 @@ def shown() -> dict[str, Any]:
             assert done.returncode == 0, done.stderr
             assert nothing_left(Path(place))
         document: dict[str, Any] = json.loads(done.stdout)
-        if all(
-            at(planted()[name], document["processes"][0]["holds"]) for name in SITES
+        (process,) = document["processes"]
+        if (
+            all(at(planted()[name], process["holds"]) for name in SITES)
+            and any(map(is_blocked, at(planted()["blocked"], process["holds"])))
+            and all(map(is_blocked, at(planted()["lock-returned"], process["holds"])))
         ):
             break
     return document
@@ -74,6 +77,10 @@ def process(shown: dict[str, Any]) -> dict[str, Any]:
 def at(fault: Fault, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     where = {"file": fault.file, "line": fault.line, "function": fault.function}
     return [row for row in rows if row["site"] == where]
+
+
+def is_blocked(hold: dict[str, Any]) -> bool:
+    return bool(hold["server"] and hold["server"]["blocked_by"])
 
 
 def test_the_document_is_schema_1_and_nothing_else(shown: dict[str, Any]) -> None:
