@@ -134,6 +134,7 @@ def test_viewers_get_more(path, http_get):
         "caller",
         "connection",
         "earlier_lock",
+        "may_have_ended",
         "used",
         "unused_s",
     }
