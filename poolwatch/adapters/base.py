@@ -303,6 +303,7 @@ class LibraryPools(ABC):
         )
         ledger.server_connect = self.server_connect(target)
         ledger.server_view = settings.server_view
+        ledger.extends = self._extended_class(target, ledger.kind)
         hooks = self.make_hooks(target, ledger)
         self._hooks[ledger.id] = hooks
         self.apply(hooks, settings)
@@ -310,6 +311,20 @@ class LibraryPools(ABC):
             ledger.slots.compare(monotonic(), ledger.gauges())
         self.track_collection(hooks)
         return hooks
+
+    def _extended_class(self, target: Any, kind: str) -> str | None:
+        """Name of the library's pool class that the target's class extends, if any."""
+        from poolwatch.runtime.libraries import libraries
+
+        known = set().union(*(each.options for each in libraries()))
+        if kind in known:
+            return None
+        for each in type(self.pool_of(target)).__mro__:
+            package = each.__module__.partition(".")[0]
+            for name in (each.__name__, f"{package}.{each.__name__}"):
+                if name in known:
+                    return name
+        return None
 
     def _record_origin(
         self, target: Any, ledger: PoolLedger, *, explicit: bool

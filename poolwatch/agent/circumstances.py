@@ -107,7 +107,7 @@ def _of_source(
     own = user_frames(frames)
     called = frames[: frames.index(own[0])] if own else ()
     source = read_source(own[:4], called[-1].function if called else "")
-    give_back = options_of(pool.kind).give_back
+    give_back = options_of(pool.extends or pool.kind).give_back
     closes = give_back == "close()"
     """As in SQLAlchemy: the end of a ``with`` on the connection returns it."""
     block, inner = source.block, source.inner_block

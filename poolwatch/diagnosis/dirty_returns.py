@@ -177,7 +177,9 @@ def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -
         )
     if state is None:
         return now
-    is_sqlalchemy = pool is not None and options_of(pool.kind).size == "pool_size"
+    is_sqlalchemy = (
+        pool is not None and options_of(pool.extends or pool.kind).size == "pool_size"
+    )
     option = "pool_reset_on_return=None, and for " if is_sqlalchemy else ""
     return (
         "Commit or roll back before the connection goes back. The pool did not roll "

@@ -139,7 +139,7 @@ def _lost_remedy(certain: Sequence[FailedCall]) -> str:
 
 
 def _get_back(pool: PoolStats) -> str:
-    if options_of(pool.kind).made_by == "create_engine":
+    if options_of(pool.extends or pool.kind).made_by == "create_engine":
         return (
             "To get lost slots back, restart the process, or call engine.dispose() if "
             "the pool is an engine's."
@@ -267,7 +267,7 @@ def _unpooled_remedy(pool: PoolStats) -> str:
             "Find out why the connections are invalidated: they break while checked "
             "out, or they are returned with close=True."
         )
-    options = options_of(pool.kind)
+    options = options_of(pool.extends or pool.kind)
     keeps_all = options.size == "pool_size" and not pool.max_overflow
     if options.keep_options is None or keeps_all:
         return (

@@ -87,6 +87,7 @@ class PoolLedger:
         self.setup = Setup()
         self.name = name
         self.kind = kind
+        self.extends: str | None = None
         self.url = url
         self.long_after = long_after
         self.gauges = gauges
@@ -388,6 +389,7 @@ class PoolLedger:
                 id=self.id,
                 name=self.name,
                 kind=self.kind,
+                extends=self.extends,
                 url=self.url,
                 size=gauges.size,
                 max_overflow=gauges.max_overflow,

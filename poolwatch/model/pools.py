@@ -69,6 +69,8 @@ class PoolStats:
     """Ids of the pools from which this one takes its connections."""
     slotless: int = field(default=0, metadata=VIEWERS_ONLY)
     """Holds without a slot: detached, or of the pool before ``dispose()``."""
+    extends: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Name of the pool class of the library, if ``kind`` is a subclass of it."""
     made_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """The line that made it; None if poolwatch was not there, or a library made it."""
 

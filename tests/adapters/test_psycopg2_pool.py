@@ -56,6 +56,15 @@ def dropped(watch):
     return [hold.verdict for hold in Look().holds(watch)]
 
 
+def test_the_options_of_a_subclass_are_those_of_the_library(make):
+    class TenantPool(ThreadedConnectionPool):
+        pass
+
+    poolwatch.instrument(make(TenantPool))
+    (stats,) = poolwatch.snapshot().processes[0].pools
+    assert (stats.kind, stats.extends) == ("TenantPool", "ThreadedConnectionPool")
+
+
 # -- keys ----------------------------------------------------------------------------
 
 

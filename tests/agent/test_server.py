@@ -142,6 +142,7 @@ def test_viewers_get_more(path, http_get):
         "gave_up",
         "long_after_s",
         "lost_slots",
+        "extends",
         "made_at",
         "most_wanted",
         "over",

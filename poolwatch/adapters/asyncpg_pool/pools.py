@@ -26,10 +26,12 @@ class AsyncpgPools(LibraryPools):
     url_of = staticmethod(url_of)
     arguments_of = staticmethod(arguments_of)
 
+    def kind_of(self, target: Any) -> str:
+        """The name of its class; "Pool" alone is ambiguous."""
+        return "asyncpg.Pool" if type(target) is Pool else super().kind_of(target)
+
     def make_hooks(self, target: Any, ledger: PoolLedger) -> AsyncpgHooks:
         """Hook the pool, which may not be initialised yet."""
-        if type(target) is Pool:
-            ledger.kind = "asyncpg.Pool"  # "Pool" alone is ambiguous
         hooks = AsyncpgHooks(target, ledger, self._context, self._patches)
         ledger.server_connect = server_connect(lambda: hooks.pool)
         return hooks

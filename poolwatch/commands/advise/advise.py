@@ -134,7 +134,7 @@ def _sizing(
     )
     if trace.pool.lost_slots and now is not None:
         why += f"; {_allowed(trace.pool)}"
-    options = options_of(trace.pool.kind)
+    options = options_of(trace.pool.extends or trace.pool.kind)
     # a driver's pool is limited by one number; pool_size does not include the overflow
     current = trace.pool.size if options.size == "pool_size" else trace.pool.slots
     if now is not None and now >= recommended and current == recommended:
@@ -150,7 +150,7 @@ def _deadlock(trace: Trace, safe: int | None) -> Recommendation | None:
     now = trace.pool.capacity
     if safe is None or now is None or now >= safe:
         return None
-    options = options_of(trace.pool.kind)
+    options = options_of(trace.pool.extends or trace.pool.kind)
     return Recommendation(
         f"{safe} connections are the minimum that cannot deadlock; "
         f"{_allowed(trace.pool)}",
@@ -166,7 +166,7 @@ def _overflow(trace: Trace) -> Recommendation | None:
         return None
     create_s = trace.pool.create_s.p50
     cost = f", {duration(create_s)} each" if create_s is not None else ""
-    options = options_of(trace.pool.kind)
+    options = options_of(trace.pool.extends or trace.pool.kind)
     if not trace.pool.max_overflow or options.keep_options is None:
         return None
     instead = " rather than max_overflow" if options.size == "pool_size" else ""
@@ -180,7 +180,7 @@ def _overflow(trace: Trace) -> Recommendation | None:
 
 def _pre_ping(trace: Trace) -> Recommendation | None:
     invalidated = trace.pool.counters.invalidated
-    options = options_of(trace.pool.kind)
+    options = options_of(trace.pool.extends or trace.pool.kind)
     if not invalidated or options.test is None:
         return None
     return Recommendation(
