@@ -1,25 +1,31 @@
 """Durations counted in buckets: bounded memory, percentiles within 10 %.
 
-Buckets are a quarter of an octave wide and stored sparsely. Not thread-safe: the caller
-must serialize access.
+A bucket is up to a fifth wide, and buckets are stored sparsely. Their edges include
+those of :data:`poolwatch.model.BUCKETS`, so that metrics have exact counts. Not
+thread-safe: the caller must serialize access.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from math import log2
 from typing import TYPE_CHECKING
+
+from poolwatch.model import BUCKETS
 
 if TYPE_CHECKING:
     from poolwatch.model import Distribution
 
-_STEPS = 4
-"""Buckets per octave."""
-_ZERO = 64 * _STEPS
-"""Number of the bucket that begins at one second; keeps all bucket numbers positive."""
-_SHORTEST = 5e-7
-"""Shorter durations count as this many seconds."""
+_EDGES = [
+    edge
+    for decade in range(-6, 7)
+    for edge in (
+        *(float(f"1e{decade}") * 5 ** (step / 9) for step in range(9)),
+        *(float(f"5e{decade}") * 2 ** (step / 4) for step in range(4)),
+    )
+]
+"""Upper edges of the buckets, from a microsecond to 58 days, the edges included."""
+_BOUNDS = [_EDGES.index(bound) for bound in BUCKETS]
 
 
 class Histogram:
@@ -36,15 +42,20 @@ class Histogram:
     def add(self, samples: Sequence[float]) -> None:
         """Count a batch of durations.
 
-        Sorting puts the durations of one bucket next to each other, so the logarithm is
-        computed once per bucket instead of once per duration.
+        Sorting puts the durations of one bucket next to each other, so it is looked up
+        once per bucket instead of once per duration.
         """
+        if not samples:
+            return
         ordered = sorted(samples)
         buckets = self.buckets
         start, stop = 0, len(ordered)
+        last = len(_EDGES) - 1
         while start < stop:
-            number = int(_STEPS * log2(max(ordered[start], _SHORTEST)) + _ZERO)
-            end = bisect_left(ordered, _begin(number + 1), start + 1)
+            number = min(bisect_left(_EDGES, ordered[start]), last)
+            end = stop
+            if number < last:
+                end = bisect_right(ordered, _EDGES[number], start + 1)
             buckets[number] = buckets.get(number, 0) + end - start
             start = end
         self.count += stop
@@ -63,8 +74,8 @@ class Histogram:
                 return min(_middle(bucket), self.longest)
         return self.longest
 
-    def distribution(self) -> Distribution:
-        """Return count, sum, maximum and percentiles."""
+    def distribution(self, *, buckets: bool = False) -> Distribution:
+        """Return count, sum, maximum and percentiles; on demand also ``up_to``."""
         from poolwatch.model import NO_SAMPLES, Distribution
 
         if not self.count:
@@ -76,7 +87,12 @@ class Histogram:
             p50=self.percentile(0.50),
             p95=self.percentile(0.95),
             p99=self.percentile(0.99),
+            up_to=self._up_to() if buckets else (),
         )
+
+    def _up_to(self) -> tuple[int, ...]:
+        counts = self.buckets.items()
+        return tuple([sum(n for b, n in counts if b <= bound) for bound in _BOUNDS])
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
@@ -91,9 +107,6 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
     return total
 
 
-def _begin(bucket: int) -> float:
-    return float(2 ** ((bucket - _ZERO) / _STEPS))
-
-
 def _middle(bucket: int) -> float:
-    return float(2 ** ((bucket + 0.5 - _ZERO) / _STEPS))
+    below = _EDGES[bucket - 1] if bucket else _EDGES[0] / 2
+    return float((below * _EDGES[bucket]) ** 0.5)

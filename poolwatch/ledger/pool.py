@@ -380,7 +380,14 @@ class PoolLedger:
         of_labels = [each for *_, each in self.labels.all()]
         with self._folded([*all_stats, *of_labels], _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
-            wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
+            served_s = merged(stats.wait for stats in all_stats)
+            wait_s = merged([served_s, self._failed_waits])
+            served_s.add(
+                [
+                    each.checked_out_at - each.requested_at
+                    for each in self.recorded_holds()
+                ]
+            )
             ended = sum(stats.count for stats in all_stats)
             self._note_use(ended, now)
             gauges = self.gauges()
@@ -409,8 +416,9 @@ class PoolLedger:
                     leaked=self.leaked,
                 ),
                 wait_s=wait_s.distribution(),
-                hold_s=hold_s.distribution(),
-                create_s=self._create.distribution(),
+                hold_s=hold_s.distribution(buckets=True),
+                create_s=self._create.distribution(buckets=True),
+                served_s=served_s.distribution(buckets=True),
                 long_after_s=self.long_after,
                 gave_up=self.gave_up,
                 waiting_s_per_s=self._wait_rate.per_second(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
 from poolwatch.model import Collected, Frame, LabelStats, MostlyOutsideSql, SiteStats
+from poolwatch.runtime.installation import import_path
 from poolwatch.stacks.callers import caller_at, first_difference
 from poolwatch.stacks.capture import Pairs
 
@@ -110,7 +111,13 @@ class Figures(NamedTuple):
     def _site_stats(
         self, site: Frame, stats: Sequence[StackStats], caller: Frame | None = None
     ) -> SiteStats:
-        return SiteStats(self.pool, site, caller=caller, **self._usage(stats))
+        return SiteStats(
+            self.pool,
+            site,
+            caller=caller,
+            path=import_path(site.file),
+            **self._usage(stats),
+        )
 
     def of_labels(
         self, labels: Iterable[tuple[str, str, StackStats]]
@@ -126,10 +133,12 @@ class Figures(NamedTuple):
         """The figures that SiteStats and LabelStats share."""
         ages = [age for each in stats for age in self.open_ages.get(each, ())]
         hold = merged(each.hold for each in stats)
+        held = hold.total + sum(ages)
         measured = [each for each in stats if each.used]
         return {
             "count": sum(each.count for each in stats) + len(ages),
-            "connections": (hold.total + sum(ages)) / self.elapsed,
+            "connections": held / self.elapsed,
+            "held_s": held,
             "hold_s": hold.distribution(),
             "wait_s": merged(each.wait for each in stats).distribution(),
             "leaked": sum(each.leaked for each in stats),

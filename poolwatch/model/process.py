@@ -106,6 +106,8 @@ class Process:
     """Statistics value by value, of the labels that holds carry."""
     test: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """The running test, if the process is a run of tests."""
+    at: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """ISO 8601, UTC: when it was like this; None if now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,39 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestOfHost:
+    """A hold or a wait of a process of one host."""
+
+    host: str
+    pid: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFinding:
+    """A finding that concerns one server and processes of several hosts."""
+
+    kind: FindingKind
+    severity: Severity
+    pool: str | None
+    text: str
+    proof: str
+    remedy: str
+    holds: tuple[RequestOfHost, ...] = ()
+    waits: tuple[RequestOfHost, ...] = ()
+    sites: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All processes at one moment."""
 
     processes: tuple[Process, ...] = ()
     unreachable: tuple[Unreachable, ...] = ()
+    at: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """ISO 8601, UTC: the moment, in a history; None if now."""
+    findings: tuple[FleetFinding, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """Findings over all hosts of a history."""
 
 
 class Source(Protocol):

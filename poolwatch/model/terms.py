@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 SCHEMA = 1
@@ -53,6 +53,11 @@ class Distribution:
     p50: float | None
     p95: float | None
     p99: float | None
+    up_to: tuple[int, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """How many lasted up to each of ``BUCKETS``; empty without samples, or unknown."""
 
 
+BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""Upper bounds of the buckets of all metrics, in seconds, from OpenTelemetry's
+conventions for the duration of database calls."""
 NO_SAMPLES = Distribution(0, 0.0, None, None, None, None)
