@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Snapshot, Source
+from poolwatch.sidecar.incidents import Changes
 
 _log = logging.getLogger("poolwatch.sidecar")
 
@@ -24,6 +25,8 @@ class Look(NamedTuple):
     """Empty if there is no process, or the look failed."""
     error: str | None = None
     """One sentence if the look failed; that there is no process is no failure."""
+    changes: Changes = Changes()
+    """The incidents that it has begun and ended."""
 
 
 class Sink(Protocol):
