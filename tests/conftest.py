@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import own_process
 import pytest
 
 pytest_plugins = [
@@ -29,3 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKERS:
                 item.add_marker(MARKERS[fixture])
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return own_process.collect(module_path, parent)

@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+HERE = Path(__file__).parent
+ALONE = {
+    "agent/test_circumstances.py",
+    "agent/test_races.py",
+    "agent/test_standstills.py",
+    "agent/test_watchdog.py",
+    "stacks/test_callers.py",
+}
+"""Files whose tests wait for the verdict of a search, besides those of the search."""
 
-def collect(
-    module_path: Path, parent: pytest.Collector, is_small: Callable[[Path], bool]
-) -> pytest.File | None:
-    """Collect a file as one test; as usual in a run of such files only.
 
-    ``is_small`` says of a path on the command line whether it is such a file.
-    """
-    paths = [Path(each.partition("::")[0]).absolute() for each in parent.config.args]
-    if all(map(is_small, paths)):
+def collect(path: Path, parent: pytest.Collector) -> pytest.File | None:
+    """Collect a file of ``ALONE`` as one test; as usual in a run of such files only."""
+    arguments = parent.config.args
+    given = [Path(each.partition("::")[0]).absolute() for each in arguments]
+    if not _is_alone(path) or all(map(_is_alone, given)):
         return None
-    file: Any = FileOfItsOwn.from_parent(parent, path=module_path)
+    file: Any = FileOfItsOwn.from_parent(parent, path=path)
     return file
+
+
+def _is_alone(path: Path) -> bool:
+    if not path.is_relative_to(HERE):
+        return False
+    name = path.relative_to(HERE).as_posix()
+    return name in ALONE or name.startswith("diagnosis/references")
 
 
 class FileOfItsOwn(pytest.File):

@@ -1,7 +1,7 @@
 """Remedies: from the circumstances of a hold to what would have helped.
 
-One table for all findings about holds. Where no circumstance is special, the remedy for
-the framework that has the hold applies, else that of the finding itself.
+One table for all findings about holds. The remedy for the framework that has the hold
+comes first, the finding's own where no circumstance is special.
 """
 
 from __future__ import annotations
@@ -150,13 +150,16 @@ def remedy_for(
     *,
     framework: str | None = None,
 ) -> str:
-    """The remedy that fits the circumstances, else the framework, else ``otherwise``.
+    """The remedy of the framework, else for the circumstances, else ``otherwise``.
 
-    ``framework`` is that of the hold: see ``HoldEvidence.framework``.
+    ``framework`` is that of the hold: see ``HoldEvidence.framework``. It has checked
+    the connection out, so how the application's code is written says nothing.
     """
+    if framework is not None and (kind, framework) in _OF_FRAMEWORK:
+        return _OF_FRAMEWORK[kind, framework]
     seen = {each.kind: each for each in circumstances}
     for name, remedy in _REMEDIES.items():
         if name in seen and kind in remedy.findings:
             found = seen[name]
             return remedy.words.format(where=place(found.where), name=found.name)
-    return _OF_FRAMEWORK.get((kind, framework or ""), otherwise)
+    return otherwise

@@ -44,7 +44,7 @@ def make(kind, postgres):
     """Makes pools of this kind: ``make(timeout=5)``."""
     pools = []
 
-    def make(*, timeout=0.2):
+    def make(*, timeout=1.0):
         server = postgres.as_role("postgres", "hunter2")
         pools.append(kind.make(server, size=SIZE, timeout=timeout))
         return pools[-1]

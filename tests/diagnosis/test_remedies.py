@@ -120,3 +120,10 @@ def test_an_outer_connection_that_did_nothing(unused: bool, words: str) -> None:
     )
     (finding,) = pool_findings(PoolEvidence(fakes.pool(), nested=[noted]))
     assert words in finding.remedy
+
+
+def test_what_a_framework_has_checked_out_is_closed_its_way() -> None:
+    """No with block of the application would return it."""
+    seen = [Circumstance("no reference", None, "")]
+    words = remedy_for("leaked.orphaned", seen, "", framework="thread")
+    assert "connections.close_all()" in words
