@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from operator import add, sub
 
 from poolwatch.model import Process
 from poolwatch.sidecar.looks import Look
@@ -54,11 +55,16 @@ class _Member:
         found, counted = [], {}
         for each in counts(self.process, by_label):
             key = each.family, each.source
-            before = self.counted.get(key) or (0.0,) * len(each.value)
-            # readings without a lock may differ by a hold that ends meanwhile
-            counted[key] = tuple(map(max, before, each.value))
-            grown = tuple(a - b for a, b in zip(counted[key], before, strict=True))
-            found.append((each, grown))
+            before = self.counted.get(key)
+            if before is None:
+                counted[key] = each.value
+                found.append((each, each.value))
+            elif each.value == before:
+                counted[key] = before
+            else:
+                # readings without a lock may differ by a hold that ends meanwhile
+                counted[key] = now = tuple(map(max, before, each.value))
+                found.append((each, tuple(map(sub, now, before))))
         self.counted = counted
         return found
 
@@ -79,7 +85,7 @@ class _Pool:
         key = count.family, labels
         total = self.totals.get(key)
         if total is not None:
-            grown = tuple(a + b for a, b in zip(total, grown, strict=True))
+            grown = tuple(map(add, total, grown))
         self.totals[key] = grown
 
 
