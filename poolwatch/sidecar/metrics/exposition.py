@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from poolwatch.errors import MissingExtraError
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
 from poolwatch.model import BUCKETS
 from poolwatch.sidecar.metrics.families import FAMILIES, Family, Labels, Value
 from poolwatch.sidecar.metrics.series import Values
-
-try:
-    from prometheus_client import CollectorRegistry, Metric
-    from prometheus_client.exposition import choose_encoder
-    from prometheus_client.registry import Collector
-except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        "metrics need prometheus-client; install it with: "
-        "python -m pip install 'poolwatch[sidecar]', or use --no-metrics"
-    ) from error
 
 _LE = (*(str(float(bound)) for bound in BUCKETS), "+Inf")
 

@@ -100,7 +100,7 @@ FAMILIES = (
     Family(FAILED_LOOKS, "counter", "Looks that failed altogether."),
     Family(LOOK_SECONDS, "histogram", "How long a look took."),
     Family(MISSING, "gauge", "What the newest look could not get."),
-    Family(DROPPED, "counter", "What the history could not keep."),
+    Family(DROPPED, "counter", "Looks that the history could not keep."),
 )
 
 
