@@ -1,4 +1,4 @@
-"""The names of call sites and values of labels in metrics, bounded in number."""
+"""The names of call sites, pools and values of labels in metrics: a bounded number."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ OTHER = "other"
 
 
 class Named:
-    """The call sites of one pool, or the values of one label, that have a name.
+    """The call sites of a pool, the values of a label or the pools that have a name.
 
-    A place is never taken back: a series that ended while its process lives would look
-    like one that stands still, and ``other`` would have to fall.
+    A place stays taken while its process lives: a series that went over to ``other``
+    would end, and one that came from there would have ``other`` fall.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = MAX_NAMED) -> None:
+        self._places = places
         self._names: set[str] = set()
 
-    def fill(self, seconds: Mapping[str, float]) -> None:
-        """Give the free places to those that held connections longest."""
-        free = MAX_NAMED - len(self._names)
-        if free <= 0:
-            return
-        new = seconds.keys() - self._names - {OTHER}
-        self._names.update(sorted(new, key=lambda n: (-seconds[n], n))[:free])
+    def fill(self, weights: Mapping[str, float]) -> None:
+        """Give the free places to the heaviest."""
+        free = self._places - len(self._names)
+        if free > 0:
+            new = weights.keys() - self._names - {OTHER}
+            self._names.update(sorted(new, key=lambda n: (-weights[n], n))[:free])
 
     def name(self, value: str) -> str:
         """Return the value if it has a place, else ``other``."""
         return value if value in self._names else OTHER
+
+    def forget(self, name: str) -> None:
+        """Take the place back."""
+        self._names.discard(name)
 
 
 def call_site(stats: SiteStats) -> str:

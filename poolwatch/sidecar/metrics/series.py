@@ -8,13 +8,13 @@ several processes goes.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from operator import add, sub
 
 from poolwatch.model import Process
 from poolwatch.sidecar.looks import Look
-from poolwatch.sidecar.metrics.call_sites import Named, bounded
+from poolwatch.sidecar.metrics.call_sites import OTHER, Named, bounded
 from poolwatch.sidecar.metrics.families import (
     FAMILIES,
     HELD,
@@ -32,6 +32,8 @@ GONE_AFTER = 3
 """Looks in a row without a trace of a process, until its series end."""
 MAX_FORMER = 16
 """Pools that are no more, by name, whose counters stay while their process lives."""
+MAX_POOLS = 128
+"""Names of pools of a process; a program that makes pools without end has no more."""
 
 Values = dict[str, dict[Labels, Value]]
 """By family and labels."""
@@ -95,34 +97,38 @@ class _Group:
     def __init__(self) -> None:
         self.members: dict[Hashable, _Member] = {}
         self._pools: dict[str, _Pool] = {}
+        self.pool_names = Named(MAX_POOLS)
 
     def count(self, members: Sequence[_Member], by_label: Iterable[str]) -> None:
         """Add up what these members have counted since the last time."""
         grown = [each for member in members for each in member.growth(by_label)]
+        living = self._living()
+        self.pool_names.fill(living)
         seconds: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         for count, _ in grown:
             if count.family == HELD and count.by is not None:
                 label, value = count.by
-                held = seconds[count.pool, label]
+                held = seconds[self.pool_names.name(count.pool), label]
                 held[value] = held.get(value, 0.0) + count.value[0]
         for (pool, label), held in seconds.items():
             self._pool(pool).named[label].fill(held)
         for count, growth in grown:
-            self._pool(count.pool).add(count, growth)
+            self._pool(self.pool_names.name(count.pool)).add(count, growth)
+        former = [n for n in self._pools if n not in living and n != OTHER]
+        for name in former[:-MAX_FORMER]:
+            del self._pools[name]
+            self.pool_names.forget(name)
 
     def _pool(self, name: str) -> _Pool:
         return self._pools.setdefault(name, _Pool())
 
-    def forget_former_pools(self) -> None:
-        """Drop the oldest pools that are no more, beyond a limit."""
-        living = {
-            bounded(pool.name)
-            for member in self.members.values()
-            for pool in member.process.pools
-        }
-        former = [name for name in self._pools if name not in living]
-        for name in former[:-MAX_FORMER]:
-            del self._pools[name]
+    def _living(self) -> Counter[str]:
+        """The names of its pools, with the connections that are out."""
+        living: Counter[str] = Counter()
+        for member in self.members.values():
+            for pool in member.process.pools:
+                living[bounded(pool.name)] += pool.checked_out
+        return living
 
     def totals(self) -> Iterator[tuple[str, str, Labels, Value]]:
         """All counters: family, pool, labels, value."""
@@ -205,19 +211,22 @@ class Series:
         for labels, group in self._groups.items():
             members = list(group.members.values())
             group.count(members, self._by_label)
-            group.forget_former_pools()
             for family, pool, own, value in group.totals():
                 found[family][((POOL, pool), *labels, *own)] = value
             answering = [each for each in members if each.answers]
             found[UP][labels] = (float(len(answering)),)
             for member in answering:
-                _add_gauges(found, labels, member.process)
+                _add_gauges(found, labels, member.process, group.pool_names)
         return found
 
 
-def _add_gauges(found: Values, labels: Labels, process: Process) -> None:
+def _add_gauges(
+    found: Values, labels: Labels, process: Process, pool_names: Named
+) -> None:
     for gauge in gauges(process):
-        pool = ((POOL, gauge.pool),) if gauge.pool is not None else ()
+        pool: Labels = ()
+        if gauge.pool is not None:
+            pool = ((POOL, pool_names.name(gauge.pool)),)
         key = (*pool, *labels, *gauge.labels)
         series = found[gauge.family]
         value = float(gauge.value)

@@ -201,6 +201,18 @@ def test_counters_never_fall_when_a_pool_or_a_call_site_goes(serve):
     assert one(metrics, "poolwatch_leaks_total", call_site="x.py:1") == 4
 
 
+def test_pools_without_end(metrics):
+    for n in range(300):
+        metrics.take(look(process(pools=(pool("main"), pool(f"pool-{n}")))))
+    names = scraped(metrics, "db_client_connection_timeouts_total", **WHO)
+    assert len(names) == 16 + 2
+    assert {"main", "pool-299"} <= names.keys()
+    metrics.take(look(process(pools=tuple(pool(f"pool-{n}") for n in range(300)))))
+    names = scraped(metrics, "db_client_connection_max", **WHO)
+    assert len(names) <= 129
+    assert sum(names.values()) == 3000
+
+
 def test_labels_of_the_application(serve):
     metrics = serve(by_label=["endpoint", "http.route"])
     labels = label("/orders"), label("/pay", 3.0), label("eu", name="region")
