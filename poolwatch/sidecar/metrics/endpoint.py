@@ -194,10 +194,14 @@ def _listen(address: str, metrics: Metrics) -> _Server:
             f"--metrics {one_line(address, 60)!r} is no address: PORT, HOST:PORT or "
             "[HOST]:PORT"
         )
-    host = (match[1] or "127.0.0.1").strip("[]")
+    host = match[1] or "127.0.0.1"
+    address = f"{host}:{match[2]}"
     try:
         family, _, _, _, found = socket.getaddrinfo(
-            host, int(match[2]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"),
+            int(match[2]),
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )[0]
         return _Server((str(found[0]), int(found[1])), family, metrics)
     except PermissionError:
