@@ -13,8 +13,8 @@ from types import CodeType
 from poolwatch.model import Frame
 
 _STORES = frozenset({"STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"})
-_FUSED = "STORE_FAST_LOAD_FAST"
-"""One instruction for both, from Python 3.13 on."""
+_FUSED = {"STORE_FAST_LOAD_FAST": 1, "STORE_FAST_STORE_FAST": 2}
+"""One instruction for two, from Python 3.13 on: how many variables it stores."""
 _CALLS = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX"})
 _SKIPPED = frozenset({"CACHE", "EXTENDED_ARG", "NOP"})
 
@@ -31,7 +31,7 @@ def assigned_at(code: CodeType, variable: str, makers: Collection[str]) -> Frame
         at
         for at, each in enumerate(instructions)
         if (each.opname in _STORES and each.argval == variable)
-        or (each.opname == _FUSED and each.argval[0] == variable)
+        or (each.opname in _FUSED and variable in each.argval[: _FUSED[each.opname]])
     ]
     if len(stores) != 1 or not stores[0]:
         return None

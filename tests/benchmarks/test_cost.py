@@ -32,8 +32,6 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import Pool, QueuePool
 
 import poolwatch
-from poolwatch.agent.instrument import agent
-from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.protocol import document as wire
 from poolwatch.runtime.gc_pause import undisturbed
 
@@ -305,44 +303,6 @@ def test_longest_stop(benchmark: Any, thousand_holds: None, figure: Any) -> None
         )
 
 
-KEPT: list[Any] = []
-
-
-@pytest.mark.benchmark(group="who keeps 1,000 leaked holds alive, in a large heap")
-def test_search(benchmark: Any, figure: Any) -> None:
-    pool: Pool = QueuePool(NullConnection, pool_size=1000)  # type: ignore[arg-type]
-    poolwatch.instrument(pool, long_after=0.001)
-    heap = [{number: [number]} for number in range(300_000)]
-
-    def take() -> None:
-        KEPT.append(pool.connect())
-
-    for _ in range(1000):
-        take()
-    time.sleep(0.01)
-    left_out: list[str] = []
-
-    def search() -> None:
-        source = LedgerSource(agent.ledger)
-        process = source.process()
-        assert {hold.verdict for hold in process.holds} == {"leaked"}
-        left_out[:] = process.left_out
-
-    benchmark.extra_info.update(way="instrumented")
-    with longest_stop(figure, "searches"):
-        benchmark.pedantic(search, rounds=5)
-    figure(
-        f"left out of a search among {2 * len(heap)} objects: {left_out or 'nothing'}"
-    )
-    for connection in KEPT:
-        connection.close()
-    KEPT.clear()
-
-
-BOOKS = ("ledger.py", "histogram.py", "adapters/*")
-PATHS = ("callsites.py", "ownership.py")
-
-
 def test_memory_of_a_pool(benchmark: Any, figure: Any) -> None:
     """What is kept after 100,000 cycles from 100 call sites."""
     benchmark.pedantic(lambda: None)  # only to be run with the benchmarks
@@ -355,13 +315,10 @@ def test_memory_of_a_pool(benchmark: Any, figure: Any) -> None:
         for number in range(100_000):
             callers[number % 100](pool).close()
         gc.collect()
-        books, paths = _allocated(*BOOKS), _allocated(*PATHS)
+        kept = _allocated()
     finally:
         tracemalloc.stop()
-    figure(
-        "after 100,000 cycles from 100 call sites: the pool's books "
-        f"{books / 1024:.0f} KiB, the paths of the process {paths / 1024:.0f} KiB"
-    )
+    figure(f"after 100,000 cycles from 100 call sites: {kept / 1024:.0f} KiB")
 
 
 def test_memory_of_a_hold(benchmark: Any, figure: Any) -> None:
@@ -373,7 +330,7 @@ def test_memory_of_a_hold(benchmark: Any, figure: Any) -> None:
     tracemalloc.start(1)
     try:
         held = [pool.connect() for _ in range(1000)]
-        bytes_each = _allocated(*BOOKS, *PATHS) / len(held)
+        bytes_each = _allocated() / len(held)
     finally:
         tracemalloc.stop()
     figure(f"memory of a hold and its connection: {bytes_each:.0f} bytes")
@@ -387,12 +344,13 @@ def _caller(number: int) -> Callable[[Pool], Any]:
     return space[f"take_{number}"]
 
 
-def _allocated(*modules: str) -> int:
-    """Bytes that were allocated by the lines of these modules."""
-    here = Path(poolwatch.__file__).parent
-    wanted = [tracemalloc.Filter(True, str(here / module)) for module in modules]
-    mine = tracemalloc.take_snapshot().filter_traces(wanted)
-    return sum(trace.size for trace in mine.traces)
+def _allocated() -> int:
+    """Bytes that were allocated by the lines of poolwatch."""
+    here = f"{Path(poolwatch.__file__).parent}{os.sep}"
+    traces = tracemalloc.take_snapshot().traces
+    return sum(
+        each.size for each in traces if each.traceback[0].filename.startswith(here)
+    )
 
 
 def test_idle_agent(benchmark: Any, figure: Any) -> None:

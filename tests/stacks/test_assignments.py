@@ -51,3 +51,10 @@ def test_a_variable_of_a_function():
     source = "def main():\n    engine = create_engine(url)\n    instrument(engine)"
     (code,) = (each for each in code_of(source).co_consts if hasattr(each, "co_code"))
     assert assigned_at(code, "engine", MAKERS) == ("db.py", 2, "main")
+
+
+def test_a_variable_of_a_function_that_is_also_unpacked():
+    """One instruction stores two variables, from Python 3.13 on."""
+    source = "def main():\n    engine = create_engine(url)\n    engine, other = both()"
+    (code,) = (each for each in code_of(source).co_consts if hasattr(each, "co_code"))
+    assert assigned_at(code, "engine", MAKERS) is None
