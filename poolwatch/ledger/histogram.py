@@ -1,12 +1,13 @@
 """Durations counted in buckets: bounded memory, percentiles within 10 %.
 
-A bucket is up to a fifth wide, and buckets are stored sparsely. Their edges include
-those of :data:`poolwatch.model.BUCKETS`, so that metrics have exact counts. Not
-thread-safe: the caller must serialize access.
+A bucket is up to a fifth wide; those between the shortest and the longest duration are
+stored. Their edges include those of :data:`poolwatch.model.BUCKETS`, so that metrics
+have exact counts. Not thread-safe: the caller must serialize access.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -31,10 +32,12 @@ _BOUNDS = [_EDGES.index(bound) for bound in BUCKETS]
 class Histogram:
     """A distribution of durations in seconds."""
 
-    __slots__ = ("buckets", "count", "longest", "total")
+    __slots__ = ("count", "counts", "first", "longest", "total")
 
     def __init__(self) -> None:
-        self.buckets: dict[int, int] = {}
+        self.first = 0
+        """Number of the bucket that ``counts`` begins with."""
+        self.counts = array("L")
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -48,7 +51,6 @@ class Histogram:
         if not samples:
             return
         ordered = sorted(samples)
-        buckets = self.buckets
         start, stop = 0, len(ordered)
         last = len(_EDGES) - 1
         while start < stop:
@@ -56,11 +58,24 @@ class Histogram:
             end = stop
             if number < last:
                 end = bisect_right(ordered, _EDGES[number], start + 1)
-            buckets[number] = buckets.get(number, 0) + end - start
+            self.add_to(number, end - start)
             start = end
         self.count += stop
         self.total += sum(samples)
         self.longest = max(self.longest, ordered[-1])
+
+    def add_to(self, number: int, count: int) -> None:
+        """Add to the count of one bucket."""
+        counts = self.counts
+        if not counts:
+            self.first = number
+        if number < self.first:
+            counts[:0] = array("L", bytes(counts.itemsize * (self.first - number)))
+            self.first = number
+        at = number - self.first
+        if at >= len(counts):
+            counts.frombytes(bytes(counts.itemsize * (at + 1 - len(counts))))
+        counts[at] += count
 
     def percentile(self, share: float) -> float | None:
         """The duration that a ``share`` (0 to 1) of all samples does not exceed."""
@@ -68,8 +83,8 @@ class Histogram:
             return None
         rank = share * self.count
         seen = 0
-        for bucket in sorted(self.buckets):
-            seen += self.buckets[bucket]
+        for bucket, count in enumerate(self.counts, self.first):
+            seen += count
             if seen >= rank:
                 return min(_middle(bucket), self.longest)
         return self.longest
@@ -91,16 +106,16 @@ class Histogram:
         )
 
     def _up_to(self) -> tuple[int, ...]:
-        counts = self.buckets.items()
-        return tuple([sum(n for b, n in counts if b <= bound) for bound in _BOUNDS])
+        ends = [max(0, bound + 1 - self.first) for bound in _BOUNDS]
+        return tuple([sum(self.counts[:end]) for end in ends])
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
     """Return one histogram of the samples of all."""
     total = Histogram()
     for histogram in histograms:
-        for bucket, count in histogram.buckets.items():
-            total.buckets[bucket] = total.buckets.get(bucket, 0) + count
+        for number, count in enumerate(histogram.counts, histogram.first):
+            total.add_to(number, count)
         total.count += histogram.count
         total.total += histogram.total
         total.longest = max(total.longest, histogram.longest)
