@@ -347,10 +347,10 @@ def _snapshot(
         found.append(process)
         if row.last_seen_at >= alive_since:
             alive.append(process)
-    taken = max((process.at or "" for process in found), default="")
-    return Snapshot(
-        tuple(found), tuple(damaged), taken or None, tuple(fleet_findings(alive))
-    )
+    if not found and not damaged:
+        raise NoProcessError("the history has no snapshot of that time")
+    taken = max(row_at for row_at in (process.at for process in found) if row_at)
+    return Snapshot(tuple(found), tuple(damaged), taken, tuple(fleet_findings(alive)))
 
 
 def _snapshots_at(at: float | None, since: float) -> Select[Any]:
