@@ -145,16 +145,12 @@ _KEPT = and_(
 )
 """The snapshot of an incident's first moment: the first one that was kept for an
 incident while this one lasted. Incidents that begin in one look share it."""
-_INCIDENTS = (
-    select(
-        incidents,
-        processes.c.host,
-        processes.c.pid,
-        select(1).where(_KEPT).correlate(incidents).exists().label("snapshot"),
-    )
-    .join(processes, processes.c.id == incidents.c.process_id)
-    .order_by(incidents.c.started_at, incidents.c.id)
-)
+_INCIDENTS = select(
+    incidents,
+    processes.c.host,
+    processes.c.pid,
+    select(1).where(_KEPT).correlate(incidents).exists().label("snapshot"),
+).join(processes, processes.c.id == incidents.c.process_id)
 
 
 class History:
@@ -216,7 +212,10 @@ class History:
         if host is not None:
             query = query.where(processes.c.host == host)
         with self._reading() as connection:
-            return [_incident(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        # SQLite would read a whole index for the order, instead of the stretch of time
+        rows = sorted(rows, key=lambda row: (row.started_at, row.id))
+        return [_incident(row) for row in rows]
 
     def snapshot_of_incident(self, incident_id: str) -> Process | None:
         """Return the process at the first moment of an incident, if that was kept."""
@@ -339,6 +338,8 @@ def _snapshot(
     alive: list[Process] = []
     damaged: list[Unreachable] = []
     for row in connection.execute(_snapshots_at(at, since)):
+        if row.at is None:
+            continue
         try:
             process = _process(row.document, row.at)
         except UnreachableError as error:
@@ -354,25 +355,24 @@ def _snapshot(
 
 
 def _snapshots_at(at: float | None, since: float) -> Select[Any]:
-    """One index look-up for each process, whatever the number of its snapshots."""
-    newer = snapshots.alias()
-    newest = select(func.max(newer.c.at)).where(newer.c.process_id == processes.c.id)
-    if at is not None:
-        newest = newest.where(newer.c.at <= at + _ROUNDING_S)
+    """Two look-ups in an index for each process, whatever the number of snapshots.
+
+    A join would leave it to the planner to read all snapshots instead.
+    """
+
+    def of_newest(column: Any) -> Any:
+        newest = select(column).where(snapshots.c.process_id == processes.c.id)
+        if at is not None:
+            newest = newest.where(snapshots.c.at <= at + _ROUNDING_S)
+        newest = newest.order_by(snapshots.c.at.desc()).limit(1)
+        return newest.scalar_subquery().label(column.name)
+
     return (
         select(
             processes.c.pid,
             processes.c.last_seen_at,
-            snapshots.c.at,
-            snapshots.c.document,
-        )
-        .select_from(processes)
-        .join(
-            snapshots,
-            and_(
-                snapshots.c.process_id == processes.c.id,
-                snapshots.c.at == newest.scalar_subquery(),
-            ),
+            of_newest(snapshots.c.at),
+            of_newest(snapshots.c.document),
         )
         .where(processes.c.last_seen_at >= since)
         .order_by(processes.c.host, processes.c.pid, processes.c.started_at)
