@@ -5,7 +5,6 @@ A reader creates nothing and writes nothing.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import zlib
 from collections.abc import Collection, Iterator
@@ -16,15 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from poolwatch.errors import (
-    ForbiddenError,
-    NoProcessError,
-    PoolwatchError,
-    UnreachableError,
-    UsageError,
-)
+from poolwatch.errors import NoProcessError, UnreachableError, UsageError
 from poolwatch.model import Frame, Incident, Process, Snapshot, Unreachable
-from poolwatch.postgres.errors import as_failure
 from poolwatch.protocol import document
 from poolwatch.sidecar.fleet import fleet_findings
 from poolwatch.sidecar.history.schema import (
@@ -37,6 +29,7 @@ from poolwatch.sidecar.history.schema import (
     site_minutes,
     snapshots,
 )
+from poolwatch.sidecar.history.store import failure
 from poolwatch.text.format import utc_time
 
 ALIVE_S = 60.0
@@ -45,7 +38,6 @@ _BEFORE_S = 600.0
 """A picture of the past also has the processes that ended shortly before."""
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
-_FORBIDDEN = "42501"
 _MINUTE_S = 60
 
 
@@ -266,7 +258,7 @@ class History:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise _failure(error) from None
+            raise failure(error) from None
 
 
 class HistorySource:
@@ -414,16 +406,3 @@ def _incident(row: Any) -> Incident:
         ),
         snapshot=bool(row.snapshot),
     )
-
-
-# -- errors --------------------------------------------------------------------------
-
-
-def _failure(error: SQLAlchemyError) -> PoolwatchError:
-    """Return the error to raise instead; it quotes nothing of the URL."""
-    cause = getattr(error, "orig", None) or error
-    if getattr(cause, "pgcode", None) == _FORBIDDEN:
-        return ForbiddenError("the role may not read the tables of the history")
-    if isinstance(cause, sqlite3.Error):
-        return UsageError(f"the history cannot be read: {cause}")
-    return UsageError(f"the history cannot be read: {as_failure(cause)}")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # tests/fakes.py
 
 from poolwatch.model import Process, Snapshot
 from poolwatch.protocol import document
-from poolwatch.sidecar.history import schema
+from poolwatch.sidecar.history import partitions, schema
 from poolwatch.sidecar.history.store import open_store
 
 
@@ -28,6 +28,9 @@ class Filled:
 
     def add(self, table: Any, *rows: dict[str, Any]) -> None:
         with self.engine.begin() as connection:
+            if table in schema.BY_DAY and connection.dialect.name == "postgresql":
+                days = (row.get("at", row.get("minute")) for row in rows)
+                partitions.make(connection, map(partitions.day_of, days))
             connection.execute(insert(table), list(rows))
 
     def process(self, process: Process, started_at: float, seen_at: float) -> int:
