@@ -10,13 +10,21 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast, get_args
 
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from poolwatch.errors import NoProcessError, UnreachableError, UsageError
-from poolwatch.model import Frame, Incident, Process, Snapshot, Unreachable
+from poolwatch.model import (
+    Frame,
+    Incident,
+    IncidentKind,
+    IncidentSnapshot,
+    Process,
+    Snapshot,
+    Unreachable,
+)
 from poolwatch.protocol import document
 from poolwatch.sidecar.fleet import fleet_findings
 from poolwatch.sidecar.history.schema import (
@@ -31,6 +39,7 @@ from poolwatch.sidecar.history.schema import (
 )
 from poolwatch.sidecar.history.store import failure
 from poolwatch.text.format import utc_time
+from poolwatch.text.naming import with_names
 
 ALIVE_S = 60.0
 """A process is alive if it was seen within this time."""
@@ -39,6 +48,7 @@ _BEFORE_S = 600.0
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
 _MINUTE_S = 60
+_MOST_SNAPSHOTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +286,26 @@ class HistorySource:
         if self._past is None:
             self._past = self._history.snapshot(self._at)
         return self._past
+
+    def all_incident_snapshots(
+        self,
+    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
+        """Return the latest kept snapshots of the incidents that processes keep, too.
+
+        The list of the dashboard shows them, the newest first.
+        """
+        kinds = get_args(IncidentKind)
+        known = self._history.incidents(until=self._at, kinds=kinds)
+        kept = [each for each in known if each.snapshot][-_MOST_SNAPSHOTS:]
+        found = []
+        for each in kept:
+            process = self._history.snapshot_of_incident(each.id)
+            pools = with_names(process).pools if process is not None else ()
+            ids = [pool.id for pool in pools if pool.name == each.pool]
+            if process is not None and ids:
+                kind = cast("IncidentKind", each.kind)
+                found.append(IncidentSnapshot(ids[0], kind, each.started_at, process))
+        return tuple(found), ()
 
     def close(self) -> None:
         """Close the connections to the history."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from fakes import hold, process
+from fakes import hold, pool, process
 from sqlalchemy import event
 
 from poolwatch.errors import NoProcessError, UsageError
@@ -108,6 +108,22 @@ def test_incidents(store):
     assert [each.id for each in kept.holds] == ["then"]
     assert history.snapshot_of_incident(lasting) is None
     assert history.snapshot_of_incident("nonsense") is None
+
+
+def test_snapshots_of_incidents(store):
+    """What the dashboard lists under z: of the pool with the name of the incident."""
+    web = store.process(process(), T0, T0 + 1000)
+    exhausted = process(hold("then"), pools=(pool("other"), pool("orders", id="p7")))
+    for number, kind in enumerate(["exhausted", "ghost", "pool_deadlock"]):
+        at = T0 + 100 * number
+        store.snapshot(web, at, exhausted, store.incident(web, at, kind=kind))
+    source = HistorySource(History(store.engine), T0 + 150)
+    found, unreachable = source.all_incident_snapshots()
+    assert [(each.pool, each.kind, each.at) for each in found] == [
+        ("p7", "exhausted", "2023-11-14T22:13:20.000+00:00")
+    ]
+    assert unreachable == ()
+    assert [each.id for each in found[0].process.holds] == ["then"]
 
 
 def test_minutes(store):
