@@ -122,6 +122,11 @@ def test_history(filled, poolwatch, monkeypatch):
     assert count("--until", "-1h") == 50
     assert count("--host", "web-3") == 10
     assert count("--kind", "ghost", "--kind", "leaked") == 1
+    # nobody was looking any more when this one ended
+    seen = now - 3000
+    filled.incident(filled.key, seen, last_seen_at=seen, ended_at=None, kind="unpooled")
+    code, out, _ = poolwatch(*given, "--kind", "unpooled")
+    assert f"{utc_time(seen)[11:19]}?" in out.splitlines()[1].split()
     code, out, _ = poolwatch(*given, "--host", "nowhere")
     assert (code, out.partition(";")[0]) == (0, "no such incident was kept")
 
@@ -155,6 +160,27 @@ def test_the_sidecar_has_gone(sqlite_store, poolwatch):
         code, out, err = poolwatch(command, "--history", sqlite_store.url)
         assert (code, out) == (3, "")
         assert "the last look of the history was at 2023-11-14T22:13:20" in err
+
+
+@pytest.mark.postgres
+def test_permission(postgres_store, postgres, poolwatch):
+    """A role that may not read: one sentence, exit code 4."""
+    postgres.execute("create role stranger login password 'sesame'")
+    url = postgres_store.url.replace("postgres@", "stranger:sesame@")
+    try:
+        for may_open in (False, True):
+            if may_open:
+                with postgres_store.engine.begin() as connection:
+                    grant = "grant select on poolwatch_store to stranger"
+                    connection.exec_driver_sql(grant)
+            for arguments in (("ps",), ("history",), ("tui", "--at", "-1h")):
+                code, out, err = poolwatch(*arguments, "--history", url)
+                assert (code, out, err.count("\n")) == (4, "", 1)
+                assert "sesame" not in err
+    finally:
+        with postgres_store.engine.begin() as connection:
+            connection.exec_driver_sql("drop owned by stranger")
+        postgres.execute("drop role stranger")
 
 
 def test_no_history(poolwatch, tmp_path: Path, monkeypatch):
