@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not found:
         begins = f"; the history begins at {_when(extent[0])}" if extent else ""
-        print(f"no such incident was kept{begins}")
+        print(f"no incident was found{begins}")
         return 0
     columns = shutil.get_terminal_size((_NO_TERMINAL, 24)).columns
     for line in _table(_merged(found), columns, verbose=options.verbose):

@@ -330,7 +330,7 @@ def _newest(connection: Connection, last: float) -> Snapshot:
     if last < since:
         raise NoProcessError(
             "no process was alive within the last minute: the last look of the history "
-            f"was at {utc_time(last)} (--at {utc_time(last)} shows it)"
+            f"was at {utc_time(last)} (poolwatch ps --at {utc_time(last)} shows it)"
         )
     return _snapshot(connection, None, since, since)
 

@@ -128,7 +128,7 @@ def test_history(filled, poolwatch, monkeypatch):
     code, out, _ = poolwatch(*given, "--kind", "unpooled")
     assert f"{utc_time(seen)[11:19]}?" in out.splitlines()[1].split()
     code, out, _ = poolwatch(*given, "--host", "nowhere")
-    assert (code, out.partition(";")[0]) == (0, "no such incident was kept")
+    assert (code, out.partition(";")[0]) == (0, "no incident was found")
 
 
 @pytest.mark.parametrize(
