@@ -137,11 +137,10 @@ class _Fault:
     @property
     def until(self) -> str:
         """When it ended; as a time of day if it began on the same day."""
-        last = self.last
-        seen = _time(last.last_seen_at)
-        began = _time(self.incidents[0].started_at)
-        text = f"{seen:%H:%M:%S}" if seen.date() == began.date() else _words(seen)
-        return text if last.ended_at is not None else f"{text}?"
+        seen = _words(self.last.last_seen_at)
+        day, _, clock = seen.partition(" ")
+        text = clock if _words(self.incidents[0].started_at).startswith(day) else seen
+        return text if self.last.ended_at is not None else f"{text}?"
 
     def lasts(self, now: float) -> bool:
         """Whether it goes on: it was seen a moment ago."""
@@ -149,7 +148,7 @@ class _Fault:
 
         return any(
             each.ended_at is None
-            and _time(each.last_seen_at).timestamp() >= now - ALIVE_S
+            and datetime.fromisoformat(each.last_seen_at).timestamp() >= now - ALIVE_S
             for each in self.incidents
         )
 
@@ -189,18 +188,16 @@ def _who(incident: Incident) -> str:
     return f"{incident.process} (pid {incident.pid}) on {incident.host}"
 
 
-def _time(at: str) -> datetime:
-    return datetime.fromisoformat(at)
+def _words(at: str) -> str:
+    from poolwatch.text.incident_snapshots import date_and_time
 
-
-def _words(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}"
+    return " ".join(date_and_time(at)).removesuffix(" UTC")
 
 
 def _when(at: float) -> str:
     from poolwatch.text.format import utc_time
 
-    return f"{_words(_time(utc_time(at)))} UTC"
+    return f"{_words(utc_time(at))} UTC"
 
 
 # -- the table -------------------------------------------------------------------------
@@ -225,7 +222,7 @@ def _table(faults: Sequence[_Fault], columns: int, *, verbose: bool) -> Iterator
 def _row(fault: _Fault, now: float) -> tuple[str, ...]:
     last = fault.last
     return (
-        _words(_time(fault.incidents[0].started_at)),
+        _words(fault.incidents[0].started_at),
         "lasts" if fault.lasts(now) else fault.until,
         str(len(fault.incidents)),
         last.kind,

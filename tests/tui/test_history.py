@@ -26,14 +26,14 @@ def test_every_panel_says_when(board):
     one = process(hold("a", held_s=42.0), findings=(finding(),))
     b = board(past(one))
     shown = text([header(b, 100.0, "12:00:00", 160)])
-    assert "HISTORY 03:12:44 UTC" in shown
+    assert "HISTORY 03:12:45 UTC" in shown
     assert "2026-11-29, not now" in shown
     assert "LIVE" not in shown
     table = holds.layout(b, 160)
-    assert "at 03:12:44 UTC" in text(holds.title_lines(b, table, 160))
+    assert "at 03:12:45 UTC" in text(holds.title_lines(b, table, 160))
     detail = text(detail_lines(b, b.rows[8812, "a", "web-1"], 160))
-    assert "on web-1, as it was at 03:12:44 UTC" in detail
-    assert "HERE AT 03:12:44 UTC" in detail
+    assert "on web-1, as it was at 03:12:45 UTC" in detail
+    assert "HERE AT 03:12:45 UTC" in detail
 
 
 def test_the_same_pid_on_two_hosts(board):

@@ -372,7 +372,7 @@ def _snapshot(
             alive.append(process)
     if not found and not damaged:
         raise NoProcessError("the history has no snapshot of that time")
-    taken = max(row_at for row_at in (process.at for process in found) if row_at)
+    taken = max((each.at for each in found if each.at), default=utc_time(since))
     return Snapshot(tuple(found), tuple(damaged), taken, tuple(fleet_findings(alive)))
 
 

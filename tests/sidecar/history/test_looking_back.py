@@ -10,6 +10,12 @@ import pytest
 from fakes import finding, hold, process
 
 from poolwatch.text.format import utc_time
+from poolwatch.text.incident_snapshots import date_and_time
+
+
+def words(at):
+    """As tables have it: a time to copy into --at."""
+    return " ".join(date_and_time(utc_time(at))).removesuffix(" UTC")
 
 
 @pytest.fixture
@@ -49,8 +55,10 @@ def test_ps(filled, poolwatch):
 
     code, out, _ = poolwatch("ps", *at)
     assert code == 0
-    when = utc_time(filled.now - 7200).replace("T", " ")[:19]
+    when = words(filled.now - 7200)
     assert f"orders-api  pid 8812 on web-1, as it was at {when} UTC" in out
+    again = json.loads(poolwatch("ps", "--json", *at[:3], when)[1])
+    assert utc_time(filled.now - 7200) in [each["at"] for each in again["processes"]]
     assert "7.0s" in out
 
 
@@ -91,8 +99,7 @@ def test_history(filled, poolwatch, monkeypatch):
     assert (code, err) == (0, "")
     title, merged, lasting = out.splitlines()
     assert title.split()[:4] == ["SINCE", "(UTC)", "UNTIL", "TIMES"]
-    since = utc_time(began).replace("T", " ")[:19]
-    assert merged.startswith(since)
+    assert merged.startswith(words(began))
     assert merged.split()[3:] == [
         "50", "exhausted", "srv/repo.py:55", "50", "processes", "on", "5", "hosts",
         "␛[31mworker", "49",
@@ -126,7 +133,7 @@ def test_history(filled, poolwatch, monkeypatch):
     seen = now - 3000
     filled.incident(filled.key, seen, last_seen_at=seen, ended_at=None, kind="unpooled")
     code, out, _ = poolwatch(*given, "--kind", "unpooled")
-    assert f"{utc_time(seen)[11:19]}?" in out.splitlines()[1].split()
+    assert f"{words(seen)[11:]}?" in out.splitlines()[1].split()
     code, out, _ = poolwatch(*given, "--host", "nowhere")
     assert (code, out.partition(";")[0]) == (0, "no incident was found")
 

@@ -12,6 +12,7 @@ from poolwatch.errors import NoProcessError, UsageError
 from poolwatch.model import Frame
 from poolwatch.sidecar.history import schema
 from poolwatch.sidecar.history.reading import History, HistorySource
+from poolwatch.text.format import utc_time
 
 T0 = 1_700_000_000.0
 
@@ -62,6 +63,7 @@ def test_now(store):
     store.add(schema.snapshots, row)
     source = HistorySource(History(store.engine))
     found = source.snapshot()
+    assert found.at == utc_time(now - 350)
     assert [each.id for p in found.processes for each in p.holds] == ["new"]
     assert [(each.pid, "damaged" in each.why) for each in found.unreachable] == [
         (7, True)
@@ -199,3 +201,12 @@ def test_indexes(store):
         for table in ("snapshots", "incidents"):
             assert f"SCAN {table}" not in plan
             assert f"Seq Scan on {table}" not in plan
+
+
+def test_nothing_but_damage(sqlite_store):
+    """It is said of each process; it is no reason to say nothing."""
+    key = sqlite_store.process(process(), T0, T0)
+    row = {"at": T0, "process_id": key, "newest": True, "document": b"x"}
+    sqlite_store.add(schema.snapshots, row)
+    found = History(sqlite_store.engine).snapshot(T0)
+    assert (found.processes, [each.pid for each in found.unreachable]) == ((), [8812])
