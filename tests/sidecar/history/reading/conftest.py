@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # tests/fakes.py
+sys.path.insert(0, str(Path(__file__).parents[3]))  # tests/fakes.py
 
 from poolwatch.model import Process, Snapshot
 from poolwatch.protocol import document
