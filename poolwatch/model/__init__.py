@@ -44,6 +44,7 @@ from poolwatch.model.requests import (
 )
 from poolwatch.model.terms import (
     BUCKETS,
+    IN_HISTORY,
     NO_SAMPLES,
     OTHER_SITES,
     OTHER_VALUES,
@@ -60,6 +61,7 @@ from poolwatch.model.terms import (
 
 __all__ = [
     "BUCKETS",
+    "IN_HISTORY",
     "LATEST",
     "NO_SAMPLES",
     "OTHER_SITES",

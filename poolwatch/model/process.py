@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
 from poolwatch.model.requests import ClosedConnection, Hold, IdleConnection, Wait
-from poolwatch.model.terms import VIEWERS_ONLY, FindingKind, Frame, Severity
+from poolwatch.model.terms import IN_HISTORY, VIEWERS_ONLY, FindingKind, Frame, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Process:
     """Statistics value by value, of the labels that holds carry."""
     test: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """The running test, if the process is a run of tests."""
-    at: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    at: str | None = field(default=None, metadata=IN_HISTORY)
     """ISO 8601, UTC: when it was like this; None if now."""
 
 
@@ -159,9 +159,9 @@ class Snapshot:
 
     processes: tuple[Process, ...] = ()
     unreachable: tuple[Unreachable, ...] = ()
-    at: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    at: str | None = field(default=None, metadata=IN_HISTORY)
     """ISO 8601, UTC: the moment, in a history; None if now."""
-    findings: tuple[FleetFinding, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    findings: tuple[FleetFinding, ...] = field(default=(), metadata=IN_HISTORY)
     """Findings over all hosts of a history."""
 
 

@@ -9,6 +9,8 @@ SCHEMA = 1
 """Version of the snapshot document."""
 VIEWERS_ONLY = {"viewers_only": True}
 """Field metadata: passed between poolwatch's own programs, not in the document."""
+IN_HISTORY = {**VIEWERS_ONLY, "in_history": True}
+"""Likewise, but in the document of a history (``ps --history``)."""
 Verdict = Literal["ok", "long", "leaked"]
 FindingKind = Literal[
     "leaked.collected", "leaked.orphaned", "leaked.abandoned", "long_hold",

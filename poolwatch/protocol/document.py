@@ -3,7 +3,8 @@
 A document is ``{"schema": 1, "processes": [...], "unreachable": [...]}``. The members
 of each object are named like the fields of the matching record in
 :mod:`poolwatch.model`. Durations are in seconds; unknown values are null. Fields marked
-VIEWERS_ONLY are left out, except between poolwatch's own programs.
+VIEWERS_ONLY are left out, except between poolwatch's own programs. Those marked
+IN_HISTORY are there if the snapshot is of a history.
 
 The text is built record by record. A single call of ``json.dumps`` would hold the GIL
 of the application until a thousand stacks are encoded. Equal stacks are the same object
@@ -35,7 +36,8 @@ def to_json(snapshot: Snapshot, *, viewers: bool = False) -> str:
 
     ``viewers``: add the fields that only poolwatch's own programs use.
     """
-    members = _Encoder(viewers=viewers).record(snapshot)
+    of_history = snapshot.at is not None
+    members = _Encoder(viewers=viewers, of_history=of_history).record(snapshot)
     return f'{{"schema": {SCHEMA}, {members[1:]}'
 
 
@@ -98,8 +100,9 @@ def _from_object(kind: type[T], value: object) -> T:
 class _Encoder:
     """Encodes one document."""
 
-    def __init__(self, *, viewers: bool) -> None:
+    def __init__(self, *, viewers: bool, of_history: bool = False) -> None:
         self._viewers = viewers
+        self._of_history = of_history
         self._known: dict[int, str] = {}
         """JSON of frames and stacks, by ``id()``: the snapshot keeps them alive."""
 
@@ -118,7 +121,7 @@ class _Encoder:
 
     def record(self, record: Any) -> str:
         kind: Any = type(record)
-        names, get = _members(kind, self._viewers)
+        names, get = _members(kind, self._viewers, self._of_history)
         value = self.value
         pairs = zip(names, get(record), strict=True)
         return "{" + ", ".join([name + value(each) for name, each in pairs]) + "}"
@@ -159,12 +162,16 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
 
 
 @cache
-def _members(kind: type, viewers: bool) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
+def _members(
+    kind: type, viewers: bool, of_history: bool
+) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
     """The JSON names of a record's members, and a function that reads their values."""
     chosen = [
         field.name
         for field in fields(kind)
-        if viewers or not field.metadata.get("viewers_only")
+        if viewers
+        or not field.metadata.get("viewers_only")
+        or (of_history and field.metadata.get("in_history"))
     ]
     return tuple(f"{_quoted(name)}: " for name in chosen), attrgetter(*chosen)
 
