@@ -160,11 +160,11 @@ def test_it_is_sorted_and_bounded():
     """Labels without room are left out whole, the call site never is."""
     frame = Frame("/" + "x/" * 5000 + "app.py", 3, "main")
     labels = {f"k{n:02}": "é" * 200 for n in range(16)} | {"b": "1", "call_site": "no"}
-    comment = comment_of(frame, labels)
+    comment = comment_of(frame, tuple(labels.items()))
     assert len(comment) <= MAX_LENGTH
     assert comment == "/*b='1',call_site='app.py%3A3'*/"
-    assert comment_of(None, {"a b": "\udc80"}) == "/*a%20b='%3F'*/"
-    assert comment_of(None, {}) == ""
+    assert comment_of(None, (("a b", "\udc80"),)) == "/*a%20b='%3F'*/"
+    assert comment_of(None, ()) == ""
 
 
 # -- drivers ---------------------------------------------------------------------------

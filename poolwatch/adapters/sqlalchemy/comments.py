@@ -10,7 +10,7 @@ before the comments of other tools, of which there may be only one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import PurePath
 from sys import _getframe as frame_at
@@ -51,7 +51,7 @@ class Comments:
         def send_with_comment(
             cursor: Any, statement: Any, parameters: Any, context: Any
         ) -> None:
-            if type(statement) is str and not guard.tripped:
+            if isinstance(statement, str) and not guard.tripped:
                 try:
                     statement = self._with_comment(statement, doubled)
                 except Exception as error:  # noqa: BLE001 - the application must go on
@@ -66,7 +66,7 @@ class Comments:
         if not body or "/*" in statement or "--" in statement:
             return statement
         site = self._capture(_caller()).site()
-        comment = comment_of(site, current_context.get().labels)
+        comment = comment_of(site, tuple(current_context.get().labels.items()))
         if not comment:
             return statement
         if doubled:
@@ -75,13 +75,12 @@ class Comments:
         return f"{body.removesuffix(';').rstrip()} {comment}{end}"
 
 
-def comment_of(site: Frame | None, labels: Mapping[str, str]) -> str:
+@lru_cache(maxsize=256)
+def comment_of(site: Frame | None, labels: tuple[tuple[str, str], ...]) -> str:
     """The comment with a call site and, sorted by name, the labels that have room."""
-    pairs = {} if site is None else {"call_site": _place(site.file, site.line)}
-    room = (
-        MAX_LENGTH - len("/**/") - sum(len(f"call_site=''{v}") for v in pairs.values())
-    )
-    for name, value in sorted((_encoded(n), _encoded(v)) for n, v in labels.items()):
+    pairs = {} if site is None else {"call_site": _place(site)}
+    room = MAX_LENGTH - sum(len(f"/*{key}='{pairs[key]}'*/") for key in pairs)
+    for name, value in sorted((_encoded(n), _encoded(v)) for n, v in labels):
         needed = len(f",{name}='{value}'")
         if needed <= room and name not in pairs:
             pairs[name] = value
@@ -90,15 +89,13 @@ def comment_of(site: Frame | None, labels: Mapping[str, str]) -> str:
     return f"/*{found}*/" if found else ""
 
 
-@lru_cache(maxsize=1024)
-def _place(file: str, line: int) -> str:
-    path = import_path(file)
+def _place(site: Frame) -> str:
+    path = import_path(site.file)
     if len(path) > _MAX_PATH:
         path = PurePath(path).name[-_MAX_PATH:]
-    return _encoded(f"{path}:{line}")
+    return _encoded(f"{path}:{site.line}")
 
 
-@lru_cache(maxsize=1024)
 def _encoded(text: str) -> str:
     return quote(text, safe="", errors="replace")
 
