@@ -78,10 +78,10 @@ def _lines(
     silent: Sequence[Unreachable], found: Sequence[tuple[Process, Finding]]
 ) -> Iterator[str]:
     from poolwatch.text.format import one_line
-    from poolwatch.text.naming import process_name
+    from poolwatch.text.naming import process_name, unreachable_name
 
     for lost in silent:
-        yield f"critical unreachable: pid {lost.pid}: {one_line(lost.why)}"
+        yield one_line(f"critical unreachable: {unreachable_name(lost)}: {lost.why}")
     for process, finding in found:
         who = f"{process_name(process)} (pid {process.pid})"
         yield one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
