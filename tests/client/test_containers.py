@@ -74,7 +74,7 @@ def container(socket_dir, tmp_path):
 
         def start(name, *command):
             mounted = socket_dir / name
-            mounted.mkdir()
+            mounted.mkdir(exist_ok=True)
             process = subprocess.Popen(
                 [*CONTAINER, name, str(shared), str(mounted), sys.executable, *command],
                 stdin=subprocess.PIPE,
@@ -121,6 +121,18 @@ def test_a_viewer_in_a_third_container(two_pods, container):
     probe = container("probe", "-m", "poolwatch", "check")
     assert probe.communicate(timeout=LONG_S) == ("", "")
     assert probe.returncode == 0
+
+
+def test_two_containers_of_one_host_at_the_same_moment(container):
+    """With the same host and pid, the time of the start tells them apart."""
+    pods = [container("pod", "-c", APP, name) for name in ("web", "worker")]
+    for pod in pods:
+        assert pod.stdout.readline() == "ready\n", pod.stderr.read()
+    out, _ = container("viewer", "-m", "poolwatch", "ps", "--json").communicate()
+    found = json.loads(out)["processes"]
+    assert {each["pools"][0]["name"] for each in found} == {"web", "worker"}
+    assert len({(each["host"], each["pid"]) for each in found}) == 1
+    assert len({each["started_at"] for each in found}) == 2
 
 
 def test_what_cannot_be_seen_is_unknown(two_pods, container):
