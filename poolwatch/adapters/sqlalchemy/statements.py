@@ -88,8 +88,9 @@ class StatementHooks:
     def _make_comments(self, dialect: Dialect) -> Comments:
         from poolwatch.adapters.sqlalchemy.comments import Comments
 
-        # whether SQLAlchemy itself doubles a % for this driver
-        doubles = getattr(dialect.identifier_preparer, "_double_percents", False)
+        formats = dialect.paramstyle in ("format", "pyformat")
+        # SQLAlchemy knows the drivers that format in another way
+        doubles = getattr(dialect.identifier_preparer, "_double_percents", formats)
         return Comments(self._across_greenlets, doubles)
 
     def remove(self) -> None:
