@@ -6,6 +6,7 @@ import asyncio
 import gc
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -122,6 +123,15 @@ def test_the_engine_is_still_freed(instrument):
     del engine
     gc.collect()
     assert gone() is None
+
+
+def test_a_statement_that_a_worker_thread_sends(instrument, sent):
+    """Only libraries are on its stack: the line of the hold is named."""
+    engine, statements = sent
+    instrument(engine, comment=True)
+    with engine.connect() as connection, ThreadPoolExecutor(1) as threads:  # held
+        threads.submit(connection.exec_driver_sql, "select 1").result()
+    assert pairs_in(statements[0])[1]["call_site"].endswith(site("held"))
 
 
 # -- the text --------------------------------------------------------------------------

@@ -17,11 +17,13 @@ from sys import _getframe as frame_at
 from typing import Any
 from urllib.parse import quote
 
+from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.labels import current_context
 from poolwatch.model import Frame
 from poolwatch.runtime.guard import Guard
 from poolwatch.runtime.installation import import_path
 from poolwatch.stacks.capture import CapturedStack
+from poolwatch.stacks.code_owner import home_of
 
 MAX_LENGTH = 512
 """Longest comment. PostgreSQL shows 1,024 bytes of a statement by default."""
@@ -34,10 +36,17 @@ class Comments:
     """Appends a comment to the statements of one dialect."""
 
     def __init__(
-        self, capture: Callable[[Any], CapturedStack], doubles_percents: bool
+        self,
+        capture: Callable[[Any], CapturedStack],
+        hold_of: Callable[[Any], Checkout | None],
+        doubles_percents: bool,
     ) -> None:
-        """``doubles_percents``: the driver takes ``%`` for a placeholder."""
+        """``hold_of``: takes the context of a statement.
+
+        ``doubles_percents``: the driver takes ``%`` for a placeholder.
+        """
         self._capture = capture
+        self._hold_of = hold_of
         self._doubles_percents = doubles_percents
         self._guard = Guard("the comments of statements")
 
@@ -53,19 +62,22 @@ class Comments:
         ) -> None:
             if isinstance(statement, str) and not guard.tripped:
                 try:
-                    statement = self._with_comment(statement, doubled)
+                    statement = self._with_comment(statement, context, doubled)
                 except Exception as error:  # noqa: BLE001 - the application must go on
                     guard.failed(error)
             send(cursor, statement, parameters, context)
 
         return send_with_comment
 
-    def _with_comment(self, statement: str, doubled: bool) -> str:
+    def _with_comment(self, statement: str, context: Any, doubled: bool) -> str:
         body = statement.rstrip()
         # sqlcommenter: a statement with a comment stays as it is
         if not body or "/*" in statement or "--" in statement:
             return statement
-        site = self._capture(_caller()).site()
+        site = _own(self._capture(_caller()))
+        if site is None:  # sent by a worker thread that runs SQLAlchemy's own code
+            hold = self._hold_of(context)
+            site = None if hold is None else _own(hold.stack)
         comment = comment_of(site, tuple(current_context.get().labels.items()))
         if not comment:
             return statement
@@ -87,6 +99,14 @@ def comment_of(site: Frame | None, labels: tuple[tuple[str, str], ...]) -> str:
             room -= needed
     found = ",".join(f"{name}='{pairs[name]}'" for name in sorted(pairs))
     return f"/*{found}*/" if found else ""
+
+
+def _own(stack: CapturedStack) -> Frame | None:
+    """The call site, unless only libraries are on the stack."""
+    site = stack.site()
+    if site is None or home_of(site.file, site.function) is None:
+        return None
+    return site
 
 
 def _place(site: Frame) -> str:

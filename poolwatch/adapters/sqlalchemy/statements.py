@@ -91,7 +91,15 @@ class StatementHooks:
         formats = dialect.paramstyle in ("format", "pyformat")
         # SQLAlchemy knows the drivers that format in another way
         doubles = getattr(dialect.identifier_preparer, "_double_percents", formats)
-        return Comments(self._across_greenlets, doubles)
+        return Comments(self._across_greenlets, self._hold_of, doubles)
+
+    def _hold_of(self, context: Any) -> Checkout | None:
+        """The hold whose connection a statement goes to, if it is known."""
+        if context is None:
+            return None
+        proxy = context.root_connection._dbapi_connection
+        key = proxy if self._shared else proxy._connection_record
+        return self._holds.get(id(key))
 
     def remove(self) -> None:
         """Remove the wrappers, except where another tool has wrapped them."""
