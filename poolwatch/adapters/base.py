@@ -134,6 +134,10 @@ class LibraryPools(ABC):
         """The kind of the pool, in snapshots: the name of its class."""
         return type(self.pool_of(target)).__name__
 
+    def can_comment(self, target: Any) -> bool:
+        """Whether statements go through the target, so that they can carry comments."""
+        return False
+
     def inner_pool(self, target: Any) -> Any:
         """A pool of another library that is instrumented in place of the target; None
         if the target itself is.

@@ -39,6 +39,17 @@ class InstrumentedPools:
         """Whether ``target`` can be instrumented; loads no library."""
         return self._adapter_for(target) is not None
 
+    def check(self, target: Any, settings: Settings) -> None:
+        """Raise TypeError if ``target`` cannot be instrumented with these settings."""
+        adapter = self._adapter_for(target)
+        if adapter is None:
+            raise TypeError(unsupported_message(target))
+        if settings.comment and not adapter.can_comment(target):
+            raise TypeError(
+                "comment=True needs an engine of SQLAlchemy: "
+                f"{type(target).__qualname__} sends no statements through one"
+            )
+
     def watch(self, target: Any, settings: Settings) -> str:
         """Instrument a pool, or change its settings; returns the id of the pool.
 

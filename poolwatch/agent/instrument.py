@@ -333,6 +333,7 @@ def instrument(
     long_after: float = LONG_AFTER,
     server_view: bool = True,
     prove_dropped: bool = True,
+    comment: bool = False,
 ) -> Watch:
     """Record who holds each connection of a pool, and let viewers read it.
 
@@ -349,6 +350,9 @@ def instrument(
             leaked at once. This is for pools that keep references to checked-out
             connections (psycopg2's, asyncpg's). Switch it off if code reaches a
             connection by a path that Python's reference counts do not include.
+        comment: whether each statement of an engine ends with a comment that names its
+            call site and labels, in sqlcommenter's format, so that
+            ``pg_stat_activity`` shows them. Without a target: of every engine.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
@@ -362,10 +366,11 @@ def instrument(
         long_after=long_after,
         server_view=server_view,
         prove_dropped=prove_dropped,
+        comment=comment,
     )
     pools = _pools()
-    if target is not None and not pools.accepts(target):
-        raise _refusal(target)
+    if target is not None:
+        pools.check(target, settings)
     if disabled():
         return Watch(lambda: agent.source, None)
     if target is None:

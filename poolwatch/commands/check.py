@@ -92,10 +92,10 @@ def _lines(
     found: Sequence[tuple[Process | None, Finding | FleetFinding]],
 ) -> Iterator[str]:
     from poolwatch.text.format import one_line
-    from poolwatch.text.naming import process_name
+    from poolwatch.text.naming import process_name, unreachable_name
 
     for lost in silent:
-        yield f"critical unreachable: pid {lost.pid}: {one_line(lost.why)}"
+        yield one_line(f"critical unreachable: {unreachable_name(lost)}: {lost.why}")
     for process, finding in found:
         who = "over all hosts"
         if process is not None:

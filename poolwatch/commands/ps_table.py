@@ -37,7 +37,12 @@ from poolwatch.text.incident_snapshots import (
     incident_words,
     limited_to_pool,
 )
-from poolwatch.text.naming import holder_name, process_name, with_names
+from poolwatch.text.naming import (
+    holder_name,
+    process_name,
+    unreachable_name,
+    with_names,
+)
 
 _MAX_FRAMES = 5
 _MAX_MARKS = 3
@@ -122,8 +127,8 @@ def _heading(incident: IncidentSnapshot) -> str:
 
 def _unreachable(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
     for lost in unreachable:
-        why = f"pid {lost.pid or '?'} could not be read: {one_line(lost.why)}"
-        yield from [*wrapped(why, style, 0), ""]
+        why = f"{unreachable_name(lost)} could not be read: {lost.why}"
+        yield from [*wrapped(one_line(why), style, 0), ""]
 
 
 # -- one process -------------------------------------------------------------------

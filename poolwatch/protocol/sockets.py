@@ -87,7 +87,8 @@ def check(directory: Path, *, own: bool = False) -> None:
         raise ForbiddenError(f"{directory} belongs to uid {status.st_uid}: not trusted")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ForbiddenError(
-            f"other users may write to {directory}: not trusted; run chmod 700 on it"
+            f"other users may write to {directory}: not trusted; run chmod 700 "
+            "on it, or use a directory inside it"
         )
 
 

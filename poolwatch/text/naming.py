@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from poolwatch.model import Hold, PoolStats, Process, Wait
+from poolwatch.model import Hold, PoolStats, Process, Unreachable, Wait
 
 _FRAMEWORKS = frozenset({
     "aiohttp", "anyio", "asgiref", "asyncio", "celery", "django", "fastapi",
@@ -21,6 +21,12 @@ def process_name(process: Process) -> str:
     """The given name of a process, or else its program; with the number of a worker."""
     name = process.name or process.program
     return name if process.worker is None else f"{name}, worker {process.worker}"
+
+
+def unreachable_name(lost: Unreachable) -> str:
+    """The pid of a process that gave no answer, with its host if that is known."""
+    host = "" if lost.host is None else f" on {lost.host}"
+    return f"pid {lost.pid or '?'}{host}"
 
 
 def numbered(processes: Sequence[Process]) -> list[Process]:
