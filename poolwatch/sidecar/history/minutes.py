@@ -23,7 +23,6 @@ from poolwatch.model import (
     SiteStats,
 )
 from poolwatch.sidecar.history.schema import (
-    call_sites,
     identifier,
     label_minutes,
     pool_minutes,
@@ -47,6 +46,7 @@ class Minute:
         """``shared``: the store may have rows of it that this sidecar does not know."""
         self.start = start
         self.looks = 0
+        """Looks that are not in the store."""
         self.rows: dict[Table, dict[Key, Row]] = {table: {} for table in TABLES}
         self.unwritten: dict[Table, set[Key]] = {table: set() for table in TABLES}
         self._shared = shared
@@ -81,10 +81,8 @@ class Minute:
             figures = _usage(value, known)
             if any(figures.values()):
                 pool_id = id_of(process_id, value.pool)
-                key = (pool_id, clean(value.label)[:_MAX_TEXT])
-                self._add(
-                    label_minutes, (*key, clean(value.value)[:_MAX_TEXT]), figures
-                )
+                texts = (clean(text)[:_MAX_TEXT] for text in (value.label, value.value))
+                self._add(label_minutes, (pool_id, *texts), figures)
         return met
 
     def take(self) -> dict[Table, dict[Key, Row]]:
@@ -185,13 +183,16 @@ def _pool_figures(pool: PoolStats, before: PoolStats | None) -> Row:
     for name in ("checkouts", "timeouts", "connects", "leaked"):
         earlier = getattr(then, name) if then else 0
         row[name] = max(0, getattr(now, name) - earlier)
-    waits = _since(
-        pool.served_s or pool.wait_s, before and (before.served_s or before.wait_s)
-    )
-    holds = _since(pool.hold_s, before and before.hold_s)
+    waits = _since(_served(pool), _served(before) if before else None)
+    holds = _since(pool.hold_s, before.hold_s if before else None)
     for kind, (count, seconds, up_to) in (("wait", waits), ("hold", holds)):
         row |= {f"{kind}_count": count, f"{kind}_s": seconds, f"{kind}_up_to": up_to}
     return row
+
+
+def _served(pool: PoolStats) -> Distribution:
+    """Waits by the time they were served; older agents have those of ended holds."""
+    return pool.served_s or pool.wait_s
 
 
 def _since(

@@ -18,6 +18,11 @@ _CHILDREN = text(
     "WHERE inhparent = pg_catalog.to_regclass(:parent)"
 )
 
+_LIMITS = text(
+    "SELECT set_config('statement_timeout', '20s', true), "
+    "set_config('lock_timeout', '5s', true)"
+)
+
 
 def lock(connection: Connection) -> None:
     """Wait until no other sidecar changes tables; until the transaction ends."""
@@ -28,6 +33,11 @@ def try_lock(connection: Connection) -> bool:
     """The same, unless another one has it now."""
     locked = select(func.pg_try_advisory_xact_lock(APPLICATION_ID))
     return bool(connection.scalar(locked))
+
+
+def limit_waiting(connection: Connection) -> None:
+    """Wait for no other session, and for no slow server, for ever."""
+    connection.execute(_LIMITS)
 
 
 def day_of(at: float) -> int:

@@ -59,6 +59,8 @@ _SENTENCES = {
     "42P01": "its tables are missing",
     "42703": "its tables are not those of poolwatch",
     "53100": "the server's disk is full",
+    "55P03": "another session has locked its tables",
+    "57014": "the server was too slow",
 }
 """By SQLSTATE."""
 _compact = partial(json.dumps, separators=(",", ":"))
