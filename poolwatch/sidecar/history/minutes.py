@@ -33,6 +33,7 @@ MINUTE_S = 60
 TABLES = (pool_minutes, site_minutes, label_minutes)
 _MAX_TEXT = 200
 """Characters of a label: it is part of a key, which PostgreSQL limits."""
+_KEYS = {table: [column.name for column in table.primary_key] for table in TABLES}
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 Usage = TypeVar("Usage", SiteStats, LabelStats)
@@ -88,7 +89,7 @@ class Minute:
     def take(self) -> dict[Table, dict[Key, Row]]:
         """Return what has not been written, and count it as written."""
         taken = {
-            table: {key: self._row(table, key) for key in keys}
+            table: {key: {**self.rows[table][key]} for key in keys}
             for table, keys in self.unwritten.items()
         }
         for keys in self.unwritten.values():
@@ -114,25 +115,24 @@ class Minute:
         """Add the rows that the store had of these pools."""
         self._read.update(pools)
         for table, found in rows.items():
-            names = [column.name for column in table.primary_key][1:]
+            names = _KEYS[table]
             for each in found:
-                row = dict(each)
-                del row["minute"]
-                key = tuple(row.pop(name) for name in names)
-                known = self.rows[table].setdefault(key, row)
-                if known is not row:
-                    _sum(known, row)
+                key = tuple(each[name] for name in names[1:])
+                known = self.rows[table].get(key)
+                if known is None:
+                    self.rows[table][key] = {**each}
+                else:
+                    _sum(known, {k: v for k, v in each.items() if k not in names})
 
     def _add(self, table: Table, key: Key, figures: Row) -> None:
-        row = self.rows[table].setdefault(key, figures)
-        if row is not figures:
+        row = self.rows[table].get(key)
+        if row is None:
+            names = _KEYS[table]
+            keys = zip(names, (self.start, *key), strict=True)
+            self.rows[table][key] = {**dict(keys), **figures}
+        else:
             _sum(row, figures)
         self.unwritten[table].add(key)
-
-    def _row(self, table: Table, key: Key) -> Row:
-        names = [column.name for column in table.primary_key]
-        keys = zip(names, (self.start, *key), strict=True)
-        return {**dict(keys), **self.rows[table][key]}
 
 
 def earlier_rows(
@@ -157,6 +157,7 @@ def clean(text: str) -> str:
     return text.encode(errors="replace").decode().replace("\0", "?")
 
 
+@lru_cache(maxsize=20_000)
 def _call_site(site: Frame, path: str | None) -> tuple[int, Row]:
     site_id = id_of(*site)
     return site_id, {
@@ -229,7 +230,7 @@ def _usage(now: Usage, before: Usage | None) -> Row:
 def _sum(row: Row, more: Mapping[str, Any]) -> None:
     """Add figures: the highest of ``_max``, bucket by bucket of ``_up_to``."""
     for name, value in more.items():
-        if value is None:
+        if not value:
             continue
         known = row[name]
         if known is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Table
 
-from poolwatch.model import Incident, Process
+from poolwatch.model import Incident, PoolStats, Process
 from poolwatch.sidecar.history.minutes import MINUTE_S, Key, Minute, Row, clean, id_of
 from poolwatch.sidecar.history.partitions import day_of
 from poolwatch.sidecar.history.pictures import Picture, Pictures
@@ -83,8 +83,8 @@ class Pending:
         self._minutes: dict[int, Minute] = {}
         self._newest_minute: int | None = None
         self._records: Rows = {table: {} for table in RECORDS}
-        self._known: dict[Key, Row] = {}
-        """Rows of pools and call sites that were given out before."""
+        self._known: dict[Key, object] = {}
+        """The contents of rows of pools and call sites that were given out before."""
 
     # -- looks ---------------------------------------------------------------------
 
@@ -115,25 +115,17 @@ class Pending:
     def _show(self, process: Process, minute: Minute, look: Look) -> int:
         process_id = id_of(process.host, process.pid, process.started_at)
         before = self._before(process_id, process, look)
-        for site_id, row in minute.add(process_id, process, before).items():
-            self._record_once(call_sites, site_id, row)
+        for site_id, site in minute.add(process_id, process, before).items():
+            if self._is_new(call_sites, site_id, site):
+                self._records[call_sites][site_id,] = site
         row = _process_row(process_id, process, look.at)
         self.seen[process_id] = Seen(row, process)
         self._records[processes][process_id,] = row
         for pool in process.pools:
             pool_id = id_of(process_id, pool.id)
-            row = {
-                "id": pool_id,
-                "process_id": process_id,
-                "pool": pool.id,
-                "name": clean(pool.name),
-                "kind": clean(pool.kind),
-                "url": None if pool.url is None else clean(pool.url),
-                "size": pool.size,
-                "max_overflow": pool.max_overflow,
-                "timeout_s": pool.timeout_s,
-            }
-            self._record_once(pools, pool_id, row)
+            setup = (pool.name, pool.kind, pool.url, pool.size, pool.max_overflow)
+            if self._is_new(pools, pool_id, (*setup, pool.timeout_s)):
+                self._records[pools][pool_id,] = _pool_row(pool_id, process_id, pool)
         self.pictures.show(process_id, process, look.at)
         return process_id
 
@@ -156,12 +148,15 @@ class Pending:
         unlisted = self._listed is not None and not {process.pid, None} & self._listed
         return None if unlisted else process
 
-    def _record_once(self, table: Table, row_id: int, row: Row) -> None:
-        if self._known.get((table.name, row_id)) == row:
-            return
+    def _is_new(self, table: Table, row_id: int, content: object) -> bool:
+        """Whether a row of this content has not been given out before."""
+        key = (table.name, row_id)
+        if self._known.get(key) == content:
+            return False
         if len(self._known) > _MAX_KNOWN:
             self._known.clear()
-        self._known[table.name, row_id] = self._records[table][row_id,] = row
+        self._known[key] = content
+        return True
 
     def _miss(self, shown: Iterable[int], look: Look) -> None:
         """Notice which processes have ended."""
@@ -288,6 +283,20 @@ def _process_row(process_id: int, process: Process, at: float) -> Row:
         "poolwatch": clean(process.poolwatch),
         "last_seen_at": at,
         "ended_at": None,
+    }
+
+
+def _pool_row(pool_id: int, process_id: int, pool: PoolStats) -> Row:
+    return {
+        "id": pool_id,
+        "process_id": process_id,
+        "pool": pool.id,
+        "name": clean(pool.name),
+        "kind": clean(pool.kind),
+        "url": None if pool.url is None else clean(pool.url),
+        "size": pool.size,
+        "max_overflow": pool.max_overflow,
+        "timeout_s": pool.timeout_s,
     }
 
 

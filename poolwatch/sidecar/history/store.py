@@ -63,7 +63,7 @@ _SENTENCES = {
     "57014": "the server was too slow",
 }
 """By SQLSTATE."""
-_compact = partial(json.dumps, separators=(",", ":"))
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def open_store(url: str | None, *, write: bool) -> Engine:

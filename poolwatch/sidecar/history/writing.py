@@ -120,6 +120,7 @@ class HistoryWriter:
         self._wake.set()
         if self._thread.ident is None:
             self._attempt()
+            self._disconnect()
         else:
             self._thread.join(_CLOSING_S)
         if self._thread.is_alive() or self._failures:
@@ -135,6 +136,7 @@ class HistoryWriter:
             if self._fresh and time.monotonic() >= self._due and not self._closing:
                 self._attempt()
         self._attempt()
+        self._disconnect()
 
     def _pack(self) -> None:
         with self._lock:
@@ -168,6 +170,9 @@ class HistoryWriter:
         rest = _BACK_OFF_S[min(self._failures, len(_BACK_OFF_S) - 1)]
         self._due = time.monotonic() + rest
         self._failures += 1
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
