@@ -47,7 +47,8 @@ def day_of(at: float) -> int:
 
 def make(connection: Connection, days: Iterable[int]) -> None:
     """Make the partitions of these days, if they are missing."""
-    missing = sorted(set(days) - days_kept(connection))
+    wanted = set(days)
+    missing = sorted(wanted - days_kept(connection)) if wanted else []
     if not missing:
         return
     lock(connection)

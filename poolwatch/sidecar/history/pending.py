@@ -246,6 +246,8 @@ class Pending:
             self._drop(start)
         while self._bytes() > KEEP_BYTES and len(self._minutes) > 1:
             self._drop(min(self._minutes))
+        if self._bytes() > KEEP_BYTES:  # a single minute: its rows are small
+            self.pictures.drop_before(now)
 
     def _drop(self, start: int) -> None:
         self.dropped += self._minutes.pop(start).looks

@@ -7,6 +7,7 @@ PostgreSQL: whole days; one sidecar does it for all.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -92,7 +93,7 @@ class Retention:
             _forget(connection, min(until, oldest + _STEP_S))
         spare = max(excess, free - pages // 4)
         if spare > 0:
-            run(f"PRAGMA incremental_vacuum({min(spare, _PAGES)})").fetchall()
+            _give_back(connection, min(spare, _PAGES))
         return too_old or (excess > 0 and (forgets or free > 0))
 
     # -- PostgreSQL ----------------------------------------------------------------
@@ -123,6 +124,13 @@ class Retention:
             until = max(until, partitions.DAY_S * (max(old) + 1))
         _forget(connection, until, minutes=self._keep_s < partitions.DAY_S)
         return bool(old)
+
+
+def _give_back(connection: Connection, pages: int) -> None:
+    """Shorten the file. One page a step, and no row: only the driver can go on."""
+    cursor: Any = connection.connection.cursor()
+    cursor.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    cursor.close()
 
 
 def _oldest(connection: Connection) -> float | None:

@@ -72,6 +72,8 @@ class HistoryWriter:
         self._taken = False
         """Whether there was a look at all."""
         self._resumed = False
+        self._days: set[int] = set()
+        """Days that are known to have their partitions."""
         self._engine: Engine | None = None
         try:
             self._engine = open_store(url, write=True)
@@ -191,7 +193,7 @@ class HistoryWriter:
                     partitions.limit_waiting(connection)
                 batch = self._batch(connection)
                 if engine.dialect.name == "postgresql":
-                    partitions.make(connection, batch.days)
+                    partitions.make(connection, batch.days - self._days)
                 _write(connection, batch)
         except BaseException:
             self._fresh = True
@@ -199,6 +201,7 @@ class HistoryWriter:
                 with self._lock:
                     self._pending.put_back(batch)
             raise
+        self._days = batch.days
         with self._lock:
             self._pending.written(batch)
         self._retention.step(engine, batch.at)
@@ -210,6 +213,7 @@ class HistoryWriter:
         if engine is not None:
             engine.dispose()
         engine = self._engine = open_store(self._url, write=True)
+        self._days = set()
         with self._lock:
             self._pending.write_again()
         if not self._resumed:

@@ -322,19 +322,21 @@ class TestAway:
         assert len([each for each in said if "looks are lost" in each]) == 2
         assert said[-1] == "the history is written again; 19 looks are lost"
 
-    def test_memory_is_bounded(self, writer, away):
+    @pytest.mark.parametrize("step_s", [0.01, 5])
+    def test_memory_is_bounded(self, writer, away, monkeypatch, step_s):
+        monkeypatch.setattr("poolwatch.sidecar.history.pending.KEEP_BYTES", 100_000)
         history = writer()
         self.attempt(history, look(0, process(0)))
-        away()
-        stack = tuple(SITE._replace(line=line) for line in range(400))
-        for at in range(1, 500):
-            holds = [fakes.hold(f"{at}{one}", now=stack) for one in range(20)]
-            shop = process(at, holds=tuple(holds))
-            one = incident(str(at), shop, at)
+        back = away()
+        for number in range(1, 100):
+            at = number * step_s
+            labels = {"order": "".join(map(str, range(number, number + 1000)))}
+            shop = process(number, holds=(fakes.hold(str(number), labels=labels),))
+            one = incident(str(number), shop, at)
             history.take(look(at, shop, changes=began(one, shop)))
             history._pack()
-        assert history._pending._bytes() <= 17 << 20
-        history._taken = False  # it need not be closed
+            assert history._pending._bytes() <= 100_000
+        back()
 
 
 def test_a_store_that_is_away_at_the_start_is_waited_for(start_postgres, caplog):
