@@ -23,11 +23,13 @@ from poolwatch.sidecar.history.schema import (
     processes,
 )
 from poolwatch.sidecar.looks import Look
+from poolwatch.text.naming import with_names
 
 KEEP_S = 600.0
 """How long what the store cannot take is kept in memory."""
 KEEP_BYTES = 16 << 20
 _ROW_BYTES = 500
+_SAME_S = 0.001
 _GONE_AFTER = 3
 """Looks that neither show nor list a process which has ended."""
 _MAX_KNOWN = 20_000
@@ -121,7 +123,7 @@ class Pending:
         row = _process_row(process_id, process, look.at)
         self.seen[process_id] = Seen(row, process)
         self._records[processes][process_id,] = row
-        for pool in process.pools:
+        for pool in with_names(process).pools:
             pool_id = id_of(process_id, pool.id)
             setup = (pool.name, pool.kind, pool.url, pool.size, pool.max_overflow)
             if self._is_new(pools, pool_id, (*setup, pool.timeout_s)):
@@ -181,8 +183,9 @@ class Pending:
             process = began.process
             owner = id_of(process.host, process.pid, process.started_at)
             self.owners[began.incident.id] = owner
-            shown = any(process is each for each in look.snapshot.processes)
-            at = look.at if shown else seconds(began.incident.started_at)
+            at = seconds(began.incident.started_at)
+            if abs(at - look.at) <= _SAME_S:  # printed times are cut to milliseconds
+                at = look.at
             self.pictures.keep(owner, process, at, began.incident.id)
         every = (*(each.incident for each in changes.began), *changes.lasting)
         for incident in (*every, *changes.ended):

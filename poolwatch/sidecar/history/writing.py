@@ -36,7 +36,7 @@ _log = logging.getLogger("poolwatch.sidecar")
 EVERY_S = {"sqlite": 0.0, "postgresql": 5.0}
 """At least this long from one transaction to the next."""
 _BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
-_CLOSING_S = 0.9
+_CLOSING_S = 0.5
 _FIXED = {call_sites: None, incidents: ("process_id", "started_at", "identity")}
 """Columns that no later look changes; None: the whole row."""
 

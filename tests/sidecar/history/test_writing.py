@@ -182,7 +182,9 @@ def test_an_idle_process_is_not_written_again(writer, wrote, rows):
 def test_an_incident(writer, wrote, rows):
     shop = process(5, findings=(fakes.finding(),))
     one, two = incident("one", shop, 1), incident("two", shop, 1, kind="nested")
-    both = began(one, shop)
+    # the tracker adds findings of its own to the process that it hands on
+    one_shop = replace(shop, findings=(fakes.finding(), fakes.finding("nested")))
+    both = began(one, one_shop)
     both = both._replace(began=(*both.began, *began(two, shop).began))
     history = wrote(writer(), look(0, process(5)), look(1, shop, changes=both))
     wrote(history, look(2, process(6), changes=lasting(one, 2)))
@@ -195,7 +197,8 @@ def test_an_incident(writer, wrote, rows):
     (kept,) = [row for row in rows(snapshots) if row.incident_id]
     assert (kept.at, kept.newest) == (NOON + 1, False)
     (first,) = from_json(zlib.decompress(kept.document)).processes
-    assert first.findings == shop.findings
+    assert first.findings == one_shop.findings
+    assert [row.at - NOON for row in rows(snapshots)] == [0, 1, 2]
     wrote(history, look(3, process(7), changes=over(one, 2)))
     assert {row.id: row.ended_at for row in rows(incidents)}["one"] == NOON + 2
 
