@@ -127,6 +127,10 @@ class Unreachable:
     """ISO 8601, UTC: its last answer, or its end; None if this viewer has had none."""
     alive: bool | None = None
     """None if it cannot be seen from here, as from another container."""
+    host: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """From its last answer: in containers, most processes have the pid 1."""
+    started_at: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """From its last answer."""
 
 
 @dataclass(frozen=True, slots=True)

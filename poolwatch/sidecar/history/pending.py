@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Table
 
-from poolwatch.model import Incident, PoolStats, Process
+from poolwatch.model import Incident, PoolStats, Process, Unreachable
 from poolwatch.sidecar.history.minutes import MINUTE_S, Key, Minute, Row, clean, id_of
 from poolwatch.sidecar.history.partitions import day_of
 from poolwatch.sidecar.history.pictures import Picture, Pictures
@@ -80,8 +80,8 @@ class Pending:
         self.owners: dict[str, int] = {}
         """The process of each incident that lasts, by the incident's id."""
         self.looked_at: float | None = None
-        self._listed: frozenset[int | None] | None = None
-        """Processes that the last look of this sidecar has listed as unreachable."""
+        self._listed: tuple[Unreachable, ...] | None = None
+        """What the last look of this sidecar has listed as unreachable."""
         self._minutes: dict[int, Minute] = {}
         self._newest_minute: int | None = None
         self._records: Rows = {table: {} for table in RECORDS}
@@ -98,7 +98,7 @@ class Pending:
             self._show(process, minute, look) for process in look.snapshot.processes
         }
         self._miss(shown, look)
-        self._listed = frozenset(each.pid for each in look.snapshot.unreachable)
+        self._listed = look.snapshot.unreachable
         self._take_incidents(look)
         self.looked_at = look.at
         self._forget(look.at)
@@ -139,16 +139,20 @@ class Pending:
         base line.
         """
         seen = self.seen.get(process_id)
+        began = seconds(process.started_at)
         if seen is not None:
             late = look.at - seen.row["last_seen_at"] > KEEP_S
             return process if seen.process is None or late else seen.process
         if self.looked_at is None or look.at - self.looked_at > KEEP_S:
             return process
-        if seconds(process.started_at) > self.looked_at:
+        if began > self.looked_at:
             return None
         # a forked worker has the start time of its parent
-        unlisted = self._listed is not None and not {process.pid, None} & self._listed
-        return None if unlisted else process
+        known = self._listed is None or any(
+            each.pid is None or _is_of(each, process.pid, began)
+            for each in self._listed
+        )
+        return process if known else None
 
     def _is_new(self, table: Table, row_id: int, content: object) -> bool:
         """Whether a row of this content has not been given out before."""
@@ -162,15 +166,14 @@ class Pending:
 
     def _miss(self, shown: Iterable[int], look: Look) -> None:
         """Notice which processes have ended."""
-        unreachable = look.snapshot.unreachable
-        ended = {each.pid for each in unreachable if each.alive is False}
-        silent = {each.pid for each in unreachable} - ended
         for process_id in self.seen.keys() - set(shown):
             seen = self.seen[process_id]
-            if seen.row["pid"] in silent:
+            who = seen.row["pid"], seen.row["started_at"]
+            listed = [u for u in look.snapshot.unreachable if _is_of(u, *who)]
+            if any(each.alive is not False for each in listed):
                 continue
             seen.missed += 1
-            if seen.row["pid"] not in ended and seen.missed < _GONE_AFTER:
+            if not listed and seen.missed < _GONE_AFTER:
                 continue
             del self.seen[process_id]
             self.pictures.end(process_id)
@@ -274,6 +277,13 @@ def seconds(at: str) -> float:
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return 0.0
+
+
+def _is_of(unreachable: Unreachable, pid: int, started_at: float) -> bool:
+    """Whether it is about this process, as far as is known."""
+    started = unreachable.started_at
+    same = started is None or seconds(started) == started_at
+    return same and unreachable.pid == pid
 
 
 def _process_row(process_id: int, process: Process, at: float) -> Row:
