@@ -33,7 +33,8 @@ metadata = MetaData()
 
 def identifier(*parts: object) -> int:
     """A number that is the same wherever it is computed from the same parts."""
-    digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    text = "\0".join(map(str, parts)).encode(errors="backslashreplace")
+    digest = blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
@@ -110,7 +111,9 @@ def _distribution(name: str) -> tuple[Column[int], Column[float], Column[list[in
     return (
         Column(f"{name}_count", Integer, nullable=False),
         Column(f"{name}_s", Double, nullable=False),
-        Column(f"{name}_up_to", JSON),  # counts up to each of model.BUCKETS
+        Column(
+            f"{name}_up_to", JSON(none_as_null=True)
+        ),  # counts up to each of model.BUCKETS
     )
 
 
