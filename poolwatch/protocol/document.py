@@ -45,6 +45,12 @@ def list_to_json(records: Sequence[object], member: str) -> str:
     return f'{{"schema": {SCHEMA}, {_quoted(member)}: {items}}}'
 
 
+def to_object(record: object) -> dict[str, Any]:
+    """Return one record, such as an incident, as its document has it."""
+    found: dict[str, Any] = json.loads(_Encoder(viewers=False).value(record))
+    return found
+
+
 def to_document(snapshot: Snapshot, *, viewers: bool = False) -> dict[str, Any]:
     """Return the document as dicts, lists, strings and numbers."""
     document: dict[str, Any] = json.loads(to_json(snapshot, viewers=viewers))
