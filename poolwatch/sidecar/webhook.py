@@ -74,8 +74,6 @@ class Webhook(Sink):
                     "the webhook is slower than the incidents: some are not sent"
                 )
             self._dropping = True
-        else:
-            self._dropping = False
 
     def _work(self) -> None:
         while (body := self._waiting.get()) is not None:
@@ -88,6 +86,7 @@ class Webhook(Sink):
                 break
             why = self._try(body)
             if why is None:
+                self._dropping = False
                 return
         _log.warning("an incident was not sent to the webhook: %s", why)
 
