@@ -9,8 +9,7 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
@@ -19,6 +18,7 @@ from poolwatch.errors import MissingExtraError
 if TYPE_CHECKING:
     from poolwatch.sidecar.history.writing import HistoryWriter
     from poolwatch.sidecar.looks import Sink
+    from poolwatch.sidecar.metrics.endpoint import Metrics
 
 _DESCRIPTION = """\
 Look at all instrumented processes of this host once a second, serve what they say to
@@ -188,15 +188,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> HistoryWriter:
-    with _extra("sidecar", "the history", "sqlalchemy", "psycopg2"):
-        from poolwatch.sidecar.history.writing import HistoryWriter
+    from poolwatch.sidecar.history.writing import HistoryWriter
 
-        return HistoryWriter(
-            options.history or os.environ.get("POOLWATCH_HISTORY") or None,
-            keep_s=options.keep,
-            keep_bytes=options.keep_size,
-            host=options.host or platform.node(),
-        )
+    return HistoryWriter(
+        _history_url(options),
+        keep_s=options.keep,
+        keep_bytes=options.keep_size,
+        host=options.host or platform.node(),
+    )
+
+
+def _history_url(options: argparse.Namespace) -> str | None:
+    return options.history or os.environ.get("POOLWATCH_HISTORY") or None
 
 
 def _sinks(
@@ -206,28 +209,20 @@ def _sinks(
     sinks: list[Sink] = []
     does: list[str] = []
     if not options.no_metrics:
-        with _extra("sidecar", "metrics", "prometheus_client"):
-            from poolwatch.sidecar.metrics.endpoint import Metrics
-
-            metrics = Metrics(
-                options.metrics,
-                by_label=options.by_label,
-                pid_label=not options.no_pid_label,
-                every_s=options.every,
-                dropped=(lambda: history.dropped) if history else None,
-            )
-            sinks.append(metrics)
-            does.append(f"metrics at {metrics.url}")
+        metrics = _metrics(options, history)
+        sinks.append(metrics)
+        does.append(f"metrics at {metrics.url}")
     if history is not None:
-        sinks.append(history)
-        does.append(f"history in {history.where}")
-    if options.otlp:
-        with _extra("otel", "--otlp", "opentelemetry"):
-            from poolwatch.sidecar.otlp import OtlpPush
+        from poolwatch.sidecar.history.store import place
 
-            sinks.append(OtlpPush())
-            does.append("pushes by OTLP")
-    if options.webhook:
+        sinks.append(history)
+        does.append(f"history in {place(_history_url(options))}")
+    if options.otlp:
+        from poolwatch.sidecar.otlp import OtlpPush
+
+        sinks.append(OtlpPush())
+        does.append("pushes by OTLP")
+    if options.webhook is not None:
         from poolwatch.sidecar.webhook import Webhook
 
         sinks.append(Webhook(options.webhook))
@@ -235,19 +230,23 @@ def _sinks(
     return sinks, does
 
 
-@contextmanager
-def _extra(name: str, what: str, *packages: str) -> Iterator[None]:
-    """Turn the import error of an extra into one sentence."""
+def _metrics(options: argparse.Namespace, history: HistoryWriter | None) -> Metrics:
     try:
-        yield
+        from poolwatch.sidecar.metrics.endpoint import Metrics
     except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in packages:
+        if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
         raise MissingExtraError(
-            f"{what} needs {missing}; install it with: "
-            f"python -m pip install 'poolwatch[{name}]'"
+            "metrics need prometheus_client; install it with: "
+            "python -m pip install 'poolwatch[sidecar]'"
         ) from error
+    return Metrics(
+        options.metrics,
+        by_label=options.by_label,
+        pid_label=not options.no_pid_label,
+        every_s=options.every,
+        dropped=(lambda: history.dropped) if history else None,
+    )
 
 
 # -- types of option values ----------------------------------------------------------

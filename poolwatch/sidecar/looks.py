@@ -15,9 +15,9 @@ from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Incident, Snapshot, Source
 from poolwatch.sidecar.incidents import Changes, Incidents
 
-LAST_LOOK_S = 0.3
+LAST_LOOK_S = 0.25
 """Seconds for the last look, once the sidecar has been told to end."""
-CLOSE_S = 0.5
+CLOSE_S = 0.6
 """Seconds for all sinks to write what is left."""
 _log = logging.getLogger("poolwatch.sidecar")
 
