@@ -160,6 +160,7 @@ def run(options: argparse.Namespace) -> int:
     from poolwatch.sidecar.looks import Looks
 
     logging.basicConfig(format="poolwatch: %(message)s", level=logging.WARNING)
+    _check_dsn(options.dsn or os.environ.get("POOLWATCH_DSN"))
     directory = runtime_directory(options.dir)
     locked = lock(directory, options.host or platform.node())
     source = arguments.live_source(
@@ -185,6 +186,14 @@ def run(options: argparse.Namespace) -> int:
     looks.run()
     os.close(locked)
     return 0
+
+
+def _check_dsn(dsn: str | None) -> None:
+    """Refuse a DSN that can never be read; a server that is away comes back."""
+    if dsn:
+        from poolwatch.postgres.dsn_reader import libpq_parameters
+
+        libpq_parameters(dsn)
 
 
 def _history(options: argparse.Namespace) -> HistoryWriter:

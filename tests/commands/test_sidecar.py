@@ -166,6 +166,8 @@ def test_a_process_that_is_stopped_delays_no_other(apps, sidecar, hook):
         (["--metrics", "1", "--no-metrics"], 2, "not allowed with"),
         (["--history", "sqlite://", "--no-history"], 2, "not allowed with"),
         ([*BARE, "--webhook", "ftp://u:s3cret@h"], 2, "--webhook needs a complete URL"),
+        ([*BARE, "--dsn", "mysql://u:s3cret@h/x"], 2, "not a PostgreSQL DSN"),
+        ([*BARE, "--dsn", "s3cret"], 2, "DSN"),
         ([*BARE, "--dir", "/dev/null"], 2, "/dev/null is not a directory"),
         ([*BARE, "--dir", "/tmp"], 4, "other users may write to /tmp"),
     ],
