@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -35,6 +38,20 @@ for line in sys.stdin:
         engine.connect()
     except Exception as error:
         print(type(error).__name__, flush=True)
+"""
+LEAK = """
+import sys, threading
+from sqlalchemy import create_engine
+from sqlalchemy.pool import QueuePool
+import poolwatch
+engine = create_engine("sqlite://", poolclass=QueuePool)
+poolwatch.instrument(engine)
+kept = []
+thread = threading.Thread(target=lambda: kept.append(engine.connect()))
+thread.start()
+thread.join()
+print("ready", flush=True)
+sys.stdin.read()
 """
 
 
@@ -178,3 +195,48 @@ def test_what_cannot_be_used_is_one_sentence(apps, options, code, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert "s3cret" not in done.stderr
+
+
+def test_a_port_that_is_taken(apps, sidecar):
+    pytest.importorskip("poolwatch.sidecar.metrics.endpoint")
+    first = sidecar("--metrics", "0", "--no-history")
+    port = re.search(r"metrics at http://127.0.0.1:(\d+)/metrics", first.said)[1]
+    again = apps.poolwatch(
+        "sidecar", "--metrics", port, "--no-history", "--host", "other"
+    )
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert f"{port} is taken" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["dashboard", "alerts"])
+def test_print_needs_nothing_else(apps, name):
+    pytest.importorskip("poolwatch.sidecar.metrics.shipped")
+    done = apps.poolwatch("sidecar", "--print", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "poolwatch_" in done.stdout
+
+
+def test_an_incident_goes_on_when_the_sidecar_was_killed(apps, sidecar, hook, tmp_path):
+    pytest.importorskip("poolwatch.sidecar.history.writing")
+    url, got = hook
+    options = ("--no-metrics", "--every", "0.1", "--webhook", url)
+    options += ("--history", f"sqlite:///{tmp_path}/h.db")
+
+    def rows():
+        with closing(sqlite3.connect(tmp_path / "h.db")) as store:
+            return store.execute(
+                "select id, kind, ended_at, last_seen_at from incidents"
+            ).fetchall()
+
+    apps.start(LEAK, "leak.py")
+    running = sidecar(*options)
+    until(lambda: got and rows())
+    running.process.kill()
+    running.process.wait()
+    before = rows()
+    running = sidecar(*options)
+    until(lambda: rows()[0][3] > before[0][3])
+    assert running.end()[:2] == (0, "")
+    assert [row[:3] for row in rows()] == [row[:3] for row in before]
+    assert [(each["event"], each["id"]) for each in got] == [("began", before[0][0])]
