@@ -177,16 +177,16 @@ class _CompactEncoder(_Encoder):
     def __init__(self, *, viewers: bool) -> None:
         super().__init__(viewers=viewers)
         self._frames: dict[Frame, str] = {}
-        self._stacks: dict[str, str] = {}
+        self._stacks: dict[tuple[Frame, ...], str] = {}
 
     def tables(self) -> str:
         """The tables, once all else has been encoded."""
+        stacks = ", ".join(map(super()._new_stack, self._stacks))
         frames = ", ".join(map(super()._new_frame, self._frames))
-        return f'"frames": [{frames}], "stacks": [{", ".join(self._stacks)}], '
+        return f'"frames": [{frames}], "stacks": [{stacks}], '
 
     def _new_stack(self, stack: tuple[Frame, ...]) -> str:
-        frames = super()._new_stack(stack)
-        return self._stacks.setdefault(frames, repr(len(self._stacks)))
+        return self._stacks.setdefault(stack, repr(len(self._stacks)))
 
     def _new_frame(self, frame: Frame) -> str:
         return self._frames.setdefault(frame, repr(len(self._frames)))
@@ -201,8 +201,8 @@ _WRITERS: dict[type, Callable[[Any], str]] = {
     str: _quoted,
     float: _number,
     int: repr,
-    bool: json.dumps,
-    type(None): json.dumps,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _: "null",
 }
 
 
