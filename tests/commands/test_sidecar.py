@@ -240,3 +240,21 @@ def test_an_incident_goes_on_when_the_sidecar_was_killed(apps, sidecar, hook, tm
     assert running.end()[:2] == (0, "")
     assert [row[:3] for row in rows()] == [row[:3] for row in before]
     assert [(each["event"], each["id"]) for each in got] == [("began", before[0][0])]
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "extra"),
+    [
+        ("prometheus_client", ["--no-history"], "sidecar"),
+        ("sqlalchemy", ["--no-metrics"], "sidecar"),
+        ("opentelemetry", [*BARE, "--otlp"], "otel"),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(apps, package, options, extra):
+    for part in ("metrics.endpoint", "history.writing", "otlp"):
+        pytest.importorskip(f"poolwatch.sidecar.{part}")
+    apps.write(f"raise ModuleNotFoundError(name={package!r})", f"{package}.py")
+    done = apps.poolwatch("sidecar", *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"python -m pip install 'poolwatch[{extra}]'" in done.stderr
