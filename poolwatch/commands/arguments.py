@@ -78,13 +78,20 @@ def add_refresh(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def live_source(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
+def live_source(
+    options: argparse.Namespace, *, linger_s: float, patience_s: float | None = None
+) -> LiveSource:
     """Return a source of this machine's processes, as --dir and --dsn select."""
-    from poolwatch.client.client import Client
+    from poolwatch.client.client import PATIENCE_S, Client
     from poolwatch.client.live import LiveSource
 
     dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
-    return LiveSource(Client(options.dir), dsn=dsn, linger_s=linger_s)
+    return LiveSource(
+        Client(options.dir),
+        dsn=dsn,
+        linger_s=linger_s,
+        patience_s=patience_s or PATIENCE_S,
+    )
 
 
 # -- the history ---------------------------------------------------------------------

@@ -18,6 +18,7 @@ from poolwatch.commands import (
     ps,
     run,
     serve,
+    sidecar,
     tui,
 )
 from poolwatch.commands.arguments import CHECK_EXIT_CODES, Command, joined_times
@@ -25,16 +26,8 @@ from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
 COMMANDS: tuple[Command, ...] = (
-    ps,
-    tui,
-    serve,
-    demo,
-    check,
-    history,
-    advise,
-    run,
-    bench,
-)
+    ps, tui, serve, demo, check, advise, run, sidecar, history, bench,
+)  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 
 _GETTING_STARTED = """\

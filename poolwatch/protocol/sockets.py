@@ -64,6 +64,8 @@ def prepare(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"{directory} is not a directory") from None
+    except PermissionError:
+        raise ForbiddenError(f"no permission to create {directory}") from None
     except OSError as error:
         raise UsageError(f"cannot create {directory}: {error.strerror}") from None
     check(directory, own=True)
