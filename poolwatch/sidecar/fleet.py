@@ -20,7 +20,6 @@ from poolwatch.diagnosis.sessions import Sessions, servers_by_pool
 from poolwatch.model import (
     Finding,
     FleetFinding,
-    PoolStats,
     Process,
     RequestOfHost,
     ServerStatus,
@@ -36,7 +35,7 @@ def fleet_findings(processes: Sequence[Process]) -> list[FleetFinding]:
 
     What concerns one host alone is among the findings of its processes.
     """
-    processes = with_known_servers(processes)
+    processes = _with_known_servers(processes)
     found = [
         _of_fleet(finding)
         for finding, pools in full_servers(processes)
@@ -91,66 +90,63 @@ def _lock_wait(chain: LockChain) -> FleetFinding:
 
 
 class PoolOnServer(NamedTuple):
-    """A pool of one process, and what its process knows of the server."""
+    """A pool, and what its process knows of the server."""
 
     number: int
-    """Index of the process."""
-    process: Process
-    pool: PoolStats
+    """Index of the process, or whatever tells the pool apart for the caller."""
+    host: str
+    id: str
+    url: str | None
     status: ServerStatus | None
+    at: datetime = _NOW
+    """When it was like this."""
 
     @property
-    def name(self) -> str | None:
-        """The server's name and port in the pool's URL; None if it is only local."""
-        url = self.pool.url
-        address = self.status.address if self.status else None
-        if self.status is None and not (url or "").startswith("postgres"):
+    def name(self) -> tuple[str, str] | None:
+        """The server's name and port by the pool's URL; with the host if it is local.
+
+        None if it is no PostgreSQL.
+        """
+        if self.status is None and not (self.url or "").startswith("postgres"):
             return None
-        name = server_in(url) or address
-        return None if name is None or is_local(name) else name.lower()
-
-    @property
-    def at(self) -> datetime:
-        """When the process was like this."""
-        return datetime.fromisoformat(self.process.at) if self.process.at else _NOW
+        address = self.status.address if self.status else None
+        name = server_in(self.url) or address
+        if name is None or is_local(name):
+            return self.host, name or self.url or ""
+        return "", name.lower()
 
 
-def with_known_servers(processes: Sequence[Process]) -> list[Process]:
-    """Return the processes; all pools on one server have its newest status.
+class KnownServer(NamedTuple):
+    """A server and the pools on it, of all hosts."""
 
-    The identity in that status is the same on all hosts.
-    """
-    pools = [
-        PoolOnServer(number, process, pool, servers_by_pool(process).get(pool.id))
-        for number, process in enumerate(processes)
-        for pool in process.pools
-    ]
-    newest: dict[str, ServerStatus] = {}
-    found: list[dict[str, list[str]]] = [{} for _ in processes]
-    names: dict[str, str] = {}
-    for identity, each in sorted(_identified(pools), key=lambda pair: pair[1].at):
-        found[each.number].setdefault(identity, []).append(each.pool.id)
-        if each.name:
-            names[identity] = each.name
-        known, status = newest.get(identity), each.status
-        if status and (known is None or _was_read(status) or not _was_read(known)):
-            newest[identity] = status
+    identity: str
+    status: ServerStatus | None
+    """Its newest reading, with its name in the pools' URLs as the address."""
+    pools: list[PoolOnServer]
+
+
+def known_servers(pools: Sequence[PoolOnServer]) -> list[KnownServer]:
+    """Return the servers of these pools."""
+    groups: dict[str, list[PoolOnServer]] = defaultdict(list)
+    for identity, each in _identified(pools):
+        groups[identity].append(each)
     return [
-        replace(
-            process,
-            servers=tuple(
-                replace(
-                    newest[identity],
-                    identity=identity,
-                    pools=tuple(ids),
-                    address=names.get(identity, newest[identity].address),
-                )
-                for identity, ids in servers.items()
-                if identity in newest
-            ),
-        )
-        for process, servers in zip(processes, found, strict=True)
+        KnownServer(identity, _newest_status(identity, group), group)
+        for identity, group in groups.items()
     ]
+
+
+def _newest_status(identity: str, pools: list[PoolOnServer]) -> ServerStatus | None:
+    found = None
+    for each in sorted(pools, key=lambda each: each.at):
+        status = each.status
+        if status and (found is None or _was_read(status) or not _was_read(found)):
+            found = status
+    if found is None:
+        return None
+    names = [each.name[1] for each in pools if each.name and not each.name[0]]
+    address = names[0] if names else found.address
+    return replace(found, identity=identity, address=address)
 
 
 def _was_read(status: ServerStatus) -> bool:
@@ -158,25 +154,49 @@ def _was_read(status: ServerStatus) -> bool:
 
 
 def _identified(pools: Sequence[PoolOnServer]) -> Iterator[tuple[str, PoolOnServer]]:
-    """The pools with the identities of their servers, where these are known."""
-    own = {each.status.identity for each in pools if each.status} - {None}
+    """The pools on PostgreSQL, each with the identity of its server."""
+    own = {each.status.identity for each in pools if each.status}
     # a role that may not read the system identifier knows the start only
     by_start = {i.partition("/")[2]: i for i in own if i and not i.startswith("/")}
-    by_name: dict[str, set[str]] = defaultdict(set)
-    nameless = []
+    by_name: dict[tuple[str, str], set[str]] = defaultdict(set)
+    unread = []
     for each in pools:
         identity = each.status.identity if each.status else None
         if identity is None:
-            nameless.append(each)
+            unread.append(each)
             continue
         if identity.startswith("/"):
             identity = by_start.get(identity[1:], identity)
-        if each.name:
+        if each.name is not None:
             by_name[each.name].add(identity)
         yield identity, each
-    for each in nameless:
-        known = by_name.get(each.name or "", set())
-        if each.name and len(known) < 2:  # else it may be either
-            yield next(iter(known), each.name), each
-        elif each.status is not None:
-            yield f"{each.process.host} {each.status.address or each.pool.url}", each
+    for each in unread:
+        if each.name is None:
+            continue
+        known = by_name[each.name]
+        # of two servers with one name it may be either: then it is neither
+        host, name = (each.host, each.name[1]) if len(known) > 1 else each.name
+        yield next(iter(known)) if len(known) == 1 else f"{host} {name}".lstrip(), each
+
+
+def _with_known_servers(processes: Sequence[Process]) -> list[Process]:
+    """Return the processes; all pools on one server have its newest status."""
+    pools = [
+        PoolOnServer(number, process.host, pool.id, pool.url, statuses.get(pool.id), at)
+        for number, process in enumerate(processes)
+        for statuses in [servers_by_pool(process)]
+        for at in [datetime.fromisoformat(process.at) if process.at else _NOW]
+        for pool in process.pools
+    ]
+    found: list[list[ServerStatus]] = [[] for _ in processes]
+    for _, status, on_server in known_servers(pools):
+        by_process: dict[int, list[str]] = defaultdict(list)
+        for each in on_server:
+            by_process[each.number].append(each.id)
+        for number, ids in by_process.items():
+            if status is not None:
+                found[number].append(replace(status, pools=tuple(ids)))
+    return [
+        replace(process, servers=tuple(servers))
+        for process, servers in zip(processes, found, strict=True)
+    ]
