@@ -35,6 +35,7 @@ class PoolTotal:
     """The most connections out and requests waiting in one minute."""
     out_mean: float
     timeouts: int
+    leaked: int
 
     @property
     def limit(self) -> int | None:
@@ -63,6 +64,7 @@ def pool_totals(connection: Connection) -> list[PoolTotal]:
                 "out_mean"
             ),
             func.sum(minute.timeouts).label("timeouts"),
+            func.sum(minute.leaked).label("leaked"),
         )
         .group_by(minute.pool_id)
         .subquery()
