@@ -183,8 +183,8 @@ def test_what_may_have_ended_in_between_is_not_claimed(wait_of, block_of, named)
     assert len(finding.holds) == (2 if named else 1)
     if not named:
         assert finding.text.endswith(
-            "a connection of pool 'orders' (process 2 on web-2, pid 11) that was used "
-            "just now"
+            "a connection of pool 'orders' (process 2 on web-2, pid 11) that may have "
+            "had another user then"
         )
 
 

@@ -316,8 +316,8 @@ def lines(found: ServerBudget) -> Iterator[str]:
     )
     yield from _table([_HEAD, *map(_row, found.services)])
     endless = f", and {plural(found.unlimited, 'pool')} without a limit"
-    yield one_line(
-        f"  all pools together can open {found.before}"
+    yield "  " + one_line(
+        f"all pools together can open {found.before}"
         f"{endless if found.unlimited else ''}; with these limits {found.after}: "
         f"{'within the budget' if found.fits else 'does not fit'}"
     )
