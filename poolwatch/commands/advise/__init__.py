@@ -124,7 +124,7 @@ def _divide(options: argparse.Namespace) -> int:
         extent = history.extent()
         if extent is None:
             raise NoProcessError("the history is empty: no process was seen yet")
-        with history.reading() as connection:
+        with history._reading() as connection:  # noqa: SLF001
             totals, out = pool_totals(connection), most_out(connection)
         processes: tuple[Process, ...] = ()
         with suppress(NoProcessError):  # none at its end: the totals have to do
