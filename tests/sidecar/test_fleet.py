@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import fakes
 import pytest
+from helpers import until
 
+from poolwatch.client.client import Client
+from poolwatch.client.live import LiveSource
 from poolwatch.model import RequestOfHost
 from poolwatch.protocol import document
 from poolwatch.sidecar.fleet import fleet_findings
@@ -226,3 +230,68 @@ def test_the_same_pid_of_another_server_is_not_it(identity, address, url, one):
 
 def test_a_chain_within_one_host_is_told_by_its_process():
     assert fleet_findings([waiter(), replace(blocker(), host="web-1")]) == []
+
+
+# -- really ----------------------------------------------------------------------------
+
+JOB = """
+    import sys, threading
+    from sqlalchemy import create_engine, text
+    import poolwatch
+
+    engine = create_engine({url!r}, pool_size={size}, max_overflow=0)
+    poolwatch.instrument(engine)
+
+    def lock():
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE fleet_jobs SET n = n + 1"))
+            taken.set()
+            sys.stdin.read()
+
+    taken = threading.Event()
+    thread = threading.Thread(target=lock, daemon=True)
+    thread.start()
+    taken.wait({patience})
+    print("ready", flush=True)
+    thread.join()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.postgres
+def test_two_hosts_really(start_postgres, apps, tmp_path_factory):
+    """One locks a row that the other one wants; neither sidecar sees the other host."""
+    server = start_postgres(max_connections=20)
+    server.execute("CREATE TABLE fleet_jobs AS SELECT 1 AS n")
+    sources = {}
+    for name, url, patience in (
+        ("web-1", server.url(), 60),
+        ("web-2", server.over_tcp().url(), 0.1),
+    ):
+        directory = tmp_path_factory.mktemp(name)
+        directory.chmod(0o700)
+        apps.environ["POOLWATCH_DIR"] = str(directory)
+        source = JOB.format(url=url, size=9, patience=patience)
+        sources[name] = (
+            LiveSource(Client(directory), environ={}),
+            apps.start(source, f"{name}.py"),
+        )
+
+    def found():
+        looked = []
+        for name, (source, _) in sources.items():
+            (each,) = source.snapshot().processes
+            now = datetime.now(UTC).isoformat()
+            looked.append(replace(each, host=name, at=now))
+        kinds = {each.kind: each for each in fleet_findings(looked)}
+        waited = kinds.get("lock_wait")
+        return kinds if waited and len(waited.sites) == 2 else None
+
+    kinds = until(found)
+    for source, _ in sources.values():
+        source.close()
+    (waiter, holder) = kinds["lock_wait"].holds
+    assert (waiter.host, holder.host) == ("web-2", "web-1")
+    assert "web-1.py:10 (process" in kinds["lock_wait"].text
+    assert "can open 18 connections" in kinds["over_capacity"].text
+    assert "on 2 hosts" in kinds["over_capacity"].text

@@ -1,0 +1,287 @@
+"""A fleet on one PostgreSQL: what it writes, and how long it takes to read.
+
+    python tests/soaks/fleet.py [MINUTES [HOSTS]]
+
+Each of 200 hosts has the writer of a sidecar, and looks at 5 processes once a second
+and writes every 5 seconds, on a stepping clock. Each process has 2 pools with 5 call
+sites each, and now and then an incident. The writers take turns, so that the time of a
+write is its own; the server's own CPU time is read from /proc. The history is then
+filled with a day of incidents, and read by the commands that users run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import fakes
+from fix_postgres import Postgres, drop_postgres, make_postgres
+from sqlalchemy import create_engine, func, insert, select
+
+from poolwatch.model import Distribution, Incident, LabelStats, Process, SiteStats
+from poolwatch.sidecar.history import schema
+from poolwatch.sidecar.history.writing import HistoryWriter
+from poolwatch.sidecar.incidents import Began, Changes
+from poolwatch.sidecar.looks import Look
+
+PROCESSES = 5
+POOLS = ("orders", "search")
+SITES = 5
+ENDPOINTS = 5
+EVERY_S = 5
+INCIDENT_S = 30
+SERVER = fakes.server_status(*POOLS, identity="s/1", max_connections=9000)
+STACK = tuple(fakes.frame(f"/srv/app/shop/views/part{n}.py:{n + 40}") for n in range(9))
+
+
+def utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def times(count: int, each_s: float) -> Distribution:
+    up_to = tuple(int(count * share) for share in (0, 0.2, 0.4, 0.8, 0.9, 1, 1, 1, 1))
+    spread = (each_s * 9, each_s, each_s * 3, each_s * 6)
+    return Distribution(count, count * each_s, *spread, up_to=up_to)
+
+
+class Host:
+    """One host: its writer, and its processes as they are at a moment."""
+
+    def __init__(self, number: int, url: str, began: float) -> None:
+        self.name = f"web-{number}"
+        self.began = began
+        self.chance = random.Random(number)
+        self.incident: Incident | None = None
+        self.writer = HistoryWriter(
+            url, keep_s=7 * 86400, keep_bytes=1 << 40, host=self.name, threaded=False
+        )
+
+    def look(self, at: float) -> None:
+        processes = [self.process(number, at) for number in range(PROCESSES)]
+        snapshot = fakes.snapshot(*processes)
+        self.writer.take(Look(at, 0.01, snapshot, None, self.changes(processes[0], at)))
+
+    def process(self, number: int, at: float) -> Process:
+        done = int((at - self.began) * (10 + number))
+        counted = fakes.counters(checkouts=done + 2, checkins=done, connects=5)
+        waits, holds = times(done, 0.002), times(done, 0.02)
+        pools = [
+            fakes.pool(
+                pool,
+                counters=counted,
+                wait_s=waits,
+                hold_s=holds,
+                served_s=waits,
+                checked_out=self.chance.randint(0, 9),
+                waiting=self.chance.randint(-20, 2) if done % 7 == 0 else 0,
+            )
+            for pool in POOLS
+        ]
+        sites = [
+            SiteStats(
+                pool, STACK[n], done // SITES, 0.2, holds, waits, 0,
+                wait_caused_s=done / 1e3, held_s=done / 50 / SITES, path="shop/a.py",
+            )
+            for pool in POOLS
+            for n in range(SITES)
+        ]  # fmt: skip
+        labels = [
+            LabelStats(
+                POOLS[0], "endpoint", f"/page/{n}", done // ENDPOINTS, 0.2, holds,
+                waits, 0, None, None, 0.0, done / 50 / ENDPOINTS,
+            )
+            for n in range(ENDPOINTS)
+        ]  # fmt: skip
+        held = [
+            fakes.hold(f"{done}-{n}", site=STACK[n], stack=STACK, now=STACK)
+            for n in range(2)
+        ]
+        return fakes.process(
+            *held,
+            host=self.name,
+            pid=1000 + number,
+            started_at=utc(self.began),
+            pools=tuple(pools),
+            sites=tuple(sites),
+            labels=tuple(labels),
+            servers=(SERVER,),
+        )
+
+    def changes(self, process: Process, at: float) -> Changes:
+        """An incident begins every few minutes and lasts for half a minute."""
+        now = self.incident
+        if now is None:
+            if self.chance.random() > 1 / 300:
+                return Changes()
+            began = incident(self.name, process, at)
+            self.incident = began
+            return Changes(began=(Began(began, process),))
+        age = at - datetime.fromisoformat(now.started_at).timestamp()
+        changed: dict[str, Any] = {"last_seen_at": utc(at)}
+        if age > INCIDENT_S:
+            changed["ended_at"] = utc(at)
+        latest = incident(self.name, process, at, now, **changed)
+        self.incident = None if latest.ended_at else latest
+        return Changes((), (latest,)) if latest.ended_at else Changes((), (), (latest,))
+
+
+def incident(
+    host: str, process: Process, at: float, of: Incident | None = None, **changes: Any
+) -> Incident:
+    values: dict[str, Any] = {
+        "id": of.id if of else uuid.uuid4().hex,
+        "host": host,
+        "pid": process.pid,
+        "process": "orders-api",
+        "pool": "orders",
+        "kind": "exhausted",
+        "severity": "critical",
+        "started_at": of.started_at if of else utc(at),
+        "last_seen_at": utc(at),
+        "ended_at": None,
+        "text": "pool 'orders' is exhausted: 10 of 10 out, 3 waiting",
+        "proof": "nothing is free and requests wait",
+        "remedy": "return the connection before the slow call",
+        "sites": STACK[:1],
+        "snapshot": True,
+    }
+    return Incident(**{**values, **changes})
+
+
+def server_cpu_s(server: Postgres) -> float:
+    """CPU time of the server's processes so far, those that have ended included."""
+    postmaster = (server.directory / "postmaster.pid").read_text().split()[0]
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[1] == postmaster:
+                ticks += int(fields[11]) + int(fields[12])
+            elif stat.parent.name == postmaster:
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def write(server: Postgres, hosts: int, minutes: float) -> None:
+    """Simulate, and print what was written."""
+    ((wal,),) = server.execute("SELECT pg_current_wal_lsn()")
+    began = time.time() - 60 * minutes
+    fleet = [Host(number, server.url(), began - 3600) for number in range(hosts)]
+    for host in fleet:  # all rows of processes, pools and call sites
+        host.look(began)
+        host.writer.write()
+    cpu = server_cpu_s(server)
+    took: list[float] = []
+    for second in range(1, int(60 * minutes) + 1):
+        for number, host in enumerate(fleet):
+            host.look(began + second)
+            if (second + number) % EVERY_S == 0:
+                start = time.perf_counter()
+                host.writer.write()
+                took.append(time.perf_counter() - start)
+    cpu = (server_cpu_s(server) - cpu) / (60 * minutes)
+    took.sort()
+    print(
+        f"{hosts} hosts of {PROCESSES} processes, {minutes:g} min: {len(took)} writes, "
+        f"{len(took) / 60 / minutes:.0f} a second; one takes {median(took) * 1e3:.1f} "
+        f"ms (p99 {took[int(len(took) * 0.99)] * 1e3:.0f}, max {took[-1] * 1e3:.0f})"
+    )
+    written = sum(took) / 60 / minutes
+    print(
+        f"one after the other they take {written:.2f} s for each second; the server "
+        f"uses {cpu:.2f} of a core: a core of it serves {hosts / max(cpu, 0.01):.0f} "
+        "hosts"
+    )
+    ((bytes_,),) = server.execute(f"SELECT pg_current_wal_lsn() - '{wal}'::pg_lsn")
+    print(f"write-ahead log: {int(bytes_) / 2**20 / minutes:.1f} MiB a minute")
+    grown(server, minutes)
+    for host in fleet:  # they are alive now
+        host.look(time.time())
+        host.writer.close()
+
+
+def grown(server: Postgres, minutes: float) -> None:
+    """Print the rows and bytes of each table."""
+    server.execute("VACUUM")
+    total = 0.0
+    for table in schema.metadata.sorted_tables:
+        ((rows,),) = server.execute(f"SELECT count(*) FROM {table.name}")
+        ((bytes_,),) = server.execute(
+            "SELECT coalesce(sum(pg_total_relation_size(relid)), 0) "
+            f"FROM pg_partition_tree('{table.name}')"
+        )
+        if not bytes_:
+            ((bytes_,),) = server.execute(
+                f"SELECT pg_total_relation_size('{table.name}')"
+            )
+        every_minute = table in schema.BY_DAY or table is schema.incidents
+        per = f"{rows / minutes:>10,.0f} a minute" if every_minute else " " * 19
+        total += int(bytes_) / 2**20 if every_minute else 0
+        print(f"  {table.name:16}{rows:>10,} rows{per}{int(bytes_) / 2**20:>9.1f} MiB")
+    a_minute = total / minutes
+    print(f"  {a_minute:.1f} MiB a minute, {a_minute * 1.44:.0f} GiB a day like this")
+
+
+def fill(server: Postgres, incidents_a_day: int) -> None:
+    """Add a day of incidents, as many as that for each host."""
+    engine = create_engine(server.url())
+    with engine.begin() as connection:
+        owners = connection.scalars(select(func.min(schema.processes.c.id)).group_by(
+            schema.processes.c.host
+        )).all()  # fmt: skip
+        like = connection.execute(select(schema.incidents).limit(1)).one()._asdict()
+        now = time.time()
+        rows = []
+        for owner in owners:
+            for _ in range(incidents_a_day):
+                at = now - random.random() * 86400
+                ends = {"started_at": at, "last_seen_at": at + 30, "ended_at": at + 30}
+                key = {"id": uuid.uuid4().hex, "process_id": owner}
+                rows.append({**like, **ends, **key})
+        connection.execute(insert(schema.incidents), rows)
+    engine.dispose()
+    server.execute("ANALYZE")
+
+
+def read(server: Postgres) -> None:
+    """Time the commands of users."""
+    for command in (
+        ("ps",), ("check",), ("history", "--since", "24h"), ("advise",)
+    ):  # fmt: skip
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "poolwatch", *command, "--history", server.url()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        took_s, lines = time.perf_counter() - start, len(done.stdout.splitlines())
+        print(
+            f"poolwatch {' '.join(command)} --history: {took_s:.2f} s, {lines} lines, "
+            f"exit code {done.returncode} {done.stderr[-200:]}"
+        )
+
+
+def main(minutes: float = 3, hosts: int = 200) -> None:
+    server = make_postgres(max_connections=hosts + 50, fsync="on")
+    try:
+        write(server, hosts, minutes)
+        fill(server, incidents_a_day=100)
+        read(server)
+    finally:
+        drop_postgres(server)
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:3]))
