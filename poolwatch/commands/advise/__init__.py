@@ -114,13 +114,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _divide(options: argparse.Namespace) -> int:
     """Divide the connections of the servers in the history."""
+    if options.dir is not None:
+        raise UsageError("--dir cannot be combined with the history")
+    opened = arguments.history(options)  # says which extra is missing
     from poolwatch.commands.advise import budget
     from poolwatch.protocol import document
     from poolwatch.sidecar.history.totals import most_out, pool_totals
 
-    if options.dir is not None:
-        raise UsageError("--dir cannot be combined with the history")
-    with closing(arguments.history(options)) as history:
+    with closing(opened) as history:
         extent = history.extent()
         if extent is None:
             raise NoProcessError("the history is empty: no process was seen yet")
