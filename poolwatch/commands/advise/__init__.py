@@ -141,7 +141,7 @@ def _divide(options: argparse.Namespace) -> int:
         )
     if options.json:
         print(document.list_to_json(found, "budgets"))
-    else:
+    elif found:
         print("\n\n".join("\n".join(budget.lines(each)) for each in found))
     return 0 if found else UsageError.exit_code
 
