@@ -60,6 +60,7 @@ class Host:
 
     def __init__(self, number: int, url: str, began: float) -> None:
         self.name = f"web-{number}"
+        self.number = number
         self.began = began
         self.chance = random.Random(number)
         self.incident: Incident | None = None
@@ -84,7 +85,7 @@ class Host:
                 hold_s=holds,
                 served_s=waits,
                 checked_out=self.chance.randint(0, 9),
-                waiting=self.chance.randint(-20, 2) if done % 7 == 0 else 0,
+                waiting=max(0, self.chance.randint(-20, 2)),
             )
             for pool in POOLS
         ]
@@ -119,10 +120,10 @@ class Host:
         )
 
     def changes(self, process: Process, at: float) -> Changes:
-        """An incident begins every few minutes and lasts for half a minute."""
+        """An incident begins every 5 minutes and lasts for half a minute."""
         now = self.incident
         if now is None:
-            if self.chance.random() > 1 / 300:
+            if round(at - self.began + 7 * self.number) % 300:
                 return Changes()
             began = incident(self.name, process, at)
             self.incident = began
