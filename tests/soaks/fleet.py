@@ -20,6 +20,7 @@ import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 from typing import Any
 
@@ -174,64 +175,79 @@ def server_cpu_s(server: Postgres) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def write(server: Postgres, hosts: int, minutes: float) -> None:
+def write(server: Postgres, hosts: int, minutes: int) -> None:
     """Simulate, and print what was written."""
-    ((wal,),) = server.execute("SELECT pg_current_wal_lsn()")
-    began = time.time() - 60 * minutes
+    began = (time.time() // 60 - minutes) * 60
     fleet = [Host(number, server.url(), began - 3600) for number in range(hosts)]
     for host in fleet:  # all rows of processes, pools and call sites
-        host.look(began)
+        host.look(began - 1)
         host.writer.write()
-    cpu = server_cpu_s(server)
+    cpu, before, wal = server_cpu_s(server), sizes(server), wal_bytes(server)
+    took = simulate(fleet, began, minutes)
+    cpu = (server_cpu_s(server) - cpu) / (60 * minutes)
+    wal = (wal_bytes(server) - wal) / 2**20 / minutes
+    print(
+        f"{hosts} hosts of {PROCESSES} processes, {minutes} min: {len(took)} writes, "
+        f"{len(took) / 60 / minutes:.0f} a second; one takes {median(took) * 1e3:.1f} "
+        f"ms (p99 {took[int(len(took) * 0.99)] * 1e3:.0f}, max {took[-1] * 1e3:.0f})"
+    )
+    print_growth(before, sizes(server), minutes)
+    most = hosts / max(cpu, 0.01)
+    print(
+        f"the server uses {cpu:.2f} of a core and writes {wal:.0f} MiB of write-ahead "
+        f"log a minute. The limit: a core of it is full at {most:.0f} hosts.\nBeyond that: write less often (a minute that runs is written every "
+        f"{EVERY_S} s), then a store for each part of the fleet."
+    )
+    for host in fleet:  # they are alive now
+        host.writer.write()
+        host.look(time.time())
+        host.writer.close()
+
+
+def simulate(fleet: list[Host], began: float, minutes: int) -> list[float]:
+    """Let the clock step; returns how long each write took, sorted."""
     took: list[float] = []
-    for second in range(1, int(60 * minutes) + 1):
+    for second in range(60 * minutes):
         for number, host in enumerate(fleet):
             host.look(began + second)
             if (second + number) % EVERY_S == 0:
                 start = time.perf_counter()
                 host.writer.write()
                 took.append(time.perf_counter() - start)
-    cpu = (server_cpu_s(server) - cpu) / (60 * minutes)
-    took.sort()
-    print(
-        f"{hosts} hosts of {PROCESSES} processes, {minutes:g} min: {len(took)} writes, "
-        f"{len(took) / 60 / minutes:.0f} a second; one takes {median(took) * 1e3:.1f} "
-        f"ms (p99 {took[int(len(took) * 0.99)] * 1e3:.0f}, max {took[-1] * 1e3:.0f})"
-    )
-    written = sum(took) / 60 / minutes
-    print(
-        f"one after the other they take {written:.2f} s for each second; the server "
-        f"uses {cpu:.2f} of a core: a core of it serves {hosts / max(cpu, 0.01):.0f} "
-        "hosts"
-    )
-    ((bytes_,),) = server.execute(f"SELECT pg_current_wal_lsn() - '{wal}'::pg_lsn")
-    print(f"write-ahead log: {int(bytes_) / 2**20 / minutes:.1f} MiB a minute")
-    grown(server, minutes)
-    for host in fleet:  # they are alive now
-        host.look(time.time())
-        host.writer.close()
+    return sorted(took)
 
 
-def grown(server: Postgres, minutes: float) -> None:
-    """Print the rows and bytes of each table."""
-    server.execute("VACUUM")
-    total = 0.0
+def wal_bytes(server: Postgres) -> int:
+    ((found,),) = server.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+    return int(found)
+
+
+def sizes(server: Postgres) -> dict[str, tuple[int, int]]:
+    """Rows and bytes of each table, its indexes and partitions included."""
+    found = {}
     for table in schema.metadata.sorted_tables:
-        ((rows,),) = server.execute(f"SELECT count(*) FROM {table.name}")
-        ((bytes_,),) = server.execute(
-            "SELECT coalesce(sum(pg_total_relation_size(relid)), 0) "
-            f"FROM pg_partition_tree('{table.name}')"
+        ((rows, size),) = server.execute(
+            f"SELECT (SELECT count(*) FROM {table.name}), sum(pg_total_relation_size("
+            "c.oid)) FROM pg_class c WHERE c.relkind = 'r' AND (c.relname = "
+            f"'{table.name}' OR c.relname ~ '^{table.name}_[0-9]+$')"
         )
-        if not bytes_:
-            ((bytes_,),) = server.execute(
-                f"SELECT pg_total_relation_size('{table.name}')"
-            )
-        every_minute = table in schema.BY_DAY or table is schema.incidents
-        per = f"{rows / minutes:>10,.0f} a minute" if every_minute else " " * 19
-        total += int(bytes_) / 2**20 if every_minute else 0
-        print(f"  {table.name:16}{rows:>10,} rows{per}{int(bytes_) / 2**20:>9.1f} MiB")
-    a_minute = total / minutes
-    print(f"  {a_minute:.1f} MiB a minute, {a_minute * 1.44:.0f} GiB a day like this")
+        found[table.name] = int(rows), int(size)
+    return found
+
+
+def print_growth(
+    before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], minutes: int
+) -> None:
+    total = 0
+    for name, (rows, size) in after.items():
+        more, grown = rows - before[name][0], size - before[name][1]
+        total += grown
+        print(
+            f"  {name:16}{rows:>10,} rows{more / minutes:>10,.0f} a minute"
+            f"{grown / 2**20 / minutes:>9.2f} MiB a minute"
+        )
+    a_day = total / 2**30 / minutes * 1440
+    print(f"  {total / 2**20 / minutes:.1f} MiB a minute, {a_day:.0f} GiB a day")
 
 
 def fill(server: Postgres, incidents_a_day: int) -> None:
@@ -260,21 +276,23 @@ def read(server: Postgres) -> None:
     for command in (
         ("ps",), ("check",), ("history", "--since", "24h"), ("advise",)
     ):  # fmt: skip
-        start = time.perf_counter()
+        start, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "poolwatch", *command, "--history", server.url()],
             capture_output=True,
             text=True,
             check=False,
         )
-        took_s, lines = time.perf_counter() - start, len(done.stdout.splitlines())
+        took_s, after = time.perf_counter() - start, getrusage(RUSAGE_CHILDREN)
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         print(
-            f"poolwatch {' '.join(command)} --history: {took_s:.2f} s, {lines} lines, "
+            f"poolwatch {' '.join(command)} --history: {took_s:.2f} s, {cpu_s:.2f} s "
+            f"of CPU, {len(done.stdout.splitlines())} lines, "
             f"exit code {done.returncode} {done.stderr[-200:]}"
         )
 
 
-def main(minutes: float = 3, hosts: int = 200) -> None:
+def main(minutes: int = 3, hosts: int = 200) -> None:
     server = make_postgres(max_connections=hosts + 50, fsync="on")
     try:
         write(server, hosts, minutes)
@@ -285,4 +303,4 @@ def main(minutes: float = 3, hosts: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:3]))
+    main(*map(int, sys.argv[1:3]))
