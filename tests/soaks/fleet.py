@@ -195,7 +195,8 @@ def write(server: Postgres, hosts: int, minutes: int) -> None:
     most = hosts / max(cpu, 0.01)
     print(
         f"the server uses {cpu:.2f} of a core and writes {wal:.0f} MiB of write-ahead "
-        f"log a minute. The limit: a core of it is full at {most:.0f} hosts.\nBeyond that: write less often (a minute that runs is written every "
+        f"log a minute. The limit: a core of it is full at {most:.0f} hosts."
+        "\nBeyond that: write less often (a minute that runs is written every "
         f"{EVERY_S} s), then a store for each part of the fleet."
     )
     for host in fleet:  # they are alive now
