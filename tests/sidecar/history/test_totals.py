@@ -64,6 +64,9 @@ def connection(request, tmp_path):
         url = request.getfixturevalue("postgres").url()
     engine = create_engine(url)
     with engine.connect() as connection:
+        if request.param == "postgresql":  # other tests may have tables there
+            connection.exec_driver_sql("CREATE SCHEMA totals")
+            connection.exec_driver_sql("SET search_path TO totals")
         schema.metadata.create_all(connection)
         yield connection
         connection.rollback()
