@@ -6,7 +6,7 @@ Each of 200 hosts has the writer of a sidecar, and looks at 5 processes once a s
 and writes every 5 seconds, on a stepping clock. Each process has 2 pools with 5 call
 sites each, and now and then an incident. The writers take turns, so that the time of a
 write is its own; the server's own CPU time is read from /proc. The history is then
-filled with a day of incidents, and read by the commands that users run.
+filled with a day of minutes and incidents, and read by the commands that users run.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import fakes
 from fix_postgres import Postgres, drop_postgres, make_postgres
-from sqlalchemy import create_engine, func, insert, select
+from sqlalchemy import create_engine
 
 from poolwatch.model import Distribution, Incident, LabelStats, Process, SiteStats
-from poolwatch.sidecar.history import schema
+from poolwatch.sidecar.history import partitions, schema
 from poolwatch.sidecar.history.writing import HistoryWriter
 from poolwatch.sidecar.incidents import Began, Changes
 from poolwatch.sidecar.looks import Look
@@ -252,24 +252,35 @@ def print_growth(
 
 
 def fill(server: Postgres, incidents_a_day: int) -> None:
-    """Add a day of incidents, as many as that for each host."""
+    """Fill the last 24 hours: with the pools' last minute, and incidents like one."""
     engine = create_engine(server.url())
+    today = partitions.day_of(time.time())
+    figures = ", ".join(c.name for c in schema.pool_minutes.c if c.name != "minute")
+    times = {"id", "process_id", "started_at", "last_seen_at", "ended_at"}
+    rest = ", ".join(c.name for c in schema.incidents.c if c.name not in times)
     with engine.begin() as connection:
-        owners = connection.scalars(select(func.min(schema.processes.c.id)).group_by(
-            schema.processes.c.host
-        )).all()  # fmt: skip
-        like = connection.execute(select(schema.incidents).limit(1)).one()._asdict()
-        now = time.time()
-        rows = []
-        for owner in owners:
-            for _ in range(incidents_a_day):
-                at = now - random.random() * 86400
-                ends = {"started_at": at, "last_seen_at": at + 30, "ended_at": at + 30}
-                key = {"id": uuid.uuid4().hex, "process_id": owner}
-                rows.append({**like, **ends, **key})
-        connection.execute(insert(schema.incidents), rows)
+        partitions.make(connection, (today - 1, today))
+        connection.exec_driver_sql(
+            f"INSERT INTO pool_minutes (minute, {figures}) "
+            f"SELECT minute - 60 * n, {figures} "
+            "FROM pool_minutes, generate_series(1, 1440) n "
+            "WHERE minute = (SELECT max(minute) FROM pool_minutes) "
+            "ON CONFLICT DO NOTHING"
+        )
+        connection.exec_driver_sql(
+            f"INSERT INTO incidents ({', '.join(sorted(times))}, {rest}) "
+            "SELECT at + 30, gen_random_uuid(), at + 30, owner, at, "
+            f"{rest} FROM (SELECT * FROM incidents LIMIT 1) one, "
+            "(SELECT min(id) AS owner, extract(epoch FROM now()) - random() * 86400 "
+            f"AS at FROM processes, generate_series(1, {incidents_a_day}) n "
+            "GROUP BY host, n) others"
+        )
     engine.dispose()
-    server.execute("ANALYZE")
+    server.execute("VACUUM ANALYZE")
+    filled = sizes(server)
+    for name in ("pool_minutes", "incidents"):
+        rows, size = filled[name]
+        print(f"filled for 24 h: {name} {rows:,} rows, {size / 2**20:.0f} MiB")
 
 
 def read(server: Postgres) -> None:
