@@ -69,7 +69,13 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         metavar="MS",
         help="target for the 99th percentile of the wait (default 10 ms)",
     )
-    arguments.add_history(advise, live=True)
+    advise.add_argument(
+        "--history",
+        metavar="URL",
+        help="divide the connections of the servers in this history of the sidecars: "
+        "any SQLAlchemy URL (with --budget alone: POOLWATCH_HISTORY, or else the "
+        "SQLite file that the sidecar writes)",
+    )
     advise.add_argument(
         "--budget",
         type=_connections,
