@@ -179,9 +179,10 @@ def write(server: Postgres, hosts: int, minutes: int) -> None:
     """Simulate, and print what was written."""
     began = (time.time() // 60 - minutes) * 60
     fleet = [Host(number, server.url(), began - 3600) for number in range(hosts)]
-    for host in fleet:  # all rows of processes, pools and call sites
-        host.look(began - 1)
-        host.writer.write()
+    for host in fleet:  # all rows that are written once: processes, pools, pictures
+        for before_s in (60, 1):
+            host.look(began - before_s)
+            host.writer.write()
     cpu, before, wal = server_cpu_s(server), sizes(server), wal_bytes(server)
     took = simulate(fleet, began, minutes)
     cpu = (server_cpu_s(server) - cpu) / (60 * minutes)
