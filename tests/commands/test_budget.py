@@ -147,6 +147,15 @@ def test_processes_that_follow_each_other_are_one():
     assert service.limit == 13  # of the newest
 
 
+def test_a_service_that_has_gone():
+    """Or that runs on Sundays only: its share is kept, and that is said."""
+    old = total("web-9", service="old-api")
+    found = divide([old, total(first=0, last=30 * HOUR)], 97)
+    assert found.advice == (
+        "old-api has not run for 1d05h: its 15 connections are kept for it",
+    )
+
+
 def watched(host, **status):
     return fakes.process(host=host, pid=1, servers=(fakes.server_status(**status),))
 

@@ -11,9 +11,10 @@ from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import Process
 from poolwatch.sidecar.fleet import KnownServer, PoolOnServer, known_servers
 from poolwatch.sidecar.history.totals import PoolTotal
-from poolwatch.text.format import fit, one_line, plural, width
+from poolwatch.text.format import duration, fit, one_line, plural, width
 
 _MINUTE_S = 60
+_DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class ServiceBudget:
     """The most connections out and requests waiting in one process."""
     timeouts: int
     leaked: int
+    unseen_s: float
+    """From its last minute to the end of the history."""
     proposed: int
     """Connections for each process."""
     line: str | None
@@ -198,6 +201,7 @@ def _divided(
     after = sum(
         each.processes * share for each, share in zip(services, shares, strict=True)
     )
+    end = max(each.newest.last for each in services)
     limits = [(each.processes, each.newest.limit) for each in services]
     found = ServerBudget(
         server=_address(server),
@@ -211,7 +215,10 @@ def _divided(
         fits=after <= budget
         and all(s >= each.peak for each, s in zip(services, shares, strict=True)),
         advice=(),
-        services=tuple(map(_service, services, shares)),
+        services=tuple(
+            _service(each, share, end)
+            for each, share in zip(services, shares, strict=True)
+        ),
     )
     return replace(found, advice=tuple(_advice(found)))
 
@@ -234,7 +241,7 @@ def _shares(services: Sequence[_Service], budget: int) -> list[int]:
         left -= counts[least]
 
 
-def _service(service: _Service, share: int) -> ServiceBudget:
+def _service(service: _Service, share: int, end: int) -> ServiceBudget:
     newest = service.newest
     return ServiceBudget(
         service=service.name,
@@ -246,6 +253,7 @@ def _service(service: _Service, share: int) -> ServiceBudget:
         wanted=service.wanted,
         timeouts=sum(each.timeouts for each in service.totals),
         leaked=service.leaked,
+        unseen_s=float(end - newest.last),
         proposed=share,
         line=None if newest.limit == share else _line(service, share),
     )
@@ -270,6 +278,11 @@ def _advice(found: ServerBudget) -> Iterator[str]:
             yield (
                 f"{each.service} has leaked {plural(each.leaked, 'connection')} of "
                 f"pool {each.pool!r}: repair that first; a larger pool does not help"
+            )
+        if each.unseen_s > _DAY_S:
+            yield (
+                f"{each.service} has not run for {duration(each.unseen_s)}: its "
+                f"{each.processes * each.proposed} connections are kept for it"
             )
         if each.proposed < each.peak:
             yield (
