@@ -23,3 +23,19 @@ def test_honest_work_is_not_accused(script, seconds):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.postgres
+def test_a_small_fleet():
+    """It writes with the sidecars' writer, and all commands can read that."""
+    pytest.importorskip("poolwatch.sidecar.history.writing")
+    done = subprocess.run(
+        [sys.executable, str(SOAKS / "fleet.py"), "1", "2"],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 hosts of 5 processes, 1 min" in done.stdout
+    assert done.stdout.count("exit code 0") == 4
