@@ -1,0 +1,257 @@
+"""Feeds OpenTelemetry from the ledger; the only module that imports its API.
+
+Nothing happens at a checkout. When a reader of the application's MeterProvider
+collects, it calls back, and the figures are read from the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from functools import partial
+from time import monotonic
+
+from opentelemetry import metrics
+from opentelemetry.context import Context
+
+from poolwatch.ledger.ledger import Ledger
+from poolwatch.ledger.pool import PoolLedger
+from poolwatch.model import BUCKETS, Distribution, PoolStats
+from poolwatch.protocol.pool_metrics import INSTRUMENTS, POOL_NAME
+from poolwatch.runtime.guard import log
+from poolwatch.text.naming import PoolNames
+from poolwatch.version import VERSION
+
+_MAX_PARTED = 1024
+"""Pools that came to their end since the last collection, whose figures are kept."""
+_LOWEST = (0.0, *BUCKETS)
+"""Lower bounds of the buckets; the bound itself belongs to the bucket before."""
+_INSIDE = 1e-9
+"""The least share of a bucket's width that a duration lies above its lower bound."""
+_NO_CONTEXT = Context()
+"""No span: a duration is recorded long after it was measured."""
+
+Attributes = tuple[tuple[str, str], ...]
+
+
+class Recorded:
+    """What a histogram of OpenTelemetry has been given of one distribution."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+        self._max = 0.0
+
+    def add(self, truth: Distribution) -> list[tuple[float, int]]:
+        """Return durations, and how often to record each, so that it has the truth.
+
+        A histogram takes single durations, but the ledger only has their distribution.
+        These are others: count, sum, maximum and the count of each bucket are the same.
+        """
+        if not truth.up_to or truth.max is None:
+            return []
+        cumulated = (*truth.up_to, truth.count)
+        counts = [a - b for a, b in zip(cumulated, (0, *cumulated), strict=False)]
+        # a hold that ended during the reading may be missing in it, but not in the next
+        new = [max(0, a - b) for a, b in zip(counts, self._counts, strict=True)]
+        self._counts = list(map(max, counts, self._counts))
+        missing = truth.sum - self._sum
+        found: list[tuple[float, int]] = []
+        top = bisect_left(BUCKETS, truth.max)
+        if truth.max > self._max and new[top]:
+            self._max = truth.max
+            new[top] -= 1
+            found.append((truth.max, 1))
+            missing -= truth.max
+        found += _durations(new, missing, truth.max)
+        self._sum += sum(duration * count for duration, count in found)
+        return found
+
+
+def _durations(
+    counts: Sequence[int], total: float, longest: float
+) -> list[tuple[float, int]]:
+    """One duration for each bucket, so that all together last ``total`` seconds.
+
+    All are at the same share of the width of their buckets.
+    """
+    buckets = [
+        (lowest, min(highest, longest), count)
+        for lowest, highest, count in zip(
+            _LOWEST, (*BUCKETS, longest), counts, strict=True
+        )
+        if count
+    ]
+    room = sum((highest - lowest) * count for lowest, highest, count in buckets)
+    spare = total - sum(lowest * count for lowest, _, count in buckets)
+    share = min(1.0, max(_INSIDE, spare / room)) if room > 0 else 1.0
+    return [
+        (min(highest, lowest + share * (highest - lowest)), count)
+        for lowest, highest, count in buckets
+    ]
+
+
+class PoolMetrics:
+    """The nine instruments on one MeterProvider; an observer of the ledger.
+
+    A collection calls back the observable instruments, one after the other. The first
+    of them reads the ledger for all, and records the new durations: the histograms are
+    collected last, and so have them in the same collection.
+    """
+
+    def __init__(
+        self, provider: metrics.MeterProvider, ledger: Ledger, *, is_global: bool
+    ) -> None:
+        self.provider = provider
+        self.is_global = is_global
+        self.active = True
+        """False after uninstrument(): an instrument cannot be taken back."""
+        self._ledger = ledger
+        self._failed = False
+        self._restart()
+        meter = provider.get_meter("poolwatch", VERSION)
+        self._histograms = {
+            each.name: meter.create_histogram(
+                each.name,
+                each.unit,
+                each.description,
+                explicit_bucket_boundaries_advisory=BUCKETS,
+            )
+            for each in INSTRUMENTS
+            if each.kind == "histogram"
+        }
+        create = {
+            "counter": meter.create_observable_counter,
+            "updowncounter": meter.create_observable_up_down_counter,
+        }
+        for each in INSTRUMENTS:
+            if each.kind != "histogram":
+                observe = partial(self._observe, each.name)
+                create[each.kind](each.name, [observe], each.unit, each.description)
+
+    def _restart(self) -> None:
+        """Begin anew, as the ledger does in a forked child."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._names = PoolNames()
+        self._parted: deque[PoolStats] = deque(maxlen=_MAX_PARTED)
+        """The last figures of pools that are no more."""
+        self._recorded: dict[str, dict[str, Recorded]] = {}
+        """By pool id, by instrument."""
+        self._former: defaultdict[tuple[str, Attributes], int] = defaultdict(int)
+        """Counters of pools that are no more, by instrument and attributes."""
+        self._values: dict[str, list[metrics.Observation]] = {}
+        """Observations that are yet to be handed over, by instrument."""
+
+    def parted(self, pool: PoolLedger) -> None:
+        """Keep the last figures of a pool; may run in a garbage collection."""
+        try:
+            if self.active:
+                self._parted.append(pool.stats(0, 0))
+        except Exception:  # noqa: BLE001 - no error may reach the application
+            self._log_once()
+
+    def _observe(
+        self, instrument: str, options: metrics.CallbackOptions
+    ) -> Iterable[metrics.Observation]:
+        if not self.active:
+            return ()
+        try:
+            if self._pid != os.getpid():
+                self._restart()
+            with self._lock:
+                durations = {} if instrument in self._values else self._read()
+                values = self._values.pop(instrument, ())
+            for (name, attributes), new in durations.items():
+                record = self._histograms[name].record
+                for duration, count in new:
+                    for _ in range(count):
+                        record(duration, dict(attributes), _NO_CONTEXT)
+        except Exception:  # noqa: BLE001 - no error may reach the application
+            self._log_once()
+            return ()
+        return values
+
+    def _log_once(self) -> None:
+        if not self._failed:
+            self._failed = True
+            log().exception("poolwatch could not read the metrics of the pools")
+
+    def _read(self) -> dict[tuple[str, Attributes], list[tuple[float, int]]]:
+        """Read the ledger for one collection; returns the new durations."""
+        durations: defaultdict[tuple[str, Attributes], list[tuple[float, int]]]
+        durations = defaultdict(list)
+        totals: defaultdict[tuple[str, Attributes], int] = defaultdict(int)
+        parted = [self._parted.popleft() for _ in range(len(self._parted))]
+        for pool in parted:
+            self._take(pool, durations, totals)
+            self._names.forget(pool.id)
+            self._recorded.pop(pool.id, None)
+        for instrument in INSTRUMENTS:
+            if instrument.kind == "counter":
+                for key in [k for k in totals if k[0] == instrument.name]:
+                    self._former[key] += totals[key]
+        totals = self._former.copy()
+        for pool in _figures(self._ledger):
+            self._take(pool, durations, totals)
+        self._values = {name: [] for name in (each.name for each in INSTRUMENTS)}
+        for (name, attributes), value in totals.items():
+            self._values[name].append(metrics.Observation(value, dict(attributes)))
+        return durations
+
+    def _take(
+        self,
+        pool: PoolStats,
+        durations: defaultdict[tuple[str, Attributes], list[tuple[float, int]]],
+        totals: defaultdict[tuple[str, Attributes], int],
+    ) -> None:
+        name = self._names.of(pool)
+        recorded = self._recorded.setdefault(pool.id, defaultdict(Recorded))
+        for instrument in INSTRUMENTS:
+            for more, value in instrument.points(pool):
+                key = instrument.name, ((POOL_NAME, name), *more.items())
+                if isinstance(value, Distribution):
+                    durations[key] += recorded[instrument.name].add(value)
+                else:
+                    totals[key] += value
+
+
+def _figures(ledger: Ledger) -> Iterable[PoolStats]:
+    """The figures of all pools, without a search for leaks."""
+    for pool in list(ledger.pools.values()):
+        holds, waits = pool.open_holds(), pool.open_waits(monotonic())
+        yield pool.stats(len(holds), len(waits))
+
+
+_exports: list[PoolMetrics] = []
+
+
+def export(ledger: Ledger, provider: metrics.MeterProvider | None) -> None:
+    """Feed a provider, once; raises TypeError for something else.
+
+    The global provider may be a stand-in at first, whose instruments become those of
+    the real one.
+    """
+    current = metrics.get_meter_provider()
+    if provider is None:
+        provider = current
+    if not isinstance(provider, metrics.MeterProvider):
+        raise TypeError(
+            f"meter_provider must be a MeterProvider of OpenTelemetry, not {provider!r}"
+        )
+    for each in _exports:
+        if each.provider is provider or (each.is_global and provider is current):
+            each.active = True
+            break
+    else:
+        _exports.append(PoolMetrics(provider, ledger, is_global=provider is current))
+        ledger.observers.append(_exports[-1])
+
+
+def stop_exports() -> None:
+    """Export nothing any more, until the next call of export()."""
+    for each in _exports:
+        each.active = False
