@@ -33,6 +33,7 @@ _INSIDE = 1e-9
 """The least share of a bucket's width that a duration lies above its lower bound."""
 _NO_CONTEXT = Context()
 """No span: a duration is recorded long after it was measured."""
+_COUNTERS = {each.name for each in INSTRUMENTS if each.kind == "counter"}
 
 Attributes = tuple[tuple[str, str], ...]
 
@@ -155,7 +156,7 @@ class PoolMetrics:
             self._log_once()
 
     def _observe(
-        self, instrument: str, options: metrics.CallbackOptions
+        self, instrument: str, _: metrics.CallbackOptions
     ) -> Iterable[metrics.Observation]:
         if not self.active:
             return ()
@@ -168,7 +169,7 @@ class PoolMetrics:
             for (name, attributes), new in durations.items():
                 record = self._histograms[name].record
                 for duration, count in new:
-                    for _ in range(count):
+                    for _time in range(count):
                         record(duration, dict(attributes), _NO_CONTEXT)
         except Exception:  # noqa: BLE001 - no error may reach the application
             self._log_once()
@@ -190,10 +191,9 @@ class PoolMetrics:
             self._take(pool, durations, totals)
             self._names.forget(pool.id)
             self._recorded.pop(pool.id, None)
-        for instrument in INSTRUMENTS:
-            if instrument.kind == "counter":
-                for key in [k for k in totals if k[0] == instrument.name]:
-                    self._former[key] += totals[key]
+        for key, value in totals.items():
+            if key[0] in _COUNTERS and value:
+                self._former[key] += value
         totals = self._former.copy()
         for pool in _figures(self._ledger):
             self._take(pool, durations, totals)

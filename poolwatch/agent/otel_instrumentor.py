@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
+    BaseInstrumentor,
+)
 
 from poolwatch.agent.instrument import instrument, uninstrument
 from poolwatch.agent.metrics import export_metrics
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
 
-class PoolwatchInstrumentor(BaseInstrumentor):
+class PoolwatchInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """``instrument()`` and ``export_metrics()``, by the rules of OpenTelemetry."""
 
     def instrumentation_dependencies(self) -> Collection[str]:

@@ -46,7 +46,7 @@ class Ledger:
         self.changes = 0
         """How often a pool, or every pool, was uninstrumented."""
         self.removed_pools: deque[PoolLedger] = deque(maxlen=_REMOVED_POOLS)
-        """Ledgers of the latest uninstrumented pools; empty if nobody observes holds."""
+        """Ledgers of the latest uninstrumented pools, if their holds are observed."""
         self.observers = Observers()
         """Notified of every hold of every pool."""
         self.test_run: TestRun | None = None

@@ -84,9 +84,10 @@ class PoolNames:
             return given
         taken = {each for key, (_, each) in self._names.items() if key != pool.id}
         name = one_line(pool.name, _MAX_NAME)
-        elsewhere = one_line(_with(name, _host_and_database(pool.url or "")), _MAX_NAME)
+        where = _host_and_database(pool.url or "")
+        elsewhere = name if where.startswith("/") else _with(name, where)
         numbers = (f"{name} ({number})" for number in itertools.count(2))
-        candidates = itertools.chain((name, elsewhere), numbers)
+        candidates = itertools.chain((name, one_line(elsewhere, _MAX_NAME)), numbers)
         given = next(each for each in candidates if each not in taken)
         if given not in self._given and len(self._given) >= _MAX_NAMES:
             given = OTHER_POOLS
