@@ -52,10 +52,9 @@ class Recorded:
         A histogram takes single durations, but the ledger only has their distribution.
         These are others: count, sum, maximum and the count of each bucket are the same.
         """
-        if not truth.up_to or truth.max is None:
+        counts = truth.in_buckets
+        if counts is None or truth.max is None:
             return []
-        cumulated = (*truth.up_to, truth.count)
-        counts = [a - b for a, b in zip(cumulated, (0, *cumulated), strict=False)]
         # a hold that ended during the reading may be missing in it, but not in the next
         new = [max(0, a - b) for a, b in zip(counts, self._counts, strict=True)]
         self._counts = list(map(max, counts, self._counts))

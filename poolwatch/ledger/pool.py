@@ -149,9 +149,9 @@ class PoolLedger:
 
     def part(self) -> None:
         """Tell the observers, once, that the pool is no more."""
-        notify = self.observers.parted
-        if notify is not None and not self._has_parted:
-            self._has_parted = True
+        notify, has_parted = self.observers.parted, self._has_parted
+        self._has_parted = True
+        if notify is not None and not has_parted:
             notify(self)
 
     def __del__(self) -> None:

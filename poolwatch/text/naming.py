@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -98,6 +98,11 @@ class PoolNames:
     def forget(self, pool_id: str) -> None:
         """Free the name of a pool that is no more."""
         self._names.pop(pool_id, None)
+
+    def keep(self, pool_ids: Collection[str]) -> None:
+        """Free the names of all other pools."""
+        for each in self._names.keys() - pool_ids:
+            self.forget(each)
 
 
 def _with(name: str, qualifier: str) -> str:
