@@ -7,6 +7,7 @@ collects, it calls back, and the figures are read from the ledger.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from bisect import bisect_left
 from collections import defaultdict, deque
@@ -31,11 +32,16 @@ _LOWEST = (0.0, *BUCKETS)
 """Lower bounds of the buckets; the bound itself belongs to the bucket before."""
 _INSIDE = 1e-9
 """The least share of a bucket's width that a duration lies above its lower bound."""
+_SHARE_OF_TIME = 0.8
+"""Share of a collection's time that may go by with recording: 6 µs a duration."""
+_SLICE = 500
+"""Durations that are recorded between two looks at the clock."""
 _NO_CONTEXT = Context()
 """No span: a duration is recorded long after it was measured."""
 _COUNTERS = {each.name for each in INSTRUMENTS if each.kind == "counter"}
 
-Attributes = tuple[tuple[str, str], ...]
+Series = tuple[str, tuple[tuple[str, str], ...]]
+"""An instrument and the attributes of a pool."""
 
 
 class Recorded:
@@ -141,81 +147,93 @@ class PoolMetrics:
         """The last figures of pools that are no more."""
         self._recorded: dict[str, dict[str, Recorded]] = {}
         """By pool id, by instrument."""
-        self._former: defaultdict[tuple[str, Attributes], int] = defaultdict(int)
-        """Counters of pools that are no more, by instrument and attributes."""
+        self._durations: deque[tuple[Series, float, int]] = deque()
+        """Durations that are yet to be recorded, and how often."""
+        self._former: defaultdict[Series, int] = defaultdict(int)
+        """Counters of pools that are no more."""
         self._values: dict[str, list[metrics.Observation]] = {}
         """Observations that are yet to be handed over, by instrument."""
 
     def parted(self, pool: PoolLedger) -> None:
         """Keep the last figures of a pool; may run in a garbage collection."""
         try:
-            if self.active:
+            if self.active and not sys.is_finalizing():
                 self._parted.append(pool.stats(0, 0))
         except Exception:  # noqa: BLE001 - no error may reach the application
             self._log_once()
 
     def _observe(
-        self, instrument: str, _: metrics.CallbackOptions
+        self, instrument: str, options: metrics.CallbackOptions
     ) -> Iterable[metrics.Observation]:
         if not self.active:
             return ()
+        deadline = monotonic() + _SHARE_OF_TIME * options.timeout_millis / 1000
         try:
             if self._pid != os.getpid():
                 self._restart()
+            self._record(deadline)  # what the last collection has left
             with self._lock:
-                durations = {} if instrument in self._values else self._read()
+                if instrument not in self._values:
+                    self._read()
                 values = self._values.pop(instrument, ())
-            for (name, attributes), new in durations.items():
-                record = self._histograms[name].record
-                for duration, count in new:
-                    for _time in range(count):
-                        record(duration, dict(attributes), _NO_CONTEXT)
+            self._record(deadline)
         except Exception:  # noqa: BLE001 - no error may reach the application
             self._log_once()
             return ()
         return values
+
+    def _record(self, deadline: float) -> None:
+        """Record the new durations; what is left at the deadline comes next time."""
+        while self._durations and monotonic() < deadline:
+            (name, attributes), duration, count = self._durations.popleft()
+            if count > _SLICE:
+                left = (name, attributes), duration, count - _SLICE
+                self._durations.appendleft(left)
+            record, named = self._histograms[name].record, dict(attributes)
+            for _ in range(min(count, _SLICE)):
+                record(duration, named, _NO_CONTEXT)
 
     def _log_once(self) -> None:
         if not self._failed:
             self._failed = True
             log().exception("poolwatch could not read the metrics of the pools")
 
-    def _read(self) -> dict[tuple[str, Attributes], list[tuple[float, int]]]:
-        """Read the ledger for one collection; returns the new durations."""
-        durations: defaultdict[tuple[str, Attributes], list[tuple[float, int]]]
-        durations = defaultdict(list)
-        totals: defaultdict[tuple[str, Attributes], int] = defaultdict(int)
-        parted = [self._parted.popleft() for _ in range(len(self._parted))]
-        for pool in parted:
-            self._take(pool, durations, totals)
+    def _read(self) -> None:
+        """Read the ledger for one collection."""
+        keeps_up = not self._durations
+        totals: defaultdict[Series, int] = defaultdict(int)
+        for _ in range(len(self._parted)):
+            pool = self._parted.popleft()
+            self._take(pool, totals)
             self._names.forget(pool.id)
             self._recorded.pop(pool.id, None)
-        for key, value in totals.items():
-            if key[0] in _COUNTERS and value:
-                self._former[key] += value
+        for series, value in totals.items():
+            if series[0] in _COUNTERS and value:
+                self._former[series] += value
         totals = self._former.copy()
         for pool in _figures(self._ledger):
-            self._take(pool, durations, totals)
-        self._values = {name: [] for name in (each.name for each in INSTRUMENTS)}
+            self._take(pool, totals, durations=keeps_up)
+        self._values = {each.name: [] for each in INSTRUMENTS}
         for (name, attributes), value in totals.items():
             self._values[name].append(metrics.Observation(value, dict(attributes)))
-        return durations
 
     def _take(
         self,
         pool: PoolStats,
-        durations: defaultdict[tuple[str, Attributes], list[tuple[float, int]]],
-        totals: defaultdict[tuple[str, Attributes], int],
+        totals: defaultdict[Series, int],
+        *,
+        durations: bool = True,
     ) -> None:
         name = self._names.of(pool)
         recorded = self._recorded.setdefault(pool.id, defaultdict(Recorded))
         for instrument in INSTRUMENTS:
             for more, value in instrument.points(pool):
-                key = instrument.name, ((POOL_NAME, name), *more.items())
-                if isinstance(value, Distribution):
-                    durations[key] += recorded[instrument.name].add(value)
-                else:
-                    totals[key] += value
+                series = instrument.name, ((POOL_NAME, name), *more.items())
+                if not isinstance(value, Distribution):
+                    totals[series] += value
+                elif durations:
+                    new = recorded[instrument.name].add(value)
+                    self._durations += [(series, *each) for each in new]
 
 
 def _figures(ledger: Ledger) -> Iterable[PoolStats]:

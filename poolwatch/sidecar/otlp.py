@@ -61,7 +61,7 @@ _KINDS: dict[str, type] = {
     "histogram": HistogramKind,
 }
 _NAME = "poolwatch-sidecar"
-_PATIENCE_S = 0.8
+_PATIENCE_S = 0.4
 """How long the end of the sidecar waits for the last push."""
 
 _log = logging.getLogger("poolwatch.sidecar")

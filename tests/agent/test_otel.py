@@ -239,6 +239,21 @@ def test_the_end_and_a_new_beginning(exported: Exported) -> None:
     assert point.count == 3
 
 
+def test_more_durations_than_a_collection_has_time_for(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = QueuePool(Driver)
+    poolwatch.instrument(pool)
+    use(pool, 2000)
+    poolwatch.export_metrics(exported.provider)
+    monkeypatch.setattr(otel, "_SHARE_OF_TIME", 0)
+    assert exported.points("use_time") == {}
+    monkeypatch.undo()
+    use(pool, 10)
+    (point,) = exported.points("use_time").values()
+    assert point.count == 2010
+
+
 def test_a_provider_that_is_shut_down(
     exported: Exported, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -316,12 +331,13 @@ def instrumented(apps: Any, receiver: Receiver, source: str, **environ: str) -> 
             **apps.environ,
             **receiver.environ,
             "PYTHONWARNINGS": "default",
-            "OTEL_METRIC_EXPORT_INTERVAL": "200",
+            "OTEL_METRIC_EXPORT_INTERVAL": "500",
             **environ,
         },
         cwd=apps.home,
     )
     assert done.returncode == 0, done.stderr
+    assert "poolwatch could not" not in done.stderr
     return done
 
 
