@@ -79,6 +79,7 @@ class Agent:
         self._timeout_notes: dict[str, tuple[float, str]] = {}
         self._early_ticks: dict[str, float] = {}
         self._inherited: Inherited | None = None
+        self._wait_events: Any = None
         self._server: Server | None = None
         self._listening_pid: int | None = None
         self._starting = threading.Lock()
@@ -236,6 +237,14 @@ class Agent:
         """Check the error of a failed checkout: is the server down?"""
         self.outages.refused(pool, error)
 
+    def trace_waits(self) -> None:
+        """Observe long waits until the last pool is uninstrumented."""
+        from poolwatch.agent.metrics import opentelemetry
+
+        if self._wait_events is None:
+            self._wait_events = opentelemetry("trace_waits").WaitEvents()
+            self.ledger.observers.append(self._wait_events)
+
     # -- forks and the end -----------------------------------------------------------
 
     def before_fork(self) -> None:
@@ -297,6 +306,8 @@ class Agent:
     def reset(self) -> None:
         """Reset the agent after the last pool was uninstrumented."""
         self.close()
+        self.ledger.observers.remove(self._wait_events)
+        self._wait_events = None
         self.ledger.forget_origins()
         if "source" in self.__dict__:
             self.source.forget()
@@ -333,6 +344,7 @@ def instrument(
     long_after: float = LONG_AFTER,
     server_view: bool = True,
     prove_dropped: bool = True,
+    trace_waits: bool = False,
 ) -> Watch:
     """Record who holds each connection of a pool, and let viewers read it.
 
@@ -349,6 +361,8 @@ def instrument(
             leaked at once. This is for pools that keep references to checked-out
             connections (psycopg2's, asyncpg's). Switch it off if code reaches a
             connection by a path that Python's reference counts do not include.
+        trace_waits: whether a wait of more than 1 ms for a connection becomes an event
+            on the current span of OpenTelemetry.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
@@ -356,18 +370,22 @@ def instrument(
     Raises:
         TypeError: for a target that is not a pool, or a setting of the wrong type.
         ValueError: for a setting out of range.
+        MissingExtraError: for ``trace_waits`` without OpenTelemetry.
     """
     settings = Settings(
         name=name,
         long_after=long_after,
         server_view=server_view,
         prove_dropped=prove_dropped,
+        trace_waits=trace_waits,
     )
     pools = _pools()
     if target is not None and not pools.accepts(target):
         raise _refusal(target)
     if disabled():
         return Watch(lambda: agent.source, None)
+    if trace_waits:
+        agent.trace_waits()
     if target is None:
         pools.watch_all(settings)
         watch = Watch(lambda: agent.source, None)

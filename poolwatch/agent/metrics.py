@@ -9,6 +9,8 @@ from poolwatch.errors import MissingExtraError
 from poolwatch.ledger.settings import disabled
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from opentelemetry.metrics import MeterProvider
 
 
@@ -31,15 +33,22 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> None:
     """
     if disabled():
         return
+    opentelemetry("export_metrics()").export(agent.ledger, meter_provider)
+    if not agent.ledger.pools and (agent.pools is None or not agent.pools.watches_all):
+        instrument()
+
+
+def opentelemetry(what: str) -> ModuleType:
+    """Import what feeds OpenTelemetry; ``what`` needs it, says the error if there is
+    none.
+    """
     try:
         from poolwatch.agent import otel
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
         raise MissingExtraError(
-            "export_metrics() needs OpenTelemetry; install it with: "
+            f"{what} needs OpenTelemetry; install it with: "
             "python -m pip install 'poolwatch[otel]'"
         ) from error
-    otel.export(agent.ledger, meter_provider)
-    if not agent.ledger.pools and (agent.pools is None or not agent.pools.watches_all):
-        instrument()
+    return otel

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from time import monotonic
 
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 
+from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import BUCKETS, Distribution, PoolStats
@@ -36,6 +37,8 @@ _SHARE_OF_TIME = 0.8
 """Share of a collection's time that may go by with recording: 6 µs a duration."""
 _SLICE = 500
 """Durations that are recorded between two looks at the clock."""
+_LONG_WAIT_S = 0.001
+"""Waits that are longer become events."""
 _NO_CONTEXT = Context()
 """No span: a duration is recorded long after it was measured."""
 _COUNTERS = {each.name for each in INSTRUMENTS if each.kind == "counter"}
@@ -272,3 +275,42 @@ def stop_exports() -> None:
     """Export nothing any more, until the next call of export()."""
     for each in _exports:
         each.active = False
+
+
+# -- waits as events of spans ----------------------------------------------------------
+
+
+class WaitEvents:
+    """An observer: a long wait of a pool with ``trace_waits`` becomes an event."""
+
+    def checked_out(self, pool: PoolLedger, hold: Checkout) -> None:
+        """Add the wait of this hold to the current span."""
+        waited = hold.checked_out_at - hold.requested_at
+        if waited <= _LONG_WAIT_S or not pool.setup.trace_waits:
+            return
+        try:
+            span = trace.get_current_span()
+            if span.is_recording():
+                lag = _loop_lag(pool, hold)
+                attributes = {} if lag is None else {"poolwatch.loop_lag_s": lag}
+                span.add_event(
+                    "db.client.connection.wait",
+                    {POOL_NAME: pool.name, "poolwatch.waited_s": waited, **attributes},
+                )
+        except Exception:  # noqa: BLE001 - no error may reach the application
+            log().debug("a wait could not be traced", exc_info=True)
+
+
+def _loop_lag(pool: PoolLedger, hold: Checkout) -> float | None:
+    """Seconds of a task's wait after its connection had come back.
+
+    In these the event loop was busy with others. None for a thread, and where the pool
+    or a new connection took some of the time.
+    """
+    facts = hold.facts
+    if hold.task is None or facts is None or not pool.setup.hands_over:
+        return None
+    returned_at = facts.last_use[-1] if facts.last_use else 0.0
+    if returned_at < hold.requested_at:
+        return None
+    return float(hold.checked_out_at - returned_at)
