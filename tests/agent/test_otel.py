@@ -468,3 +468,30 @@ def test_a_forked_child_exports_its_own(apps: Any, receiver: Receiver) -> None:
     )
     counts = [point.count for point in receiver.series[f"{PREFIX}use_time"].values()]
     assert counts == [7]
+
+
+def test_the_instrumentor_in_code(exported: Exported) -> None:
+    from poolwatch.agent.otel_instrumentor import PoolwatchInstrumentor
+
+    instrumentor = PoolwatchInstrumentor()
+    assert not instrumentor.instrumentation_dependencies()
+    instrumentor.instrument(meter_provider=exported.provider)
+    pool = create_engine("sqlite://", poolclass=QueuePool).pool
+    use(pool, 2)
+    assert [p.count for p in exported.points("use_time").values()] == [2]
+    instrumentor.uninstrument()
+    assert not agent.ledger.pools
+    assert "connect" not in pool.__dict__
+    assert exported.values("count") == {}
+
+
+def test_two_providers(exported: Exported) -> None:
+    other = Exported()
+    pool = QueuePool(Driver)
+    poolwatch.instrument(pool)
+    poolwatch.export_metrics(exported.provider)
+    use(pool, 2)
+    poolwatch.export_metrics(other.provider)
+    use(pool, 2)
+    for each in (exported, other, exported):
+        assert [p.count for p in each.points("use_time").values()] == [4]
