@@ -24,8 +24,8 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> None:
     Args:
         meter_provider: the global one by default, also if it is set later.
 
-    Calling it again changes nothing. ``uninstrument()`` leaves nothing to be exported.
-    With POOLWATCH_DISABLE=1 in the environment it does nothing.
+    Calling it again changes nothing. With POOLWATCH_DISABLE=1 in the environment it
+    does nothing.
 
     Raises:
         MissingExtraError: OpenTelemetry is not installed.

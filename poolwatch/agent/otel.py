@@ -214,8 +214,11 @@ class PoolMetrics:
             if series[0] in _COUNTERS and value:
                 self._former[series] += value
         totals = self._former.copy()
-        for pool in _figures(self._ledger):
-            self._take(pool, totals, durations=keeps_up)
+        for ledger in list(self._ledger.pools.values()):
+            try:
+                self._take(_figures(ledger), totals, durations=keeps_up)
+            except Exception:  # noqa: BLE001 - the other pools have their metrics
+                self._log_once()
         self._values = {each.name: [] for each in INSTRUMENTS}
         for (name, attributes), value in totals.items():
             self._values[name].append(metrics.Observation(value, dict(attributes)))
@@ -239,11 +242,10 @@ class PoolMetrics:
                     self._durations += [(series, *each) for each in new]
 
 
-def _figures(ledger: Ledger) -> Iterable[PoolStats]:
-    """The figures of all pools, without a search for leaks."""
-    for pool in list(ledger.pools.values()):
-        holds, waits = pool.open_holds(), pool.open_waits(monotonic())
-        yield pool.stats(len(holds), len(waits))
+def _figures(pool: PoolLedger) -> PoolStats:
+    """The figures of a pool, without a search for leaks."""
+    holds, waits = pool.open_holds(), pool.open_waits(monotonic())
+    return pool.stats(len(holds), len(waits))
 
 
 _exports: list[PoolMetrics] = []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fix_core import book_of
 from helpers import LONG_S, Driver
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -272,17 +273,18 @@ def test_a_provider_that_is_shut_down(
 def test_a_broken_pool_raises_nothing(
     exported: Exported, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = QueuePool(Driver)
-    poolwatch.instrument(pool, name="broken")
+    pools = [QueuePool(Driver) for _ in range(2)]
+    for pool, name in zip(pools, ("broken", "sound"), strict=True):
+        poolwatch.instrument(pool, name=name)
     poolwatch.export_metrics(exported.provider)
-    (ledger,) = agent.ledger.pools.values()
+    ledger = book_of(pools[0])
     gauges = ledger.gauges
     ledger.gauges = lambda: 1 / 0  # type: ignore[assignment, return-value]
-    assert exported.values("count") == {}
-    assert exported.values("count") == {}
+    for _ in range(2):
+        assert exported.values("idle.max") == {("sound",): 5}
     assert caplog.text.count("could not read the metrics") == 1
     ledger.gauges = gauges
-    assert exported.values("idle.max") == {("broken",): 5}
+    assert exported.values("idle.max") == {("broken",): 5, ("sound",): 5}
 
 
 def test_bad_arguments(instrument: Any, monkeypatch: pytest.MonkeyPatch) -> None:
