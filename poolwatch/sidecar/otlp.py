@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from poolwatch.errors import MissingExtraError, UsageError
@@ -24,9 +25,11 @@ from poolwatch.text.format import one_line
 from poolwatch.text.naming import PoolNames
 from poolwatch.version import VERSION
 
+_MISSING = (
+    "--otlp needs OpenTelemetry; install it with: "
+    "python -m pip install 'poolwatch[otel]'"
+)
 try:
-    from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc
-    from opentelemetry.exporter.otlp.proto.http import metric_exporter as http
     from opentelemetry.sdk.metrics import Histogram as HistogramKind
     from opentelemetry.sdk.metrics import ObservableCounter, ObservableUpDownCounter
     from opentelemetry.sdk.metrics.export import (
@@ -45,16 +48,14 @@ try:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        "--otlp needs OpenTelemetry; install it with: "
-        "python -m pip install 'poolwatch[otel]'"
-    ) from error
+    raise MissingExtraError(_MISSING) from error
 
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_EXPORTERS: dict[str, type[MetricExporter]] = {
-    "grpc": grpc.OTLPMetricExporter,
-    "http/protobuf": http.OTLPMetricExporter,
+_EXPORTERS = {
+    "grpc": "opentelemetry.exporter.otlp.proto.grpc.metric_exporter",
+    "http/protobuf": "opentelemetry.exporter.otlp.proto.http.metric_exporter",
 }
+"""Modules by protocol; that of gRPC takes 16 MiB."""
 _KINDS: dict[str, type] = {
     "counter": ObservableCounter,
     "updowncounter": ObservableUpDownCounter,
@@ -179,7 +180,11 @@ def _exporter() -> MetricExporter:
             f"{given} must be {' or '.join(_EXPORTERS)}, not {one_line(protocol, 40)!r}"
         )
     try:
-        return _EXPORTERS[protocol]()
+        module = import_module(_EXPORTERS[protocol])
+        exporter: MetricExporter = module.OTLPMetricExporter()
+        return exporter
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(_MISSING) from error
     except Exception as error:  # noqa: BLE001 - of whatever kind
         raise _refused(error) from None
 

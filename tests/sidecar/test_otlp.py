@@ -23,6 +23,8 @@ from poolwatch.sidecar.looks import Look
 from poolwatch.sidecar.otlp import OtlpPush
 
 PREFIX = "db.client.connection."
+POOL = f"{PREFIX}pool.name"
+GRPC = "opentelemetry.exporter.otlp.proto.grpc"
 
 
 @pytest.fixture
@@ -63,9 +65,6 @@ def received(receiver: Receiver, push: OtlpPush, *processes: Process) -> Any:
         }
         for name, points in receiver.newest.items()
     }
-
-
-POOL = "db.client.connection.pool.name"
 
 
 @pytest.fixture
@@ -172,3 +171,20 @@ def test_bad_environment(
 def test_before_the_first_look(push: OtlpPush) -> None:
     push.take(Look(time.time(), 0.0, Snapshot()))
     assert push._collect(None) is None
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry", GRPC])
+def test_a_missing_extra_is_one_sentence(apps: Any, missing: str) -> None:
+    done = apps.run(
+        f"""
+        import sys
+        sys.modules[{missing!r}] = None
+        from poolwatch.errors import MissingExtraError
+        try:
+            from poolwatch.sidecar.otlp import OtlpPush
+            OtlpPush()
+        except MissingExtraError as error:
+            print(error)
+        """
+    )
+    assert done.stdout.startswith("--otlp needs OpenTelemetry; install"), done.stderr
