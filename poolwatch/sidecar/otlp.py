@@ -180,9 +180,10 @@ def _exporter() -> MetricExporter:
             f"{given} must be {' or '.join(_EXPORTERS)}, not {one_line(protocol, 40)!r}"
         )
     try:
-        module = import_module(_EXPORTERS[protocol])
-        exporter: MetricExporter = module.OTLPMetricExporter()
-        return exporter
+        kind: type[MetricExporter] = import_module(
+            _EXPORTERS[protocol]
+        ).OTLPMetricExporter
+        return kind()
     except ModuleNotFoundError as error:
         raise MissingExtraError(_MISSING) from error
     except Exception as error:  # noqa: BLE001 - of whatever kind
