@@ -222,6 +222,7 @@ class LibraryPools(ABC):
         ledger.name = self._display_name(target, settings)
         ledger.long_after = min(settings.long_after, _FOR_EVER)
         ledger.server_view = settings.server_view
+        ledger.setup.trace_waits = settings.trace_waits
         self.apply(hooks, settings)
 
     def _display_name(self, target: Any, settings: Settings) -> str:
@@ -307,6 +308,7 @@ class LibraryPools(ABC):
         )
         ledger.server_connect = self.server_connect(target)
         ledger.server_view = settings.server_view
+        ledger.setup.trace_waits = settings.trace_waits
         ledger.extends = self._extended_class(target, ledger.kind)
         hooks = self.make_hooks(target, ledger)
         self._hooks[ledger.id] = hooks

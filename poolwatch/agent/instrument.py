@@ -79,6 +79,7 @@ class Agent:
         self._timeout_notes: dict[str, tuple[float, str]] = {}
         self._early_ticks: dict[str, float] = {}
         self._inherited: Inherited | None = None
+        self._wait_events: Any = None
         self._server: Server | None = None
         self._listening_pid: int | None = None
         self._starting = threading.Lock()
@@ -236,6 +237,14 @@ class Agent:
         """Check the error of a failed checkout: is the server down?"""
         self.outages.refused(pool, error)
 
+    def trace_waits(self) -> None:
+        """Observe long waits until the last pool is uninstrumented."""
+        from poolwatch.agent.metrics import opentelemetry
+
+        if self._wait_events is None:
+            self._wait_events = opentelemetry("trace_waits").WaitEvents()
+            self.ledger.observers.append(self._wait_events)
+
     # -- forks and the end -----------------------------------------------------------
 
     def before_fork(self) -> None:
@@ -297,6 +306,8 @@ class Agent:
     def reset(self) -> None:
         """Reset the agent after the last pool was uninstrumented."""
         self.close()
+        self.ledger.observers.remove(self._wait_events)
+        self._wait_events = None
         self.ledger.forget_origins()
         if "source" in self.__dict__:
             self.source.forget()
@@ -334,6 +345,7 @@ def instrument(
     server_view: bool = True,
     prove_dropped: bool = True,
     comment: bool = False,
+    trace_waits: bool = False,
 ) -> Watch:
     """Record who holds each connection of a pool, and let viewers read it.
 
@@ -353,6 +365,8 @@ def instrument(
         comment: whether each statement of an engine ends with a comment that names its
             call site and labels, in sqlcommenter's format, so that
             ``pg_stat_activity`` shows them. Without a target: of every engine.
+        trace_waits: whether a wait of more than 1 ms for a connection becomes an event
+            on the current span of OpenTelemetry.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
@@ -360,6 +374,7 @@ def instrument(
     Raises:
         TypeError: for a target that is not a pool, or a setting of the wrong type.
         ValueError: for a setting out of range.
+        MissingExtraError: for ``trace_waits`` without OpenTelemetry.
     """
     settings = Settings(
         name=name,
@@ -367,12 +382,15 @@ def instrument(
         server_view=server_view,
         prove_dropped=prove_dropped,
         comment=comment,
+        trace_waits=trace_waits,
     )
     pools = _pools()
     if target is not None:
         pools.check(target, settings)
     if disabled():
         return Watch(lambda: agent.source, None)
+    if trace_waits:
+        agent.trace_waits()
     if target is None:
         pools.watch_all(settings)
         watch = Watch(lambda: agent.source, None)

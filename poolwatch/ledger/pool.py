@@ -15,7 +15,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
@@ -62,6 +62,8 @@ class PoolLedger:
     loaded_attribute: Callable[[Pairs], tuple[str, bool] | None] | None = None
     """Names the mapped attribute whose load made a checkout, if any, and says whether
     it is a relationship."""
+
+    _has_parted = False
 
     def __init__(
         self,
@@ -144,6 +146,18 @@ class PoolLedger:
         """Seconds of failed waits not yet folded into ``_failed_waits``."""
         self._folding = threading.Lock()
         self._wait_rate = WaitRate(self.begun)
+
+    def part(self) -> None:
+        """Tell the observers, once, that the pool is no more."""
+        notify, has_parted = self.observers.parted, self._has_parted
+        self._has_parted = True
+        if notify is not None and not has_parted:
+            notify(self)
+
+    def __del__(self) -> None:
+        """Tell the observers, if the pool went in a garbage collection."""
+        with suppress(Exception):  # of an __init__ that has failed
+            self.part()
 
     def use_level(self) -> UseLevel:
         """0 if unused, 1 if a connection was opened, 2 if one was checked out."""

@@ -58,6 +58,15 @@ class Distribution:
     up_to: tuple[int, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """How many lasted up to each of ``BUCKETS``; empty without samples, or unknown."""
 
+    @property
+    def in_buckets(self) -> tuple[int, ...] | None:
+        """How many are in each bucket, the last without an end; None if unknown."""
+        if self.count and not self.up_to:
+            return None
+        up_to = self.up_to or (0,) * len(BUCKETS)
+        pairs = zip((*up_to, self.count), (0, *up_to), strict=True)
+        return tuple([upper - lower for upper, lower in pairs])
+
 
 BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """Upper bounds of the buckets of all metrics, in seconds, from OpenTelemetry's

@@ -98,6 +98,7 @@ class Engines(LibraryPools):
         """Hook the pool, and the engine if there is one."""
         ledger.lending.foreign_creator = self.arguments_of(target) is None
         ledger.loaded_attribute = _loaded_attribute
+        ledger.setup.hands_over = not getattr(self.pool_of(target), "_pre_ping", True)
         return PoolHooks(target, ledger, self._context)
 
     def track_collection(self, hooks: Any) -> None:
