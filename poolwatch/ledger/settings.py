@@ -25,6 +25,7 @@ class Settings:
 
     def __init__(
         self,
+        *,
         name: str | None = None,
         long_after: float = LONG_AFTER,
         server_view: bool = True,
