@@ -66,11 +66,16 @@ class InstrumentedPools:
         return None if adapter is None else adapter.id_of(target)
 
     def unwatch(self, target: Any) -> None:
-        """Remove the hooks of one pool, if it has any."""
+        """Remove the hooks of one pool, if it has any.
+
+        Raises TypeError if ``target`` cannot be instrumented.
+        """
         outer, (adapter, pool) = self._adapter_for(target), self._resolved(target)
+        if outer is None:
+            raise TypeError(unsupported_message(target))
         if adapter is not None:
             adapter.unwatch(pool)
-        if outer is not None and outer is not adapter:
+        if outer is not adapter:
             outer.unwatch(target)
 
     def watch_all(self, settings: Settings) -> None:

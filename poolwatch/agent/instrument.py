@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from poolwatch.agent.server import Server
     from poolwatch.agent.server_view import ServerView
     from poolwatch.agent.snapshots import LedgerSource
-    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Snapshot
     from poolwatch.stacks.capture import CallSites
 
@@ -233,10 +232,6 @@ class Agent:
 
         return Outages()
 
-    def refused(self, pool: PoolLedger, error: BaseException) -> None:
-        """Check the error of a failed checkout: is the server down?"""
-        self.outages.refused(pool, error)
-
     def trace_waits(self) -> None:
         """Observe long waits until the last pool is uninstrumented."""
         from poolwatch.agent.metrics import opentelemetry
@@ -393,13 +388,11 @@ def instrument(
         agent.trace_waits()
     if target is None:
         pools.watch_all(settings)
-        watch = Watch(lambda: agent.source, None)
-    else:
-        watch = Watch(lambda: agent.source, pools.watch(target, settings))
+    pool_id = None if target is None else pools.watch(target, settings)
     if not agent.listens:
         agent.listens = True
         agent.listen()  # known threads do not trigger it
-    return watch
+    return Watch(lambda: agent.source, pool_id)
 
 
 def uninstrument(target: Any = None) -> None:
@@ -411,8 +404,6 @@ def uninstrument(target: Any = None) -> None:
     pools = _pools()
     if target is None:
         pools.unwatch_all()
-    elif not pools.accepts(target):
-        raise _refusal(target)
     else:
         pools.unwatch(target)
     if not agent.ledger.pools and not pools.watches_all:
@@ -452,13 +443,7 @@ def _pools() -> InstrumentedPools:
                 register_thread=agent.register_thread,
                 explain=agent.explain_timeout,
                 check_soon=agent.check_soon,
-                report_failure=agent.refused,
+                report_failure=lambda *failure: agent.outages.refused(*failure),  # noqa: PLW0108 - reset() makes another
             )
         )
     return pools
-
-
-def _refusal(target: Any) -> TypeError:
-    from poolwatch.adapters.registry import unsupported_message
-
-    return TypeError(unsupported_message(target))

@@ -31,14 +31,12 @@ from poolwatch.ledger.site_table import SiteTable
 from poolwatch.ledger.slots import Slots
 from poolwatch.ledger.wait_causes import MAX_BLAMED, MIN_SHOWN_WAIT_S, WaitCauses
 from poolwatch.ledger.wait_rate import WaitRate
-from poolwatch.model import Frame
-from poolwatch.stacks.callers import Stack
 
 if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedCheckouts
     from poolwatch.ledger.pool_origins import UseLevel
-    from poolwatch.ledger.site_costs import AllFigures
-    from poolwatch.model import Collected, MostlyOutsideSql, PoolStats
+    from poolwatch.ledger.site_costs import AllFigures, BySite
+    from poolwatch.model import PoolStats
     from poolwatch.stacks.capture import CapturedStack, Pairs
 
 _PATIENCE_S = 0.05
@@ -372,17 +370,9 @@ class PoolLedger:
     def _waiting(self, now: float) -> float:
         return sum(now - wait.requested_at for wait in list(self.waits.values()))
 
-    def mostly_outside(self) -> list[MostlyOutsideSql]:
-        """Call sites whose held time is mostly not in SQL."""
-        from poolwatch.ledger.site_costs import mostly_outside  # for viewers only
-
-        return mostly_outside(self._sites.by_site(), per_thread=self.per_thread)
-
-    def collected_at(self) -> list[Collected]:
-        """Call sites whose connections the garbage collector returned, and how many."""
-        from poolwatch.ledger.site_costs import collected
-
-        return collected(self._sites.by_site())
+    def by_site(self) -> BySite:
+        """The statistics of each call site."""
+        return self._sites.by_site()
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Return the figures of the pool, given the numbers of open holds and waits."""
@@ -396,12 +386,8 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             served_s = merged(stats.wait for stats in all_stats)
             wait_s = merged([served_s, self._failed_waits])
-            served_s.add(
-                [
-                    each.checked_out_at - each.requested_at
-                    for each in self.recorded_holds()
-                ]
-            )
+            out = self.recorded_holds()
+            served_s.add([each.checked_out_at - each.requested_at for each in out])
             ended = sum(stats.count for stats in all_stats)
             self._note_use(ended, now)
             gauges = self.gauges()
@@ -446,14 +432,6 @@ class PoolLedger:
                 slotless=gauges.former + len(self.detached),
                 made_at=self.setup.made_at,
             )
-
-    def stacks(self) -> dict[Frame, list[Stack]]:
-        """The exact part of the stacks that led to each call site so far."""
-        return {
-            site: [stats.stack for stats in all_stats]
-            for site, all_stats in self._sites.by_site().items()
-            if site is not None
-        }
 
     def figures(self, now: float, open_holds: list[Checkout]) -> AllFigures:
         """Figures per call site, per caller and per label, after those of stats().

@@ -11,7 +11,7 @@ from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
 from poolwatch.model import Collected, Frame, LabelStats, MostlyOutsideSql, SiteStats
 from poolwatch.runtime.installation import import_path
-from poolwatch.stacks.callers import caller_at, first_difference
+from poolwatch.stacks.callers import Stack, caller_at, first_difference
 from poolwatch.stacks.capture import Pairs
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ def mostly_outside(by_site: BySite, *, per_thread: bool) -> list[MostlyOutsideSq
                 MostlyOutsideSql(site, *time_spent, callers=_not_none(callers))
             )
     return found
+
+
+def stacks(by_site: BySite) -> dict[Frame, list[Stack]]:
+    """The exact part of the stacks that led to each call site so far."""
+    return {
+        site: [stats.stack for stats in all_stats]
+        for site, all_stats in by_site.items()
+        if site is not None
+    }
 
 
 def collected(by_site: BySite) -> list[Collected]:
