@@ -23,3 +23,15 @@ def test_honest_work_is_not_accused(script, seconds):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_week_of_a_history():
+    done = subprocess.run(
+        [sys.executable, str(SOAKS / "history_week.py"), "0.01", "10"],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "integrity: ok" in done.stdout
