@@ -81,7 +81,7 @@ def process_at(number: int, at: float) -> Process:
     for each in range(POOLS):
         done = int(elapsed * RATE) * (each % 3 + 1)
         out = int(at * 7 + each + number) % 3
-        pools.append(pool_at(each, done, out, int(at + each) % 61 == 0))
+        pools.append(pool_at(each, done, out, int(int(at + each) % 61 == 0)))
         for line in range(SITES):
             frame = Frame(f"/srv/shop/orders/views_{each}.py", 40 + line, "load_orders")
             sites.append(site_at(f"p{each}", frame, done // SITES, elapsed))

@@ -11,6 +11,9 @@ from sqlalchemy import Connection, func, select, text
 from poolwatch.sidecar.history.schema import APPLICATION_ID, BY_DAY
 
 DAY_S = 86400
+_FILLED = 50
+"""Percent. A row changes every few seconds until its minute is over: with room for its
+next version on the same page, no index grows."""
 _NAME = re.compile(r"_(\d{8})$")
 _CHILDREN = text(
     "SELECT relname FROM pg_catalog.pg_inherits "
@@ -57,7 +60,8 @@ def make(connection: Connection, days: Iterable[int]) -> None:
             connection.exec_driver_sql(
                 f"CREATE TABLE IF NOT EXISTS {table.name}_{_date(day)} "
                 f"PARTITION OF {table.name} "
-                f"FOR VALUES FROM ({day * DAY_S}) TO ({(day + 1) * DAY_S})"
+                f"FOR VALUES FROM ({day * DAY_S}) TO ({(day + 1) * DAY_S}) "
+                f"WITH (fillfactor = {_FILLED})"
             )
 
 

@@ -316,7 +316,10 @@ def _pool_row(pool_id: int, process_id: int, pool: PoolStats) -> Row:
 
 
 def _incident_row(incident: Incident, process_id: int) -> Row:
-    sites = [each._asdict() for each in incident.sites]
+    sites = [
+        {"file": clean(file), "line": line, "function": clean(function)}
+        for file, line, function in incident.sites
+    ]
     places = [part for site in incident.sites for part in site]
     ended = incident.ended_at
     return {
