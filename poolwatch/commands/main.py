@@ -9,12 +9,32 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from poolwatch.commands import advise, bench, check, demo, ps, run, serve, tui
+from poolwatch.commands import (
+    advise,
+    bench,
+    check,
+    demo,
+    ps,
+    report,
+    run,
+    serve,
+    tui,
+)
 from poolwatch.commands.arguments import CHECK_EXIT_CODES, Command
 from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
-COMMANDS: tuple[Command, ...] = (ps, tui, serve, demo, check, advise, run, bench)
+COMMANDS: tuple[Command, ...] = (
+    ps,
+    tui,
+    serve,
+    demo,
+    check,
+    advise,
+    run,
+    bench,
+    report,
+)
 """Commands are cheap to import: each imports its dependencies when it runs."""
 
 _GETTING_STARTED = """\

@@ -1,0 +1,364 @@
+"""The plots, for Plotly's JavaScript, which its Python package carries.
+
+Plotly draws SVG, so the page's style sheet colours axes and text, for the dark and for
+paper. A figure is what ``Plotly.newPlot`` takes: data and layout.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from poolwatch.errors import MissingExtraError
+from poolwatch.model import BUCKETS
+from poolwatch.sidecar.report.faults import Fault, Span, union
+from poolwatch.sidecar.report.totals import (
+    MINUTE_S,
+    Durations,
+    PoolKey,
+    PoolTotals,
+    TimeLine,
+    Totals,
+    Usage,
+)
+from poolwatch.sidecar.report.words import pool_names, site_name
+from poolwatch.text.format import one_line, short_time
+
+Figure = dict[str, Any]
+
+SERIES = 6
+"""Pools or call sites with a colour of their own; the rest is added up."""
+LANES = 8
+"""Faults with a lane of their own below the plots."""
+_COLOURS = ("#3f83d6", "#e08a3c", "#2fa58b", "#a06bd0", "#b99a1e", "#d2609a")
+_REST = "#8b93a0"
+_SEVERITY = {"critical": "#d8403a", "warning": "#d98e04", "info": "#8b93a0"}
+_OUT_PX, _WAITING_PX, _LANE_PX, _GAP_PX = 230, 110, 30, 34
+_TOP_PX, _BOTTOM_PX = 24, 26
+_MOST_BANDS = 200
+_LEAST_SHARE = 0.003
+"""A shorter incident is drawn as long as this share of the plot, to be seen at all."""
+
+
+def plotly_js() -> str:
+    """Return Plotly's JavaScript; raises MissingExtraError without Plotly."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise MissingExtraError(
+            "the report needs plotly; install it with: "
+            "python -m pip install 'poolwatch[report]'"
+        ) from error
+    return str(get_plotlyjs())
+
+
+# -- over time -----------------------------------------------------------------------
+
+
+def over_time(
+    totals: Totals, faults: Sequence[Fault], since: float, until: float
+) -> Figure:
+    """Connections out and requests waiting by pool; below them a lane for each fault.
+
+    All three share their axis of time: zooming into one zooms all.
+    """
+    lanes = faults[:LANES]
+    heights = [_OUT_PX, _WAITING_PX, *([_LANE_PX * len(lanes)] if lanes else [])]
+    rows = _rows(heights)
+    data = list(_pool_traces(totals))
+    layout = _layout(sum(heights) + _GAP_PX * (len(heights) - 1))
+    layout["xaxis"] |= _range(since, until) | {"anchor": f"y{len(rows)}"}
+    layout["hoversubplots"] = "axis"
+    layout["yaxis"] = _count_axis(rows[0])
+    layout["yaxis2"] = _count_axis(rows[1])
+    titles = ("connections out", "requests waiting", "incidents")
+    layout["annotations"] = [
+        _title(title, row) for title, row in zip(titles, rows, strict=False)
+    ]
+    layout["shapes"] = [
+        _band(span, rows[1][0], rows[0][1]) for span in _bands(faults, until - since)
+    ]
+    if lanes:
+        layout["yaxis3"] = {
+            "domain": rows[2],
+            "range": [len(lanes) - 0.5, -0.5],
+            "visible": False,
+            "fixedrange": True,
+        }
+        data += [_lane(n, lane, since, until) for n, lane in enumerate(lanes)]
+        layout["annotations"] += [_lane_name(n, each) for n, each in enumerate(lanes)]
+    return {"data": data, "layout": layout}
+
+
+def _pool_traces(totals: Totals) -> Iterator[Figure]:
+    ranked = _ranked_pools(totals, pool_names(totals.pools))
+    for number, (name, pool) in enumerate(ranked):
+        colour = _colour(number)
+        every = _line(totals.line) | {"legendgroup": name, "hoverinfo": "skip"}
+        out, waiting = totals.mean(pool.out), totals.mean(pool.waiting)
+        peaks = zip(pool.out_peak, waiting, pool.waiting_peak, strict=True)
+        yield every | {"y": totals.seen(pool.out_peak), "line": _stroke(0, colour)}
+        yield every | {
+            "y": out,
+            "name": name,
+            "line": _stroke(2, colour),
+            "fill": "tonexty",
+            "fillcolor": f"{colour}22",
+            "hoverinfo": "all",
+            "customdata": list(peaks),
+            "hovertemplate": "%{y:.1f} out, at most %{customdata[0]}"
+            "<br>%{customdata[1]:.1f} waiting, at most %{customdata[2]}",
+        }
+        if pool.limit and max(pool.out_peak) > pool.limit / 2:
+            limit = totals.seen([pool.limit] * totals.line.steps)
+            yield every | {"y": limit, "line": _stroke(1, colour) | {"dash": "dot"}}
+        yield every | {
+            "y": totals.seen(pool.waiting_peak),
+            "yaxis": "y2",
+            "line": _stroke(1.5, colour),
+            "fill": "tozeroy",
+            "fillcolor": f"{colour}40",
+        }
+
+
+def _ranked_pools(
+    totals: Totals, names: dict[PoolKey, str]
+) -> list[tuple[str, PoolTotals]]:
+    """The pools with the most connections out, and the sum of the others."""
+    ranked = sorted(totals.pools.items(), key=lambda each: -sum(each[1].out))
+    found = [(html.escape(names[key]), pool) for key, pool in ranked[:SERIES]]
+    others = [pool for _, pool in ranked[SERIES:]]
+    if others:
+        rest = PoolTotals(totals.line.steps)
+        for pool in others:
+            rest.merge(pool)
+        found.append((f"{len(others)} other pools", rest))
+    return found
+
+
+def _bands(faults: Sequence[Fault], length: float) -> list[Span]:
+    """The longest spans in which something critical went on."""
+    spans = union(
+        _widened(span, length)
+        for fault in faults
+        if fault.severity == "critical"
+        for span in fault.spans
+    )
+    return sorted(spans, key=lambda each: each[0] - each[1])[:_MOST_BANDS]
+
+
+def _widened(span: Span, length: float) -> Span:
+    return span[0], max(span[1], span[0] + length * _LEAST_SHARE)
+
+
+def _band(span: Span, bottom: float, top: float) -> Figure:
+    return {
+        "type": "rect",
+        "xref": "x",
+        "yref": "paper",
+        "x0": _time(span[0]),
+        "x1": _time(span[1]),
+        "y0": bottom,
+        "y1": top,
+        "fillcolor": _SEVERITY["critical"],
+        "opacity": 0.13,
+        "line": {"width": 0},
+        "layer": "below",
+    }
+
+
+def _lane(number: int, fault: Fault, since: float, until: float) -> Figure:
+    x: list[str | None] = []
+    spans = union(_widened(span, until - since) for span in fault.spans)
+    for begin, end in sorted(spans, key=lambda each: each[0] - each[1])[:_MOST_BANDS]:
+        x += [_time(begin), _time(end), None]
+    return {
+        "x": x,
+        "y": [number + 0.26 if at else None for at in x],
+        "yaxis": "y3",
+        "mode": "lines",
+        "line": {"width": 7, "color": _SEVERITY[fault.severity]},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _lane_name(number: int, fault: Fault) -> Figure:
+    pool = f" · {fault.worst.pool}" if fault.worst.pool else ""
+    name = html.escape(one_line(f"{number + 1}  {fault.worst.kind}{pool}", 44))
+    return _text(f'<a href="#fault-{number + 1}" target="_self">{name}</a>') | {
+        "yref": "y3",
+        "y": number - 0.2,
+        "yanchor": "middle",
+    }
+
+
+def held_over_time(totals: Totals, since: float, until: float) -> Figure:
+    """Connections held by call site, stacked."""
+    data = []
+    for number, (name, usage) in enumerate(_ranked_sites(totals)):
+        held = totals.mean([seconds / MINUTE_S for seconds in usage.held])
+        colour = _colour(number, 3)  # not those of the pools above
+        data.append(
+            _line(totals.line)
+            | {
+                "y": held,
+                "name": name,
+                "stackgroup": "held",
+                "line": _stroke(0.5, colour),
+                "fillcolor": f"{colour}c0",
+                "hovertemplate": "%{y:.1f}",
+            }
+        )
+    layout = _layout(_OUT_PX)
+    layout["xaxis"] |= _range(since, until)
+    layout["yaxis"] = _count_axis([0, 1])
+    layout["annotations"] = [_title("connections held, by call site", [0, 1])]
+    return {"data": data, "layout": layout}
+
+
+def _ranked_sites(totals: Totals) -> list[tuple[str, Usage]]:
+    """The call sites with the most connection-seconds, and the sum of the others."""
+    ranked = sorted(totals.sites.items(), key=lambda each: -each[1].held_s)
+    found = [(html.escape(site_name(site)), usage) for site, usage in ranked[:SERIES]]
+    others = [usage for _, usage in ranked[SERIES:]]
+    if others:
+        rest = Usage(others[0].held[:])
+        for usage in others[1:]:
+            for step, value in enumerate(usage.held):
+                rest.held[step] += value
+        found.append((f"{len(others)} others", rest))
+    return found
+
+
+# -- distributions -------------------------------------------------------------------
+
+
+def distribution(totals: Totals, which: str) -> Figure:
+    """How many waits or holds were how long, by pool."""
+    bounds = [short_time(bound) for bound in BUCKETS]
+    names = [f"≤ {bound}" for bound in bounds] + [f"> {bounds[-1]}"]
+    ranked = _ranked_pools(totals, pool_names(totals.pools))
+    data: list[Figure] = []
+    for number, (name, pool) in enumerate(ranked):
+        durations: Durations = getattr(pool, which)
+        if durations.count:
+            data.append(
+                {
+                    "type": "bar",
+                    "name": name,
+                    "x": names,
+                    "y": [n or None for n in durations.parts],
+                    "marker": {"color": _colour(number)},
+                    "hovertemplate": "%{y:,}",
+                }
+            )
+    most = max((y for trace in data for y in trace["y"] if y), default=1)
+    layout = _layout(190)
+    layout["xaxis"] = {"type": "category", "fixedrange": True, "tickangle": -40}
+    layout["yaxis"] = _count_axis([0, 1]) | {
+        "type": "log",
+        "rangemode": "normal",
+        "range": [-0.3, math.log10(most) + 0.2],
+        "dtick": 1 if most < 1e5 else 2,
+        "exponentformat": "SI",
+    }
+    layout["margin"] |= {"b": 54}
+    layout["height"] += 54 - _BOTTOM_PX
+    layout["bargap"] = 0.25
+    return {"data": data, "layout": layout}
+
+
+# -- parts of a figure ---------------------------------------------------------------
+
+
+def _rows(heights: Sequence[int]) -> list[list[float]]:
+    """The domains of rows from the top, as shares of the height."""
+    whole = sum(heights) + _GAP_PX * (len(heights) - 1)
+    rows, top = [], float(whole)
+    for height in heights:
+        rows.append([round((top - height) / whole, 4), round(top / whole, 4)])
+        top -= height + _GAP_PX
+    return rows
+
+
+def _layout(height: int) -> Figure:
+    clear = "rgba(0,0,0,0)"
+    return {
+        "height": height + _TOP_PX + _BOTTOM_PX,
+        "margin": {"l": 34, "r": 6, "t": _TOP_PX, "b": _BOTTOM_PX, "pad": 4},
+        "paper_bgcolor": clear,
+        "plot_bgcolor": clear,
+        "font": {"family": "system-ui, sans-serif", "size": 12},
+        "hovermode": "x unified",
+        "hoverlabel": {"align": "left", "namelength": 44},
+        "showlegend": False,
+        "xaxis": {
+            "type": "date",
+            "showgrid": False,
+            "zeroline": False,
+            "hoverformat": "%a %d %b, %H:%M UTC",
+            "tickangle": 0,
+            "nticks": 8,
+        },
+    }
+
+
+def _count_axis(domain: Sequence[float]) -> Figure:
+    return {
+        "domain": domain,
+        "rangemode": "tozero",
+        "fixedrange": True,
+        "zeroline": False,
+        "nticks": 5,
+        "tickformat": "~s",
+    }
+
+
+def _title(text: str, row: Sequence[float]) -> Figure:
+    return _text(text) | {
+        "yref": "paper",
+        "y": row[1],
+        "yanchor": "bottom",
+        "yshift": 4,
+    }
+
+
+def _text(text: str) -> Figure:
+    return {
+        "text": text,
+        "xref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "showarrow": False,
+        "align": "left",
+    }
+
+
+def _line(line: TimeLine) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x0": _time(line.since + line.step_s / 2),  # the middle of each step
+        "dx": line.step_s * 1000,
+    }
+
+
+def _range(since: float, until: float) -> Figure:
+    return {"range": [_time(since), _time(until)]}
+
+
+def _stroke(width: float, colour: str) -> Figure:
+    return {"width": width, "color": colour, "shape": "hvh"}
+
+
+def _colour(number: int, first: int = 0) -> str:
+    return _COLOURS[(number + first) % SERIES] if number < SERIES else _REST
+
+
+def _time(at: float) -> str:
+    """Plotly has no time zones: what it is given, it shows."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
