@@ -113,6 +113,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         finalize=_harmless,
     )
+    environment.filters["cut"] = lambda text: one_line(text, 1200)
     # a path is broken at a slash
     environment.filters["breakable"] = lambda text: escape(text).replace(
         "/", Markup("/<wbr>")

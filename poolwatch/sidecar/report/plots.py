@@ -33,7 +33,8 @@ SERIES = 6
 """Pools or call sites with a colour of their own; the rest is added up."""
 LANES = 8
 """Faults with a lane of their own below the plots."""
-_COLOURS = ("#3f83d6", "#e08a3c", "#2fa58b", "#a06bd0", "#b99a1e", "#d2609a")
+_POOLS = ("#3f83d6", "#e08a3c", "#2fa58b", "#a06bd0", "#b99a1e", "#d2609a")
+_SITES = ("#6f74d6", "#d9648f", "#3fa7bd", "#c79a2e", "#64a859", "#a9714b")
 _REST = "#8b93a0"
 _SEVERITY = {"critical": "#d8403a", "warning": "#d98e04", "info": "#8b93a0"}
 _OUT_PX, _WAITING_PX, _LANE_PX, _GAP_PX = 230, 110, 30, 34
@@ -98,19 +99,15 @@ def _pool_traces(totals: Totals) -> Iterator[Figure]:
     for number, (name, pool) in enumerate(ranked):
         colour = _colour(number)
         every = _line(totals.line) | {"legendgroup": name, "hoverinfo": "skip"}
-        out, waiting = totals.mean(pool.out), totals.mean(pool.waiting)
-        peaks = zip(pool.out_peak, waiting, pool.waiting_peak, strict=True)
-        yield every | {"y": totals.seen(pool.out_peak), "line": _stroke(0, colour)}
+        peak = _stroke(1, f"{colour}80")
+        yield every | {"y": totals.seen(pool.out_peak), "line": peak}
         yield every | {
-            "y": out,
+            "y": totals.mean(pool.out),
             "name": name,
             "line": _stroke(2, colour),
-            "fill": "tonexty",
-            "fillcolor": f"{colour}22",
             "hoverinfo": "all",
-            "customdata": list(peaks),
-            "hovertemplate": "%{y:.1f} out, at most %{customdata[0]}"
-            "<br>%{customdata[1]:.1f} waiting, at most %{customdata[2]}",
+            "customdata": _figures(totals, pool),
+            "hovertemplate": "%{customdata}",
         }
         if pool.limit and max(pool.out_peak) > pool.limit / 2:
             limit = totals.seen([pool.limit] * totals.line.steps)
@@ -122,6 +119,18 @@ def _pool_traces(totals: Totals) -> Iterator[Figure]:
             "fill": "tozeroy",
             "fillcolor": f"{colour}40",
         }
+
+
+def _figures(totals: Totals, pool: PoolTotals) -> list[str]:
+    """What is said of a pool's steps under the pointer."""
+    means = totals.mean(pool.out), totals.mean(pool.waiting)
+    found = []
+    for out, waiting, most_out, most in zip(
+        *means, pool.out_peak, pool.waiting_peak, strict=True
+    ):
+        queue = f"; {waiting:.1f} waiting, at most {most}" if most else ""
+        found.append("" if out is None else f"{out:.1f} out, at most {most_out}{queue}")
+    return found
 
 
 def _ranked_pools(
@@ -201,7 +210,7 @@ def held_over_time(totals: Totals, since: float, until: float) -> Figure:
     data = []
     for number, (name, usage) in enumerate(_ranked_sites(totals)):
         held = totals.mean([seconds / MINUTE_S for seconds in usage.held])
-        colour = _colour(number, 3)  # not those of the pools above
+        colour = _colour(number, _SITES)
         data.append(
             _line(totals.line)
             | {
@@ -303,6 +312,8 @@ def _layout(height: int) -> Figure:
             "hoverformat": "%a %d %b, %H:%M UTC",
             "tickangle": 0,
             "nticks": 8,
+            "spikecolor": _REST,
+            "spikethickness": 1,
         },
     }
 
@@ -355,8 +366,8 @@ def _stroke(width: float, colour: str) -> Figure:
     return {"width": width, "color": colour, "shape": "hvh"}
 
 
-def _colour(number: int, first: int = 0) -> str:
-    return _COLOURS[(number + first) % SERIES] if number < SERIES else _REST
+def _colour(number: int, colours: Sequence[str] = _POOLS) -> str:
+    return colours[number] if number < SERIES else _REST
 
 
 def _time(at: float) -> str:
