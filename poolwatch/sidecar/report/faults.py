@@ -11,6 +11,9 @@ from poolwatch.model import Finding, Incident, Process, Severity, severity_rank
 
 Span = tuple[float, float]
 
+_OF_POOL = frozenset({"exhausted", "undersized"})
+"""Kinds that are one fault whichever call sites had the connections."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -56,7 +59,8 @@ def faults_of(incidents: Iterable[Incident], since: float, until: float) -> list
     """Merge incidents over processes and over time; the worst fault first."""
     groups: dict[object, list[Incident]] = defaultdict(list)
     for each in incidents:
-        groups[each.kind, each.pool, frozenset(each.sites)].append(each)
+        sites = () if each.kind in _OF_POOL else each.sites
+        groups[each.kind, each.pool, frozenset(sites)].append(each)
     found = []
     for group in groups.values():
         group.sort(key=lambda each: (severity_rank(each.severity), -_length(each)))

@@ -218,13 +218,14 @@ def _bars(
 
 def _bar(name: str, usages: Sequence[Usage], whole: float, covered: float) -> Bar:
     held = sum(usage.held_s for usage in usages)
+    caused = sum(usage.wait_caused_s for usage in usages)
     return Bar(
         name=one_line(name, 100),
         held=f"{held:,.0f}" if held >= 10 else f"{held:.1f}",
         share=held / whole,
         average=f"{held / covered:.2f}",
         checkouts=words.number(sum(usage.count for usage in usages)),
-        caused=duration(sum(usage.wait_caused_s for usage in usages)),
+        caused=duration(caused) if caused >= 0.05 else "-",
         leaked=sum(usage.leaked for usage in usages),
     )
 

@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from poolwatch.errors import MissingExtraError
 from poolwatch.model import BUCKETS
@@ -27,6 +27,7 @@ from poolwatch.sidecar.report.totals import (
 from poolwatch.sidecar.report.words import pool_names, site_name
 from poolwatch.text.format import one_line, short_time
 
+T = TypeVar("T")
 Figure = dict[str, Any]
 
 SERIES = 6
@@ -73,8 +74,11 @@ def over_time(
     layout = _layout(sum(heights) + _GAP_PX * (len(heights) - 1))
     layout["xaxis"] |= _range(since, until) | {"anchor": f"y{len(rows)}"}
     layout["hoversubplots"] = "axis"
-    layout["yaxis"] = _count_axis(rows[0])
-    layout["yaxis2"] = _count_axis(rows[1])
+    pools = totals.pools.values()
+    peaks = max((max(pool.out_peak) for pool in pools), default=0)
+    layout["yaxis"] = _count_axis(rows[0], peaks)
+    peaks = max((max(pool.waiting_peak) for pool in pools), default=0)
+    layout["yaxis2"] = _count_axis(rows[1], peaks)
     titles = ("connections out", "requests waiting", "incidents")
     layout["annotations"] = [
         _title(title, row) for title, row in zip(titles, rows, strict=False)
@@ -100,20 +104,23 @@ def _pool_traces(totals: Totals) -> Iterator[Figure]:
         colour = _colour(number)
         every = _line(totals.line) | {"legendgroup": name, "hoverinfo": "skip"}
         peak = _stroke(1, f"{colour}80")
-        yield every | {"y": totals.seen(pool.out_peak), "line": peak}
+        yield every | {"y": _drawn(totals.seen(pool.out_peak)), "line": peak}
         yield every | {
-            "y": totals.mean(pool.out),
+            "y": _drawn(totals.mean(pool.out)),
             "name": name,
             "line": _stroke(2, colour),
             "hoverinfo": "all",
-            "customdata": _figures(totals, pool),
+            "customdata": _drawn(_figures(totals, pool)),
             "hovertemplate": "%{customdata}",
         }
         if pool.limit and max(pool.out_peak) > pool.limit / 2:
             limit = totals.seen([pool.limit] * totals.line.steps)
-            yield every | {"y": limit, "line": _stroke(1, colour) | {"dash": "dot"}}
+            yield every | {
+                "y": _drawn(limit),
+                "line": _stroke(1, colour) | {"dash": "dot"},
+            }
         yield every | {
-            "y": totals.seen(pool.waiting_peak),
+            "y": _drawn(totals.seen(pool.waiting_peak)),
             "yaxis": "y2",
             "line": _stroke(1.5, colour),
             "fill": "tozeroy",
@@ -214,7 +221,7 @@ def held_over_time(totals: Totals, since: float, until: float) -> Figure:
         data.append(
             _line(totals.line)
             | {
-                "y": held,
+                "y": _drawn(held),
                 "name": name,
                 "stackgroup": "held",
                 "line": _stroke(0.5, colour),
@@ -224,7 +231,7 @@ def held_over_time(totals: Totals, since: float, until: float) -> Figure:
         )
     layout = _layout(_OUT_PX)
     layout["xaxis"] |= _range(since, until)
-    layout["yaxis"] = _count_axis([0, 1])
+    layout["yaxis"] = _count_axis([0, 1], math.inf)
     layout["annotations"] = [_title("connections held, by call site", [0, 1])]
     return {"data": data, "layout": layout}
 
@@ -268,7 +275,7 @@ def distribution(totals: Totals, which: str) -> Figure:
     most = max((y for trace in data for y in trace["y"] if y), default=1)
     layout = _layout(190)
     layout["xaxis"] = {"type": "category", "fixedrange": True, "tickangle": -40}
-    layout["yaxis"] = _count_axis([0, 1]) | {
+    layout["yaxis"] = _count_axis([0, 1], most) | {
         "type": "log",
         "rangemode": "normal",
         "range": [-0.3, math.log10(most) + 0.2],
@@ -318,8 +325,9 @@ def _layout(height: int) -> Figure:
     }
 
 
-def _count_axis(domain: Sequence[float]) -> Figure:
-    return {
+def _count_axis(domain: Sequence[float], most: float) -> Figure:
+    whole = {"range": [0, most + 0.3], "dtick": 1} if most < 5 else {}
+    return whole | {
         "domain": domain,
         "rangemode": "tozero",
         "fixedrange": True,
@@ -353,13 +361,19 @@ def _line(line: TimeLine) -> Figure:
     return {
         "type": "scatter",
         "mode": "lines",
-        "x0": _time(line.since + line.step_s / 2),  # the middle of each step
+        # the middle of each step; _drawn() adds one before and one behind
+        "x0": _time(line.since - line.step_s / 2),
         "dx": line.step_s * 1000,
     }
 
 
 def _range(since: float, until: float) -> Figure:
     return {"range": [_time(since), _time(until)]}
+
+
+def _drawn(values: Sequence[T]) -> list[T]:
+    """Lengthen a line by its first and last value, so that it fills its plot."""
+    return [values[0], *values, values[-1]]
 
 
 def _stroke(width: float, colour: str) -> Figure:

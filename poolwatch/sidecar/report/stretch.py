@@ -100,9 +100,14 @@ def _within(
         )
     if since is not None and until is not None and since >= until:
         raise UsageError("--since must be before --until")
-    end = last if until is None else min(until, last)
+    end = last if until is None else min(_whole(until), last)
     begin = end - DAY_S if since is None else since
-    return max(begin, first), end
+    return max(begin - begin % MINUTE_S, first), end
+
+
+def _whole(until: float) -> float:
+    """Return the end of a minute: the history has whole ones."""
+    return math.ceil(until / MINUTE_S) * MINUTE_S
 
 
 def _add_minutes(

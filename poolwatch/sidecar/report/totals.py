@@ -34,6 +34,14 @@ class TimeLine(NamedTuple):
     """The first second of the first step."""
     step_s: int
     steps: int
+    begin: float
+    """The first moment of the stretch, within the first minute."""
+    end: float
+
+    def part_of(self, minute: int) -> float:
+        """Return which part of a minute belongs to the stretch."""
+        seconds = min(minute + MINUTE_S, self.end) - max(minute, self.begin)
+        return max(seconds, 1.0) / MINUTE_S
 
     def step_of(self, minute: int) -> int | None:
         """Return the number of the step that has a minute; None if it is outside."""
@@ -47,7 +55,8 @@ def time_line(since: float, until: float) -> TimeLine:
     minutes = max(1, math.ceil((until - first) / MINUTE_S))
     wanted = minutes / MAX_STEPS
     step = next((each for each in _STEPS_MIN if each >= wanted), math.ceil(wanted))
-    return TimeLine(first, step * MINUTE_S, math.ceil(minutes / step))
+    steps = math.ceil(minutes / step)
+    return TimeLine(first, step * MINUTE_S, steps, since, until)
 
 
 @dataclass(slots=True)
@@ -145,9 +154,9 @@ class _Moment:
         limited = size is not None and overflow is not None and overflow >= 0
         self.slots += (size or 0) + (overflow or 0) if limited else math.inf
 
-    def add_to(self, pool: PoolTotals, step: int) -> None:
-        pool.out[step] += self.out
-        pool.waiting[step] += self.waiting
+    def add_to(self, pool: PoolTotals, step: int, part: float) -> None:
+        pool.out[step] += self.out * part
+        pool.waiting[step] += self.waiting * part
         pool.out_peak[step] = max(pool.out_peak[step], self.out_peak)
         pool.waiting_peak[step] = max(pool.waiting_peak[step], self.waiting_peak)
         if pool.limit is not None:
@@ -199,8 +208,8 @@ class Totals:
 
     def __init__(self, line: TimeLine) -> None:
         self.line = line
-        self.covered = [0] * line.steps
-        """Minutes of each step with at least one look."""
+        self.covered = [0.0] * line.steps
+        """Minutes of each step in which somebody looked."""
         self.pools: dict[PoolKey, PoolTotals] = {}
         self.sites: dict[Site, Usage] = {}
         self.labels: dict[str, dict[str, Usage]] = defaultdict(dict)
@@ -226,14 +235,14 @@ class Totals:
                 continue
             if each.minute not in seen:
                 seen.add(each.minute)
-                self.covered[step] += 1
+                self.covered[step] += self.line.part_of(each.minute)
             self.processes.add((each.host, each.pid, each.started_at))
             key = PoolKey(each.service, each.pool)
             moments[key, each.minute].add(each)
             self._pool(key).add(each)
         for (key, minute), moment in moments.items():
             step = (minute - self.line.since) // self.line.step_s
-            moment.add_to(self._pool(key), step)
+            moment.add_to(self._pool(key), step, self.line.part_of(minute))
 
     def add_sites(self, minutes: Iterable[SiteMinute]) -> None:
         """Add minutes of call sites."""

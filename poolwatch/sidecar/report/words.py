@@ -63,7 +63,9 @@ def extent_words(fault: Fault, since: float, until: float) -> str:
     began = clock(fault.spans[0][0], since, until)
     end = clock(fault.spans[-1][1], since, until)
     ended = "and still there at the end" if fault.lasting else f"to {end} UTC"
-    return f"{often}{where}, {duration(fault.seconds)} in all, from {began} {ended}"
+    length = duration(fault.seconds)
+    long = f"for {length}" if many == 1 else f"{length} in all"
+    return f"{often}{where}, {long}, from {began} {ended}"
 
 
 def within_words(durations: Durations, share: float) -> str:

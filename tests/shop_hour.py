@@ -36,7 +36,6 @@ class Store:
     """Adds rows to the tables."""
 
     def __init__(self, engine: Engine, seed: int = 1) -> None:
-        schema.metadata.create_all(engine)
         self.engine = engine
         self.random = random.Random(seed)
         self.rows: dict[Table, list[dict[str, Any]]] = {}
