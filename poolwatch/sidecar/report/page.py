@@ -307,7 +307,8 @@ def _held_stack(holds: Sequence[Hold]) -> Stack:
     ]
     if server is not None:
         state = f"{server.state or '?'} for {duration(server.state_age_s)}"
-        facts.append(("server", f"backend {hold.backend_pid} {state}"))
+        backend = f"backend {hold.backend_pid}, " if hold.backend_pid else ""
+        facts.append(("server", f"{backend}{state}"))
     return Stack(
         title=f"{plural(len(holds), 'connection')} held"
         f" {'for' if len(holds) == 1 else 'up to'} {duration(hold.held_s)}",

@@ -39,7 +39,7 @@ _SITES = ("#6f74d6", "#d9648f", "#3fa7bd", "#c79a2e", "#64a859", "#a9714b")
 _REST = "#8b93a0"
 _SEVERITY = {"critical": "#d8403a", "warning": "#d98e04", "info": "#8b93a0"}
 _OUT_PX, _WAITING_PX, _LANE_PX, _GAP_PX = 230, 110, 30, 34
-_TOP_PX, _BOTTOM_PX = 24, 26
+_TOP_PX, _BOTTOM_PX = 24, 38
 _MOST_BANDS = 200
 _LEAST_SHARE = 0.003
 """A shorter incident is drawn as long as this share of the plot, to be seen at all."""
@@ -231,7 +231,7 @@ def held_over_time(totals: Totals, since: float, until: float) -> Figure:
         )
     layout = _layout(_OUT_PX)
     layout["xaxis"] |= _range(since, until)
-    layout["yaxis"] = _count_axis([0, 1], math.inf)
+    layout["yaxis"] = _count_axis([0, 1]) | {"tickformat": ""}
     layout["annotations"] = [_title("connections held, by call site", [0, 1])]
     return {"data": data, "layout": layout}
 
@@ -282,8 +282,8 @@ def distribution(totals: Totals, which: str) -> Figure:
         "dtick": 1 if most < 1e5 else 2,
         "exponentformat": "SI",
     }
-    layout["margin"] |= {"b": 54}
-    layout["height"] += 54 - _BOTTOM_PX
+    layout["margin"] |= {"b": 58}
+    layout["height"] += 58 - _BOTTOM_PX
     layout["bargap"] = 0.25
     return {"data": data, "layout": layout}
 
@@ -305,7 +305,7 @@ def _layout(height: int) -> Figure:
     clear = "rgba(0,0,0,0)"
     return {
         "height": height + _TOP_PX + _BOTTOM_PX,
-        "margin": {"l": 34, "r": 6, "t": _TOP_PX, "b": _BOTTOM_PX, "pad": 4},
+        "margin": {"l": 38, "r": 6, "t": _TOP_PX, "b": _BOTTOM_PX, "pad": 4},
         "paper_bgcolor": clear,
         "plot_bgcolor": clear,
         "font": {"family": "system-ui, sans-serif", "size": 12},
@@ -325,7 +325,7 @@ def _layout(height: int) -> Figure:
     }
 
 
-def _count_axis(domain: Sequence[float], most: float) -> Figure:
+def _count_axis(domain: Sequence[float], most: float = math.inf) -> Figure:
     whole = {"range": [0, most + 0.3], "dtick": 1} if most < 5 else {}
     return whole | {
         "domain": domain,

@@ -1,4 +1,4 @@
-"""Reads what the report is about: a stretch of history, hour by hour."""
+"""Reads what the report is about: a stretch of history, piece by piece."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DAY_S = 86400.0
 MAX_FAULTS = 40
 """Faults that are shown in full; the rest is counted."""
-_HOUR_S = 3600
+_PIECE_S = 15 * MINUTE_S
+"""Read at once: 150,000 rows of a thousand processes with ten pools each."""
 Progress = Callable[[float], None]
 """Is told the share that is done."""
 
@@ -117,14 +118,14 @@ def _add_minutes(
         return minutes if host is None else [m for m in minutes if m.host == host]
 
     first = totals.line.since
-    hours = max(1, math.ceil((until - first) / _HOUR_S))
-    for hour in range(hours):
-        begin = first + hour * _HOUR_S
-        end = begin + _HOUR_S - MINUTE_S  # its last minute
+    pieces = max(1, math.ceil((until - first) / _PIECE_S))
+    for piece in range(pieces):
+        begin = first + piece * _PIECE_S
+        end = begin + _PIECE_S - MINUTE_S  # its last minute
         totals.add_pools(of_host(history.pool_minutes(begin, end)))
         totals.add_sites(of_host(history.site_minutes(begin, end)))
         totals.add_labels(of_host(history.label_minutes(begin, end)))
-        progress((hour + 1) / hours)
+        progress((piece + 1) / pieces)
 
 
 def _kept(history: History, fault: Fault) -> Kept | None:

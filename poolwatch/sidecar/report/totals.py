@@ -1,7 +1,7 @@
 """Sums of the minutes of a history: by pool, by call site, by label, over time.
 
 However long the history and however large the fleet, the outcome is small: minutes are
-added up hour by hour, and the time line has a limited number of steps.
+added up as they are read, and the time line has a limited number of steps.
 """
 
 from __future__ import annotations

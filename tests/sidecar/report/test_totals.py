@@ -104,7 +104,7 @@ def test_the_same_fault_in_many_processes_is_one() -> None:
 def test_a_full_pool_is_one_fault_whoever_had_the_connections() -> None:
     full = [
         incident(
-            1, MINUTE, MINUTE + 9, kind="exhausted", sites=(Frame("a.py", n, "f"),)
+            n, MINUTE, MINUTE + 9, kind="exhausted", sites=(Frame("a.py", n, "f"),)
         )
         for n in range(3)
     ]

@@ -28,9 +28,11 @@ function legend(id, plot) {
     const button = document.createElement("button");
     const mark = document.createElement("i");
     mark.style.background = colour;
+    button.setAttribute("aria-pressed", "true");
     button.append(mark, unescape(name));
     button.onclick = () => {
       const hidden = button.classList.toggle("hidden");
+      button.setAttribute("aria-pressed", String(!hidden));
       Plotly.restyle(plot, { visible: !hidden }, traces);
     };
     item.append(button);
