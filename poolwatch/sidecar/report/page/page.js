@@ -51,8 +51,10 @@ async function draw() {
   document.documentElement.classList.add("drawn");
 }
 
-// On paper everything is open, and plots are as wide as the paper.
+// On paper everything is open, and plots are drawn for its width.
+const plots = () => document.querySelectorAll(".js-plotly-plot");
 addEventListener("beforeprint", () => {
+  plots().forEach((plot) => Plotly.relayout(plot, { width: plot.closest(".pair") ? 420 : 880 }));
   document.querySelectorAll("details").forEach((each) => {
     each.dataset.was = each.open;
     each.open = true;
@@ -66,6 +68,7 @@ addEventListener("afterprint", () => {
     each.open = each.dataset.was === "true";
   });
   document.querySelectorAll(".main-svg").forEach((svg) => svg.removeAttribute("viewBox"));
+  plots().forEach((plot) => Plotly.relayout(plot, { autosize: true, width: null }));
 });
 
 function reveal() {
