@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -96,11 +96,6 @@ def finding_of(incident: Incident, process: Process) -> Finding | None:
         ) == set(incident.sites):
             return finding
     return None
-
-
-def first_kept(fault: Fault) -> Sequence[Incident]:
-    """Return the incidents whose snapshot is kept, the worst first."""
-    return [each for each in fault.incidents if each.snapshot]
 
 
 def when(time: str) -> float:

@@ -15,7 +15,7 @@ from poolwatch.errors import MissingExtraError
 from poolwatch.model import Frame, Hold, Process, Wait
 from poolwatch.sidecar.report import faults, plots, words
 from poolwatch.sidecar.report.faults import Fault
-from poolwatch.sidecar.report.stretch import MAX_FAULTS, Kept, Stretch
+from poolwatch.sidecar.report.stretch import Kept, Stretch
 from poolwatch.sidecar.report.totals import Durations, Usage
 from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import duration, neutral, one_line, place, plural
@@ -83,6 +83,7 @@ def render(stretch: Stretch) -> str:
             title=_title(stretch),
             when=words.stretch_words(since, until),
             scope=_scope(stretch),
+            unseen=_unseen(stretch),
             made=words.minute(time.time()),
             version=VERSION,
             hero=stretch.faults[:_HERO],
@@ -92,7 +93,6 @@ def render(stretch: Stretch) -> str:
             labels=_labels(stretch),
             cards=list(_cards(stretch)),
             hidden=len(stretch.faults) - len(stretch.kept),
-            max_faults=MAX_FAULTS,
         )
     )
 
@@ -153,9 +153,15 @@ def _scope(stretch: Stretch) -> str:
     hosts = {host for host, _, _ in processes}
     many = len(processes)
     found = "1 process" if many == 1 else f"{many:,} processes"
-    if len(hosts) == 1:
-        return f"{found} on {next(iter(hosts))}"
-    return f"{found} on {plural(len(hosts), 'host')}"
+    where = next(iter(hosts)) if len(hosts) == 1 else plural(len(hosts), "host")
+    return one_line(f"{found} on {where}", 100)
+
+
+def _unseen(stretch: Stretch) -> str:
+    """How long no process was seen; empty if no more than a minute or two."""
+    seen = sum(stretch.totals.covered) * 60
+    missing = stretch.until - stretch.since - seen
+    return duration(missing) if missing > 120 else ""
 
 
 def _tiles(stretch: Stretch) -> Iterator[tuple[str, str, str]]:
@@ -175,7 +181,7 @@ def _tiles(stretch: Stretch) -> Iterator[tuple[str, str, str]]:
     yield "longest queue", f"{waiting:,}", "waiting at once"
     waits = Durations()
     for pool in pools.values():
-        waits.add(pool.waits.count, pool.waits.seconds, pool.waits.up_to)
+        waits.add(pool.waits.count, pool.waits.up_to)
     yield "99 % waited", words.within_words(waits, 0.99), "for a connection"
     timeouts = sum(pool.timeouts for pool in pools.values())
     yield "timeouts", f"{timeouts:,}", "requests in vain"

@@ -79,7 +79,7 @@ def over_time(
     layout["yaxis"] = _count_axis(rows[0], peaks)
     peaks = max((max(pool.waiting_peak) for pool in pools), default=0)
     layout["yaxis2"] = _count_axis(rows[1], peaks)
-    titles = ("connections out", "requests waiting", "incidents")
+    titles = ("connections out", "requests waiting, at most", "incidents")
     layout["annotations"] = [
         _title(title, row) for title, row in zip(titles, rows, strict=False)
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import UsageError
 from poolwatch.model import Finding, Process
-from poolwatch.sidecar.report.faults import Fault, faults_of, finding_of, first_kept
+from poolwatch.sidecar.report.faults import Fault, faults_of, finding_of
 from poolwatch.sidecar.report.totals import MINUTE_S, Totals, time_line
 from poolwatch.text.format import utc_time
 
@@ -130,7 +130,8 @@ def _add_minutes(
 
 def _kept(history: History, fault: Fault) -> Kept | None:
     """Return the first moment of the worst incident that has one."""
-    for incident in first_kept(fault)[:3]:
+    kept = [each for each in fault.incidents if each.snapshot]
+    for incident in kept[:3]:
         process = history.snapshot_of_incident(incident.id)
         finding = finding_of(incident, process) if process else None
         if process is not None and finding is not None:

@@ -64,14 +64,12 @@ class Durations:
     """A histogram of waits or of holds."""
 
     count: int = 0
-    seconds: float = 0.0
     up_to: list[int] = field(default_factory=lambda: [0] * len(BUCKETS))
 
-    def add(self, count: int, seconds: float, up_to: Sequence[int] | None) -> None:
+    def add(self, count: int, up_to: Sequence[int] | None) -> None:
         """Add those of a minute."""
         if up_to and len(up_to) == len(BUCKETS):
             self.count += count
-            self.seconds += seconds
             self.up_to = [a + b for a, b in zip(self.up_to, up_to, strict=True)]
 
     def within(self, share: float) -> float | None:
@@ -110,7 +108,7 @@ class PoolTotals:
         self.waiting_peak = array("q", [0] * steps)
         self.limit: int | None = 0
         """The most connections that they could lend at once; None if unlimited."""
-        self.checkouts = self.timeouts = self.connects = self.leaked = 0
+        self.checkouts = self.timeouts = self.leaked = 0
         self.waits = Durations()
         self.holds = Durations()
 
@@ -118,10 +116,9 @@ class PoolTotals:
         """Add what happened in a minute of one process."""
         self.checkouts += minute.checkouts
         self.timeouts += minute.timeouts
-        self.connects += minute.connects
         self.leaked += minute.leaked
-        self.waits.add(minute.wait_count, minute.wait_s, minute.wait_up_to)
-        self.holds.add(minute.hold_count, minute.hold_s, minute.hold_up_to)
+        self.waits.add(minute.wait_count, minute.wait_up_to)
+        self.holds.add(minute.hold_count, minute.hold_up_to)
 
     def merge(self, other: PoolTotals) -> None:
         """Add the time lines and durations of another pool."""
@@ -130,7 +127,7 @@ class PoolTotals:
             for step, value in enumerate(getattr(other, name)):
                 mine[step] += value
         for mine, theirs in ((self.waits, other.waits), (self.holds, other.holds)):
-            mine.add(theirs.count, theirs.seconds, theirs.up_to)
+            mine.add(theirs.count, theirs.up_to)
 
 
 @dataclass(slots=True)
@@ -171,7 +168,6 @@ class Usage:
     held: array[float]
     """Connection-seconds in each step; of a label in one sum."""
     count: int = 0
-    wait_s: float = 0.0
     wait_caused_s: float = 0.0
     leaked: int = 0
 
@@ -184,23 +180,8 @@ class Usage:
         """Add a minute of one process."""
         self.held[step] += minute.held_s
         self.count += minute.count
-        self.wait_s += minute.wait_s
         self.wait_caused_s += minute.wait_caused_s
         self.leaked += minute.leaked
-
-
-class Site(NamedTuple):
-    """A call site, the same in all processes of all hosts."""
-
-    file: str
-    """Relative to the ``sys.path`` entry of its module, if that is known."""
-    line: int
-    function: str
-
-    @property
-    def frame(self) -> Frame:
-        """As a frame."""
-        return Frame(*self)
 
 
 class Totals:
@@ -211,7 +192,9 @@ class Totals:
         self.covered = [0.0] * line.steps
         """Minutes of each step in which somebody looked."""
         self.pools: dict[PoolKey, PoolTotals] = {}
-        self.sites: dict[Site, Usage] = {}
+        self.sites: dict[Frame, Usage] = {}
+        """By call site; its file is relative to the ``sys.path``, where that is known,
+        so that it is the same on all hosts."""
         self.labels: dict[str, dict[str, Usage]] = defaultdict(dict)
         self.processes: set[tuple[str, int, float]] = set()
 
@@ -249,7 +232,7 @@ class Totals:
         for each in minutes:
             step = self.line.step_of(each.minute)
             if step is not None:
-                site = Site(each.path or each.file, each.line, each.function)
+                site = Frame(each.path or each.file, each.line, each.function)
                 self._usage(self.sites, site, self.line.steps).add(each, step)
 
     def add_labels(self, minutes: Iterable[LabelMinute]) -> None:

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from poolwatch.model import OTHER_SITES
+from poolwatch.model import OTHER_SITES, Frame
 from poolwatch.sidecar.report.faults import Fault, when
-from poolwatch.sidecar.report.totals import Durations, PoolKey, Site
+from poolwatch.sidecar.report.totals import Durations, PoolKey
 from poolwatch.text.format import duration, one_line, place, plural, short_time
 
 
@@ -25,11 +25,11 @@ def pool_names(keys: Iterable[PoolKey]) -> dict[PoolKey, str]:
     }
 
 
-def site_name(site: Site) -> str:
+def site_name(site: Frame) -> str:
     """Return ``shop/cart.py:51``."""
     if site.file == OTHER_SITES.file:
         return site.file
-    return one_line(place(site.frame, 3), 80)
+    return one_line(place(site, 3), 80)
 
 
 def clock(at: float, since: float, until: float) -> str:

@@ -81,11 +81,11 @@ def test_a_minute_that_is_not_over_counts_as_far_as_it_goes() -> None:
 def test_durations() -> None:
     durations = Durations()
     assert durations.within(0.99) is None
-    durations.add(10, 2.0, [5, 9, *[9] * (len(BUCKETS) - 2)])
+    durations.add(10, [5, 9, *[9] * (len(BUCKETS) - 2)])
     assert durations.within(0.9) == 0.005
     assert durations.within(0.99) == float("inf")
     assert durations.parts == [5, 4, *[0] * (len(BUCKETS) - 2), 1]
-    durations.add(3, 1.0, None)  # unknown is not guessed
+    durations.add(3, None)  # unknown is not guessed
     assert durations.count == 10
 
 
