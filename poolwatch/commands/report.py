@@ -69,11 +69,12 @@ def run(options: argparse.Namespace) -> int:
     with closing(arguments.history(options)) as history:
         from poolwatch.sidecar.report import page, stretch
 
+        render = page.renderer()
         with _progress() as progress:
             found = stretch.read(
                 history, options.since, options.until, options.host, progress
             )
-            text = page.render(found)
+        text = render(found)
     try:
         output.write_text(text, "utf-8")
     except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from poolwatch.model import Finding, Incident, Process, Severity, severity_rank
+from poolwatch.text.naming import with_names
 
 Span = tuple[float, float]
 
@@ -88,14 +89,14 @@ def total(spans: Iterable[Span]) -> float:
 
 def finding_of(incident: Incident, process: Process) -> Finding | None:
     """Return the finding of an incident in the snapshot of its first moment."""
-    names = {pool.id: pool.name for pool in process.pools}
-    for finding in process.findings:
-        pool = names.get(finding.pool or "", finding.pool)
-        if (finding.kind, pool) == (incident.kind, incident.pool) and set(
-            finding.sites
-        ) == set(incident.sites):
-            return finding
-    return None
+    names = {pool.id: pool.name for pool in with_names(process).pools}
+    alike = [
+        finding
+        for finding in process.findings
+        if finding.kind == incident.kind and set(finding.sites) == set(incident.sites)
+    ]
+    of_pool = [each for each in alike if names.get(each.pool or "") == incident.pool]
+    return next(iter(of_pool or alike), None)
 
 
 def when(time: str) -> float:

@@ -6,8 +6,9 @@ import base64
 import gzip
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -60,9 +61,14 @@ class Stack:
     now: tuple[Line, ...]
 
 
-def render(stretch: Stretch) -> str:
-    """Return the page. Raises MissingExtraError."""
-    library, script = plots.plotly_js(), _part("page.js")
+def renderer() -> Callable[[Stretch], str]:
+    """Return the function that makes the page; raises MissingExtraError."""
+    template = _environment().from_string(_part("page.html"))
+    return partial(_render, template, plots.plotly_js())
+
+
+def _render(template: Any, library: str, stretch: Stretch) -> str:
+    script = _part("page.js")
     packed = gzip.compress(library.encode(), mtime=0)
     totals, since, until = stretch.totals, stretch.since, stretch.until
     figures = {
@@ -71,7 +77,6 @@ def render(stretch: Stretch) -> str:
         "waits": plots.distribution(totals, "waits"),
         "holds": plots.distribution(totals, "holds"),
     }
-    template = _environment().from_string(_part("page.html"))
     return str(
         template.render(
             policy=_policy(library, script),
