@@ -63,7 +63,7 @@ def extent_words(fault: Fault, since: float, until: float) -> str:
     began = clock(fault.spans[0][0], since, until)
     end = clock(fault.spans[-1][1], since, until)
     ended = "and still there at the end" if fault.lasting else f"to {end} UTC"
-    length = duration(fault.seconds)
+    length = length_words(fault.seconds)
     long = f"for {length}" if many == 1 else f"{length} in all"
     return f"{often}{where}, {long}, from {began} {ended}"
 
@@ -89,5 +89,10 @@ def incident_words(
     began: str, seen: str, since: float, until: float
 ) -> tuple[str, str]:
     """Return when an incident began, and how long it lasted."""
-    length = max(0.0, when(seen) - when(began))
-    return clock(when(began), since, until), duration(length)
+    length = length_words(when(seen) - when(began))
+    return clock(when(began), since, until), length
+
+
+def length_words(seconds: float) -> str:
+    """Return how long something lasted; one look has no length."""
+    return duration(seconds) if seconds >= 0.05 else "a moment"
