@@ -16,6 +16,7 @@ from poolwatch.commands import (
     demo,
     history,
     ps,
+    report,
     run,
     serve,
     sidecar,
@@ -26,7 +27,7 @@ from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
 COMMANDS: tuple[Command, ...] = (
-    ps, tui, serve, demo, check, advise, run, sidecar, history, bench,
+    ps, tui, serve, demo, check, advise, run, sidecar, history, report, bench,
 )  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 

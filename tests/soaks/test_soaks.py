@@ -15,14 +15,7 @@ SOAKS = Path(__file__).parent
 
 @pytest.mark.parametrize(("script", "seconds"), [("jam.py", 6), ("large_data.py", 8)])
 def test_honest_work_is_not_accused(script, seconds):
-    done = subprocess.run(
-        [sys.executable, str(SOAKS / script), str(seconds)],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(script, str(seconds))
 
 
 @pytest.mark.postgres
