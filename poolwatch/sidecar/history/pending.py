@@ -83,7 +83,9 @@ class Pending:
         self._listed: tuple[Unreachable, ...] | None = None
         """What the last look of this sidecar has listed as unreachable."""
         self._minutes: dict[int, Minute] = {}
-        self._newest_minute: int | None = None
+        self._minute_now: int | None = None
+        self._highest: float = float("inf")
+        """The latest minute that there was; before the first one, any may have been."""
         self._records: Rows = {table: {} for table in RECORDS}
         self._known: dict[Key, object] = {}
         """The contents of rows of pools and call sites that were given out before."""
@@ -107,11 +109,11 @@ class Pending:
         start = int(at // MINUTE_S) * MINUTE_S
         minute = self._minutes.get(start)
         if minute is None:
-            newest = self._newest_minute
-            # the first one; or the clock was set back
-            shared = newest is None or start <= newest
+            shared = start <= self._highest  # an earlier sidecar's; the clock went back
             minute = self._minutes[start] = Minute(start, shared=shared)
-            self._newest_minute = start
+            is_first = self._minute_now is None
+            self._highest = start if is_first else max(start, self._highest)
+        self._minute_now = start
         return minute
 
     def _show(self, process: Process, minute: Minute, look: Look) -> int:
@@ -238,7 +240,7 @@ class Pending:
             if minute is None or any(minute.unwritten.values()):
                 continue
             minute.looks = 0
-            if start != self._newest_minute:
+            if start != self._minute_now:
                 del self._minutes[start]
 
     def shared_minutes(self) -> dict[Minute, list[int]]:
