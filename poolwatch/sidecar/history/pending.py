@@ -61,13 +61,6 @@ class Batch(NamedTuple):
     minutes: dict[int, Rows]
     pictures: list[Picture]
 
-    @property
-    def days(self) -> set[int]:
-        """The days that it writes, today and tomorrow."""
-        today = day_of(self.at)
-        times = (*self.minutes, *(picture.at for picture in self.pictures))
-        return {today, today + 1, *map(day_of, times)}
-
 
 class Pending:
     """Takes looks, gives batches. Not thread-safe."""
@@ -222,6 +215,11 @@ class Pending:
     def write_again(self) -> None:
         """The store may be a new one: nothing is known to be there."""
         self._known.clear()
+
+    def days(self) -> set[int]:
+        """The days that the next batch writes, today and tomorrow."""
+        today = day_of(self.looked_at or 0.0)
+        return {today, today + 1, *map(day_of, self._minutes)}
 
     def put_back(self, batch: Batch) -> None:
         """A batch could not be written: it goes into the next one."""
