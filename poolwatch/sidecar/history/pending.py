@@ -61,13 +61,6 @@ class Batch(NamedTuple):
     minutes: dict[int, Rows]
     pictures: list[Picture]
 
-    @property
-    def days(self) -> set[int]:
-        """The days that it writes, today and tomorrow."""
-        today = day_of(self.at)
-        times = (*self.minutes, *(picture.at for picture in self.pictures))
-        return {today, today + 1, *map(day_of, times)}
-
 
 class Pending:
     """Takes looks, gives batches. Not thread-safe."""
@@ -83,7 +76,9 @@ class Pending:
         self._listed: tuple[Unreachable, ...] | None = None
         """What the last look of this sidecar has listed as unreachable."""
         self._minutes: dict[int, Minute] = {}
-        self._newest_minute: int | None = None
+        self._minute_now: int | None = None
+        self._highest: float = float("inf")
+        """The latest minute that there was; before the first one, any may have been."""
         self._records: Rows = {table: {} for table in RECORDS}
         self._known: dict[Key, object] = {}
         """The contents of rows of pools and call sites that were given out before."""
@@ -107,11 +102,11 @@ class Pending:
         start = int(at // MINUTE_S) * MINUTE_S
         minute = self._minutes.get(start)
         if minute is None:
-            newest = self._newest_minute
-            # the first one; or the clock was set back
-            shared = newest is None or start <= newest
+            shared = start <= self._highest  # an earlier sidecar's; the clock went back
             minute = self._minutes[start] = Minute(start, shared=shared)
-            self._newest_minute = start
+            is_first = self._minute_now is None
+            self._highest = start if is_first else max(start, self._highest)
+        self._minute_now = start
         return minute
 
     def _show(self, process: Process, minute: Minute, look: Look) -> int:
@@ -221,6 +216,11 @@ class Pending:
         """The store may be a new one: nothing is known to be there."""
         self._known.clear()
 
+    def days(self) -> set[int]:
+        """The days that the next batch writes, today and tomorrow."""
+        today = day_of(self.looked_at or 0.0)
+        return {today, today + 1, *map(day_of, self._minutes)}
+
     def put_back(self, batch: Batch) -> None:
         """A batch could not be written: it goes into the next one."""
         for table, rows in batch.records.items():
@@ -238,7 +238,7 @@ class Pending:
             if minute is None or any(minute.unwritten.values()):
                 continue
             minute.looks = 0
-            if start != self._newest_minute:
+            if start != self._minute_now:
                 del self._minutes[start]
 
     def shared_minutes(self) -> dict[Minute, list[int]]:

@@ -60,12 +60,12 @@ class _Shown:
     took_s: float = 0.0
 
     def is_due(self, rest_s: float) -> bool:
-        if self.written is None or self.at - self.written_at >= STAYS_S:
+        age_s = abs(self.at - self.written_at)  # clocks are set back
+        if self.written is None or age_s >= STAYS_S:
             return True
         if _is_same(self.process, self.written):
             return False
-        rested = self.at - self.written_at >= rest_s
-        return rested or _troubles(self.process) != _troubles(self.written)
+        return age_s >= rest_s or _troubles(self.process) != _troubles(self.written)
 
 
 class Pictures:
@@ -154,7 +154,7 @@ class Pictures:
             process_id,
             shown.at,
             shown.process,
-            newest=shown.at - shown.stays_at < STAYS_S,
+            newest=abs(shown.at - shown.stays_at) < STAYS_S,
             replaces=shown.row_at,
         )
 

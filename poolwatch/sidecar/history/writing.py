@@ -197,14 +197,15 @@ class HistoryWriter:
         engine = self._open()
         self._due = time.monotonic() + EVERY_S[engine.dialect.name]
         self._fresh = False
+        is_postgres = engine.dialect.name == "postgresql"
         batch = None
         try:
+            if is_postgres:
+                self._make_partitions(engine)
             with engine.begin() as connection:
-                if engine.dialect.name == "postgresql":
+                if is_postgres:
                     partitions.limit_waiting(connection)
                 batch = self._batch(connection)
-                if engine.dialect.name == "postgresql":
-                    partitions.make(connection, batch.days - self._days)
                 _write(connection, batch)
         except BaseException:
             self._fresh = True
@@ -212,7 +213,6 @@ class HistoryWriter:
                 with self._lock:
                     self._pending.put_back(batch)
             raise
-        self._days = batch.days
         with self._lock:
             self._pending.written(batch)
         self._retention.step(engine, batch.at)
@@ -232,6 +232,15 @@ class HistoryWriter:
                 resuming.end_others(connection, self._pending.owners, self._host)
             self._resumed = True
         return engine
+
+    def _make_partitions(self, engine: Engine) -> None:
+        with self._lock:
+            days = self._pending.days()
+        if not days <= self._days:
+            with engine.begin() as connection:
+                partitions.limit_waiting(connection)
+                partitions.make(connection, days)
+            self._days = days
 
     def _batch(self, connection: Connection) -> Batch:
         """Take what is pending, once the rows that it adds to have been read."""

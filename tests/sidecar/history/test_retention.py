@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import threading
+from dataclasses import replace
 
 import pytest
-from fake_looks import NOON, began, incident, look, over, process
+from fake_looks import NOON, SITE, began, incident, look, over, process
 from sqlalchemy import select
 
 from poolwatch.sidecar.history import partitions
@@ -130,3 +132,28 @@ class TestDays:
         retention._due = 0.0
         retention.step(history._engine, now)
         assert oldest(pool_minutes.c.minute) == 2.5 * DAY
+
+    def test_hosts_do_not_lock_each_other_out(self, writer, postgres):
+        failures = []
+
+        def work(host: str) -> None:
+            history = writer(host=host)
+            try:
+                for number in range(6):
+                    shop = process(number, host=host)
+                    lines = [SITE._replace(line=100 * number + n) for n in range(30)]
+                    random.shuffle(lines)
+                    sites = [replace(shop.sites[0], site=line) for line in lines]
+                    shop = replace(shop, sites=tuple(sites))
+                    history.take(look(number * 6 * 3600, shop))
+                    history.write()
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(f"web-{n}",)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert "deadlock detected" not in postgres.log

@@ -142,6 +142,8 @@ def test_a_clock_that_is_set_back_overwrites_nothing(writer, wrote, rows):
     wrote(history, look(70, process(5)), look(140, process(6)), look(2, process(9)))
     assert checkouts(rows) == 8
     assert rows(pool_minutes)[0].checkouts == 6
+    wrote(history, look(65, process(10)), look(145, process(12)))
+    assert [row.checkouts for row in rows(pool_minutes)] == [6, 2, 3]
 
 
 def test_the_end_of_a_process(writer, wrote, rows):
