@@ -368,7 +368,9 @@ def _snapshot(
             damaged.append(Unreachable(row.pid, str(error), since=utc_time(row.at)))
             continue
         found.append(process)
-        if row.last_seen_at >= alive_since:
+        # one that was restarted does not count beside its successor
+        ended = row.ended_at is not None and (at is None or row.ended_at <= at)
+        if row.last_seen_at >= alive_since and not ended:
             alive.append(process)
     if not found and not damaged:
         raise NoProcessError("the history has no snapshot of that time")
@@ -393,6 +395,7 @@ def _snapshots_at(at: float | None, since: float) -> Select[Any]:
         select(
             processes.c.pid,
             processes.c.last_seen_at,
+            processes.c.ended_at,
             of_newest(snapshots.c.at),
             of_newest(snapshots.c.document),
         )
