@@ -132,6 +132,11 @@ class Unreachable:
     started_at: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """From its last answer."""
 
+    def may_be(self, process: Process) -> bool:
+        """Whether it may be this process, as far as is known."""
+        same = self.started_at in {None, process.started_at}
+        return same and self.pid == process.pid
+
 
 @dataclass(frozen=True, slots=True)
 class RequestOfHost:

@@ -18,6 +18,7 @@ from poolwatch.model import (
     PoolStats,
     Process,
     Snapshot,
+    Unreachable,
 )
 from poolwatch.text.naming import process_name, with_names
 
@@ -66,7 +67,8 @@ class _Track:
 class _Watched:
     """What is known of one process between two looks."""
 
-    def __init__(self, timeouts: Mapping[str, int]) -> None:
+    def __init__(self, process: Process, timeouts: Mapping[str, int]) -> None:
+        self.process = process
         self.tracks: dict[_Identity, _Track] = {}
         self.timeouts = dict(timeouts)
         """By pool id: how many requests had timed out."""
@@ -84,8 +86,8 @@ class Incidents:
         """``lasting``: those that went on when an earlier sidecar ended."""
         self._inherited = list(lasting)
         self._watched: dict[_ProcessKey, _Watched] = {}
-        self._silent: Collection[int | None] | None = None
-        """Pids that gave no answer to the last look; None before the first one."""
+        self._silent: Sequence[Unreachable] | None = None
+        """What gave no answer to the last look; None before the first one."""
 
     def update(self, snapshot: Snapshot, at: float) -> Changes:
         """Return what a look at ``at`` (seconds since the epoch) has changed.
@@ -100,8 +102,7 @@ class Incidents:
             changes = self._update(with_names(process), now)
             began += changes.began
             ended += changes.ended
-        lost = [each for each in snapshot.unreachable if each.alive is not False]
-        self._silent = {each.pid for each in lost}
+        self._silent = [u for u in snapshot.unreachable if u.alive is not False]
         ended += self._forget({_key(process) for process in snapshot.processes})
         return Changes(
             tuple(began),
@@ -139,8 +140,10 @@ class Incidents:
         All timeouts of a process that the last look has not met are new: its socket
         appears with its first checkout.
         """
-        is_new = self._silent is not None and process.pid not in self._silent
-        watched = _Watched({} if is_new else _timeouts(process))
+        is_new = self._silent is not None and not any(
+            each.may_be(process) for each in self._silent
+        )
+        watched = _Watched(process, {} if is_new else _timeouts(process))
         mine = [each for each in self._inherited if _is_of(each, process)]
         ids = {pool.name: pool.id for pool in process.pools}
         for incident in mine:
@@ -174,10 +177,11 @@ class Incidents:
     def _forget(self, answered: Collection[_ProcessKey]) -> list[Incident]:
         """Forget the processes that are gone; return the incidents that they had."""
         silent = self._silent or ()
-        ended = [each for each in self._inherited if each.pid not in silent]
-        self._inherited = [each for each in self._inherited if each.pid in silent]
+        pids = {each.pid for each in silent}
+        ended = [each for each in self._inherited if each.pid not in pids]
+        self._inherited = [each for each in self._inherited if each.pid in pids]
         for key in [each for each in self._watched if each not in answered]:
-            if key[1] not in silent:
+            if not any(each.may_be(self._watched[key].process) for each in silent):
                 ended += self._watched.pop(key).incidents()
         return ended
 

@@ -14,6 +14,7 @@ from poolwatch.commands.advise import budget
 from poolwatch.commands.main import main
 from poolwatch.protocol import document
 from poolwatch.sidecar.history import schema
+from poolwatch.sidecar.history.store import open_store
 from poolwatch.sidecar.history.totals import PoolTotal
 
 HOUR = 3600
@@ -190,7 +191,6 @@ def test_a_budget_that_is_none(text, capsys):
 @pytest.fixture
 def store(tmp_path):
     """The URL of a history with one process, whose server accepts 12."""
-    open_store = pytest.importorskip("poolwatch.sidecar.history.store").open_store
     url = f"sqlite:///{tmp_path}/history.db"
     engine = open_store(url, write=True)
     process = fakes.process(
@@ -255,7 +255,6 @@ def test_from_a_store(store, capsys):
 
 
 def test_no_history(tmp_path, capsys):
-    pytest.importorskip("poolwatch.sidecar.history.store")
     url = f"sqlite:///{tmp_path}/none.db"
     assert main(["advise", "--history", url]) == 2
     assert capsys.readouterr().err.count("\n") == 1

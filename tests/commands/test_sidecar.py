@@ -198,7 +198,6 @@ def test_what_cannot_be_used_is_one_sentence(apps, options, code, sentence):
 
 
 def test_a_port_that_is_taken(apps, sidecar):
-    pytest.importorskip("poolwatch.sidecar.metrics.endpoint")
     first = sidecar("--metrics", "0", "--no-history")
     port = re.search(r"metrics at http://127.0.0.1:(\d+)/metrics", first.said)[1]
     again = apps.poolwatch(
@@ -211,14 +210,12 @@ def test_a_port_that_is_taken(apps, sidecar):
 
 @pytest.mark.parametrize("name", ["dashboard", "alerts"])
 def test_print_needs_nothing_else(apps, name):
-    pytest.importorskip("poolwatch.sidecar.metrics.shipped")
     done = apps.poolwatch("sidecar", "--print", name)
     assert (done.returncode, done.stderr) == (0, "")
     assert "poolwatch_" in done.stdout
 
 
 def test_an_incident_goes_on_when_the_sidecar_was_killed(apps, sidecar, hook, tmp_path):
-    pytest.importorskip("poolwatch.sidecar.history.writing")
     url, got = hook
     options = ("--no-metrics", "--every", "0.1", "--webhook", url)
     options += ("--history", f"sqlite:///{tmp_path}/h.db")
@@ -251,8 +248,6 @@ def test_an_incident_goes_on_when_the_sidecar_was_killed(apps, sidecar, hook, tm
     ],
 )
 def test_a_missing_extra_is_one_sentence(apps, package, options, extra):
-    for part in ("metrics.endpoint", "history.writing", "otlp"):
-        pytest.importorskip(f"poolwatch.sidecar.{part}")
     apps.write(f"raise ModuleNotFoundError(name={package!r})", f"{package}.py")
     done = apps.poolwatch("sidecar", *options)
     assert done.returncode == 2

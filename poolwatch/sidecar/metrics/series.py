@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from operator import add, sub
 
-from poolwatch.model import Process
+from poolwatch.model import Process, Unreachable
 from poolwatch.sidecar.looks import Look
 from poolwatch.sidecar.metrics.call_sites import OTHER, Named, bounded
 from poolwatch.sidecar.metrics.families import (
@@ -157,11 +157,12 @@ class Series:
                 for member in group.members.values():
                     member.answers = False
             return
-        silent = {u.pid for u in look.snapshot.unreachable if u.alive is not False}
+        silent = [u for u in look.snapshot.unreachable if u.alive is not False]
         known = {
             m.process.pid for g in self._groups.values() for m in g.members.values()
         }
-        self._strangers = tuple(pid for pid in silent - known if pid is not None)
+        pids = {each.pid for each in silent if each.pid is not None}
+        self._strangers = tuple(pids - known)
         for labels, group in list(self._groups.items()):
             for key in group.members.keys() - answered:
                 self._did_not_answer(group, key, silent)
@@ -169,11 +170,12 @@ class Series:
                 del self._groups[labels]
 
     def _did_not_answer(
-        self, group: _Group, key: Hashable, silent: Collection[int | None]
+        self, group: _Group, key: Hashable, silent: Iterable[Unreachable]
     ) -> None:
         member = group.members[key]
         member.answers = False
-        member.missed = 0 if member.process.pid in silent else member.missed + 1
+        is_silent = any(each.may_be(member.process) for each in silent)
+        member.missed = 0 if is_silent else member.missed + 1
         if member.missed >= GONE_AFTER:
             group.count([member], self._by_label)
             del group.members[key]
