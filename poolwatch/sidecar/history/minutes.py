@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Table, select
 
 from poolwatch.model import (
-    NO_SAMPLES,
-    Distribution,
+    BUCKETS,
     Frame,
     LabelStats,
     PoolStats,
@@ -36,7 +35,6 @@ _MAX_TEXT = 200
 _KEYS = {table: [column.name for column in table.primary_key] for table in TABLES}
 Row = dict[str, Any]
 Key = tuple[Any, ...]
-Usage = TypeVar("Usage", SiteStats, LabelStats)
 id_of = lru_cache(maxsize=20_000)(identifier)
 
 
@@ -54,32 +52,25 @@ class Minute:
         self._read: set[int] = set()
         """Pools whose earlier rows have been added."""
 
-    def add(
-        self, process_id: int, process: Process, before: Process | None
-    ) -> dict[int, Row]:
-        """Add what has happened since ``before``; None: since the process began.
+    def add(self, process_id: int, process: Process, totals: Totals) -> dict[int, Row]:
+        """Add what the process has counted since ``totals``, which it updates.
 
         Returns the rows of the call sites that were met.
         """
-        pools = {pool.id: pool for pool in before.pools} if before else {}
         for pool in process.pools:
-            figures = _pool_figures(pool, pools.get(pool.id))
+            figures = totals.growth_of_pool(pool)
             self._add(pool_minutes, (id_of(process_id, pool.id),), figures)
         met: dict[int, Row] = {}
-        sites = {(s.pool, s.site): s for s in before.sites} if before else {}
         for each in process.sites:
-            figures = _usage(each, sites.get((each.pool, each.site)))
+            figures = totals.growth_of_usage((each.pool, each.site), each)
             if any(figures.values()):
                 site_id, row = _call_site(each.site, each.path)
                 met[site_id] = row
                 key = (id_of(process_id, each.pool), site_id)
                 self._add(site_minutes, key, figures)
-        labels = (
-            {(s.pool, s.label, s.value): s for s in before.labels} if before else {}
-        )
         for value in process.labels:
-            known = labels.get((value.pool, value.label, value.value))
-            figures = _usage(value, known)
+            name = (value.pool, value.label, value.value)
+            figures = totals.growth_of_usage(name, value)
             if any(figures.values()):
                 pool_id = id_of(process_id, value.pool)
                 texts = (clean(text)[:_MAX_TEXT] for text in (value.label, value.value))
@@ -169,62 +160,66 @@ def _call_site(site: Frame, path: str | None) -> tuple[int, Row]:
     }
 
 
-def _pool_figures(pool: PoolStats, before: PoolStats | None) -> Row:
-    now = pool.counters
-    if before is not None and now.checkouts < before.counters.checkouts:
-        before = None  # it was instrumented anew
-    then = before.counters if before else None
-    row: Row = {
-        "looks": 1,
-        "out_sum": pool.checked_out,
-        "out_max": pool.checked_out,
-        "waiting_sum": pool.waiting,
-        "waiting_max": pool.waiting,
-    }
-    for name in ("checkouts", "timeouts", "connects", "leaked"):
-        earlier = getattr(then, name) if then else 0
-        row[name] = max(0, getattr(now, name) - earlier)
-    waits = _since(_served(pool), _served(before) if before else None)
-    holds = _since(pool.hold_s, before.hold_s if before else None)
-    for kind, (count, seconds, up_to) in (("wait", waits), ("hold", holds)):
-        row |= {f"{kind}_count": count, f"{kind}_s": seconds, f"{kind}_up_to": up_to}
-    return row
+class Totals:
+    """What a process has counted so far, by pool, call site and label."""
 
+    def __init__(self, base: Process | None = None) -> None:
+        """``base``: the state from which it is counted; None: from its beginning."""
+        self._known: dict[Key, tuple[float, ...]] = {}
+        if base is not None:
+            Minute(0, shared=False).add(0, base, self)
 
-def _served(pool: PoolStats) -> Distribution:
-    """Waits by the time they were served; older agents have those of ended holds."""
-    return pool.served_s or pool.wait_s
+    def growth_of_pool(self, pool: PoolStats) -> Row:
+        """Return the figures of one look at a pool, and what its counters grew by."""
+        row: Row = {
+            "looks": 1,
+            "out_sum": pool.checked_out,
+            "out_max": pool.checked_out,
+            "waiting_sum": pool.waiting,
+            "waiting_max": pool.waiting,
+        }
+        now = pool.counters
+        counters = {
+            "checkouts": now.checkouts,
+            "timeouts": now.timeouts,
+            "connects": now.connects,
+            "leaked": now.leaked,
+        }
+        row |= self._growth((pool.id, "counters"), counters)
+        # waits by the time they were served; older agents have those of ended holds
+        times = {"wait": pool.served_s or pool.wait_s, "hold": pool.hold_s}
+        for name, each in times.items():
+            up_to = each.up_to or (0,) * len(BUCKETS)
+            buckets = dict(zip(BUCKETS, up_to, strict=True))
+            grown = self._growth(
+                (pool.id, name), {"count": each.count, "s": each.sum, **buckets}
+            )
+            count = row[f"{name}_count"] = grown.pop("count")
+            row[f"{name}_s"] = grown.pop("s")
+            row[f"{name}_up_to"] = list(grown.values()) if count else None
+        return row
 
+    def growth_of_usage(self, key: Key, now: SiteStats | LabelStats) -> Row:
+        """Return what the counters of a call site or label grew by."""
+        figures = {
+            "count": now.count,
+            "held_s": now.held_s,
+            "wait_s": now.wait_s.sum,
+            "wait_caused_s": now.wait_caused_s,
+            "leaked": now.leaked,
+        }
+        return self._growth(key, figures)
 
-def _since(
-    now: Distribution, before: Distribution | None
-) -> tuple[int, float, list[int] | None]:
-    if before is None or before.count > now.count:
-        before = NO_SAMPLES
-    count = now.count - before.count
-    if not count:
-        return 0, 0.0, None
-    seconds = round(max(0.0, now.sum - before.sum), 6)
-    earlier = before.up_to or (0,) * len(now.up_to)
-    up_to = [new - old for new, old in zip(now.up_to, earlier, strict=False)]
-    return count, seconds, up_to or None
+    def _growth(self, key: Key, figures: Mapping[Any, float]) -> dict[Any, Any]:
+        """Update the totals of a key; return by how much each has grown.
 
-
-def _usage(now: Usage, before: Usage | None) -> Row:
-    if before is now:
-        return {}
-    if before is None or before.count > now.count:
-        before = None
-    waited = before.wait_s.sum if before else 0.0
-    caused = before.wait_caused_s if before else 0.0
-    held = before.held_s if before else 0.0
-    return {
-        "count": now.count - (before.count if before else 0),
-        "held_s": round(max(0.0, now.held_s - held), 6),
-        "wait_s": round(max(0.0, now.wait_s.sum - waited), 6),
-        "wait_caused_s": round(max(0.0, now.wait_caused_s - caused), 6),
-        "leaked": max(0, now.leaked - (before.leaked if before else 0)),
-    }
+        A snapshot reads without a lock, and may count a hold twice that ends meanwhile.
+        So a figure that falls is no new beginning: its highest value stays the base.
+        """
+        before = self._known.get(key) or (0,) * len(figures)
+        known = self._known[key] = tuple(map(max, before, figures.values()))
+        grown = (round(new - old, 6) for old, new in zip(before, known, strict=True))
+        return dict(zip(figures, grown, strict=True))
 
 
 def _sum(row: Row, more: Mapping[str, Any]) -> None:

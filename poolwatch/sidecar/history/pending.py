@@ -13,7 +13,15 @@ from typing import NamedTuple
 from sqlalchemy import Table
 
 from poolwatch.model import Incident, PoolStats, Process, Unreachable
-from poolwatch.sidecar.history.minutes import MINUTE_S, Key, Minute, Row, clean, id_of
+from poolwatch.sidecar.history.minutes import (
+    MINUTE_S,
+    Key,
+    Minute,
+    Row,
+    Totals,
+    clean,
+    id_of,
+)
 from poolwatch.sidecar.history.partitions import day_of
 from poolwatch.sidecar.history.pictures import Picture, Pictures
 from poolwatch.sidecar.history.schema import (
@@ -42,12 +50,12 @@ Rows = dict[Table, dict[Key, Row]]
 class Seen:
     """A process as of the last look that showed it."""
 
-    __slots__ = ("missed", "process", "row")
+    __slots__ = ("missed", "row", "totals")
 
-    def __init__(self, row: Row, process: Process | None) -> None:
+    def __init__(self, row: Row, totals: Totals | None) -> None:
         self.row = row
         """Its row in the store."""
-        self.process = process
+        self.totals = totals
         """None if it was seen by an earlier sidecar and its counters are unknown."""
         self.missed = 0
 
@@ -111,12 +119,12 @@ class Pending:
 
     def _show(self, process: Process, minute: Minute, look: Look) -> int:
         process_id = id_of(process.host, process.pid, process.started_at)
-        before = self._before(process_id, process, look)
-        for site_id, site in minute.add(process_id, process, before).items():
+        totals = self._totals(process_id, process, look)
+        for site_id, site in minute.add(process_id, process, totals).items():
             if self._is_new(call_sites, site_id, site):
                 self._records[call_sites][site_id,] = site
         row = _process_row(process_id, process, look.at)
-        self.seen[process_id] = Seen(row, process)
+        self.seen[process_id] = Seen(row, totals)
         self._records[processes][process_id,] = row
         for pool in with_names(process).pools:
             pool_id = id_of(process_id, pool.id)
@@ -126,8 +134,8 @@ class Pending:
         self.pictures.show(process_id, process, look.at)
         return process_id
 
-    def _before(self, process_id: int, process: Process, look: Look) -> Process | None:
-        """The state from which a process is counted; None: from its very beginning.
+    def _totals(self, process_id: int, process: Process, look: Look) -> Totals:
+        """The totals from which a process is counted.
 
         A process that the last look should have shown and did not is new. Otherwise,
         what it did before is not known to have happened now, and the first look is the
@@ -137,17 +145,18 @@ class Pending:
         began = seconds(process.started_at)
         if seen is not None:
             late = look.at - seen.row["last_seen_at"] > KEEP_S
-            return process if seen.process is None or late else seen.process
+            known = None if late else seen.totals
+            return known or Totals(process)
         if self.looked_at is None or look.at - self.looked_at > KEEP_S:
-            return process
+            return Totals(process)
         if began > self.looked_at:
-            return None
+            return Totals()
         # a forked worker has the start time of its parent
-        known = self._listed is None or any(
+        is_known = self._listed is None or any(
             each.pid is None or _is_of(each, process.pid, began)
             for each in self._listed
         )
-        return process if known else None
+        return Totals(process if is_known else None)
 
     def _is_new(self, table: Table, row_id: int, content: object) -> bool:
         """Whether a row of this content has not been given out before."""

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, func, select, update
 from poolwatch.errors import UnreachableError
 from poolwatch.model import Frame, Incident, Process
 from poolwatch.protocol.document import from_json
+from poolwatch.sidecar.history.minutes import Totals
 from poolwatch.sidecar.history.pending import KEEP_S, Pending, Seen
 from poolwatch.sidecar.history.schema import incidents, processes, snapshots
 
@@ -35,8 +36,9 @@ def resume(connection: Connection, pending: Pending, host: str) -> list[Incident
         ours, processes.c.ended_at.is_(None), processes.c.last_seen_at >= last - KEEP_S
     )
     for row in connection.execute(alive):
-        process = _base(connection, row)
-        pending.seen[row.id] = Seen(row._asdict(), process)
+        base = _base(connection, row)
+        totals = None if base is None else Totals(base)
+        pending.seen[row.id] = Seen(row._asdict(), totals)
     lasting = (
         select(incidents, processes.c.host, processes.c.pid)
         .join(processes, processes.c.id == incidents.c.process_id)
