@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # importing typing takes longer than all of this module
 if TYPE_CHECKING:
     __version__: str
     from poolwatch.agent.instrument import instrument, snapshot, uninstrument
+    from poolwatch.agent.metrics import export_metrics
     from poolwatch.agent.watch import Watch
     from poolwatch.errors import PoolwatchError
     from poolwatch.ledger.labels import label, long_hold
@@ -50,6 +51,7 @@ __all__ = [
     "Wait",
     "Watch",
     "__version__",
+    "export_metrics",
     "instrument",
     "label",
     "long_hold",
@@ -65,6 +67,7 @@ _HOME = {
     "PoolLeakWarning": "testing.leak",
     "PoolwatchError": "errors",
     "Watch": "agent.watch",
+    "export_metrics": "agent.metrics",
     "instrument": "agent.instrument",
     "label": "ledger.labels",
     "long_hold": "ledger.labels",

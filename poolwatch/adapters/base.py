@@ -134,6 +134,10 @@ class LibraryPools(ABC):
         """The kind of the pool, in snapshots: the name of its class."""
         return type(self.pool_of(target)).__name__
 
+    def can_comment(self, target: Any) -> bool:
+        """Whether statements go through the target, so that they can carry comments."""
+        return False
+
     def inner_pool(self, target: Any) -> Any:
         """A pool of another library that is instrumented in place of the target; None
         if the target itself is.
@@ -218,6 +222,7 @@ class LibraryPools(ABC):
         ledger.name = self._display_name(target, settings)
         ledger.long_after = min(settings.long_after, _FOR_EVER)
         ledger.server_view = settings.server_view
+        ledger.setup.trace_waits = settings.trace_waits
         self.apply(hooks, settings)
 
     def _display_name(self, target: Any, settings: Settings) -> str:
@@ -303,6 +308,7 @@ class LibraryPools(ABC):
         )
         ledger.server_connect = self.server_connect(target)
         ledger.server_view = settings.server_view
+        ledger.setup.trace_waits = settings.trace_waits
         ledger.extends = self._extended_class(target, ledger.kind)
         hooks = self.make_hooks(target, ledger)
         self._hooks[ledger.id] = hooks

@@ -39,6 +39,17 @@ class InstrumentedPools:
         """Whether ``target`` can be instrumented; loads no library."""
         return self._adapter_for(target) is not None
 
+    def check(self, target: Any, settings: Settings) -> None:
+        """Raise TypeError if ``target`` cannot be instrumented with these settings."""
+        adapter = self._adapter_for(target)
+        if adapter is None:
+            raise TypeError(unsupported_message(target))
+        if settings.comment and not adapter.can_comment(target):
+            raise TypeError(
+                "comment=True needs an engine of SQLAlchemy: "
+                f"{type(target).__qualname__} sends no statements through one"
+            )
+
     def watch(self, target: Any, settings: Settings) -> str:
         """Instrument a pool, or change its settings; returns the id of the pool.
 
@@ -55,11 +66,16 @@ class InstrumentedPools:
         return None if adapter is None else adapter.id_of(target)
 
     def unwatch(self, target: Any) -> None:
-        """Remove the hooks of one pool, if it has any."""
+        """Remove the hooks of one pool, if it has any.
+
+        Raises TypeError if ``target`` cannot be instrumented.
+        """
         outer, (adapter, pool) = self._adapter_for(target), self._resolved(target)
+        if outer is None:
+            raise TypeError(unsupported_message(target))
         if adapter is not None:
             adapter.unwatch(pool)
-        if outer is not None and outer is not adapter:
+        if outer is not adapter:
             outer.unwatch(target)
 
     def watch_all(self, settings: Settings) -> None:

@@ -27,9 +27,13 @@ def open_server(
 ) -> Server:
     """Bind a socket in ``directory``; ``stop`` ends a recording early."""
 
-    def snapshot(*, viewers: bool) -> str:
+    def snapshot(*, viewers: bool, compact: bool = False) -> str:
         """Free the snapshot's records before garbage collection resumes."""
-        return undisturbed(lambda: document.to_json(source.snapshot(), viewers=viewers))
+        return undisturbed(
+            lambda: document.to_json(
+                source.snapshot(), viewers=viewers, compact=compact
+            )
+        )
 
     def trace(query: Mapping[str, str]) -> str:
         seconds = _seconds(query.get("seconds"))
@@ -44,7 +48,7 @@ def open_server(
         quick={
             "/snapshot": lambda _: snapshot(viewers=False),
             "/frozen": lambda _: source.incident_snapshots.document(),
-            "/view": lambda _: snapshot(viewers=True),
+            "/view": lambda query: snapshot(viewers=True, compact="compact" in query),
         },
         slow={"/trace": trace, "/servers": readings},
         idle=servers.close_idle,

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from poolwatch.agent.server import Server
     from poolwatch.agent.server_view import ServerView
     from poolwatch.agent.snapshots import LedgerSource
-    from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Snapshot
     from poolwatch.stacks.capture import CallSites
 
@@ -79,6 +78,7 @@ class Agent:
         self._timeout_notes: dict[str, tuple[float, str]] = {}
         self._early_ticks: dict[str, float] = {}
         self._inherited: Inherited | None = None
+        self._wait_events: Any = None
         self._server: Server | None = None
         self._listening_pid: int | None = None
         self._starting = threading.Lock()
@@ -232,9 +232,13 @@ class Agent:
 
         return Outages()
 
-    def refused(self, pool: PoolLedger, error: BaseException) -> None:
-        """Check the error of a failed checkout: is the server down?"""
-        self.outages.refused(pool, error)
+    def trace_waits(self) -> None:
+        """Observe long waits until the last pool is uninstrumented."""
+        from poolwatch.agent.metrics import opentelemetry
+
+        if self._wait_events is None:
+            self._wait_events = opentelemetry("trace_waits").WaitEvents()
+            self.ledger.observers.append(self._wait_events)
 
     # -- forks and the end -----------------------------------------------------------
 
@@ -297,6 +301,8 @@ class Agent:
     def reset(self) -> None:
         """Reset the agent after the last pool was uninstrumented."""
         self.close()
+        self.ledger.observers.remove(self._wait_events)
+        self._wait_events = None
         self.ledger.forget_origins()
         if "source" in self.__dict__:
             self.source.forget()
@@ -333,6 +339,8 @@ def instrument(
     long_after: float = LONG_AFTER,
     server_view: bool = True,
     prove_dropped: bool = True,
+    comment: bool = False,
+    trace_waits: bool = False,
 ) -> Watch:
     """Record who holds each connection of a pool, and let viewers read it.
 
@@ -349,6 +357,11 @@ def instrument(
             leaked at once. This is for pools that keep references to checked-out
             connections (psycopg2's, asyncpg's). Switch it off if code reaches a
             connection by a path that Python's reference counts do not include.
+        comment: whether each statement of an engine ends with a comment that names its
+            call site and labels, in sqlcommenter's format, so that
+            ``pg_stat_activity`` shows them. Without a target: of every engine.
+        trace_waits: whether a wait of more than 1 ms for a connection becomes an event
+            on the current span of OpenTelemetry.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.
@@ -356,27 +369,30 @@ def instrument(
     Raises:
         TypeError: for a target that is not a pool, or a setting of the wrong type.
         ValueError: for a setting out of range.
+        MissingExtraError: for ``trace_waits`` without OpenTelemetry.
     """
     settings = Settings(
         name=name,
         long_after=long_after,
         server_view=server_view,
         prove_dropped=prove_dropped,
+        comment=comment,
+        trace_waits=trace_waits,
     )
     pools = _pools()
-    if target is not None and not pools.accepts(target):
-        raise _refusal(target)
+    if target is not None:
+        pools.check(target, settings)
     if disabled():
         return Watch(lambda: agent.source, None)
+    if trace_waits:
+        agent.trace_waits()
     if target is None:
         pools.watch_all(settings)
-        watch = Watch(lambda: agent.source, None)
-    else:
-        watch = Watch(lambda: agent.source, pools.watch(target, settings))
+    pool_id = None if target is None else pools.watch(target, settings)
     if not agent.listens:
         agent.listens = True
         agent.listen()  # known threads do not trigger it
-    return watch
+    return Watch(lambda: agent.source, pool_id)
 
 
 def uninstrument(target: Any = None) -> None:
@@ -388,8 +404,6 @@ def uninstrument(target: Any = None) -> None:
     pools = _pools()
     if target is None:
         pools.unwatch_all()
-    elif not pools.accepts(target):
-        raise _refusal(target)
     else:
         pools.unwatch(target)
     if not agent.ledger.pools and not pools.watches_all:
@@ -429,13 +443,7 @@ def _pools() -> InstrumentedPools:
                 register_thread=agent.register_thread,
                 explain=agent.explain_timeout,
                 check_soon=agent.check_soon,
-                report_failure=agent.refused,
+                report_failure=lambda *failure: agent.outages.refused(*failure),  # noqa: PLW0108 - reset() makes another
             )
         )
     return pools
-
-
-def _refusal(target: Any) -> TypeError:
-    from poolwatch.adapters.registry import unsupported_message
-
-    return TypeError(unsupported_message(target))

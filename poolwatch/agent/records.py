@@ -24,6 +24,7 @@ from poolwatch.diagnosis.evidence import (
 )
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.diagnosis.wait_graph import Node
+from poolwatch.ledger import site_costs
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.ledger.site_costs import AllFigures
@@ -76,7 +77,8 @@ def pool_records(
         )
         for each in requests.waits
     ]
-    collected = pool.collected_at()
+    by_site = pool.by_site()
+    collected = site_costs.collected(by_site)
     stats = pool.stats(len(judged), len(waits))
     figures = pool.figures(reading.now, list(requests.holds))
     pool_evidence = PoolEvidence(
@@ -87,7 +89,7 @@ def pool_records(
         collected_in={
             each.site: of_collected(pool, each) for each in collected if read_code
         },
-        outside=pool.mostly_outside(),
+        outside=site_costs.mostly_outside(by_site, per_thread=pool.per_thread),
         inherited=[use.record(reading.now) for use in list(pool.inherited.values())],
         nested=() if pool.shared else list(_nested(pool, reading.now)),
         missing=[missing_slot(reading.now, slot) for slot in list(pool.slots.missing)],
@@ -162,7 +164,7 @@ def _callers(reading: LedgerReading, requests: OpenRequests) -> dict[int, Frame]
         for each, site, stack in stacks
         if site is not None
     }
-    return callers(by_number, requests.pool.stacks())
+    return callers(by_number, site_costs.stacks(requests.pool.by_site()))
 
 
 def _judged(

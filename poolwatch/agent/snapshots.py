@@ -22,7 +22,8 @@ from poolwatch.runtime.gc_pause import undisturbed
 from poolwatch.runtime.program import parent, program
 from poolwatch.version import VERSION
 
-_STARTED = datetime.now(UTC).isoformat(timespec="seconds")
+_STARTED = datetime.now(UTC).isoformat(timespec="microseconds")
+"""Tells two containers of one pod apart: same host, same pid, same second."""
 
 
 class LedgerSource:

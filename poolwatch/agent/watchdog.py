@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from poolwatch.agent.records import missing_slot
 from poolwatch.agent.snapshots import LedgerSource
 from poolwatch.diagnosis.pools import lost_slot
+from poolwatch.ledger import site_costs
 from poolwatch.ledger.checkout import Checkout
 from poolwatch.ledger.inherited import InheritedCheckouts
 from poolwatch.ledger.ledger import Ledger
@@ -198,7 +199,7 @@ class Watchdog:
 
     def _log_collected(self, pools: list[PoolLedger]) -> None:
         for pool in pools:
-            for collected in pool.collected_at():
+            for collected in site_costs.collected(pool.by_site()):
                 site, count = collected.site, collected.count
                 new = count - self._collected.get((pool.id, site), 0)
                 if new <= 0:

@@ -61,7 +61,7 @@ class Client:
 
     def view(self, address: Address) -> Process:
         """Return one process's current snapshot; raises UnreachableError."""
-        snapshot = document.from_json(self._get(address, "/view"))
+        snapshot = document.from_json(self._get(address, "/view?compact=1"))
         if len(snapshot.processes) != 1:
             raise UnreachableError("the answer does not describe exactly one process")
         return snapshot.processes[0]

@@ -33,15 +33,17 @@ from poolwatch.client.processes import ProcessRegistry
 from poolwatch.client.server_view import Attribution, attribute
 from poolwatch.client.view import (
     PATIENCE_S,
+    SILENT,
     OwnReading,
     View,
     down_of,
+    error_of,
     is_on,
     pids_of,
 )
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.findings import with_server_findings
-from poolwatch.errors import NoProcessError, PoolwatchError
+from poolwatch.errors import NoProcessError
 from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
 from poolwatch.protocol.sockets import Address
@@ -162,12 +164,13 @@ class LiveSource:
         """The missing holds that are still open in a second snapshot."""
         if not missing:
             return missing
-        try:
-            second_view = self._client.view(address)
-        except PoolwatchError:
+        again = ("again", address)
+        job = partial(self._client.view, address)
+        outcome = self._calls.run({again: job}, self._patience_s)[again]
+        if error_of(outcome, SILENT) is not None:
             return frozenset()
         found = self._missing_before[address] = missing & {
-            hold.id for hold in second_view.holds
+            hold.id for hold in outcome.value.holds
         }
         return found
 

@@ -46,6 +46,8 @@ class _Entry:
     carried: CarriedState = field(default_factory=CarriedState)
     peer: Peer | None = None
     answered_at: str | None = None
+    host: str | None = None
+    started_at: str | None = None
     failures: int = 0
     """Requests in a row without an answer."""
     ask_at: float = 0.0
@@ -77,6 +79,8 @@ class _Entry:
         self.failures, self.ask_at, self.why = 0, 0.0, None
         if outcome.ended is not None:
             self.answered_at = utc(time.monotonic() - outcome.ended)
+            process: Process = outcome.value
+            self.host, self.started_at = process.host, process.started_at
 
     def answered_late(self, outcome: Outcome, patience_s: float) -> None:
         """Ask again at once; wait only briefly if that took over ``patience_s``."""
@@ -97,7 +101,7 @@ class _Entry:
         why = why or (not ended and self.why) or _WORDS[self.state]
         since = utc() if ended else self.answered_at
         alive = None if self.state is None else not ended
-        return Unreachable(self.pid, why, since, alive)
+        return Unreachable(self.pid, why, since, alive, self.host, self.started_at)
 
 
 class ProcessRegistry:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from datetime import time as TimeOfDay  # noqa: N812 - a class
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from poolwatch.errors import MissingExtraError, UsageError
+
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
+    from poolwatch.sidecar.history.reading import History, HistorySource
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
 
@@ -70,13 +78,140 @@ def add_refresh(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def live_source(options: argparse.Namespace, *, linger_s: float) -> LiveSource:
+def live_source(
+    options: argparse.Namespace, *, linger_s: float, patience_s: float | None = None
+) -> LiveSource:
     """Return a source of this machine's processes, as --dir and --dsn select."""
-    from poolwatch.client.client import Client
+    from poolwatch.client.client import PATIENCE_S, Client
     from poolwatch.client.live import LiveSource
 
     dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
-    return LiveSource(Client(options.dir), dsn=dsn, linger_s=linger_s)
+    return LiveSource(
+        Client(options.dir),
+        dsn=dsn,
+        linger_s=linger_s,
+        patience_s=patience_s or PATIENCE_S,
+    )
+
+
+# -- the history ---------------------------------------------------------------------
+
+TIMES = """\
+TIME is ISO 8601 (UTC unless it says otherwise), the last 03:12 (UTC), or -10min (s,
+min, h, d)
+"""
+_UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+_AGO = re.compile(rf"-?([0-9]{{1,12}}(?:\.[0-9]+)?)({'|'.join(_UNITS)})")
+_TIMES = ("--at", "--since", "--until")
+"""Options whose value may begin with a minus sign."""
+
+
+def add_history(parser: argparse.ArgumentParser, *, live: bool) -> None:
+    """Add --history; ``live``: without it the command looks at this machine."""
+    parser.add_argument(
+        "--history",
+        metavar="URL",
+        help="read the history of the sidecars instead: any SQLAlchemy URL (default: "
+        "POOLWATCH_HISTORY)"
+        if live
+        else "the history: any SQLAlchemy URL (default: POOLWATCH_HISTORY, or else the "
+        "SQLite file that the sidecar writes)",
+    )
+
+
+def add_at(parser: argparse.ArgumentParser) -> None:
+    """Add --at, a moment of the history."""
+    parser.add_argument(
+        "--at",
+        type=moment,
+        metavar="TIME",
+        help="how it was then, from the history; " + " ".join(TIMES.split()),
+    )
+
+
+def history_source(options: argparse.Namespace) -> HistorySource | None:
+    """Return the source that --history, --at or POOLWATCH_HISTORY select, if any.
+
+    --dir and --dsn are about processes of this machine: with them, POOLWATCH_HISTORY
+    does not count.
+    """
+    at: float | None = getattr(options, "at", None)
+    is_live = options.dir is not None or bool(options.dsn)
+    if options.history is None and at is None:
+        if is_live or not os.environ.get("POOLWATCH_HISTORY"):
+            return None
+    elif is_live:
+        option = "--dir" if options.dir is not None else "--dsn"
+        raise UsageError(f"{option} cannot be combined with the history")
+    opened = history(options)
+    from poolwatch.sidecar.history.reading import HistorySource
+
+    return HistorySource(opened, at)
+
+
+def history(options: argparse.Namespace) -> History:
+    """Open the history for reading. Raises PoolwatchError with one sentence."""
+    try:
+        from poolwatch.sidecar.history.reading import History
+        from poolwatch.sidecar.history.store import open_store
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing != "sqlalchemy":
+            raise
+        raise MissingExtraError(
+            "the history needs SQLAlchemy; install it with: "
+            "python -m pip install 'poolwatch[sidecar]'"
+        ) from error
+    url = options.history or os.environ.get("POOLWATCH_HISTORY") or None
+    return History(open_store(url, write=False))
+
+
+def moment(text: str) -> float:
+    """Parse TIME; raises UsageError: the usage would bury the sentence."""
+    now = time.time()
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return _checked(text, now - float(ago[1]) * _UNITS[ago[2]])
+    try:
+        if re.match("[0-9]{1,2}:", text):
+            return _last(TimeOfDay.fromisoformat(text), now)
+        at = datetime.fromisoformat(text)
+        return _checked(text, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{text!r:.60} is no time: give 2026-11-29T03:12 (UTC, unless it says "
+            "otherwise), 03:12 or -10min (s, min, h, d)"
+        ) from None
+
+
+def _last(clock: TimeOfDay, now: float) -> float:
+    """When it was last this time of day."""
+    zone = clock.tzinfo or UTC
+    today = datetime.fromtimestamp(now, zone)
+    at = datetime.combine(today.date(), clock, zone)
+    return (at if at <= today else at - timedelta(days=1)).timestamp()
+
+
+def _checked(text: str, at: float) -> float:
+    if at < 0:
+        raise UsageError(f"{text!r:.60} lies before the history")
+    return at
+
+
+def joined_times(given: Sequence[str]) -> list[str]:
+    """Join ``--at -10min`` to ``--at=-10min``, which argparse takes for a value."""
+    if given[:1] == ["run"]:  # what follows is for another program
+        return list(given)
+    joined: list[str] = []
+    for text in given:
+        if joined and joined[-1] in _TIMES and _AGO.fullmatch(text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+# -- types of option values ----------------------------------------------------------
 
 
 def seconds(text: str) -> float:

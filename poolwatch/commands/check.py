@@ -14,7 +14,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import SEVERITIES, severity_rank
 
 if TYPE_CHECKING:
-    from poolwatch.model import Finding, Process, Snapshot, Unreachable
+    from poolwatch.model import Finding, FleetFinding, Process, Snapshot, Unreachable
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -34,6 +34,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     )
     arguments.add_json(check, "print the findings as JSON")
     arguments.add_source(check)
+    arguments.add_history(check, live=True)
     return check
 
 
@@ -41,17 +42,19 @@ def run(options: argparse.Namespace) -> int:
     """Print the findings; returns 1 if there are any."""
     from poolwatch.protocol import document
 
-    with closing(arguments.live_source(options, linger_s=0.0)) as source:
-        snapshot = source.snapshot()
+    snapshot, server_error, server_down = _read(options)
     silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
     max_rank = severity_rank(options.severity)
+    everything: list[tuple[Process | None, Finding | FleetFinding]] = [
+        *((None, finding) for finding in snapshot.findings),
+        *((p, finding) for p in snapshot.processes for finding in p.findings),
+    ]
     found = [
         (process, finding)
-        for process in snapshot.processes
-        for finding in process.findings
+        for process, finding in everything
         if severity_rank(finding.severity) <= max_rank
     ]
-    _print_server_errors(source.server_error, snapshot)
+    _print_server_errors(server_error, snapshot)
     if options.json:
         findings = document.list_to_json([each for _, each in found], "findings")
         unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
@@ -61,7 +64,17 @@ def run(options: argparse.Namespace) -> int:
             print(line)
     if not snapshot.processes and not silent:
         return NoProcessError.exit_code
-    return 1 if found or silent or source.server_down else 0
+    return 1 if found or silent or server_down else 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Snapshot, str | None, bool]:
+    """The snapshot, and what is wrong with the server of the DSN."""
+    past = arguments.history_source(options)
+    if past is not None:
+        with closing(past):
+            return past.snapshot(), None, False
+    with closing(arguments.live_source(options, linger_s=0.0)) as source:
+        return source.snapshot(), source.server_error, source.server_down
 
 
 def _print_server_errors(error: str | None, snapshot: Snapshot) -> None:
@@ -75,13 +88,17 @@ def _print_server_errors(error: str | None, snapshot: Snapshot) -> None:
 
 
 def _lines(
-    silent: Sequence[Unreachable], found: Sequence[tuple[Process, Finding]]
+    silent: Sequence[Unreachable],
+    found: Sequence[tuple[Process | None, Finding | FleetFinding]],
 ) -> Iterator[str]:
     from poolwatch.text.format import one_line
-    from poolwatch.text.naming import process_name
+    from poolwatch.text.naming import process_name, unreachable_name
 
     for lost in silent:
-        yield f"critical unreachable: pid {lost.pid}: {one_line(lost.why)}"
+        yield one_line(f"critical unreachable: {unreachable_name(lost)}: {lost.why}")
     for process, finding in found:
-        who = f"{process_name(process)} (pid {process.pid})"
+        who = "over all hosts"
+        if process is not None:
+            host = "" if process.at is None else f" on {process.host}"
+            who = f"{process_name(process)} (pid {process.pid}{host})"
         yield one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")

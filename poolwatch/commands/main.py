@@ -9,12 +9,26 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from poolwatch.commands import advise, bench, check, demo, ps, run, serve, tui
-from poolwatch.commands.arguments import CHECK_EXIT_CODES, Command
+from poolwatch.commands import (
+    advise,
+    bench,
+    check,
+    demo,
+    history,
+    ps,
+    report,
+    run,
+    serve,
+    sidecar,
+    tui,
+)
+from poolwatch.commands.arguments import CHECK_EXIT_CODES, Command, joined_times
 from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
-COMMANDS: tuple[Command, ...] = (ps, tui, serve, demo, check, advise, run, bench)
+COMMANDS: tuple[Command, ...] = (
+    ps, tui, serve, demo, check, advise, run, sidecar, history, report, bench,
+)  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 
 _GETTING_STARTED = """\
@@ -37,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may be limited to ASCII
             stream.reconfigure(errors="replace")
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(joined_times(given))
         return int(options.run(options))
     except PoolwatchError as error:
         print(f"poolwatch: {error}", file=sys.stderr)

@@ -29,6 +29,7 @@ examples:
   poolwatch ps --sites --by caller      ... which callers of a shared helper
   poolwatch ps --by endpoint            ... which values of label(endpoint=...)
   poolwatch ps --frozen     snapshots of last night's incidents
+  poolwatch ps --at 03:12   how it was then, from the history of the sidecar
   poolwatch ps --json | jq '.processes[].holds[] | select(.verdict != "ok")'
 
 columns of --sites and --by:
@@ -81,20 +82,19 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         ps, "print everything as JSON, whatever the other options but --by"
     )
     arguments.add_source(ps)
+    arguments.add_history(ps, live=True)
+    arguments.add_at(ps)
     return ps
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the current snapshot, or with --frozen the incident snapshots."""
+    """Print the snapshot, or with --frozen the incident snapshots."""
     if options.frozen:
         return _print_incident_snapshots(options)
     from poolwatch.commands import ps_table
     from poolwatch.protocol import document
 
-    with closing(arguments.live_source(options, linger_s=0.0)) as source:
-        snapshot = source.snapshot()
-    if source.server_error:
-        print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
+    snapshot = _snapshot(options)
     if options.json and options.by not in {None, "site", "caller"}:
         print(json.dumps(_with_labels(snapshot, options.by)))
     elif options.json:
@@ -102,6 +102,18 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(ps_table.render(snapshot, _style(options)))
     return 0
+
+
+def _snapshot(options: argparse.Namespace) -> Snapshot:
+    past = arguments.history_source(options)
+    if past is not None:
+        with closing(past):
+            return past.snapshot()
+    with closing(arguments.live_source(options, linger_s=0.0)) as source:
+        snapshot = source.snapshot()
+    if source.server_error:
+        print(f"poolwatch: server view: {source.server_error}", file=sys.stderr)
+    return snapshot
 
 
 def _with_labels(snapshot: Snapshot, label: str) -> dict[str, Any]:
@@ -121,6 +133,11 @@ def _print_incident_snapshots(options: argparse.Namespace) -> int:
     if options.dsn:
         raise UsageError(
             "--dsn cannot be combined with --frozen, which has no server view"
+        )
+    if options.history is not None or options.at is not None:
+        raise UsageError(
+            "--frozen shows what the processes keep themselves; the incidents of the "
+            "history: poolwatch history"
         )
     from poolwatch.client.client import Client
     from poolwatch.commands import ps_table

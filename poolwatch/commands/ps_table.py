@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from poolwatch.commands.ps_usage import usage_tables
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import (
+    Finding,
+    FleetFinding,
     Frame,
     Hold,
     IncidentMark,
@@ -35,7 +37,12 @@ from poolwatch.text.incident_snapshots import (
     incident_words,
     limited_to_pool,
 )
-from poolwatch.text.naming import holder_name, process_name, with_names
+from poolwatch.text.naming import (
+    holder_name,
+    process_name,
+    unreachable_name,
+    with_names,
+)
 
 _MAX_FRAMES = 5
 _MAX_MARKS = 3
@@ -63,16 +70,24 @@ class Style:
 def render(snapshot: Snapshot, style: Style) -> str:
     """Return the text of a snapshot."""
     lines: list[str] = []
+    if snapshot.findings:
+        lines += wrapped("over all hosts", style, 0)
+        lines += [*_findings(snapshot.findings, style), ""]
     for process in map(with_names, snapshot.processes):
-        title = (
-            f"{one_line(process_name(process))}  pid {process.pid} on {process.host}"
-        )
-        if process.test is not None:
-            title += f", running {one_line(process.test)}"
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
-        lines += _wrapped(title, style, 0)
+        lines += wrapped(_title(process), style, 0)
         lines += [*_process(process, style, suspects), ""]
     return "\n".join([*lines, *_unreachable(snapshot.unreachable, style)]).rstrip()
+
+
+def _title(process: Process) -> str:
+    name = one_line(process_name(process))
+    title = f"{name}  pid {process.pid} on {one_line(process.host)}"
+    if process.test is not None:
+        title += f", running {one_line(process.test)}"
+    if process.at is not None:
+        title += f", as it was at {_moment(process.at, date=True)}"
+    return title
 
 
 def render_incident_snapshots(
@@ -83,11 +98,11 @@ def render_incident_snapshots(
     """Return the text of incident snapshots, each limited to the pool it concerns."""
     lines: list[str] = []
     for incident in incidents:
-        lines += _wrapped(_heading(incident), style, 0)
+        lines += wrapped(_heading(incident), style, 0)
         process = limited_to_pool(with_names(incident.process), incident.pool)
         lines += [*_process(process, style, process.holds), ""]
     if not incidents:
-        lines += [*_wrapped(_no_incidents(unreachable), style, 0), ""]
+        lines += [*wrapped(_no_incidents(unreachable), style, 0), ""]
     return "\n".join([*lines, *_unreachable(unreachable, style)]).rstrip()
 
 
@@ -112,8 +127,8 @@ def _heading(incident: IncidentSnapshot) -> str:
 
 def _unreachable(unreachable: Sequence[Unreachable], style: Style) -> Iterable[str]:
     for lost in unreachable:
-        why = f"pid {lost.pid or '?'} could not be read: {one_line(lost.why)}"
-        yield from [*_wrapped(why, style, 0), ""]
+        why = f"{unreachable_name(lost)} could not be read: {lost.why}"
+        yield from [*wrapped(one_line(why), style, 0), ""]
 
 
 # -- one process -------------------------------------------------------------------
@@ -122,8 +137,8 @@ def _unreachable(unreachable: Sequence[Unreachable], style: Style) -> Iterable[s
 def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterable[str]:
     yield from _pools(process, style)
     if process.frozen:
-        yield from _wrapped(_hint(process), style, 2)
-    yield from _findings(process, style)
+        yield from wrapped(_hint(process), style, 2)
+    yield from _findings(process.findings, style)
     if process.holds:
         yield from _table(process.holds, style.columns)
     else:
@@ -131,10 +146,10 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
     for wait in process.waits:
         who = one_line(holder_name(wait))
         what = f"waiting {duration(wait.waited_s)}: {who} at {call_site(wait)}"
-        yield from _wrapped(what, style, 2)
+        yield from wrapped(what, style, 2)
     if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
-        yield from _wrapped(f"leak search incomplete: {left_out}", style, 2)
+        yield from wrapped(f"leak search incomplete: {left_out}", style, 2)
     if style.verbose:
         for hold in suspects:
             yield from _stacks(hold, style)
@@ -144,19 +159,19 @@ def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterab
 
 def _usage(process: Process, style: Style) -> Iterable[str]:
     for title, rows in usage_tables(process, style.by, style.columns):
-        yield from _wrapped(title, style, 2)
+        yield from wrapped(title, style, 2)
         yield from rows
 
 
 def _pools(process: Process, style: Style) -> Iterable[str]:
     errors = {pool: s.error for s in process.servers if s.error for pool in s.pools}
     for pool in process.pools:
-        yield from _wrapped(_pool(pool), style, 2)
+        yield from wrapped(_pool(pool), style, 2)
         if pool.switched_off:
-            yield from _wrapped(_SWITCHED_OFF, style, 4)
+            yield from wrapped(_SWITCHED_OFF, style, 4)
         if pool.id in errors:
             error = one_line(errors[pool.id] or "")
-            yield from _wrapped(f"server view: {error}", style, 4)
+            yield from wrapped(f"server view: {error}", style, 4)
 
 
 def _pool(pool: PoolStats) -> str:
@@ -189,7 +204,8 @@ def _hint(process: Process) -> str:
     more = len(process.frozen) - len(marks)
     if more:
         incidents.append(f"and {more} more")
-    return f"incidents: {', '.join(incidents)} (poolwatch ps --frozen)"
+    command = "poolwatch ps --frozen" if process.at is None else "poolwatch history"
+    return f"incidents: {', '.join(incidents)} ({command})"
 
 
 def _mark(mark: IncidentMark, name: str) -> str:
@@ -203,16 +219,18 @@ def _moment(at: str, *, date: bool) -> str:
     return f"{day} {time}".strip() if date else time
 
 
-def _findings(process: Process, style: Style) -> Iterable[str]:
+def _findings(
+    findings: Iterable[Finding | FleetFinding], style: Style
+) -> Iterable[str]:
     explained: set[str] = set()
-    for finding in process.findings:
+    for finding in findings:
         kind = one_line(finding.kind)
         what = f"{finding.severity.upper()} {kind}: {one_line(finding.text)}"
-        yield from _wrapped(what, style, 2)
+        yield from wrapped(what, style, 2)
         if style.verbose and finding.proof:
-            yield from _wrapped(f"proof: {one_line(finding.proof)}", style, 4)
+            yield from wrapped(f"proof: {one_line(finding.proof)}", style, 4)
         if finding.remedy not in explained:
-            yield from _wrapped(one_line(finding.remedy), style, 4)
+            yield from wrapped(one_line(finding.remedy), style, 4)
         explained.add(finding.remedy)
 
 
@@ -222,10 +240,10 @@ def _findings(process: Process, style: Style) -> Iterable[str]:
 def _stacks(hold: Hold, style: Style) -> Iterable[str]:
     backend = f", backend {hold.backend_pid}" if hold.backend_pid else ""
     title = f"{hold.verdict} {duration(hold.held_s)}: {_holder(hold)}{backend}"
-    yield from _wrapped(title, style, 2)
+    yield from wrapped(title, style, 2)
     if hold.evidence:
         evidence = one_line("; ".join(hold.evidence))
-        yield from _wrapped(f"evidence: {evidence}", style, 4)
+        yield from wrapped(f"evidence: {evidence}", style, 4)
     stack = hold.stack or ((hold.site,) if hold.site else ())
     for title, frames, missing in (
         ("checked out here", _from_site(stack, hold.site), "unknown"),
@@ -313,7 +331,7 @@ def _shrink(sizes: list[int], cells: int) -> None:
 # -- wrapping ----------------------------------------------------------------------
 
 
-def _wrapped(text: str, style: Style, indent: int) -> Iterable[str]:
+def wrapped(text: str, style: Style, indent: int) -> Iterable[str]:
     """Wrap a sentence; lines after the first are indented by four more."""
     columns = max(40, style.columns)
     line = " " * indent

@@ -17,11 +17,14 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     tui = parsers.add_parser(
         "tui",
         help="the dashboard",
-        description="Watch all instrumented processes, live. Press ? inside for help.",
+        description="Watch all instrumented processes, live, or see how it was, from "
+        "the history of the sidecars. Press ? inside for help.",
         epilog=arguments.EXIT_CODES,
     )
     arguments.add_refresh(tui)
     arguments.add_source(tui)
+    arguments.add_history(tui, live=True)
+    arguments.add_at(tui)
     return tui
 
 
@@ -29,6 +32,11 @@ def run(options: argparse.Namespace) -> int:
     """Show the dashboard until the user quits."""
     from poolwatch import tui
 
+    past = arguments.history_source(options)
+    if past is not None:
+        past.snapshot()  # what is wrong with the history is said before the first frame
+        tui.run(past, refresh=options.refresh, on_close=past.close)
+        return 0
     source = _LazySource(options)
     tui.run(source, refresh=options.refresh, on_close=source.close)
     return 0

@@ -205,8 +205,12 @@ def idle_in_words(idle: IdleConnection, owner: Process, where: str = "") -> str:
 
 
 def used_just_now(last: Hold | IdleConnection, owner: Process, where: str) -> str:
-    """Name a connection whose user is not known any more; ``last`` was the last one."""
-    return f"a {_named(last, owner, where)} that was used just now"
+    """Name a connection whose user is not known any more; ``last`` was the last one.
+
+    Without a row it was seen at another time than the session that waits for it.
+    """
+    when = "was used just now" if last.server else "may have had another user then"
+    return f"a {_named(last, owner, where)} that {when}"
 
 
 def _named(each: Hold | IdleConnection, owner: Process, where: str) -> str:

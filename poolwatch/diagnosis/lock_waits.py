@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from poolwatch.diagnosis.common import distinct_sites
 from poolwatch.diagnosis.dirty_returns import (
@@ -24,31 +25,43 @@ _MAX_STATEMENT = 80
 """Most characters of a blocker's statement."""
 
 
+class LockChain(NamedTuple):
+    """A hold that waits for a lock, and the sessions that it waits for."""
+
+    process: Process
+    hold: Hold
+    row: ServerRow
+    blockers: list[Session]
+    """Those that block it, the ones that wait themselves last."""
+    behind: list[Session]
+    """Those at the end of the chain, unless they are among ``blockers``."""
+
+
 def lock_waits(process: Process, sessions: Sessions) -> list[Finding]:
     """The ``lock_wait`` findings of one process."""
-    return [
-        _lock_wait(
-            process,
-            hold,
-            row,
-            sessions.blockers(server_of(server), row),
-            sessions.roots(server_of(server), row),
-        )
-        for hold, row, server in holds_with_rows(process)
-        if row.blocked_by and not hold.may_have_ended
-    ]
+    return [lock_wait(chain) for chain in lock_chains(process, sessions)]
 
 
-def _lock_wait(
-    process: Process,
-    hold: Hold,
-    row: ServerRow,
-    blockers: Sequence[Session],
-    roots: Sequence[Session],
-) -> Finding:
-    blockers = sorted(blockers, key=lambda each: each.is_waiting)
-    direct = {each.pid for each in blockers}
-    behind = [root for root in roots if root.pid not in direct]
+def lock_chains(process: Process, sessions: Sessions) -> list[LockChain]:
+    """The holds of one process that wait for a lock."""
+    chains = []
+    for hold, row, status in holds_with_rows(process):
+        if not row.blocked_by or hold.may_have_ended:
+            continue
+        server = server_of(status)
+        waiting = Session(hold.backend_pid or 0, process, hold=hold)
+        blockers = sessions.blockers(server, waiting)
+        blockers.sort(key=lambda each: each.is_waiting)
+        direct = {each.pid for each in blockers}
+        roots = sessions.roots(server, waiting)
+        behind = [root for root in roots if root.pid not in direct]
+        chains.append(LockChain(process, hold, row, blockers, behind))
+    return chains
+
+
+def lock_wait(chain: LockChain) -> Finding:
+    """The ``lock_wait`` finding about one hold."""
+    process, hold, row, blockers, behind = chain
     text = f"{call_site(hold)} is blocked by {_all_in_words(blockers, process)}"
     if behind:
         text += f"; at the root of the chain is {_all_in_words(behind, process)}"
@@ -60,12 +73,18 @@ def _lock_wait(
         text=text,
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
-        remedy=_remedies(roots or blockers),
+        remedy=_remedies(_causes(chain)),
         holds=(hold.id,),
         sites=distinct_sites(
             hold.site, *(_site_of(each) for each in (*blockers, *behind))
         ),
     )
+
+
+def _causes(chain: LockChain) -> list[Session]:
+    """The sessions that wait for no lock; all blockers if none is known."""
+    chained = [*chain.blockers, *chain.behind]
+    return [each for each in chained if each.row and not each.is_waiting] or chained
 
 
 def _site_of(session: Session) -> Frame | None:
@@ -84,7 +103,10 @@ def _all_in_words(sessions: Sequence[Session], process: Process) -> str:
 
 def _in_words(session: Session, process: Process) -> str:
     owner = session.process
-    where = "" if owner is process or owner is None else f"process {owner.pid}, "
+    where = ""
+    if owner is not None and owner is not process:
+        host = "" if owner.host == process.host else f" on {owner.host}"
+        where = f"process {owner.pid}{host}, "
     if session.hold is not None and owner is not None:
         if session.hold.may_have_ended:
             return used_just_now(session.hold, owner, where)

@@ -32,6 +32,10 @@ _NOTICEABLE_SHARE = 0.02
 """Of the held time: with less, connecting hardly matters."""
 _ENOUGH_S = 3.0
 """Time needed to know that connecting goes on: not only at the start."""
+_LOOK_FIRST = (
+    "Before making the pool larger, look at what the holders are doing: poolwatch ps "
+    "shows it. A larger pool helps only if all are quick."
+)
 
 
 def exhausted(
@@ -45,8 +49,7 @@ def exhausted(
     out = len(holds) + lent_idle + pool.unrecorded
     if not waits or capacity is None or out - pool.slotless < capacity:
         return []
-    by_site = Counter(call_site(hold) for hold in holds).most_common(3)
-    holders = [", ".join(f"{site} ({n})" for site, n in by_site)]
+    holders = [_holders(holds)]
     if lent_idle:
         holders.append(f"a pool over this one, idle ({lent_idle})")
     if pool.unrecorded:
@@ -71,13 +74,39 @@ def exhausted(
             remedy="Return every connection: the pool never replaces a lost one. "
             f"{_get_back(pool)}"
             if lost
-            else "Before making the pool larger, look at what the holders are doing: "
-            "poolwatch ps shows it. A larger pool helps only if all are quick.",
+            else _LOOK_FIRST,
             holds=ids(holds),
             waits=ids(waits),
             sites=distinct_sites(*(hold.site for hold in holds)),
         )
     ]
+
+
+def timed_out(pool: PoolStats, holds: Sequence[Hold], count: int) -> Finding:
+    """``exhausted``: requests have timed out, but none waits any more.
+
+    ``count``: how many have since the last look of a viewer.
+    """
+    timeouts = pool.counters.timeouts
+    held = f"held now by {_holders(holds)}" if holds else "no connection is held now"
+    return Finding(
+        kind="exhausted",
+        severity="critical",
+        pool=pool.id,
+        text=f"pool {pool.name!r} was exhausted: {plural(count, 'request')} for a "
+        "connection timed out",
+        proof=f"the pool's count of timeouts rose from {timeouts - count} to "
+        f"{timeouts}; {held}",
+        remedy=_LOOK_FIRST,
+        holds=ids(holds),
+        sites=distinct_sites(*(hold.site for hold in holds)),
+    )
+
+
+def _holders(holds: Sequence[Hold]) -> str:
+    """The call sites with the most holds, each with their number."""
+    by_site = Counter(call_site(hold) for hold in holds).most_common(3)
+    return ", ".join(f"{site} ({n})" for site, n in by_site)
 
 
 def lost_slot(pool: PoolStats, missing: Sequence[MissingSlot]) -> list[Finding]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from poolwatch.diagnosis.common import distinct_sites
 from poolwatch.diagnosis.configuration import (
@@ -17,6 +19,7 @@ from poolwatch.text.format import clock, duration, plural, server_in
 
 _MAX_NAMED = 6
 """Most pools that are named; the others are counted."""
+_LOCAL_NAMES = {"localhost", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 
 def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
@@ -26,10 +29,8 @@ def over_capacity(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     the most connections.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
-    for server, pools in _by_server(processes):
-        finding = _over_capacity(server, pools)
-        if finding is not None:
-            found[_largest(pools)].append(finding)
+    for finding, pools in full_servers(processes):
+        found[_largest(pools)].append(finding)
     return found
 
 
@@ -40,13 +41,29 @@ def covered_by_over_capacity(processes: Sequence[Process]) -> set[tuple[int, str
     """
     return {
         (number, pool.id)
-        for server, pools in _by_server(processes)
-        if _over_capacity(server, pools) is not None
+        for _, pools in full_servers(processes)
         for number, _, pool in pools
     }
 
 
 _Pools = list[tuple[int, Process, PoolStats]]
+
+
+class FullServer(NamedTuple):
+    """A server with fewer connections than its pools can open."""
+
+    finding: Finding
+    pools: _Pools
+    """Its pools, each with its process and the index of that."""
+
+
+def full_servers(processes: Sequence[Process]) -> list[FullServer]:
+    """The servers whose pools can open more connections than they have."""
+    return [
+        FullServer(finding, pools)
+        for server, pools in _by_server(processes)
+        if (finding := _over_capacity(server, pools)) is not None
+    ]
 
 
 def server_down(processes: Sequence[Process]) -> dict[int, list[Finding]]:
@@ -93,7 +110,7 @@ def _silent_servers(processes: Sequence[Process]) -> _Silent:
 def _names_of(status: ServerStatus, pools: _Pools) -> set[str]:
     """Names that identify a server; a local address only does so on its host."""
     address = _address_of(status, pools)
-    host = pools[0][1].host if pools and _is_local(address) else ""
+    host = pools[0][1].host if pools and is_local(address) else ""
     names = {f"{host} {address}"} if address else set()
     if status.identity is not None:
         names.add(status.identity)
@@ -107,10 +124,19 @@ def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
     )
 
 
-def _is_local(address: str | None) -> bool:
-    return bool(
-        address and address.startswith(("/", "127.", "localhost:", "[::1]", "::1"))
-    )
+def is_local(address: str | None) -> bool:
+    """Whether an address means another server on another host: a socket, a loopback."""
+    if not address or address.startswith(("/", "@")):
+        return bool(address)
+    host = address.rpartition(":")[0].strip("[]").lower()
+    if host.split(".")[0] in _LOCAL_NAMES:
+        return True
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None) or found
+    return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
 def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
@@ -209,6 +235,8 @@ def _who_can(pools: _Pools, by_themselves: _Pools, wanted: int) -> str:
         return f"{made(pool)} can open {most} by itself"
     count = len({number for number, _, _ in pools})
     owners = "one process" if count == 1 else f"{count} processes"
+    hosts = len({process.host for _, process, _ in pools})
+    owners += f" on {hosts} hosts" if hosts > 1 else ""
     capacity = f"can open {plural(wanted, 'connection')}" if wanted else "have no limit"
     return f"the pools of {owners} {capacity}"
 
@@ -217,8 +245,8 @@ def _named(pools: _Pools) -> str:
     limited = [each for each in pools if each[2].capacity]
     limited.sort(key=lambda each: -(each[2].capacity or 0))
     named = [
-        f"{pool.name!r} of pid {process.pid} can open {pool.capacity}"
-        for _, process, pool in limited[:_MAX_NAMED]
+        f"{owned} can open {pool.capacity}"
+        for owned, (*_, pool) in zip(_owned(limited), limited, strict=False)
     ]
     if len(limited) > _MAX_NAMED:
         named.append(f"and {len(limited) - _MAX_NAMED} more pools")
@@ -226,8 +254,17 @@ def _named(pools: _Pools) -> str:
 
 
 def _names(pools: _Pools) -> str:
-    named = [f"{pool.name!r} of pid {process.pid}" for _, process, pool in pools]
-    return ", ".join(named[:_MAX_NAMED])
+    return ", ".join(_owned(pools))
+
+
+def _owned(pools: _Pools) -> list[str]:
+    """The first pools, each with its process; with its host, if there are several."""
+    several = len({process.host for _, process, _ in pools}) > 1
+    return [
+        f"{pool.name!r} of pid {process.pid}"
+        + (f" on {process.host}" if several else "")
+        for _, process, pool in pools[:_MAX_NAMED]
+    ]
 
 
 def _largest(pools: _Pools) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolwatch.diagnosis.evidence import ServerEvidence
@@ -22,6 +24,8 @@ IN_TRANSACTION = "idle in transaction"
 """The beginning of the states of a backend with an open transaction and no work."""
 _MAX_CHAIN = 64
 """Maximum number of sessions that are followed from one that waits."""
+_CLOCKS_S = 0.5
+"""Seconds by which the clocks of two hosts may differ."""
 
 Key = tuple[str | None, int]
 """The identity of a server, and the pid of a backend on it."""
@@ -87,31 +91,74 @@ class Sessions:
         """Return a session by the identity of its server and its pid."""
         return self._known.get((server, pid)) or Session(pid)
 
-    def blockers(self, server: str | None, row: ServerRow) -> list[Session]:
-        """Return the sessions that block another one, which has this row."""
-        found = [self.get(server, pid) for pid in row.blocked_by]
-        if row.wait_event != "Lock:advisory":
-            return found
-        return [
-            each._replace(advisory=True, lock=_earlier_lock(each.hold))
-            for each in found
+    def blockers(self, server: str | None, waiting: Session) -> list[Session]:
+        """Return the sessions that block another one."""
+        row = waiting.row
+        if row is None:
+            return []
+        advisory = row.wait_event == "Lock:advisory"
+        found = [
+            _seen_by(waiting, self.get(server, pid)._replace(advisory=advisory))
+            for pid in row.blocked_by
         ]
+        if not advisory:
+            return found
+        return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
 
-    def roots(self, server: str | None, row: ServerRow) -> list[Session]:
-        """Return the sessions at the end of the chains of waits that begin at a row.
+    def roots(self, server: str | None, waiting: Session) -> list[Session]:
+        """Return the sessions at the end of the chains of waits that begin at one.
 
         These wait for no lock. A chain that leads to an unknown session has no root.
         """
         reached: dict[int, Session] = {}
-        rows = [row]
-        for waiting in rows:
-            for each in self.blockers(server, waiting):
+        chain = [waiting]
+        for link in chain:
+            for each in self.blockers(server, link):
                 if each.pid in reached or len(reached) >= _MAX_CHAIN:
                     continue
                 reached[each.pid] = each
-                if each.is_waiting and each.row is not None:
-                    rows.append(each.row)
+                if each.is_waiting:
+                    chain.append(each)
         return [each for each in reached.values() if each.row and not each.is_waiting]
+
+
+def _seen_by(waiting: Session, blocker: Session) -> Session:
+    """Return a blocker without what may have changed since it blocked.
+
+    In a history, the snapshots of two processes are seconds apart. The blocker is known
+    to be the same if its transaction (for an advisory lock: its hold) was open when the
+    other session was seen waiting, and the other one waited when this one was seen.
+    """
+    first, second, row = waiting.process, blocker.process, waiting.row
+    if row is None or first is None or second is None or first is second:
+        return blocker
+    if first.at is None or second.at is None:  # both are of now
+        return blocker
+    then, now = map(datetime.fromisoformat, (first.at, second.at))
+    apart_s = (now - then).total_seconds()
+    margin_s = 0.0 if first.host == second.host else _CLOCKS_S
+    waited = (row.state_age_s or 0.0) >= margin_s - apart_s
+    if waited and _open_s(blocker) >= margin_s + apart_s:
+        return blocker
+    if blocker.hold is not None:
+        hold = replace(blocker.hold, may_have_ended=True, server=None)
+        return blocker._replace(hold=hold)
+    if blocker.idle is not None:
+        idle = replace(blocker.idle, unchanged_s=-1.0, server=None)
+        return blocker._replace(idle=idle)
+    return blocker
+
+
+def _open_s(blocker: Session) -> float:
+    """How long the lock may have been there: with its transaction, else its hold."""
+    if blocker.idle is not None:
+        return blocker.idle.unchanged_s
+    hold, row = blocker.hold, blocker.row
+    if hold is None or row is None:
+        return 0.0
+    if blocker.advisory or (row.xact_age_s is None and row.state != "idle"):
+        return hold.held_s
+    return min(hold.held_s, row.xact_age_s or 0.0)
 
 
 def _earlier_lock(hold: Hold | None) -> LockRequest | None:

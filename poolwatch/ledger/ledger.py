@@ -46,7 +46,7 @@ class Ledger:
         self.changes = 0
         """How often a pool, or every pool, was uninstrumented."""
         self.removed_pools: deque[PoolLedger] = deque(maxlen=_REMOVED_POOLS)
-        """Ledgers of the latest uninstrumented pools; empty without an observer."""
+        """Ledgers of the latest uninstrumented pools, if their holds are observed."""
         self.observers = Observers()
         """Notified of every hold of every pool."""
         self.test_run: TestRun | None = None
@@ -71,13 +71,15 @@ class Ledger:
     def remove(self, pool: PoolLedger) -> None:
         """Forget a pool that was uninstrumented; the pool itself may stay in use."""
         self.close(pool.id)
-        if self.observers:
+        if self.observers.ended is not None:
             self.removed_pools.append(pool)
         self.changes += 1
 
     def close(self, pool_id: str) -> None:
         """Forget a pool, e.g. one that was garbage-collected."""
-        self.pools.pop(pool_id, None)
+        pool = self.pools.pop(pool_id, None)
+        if pool is not None:  # else its own end has told the observers
+            pool.part()
         origins = self.__dict__.get("origins")
         if origins is not None:
             origins.forget_pool(pool_id)

@@ -1,12 +1,13 @@
 """Observers notified when a connection is checked out or returned. Usually 0 or 1.
 
-An observer is any object that has one or both of these methods. They are called in the
+An observer is any object that has one or more of these methods. They are called in the
 thread of the checkout or return, and possibly in the middle of a garbage collection:
 they must be quick and must not fail. (If one fails, the hooks of that pool are switched
 off.)
 
 ``checked_out(pool, hold)``             a connection was checked out
 ``ended(pool, hold, now, collected)``   it was returned, or garbage-collected
+``parted(pool)``                        the pool was collected or uninstrumented
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from poolwatch.ledger.checkout import Checkout
 # The first argument is a PoolLedger, whose module imports this one.
 OnCheckout = Callable[[Any, Checkout], None]
 OnEnd = Callable[[Any, Checkout, float, bool], None]
+OnPart = Callable[[Any], None]
 
 
 class Observers:
@@ -27,7 +29,7 @@ class Observers:
     Other threads may call them during a change: each attribute is replaced as a whole.
     """
 
-    __slots__ = ("_all", "checked_out", "ended")
+    __slots__ = ("_all", "checked_out", "ended", "parted")
 
     def __init__(self) -> None:
         self._all: tuple[object, ...] = ()
@@ -35,6 +37,8 @@ class Observers:
         """Calls ``checked_out`` of every observer that has it; None if none has it."""
         self.ended: OnEnd | None = None
         """Calls ``ended`` of every observer that has it; None if none has it."""
+        self.parted: OnPart | None = None
+        """Calls ``parted`` of every observer that has it; None if none has it."""
 
     def __bool__(self) -> bool:
         """Whether there is at least one observer."""
@@ -50,7 +54,8 @@ class Observers:
 
     def _set(self, *observers: object) -> None:
         self._all = observers
-        self.checked_out, self.ended = map(self._combined, ("checked_out", "ended"))
+        for name in ("checked_out", "ended", "parted"):
+            setattr(self, name, self._combined(name))
 
     def _combined(self, name: str) -> Callable[..., None] | None:
         calls = [getattr(each, name) for each in self._all if hasattr(each, name)]

@@ -15,7 +15,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.ledger.checkout import Checkout, ConnectionFacts, Gauges
@@ -31,14 +31,12 @@ from poolwatch.ledger.site_table import SiteTable
 from poolwatch.ledger.slots import Slots
 from poolwatch.ledger.wait_causes import MAX_BLAMED, MIN_SHOWN_WAIT_S, WaitCauses
 from poolwatch.ledger.wait_rate import WaitRate
-from poolwatch.model import Frame
-from poolwatch.stacks.callers import Stack
 
 if TYPE_CHECKING:
     from poolwatch.ledger.inherited import InheritedCheckouts
     from poolwatch.ledger.pool_origins import UseLevel
-    from poolwatch.ledger.site_costs import AllFigures
-    from poolwatch.model import Collected, MostlyOutsideSql, PoolStats
+    from poolwatch.ledger.site_costs import AllFigures, BySite
+    from poolwatch.model import PoolStats
     from poolwatch.stacks.capture import CapturedStack, Pairs
 
 _PATIENCE_S = 0.05
@@ -62,6 +60,8 @@ class PoolLedger:
     loaded_attribute: Callable[[Pairs], tuple[str, bool] | None] | None = None
     """Names the mapped attribute whose load made a checkout, if any, and says whether
     it is a relationship."""
+
+    _has_parted = False
 
     def __init__(
         self,
@@ -144,6 +144,18 @@ class PoolLedger:
         """Seconds of failed waits not yet folded into ``_failed_waits``."""
         self._folding = threading.Lock()
         self._wait_rate = WaitRate(self.begun)
+
+    def part(self) -> None:
+        """Tell the observers, once, that the pool is no more."""
+        notify, has_parted = self.observers.parted, self._has_parted
+        self._has_parted = True
+        if notify is not None and not has_parted:
+            notify(self)
+
+    def __del__(self) -> None:
+        """Tell the observers, if the pool went in a garbage collection."""
+        with suppress(Exception):  # of an __init__ that has failed
+            self.part()
 
     def use_level(self) -> UseLevel:
         """0 if unused, 1 if a connection was opened, 2 if one was checked out."""
@@ -358,17 +370,9 @@ class PoolLedger:
     def _waiting(self, now: float) -> float:
         return sum(now - wait.requested_at for wait in list(self.waits.values()))
 
-    def mostly_outside(self) -> list[MostlyOutsideSql]:
-        """Call sites whose held time is mostly not in SQL."""
-        from poolwatch.ledger.site_costs import mostly_outside  # for viewers only
-
-        return mostly_outside(self._sites.by_site(), per_thread=self.per_thread)
-
-    def collected_at(self) -> list[Collected]:
-        """Call sites whose connections the garbage collector returned, and how many."""
-        from poolwatch.ledger.site_costs import collected
-
-        return collected(self._sites.by_site())
+    def by_site(self) -> BySite:
+        """The statistics of each call site."""
+        return self._sites.by_site()
 
     def stats(self, holds: int, waits: int) -> PoolStats:
         """Return the figures of the pool, given the numbers of open holds and waits."""
@@ -380,7 +384,10 @@ class PoolLedger:
         of_labels = [each for *_, each in self.labels.all()]
         with self._folded([*all_stats, *of_labels], _PATIENCE_S):
             hold_s = merged(stats.hold for stats in all_stats)
-            wait_s = merged([*(stats.wait for stats in all_stats), self._failed_waits])
+            served_s = merged(stats.wait for stats in all_stats)
+            wait_s = merged([served_s, self._failed_waits])
+            out = self.recorded_holds()
+            served_s.add([each.checked_out_at - each.requested_at for each in out])
             ended = sum(stats.count for stats in all_stats)
             self._note_use(ended, now)
             gauges = self.gauges()
@@ -409,8 +416,9 @@ class PoolLedger:
                     leaked=self.leaked,
                 ),
                 wait_s=wait_s.distribution(),
-                hold_s=hold_s.distribution(),
-                create_s=self._create.distribution(),
+                hold_s=hold_s.distribution(buckets=True),
+                create_s=self._create.distribution(buckets=True),
+                served_s=served_s.distribution(buckets=True),
                 long_after_s=self.long_after,
                 gave_up=self.gave_up,
                 waiting_s_per_s=self._wait_rate.per_second(
@@ -424,14 +432,6 @@ class PoolLedger:
                 slotless=gauges.former + len(self.detached),
                 made_at=self.setup.made_at,
             )
-
-    def stacks(self) -> dict[Frame, list[Stack]]:
-        """The exact part of the stacks that led to each call site so far."""
-        return {
-            site: [stats.stack for stats in all_stats]
-            for site, all_stats in self._sites.by_site().items()
-            if site is not None
-        }
 
     def figures(self, now: float, open_holds: list[Checkout]) -> AllFigures:
         """Figures per call site, per caller and per label, after those of stats().

@@ -14,19 +14,31 @@ class Settings:
     Raises TypeError or ValueError for a wrong one.
     """
 
-    __slots__ = ("long_after", "name", "prove_dropped", "server_view")
+    __slots__ = (
+        "comment",
+        "long_after",
+        "name",
+        "prove_dropped",
+        "server_view",
+        "trace_waits",
+    )
 
     def __init__(
         self,
+        *,
         name: str | None = None,
         long_after: float = LONG_AFTER,
         server_view: bool = True,
         prove_dropped: bool = True,
+        comment: bool = False,
+        trace_waits: bool = False,
     ) -> None:
         self.name = name
         self.long_after = long_after
         self.server_view = server_view
         self.prove_dropped = prove_dropped
+        self.comment = comment
+        self.trace_waits = trace_waits
         self._check()
 
     def _check(self) -> None:
@@ -42,7 +54,7 @@ class Settings:
             raise ValueError(
                 f"long_after must be more than 0 seconds, not {self.long_after!r}"
             )
-        for name in ("server_view", "prove_dropped"):
+        for name in ("server_view", "prove_dropped", "comment", "trace_waits"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, not {value!r}")

@@ -21,6 +21,12 @@ class Setup:
         """Equal for pools that are set up alike; None if unknown."""
         self.own_creator = False
         """Whether a function of the application provides the connections."""
+        self.trace_waits = False
+        """Whether long waits become events on the spans of OpenTelemetry."""
+        self.hands_over = False
+        """Whether a returned connection goes to the next request as it is, without a
+        statement in between.
+        """
         self.restart(0.0)
 
     def restart(self, now: float) -> None:

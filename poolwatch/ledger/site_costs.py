@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolwatch.ledger.histogram import merged
 from poolwatch.ledger.site_stats import StackStats
 from poolwatch.model import Collected, Frame, LabelStats, MostlyOutsideSql, SiteStats
-from poolwatch.stacks.callers import caller_at, first_difference
+from poolwatch.runtime.installation import import_path
+from poolwatch.stacks.callers import Stack, caller_at, first_difference
 from poolwatch.stacks.capture import Pairs
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def mostly_outside(by_site: BySite, *, per_thread: bool) -> list[MostlyOutsideSq
                 MostlyOutsideSql(site, *time_spent, callers=_not_none(callers))
             )
     return found
+
+
+def stacks(by_site: BySite) -> dict[Frame, list[Stack]]:
+    """The exact part of the stacks that led to each call site so far."""
+    return {
+        site: [stats.stack for stats in all_stats]
+        for site, all_stats in by_site.items()
+        if site is not None
+    }
 
 
 def collected(by_site: BySite) -> list[Collected]:
@@ -110,7 +120,13 @@ class Figures(NamedTuple):
     def _site_stats(
         self, site: Frame, stats: Sequence[StackStats], caller: Frame | None = None
     ) -> SiteStats:
-        return SiteStats(self.pool, site, caller=caller, **self._usage(stats))
+        return SiteStats(
+            self.pool,
+            site,
+            caller=caller,
+            path=import_path(site.file),
+            **self._usage(stats),
+        )
 
     def of_labels(
         self, labels: Iterable[tuple[str, str, StackStats]]
@@ -126,10 +142,12 @@ class Figures(NamedTuple):
         """The figures that SiteStats and LabelStats share."""
         ages = [age for each in stats for age in self.open_ages.get(each, ())]
         hold = merged(each.hold for each in stats)
+        held = hold.total + sum(ages)
         measured = [each for each in stats if each.used]
         return {
             "count": sum(each.count for each in stats) + len(ages),
-            "connections": (hold.total + sum(ages)) / self.elapsed,
+            "connections": held / self.elapsed,
+            "held_s": held,
             "hold_s": hold.distribution(),
             "wait_s": merged(each.wait for each in stats).distribution(),
             "leaked": sum(each.leaked for each in stats),

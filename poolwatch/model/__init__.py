@@ -5,6 +5,7 @@ Durations are seconds. An unknown value is ``None``, never 0 or "-".
 :mod:`poolwatch.protocol.document` turns a :class:`Snapshot` into JSON and back.
 """
 
+from poolwatch.model.incidents import Incident
 from poolwatch.model.pools import (
     LATEST,
     Collected,
@@ -21,10 +22,12 @@ from poolwatch.model.pools import (
 )
 from poolwatch.model.process import (
     Finding,
+    FleetFinding,
     IncidentKind,
     IncidentMark,
     IncidentSnapshot,
     Process,
+    RequestOfHost,
     ServerStatus,
     Snapshot,
     Source,
@@ -40,6 +43,8 @@ from poolwatch.model.requests import (
     Wait,
 )
 from poolwatch.model.terms import (
+    BUCKETS,
+    IN_HISTORY,
     NO_SAMPLES,
     OTHER_SITES,
     OTHER_VALUES,
@@ -55,6 +60,8 @@ from poolwatch.model.terms import (
 )
 
 __all__ = [
+    "BUCKETS",
+    "IN_HISTORY",
     "LATEST",
     "NO_SAMPLES",
     "OTHER_SITES",
@@ -70,9 +77,11 @@ __all__ = [
     "Distribution",
     "Finding",
     "FindingKind",
+    "FleetFinding",
     "Frame",
     "Hold",
     "IdleConnection",
+    "Incident",
     "IncidentKind",
     "IncidentMark",
     "IncidentSnapshot",
@@ -85,6 +94,7 @@ __all__ = [
     "PoolSetup",
     "PoolStats",
     "Process",
+    "RequestOfHost",
     "ServerRow",
     "ServerStatus",
     "Severity",

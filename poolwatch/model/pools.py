@@ -69,6 +69,8 @@ class PoolStats:
     """Ids of the pools from which this one takes its connections."""
     slotless: int = field(default=0, metadata=VIEWERS_ONLY)
     """Holds without a slot: detached, or of the pool before ``dispose()``."""
+    served_s: Distribution | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Waits of all requests that were served, those of open holds included."""
     extends: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """Name of the pool class of the library, if ``kind`` is a subclass of it."""
     made_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
@@ -222,6 +224,10 @@ class SiteStats:
     divided among all call sites that had one when it began."""
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """If set, the statistics are of this caller alone."""
+    held_s: float = field(default=0.0, metadata=VIEWERS_ONLY)
+    """Seconds held in all, open holds included."""
+    path: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """File of the call site, relative to the entry of ``sys.path`` it was found by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,3 +245,4 @@ class LabelStats:
     in_sql_s: float | None
     in_transaction_idle_s: float | None
     wait_caused_s: float
+    held_s: float = 0.0

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
 from poolwatch.model.requests import ClosedConnection, Hold, IdleConnection, Wait
-from poolwatch.model.terms import VIEWERS_ONLY, FindingKind, Frame, Severity
+from poolwatch.model.terms import IN_HISTORY, VIEWERS_ONLY, FindingKind, Frame, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,8 @@ class Process:
     """Statistics value by value, of the labels that holds carry."""
     test: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """The running test, if the process is a run of tests."""
+    at: str | None = field(default=None, metadata=IN_HISTORY)
+    """ISO 8601, UTC: when it was like this; None if now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,39 @@ class Unreachable:
     """ISO 8601, UTC: its last answer, or its end; None if this viewer has had none."""
     alive: bool | None = None
     """None if it cannot be seen from here, as from another container."""
+    host: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """From its last answer: in containers, most processes have the pid 1."""
+    started_at: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """From its last answer."""
+
+    def may_be(self, process: Process) -> bool:
+        """Whether it may be this process, as far as is known."""
+        same = self.started_at in {None, process.started_at}
+        return same and self.pid == process.pid
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOfHost:
+    """A hold or a wait of a process of one host."""
+
+    host: str
+    pid: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFinding:
+    """A finding that concerns one server and processes of several hosts."""
+
+    kind: FindingKind
+    severity: Severity
+    pool: str | None
+    text: str
+    proof: str
+    remedy: str
+    holds: tuple[RequestOfHost, ...] = ()
+    waits: tuple[RequestOfHost, ...] = ()
+    sites: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +168,10 @@ class Snapshot:
 
     processes: tuple[Process, ...] = ()
     unreachable: tuple[Unreachable, ...] = ()
+    at: str | None = field(default=None, metadata=IN_HISTORY)
+    """ISO 8601, UTC: the moment, in a history; None if now."""
+    findings: tuple[FleetFinding, ...] = field(default=(), metadata=IN_HISTORY)
+    """Findings over all hosts of a history."""
 
 
 class Source(Protocol):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 SCHEMA = 1
 """Version of the snapshot document."""
 VIEWERS_ONLY = {"viewers_only": True}
 """Field metadata: passed between poolwatch's own programs, not in the document."""
+IN_HISTORY = {**VIEWERS_ONLY, "in_history": True}
+"""Likewise, but in the document of a history (``ps --history``)."""
 Verdict = Literal["ok", "long", "leaked"]
 FindingKind = Literal[
     "leaked.collected", "leaked.orphaned", "leaked.abandoned", "long_hold",
@@ -53,6 +55,20 @@ class Distribution:
     p50: float | None
     p95: float | None
     p99: float | None
+    up_to: tuple[int, ...] = field(default=(), metadata=VIEWERS_ONLY)
+    """How many lasted up to each of ``BUCKETS``; empty without samples, or unknown."""
+
+    @property
+    def in_buckets(self) -> tuple[int, ...] | None:
+        """How many are in each bucket, the last without an end; None if unknown."""
+        if self.count and not self.up_to:
+            return None
+        up_to = self.up_to or (0,) * len(BUCKETS)
+        pairs = zip((*up_to, self.count), (0, *up_to), strict=True)
+        return tuple([upper - lower for upper, lower in pairs])
 
 
+BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""Upper bounds of the buckets of all metrics, in seconds, from OpenTelemetry's
+conventions for the duration of database calls."""
 NO_SAMPLES = Distribution(0, 0.0, None, None, None, None)

@@ -25,7 +25,7 @@ from poolwatch.protocol.records import ServerReading
 
 MAX_BACKOFF_S = 15.0
 
-_DEFAULTS = {
+DEFAULTS = {
     "connect_timeout": "3",
     # a dead network is detected within seconds, not after the kernel's two hours
     "keepalives_idle": "5",
@@ -33,6 +33,7 @@ _DEFAULTS = {
     "keepalives_count": "2",
     "tcp_user_timeout": "5000",
 }
+"""libpq parameters of our own connections, unless the DSN has them."""
 _KEYWORDS = """
 host hostaddr port dbname user password passfile require_auth channel_binding service
 connect_timeout client_encoding options application_name fallback_application_name
@@ -148,7 +149,7 @@ class DsnReader:
             return self._connection.read(*pids)
 
     def _connect(self) -> Any:
-        defaults = dict(_DEFAULTS)
+        defaults = dict(DEFAULTS)
         if os.environ.get("PGCONNECT_TIMEOUT"):
             del defaults["connect_timeout"]
         parameters = {**defaults, **libpq_parameters(self._dsn)}

@@ -64,6 +64,8 @@ def prepare(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"{directory} is not a directory") from None
+    except PermissionError:
+        raise ForbiddenError(f"no permission to create {directory}") from None
     except OSError as error:
         raise UsageError(f"cannot create {directory}: {error.strerror}") from None
     check(directory, own=True)
@@ -87,7 +89,8 @@ def check(directory: Path, *, own: bool = False) -> None:
         raise ForbiddenError(f"{directory} belongs to uid {status.st_uid}: not trusted")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ForbiddenError(
-            f"other users may write to {directory}: not trusted; run chmod 700 on it"
+            f"other users may write to {directory}: not trusted; run chmod 700 "
+            "on it, or use a directory inside it"
         )
 
 

@@ -1,8 +1,10 @@
-"""The directory of the running poolwatch, and a PYTHONPATH to import it."""
+"""Where modules come from: the running poolwatch, and the files of ``sys.path``."""
 
 from __future__ import annotations
 
 import os
+import sys
+from functools import lru_cache
 from pathlib import Path
 
 import poolwatch
@@ -15,3 +17,14 @@ def python_path() -> str:
     """The PYTHONPATH with which a child process imports the same poolwatch."""
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join(filter(None, [str(PACKAGE.parent), inherited]))
+
+
+@lru_cache(maxsize=1024)
+def import_path(file: str) -> str:
+    """A source file relative to the entry of ``sys.path`` that it was found by.
+
+    So the same line has the same name on every host. The file itself if there is none.
+    """
+    entries = (str(Path(each).absolute()) for each in sys.path if isinstance(each, str))
+    above = [each for each in entries if file.startswith(each.rstrip(os.sep) + os.sep)]
+    return os.path.relpath(file, max(above, key=len)) if above else file

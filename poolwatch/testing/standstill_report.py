@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from poolwatch.agent.instrument import agent
 from poolwatch.diagnosis.evidence import ServerEvidence
-from poolwatch.diagnosis.sessions import Sessions, holds_with_rows, server_of
+from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
 from poolwatch.model import Finding, FindingKind, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
 from poolwatch.stacks.compare import user_frames
@@ -192,9 +192,10 @@ def _holders(
     found = [each for each in process.holds if each.pool in wanted]
     sessions = Sessions([ServerEvidence(each) for each in processes])
     waiting = {hold.id for hold in holds}
-    for hold, row, server in holds_with_rows(process):
+    for hold, _, server in holds_with_rows(process):
         if hold.id in waiting:
-            for blocker in sessions.blockers(server_of(server), row):
+            session = Session(hold.backend_pid or 0, process, hold=hold)
+            for blocker in sessions.blockers(server_of(server), session):
                 if blocker.hold is not None and blocker.hold not in found:
                     found.append(blocker.hold)
     groups: dict[tuple[object, ...], list[Hold]] = defaultdict(list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -72,6 +72,11 @@ def clock(at: str) -> str:
         return f"{datetime.fromisoformat(at).astimezone():%H:%M:%S}"
     except (ValueError, OverflowError):
         return one_line(at, 40)
+
+
+def utc_time(at: float) -> str:
+    """``2026-11-29T03:12:44.500+00:00``: a time since the epoch, in ISO 8601."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def short_time(seconds: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from poolwatch.model import IncidentSnapshot, Process, Unreachable
@@ -37,11 +37,16 @@ def incident_words(kind: str) -> tuple[str, str]:
 
 
 def date_and_time(at: str) -> tuple[str, str]:
-    """Split an ISO 8601 time into date and time of day, both in UTC."""
+    """Split an ISO 8601 time into date and time of day, both in UTC.
+
+    Rounded up to a second: what was taken at that time is then found with ``--at``.
+    """
     try:
         when = datetime.fromisoformat(at)
         if when.tzinfo is not None:
             when = when.astimezone(UTC)
+        if when.microsecond:
+            when = when.replace(microsecond=0) + timedelta(seconds=1)
     except (ValueError, OverflowError):
         return "", one_line(at, 40)
     return f"{when:%Y-%m-%d}", f"{when:%H:%M:%S} UTC"

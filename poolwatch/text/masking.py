@@ -31,7 +31,9 @@ _PIECE = r"""
     | (?P<number>\.?\d(?:[eE][+-]\d|[\w.])*)
 """
 _QUOTED = r"'(?:[^']|'')*(?:'|$)"
-_IN_COMMENT = r"""'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*"""
+_CALL_SITE = r"\bcall_site='[\w.~%-]*%3A\d+'"
+"""What poolwatch itself writes into a comment: a line of code, no secret."""
+_IN_COMMENT = rf"""({_CALL_SITE})|'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*"""
 
 
 @cache
@@ -45,7 +47,7 @@ def mask_literals(sql: str) -> str:
     """Return ``sql`` with every literal as ``?``; at most MAX_LENGTH characters of it.
 
     Keywords, identifiers, placeholders and comments are kept. Quoted text and numbers
-    inside comments are masked too.
+    inside comments are masked too, except the call site that poolwatch writes there.
     """
     cut = len(sql) > MAX_LENGTH
     text = sql[:MAX_LENGTH]
@@ -68,13 +70,17 @@ def _replace(text: str, token: re.Match[str]) -> tuple[str, int]:
         end = text.find(token.group(), token.end())
         return _MASK, len(text) if end < 0 else end + len(token.group())
     if kind == "line":
-        return re.sub(_IN_COMMENT, _MASK, token.group()), token.end()
+        return _masked_comment(token.group()), token.end()
     if kind == "block":
         end = _end_of_block(text, token.end())
-        return re.sub(_IN_COMMENT, _MASK, text[token.start() : end]), end
+        return _masked_comment(text[token.start() : end]), end
     if kind == "number":
         return _MASK, token.end()
     return token.group(), token.end()
+
+
+def _masked_comment(comment: str) -> str:
+    return re.sub(_IN_COMMENT, lambda found: found[1] or _MASK, comment)
 
 
 def _string(text: str, token: re.Match[str]) -> tuple[str, int]:

@@ -31,6 +31,9 @@ _ABOUT = (
     "A process saves a snapshot the first time that one of its pools is exhausted, "
     "times out or is deadlocked. The snapshots are lost when the process ends."
 )
+_ABOUT_HISTORY = (
+    "The history has a snapshot of the first moment of each incident: poolwatch history"
+)
 
 
 class IncidentsPage(Page):
@@ -71,7 +74,8 @@ class IncidentsPage(Page):
         for lost in self._incidents.unreachable:
             why = f"{self.board.name_of(lost)} could not be read: {lost.why}"
             lines += [BLANK, (("  ◆ ", "warn"), (one_line(why), "muted"))]
-        about = [((f"  {part}", "faint"),) for part in wrap(_ABOUT, cells - 4)]
+        text = _ABOUT if self.board.moment is None else _ABOUT_HISTORY
+        about = [((f"  {part}", "faint"),) for part in wrap(text, cells - 4)]
         return [*lines, BLANK, *about]
 
     def _select(self, index: int) -> None:

@@ -9,7 +9,7 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
 
-from poolwatch.text.format import neutral
+from poolwatch.text.format import neutral, one_line
 from poolwatch.tui.draw.line import BLANK, Line, rule
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
@@ -307,7 +307,10 @@ class WhyPage(Page):
             lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
         for process, finding in self.board.findings():
             lines += finding_lines(finding, min(cells - 4, 140))
-            kind = f"    {finding.kind}, process {process.pid}"
+            who = "over all hosts" if process is None else f"process {process.pid}"
+            if process is not None and process.at is not None:
+                who += f" on {process.host}"
+            kind = f"    {one_line(f'{finding.kind}, {who}')}"
             lines += [((kind, "faint"),), BLANK]
         summary = header.why(self.board, self._now, cells, 2)
         return lines or [line for line in summary if line]

@@ -143,6 +143,7 @@ def test_viewers_get_more(path, http_get):
         "long_after_s",
         "lost_slots",
         "extends",
+        "served_s",
         "made_at",
         "most_wanted",
         "over",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from serving import APPS
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -34,3 +35,12 @@ def test_the_snippets_are_run():
         ["jobs.py"],
         ["gunicorn_conf.py"],
     ]
+
+
+def test_the_files_in_yaml_can_be_read():
+    """Pods, compose files and workflows are copied as they stand."""
+    yaml = pytest.importorskip("yaml")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        assert isinstance(yaml.safe_load(block), dict | list), block

@@ -217,6 +217,16 @@ def test_waits_that_the_application_ends(instrument, postgres):
     assert pool.waiting == 0
 
 
+def test_a_wait_counts_as_served_while_its_hold_is_open(engine, instrument):
+    """A metric has it when the connection is there, not when it comes back."""
+    instrument(engine)
+    with engine.connect():
+        pool = Look().process.pools[0]
+        assert (pool.served_s.count, pool.wait_s.count) == (1, 0)
+        assert sum(pool.served_s.up_to[-1:]) == 1
+    assert Look().process.pools[0].served_s.count == 1
+
+
 def test_nesting_is_noted_as_it_happens(instrument, sqlite):
     """Over before anybody looks, and still known, with both places."""
     engine = sqlite(pool_size=5)

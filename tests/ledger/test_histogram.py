@@ -7,6 +7,7 @@ import random
 import pytest
 
 from poolwatch.ledger.histogram import Histogram, merged
+from poolwatch.model import BUCKETS
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
@@ -34,3 +35,14 @@ def test_extreme_samples():
     both = merged([histogram, Histogram(), histogram]).distribution()
     assert (both.count, both.max) == (6, 3e9)
     assert both.p50 < 1e-6
+
+
+def test_counts_up_to_the_bounds_of_metrics_are_exact():
+    """A duration that is equal to a bound counts as within it."""
+    chance = random.Random(5)
+    samples = [10 ** chance.uniform(-4, 2) for _ in range(2000)] + list(BUCKETS)
+    histogram = Histogram()
+    for at in range(0, len(samples), 60):
+        histogram.add(samples[at : at + 60])
+    expected = [sum(each <= bound for each in samples) for bound in BUCKETS]
+    assert list(histogram.distribution(buckets=True).up_to) == expected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 import poolwatch
 from poolwatch.commands.ps_table import Style, render
 from poolwatch.errors import UnreachableError
@@ -35,17 +37,21 @@ def damaged(document):
             yield copy
 
 
-def test_a_document_that_is_damaged_anywhere(instrument, sqlite):
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_document_that_is_damaged_anywhere(instrument, sqlite, compact):
     """A wrong value is either refused with one sentence, by UnreachableError, or
     harmless: the snapshot can be printed."""
     engine = sqlite()
     instrument(engine, long_after=1e-9)
     with engine.connect():
-        text = wire.to_json(poolwatch.snapshot(), viewers=True)
+        text = wire.to_json(poolwatch.snapshot(), viewers=True, compact=compact)
     document = json.loads(text)
     (process,) = document["processes"]
-    process["holds"][0]["stack"] = process["holds"][0]["stack"][:1]
-    process["holds"][0]["now"] = []
+    if compact:
+        document["stacks"] = [each[:1] for each in document["stacks"]]
+    else:
+        process["holds"][0]["stack"] = process["holds"][0]["stack"][:1]
+        process["holds"][0]["now"] = []
     assert wire.from_json(json.dumps(document))
     refused = 0
     for broken in damaged(document):
@@ -71,3 +77,9 @@ def test_a_document_is_read_back_unchanged(instrument, sqlite):
     again = wire.from_json(text)
     assert wire.to_json(again, viewers=True) == text
     assert again.processes[0].holds[0].stack == snapshot.processes[0].holds[0].stack
+    compact = wire.to_json(snapshot, viewers=True, compact=True)
+    assert compact.isascii()
+    assert len(compact) < len(text)
+    assert wire.from_json(compact) == again
+    # the tables of one document are not those of the next
+    assert wire.from_json(text) == again

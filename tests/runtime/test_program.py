@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import until
 
+from poolwatch.runtime.installation import import_path
 from poolwatch.runtime.program import words_of
 
 POOL = """
@@ -178,3 +179,14 @@ def test_a_console_script(apps, tmp_path):
     apps.running.append(app)
     assert app.stdout.readline().strip() == "ready"
     assert called(apps.ps()) == ["shopd scheduler"]
+
+
+def test_a_file_is_named_relative_to_where_it_was_imported_from(monkeypatch, tmp_path):
+    """By the nearest entry of sys.path; a file outside of all keeps its name."""
+    inner = tmp_path / "site-packages"
+    monkeypatch.setattr(sys, "path", [str(tmp_path), f"{inner}/", "", 7])
+    import_path.cache_clear()
+    assert import_path(f"{tmp_path}/shop/orders.py") == "shop/orders.py"
+    assert import_path(f"{inner}/lib/pool.py") == "lib/pool.py"
+    assert import_path("/elsewhere/x.py") == "/elsewhere/x.py"
+    import_path.cache_clear()

@@ -15,11 +15,29 @@ SOAKS = Path(__file__).parent
 
 @pytest.mark.parametrize(("script", "seconds"), [("jam.py", 6), ("large_data.py", 8)])
 def test_honest_work_is_not_accused(script, seconds):
+    run(script, str(seconds))
+
+
+@pytest.mark.postgres
+def test_a_small_fleet():
+    """It writes with the sidecars' writer, and all commands can read that."""
+    done = run("fleet.py", "1", "2")
+    assert "2 hosts of 5 processes, 1 min" in done.stdout
+    assert done.stdout.count("exit code 0") == 4
+
+
+def test_the_week_of_a_history():
+    done = run("history_week.py", "0.01", "10")
+    assert "integrity: ok" in done.stdout
+
+
+def run(script, *arguments):
     done = subprocess.run(
-        [sys.executable, str(SOAKS / script), str(seconds)],
+        [sys.executable, str(SOAKS / script), *arguments],
         capture_output=True,
         text=True,
         timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done

@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 
 import poolwatch
 from poolwatch.agent.instrument import agent
+from poolwatch.ledger import site_costs
 from poolwatch.testing.judge import Judge
 from poolwatch.testing.owners import Owner
 
@@ -101,7 +102,7 @@ def test_a_connection_dropped_with_its_engine(owner, tmp_path):
     assert owner.open_holds == {}
     assert hold.holder.hold_count == 0
     assert pool.leaked == 1
-    [found] = pool.collected_at()
+    [found] = site_costs.collected(pool.by_site())
     assert (found.site, found.count, found.callers) == (hold.stack.site(), 1, ())
     assert hold.checked_out_at <= now
     assert hold.facts is not None

@@ -23,6 +23,11 @@ from poolwatch.text.masking import MAX_LENGTH, mask_literals
         ("select @4111", "select @?"),
         ("select 1 -- user 'bob' 42\n, 2", "select ? -- user ? ?\n, ?"),
         ("/* 'bob' /* 42 */ x */ select 1", "/* ? /* ? */ x */ select ?"),
+        (
+            "select 1 /*call_site='a%2Fb.py%3A42',tenant='x'*/",
+            "select ? /*call_site='a%2Fb.py%3A42',tenant=?*/",
+        ),
+        ("select 1 /*call_site='x y'*/", "select ? /*call_site=?*/"),
         ("select 'a\\'secret', x", "select ? …"),
         ("", ""),
     ],

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fakes import hold, pool, process, snapshot, wait
 
 from poolwatch.commands.ps_table import Style, render
 from poolwatch.text.naming import (
+    OTHER_POOLS,
+    PoolNames,
     holder_name,
     numbered,
     process_name,
@@ -100,3 +104,21 @@ def test_only_workers_of_one_parent_are_numbered():
         "app.py, worker 1",
         "app.py",
     ]
+
+
+def test_names_of_pools_in_metrics() -> None:
+    names = PoolNames()
+    first, second, third, elsewhere = (
+        pool("shop", id=f"p{n}", url=url)
+        for n, url in enumerate(["", "", "", "postgresql://two:5432/shop"])
+    )
+    assert names.of(first) == "shop"
+    assert names.of(second) == "shop (2)"
+    assert names.of(elsewhere) == "two:5432/shop"
+    names.forget(first.id)
+    assert names.of(second) == "shop (2)"  # a name stays
+    assert names.of(third) == "shop"  # and goes to the next one
+    assert names.of(replace(second, name="orders")) == "orders"
+    many = [names.of(replace(first, id=f"q{n}", name=f"pool {n}")) for n in range(300)]
+    assert len(set(many)) < 300
+    assert many[-1] == OTHER_POOLS

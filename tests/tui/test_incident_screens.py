@@ -210,7 +210,7 @@ def test_the_past_is_said_in_every_panel(cells):
     table = holds.layout(board, cells)
     assert "03:12:44 UTC" in plain(holds.title_lines(board, table, cells)[0])
     assert not {"state", "backend"} & {column.key for column, _ in table.columns}
-    row = board.rows[8812, "a"]
+    row = board.rows[8812, "a", "web-1"]
     shown = "\n".join(plain(line) for line in detail_lines(board, row, cells))
     assert "HERE AT 03:12:44 UTC" in shown
     assert "4.0s before" in shown
@@ -218,6 +218,6 @@ def test_the_past_is_said_in_every_panel(cells):
     with_other = (one, hold("b", pool="other"))
     pair = (pool(), pool("other"))
     shown = incident_board(picture(*with_other, pools=pair))
-    assert list(shown.rows) == [(8812, "a")]
+    assert list(shown.rows) == [(8812, "a", "web-1")]
     assert "other" not in "\n".join(map(plain, pools.pool_lines(shown, cells, 9)))
     assert "z shows" not in "\n".join(map(plain, pools.pool_lines(board, cells, 9)))

@@ -156,7 +156,7 @@ def test_a_blocker_is_named_by_its_call_site(board):
     )
     blocked = hold("b", backend_pid=11, server=server_row(blocked_by=(10, 99)))
     b = board(snapshot(process(blocker, blocked)))
-    shown = text(detail_lines(b, b.rows[8812, "b"], 80))
+    shown = text(detail_lines(b, b.rows[8812, "b", "web-1"], 80))
     assert "10  billing/export.py:88" in shown
     assert "99  not a known hold" in shown
 
@@ -248,7 +248,7 @@ TAKEN = (frame("/srv/app/billing/export.py:88", "export"), OUTER)
 def told(board, **changes):
     changes.setdefault("site", TAKEN[0])
     b = board(snapshot(process(hold("a", stack=TAKEN, **changes))))
-    return text(detail_lines(b, b.rows[8812, "a"], 100))
+    return text(detail_lines(b, b.rows[8812, "a", "web-1"], 100))
 
 
 def test_the_detail_shows_where_it_was_checked_out_last_used_and_is_now(board):

@@ -43,20 +43,23 @@ def test_every_verdict_has_its_word():
 def test_a_finding_makes_an_idle_transaction_one():
     found = (finding("idle_in_transaction", holds=("h1",)),)
     one = process(hold("h1", backend_pid=1, server=IDLE), findings=found)
-    assert words(one) == {(8812, "h1"): "IDLE-TX"}
+    assert words(one) == {(8812, "h1", "web-1"): "IDLE-TX"}
 
 
 def test_blocking_is_seen_across_processes_of_one_server():
     one = process(hold("a", backend_pid=10, server=IDLE), pid=1)
     two = process(hold("b", backend_pid=11, server=LOCKED), pid=2)
-    assert words(one, two) == {(1, "a"): "BLOCKS 1", (2, "b"): "BLOCKED"}
+    assert words(one, two) == {
+        (1, "a", "web-1"): "BLOCKS 1",
+        (2, "b", "web-1"): "BLOCKED",
+    }
 
 
 def test_the_same_pid_on_another_server_is_not_accused():
     elsewhere = (server_status(address="other:5432"),)
     one = process(hold("a", backend_pid=10, server=IDLE), pid=1, servers=elsewhere)
     two = process(hold("b", backend_pid=11, server=LOCKED), pid=2)
-    assert words(one, two) == {(1, "a"): "ok", (2, "b"): "BLOCKED"}
+    assert words(one, two) == {(1, "a", "web-1"): "ok", (2, "b", "web-1"): "BLOCKED"}
 
 
 def test_harm_comes_first_and_equals_keep_their_order():

@@ -33,7 +33,7 @@ def test_the_selection_follows_its_hold_when_the_order_changes(board):
         101,
     )
     assert ids(b) == ["c", "b", "a"]
-    assert b.selection.key == (8812, "b")
+    assert b.selection.key == (8812, "b", "web-1")
     assert b.selection.at == 1
 
 
@@ -45,10 +45,10 @@ def test_a_returned_hold_leaves_a_tombstone_and_then_its_neighbour(board):
     assert ids(b) == ["a", "b", "c"]
     assert b.selection.gone_at == 101
     b.arrange(103.5)
-    assert b.selection.key == (8812, "b")
+    assert b.selection.key == (8812, "b", "web-1")
     b.arrange(104.5)
     assert ids(b) == ["a", "c"]
-    assert b.selection.key == (8812, "c")
+    assert b.selection.key == (8812, "c", "web-1")
 
 
 def test_moving_away_from_a_tombstone_selects_what_the_eye_sees(board):
@@ -57,7 +57,7 @@ def test_moving_away_from_a_tombstone_selects_what_the_eye_sees(board):
         select(b, "b")
         b.accept(_reading(data(hold("a", held_s=9), hold("c", held_s=1))), 101)
         b.selection.move(b.selection.at + step)
-        assert b.selection.key == (8812, name)
+        assert b.selection.key == (8812, name, "web-1")
         assert ids(b) == ["a", "c"]
 
 
@@ -68,7 +68,7 @@ def test_a_hold_that_is_only_filtered_out_leaves_no_tombstone(board):
     b.arrange(101)
     assert ids(b) == ["a"]
     assert b.hidden == 1
-    assert b.selection.key == (8812, "a")
+    assert b.selection.key == (8812, "a", "web-1")
 
 
 def test_the_last_hold_may_go(board):
@@ -139,7 +139,7 @@ def test_a_silent_process_stays_as_it_was_last_seen(board):
     for at in (101.0, 105.0, 160.0):
         take(b, one(SILENT), at)
         assert ids(b) == ["b", "a", "c"] or ids(b) == ["b", "c", "a"]
-        assert b.selection.key == (2, "b")
+        assert b.selection.key == (2, "b", "web-1")
         assert b.selection.gone_at is None
         assert b.mode(at) == "live"
         assert b.age(at) == 0.0

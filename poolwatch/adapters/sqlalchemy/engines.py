@@ -16,6 +16,7 @@ from poolwatch.adapters.sqlalchemy.hooks import PoolHooks
 
 if TYPE_CHECKING:
     from poolwatch.ledger.pool import PoolLedger
+    from poolwatch.ledger.settings import Settings
     from poolwatch.stacks.capture import Pairs
 
 
@@ -83,10 +84,21 @@ class Engines(LibraryPools):
         if isinstance(target, Engine):
             hooks.record_statements(target)
 
+    def can_comment(self, target: Any) -> bool:
+        """An engine sends statements; a bare pool only lends connections."""
+        return isinstance(self.unwrapped(target), Engine)
+
+    def apply(self, hooks: Any, settings: Settings) -> None:
+        """Switch the comments of an engine's statements on or off."""
+        super().apply(hooks, settings)
+        if hooks.statements is not None:
+            hooks.statements.comment(settings.comment)
+
     def make_hooks(self, target: Any, ledger: PoolLedger) -> PoolHooks:
         """Hook the pool, and the engine if there is one."""
         ledger.lending.foreign_creator = self.arguments_of(target) is None
         ledger.loaded_attribute = _loaded_attribute
+        ledger.setup.hands_over = not getattr(self.pool_of(target), "_pre_ping", True)
         return PoolHooks(target, ledger, self._context)
 
     def track_collection(self, hooks: Any) -> None:

@@ -81,7 +81,7 @@ class PoolHooks(Hooks):
         self._returning: dict[int, None] = {}
         """Ids of the connection records that are being put back or closed."""
         self._connections = Connections(ledger.connections)
-        self._statements: StatementHooks | None = None
+        self.statements: StatementHooks | None = None
         ledger.gauges = self.gauges
         ledger.switched_off = self.is_switched_off
         if not self._shared:
@@ -105,8 +105,8 @@ class PoolHooks(Hooks):
 
     def record_statements(self, engine: Engine) -> None:
         """Record the statements of an engine, too; a bare pool has no dialect."""
-        if self._statements is None:
-            self._statements = StatementHooks(
+        if self.statements is None:
+            self.statements = StatementHooks(
                 engine.dialect, self.ledger, self._sites.of_statements, self.guard
             )
 
@@ -119,8 +119,8 @@ class PoolHooks(Hooks):
         self.guard.tripped = True
         for name, listener in self._listeners():
             unlisten([pool.dispatch for pool in self._alive()], name, listener)
-        if self._statements is not None:
-            self._statements.remove()
+        if self.statements is not None:
+            self.statements.remove()
         for wrapped in self._wrapped:
             wrapped.unwrap()
         self._wrapped.clear()

@@ -12,7 +12,7 @@ from asyncio import Task, current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable
 from sys import _getframe as frame_at
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from sqlalchemy.engine import Dialect
@@ -29,6 +29,9 @@ from poolwatch.runtime.guard import Guard
 from poolwatch.stacks.capture import CallSites, CapturedStack
 from poolwatch.stacks.greenlets import current_greenlet
 from poolwatch.stacks.holder import get_ident
+
+if TYPE_CHECKING:
+    from poolwatch.adapters.sqlalchemy.comments import Comments
 
 _STATEMENTS = ("do_execute", "do_executemany", "do_execute_no_params")
 _TRANSACTION_ENDS = ("do_commit", "do_rollback")
@@ -54,6 +57,7 @@ class StatementHooks:
         """Weak references: a wrapper refers to the dialect, which must be freed with
         its engine.
         """
+        self._comments: Comments | None = None
         for name in _STATEMENTS:
             bare = name == "do_execute_no_params"
             self._wrap(name, self._bare_wrapper if bare else self._wrapper)
@@ -70,8 +74,36 @@ class StatementHooks:
             self._wrappers[name] = ref(wrapper)
             setattr(dialect, name, wrapper)
 
+    def comment(self, on: bool) -> None:
+        """Have each statement carry a comment, or not."""
+        dialect = self._dialect()
+        if on is (self._comments is not None) or dialect is None:
+            return
+        comments = self._comments = self._make_comments(dialect) if on else None
+        for name in _STATEMENTS:
+            wrapper = self._wrappers[name]()
+            if wrapper is not None:
+                wrapper.comment(comments)
+
+    def _make_comments(self, dialect: Dialect) -> Comments:
+        from poolwatch.adapters.sqlalchemy.comments import Comments
+
+        formats = dialect.paramstyle in ("format", "pyformat")
+        # SQLAlchemy knows the drivers that format in another way
+        doubles = getattr(dialect.identifier_preparer, "_double_percents", formats)
+        return Comments(self._across_greenlets, self._hold_of, doubles)
+
+    def _hold_of(self, context: Any) -> Checkout | None:
+        """The hold whose connection a statement goes to, if it is known."""
+        if context is None:
+            return None
+        proxy = context.root_connection._dbapi_connection
+        key = proxy if self._shared else proxy._connection_record
+        return self._holds.get(id(key))
+
     def remove(self) -> None:
         """Remove the wrappers, except where another tool has wrapped them."""
+        self.comment(False)
         dialect = self._dialect()
         for name, reference in self._wrappers.items():
             wrapper = reference()
@@ -88,7 +120,9 @@ class StatementHooks:
                 setattr(dialect, name, previous)
         self._wrappers.clear()
 
-    def _wrapper(self, original: Callable[..., None]) -> Callable[..., None]:  # noqa: C901 - written out
+    def _wrapper(  # noqa: C901 - written out
+        self, original: Callable[..., None], bare: bool = False
+    ) -> Callable[..., None]:
         """Wrap a method that takes parameters.
 
         This runs at every statement: all it needs is a closure local, and calls are
@@ -97,6 +131,7 @@ class StatementHooks:
         guard, shared, holds = self._guard, self._shared, self._holds
         concurrent, across_greenlets = self._concurrent, self._across_greenlets
         capture, begin_usage = self._sites.capture, self._begin_usage
+        send = original  # or what sends it with a comment
 
         def execute(  # noqa: C901 - every call would cost
             cursor: Any, statement: str, parameters: Any, context: Any = None
@@ -137,24 +172,30 @@ class StatementHooks:
                     guard.failed(error)
                     usage = None
             if usage is None:
-                original(cursor, statement, parameters, context)
+                send(cursor, statement, parameters, context)
                 return
             try:
-                original(cursor, statement, parameters, context)
+                send(cursor, statement, parameters, context)
             finally:
                 usage.ended(usage.transactional)
 
+        def comment(comments: Comments | None) -> None:
+            nonlocal send
+            send = original if comments is None else comments.sender(original, bare)
+
+        execute.comment = comment  # type: ignore[attr-defined]
         return execute
 
     def _bare_wrapper(self, original: Callable[..., None]) -> Callable[..., None]:
         """Wrap the method for statements without parameters."""
-        run = self._wrapper(
-            lambda cursor, sql, _, context: original(cursor, sql, context)
+        run: Any = self._wrapper(
+            lambda cursor, sql, _, context: original(cursor, sql, context), bare=True
         )
 
         def execute(cursor: Any, statement: str, context: Any = None) -> None:
             run(cursor, statement, None, context)
 
+        execute.comment = run.comment  # type: ignore[attr-defined]
         return execute
 
     def _end_wrapper(self, original: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -2,6 +2,7 @@
 
 ``sizing``  the smallest pool for a target wait: by replay, and by queueing theory
 ``advise``  the recommendations for a recorded trace
+``budget``  connections of one server, divided among the services of a history
 """
 
 from __future__ import annotations
@@ -9,20 +10,40 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
-from poolwatch.errors import NoProcessError
+from poolwatch.errors import NoProcessError, UsageError
 
 if TYPE_CHECKING:
     from poolwatch.commands.advise.advise import Advice
+    from poolwatch.model import Process
 
 _MAX_RECORDING_S = 600.0
+_MAX_CONNECTIONS = 262_143
+"""The largest max_connections of PostgreSQL."""
 
 _DESCRIPTION = """\
 Record each request for a connection and how long it was held, then recommend a pool
 size: the requests are replayed with other sizes, and compared with queueing theory. Run
 it under load.
+
+With --history or --budget, divide the connections of each server among the services
+that use it instead, by what the history says that they have used.
+"""
+
+_EXAMPLES = """\
+examples:
+  poolwatch advise --seconds 60
+  poolwatch advise --history postgresql://watch@db/poolwatch --budget 200
+
+columns of the history:
+  PROCESSES      of that service, the most at one time
+  LIMIT          connections that each of them may open today
+  MEAN PEAK      connections out in one process
+  WANTED         connections out and requests waiting in one process
+  PROPOSED       connections for each of them
 """
 
 
@@ -32,7 +53,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "advise",
         help="recommend pool sizes, based on a recording",
         description=_DESCRIPTION,
-        epilog=arguments.EXIT_CODES,
+        epilog=f"{_EXAMPLES}\n{arguments.EXIT_CODES}",
     )
     advise.add_argument(
         "--seconds",
@@ -48,13 +69,29 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         metavar="MS",
         help="target for the 99th percentile of the wait (default 10 ms)",
     )
+    advise.add_argument(
+        "--history",
+        metavar="URL",
+        help="divide the connections of the servers in this history of the sidecars: "
+        "any SQLAlchemy URL (with --budget alone: POOLWATCH_HISTORY, or else the "
+        "SQLite file that the sidecar writes)",
+    )
+    advise.add_argument(
+        "--budget",
+        type=_connections,
+        metavar="N",
+        help="connections of a server for all pools of the history together (default: "
+        "its max_connections without the reserved ones)",
+    )
     arguments.add_json(advise, "print the advice as JSON")
     arguments.add_dir(advise)
     return advise
 
 
 def run(options: argparse.Namespace) -> int:
-    """Record every pool of every process for some seconds, and print the advice."""
+    """Print advice from a recording of some seconds, or from the history."""
+    if options.history is not None or options.budget is not None:
+        return _divide(options)
     from poolwatch.client.client import Client
     from poolwatch.commands.advise.advise import advise
     from poolwatch.protocol import document
@@ -79,6 +116,53 @@ def run(options: argparse.Namespace) -> int:
         texts = (f"pid {pid}  " + "\n".join(_lines(each)) for pid, each in advice)
         print("\n\n".join(texts))
     return 0
+
+
+def _divide(options: argparse.Namespace) -> int:
+    """Divide the connections of the servers in the history."""
+    if options.dir is not None:
+        raise UsageError("--dir cannot be combined with the history")
+    opened = arguments.history(options)  # says which extra is missing
+    from poolwatch.commands.advise import budget
+    from poolwatch.protocol import document
+    from poolwatch.sidecar.history.totals import most_out, pool_totals
+
+    with closing(opened) as history:
+        extent = history.extent()
+        if extent is None:
+            raise NoProcessError("the history is empty: no process was seen yet")
+        with history._reading() as connection:  # noqa: SLF001
+            totals, out = pool_totals(connection), most_out(connection)
+        processes: tuple[Process, ...] = ()
+        with suppress(NoProcessError):  # none at its end: the totals have to do
+            processes = history.snapshot(extent[1]).processes
+    found, unknown = budget.server_budgets(totals, processes, out, options.budget)
+    if not found and not unknown:
+        raise NoProcessError("the history has no figures of pools on PostgreSQL yet")
+    for server in unknown:
+        print(
+            f"poolwatch: the history does not say how many connections {server} "
+            "accepts: give --budget N",
+            file=sys.stderr,
+        )
+    if options.json:
+        print(document.list_to_json(found, "budgets"))
+    elif found:
+        print("\n\n".join("\n".join(budget.lines(each)) for each in found))
+    return 0 if found else UsageError.exit_code
+
+
+def _connections(text: str) -> int:
+    """Parse a number of connections, up to the most that PostgreSQL can have."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= _MAX_CONNECTIONS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be a number of connections from 1 to {_MAX_CONNECTIONS}"
+        )
+    return number
 
 
 def _lines(advice: Advice) -> Iterator[str]:

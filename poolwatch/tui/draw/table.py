@@ -102,8 +102,9 @@ def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
 
 
 def process_cell(process: Process) -> Run:
-    """Return pid and name of a process."""
-    return text_cell(f"{process.pid} {process_name(process)}")
+    """Return pid and name of a process, in a history with its host."""
+    host = "" if process.at is None else f"@{process.host}"
+    return text_cell(f"{process.pid}{host} {process_name(process)}")
 
 
 def count_cell(number: int, ink: str) -> Run:

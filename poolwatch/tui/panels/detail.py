@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poolwatch.model import Finding, Frame, Hold
+from poolwatch.model import Finding, FleetFinding, Frame, Hold
 from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import call_site, duration, neutral, one_line, place, plural
 from poolwatch.text.incident_snapshots import date_and_time
@@ -121,8 +121,9 @@ def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     lines += _used(board, hold, checkout, cells)
     missing = "the holder has ended, or cannot be read"
     title = "NOW HERE"
-    if board.incident is not None:
-        title = f"HERE AT {date_and_time(board.incident.at)[1]}"
+    at = row.process.at or board.moment
+    if at is not None:
+        title = f"HERE AT {date_and_time(at)[1]}"
     above = checkout, hold.used
     now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
@@ -136,7 +137,7 @@ def _used(board: Board, hold: Hold, checkout: Stack, cells: int) -> list[Line]:
     lines = _stack_below(
         title, "no stack", hold.used, (checkout,), site=site, unfold=unfold
     )
-    ago, now = ("ago", "now") if board.incident is None else ("before", "then")
+    ago, now = ("ago", "now") if board.moment is None else ("before", "then")
     since = f"{duration(hold.unused_s)} {ago}"
     running = hold.unused_s == 0
     when = (f"  running {now}", "good") if running else (f"  {since}", "strong")
@@ -186,6 +187,8 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
     held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
     where = f"{process_name(process)} pid {process.pid} on {process.host}"
+    if process.at is not None:
+        where += f", as it was at {date_and_time(process.at)[1]}"
     facts = [
         ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),
@@ -206,7 +209,7 @@ def _findings(row: Row, cells: int) -> list[Line]:
     return lines
 
 
-def finding_lines(finding: Finding, cells: int) -> list[Line]:
+def finding_lines(finding: Finding | FleetFinding, cells: int) -> list[Line]:
     """Draw a finding with its proof and its remedy."""
     shape, ink = SEVERITIES[finding.severity]
     lines = _labelled(f"  {shape} ", ink, wrap(finding.text, cells - 4, 3), "strong")

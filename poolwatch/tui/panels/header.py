@@ -30,6 +30,7 @@ _BADGES: dict[Mode, Run] = {
     "lost": ("LOST", "mark"),
     "none": ("NO PROCESS", "mark"),
     "saved": ("SAVED", "mark"),
+    "history": ("HISTORY", "mark"),
 }
 
 SEVERITIES: dict[str, Run] = {
@@ -46,14 +47,15 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     """Return the header line; if it is too long, its right end is cut."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
-    if board.incident is not None:
-        day, time = date_and_time(board.incident.at)
+    day = ""
+    if board.moment is not None:
+        day, time = date_and_time(board.moment)
         badge = f"{badge} {time}"
     start: Line = (("  poolwatch ", "title"),)
     names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
     end: list[Line]
-    if board.incident is not None:
+    if day:
         end = [((f"  {day}, not now  ", "muted"),)]
     else:
         end = [
@@ -79,7 +81,7 @@ def _processes(snapshot: Snapshot) -> str:
 
 
 def _age(board: Board, mode: Mode, now: float) -> Line:
-    if mode in ("starting", "none", "saved"):
+    if mode in ("starting", "none", "saved", "history"):
         return ()
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)

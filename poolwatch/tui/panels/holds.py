@@ -55,8 +55,8 @@ def title_lines(board: Board, table: Table[_HoldLine], cells: int) -> list[Line]
     """Return the panel's title with count, sort order and filter; column titles."""
     shown = board.selection.shown
     title: list[Run] = [("HOLDERS", "title"), (f" {len(board.rows)}", "strong")]
-    if board.incident is not None:
-        title += [(f" at {date_and_time(board.incident.at)[1]}", "warn")]
+    if board.moment is not None:
+        title += [(f" at {date_and_time(board.moment)[1]}", "warn")]
     ages = [age for row in shown if (age := board.last_seen(row.process.pid))]
     if ages:
         title += [(f"  {len(ages)} as last seen {duration(min(ages))} ago", "warn")]

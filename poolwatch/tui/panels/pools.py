@@ -39,11 +39,11 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     """Draw at most ``limit`` lines, titles and notes included."""
     snapshot = board.snapshot
     hidden = set() if len(snapshot.processes) > 1 else {"process"}
-    if board.incident is not None:
+    if board.moment is not None:
         hidden.add("spark")
     table = Table(COLUMNS, cells, hidden)
     pairs = [(p, pool) for p in snapshot.processes for pool in p.pools]
-    pairs.sort(key=lambda pair: (pair[1].name, pair[0].pid, pair[1].id))
+    pairs.sort(key=lambda pair: (pair[1].name, pair[0].host, pair[0].pid, pair[1].id))
     notes = _notes(board, cells)
     room = max(limit - 1 - len(notes), 1)
     if len(pairs) > room:
@@ -53,7 +53,7 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
         pairs = [pair for pair in pairs if pair in busiest]  # in their order
     lines = [table.titles()]
     for process, pool in pairs:
-        history = board.history.get((process.pid, pool.id), ())
+        history = board.history.get((process.host, process.pid, pool.id), ())
         lines.append(table.line(_PoolLine(process, pool, history)))
     return [*lines, *notes][: max(limit, 2)]
 

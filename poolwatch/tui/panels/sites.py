@@ -74,17 +74,17 @@ def _callers(site: Site) -> list[Site]:
     return sorted(callers, key=_order)
 
 
-def _order(site: Site) -> tuple[float, str, int, str]:
+def _order(site: Site) -> tuple[float, str, str, int, str]:
     """Order equal rows the same way at every refresh."""
     stats = site.stats
     where = place(stats.caller or stats.site, 9)
-    return -stats.connections, where, site.process.pid, stats.pool
+    return -stats.connections, where, site.process.host, site.process.pid, stats.pool
 
 
 def layout(rows: list[Site], cells: int) -> Table[Site]:
     """Return the table; pool and process columns only if there are several."""
     hidden = set()
-    if len({site.process.pid for site in rows}) < 2:
+    if len({(site.process.host, site.process.pid) for site in rows}) < 2:
         hidden.add("process")
     if len({site.pool for site in rows}) < 2:
         hidden.add("pool")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from poolwatch.model import (
     Finding,
+    FleetFinding,
     IncidentSnapshot,
     Process,
     Snapshot,
@@ -27,7 +28,8 @@ from poolwatch.tui.state.selection import Selection
 HISTORY = 30
 """Readings that a sparkline shows."""
 
-PoolKey = tuple[int, str]
+PoolKey = tuple[str, int, str]
+"""Host and pid of the process, and the id of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,11 @@ class Board:
         return good or (self.last.snapshot if self.last else None) or Snapshot()
 
     @property
+    def moment(self) -> str | None:
+        """ISO 8601: when it was as it is on the screen; None if now."""
+        return self.incident.at if self.incident is not None else self.snapshot.at
+
+    @property
     def error(self) -> str | None:
         """Why the newest reading failed, if it did."""
         return self.last.error if self.last else None
@@ -99,7 +106,8 @@ class Board:
             return "paused"
         if last.alive:
             late = self.age(now) > self.refresh + max(2.0, self.refresh)
-            return "stale" if late else "live"
+            current: Mode = "live" if self.snapshot.at is None else "history"
+            return "stale" if late else current
         if last.error is not None and not last.no_process:
             return "failed"
         ended: Mode = "none" if self.last_good is None else "lost"
@@ -152,6 +160,8 @@ class Board:
     def ending(self, row: Row) -> Ending:
         """Return how a hold ended that has no row any more."""
         for process in self.snapshot.processes:
+            if process.host != row.process.host:
+                continue
             if process.pid == row.process.pid not in self.silent:
                 same = process.started_at == row.process.started_at
                 return "returned" if same else "ended"
@@ -191,14 +201,20 @@ class Board:
         past, self.history = self.history, {}
         for process in snapshot.processes:
             for pool in process.pools:
-                key = (process.pid, pool.id)
+                key = (process.host, process.pid, pool.id)
                 self.history[key] = past.get(key) or deque(maxlen=HISTORY)
                 if process.pid not in self.silent:
                     self.history[key].append(pool.checked_out)
 
-    def findings(self) -> list[tuple[Process, Finding]]:
-        """Return all findings with their processes, worst first."""
-        found = [(p, f) for p in self.snapshot.processes for f in p.findings]
+    def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:
+        """Return all findings with their processes, worst first.
+
+        None stands for the processes of all hosts.
+        """
+        found: list[tuple[Process | None, Finding | FleetFinding]] = [
+            *((None, finding) for finding in self.snapshot.findings),
+            *((p, f) for p in self.snapshot.processes for f in p.findings),
+        ]
         return sorted(found, key=lambda pair: _rank(pair[1]))
 
 
@@ -209,6 +225,6 @@ def _without_server(process: Process) -> Process:
     return replace(process, findings=findings, servers=servers)
 
 
-def _rank(finding: Finding) -> tuple[bool, int]:
+def _rank(finding: Finding | FleetFinding) -> tuple[bool, int]:
     """Sort key: a server that is down may have caused the other findings."""
     return finding.kind != "server_down", severity_rank(finding.severity)

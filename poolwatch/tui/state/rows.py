@@ -14,8 +14,8 @@ from poolwatch.model import Hold, PoolStats, Process, Snapshot
 from poolwatch.text.format import place
 from poolwatch.text.naming import holder_name
 
-Key = tuple[int, str]
-"""Process pid and hold id."""
+Key = tuple[int, str, str]
+"""Process pid, hold id and host: a history has processes of many hosts."""
 
 Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
@@ -30,6 +30,7 @@ VERDICTS: dict[Word, tuple[str, str, str]] = {
 """Shape, ink and meaning, worst first; shapes tell them apart without colour."""
 
 _Backend = tuple[str | None, int]
+"""A running server, and the pid of one of its backends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,16 +79,18 @@ def build(snapshot: Snapshot) -> list[Row]:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
     idle_in_transaction = {
-        (process.pid, hold)
+        (process.pid, hold, process.host)
         for process in snapshot.processes
         for finding in process.findings
         if finding.kind == "idle_in_transaction"
         for hold in finding.holds
     }
-    pools = {(p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools}
+    pools = {
+        (p.host, p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools
+    }
     rows = []
     for process, hold, backend in holds:
-        key = (process.pid, hold.id)
+        key = (process.pid, hold.id, process.host)
         blocked = tuple(victims.get(backend, ())) if backend else ()
         blocked_by = hold.server.blocked_by if hold.server else ()
         address = backend[0] if backend else None
@@ -95,7 +98,7 @@ def build(snapshot: Snapshot) -> list[Row]:
             Row(
                 key,
                 process,
-                pools.get((process.pid, hold.pool)),
+                pools.get((process.host, process.pid, hold.pool)),
                 hold,
                 _word(hold, blocked, key in idle_in_transaction),
                 blocked,
@@ -106,12 +109,14 @@ def build(snapshot: Snapshot) -> list[Row]:
 
 
 def _backend(process: Process, hold: Hold) -> _Backend | None:
-    """Return the backend's server address and pid; None without a server view."""
+    """Return the backend's server and pid; None without a server view."""
     if hold.server is None or hold.backend_pid is None:
         return None
     for status in process.servers:
         if hold.pool in status.pools:
-            return status.address, hold.backend_pid
+            # two hosts may call two servers by the same address
+            address = f"{status.address} of {process.host}"
+            return status.identity or address, hold.backend_pid
     return None, hold.backend_pid
 
 
@@ -134,7 +139,7 @@ SORTS: tuple[Sort, ...] = ("verdict", "held", "call site", "pool")
 
 def _tie_break(row: Row) -> tuple[Any, ...]:
     """Order equal rows the same way at every refresh."""
-    return row.key[0], len(row.key[1]), row.key[1]
+    return row.key[0], len(row.key[1]), *row.key[1:]
 
 
 def _by_verdict(row: Row) -> tuple[Any, ...]:

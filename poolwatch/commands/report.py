@@ -1,0 +1,120 @@
+"""``poolwatch report``: one HTML page of a stretch of history."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from poolwatch.commands import arguments
+from poolwatch.errors import UsageError
+
+if TYPE_CHECKING:
+    from poolwatch.sidecar.report.stretch import Progress, Stretch
+
+_DESCRIPTION = """\
+Write one HTML page of what the sidecar has kept: what went wrong, connections over
+time, who held them, and each incident with its proof, stacks and remedy. The page needs
+nothing else: it can be sent by mail, read on a phone and printed.
+"""
+_EXAMPLES = """\
+examples:
+  poolwatch report -o today.html                      the last 24 hours of the history
+  poolwatch report -o night.html --since 03:00 --until 04:00
+  poolwatch report -o web-1.html --since -2h --host web-1
+"""
+
+
+def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
+    """Add the parser of ``poolwatch report``."""
+    report = parsers.add_parser(
+        "report",
+        help="an HTML page of a stretch of history, with plots",
+        description=_DESCRIPTION,
+        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{arguments.EXIT_CODES}",
+    )
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the page to write; a file of that name is replaced",
+    )
+    arguments.add_history(report, live=False)
+    report.add_argument(
+        "--since",
+        type=arguments.moment,
+        metavar="TIME",
+        help="the beginning (default: 24 hours before the end)",
+    )
+    report.add_argument(
+        "--until",
+        type=arguments.moment,
+        metavar="TIME",
+        help="the end (default: the last look of the history)",
+    )
+    report.add_argument("--host", metavar="NAME", help="only this host")
+    return report
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page."""
+    output: Path = options.output
+    _check_writable(output)
+    with closing(arguments.history(options)) as history:
+        from poolwatch.sidecar.report import page, stretch
+
+        render = page.renderer()
+        with _progress() as progress:
+            found = stretch.read(
+                history, options.since, options.until, options.host, progress
+            )
+        text = render(found)
+    try:
+        output.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+    print(f"poolwatch: {_summary(found)}: {output}", file=sys.stderr)
+    return 0
+
+
+def _check_writable(output: Path) -> None:
+    """Say before the long work that its outcome could not be written."""
+    folder = output.parent
+    if output.is_dir():
+        raise UsageError(f"cannot write {output}: it is a directory")
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {output}: there is no directory {folder}")
+    if not os.access(output if output.exists() else folder, os.W_OK):
+        raise UsageError(f"cannot write {output}: permission denied")
+
+
+def _summary(found: Stretch) -> str:
+    from poolwatch.sidecar.report.words import stretch_words
+    from poolwatch.text.format import plural
+
+    incidents = sum(len(fault.incidents) for fault in found.faults)
+    what = plural(incidents, "incident") if incidents else "nothing went wrong"
+    return f"{stretch_words(found.since, found.until)}, {what}"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Yield a function that tells a terminal how far the reading is."""
+    terminal = sys.stderr.isatty()
+
+    def tell(share: float) -> None:
+        if terminal:
+            sys.stderr.write(f"\rreading the history: {share:.0%}")
+            sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        if terminal:
+            sys.stderr.write("\r\x1b[K")

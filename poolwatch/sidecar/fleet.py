@@ -1,0 +1,202 @@
+"""Findings that concern a server, over the processes of all hosts of a history.
+
+Two hosts mean the same server if its own identity says so. Where a host could not read
+it, the name and port in the URL of the pool decide, if no two servers have them. A
+loopback address or a socket means nothing on another host.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from poolwatch.diagnosis.evidence import ServerEvidence
+from poolwatch.diagnosis.lock_waits import LockChain, lock_chains, lock_wait
+from poolwatch.diagnosis.servers import full_servers, is_local
+from poolwatch.diagnosis.sessions import Sessions, servers_by_pool
+from poolwatch.model import (
+    Finding,
+    FleetFinding,
+    Process,
+    RequestOfHost,
+    ServerStatus,
+    severity_rank,
+)
+from poolwatch.text.format import server_in
+
+_NOW = datetime.max.replace(tzinfo=UTC)
+
+
+def fleet_findings(processes: Sequence[Process]) -> list[FleetFinding]:
+    """The findings over several hosts, the most severe first.
+
+    What concerns one host alone is among the findings of its processes.
+    """
+    processes = _with_known_servers(processes)
+    found = [
+        _of_fleet(finding)
+        for finding, pools in full_servers(processes)
+        if len({process.host for _, process, _ in pools}) > 1
+    ]
+    sessions = Sessions([ServerEvidence(each) for each in processes])
+    found += [
+        _lock_wait(chain)
+        for process in processes
+        for chain in lock_chains(process, sessions)
+        if _leads_to_another_host(chain)
+    ]
+    return sorted(found, key=lambda each: severity_rank(each.severity))
+
+
+def _of_fleet(finding: Finding, *holds: RequestOfHost, who: str = "") -> FleetFinding:
+    return FleetFinding(
+        kind=finding.kind,
+        severity=finding.severity,
+        pool=None,
+        text=who + finding.text,
+        proof=finding.proof,
+        remedy=finding.remedy,
+        holds=holds,
+        sites=finding.sites,
+    )
+
+
+def _leads_to_another_host(chain: LockChain) -> bool:
+    return any(
+        each.process is not None and each.process.host != chain.process.host
+        for each in (*chain.blockers, *chain.behind)
+    )
+
+
+def _lock_wait(chain: LockChain) -> FleetFinding:
+    process = chain.process
+    blockers = [
+        RequestOfHost(each.process.host, each.process.pid, each.hold.id)
+        for each in (*chain.blockers, *chain.behind)
+        if each.process and each.hold and not each.hold.may_have_ended
+    ]
+    return _of_fleet(
+        lock_wait(chain),
+        RequestOfHost(process.host, process.pid, chain.hold.id),
+        *blockers,
+        who=f"process {process.pid} on {process.host}: ",
+    )
+
+
+# -- which server ------------------------------------------------------------------
+
+
+class PoolOnServer(NamedTuple):
+    """A pool, and what its process knows of the server."""
+
+    number: int
+    """Index of the process, or whatever tells the pool apart for the caller."""
+    host: str
+    id: str
+    url: str | None
+    status: ServerStatus | None
+    at: datetime = _NOW
+    """When it was like this."""
+
+    @property
+    def name(self) -> tuple[str, str] | None:
+        """The server's name and port by the pool's URL; with the host if it is local.
+
+        None if it is no PostgreSQL.
+        """
+        if self.status is None and not (self.url or "").startswith("postgres"):
+            return None
+        address = self.status.address if self.status else None
+        name = server_in(self.url) or address
+        if name is None or is_local(name):
+            return self.host, name or self.url or ""
+        return "", name.lower()
+
+
+class KnownServer(NamedTuple):
+    """A server and the pools on it, of all hosts."""
+
+    identity: str
+    status: ServerStatus | None
+    """Its newest reading, with its name in the pools' URLs as the address."""
+    pools: list[PoolOnServer]
+
+
+def known_servers(pools: Sequence[PoolOnServer]) -> list[KnownServer]:
+    """Return the servers of these pools."""
+    groups: dict[str, list[PoolOnServer]] = defaultdict(list)
+    for identity, each in _identified(pools):
+        groups[identity].append(each)
+    return [
+        KnownServer(identity, _newest_status(identity, group), group)
+        for identity, group in groups.items()
+    ]
+
+
+def _newest_status(identity: str, pools: list[PoolOnServer]) -> ServerStatus | None:
+    found = None
+    for each in sorted(pools, key=lambda each: each.at):
+        status = each.status
+        if status and (found is None or _was_read(status) or not _was_read(found)):
+            found = status
+    if found is None:
+        return None
+    names = [each.name[1] for each in pools if each.name and not each.name[0]]
+    address = names[0] if names else found.address
+    return replace(found, identity=identity, address=address)
+
+
+def _was_read(status: ServerStatus) -> bool:
+    return status.error is None and status.max_connections is not None
+
+
+def _identified(pools: Sequence[PoolOnServer]) -> Iterator[tuple[str, PoolOnServer]]:
+    """The pools on PostgreSQL, each with the identity of its server."""
+    own = {each.status.identity for each in pools if each.status}
+    # a role that may not read the system identifier knows the start only
+    by_start = {i.partition("/")[2]: i for i in own if i and not i.startswith("/")}
+    by_name: dict[tuple[str, str], set[str]] = defaultdict(set)
+    unread = []
+    for each in pools:
+        identity = each.status.identity if each.status else None
+        if identity is None:
+            unread.append(each)
+            continue
+        if identity.startswith("/"):
+            identity = by_start.get(identity[1:], identity)
+        if each.name is not None:
+            by_name[each.name].add(identity)
+        yield identity, each
+    for each in unread:
+        if each.name is None:
+            continue
+        known = by_name[each.name]
+        # of two servers with one name it may be either: then it is neither
+        host, name = (each.host, each.name[1]) if len(known) > 1 else each.name
+        yield next(iter(known)) if len(known) == 1 else f"{host} {name}".lstrip(), each
+
+
+def _with_known_servers(processes: Sequence[Process]) -> list[Process]:
+    """Return the processes; all pools on one server have its newest status."""
+    pools = [
+        PoolOnServer(number, process.host, pool.id, pool.url, statuses.get(pool.id), at)
+        for number, process in enumerate(processes)
+        for statuses in [servers_by_pool(process)]
+        for at in [datetime.fromisoformat(process.at) if process.at else _NOW]
+        for pool in process.pools
+    ]
+    found: list[list[ServerStatus]] = [[] for _ in processes]
+    for _, status, on_server in known_servers(pools):
+        by_process: dict[int, list[str]] = defaultdict(list)
+        for each in on_server:
+            by_process[each.number].append(each.id)
+        for number, ids in by_process.items():
+            if status is not None:
+                found[number].append(replace(status, pools=tuple(ids)))
+    return [
+        replace(process, servers=tuple(servers))
+        for process, servers in zip(processes, found, strict=True)
+    ]

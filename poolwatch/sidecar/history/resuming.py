@@ -1,0 +1,111 @@
+"""What a sidecar takes over from the one before it: nothing is counted twice or lost.
+
+The newest snapshot of a process has its counters as they were written last. If it was
+taken at the last look, the next look goes on from there, and what has happened between
+the two sidecars is counted. Otherwise the first look is the base line.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from poolwatch.errors import UnreachableError
+from poolwatch.model import Frame, Incident, Process
+from poolwatch.protocol.document import from_json
+from poolwatch.sidecar.history.minutes import Totals
+from poolwatch.sidecar.history.pending import KEEP_S, Pending, Seen
+from poolwatch.sidecar.history.schema import incidents, processes, snapshots
+
+_SAME_S = 1e-5
+"""Times differ by less if they are the same."""
+
+
+def resume(connection: Connection, pending: Pending, host: str) -> list[Incident]:
+    """Load the state of a host; returns the incidents that have not ended."""
+    ours = processes.c.host == host
+    last = connection.scalar(select(func.max(processes.c.last_seen_at)).where(ours))
+    if last is None:
+        return []
+    pending.looked_at = last
+    alive = select(processes).where(
+        ours, processes.c.ended_at.is_(None), processes.c.last_seen_at >= last - KEEP_S
+    )
+    for row in connection.execute(alive):
+        base = _base(connection, row)
+        totals = None if base is None else Totals(base)
+        pending.seen[row.id] = Seen(row._asdict(), totals)
+    lasting = (
+        select(incidents, processes.c.host, processes.c.pid)
+        .join(processes, processes.c.id == incidents.c.process_id)
+        .where(ours, incidents.c.ended_at.is_(None))
+        .order_by(incidents.c.started_at)
+    )
+    found = []
+    for row in connection.execute(lasting):
+        pending.owners[row.id] = row.process_id
+        found.append(_incident(row))
+    return found
+
+
+def end_others(connection: Connection, known: Iterable[str], host: str) -> None:
+    """End what an earlier sidecar of this host has left open.
+
+    For a store that was away at the start: its incidents go on under new ids.
+    """
+    of_host = select(processes.c.id).where(processes.c.host == host)
+    connection.execute(
+        update(incidents)
+        .where(
+            incidents.c.ended_at.is_(None),
+            incidents.c.process_id.in_(of_host),
+            incidents.c.id.not_in(list(known)),
+        )
+        .values(ended_at=incidents.c.last_seen_at)
+    )
+
+
+def _base(connection: Connection, row: Row[Any]) -> Process | None:
+    newest = connection.execute(
+        select(snapshots.c.at, snapshots.c.document)
+        .where(snapshots.c.process_id == row.id)
+        .order_by(snapshots.c.at.desc())
+        .limit(1)
+    ).first()
+    if newest is None or abs(newest.at - row.last_seen_at) > _SAME_S:
+        return None
+    try:
+        (process,) = from_json(zlib.decompress(newest.document)).processes
+    except (zlib.error, UnreachableError, ValueError):
+        return None
+    return process
+
+
+def _incident(row: Row[Any]) -> Incident:
+    return Incident(
+        id=row.id,
+        host=row.host,
+        pid=row.pid,
+        process=row.process,
+        pool=row.pool,
+        kind=row.kind,
+        severity=row.severity,
+        started_at=_iso(row.started_at),
+        last_seen_at=_iso(row.last_seen_at),
+        ended_at=None,
+        text=row.text,
+        proof=row.proof,
+        remedy=row.remedy,
+        sites=tuple(
+            Frame(each["file"], each["line"], each["function"]) for each in row.sites
+        ),
+        snapshot=True,
+    )
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,1 @@
+"""What Prometheus scrapes. Only exposition.py knows prometheus-client."""

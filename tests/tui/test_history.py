@@ -1,0 +1,76 @@
+"""The dashboard on a history: when it was, and processes of many hosts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fakes import finding, hold, pool, process, server_row, server_status, snapshot
+
+from poolwatch.model import FleetFinding, RequestOfHost
+from poolwatch.tui.panels import holds, pools
+from poolwatch.tui.panels.detail import detail_lines
+from poolwatch.tui.panels.header import header, troubles
+
+AT = "2026-11-29T03:12:44.500+00:00"
+
+
+def text(lines):
+    return "\n".join("".join(part for part, _ in line) for line in lines)
+
+
+def past(*processes, **changes):
+    return snapshot(*(replace(each, at=AT) for each in processes), at=AT, **changes)
+
+
+def test_every_panel_says_when(board):
+    one = process(hold("a", held_s=42.0), findings=(finding(),))
+    b = board(past(one))
+    shown = text([header(b, 100.0, "12:00:00", 160)])
+    assert "HISTORY 03:12:45 UTC" in shown
+    assert "2026-11-29, not now" in shown
+    assert "LIVE" not in shown
+    table = holds.layout(b, 160)
+    assert "at 03:12:45 UTC" in text(holds.title_lines(b, table, 160))
+    detail = text(detail_lines(b, b.rows[8812, "a", "web-1"], 160))
+    assert "on web-1, as it was at 03:12:45 UTC" in detail
+    assert "HERE AT 03:12:45 UTC" in detail
+
+
+def test_the_same_pid_on_two_hosts(board):
+    """Containers have the same few pids: none hides another."""
+    busy = (pool(checked_out=5),)
+    one = process(hold("a", held_s=1.0), host="web-1", pid=1, pools=busy)
+    two = process(hold("a", held_s=2.0), host="web-2", pid=1)
+    b = board(past(one, two))
+    assert len(b.rows) == 2
+    table = holds.layout(b, 160)
+    assert "process" in {column.key for column, _ in table.columns}
+    shown = text(pools.pool_lines(b, 160, 9))
+    assert "1@web-1 orders-api" in shown
+    assert "1@web-2 orders-api" in shown
+    assert [row.pool.checked_out for row in b.rows.values()] == [5, 1]
+
+
+def test_two_servers_with_the_same_address(board):
+    """What one host calls localhost is another server on the next host."""
+    local = (server_status(address="localhost:5432"),)
+    locked = server_row(blocked_by=(10,))
+    blocker = hold("a", backend_pid=10, server=server_row())
+    blocked = hold("b", backend_pid=11, server=locked)
+    one = process(blocker, host="web-1", servers=local)
+    two = process(blocked, host="web-2", servers=local)
+    words = [row.word for row in board(past(one, two)).rows.values()]
+    assert words == ["ok", "BLOCKED"]
+    same = (server_status(address="localhost:5432", identity="7/1"),)
+    pair = replace(one, servers=same), replace(two, servers=same)
+    words = [row.word for row in board(past(*pair)).rows.values()]
+    assert words == ["BLOCKS", "BLOCKED"]
+
+
+def test_findings_over_all_hosts(board):
+    fleet = FleetFinding(
+        "over_capacity", "critical", None, "too many", "120 > 100", "use fewer",
+        holds=(RequestOfHost("web-1", 1, "a"),),
+    )  # fmt: skip
+    b = board(past(process(), findings=(fleet,)))
+    assert [each.text for each in troubles(b, 100.0)] == ["too many"]
