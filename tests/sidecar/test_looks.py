@@ -96,9 +96,7 @@ def test_a_sink_that_fails_costs_the_others_nothing(loop, caplog):
     assert not thread.is_alive()
     assert sink.closed.is_set()
     said = [
-        each.getMessage()
-        for each in caplog.records
-        if each.name == "poolwatch.sidecar"
+        each.getMessage() for each in caplog.records if each.name == "poolwatch.sidecar"
     ]
     assert said == [
         "BrokenSink could not take a look",  # once
