@@ -234,7 +234,7 @@ class Agent:
 
     def trace_waits(self) -> None:
         """Observe long waits until the last pool is uninstrumented."""
-        from poolwatch.agent.metrics import opentelemetry
+        from poolwatch.agent.otel_import import opentelemetry
 
         if self._wait_events is None:
             self._wait_events = opentelemetry("trace_waits").WaitEvents()
@@ -360,8 +360,7 @@ def instrument(
         comment: whether each statement of an engine ends with a comment that names its
             call site and labels, in sqlcommenter's format, so that
             ``pg_stat_activity`` shows them. Without a target: of every engine.
-        trace_waits: whether a wait of more than 1 ms for a connection becomes an event
-            on the current span of OpenTelemetry.
+        trace_waits: whether waits of more than 1 ms become events on the current span.
 
     Calling it again for the same pool changes its settings. ``engine.dispose()`` does
     not undo it. With POOLWATCH_DISABLE=1 in the environment it does nothing.

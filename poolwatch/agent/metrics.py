@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from poolwatch.agent.instrument import agent, instrument
-from poolwatch.errors import MissingExtraError
+from poolwatch.agent.otel_import import opentelemetry
 from poolwatch.ledger.settings import disabled
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from opentelemetry.metrics import MeterProvider
 
 
@@ -36,19 +34,3 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> None:
     opentelemetry("export_metrics()").export(agent.ledger, meter_provider)
     if not agent.ledger.pools and (agent.pools is None or not agent.pools.watches_all):
         instrument()
-
-
-def opentelemetry(what: str) -> ModuleType:
-    """Import what feeds OpenTelemetry; ``what`` needs it, says the error if there is
-    none.
-    """
-    try:
-        from poolwatch.agent import otel
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("opentelemetry"):
-            raise
-        raise MissingExtraError(
-            f"{what} needs OpenTelemetry; install it with: "
-            "python -m pip install 'poolwatch[otel]'"
-        ) from error
-    return otel

@@ -88,6 +88,8 @@ class LedgerSource:
             for p in reading.pools
         ]
         pools = with_lent(reading, pools)
+        holds = [each.hold for pool in pools for each in pool.evidence.holds]
+        waits = [each.wait for pool in pools for each in pool.evidence.waits]
         process = Process(
             pid=os.getpid(),
             host=platform.node(),
@@ -97,18 +99,8 @@ class LedgerSource:
             poolwatch=VERSION,
             started_at=_STARTED,
             pools=tuple([pool.evidence.stats for pool in pools]),
-            holds=tuple(
-                sorted(
-                    [each.hold for pool in pools for each in pool.evidence.holds],
-                    key=lambda hold: -hold.held_s,
-                )
-            ),
-            waits=tuple(
-                sorted(
-                    [each.wait for pool in pools for each in pool.evidence.waits],
-                    key=lambda wait: -wait.waited_s,
-                )
-            ),
+            holds=tuple(sorted(holds, key=lambda hold: -hold.held_s)),
+            waits=tuple(sorted(waits, key=lambda wait: -wait.waited_s)),
             sites=tuple([each for pool in pools for each in pool.figures.sites]),
             callers=tuple([each for pool in pools for each in pool.figures.callers]),
             labels=tuple([each for pool in pools for each in pool.figures.labels]),
