@@ -16,6 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 ALONE = {
     "agent/test_circumstances.py",
+    "agent/test_incident_snapshots.py",
     "agent/test_races.py",
     "agent/test_standstills.py",
     "agent/test_watchdog.py",
