@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, text
 from zoo.app import SCHEMA
 from zoo.judge import Judge, Result
 from zoo.registry import ASYNC, Case, load
@@ -184,6 +184,9 @@ def forked(requests: socket.socket) -> list[str]:
     """
     for name in PREPARED:
         import_module(name)
+    with create_engine("sqlite://").connect() as connection:
+        connection.execute(text("SELECT 1"))  # what is slow the first time
+    poolwatch.snapshot()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a case has ended
     while True:
         message, outputs, _, _ = socket.recv_fds(requests, 65536, 2)
