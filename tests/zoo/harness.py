@@ -26,7 +26,7 @@ from zoo.run_case import RESULT
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 
-AT_ONCE = 6
+AT_ONCE = 4
 _ROOT = Path(__file__).resolve().parents[2]
 _TOO_LONG_S = 90.0
 
