@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
@@ -22,10 +22,6 @@ LOOKS = 25
 """... and in how many looks: on a busy machine they are few and far between."""
 STARTING_S = 40.0
 """How long its process may take to its first checkout."""
-EARLY_S = 0.6
-"""Time in which the code of a leak may still run, its threshold not counted: on a busy
-machine it takes long, and until it returns it is a long hold."""
-_HELD = {"long_hold", "held_across_io"}
 AFTERWARDS = 2
 """Further looks at a fault: what was found has to stay."""
 
@@ -144,24 +140,13 @@ class Judge:
             for hold in process.holds
         ] + [f"  pid {each.pid}: {each.why}" for each in snapshot.unreachable]
         for process in snapshot.processes:
-            self._hear_all(
-                [f for f in process.findings if not self._is_early(f, process)]
-            )
+            self._hear_all(process.findings)
             self._compare_verdicts(process)
             self._most_seen = max(self._most_seen, len(process.holds))
             for pool in process.pools:
                 self._checkouts = max(self._checkouts, pool.counters.checkouts)
 
-    def _is_early(self, finding: Finding, process: Process) -> bool:
-        held = [hold.held_s for hold in process.holds if hold.id in finding.holds]
-        return (
-            finding.kind in _HELD
-            and bool(held)
-            and max(held) < self.case.long_after + EARLY_S
-            and all(kind.startswith("leaked.") for kind in self.case.kinds or ("",))
-        )
-
-    def _hear_all(self, findings: Sequence[Finding]) -> None:
+    def _hear_all(self, findings: tuple[Finding, ...]) -> None:
         covered: dict[str, set[tuple[str, int]]] = {}
         for finding in findings:
             self._hear(finding)
