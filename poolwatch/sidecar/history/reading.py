@@ -217,7 +217,7 @@ class History:
             rows = connection.execute(query).all()
         # SQLite would read a whole index for the order, instead of the stretch of time
         rows = sorted(rows, key=lambda row: (row.started_at, row.id))
-        return [_incident(row) for row in rows]
+        return [incident_of(row) for row in rows]
 
     def snapshot_of_incident(self, incident_id: str) -> Process | None:
         """Return the process at the first moment of an incident, if that was kept."""
@@ -419,7 +419,8 @@ def _process(kept: bytes, at: float) -> Process:
 # -- incidents -----------------------------------------------------------------------
 
 
-def _incident(row: Any) -> Incident:
+def incident_of(row: Any) -> Incident:
+    """The incident of a row, which has its process's host and pid, too."""
     return Incident(
         id=row.id,
         host=row.host,

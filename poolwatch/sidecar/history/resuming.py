@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, func, select, true, update
 
 from poolwatch.errors import UnreachableError
-from poolwatch.model import Frame, Incident, Process
+from poolwatch.model import Incident, Process
 from poolwatch.protocol.document import from_json
 from poolwatch.sidecar.history.minutes import Totals
 from poolwatch.sidecar.history.pending import KEEP_S, Pending, Seen
+from poolwatch.sidecar.history.reading import incident_of
 from poolwatch.sidecar.history.schema import incidents, processes, snapshots
 
 _SAME_S = 1e-5
@@ -40,7 +40,12 @@ def resume(connection: Connection, pending: Pending, host: str) -> list[Incident
         totals = None if base is None else Totals(base)
         pending.seen[row.id] = Seen(row._asdict(), totals)
     lasting = (
-        select(incidents, processes.c.host, processes.c.pid)
+        select(
+            incidents,
+            processes.c.host,
+            processes.c.pid,
+            true().label("snapshot"),
+        )
         .join(processes, processes.c.id == incidents.c.process_id)
         .where(ours, incidents.c.ended_at.is_(None))
         .order_by(incidents.c.started_at)
@@ -48,7 +53,7 @@ def resume(connection: Connection, pending: Pending, host: str) -> list[Incident
     found = []
     for row in connection.execute(lasting):
         pending.owners[row.id] = row.process_id
-        found.append(_incident(row))
+        found.append(incident_of(row))
     return found
 
 
@@ -83,29 +88,3 @@ def _base(connection: Connection, row: Row[Any]) -> Process | None:
     except (zlib.error, UnreachableError, ValueError):
         return None
     return process
-
-
-def _incident(row: Row[Any]) -> Incident:
-    return Incident(
-        id=row.id,
-        host=row.host,
-        pid=row.pid,
-        process=row.process,
-        pool=row.pool,
-        kind=row.kind,
-        severity=row.severity,
-        started_at=_iso(row.started_at),
-        last_seen_at=_iso(row.last_seen_at),
-        ended_at=None,
-        text=row.text,
-        proof=row.proof,
-        remedy=row.remedy,
-        sites=tuple(
-            Frame(each["file"], each["line"], each["function"]) for each in row.sites
-        ),
-        snapshot=True,
-    )
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
