@@ -95,18 +95,22 @@ class PoolMinute(_Minute):
 
 
 @dataclass(frozen=True, slots=True)
-class SiteMinute(_Minute):
+class _Usage(_Minute):
+    count: int
+    held_s: float
+    wait_s: float
+    wait_caused_s: float
+    leaked: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteMinute(_Usage):
     """One call site's part of the minute."""
 
     file: str
     line: int
     function: str
     path: str | None
-    count: int
-    held_s: float
-    wait_s: float
-    wait_caused_s: float
-    leaked: int
 
     @property
     def site(self) -> Frame:
@@ -115,16 +119,11 @@ class SiteMinute(_Minute):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelMinute(_Minute):
+class LabelMinute(_Usage):
     """The part of one value of a label."""
 
     label: str
     value: str
-    count: int
-    held_s: float
-    wait_s: float
-    wait_caused_s: float
-    leaked: int
 
 
 _JOINED: dict[str, Any] = {
@@ -421,22 +420,9 @@ def _process(kept: bytes, at: float) -> Process:
 
 def incident_of(row: Any) -> Incident:
     """The incident of a row, which has its process's host and pid, too."""
-    return Incident(
-        id=row.id,
-        host=row.host,
-        pid=row.pid,
-        process=row.process,
-        pool=row.pool,
-        kind=row.kind,
-        severity=row.severity,
-        started_at=utc_time(row.started_at),
-        last_seen_at=utc_time(row.last_seen_at),
-        ended_at=None if row.ended_at is None else utc_time(row.ended_at),
-        text=row.text,
-        proof=row.proof,
-        remedy=row.remedy,
-        sites=tuple(
-            Frame(each["file"], each["line"], each["function"]) for each in row.sites
-        ),
-        snapshot=bool(row.snapshot),
-    )
+    values = {field.name: getattr(row, field.name) for field in fields(Incident)}
+    for name in ("started_at", "last_seen_at", "ended_at"):
+        if values[name] is not None:
+            values[name] = utc_time(values[name])
+    values["sites"] = tuple(Frame(**each) for each in row.sites)
+    return Incident(**{**values, "snapshot": bool(row.snapshot)})
