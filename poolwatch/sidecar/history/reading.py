@@ -38,6 +38,7 @@ from poolwatch.sidecar.history.schema import (
     snapshots,
 )
 from poolwatch.sidecar.history.store import failure
+from poolwatch.sidecar.history.totals import PoolTotal, most_out, pool_totals
 from poolwatch.text.format import utc_time
 from poolwatch.text.naming import with_names
 
@@ -231,6 +232,14 @@ class History:
             for row in connection.execute(query):
                 return _process(row.document, row.at)
         return None
+
+    def totals(self, since: float) -> tuple[list[PoolTotal], dict[str | None, int]]:
+        """Return what each pool has used since then.
+
+        And the most connections out at once in any minute, by the URL of the pools.
+        """
+        with self._reading() as connection:
+            return pool_totals(connection, since), most_out(connection, since)
 
     def pool_minutes(self, since: float, until: float) -> list[PoolMinute]:
         """Return the minutes of all pools that overlap with a stretch of time."""
