@@ -123,7 +123,7 @@ class Dashboard(App[None]):
 
     def watch_reading(self, reading: Reading | None) -> None:
         if reading is not None:
-            self.board.accept(reading, self._now())
+            self.board.accept(reading)
             self.paint()
 
     # -- drawing -------------------------------------------------------------------
@@ -155,17 +155,15 @@ class Dashboard(App[None]):
         now = self._now()
         if now - self._painted_at < 0.9:
             return
-        if (
-            self.board.selection.gone_at is not None
-            or self.board.mode(now) != self._mode
-        ):
-            self.board.arrange(now)
+        tombstone = any(
+            state.selection.gone_at is not None for state in self.board.tables.values()
+        )
+        if tombstone or self.board.mode(now) != self._mode:
             self.paint()
         elif (screen := self._drawable()) is not None:
             screen.paint_head(now, self._clock())
 
     def on_redraw(self, _: Redraw) -> None:
-        self.top_board.arrange(self._now())
         self.paint()
 
     # -- keys ----------------------------------------------------------------------

@@ -50,10 +50,9 @@ class IncidentsPage(Page):
     def _incidents(self) -> Incidents:
         return self.board.incidents or Incidents()
 
-    def paint(self, now: float, clock: str) -> None:
-        super().paint(now, clock)
+    def selected(self) -> int | None:
         count = len(self._incidents.snapshots)
-        self.part("body").select(min(self._index, count - 1) if count else None)
+        return min(self._index, count - 1) if count else None
 
     def head(self, cells: int) -> Line:
         count = f" {len(self._incidents.snapshots)}" if self.board.incidents else " "
@@ -94,7 +93,7 @@ class IncidentsPage(Page):
 
     def on_painted_picked(self, event: Painted.Picked) -> None:
         """Select with the mouse; a double click opens."""
-        if event.line < len(self._incidents.snapshots):
+        if event.part == "body" and event.line < len(self._incidents.snapshots):
             self._select(event.line)
             if event.twice:
                 self.action_open()
@@ -121,7 +120,7 @@ def incident_board(incident: IncidentSnapshot) -> Board:
     """Return a board with the pool that had the incident; it never changes."""
     board = Board(incident=incident)
     process = limited_to_pool(incident.process, incident.pool)
-    board.accept(Reading(0.0, Snapshot((process,))), 0.0)
+    board.accept(Reading(0.0, Snapshot((process,))))
     return board
 
 

@@ -52,8 +52,7 @@ def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
 
     So another selection never shifts the table.
     """
-    gone = board.selection.gone_at is not None
-    ending = board.ending(row) if gone else None
+    ending = None if row.key in board.rows else board.ending(row)
     title: Line = (("SELECTED", "title"), *headline(row, ending))
     note: Line = (("enter ", "accent"), ("all details", "muted"))
     body = detail_lines(board, row, cells)[: height - 2]

@@ -19,6 +19,7 @@ from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
 from poolwatch.tui.polling import Mode
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import process_key
 
 _BADGES: dict[Mode, Run] = {
     "starting": ("…", "muted"),
@@ -93,7 +94,7 @@ def _server(board: Board, *, outdated: bool) -> Line:
     reports = [
         status
         for process in board.snapshot.processes
-        if outdated or process.pid not in board.silent
+        if outdated or process_key(process) not in board.silent
         for status in process.servers
     ]
     down = [status for status in reports if status.down]
@@ -225,7 +226,8 @@ def silent(board: Board, now: float) -> list[str]:
 
 
 def _silent(board: Board, lost: Unreachable, now: float) -> str:
-    age = board.last_seen(lost.pid or 0, now)
+    seen = [key for key, each in board.silent.items() if lost.may_be(each.process)]
+    age = board.last_seen(seen[0], now) if seen else None
     name = board.name_of(lost)
     why = lost.why.removeprefix("it ")
     if why == lost.why:  # another error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from poolwatch.tui.draw.line import BLANK, Line, beside
 from poolwatch.tui.keys import KEYS
-from poolwatch.tui.state.filtering import FIELDS
 from poolwatch.tui.state.rows import VERDICTS
+from poolwatch.tui.views import known_fields
 
 COLUMNS = (
     ("held", "time since the checkout"),
@@ -35,7 +35,7 @@ def help_lines(cells: int) -> list[Line]:
     """Return the page, in two columns if there is room."""
     keys = tuple(key.help for key in KEYS if key.help)
     left = [*_part("KEYS", keys), BLANK, *_part("FILTER", FILTERS)]
-    left.append((("  fields: " + " ".join(FIELDS), "muted"),))
+    left.append((("  fields: " + " ".join(sorted(known_fields())), "muted"),))
     right = [*_verdicts(), BLANK, *_part("COLUMNS", COLUMNS)]
     if cells < 110:
         return [*left, BLANK, *right]

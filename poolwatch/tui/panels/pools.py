@@ -21,6 +21,7 @@ from poolwatch.tui.draw.table import (
     time_cell,
 )
 from poolwatch.tui.state.board import HISTORY, Board
+from poolwatch.tui.state.rows import process_key
 
 NEGLIGIBLE_WAITING = 0.005
 """Average number of waiting requests; lower averages are shown as 0."""
@@ -53,7 +54,7 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
         pairs = [pair for pair in pairs if pair in busiest]  # in their order
     lines = [table.titles()]
     for process, pool in pairs:
-        history = board.history.get((process.host, process.pid, pool.id), ())
+        history = board.history.get((process_key(process), pool.id), ())
         lines.append(table.line(_PoolLine(process, pool, history)))
     return [*lines, *notes][: max(limit, 2)]
 

@@ -22,14 +22,21 @@ from poolwatch.model import (
 from poolwatch.text.naming import process_name, with_names
 from poolwatch.tui.polling import Incidents, Mode, Reading
 from poolwatch.tui.state.filtering import Filter
-from poolwatch.tui.state.rows import SORTS, Key, Row, Sort, build, ordered
-from poolwatch.tui.state.selection import Selection
+from poolwatch.tui.state.rows import (
+    Key,
+    ProcessKey,
+    Row,
+    build,
+    by_harm,
+    process_key,
+)
+from poolwatch.tui.state.table_state import TableState
 
 HISTORY = 30
 """Readings that a sparkline shows."""
 
-PoolKey = tuple[str, int, str]
-"""Host and pid of the process, and the id of the pool."""
+PoolKey = tuple[ProcessKey, str]
+"""The process, and the id of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +62,26 @@ class Board:
     last_good: Reading | None = None
     """The newest reading with a process: the data on the screen."""
     paused: bool = False
-    sort: Sort = "verdict"
+    view: str = "holds"
+    """Name of the view on the screen."""
     filter: Filter = field(default_factory=Filter)
-    selection: Selection = field(default_factory=Selection)
+    """Applies to every view."""
+    tables: dict[str, TableState] = field(default_factory=dict)
+    """By name of the view: its order and selection."""
+    drills: list[tuple[str, Filter]] = field(default_factory=list)
+    """The views and filters that Enter has led away from; escape leads back."""
+    revision: int = 0
+    """Number of changes of the data: what was computed from it is valid for one."""
     rows: dict[Key, Row] = field(default_factory=dict)
-    """Every hold on the screen."""
+    """Every hold, the most harmful first."""
     names: dict[int, str] = field(default_factory=dict)
     """By pid: names of the processes, including recently ended ones."""
-    silent: dict[int, LastSeen] = field(default_factory=dict)
-    """By pid: processes that do not answer, with their last known state."""
+    silent: dict[ProcessKey, LastSeen] = field(default_factory=dict)
+    """Processes that do not answer, with their last known state."""
+    several_processes: bool = False
+    """Whether some reading had several: columns that come and go are hard to read."""
+    several_pools: bool = False
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
-    hidden: int = 0
-    """Number of rows that the filter hides."""
     unfold: bool = False
     """Whether library frames are shown."""
     incident: IncidentSnapshot | None = None
@@ -113,7 +128,11 @@ class Board:
         ended: Mode = "none" if self.last_good is None else "lost"
         return "silent" if last.silent else ended
 
-    def accept(self, reading: Reading, now: float) -> None:
+    def is_outdated(self, now: float) -> bool:
+        """Whether the data on the screen is not of now although it should be."""
+        return self.mode(now) in ("stale", "failed", "silent", "lost")
+
+    def accept(self, reading: Reading) -> None:
         """Accept a reading; a failed one does not change the data.
 
         A silent process is shown in its last known state until it answers or has ended.
@@ -126,20 +145,22 @@ class Board:
             if reading.alive or silent:
                 self.silent = silent
                 self._show(reading, snapshot)
-        self.arrange(now)
 
-    def _still_silent(self, reading: Reading) -> dict[int, LastSeen]:
+    def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
         assert reading.snapshot is not None  # checked by the caller
-        answered = {process.pid for process in reading.snapshot.processes}
+        answered = set(map(process_key, reading.snapshot.processes))
         seen = dict(self.silent)
         if self.last_good is not None and self.last_good.snapshot is not None:
             for process in self.last_good.snapshot.processes:
-                seen.setdefault(
-                    process.pid, LastSeen(process, self.last_good.requested_at)
-                )
-        lost = {each.pid for each in reading.silent} - answered
-        return {pid: each for pid, each in seen.items() if pid in lost}
+                known = LastSeen(process, self.last_good.requested_at)
+                seen.setdefault(process_key(process), known)
+        return {
+            key: each
+            for key, each in seen.items()
+            if key not in answered
+            and any(lost.may_be(each.process) for lost in reading.silent)
+        }
 
     def _show(self, reading: Reading, snapshot: Snapshot) -> None:
         """Show the reading, and silent processes in their last known state."""
@@ -151,7 +172,11 @@ class Board:
         self.last_good = replace(
             reading, requested_at=old.requested_at, snapshot=snapshot
         )
-        self.rows = {row.key: row for row in build(snapshot)}
+        self.rows = {row.key: row for row in sorted(build(snapshot), key=by_harm)}
+        self.several_processes |= len(shown) > 1
+        names = {pool.name for process in shown for pool in process.pools}
+        self.several_pools |= len(names) > 1
+        self.revision += 1
         self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
@@ -160,9 +185,9 @@ class Board:
     def ending(self, row: Row) -> Ending:
         """Return how a hold ended that has no row any more."""
         for process in self.snapshot.processes:
-            if process.host != row.process.host:
+            if (process.host, process.pid) != (row.process.host, row.process.pid):
                 continue
-            if process.pid == row.process.pid not in self.silent:
+            if process_key(process) not in self.silent:
                 same = process.started_at == row.process.started_at
                 return "returned" if same else "ended"
         last = self.last.snapshot if self.last else None
@@ -177,33 +202,23 @@ class Board:
             return "a process"
         return f"{self.names.get(lost.pid, 'process')} {lost.pid}"
 
-    def last_seen(self, pid: int, now: float | None = None) -> float | None:
+    def last_seen(self, key: ProcessKey, now: float | None = None) -> float | None:
         """Return the seconds since a silent process last answered; None for others.
 
         The default of ``now`` is the time of the newest reading.
         """
-        seen = self.silent.get(pid)
+        seen = self.silent.get(key)
         if seen is None or self.last is None:
             return None
         return (self.last.requested_at if now is None else now) - seen.requested_at
-
-    def arrange(self, now: float) -> None:
-        """Filter and sort the rows, and update the selection."""
-        shown = [row for row in self.rows.values() if self.filter(row)]
-        self.hidden = len(self.rows) - len(shown)
-        self.selection.follow(ordered(shown, self.sort), self.rows.keys(), now)
-
-    def cycle_sort(self) -> None:
-        """Sort by the next key."""
-        self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
 
     def _extend_history(self, snapshot: Snapshot) -> None:
         past, self.history = self.history, {}
         for process in snapshot.processes:
             for pool in process.pools:
-                key = (process.host, process.pid, pool.id)
+                key = process_key(process), pool.id
                 self.history[key] = past.get(key) or deque(maxlen=HISTORY)
-                if process.pid not in self.silent:
+                if process_key(process) not in self.silent:
                     self.history[key].append(pool.checked_out)
 
     def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:

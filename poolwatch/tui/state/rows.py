@@ -1,4 +1,4 @@
-"""The rows of the table of holds, with their verdicts and sort order.
+"""The holds of a snapshot, with their verdicts and their order by harm.
 
 Lock waits are matched across all processes, but only between connections to the same
 server address: backends of two servers can have the same pid.
@@ -6,16 +6,17 @@ server address: backends of two servers can have the same pid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poolwatch.model import Hold, PoolStats, Process, Snapshot
-from poolwatch.text.format import place
+from poolwatch.model import Hold, PoolStats, Process, ServerRow, Snapshot
 from poolwatch.text.naming import holder_name
 
-Key = tuple[int, str, str]
-"""Process pid, hold id and host: a history has processes of many hosts."""
+ProcessKey = tuple[str, int, str]
+"""Host, pid and start time: containers may share a host name or a pid."""
+Key = tuple[int, str, str, str]
+"""Process pid, hold id, host, and start time of the process."""
 
 Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
@@ -69,6 +70,16 @@ class Row:
         return holder_name(self.hold)
 
 
+def process_key(process: Process) -> ProcessKey:
+    """Return what identifies a process."""
+    return process.host, process.pid, process.started_at
+
+
+def hold_key(process: Process, hold_id: str) -> Key:
+    """Return what identifies a hold."""
+    return process.pid, hold_id, process.host, process.started_at
+
+
 def build(snapshot: Snapshot) -> list[Row]:
     """Return a row for each hold of all processes, unsorted."""
     holds = [(p, h, _backend(p, h)) for p in snapshot.processes for h in p.holds]
@@ -79,18 +90,18 @@ def build(snapshot: Snapshot) -> list[Row]:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
     idle_in_transaction = {
-        (process.pid, hold, process.host)
+        hold_key(process, hold)
         for process in snapshot.processes
         for finding in process.findings
         if finding.kind == "idle_in_transaction"
         for hold in finding.holds
     }
     pools = {
-        (p.host, p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools
+        (process_key(p), pool.id): pool for p in snapshot.processes for pool in p.pools
     }
     rows = []
     for process, hold, backend in holds:
-        key = (process.pid, hold.id, process.host)
+        key = hold_key(process, hold.id)
         blocked = tuple(victims.get(backend, ())) if backend else ()
         blocked_by = hold.server.blocked_by if hold.server else ()
         address = backend[0] if backend else None
@@ -98,7 +109,7 @@ def build(snapshot: Snapshot) -> list[Row]:
             Row(
                 key,
                 process,
-                pools.get((process.host, process.pid, hold.pool)),
+                pools.get((process_key(process), hold.pool)),
                 hold,
                 _word(hold, blocked, key in idle_in_transaction),
                 blocked,
@@ -133,32 +144,19 @@ def _word(hold: Hold, victims: Sequence[Hold], idle_in_transaction: bool) -> Wor
     return "LONG" if hold.verdict == "long" else "ok"
 
 
-Sort = Literal["verdict", "held", "call site", "pool"]
-SORTS: tuple[Sort, ...] = ("verdict", "held", "call site", "pool")
-
-
-def _tie_break(row: Row) -> tuple[Any, ...]:
-    """Order equal rows the same way at every refresh."""
-    return row.key[0], len(row.key[1]), *row.key[1:]
-
-
-def _by_verdict(row: Row) -> tuple[Any, ...]:
+def by_harm(row: Row) -> tuple[Any, ...]:
+    """Sort key: the most harmful first; equal rows always in the same order."""
     rank = list(VERDICTS).index(row.word)
-    return rank, -len(row.victims), -row.hold.held_s, *_tie_break(row)
+    tie_break = row.key[0], len(row.key[1]), *row.key[1:]
+    return rank, -len(row.victims), -row.hold.held_s, *tie_break
 
 
-_KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
-    "verdict": _by_verdict,
-    "held": lambda row: (-row.hold.held_s, *_tie_break(row)),
-    "call site": lambda row: (
-        place(row.hold.site, 9),
-        place(row.hold.caller, 9),
-        *_by_verdict(row),
-    ),
-    "pool": lambda row: (row.pool_name, *_by_verdict(row)),
-}
-
-
-def ordered(rows: Iterable[Row], by: Sort) -> list[Row]:
-    """Return the rows, sorted."""
-    return sorted(rows, key=_KEYS[by])
+def short_state(row: ServerRow | None) -> str | None:
+    """Return the backend's state in one word: ``idle-tx`` for "idle in transaction"."""
+    state = row.state if row else None
+    if state is None:
+        return None
+    state = state.replace("idle in transaction", "idle-tx")
+    return state.replace(" (aborted)", "!").replace(
+        "fastpath function call", "fastpath"
+    )

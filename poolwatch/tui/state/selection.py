@@ -1,31 +1,33 @@
-"""The selection: it follows a hold, not a row number.
+"""The selection: it follows a row by its key, not by its number.
 
-When the selected hold ends, its row remains for some seconds as a tombstone, so that
-the user sees what happened. Then the neighbouring row is selected.
+When the selected row is gone, such as a hold that has ended, it remains for some
+seconds as a tombstone, so that the user sees what happened. Then the neighbouring row
+is selected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
-from poolwatch.tui.state.rows import Key, Row
+T = TypeVar("T", bound=Any)
 
 TOMBSTONE_S = 3.0
 
 
-class Selection:
-    """The selected hold, and the position of its row."""
+class Selection(Generic[T]):
+    """The selected row of a view, and its position."""
 
     def __init__(self) -> None:
-        self.key: Key | None = None
-        self.row: Row | None = None
+        self.key: Hashable = None
+        self.row: T | None = None
         """The last state of the selected row."""
         self.gone_at: float | None = None
         """When the hold was found to have ended; None while it is open."""
         self.touched = False
         """Whether the user has moved the selection; before, there are no tombstones."""
         self._at = 0
-        self._shown: list[Row] = []
+        self._shown: list[T] = []
 
     @property
     def at(self) -> int:
@@ -33,11 +35,13 @@ class Selection:
         return self._at
 
     @property
-    def shown(self) -> Sequence[Row]:
+    def shown(self) -> Sequence[T]:
         """The rows on the screen, including a tombstone."""
         return self._shown
 
-    def follow(self, rows: Sequence[Row], alive: Collection[Key], now: float) -> None:
+    def follow(
+        self, rows: Sequence[T], alive: Collection[Hashable], now: float
+    ) -> None:
         """Replace the rows, and find the selected hold among them."""
         self._shown = list(rows)
         for at, row in enumerate(rows):

@@ -1,8 +1,9 @@
-"""The table of call sites: which lines of code hold connections, at what cost."""
+"""View 5: which lines of code hold connections, at what cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from poolwatch.model import Frame, Process, SiteStats
 from poolwatch.text.format import duration, neutral, place, width
@@ -10,13 +11,14 @@ from poolwatch.tui.draw.gauge import bar
 from poolwatch.tui.draw.line import Line, Run, right, tail
 from poolwatch.tui.draw.table import (
     Column,
-    Table,
     count_cell,
     process_cell,
     text_cell,
     time_cell,
 )
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import process_key
+from poolwatch.tui.views.view import Drill, View
 
 EXPLAINED = (
     ("avg out", "connections checked out on average, since the pool was instrumented"),
@@ -27,7 +29,7 @@ EXPLAINED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Site:
     """One line of the table: a call site of one pool, or a caller of it."""
 
@@ -39,6 +41,11 @@ class Site:
     """Connections of the call site with the most: the full width of the gauge."""
     below: bool = False
     """Whether this is a caller of the call site above."""
+
+    @property
+    def key(self) -> Any:
+        stats = self.stats
+        return process_key(self.process), stats.pool, stats.site, stats.caller
 
     @property
     def frame(self) -> Frame | None:
@@ -81,16 +88,6 @@ def _order(site: Site) -> tuple[float, str, str, int, str]:
     return -stats.connections, where, site.process.host, site.process.pid, stats.pool
 
 
-def layout(rows: list[Site], cells: int) -> Table[Site]:
-    """Return the table; pool and process columns only if there are several."""
-    hidden = set()
-    if len({(site.process.host, site.process.pid) for site in rows}) < 2:
-        hidden.add("process")
-    if len({site.pool for site in rows}) < 2:
-        hidden.add("pool")
-    return Table(COLUMNS, cells, hidden)
-
-
 def explained(cells: int) -> list[Line]:
     """Return the explanation of the column titles."""
     shown = EXPLAINED if cells >= 76 else ()
@@ -105,6 +102,10 @@ def _name(site: Site, cells: int) -> Line:
     if width(text) > cells:
         text = start + place(site.frame, 1)
     return ((tail(text, cells), ink),)
+
+
+def _site_text(site: Site) -> str | None:
+    return f"{place(site.frame, 99)} {site.frame.function}" if site.frame else None
 
 
 def _function(site: Site) -> Run:
@@ -156,20 +157,65 @@ def _leaked(site: Site) -> Run:
     return count_cell(site.stats.leaked, "bad")
 
 
+# fmt: off
 COLUMNS: tuple[Column[Site], ...] = (
-    Column("site", "call site", 19, 34, 0, draw=_name),
-    Column("function", "function", 10, 20, 12, _function),
-    Column("pool", "pool", 7, 12, 10, lambda site: text_cell(site.pool)),
-    Column("process", "process", 8, 16, 11, lambda site: process_cell(site.process)),
+    Column("site", "call site", 19, 34, 0, draw=_name, value=_site_text, field="site"),
+    Column("function", "function", 10, 20, 12, _function,
+           value=lambda s: s.frame.function if s.frame else None, field="function"),
+    Column("pool", "pool", 7, 12, 10, lambda site: text_cell(site.pool),
+           value=lambda s: s.pool, field="pool"),
+    Column("process", "process", 8, 16, 11, lambda site: process_cell(site.process),
+           value=lambda s: process_cell(s.process)[0], field="process"),
     Column("gauge", "", 6, 12, 13, draw=_gauge),
-    Column("held", "avg out", 7, 7, 1, _average, place=right),
-    Column("count", "count", 6, 8, 2, _count, place=right),
-    Column("p50", "p50", 7, 7, 9, lambda s: time_cell(s.stats.hold_s.p50), place=right),
-    Column("p95", "p95", 7, 7, 3, lambda s: time_cell(s.stats.hold_s.p95), place=right),
-    Column("max", "max", 7, 7, 8, lambda s: time_cell(s.stats.hold_s.max), place=right),
-    Column("caused", "caused", 6, 6, 4, _caused, place=right),
+    Column("held", "avg out", 7, 7, 1, _average, place=right,
+           value=lambda s: s.stats.connections, field="out"),
+    Column("count", "count", 6, 8, 2, _count, place=right,
+           value=lambda s: s.stats.count, field="count"),
+    Column("p50", "p50", 7, 7, 9, lambda s: time_cell(s.stats.hold_s.p50), place=right,
+           value=lambda s: s.stats.hold_s.p50, field="p50"),
+    Column("p95", "p95", 7, 7, 3, lambda s: time_cell(s.stats.hold_s.p95), place=right,
+           value=lambda s: s.stats.hold_s.p95, field="p95"),
+    Column("max", "max", 7, 7, 8, lambda s: time_cell(s.stats.hold_s.max), place=right,
+           value=lambda s: s.stats.hold_s.max, field="max"),
+    Column("caused", "caused", 6, 6, 4, _caused, place=right,
+           value=lambda s: s.stats.wait_caused_s, field="caused"),
     Column("sql", "SQL", 4, 4, 6, _in_sql, place=right),
     Column("idle", "idle-tx", 7, 7, 7, _idle, place=right),
-    Column("leaked", "leaked", 6, 6, 5, _leaked, place=right),
+    Column("leaked", "leaked", 6, 6, 5, _leaked, place=right,
+           value=lambda s: s.stats.leaked, field="leaked"),
 )
+# fmt: on
 """Their titles are explained by EXPLAINED."""
+
+
+class SitesView(View[Site]):
+    """Which lines of code hold connections."""
+
+    name = "sites"
+    short = "sites"
+    columns = COLUMNS
+    order = "by average out"
+
+    def rows(self, board: Board) -> list[Site]:
+        return sites(board)
+
+    def count(self, board: Board) -> Run:
+        count = sum(len(process.sites) for process in board.snapshot.processes)
+        return str(count), "strong"
+
+    def hidden_columns(self, board: Board) -> set[str]:
+        """Hide pool and process if there is only one."""
+        hidden = set() if board.several_processes else {"process"}
+        return hidden if board.several_pools else hidden | {"pool"}
+
+    def empty(self, board: Board) -> str:
+        return "no connection has been checked out yet"
+
+    def pane(self, board: Board, row: Site, cells: int, height: int) -> list[Line]:
+        return explained(cells)[:height]
+
+    def leads_to(self, board: Board, row: Site) -> Drill:
+        return Drill("holds", f'site="{place(row.frame, 9)}"')
+
+    def place(self, row: Site) -> Frame | None:
+        return row.frame

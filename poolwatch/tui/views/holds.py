@@ -1,0 +1,283 @@
+"""View 1: the connections that are checked out; equal holds are one row if merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from poolwatch.model import Frame
+from poolwatch.text.format import duration, neutral, one_line, place
+from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.tui.draw.line import Line, Run, right
+from poolwatch.tui.draw.table import (
+    TIMES,
+    Column,
+    age_cell,
+    process_cell,
+    site_cell,
+    text_cell,
+)
+from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import Row, by_harm, process_key, short_state
+from poolwatch.tui.views.view import Detail, Drill, View
+
+MERGED_FROM = 100
+"""From this number of holds on, equal holds are merged unless the user chooses."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HoldGroup:
+    """One row: a hold, or several with the same verdict, call site and pool."""
+
+    key: Any
+    holds: tuple[Row, ...]
+    """The most harmful first."""
+    board: Board
+
+    @property
+    def first(self) -> Row:
+        """The most harmful hold, which the row is drawn from."""
+        return self.holds[0]
+
+    @property
+    def longest_s(self) -> float:
+        """How long the longest is held."""
+        return max(row.hold.held_s for row in self.holds)
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that have such a hold."""
+        return len({process_key(row.process) for row in self.holds})
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the process last answered, if it is silent."""
+        return self.board.last_seen(process_key(self.first.process))
+
+    @property
+    def ending(self) -> str | None:
+        """How the hold ended; None while it is open."""
+        known = self.first.key in self.board.rows
+        return None if known else self.board.ending(self.first)
+
+
+def _verdict(line: HoldGroup) -> Run:
+    text, ink = line.first.mark
+    return (f"○ {line.ending}" if line.ending else text), ink
+
+
+def _emphasis(row: Row) -> str:
+    """Return the ink for the most important cells of a row."""
+    return "text" if row.word == "ok" else "strong"
+
+
+def _count(line: HoldGroup) -> Run:
+    return f"{TIMES}{len(line.holds)}", "strong"
+
+
+def _held(line: HoldGroup) -> Run:
+    return duration(line.longest_s), _emphasis(line.first)
+
+
+def _holder(line: HoldGroup) -> Run:
+    row = line.first
+    labels = " ".join(list(row.hold.labels.values())[:4])
+    name = row.holder.replace("ThreadPoolExecutor-", "Executor-")
+    more = f" +{len(line.holds) - 1}" if len(line.holds) > 1 else ""
+    return one_line(f"{name} {labels}", 60) + more, "text"
+
+
+def _site(line: HoldGroup, cells: int) -> Line:
+    return site_cell(line.first.hold, cells, _emphasis(line.first))
+
+
+def _site_text(line: HoldGroup) -> str | None:
+    hold = line.first.hold
+    if hold.site is None:
+        return None
+    caller = f" from {place(hold.caller, 99)}" if hold.caller else ""
+    return f"{place(hold.site, 99)}{caller} {hold.site.function}"
+
+
+def _process(line: HoldGroup) -> Run:
+    if line.processes > 1:
+        return f"{line.processes} processes", "muted"
+    return _as_last_seen(line, process_cell(line.first.process))
+
+
+def _backend(line: HoldGroup) -> Run:
+    pid = line.first.hold.backend_pid
+    if pid is None or len(line.holds) > 1:
+        return "-", "faint"
+    return str(pid), "muted"
+
+
+def _state(line: HoldGroup) -> Run:
+    state = short_state(line.first.hold.server)
+    if state is None:
+        return "-", "faint"
+    harmful = line.first.word in ("IDLE-TX", "ROOT")
+    return neutral(state), "warn" if harmful else "text"
+
+
+def _state_age(line: HoldGroup) -> float | None:
+    server = line.first.hold.server
+    return server.state_age_s if server else None
+
+
+def _xact_age(line: HoldGroup) -> float | None:
+    server = line.first.hold.server
+    return server.xact_age_s if server else None
+
+
+def _event(line: HoldGroup) -> str | None:
+    server = line.first.hold.server
+    return server.wait_event if server else None
+
+
+def _wait_event(line: HoldGroup) -> Run:
+    event = _event(line)
+    if not event:
+        return "-", "faint"
+    short = one_line(event.removeprefix("Client:"), 40)
+    return short, "warn" if event.startswith("Lock:") else "muted"
+
+
+def _text(line: HoldGroup) -> str | None:
+    """Return the statement in pg_stat_activity, or else the last one that was sent."""
+    server = line.first.hold.server
+    return (server.query if server else None) or line.first.hold.statement
+
+
+def _statement(line: HoldGroup) -> Run:
+    text = _text(line)
+    return _as_last_seen(line, (one_line(text), "muted") if text else ("-", "faint"))
+
+
+def _as_last_seen(line: HoldGroup, cell: Run) -> Run:
+    age = line.silent_s
+    text, ink = cell
+    return (text if age is None else f"{duration(age)} ago: {text}"), ink
+
+
+# fmt: off
+COLUMNS: tuple[Column[HoldGroup], ...] = (
+    Column("verdict", "verdict", 10, 11, 0, _verdict,
+           value=lambda line: line.first.verdict, field="verdict"),
+    Column("count", "holds", 6, 7, 1, _count, place=right,
+           value=lambda line: len(line.holds)),
+    Column("held", "held", 6, 6, 1, _held, place=right,
+           value=lambda line: line.longest_s, field="held"),
+    Column("holder", "holder", 13, 20, 3, _holder,
+           value=lambda line: line.first.holder, field="holder"),
+    Column("call site", "call site", 20, 32, 2, draw=_site,
+           value=_site_text, field="site"),
+    Column("pool", "pool", 7, 10, 9, lambda line: text_cell(line.first.pool_name),
+           value=lambda line: line.first.pool_name, field="pool"),
+    Column("process", "process", 8, 16, 10, _process,
+           value=lambda line: process_cell(line.first.process)[0], field="process"),
+    Column("backend", "backend", 7, 7, 6, _backend, place=right,
+           value=lambda line: line.first.hold.backend_pid),
+    Column("state", "state", 7, 8, 4, _state,
+           value=lambda line: short_state(line.first.hold.server), field="state"),
+    Column("for", "for", 5, 6, 7, lambda line: age_cell(_state_age(line)),
+           place=right, value=_state_age, field="for"),
+    Column("xact", "xact", 5, 6, 11, lambda line: age_cell(_xact_age(line)),
+           place=right, value=_xact_age, field="xact"),
+    Column("wait event", "wait event", 16, 20, 8, _wait_event,
+           value=_event, field="wait"),
+    Column("statement", "statement", 14, 400, 5, _statement,
+           value=_text, field="statement"),
+)
+# fmt: on
+
+
+class HoldsView(View[HoldGroup]):
+    """Who holds the connections."""
+
+    name = "holds"
+    short = "holds"
+    columns = COLUMNS
+
+    def rows(self, board: Board) -> list[HoldGroup]:
+        return [HoldGroup(row.key, (row,), board) for row in board.rows.values()]
+
+    def count(self, board: Board) -> Run:
+        harmful = any(row.mark[1] == "bad" for row in board.rows.values())
+        return str(len(board.rows)), "bad" if harmful else "strong"
+
+    def merges(self, board: Board) -> bool:
+        return len(board.rows) >= MERGED_FROM
+
+    def merge(self, rows: Sequence[HoldGroup]) -> list[HoldGroup]:
+        groups: dict[Any, list[Row]] = {}
+        for group in rows:
+            row = group.first
+            key = row.word, row.hold.site, row.hold.caller, row.pool_name
+            groups.setdefault(key, []).append(row)
+        merged = [HoldGroup(key, tuple(g), rows[0].board) for key, g in groups.items()]
+        return sorted(
+            merged, key=lambda group: (by_harm(group.first)[0], -len(group.holds))
+        )
+
+    def labels(self, row: HoldGroup) -> Mapping[str, str]:
+        return row.first.hold.labels
+
+    def fields(self, row: HoldGroup) -> dict[str, list[Any]]:
+        hold, process = row.first.hold, row.first.process
+        return {
+            "thread": [hold.thread],
+            "task": [hold.task],
+            "app": [process.name, process.program],
+            "pid": [process.pid, hold.backend_pid],
+        }
+
+    def hidden_columns(self, board: Board) -> set[str]:
+        """Hide pool and process if there is only one.
+
+        An incident snapshot has no server columns: it contains no server view.
+        """
+        hidden = set()
+        if board.incident is not None:
+            hidden |= {"backend", "state", "for", "xact", "wait event"}
+        if not board.several_processes:
+            hidden.add("process")
+        if not board.several_pools:
+            hidden.add("pool")
+        if not self.is_merged(board):
+            hidden.add("count")
+        return hidden
+
+    def title(self, board: Board) -> Line:
+        title: list[Run] = []
+        if board.moment is not None:
+            title += [(f" at {date_and_time(board.moment)[1]}", "warn")]
+        ages = [
+            age
+            for row in board.rows.values()
+            if (age := board.last_seen(process_key(row.process))) is not None
+        ]
+        if ages:
+            title += [(f"  {len(ages)} as last seen {duration(min(ages))} ago", "warn")]
+        return tuple(title)
+
+    def empty(self, board: Board) -> str:
+        return "no connection is held at this moment"
+
+    def is_dim(self, board: Board, row: HoldGroup) -> bool:
+        return row.silent_s is not None or row.first.key not in board.rows
+
+    def pane(self, board: Board, row: HoldGroup, cells: int, height: int) -> list[Line]:
+        from poolwatch.tui.panels.detail import pane_lines
+
+        return pane_lines(board, row.first, cells, height)
+
+    def leads_to(self, board: Board, row: HoldGroup) -> Drill | Detail | None:
+        if len(row.holds) == 1:
+            return Detail(row.first)
+        site = place(row.first.hold.site, 9)
+        return Drill("holds", f'site="{site}" verdict:{row.first.word}', each=True)
+
+    def place(self, row: HoldGroup) -> Frame | None:
+        return row.first.hold.site
