@@ -20,7 +20,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.table_state import TableState
-from poolwatch.tui.views import VIEWS, named
+from poolwatch.tui.views import VIEWS, known_fields, named
 from poolwatch.tui.views.view import Detail, Drill, View
 
 if TYPE_CHECKING:
@@ -251,7 +251,8 @@ class MainScreen(BoardScreen):
     def _drill(self, target: Drill) -> None:
         board = self.board
         board.drills.append((board.view, board.filter))
-        board.view, board.filter = target.view, parse(target.filter)
+        board.view = target.view
+        board.filter = parse(target.filter, known_fields(board))
         self.table.merged = False if target.each else None
         self.redraw()
 
@@ -317,7 +318,7 @@ class MainScreen(BoardScreen):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Apply the filter while it is typed."""
-        self.board.filter = parse(event.value[:400])
+        self.board.filter = parse(event.value[:400], known_fields(self.board))
         self.redraw()
 
     def on_input_submitted(self) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from poolwatch.tui.state.board import Board
 from poolwatch.tui.views.blocking import BlockingView
 from poolwatch.tui.views.findings import FindingsView
 from poolwatch.tui.views.holds import HoldsView
@@ -27,6 +28,16 @@ def named(name: str) -> View[Any]:
     return next(view for view in VIEWS if view.name == name)
 
 
-def known_fields() -> set[str]:
-    """Return the names of the fields that the filter knows in some view."""
-    return {name for view in VIEWS for name in view.known_fields()}
+def known_fields(board: Board | None = None) -> set[str]:
+    """Return the names of the fields that the filter knows in some view.
+
+    With a board: also the labels that its holds, waits and statistics carry.
+    """
+    known = {name for view in VIEWS for name in view.known_fields()}
+    for process in board.snapshot.processes if board else ():
+        for labels in (each.labels for each in process.holds):
+            known |= {name.casefold() for name in labels}
+        for labels in (each.labels for each in process.waits):
+            known |= {name.casefold() for name in labels}
+        known |= {each.label.casefold() for each in process.labels}
+    return known

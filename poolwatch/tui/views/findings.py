@@ -85,7 +85,7 @@ class FindingsView(View[FindingRow]):
     def leads_to(self, board: Board, row: FindingRow) -> Drill | None:
         if not row.finding.holds:
             return None
-        sites = "|".join(f'site="{place(site, 9)}"' for site in row.finding.sites)
+        sites = "|".join(f'site="{place(site, 99)}"' for site in row.finding.sites)
         return Drill("holds", f"finding:{row.finding.kind} {sites}".strip())
 
     def place(self, row: FindingRow) -> Frame | None:

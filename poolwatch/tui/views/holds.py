@@ -20,7 +20,7 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row, by_harm, process_key, short_state
-from poolwatch.tui.views.view import Detail, Drill, View
+from poolwatch.tui.views.view import Detail, Drill, View, site_values
 
 MERGED_FROM = 100
 """From this number of holds on, equal holds are merged unless the user chooses."""
@@ -199,6 +199,8 @@ class HoldsView(View[HoldGroup]):
     name = "holds"
     short = "holds"
     columns = COLUMNS
+    more_fields = "site", "caller", "thread", "task", "app", "pid"
+    has_labels = True
 
     def rows(self, board: Board) -> list[HoldGroup]:
         return [HoldGroup(row.key, (row,), board) for row in board.rows.values()]
@@ -227,10 +229,17 @@ class HoldsView(View[HoldGroup]):
     def fields(self, row: HoldGroup) -> dict[str, list[Any]]:
         hold, process = row.first.hold, row.first.process
         return {
+            "site": site_values(hold.site),
+            "caller": site_values(hold.caller),
             "thread": [hold.thread],
             "task": [hold.task],
             "app": [process.name, process.program],
             "pid": [process.pid, hold.backend_pid],
+            "state": [
+                short_state(hold.server),
+                hold.server.state if hold.server else None,
+            ],
+            "verdict": [row.first.verdict, row.first.word, hold.verdict],
         }
 
     def hidden_columns(self, board: Board) -> set[str]:
@@ -276,7 +285,7 @@ class HoldsView(View[HoldGroup]):
     def leads_to(self, board: Board, row: HoldGroup) -> Drill | Detail | None:
         if len(row.holds) == 1:
             return Detail(row.first)
-        site = place(row.first.hold.site, 9)
+        site = place(row.first.hold.site, 99)
         return Drill("holds", f'site="{site}" verdict:{row.first.word}', each=True)
 
     def place(self, row: HoldGroup) -> Frame | None:

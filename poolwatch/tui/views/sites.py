@@ -18,7 +18,7 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import Drill, View
+from poolwatch.tui.views.view import Drill, View, site_values
 
 EXPLAINED = (
     ("avg out", "connections checked out on average, since the pool was instrumented"),
@@ -195,6 +195,7 @@ class SitesView(View[Site]):
     short = "sites"
     columns = COLUMNS
     order = "by average out"
+    more_fields = ("site",)
 
     def rows(self, board: Board) -> list[Site]:
         return sites(board)
@@ -208,6 +209,9 @@ class SitesView(View[Site]):
         hidden = set() if board.several_processes else {"process"}
         return hidden if board.several_pools else hidden | {"pool"}
 
+    def fields(self, row: Site) -> dict[str, list[Any]]:
+        return {"site": site_values(row.stats.site)}
+
     def empty(self, board: Board) -> str:
         return "no connection has been checked out yet"
 
@@ -215,7 +219,7 @@ class SitesView(View[Site]):
         return explained(cells)[:height]
 
     def leads_to(self, board: Board, row: Site) -> Drill:
-        return Drill("holds", f'site="{place(row.frame, 9)}"')
+        return Drill("holds", f'site="{place(row.frame, 99)}"')
 
     def place(self, row: Site) -> Frame | None:
         return row.frame

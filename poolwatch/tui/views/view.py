@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
 from poolwatch.model import Frame
-from poolwatch.text.format import one_line, plural
+from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
 from poolwatch.tui.state.board import Board
@@ -42,6 +42,10 @@ class View(Generic[T]):
     columns: ClassVar[tuple[Column[Any], ...]]
     order: ClassVar[str] = "by harm"
     """The order without a sort column."""
+    more_fields: ClassVar[tuple[str, ...]] = ()
+    """The names of fields()."""
+    has_labels: ClassVar[bool] = False
+    """Whether rows have labels, which the filter takes for fields."""
 
     # -- what a view defines -------------------------------------------------------
 
@@ -66,7 +70,7 @@ class View(Generic[T]):
         return {}
 
     def fields(self, row: T) -> dict[str, list[Any]]:
-        """Return further fields for the filter, beside those of the columns."""
+        """Return fields for the filter that no column has, or has in one form only."""
         return {}
 
     def with_roots(self, kept: list[T], rows: Sequence[T]) -> list[T]:
@@ -151,7 +155,8 @@ class View(Generic[T]):
 
     def known_fields(self) -> set[str]:
         """Return the names of the fields that the filter knows here."""
-        return {column.field for column in self.columns if column.field}
+        named = {column.field for column in self.columns if column.field}
+        return named | set(self.more_fields)
 
     def layout(self, board: Board, cells: int) -> Table[T]:
         """Return the columns that fit into a width."""
@@ -187,6 +192,13 @@ class View(Generic[T]):
         return table.line(row, margin=margin, dim=dim)
 
 
+def site_values(site: Frame | None) -> list[str]:
+    """Return the forms in which a filter may name a place in the source."""
+    if site is None:
+        return []
+    return [place(site, 99), place(site, 2), place(site, 1), neutral(site.function)]
+
+
 class _RowFields(Generic[T]):
     """The fields of one row, each computed when a test asks for it."""
 
@@ -196,14 +208,15 @@ class _RowFields(Generic[T]):
 
     def values(self, name: str) -> Sequence[Any] | None:
         """Return the values of a field or label; None if the view has no such field."""
-        for column in self._view.columns:
-            if column.field == name and column.value is not None:
-                return (column.value(self._row),)
         found: Sequence[Any] | None = self._view.fields(self._row).get(name)
         if found is not None:
             return found
+        for column in self._view.columns:
+            if column.field == name and column.value is not None:
+                return (column.value(self._row),)
         labels = self._view.labels(self._row)
-        return [value for key, value in labels.items() if key.casefold() == name]
+        known = [value for key, value in labels.items() if key.casefold() == name]
+        return known if known or self._view.has_labels else None
 
     def texts(self) -> Iterator[str]:
         """Return every text of the row."""

@@ -14,7 +14,7 @@ from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import TIMES, Column, process_cell, site_cell, text_cell
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import Drill, View
+from poolwatch.tui.views.view import Drill, View, site_values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +107,8 @@ class WaitsView(View[WaitGroup]):
     name = "waits"
     short = "waits"
     columns = COLUMNS
+    more_fields = "site", "caller", "thread", "task", "app", "pid"
+    has_labels = True
     order = "longest first"
 
     def rows(self, board: Board) -> list[WaitGroup]:
@@ -149,6 +151,8 @@ class WaitsView(View[WaitGroup]):
     def fields(self, row: WaitGroup) -> dict[str, list[Any]]:
         wait, process = row.longest, row.process
         return {
+            "site": site_values(wait.site),
+            "caller": site_values(wait.caller),
             "thread": [wait.thread],
             "task": [wait.task],
             "app": [process.name, process.program],
@@ -167,7 +171,7 @@ class WaitsView(View[WaitGroup]):
     def leads_to(self, board: Board, row: WaitGroup) -> Drill | None:
         if len(row.waits) == 1:
             return None
-        return Drill("waits", f'site="{place(row.longest.site, 9)}"', each=True)
+        return Drill("waits", f'site="{place(row.longest.site, 99)}"', each=True)
 
     def place(self, row: WaitGroup) -> Frame | None:
         return row.longest.site
