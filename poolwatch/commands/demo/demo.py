@@ -30,8 +30,9 @@ def run_demo(options: argparse.Namespace) -> None:
     faults or as JSON. Otherwise the dashboard is opened.
     """
     headless = options.headless or options.json
-    if not (headless or tui.has_terminal()):
-        raise UsageError("the dashboard needs a terminal: add --headless")
+    problem = None if headless else tui.terminal_problem()
+    if problem is not None:
+        raise UsageError(f"{problem}; without one: poolwatch demo --headless")
     server.require(embedded=not options.dsn)
     if options.dsn:  # report an invalid DSN before anything is started
         from poolwatch.commands.demo import lease
