@@ -14,11 +14,16 @@ from poolwatch import tui
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.commands.demo import children, report, server
-from poolwatch.commands.demo.faults import planted
+from poolwatch.commands.demo.faults import APP, planted
 from poolwatch.errors import UsageError
 from poolwatch.model import Source
 from poolwatch.protocol import document, sockets
 
+_FAREWELL = """\
+That was a small shop with {faults} faults from real life; its source: {app}
+Your own application: python -m pip install poolwatch, then in it: \
+import poolwatch; poolwatch.instrument(engine)
+Then, from any terminal of the same user: poolwatch tui"""
 _TAIL = 15
 """Lines of the app's log that are printed if it does not start."""
 
@@ -49,8 +54,11 @@ def run_demo(options: argparse.Namespace) -> None:
                 _print(source, options.json)
             else:
                 tui.run(source)
+                app.check()
     finally:
         progress.clear()
+    if not options.json:
+        print(_FAREWELL.format(faults=len(planted()), app=APP), file=sys.stderr)
 
 
 @contextmanager
