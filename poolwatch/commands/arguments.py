@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from datetime import time as TimeOfDay  # noqa: N812 - a class
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from poolwatch.errors import MissingExtraError, UsageError
+from poolwatch.errors import ForbiddenError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
@@ -209,6 +211,47 @@ def joined_times(given: Sequence[str]) -> list[str]:
         else:
             joined.append(text)
     return joined
+
+
+# -- files that are written ----------------------------------------------------------
+
+
+def check_writable(output: Path) -> None:
+    """Say before the long work that its outcome could not be written."""
+    folder = output.parent
+    if output.is_dir():
+        raise UsageError(f"cannot write {output}: it is a directory")
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {output}: there is no directory {folder}")
+    if not os.access(output if output.exists() else folder, os.W_OK):
+        raise ForbiddenError(f"cannot write {output}: permission denied")
+
+
+def write(output: Path, text: str) -> None:
+    """Write a file; a file of that name is replaced."""
+    try:
+        output.write_text(text, "utf-8")
+    except PermissionError:
+        raise ForbiddenError(f"cannot write {output}: permission denied") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """Yield a function that tells a terminal which share of something is done."""
+    terminal = sys.stderr.isatty()
+
+    def tell(share: float) -> None:
+        if terminal:
+            sys.stderr.write(f"\r{what}: {share:.0%}")
+            sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        if terminal:
+            sys.stderr.write("\r\x1b[K")
 
 
 # -- types of option values ----------------------------------------------------------

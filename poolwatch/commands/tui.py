@@ -22,6 +22,12 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         epilog=arguments.EXIT_CODES,
     )
     arguments.add_refresh(tui)
+    tui.add_argument(
+        "--theme",
+        metavar="NAME",
+        help="colours: a theme of Textual's, such as textual-light or ansi-dark "
+        "(default: POOLWATCH_THEME, or else poolwatch)",
+    )
     arguments.add_source(tui)
     arguments.add_history(tui, live=True)
     arguments.add_at(tui)
@@ -35,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
     past = arguments.history_source(options)
     if past is not None:
         past.snapshot()  # what is wrong with the history is said before the first frame
-        tui.run(past, refresh=options.refresh, on_close=past.close)
+        tui.run(past, refresh=options.refresh, theme=options.theme, on_close=past.close)
         return 0
     source = _LazySource(options)
-    tui.run(source, refresh=options.refresh, on_close=source.close)
+    tui.run(source, refresh=options.refresh, theme=options.theme, on_close=source.close)
     return 0
 
 

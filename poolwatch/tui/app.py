@@ -16,7 +16,7 @@ from textual.app import App
 from textual.binding import BindingType
 from textual.reactive import var
 from textual.screen import Screen
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 from poolwatch.model import Source
 from poolwatch.tui.keys import bindings, is_live
@@ -45,7 +45,9 @@ THEME = Theme(
     panel="#243140",
     dark=True,
 )
-"""Used unless TEXTUAL_THEME names another theme."""
+"""Used unless another theme is named."""
+THEMES = (THEME.name, *BUILTIN_THEMES)
+_TEXTUALS_OWN = "textual-dark"
 
 
 class Dashboard(App[None]):
@@ -55,6 +57,7 @@ class Dashboard(App[None]):
         source: read on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
+        theme: one of THEMES; None: TEXTUAL_THEME, or else poolwatch's own.
         now: the monotonic clock, for ages.
         clock: the time of day for the header.
     """
@@ -73,6 +76,7 @@ class Dashboard(App[None]):
         *,
         refresh: float = 1.0,
         empty_hint: str = "",
+        theme: str | None = None,
         now: Callable[[], float] = time.monotonic,
         clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
     ) -> None:
@@ -84,6 +88,7 @@ class Dashboard(App[None]):
         self.incident_reader = IncidentReader(
             source, partial(self.call_later, self._show_incidents)
         )
+        self._theme = theme
         self._now = now
         self._clock = clock
         self._read_once = False
@@ -97,7 +102,9 @@ class Dashboard(App[None]):
     def on_mount(self) -> None:
         """Start reading after the first frame: it must not wait for the source."""
         self.register_theme(THEME)
-        if self.theme == "textual-dark":
+        if self._theme is not None:
+            self.theme = self._theme
+        elif self.theme == _TEXTUALS_OWN:
             self.theme = THEME.name
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._start)

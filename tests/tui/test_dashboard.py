@@ -206,6 +206,45 @@ async def test_without_colour_everything_is_still_said(monkeypatch):
         app.export_screenshot()
 
 
+def styles_of(app, words):
+    """The styles in which a text is on the screen, as the terminal gets them."""
+    lines = app.screen._compositor.render_strips()
+    background = app.screen.background_colors[1]
+    return [
+        segment.style
+        for strip in lines
+        for segment in strip.apply_filter(app._filters[-1], background)
+        if words in segment.text
+    ]
+
+
+async def test_without_colour_the_bad_is_the_loudest(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    bad, good = hold("h1", verdict="leaked"), hold("h2")
+    app = dashboard(FakeSource(snapshot(process(bad, good))))
+    async with app.run_test(size=(160, 45)):
+        await until_async(lambda: "■ LEAKED" in screen_text(app))
+        loud, calm = styles_of(app, "LEAKED")[0], styles_of(app, "ok")[0]
+    assert loud.bold
+    assert loud.reverse
+    assert not calm.bold
+    assert not calm.reverse
+    assert loud.color.triplet == calm.color.triplet
+
+
+async def test_a_theme_by_name():
+    """In a theme of the terminal's colours, what is faint is dim."""
+    app = dashboard(FakeSource(many(3)), theme="ansi-dark")
+    async with app.run_test(size=(160, 45)):
+        await until_async(lambda: "HOLDERS 3" in screen_text(app))
+        assert app.theme == "ansi-dark"
+        faint = app.screen.query(Painted).first().get_component_rich_style("ink--faint")
+        assert faint.dim
+    app = dashboard(FakeSource(many(3)), theme="textual-dark")
+    async with app.run_test():
+        assert app.theme == "textual-dark"
+
+
 async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):
     app = dashboard(FakeSource(many(5)), refresh=60.0, now=lambda: 100.0)
     async with app.run_test(size=(100, 30)) as pilot:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast, get_args
 
@@ -232,6 +232,18 @@ class History:
             for row in connection.execute(query):
                 return _process(row.document, row.at)
         return None
+
+    def kept_snapshots(
+        self, since: float, until: float
+    ) -> Iterator[tuple[float, Process]]:
+        """Yield the readable snapshots from ``since`` to before ``until``, by time."""
+        at = snapshots.c.at
+        query = select(at, snapshots.c.document).where(at >= since, at < until)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(at)).all()
+        for row in rows:
+            with suppress(UnreachableError):
+                yield row.at, _process(row.document, row.at)
 
     def pool_minutes(self, since: float, until: float) -> list[PoolMinute]:
         """Return the minutes of all pools that overlap with a stretch of time."""

@@ -110,6 +110,8 @@ class Painted(ScrollView, can_focus=False):
         background = self._ink("selected") if at == self.selected else None
         segments = [Segment(text, self._style(ink, background)) for text, ink in line]
         blank = self._style("text", background)
+        if self.app.no_color:
+            segments = [part for each in segments for part in _tight(each, blank)]
         return Strip(segments, length(line)).adjust_cell_length(cells, blank)
 
     def notify_style_update(self) -> None:
@@ -153,6 +155,22 @@ class Painted(ScrollView, can_focus=False):
 
     def _refresh_region(self, region: Region) -> None:
         self.refresh(region.translate((0, -self.scroll_offset.y)))
+
+
+_NOT_REVERSE = Style(reverse=False)
+
+
+def _tight(segment: Segment, blank: Style) -> tuple[Segment, ...]:
+    """Put only words in reverse: not the blanks around them, no bars and signs."""
+    text, style = segment.text, segment.style
+    if style is None or not style.reverse:
+        return (segment,)
+    words = text.strip()
+    if not any(map(str.isalnum, words)):
+        return (Segment(text, style + _NOT_REVERSE),)
+    before, _, after = text.partition(words)
+    parts = (Segment(before, blank), Segment(words, style), Segment(after, blank))
+    return tuple([part for part in parts if part.text])
 
 
 def changed(before: Line, after: Line) -> tuple[int, int] | None:
