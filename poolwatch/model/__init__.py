@@ -5,6 +5,14 @@ Durations are seconds. An unknown value is ``None``, never 0 or "-".
 :mod:`poolwatch.protocol.document` turns a :class:`Snapshot` into JSON and back.
 """
 
+from poolwatch.model.actions import (
+    Action,
+    Actions,
+    Chosen,
+    Outcome,
+    Target,
+    Waiter,
+)
 from poolwatch.model.incidents import Incident
 from poolwatch.model.pools import (
     LATEST,
@@ -69,6 +77,9 @@ __all__ = [
     "SCHEMA",
     "SEVERITIES",
     "VIEWERS_ONLY",
+    "Action",
+    "Actions",
+    "Chosen",
     "ClosedConnection",
     "Collected",
     "ConcurrentStatements",
@@ -90,6 +101,7 @@ __all__ = [
     "LockRequest",
     "MostlyOutsideSql",
     "NestedRequests",
+    "Outcome",
     "PoolOrigin",
     "PoolSetup",
     "PoolStats",
@@ -101,8 +113,10 @@ __all__ = [
     "SiteStats",
     "Snapshot",
     "Source",
+    "Target",
     "Unreachable",
     "Verdict",
     "Wait",
+    "Waiter",
     "severity_rank",
 ]
