@@ -79,6 +79,9 @@ def libpq_parameters(dsn: str) -> dict[str, str]:
         raise
     except Exception:  # noqa: BLE001 - its message may quote the DSN
         raise as_failure(ValueError("invalid dsn")) from None
+    for port in filter(None, parameters.get("port", "").split(",")):
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise as_failure(ValueError("invalid port"))
     return parameters
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.model import Source
+    from poolwatch.model import Actions, Source
 
 __all__ = ["has_terminal", "run"]
 
@@ -23,6 +23,7 @@ def run(
     *,
     refresh: float = 1.0,
     empty_hint: str = "",
+    actions: Actions | None = None,
     on_close: Callable[[], None] | None = None,
 ) -> None:
     """Show ``source`` in this terminal until the user quits.
@@ -31,18 +32,21 @@ def run(
         source: read once every ``refresh`` seconds, on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
+        actions: cancels statements and ends sessions; None if that is not allowed.
         on_close: called once at the end, also after an error.
 
     Raises UsageError without a terminal, MissingExtraError without Textual.
     """
     try:
-        _run(source, refresh, empty_hint)
+        _run(source, refresh, empty_hint, actions)
     finally:
         if on_close is not None:
             on_close()
 
 
-def _run(source: Source, refresh: float, empty_hint: str) -> None:
+def _run(
+    source: Source, refresh: float, empty_hint: str, actions: Actions | None
+) -> None:
     gc_enabled = gc.isenabled()
     gc.disable()  # collections would add a fifth to the import time
     try:
@@ -60,7 +64,7 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
             "the dashboard needs a terminal: it reads standard input and is drawn on "
             "standard error; as text: poolwatch ps"
         )
-    Dashboard(source, refresh=refresh, empty_hint=empty_hint).run()
+    Dashboard(source, refresh=refresh, empty_hint=empty_hint, actions=actions).run()
 
 
 def has_terminal() -> bool:

@@ -18,7 +18,7 @@ from textual.reactive import var
 from textual.screen import Screen
 from textual.theme import Theme
 
-from poolwatch.model import Source
+from poolwatch.model import Actions, Source
 from poolwatch.tui.keys import bindings, is_live
 from poolwatch.tui.polling import (
     IncidentReader,
@@ -55,6 +55,7 @@ class Dashboard(App[None]):
         source: read on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
+        actions: cancels statements and ends sessions; None if that is not allowed.
         now: the monotonic clock, for ages.
         clock: the time of day for the header.
     """
@@ -73,6 +74,7 @@ class Dashboard(App[None]):
         *,
         refresh: float = 1.0,
         empty_hint: str = "",
+        actions: Actions | None = None,
         now: Callable[[], float] = time.monotonic,
         clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
     ) -> None:
@@ -84,6 +86,7 @@ class Dashboard(App[None]):
         self.incident_reader = IncidentReader(
             source, partial(self.call_later, self._show_incidents)
         )
+        self.actions = actions
         self._now = now
         self._clock = clock
         self._read_once = False
