@@ -136,6 +136,7 @@ class ActionDialog(ModalScreen[Outcome | None]):
         on_result: Callable[[Target | Outcome], None],
     ) -> None:
         """Run a job on a thread; what it raises is an outcome too."""
+        app = self.app  # the dialogue may be closed when the job ends
 
         def work() -> None:
             try:
@@ -144,7 +145,7 @@ class ActionDialog(ModalScreen[Outcome | None]):
                 result = Outcome(False, str(error))
             except Exception as error:  # noqa: BLE001 - must not end the app
                 result = Outcome(False, f"it failed: {type(error).__name__}")
-            self.app.call_later(on_result, result)
+            app.call_later(on_result, result)
 
         threading.Thread(target=work, name="poolwatch-ask", daemon=True).start()
 
@@ -168,8 +169,8 @@ class ActionDialog(ModalScreen[Outcome | None]):
         self._draw()
 
     def _draw(self) -> None:
-        if not self.query("#keys"):  # resized before it was composed, or closed
-            return
+        if not (self.is_attached and self.query("#keys")):
+            return  # it is not composed yet, or closed
         width, height = self.app.size
         box = max(min(width - 2, WIDTH), 8)
         cells, room = box - _EDGES[0], max(height - _EDGES[1], 1)

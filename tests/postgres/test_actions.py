@@ -133,6 +133,19 @@ def test_a_chain_is_followed(stage):
     assert outcome.text.endswith("1 of 1 session behind it goes on")
 
 
+def test_what_others_block_as_well_is_not_freed(stage):
+    """Two share a lock that a third one wants."""
+    holders = [stage.session("root") for _ in range(2)]
+    for connection, _ in holders:
+        connection.cursor().execute("begin; lock acted in share mode")
+    waiter = stage.waiter()
+    target = stage.look(holders[0][1])
+    assert target.frees == ()
+    assert [each.pid for each in target.behind_others] == [waiter]
+    assert "behind it" not in stage.actions.act("terminate", target).text
+    assert stage.state(waiter)[1] == "Lock"
+
+
 def test_a_reused_pid_and_another_transaction_are_not_hit(stage):
     connection, pid = stage.root()
     target = stage.look(pid)

@@ -188,6 +188,19 @@ async def test_before_the_answer_of_postgresql_nothing_can_be_confirmed():
         assert actions.acted == ["terminate"]
 
 
+async def test_an_answer_after_the_dialogue_was_closed_is_dropped():
+    actions = FakeActions(a_target())
+    actions.free.clear()
+    async with Opened(actions) as opened:
+        await opened.shows("reading the backend")
+        await opened.pilot.press("escape")
+        await until_async(lambda: opened.results == [None])
+        actions.free.set()
+        await until_async(lambda: opened.dialog._state == "question")
+        await opened.pilot.press("y")
+    assert actions.acted == []
+
+
 async def test_a_cancel_of_an_idle_backend_offers_to_end_the_session():
     actions = FakeActions(a_target())
     async with Opened(actions, "cancel") as opened:
