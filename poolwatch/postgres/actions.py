@@ -28,7 +28,7 @@ from poolwatch.postgres.errors import as_failure
 from poolwatch.postgres.join import DRIFT, SLACK_S, Window, is_backend_of
 from poolwatch.protocol.records import ServerReading
 from poolwatch.runtime.guard import log
-from poolwatch.text.format import duration, neutral, one_line, plural
+from poolwatch.text.format import duration, neutral, one_line
 
 PATIENCE_S = 5.0
 """Seconds that PostgreSQL has for an answer."""
@@ -37,6 +37,7 @@ OBSERVED_S = 3.0
 _EVERY_S = 0.1
 _SHOWN_XACT_S = 1.0
 """A transaction that was older when it was shown must still be open."""
+_MAX_NAMED = 4
 _OWN_NAME = "poolwatch"
 _PERMISSION = "42501"
 
@@ -264,18 +265,22 @@ class _Seen:
                 f"backend {pid} {what}, {duration(self.reacted_s)} after the request"
             )
             if self._action == "cancel" and self._row is not None:
-                first = f"the statement was cancelled: {first}"
+                first = f"the statement has ended: {first}"
         else:
             state = (self._row or {}).get("state") or "there"
             first = f"backend {pid} has not reacted yet: it is still {state}"
-        if not count:
-            return first
-        rest = len(self._waiting)
-        gone_on = f"{count - rest} of {plural(count, 'session')} behind it"
-        gone_on += " goes on" if count - rest == 1 else " go on"
-        named = ", ".join(map(str, sorted(self._waiting)[:4]))
-        more = f"; still waiting: pid {named}" if rest else ""
-        return f"{first}; {gone_on}{more}{' …' if rest > 4 else ''}"
+        return f"{first}{self._words_of_waiters(count)}"
+
+    def _words_of_waiters(self, count: int) -> str:
+        rest = sorted(self._waiting)
+        if count < 2:
+            goes_on = "still waits" if rest else "goes on"
+            return f"; the session behind it {goes_on}" if count else ""
+        words = f"; {count - len(rest)} of {count} sessions behind it go on"
+        if rest:
+            named = ", ".join(map(str, rest[:_MAX_NAMED]))
+            words += f", still waiting: pid {named}"
+        return words + (" …" if len(rest) > _MAX_NAMED else "")
 
 
 def _proven(
