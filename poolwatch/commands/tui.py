@@ -11,7 +11,8 @@ from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.model import Actions, IncidentSnapshot, Snapshot, Unreachable
+    from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
+    from poolwatch.model.actions import Actions
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:

@@ -5,14 +5,6 @@ Durations are seconds. An unknown value is ``None``, never 0 or "-".
 :mod:`poolwatch.protocol.document` turns a :class:`Snapshot` into JSON and back.
 """
 
-from poolwatch.model.actions import (
-    Action,
-    Actions,
-    Chosen,
-    Outcome,
-    Target,
-    Waiter,
-)
 from poolwatch.model.incidents import Incident
 from poolwatch.model.pools import (
     LATEST,
@@ -77,9 +69,6 @@ __all__ = [
     "SCHEMA",
     "SEVERITIES",
     "VIEWERS_ONLY",
-    "Action",
-    "Actions",
-    "Chosen",
     "ClosedConnection",
     "Collected",
     "ConcurrentStatements",
@@ -101,7 +90,6 @@ __all__ = [
     "LockRequest",
     "MostlyOutsideSql",
     "NestedRequests",
-    "Outcome",
     "PoolOrigin",
     "PoolSetup",
     "PoolStats",
@@ -113,10 +101,8 @@ __all__ = [
     "SiteStats",
     "Snapshot",
     "Source",
-    "Target",
     "Unreachable",
     "Verdict",
     "Wait",
-    "Waiter",
     "severity_rank",
 ]

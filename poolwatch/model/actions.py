@@ -1,4 +1,7 @@
-"""Records of guarded actions: which backend is meant, and what came of it."""
+"""Records of guarded actions: which backend is meant, and what came of it.
+
+Only viewers import this module; an application does not load it.
+"""
 
 from __future__ import annotations
 

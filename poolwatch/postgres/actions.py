@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from poolwatch.errors import PoolwatchError, RefusedError, ServerViewError
-from poolwatch.model import Action, Chosen, Outcome, Target, Waiter
+from poolwatch.model.actions import Action, Chosen, Outcome, Target, Waiter
 from poolwatch.postgres.activity import values_of
 from poolwatch.postgres.connection import (
     Facts,

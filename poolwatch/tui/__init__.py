@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.model import Actions, Source
+    from poolwatch.model import Source
+    from poolwatch.model.actions import Actions
 
 __all__ = ["has_terminal", "run"]
 

@@ -19,7 +19,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button
 
 from poolwatch.errors import PoolwatchError
-from poolwatch.model import Action, Actions, Chosen, Outcome, Target, Waiter
+from poolwatch.model.actions import Action, Actions, Chosen, Outcome, Target, Waiter
 from poolwatch.text.format import duration, one_line, plural
 from poolwatch.tui.draw.line import BLANK, Line, rule, wrap
 from poolwatch.tui.draw.painted import Painted

@@ -18,7 +18,8 @@ from textual.reactive import var
 from textual.screen import Screen
 from textual.theme import Theme
 
-from poolwatch.model import Actions, Source
+from poolwatch.model import Source
+from poolwatch.model.actions import Actions
 from poolwatch.tui.keys import bindings, is_live
 from poolwatch.tui.polling import (
     IncidentReader,

@@ -12,7 +12,8 @@ from helpers import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import PoolwatchError, RefusedError
-from poolwatch.model import Chosen, Connection
+from poolwatch.model import Connection
+from poolwatch.model.actions import Chosen
 from poolwatch.postgres import actions as module
 from poolwatch.postgres.actions import DsnActions
 from poolwatch.postgres.dsn_reader import DsnReader

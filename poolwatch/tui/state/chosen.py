@@ -9,7 +9,8 @@ from poolwatch.diagnosis.sessions import (
     server_of,
 )
 from poolwatch.errors import RefusedError
-from poolwatch.model import Chosen, Connection, ServerStatus, Snapshot
+from poolwatch.model import Connection, ServerStatus, Snapshot
+from poolwatch.model.actions import Chosen
 from poolwatch.text.format import call_site, place
 from poolwatch.text.naming import process_name
 
