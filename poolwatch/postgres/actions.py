@@ -28,7 +28,7 @@ from poolwatch.postgres.errors import as_failure
 from poolwatch.postgres.join import DRIFT, SLACK_S, Window, is_backend_of
 from poolwatch.protocol.records import ServerReading
 from poolwatch.runtime.guard import log
-from poolwatch.text.format import duration, neutral, one_line
+from poolwatch.text.format import duration, one_line
 
 PATIENCE_S = 5.0
 """Seconds that PostgreSQL has for an answer."""
@@ -100,7 +100,7 @@ class DsnActions:
         Raises PoolwatchError if nothing was done, or if it is not known.
         """
         chosen = target.chosen
-        whose = neutral(
+        whose = one_line(
             f"backend {chosen.pid} of {chosen.process or target.application or '?'}, "
             f"call site {chosen.site or 'unknown'}"
         )
