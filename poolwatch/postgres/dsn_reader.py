@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
@@ -78,7 +79,18 @@ def libpq_parameters(dsn: str) -> dict[str, str]:
         raise
     except Exception:  # noqa: BLE001 - its message may quote the DSN
         raise as_failure(ValueError("invalid dsn")) from None
+    for port in filter(None, parameters.get("port", "").split(",")):
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise as_failure(ValueError("invalid port"))
     return parameters
+
+
+def connect(dsn: str) -> Any:
+    """Open a psycopg2 connection; raises what psycopg2 and libpq_parameters() raise."""
+    defaults = dict(DEFAULTS)
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        del defaults["connect_timeout"]
+    return _psycopg2().connect(**{**defaults, **libpq_parameters(dsn)})
 
 
 class DsnReader:
@@ -122,7 +134,7 @@ class DsnReader:
         try:
             if self._connection is not None:
                 return self._read_or_reconnect(self._connection, pids)
-            self._connection = open_connection(self._connect, self._facts)
+            self._connection = open_connection(partial(connect, self._dsn), self._facts)
             return self._connection.read(*pids)
         except PoolwatchError:
             self.close()
@@ -143,17 +155,12 @@ class DsnReader:
             self.close()
             first = as_failure(error)
             try:
-                self._connection = open_connection(self._connect, self._facts)
+                self._connection = open_connection(
+                    partial(connect, self._dsn), self._facts
+                )
             except Exception:  # noqa: BLE001 - the first failure says more
                 raise first from None
             return self._connection.read(*pids)
-
-    def _connect(self) -> Any:
-        defaults = dict(DEFAULTS)
-        if os.environ.get("PGCONNECT_TIMEOUT"):
-            del defaults["connect_timeout"]
-        parameters = {**defaults, **libpq_parameters(self._dsn)}
-        return _psycopg2().connect(**parameters)
 
     def _back_off(self, error: PoolwatchError) -> None:
         wait = min(MAX_BACKOFF_S, 2.0**self._failures)

@@ -224,6 +224,16 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
     return low + earliest - tolerance <= backend.age_s <= high + latest + tolerance
 
 
+def is_backend_of(connection: Connection, backend: Backend, window: Window) -> bool:
+    """Whether a backend of the connection's own server is certainly the connection's.
+
+    Stricter than what shows a row: an equal port alone does not prove that the
+    connection is still open.
+    """
+    proven = _proven_row(connection, backend, connection.address, window) is not None
+    return proven and same_age(connection, backend, window)
+
+
 def _proven_row(
     connection: Connection, backend: Backend, address: str | None, window: Window
 ) -> ServerRow | None:

@@ -80,6 +80,11 @@ KEYS = (
     Key("main", "question_mark,f1", "help", ("?", "help"), "main"),
     Key("main", "escape", "back", help=("esc", "one step back")),
     Key("incident", "q", "back", ("esc", "back"), "incident"),
+    Key("action", "y", "confirm", ("y", "yes"), "action"),
+    Key("action", "n", "leave", ("n", "no"), "action"),
+    Key("action", "left,right", "other_answer", ("← →", "the other answer"), "action"),
+    Key("action", "K", "end_session", ("K", "end the session instead"), "action"),
+    Key("action", "escape,q,ctrl+c", "back", ("esc", "back"), "action"),
     Key("app", "q,ctrl+c", "quit", ("q", "quit"), "main", ("q", "quit")),
 )
 # fmt: on
