@@ -25,7 +25,7 @@ from poolwatch.text.naming import process_name, with_names
 LOOKS_TO_BEGIN = 2
 LOOKS_TO_END = 3
 _AT_ONCE: frozenset[FindingKind] = frozenset({"pool_deadlock", "leaked.collected"})
-_OF_THE_POOL: frozenset[FindingKind] = frozenset(
+OF_THE_POOL: frozenset[FindingKind] = frozenset(
     {"exhausted", "undersized", "pool_deadlock", "lost_slot"}
 )
 """Kinds of which a pool has at most one finding at a time. Its call sites are those of
@@ -245,7 +245,7 @@ def _identity(finding: Finding) -> _Identity:
 def _identity_of(
     pool: str | None, kind: FindingKind, sites: Sequence[Frame]
 ) -> _Identity:
-    return pool, kind, frozenset(() if kind in _OF_THE_POOL else sites)
+    return pool, kind, frozenset(() if kind in OF_THE_POOL else sites)
 
 
 def _is_of(incident: Incident, process: Process) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,6 +90,13 @@ class Sessions:
     def get(self, server: str | None, pid: int) -> Session:
         """Return a session by the identity of its server and its pid."""
         return self._known.get((server, pid)) or Session(pid)
+
+    def waiting(self) -> Iterator[tuple[str | None, Session]]:
+        """The sessions that wait for others, each with the identity of its server."""
+        for (server, _), session in self._known.items():
+            may_have_ended = session.hold is not None and session.hold.may_have_ended
+            if session.row and session.row.blocked_by and not may_have_ended:
+                yield server, session
 
     def blockers(self, server: str | None, waiting: Session) -> list[Session]:
         """Return the sessions that block another one."""
