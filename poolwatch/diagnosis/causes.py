@@ -12,7 +12,8 @@ from poolwatch.diagnosis.merged_records import (
     holds_of,
 )
 from poolwatch.diagnosis.servers import server_of_text
-from poolwatch.model import severity_rank
+from poolwatch.model import FindingKind, severity_rank
+from poolwatch.text.format import server_in
 
 _OF_HOLDS: frozenset[FindingKind] = frozenset(
     {"long_hold", "held_across_io", "idle_in_transaction", "slow_query"}
