@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from poolwatch.diagnosis.evidence import ServerEvidence
@@ -17,17 +17,14 @@ from poolwatch.model import (
     Hold,
     PoolStats,
     Process,
-    RequestOfHost,
     Severity,
     Snapshot,
     Wait,
 )
-from poolwatch.text.naming import with_names
+from poolwatch.text.naming import processes_named, with_names
 
 Member = tuple[Process | None, Finding | FleetFinding]
 """A finding, and its process; None for a finding over all hosts."""
-ProcessKey = tuple[str, int]
-"""Host and pid."""
 
 
 class Key(NamedTuple):
@@ -53,11 +50,11 @@ class Merged:
     sites: tuple[Frame, ...]
     members: tuple[Member, ...]
     """The worst first."""
-    processes: int
-    """The number of processes that have it."""
-    holds: tuple[RequestOfHost, ...] = ()
+    processes: tuple[Process, ...]
+    """Those that have it, each once."""
+    holds: tuple[tuple[Process, Hold], ...] = ()
     """The holds it is about; of a lock the root, then those that it holds up."""
-    waits: tuple[RequestOfHost, ...] = ()
+    waits: tuple[tuple[Process, Wait], ...] = ()
     leads_to: tuple[Key, ...] = ()
     """What it causes, or explains, among the other ones."""
 
@@ -71,84 +68,111 @@ class Merged:
         """The name of the pool."""
         return self.key.pool
 
+    @property
+    def who(self) -> str:
+        """The processes that have it, in words."""
+        return processes_named(self.processes) or "over all hosts"
 
-class Facts:
-    """Looks up what the findings of a snapshot name."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.processes = tuple(map(with_names, snapshot.processes))
-        self.members: list[Member] = [
-            *((None, finding) for finding in snapshot.findings),
-            *((each, f) for each in self.processes for f in each.findings),
-        ]
-        self._holds: dict[ProcessKey, dict[str, Hold]] = {}
-        self._waits: dict[ProcessKey, dict[str, Wait]] = {}
-        self._pools: dict[ProcessKey, dict[str, PoolStats]] = {}
-        for process in self.processes:
-            where = process.host, process.pid
-            self._holds[where] = {hold.id: hold for hold in process.holds}
-            self._waits[where] = {wait.id: wait for wait in process.waits}
-            self._pools[where] = {pool.id: pool for pool in process.pools}
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A finding, with what it names."""
 
-    def hold(self, of: RequestOfHost) -> Hold | None:
-        """The hold, if the snapshot has it."""
-        return self._holds.get((of.host, of.pid), {}).get(of.id)
+    process: Process | None
+    finding: Finding | FleetFinding
+    pool: PoolStats | None
+    holds: Sequence[tuple[Process, Hold]]
+    waits: Sequence[tuple[Process, Wait]]
+    root: LockRoot | None
+    """Of a lock wait: the root, if it is known."""
 
-    def wait(self, of: RequestOfHost) -> Wait | None:
-        """The wait, if the snapshot has it."""
-        return self._waits.get((of.host, of.pid), {}).get(of.id)
 
-    def pool(self, member: Member) -> PoolStats | None:
-        """The pool of a finding, if it is about one."""
-        process, finding = member
-        if process is None or finding.pool is None:
-            return None
-        return self._pools[process.host, process.pid].get(finding.pool)
+class _Records(NamedTuple):
+    """One process with its records by id."""
 
-    def pool_of(self, of: RequestOfHost) -> PoolStats | None:
-        """The pool of a hold."""
-        hold = self.hold(of)
-        return None if hold is None else self._pools[of.host, of.pid].get(hold.pool)
+    process: Process
+    pools: Mapping[str, PoolStats]
+    holds: Mapping[str, Hold]
+    waits: Mapping[str, Wait]
 
-    def root(self, member: Member) -> LockRoot | None:
-        """The root of the lock wait that a finding is about, if it is known."""
-        for first in holds_of(member)[:1]:
-            return self._roots.get((first.host, first.pid, first.id))
+
+def cases_of(snapshot: Snapshot) -> list[Case]:
+    """All findings of a snapshot, each with what it names."""
+    records = [
+        _Records(
+            process,
+            {pool.id: pool for pool in process.pools},
+            {hold.id: hold for hold in process.holds},
+            {wait.id: wait for wait in process.waits},
+        )
+        for process in map(with_names, snapshot.processes)
+    ]
+    kinds = {finding.kind for each in records for finding in each.process.findings}
+    kinds |= {finding.kind for finding in snapshot.findings}
+    waits = [each.process for each in records] if "lock_wait" in kinds else []
+    roots = _roots(waits)
+    by_host = {(each.process.host, each.process.pid): each for each in records}
+    fleet = [_of_fleet(finding, by_host, roots) for finding in snapshot.findings]
+    return fleet + [
+        _of_process(finding, each, roots)
+        for each in records
+        for finding in each.process.findings
+    ]
+
+
+def _of_process(
+    finding: Finding, records: _Records, roots: Mapping[int, LockRoot]
+) -> Case:
+    process, pools, holds, waits = records
+    found = [(process, holds[each]) for each in finding.holds if each in holds]
+    return Case(
+        process,
+        finding,
+        None if finding.pool is None else pools.get(finding.pool),
+        found,
+        [(process, waits[each]) for each in finding.waits if each in waits],
+        _root(finding, found, roots),
+    )
+
+
+def _of_fleet(
+    finding: FleetFinding,
+    by_host: Mapping[tuple[str, int], _Records],
+    roots: Mapping[int, LockRoot],
+) -> Case:
+    holds = [
+        (records.process, records.holds[each.id])
+        for each in finding.holds
+        if (records := by_host.get((each.host, each.pid))) and each.id in records.holds
+    ]
+    waits = [
+        (records.process, records.waits[each.id])
+        for each in finding.waits
+        if (records := by_host.get((each.host, each.pid))) and each.id in records.waits
+    ]
+    return Case(None, finding, None, holds, waits, _root(finding, holds, roots))
+
+
+def _root(
+    finding: Finding | FleetFinding,
+    holds: Sequence[tuple[Process, Hold]],
+    roots: Mapping[int, LockRoot],
+) -> LockRoot | None:
+    """The root of a lock wait, whose first hold is the one that waits."""
+    if finding.kind != "lock_wait" or not holds:
         return None
-
-    @cached_property
-    def _roots(self) -> dict[tuple[str, int, str], LockRoot]:
-        """By the hold that waits."""
-        roots = lock_roots(Sessions([ServerEvidence(each) for each in self.processes]))
-        return {
-            (process.host, process.pid, hold.id): roots[server, hold.backend_pid]
-            for process in self.processes
-            for servers in [servers_by_pool(process)]
-            for hold in process.holds
-            if hold.backend_pid is not None and hold.pool in servers
-            for server in [server_of(servers[hold.pool])]
-            if (server, hold.backend_pid) in roots
-        }
+    return roots.get(id(holds[0][1]))
 
 
-def holds_of(member: Member) -> list[RequestOfHost]:
-    """The holds of a finding, each with its host and process."""
-    return _of_host(member, member[1].holds)
-
-
-def waits_of(member: Member) -> list[RequestOfHost]:
-    """The waits of a finding, likewise."""
-    return _of_host(member, member[1].waits)
-
-
-def _of_host(
-    member: Member, requests: tuple[str, ...] | tuple[RequestOfHost, ...]
-) -> list[RequestOfHost]:
-    process, _ = member
-    found = []
-    for each in requests:
-        if isinstance(each, RequestOfHost):
-            found.append(each)
-        elif process is not None:
-            found.append(RequestOfHost(process.host, process.pid, each))
-    return found
+def _roots(processes: Sequence[Process]) -> dict[int, LockRoot]:
+    """By the ``id()`` of the hold that waits."""
+    roots = lock_roots(Sessions([ServerEvidence(each) for each in processes]))
+    return {
+        id(hold): roots[server, hold.backend_pid]
+        for process in processes
+        for servers in [servers_by_pool(process)]
+        for hold in process.holds
+        if hold.backend_pid is not None and hold.pool in servers
+        for server in [server_of(servers[hold.pool])]
+        if (server, hold.backend_pid) in roots
+    }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.lock_roots import LockRoot, holds_up
-from poolwatch.diagnosis.merged_records import Facts, Key, Member, holds_of, waits_of
+from poolwatch.diagnosis.merged_records import Case, Key
 from poolwatch.diagnosis.pools import exhausted_text
 from poolwatch.diagnosis.sessions import servers_by_pool
-from poolwatch.model import FindingKind, Hold
+from poolwatch.model import FindingKind, Hold, Process, Wait
 from poolwatch.text.format import (
     clock,
     duration,
@@ -33,48 +33,75 @@ _OF_SITES: dict[FindingKind, str] = {
 """Kinds about the holds of one call site."""
 
 
+RESTARTED = "restarted "
+"""Begins what a finding about ghosts is about, if the server was restarted."""
+
+
 class Group(NamedTuple):
     """Equal findings, the worst first."""
 
     key: Key
-    members: tuple[Member, ...]
-    roots: tuple[LockRoot, ...] = ()
-    """Of lock waits: the roots, which have one call site or are one session."""
+    cases: Sequence[Case]
 
     @property
-    def processes(self) -> int:
-        """The number of processes that have it."""
-        return len({(p.host, p.pid) for p, _ in self.members if p is not None})
+    def roots(self) -> list[LockRoot]:
+        """Of lock waits: the roots, the one that holds up most first."""
+        roots = {
+            (case.root.server, case.root.session.pid): case.root
+            for case in self.cases
+            if case.root is not None
+        }
+        return sorted(roots.values(), key=lambda root: -len(root.victims))
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """The processes that have it, each once."""
+        owners = [case.process for case in self.cases if case.process is not None]
+        return tuple({(each.host, each.pid): each for each in owners}.values())
 
     @property
     def where(self) -> str:
         """`` in 64 processes``; nothing if it is one."""
-        return f" in {self.processes} processes" if self.processes > 1 else ""
+        count = len(self.processes)
+        return f" in {count} processes" if count > 1 else ""
 
-    def holds(self, facts: Facts) -> list[Hold]:
-        """The holds that the findings name, each once."""
-        named = dict.fromkeys(hold for each in self.members for hold in holds_of(each))
-        return [hold for each in named if (hold := facts.hold(each)) is not None]
+    @property
+    def holds(self) -> tuple[tuple[Process, Hold], ...]:
+        """The roots of locks, and the holds that the findings name; each once."""
+        found: dict[int, tuple[Process, Hold]] = {}
+        for process, hold, *_ in [root.session[1:] for root in self.roots]:
+            if process is not None and hold is not None:
+                found[id(hold)] = process, hold
+        for case in self.cases:
+            for each in case.holds:
+                found.setdefault(id(each[1]), each)
+        return tuple(found.values())
+
+    @property
+    def waits(self) -> tuple[tuple[Process, Wait], ...]:
+        """The waits that the findings name, each once."""
+        found = {id(each[1]): each for case in self.cases for each in case.waits}
+        return tuple(found.values())
 
 
-def merged_text(group: Group, facts: Facts) -> str:
-    """One true sentence about all members of a group."""
+def merged_text(group: Group) -> str:
+    """One true sentence about all findings of a group."""
     kind = group.key.kind
     if group.roots:
         return holds_up(group.roots)
     if kind in _OF_SITES:
-        return _of_site(group, facts) or _likewise(group)
+        return _of_site(group) or _likewise(group)
     words = _WORDS.get(kind)
-    return (words and words(group, facts)) or _likewise(group)
+    return (words and words(group)) or _likewise(group)
 
 
-def _of_site(group: Group, facts: Facts) -> str | None:
-    holds = group.holds(facts)
+def _of_site(group: Group) -> str | None:
+    holds = [hold for _, hold in group.holds]
     if len(holds) < 2:
         return None
     rows = [hold.server for hold in holds if hold.server is not None]
     return _OF_SITES[group.key.kind].format(
-        site=site_and_callers(holds[0].site, *(hold.caller for hold in holds)),
+        site=site_and_callers(holds[0].site, *dict.fromkeys(h.caller for h in holds)),
         many=plural(len(holds), "connection"),
         them="them",
         where=group.where,
@@ -83,31 +110,30 @@ def _of_site(group: Group, facts: Facts) -> str | None:
     )
 
 
-def _exhausted(group: Group, facts: Facts) -> str | None:
-    pools = [pool for each in group.members if (pool := facts.pool(each)) is not None]
-    named = [wait for each in group.members for wait in waits_of(each)]
-    waits = [wait for each in named if (wait := facts.wait(each)) is not None]
+def _exhausted(group: Group) -> str | None:
+    pools = [case.pool for case in group.cases if case.pool is not None]
+    holds, waits = [h for _, h in group.holds], [w for _, w in group.waits]
     if not pools or not waits:
         return None
     out = sum(pool.out for pool in pools)
-    return exhausted_text(pools, group.holds(facts), waits, out, group.where)
+    return exhausted_text(pools, holds, waits, out, group.where)
 
 
-def _ghost(group: Group, facts: Facts) -> str:
-    holds = plural(len(group.holds(facts)), "hold")
-    if not group.key.about.startswith("restarted "):
+def _ghost(group: Group) -> str:
+    holds = plural(len(group.holds), "hold")
+    if not group.key.about.startswith(RESTARTED):
         return f"{holds}{group.where} have lost their sessions on the server"
-    owners = f" of {group.processes} processes" if group.processes > 1 else ""
+    owners = group.where.replace(" in ", " of ")
     at = _restarted_at(group)
     return f"{holds}{owners} are on a server that was restarted{at}"
 
 
 def _restarted_at(group: Group) -> str:
     """`` at 09:05:36``, in local time: by the server's own clock."""
-    process, _ = group.members[0]
+    process = group.cases[0].process
     for status in () if process is None else servers_by_pool(process).values():
         identity = status.identity or ""
-        if group.key.about == f"restarted {identity}":
+        if group.key.about == RESTARTED + identity:
             try:
                 return f" at {clock(utc_time(float(identity.partition('/')[2])))}"
             except (ValueError, OverflowError, OSError):
@@ -115,29 +141,29 @@ def _restarted_at(group: Group) -> str:
     return ""
 
 
-def _of_server(group: Group, _: Facts) -> str | None:
+def _of_server(group: Group) -> str | None:
     """A finding about a server counts all its processes that were seen together."""
-    worst = group.members[0][1]
+    worst = group.cases[0].finding
     if not group.key.about:
         return None
-    same = len({finding.text for _, finding in group.members}) == 1
+    same = len({case.finding.text for case in group.cases}) == 1
     if same or worst.kind != "server_down":
         return worst.text
     told = worst.text.rpartition("; ")[0]
-    return f"{told}; {group.processes} processes use it"
+    return f"{told}; {len(group.processes)} processes use it"
 
 
 def _likewise(group: Group) -> str:
     """The worst member's sentence, and how many others are like it."""
-    _, worst = group.members[0]
-    others = group.processes - 1
+    worst = group.cases[0].finding
+    others = len(group.processes) - 1
     if others > 0:
         processes = "process" if others == 1 else "processes"
         return f"{worst.text}; likewise in {others} more {processes}"
-    return f"{worst.text}; and {len(group.members) - 1} more like it"
+    return f"{worst.text}; and {len(group.cases) - 1} more like it"
 
 
-_WORDS: dict[FindingKind, Callable[[Group, Facts], str | None]] = {
+_WORDS: dict[FindingKind, Callable[[Group], str | None]] = {
     "exhausted": _exhausted,
     "ghost": _ghost,
     "server_down": _of_server,

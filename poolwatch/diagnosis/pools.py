@@ -11,6 +11,7 @@ from poolwatch.diagnosis.evidence import FailedCall, MissingSlot
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import (
     Finding,
+    Frame,
     Hold,
     MostlyOutsideSql,
     PoolSetup,
@@ -116,14 +117,15 @@ def exhausted_text(
 
 def _held_where(holds: Sequence[Hold]) -> str:
     """``6 at exh.py:6 (asleep at :7), 4 leaked at exh.py:9``, the most first."""
-    groups: dict[tuple[str, bool], list[Hold]] = defaultdict(list)
+    groups: dict[tuple[Frame | None, Frame | None, bool], list[Hold]]
+    groups = defaultdict(list)
     for hold in holds:
-        groups[call_site(hold), hold.verdict == "leaked"].append(hold)
+        groups[hold.site, hold.caller, hold.verdict == "leaked"].append(hold)
     ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
     parts = []
-    for (site, leaked), group in ranked[:_MAX_SITES]:
-        now = "" if leaked else _all_doing(group)
-        parts.append(f"{len(group)}{' leaked' if leaked else ''} at {site}{now}")
+    for (*_, is_leaked), group in ranked[:_MAX_SITES]:
+        leaked, now = (" leaked", "") if is_leaked else ("", _all_doing(group))
+        parts.append(f"{len(group)}{leaked} at {call_site(group[0])}{now}")
     rest = sum(len(group) for _, group in ranked[_MAX_SITES:])
     return ", ".join(parts) + (f", {rest} elsewhere" if rest else "")
 
