@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.merged_records import Case, Key, Merged
+from poolwatch.diagnosis.merged_records import Case, Key, Merged, key_of
 from poolwatch.diagnosis.merged_words import RESTARTED
 from poolwatch.diagnosis.servers import server_of_text
 from poolwatch.model import FindingKind, Process, severity_rank
@@ -70,12 +70,13 @@ def _explains(
     if each.kind == "nested":
         deadlocks = [other.key for other in found if other.kind == "pool_deadlock"]
         return [key for key in deadlocks if key.pool == each.pool]
-    roots = {id(case.root.session.hold) for case in cases if case.root}
+    sessions = [case.root.session for case in cases if case.root is not None]
+    roots = {key_of(s.process, s.hold) for s in sessions if s.process and s.hold}
     return [
         other.key
         for other in found
         if roots and (other.kind in _OF_HOLDS or _is_leak(other))
-        if any(id(hold) in roots for _, hold in other.holds)
+        if any(key_of(*each) in roots for each in other.holds)
     ]
 
 

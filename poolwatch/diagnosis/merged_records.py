@@ -25,6 +25,13 @@ from poolwatch.text.naming import processes_named, with_names
 
 Member = tuple[Process | None, Finding | FleetFinding]
 """A finding, and its process; None for a finding over all hosts."""
+RequestKey = tuple[str, int, str]
+"""Host, pid, and the id of a hold or a wait."""
+
+
+def key_of(process: Process, request: Hold | Wait) -> RequestKey:
+    """What tells a hold or a wait from all others."""
+    return process.host, process.pid, request.id
 
 
 class Key(NamedTuple):
@@ -121,7 +128,7 @@ def cases_of(snapshot: Snapshot) -> list[Case]:
 
 
 def _of_process(
-    finding: Finding, records: _Records, roots: Mapping[int, LockRoot]
+    finding: Finding, records: _Records, roots: Mapping[RequestKey, LockRoot]
 ) -> Case:
     process, pools, holds, waits = records
     found = [(process, holds[each]) for each in finding.holds if each in holds]
@@ -138,7 +145,7 @@ def _of_process(
 def _of_fleet(
     finding: FleetFinding,
     by_host: Mapping[tuple[str, int], _Records],
-    roots: Mapping[int, LockRoot],
+    roots: Mapping[RequestKey, LockRoot],
 ) -> Case:
     holds = [
         (records.process, records.holds[each.id])
@@ -156,19 +163,19 @@ def _of_fleet(
 def _root(
     finding: Finding | FleetFinding,
     holds: Sequence[tuple[Process, Hold]],
-    roots: Mapping[int, LockRoot],
+    roots: Mapping[RequestKey, LockRoot],
 ) -> LockRoot | None:
     """The root of a lock wait, whose first hold is the one that waits."""
     if finding.kind != "lock_wait" or not holds:
         return None
-    return roots.get(id(holds[0][1]))
+    return roots.get(key_of(*holds[0]))
 
 
-def _roots(processes: Sequence[Process]) -> dict[int, LockRoot]:
-    """By the ``id()`` of the hold that waits."""
+def _roots(processes: Sequence[Process]) -> dict[RequestKey, LockRoot]:
+    """By the hold that waits."""
     roots = lock_roots(Sessions([ServerEvidence(each) for each in processes]))
     return {
-        id(hold): roots[server, hold.backend_pid]
+        key_of(process, hold): roots[server, hold.backend_pid]
         for process in processes
         for servers in [servers_by_pool(process)]
         for hold in process.holds

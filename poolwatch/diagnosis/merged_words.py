@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.lock_roots import LockRoot, holds_up
-from poolwatch.diagnosis.merged_records import Case, Key
+from poolwatch.diagnosis.merged_records import Case, Key, key_of
 from poolwatch.diagnosis.pools import exhausted_text
 from poolwatch.diagnosis.sessions import servers_by_pool
 from poolwatch.model import FindingKind, Hold, Process, Wait
@@ -68,19 +68,15 @@ class Group(NamedTuple):
     @property
     def holds(self) -> tuple[tuple[Process, Hold], ...]:
         """The roots of locks, and the holds that the findings name; each once."""
-        found: dict[int, tuple[Process, Hold]] = {}
-        for process, hold, *_ in [root.session[1:] for root in self.roots]:
-            if process is not None and hold is not None:
-                found[id(hold)] = process, hold
-        for case in self.cases:
-            for each in case.holds:
-                found.setdefault(id(each[1]), each)
-        return tuple(found.values())
+        roots = [(root.session.process, root.session.hold) for root in self.roots]
+        found = {key_of(*each): each for case in self.cases for each in case.holds}
+        first = {key_of(p, h): (p, h) for p, h in roots if p and h}
+        return tuple({**first, **found}.values())
 
     @property
     def waits(self) -> tuple[tuple[Process, Wait], ...]:
         """The waits that the findings name, each once."""
-        found = {id(each[1]): each for case in self.cases for each in case.waits}
+        found = {key_of(*each): each for case in self.cases for each in case.waits}
         return tuple(found.values())
 
 
