@@ -19,14 +19,14 @@ from poolwatch.text.format import (
 )
 
 _OF_SITES: dict[FindingKind, str] = {
-    "leaked.orphaned": "{site} checked out {many} in threads or tasks that have ended "
-    "without returning {them}{where}, the oldest {held} ago",
-    "leaked.abandoned": "{site} checked out {many} that nothing uses any more{where}, "
-    "the oldest {held} ago",
+    "leaked.orphaned": "{site} checked out {many}{where}; their threads or tasks have "
+    "ended without returning them, the oldest {held} ago",
+    "leaked.abandoned": "{site} checked out {many}{where}; nothing uses them any more, "
+    "the oldest was checked out {held} ago",
     "long_hold": "{site} holds {many}{where}, longest {held}",
-    "held_across_io": "{site} holds {many} during work outside the database{where}, "
+    "held_across_io": "{site} holds {many}{where} during work outside the database, "
     "longest {held}",
-    "idle_in_transaction": "{site} holds {many} idle in a transaction{where}, longest "
+    "idle_in_transaction": "{site} holds {many}{where}, idle in a transaction, longest "
     "{state}",
     "slow_query": "{site} runs one statement on each of {many}{where}, longest {state}",
 }
@@ -99,7 +99,6 @@ def _of_site(group: Group) -> str | None:
     return _OF_SITES[group.key.kind].format(
         site=site_and_callers(holds[0].site, *dict.fromkeys(h.caller for h in holds)),
         many=plural(len(holds), "connection"),
-        them="them",
         where=group.where,
         held=duration(max(hold.held_s for hold in holds)),
         state=duration(max((row.state_age_s or 0.0 for row in rows), default=None)),

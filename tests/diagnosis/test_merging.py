@@ -65,13 +65,13 @@ def test_one_line_of_code_in_64_processes():
 
 
 WORDS = {
-    "leaked.orphaned": "checked out 4 connections in threads or tasks that have ended "
-    "without returning them in 2 processes, the oldest 50s ago",
-    "leaked.abandoned": "checked out 4 connections that nothing uses any more in 2 "
-    "processes, the oldest 50s ago",
-    "held_across_io": "holds 4 connections during work outside the database in 2 "
-    "processes, longest 50s",
-    "idle_in_transaction": "holds 4 connections idle in a transaction in 2 processes, "
+    "leaked.orphaned": "checked out 4 connections in 2 processes; their threads or "
+    "tasks have ended without returning them, the oldest 50s ago",
+    "leaked.abandoned": "checked out 4 connections in 2 processes; nothing uses them any "
+    "more, the oldest was checked out 50s ago",
+    "held_across_io": "holds 4 connections in 2 processes during work outside the "
+    "database, longest 50s",
+    "idle_in_transaction": "holds 4 connections in 2 processes, idle in a transaction, "
     "longest 12s",
     "slow_query": "runs one statement on each of 4 connections in 2 processes, longest "
     "12s",
