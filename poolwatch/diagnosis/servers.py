@@ -20,7 +20,7 @@ from poolwatch.text.format import clock, duration, plural, server_in
 
 _MAX_NAMED = 6
 """Most pools that are named; the others are counted."""
-_SUBJECT = re.compile(r"\bPostgreSQL at (\S+) (?:does not answer|accepts)")
+_SUBJECT = re.compile(r"\bPostgreSQL at (.+?) (?:does not answer|accepts)")
 _LOCAL_NAMES = {"localhost", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 

@@ -103,13 +103,10 @@ class Sessions:
         row = waiting.row
         if row is None:
             return []
-        advisory = row.wait_event == "Lock:advisory"
-        found = [
-            _seen_by(waiting, self.get(server, pid)._replace(advisory=advisory))
-            for pid in row.blocked_by
-        ]
-        if not advisory:
-            return found
+        found = [self.get(server, pid) for pid in row.blocked_by]
+        if row.wait_event != "Lock:advisory":
+            return [_seen_by(waiting, each) for each in found]
+        found = [_seen_by(waiting, each._replace(advisory=True)) for each in found]
         return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
 
     def roots(self, server: str | None, waiting: Session) -> list[Session]:

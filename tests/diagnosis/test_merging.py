@@ -67,8 +67,8 @@ def test_one_line_of_code_in_64_processes():
 WORDS = {
     "leaked.orphaned": "checked out 4 connections in 2 processes; their threads or "
     "tasks have ended without returning them, the oldest 50s ago",
-    "leaked.abandoned": "checked out 4 connections in 2 processes; nothing uses them any "
-    "more, the oldest was checked out 50s ago",
+    "leaked.abandoned": "checked out 4 connections in 2 processes; nothing uses them "
+    "any more, the oldest was checked out 50s ago",
     "held_across_io": "holds 4 connections in 2 processes during work outside the "
     "database, longest 50s",
     "idle_in_transaction": "holds 4 connections in 2 processes, idle in a transaction, "
