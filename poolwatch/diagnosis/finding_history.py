@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from poolwatch.diagnosis.incidents import OF_THE_POOL, Incidents
+from poolwatch.diagnosis.incidents import Identity, Incidents, identity_of
 from poolwatch.diagnosis.merging import Key, Merged, merged
-from poolwatch.model import FindingKind, Frame, Incident, Snapshot, severity_rank
+from poolwatch.model import Incident, Snapshot, severity_rank
 from poolwatch.text.format import utc_time
 
 KEPT_S = 600.0
@@ -17,16 +17,13 @@ CELL_S = 30.0
 _CELLS = int(KEPT_S / CELL_S)
 _MAX_ENTRIES = 500
 
-_IncidentKey = tuple[str, int, str | None, FindingKind, frozenset[Frame]]
-"""Host, pid, name of the pool, kind and call sites."""
-
 
 @dataclass(slots=True)
 class Entry:
     """A merged finding over time. All times are seconds since the epoch."""
 
     merged: Merged
-    """As it was last seen; without its processes, holds and waits if that is over."""
+    """As it was last seen; without its members, holds and waits if not seen now."""
     since: float
     """When it was first seen; if it has begun again, when it was first seen then."""
     last_seen: float
@@ -110,22 +107,21 @@ class FindingHistory:
 
     def _assign(self, lasting: Collection[Incident]) -> None:
         """Find the merged finding of each incident; a lock's may change its root."""
-        keys: dict[_IncidentKey, Key] = {}
+        keys: dict[tuple[str, int, Identity], Key] = {}
         for each in self.findings:
             for process, finding in each.members:
                 if process is not None:
                     names = {pool.id: pool.name for pool in process.pools}
                     pool = names.get(finding.pool or "", finding.pool)
-                    where = process.host, process.pid, pool
-                    keys[*where, *_identity(finding.kind, finding.sites)] = each.key
+                    identity = identity_of(pool, finding.kind, finding.sites)
+                    keys[process.host, process.pid, identity] = each.key
         before, self._key_of = self._key_of, {}
         for incident in lasting:
-            identity = _identity(incident.kind, incident.sites)
-            where = incident.host, incident.pid, incident.pool
-            key = keys.get((*where, *identity)) or before.get(incident.id)
+            identity = identity_of(incident.pool, incident.kind, incident.sites)
+            key = keys.get((incident.host, incident.pid, identity))
             # what no look has seen: a pool whose requests have timed out in between
             unseen = Key(incident.kind, incident.pool)
-            self._key_of[incident.id] = key or unseen
+            self._key_of[incident.id] = key or before.get(incident.id) or unseen
 
     def _see(self, key: Key, found: Merged, at: float) -> None:
         entry = self._entries.get(key)
@@ -143,9 +139,7 @@ class FindingHistory:
         entry.begun = entry.begun or lasts or of_all_hosts
         if not present and entry.merged.members:
             # the records of a process that was seen long ago are not kept for ever
-            entry.merged = replace(
-                entry.merged, members=(), processes=(), holds=(), waits=()
-            )
+            entry.merged = replace(entry.merged, members=(), holds=(), waits=())
         if not present and not lasts and entry.over is None:
             entry.over = entry.last_seen
         entry.cells = {c for c in entry.cells if abs(c - at // CELL_S) <= _CELLS}
@@ -160,12 +154,6 @@ class FindingHistory:
             oldest = sorted(entries, key=lambda e: (e.over is None, e.last_seen))
             for entry in oldest[:too_many]:
                 del self._entries[entry.key]
-
-
-def _identity(
-    kind: FindingKind, sites: Iterable[Frame]
-) -> tuple[FindingKind, frozenset[Frame]]:
-    return kind, frozenset(() if kind in OF_THE_POOL else sites)
 
 
 def _of(incident: Incident, key: Key) -> Merged:

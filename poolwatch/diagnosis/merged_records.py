@@ -21,8 +21,10 @@ from poolwatch.model import (
     Snapshot,
     Wait,
 )
-from poolwatch.text.naming import processes_named, with_names
+from poolwatch.text.naming import with_names
 
+_MAX_NAMED = 4
+"""Most processes that are named; the others are counted."""
 Member = tuple[Process | None, Finding | FleetFinding]
 """A finding, and its process; None for a finding over all hosts."""
 RequestKey = tuple[str, int, str]
@@ -45,6 +47,19 @@ class Key(NamedTuple):
     """What else it is about: a server, or a session that is no hold."""
 
 
+class ProcessName(NamedTuple):
+    """Names a process, also when its record is no longer kept."""
+
+    host: str
+    pid: int
+    name: str
+    of_history: bool = False
+
+    def __str__(self) -> str:
+        host = f" on {self.host}" if self.of_history else ""
+        return f"{self.name} (pid {self.pid}{host})"
+
+
 @dataclass(frozen=True, slots=True)
 class Merged:
     """Equal findings of all processes, as one."""
@@ -57,7 +72,7 @@ class Merged:
     sites: tuple[Frame, ...]
     members: tuple[Member, ...]
     """The worst first."""
-    processes: tuple[Process, ...]
+    processes: tuple[ProcessName, ...]
     """Those that have it, each once."""
     holds: tuple[tuple[Process, Hold], ...] = ()
     """The holds it is about; of a lock the root, then those that it holds up."""
@@ -78,7 +93,9 @@ class Merged:
     @property
     def who(self) -> str:
         """The processes that have it, in words."""
-        return processes_named(self.processes) or "over all hosts"
+        more = len(self.processes) - _MAX_NAMED
+        names = ", ".join(map(str, self.processes[:_MAX_NAMED])) or "over all hosts"
+        return f"{names} and {more} more" if more > 0 else names
 
 
 @dataclass(frozen=True, slots=True)

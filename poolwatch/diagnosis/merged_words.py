@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from poolwatch.diagnosis.lock_roots import LockRoot, holds_up
-from poolwatch.diagnosis.merged_records import Case, Key, key_of
+from poolwatch.diagnosis.merged_records import Case, Key, ProcessName, key_of
 from poolwatch.diagnosis.pools import exhausted_text
 from poolwatch.diagnosis.sessions import servers_by_pool
 from poolwatch.model import FindingKind, Hold, Process, Wait
@@ -17,6 +17,7 @@ from poolwatch.text.format import (
     site_and_callers,
     utc_time,
 )
+from poolwatch.text.naming import process_name
 
 _OF_SITES: dict[FindingKind, str] = {
     "leaked.orphaned": "{site} checked out {many}{where}; their threads or tasks have "
@@ -54,10 +55,17 @@ class Group(NamedTuple):
         return sorted(roots.values(), key=lambda root: -len(root.victims))
 
     @property
-    def processes(self) -> tuple[Process, ...]:
+    def processes(self) -> tuple[ProcessName, ...]:
         """The processes that have it, each once."""
         owners = [case.process for case in self.cases if case.process is not None]
-        return tuple({(each.host, each.pid): each for each in owners}.values())
+        return tuple(
+            dict.fromkeys(
+                ProcessName(
+                    each.host, each.pid, process_name(each), each.at is not None
+                )
+                for each in owners
+            )
+        )
 
     @property
     def where(self) -> str:
@@ -118,9 +126,10 @@ def _ghost(group: Group) -> str:
     holds = plural(len(group.holds), "hold")
     if not group.key.about.startswith(RESTARTED):
         return f"{holds}{group.where} have lost their sessions on the server"
-    owners = group.where.replace(" in ", " of ")
-    at = _restarted_at(group)
-    return f"{holds}{owners} are on a server that was restarted{at}"
+    count = len(group.processes)
+    owners = f" of {count} processes" if count > 1 else ""
+    restarted = f"that was restarted{_restarted_at(group)}"
+    return f"{holds}{owners} are on a server {restarted}"
 
 
 def _restarted_at(group: Group) -> str:

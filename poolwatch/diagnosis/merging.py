@@ -69,7 +69,7 @@ def _key(case: Case) -> Key:
     if finding.pool is None and (server := server_of_text(finding.text)):
         host = f" of {process.host}" if process and is_local(server) else ""
         return Key(kind, about=server + host)
-    return Key(kind, name, finding.sites)
+    return Key(kind, name, tuple(sorted(set(finding.sites))))
 
 
 def _key_of_root(root: LockRoot) -> Key:
@@ -101,7 +101,7 @@ def merge(group: Group) -> Merged:
         text=worst.text if single else merged_text(group),
         proof=worst.proof,
         remedy=worst.remedy if single else of_roots or worst.remedy,
-        sites=group.key.sites or worst.sites,
+        sites=group.key.sites if group.roots else worst.sites,
         members=tuple([(case.process, case.finding) for case in cases]),
         processes=group.processes,
         holds=group.holds,

@@ -19,7 +19,6 @@ _FRAMEWORKS = frozenset({
 """Packages that start tasks, whose names are those of the package's functions."""
 OTHER_POOLS = "(other pools)"
 """Stands for all pools of a process beyond ``_MAX_NAMES`` names."""
-_MAX_PROCESSES = 4
 _MAX_NAMES = 256
 _MAX_NAME = 128
 """Length of the longest name of a pool in metrics, in characters."""
@@ -35,18 +34,6 @@ def unreachable_name(lost: Unreachable) -> str:
     """The pid of a process that gave no answer, with its host if that is known."""
     host = "" if lost.host is None else f" on {lost.host}"
     return f"pid {lost.pid or '?'}{host}"
-
-
-def processes_named(processes: Collection[Process]) -> str:
-    """Up to four processes by name and pid, and how many more; the hosts in history."""
-    named = [
-        f"{process_name(each)} (pid {each.pid}"
-        + ("" if each.at is None else f" on {each.host}")
-        + ")"
-        for each in list(processes)[:_MAX_PROCESSES]
-    ]
-    more = len(processes) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def numbered(processes: Sequence[Process]) -> list[Process]:

@@ -71,7 +71,8 @@ def test_the_findings_of_a_silent_process_last():
     for _ in range(5):
         looks.see(worker(1, "long_hold"), unreachable=(silent,))
     assert looks.open() == [("long_hold", 1), ("ghost", 1)]
-    assert looks.history.open[1].last_seen == START + 2
+    unseen = looks.history.open[1]
+    assert (unseen.last_seen, unseen.merged.who) == (START + 2, "orders-api (pid 2)")
     for _ in range(3):
         looks.see(worker(1, "long_hold"))
     assert looks.over() == [("ghost", 2)]
