@@ -39,7 +39,7 @@ from poolwatch.client.view import (
     down_of,
     error_of,
     is_on,
-    pids_of,
+    wanted_by,
 )
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.findings import with_server_findings
@@ -75,12 +75,14 @@ class LiveSource:
         ),
         host: str | None = None,
         linger_s: float = LINGER_S,
+        sessions: bool = False,
     ) -> None:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
         ``linger_s``: how long agents keep their connection for the next refresh.
         """
         self._linger_s = linger_s
+        self._sessions = sessions
         self._client = client
         self._patience_s = patience_s
         self._calls = Calls()
@@ -126,7 +128,6 @@ class LiveSource:
                 process,
                 each.stray_sessions,
                 self._still_open(address, each.missing),
-                each.readings,
             )
             for process, (address, each) in zip(
                 processes, attributed.items(), strict=True
@@ -200,16 +201,21 @@ class LiveSource:
             else view
             for address, view in views.items()
         }
+        needed = {a: view for a, view in views.items() if self._agent_needed(view)}
+        full = self._tellers(needed)
         jobs: dict[Hashable, Callable[[], Any]] = {
             ("servers", address): partial(
-                self._client.servers, address, linger=self._linger_for(view)
+                self._client.servers,
+                address,
+                linger=self._linger_for(view),
+                everyone=address in full,
             )
-            for address, view in views.items()
-            if self._agent_needed(view)
+            for address, view in needed.items()
         }
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
-            jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
+            wanted = wanted_by(views.values(), everyone=self._sessions)
+            jobs["dsn"] = partial(self._dsn.read, *wanted)
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
         now = time.monotonic()
         answered = {
@@ -230,16 +236,24 @@ class LiveSource:
         self, views: Mapping[Address, View], own: OwnReading | None
     ) -> dict[Address, Attribution]:
         """Join each process with its readings; reads the environment's server last."""
-        now = time.monotonic()
-        found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
+        found = self._join(views, own)
         incomplete = {a: views[a] for a, each in found.items() if each.without_reading}
         if self._environment is not None and incomplete:
-            job = partial(self._environment.read, *pids_of(incomplete.values()))
+            wanted = wanted_by(incomplete.values(), everyone=self._sessions)
+            job = partial(self._environment.read, *wanted)
             outcome = self._calls.run({"environment": job}, self._patience_s)
             own = OwnReading.of("environment", outcome["environment"])
-            now = time.monotonic()
-            for address, view in incomplete.items():
-                found[address] = attribute(view, own, self._host, now)
+            found |= self._join(incomplete, own)
+        return found
+
+    def _join(
+        self, views: Mapping[Address, View], own: OwnReading | None
+    ) -> dict[Address, Attribution]:
+        now = time.monotonic()
+        found = {}
+        for address, view in views.items():
+            found[address] = attribute(view, own, self._host, now)
+            own = own and own.told(found[address].process)
         return found
 
     def _limits(self, views: Mapping[Address, View]) -> dict[Hashable, float]:
@@ -274,6 +288,32 @@ class LiveSource:
             answered_at is not None and time.monotonic() - answered_at < ASK_AGAIN_S
         )
         return not recently and not all(pool in pool_servers for pool in view.pools)
+
+    def _tellers(self, views: Mapping[Address, View]) -> set[Address]:
+        """The agents that are asked for all sessions: one for each database."""
+        found: set[Address] = set()
+        told: set[Hashable] = set()
+        if self._sessions:
+            # one that was late would leave the others without the sessions
+            for address in sorted(views, key=lambda a: views[a].carried.incomplete):
+                databases = self._databases(views[address]) - told
+                if databases:
+                    found.add(address)
+                    told |= databases
+        return found
+
+    def _databases(self, view: View) -> set[Hashable]:
+        """The databases of a process whose sessions the DSN's reading does not have."""
+        found: set[Hashable] = set()
+        for pool in view.process.pools:
+            server, _ = view.carried.pool_servers.get(pool.id, (None, None))
+            by_dsn = self._dsn is not None and server in {None, self._dsn_identity}
+            unread = self._dsn_down is not None or pool.id in view.carried.hidden
+            if pool.id in view.pools and (unread or not by_dsn):
+                url = pool.url or f"{view.process.pid} {pool.id}"
+                name = url.partition("?")[0].rpartition("/")[2]
+                found.add((server, name) if server else url)
+        return found
 
     def _linger_for(self, view: View) -> float:
         """Seconds to keep a connection; 0 if the agent only identifies its server."""

@@ -10,7 +10,7 @@ from typing import Literal
 from poolwatch.client.calls import Outcome
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
-from poolwatch.postgres.connection import Pids
+from poolwatch.postgres.connection import Wanted
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
@@ -126,6 +126,15 @@ class OwnReading:
         began = outcome.began if reading.read_s is None else ended - reading.read_s
         return cls(source, reading, (began, ended), identity=reading.identity)
 
+    def told(self, process: Process) -> OwnReading:
+        """The reading for the next process: all sessions are told by one only."""
+        if self.reading is None or not any(
+            status.source == self.source and status.error is None
+            for status in process.servers
+        ):
+            return self
+        return replace(self, reading=replace(self.reading, left_out=None))
+
 
 def is_on(carried: CarriedState, pool: str, identity: str | None) -> bool:
     """Whether a pool is proven to be on the server of that identity."""
@@ -167,8 +176,8 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
     )
 
 
-def pids_of(views: Iterable[View]) -> Pids:
-    """Pids of the backends whose rows are wanted, and of idle connections."""
+def wanted_by(views: Iterable[View], *, everyone: bool = False) -> Wanted:
+    """The backends whose rows are wanted from a server that all views may be on."""
     pids: set[int] = set()
     idle_pids: set[int] = set()
     for view in views:
@@ -178,4 +187,4 @@ def pids_of(views: Iterable[View]) -> Pids:
         known += [(closed.pool, closed.backend_pid) for closed in process.departed]
         known += [(e.pool, e.backend_pid) for e in process.idle if e.listening]
         pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
-    return pids, idle_pids
+    return Wanted(pids, idle_pids, everyone)

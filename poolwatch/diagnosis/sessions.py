@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.model import (
+    Backend,
     Hold,
     IdleConnection,
     LockRequest,
@@ -17,9 +17,6 @@ from poolwatch.model import (
     ServerStatus,
 )
 
-if TYPE_CHECKING:
-    from poolwatch.protocol.records import Backend
-
 IN_TRANSACTION = "idle in transaction"
 """The beginning of the states of a backend with an open transaction and no work."""
 _MAX_CHAIN = 64
@@ -27,7 +24,7 @@ _MAX_CHAIN = 64
 _CLOCKS_S = 0.5
 """Seconds by which the clocks of two hosts may differ."""
 
-Key = tuple[str | None, int]
+Key = tuple[str, int]
 """The identity of a server, and the pid of a backend on it."""
 
 
@@ -61,37 +58,38 @@ class Session(NamedTuple):
 
 
 class Sessions:
-    """The sessions of all servers that were read.
+    """The known sessions of all servers.
 
     A pid means the same session only on the same server.
     """
 
-    def __init__(self, evidence: Iterable[ServerEvidence]) -> None:
-        self._known: dict[Key, Session] = {}
-        evidence = list(evidence)
-        for each in evidence:
-            for reading in each.readings:
-                for backend in reading.backends:
-                    key = reading.identity, backend.pid
-                    self._known[key] = Session(backend.pid, backend=backend)
-        for each in evidence:
-            for idle, server in idle_with_rows(each.process):
-                self._add(server, Session(idle.backend_pid, each.process, idle=idle))
-        for each in evidence:  # last: a hold may be idle in a pool that is over its own
-            for hold, _, server in holds_with_rows(each.process):
-                session = Session(hold.backend_pid or 0, each.process, hold=hold)
-                self._add(server, session)
+    def __init__(self, processes: Sequence[Process]) -> None:
+        self.known: dict[Key, Session] = {}
+        for process in processes:
+            for server in process.servers:
+                key = server_of(process, server)
+                for backend in server.others:
+                    session = Session(backend.pid, backend=backend)
+                    self.known[key, backend.pid] = session
+        for process in processes:
+            for idle, server in idle_with_rows(process):
+                session = Session(idle.backend_pid, process, idle=idle)
+                self._add(server_of(process, server), session)
+        for process in processes:  # last: a hold may be idle in a pool over its own
+            for hold, _, server in holds_with_rows(process):
+                session = Session(hold.backend_pid or 0, process, hold=hold)
+                self._add(server_of(process, server), session)
 
-    def _add(self, server: ServerStatus, session: Session) -> None:
-        known = self._known.get((server_of(server), session.pid))
+    def _add(self, server: str, session: Session) -> None:
+        known = self.known.get((server, session.pid))
         backend = None if known is None else known.backend
-        self._known[server_of(server), session.pid] = session._replace(backend=backend)
+        self.known[server, session.pid] = session._replace(backend=backend)
 
-    def get(self, server: str | None, pid: int) -> Session:
+    def get(self, server: str, pid: int) -> Session:
         """Return a session by the identity of its server and its pid."""
-        return self._known.get((server, pid)) or Session(pid)
+        return self.known.get((server, pid)) or Session(pid)
 
-    def blockers(self, server: str | None, waiting: Session) -> list[Session]:
+    def blockers(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions that block another one."""
         row = waiting.row
         if row is None:
@@ -105,7 +103,7 @@ class Sessions:
             return found
         return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
 
-    def roots(self, server: str | None, waiting: Session) -> list[Session]:
+    def roots(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions at the end of the chains of waits that begin at one.
 
         These wait for no lock. A chain that leads to an unknown session has no root.
@@ -165,9 +163,10 @@ def _earlier_lock(hold: Hold | None) -> LockRequest | None:
     return None if hold is None or hold.may_have_ended else hold.earlier_lock
 
 
-def server_of(status: ServerStatus) -> str | None:
-    """The identity of a server; its address if that is all that is known."""
-    return status.identity or status.address
+def server_of(process: Process, status: ServerStatus) -> str:
+    """The identity of a server; if it is unknown, its address on that host."""
+    # two hosts may call two servers by the same address
+    return status.identity or f"{status.address} of {process.host}"
 
 
 def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:

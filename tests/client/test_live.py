@@ -79,6 +79,7 @@ class App:
     slow: threading.Event | None = None
     held: list = field(default_factory=list)
     asked: int = 0
+    asked_for_all: int = 0
     host: str = HOST
     peer: None = None
 
@@ -103,8 +104,9 @@ class App:
             servers=(),
         )
 
-    def read(self):
+    def read(self, everyone=False):
         self.asked += 1
+        self.asked_for_all += everyone
         if self.slow is not None:
             self.slow.wait(20)
         if self.broken or not self.enabled:
@@ -114,7 +116,8 @@ class App:
             AgentReading(
                 (pool,),
                 AgentReader(server.connect, connection_facts).read(
-                    [held.facts[0] for held in self.held if held.pool == pool]
+                    [held.facts[0] for held in self.held if held.pool == pool],
+                    everyone=everyone,
                 ),
                 None,
             )
@@ -134,9 +137,9 @@ class FakeClient:
     def view(self, address):
         return address.view()
 
-    def servers(self, address, *, linger):
+    def servers(self, address, *, linger, everyone=False):
         assert 0 <= linger <= 10
-        return address.read()
+        return address.read(everyone) if everyone else address.read()
 
 
 @pytest.fixture
@@ -421,7 +424,7 @@ def test_a_wrong_dsn_is_said_before_there_is_a_process(live, postgres):
 
 def test_a_missing_extra_is_said_the_same_way(make_app, live, postgres):
     class Reader:
-        def read(self, pids, idle):
+        def read(self, pids, idle, everyone):
             raise MissingExtraError("install this")
 
         def close(self):
