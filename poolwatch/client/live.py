@@ -39,7 +39,7 @@ from poolwatch.client.view import (
     down_of,
     error_of,
     is_on,
-    wanted_by,
+    pids_of,
 )
 from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.findings import with_server_findings
@@ -70,9 +70,7 @@ class LiveSource:
         dsn: str | None = None,
         environ: Mapping[str, str] = os.environ,
         patience_s: float = PATIENCE_S,
-        reader: Callable[[str], DsnReader] = lambda dsn: DsnReader(
-            dsn, connection_facts
-        ),
+        reader: Callable[[str], DsnReader] | None = None,
         host: str | None = None,
         linger_s: float = LINGER_S,
         sessions: bool = False,
@@ -80,9 +78,11 @@ class LiveSource:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
         ``linger_s``: how long agents keep their connection for the next refresh.
+        ``sessions``: read all sessions of the databases, not only those that block.
         """
         self._linger_s = linger_s
         self._sessions = sessions
+        reader = reader or partial(DsnReader, facts=connection_facts, everyone=sessions)
         self._client = client
         self._patience_s = patience_s
         self._calls = Calls()
@@ -214,8 +214,7 @@ class LiveSource:
         }
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
-            wanted = wanted_by(views.values(), everyone=self._sessions)
-            jobs["dsn"] = partial(self._dsn.read, *wanted)
+            jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
         now = time.monotonic()
         answered = {
@@ -239,8 +238,7 @@ class LiveSource:
         found = self._join(views, own)
         incomplete = {a: views[a] for a, each in found.items() if each.without_reading}
         if self._environment is not None and incomplete:
-            wanted = wanted_by(incomplete.values(), everyone=self._sessions)
-            job = partial(self._environment.read, *wanted)
+            job = partial(self._environment.read, *pids_of(incomplete.values()))
             outcome = self._calls.run({"environment": job}, self._patience_s)
             own = OwnReading.of("environment", outcome["environment"])
             found |= self._join(incomplete, own)

@@ -10,7 +10,6 @@ from typing import Literal
 from poolwatch.client.calls import Outcome
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
-from poolwatch.postgres.connection import Wanted
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
@@ -176,8 +175,8 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
     )
 
 
-def wanted_by(views: Iterable[View], *, everyone: bool = False) -> Wanted:
-    """The backends whose rows are wanted from a server that all views may be on."""
+def pids_of(views: Iterable[View]) -> tuple[set[int], set[int]]:
+    """Pids of the backends whose rows are wanted, and of idle connections."""
     pids: set[int] = set()
     idle_pids: set[int] = set()
     for view in views:
@@ -187,4 +186,4 @@ def wanted_by(views: Iterable[View], *, everyone: bool = False) -> Wanted:
         known += [(closed.pool, closed.backend_pid) for closed in process.departed]
         known += [(e.pool, e.backend_pid) for e in process.idle if e.listening]
         pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
-    return Wanted(pids, idle_pids, everyone)
+    return pids, idle_pids

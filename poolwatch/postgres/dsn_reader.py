@@ -85,9 +85,18 @@ class DsnReader:
     """Reads the server of one DSN, over one persistent connection."""
 
     def __init__(
-        self, dsn: str, facts: Facts, *, clock: Callable[[], float] = time.monotonic
+        self,
+        dsn: str,
+        facts: Facts,
+        *,
+        everyone: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``facts`` reads the backend pid and address of a driver's connection."""
+        """``facts`` reads the backend pid and address of a driver's connection.
+
+        ``everyone``: read all sessions, see :func:`poolwatch.postgres.activity.read`.
+        """
+        self._everyone = everyone
         self._dsn = dsn
         self._facts = facts
         self._clock = clock
@@ -96,12 +105,7 @@ class DsnReader:
         self._failures = 0
         self._next_attempt_at = 0.0
 
-    def read(
-        self,
-        pids: Collection[int],
-        idle: Collection[int] = (),
-        everyone: bool = False,
-    ) -> ServerReading:
+    def read(self, pids: Collection[int], idle: Collection[int] = ()) -> ServerReading:
         """Read as AgentReader.read() does; not thread-safe.
 
         Raises MissingExtraError and ServerViewError. After a failure it raises the same
@@ -110,7 +114,7 @@ class DsnReader:
         if self._failure is not None and self._clock() < self._next_attempt_at:
             raise self._failure.with_traceback(None)
         try:
-            reading = self._read(Wanted(pids, idle, everyone))
+            reading = self._read(Wanted(pids, idle, self._everyone))
         except PoolwatchError as error:
             self._back_off(error)
             raise
