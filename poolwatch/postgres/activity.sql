@@ -57,34 +57,36 @@ WITH RECURSIVE session AS MATERIALIZED (
     WHERE place <= /* most */ - (SELECT pg_catalog.count(*) FROM asked)
 ), level (met, pids, waiters, blockers) AS (
     -- One row for each step up the chains. pg_blocking_pids stops the lock manager for a
-    -- moment, so it is called only for sessions that wait, and once for each.
+    -- moment, so it is called only for sessions that wait, and once for each. In a queue
+    -- it names all that are ahead: as text, such an array is one value.
     SELECT ARRAY(SELECT pid FROM listed),
            ARRAY(SELECT pid FROM listed WHERE wait_event_type = 'Lock'),
-           CAST(ARRAY[] AS int[]), CAST(ARRAY[] AS int[])
+           CAST(ARRAY[] AS int[]), CAST(ARRAY[] AS text[])
     UNION ALL
     SELECT pg_catalog.array_cat(met, next.pids), next.pids, edge.waiters, edge.blockers
     FROM level,
     LATERAL (
-        SELECT COALESCE(pg_catalog.array_agg(session.pid), '{}') AS waiters,
-               COALESCE(pg_catalog.array_agg(blocker), '{}') AS blockers
+        SELECT pg_catalog.array_agg(session.pid) AS waiters,
+               pg_catalog.array_agg(CAST(pg_catalog.pg_blocking_pids(session.pid) AS text))
+                   AS blockers
         FROM pg_catalog.unnest(level.pids) AS of_level (pid)
-        JOIN session ON session.pid = of_level.pid AND wait_event_type = 'Lock',
-        LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(session.pid)) AS blocker
+        JOIN session ON session.pid = of_level.pid AND wait_event_type = 'Lock'
     ) AS edge,
     LATERAL (
         SELECT ARRAY(
-            SELECT pg_catalog.unnest(edge.blockers)
+            SELECT pg_catalog.unnest(CAST(of_waiter AS int[]))
+            FROM pg_catalog.unnest(edge.blockers) AS of_waiter
             EXCEPT SELECT pg_catalog.unnest(level.met)
             LIMIT GREATEST(0, 256 + (SELECT pg_catalog.count(*) FROM listed)
                                   - pg_catalog.cardinality(level.met))
         ) AS pids
+        OFFSET 0  -- evaluated once
     ) AS next
     WHERE pg_catalog.cardinality(level.pids) > 0
-), blocked AS MATERIALIZED (
-    SELECT waiter, pg_catalog.array_agg(blocker) AS blocked_by
+), blocked AS (
+    SELECT waiter, CAST(of_waiter AS int[]) AS blocked_by
     FROM level, ROWS FROM (pg_catalog.unnest(waiters), pg_catalog.unnest(blockers))
-         AS edge (waiter, blocker)
-    GROUP BY waiter
+         AS edge (waiter, of_waiter)
 ), shown AS (
     SELECT session.*, blocked_by
     FROM session
