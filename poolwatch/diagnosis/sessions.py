@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from poolwatch.model import (
     Backend,
+    Connection,
     Hold,
     IdleConnection,
     LockRequest,
@@ -21,6 +22,8 @@ IN_TRANSACTION = "idle in transaction"
 """The beginning of the states of a backend with an open transaction and no work."""
 _MAX_CHAIN = 64
 """Maximum number of sessions that are followed from one that waits."""
+_MOMENT_S = 2.0
+"""Seconds between two readings of the same refresh, at most."""
 _CLOCKS_S = 0.5
 """Seconds by which the clocks of two hosts may differ."""
 
@@ -45,7 +48,7 @@ class Session(NamedTuple):
     def row(self) -> ServerRow | None:
         """Its row of ``pg_stat_activity``, if known."""
         known = self.hold or self.idle
-        if known is not None:
+        if known is not None and known.server is not None:
             return known.server
         return None if self.backend is None else self.backend.row
 
@@ -72,18 +75,27 @@ class Sessions:
                     session = Session(backend.pid, backend=backend)
                     self.known[key, backend.pid] = session
         for process in processes:
-            for idle, server in idle_with_rows(process):
-                session = Session(idle.backend_pid, process, idle=idle)
-                self._add(server_of(process, server), session)
+            self._add(process, process.idle)
         for process in processes:  # last: a hold may be idle in a pool over its own
-            for hold, _, server in holds_with_rows(process):
-                session = Session(hold.backend_pid or 0, process, hold=hold)
-                self._add(server_of(process, server), session)
+            self._add(process, process.holds)
 
-    def _add(self, server: str, session: Session) -> None:
-        known = self.known.get((server, session.pid))
-        backend = None if known is None else known.backend
-        self.known[server, session.pid] = session._replace(backend=backend)
+    def _add(
+        self, process: Process, connections: Iterable[Hold | IdleConnection]
+    ) -> None:
+        servers = servers_by_pool(process)
+        for each in connections:
+            if each.pool not in servers or each.backend_pid is None:
+                continue
+            key = server_of(process, servers[each.pool]), each.backend_pid
+            known = self.known.get(key)
+            backend = None if known is None else known.backend
+            if each.server is None and not _is_session_of(each.connection, backend):
+                continue
+            self.known[key] = (
+                Session(each.backend_pid, process, hold=each, backend=backend)
+                if isinstance(each, Hold)
+                else Session(each.backend_pid, process, idle=each, backend=backend)
+            )
 
     def get(self, server: str, pid: int) -> Session:
         """Return a session by the identity of its server and its pid."""
@@ -120,6 +132,23 @@ class Sessions:
         return [each for each in reached.values() if each.row and not each.is_waiting]
 
 
+def _is_session_of(connection: Connection | None, backend: Backend | None) -> bool:
+    """Whether a row that another process has read is that of a connection.
+
+    Both have the same pid on the same server. The port or the age tells it from an
+    earlier backend with that pid.
+    """
+    if connection is None or backend is None:
+        return False
+    port = connection.client_port
+    if port is not None and port == backend.client_port:
+        return True
+    if backend.age_s is None or connection.met:
+        return False
+    apart_s = abs(backend.age_s - connection.age_s)
+    return apart_s <= _MOMENT_S + (connection.connect_s or 0.0)
+
+
 def _seen_by(waiting: Session, blocker: Session) -> Session:
     """Return a blocker without what may have changed since it blocked.
 
@@ -140,10 +169,10 @@ def _seen_by(waiting: Session, blocker: Session) -> Session:
         return blocker
     if blocker.hold is not None:
         hold = replace(blocker.hold, may_have_ended=True, server=None)
-        return blocker._replace(hold=hold)
+        return blocker._replace(hold=hold, backend=None)
     if blocker.idle is not None:
         idle = replace(blocker.idle, unchanged_s=-1.0, server=None)
-        return blocker._replace(idle=idle)
+        return blocker._replace(idle=idle, backend=None)
     return blocker
 
 
