@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.sessions import (
@@ -14,6 +13,7 @@ from poolwatch.diagnosis.sessions import (
     servers_by_pool,
 )
 from poolwatch.model import (
+    Backend,
     ClosedConnection,
     Finding,
     FindingKind,
@@ -23,9 +23,6 @@ from poolwatch.model import (
     ServerStatus,
 )
 from poolwatch.text.format import call_site, duration, place
-
-if TYPE_CHECKING:
-    from poolwatch.protocol.records import Backend
 
 _MAX_NAMED = 6
 """Most backends that are named; the others are counted."""
@@ -143,7 +140,7 @@ def ghosts(process: Process, missing: Collection[str]) -> list[Finding]:
     for hold in process.holds:
         if hold.id in missing:
             server = servers.get(hold.pool)
-            name = server_of(server) if server else None
+            name = server_of(process, server) if server else None
             groups[name].append(hold)
     return [
         _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()

@@ -16,7 +16,7 @@ from poolwatch.text.format import call_site, duration, plural
 class LockRoot(NamedTuple):
     """A session at the end of chains of waits, and all that it holds up."""
 
-    server: str | None
+    server: str
     session: Session
     victims: frozenset[Key]
     """The sessions that wait for it, at once or behind others."""

@@ -48,7 +48,7 @@ def lock_chains(process: Process, sessions: Sessions) -> list[LockChain]:
     for hold, row, status in holds_with_rows(process):
         if not row.blocked_by or hold.may_have_ended:
             continue
-        server = server_of(status)
+        server = server_of(process, status)
         waiting = Session(hold.backend_pid or 0, process, hold=hold)
         blockers = sessions.blockers(server, waiting)
         blockers.sort(key=lambda each: each.is_waiting)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.lock_roots import LockRoot, lock_roots
 from poolwatch.diagnosis.sessions import Sessions, server_of, servers_by_pool
 from poolwatch.model import (
@@ -190,13 +189,13 @@ def _root(
 
 def _roots(processes: Sequence[Process]) -> dict[RequestKey, LockRoot]:
     """By the hold that waits."""
-    roots = lock_roots(Sessions([ServerEvidence(each) for each in processes]))
+    roots = lock_roots(Sessions(processes))
     return {
         key_of(process, hold): roots[server, hold.backend_pid]
         for process in processes
         for servers in [servers_by_pool(process)]
         for hold in process.holds
         if hold.backend_pid is not None and hold.pool in servers
-        for server in [server_of(servers[hold.pool])]
+        for server in [server_of(process, servers[hold.pool])]
         if (server, hold.backend_pid) in roots
     }

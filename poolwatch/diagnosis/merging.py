@@ -84,7 +84,7 @@ def _key_of_root(root: LockRoot) -> Key:
 def _server_of_ghosts(holds: Sequence[tuple[Process, Hold]]) -> str:
     process, hold = holds[0]
     server = servers_by_pool(process).get(hold.pool)
-    name = server_of(server) if server is not None else None
+    name = server_of(process, server) if server is not None else None
     if is_restarted(server, (each for _, each in holds)):
         return f"{RESTARTED}{name}"
     return f"of {name}"

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
-from poolwatch.model.requests import ClosedConnection, Hold, IdleConnection, Wait
+from poolwatch.model.requests import (
+    Backend,
+    ClosedConnection,
+    Hold,
+    IdleConnection,
+    Wait,
+)
 from poolwatch.model.terms import IN_HISTORY, VIEWERS_ONLY, FindingKind, Frame, Severity
 
 
@@ -57,6 +63,11 @@ class ServerStatus:
     """Seconds since ``since``."""
     enabled: bool = True
     """False if the application has switched its server view off."""
+    others: tuple[Backend, ...] = ()
+    """Sessions that are no hold of this process: those that block it, or all that the
+    viewer has asked for. A server's are told by one process only."""
+    left_out: int = 0
+    """Sessions that did not fit into ``others``."""
 
 
 IncidentKind = Literal["exhausted", "timeout", "pool_deadlock"]
