@@ -14,7 +14,9 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import SEVERITIES, severity_rank
 
 if TYPE_CHECKING:
-    from poolwatch.model import Finding, FleetFinding, Process, Snapshot, Unreachable
+    from poolwatch.model import Finding, FleetFinding, Process, Snapshot
+
+    _Found = tuple[Process | None, Finding | FleetFinding]
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -40,18 +42,19 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Print the findings; returns 1 if there are any."""
+    from poolwatch.diagnosis.silence import silent_processes
     from poolwatch.protocol import document
 
     snapshot, server_error, server_down = _read(options)
-    silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
     max_rank = severity_rank(options.severity)
-    everything: list[tuple[Process | None, Finding | FleetFinding]] = [
+    everything: list[_Found] = [
+        *((None, finding) for finding in silent_processes(snapshot.unreachable)),
         *((None, finding) for finding in snapshot.findings),
         *((p, finding) for p in snapshot.processes for finding in p.findings),
     ]
     found = [
         (process, finding)
-        for process, finding in everything
+        for process, finding in _each_server_down_once(everything)
         if severity_rank(finding.severity) <= max_rank
     ]
     _print_server_errors(server_error, snapshot)
@@ -60,11 +63,13 @@ def run(options: argparse.Namespace) -> int:
         unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
         print(json.dumps({**json.loads(findings), **json.loads(unreachable)}))
     else:
-        for line in _lines(silent, found):
+        for line in _lines(found):
             print(line)
-    if not snapshot.processes and not silent:
+    if not snapshot.processes and all(
+        lost.alive is False for lost in snapshot.unreachable
+    ):
         return NoProcessError.exit_code
-    return 1 if found or silent or server_down else 0
+    return 1 if found or server_down else 0
 
 
 def _read(options: argparse.Namespace) -> tuple[Snapshot, str | None, bool]:
@@ -87,18 +92,25 @@ def _print_server_errors(error: str | None, snapshot: Snapshot) -> None:
             print(f"poolwatch: server view: {one_line(why)}", file=sys.stderr)
 
 
-def _lines(
-    silent: Sequence[Unreachable],
-    found: Sequence[tuple[Process | None, Finding | FleetFinding]],
-) -> Iterator[str]:
-    from poolwatch.text.format import one_line
-    from poolwatch.text.naming import process_name, unreachable_name
-
-    for lost in silent:
-        yield one_line(f"critical unreachable: {unreachable_name(lost)}: {lost.why}")
+def _each_server_down_once(found: Sequence[_Found]) -> Iterator[_Found]:
+    """The findings; of the processes on one server that is down, the first one's."""
+    told = set()
     for process, finding in found:
-        who = "over all hosts"
+        if finding not in told:
+            yield process, finding
+        if finding.kind == "server_down":
+            told.add(finding)
+
+
+def _lines(found: Sequence[_Found]) -> Iterator[str]:
+    from poolwatch.text.format import one_line
+    from poolwatch.text.naming import process_name
+
+    for process, finding in found:
+        line = f"{finding.severity} {finding.kind}: {finding.text}"
         if process is not None:
             host = "" if process.at is None else f" on {process.host}"
-            who = f"{process_name(process)} (pid {process.pid}{host})"
-        yield one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
+            line += f" [{process_name(process)} (pid {process.pid}{host})]"
+        elif finding.kind != "unreachable":
+            line += " [over all hosts]"
+        yield one_line(line)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from poolwatch.commands.ps_usage import usage_tables
 from poolwatch.diagnosis.holds import leaves_open
+from poolwatch.diagnosis.silence import silent_processes
 from poolwatch.model import (
     Finding,
     FleetFinding,
@@ -73,11 +74,23 @@ def render(snapshot: Snapshot, style: Style) -> str:
     if snapshot.findings:
         lines += wrapped("over all hosts", style, 0)
         lines += [*_findings(snapshot.findings, style), ""]
-    for process in map(with_names, snapshot.processes):
+    for process in map(with_names, _each_server_down_once(snapshot.processes)):
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
         lines += wrapped(_title(process), style, 0)
         lines += [*_process(process, style, suspects), ""]
-    return "\n".join([*lines, *_unreachable(snapshot.unreachable, style)]).rstrip()
+    for finding in silent_processes(snapshot.unreachable):
+        lines += [*_findings([finding], style, 0), ""]
+    ended = [lost for lost in snapshot.unreachable if lost.alive is False]
+    return "\n".join([*lines, *_unreachable(ended, style)]).rstrip()
+
+
+def _each_server_down_once(processes: Sequence[Process]) -> Iterator[Process]:
+    """The processes; of those on one server that is down, the first one says so."""
+    told: set[Finding] = set()
+    for process in processes:
+        findings = tuple(each for each in process.findings if each not in told)
+        told |= {each for each in findings if each.kind == "server_down"}
+        yield replace(process, findings=findings)
 
 
 def _title(process: Process) -> str:
@@ -220,17 +233,17 @@ def _moment(at: str, *, date: bool) -> str:
 
 
 def _findings(
-    findings: Iterable[Finding | FleetFinding], style: Style
+    findings: Iterable[Finding | FleetFinding], style: Style, indent: int = 2
 ) -> Iterable[str]:
     explained: set[str] = set()
     for finding in findings:
         kind = one_line(finding.kind)
         what = f"{finding.severity.upper()} {kind}: {one_line(finding.text)}"
-        yield from wrapped(what, style, 2)
+        yield from wrapped(what, style, indent)
         if style.verbose and finding.proof:
-            yield from wrapped(f"proof: {one_line(finding.proof)}", style, 4)
+            yield from wrapped(f"proof: {one_line(finding.proof)}", style, indent + 2)
         if finding.remedy not in explained:
-            yield from wrapped(one_line(finding.remedy), style, 4)
+            yield from wrapped(one_line(finding.remedy), style, indent + 2)
         explained.add(finding.remedy)
 
 
