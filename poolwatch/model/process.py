@@ -177,6 +177,8 @@ class Snapshot:
     """ISO 8601, UTC: the moment, in a history; None if now."""
     findings: tuple[FleetFinding, ...] = field(default=(), metadata=IN_HISTORY)
     """Findings over all hosts of a history."""
+    dsn_error: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Why the viewer could not read the server of its DSN, one sentence."""
 
 
 class Source(Protocol):

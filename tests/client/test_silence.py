@@ -229,8 +229,8 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
     board.selection.move([row.key for row in board.selection.shown].index(leaked.key))
     with hung(billing.pid):
         lines = dashboard.until("has not answered for")
-        said = rf"[◆■] billing.py {billing.pid} is stopped \(state T\) and has not answered"
-        assert re.search(said + r" for \d", lines[1])
+        said = rf"[◆■] billing.py {billing.pid} is stopped \(state T\) and has not "
+        assert re.search(said + r"answered for \d", lines[1])
         assert "SIGCONT" in lines[2]
         assert "apps 1/2" in lines[0]
         assert "healthy" not in "\n".join(lines)
@@ -300,8 +300,8 @@ def test_a_process_that_hangs_is_alive(apps, dashboard):
 
 
 def test_a_process_whose_socket_is_gone(apps, dashboard, shop, postgres):
-    app = shop("orders", postgres)
     """Until its agent makes it again, a second later."""
+    app = shop("orders", postgres)
     dashboard.until("✓ healthy")
     (path,) = apps.directory.iterdir()
     with hung(app.pid):

@@ -187,9 +187,12 @@ def _unobserved(board: Board) -> list[Line]:
     reports = (status for each in board.snapshot.processes for status in each.servers)
     # If the application has switched its server view off, no warning is due.
     error = next((s.error for s in reports if s.error and s.enabled), None)
+    what = "its server"
+    if error is None:
+        error, what = board.snapshot.dsn_error, "the server of the DSN"
     if error is None:
         return []
-    text = "◆ nothing wrong in the application, but its server cannot be read"
+    text = f"◆ nothing wrong in the application, but {what} cannot be read"
     return [_first(text, "warn"), _second(error)]
 
 
