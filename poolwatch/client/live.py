@@ -52,8 +52,9 @@ from poolwatch.text.naming import numbered
 LINGER_S = 5.0
 """Seconds for which an agent keeps its connection for the viewer's next refresh."""
 
-_KNOWN_S = 1.0
-"""Seconds to wait for a server that has always answered so far."""
+_KNOWN_S = 0.7
+"""Seconds to wait for a server from the second look on: all holds are read before it,
+and get older meanwhile."""
 _CLOSING_S = 0.25
 """Seconds given to a hold without a backend to end by itself."""
 ASK_AGAIN_S = 10.0
@@ -93,6 +94,8 @@ class LiveSource:
         self._processes = ProcessRegistry(client, self._calls, patience_s)
         self._missing_before: dict[Address, frozenset[str]] = {}
         """By agent: ids of the holds that had no backend at the last snapshot."""
+        self._looked_before = False
+        """Whether there was a snapshot of a process."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
         """The error of the DSN's server or its driver, while the server is down."""
@@ -134,7 +137,9 @@ class LiveSource:
             )
         ]
         return Snapshot(
-            processes=with_server_findings(evidence), unreachable=unreachable
+            processes=with_server_findings(evidence),
+            unreachable=unreachable,
+            dsn_error=self.server_error,
         )
 
     def all_incident_snapshots(
@@ -176,9 +181,13 @@ class LiveSource:
         return found
 
     def close(self) -> None:
-        """Close the viewer's own connections to PostgreSQL."""
-        for reader in (self._dsn, self._environment):
-            if reader is not None:
+        """Close the viewer's own connections to PostgreSQL.
+
+        Not one that waits for a server that hangs: the driver would wait with it.
+        """
+        readers = {"dsn": self._dsn, "environment": self._environment}
+        for key, reader in readers.items():
+            if reader is not None and not self._calls.is_running(key):
                 reader.close()
 
     @property
@@ -216,6 +225,7 @@ class LiveSource:
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
+        self._looked_before |= bool(views)
         now = time.monotonic()
         answered = {
             address: view.with_answer(outcomes.get(("servers", address)), now)
@@ -260,10 +270,12 @@ class LiveSource:
         for address, view in views.items():
             if view.carried.incomplete:
                 limits["servers", address] = BRIEF_S
-            elif view.carried.read_at:
+            elif self._looked_before:
                 limits["servers", address] = _KNOWN_S
         if self._dsn_down is not None:
             limits["dsn"] = BRIEF_S
+        elif self._looked_before:
+            limits["dsn"] = _KNOWN_S
         return limits
 
     def _agent_needed(self, view: View) -> bool:

@@ -69,14 +69,16 @@ class Style:
 def render(snapshot: Snapshot, style: Style) -> str:
     """Return the text of a snapshot."""
     processes = tuple(map(with_names, snapshot.processes))
-    several = len(processes) > 1 or bool(snapshot.findings)
+    ended = [lost for lost in snapshot.unreachable if lost.alive is False]
+    silent = len(ended) < len(snapshot.unreachable)
+    several = len(processes) != 1 or silent or bool(snapshot.findings)
     lines = _findings(merged(snapshot), style, 0, named=True) if several else []
     for process in processes:
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
         lines += ["", *wrapped(_title(process), style, 0)]
         own = [] if several else merged(snapshot)
         lines += _process(process, style, suspects, own)
-    lines += ["", *_unreachable(snapshot.unreachable, style)]
+    lines += ["", *_unreachable(ended, style)]
     return "\n".join(lines).strip("\n")
 
 
@@ -234,7 +236,7 @@ def _findings(
     for finding in findings:
         kind = one_line(finding.kind)
         what = f"{finding.severity.upper()} {kind}: {one_line(finding.text)}"
-        if named:
+        if named and finding.who:
             what += f" [{one_line(finding.who)}]"
         lines += wrapped(what, style, indent)
         if style.verbose and finding.proof:

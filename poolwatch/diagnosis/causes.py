@@ -42,14 +42,16 @@ def cause_first(
 
 def _rank(each: Merged, cases: Sequence[Case]) -> tuple[int, int, int]:
     severity, count = severity_rank(each.severity), len(each.holds) + len(each.waits)
-    position = {"server_down": 0, "pool_deadlock": 1, "exhausted": 4}.get(each.kind, 6)
+    position = {"server_down": 0, "pool_deadlock": 2, "exhausted": 5}.get(each.kind, 7)
     held_up = {v for case in cases if case.root for v in case.root.victims}
     if held_up:
-        position, severity, count = 2, 0, len(held_up)
+        position, severity, count = 3, 0, len(held_up)
+    elif each.kind == "unreachable" and each.severity == "critical":
+        position = 1
     elif each.kind == "ghost" and each.key.about.startswith(RESTARTED):
-        position = 3
+        position = 4
     elif _is_leak(each) and each.severity == "critical" and _is_full(cases):
-        position = 5
+        position = 6
     return position, severity, -(count or len(each.processes))
 
 

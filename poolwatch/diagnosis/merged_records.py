@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from poolwatch.diagnosis.lock_roots import LockRoot, lock_roots
 from poolwatch.diagnosis.sessions import Sessions, server_of, servers_by_pool
+from poolwatch.diagnosis.silence import silent_processes
 from poolwatch.model import (
     Finding,
     FindingKind,
@@ -91,7 +92,9 @@ class Merged:
 
     @property
     def who(self) -> str:
-        """The processes that have it, in words."""
+        """The processes that have it, in words; empty if the text names them."""
+        if self.kind == "unreachable":
+            return ""  # its text names it
         more = len(self.processes) - _MAX_NAMED
         names = ", ".join(map(str, self.processes[:_MAX_NAMED])) or "over all hosts"
         return f"{names} and {more} more" if more > 0 else names
@@ -135,8 +138,11 @@ def cases_of(snapshot: Snapshot) -> list[Case]:
     waits = [each.process for each in records] if "lock_wait" in kinds else []
     roots = _roots(waits)
     by_host = {(each.process.host, each.process.pid): each for each in records}
-    fleet = [_of_fleet(finding, by_host, roots) for finding in snapshot.findings]
-    return fleet + [
+    silent = silent_processes(snapshot.unreachable)
+    return [
+        *(Case(None, finding, None, (), (), None) for finding in silent),
+        *(_of_fleet(finding, by_host, roots) for finding in snapshot.findings),
+    ] + [
         _of_process(finding, each, roots)
         for each in records
         for finding in each.process.findings

@@ -64,6 +64,8 @@ def _key(case: Case) -> Key:
         return Key(kind, name)
     if case.root is not None:
         return _key_of_root(case.root)
+    if kind == "unreachable":
+        return Key(kind, about=finding.text.partition(" is ")[0])
     if kind == "ghost" and case.holds:
         return Key(kind, about=_server_of_ghosts(case.holds))
     if finding.pool is None and (server := server_of_text(finding.text)):

@@ -71,13 +71,15 @@ def full_servers(processes: Sequence[Process]) -> list[FullServer]:
 def server_down(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     """``server_down``: a server that pools are connected to does not answer.
 
-    One finding for each server, with the first process (by its index) that has a pool
-    on it. Two statuses with the same identity or address are of one server.
+    One finding for each server, the same one for each process (by its index) that has
+    a pool on it. Two statuses with the same identity or address are of one server.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
     for statuses, pools in _silent_servers(processes):
         if pools:
-            found[pools[0][0]].append(_server_down(statuses, pools))
+            finding = _server_down(statuses, pools)
+            for number in dict.fromkeys(number for number, *_ in pools):
+                found[number].append(finding)
     return found
 
 

@@ -293,7 +293,7 @@ class WhyPage(Page):
     """Time of the last paint()."""
 
     def head(self, cells: int) -> Line:
-        count = len(header.troubles(self.board, self._now))
+        count = len(self.board.findings())
         return rule((("FINDINGS", "title"), (f" {count}", "strong")), (), cells)
 
     def body(self, cells: int) -> list[Line]:
@@ -303,11 +303,11 @@ class WhyPage(Page):
         lines = (
             [header.why(self.board, self._now, cells, 1)[0], BLANK] if outdated else []
         )
-        for text in header.silent(self.board, self._now):
-            lines += [(("  ■ ", "bad"), (text, "strong")), BLANK]
         for process, finding in self.board.findings():
             lines += finding_lines(finding, min(cells - 4, 140))
             who = "over all hosts" if process is None else f"process {process.pid}"
+            if finding.kind == "unreachable":
+                who = "as last seen"
             if process is not None and process.at is not None:
                 who += f" on {process.host}"
             kind = f"    {one_line(f'{finding.kind}, {who}')}"

@@ -596,7 +596,7 @@ def refuse(app, words="connection refused", **more):
 
 
 def test_a_down_server_is_said_once_for_all_processes(make_app, live, start_postgres):
-    """By the agents, with the address that the viewer remembers."""
+    """The same finding in each, with the address that the viewer remembers."""
     server = start_postgres().over_tcp()
     one, two = (
         make_app(1, servers={"a": server, "b": server}),
@@ -610,13 +610,15 @@ def test_a_down_server_is_said_once_for_all_processes(make_app, live, start_post
     for app in (one, two):
         refuse(app)
     found = down(source.snapshot())
-    assert found[2] == []
     (text,) = found[1]
+    assert found[2] == [text]
     assert text.startswith(
         f"PostgreSQL at 127.0.0.1:{server.port} does not answer since"
     )
     assert text.endswith(": connection refused; 3 pools of 2 processes use it")
-    (finding,) = source.snapshot().processes[0].findings
+    first, second = [each.findings for each in source.snapshot().processes]
+    assert first == second
+    (finding,) = first
     assert finding.severity == "critical"
     assert "'a' of pid 1, 'b' of pid 1, 'c' of pid 2" in finding.proof
 

@@ -93,6 +93,19 @@ def test_a_line_that_empties_the_pool_of_another_process(shop, postgres):
     assert sorted(kinds) == ["exhausted", "lock_wait", "lock_wait"]
 
 
+def test_a_root_of_another_program_is_named(shop, start_postgres):
+    server = start_postgres()
+    server.execute("create table stock as select 1 as n")
+    foreign = server.connect(application_name="dba-laptop")
+    foreign.cursor().execute("begin; update stock set n = 0")
+    shop.start(server, "sell")
+    lock, _ = shop.check("critical lock_wait: a session of", "critical exhausted: ")
+    foreign.close()
+    assert lock.startswith("critical lock_wait: a session of 'dba-laptop' (pid ")
+    assert ", idle in transaction for " in lock
+    assert "update stock set n = ?) holds up 2 sessions [" in lock
+
+
 def test_a_server_that_is_down_and_comes_back(shop, start_postgres):
     server = start_postgres()
     for _ in range(2):

@@ -70,12 +70,12 @@ def test_the_findings_of_a_silent_process_last():
     silent = Unreachable(2, "it does not answer", alive=True)
     for _ in range(5):
         looks.see(worker(1, "long_hold"), unreachable=(silent,))
-    assert looks.open() == [("long_hold", 1), ("ghost", 1)]
-    unseen = looks.history.open[1]
+    assert looks.open() == [("unreachable", 3), ("long_hold", 1), ("ghost", 1)]
+    unseen = looks.history.open[2]
     assert (unseen.last_seen, unseen.merged.who) == (START + 2, "orders-api (pid 2)")
     for _ in range(3):
         looks.see(worker(1, "long_hold"))
-    assert looks.over() == [("ghost", 2)]
+    assert looks.over() == [("unreachable", 7), ("ghost", 2)]
 
 
 def test_timeouts_that_no_look_has_seen():
