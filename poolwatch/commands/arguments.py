@@ -99,9 +99,16 @@ def given_dsn(options: argparse.Namespace, *, required: bool = False) -> str | N
 
 
 def live_source(
-    options: argparse.Namespace, *, linger_s: float, patience_s: float | None = None
+    options: argparse.Namespace,
+    *,
+    linger_s: float,
+    patience_s: float | None = None,
+    sessions: bool = False,
 ) -> LiveSource:
-    """Return a source of this machine's processes, as --dir and --dsn select."""
+    """Return a source of this machine's processes, as --dir and --dsn select.
+
+    ``sessions``: with all sessions of their databases.
+    """
     from poolwatch.client.client import PATIENCE_S, Client
     from poolwatch.client.live import LiveSource
 
@@ -109,6 +116,7 @@ def live_source(
         Client(options.dir),
         dsn=given_dsn(options),
         linger_s=linger_s,
+        sessions=sessions,
         patience_s=patience_s or PATIENCE_S,
     )
 

@@ -121,7 +121,9 @@ class _LazySource:
 
     def snapshot(self) -> Snapshot:
         if self._source is None:
-            self._source = arguments.live_source(self._options, linger_s=5.0)
+            self._source = arguments.live_source(
+                self._options, linger_s=5.0, sessions=True
+            )
         return self._source.snapshot()
 
     def all_incident_snapshots(

@@ -18,7 +18,7 @@ from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
 from poolwatch.postgres.connection import (
     Facts,
     MonitoringConnection,
-    Pids,
+    Wanted,
     open_connection,
 )
 from poolwatch.postgres.errors import as_failure, was_cancelled
@@ -97,9 +97,18 @@ class DsnReader:
     """Reads the server of one DSN, over one persistent connection."""
 
     def __init__(
-        self, dsn: str, facts: Facts, *, clock: Callable[[], float] = time.monotonic
+        self,
+        dsn: str,
+        facts: Facts,
+        *,
+        everyone: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``facts`` reads the backend pid and address of a driver's connection."""
+        """``facts`` reads the backend pid and address of a driver's connection.
+
+        ``everyone``: read all sessions, see :func:`poolwatch.postgres.activity.read`.
+        """
+        self._everyone = everyone
         self._dsn = dsn
         self._facts = facts
         self._clock = clock
@@ -117,7 +126,7 @@ class DsnReader:
         if self._failure is not None and self._clock() < self._next_attempt_at:
             raise self._failure.with_traceback(None)
         try:
-            reading = self._read((pids, idle))
+            reading = self._read(Wanted(pids, idle, self._everyone))
         except PoolwatchError as error:
             self._back_off(error)
             raise
@@ -130,12 +139,12 @@ class DsnReader:
         if connection is not None:
             connection.close()
 
-    def _read(self, pids: Pids) -> ServerReading:
+    def _read(self, wanted: Wanted) -> ServerReading:
         try:
             if self._connection is not None:
-                return self._read_or_reconnect(self._connection, pids)
+                return self._read_or_reconnect(self._connection, wanted)
             self._connection = open_connection(partial(connect, self._dsn), self._facts)
-            return self._connection.read(*pids)
+            return self._connection.read(*wanted)
         except PoolwatchError:
             self.close()
             raise
@@ -144,11 +153,11 @@ class DsnReader:
             raise as_failure(error) from None
 
     def _read_or_reconnect(
-        self, connection: MonitoringConnection, pids: Pids
+        self, connection: MonitoringConnection, wanted: Wanted
     ) -> ServerReading:
         """Read over the open connection, or a new one if the server has closed it."""
         try:
-            return connection.read(*pids)
+            return connection.read(*wanted)
         except Exception as error:
             if was_cancelled(error):
                 raise
@@ -160,7 +169,7 @@ class DsnReader:
                 )
             except Exception:  # noqa: BLE001 - the first failure says more
                 raise first from None
-            return self._connection.read(*pids)
+            return self._connection.read(*wanted)
 
     def _back_off(self, error: PoolwatchError) -> None:
         wait = min(MAX_BACKOFF_S, 2.0**self._failures)

@@ -28,10 +28,11 @@ connection was first seen. Only a backend that reused the pid and has that age p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from poolwatch.model import (
+    Backend,
     ClosedConnection,
     Connection,
     Hold,
@@ -39,7 +40,7 @@ from poolwatch.model import (
     Process,
     ServerRow,
 )
-from poolwatch.protocol.records import Backend, ServerReading
+from poolwatch.protocol.records import ServerReading
 
 SLACK_S = 0.05
 """Longest time from the return of the connect call to its recording."""
@@ -154,6 +155,23 @@ def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozense
         if all(backend.pid != hold.backend_pid for backend in reading.backends):
             found.add(hold.id)
     return frozenset(found)
+
+
+def others(held: Collection[int], reading: ServerReading) -> tuple[Backend, ...]:
+    """The sessions that are not ``held``: all if all were wanted, else what blocks us.
+
+    ``held`` are the pids of the holds of one process that are on that server.
+    """
+    rows = {backend.pid: backend for backend in reading.backends}
+    if reading.left_out is None:
+        chain = [pid for pid in held if pid in rows]
+        met = set(chain)
+        for pid in chain:
+            fresh = [each for each in rows[pid].row.blocked_by if each not in met]
+            met.update(fresh)
+            chain += [each for each in fresh if each in rows]
+        rows = {pid: rows[pid] for pid in chain}
+    return tuple(backend for pid, backend in rows.items() if pid not in held)
 
 
 def stray_sessions(

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from poolwatch.diagnosis.silence import silent_processes
 from poolwatch.model import (
     Finding,
     FleetFinding,
@@ -200,7 +201,8 @@ class Board:
         """Return name and pid of a process that does not answer, if known."""
         if lost.pid is None:
             return "a process"
-        return f"{self.names.get(lost.pid, 'process')} {lost.pid}"
+        name = lost.name or self.names.get(lost.pid, "process")
+        return f"{name} {lost.pid}"
 
     def last_seen(self, key: ProcessKey, now: float | None = None) -> float | None:
         """Return the seconds since a silent process last answered; None for others.
@@ -224,13 +226,28 @@ class Board:
     def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:
         """Return all findings with their processes, worst first.
 
-        None stands for the processes of all hosts.
+        None stands for the processes of all hosts, or for one that does not answer.
         """
+        silent = self.last.silent if self.last else ()
         found: list[tuple[Process | None, Finding | FleetFinding]] = [
+            *((None, each) for each in silent_processes(map(self._as_seen, silent))),
             *((None, finding) for finding in self.snapshot.findings),
-            *((p, f) for p in self.snapshot.processes for f in p.findings),
         ]
+        told: set[Finding] = set()
+        for process in self.snapshot.processes:
+            found += [(process, each) for each in process.findings if each not in told]
+            # every process on a server that is down has the same finding
+            told |= {each for each in process.findings if each.kind == "server_down"}
         return sorted(found, key=lambda pair: _rank(pair[1]))
+
+    def _as_seen(self, lost: Unreachable) -> Unreachable:
+        """Return a silent process, with what this board has seen of it."""
+        silent_s = lost.silent_s
+        if silent_s is None:
+            seen = (k for k, each in self.silent.items() if lost.may_be(each.process))
+            silent_s = next(map(self.last_seen, seen), None)
+        name = lost.name or self.names.get(lost.pid or 0)
+        return replace(lost, name=name, silent_s=silent_s)
 
 
 def _without_server(process: Process) -> Process:
@@ -240,6 +257,8 @@ def _without_server(process: Process) -> Process:
     return replace(process, findings=findings, servers=servers)
 
 
-def _rank(finding: Finding | FleetFinding) -> tuple[bool, int]:
-    """Sort key: a server that is down may have caused the other findings."""
-    return finding.kind != "server_down", severity_rank(finding.severity)
+def _rank(finding: Finding | FleetFinding) -> tuple[int, int]:
+    """Sort key: first what may have caused, or may hide, the other findings."""
+    kinds: tuple[str, ...] = ("server_down", "unreachable")
+    at = kinds.index(finding.kind) if finding.kind in kinds else len(kinds)
+    return at, severity_rank(finding.severity)

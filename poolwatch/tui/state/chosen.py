@@ -76,9 +76,9 @@ def _sites(server: ServerStatus, snapshot: Snapshot) -> dict[int, str]:
     found: dict[int, str] = {}
     for process in snapshot.processes:
         for idle, status in idle_with_rows(process):
-            if server_of(status) == server.identity:
+            if server_of(process, status) == server.identity:
                 found[idle.backend_pid] = place(idle.site)
         for hold, _, status in holds_with_rows(process):
-            if server_of(status) == server.identity and hold.backend_pid:
+            if server_of(process, status) == server.identity and hold.backend_pid:
                 found[hold.backend_pid] = call_site(hold)
     return found
