@@ -143,7 +143,8 @@ class _Statuses:
             return
         known = self._last_status(pools) or ServerStatus(pools, source, why)
         read_at = [self._read_at[pool] for pool in pools if pool in self._read_at]
-        now: dict[str, Any] = {"read_s": None, "down": None, "others": ()}
+        now: dict[str, Any] = {"read_s": None, "down": None}
+        now |= {"others": (), "left_out": 0}
         if read_at:
             silent_s = self.now - max(read_at)
             now |= {"silent_s": silent_s, "since": utc(silent_s)}

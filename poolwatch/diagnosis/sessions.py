@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from poolwatch.model import (
     Backend,
@@ -26,6 +26,8 @@ _MOMENT_S = 2.0
 """Seconds between two readings of the same refresh, at most."""
 _CLOCKS_S = 0.5
 """Seconds by which the clocks of two hosts may differ."""
+
+_Connected = TypeVar("_Connected", Hold, IdleConnection)
 
 Key = tuple[str, int]
 """The identity of a server, and the pid of a backend on it."""
@@ -79,22 +81,23 @@ class Sessions:
         for process in processes:  # last: a hold may be idle in a pool over its own
             self._add(process, process.holds)
 
-    def _add(
-        self, process: Process, connections: Iterable[Hold | IdleConnection]
-    ) -> None:
+    def _add(self, process: Process, connections: Iterable[_Connected]) -> None:
         servers = servers_by_pool(process)
         for each in connections:
-            if each.pool not in servers or each.backend_pid is None:
+            if each.pool not in servers:
                 continue
-            key = server_of(process, servers[each.pool]), each.backend_pid
+            pid = each.backend_pid or 0
+            key = server_of(process, servers[each.pool]), pid
             known = self.known.get(key)
             backend = None if known is None else known.backend
-            if each.server is None and not _is_session_of(each.connection, backend):
-                continue
+            if each.server is None:
+                if backend is None or not _is_session_of(each.connection, backend):
+                    continue
+                each = _read_by_another(each, backend.row)  # noqa: PLW2901
             self.known[key] = (
-                Session(each.backend_pid, process, hold=each, backend=backend)
+                Session(pid, process, hold=each, backend=backend)
                 if isinstance(each, Hold)
-                else Session(each.backend_pid, process, idle=each, backend=backend)
+                else Session(pid, process, idle=each, backend=backend)
             )
 
     def get(self, server: str, pid: int) -> Session:
@@ -136,13 +139,13 @@ class Sessions:
         return [each for each in reached.values() if each.row and not each.is_waiting]
 
 
-def _is_session_of(connection: Connection | None, backend: Backend | None) -> bool:
+def _is_session_of(connection: Connection | None, backend: Backend) -> bool:
     """Whether a row that another process has read is that of a connection.
 
     Both have the same pid on the same server. The port or the age tells it from an
     earlier backend with that pid.
     """
-    if connection is None or backend is None:
+    if connection is None:
         return False
     port = connection.client_port
     if port is not None and port == backend.client_port:
@@ -151,6 +154,14 @@ def _is_session_of(connection: Connection | None, backend: Backend | None) -> bo
         return False
     apart_s = abs(backend.age_s - connection.age_s)
     return apart_s <= _MOMENT_S + (connection.connect_s or 0.0)
+
+
+def _read_by_another(each: _Connected, row: ServerRow) -> _Connected:
+    """A connection whose row was read at about, not exactly, the same time."""
+    if isinstance(each, IdleConnection):
+        return replace(each, unchanged_s=(row.state_age_s or 0.0) - _MOMENT_S)
+    longest_s = max(row.state_age_s or 0.0, row.xact_age_s or 0.0)
+    return replace(each, may_have_ended=longest_s < _MOMENT_S)
 
 
 def _seen_by(waiting: Session, blocker: Session) -> Session:

@@ -195,7 +195,8 @@ def _holders(
         if hold.id in waiting:
             session = Session(hold.backend_pid or 0, process, hold=hold)
             for blocker in sessions.blockers(server_of(process, server), session):
-                if blocker.hold is not None and blocker.hold not in found:
+                known = blocker.hold and blocker.hold.server  # by its own process
+                if blocker.hold and known and blocker.hold not in found:
                     found.append(blocker.hold)
     groups: dict[tuple[object, ...], list[Hold]] = defaultdict(list)
     for each in found:

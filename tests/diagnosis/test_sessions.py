@@ -9,11 +9,12 @@ from poolwatch.diagnosis.sessions import Sessions
 from poolwatch.model import Backend, Connection
 
 KEY = ("a/1", 7)
+ROW = fakes.server_row("idle", state_age_s=30.0)
 
 
-def known(connection, idle=False, identity="a/1", **changes):
+def known(connection, idle=False, identity="a/1", row=ROW, **changes):
     values = {"age_s": 60.5, "client_port": 5000, "application": "app"} | changes
-    backend = Backend(7, row=fakes.server_row("idle"), **values)
+    backend = Backend(7, row=row, **values)
     status = fakes.server_status(identity="a/1", others=(backend,))
     teller = fakes.process(servers=(status,))
     theirs = (fakes.server_status(identity=identity),)
@@ -47,3 +48,11 @@ def test_of_another_server_or_hidden():
     connection = Connection(60.0, 0.1, "db:5432", None)
     assert known(connection, identity="b/2")[0].process is None
     assert known(connection, age_s=None)[0].process is None
+
+
+@pytest.mark.parametrize("age_s", [0.5, 30.0])
+def test_a_connection_may_have_changed_hands_between_two_readings(age_s):
+    connection = Connection(60.0, 0.1, "db:5432", None)
+    row = fakes.server_row("idle in transaction", state_age_s=age_s)
+    held, idle = known(connection, row=row)[0], known(connection, True, row=row)[0]
+    assert held.hold.may_have_ended == (idle.idle.unchanged_s < 0) == (age_s < 2)
