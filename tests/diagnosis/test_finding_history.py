@@ -144,7 +144,7 @@ def test_the_strip():
 
 def test_bounded_by_number_and_time():
     looks = Looks()
-    for n in range(700):
+    for n in range(540):
         site = fakes.frame(f"/srv/gen.py:{n}")
         found = [fakes.finding("leaked.collected", sites=(site,))]
         found.append(fakes.finding("ghost", sites=(SITE,)))

@@ -78,6 +78,13 @@ WORDS = {
 }
 
 
+def test_four_faults_in_64_workers_are_four_findings():
+    found = [finding(kind, "h0") for kind in ("nested", *list(WORDS)[:3])]
+    many = [worker(n, *found, holds=held(40.0)) for n in range(64)]
+    assert len(merged(fakes.snapshot(*many))) == 4
+    assert len(each(fakes.snapshot(*many))) == 256
+
+
 @pytest.mark.parametrize(("kind", "words"), WORDS.items())
 def test_the_words_of_each_kind(kind, words):
     row = fakes.server_row("active", state_age_s=12.0)
