@@ -25,9 +25,11 @@ class Key(NamedTuple):
 
 # fmt: off
 KEYS = (
-    *(Key("main", str(number), f"view({number})") for number in range(1, 8)),
+    Key("main", "1", "view(1)",
+        help=("1 … 7  w c", "a view by its number; w: findings, c: call sites")),
+    *(Key("main", str(number), f"view({number})") for number in range(2, 8)),
     Key("main", "tab", "next_view(1)",
-        help=("1 … 7  tab", "the views; tab: the next one")),
+        help=("tab  shift+tab", "the next view, the previous view")),
     Key("main", "shift+tab", "next_view(-1)"),
     Key("main", "w", "view(6)"),
     Key("main", "c", "view(5)"),
