@@ -27,6 +27,7 @@ from poolwatch.tui.draw import sql
 from poolwatch.tui.draw.line import length, plain, wrap
 from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import stack_lines
+from poolwatch.tui.draw.table import TIMES
 from poolwatch.tui.draw.time_bar import spent_line
 from poolwatch.tui.panels import footer, header, pools, tabs
 from poolwatch.tui.panels.detail import detail_lines, headline
@@ -149,7 +150,7 @@ def test_waiters_show_the_longest_and_count_the_rest(board):
     asking = tuple(wait(f"w{n}", waited_s=n) for n in range(1, 9))
     b = board(snapshot(process(waits=asking)))
     (line,) = rows(b, 100, view="waits")
-    assert "× 8" in plain(line)
+    assert f"{TIMES}8" in plain(line)
     assert "8.0s" in plain(line)
     named("waits").state(b).merged = False
     lines = rows(b, 100, view="waits")
