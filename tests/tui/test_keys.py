@@ -3,7 +3,8 @@
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.incident_screens import IncidentScreen, IncidentsPage
 from poolwatch.tui.keys import KEYS, is_live
-from poolwatch.tui.screens import DetailPage, MainScreen, Page
+from poolwatch.tui.pages import DetailPage
+from poolwatch.tui.screens import MainScreen, Page
 
 SCREENS = {
     "app": Dashboard,

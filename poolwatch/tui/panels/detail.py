@@ -23,6 +23,7 @@ from poolwatch.tui.draw.time_bar import spent_line
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.panels.spots import (
     NOT_READ,
+    PANE_TALL,
     brief_lines,
     current,
     now_title,
@@ -35,8 +36,6 @@ from poolwatch.tui.state.rows import Row
 
 WIDE = 110
 """Minimum width for two columns."""
-PANE_TALL = 9
-"""Minimum height of a pane with several lines of source."""
 _USUAL_FROM = 20
 """Minimum number of holds that tell how long a call site usually holds."""
 _PARAMETER = re.compile(r"%\(\w+\)s|%s|\$\d+(?:::\w+)?")
@@ -94,21 +93,21 @@ def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
     spots = taken(row.hold), current(board, row)
     statement = statement_of(row.hold)
     sql: list[Line] = [_muted(one_line(statement))] if statement else []
-    found = _found(row)
+    found = found_on(row)
     if height < PANE_TALL or cells < WIDE:
         lines += [*brief_lines(*spots), *sql]
-        lines += [line for finding in found for line in _short(finding)]
+        lines += [line for finding in found for line in short_finding(finding)]
         return [*lines, *_time(row.hold, cells)]
     source = pair_lines(*spots, cells)
     rest = [*sql, *_time(row.hold, cells), *_locks(row)]
     room = height - 2 - len(lines) - len(source) - len(rest)
     why = [line for each in found for line in finding_lines(each, cells - 4)]
     if len(why) > room:
-        why = [line for finding in found for line in _short(finding)]
+        why = [line for finding in found for line in short_finding(finding)]
     return [BLANK, *lines, *source, *why[: max(room, 2)], *rest]
 
 
-def _short(finding: Finding) -> list[Line]:
+def short_finding(finding: Finding) -> list[Line]:
     """Draw a finding and its remedy in a line each."""
     shape, ink = SEVERITIES[finding.severity]
     return [
@@ -135,11 +134,12 @@ def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
     return [*stacks, BLANK, *why, *beside(application, server, half)]
 
 
-def _heading(text: str) -> Line:
+def heading(text: str) -> Line:
+    """Draw the title of a part."""
     return ((f"  {text}", "title"),)
 
 
-def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
+def pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
     """Return a line for each name and value; long values take several lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
@@ -159,8 +159,8 @@ def _labelled(label: str, ink: str, parts: list[str], text_ink: str) -> list[Lin
 
 def _application(row: Row, cells: int) -> list[Line]:
     return [
-        _heading("APPLICATION"),
-        *_pairs(_facts(row), cells),
+        heading("APPLICATION"),
+        *pairs(facts_of(row), cells),
         *_time(row.hold, cells),
     ]
 
@@ -175,7 +175,7 @@ def _stacks(board: Board, row: Row, cells: int) -> list[list[Line]]:
     hold, unfold = row.hold, board.unfold
     checkout = hold.stack or ((hold.site,) if hold.site else ())
     body = stack_lines(checkout, hold.site, unfold=unfold)
-    first = [_heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
+    first = [heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
     title, above = now_title(board, row)[0], (checkout, hold.used)
     last = _stack_below(title, NOT_READ, hold.now, above, hold.site, unfold=unfold)
     return [first, _used(board, row, checkout, cells), last]
@@ -186,7 +186,7 @@ def _used(board: Board, row: Row, checkout: Stack, cells: int) -> list[Line]:
     hold = row.hold
     title, unfold = "LAST USED HERE", board.unfold
     if hold.unused_s is None and not hold.used:
-        return [(*_heading(title), ("  no statement yet", "muted"))]
+        return [(*heading(title), ("  no statement yet", "muted"))]
     above = (checkout,)
     lines = _stack_below(title, "no stack", hold.used, above, hold.site, unfold=unfold)
     ink = "good" if hold.unused_s == 0 and row.key in board.rows else "strong"
@@ -208,7 +208,7 @@ def _stack_below(
     unfold: bool,
 ) -> list[Line]:
     """Draw a stack without the frames it shares with a stack that is drawn already."""
-    head = _heading(title)
+    head = heading(title)
     if not stack:
         return [(*head, (f"  {missing}", "muted"))]
     if stack in above:
@@ -227,7 +227,8 @@ def _muted(text: str) -> Line:
     return ((f"  {text}", "muted"),)
 
 
-def _facts(row: Row) -> list[tuple[str, str, str]]:
+def facts_of(row: Row) -> list[tuple[str, str, str]]:
+    """Return names and values, each with its ink."""
     hold, process, pool = row.hold, row.process, row.pool
     kind = f"  {pool.kind}, {pool.checked_out} checked out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
@@ -254,7 +255,7 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     return [(name, value, ink) for name, value, ink in facts if value]
 
 
-def _found(row: Row) -> list[Finding]:
+def found_on(row: Row) -> list[Finding]:
     """Return the findings on this hold, the most specific ones first."""
     found = [f for f in row.process.findings if row.hold.id in f.holds]
     return sorted(found, key=lambda finding: len(finding.holds))
@@ -262,15 +263,15 @@ def _found(row: Row) -> list[Finding]:
 
 def _why(row: Row, cells: int) -> list[Line]:
     """Draw findings and evidence; what a proof says is not said again."""
-    found = _found(row)
+    found = found_on(row)
     lines = [line for finding in found for line in finding_lines(finding, cells)]
     proofs = " ".join(finding.proof for finding in found)
     evidence = [each for each in row.hold.evidence if each not in proofs]
-    lines += _pairs(
+    lines += pairs(
         [("" if at else "evidence", each, "text") for at, each in enumerate(evidence)],
         cells,
     )
-    return [_heading("WHY"), *lines, BLANK] if lines else []
+    return [heading("WHY"), *lines, BLANK] if lines else []
 
 
 def finding_lines(finding: Finding | FleetFinding, cells: int) -> list[Line]:
@@ -284,9 +285,9 @@ def finding_lines(finding: Finding | FleetFinding, cells: int) -> list[Line]:
 
 def _server(board: Board, row: Row, cells: int) -> list[Line]:
     hold, server = row.hold, row.hold.server
-    lines = [_heading("SERVER")]
+    lines = [heading("SERVER")]
     if server is None:
-        lines += _pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
+        lines += pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
         lines += map(_muted, wrap(_no_server(board, row), cells, 3))
     else:
         state = f"{server.state or '-'} for {duration(server.state_age_s)}"
@@ -296,9 +297,9 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
             ("xact", duration(server.xact_age_s), "text"),
             ("wait", server.wait_event or "-", "text"),
         ]
-        lines += [*_pairs(facts, cells), *_locks(row)]
+        lines += [*pairs(facts, cells), *_locks(row)]
     text = statement_of(hold)
-    lines += [BLANK, _heading("STATEMENT")]
+    lines += [BLANK, heading("STATEMENT")]
     if not text:
         return [*lines, _muted("none seen yet")]
     if text != hold.statement and len(text.encode("utf-8", "replace")) in _CUT:

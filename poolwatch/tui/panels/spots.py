@@ -16,6 +16,8 @@ from poolwatch.tui.state.rows import Row
 
 REACH = 2
 """Lines of source above and below a spot."""
+PANE_TALL = 9
+"""Minimum height of a pane with several lines of source."""
 NOT_READ = "the holder has ended, or cannot be read"
 _MARK = 5
 """Width of the mark before a line of source."""
@@ -96,11 +98,12 @@ def pair_lines(one: Spot, other: Spot, cells: int) -> list[Line]:
 def brief_lines(one: Spot, other: Spot) -> list[Line]:
     """Draw two spots in a line each; the file of the second one if it is another."""
     same_file = bool(one.frame and other.frame and one.frame.file == other.frame.file)
-    first = _brief(one._replace(note=""), with_file=False)
-    return [first, _brief(other, with_file=not same_file)]
+    first = brief_line(one._replace(note=""), with_file=False)
+    return [first, brief_line(other, with_file=not same_file)]
 
 
-def _brief(spot: Spot, *, with_file: bool) -> Line:
+def brief_line(spot: Spot, *, with_file: bool = False) -> Line:
+    """Draw a spot in one line: its mark, its line of source."""
     mark = (right(spot.mark, _MARK), "accent")
     note: Line = ((f" {spot.note} ", "muted"),) if spot.note else ()
     frame = spot.frame

@@ -279,5 +279,10 @@ class HoldsView(View[HoldGroup]):
         site = place(row.first.hold.site, 9)
         return Drill("holds", f'site="{site}" verdict:{row.first.word}', each=True)
 
+    def issue(self, board: Board, row: HoldGroup) -> str:
+        from poolwatch.tui.panels.issue import hold_issue
+
+        return hold_issue(board, row.first, len(row.holds))
+
     def place(self, row: HoldGroup) -> Frame | None:
         return row.first.hold.site

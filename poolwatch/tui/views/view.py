@@ -13,6 +13,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
 from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.state.wait_rows import WaitGroup
 
 SELECTED: Run = ("▌ ", "accent")
 
@@ -27,9 +28,9 @@ class Drill(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Enter leads to the page of one hold."""
+    """Enter leads to the page of one hold, or of one wait."""
 
-    row: Row
+    row: Row | WaitGroup
 
 
 class View(Generic[T]):
