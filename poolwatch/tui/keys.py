@@ -51,6 +51,7 @@ KEYS = (
     Key("main", "r", "reverse", help=("r", "reverse the order")),
     Key("main", "m", "merge", ("m", "merge"), "main incident",
         ("m", "merge equal rows, or show each")),
+    Key("main", "a", "all", help=("a", "all rows: also short holds without a fault")),
     Key("main", "y", "copy", ("y", "copy"), "main incident",
         ("y  Y", "copy path:line; or all that is known, in Markdown")),
     Key("main", "Y", "copy_issue"),

@@ -253,6 +253,11 @@ class MainScreen(BoardScreen):
         self.table.merged = not self.view.is_merged(self.board)
         self.redraw()
 
+    def action_all(self) -> None:
+        """Show every row, or fold those that matter little."""
+        self.board.show_all = not self.board.show_all
+        self.redraw()
+
     def action_pane(self) -> None:
         self.pane = not self.pane
         self.redraw()

@@ -189,7 +189,7 @@ async def test_any_size_and_resizing(size):
         await pilot.press("G", "enter", "escape", "question_mark", "escape", "w")
         await pilot.press("1")
         await pilot.resize_terminal(160, 45)
-        await until_async(lambda: "SELECTED" in screen_text(app))
+        await until_async(lambda: "enter all of it" in screen_text(app))
         await pilot.resize_terminal(60, 15)
         await pilot.pause()
         assert app.is_running

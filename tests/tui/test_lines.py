@@ -318,15 +318,25 @@ def test_the_time_of_a_hold_is_divided(board):
 
 
 @pytest.mark.parametrize(
-    ("out", "lost", "limit"), [(1, 1, 1), (0, 2, 0), (2, 0, 2)], ids=str
+    ("out", "lost", "limit", "waiting", "level"),
+    [
+        (1, 1, 1, 0, "warn"),
+        (0, 2, 0, 0, "bad"),
+        (2, 0, 2, 0, "warn"),
+        (2, 0, 2, 1, "bad"),
+    ],
+    ids=str,
 )
-def test_a_pool_with_nothing_left_to_lend_is_drawn_full(board, out, lost, limit):
-    """Also before a request waits: lost slots count against the pool's size."""
-    stats = pool(size=2, max_overflow=0, checked_out=out, lost_slots=lost)
+def test_a_pool_with_nothing_left_to_lend_is_drawn_full(
+    board, out, lost, limit, waiting, level
+):
+    """Lost slots count against its size; it is red only while somebody waits."""
+    counts = {"checked_out": out, "lost_slots": lost, "waiting": waiting}
+    stats = pool(size=2, max_overflow=0, **counts)
     _, line = pools.pool_lines(board(snapshot(process(pools=(stats,)))), 160, 6)[:2]
     track = [run for run in line if run[0][:1] in "━╸─╌" and run[0]]
     assert f" {out}/{limit} " in plain(line)
-    assert [(set(text.rstrip()), ink) for text, ink in track] == [({"━"}, "bad")]
+    assert [(set(text.rstrip()), ink) for text, ink in track] == [({"━"}, level)]
 
 
 def test_the_gauge_of_a_pool_with_lost_slots_stays_in_its_column(board):

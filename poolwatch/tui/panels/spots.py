@@ -43,11 +43,11 @@ def current(board: Board, row: Row) -> Spot:
     """Return where the holder is now, or else where it last used the connection."""
     hold, (title, mark) = row.hold, now_title(board, row)
     if hold.now:
-        return Spot(title, mark, _own(hold.now, hold.site))
+        return Spot(title, mark, own_frame(hold.now, hold.site))
     if not hold.used:
         return Spot(title, mark, None, NOT_READ)
     age = use_age(board, row) if hold.unused_s is not None else ""
-    return Spot("LAST USED HERE", "used", _own(hold.used, hold.site), age)
+    return Spot("LAST USED HERE", "used", own_frame(hold.used, hold.site), age)
 
 
 def now_title(board: Board, row: Row) -> tuple[str, str]:
@@ -67,7 +67,7 @@ def use_age(board: Board, row: Row) -> str:
     return f"{duration(row.hold.unused_s)} {'before' if past else 'ago'}"
 
 
-def _own(stack: tuple[Frame, ...], site: Frame | None) -> Frame:
+def own_frame(stack: tuple[Frame, ...], site: Frame | None) -> Frame:
     """Return the innermost frame of the application, if there is one."""
     return next(iter(user_frames(stack, site)), stack[0])
 

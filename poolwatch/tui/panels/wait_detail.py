@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poolwatch.model import Finding, PoolStats
-from poolwatch.text.format import call_site, duration, neutral, one_line, plural
+from poolwatch.text.format import call_site, duration, neutral, one_line, place, plural
 from poolwatch.text.naming import holder_name, process_name
 from poolwatch.tui.draw.line import BLANK, Line, Run, beside, right, rule
+from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.panels.detail import (
     WIDE,
@@ -17,7 +18,13 @@ from poolwatch.tui.panels.detail import (
     pairs,
     short_finding,
 )
-from poolwatch.tui.panels.spots import PANE_TALL, Spot, brief_line, spot_lines
+from poolwatch.tui.panels.spots import (
+    PANE_TALL,
+    Spot,
+    brief_line,
+    own_frame,
+    spot_lines,
+)
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row, process_key
 from poolwatch.tui.state.wait_rows import WaitGroup
@@ -127,8 +134,12 @@ def _limit(pool: PoolStats | None, row: WaitGroup) -> str:
 def _holder(rows: Sequence[Row]) -> Line:
     longest = rows[0]
     mark: Run = min(rows, key=lambda row: row.word == "ok").mark
-    now = longest.hold.now[:1]
-    doing: Line = ((f"  now {full_place(now[0])}", "faint"),) if now else ()
+    doing: Line = ()
+    if longest.hold.now:
+        frame = own_frame(longest.hold.now, longest.hold.site)
+        source = around(frame.file, frame.line, 0, 0)
+        code = source[0][1].strip() if source else f"in {neutral(frame.function)}"
+        doing = ((f"  now {place(frame, 1)}  {code}", "muted"),)
     return (
         (right(str(len(rows)), 5), "strong"),
         (f"  {call_site(longest.hold)}", "strong"),
