@@ -137,7 +137,7 @@ class Client:
             connection.request("GET", target)
             with connection.getresponse() as response:
                 body = response.read(_MAX_MIB * 2**20 + 1)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the latter: its queue is full
             raise SilentError("it does not answer") from None
         except PermissionError:
             raise ForbiddenError("its socket belongs to another user") from None
