@@ -136,6 +136,7 @@ def test_a_server_that_was_restarted(told):
     }
     assert ghosts == {**holds, "search.py": []}
     assert "restarted" in each.check
+    assert sum("◌ GHOST" in row for row in each.rows) == 2
 
 
 def test_the_way_to_the_server(told):

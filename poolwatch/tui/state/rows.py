@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poolwatch.model import Hold, PoolStats, Process, Snapshot
+from poolwatch.model import FindingKind, Hold, PoolStats, Process, Snapshot
 from poolwatch.text.format import place
 from poolwatch.text.naming import holder_name
 
 Key = tuple[int, str, str]
 """Process pid, hold id and host: a history has processes of many hosts."""
 
-Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
+Word = Literal["GHOST", "LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
 VERDICTS: dict[Word, tuple[str, str, str]] = {
+    "GHOST": ("◌", "bad", "its session on the server has ended"),
     "LEAKED": ("■", "bad", "no code is left that could return it"),
     "BLOCKS": ("▲", "bad", "others wait for a lock that it holds"),
     "BLOCKED": ("▽", "warn", "waits for a lock of another backend"),
@@ -78,13 +79,8 @@ def build(snapshot: Snapshot) -> list[Row]:
         if hold.server and backend:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
-    idle_in_transaction = {
-        (process.pid, hold, process.host)
-        for process in snapshot.processes
-        for finding in process.findings
-        if finding.kind == "idle_in_transaction"
-        for hold in finding.holds
-    }
+    idle_in_transaction = _named_by(snapshot, "idle_in_transaction")
+    ghosts = _named_by(snapshot, "ghost")
     pools = {
         (p.host, p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools
     }
@@ -100,12 +96,25 @@ def build(snapshot: Snapshot) -> list[Row]:
                 process,
                 pools.get((process.host, process.pid, hold.pool)),
                 hold,
-                _word(hold, blocked, key in idle_in_transaction),
+                "GHOST"
+                if key in ghosts
+                else _word(hold, blocked, key in idle_in_transaction),
                 blocked,
                 tuple((pid, hold_of.get((address, pid))) for pid in blocked_by),
             )
         )
     return rows
+
+
+def _named_by(snapshot: Snapshot, kind: FindingKind) -> set[Key]:
+    """The holds that findings of this kind name."""
+    return {
+        (process.pid, hold, process.host)
+        for process in snapshot.processes
+        for finding in process.findings
+        if finding.kind == kind
+        for hold in finding.holds
+    }
 
 
 def _backend(process: Process, hold: Hold) -> _Backend | None:
