@@ -80,6 +80,9 @@ class DetailPage(Page):
             target = targets[at]
             if isinstance(target, Detail):
                 selection.move(at)
+                if type(target.row) is not type(self.row):
+                    self.app.switch_screen(detail_page(self.board, target))
+                    return
                 self.row = target.row
                 self.action_scroll(-100_000)
                 self.redraw()

@@ -14,10 +14,14 @@ _NAMED = 3
 """Most sessions that a line names."""
 
 
-def lock_lines(board: Board, node: Node | None, cells: int) -> list[Line]:
-    """Draw the place of a session among the lock waits; no lines without one."""
+def lock_lines(
+    board: Board, node: Node | None, cells: int, *, brief: bool = False
+) -> list[Line]:
+    """Draw the place of a session among the lock waits; ``brief``: in a line or two."""
     if node is None or node.key not in board.trees.places:
         return []
+    if brief:
+        return _brief_lines(board, node, cells)
     lines: list[Line] = []
     above = board.trees.above(node.key)
     for each in above[:1]:
@@ -35,12 +39,24 @@ def lock_lines(board: Board, node: Node | None, cells: int) -> list[Line]:
     return lines
 
 
+def _brief_lines(board: Board, node: Node, cells: int) -> list[Line]:
+    lines: list[Line] = []
+    parent = board.trees.parent(node.key)
+    if parent is not None:
+        lines += _part("blocked by", "warn", in_words(parent.session), cells)[:1]
+    if node.holds_up:
+        count = plural(node.holds_up, "session")
+        text = f"{count}; if it ends, {_freed(board, node)}"
+        lines += _part("holds up", "bad", text, cells)[:1]
+    return lines
+
+
 def _freed(board: Board, node: Node) -> str:
     freed, below = board.trees.freed(node.key), node.holds_up
     if len(freed) == below:
-        return f"{'all ' if below > 1 else ''}{plural(below, 'session')} can go on"
+        return "all of them can go on" if below > 1 else "it can go on"
     if not freed:
-        return "none of them goes on: each waits for others, too"
+        return "none goes on: each waits for others, too"
     others = below - len(freed)
     wait = "waits" if others == 1 else "wait"
     return f"{len(freed)} can go on; {others} more {wait} for others, too"

@@ -48,9 +48,9 @@ def session_pane(board: Board, row: SessionRow, cells: int, height: int) -> list
         [(("  ", "text"), (one_line(statement), "muted"))] if statement else []
     )
     facts = pairs(_facts(row), cells - 4)
-    locks = lock_lines(board, row.node, cells - 4)
+    locks = lock_lines(board, row.node, cells - 4, brief=not tall)
     if not tall:  # five lines in all
-        return [head, *_why(row, cells), *facts[:1], *locks[-2:], *sql]
+        return [head, *_why(row, cells), *facts[:1], *locks, *sql]
     return [BLANK, head, *_why(row, cells), *_source(row), *facts, *locks, *sql]
 
 

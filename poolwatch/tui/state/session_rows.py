@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.sessions import (
@@ -18,6 +19,7 @@ from poolwatch.model import (
     Backend,
     ClosedConnection,
     Frame,
+    PoolStats,
     Process,
     ServerRow,
     Snapshot,
@@ -79,13 +81,25 @@ class SessionRow:
     @property
     def pool(self) -> str | None:
         """The name of its pool, or its id when the pool is gone."""
-        process = self.process
+        found = self._pool()
+        return found.name if isinstance(found, PoolStats) else found
+
+    @property
+    def url(self) -> SplitResult | None:
+        """The URL of its pool, which says what the server was not asked for."""
+        found = self._pool()
+        try:
+            return urlsplit(found.url or "") if isinstance(found, PoolStats) else None
+        except ValueError:
+            return None
+
+    def _pool(self) -> PoolStats | str | None:
         closed = self.departed.connection if self.departed else None
         known = self.session.hold or self.session.idle or closed
-        if process is None or known is None:
+        if self.process is None or known is None:
             return None
-        names = {pool.id: pool.name for pool in process.pools}
-        return names.get(known.pool, known.pool)
+        pools = (pool for pool in self.process.pools if pool.id == known.pool)
+        return next(pools, known.pool)
 
     @property
     def holds_up(self) -> int:

@@ -190,14 +190,14 @@ COLUMNS: tuple[Column[TreeRow], ...] = (
            value=lambda line: line.node.holds_up, field="holds-up"),
     Column("waits", "waits", 6, 6, 2, lambda line: age_cell(line.waited_s),
            place=right, value=lambda line: line.waited_s, field="waits"),
-    Column("call site", "call site", 20, 28, 3, draw=_site, value=_site_text,
+    Column("call site", "call site", 20, 24, 3, draw=_site, value=_site_text,
            field="site"),
-    Column("process", "process", 8, 20, 8, _process,
+    Column("process", "process", 13, 16, 7, _process,
            value=lambda line: _process(line)[0], field="process"),
     _of_session(PID, 4),
     _of_session(STATE, 5),
-    Column("waits for", "waits for", 14, 22, 6, _waits_for, value=waits_for),
-    _of_session(STATEMENT, 7),
+    Column("waits for", "waits for", 14, 24, 6, _waits_for, value=waits_for),
+    _of_session(STATEMENT, 8),
 )
 # fmt: on
 NARROW_COLUMNS = tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from poolwatch.diagnosis.sessions import server_of
 from poolwatch.model import Frame, ServerStatus
@@ -92,6 +93,13 @@ def where(row: SessionRow, cells: int) -> Line:
     if row.kind == "idle":
         text = f"last used by {place(row.site)}"
         return ((tail(text if len(text) <= cells else place(row.site), cells), "text"),)
+    if row.kind == "poolwatch":
+        return (
+            (
+                one_line(f"reads the server, {address(row)}", cells).ljust(cells),
+                "faint",
+            ),
+        )
     text = stranger(row, with_port=len(stranger(row, with_port=True)) <= cells)
     return ((one_line(text, cells).ljust(cells), "muted"),)
 
@@ -141,15 +149,17 @@ def event_cell(row: SessionRow) -> Run:
     return short, "warn" if text.startswith("Lock:") else "muted"
 
 
-def _backend_text(name: str) -> Any:
-    def value(row: SessionRow) -> str | None:
-        text: str | None = getattr(row.backend, name) if row.backend else None
-        return text
-
-    return value
+def _database(row: SessionRow) -> str | None:
+    if row.backend is not None:
+        return row.backend.database
+    return None if row.url is None else unquote(row.url.path.removeprefix("/")) or None
 
 
-_database, _user = _backend_text("database"), _backend_text("user")
+def _user(row: SessionRow) -> str | None:
+    if row.backend is not None:
+        return row.backend.user
+    return unquote(row.url.username or "") or None if row.url else None
+
 
 # fmt: off
 PID: Column[SessionRow] = Column(
@@ -243,7 +253,7 @@ class SessionsView(View[SessionRow]):
         counts = Counter(row.kind for row in board.sessions.values())
         title: list[Run] = []
         for kind, text in _TITLES.items():
-            if counts[kind]:
+            if counts[kind] and not board.filter.text:  # which needs the room
                 ink = "warn" if kind == "nobody's" else "text"
                 title += [(f"  {counts[kind]}", ink), (f" {text}", "muted")]
         servers = read_servers(board)
