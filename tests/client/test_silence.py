@@ -9,8 +9,9 @@ import json
 import os
 import re
 import signal
+import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def shop(apps):
 def check(apps, *more):
     done = apps.poolwatch("check", *more)
     return done.returncode, done.stdout
+
+
+@contextmanager
+def fill_queue(apps):
+    """Connect to the only process until it can take no more."""
+    (path,) = apps.directory.iterdir()
+    with ExitStack() as connections:
+        with suppress(BlockingIOError):
+            while True:
+                each = connections.enter_context(socket.socket(socket.AF_UNIX))
+                each.setblocking(False)
+                each.connect(str(path))
+        yield
 
 
 @pytest.mark.parametrize("door", ["unix", "tcp"])
@@ -268,6 +282,10 @@ def test_the_only_process_is_stopped(apps, dashboard, shop, postgres):
         assert f"orders.py {app.pid} is stopped (state T)" in lines[1]
         assert len(dashboard.board.rows) == 1
         assert check(apps)[0] == 1
+        with fill_queue(apps):  # each look leaves a connection in it
+            code, out = check(apps)
+            assert (code, "is stopped (state T)" in out) == (1, True)
+            assert f"orders.py {app.pid} is stopped (state T)" in dashboard.lines()[1]
     dashboard.until("LIVE", "✓ healthy")
 
 

@@ -46,6 +46,12 @@ def test_a_finding_makes_an_idle_transaction_one():
     assert words(one) == {(8812, "h1", "web-1"): "IDLE-TX"}
 
 
+def test_a_finding_makes_a_ghost_whatever_else_it_is():
+    found = (finding("ghost", holds=("h1",)),)
+    one = process(hold("h1", verdict="leaked"), hold("h2"), findings=found)
+    assert list(words(one).values()) == ["GHOST", "ok"]
+
+
 def test_blocking_is_seen_across_processes_of_one_server():
     one = process(hold("a", backend_pid=10, server=IDLE), pid=1)
     two = process(hold("b", backend_pid=11, server=LOCKED), pid=2)

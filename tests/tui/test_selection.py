@@ -253,6 +253,38 @@ def test_healthy_needs_a_server_that_was_read(board, enabled):
     assert ("refused the password" in top(b, 100.0)) is enabled
 
 
+def test_notes_do_not_stop_healthy(board):
+    note = finding("duplicate_pool", severity="info", text="two pools on one database")
+    b = board(snapshot(process(hold(), findings=(note,))))
+    said = top(b, 100.0)
+    assert "✓ healthy" in said
+    assert "+1 note" in said
+    assert "● two pools on one database" in said
+
+
+def test_healthy_is_said_with_the_count_of_those_that_have_ended(board):
+    b = board(two())
+    take(b, one(ENDED), 101.0)
+    said = top(b, 101.0)
+    assert "✓ healthy  1 process has ended; of the others: 1 connection" in said
+    assert "billing 2 ended at " in said
+
+
+def test_what_is_no_longer_read_is_not_healthy(board):
+    b = board(snapshot(process(hold())))
+    assert "healthy" not in top(b, 130.0)
+    assert "nothing was wrong 30s ago" in top(b, 130.0)
+    b.paused = True
+    assert "healthy" not in top(b, 130.0)
+
+
+def test_a_dsn_that_cannot_be_read_is_told(board):
+    snap = replace(snapshot(process(hold())), dsn_error="PostgreSQL does not answer")
+    said = top(board(snap), 100.0)
+    assert "the server of the DSN cannot be read" in said
+    assert "healthy" not in said
+
+
 LOSSES = {
     "stopped": (one(SILENT), "healthy"),
     "not known": (one(Unreachable(2, "it does not answer in time")), "healthy"),
