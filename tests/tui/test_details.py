@@ -76,7 +76,7 @@ def test_a_wide_pane_has_the_source_side_by_side_and_then_why(board, export):
     (taken,) = [line for line in lines if "→    3  " in line]
     assert "with engine.begin() as connection:" in taken
     (now,) = [line for line in lines if "→    5  " in line]
-    assert now.index("→") == lines[2].index("NOW HERE") + 2
+    assert now.rindex("→") == lines[2].index("NOW HERE") + 2
     why = lines.index("  ■ it waits")
     assert why > max(lines.index(taken), lines.index(now))
     assert "UPDATE invoice SET sent = ?" in text(pane_lines(b, only(b), 160, 12))
