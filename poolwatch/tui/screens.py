@@ -176,12 +176,14 @@ class MainScreen(BoardScreen):
             body.paint([((f"  {text}", "muted"),)])
             return
 
-        def line(at: int) -> Line:
-            selected = at == selection.at
-            row = selection.shown[at]
-            return view.line(board, table, row, selected=selected, dim=dim)
+        # A page above this screen may move the selection meanwhile.
+        shown, chosen = tuple(selection.shown), selection.at
 
-        body.paint_rows(len(selection.shown), line, selection.at)
+        def line(at: int) -> Line:
+            selected = at == chosen
+            return view.line(board, table, shown[at], selected=selected, dim=dim)
+
+        body.paint_rows(len(shown), line, chosen)
 
     def _paint_pane(self, width: int, room: int) -> None:
         """Draw the pane; its height depends on the terminal only, not on the rows."""

@@ -483,7 +483,7 @@ def test_callers_stand_below_their_call_site(board):
 
 def test_a_filter_finds_the_caller(board):
     b = board(snapshot(process(hold("h1", caller=CALLER), hold("h2"))))
-    b.filter = parse("site:views")
+    b.filter = parse("orders/views")
     assert [row.first.hold.id for row in selection(b).shown] == ["h1"]
 
 

@@ -32,8 +32,8 @@ YOUNG_FROM = 10
 """More of them are folded into one row."""
 YOUNG = "young"
 """Key of that row."""
-NARROW = 50
-"""Below this width the call site makes room for nothing but itself."""
+SITE_LEAST = ((50, 12), (100, 20), (1000, 26))
+"""Narrowest call site below some widths of the terminal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,10 +297,9 @@ class HoldsView(View[HoldGroup]):
         return hidden
 
     def layout(self, board: Board, cells: int) -> Table[HoldGroup]:
-        if cells >= NARROW:
-            return super().layout(board, cells)
+        least = next((least for width, least in SITE_LEAST if cells < width), 32)
         columns = [
-            replace(column, least=12) if column.key == "call site" else column
+            replace(column, least=least) if column.key == "call site" else column
             for column in self.columns
         ]
         return Table(columns, cells, self.hidden_columns(board))
