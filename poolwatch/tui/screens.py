@@ -176,13 +176,13 @@ class MainScreen(BoardScreen):
         state = view.arrange(board, self._now)
         table = view.layout(board, width)
         self.part("title").paint([*gap, view.title_line(board, width)], fixed=True)
-        if board.last_good is None and not state.selection.shown:
+        selection = state.selection
+        if board.last_good is None and not selection.shown:
             self.part("columns").paint([], fixed=True)
             body.paint(_hint(board))
             return
         titles = table.titles(state.sort, reverse=state.reverse)
         self.part("columns").paint([titles], fixed=True)
-        selection = state.selection
         if not selection.shown:
             text = "no row matches the filter; esc clears it"
             text = text if state.hidden else view.empty(board)
