@@ -9,8 +9,11 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
 
+from poolwatch.errors import RefusedError
 from poolwatch.model import Frame
+from poolwatch.model.actions import Action, Outcome
 from poolwatch.text.format import neutral, one_line
+from poolwatch.tui.action_dialog import ActionDialog
 from poolwatch.tui.draw.line import BLANK, Line, rule
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
@@ -121,6 +124,9 @@ class MainScreen(BoardScreen):
         self.pane = True
         """Whether the user wants the pane."""
         self._now = 0.0
+        self._pools: list[Line] = []
+        self._pools_for: tuple[float, ...] = ()
+        """What the pools were drawn for: reading, pace, width, height."""
 
     @property
     def view(self) -> View[Any]:
@@ -142,14 +148,21 @@ class MainScreen(BoardScreen):
         gap = [BLANK] if height >= TALL else []
         self.part("tabs").paint([*gap, tab_line(board, VIEWS, width)], fixed=True)
         shows_pools = board.last_good is not None and board.view == "holds"
-        lines = (
-            pools.pool_lines(board, width, max(height // 4, 3)) if shows_pools else []
-        )
+        lines = self._pool_lines(width, max(height // 4, 3)) if shows_pools else []
         self.part("pools").paint([*gap, *lines] if lines else [], fixed=True)
         self._paint_table(width, gap, dim=board.is_outdated(now))
         used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
         self._paint_pane(width, height - used)
         self.paint_footer(self._footer(width))
+
+    def _pool_lines(self, width: int, limit: int) -> list[Line]:
+        """Draw the pools once a reading: a key does not change them."""
+        board = self.board
+        wanted = id(board), board.revision, board.refresh, width, limit
+        if wanted != self._pools_for:
+            self._pools_for = wanted
+            self._pools = pools.pool_lines(board, width, limit)
+        return self._pools
 
     def paint_head(self, now: float, clock: str) -> None:
         width, height = self.app.size
@@ -163,25 +176,27 @@ class MainScreen(BoardScreen):
         state = view.arrange(board, self._now)
         table = view.layout(board, width)
         self.part("title").paint([*gap, view.title_line(board, width)], fixed=True)
-        if board.last_good is None:
+        selection = state.selection
+        if board.last_good is None and not selection.shown:
             self.part("columns").paint([], fixed=True)
             body.paint(_hint(board))
             return
         titles = table.titles(state.sort, reverse=state.reverse)
         self.part("columns").paint([titles], fixed=True)
-        selection = state.selection
         if not selection.shown:
             text = "no row matches the filter; esc clears it"
             text = text if state.hidden else view.empty(board)
             body.paint([((f"  {text}", "muted"),)])
             return
 
-        def line(at: int) -> Line:
-            selected = at == selection.at
-            row = selection.shown[at]
-            return view.line(board, table, row, selected=selected, dim=dim)
+        # A page above this screen may move the selection meanwhile.
+        shown, chosen = tuple(selection.shown), selection.at
 
-        body.paint_rows(len(selection.shown), line, selection.at)
+        def line(at: int) -> Line:
+            selected = at == chosen
+            return view.line(board, table, shown[at], selected=selected, dim=dim)
+
+        body.paint_rows(len(shown), line, chosen)
 
     def _paint_pane(self, width: int, room: int) -> None:
         """Draw the pane; its height depends on the terminal only, not on the rows."""
@@ -199,9 +214,8 @@ class MainScreen(BoardScreen):
         if self._input() is not None:
             return footer("filter", width)
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
-        return footer(
-            self.FOOTER, width, hidden=() if has_incidents else ("incidents",)
-        )
+        hidden = () if has_incidents else ("incidents",)
+        return footer(self.FOOTER, width, paused=self.board.paused, hidden=hidden)
 
     # -- keys ----------------------------------------------------------------------
 
@@ -299,6 +313,27 @@ class MainScreen(BoardScreen):
         else:
             self.copy_text(text)
 
+    def action_act(self, action: Action) -> None:
+        """Ask whether to cancel the statement of the selected session, or to end it."""
+        row, actions = self.table.selection.row, self.app.actions  # type: ignore[attr-defined]
+        if actions is None:
+            self.say("C and K need: poolwatch tui --allow-actions --dsn DSN")
+            return
+        found = None if row is None else self.view.session(self.board, row)
+        if found is None:
+            self.say("select one session: this row has none, or several (m shows each)")
+            return
+        try:
+            asked = self.board.chosen(*found)
+        except RefusedError as refused:
+            self.say(str(refused))
+        else:
+            self.app.push_screen(ActionDialog(action, asked, actions), self._acted)
+
+    def _acted(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self.say(outcome.text)
+
     def action_help(self) -> None:
         self.app.push_screen(HelpPage(self.board))
 
@@ -389,7 +424,8 @@ class Page(BoardScreen):
         body = self.body(width - 1)
         lines = body if titles else [BLANK, *body]
         self.part("body").paint_rows(len(lines), lines.__getitem__, self.selected())
-        keys = footer(self.FOOTER, width, is_incident=self.board.incident is not None)
+        board, past = self.board, self.board.incident is not None
+        keys = footer(self.FOOTER, width, is_incident=past, paused=board.paused)
         self.paint_footer(keys)
 
     def selected(self) -> int | None:

@@ -276,4 +276,4 @@ async def test_the_keys_of_both_views(size):
         await pilot.press("Y")
         await until_async(lambda: "copied ### Session 31853" in screen_text(app))
         await pilot.press("slash", *"app:metabase", "enter")
-        await until_async(lambda: "12 rows hidden" in screen_text(app))
+        await until_async(lambda: "filter app:metabase" in screen_text(app))

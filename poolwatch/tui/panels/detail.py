@@ -303,13 +303,11 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
     lines += [BLANK, heading("STATEMENT")]
     if not text:
         return [*lines, _muted("none seen yet")]
-    if text != hold.statement and len(text.encode("utf-8", "replace")) in _CUT:
-        text += " … cut by the server at 1,024 bytes"
     body = statement_lines(text, max(cells - 2, 20))
-    return [
-        *lines,
-        *((("  ", "text"), *line) if length(line) else BLANK for line in body),
-    ]
+    lines += [(("  ", "text"), *line) if length(line) else BLANK for line in body]
+    if text != hold.statement and len(text.encode("utf-8", "replace")) in _CUT:
+        lines.append(_muted("… cut by the server at 1,024 bytes"))
+    return lines
 
 
 def full_place(frame: Frame | None) -> str:

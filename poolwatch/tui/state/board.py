@@ -12,19 +12,23 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from poolwatch.diagnosis.sessions import Key as SessionKey
-from poolwatch.diagnosis.sessions import server_of
+from poolwatch.diagnosis.sessions import Session, server_of
 from poolwatch.diagnosis.silence import silent_processes
+from poolwatch.errors import RefusedError
 from poolwatch.model import (
     Finding,
     FleetFinding,
     IncidentSnapshot,
     Process,
+    ServerStatus,
     Snapshot,
     Unreachable,
     severity_rank,
 )
+from poolwatch.model.actions import Chosen
 from poolwatch.text.naming import process_name, with_names
 from poolwatch.tui.polling import Incidents, Mode, Reading
+from poolwatch.tui.state.chosen import chosen
 from poolwatch.tui.state.filtering import Filter
 from poolwatch.tui.state.rows import (
     Key,
@@ -77,7 +81,7 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of changes of the data: what was computed from it is valid for one."""
+    """Number of readings: what was computed from one is valid until the next."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
@@ -157,6 +161,7 @@ class Board:
         A silent process is shown in its last known state until it answers or has ended.
         """
         self.last = reading
+        self.revision += 1
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
             snapshot = replace(reading.snapshot, processes=processes)
@@ -205,7 +210,6 @@ class Board:
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
-        self.revision += 1
         self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
@@ -224,6 +228,18 @@ class Board:
             each.pid for each in (last.unreachable if last else ()) if not each.alive
         ]
         return "ended" if row.process.pid in ended else "gone"
+
+    def chosen(self, session: Session, server: ServerStatus | None) -> Chosen:
+        """Describe a session for an action; raises RefusedError if it is not proven."""
+        reading, process = self.last_good, session.process
+        if process is not None and process_key(process) in self.silent:
+            raise RefusedError("its process does not answer: it is shown as last seen")
+        if reading is None or reading.answered_at is None:
+            raise RefusedError(
+                "there is no reading that could prove which session it is"
+            )
+        seen = reading.requested_at, reading.answered_at
+        return chosen(session, server, self.snapshot, seen)
 
     def name_of(self, lost: Unreachable) -> str:
         """Return name and pid of a process that does not answer, if known."""

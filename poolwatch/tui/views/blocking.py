@@ -26,13 +26,14 @@ from poolwatch.tui.views.sessions import (
     address,
     application,
     event,
+    on_server,
     session_fields,
     stranger,
     unread,
     where,
     whose,
 )
-from poolwatch.tui.views.view import Detail, View
+from poolwatch.tui.views.view import Detail, SessionOnServer, View
 
 NARROW = 100
 """Below this width the names of strangers stand in two columns."""
@@ -300,6 +301,9 @@ class BlockingView(View[TreeRow]):
 
     def leads_to(self, board: Board, row: TreeRow) -> Detail:
         return Detail(row.session.hold or row.session)
+
+    def session(self, board: Board, row: TreeRow) -> SessionOnServer:
+        return on_server(board, row.session)
 
     def place(self, row: TreeRow) -> Frame | None:
         return row.session.site

@@ -23,7 +23,14 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row, by_harm, process_key, short_state
-from poolwatch.tui.views.view import SELECTED, Detail, Drill, View, site_values
+from poolwatch.tui.views.view import (
+    SELECTED,
+    Detail,
+    Drill,
+    SessionOnServer,
+    View,
+    site_values,
+)
 
 MERGED_FROM = 100
 """From this number of holds on, equal holds are merged unless the user chooses."""
@@ -33,8 +40,8 @@ YOUNG_FROM = 10
 """More of them are folded into one row."""
 YOUNG = "young"
 """Key of that row."""
-NARROW = 50
-"""Below this width the call site makes room for nothing but itself."""
+SITE_LEAST = ((50, 12), (100, 20), (1000, 26))
+"""Narrowest call site below some widths of the terminal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,7 +230,8 @@ class HoldsView(View[HoldGroup]):
         return [HoldGroup(row.key, (row,), board) for row in board.rows.values()]
 
     def count(self, board: Board) -> Run:
-        harmful = any(row.mark[1] == "bad" for row in board.rows.values())
+        worst = next(iter(board.rows.values()), None)
+        harmful = worst is not None and worst.mark[1] == "bad"
         return str(len(board.rows)), "bad" if harmful else "strong"
 
     def merges(self, board: Board) -> bool:
@@ -317,10 +325,9 @@ class HoldsView(View[HoldGroup]):
         return hidden
 
     def layout(self, board: Board, cells: int) -> Table[HoldGroup]:
-        if cells >= NARROW:
-            return super().layout(board, cells)
+        least = next((least for width, least in SITE_LEAST if cells < width), 32)
         columns = [
-            replace(column, least=12) if column.key == "call site" else column
+            replace(column, least=least) if column.key == "call site" else column
             for column in self.columns
         ]
         return Table(columns, cells, self.hidden_columns(board))
@@ -370,6 +377,9 @@ class HoldsView(View[HoldGroup]):
             return Detail(row.first)
         site = place(row.first.hold.site, 99)
         return Drill("holds", f'site="{site}" verdict:{row.first.word}', each=True)
+
+    def session(self, board: Board, row: HoldGroup) -> SessionOnServer | None:
+        return SessionOnServer.of_hold(row.first) if len(row.holds) == 1 else None
 
     def issue(self, board: Board, row: HoldGroup) -> str | None:
         if row.key == YOUNG:

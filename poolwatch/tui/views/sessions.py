@@ -23,7 +23,7 @@ from poolwatch.tui.draw.table import (
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key, short_state
 from poolwatch.tui.state.session_rows import PREPARED, Kind, SessionRow
-from poolwatch.tui.views.view import Detail, View, site_values
+from poolwatch.tui.views.view import Detail, SessionOnServer, View, site_values
 
 GAUGE = 16
 """Width of the gauge of sessions, in cells."""
@@ -282,6 +282,9 @@ class SessionsView(View[SessionRow]):
     def leads_to(self, board: Board, row: SessionRow) -> Detail:
         return Detail(row.hold or row)
 
+    def session(self, board: Board, row: SessionRow) -> SessionOnServer:
+        return on_server(board, row)
+
     def place(self, row: SessionRow) -> Frame | None:
         return row.site
 
@@ -301,6 +304,19 @@ def read_servers(board: Board) -> list[ServerStatus]:
                 if len(status.others) + status.left_out > len(known.others):
                     found[server_of(process, status)] = status
     return list(found.values())
+
+
+def on_server(board: Board, row: SessionRow) -> SessionOnServer:
+    """Return the session of a row with its server, for an action."""
+    if row.hold is not None:
+        return SessionOnServer.of_hold(row.hold)
+    statuses = (
+        status
+        for process in board.snapshot.processes
+        for status in process.servers
+        if server_of(process, status) == row.key[0]
+    )
+    return SessionOnServer(row.session, next(statuses, None))
 
 
 def unread(board: Board) -> str | None:
