@@ -94,7 +94,7 @@ def shown(board, view, cells=160):
 def test_each_root_is_followed_by_those_that_it_holds_up(board):
     b = board(shop())
     lines = shown(b, "blocking")
-    who = [line[2:38].rstrip() for line in lines]
+    who = [line[2:42].rstrip() for line in lines]
     assert who == [
         "▲ ROOT export-17",
         "├─ ▽ cart-3",
@@ -104,7 +104,7 @@ def test_each_root_is_followed_by_those_that_it_holds_up(board):
         '▲ ROOT not ours: "metabase" 10.0.9.2',
         "└─ ▽ checkout-1",
         "   └─ ▽ checkout-4",
-        "      └─ ▽ refund-2 (+ waits for 26…",
+        "      └─ ▽ refund-2 (+ waits for 26844)",
     ]
     assert "2 roots hold up 7 sessions, 6 of them ours" in title(
         b, 160, view="blocking"

@@ -28,6 +28,7 @@ VERDICTS: dict[Word, tuple[str, str, str]] = {
     "ok": ("·", "good", "nothing is wrong"),
 }
 """Shape, ink and meaning, worst first; shapes tell them apart without colour."""
+_RANKS = {word: rank for rank, word in enumerate(VERDICTS)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +140,7 @@ def _word(hold: Hold, node: Node | None, idle_in_transaction: bool) -> Word:
 
 def by_harm(row: Row) -> tuple[Any, ...]:
     """Sort key: the most harmful first; equal rows always in the same order."""
-    rank = list(VERDICTS).index(row.word)
+    rank = _RANKS[row.word]
     tie_break = row.key[0], len(row.key[1]), *row.key[1:]
     return rank, -row.holds_up, -row.hold.held_s, *tie_break
 

@@ -250,20 +250,23 @@ class SessionsView(View[SessionRow]):
         return board.trees.with_roots(kept, rows, lambda row: row.key)
 
     def title(self, board: Board) -> Line:
-        counts = Counter(row.kind for row in board.sessions.values())
         title: list[Run] = []
-        for kind, text in _TITLES.items():
-            if counts[kind] and not board.filter.text:  # which needs the room
-                ink = "warn" if kind == "nobody's" else "text"
-                title += [(f"  {counts[kind]}", ink), (f" {text}", "muted")]
         servers = read_servers(board)
         left_out = sum(status.left_out for status in servers)
+        reason = unread(board) if board.sessions else None
         if left_out:
             title.append((f"  {left_out} more left out", "warn"))
-        reason = unread(board)
-        if reason and counts:
+        if reason:
             title.append((f"  {one_line(reason, 120)}", "warn"))
-        return (*title, *_gauge(servers))
+        if board.filter.text:  # which needs the room
+            return tuple(title)
+        counts = Counter(row.kind for row in board.sessions.values())
+        kinds: list[Run] = []
+        for kind, text in _TITLES.items():
+            if counts[kind]:
+                ink = "warn" if kind == "nobody's" else "text"
+                kinds += [(f"  {counts[kind]}", ink), (f" {text}", "muted")]
+        return (*kinds, *title, *_gauge(servers))
 
     def empty(self, board: Board) -> str:
         return unread(board) or "no session is known"
