@@ -8,7 +8,7 @@ from drawn import rows, screen_text, selection, text, title
 from fakes import FakeSource, frame, hold, server_row, snapshot
 from helpers import until_async
 
-from poolwatch.model import Backend, ClosedConnection, Connection
+from poolwatch.model import Backend, ClosedConnection, Connection, LockRequest
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.views import known_fields, named
@@ -277,3 +277,19 @@ async def test_the_keys_of_both_views(size):
         await until_async(lambda: "copied ### Session 31853" in screen_text(app))
         await pilot.press("slash", *"app:metabase", "enter")
         await until_async(lambda: "filter app:metabase" in screen_text(app))
+
+
+def test_a_lock_of_an_earlier_user_is_told_by_its_place(board):
+    lock = LockRequest(frame("/srv/a.py:10"), frame("/srv/reindex.py:11"), 12.0)
+    idle = fakes.idle(7, lock=lock, server=server_row("idle"))
+    waiting = ours(8, "/srv/reindex.py:10", "next", row([7], 9.0, "Lock:advisory"))
+    taken = fakes.idle(9, server=server_row("active"), unchanged_s=-0.1)
+    status = fakes.server_status(identity="a/1")
+    b = board(snapshot(fakes.process(waiting, servers=(status,), idle=(idle, taken))))
+    root, victim = shown(b, "blocking")
+    assert "▲ ROOT idle in pool orders" in root
+    assert "srv/reindex.py:11" in root
+    assert "advisory lock of 7" in victim
+    pane = text(named("blocking").pane(b, selection(b, view="blocking").row, 160, 20))
+    assert "requested at srv/reindex.py:11 12s ago, not released since" in pane
+    assert any("just taken from orders" in line for line in shown(b, "sessions"))

@@ -42,6 +42,8 @@ def whose(row: SessionRow) -> str:
     if row.hold is not None:
         labels = " ".join(list(row.hold.hold.labels.values())[:4])
         return one_line(f"{row.hold.holder} {labels}", 60)
+    if row.just_taken:
+        return one_line(f"just taken from {row.pool}", 60)
     if row.kind == "idle":
         return one_line(f"idle in pool {row.pool}", 60)
     if row.kind == "poolwatch":
@@ -82,6 +84,11 @@ def _whose(row: SessionRow) -> Run:
 
 def where(row: SessionRow, cells: int) -> Line:
     """Draw the call site, or who else has the session."""
+    if row.lock is not None:
+        text = f"lock requested at {place(row.site)}"
+        return (
+            (tail(text if len(text) <= cells else place(row.site), cells), "strong"),
+        )
     if row.hold is not None:
         return site_cell(row.hold.hold, cells, "strong")
     if row.departed is not None:
