@@ -8,8 +8,15 @@ from drawn import rows, screen_text, selection, text, title
 from fakes import FakeSource, frame, hold, server_row, snapshot
 from helpers import until_async
 
-from poolwatch.model import Backend, ClosedConnection, Connection, LockRequest
+from poolwatch.model import (
+    Backend,
+    ClosedConnection,
+    Connection,
+    LockRequest,
+    Unreachable,
+)
 from poolwatch.tui.app import Dashboard
+from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.views import known_fields, named
 
@@ -293,3 +300,18 @@ def test_a_lock_of_an_earlier_user_is_told_by_its_place(board):
     pane = text(named("blocking").pane(b, selection(b, view="blocking").row, 160, 20))
     assert "requested at srv/reindex.py:11 12s ago, not released since" in pane
     assert any("just taken from orders" in line for line in shown(b, "sessions"))
+
+
+def test_a_silent_process_tells_no_sessions_that_another_one_tells(board):
+    def seen(*pids):
+        others = tuple(foreign(pid, "psql", server_row()) for pid in pids)
+        return (fakes.server_status(identity="a/1", others=others),)
+
+    first = fakes.process(hold(), servers=seen(5, 6))
+    second = fakes.process(hold(), pid=9120, servers=seen(6))
+    silent = Unreachable(first.pid, "it does not answer", alive=True)
+    b = board(snapshot(first))
+    b.accept(Reading(101.0, snapshot(unreachable=(silent,))))
+    assert {key[1] for key in b.sessions} == {5, 6}  # nobody else tells them
+    b.accept(Reading(102.0, snapshot(second, unreachable=(silent,))))
+    assert {key[1] for key in b.sessions} == {6}
