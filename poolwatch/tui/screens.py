@@ -133,7 +133,7 @@ class MainScreen(BoardScreen):
         state = view.arrange(board, self._now)
         table = view.layout(board, width)
         self.part("title").paint([*gap, view.title_line(board, width)], fixed=True)
-        if board.last_good is None:
+        if board.last_good is None and not state.rows:
             self.part("columns").paint([], fixed=True)
             body.paint(_hint(board))
             return

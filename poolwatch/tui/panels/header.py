@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from poolwatch.model import (
-    Finding,
-    FleetFinding,
-    ServerStatus,
-    Snapshot,
-    Unreachable,
-)
+from poolwatch.diagnosis.merging import Merged
+from poolwatch.model import ServerStatus, Snapshot, Unreachable
 from poolwatch.text.format import (
     clock,
     duration,
@@ -164,8 +159,8 @@ def _second(text: str) -> Line:
 
 
 def _worst(board: Board, mode: Mode, now: float, cells: int) -> list[Line]:
-    found = [finding for _, finding in board.findings()]
-    if not found or found[0].severity == "info":
+    found = board.findings
+    if all(finding.severity == "info" for finding in found):
         return _unobserved(board) or _healthy(board, mode, now, found)
     worst = found[0]
     remedy = worst.remedy
@@ -198,7 +193,7 @@ def _unobserved(board: Board) -> list[Line]:
 
 
 def _healthy(
-    board: Board, mode: Mode, now: float, notes: Sequence[Finding | FleetFinding]
+    board: Board, mode: Mode, now: float, notes: Sequence[Merged]
 ) -> list[Line]:
     """Return that nothing is wrong: now, or when it was last read."""
     held = [row.hold.held_s for row in board.rows.values()]

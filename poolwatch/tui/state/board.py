@@ -7,19 +7,13 @@ Textual.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from poolwatch.diagnosis.silence import silent_processes
-from poolwatch.model import (
-    Finding,
-    FleetFinding,
-    IncidentSnapshot,
-    Process,
-    Snapshot,
-    Unreachable,
-    severity_rank,
-)
+from poolwatch.diagnosis.finding_history import Entry, FindingHistory
+from poolwatch.diagnosis.merging import Merged, merged
+from poolwatch.model import IncidentSnapshot, Process, Snapshot, Unreachable
 from poolwatch.text.naming import process_name, with_names
 from poolwatch.tui.polling import Incidents, Mode, Reading
 from poolwatch.tui.state.filtering import Filter
@@ -29,6 +23,7 @@ from poolwatch.tui.state.rows import (
     Row,
     build,
     by_harm,
+    hold_key,
     process_key,
 )
 from poolwatch.tui.state.table_state import TableState
@@ -83,12 +78,19 @@ class Board:
     """Whether some reading had several: columns that come and go are hard to read."""
     several_pools: bool = False
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
+    findings: list[Merged] = field(default_factory=list)
+    """What is wrong in the data on the screen, the cause first."""
+    found: FindingHistory = field(default_factory=FindingHistory)
+    """The findings of the last ten minutes of live data."""
     unfold: bool = False
     """Whether library frames are shown."""
     incident: IncidentSnapshot | None = None
     """The incident snapshot that is shown; None for live data."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
+    _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
+    _named_for: int | None = field(default=None, init=False)
+    """The revision that ``_named`` is of."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -141,11 +143,17 @@ class Board:
         self.last = reading
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
-            snapshot = replace(reading.snapshot, processes=processes)
             silent = self._still_silent(reading)
             if reading.alive or silent:
                 self.silent = silent
+            unreachable = tuple(map(self._as_seen, reading.snapshot.unreachable))
+            snapshot = replace(
+                reading.snapshot, processes=processes, unreachable=unreachable
+            )
+            if reading.alive or silent:
                 self._show(reading, snapshot)
+            elif reading.silent:
+                self._find(reading, snapshot)
 
     def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
@@ -177,11 +185,33 @@ class Board:
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
-        self.revision += 1
         self._extend_history(snapshot)
+        self._find(reading, snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
         self.names |= {each.pid: process_name(each) for each in shown}
+
+    def _find(self, reading: Reading, snapshot: Snapshot) -> None:
+        """Merge the findings; follow them over time unless they are of the past."""
+        self.revision += 1
+        if self.moment is None:
+            self.findings = self.found.update(snapshot, reading.at)
+        else:
+            self.findings = merged(snapshot)
+
+    def findings_of(self, hold: Key) -> Sequence[str]:
+        """Return kinds and names of the findings that are about a hold."""
+        if self._named_for != self.revision:
+            self._named_for, self._named = self.revision, {}
+            for finding in self.findings:
+                names = finding.kind, str(finding.key)
+                for process, each in finding.holds:
+                    self._named.setdefault(hold_key(process, each.id), []).extend(names)
+        return self._named.get(hold, ())
+
+    def entry(self, finding: Merged) -> Entry | None:
+        """Return what is known of a finding over time; None in the past."""
+        return self.found.of(finding.key) if self.moment is None else None
 
     def ending(self, row: Row) -> Ending:
         """Return how a hold ended that has no row any more."""
@@ -223,23 +253,6 @@ class Board:
                 if process_key(process) not in self.silent:
                     self.history[key].append(pool.checked_out)
 
-    def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:
-        """Return all findings with their processes, worst first.
-
-        None stands for the processes of all hosts, or for one that does not answer.
-        """
-        silent = self.last.silent if self.last else ()
-        found: list[tuple[Process | None, Finding | FleetFinding]] = [
-            *((None, each) for each in silent_processes(map(self._as_seen, silent))),
-            *((None, finding) for finding in self.snapshot.findings),
-        ]
-        told: set[Finding] = set()
-        for process in self.snapshot.processes:
-            found += [(process, each) for each in process.findings if each not in told]
-            # every process on a server that is down has the same finding
-            told |= {each for each in process.findings if each.kind == "server_down"}
-        return sorted(found, key=lambda pair: _rank(pair[1]))
-
     def _as_seen(self, lost: Unreachable) -> Unreachable:
         """Return a silent process, with what this board has seen of it."""
         silent_s = lost.silent_s
@@ -255,10 +268,3 @@ def _without_server(process: Process) -> Process:
     findings = tuple(f for f in process.findings if f.kind != "server_down")
     servers = tuple(replace(status, down=None) for status in process.servers)
     return replace(process, findings=findings, servers=servers)
-
-
-def _rank(finding: Finding | FleetFinding) -> tuple[int, int]:
-    """Sort key: first what may have caused, or may hide, the other findings."""
-    kinds: tuple[str, ...] = ("server_down", "unreachable")
-    at = kinds.index(finding.kind) if finding.kind in kinds else len(kinds)
-    return at, severity_rank(finding.severity)

@@ -199,7 +199,9 @@ class HoldsView(View[HoldGroup]):
     name = "holds"
     short = "holds"
     columns = COLUMNS
-    more_fields = "site", "caller", "thread", "task", "app", "pid"
+    more_fields = (
+        "site", "caller", "thread", "task", "app", "pid", "host", "finding",
+    )  # fmt: skip
     has_labels = True
 
     def rows(self, board: Board) -> list[HoldGroup]:
@@ -226,7 +228,7 @@ class HoldsView(View[HoldGroup]):
     def labels(self, row: HoldGroup) -> Mapping[str, str]:
         return row.first.hold.labels
 
-    def fields(self, row: HoldGroup) -> dict[str, list[Any]]:
+    def fields(self, row: HoldGroup) -> dict[str, Sequence[Any]]:
         hold, process = row.first.hold, row.first.process
         return {
             "site": site_values(hold.site),
@@ -240,6 +242,8 @@ class HoldsView(View[HoldGroup]):
                 hold.server.state if hold.server else None,
             ],
             "verdict": [row.first.verdict, row.first.word, hold.verdict],
+            "host": [process.host],
+            "finding": row.board.findings_of(row.first.key),
         }
 
     def hidden_columns(self, board: Board) -> set[str]:

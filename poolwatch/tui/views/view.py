@@ -69,7 +69,7 @@ class View(Generic[T]):
         """Return the labels that the filter can ask for, like fields."""
         return {}
 
-    def fields(self, row: T) -> dict[str, list[Any]]:
+    def fields(self, row: T) -> Mapping[str, Sequence[Any]]:
         """Return fields for the filter that no column has, or has in one form only."""
         return {}
 
@@ -80,6 +80,10 @@ class View(Generic[T]):
     def hidden_columns(self, board: Board) -> set[str]:
         """Return the keys of columns that would say the same in every row."""
         return set()
+
+    def size(self, board: Board) -> str:
+        """Return the number of rows for the title, in words if it needs some."""
+        return str(self.state(board).total)
 
     def title(self, board: Board) -> Line:
         """Return a summary that follows name and count in the title."""
@@ -165,7 +169,8 @@ class View(Generic[T]):
     def title_line(self, board: Board, cells: int) -> Line:
         """Draw name, count, filter and order; the position at the right edge."""
         state = self.state(board)
-        title: list[Run] = [(self.name.upper(), "title"), (f" {state.total}", "strong")]
+        size = self.size(board)
+        title: list[Run] = [(self.name.upper(), "title"), (f" {size}", "strong")]
         title += self.title(board)
         if board.filter.text:
             hidden = f"  {plural(state.hidden, 'row')} hidden"
