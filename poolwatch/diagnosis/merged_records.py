@@ -48,7 +48,7 @@ class Key(NamedTuple):
     """What else it is about: a server, or a session that is no hold."""
 
     def __str__(self) -> str:
-        words = self.kind, self.pool, *(place(site, 99) for site in self.sites)
+        words = self.kind, self.pool, *(place(site, 3) for site in self.sites)
         text = " ".join([each for each in (*words, self.about) if each])
         return text.replace('"', "'")  # the filter of the dashboard quotes it
 

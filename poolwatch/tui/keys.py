@@ -49,6 +49,8 @@ KEYS = (
     Key("main", "r", "reverse", help=("r", "reverse the order")),
     Key("main", "m", "merge", ("m", "merge"), "main incident",
         ("m", "merge equal rows, or show each")),
+    Key("main", "L", "by_label",
+        help=("L", "call sites: by the next label instead, such as endpoint")),
     Key("main", "y", "copy", ("y", "copy"), "main incident",
         ("y  Y", "copy path:line; or all that is known, in Markdown")),
     Key("main", "Y", "copy_issue"),

@@ -21,6 +21,7 @@ from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.views import VIEWS, known_fields, named
+from poolwatch.tui.views.sites import SitesView
 from poolwatch.tui.views.view import Detail, Drill, View
 
 if TYPE_CHECKING:
@@ -231,6 +232,15 @@ class MainScreen(BoardScreen):
         """Merge equal rows, or show each."""
         self.table.merged = not self.view.is_merged(self.board)
         self.redraw()
+
+    def action_by_label(self) -> None:
+        """Show the values of the next label in place of call sites."""
+        if not isinstance(self.view, SitesView):
+            self.say("L groups the call sites by a label: press 5 first")
+        elif self.view.next_label(self.board):
+            self.redraw()
+        else:
+            self.say("no label yet: with poolwatch.label(endpoint=...) carries one")
 
     def action_pane(self) -> None:
         self.pane = not self.pane
