@@ -30,7 +30,8 @@ _MAX_HOLDS = 20
 
 def finding_pane(board: Board, finding: Merged, cells: int, height: int) -> list[Line]:
     """Draw what is known of a finding, the most useful first."""
-    about = place(finding.sites[0]) if finding.sites else finding.pool or ""
+    about = finding.pool or finding.key.about
+    about = place(finding.sites[0]) if finding.sites else about
     title: Line = ((finding.kind, "title"), (f"  {neutral(about)}", "strong"))
     gap = [BLANK] if height >= LOW else []
     room = max(2, height - len(gap) - 1)

@@ -86,7 +86,8 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
         return ()
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)
-    app = f"  apps {count - len(board.silent)}/{count} " if board.silent else "  app "
+    answering = 0 if mode == "lost" else count - len(board.silent)
+    app = f"  apps {answering}/{count} " if board.silent else "  app "
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 

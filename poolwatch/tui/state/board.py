@@ -141,6 +141,9 @@ class Board:
         A silent process is shown in its last known state until it answers or has ended.
         """
         self.last = reading
+        self.revision += 1
+        if not reading.alive and not reading.silent:  # the rest is as last seen
+            self.findings = [f for f in self.findings if f.kind != "unreachable"]
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
             silent = self._still_silent(reading)
@@ -193,7 +196,6 @@ class Board:
 
     def _find(self, reading: Reading, snapshot: Snapshot) -> None:
         """Merge the findings; follow them over time unless they are of the past."""
-        self.revision += 1
         if self.moment is None:
             self.findings = self.found.update(snapshot, reading.at)
         else:

@@ -200,6 +200,9 @@ class FindingsView(View[FindingRow]):
             return Drill("holds", f"finding={finding.kind} pid={process.pid}")
         if finding.waits and finding.pool:
             return Drill("waits", f'pool="{finding.pool}"')
+        pid = finding.key.about.rpartition(" ")[2]
+        if finding.kind == "unreachable" and pid.isdigit():
+            return Drill("processes", f"pid={pid}")
         return None
 
     def place(self, row: FindingRow) -> Frame | None:

@@ -144,12 +144,9 @@ class ProcessesView(View[Row]):
         return [*by_name(processes), *servers]
 
     def count(self, board: Board) -> Run:
-        silent = board.last.silent if board.last else ()
-        known = sum(
-            any(each.may_be(process) for process in board.snapshot.processes)
-            for each in silent
-        )
-        count = len(board.snapshot.processes) + len(silent) - known
+        rows = process_rows(board)
+        silent = any(row.is_silent for row in rows)
+        count = sum(not row.is_ended for row in rows)
         return str(count), "bad" if silent else "strong"
 
     def size(self, board: Board) -> str:
