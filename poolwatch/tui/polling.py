@@ -46,6 +46,11 @@ class Reading:
         return self.snapshot is not None and bool(self.snapshot.processes)
 
     @property
+    def failed(self) -> bool:
+        """Whether the source could not say which processes there are."""
+        return self.snapshot is None and not self.no_process
+
+    @property
     def silent(self) -> tuple[Unreachable, ...]:
         """The processes that did not answer and are not known to have ended."""
         unreachable = self.snapshot.unreachable if self.snapshot else ()

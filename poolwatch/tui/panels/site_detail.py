@@ -40,7 +40,8 @@ def _holds(row: SiteRow, room: int) -> list[Line]:
         return [((f"  no hold of it is out now, of {row.stats.count}", "muted"),)]
     count = plural(len(row.holds), "hold")
     head: Line = ((f"  {count} now", "title"),)
-    shown = row.holds[: max(room - 1, 1)]
+    longest = sorted(row.holds, key=lambda each: -each.hold.held_s)
+    shown = longest[: max(room - 1, 1)]
     if len(shown) < len(row.holds):
         shown = shown[: max(room - 2, 1)]
     lines = [head, *map(_hold, shown)]

@@ -12,12 +12,21 @@ from poolwatch.tui.views.view import View
 
 def tab_line(board: Board, views: Sequence[View[Any]], cells: int) -> Line:
     """Draw the line; its names and gaps are shorter in a narrow terminal."""
-    counts = [view.count(board) for view in views]
+    counts = [_count(board, view) for view in views]
     for name, gap in (("name", "   "), ("name", " "), ("short", " ")):
         line = _line(board, views, counts, name, gap)
         if length(line) <= cells:
             break
     return line
+
+
+def _count(board: Board, view: View[Any]) -> Run:
+    """Count once a reading, not at every key."""
+    revision, count = board.counts.get(view.name, (None, ("", "")))
+    if revision != board.revision:
+        count = view.count(board)
+        board.counts[view.name] = board.revision, count
+    return count
 
 
 def _line(

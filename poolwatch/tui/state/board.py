@@ -88,6 +88,10 @@ class Board:
     """The incident snapshot that is shown; None for live data."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
+    counts: dict[str, tuple[int, tuple[str, str]]] = field(
+        default_factory=dict, init=False
+    )
+    """By view: what the tab line says of it, and the revision that this is of."""
     _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
     _named_for: int | None = field(default=None, init=False)
     """The revision that ``_named`` is of."""
@@ -126,7 +130,7 @@ class Board:
             late = self.age(now) > self.refresh + max(2.0, self.refresh)
             current: Mode = "live" if self.snapshot.at is None else "history"
             return "stale" if late else current
-        if last.error is not None and not last.no_process:
+        if last.failed:
             return "failed"
         ended: Mode = "none" if self.last_good is None else "lost"
         return "silent" if last.silent else ended
@@ -142,7 +146,8 @@ class Board:
         """
         self.last = reading
         self.revision += 1
-        if not reading.alive and not reading.silent:  # the rest is as last seen
+        if not reading.alive and not reading.silent and not reading.failed:
+            # all have ended: the rest is shown as last seen
             self.findings = [f for f in self.findings if f.kind != "unreachable"]
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))

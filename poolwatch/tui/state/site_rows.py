@@ -32,7 +32,7 @@ class SiteRow:
     processes: tuple[Process, ...]
     """Those that it was merged over."""
     holds: tuple[Row, ...]
-    """Its open holds, the longest first."""
+    """Its open holds."""
     most: float = 0.0
     """Connections of the row with the most: the full width of the gauge."""
 
@@ -61,7 +61,7 @@ class SiteRow:
     @property
     def oldest_s(self) -> float | None:
         """For how long the longest of its holds is out now."""
-        return self.holds[0].hold.held_s if self.holds else None
+        return max((row.hold.held_s for row in self.holds), default=None)
 
 
 def label_names(board: Board) -> list[str]:
@@ -81,7 +81,7 @@ def site_rows(board: Board, label: str | None) -> list[SiteRow]:
             open_ = holds.get((owner, stats.pool, *_what(stats)), ())
             key = owner, stats.pool, *_what(stats)
             rows.append(SiteRow(key, stats, name, (process,), tuple(open_)))
-    return _ordered(rows)
+    return rows
 
 
 def merged_sites(rows: Iterable[SiteRow]) -> list[SiteRow]:
@@ -89,18 +89,13 @@ def merged_sites(rows: Iterable[SiteRow]) -> list[SiteRow]:
     groups: dict[Any, list[SiteRow]] = {}
     for row in rows:
         groups.setdefault((row.pool, *_what(row.stats)), []).append(row)
-    return _ordered(
+    return in_order(
         SiteRow(
             key,
             group[0].stats if len(group) == 1 else _sum([row.stats for row in group]),
             group[0].pool,
             tuple({process_key(p): p for row in group for p in row.processes}.values()),
-            tuple(
-                sorted(
-                    (hold for row in group for hold in row.holds),
-                    key=lambda row: -row.hold.held_s,
-                )
-            ),
+            tuple([hold for row in group for hold in row.holds]),
         )
         for key, group in groups.items()
     )
@@ -119,7 +114,7 @@ def below_their_sites(rows: Sequence[SiteRow]) -> list[SiteRow]:
     return found + [row for rest in callers.values() for row in rest]
 
 
-def _ordered(rows: Iterable[SiteRow]) -> list[SiteRow]:
+def in_order(rows: Iterable[SiteRow]) -> list[SiteRow]:
     """Order by connections held; equal rows in the same way at every refresh."""
     found = sorted(
         rows,
@@ -153,7 +148,7 @@ def _what(stats: Stats) -> tuple[Any, Any]:
 def _open_holds(board: Board, label: str | None) -> dict[Any, list[Row]]:
     """By process, pool, and what statistics may be of."""
     found: dict[Any, list[Row]] = {}
-    for row in sorted(board.rows.values(), key=lambda row: -row.hold.held_s):
+    for row in board.rows.values():
         hold = row.hold
         where = process_key(row.process), hold.pool
         keys: set[tuple[Any, Any]] = {(hold.site, None), (hold.site, hold.caller)}

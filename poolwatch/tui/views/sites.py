@@ -24,6 +24,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.site_rows import (
     SiteRow,
     below_their_sites,
+    in_order,
     label_names,
     merged_sites,
     site_rows,
@@ -155,7 +156,8 @@ class SitesView(View[SiteRow]):
     more_fields = "site", "caller", "pid", "host", "app"
 
     def rows(self, board: Board) -> list[SiteRow]:
-        return site_rows(board, self.state(board).label)
+        rows = site_rows(board, self.state(board).label)
+        return rows if self.is_merged(board) else in_order(rows)
 
     def merges(self, board: Board) -> bool:
         return True
