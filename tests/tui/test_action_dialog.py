@@ -10,9 +10,8 @@ from helpers import until_async
 
 from poolwatch.diagnosis.sessions import Session
 from poolwatch.errors import RefusedError
-from poolwatch.model import Connection
+from poolwatch.model import Backend, Connection
 from poolwatch.model.actions import Chosen, Outcome, Target, Waiter
-from poolwatch.protocol.records import Backend
 from poolwatch.tui.action_dialog import ActionDialog
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.state.chosen import chosen

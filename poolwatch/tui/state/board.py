@@ -13,9 +13,19 @@ from typing import Literal
 
 from poolwatch.diagnosis.finding_history import Entry, FindingHistory
 from poolwatch.diagnosis.merging import Merged, merged
-from poolwatch.model import IncidentSnapshot, Process, Snapshot, Unreachable
+from poolwatch.diagnosis.sessions import Session
+from poolwatch.errors import RefusedError
+from poolwatch.model import (
+    IncidentSnapshot,
+    Process,
+    ServerStatus,
+    Snapshot,
+    Unreachable,
+)
+from poolwatch.model.actions import Chosen
 from poolwatch.text.naming import process_name, with_names
 from poolwatch.tui.polling import Incidents, Mode, Reading
+from poolwatch.tui.state.chosen import chosen
 from poolwatch.tui.state.filtering import Filter
 from poolwatch.tui.state.rows import (
     Key,
@@ -233,6 +243,18 @@ class Board:
             each.pid for each in (last.unreachable if last else ()) if not each.alive
         ]
         return "ended" if row.process.pid in ended else "gone"
+
+    def chosen(self, session: Session, server: ServerStatus | None) -> Chosen:
+        """Describe a session for an action; raises RefusedError if it is not proven."""
+        reading, process = self.last_good, session.process
+        if process is not None and process_key(process) in self.silent:
+            raise RefusedError("its process does not answer: it is shown as last seen")
+        if reading is None or reading.answered_at is None:
+            raise RefusedError(
+                "there is no reading that could prove which session it is"
+            )
+        seen = reading.requested_at, reading.answered_at
+        return chosen(session, server, self.snapshot, seen)
 
     def name_of(self, lost: Unreachable) -> str:
         """Return name and pid of a process that does not answer, if known."""

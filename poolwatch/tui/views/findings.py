@@ -126,6 +126,7 @@ class FindingsView(View[FindingRow]):
     columns = COLUMNS
     more_fields = "finding", "severity", "site", "pool", "process", "host", "pid"
     order = "cause first"
+    all_at_first = True
 
     def rows(self, board: Board) -> list[FindingRow]:
         if not self.is_merged(board):
@@ -161,7 +162,8 @@ class FindingsView(View[FindingRow]):
         return f"{total - over} open, {over} over" if over else str(total)
 
     def _shows_over(self, board: Board) -> bool:
-        return board.moment is None and self.is_merged(board)
+        is_live = board.moment is None
+        return is_live and self.is_merged(board) and self.shows_all(board)
 
     def empty(self, board: Board) -> str:
         if board.last is not None and not board.last.alive:
@@ -209,7 +211,7 @@ class FindingsView(View[FindingRow]):
         return row.finding.sites[0] if row.finding.sites else None
 
     def issue(self, board: Board, row: FindingRow) -> str:
-        from poolwatch.tui.panels.finding_detail import finding_issue
+        from poolwatch.tui.panels.issue import finding_issue
 
         return finding_issue(board, row.finding)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
-from poolwatch.model import Frame
+from poolwatch.diagnosis.sessions import Session, servers_by_pool
+from poolwatch.model import Frame, ServerStatus
 from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
@@ -13,6 +14,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
 from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.state.wait_rows import WaitGroup
 
 SELECTED: Run = ("▌ ", "accent")
 
@@ -27,9 +29,23 @@ class Drill(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Enter leads to the page of one hold."""
+    """Enter leads to the page of one hold, or of one wait."""
 
-    row: Row
+    row: Row | WaitGroup
+
+
+class SessionOnServer(NamedTuple):
+    """A session, and the server that it is on if that is known."""
+
+    session: Session
+    server: ServerStatus | None
+
+    @classmethod
+    def of_hold(cls, row: Row) -> SessionOnServer:
+        """Return the session of a hold."""
+        hold, process = row.hold, row.process
+        server = servers_by_pool(process).get(hold.pool)
+        return cls(Session(hold.backend_pid or 0, process, hold=hold), server)
 
 
 class View(Generic[T]):
@@ -46,6 +62,10 @@ class View(Generic[T]):
     """The names of fields()."""
     has_labels: ClassVar[bool] = False
     """Whether rows have labels, which the filter takes for fields."""
+    all_at_first: ClassVar[bool] = False
+    """Whether all rows are shown unless the user chooses."""
+    summaries: ClassVar[frozenset[Hashable]] = frozenset()
+    """Keys of rows that stand for others, and come and go with their number."""
 
     # -- what a view defines -------------------------------------------------------
 
@@ -60,6 +80,10 @@ class View(Generic[T]):
     def merge(self, rows: Sequence[T]) -> list[T]:
         """Merge equal rows; they are in the order of rows()."""
         return list(rows)
+
+    def fold(self, board: Board, rows: list[T]) -> list[T]:
+        """Fold rows that matter little into one row at the end."""
+        return rows
 
     def merges(self, board: Board) -> bool:
         """Whether equal rows are merged unless the user chooses."""
@@ -113,6 +137,10 @@ class View(Generic[T]):
         """Return the text that ``Y`` copies, in Markdown."""
         return None
 
+    def session(self, board: Board, row: T) -> SessionOnServer | None:
+        """Return the session that an action on the row concerns, with its server."""
+        return None
+
     # -- what all views share ------------------------------------------------------
 
     def state(self, board: Board) -> TableState:
@@ -124,24 +152,41 @@ class View(Generic[T]):
         chosen = self.state(board).merged
         return self.merges(board) if chosen is None else chosen
 
+    def shows_all(self, board: Board) -> bool:
+        """Whether rows are shown that matter little, such as short holds."""
+        chosen = self.state(board).show_all
+        return self.all_at_first if chosen is None else chosen
+
     def arrange(self, board: Board, now: float) -> TableState:
         """Filter, merge and sort the rows if anything has changed; select a row."""
         state = self.state(board)
         merged = self.is_merged(board)
-        wanted = board.revision, board.filter.text, merged, state.sort, state.reverse
+        shows_all = self.shows_all(board)
+        order = state.sort, state.reverse
+        wanted = board.revision, board.filter.text, shows_all, merged, *order
         if wanted != state.arranged_for:
             rows = self.rows(board)
             kept = [row for row in rows if board.filter(self._fields_of(row))]
             if board.filter.tests:
                 kept = self.with_roots(kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
-            state.rows = self._sorted(self.merge(kept) if merged else kept, state)
+            shown = self._sorted(self.merge(kept) if merged else kept, state)
+            if not merged and not shows_all and order == (None, False):
+                shown = self.fold(board, shown)
+            state.rows = shown
             state.keys = frozenset(row.key for row in rows)
-            if merged:
-                state.keys |= {row.key for row in state.rows}
+            state.keys |= {row.key for row in shown}
             state.arranged_for = wanted
-        state.selection.follow(state.rows, state.keys, now)
+        selection, keys = state.selection, state.keys
+        row: T | None = selection.row
+        if row is not None and row.key not in keys and not self._ends(board, row):
+            keys |= {row.key}
+        selection.follow(state.rows, keys, now)
         return state
+
+    def _ends(self, board: Board, row: T) -> bool:
+        """Whether a row that is gone leaves a tombstone: the filter must show it."""
+        return row.key not in self.summaries and board.filter(self._fields_of(row))
 
     def _sorted(self, rows: list[T], state: TableState) -> list[T]:
         value = next((c.value for c in self.columns if c.key == state.sort), None)
