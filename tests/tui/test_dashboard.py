@@ -235,7 +235,7 @@ async def test_a_theme_by_name():
     """In a theme of the terminal's colours, what is faint is dim."""
     app = dashboard(FakeSource(many(3)), theme="ansi-dark")
     async with app.run_test(size=(160, 45)):
-        await until_async(lambda: "HOLDERS 3" in screen_text(app))
+        await until_async(lambda: "HOLDS 3" in screen_text(app))
         assert app.theme == "ansi-dark"
         faint = app.screen.query(Painted).first().get_component_rich_style("ink--faint")
         assert faint.dim

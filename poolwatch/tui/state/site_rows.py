@@ -33,6 +33,8 @@ class SiteRow:
     """Those that it was merged over."""
     holds: tuple[Row, ...]
     """Its open holds."""
+    below: bool = False
+    """Whether this is a caller of the call site above."""
     most: float = 0.0
     """Connections of the row with the most: the full width of the gauge."""
 
@@ -43,20 +45,16 @@ class SiteRow:
         return (stats.label, stats.value) if isinstance(stats, LabelStats) else None
 
     @property
-    def below(self) -> bool:
-        """Whether this is a caller of the call site above."""
-        return isinstance(self.stats, SiteStats) and self.stats.caller is not None
-
-    @property
     def site(self) -> Frame | None:
         """The call site; None for a label."""
         return self.stats.site if isinstance(self.stats, SiteStats) else None
 
     @property
     def frame(self) -> Frame | None:
-        """The call site or caller of this line."""
-        stats = self.stats
-        return stats.caller or stats.site if isinstance(stats, SiteStats) else None
+        """The call site or caller of this line; None if a library is the caller."""
+        if isinstance(self.stats, LabelStats):
+            return None
+        return self.stats.caller if self.below else self.stats.site
 
     @property
     def oldest_s(self) -> float | None:
@@ -76,11 +74,11 @@ def site_rows(board: Board, label: str | None) -> list[SiteRow]:
     rows = []
     for process in board.snapshot.processes:
         names, owner = {p.id: p.name for p in process.pools}, process_key(process)
-        for stats in _all_stats(process, label):
+        for stats, below in _all_stats(process, label):
             name = names.get(stats.pool, stats.pool)
-            open_ = holds.get((owner, stats.pool, *_what(stats)), ())
-            key = owner, stats.pool, *_what(stats)
-            rows.append(SiteRow(key, stats, name, (process,), tuple(open_)))
+            key = owner, stats.pool, *_what(stats, below)
+            open_ = tuple(holds.get(key, ()))
+            rows.append(SiteRow(key, stats, name, (process,), open_, below))
     return rows
 
 
@@ -88,7 +86,7 @@ def merged_sites(rows: Iterable[SiteRow]) -> list[SiteRow]:
     """Merge the rows of one pool's name over all processes."""
     groups: dict[Any, list[SiteRow]] = {}
     for row in rows:
-        groups.setdefault((row.pool, *_what(row.stats)), []).append(row)
+        groups.setdefault((row.pool, *_what(row.stats, row.below)), []).append(row)
     return in_order(
         SiteRow(
             key,
@@ -96,6 +94,7 @@ def merged_sites(rows: Iterable[SiteRow]) -> list[SiteRow]:
             group[0].pool,
             tuple({process_key(p): p for row in group for p in row.processes}.values()),
             tuple([hold for row in group for hold in row.holds]),
+            group[0].below,
         )
         for key, group in groups.items()
     )
@@ -130,19 +129,21 @@ def in_order(rows: Iterable[SiteRow]) -> list[SiteRow]:
     return below_their_sites([replace(row, most=most) for row in found])
 
 
-def _all_stats(process: Process, label: str | None) -> Iterator[Stats]:
+def _all_stats(process: Process, label: str | None) -> Iterator[tuple[Stats, bool]]:
+    """Yield the statistics, and whether they are of a caller."""
     if label is None:
-        yield from process.sites
-        yield from process.callers
+        known = {(stats.pool, stats.site) for stats in process.sites}
+        yield from ((stats, False) for stats in process.sites)
+        yield from ((s, True) for s in process.callers if (s.pool, s.site) in known)
     else:
-        yield from (each for each in process.labels if each.label == label)
+        yield from ((each, False) for each in process.labels if each.label == label)
 
 
-def _what(stats: Stats) -> tuple[Any, Any]:
-    """What the statistics are of: a call site and a caller, or a label and a value."""
-    if isinstance(stats, SiteStats):
-        return stats.site, stats.caller
-    return stats.label, stats.value
+def _what(stats: Stats, below: bool) -> tuple[Any, Any]:
+    """What statistics are of: a call site and perhaps a caller; a label's value."""
+    if isinstance(stats, LabelStats):
+        return stats.value, ()
+    return stats.site, (stats.caller,) if below else ()
 
 
 def _open_holds(board: Board, label: str | None) -> dict[Any, list[Row]]:
@@ -151,9 +152,9 @@ def _open_holds(board: Board, label: str | None) -> dict[Any, list[Row]]:
     for row in board.rows.values():
         hold = row.hold
         where = process_key(row.process), hold.pool
-        keys: set[tuple[Any, Any]] = {(hold.site, None), (hold.site, hold.caller)}
+        keys: tuple[Any, ...] = (hold.site, ()), (hold.site, (hold.caller,))
         if label is not None:
-            keys = {(label, hold.labels.get(label))}
+            keys = ((hold.labels.get(label), ()),)
         for what in keys:
             found.setdefault((*where, *what), []).append(row)
     return found

@@ -7,8 +7,9 @@ from typing import Any
 
 from poolwatch.text.format import duration, one_line, plural, short_time
 from poolwatch.tui.draw.gauge import bar
-from poolwatch.tui.draw.line import Line, Run, crop, right
+from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
+    GAP,
     MARGIN,
     TIMES,
     Column,
@@ -180,7 +181,10 @@ class ProcessesView(View[Row]):
     ) -> Line:
         if isinstance(row, ProcessRow):
             return super().line(board, table, row, selected=selected, dim=dim)
-        return (SELECTED if selected else MARGIN, *server_line(row))
+        cells = sum(width + len(GAP) for _, width in table.columns)
+        drawn = crop(server_line(row), cells)
+        pad = " " * (cells - length(drawn))
+        return (SELECTED if selected else MARGIN, *drawn, (pad, "text"))
 
     def pane(self, board: Board, row: Row, cells: int, height: int) -> list[Line]:
         from poolwatch.tui.panels.process_detail import process_pane, server_pane
@@ -223,7 +227,7 @@ def server_line(row: ServerLine) -> Line:
         most = "any number" if row.capacity is None else str(row.capacity)
         text = f"pools may open {most} of {row.limit}"
         runs += [(f"  {text}", "warn" if row.is_short else "muted")]
-    return crop(tuple(runs), 400)
+    return tuple(runs)
 
 
 def _down(row: ServerLine) -> Run:

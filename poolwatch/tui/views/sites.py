@@ -109,24 +109,24 @@ def _leaked(site: SiteRow) -> Run:
 # fmt: off
 COLUMNS: tuple[Column[SiteRow], ...] = (
     Column("site", "call site", 19, 34, 0, draw=_name, value=_site_text),
-    Column("function", "function", 10, 20, 13, _function,
+    Column("function", "function", 10, 20, 14, _function,
            value=lambda s: s.frame.function if s.frame else None, field="function"),
-    Column("pool", "pool", 7, 12, 11, lambda site: text_cell(site.pool),
+    Column("pool", "pool", 7, 12, 12, lambda site: text_cell(site.pool),
            value=lambda s: s.pool, field="pool"),
-    Column("process", "process", 12, 16, 12, _process,
+    Column("process", "process", 12, 16, 13, _process,
            value=lambda s: process_cell(s.processes[0])[0], field="process"),
-    Column("gauge", "", 6, 12, 14, draw=_gauge),
+    Column("gauge", "", 6, 12, 15, draw=_gauge),
     Column("held", "avg out", 7, 7, 1, _average, place=right,
            value=lambda s: s.stats.connections, field="out"),
     Column("oldest", "oldest", 6, 6, 3, lambda s: age_cell(s.oldest_s), place=right,
            value=lambda s: s.oldest_s, field="oldest"),
-    Column("count", "count", 6, 8, 2, _count, place=right,
+    Column("count", "count", 6, 8, 9, _count, place=right,
            value=lambda s: s.stats.count, field="count"),
-    Column("p50", "p50", 7, 7, 10, lambda s: percentile_cell(s.stats.hold_s.p50),
+    Column("p50", "p50", 7, 7, 11, lambda s: percentile_cell(s.stats.hold_s.p50),
            place=right, value=lambda s: s.stats.hold_s.p50, field="p50"),
     Column("p95", "p95", 7, 7, 4, lambda s: percentile_cell(s.stats.hold_s.p95),
            place=right, value=lambda s: s.stats.hold_s.p95, field="p95"),
-    Column("max", "max", 7, 7, 9, lambda s: time_cell(s.stats.hold_s.max), place=right,
+    Column("max", "max", 7, 7, 10, lambda s: time_cell(s.stats.hold_s.max), place=right,
            value=lambda s: s.stats.hold_s.max, field="max"),
     Column("caused", "caused", 6, 6, 5, _caused, place=right,
            value=lambda s: s.stats.wait_caused_s, field="caused"),
@@ -236,7 +236,8 @@ class SitesView(View[SiteRow]):
         if row.label is not None:
             name, value = row.label
             return Drill("holds", f'{name}="{value}"')
-        caller = f' caller="{place(row.frame, 99)}"' if row.below else ""
+        known = row.below and row.frame
+        caller = f' caller="{place(row.frame, 99)}"' if known else ""
         return Drill("holds", f'site="{place(row.site, 99)}"{caller}')
 
     def place(self, row: SiteRow) -> Frame | None:
