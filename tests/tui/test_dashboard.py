@@ -66,6 +66,7 @@ async def test_pause_freezes_and_read_now_reads():
         await until_async(lambda: len(app.board.rows) >= 2)
         await pilot.press("p")
         await until_async(lambda: "PAUSED" in screen_text(app))
+        assert "p go on" in screen_text(app)
         frozen = len(app.board.rows)
         await pilot.pause(0.6)
         assert len(app.board.rows) == frozen

@@ -77,7 +77,7 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of changes of the data: what was computed from it is valid for one."""
+    """Number of readings: what was computed from one is valid until the next."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     names: dict[int, str] = field(default_factory=dict)
