@@ -37,14 +37,15 @@ def finding_pane(board: Board, finding: Merged, cells: int, height: int) -> list
     if finding.who:
         lines += _labelled("in", finding.who, width, 2)
     gap = [BLANK] if tall else []
-    return [*gap, rule(title, _keys(finding), cells), *lines][:height]
+    return [*gap, rule(title, _keys(finding, cells), cells), *lines][:height]
 
 
-def _keys(finding: Merged) -> Line:
+def _keys(finding: Merged, cells: int) -> Line:
     keys = [("enter ", "its holds  ")] if finding.holds else []
     if finding.kind == "lock_wait":
         keys.append(("4 ", "its tree  "))
-    keys.append(("Y ", "copy as an issue"))
+    if cells >= WIDE:
+        keys.append(("Y ", "copy as an issue"))
     runs: list[Run] = []
     for key, text in keys:
         runs += [(key, "accent"), (text, "muted")]

@@ -162,7 +162,7 @@ class ProcessesView(View[Row]):
 
     def fields(self, row: Row) -> Mapping[str, Sequence[Any]]:
         if isinstance(row, ServerLine):
-            return {}
+            return {"process": [], "pid": [], "app": []}
         given = [name for p in row.processes for name in (p.name, p.program)]
         return {
             "process": [f"{row.pid} {row.name}"],
