@@ -7,13 +7,14 @@ Textual.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from poolwatch.diagnosis.finding_history import Entry, FindingHistory
 from poolwatch.diagnosis.merging import Merged, merged
-from poolwatch.diagnosis.sessions import Session
+from poolwatch.diagnosis.sessions import Key as SessionKey
+from poolwatch.diagnosis.sessions import Session, server_of
 from poolwatch.errors import RefusedError
 from poolwatch.model import (
     IncidentSnapshot,
@@ -36,7 +37,9 @@ from poolwatch.tui.state.rows import (
     hold_key,
     process_key,
 )
+from poolwatch.tui.state.session_rows import SessionRow, session_rows
 from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.state.trees import Trees
 
 HISTORY = 30
 """Readings that a sparkline shows."""
@@ -80,6 +83,8 @@ class Board:
     """Number of readings: what was computed from one is valid until the next."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
+    trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
+    """Who waits for whom."""
     names: dict[int, str] = field(default_factory=dict)
     """By pid: names of the processes, including recently ended ones."""
     silent: dict[ProcessKey, LastSeen] = field(default_factory=dict)
@@ -105,6 +110,15 @@ class Board:
     _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
     _named_for: int | None = field(default=None, init=False)
     """The revision that ``_named`` is of."""
+
+    _sessions: dict[SessionKey, SessionRow] | None = None
+
+    @property
+    def sessions(self) -> dict[SessionKey, SessionRow]:
+        """Every session that is known of, the most harmful first."""
+        if self._sessions is None:
+            self._sessions = session_rows(self.snapshot, self.trees, self.rows)
+        return self._sessions
 
     @property
     def snapshot(self) -> Snapshot:
@@ -191,7 +205,13 @@ class Board:
 
     def _show(self, reading: Reading, snapshot: Snapshot) -> None:
         """Show the reading, and silent processes in their last known state."""
-        silent = [_without_server(each.process) for each in self.silent.values()]
+        read = {
+            server_of(process, status)
+            for process in snapshot.processes
+            for status in process.servers
+            if status.error is None
+        }
+        silent = [_without_server(s.process, read) for s in self.silent.values()]
         shown = sorted((*snapshot.processes, *silent), key=lambda process: process.pid)
         if silent:
             snapshot = replace(snapshot, processes=tuple(shown))
@@ -199,7 +219,11 @@ class Board:
         self.last_good = replace(
             reading, requested_at=old.requested_at, snapshot=snapshot
         )
-        self.rows = {row.key: row for row in sorted(build(snapshot), key=by_harm)}
+        self.trees = Trees(snapshot)
+        self.rows = {
+            row.key: row for row in sorted(build(snapshot, self.trees), key=by_harm)
+        }
+        self._sessions = None
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
@@ -292,8 +316,16 @@ class Board:
         return replace(lost, name=name, silent_s=silent_s)
 
 
-def _without_server(process: Process) -> Process:
-    """Remove the server state, which is outdated for a silent process."""
+def _without_server(process: Process, read: Collection[str]) -> Process:
+    """Remove the server state, which is outdated for a silent process.
+
+    ``read``: the servers whose sessions another process has told.
+    """
     findings = tuple(f for f in process.findings if f.kind != "server_down")
-    servers = tuple(replace(status, down=None) for status in process.servers)
+    servers = tuple(
+        replace(status, down=None, others=(), left_out=0)
+        if server_of(process, status) in read
+        else replace(status, down=None)
+        for status in process.servers
+    )
     return replace(process, findings=findings, servers=servers)

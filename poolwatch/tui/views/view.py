@@ -13,6 +13,7 @@ from poolwatch.tui.draw.table import MARGIN, Column, T, Table
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
 from poolwatch.tui.state.rows import Row
+from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.state.wait_rows import WaitGroup
 
@@ -29,9 +30,9 @@ class Drill(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Enter leads to the page of one hold, or of one wait."""
+    """Enter leads to the page of one hold, wait or session."""
 
-    row: Row | WaitGroup
+    row: Row | WaitGroup | SessionRow
 
 
 class SessionOnServer(NamedTuple):
@@ -97,7 +98,7 @@ class View(Generic[T]):
         """Return fields for the filter that no column has, or has in one form only."""
         return {}
 
-    def with_roots(self, kept: list[T], rows: Sequence[T]) -> list[T]:
+    def with_roots(self, board: Board, kept: list[T], rows: Sequence[T]) -> list[T]:
         """Return the rows that the filter kept, with the roots that block them."""
         return kept
 
@@ -168,7 +169,7 @@ class View(Generic[T]):
             rows = self.rows(board)
             kept = [row for row in rows if board.filter(self._fields_of(row))]
             if board.filter.tests:
-                kept = self.with_roots(kept, rows)
+                kept = self.with_roots(board, kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
             shown = self._sorted(self.merge(kept) if merged else kept, state)
             if not merged and not shows_all and order == (None, False):
