@@ -16,7 +16,8 @@ from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.sidecar.history.reading import History, HistorySource
+    from poolwatch.sidecar.history.reading import History
+    from poolwatch.sidecar.history.source import HistorySource
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
 
@@ -144,7 +145,7 @@ def history_source(options: argparse.Namespace) -> HistorySource | None:
         option = "--dir" if options.dir is not None else "--dsn"
         raise UsageError(f"{option} cannot be combined with the history")
     opened = history(options)
-    from poolwatch.sidecar.history.reading import HistorySource
+    from poolwatch.sidecar.history.source import HistorySource
 
     return HistorySource(opened, at)
 

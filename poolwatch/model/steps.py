@@ -29,7 +29,9 @@ def in_cells(
         return found
     scale = cells / (until - since)
     for began, ended, step in recorded:
-        if began > until or ended < since:
+        if not (since <= began <= until or began < since < ended):
+            continue
+        if began == until < ended:  # it is of the time after
             continue
         first = min(max(int((began - since) * scale), 0), cells - 1)
         behind = min(ceil((ended - since) * scale), cells)
