@@ -19,6 +19,8 @@ from poolwatch.tui.time.ring import Kept
 _WIDE = 100
 """Cells from which labels are written out."""
 _DAY_S = 86_400.0
+_ROUNDING_S = 0.001
+"""The times that poolwatch prints are cut to milliseconds."""
 _GAP = "┊"
 
 
@@ -131,6 +133,21 @@ def _what(incident: Incident, cells: int) -> Line:
     text = f" {one_line(incident.kind, 20)}  {one_line(incident.text)}"
     line = SEVERITIES.get(incident.severity, SEVERITIES["info"]), (text, "text")
     return crop(line, cells)
+
+
+def incident_after(
+    incidents: Sequence[Incident], at: float, *, back: bool = False
+) -> Incident | None:
+    """Return the next incident that begins after a moment, or the one before it."""
+
+    def began(incident: Incident) -> float:
+        return _seconds(incident.started_at)
+
+    if back:
+        earlier = [each for each in incidents if began(each) < at - _ROUNDING_S]
+        return max(earlier, key=began, default=None)
+    later = [each for each in incidents if began(each) > at + _ROUNDING_S]
+    return min(later, key=began, default=None)
 
 
 def local(at: float, *, day: bool = False, seconds: bool = True) -> str:
@@ -258,7 +275,7 @@ def _cell(timeline: Timeline, at: float, cells: int) -> int:
 def _lasts_at(incident: Incident, at: float) -> bool:
     ended = incident.ended_at
     began = _seconds(incident.started_at)
-    return began <= at + 0.001 and (ended is None or at <= _seconds(ended))
+    return began <= at + _ROUNDING_S and (ended is None or at <= _seconds(ended))
 
 
 def _seconds(at: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from poolwatch.tui.time.ring import Kept
 from poolwatch.tui.time.timeline import (
     Timeline,
     cells_in,
+    incident_after,
     incident_lines,
     kept_words,
     local,
@@ -158,3 +160,14 @@ def test_the_list_of_incidents() -> None:
     other_day = seen("old", -86400, None)
     (_, first, _) = incident_lines((other_day, LOCK), None, NOON, 80, 5)
     assert plain(first).startswith("    03-01 07:00:00  ")
+
+
+def test_from_incident_to_incident() -> None:
+    known = (SLOW, LOCK, replace(LOCK, id="same"), FULL)
+    assert incident_after(known, NOON) is SLOW
+    assert incident_after(known, NOON + 60) is LOCK
+    assert incident_after(known, NOON + 400) is FULL
+    assert incident_after(known, NOON + 450) is None
+    assert incident_after(known, NOON + 450, back=True) is LOCK
+    assert incident_after(known, NOON + 400, back=True) is SLOW
+    assert incident_after(known, NOON + 60, back=True) is None
