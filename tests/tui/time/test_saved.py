@@ -6,12 +6,17 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import finding, hold, process, server_status
+from helpers import until_async
 
+from poolwatch import tui
+from poolwatch.commands.main import main
 from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.model import Snapshot
+from poolwatch.tui.app import Dashboard
 from poolwatch.tui.time import saved
 from poolwatch.tui.time.saved import default_name, open_saved, save, write_new
 
@@ -89,6 +94,27 @@ def test_a_file_that_is_none(here: Path, content: str | bytes, sentence: str) ->
     assert caught.value.exit_code == 2
     assert "\x1b" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_command(here: Path, monkeypatch: Any, capsys: Any) -> None:
+    shown = []
+    monkeypatch.setattr(tui, "run", lambda source, **_: shown.append(source))
+    assert main(("tui", str(save(moment())))) == 0
+    assert shown[0].at == AT
+    (here / "newer.json").write_text('{"schema": 2}')
+    assert main(("tui", "newer.json")) == 2
+    assert main(("tui", "newer.json", "--at", "03:12")) == 2
+    newer, combined = capsys.readouterr().err.splitlines()
+    assert newer.startswith("poolwatch: newer.json has schema 2, this poolwatch reads")
+    assert combined == "poolwatch: --at cannot be combined with a saved moment"
+
+
+async def test_the_dashboard_shows_it(here: Path) -> None:
+    app = Dashboard(open_saved(save(moment())))
+    async with app.run_test(size=(120, 35)):
+        await until_async(lambda: app.board.last_good)
+        await until_async(lambda: "not&#160;now" in app.export_screenshot())
+        assert "\x1b" not in app.export_screenshot()
 
 
 def test_a_path_that_is_no_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
