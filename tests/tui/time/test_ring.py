@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -42,10 +43,13 @@ class Stepped:
         self.tracker = Scripted()
         self.ring = Ring(self.tracker, clock=lambda: self.now, **options)
 
-    def read(self, out: int = 1, waiting: int = 0, after: float = 1.0) -> None:
+    def read(
+        self, out: int = 1, waiting: int = 0, after: float = 1.0, noise: int = 0
+    ) -> None:
         self.now += after
         self.wall += after
         holds = [hold(f"h{each}", held_s=self.now) for each in range(out)]
+        holds += [hold("noise", statement=token_hex(noise))] if noise else []
         pools = (pool(checked_out=out, waiting=waiting),)
         self.ring.add(snapshot(process(*holds, pools=pools)), self.wall)
 
@@ -199,6 +203,18 @@ def test_a_span_that_is_cut_is_told() -> None:
     first, last = stepped.ring.extent() or (0, 0)
     assert kept.shortened == last - first < 100
     assert stepped.out_at(first) == 20
+
+
+def test_a_span_grows_again_when_readings_are_small() -> None:
+    stepped = Stepped(budget=700_000)
+    for _ in range(220):
+        stepped.read(noise=8_000)
+    assert (stepped.ring.kept().shortened or SPAN_S) < 220
+    for _ in range(650):
+        stepped.read(0)
+    assert stepped.ring.kept().shortened is None
+    first, last = stepped.ring.extent() or (0, 0)
+    assert last - first == SPAN_S
 
 
 def test_one_reading_is_kept_whatever_its_size() -> None:
