@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
+from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
+    from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -18,8 +20,15 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "tui",
         help="the dashboard",
         description="Watch all instrumented processes, live, or see how it was, from "
-        "the history of the sidecars. Press ? inside for help.",
+        "the history of the sidecars or a saved moment. Press ? inside for help.",
         epilog=arguments.EXIT_CODES,
+    )
+    tui.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="a moment that was saved with e",
     )
     arguments.add_refresh(tui)
     arguments.add_source(tui)
@@ -32,6 +41,9 @@ def run(options: argparse.Namespace) -> int:
     """Show the dashboard until the user quits."""
     from poolwatch import tui
 
+    if options.file is not None:
+        tui.run(_saved(options), refresh=options.refresh)
+        return 0
     past = arguments.history_source(options)
     if past is not None:
         past.snapshot()  # what is wrong with the history is said before the first frame
@@ -40,6 +52,16 @@ def run(options: argparse.Namespace) -> int:
     source = _LazySource(options)
     tui.run(source, refresh=options.refresh, on_close=source.close)
     return 0
+
+
+def _saved(options: argparse.Namespace) -> Source:
+    """The moment of FILE; what is wrong with it is said before the first frame."""
+    from poolwatch.tui.time.saved import open_saved
+
+    for name in ("dir", "dsn", "history", "at"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} cannot be combined with a saved moment")
+    return open_saved(options.file)
 
 
 class _LazySource:

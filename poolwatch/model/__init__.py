@@ -26,6 +26,7 @@ from poolwatch.model.process import (
     IncidentKind,
     IncidentMark,
     IncidentSnapshot,
+    Past,
     Process,
     RequestOfHost,
     ServerStatus,
@@ -42,6 +43,7 @@ from poolwatch.model.requests import (
     ServerRow,
     Wait,
 )
+from poolwatch.model.steps import Step, in_cells
 from poolwatch.model.terms import (
     BUCKETS,
     IN_HISTORY,
@@ -90,6 +92,7 @@ __all__ = [
     "LockRequest",
     "MostlyOutsideSql",
     "NestedRequests",
+    "Past",
     "PoolOrigin",
     "PoolSetup",
     "PoolStats",
@@ -101,8 +104,10 @@ __all__ = [
     "SiteStats",
     "Snapshot",
     "Source",
+    "Step",
     "Unreachable",
     "Verdict",
     "Wait",
+    "in_cells",
     "severity_rank",
 ]
