@@ -1,4 +1,4 @@
-"""``poolwatch check``: one snapshot, a line for each finding, and an exit code."""
+"""``poolwatch check``: one snapshot, a line for equal findings, and an exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import SEVERITIES, severity_rank
 
 if TYPE_CHECKING:
-    from poolwatch.model import Finding, FleetFinding, Process, Snapshot, Unreachable
+    from poolwatch.model import Finding, FleetFinding, Snapshot, Unreachable
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -22,8 +22,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     check = parsers.add_parser(
         "check",
         help="for scripts and probes: exit code 1 if something is wrong",
-        description="Take one snapshot, print each finding on one line, and report by "
-        "the exit code.",
+        description="Take one snapshot, print the findings, the cause first, and "
+        "report by the exit code. Equal findings of many processes are one line.",
         epilog=arguments.CHECK_EXIT_CODES,
     )
     check.add_argument(
@@ -45,22 +45,18 @@ def run(options: argparse.Namespace) -> int:
     snapshot, server_error, server_down = _read(options)
     silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
     max_rank = severity_rank(options.severity)
-    everything: list[tuple[Process | None, Finding | FleetFinding]] = [
-        *((None, finding) for finding in snapshot.findings),
-        *((p, finding) for p in snapshot.processes for finding in p.findings),
+    everything: list[Finding | FleetFinding] = [
+        *snapshot.findings,
+        *(finding for process in snapshot.processes for finding in process.findings),
     ]
-    found = [
-        (process, finding)
-        for process, finding in everything
-        if severity_rank(finding.severity) <= max_rank
-    ]
+    found = [each for each in everything if severity_rank(each.severity) <= max_rank]
     _print_server_errors(server_error, snapshot)
     if options.json:
-        findings = document.list_to_json([each for _, each in found], "findings")
+        findings = document.list_to_json(found, "findings")
         unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
         print(json.dumps({**json.loads(findings), **json.loads(unreachable)}))
     else:
-        for line in _lines(silent, found):
+        for line in _lines(silent, snapshot, max_rank):
             print(line)
     if not snapshot.processes and not silent:
         return NoProcessError.exit_code
@@ -88,17 +84,15 @@ def _print_server_errors(error: str | None, snapshot: Snapshot) -> None:
 
 
 def _lines(
-    silent: Sequence[Unreachable],
-    found: Sequence[tuple[Process | None, Finding | FleetFinding]],
+    silent: Sequence[Unreachable], snapshot: Snapshot, max_rank: int
 ) -> Iterator[str]:
+    from poolwatch.diagnosis.merging import merged
     from poolwatch.text.format import one_line
-    from poolwatch.text.naming import process_name, unreachable_name
+    from poolwatch.text.naming import unreachable_name
 
     for lost in silent:
         yield one_line(f"critical unreachable: {unreachable_name(lost)}: {lost.why}")
-    for process, finding in found:
-        who = "over all hosts"
-        if process is not None:
-            host = "" if process.at is None else f" on {process.host}"
-            who = f"{process_name(process)} (pid {process.pid}{host})"
-        yield one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
+    for each in merged(snapshot):
+        if severity_rank(each.severity) <= max_rank:
+            what = one_line(f"{each.severity} {each.kind}: {each.text}")
+            yield f"{what} [{one_line(each.who)}]"

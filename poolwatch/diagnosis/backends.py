@@ -167,10 +167,9 @@ def _ghost(
         if single
         else f"{len(holds)} connections held by {shown_sites}"
     )
-    up_s = server.up_s if server else None
-    restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
-    if restarted:
-        opened = f"opened before the server was restarted {duration(up_s)} ago"
+    if is_restarted(server, holds):
+        up = duration(server.up_s if server else None)
+        opened = f"opened before the server was restarted {up} ago"
         text = f"{subject} {opened}" if single else f"{subject} were {opened}"
     else:
         text = (
@@ -195,6 +194,9 @@ def _ghost(
     )
 
 
-def _is_older(hold: Hold, up_s: float) -> bool:
-    """Whether the connection was opened before the server was started."""
-    return hold.connection is not None and hold.connection.age_s > up_s
+def is_restarted(server: ServerStatus | None, holds: Iterable[Hold]) -> bool:
+    """Whether all these connections were opened before the server was started."""
+    up_s = None if server is None else server.up_s
+    return up_s is not None and all(
+        hold.connection is not None and hold.connection.age_s > up_s for hold in holds
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -19,6 +20,7 @@ from poolwatch.text.format import clock, duration, plural, server_in
 
 _MAX_NAMED = 6
 """Most pools that are named; the others are counted."""
+_SUBJECT = re.compile(r"\bPostgreSQL at (.+?) (?:does not answer|accepts)")
 _LOCAL_NAMES = {"localhost", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 
@@ -122,6 +124,12 @@ def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
     return status.address or next(
         (found for _, _, pool in pools if (found := server_in(pool.url))), None
     )
+
+
+def server_of_text(text: str) -> str | None:
+    """The address of the server that a finding of this module is about."""
+    found = _SUBJECT.search(text)
+    return None if found is None else found[1]
 
 
 def is_local(address: str | None) -> bool:

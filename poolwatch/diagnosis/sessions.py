@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -91,18 +91,22 @@ class Sessions:
         """Return a session by the identity of its server and its pid."""
         return self._known.get((server, pid)) or Session(pid)
 
+    def waiting(self) -> Iterator[tuple[str | None, Session]]:
+        """The sessions that wait for others, each with the identity of its server."""
+        for (server, _), session in self._known.items():
+            may_have_ended = session.hold is not None and session.hold.may_have_ended
+            if session.row and session.row.blocked_by and not may_have_ended:
+                yield server, session
+
     def blockers(self, server: str | None, waiting: Session) -> list[Session]:
         """Return the sessions that block another one."""
         row = waiting.row
         if row is None:
             return []
-        advisory = row.wait_event == "Lock:advisory"
-        found = [
-            _seen_by(waiting, self.get(server, pid)._replace(advisory=advisory))
-            for pid in row.blocked_by
-        ]
-        if not advisory:
-            return found
+        found = [self.get(server, pid) for pid in row.blocked_by]
+        if row.wait_event != "Lock:advisory":
+            return [_seen_by(waiting, each) for each in found]
+        found = [_seen_by(waiting, each._replace(advisory=True)) for each in found]
         return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
 
     def roots(self, server: str | None, waiting: Session) -> list[Session]:
