@@ -139,6 +139,13 @@ def history_source(options: argparse.Namespace) -> HistorySource | None:
     elif is_live:
         option = "--dir" if options.dir is not None else "--dsn"
         raise UsageError(f"{option} cannot be combined with the history")
+    return opened_history(options, at)
+
+
+def opened_history(
+    options: argparse.Namespace, at: float | None = None
+) -> HistorySource:
+    """Return the history as a source: of a moment, or of the processes alive now."""
     opened = history(options)
     from poolwatch.sidecar.history.source import HistorySource
 

@@ -12,6 +12,7 @@ from poolwatch.errors import UsageError
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
     from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
+    from poolwatch.sidecar.history.source import HistorySource
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help="a moment that was saved with e",
+        help="a moment that was saved in the dashboard, with e",
     )
     arguments.add_refresh(tui)
     arguments.add_source(tui)
@@ -42,16 +43,31 @@ def run(options: argparse.Namespace) -> int:
     from poolwatch import tui
 
     if options.file is not None:
-        tui.run(_saved(options), refresh=options.refresh)
+        tui.run(_saved(options), saved=True, refresh=options.refresh)
         return 0
-    past = arguments.history_source(options)
-    if past is not None:
-        past.snapshot()  # what is wrong with the history is said before the first frame
-        tui.run(past, refresh=options.refresh, on_close=past.close)
+    past = None
+    # what is wrong with the history is said before the first frame
+    if options.history is not None and options.at is None and _is_live(options):
+        past = arguments.opened_history(options)
+        past.extent()
+    elif (history := arguments.history_source(options)) is not None:
+        history.snapshot()
+        tui.run(
+            newest := history.newest(),
+            past=newest,
+            at=options.at,
+            refresh=options.refresh,
+            on_close=history.close,
+        )
         return 0
-    source = _LazySource(options)
-    tui.run(source, refresh=options.refresh, on_close=source.close)
+    source = _LazySource(options, past)
+    tui.run(source, past=past, refresh=options.refresh, on_close=source.close)
     return 0
+
+
+def _is_live(options: argparse.Namespace) -> bool:
+    """Whether the options are about the processes of this machine."""
+    return options.dir is not None or bool(options.dsn)
 
 
 def _saved(options: argparse.Namespace) -> Source:
@@ -70,8 +86,9 @@ class _LazySource:
     The dashboard calls snapshot() on a thread, so its first frame does not wait.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, past: HistorySource | None) -> None:
         self._options = options
+        self._past = past
         self._source: LiveSource | None = None
 
     def snapshot(self) -> Snapshot:
@@ -88,5 +105,6 @@ class _LazySource:
         return Client(self._options.dir).all_incident_snapshots()
 
     def close(self) -> None:
-        if self._source is not None:
-            self._source.close()
+        for each in (self._source, self._past):
+            if each is not None:
+                each.close()

@@ -6,12 +6,12 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.model import Source
+    from poolwatch.model import Past, Source
 
 __all__ = ["has_terminal", "run"]
 
@@ -23,6 +23,9 @@ def run(
     *,
     refresh: float = 1.0,
     empty_hint: str = "",
+    saved: bool = False,
+    past: Past | None = None,
+    at: float | None = None,
     on_close: Callable[[], None] | None = None,
 ) -> None:
     """Show ``source`` in this terminal until the user quits.
@@ -31,18 +34,28 @@ def run(
         source: read once every ``refresh`` seconds, on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
+        saved: whether ``source`` is one saved moment, which is read once.
+        past: the history, for looking back; it may be ``source`` itself.
+        at: the moment to begin with, in seconds since the epoch; None is now.
         on_close: called once at the end, also after an error.
 
     Raises UsageError without a terminal, MissingExtraError without Textual.
     """
     try:
-        _run(source, refresh, empty_hint)
+        _run(
+            source,
+            refresh=refresh,
+            empty_hint=empty_hint,
+            saved=saved,
+            past=past,
+            at=at,
+        )
     finally:
         if on_close is not None:
             on_close()
 
 
-def _run(source: Source, refresh: float, empty_hint: str) -> None:
+def _run(source: Source, **options: Any) -> None:
     gc_enabled = gc.isenabled()
     gc.disable()  # collections would add a fifth to the import time
     try:
@@ -60,7 +73,7 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
             "the dashboard needs a terminal: it reads standard input and is drawn on "
             "standard error; as text: poolwatch ps"
         )
-    Dashboard(source, refresh=refresh, empty_hint=empty_hint).run()
+    Dashboard(source, **options).run()
 
 
 def has_terminal() -> bool:

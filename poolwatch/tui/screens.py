@@ -47,6 +47,8 @@ class BoardScreen(Screen[None]):
     def __init__(self, board: Board, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.board = board
+        self.note: str | None = None
+        """What the last key has done, or why it has done nothing; one sentence."""
 
     def compose(self) -> ComposeResult:
         for part in self.PARTS:
@@ -66,6 +68,21 @@ class BoardScreen(Screen[None]):
     def redraw(self) -> None:
         """Draw after a key press, without a new reading."""
         self.post_message(Redraw())
+
+    def on_key(self) -> None:
+        """A key ends the note of the key before."""
+        self.note = None
+
+    def say(self, note: str) -> None:
+        """Show what a key has done in place of the footer, until the next key."""
+        self.note = one_line(note)
+        self.redraw()
+
+    def footer(self, width: int, **options: Any) -> Line:
+        """Draw the note, or else the keys."""
+        if self.note is not None:
+            return ((f"  {self.note}", "warn"),)
+        return footer(self.FOOTER, width, **options)
 
     def on_screen_resume(self) -> None:
         """Catch up after another screen was on top."""
@@ -88,8 +105,6 @@ class MainScreen(BoardScreen):
         super().__init__(board, id=id)
         self.pane = True
         """Whether the user wants the pane."""
-        self.note: str | None = None
-        """What the last key has done, or why it has done nothing; one sentence."""
         self._now = 0.0
 
     @property
@@ -111,15 +126,20 @@ class MainScreen(BoardScreen):
         board = self.board
         gap = [BLANK] if height >= TALL else []
         self.part("tabs").paint([*gap, tab_line(board, VIEWS, width)], fixed=True)
-        shows_pools = board.last_good is not None and board.view == "holds"
-        lines = (
-            pools.pool_lines(board, width, max(height // 4, 3)) if shows_pools else []
-        )
+        lines = self.panel_lines(width, height)
         self.part("pools").paint([*gap, *lines] if lines else [], fixed=True)
         self._paint_table(width, gap, dim=board.is_outdated(now))
         used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
-        self._paint_pane(width, height - used)
+        self.part("pane").paint(self.pane_lines(width, height - used), fixed=True)
         self.part("footer").paint([self._footer(width)], fixed=True)
+
+    def panel_lines(self, width: int, height: int) -> list[Line]:
+        """Draw what stands between the tabs and the table."""
+        board = self.board
+        shows_pools = board.last_good is not None and board.view == "holds"
+        return (
+            pools.pool_lines(board, width, max(height // 4, 3)) if shows_pools else []
+        )
 
     def paint_head(self, now: float, clock: str) -> None:
         width, height = self.app.size
@@ -153,7 +173,7 @@ class MainScreen(BoardScreen):
 
         body.paint_rows(len(selection.shown), line, selection.at)
 
-    def _paint_pane(self, width: int, room: int) -> None:
+    def pane_lines(self, width: int, room: int) -> list[Line]:
         """Draw the pane; its height depends on the terminal only, not on the rows."""
         row = self.table.selection.row
         height = room * 2 // 5
@@ -161,28 +181,16 @@ class MainScreen(BoardScreen):
         if self.pane and height >= PANE_MIN and row is not None:
             lines = self.view.pane(self.board, row, width, height)[:height]
             lines += [BLANK] * (height - len(lines))
-        self.part("pane").paint(lines, fixed=True)
+        return lines
 
     def _footer(self, width: int) -> Line:
         if self._input() is not None:
             return footer("filter", width)
-        if self.note is not None:
-            return ((f"  {self.note}", "warn"),)
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
-        return footer(
-            self.FOOTER, width, hidden=() if has_incidents else ("incidents",)
-        )
+        hidden = () if has_incidents else ("incidents",)
+        return self.footer(width, is_fixed=self.board.fixed is not None, hidden=hidden)
 
     # -- keys ----------------------------------------------------------------------
-
-    def on_key(self) -> None:
-        """A key ends the note of the key before."""
-        self.note = None
-
-    def say(self, note: str) -> None:
-        """Show what a key has done in place of the footer, until the next key."""
-        self.note = one_line(note)
-        self.redraw()
 
     def action_move(self, by: int) -> None:
         selection = self.table.selection
@@ -346,6 +354,8 @@ def _hint(board: Board) -> list[Line]:
     if board.last is None:
         return []
     lines: list[Line] = [BLANK]
+    if board.fixed is not None:
+        return [BLANK, (("  no process was known at this moment", "muted"),)]
     for text in (board.error or "", board.empty_hint):
         hint = neutral(text[:4000], lines=True).splitlines()
         lines += [*((("  " + line, "text"),) for line in hint), BLANK]
@@ -369,7 +379,7 @@ class Page(BoardScreen):
         body = self.body(width - 1)
         lines = body if titles else [BLANK, *body]
         self.part("body").paint_rows(len(lines), lines.__getitem__, self.selected())
-        keys = footer(self.FOOTER, width, is_incident=self.board.incident is not None)
+        keys = self.footer(width, is_fixed=self.board.fixed is not None)
         self.part("footer").paint([keys], fixed=True)
 
     def selected(self) -> int | None:

@@ -39,6 +39,10 @@ class HistorySource:
             self._past = self._history.snapshot(self._at)
         return self._past
 
+    def newest(self) -> HistorySource:
+        """Return the same history, not of a moment but as it is now."""
+        return HistorySource(self._history)
+
     def extent(self) -> tuple[float, float] | None:
         """Return the times of the first and the last look."""
         return self._history.extent()

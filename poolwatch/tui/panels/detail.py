@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from poolwatch.model import Finding, FleetFinding, Frame, Hold
 from poolwatch.stacks.compare import user_frames
-from poolwatch.text.format import call_site, duration, neutral, one_line, place, plural
-from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.text.format import (
+    call_site,
+    duration,
+    local_time,
+    neutral,
+    one_line,
+    place,
+    plural,
+)
 from poolwatch.text.naming import process_name, task_name
 from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
 from poolwatch.tui.draw.sql import statement_lines
@@ -122,7 +129,7 @@ def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
     title = "NOW HERE"
     at = row.process.at or board.moment
     if at is not None:
-        title = f"HERE AT {date_and_time(at)[1]}"
+        title = f"HERE AT {local_time(at)}"
     above = checkout, hold.used
     now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
     return [*lines, *now]
@@ -187,7 +194,7 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
     where = f"{process_name(process)} pid {process.pid} on {process.host}"
     if process.at is not None:
-        where += f", as it was at {date_and_time(process.at)[1]}"
+        where += f", as it was at {local_time(process.at)}"
     facts = [
         ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),

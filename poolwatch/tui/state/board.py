@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
 from typing import Literal
 
 from poolwatch.model import (
@@ -32,6 +34,8 @@ from poolwatch.tui.state.rows import (
 )
 from poolwatch.tui.state.table_state import TableState
 
+_REVISIONS = count(1)
+"""Boards share tables, and no number of a revision: rows are arranged for one board."""
 HISTORY = 30
 """Readings that a sparkline shows."""
 
@@ -71,7 +75,8 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of changes of the data: what was computed from it is valid for one."""
+    """Another number after each change of the data: what is computed from it is valid
+    for one."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     names: dict[int, str] = field(default_factory=dict)
@@ -84,8 +89,13 @@ class Board:
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
     unfold: bool = False
     """Whether library frames are shown."""
+    fixed: Literal["saved", "past"] | None = None
+    """What the board shows instead of the newest reading: a saved moment, or one that
+    the user has gone back to."""
+    behind_s: float = 0.0
+    """Seconds between that moment and now."""
     incident: IncidentSnapshot | None = None
-    """The incident snapshot that is shown; None for live data."""
+    """The incident snapshot that is shown, a saved moment."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
 
@@ -105,6 +115,10 @@ class Board:
         """Why the newest reading failed, if it did."""
         return self.last.error if self.last else None
 
+    def clock(self, now: float) -> float:
+        """Return the time that ages are counted to: it stands still in the past."""
+        return self.last.requested_at if self.fixed and self.last else now
+
     def age(self, now: float) -> float:
         """Return the minimum age of the data on the screen, in seconds."""
         shown = self.last_good or self.last
@@ -113,8 +127,8 @@ class Board:
     def mode(self, now: float) -> Mode:
         """Return how current the data on the screen is."""
         last = self.last
-        if self.incident is not None:
-            return "saved"
+        if self.fixed is not None:
+            return self.fixed
         if last is None:
             return "starting"
         if self.paused:
@@ -146,6 +160,45 @@ class Board:
                 self.silent = silent
                 self._show(reading, snapshot)
 
+    def show_moment(self, snapshot: Snapshot) -> None:
+        """Show a moment of the past: its silent processes are as they were last seen.
+
+        Ages are counted to the moment.
+        """
+        at = _seconds(snapshot.at, 0.0)
+        lost = Reading(at, snapshot).silent
+        self.silent, self.history, self.names = {}, {}, {}
+        self.last_good, self.rows, self.revision = None, {}, next(_REVISIONS)
+        for process in map(with_names, snapshot.processes):
+            since = [each.since for each in lost if each.may_be(process)]
+            if since:
+                seen = LastSeen(process, _seconds(since[0], at))
+                self.silent[process_key(process)] = seen
+        answered = [p for p in snapshot.processes if process_key(p) not in self.silent]
+        self.accept(Reading(at, replace(snapshot, processes=tuple(answered))))
+
+    def at_another_moment(self) -> Board:
+        """Return a board for the past, with the views, filter and selection of this.
+
+        It shows the same data until show_moment().
+        """
+        return replace(self, fixed="past", drills=list(self.drills))
+
+    def look_as(self, other: Board) -> None:
+        """Take over view, filter, and what else keys have set on another board."""
+        self.view, self.filter, self.unfold = other.view, other.filter, other.unfold
+
+    def recorded(self) -> Snapshot | None:
+        """Return the newest reading, with the last known state of silent processes.
+
+        None if the reading has failed, so that nothing is known of this moment.
+        """
+        if self.last is None or (self.last.error and not self.last.no_process):
+            return None
+        if self.last_good is not None and (self.last.alive or self.silent):
+            return self.last_good.snapshot
+        return self.last.snapshot or Snapshot()
+
     def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
         assert reading.snapshot is not None  # checked by the caller
@@ -176,7 +229,7 @@ class Board:
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
-        self.revision += 1
+        self.revision = next(_REVISIONS)
         self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
@@ -231,6 +284,14 @@ class Board:
             *((p, f) for p in self.snapshot.processes for f in p.findings),
         ]
         return sorted(found, key=lambda pair: _rank(pair[1]))
+
+
+def _seconds(at: str | None, otherwise: float) -> float:
+    """Return an ISO 8601 time in seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except (ValueError, OverflowError):
+        return otherwise
 
 
 def _without_server(process: Process) -> Process:

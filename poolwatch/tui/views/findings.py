@@ -13,7 +13,7 @@ from poolwatch.tui.panels.detail import finding_lines
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import Drill, View
+from poolwatch.tui.views.view import Drill, Sought, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +87,12 @@ class FindingsView(View[FindingRow]):
             return None
         sites = "|".join(f'site="{place(site, 99)}"' for site in row.finding.sites)
         return Drill("holds", f"finding:{row.finding.kind} {sites}".strip())
+
+    def sought(self, row: FindingRow) -> Sought:
+        pools = row.process.pools if row.process else ()
+        names = {pool.id: pool.name for pool in pools}
+        pool = names.get(row.finding.pool or "")
+        return Sought(row.finding.kind, pool, row.finding.sites)
 
     def place(self, row: FindingRow) -> Frame | None:
         return row.finding.sites[0] if row.finding.sites else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
-from poolwatch.model import Frame
+from poolwatch.model import FindingKind, Frame
 from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
@@ -30,6 +30,16 @@ class Detail(NamedTuple):
     """Enter leads to the page of one hold."""
 
     row: Row
+
+
+class Sought(NamedTuple):
+    """What tells the incidents of a finding from others."""
+
+    kind: FindingKind
+    pool: str | None
+    """Name of the pool; None for those of any pool."""
+    sites: tuple[Frame, ...]
+    """Call sites, of which an incident has one; none for those of any site."""
 
 
 class View(Generic[T]):
@@ -103,6 +113,10 @@ class View(Generic[T]):
 
     def place(self, row: T) -> Frame | None:
         """Return the place in the source that ``y`` copies."""
+        return None
+
+    def sought(self, row: T) -> Sought | None:
+        """Return what identifies the finding of a row, if it is one."""
         return None
 
     def issue(self, board: Board, row: T) -> str | None:
