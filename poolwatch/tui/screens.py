@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from poolwatch.text.format import neutral, one_line
-from poolwatch.tui.draw.line import BLANK, Line, rule
+from poolwatch.tui.draw.line import BLANK, Line, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
 from poolwatch.tui.panels import header, pools
@@ -78,11 +78,11 @@ class BoardScreen(Screen[None]):
         self.note = one_line(note)
         self.redraw()
 
-    def footer(self, width: int, **options: Any) -> Line:
-        """Draw the note, or else the keys."""
+    def footer(self, width: int, **options: Any) -> list[Line]:
+        """Draw the note, in as many lines as it takes, or else the keys."""
         if self.note is not None:
-            return ((f"  {self.note}", "warn"),)
-        return footer(self.FOOTER, width, **options)
+            return [((f"  {part}", "warn"),) for part in wrap(self.note, width - 4)]
+        return [footer(self.FOOTER, width, **options)]
 
     def on_screen_resume(self) -> None:
         """Catch up after another screen was on top."""
@@ -131,7 +131,7 @@ class MainScreen(BoardScreen):
         self._paint_table(width, gap, dim=board.is_outdated(now))
         used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
         self.part("pane").paint(self.pane_lines(width, height - used), fixed=True)
-        self.part("footer").paint([self._footer(width)], fixed=True)
+        self.part("footer").paint(self._footer(width), fixed=True)
 
     def panel_lines(self, width: int, height: int) -> list[Line]:
         """Draw what stands between the tabs and the table."""
@@ -183,9 +183,9 @@ class MainScreen(BoardScreen):
             lines += [BLANK] * (height - len(lines))
         return lines
 
-    def _footer(self, width: int) -> Line:
+    def _footer(self, width: int) -> list[Line]:
         if self._input() is not None:
-            return footer("filter", width)
+            return [footer("filter", width)]
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
         hidden = () if has_incidents else ("incidents",)
         return self.footer(width, is_fixed=self.board.fixed is not None, hidden=hidden)
@@ -380,7 +380,7 @@ class Page(BoardScreen):
         lines = body if titles else [BLANK, *body]
         self.part("body").paint_rows(len(lines), lines.__getitem__, self.selected())
         keys = self.footer(width, is_fixed=self.board.fixed is not None)
-        self.part("footer").paint([keys], fixed=True)
+        self.part("footer").paint(keys, fixed=True)
 
     def selected(self) -> int | None:
         """Index of the selected line of the body."""

@@ -121,16 +121,27 @@ class Beginning:
         return incident.kind == of.kind and of_pool and of_site
 
 
+class Strip(NamedTuple):
+    """A stretch of time."""
+
+    since: float
+    until: float
+    steps: Sequence[Step | None]
+    incidents: Sequence[Incident]
+
+    def shows(self, at: float, since: float, until: float, cells: int) -> bool:
+        """Whether it still does for a moment in a stretch that has moved on."""
+        cell = (until - since) / cells
+        same = abs(self.since - since) < cell and abs(self.until - until) < cell
+        return same and len(self.steps) == cells and self.since <= at <= self.until
+
+
 class Look(NamedTuple):
     """A moment, and the strip around it."""
 
     at: float
     extent: Extent
-    since: float
-    until: float
-    steps: Sequence[Step | None]
-    incidents: Sequence[Incident]
-    """Those of the strip."""
+    strip: Strip
     snapshot: Snapshot | None
     """How it was; None if it is the moment that was shown before."""
 
@@ -161,6 +172,7 @@ class Looker:
         """Cells of the strip."""
         self._past = past
         self._on_answer = on_answer
+        self._strip: Strip | None = None
         self._moves: list[Move] = []
         self._wanted = threading.Condition()
         self._asked = self._stopped = False
@@ -217,10 +229,13 @@ class Looker:
         if at != self.at:
             snapshot = self._past.snapshot_at(at)
             self.at = at = _seconds(snapshot.at, at)
-        since, until = window(extent, at, self.span)
-        steps = self._past.steps(since, until, self.cells)
-        incidents = self._past.incidents(since, until)
-        return Answer(Look(at, extent, since, until, steps, incidents, snapshot), note)
+        since, until, cells = *window(extent, at, self.span), self.cells
+        strip = self._strip
+        if strip is None or not (moves and strip.shows(at, since, until, cells)):
+            steps = self._past.steps(since, until, cells)
+            strip = Strip(since, until, steps, self._past.incidents(since, until))
+            self._strip = strip
+        return Answer(Look(at, extent, strip, snapshot), note)
 
     def _moved(self, moves: Sequence[Move], extent: Extent) -> tuple[float, str | None]:
         """Return where the moves lead, within the extent, and why not further."""

@@ -125,8 +125,8 @@ class TimeScreen(MainScreen):
 
     def _follow(self) -> None:
         """Read the strip again when a cell of time has gone by."""
-        look = self.look
-        cell = (look.until - look.since) / max(len(look.steps), 1) if look else 0.0
+        strip = self.look.strip if self.look else None
+        cell = (strip.until - strip.since) / len(strip.steps) if strip else 0.0
         if self._asked is None and self._wall() - self._strip_at >= max(cell, 1.0):
             self._ask()
 
@@ -155,31 +155,29 @@ class TimeScreen(MainScreen):
         if look is None:
             text = self._trouble or kept
             return [rule((("TIME", "title"), (f"  {text}", "muted")), (), width)]
-        strip = Timeline(
-            since=look.since,
-            until=look.until,
+        timeline = Timeline(
+            **look.strip._asdict(),
             at=look.at,
-            steps=look.steps,
-            incidents=look.incidents,
             note=kept,
             keys=_KEYS,
             trouble=self._trouble or trouble,
         )
-        return strip_lines(strip, width)
+        return strip_lines(timeline, width)
 
     def pane_lines(self, width: int, room: int) -> list[Line]:
         """Draw the incidents, and below them the pane."""
         look = self.look
         if look is None or not self.pane:
             return []
-        rows = max(min(len(look.incidents) + 1, room // 3), 2)
-        title = (("INCIDENTS", "title"), (f" {len(look.incidents)}", "strong"))
-        here = incident_after(look.incidents, look.at + 0.01, back=True)
+        incidents = look.strip.incidents
+        rows = max(min(len(incidents) + 1, room // 3), 2)
+        title = (("INCIDENTS", "title"), (f" {len(incidents)}", "strong"))
+        here = incident_after(incidents, look.at + 0.01, back=True)
         selected = here.id if here else None
         last = look.extent[1]
         lines = [BLANK] if room >= 20 else []
         lines.append(rule(title, (("n N next, before", "muted"),), width))
-        lines += incident_lines(look.incidents, selected, last, width, rows)
+        lines += incident_lines(incidents, selected, last, width, rows)
         left = room - len(lines)
         return [
             *lines,
@@ -248,9 +246,9 @@ class TimeScreen(MainScreen):
         self.live.look_as(self.board)
         self.dismiss()
 
-    def _footer(self, width: int) -> Line:
+    def _footer(self, width: int) -> list[Line]:
         seeks = self.query("#seek")
-        return footer("seek", width) if seeks else super()._footer(width)
+        return [footer("seek", width)] if seeks else super()._footer(width)
 
     def _close_input(self) -> None:
         self.query("#seek").remove()

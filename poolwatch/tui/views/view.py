@@ -150,7 +150,8 @@ class View(Generic[T]):
             if merged:
                 state.keys |= {row.key for row in state.rows}
             state.arranged_for = wanted
-        state.selection.follow(state.rows, state.keys, now)
+        is_past = board.fixed is not None
+        state.selection.follow(state.rows, state.keys, now, is_past=is_past)
         return state
 
     def _sorted(self, rows: list[T], state: TableState) -> list[T]:
