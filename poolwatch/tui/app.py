@@ -185,7 +185,7 @@ class Dashboard(App[None]):
         now = self._painted_at = self._now()
         self._mode = self.board.mode(now)
         if (screen := self._drawable()) is not None:
-            screen.paint(screen.board.clock(now), self._clock())
+            screen.paint(screen.board.clock(now, self._wall()), self._clock())
 
     def _drawable(self) -> BoardScreen | None:
         """Return the top screen, if its widgets are mounted.
@@ -208,7 +208,7 @@ class Dashboard(App[None]):
         if tombstone or self.board.mode(now) != self._mode:
             self.paint()
         elif (screen := self._drawable()) is not None:
-            screen.paint_head(screen.board.clock(now), self._clock())
+            screen.paint_head(screen.board.clock(now, self._wall()), self._clock())
 
     def on_redraw(self, _: Redraw) -> None:
         self.paint()

@@ -159,8 +159,8 @@ class MainScreen(BoardScreen):
             return
         titles = table.titles(state.sort, reverse=state.reverse)
         self.part("columns").paint([titles], fixed=True)
-        selection = state.selection
-        if not selection.shown:
+        selection, shown = state.selection, state.selection.shown
+        if not shown:
             text = "no row matches the filter; esc clears it"
             text = text if state.hidden else view.empty(board)
             body.paint([((f"  {text}", "muted"),)])
@@ -168,10 +168,9 @@ class MainScreen(BoardScreen):
 
         def line(at: int) -> Line:
             selected = at == selection.at
-            row = selection.shown[at]
-            return view.line(board, table, row, selected=selected, dim=dim)
+            return view.line(board, table, shown[at], selected=selected, dim=dim)
 
-        body.paint_rows(len(selection.shown), line, selection.at)
+        body.paint_rows(len(shown), line, selection.at)
 
     def pane_lines(self, width: int, room: int) -> list[Line]:
         """Draw the pane; its height depends on the terminal only, not on the rows."""

@@ -115,9 +115,15 @@ class Board:
         """Why the newest reading failed, if it did."""
         return self.last.error if self.last else None
 
-    def clock(self, now: float) -> float:
-        """Return the time that ages are counted to: it stands still in the past."""
-        return self.last.requested_at if self.fixed and self.last else now
+    def clock(self, now: float, wall: float) -> float:
+        """Return the time that ages are counted to: it stands still in the past.
+
+        ``wall``: the seconds since the epoch.
+        """
+        if self.fixed is None or self.last is None:
+            return now
+        self.behind_s = wall - self.last.at
+        return self.last.requested_at
 
     def age(self, now: float) -> float:
         """Return the minimum age of the data on the screen, in seconds."""
@@ -175,7 +181,8 @@ class Board:
                 seen = LastSeen(process, _seconds(since[0], at))
                 self.silent[process_key(process)] = seen
         answered = [p for p in snapshot.processes if process_key(p) not in self.silent]
-        self.accept(Reading(at, replace(snapshot, processes=tuple(answered))))
+        moment = replace(snapshot, processes=tuple(answered))
+        self.accept(Reading(at, moment, at=at))
 
     def at_another_moment(self) -> Board:
         """Return a board for the past, with the views, filter and selection of this.

@@ -36,7 +36,7 @@ class Selection(Generic[T]):
 
     @property
     def shown(self) -> Sequence[T]:
-        """The rows on the screen, including a tombstone."""
+        """The rows on the screen, including a tombstone; a list that never changes."""
         return self._shown
 
     def follow(
@@ -73,7 +73,7 @@ class Selection(Generic[T]):
         """Select by position, for the arrow keys and the mouse."""
         self.touched = True
         if self.gone_at is not None and at != self._at:
-            del self._shown[self._at]
+            self._shown = [*self._shown[: self._at], *self._shown[self._at + 1 :]]
             at -= at > self._at
         elif self.gone_at is not None:
             return

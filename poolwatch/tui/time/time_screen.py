@@ -79,13 +79,14 @@ class TimeScreen(MainScreen):
         self._depth = len(board.drills)
         self._looker: Looker | None = None
         self._trouble: str | None = None
-        self._asked: tuple[float, Move] | None = None
-        """When what was asked for that is not there yet."""
+        self._asked: Move | None = None
+        """What was asked for and is not there yet."""
+        self._is_late = False
+        """Whether that takes long enough to be said."""
         self._strip_at = 0.0
 
     def on_mount(self) -> None:
         """Begin to read."""
-        self.behind()
         answer = partial(self.app.call_later, self._show)
         self._looker = Looker(self._past, answer)
         self._ask(self._first)
@@ -105,15 +106,21 @@ class TimeScreen(MainScreen):
         self._strip_at = self._wall()
         self._looker.cells = cells_in(self.app.size.width)
         if move is not None:
-            self._asked = self._strip_at, move
-            self.set_timer(_LATE_S, self.redraw)
+            self._asked = move
+            self.set_timer(_LATE_S, partial(self._tell, move))
         self._looker.ask(move)
+
+    def _tell(self, move: Move) -> None:
+        """Say what is being read, if it is still to come."""
+        if self._asked is move:
+            self._is_late = True
+            self.redraw()
 
     def _show(self, answer: Answer) -> None:
         """Show what was read."""
         if not self.is_attached:
             return
-        self._asked = None
+        self._asked, self._is_late = None, False
         look, note, self._trouble = answer
         if look is not None:
             self.look = look
@@ -132,16 +139,6 @@ class TimeScreen(MainScreen):
 
     # -- drawing ---------------------------------------------------------------------
 
-    def behind(self) -> None:
-        """Count how long ago the moment on the screen was."""
-        at = self.look.at if self.look else self._wall()
-        self.board.behind_s = self._wall() - at
-
-    def paint_head(self, now: float, clock: str) -> None:
-        """Draw the head, and how long ago the moment was."""
-        self.behind()
-        super().paint_head(now, clock)
-
     def panel_lines(self, width: int, height: int) -> list[Line]:
         """Draw the timeline; the pools only if there is much room."""
         pools = super().panel_lines(width, height // 2) if height >= _POOLS_FROM else []
@@ -150,8 +147,8 @@ class TimeScreen(MainScreen):
     def _strip(self, width: int) -> list[Line]:
         kept, trouble = self._notes()
         asked, look = self._asked, self.look
-        if asked is not None and self._wall() - asked[0] >= _LATE_S * 0.9:
-            kept = f"reading {asked[1].words} …"
+        if asked is not None and self._is_late:
+            kept = f"reading {asked.words} …"
         if look is None:
             text = self._trouble or kept
             return [rule((("TIME", "title"), (f"  {text}", "muted")), (), width)]
