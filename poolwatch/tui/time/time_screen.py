@@ -84,6 +84,8 @@ class TimeScreen(MainScreen):
         self._is_late = False
         """Whether that takes long enough to be said."""
         self._strip_at = 0.0
+        self._drawn: tuple[Timeline, int, list[Line]] | None = None
+        """What the strip was last drawn from."""
 
     def on_mount(self) -> None:
         """Begin to read."""
@@ -159,7 +161,9 @@ class TimeScreen(MainScreen):
             keys=_KEYS,
             trouble=self._trouble or trouble,
         )
-        return strip_lines(timeline, width)
+        if self._drawn is None or self._drawn[:2] != (timeline, width):
+            self._drawn = timeline, width, strip_lines(timeline, width)
+        return self._drawn[2]
 
     def pane_lines(self, width: int, room: int) -> list[Line]:
         """Draw the incidents, and below them the pane."""
