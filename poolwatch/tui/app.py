@@ -270,6 +270,9 @@ class Dashboard(App[None]):
 
     def _write(self, what: str, write: Callable[[], Path]) -> None:
         """Write a file on a thread, and tell its path: a disk may be slow."""
+        if self.is_web:  # whoever looks from a browser has no files on this machine
+            self._say("a browser has no files here: poolwatch tui in a terminal saves")
+            return
 
         def run() -> None:
             try:
@@ -292,6 +295,8 @@ class Dashboard(App[None]):
             self.board.incidents = None
             self.incident_reader.read()
             self.push_screen(IncidentsPage(self.board))
+        elif isinstance(self.screen, MainScreen):
+            self.screen.say("z shows incident snapshots beside the present: esc first")
 
     def check_action(
         self,

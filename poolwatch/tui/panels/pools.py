@@ -147,7 +147,7 @@ def _notes(board: Board, cells: int) -> list[Line]:
         for text in [*_unread(board.snapshot), *_unreachable(board)]
     ]
     marks = [(process, mark) for process in processes for mark in process.frozen]
-    if marks:
+    if marks and board.fixed is None:
         notes.append(_incidents(marks, cells - 2))
     undecided = filter(leaves_open, processes)
     left = "; ".join(one_line(text) for each in undecided for text in each.left_out)
