@@ -20,6 +20,9 @@ SPANS = (600.0, 3600.0, 6 * 3600.0, 86_400.0, 7 * 86_400.0, 35 * 86_400.0)
 _ROUNDING_S = 0.002
 """The times that poolwatch prints are cut to milliseconds."""
 
+_NEAR_S = 5.0
+"""A reading that is older than the moment that was asked for is told from here on."""
+
 Extent = tuple[float, float]
 
 
@@ -228,7 +231,11 @@ class Looker:
         snapshot = None
         if at != self.at:
             snapshot = self._past.snapshot_at(at)
-            self.at = at = _seconds(snapshot.at, at)
+            wanted, self.at = at, _seconds(snapshot.at, at)
+            at = self.at
+            if note is None and wanted - at > _NEAR_S:
+                times = [local_time(utc_time(each)) for each in (wanted, at)]
+                note = "the last reading before {} is of {}".format(*times)
         since, until, cells = *window(extent, at, self.span), self.cells
         strip = self._strip
         if strip is None or not (moves and strip.shows(at, since, until, cells)):
