@@ -71,4 +71,4 @@ def test_findings_over_all_hosts(board):
         holds=(RequestOfHost("web-1", 1, "a"),),
     )  # fmt: skip
     b = board(past(process(), findings=(fleet,)))
-    assert [finding.text for _, finding in b.findings()] == ["too many"]
+    assert [finding.text for finding in b.findings] == ["too many"]

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from poolwatch.model import (
-    Finding,
-    FleetFinding,
-    ServerStatus,
-    Snapshot,
-    Unreachable,
-)
+from poolwatch.diagnosis.merging import Merged
+from poolwatch.model import ServerStatus, Snapshot, Unreachable
 from poolwatch.text.format import (
     clock,
     duration,
+    local_time,
     neutral,
     one_line,
     plural,
     short_time,
 )
-from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
 from poolwatch.tui.polling import Mode
@@ -37,6 +32,7 @@ _BADGES: dict[Mode, Run] = {
     "none": ("NO PROCESS", "mark"),
     "saved": ("SAVED", "mark"),
     "history": ("HISTORY", "mark"),
+    "past": ("", "mark"),
 }
 
 SEVERITIES: dict[str, Run] = {
@@ -53,23 +49,24 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     """Return the header line; if it is too long, its right end is cut."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
-    day = ""
     if board.moment is not None:
-        day, time = date_and_time(board.moment)
-        badge = f"{badge} {time}"
+        badge = f"{badge} {local_time(board.moment)}".lstrip()
     start: Line = (("  poolwatch ", "title"),)
     names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
     end: list[Line]
-    if day:
-        end = [((f"  {day}, not now  ", "muted"),)]
+    if mode == "past":
+        end = [(("  esc now  ", "muted"), (f"{clock}  ", "muted"))]
+    elif board.moment is not None:
+        end = [(("  not now  ", "muted"),)]
     else:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {board.refresh:g}s", "muted"),),
             _server(board, outdated=mode in ("silent", "lost")),
         ]
-    left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
+    room = cells - 44 if mode != "past" else cells - length(state) - 34
+    left: Line = (*start, *crop(names, max(room, 8)), *state)
     right: Line = ()
     for part in end:
         if length(left) + length(right) + length(part) < cells:
@@ -89,9 +86,12 @@ def _processes(snapshot: Snapshot) -> str:
 def _age(board: Board, mode: Mode, now: float) -> Line:
     if mode in ("starting", "none", "saved", "history"):
         return ()
+    if mode == "past":
+        return ((f"  {duration(board.behind_s)} ago, not now ", "warn"),)
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)
-    app = f"  apps {count - len(board.silent)}/{count} " if board.silent else "  app "
+    answering = 0 if mode == "lost" else count - len(board.silent)
+    app = f"  apps {answering}/{count} " if board.silent else "  app "
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
@@ -153,6 +153,8 @@ def _view_state(board: Board, mode: Mode) -> list[Line]:
         return [_first(text, "bad"), _second(next_process)]
     if mode == "failed":
         return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
+    if not board.snapshot.processes:  # of a moment of the past
+        return [_first("nothing is known of this moment: no process", "muted")]
     return []
 
 
@@ -165,8 +167,8 @@ def _second(text: str) -> Line:
 
 
 def _worst(board: Board, mode: Mode, now: float, cells: int) -> list[Line]:
-    found = [finding for _, finding in board.findings()]
-    if not found or found[0].severity == "info":
+    found = board.findings
+    if all(finding.severity == "info" for finding in found):
         return _unobserved(board) or _healthy(board, mode, now, found)
     worst = found[0]
     remedy = worst.remedy
@@ -199,7 +201,7 @@ def _unobserved(board: Board) -> list[Line]:
 
 
 def _healthy(
-    board: Board, mode: Mode, now: float, notes: Sequence[Finding | FleetFinding]
+    board: Board, mode: Mode, now: float, notes: Sequence[Merged]
 ) -> list[Line]:
     """Return that nothing is wrong: now, or when it was last read."""
     held = [row.hold.held_s for row in board.rows.values()]

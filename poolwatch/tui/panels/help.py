@@ -6,6 +6,7 @@ from poolwatch.tui.draw.line import BLANK, Line, beside
 from poolwatch.tui.keys import KEYS
 from poolwatch.tui.state.rows import VERDICTS
 from poolwatch.tui.views import known_fields
+from poolwatch.tui.views.sites import EXPLAINED
 
 COLUMNS = (
     ("held", "time since the checkout"),
@@ -39,6 +40,7 @@ def help_lines(cells: int) -> list[Line]:
     left = [*_part("KEYS", keys), BLANK, *_part("FILTER", FILTERS)]
     left.append((("  fields: " + " ".join(sorted(known_fields())), "muted"),))
     right = [*_verdicts(), BLANK, *_part("COLUMNS", COLUMNS)]
+    right += [BLANK, *_part("CALL SITES", EXPLAINED)]
     if cells < 110:
         return [*left, BLANK, *right]
     return beside(left, right, cells // 2)

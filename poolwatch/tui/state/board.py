@@ -7,23 +7,23 @@ Textual.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
 from typing import Literal
 
+from poolwatch.diagnosis.finding_history import Entry, FindingHistory
+from poolwatch.diagnosis.merging import Merged, merged
 from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.diagnosis.sessions import Session, server_of
-from poolwatch.diagnosis.silence import silent_processes
 from poolwatch.errors import RefusedError
 from poolwatch.model import (
-    Finding,
-    FleetFinding,
     IncidentSnapshot,
     Process,
     ServerStatus,
     Snapshot,
     Unreachable,
-    severity_rank,
 )
 from poolwatch.model.actions import Chosen
 from poolwatch.text.naming import process_name, with_names
@@ -36,12 +36,15 @@ from poolwatch.tui.state.rows import (
     Row,
     build,
     by_harm,
+    hold_key,
     process_key,
 )
 from poolwatch.tui.state.session_rows import SessionRow, session_rows
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.state.trees import Trees
 
+_REVISIONS = count(1)
+"""Boards share tables, and no number of a revision: rows are arranged for one board."""
 HISTORY = 30
 """Readings that a sparkline shows."""
 
@@ -81,7 +84,8 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of readings: what was computed from one is valid until the next."""
+    """Another number after each change of the data: what is computed from it is valid
+    for one."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
@@ -94,14 +98,28 @@ class Board:
     """Whether some reading had several: columns that come and go are hard to read."""
     several_pools: bool = False
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
-    show_all: bool = False
-    """Whether rows are shown that matter little, such as short holds."""
+    findings: list[Merged] = field(default_factory=list)
+    """What is wrong in the data on the screen, the cause first."""
+    found: FindingHistory = field(default_factory=FindingHistory)
+    """The findings of the last ten minutes of live data."""
     unfold: bool = False
     """Whether library frames are shown."""
+    fixed: Literal["saved", "past"] | None = None
+    """What the board shows instead of the newest reading: a saved moment, or one that
+    the user has gone back to."""
+    behind_s: float = 0.0
+    """Seconds between that moment and now."""
     incident: IncidentSnapshot | None = None
-    """The incident snapshot that is shown; None for live data."""
+    """The incident snapshot that is shown, a saved moment."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
+    counts: dict[str, tuple[int, tuple[str, str]]] = field(
+        default_factory=dict, init=False
+    )
+    """By view: what the tab line says of it, and the revision that this is of."""
+    _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
+    _named_for: int | None = field(default=None, init=False)
+    """The revision that ``_named`` is of."""
 
     _sessions: dict[SessionKey, SessionRow] | None = None
 
@@ -128,6 +146,16 @@ class Board:
         """Why the newest reading failed, if it did."""
         return self.last.error if self.last else None
 
+    def clock(self, now: float, wall: float) -> float:
+        """Return the time that ages are counted to: it stands still in the past.
+
+        ``wall``: the seconds since the epoch.
+        """
+        if self.fixed is None or self.last is None:
+            return now
+        self.behind_s = wall - self.last.at
+        return self.last.requested_at
+
     def age(self, now: float) -> float:
         """Return the minimum age of the data on the screen, in seconds."""
         shown = self.last_good or self.last
@@ -136,8 +164,8 @@ class Board:
     def mode(self, now: float) -> Mode:
         """Return how current the data on the screen is."""
         last = self.last
-        if self.incident is not None:
-            return "saved"
+        if self.fixed is not None:
+            return self.fixed
         if last is None:
             return "starting"
         if self.paused:
@@ -146,7 +174,7 @@ class Board:
             late = self.age(now) > self.refresh + max(2.0, self.refresh)
             current: Mode = "live" if self.snapshot.at is None else "history"
             return "stale" if late else current
-        if last.error is not None and not last.no_process:
+        if last.failed:
             return "failed"
         ended: Mode = "none" if self.last_good is None else "lost"
         return "silent" if last.silent else ended
@@ -162,13 +190,62 @@ class Board:
         """
         self.last = reading
         self.revision += 1
+        if not reading.alive and not reading.silent and not reading.failed:
+            # all have ended: the rest is shown as last seen
+            self.findings = [f for f in self.findings if f.kind != "unreachable"]
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
-            snapshot = replace(reading.snapshot, processes=processes)
             silent = self._still_silent(reading)
             if reading.alive or silent:
                 self.silent = silent
+            unreachable = tuple(map(self._as_seen, reading.snapshot.unreachable))
+            snapshot = replace(
+                reading.snapshot, processes=processes, unreachable=unreachable
+            )
+            if reading.alive or silent:
                 self._show(reading, snapshot)
+            elif reading.silent:
+                self._find(reading, snapshot)
+
+    def show_moment(self, snapshot: Snapshot) -> None:
+        """Show a moment of the past: its silent processes are as they were last seen.
+
+        Ages are counted to the moment.
+        """
+        at = _seconds(snapshot.at, 0.0)
+        lost = Reading(at, snapshot).silent
+        self.silent, self.history, self.names = {}, {}, {}
+        self.last_good, self.rows, self.revision = None, {}, next(_REVISIONS)
+        for process in map(with_names, snapshot.processes):
+            since = [each.since for each in lost if each.may_be(process)]
+            if since:
+                seen = LastSeen(process, _seconds(since[0], at))
+                self.silent[process_key(process)] = seen
+        answered = [p for p in snapshot.processes if process_key(p) not in self.silent]
+        moment = replace(snapshot, processes=tuple(answered))
+        self.accept(Reading(at, moment, at=at))
+
+    def at_another_moment(self) -> Board:
+        """Return a board for the past, with the views, filter and selection of this.
+
+        It shows the same data until show_moment().
+        """
+        return replace(self, fixed="past", drills=list(self.drills))
+
+    def look_as(self, other: Board) -> None:
+        """Take over view, filter, and what else keys have set on another board."""
+        self.view, self.filter, self.unfold = other.view, other.filter, other.unfold
+
+    def recorded(self) -> Snapshot | None:
+        """Return the newest reading, with the last known state of silent processes.
+
+        None if the reading has failed, so that nothing is known of this moment.
+        """
+        if self.last is None or (self.last.error and not self.last.no_process):
+            return None
+        if self.last_good is not None and (self.last.alive or self.silent):
+            return self.last_good.snapshot
+        return self.last.snapshot or Snapshot()
 
     def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
@@ -211,9 +288,31 @@ class Board:
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
         self._extend_history(snapshot)
+        self._find(reading, snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
         self.names |= {each.pid: process_name(each) for each in shown}
+
+    def _find(self, reading: Reading, snapshot: Snapshot) -> None:
+        """Merge the findings; follow them over time unless they are of the past."""
+        if self.moment is None:
+            self.findings = self.found.update(snapshot, reading.at)
+        else:
+            self.findings = merged(snapshot)
+
+    def findings_of(self, hold: Key) -> Sequence[str]:
+        """Return kinds and names of the findings that are about a hold."""
+        if self._named_for != self.revision:
+            self._named_for, self._named = self.revision, {}
+            for finding in self.findings:
+                names = finding.kind, str(finding.key)
+                for process, each in finding.holds:
+                    self._named.setdefault(hold_key(process, each.id), []).extend(names)
+        return self._named.get(hold, ())
+
+    def entry(self, finding: Merged) -> Entry | None:
+        """Return what is known of a finding over time; None in the past."""
+        return self.found.of(finding.key) if self.moment is None else None
 
     def ending(self, row: Row) -> Ending:
         """Return how a hold ended that has no row any more."""
@@ -267,23 +366,6 @@ class Board:
                 if process_key(process) not in self.silent:
                     self.history[key].append(pool.checked_out)
 
-    def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:
-        """Return all findings with their processes, worst first.
-
-        None stands for the processes of all hosts, or for one that does not answer.
-        """
-        silent = self.last.silent if self.last else ()
-        found: list[tuple[Process | None, Finding | FleetFinding]] = [
-            *((None, each) for each in silent_processes(map(self._as_seen, silent))),
-            *((None, finding) for finding in self.snapshot.findings),
-        ]
-        told: set[Finding] = set()
-        for process in self.snapshot.processes:
-            found += [(process, each) for each in process.findings if each not in told]
-            # every process on a server that is down has the same finding
-            told |= {each for each in process.findings if each.kind == "server_down"}
-        return sorted(found, key=lambda pair: _rank(pair[1]))
-
     def _as_seen(self, lost: Unreachable) -> Unreachable:
         """Return a silent process, with what this board has seen of it."""
         silent_s = lost.silent_s
@@ -292,6 +374,14 @@ class Board:
             silent_s = next(map(self.last_seen, seen), None)
         name = lost.name or self.names.get(lost.pid or 0)
         return replace(lost, name=name, silent_s=silent_s)
+
+
+def _seconds(at: str | None, otherwise: float) -> float:
+    """Return an ISO 8601 time in seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except (ValueError, OverflowError):
+        return otherwise
 
 
 def _without_server(process: Process, read: Collection[str]) -> Process:
@@ -307,10 +397,3 @@ def _without_server(process: Process, read: Collection[str]) -> Process:
         for status in process.servers
     )
     return replace(process, findings=findings, servers=servers)
-
-
-def _rank(finding: Finding | FleetFinding) -> tuple[int, int]:
-    """Sort key: first what may have caused, or may hide, the other findings."""
-    kinds: tuple[str, ...] = ("server_down", "unreachable")
-    at = kinds.index(finding.kind) if finding.kind in kinds else len(kinds)
-    return at, severity_rank(finding.severity)

@@ -8,8 +8,7 @@ from typing import Any
 
 from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.model import Frame
-from poolwatch.text.format import duration, neutral, one_line, place
-from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.text.format import duration, local_time, neutral, one_line, place
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import (
     MARGIN,
@@ -223,7 +222,9 @@ class HoldsView(View[HoldGroup]):
     short = "holds"
     summaries = frozenset({YOUNG})
     columns = COLUMNS
-    more_fields = "site", "caller", "thread", "task", "app", "pid"
+    more_fields = (
+        "site", "caller", "thread", "task", "app", "pid", "host", "finding",
+    )  # fmt: skip
     has_labels = True
 
     def rows(self, board: Board) -> list[HoldGroup]:
@@ -287,7 +288,7 @@ class HoldsView(View[HoldGroup]):
     def labels(self, row: HoldGroup) -> Mapping[str, str]:
         return row.first.hold.labels
 
-    def fields(self, row: HoldGroup) -> dict[str, list[Any]]:
+    def fields(self, row: HoldGroup) -> dict[str, Sequence[Any]]:
         hold, process = row.first.hold, row.first.process
         return {
             "site": site_values(hold.site),
@@ -301,6 +302,8 @@ class HoldsView(View[HoldGroup]):
                 hold.server.state if hold.server else None,
             ],
             "verdict": [row.first.verdict, row.first.word, hold.verdict],
+            "host": [process.host],
+            "finding": row.board.findings_of(row.first.key),
         }
 
     def with_roots(
@@ -335,7 +338,7 @@ class HoldsView(View[HoldGroup]):
     def title(self, board: Board) -> Line:
         title: list[Run] = []
         if board.moment is not None:
-            title += [(f" at {date_and_time(board.moment)[1]}", "warn")]
+            title += [(f" at {local_time(board.moment)}", "warn")]
         ages = [
             age
             for row in board.rows.values()

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
 from poolwatch.diagnosis.sessions import Session, servers_by_pool
-from poolwatch.model import Frame, ServerStatus
+from poolwatch.model import FindingKind, Frame, ServerStatus
 from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
@@ -49,6 +49,16 @@ class SessionOnServer(NamedTuple):
         return cls(Session(hold.backend_pid or 0, process, hold=hold), server)
 
 
+class Sought(NamedTuple):
+    """What tells the incidents of a finding from others."""
+
+    kind: FindingKind
+    pool: str | None
+    """Name of the pool; None for those of any pool."""
+    sites: tuple[Frame, ...]
+    """Call sites, of which an incident has one; none for those of any site."""
+
+
 class View(Generic[T]):
     """One table of the dashboard. A row type ``T`` has a ``key`` that identifies it."""
 
@@ -63,6 +73,8 @@ class View(Generic[T]):
     """The names of fields()."""
     has_labels: ClassVar[bool] = False
     """Whether rows have labels, which the filter takes for fields."""
+    all_at_first: ClassVar[bool] = False
+    """Whether all rows are shown unless the user chooses."""
     summaries: ClassVar[frozenset[Hashable]] = frozenset()
     """Keys of rows that stand for others, and come and go with their number."""
 
@@ -92,7 +104,7 @@ class View(Generic[T]):
         """Return the labels that the filter can ask for, like fields."""
         return {}
 
-    def fields(self, row: T) -> dict[str, list[Any]]:
+    def fields(self, row: T) -> Mapping[str, Sequence[Any]]:
         """Return fields for the filter that no column has, or has in one form only."""
         return {}
 
@@ -103,6 +115,10 @@ class View(Generic[T]):
     def hidden_columns(self, board: Board) -> set[str]:
         """Return the keys of columns that would say the same in every row."""
         return set()
+
+    def size(self, board: Board) -> str:
+        """Return the number of rows for the title, in words if it needs some."""
+        return str(self.state(board).total)
 
     def title(self, board: Board) -> Line:
         """Return a summary that follows name and count in the title."""
@@ -128,6 +144,10 @@ class View(Generic[T]):
         """Return the place in the source that ``y`` copies."""
         return None
 
+    def sought(self, row: T) -> Sought | None:
+        """Return what identifies the finding of a row, if it is one."""
+        return None
+
     def issue(self, board: Board, row: T) -> str | None:
         """Return the text that ``Y`` copies, in Markdown."""
         return None
@@ -147,12 +167,18 @@ class View(Generic[T]):
         chosen = self.state(board).merged
         return self.merges(board) if chosen is None else chosen
 
+    def shows_all(self, board: Board) -> bool:
+        """Whether rows are shown that matter little, such as short holds."""
+        chosen = self.state(board).show_all
+        return self.all_at_first if chosen is None else chosen
+
     def arrange(self, board: Board, now: float) -> TableState:
         """Filter, merge and sort the rows if anything has changed; select a row."""
         state = self.state(board)
         merged = self.is_merged(board)
+        shows_all = self.shows_all(board)
         order = state.sort, state.reverse
-        wanted = board.revision, board.filter.text, board.show_all, merged, *order
+        wanted = board.revision, board.filter.text, shows_all, merged, *order
         if wanted != state.arranged_for:
             rows = self.rows(board)
             kept = [row for row in rows if board.filter(self._fields_of(row))]
@@ -160,7 +186,7 @@ class View(Generic[T]):
                 kept = self.with_roots(board, kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
             shown = self._sorted(self.merge(kept) if merged else kept, state)
-            if not merged and not board.show_all and order == (None, False):
+            if not merged and not shows_all and order == (None, False):
                 shown = self.fold(board, shown)
             state.rows = shown
             state.keys = frozenset(row.key for row in rows)
@@ -170,7 +196,7 @@ class View(Generic[T]):
         row: T | None = selection.row
         if row is not None and row.key not in keys and not self._ends(board, row):
             keys |= {row.key}
-        selection.follow(state.rows, keys, now)
+        selection.follow(state.rows, keys, now, is_past=board.fixed is not None)
         return state
 
     def _ends(self, board: Board, row: T) -> bool:
@@ -203,7 +229,8 @@ class View(Generic[T]):
     def title_line(self, board: Board, cells: int) -> Line:
         """Draw name, count, filter and order; the position at the right edge."""
         state = self.state(board)
-        title: list[Run] = [(self.name.upper(), "title"), (f" {state.total}", "strong")]
+        size = self.size(board)
+        title: list[Run] = [(self.name.upper(), "title"), (f" {size}", "strong")]
         title += self.title(board)
         if board.filter.text:
             hidden = f"  {plural(state.hidden, 'row')} hidden"
