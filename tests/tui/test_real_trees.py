@@ -8,8 +8,10 @@ import pytest
 from drawn import screen_text
 from helpers import until, until_async
 
+from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
+from poolwatch.postgres.actions import DsnActions
 from poolwatch.tui.app import Dashboard
 
 pytestmark = [pytest.mark.postgres, pytest.mark.processes]
@@ -42,11 +44,12 @@ def line_of(app, words):
 async def test_the_root_of_a_chain_of_four_is_first_by_name(apps, postgres_tcp):
     postgres_tcp.execute("drop table if exists chain")
     postgres_tcp.execute("create table chain as select generate_series(0, 4) as id")
+    dsn = postgres_tcp.dsn
     running = [apps.start(APP, "app.py", postgres_tcp.url()) for _ in range(2)]
     with (
         closing(postgres_tcp.connect(application_name="dba-laptop")) as stranger,
         closing(
-            LiveSource(Client(apps.directory), environ={}, sessions=True)
+            LiveSource(Client(apps.directory), environ={}, dsn=dsn, sessions=True)
         ) as source,
     ):
         stranger.autocommit = False
@@ -57,7 +60,8 @@ async def test_the_root_of_a_chain_of_four_is_first_by_name(apps, postgres_tcp):
             app.stdin.write(f"{number}\n")
             app.stdin.flush()
             assert app.stdout.readline() == "ready\n"
-        dashboard = Dashboard(source, refresh=0.2)
+        actions = DsnActions(dsn, connection_facts)
+        dashboard = Dashboard(source, refresh=0.2, actions=actions)
         async with dashboard.run_test(size=(160, 45)) as pilot:
             await until_async(lambda: len(dashboard.board.trees.nodes) == 5)
             await pilot.press("4")
@@ -71,15 +75,18 @@ async def test_the_root_of_a_chain_of_four_is_first_by_name(apps, postgres_tcp):
             await until_async(lambda: "all of them can go on" in screen_text(dashboard))
             selection = dashboard.board.tables["blocking"].selection
             assert selection.row.session.session.pid == root
-            found = dashboard.screen.view.session(dashboard.board, selection.row)
-            assert dashboard.board.chosen(*found).pid == root
-
             await pilot.press("3")
             await until_async(lambda: line_of(dashboard, ["SESSIONS", "4 held"]))
             assert line_of(dashboard, [str(root), "not ours", '"dba-laptop" 127.0.0.1'])
             await pilot.press("1")
             await until_async(lambda: line_of(dashboard, ["▽ BLOCKED", "work-1"]))
-            stranger.rollback()
+            await pilot.press("4", "K")
+            behind = "4 sessions behind it can go on"
+            await until_async(lambda: behind in screen_text(dashboard))
+            await pilot.press("y")
+            done = f"backend {root} is gone"
+            await until_async(lambda: done in screen_text(dashboard))
+            await pilot.press("enter", "1")
             await until_async(lambda: line_of(dashboard, ["HOLDS 0"]))
             await pilot.press("3")
             idle = ["○ idle in pool shop", f"app.py:{apps.line('site')}", "idle "]
