@@ -173,8 +173,8 @@ def test_a_blocker_is_named_by_its_call_site(board):
     b = board(snapshot(process(blocker, blocked)))
     row = next(row for row in b.rows.values() if row.hold.id == "b")
     shown = text(detail_lines(b, row, 80))
-    assert "10  billing/export.py:88" in shown
-    assert "99  not a known hold" in shown
+    assert "blocked by  billing/export.py:88 (active, pid 10)" in shown
+    assert "and by      99" in shown
 
 
 def test_library_frames_fold_but_never_the_call_site():
@@ -241,7 +241,7 @@ def test_small_things():
     assert next_interval(0.25, faster=True) == 0.25
     assert all(width(line) <= 20 for line in wrap("漢字 " * 50 + "x" * 99, 20))
     assert "q" in plain(footer.footer("main", 40))
-    for word in ("LEAKED", "BLOCKS", "IDLE-TX", "xact"):
+    for word in ("LEAKED", "ROOT n", "IDLE-TX", "xact"):
         assert word in text(help_lines(80))
 
 

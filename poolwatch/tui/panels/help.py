@@ -54,6 +54,6 @@ def _part(title: str, pairs: tuple[tuple[str, str], ...]) -> list[Line]:
 def _verdicts() -> list[Line]:
     lines: list[Line] = [(("  VERDICTS, worst first", "title"),)]
     for word, (shape, ink, text) in VERDICTS.items():
-        name = f"{shape} {word}{' n' if word == 'BLOCKS' else ''}"
+        name = f"{shape} {word}{' n' if word == 'ROOT' else ''}"
         lines.append(((f"  {name:<16}", ink), (text, "text")))
     return lines

@@ -7,13 +7,16 @@ Textual.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
 from typing import Literal
 
 from poolwatch.diagnosis.finding_history import Entry, FindingHistory
 from poolwatch.diagnosis.merging import Merged, merged
-from poolwatch.diagnosis.sessions import Session
+from poolwatch.diagnosis.sessions import Key as SessionKey
+from poolwatch.diagnosis.sessions import Session, server_of
 from poolwatch.errors import RefusedError
 from poolwatch.model import (
     IncidentSnapshot,
@@ -36,8 +39,12 @@ from poolwatch.tui.state.rows import (
     hold_key,
     process_key,
 )
+from poolwatch.tui.state.session_rows import SessionRow, session_rows
 from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.state.trees import Trees
 
+_REVISIONS = count(1)
+"""Boards share tables, and no number of a revision: rows are arranged for one board."""
 HISTORY = 30
 """Readings that a sparkline shows."""
 
@@ -77,9 +84,12 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of readings: what was computed from one is valid until the next."""
+    """Another number after each change of the data: what is computed from it is valid
+    for one."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
+    trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
+    """Who waits for whom."""
     names: dict[int, str] = field(default_factory=dict)
     """By pid: names of the processes, including recently ended ones."""
     silent: dict[ProcessKey, LastSeen] = field(default_factory=dict)
@@ -94,8 +104,13 @@ class Board:
     """The findings of the last ten minutes of live data."""
     unfold: bool = False
     """Whether library frames are shown."""
+    fixed: Literal["saved", "past"] | None = None
+    """What the board shows instead of the newest reading: a saved moment, or one that
+    the user has gone back to."""
+    behind_s: float = 0.0
+    """Seconds between that moment and now."""
     incident: IncidentSnapshot | None = None
-    """The incident snapshot that is shown; None for live data."""
+    """The incident snapshot that is shown, a saved moment."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
     counts: dict[str, tuple[int, tuple[str, str]]] = field(
@@ -105,6 +120,15 @@ class Board:
     _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
     _named_for: int | None = field(default=None, init=False)
     """The revision that ``_named`` is of."""
+
+    _sessions: dict[SessionKey, SessionRow] | None = None
+
+    @property
+    def sessions(self) -> dict[SessionKey, SessionRow]:
+        """Every session that is known of, the most harmful first."""
+        if self._sessions is None:
+            self._sessions = session_rows(self.snapshot, self.trees, self.rows)
+        return self._sessions
 
     @property
     def snapshot(self) -> Snapshot:
@@ -122,6 +146,16 @@ class Board:
         """Why the newest reading failed, if it did."""
         return self.last.error if self.last else None
 
+    def clock(self, now: float, wall: float) -> float:
+        """Return the time that ages are counted to: it stands still in the past.
+
+        ``wall``: the seconds since the epoch.
+        """
+        if self.fixed is None or self.last is None:
+            return now
+        self.behind_s = wall - self.last.at
+        return self.last.requested_at
+
     def age(self, now: float) -> float:
         """Return the minimum age of the data on the screen, in seconds."""
         shown = self.last_good or self.last
@@ -130,8 +164,8 @@ class Board:
     def mode(self, now: float) -> Mode:
         """Return how current the data on the screen is."""
         last = self.last
-        if self.incident is not None:
-            return "saved"
+        if self.fixed is not None:
+            return self.fixed
         if last is None:
             return "starting"
         if self.paused:
@@ -173,6 +207,46 @@ class Board:
             elif reading.silent:
                 self._find(reading, snapshot)
 
+    def show_moment(self, snapshot: Snapshot) -> None:
+        """Show a moment of the past: its silent processes are as they were last seen.
+
+        Ages are counted to the moment.
+        """
+        at = _seconds(snapshot.at, 0.0)
+        lost = Reading(at, snapshot).silent
+        self.silent, self.history, self.names = {}, {}, {}
+        self.last_good, self.rows, self.revision = None, {}, next(_REVISIONS)
+        for process in map(with_names, snapshot.processes):
+            since = [each.since for each in lost if each.may_be(process)]
+            if since:
+                seen = LastSeen(process, _seconds(since[0], at))
+                self.silent[process_key(process)] = seen
+        answered = [p for p in snapshot.processes if process_key(p) not in self.silent]
+        moment = replace(snapshot, processes=tuple(answered))
+        self.accept(Reading(at, moment, at=at))
+
+    def at_another_moment(self) -> Board:
+        """Return a board for the past, with the views, filter and selection of this.
+
+        It shows the same data until show_moment().
+        """
+        return replace(self, fixed="past", drills=list(self.drills))
+
+    def look_as(self, other: Board) -> None:
+        """Take over view, filter, and what else keys have set on another board."""
+        self.view, self.filter, self.unfold = other.view, other.filter, other.unfold
+
+    def recorded(self) -> Snapshot | None:
+        """Return the newest reading, with the last known state of silent processes.
+
+        None if the reading has failed, so that nothing is known of this moment.
+        """
+        if self.last is None or (self.last.error and not self.last.no_process):
+            return None
+        if self.last_good is not None and (self.last.alive or self.silent):
+            return self.last_good.snapshot
+        return self.last.snapshot or Snapshot()
+
     def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
         assert reading.snapshot is not None  # checked by the caller
@@ -191,7 +265,13 @@ class Board:
 
     def _show(self, reading: Reading, snapshot: Snapshot) -> None:
         """Show the reading, and silent processes in their last known state."""
-        silent = [_without_server(each.process) for each in self.silent.values()]
+        read = {
+            server_of(process, status)
+            for process in snapshot.processes
+            for status in process.servers
+            if status.error is None
+        }
+        silent = [_without_server(s.process, read) for s in self.silent.values()]
         shown = sorted((*snapshot.processes, *silent), key=lambda process: process.pid)
         if silent:
             snapshot = replace(snapshot, processes=tuple(shown))
@@ -199,7 +279,11 @@ class Board:
         self.last_good = replace(
             reading, requested_at=old.requested_at, snapshot=snapshot
         )
-        self.rows = {row.key: row for row in sorted(build(snapshot), key=by_harm)}
+        self.trees = Trees(snapshot)
+        self.rows = {
+            row.key: row for row in sorted(build(snapshot, self.trees), key=by_harm)
+        }
+        self._sessions = None
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
@@ -292,8 +376,24 @@ class Board:
         return replace(lost, name=name, silent_s=silent_s)
 
 
-def _without_server(process: Process) -> Process:
-    """Remove the server state, which is outdated for a silent process."""
+def _seconds(at: str | None, otherwise: float) -> float:
+    """Return an ISO 8601 time in seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except (ValueError, OverflowError):
+        return otherwise
+
+
+def _without_server(process: Process, read: Collection[str]) -> Process:
+    """Remove the server state, which is outdated for a silent process.
+
+    ``read``: the servers whose sessions another process has told.
+    """
     findings = tuple(f for f in process.findings if f.kind != "server_down")
-    servers = tuple(replace(status, down=None) for status in process.servers)
+    servers = tuple(
+        replace(status, down=None, others=(), left_out=0)
+        if server_of(process, status) in read
+        else replace(status, down=None)
+        for status in process.servers
+    )
     return replace(process, findings=findings, servers=servers)

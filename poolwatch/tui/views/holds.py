@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.model import Frame
-from poolwatch.text.format import duration, neutral, one_line, place
-from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.text.format import duration, local_time, neutral, one_line, place
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import (
     MARGIN,
@@ -178,6 +178,11 @@ def _as_last_seen(line: HoldGroup, cell: Run) -> Run:
     return (text if age is None else f"{duration(age)} ago: {text}"), ink
 
 
+def _place_in_tree(line: HoldGroup) -> SessionKey | None:
+    node = line.first.node
+    return node.key if node else None
+
+
 # fmt: off
 COLUMNS: tuple[Column[HoldGroup], ...] = (
     Column("verdict", "verdict", 10, 11, 0, _verdict,
@@ -301,6 +306,11 @@ class HoldsView(View[HoldGroup]):
             "finding": row.board.findings_of(row.first.key),
         }
 
+    def with_roots(
+        self, board: Board, kept: list[HoldGroup], rows: Sequence[HoldGroup]
+    ) -> list[HoldGroup]:
+        return board.trees.with_roots(kept, rows, _place_in_tree)
+
     def hidden_columns(self, board: Board) -> set[str]:
         """Hide pool and process if there is only one.
 
@@ -328,7 +338,7 @@ class HoldsView(View[HoldGroup]):
     def title(self, board: Board) -> Line:
         title: list[Run] = []
         if board.moment is not None:
-            title += [(f" at {date_and_time(board.moment)[1]}", "warn")]
+            title += [(f" at {local_time(board.moment)}", "warn")]
         ages = [
             age
             for row in board.rows.values()

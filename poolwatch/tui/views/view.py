@@ -6,13 +6,14 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
 from poolwatch.diagnosis.sessions import Session, servers_by_pool
-from poolwatch.model import Frame, ServerStatus
+from poolwatch.model import FindingKind, Frame, ServerStatus
 from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
 from poolwatch.tui.state.rows import Row
+from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.state.wait_rows import WaitGroup
 
@@ -29,9 +30,9 @@ class Drill(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Enter leads to the page of one hold, or of one wait."""
+    """Enter leads to the page of one hold, wait or session."""
 
-    row: Row | WaitGroup
+    row: Row | WaitGroup | SessionRow
 
 
 class SessionOnServer(NamedTuple):
@@ -46,6 +47,16 @@ class SessionOnServer(NamedTuple):
         hold, process = row.hold, row.process
         server = servers_by_pool(process).get(hold.pool)
         return cls(Session(hold.backend_pid or 0, process, hold=hold), server)
+
+
+class Sought(NamedTuple):
+    """What tells the incidents of a finding from others."""
+
+    kind: FindingKind
+    pool: str | None
+    """Name of the pool; None for those of any pool."""
+    sites: tuple[Frame, ...]
+    """Call sites, of which an incident has one; none for those of any site."""
 
 
 class View(Generic[T]):
@@ -97,7 +108,7 @@ class View(Generic[T]):
         """Return fields for the filter that no column has, or has in one form only."""
         return {}
 
-    def with_roots(self, kept: list[T], rows: Sequence[T]) -> list[T]:
+    def with_roots(self, board: Board, kept: list[T], rows: Sequence[T]) -> list[T]:
         """Return the rows that the filter kept, with the roots that block them."""
         return kept
 
@@ -131,6 +142,10 @@ class View(Generic[T]):
 
     def place(self, row: T) -> Frame | None:
         """Return the place in the source that ``y`` copies."""
+        return None
+
+    def sought(self, row: T) -> Sought | None:
+        """Return what identifies the finding of a row, if it is one."""
         return None
 
     def issue(self, board: Board, row: T) -> str | None:
@@ -168,7 +183,7 @@ class View(Generic[T]):
             rows = self.rows(board)
             kept = [row for row in rows if board.filter(self._fields_of(row))]
             if board.filter.tests:
-                kept = self.with_roots(kept, rows)
+                kept = self.with_roots(board, kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
             shown = self._sorted(self.merge(kept) if merged else kept, state)
             if not merged and not shows_all and order == (None, False):
@@ -181,7 +196,7 @@ class View(Generic[T]):
         row: T | None = selection.row
         if row is not None and row.key not in keys and not self._ends(board, row):
             keys |= {row.key}
-        selection.follow(state.rows, keys, now)
+        selection.follow(state.rows, keys, now, is_past=board.fixed is not None)
         return state
 
     def _ends(self, board: Board, row: T) -> bool:
