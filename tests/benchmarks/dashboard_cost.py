@@ -1,0 +1,224 @@
+"""What a key and a reading of the dashboard cost.
+
+    python tests/benchmarks/dashboard_cost.py [PROCESSES HOLDS]
+
+A fake source has 2,000 holds in 64 processes. First headless, view by view: the CPU of
+a key and of a reading, everything between the source and the terminal's escape codes.
+Then in a terminal of 160x45: from the key to the changed screen, and its CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+TESTS = Path(__file__).parent.parent
+sys.path.insert(0, str(TESTS))
+
+from fakes import (
+    NO_SAMPLES,
+    finding,
+    frame,
+    hold,
+    pool,
+    process,
+    server_row,
+    server_status,
+    snapshot,
+    times,
+    wait,
+)
+
+from poolwatch.model import Process, SiteStats, Snapshot
+from poolwatch.tui import run
+from poolwatch.tui.app import Dashboard
+
+SIZE = (160, 45)
+KEYS = 60
+SERVER = server_status(identity="7512-1")
+SITES = [
+    frame(f"/srv/app/{n}/repo.py:{n * 7 + 5}", function)
+    for n, function in enumerate(("load", "save", "export", "report"))
+]
+STACK = tuple(frame(f"/srv/app/layer{n}/code.py:{n}", "call") for n in range(28))
+
+
+def one_process(number: int, holds: int, after_s: float) -> Process:
+    """A worker with four call sites, some waits and four findings."""
+    held = []
+    for n in range(holds):
+        site = SITES[n % len(SITES)]
+        verdict = ("leaked", "long", "ok", "ok", "ok")[n % 5]
+        held.append(
+            hold(
+                f"h{n}",
+                site=site,
+                stack=(site, *STACK),
+                now=(frame("/srv/app/http.py:9", "get"), *STACK),
+                held_s=holds - n + after_s + number / 10,
+                thread=f"worker-{n}",
+                labels={"endpoint": f"/orders/{n % 7}"},
+                backend_pid=10_000 + number * 100 + n,
+                server=server_row("idle in transaction", query=f"select {n} from t"),
+                verdict=verdict,
+            )
+        )
+    waits = [wait(f"w{n}", waited_s=after_s + n) for n in range(4)]
+    findings = [
+        finding(kind, sites=(site,), holds=(held[at].id,), text=f"{kind} at {site}")
+        for at, (kind, site) in enumerate(
+            zip(("leaked.orphaned", "long_hold", "exhausted"), SITES, strict=False)
+        )
+    ]
+    figures = (1000, 0.4, times(0.2), NO_SAMPLES, 1)
+    return process(
+        *held,
+        pid=500 + number,
+        pools=(pool(checked_out=holds, size=holds, waiting=len(waits)),),
+        waits=tuple(waits),
+        findings=tuple(findings),
+        sites=tuple(SiteStats("orders", site, *figures) for site in SITES),
+        servers=(SERVER,),
+    )
+
+
+class Fleet:
+    """A source whose answers are ready."""
+
+    def __init__(self, processes: int, holds: int) -> None:
+        each = holds // processes
+        self._answers = cycle(
+            snapshot(*(one_process(n, each, second) for n in range(processes)))
+            for second in range(4)
+        )
+        self._known = [next(self._answers) for _ in range(4)]
+        self._answers = cycle(self._known)
+
+    def snapshot(self) -> Snapshot:
+        return replace(next(self._answers))
+
+
+async def headless(source: Fleet) -> None:
+    """Print the CPU of a key and of a reading in each view."""
+    dashboard = Dashboard(source, refresh=3600)
+    async with dashboard.run_test(size=SIZE) as pilot:
+        while dashboard.board.last_good is None:
+            await asyncio.sleep(0.05)
+        await pilot.pause()
+
+        async def key(*names: str) -> float:
+            """Milliseconds of CPU, at the median."""
+            spent = []
+            for name in names:
+                before = time.process_time()
+                await pilot.press(name)
+                await pilot.pause()
+                spent.append((time.process_time() - before) * 1e3)
+            return median(spent)
+
+        async def reading() -> float:
+            before, last = time.process_time(), dashboard.board.last
+            dashboard.action_read()
+            while dashboard.board.last is last:
+                await asyncio.sleep(0)
+            await pilot.pause()
+            return (time.process_time() - before) * 1e3
+
+        print(f"headless, {SIZE[0]}x{SIZE[1]}, ms of CPU: move, sort, open, reading")
+        for number in range(1, 8):
+            for merged in (True, False):
+                first = await key(str(number))
+                view = dashboard.screen.view
+                if merged != view.is_merged(dashboard.board):
+                    await pilot.press("m")
+                    if merged != view.is_merged(dashboard.board):
+                        continue
+                    await pilot.pause()
+                move = await key(*"jjjjjjkkkk" * (KEYS // 10))
+                sort = await key("s", "s", "s", "r")
+                readings = median([await reading() for _ in range(10)])
+                print(
+                    f"  {number} {view.name:10}{'merged' if merged else 'each':7}"
+                    f" {move:6.1f} {sort:6.1f} {first:6.1f} {readings:7.1f}"
+                )
+
+
+def in_a_terminal(arguments: Sequence[str]) -> None:
+    """Print how long a key takes to the changed screen, and its CPU."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
+    command = [sys.executable, __file__, *arguments, "--show"]
+    environ = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    shown = subprocess.Popen(
+        command, stdin=child, stdout=child, stderr=child, env=environ
+    )
+    os.close(child)
+    try:
+        _until(main, "HOLDS", 60)
+        _quiet(main, 3)
+        for keys, wanted in (("jjjjjkkkkk" * 10, "▌"), ("21" * 10, None)):
+            before, times_ = _cpu_s(shown.pid), []
+            for name in keys:
+                began = time.perf_counter()
+                os.write(main, name.encode())
+                _until(main, wanted or {"2": "WAITS", "1": "HOLDS"}[name], 10)
+                times_.append((time.perf_counter() - began) * 1e3)
+                _quiet(main, 0.1)
+            cpu = (_cpu_s(shown.pid) - before) / len(keys) * 1e3
+            times_.sort()
+            print(
+                f"terminal, key {keys[:10]}: median {median(times_):.0f} ms, "
+                f"p95 {times_[int(len(times_) * 0.95)]:.0f}, worst {times_[-1]:.0f}; "
+                f"{cpu:.1f} ms of CPU"
+            )
+    finally:
+        shown.terminate()
+        shown.wait()
+        os.close(main)
+
+
+def _until(terminal: int, wanted: str, seconds: float) -> None:
+    got, deadline = b"", time.monotonic() + seconds
+    while wanted.encode() not in got:
+        left = deadline - time.monotonic()
+        assert left > 0, f"{wanted} is not on the screen"
+        if select.select([terminal], [], [], left)[0]:
+            got = got[-99:] + os.read(terminal, 1 << 16)
+
+
+def _quiet(terminal: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([terminal], [], [], left)[0]:
+            os.read(terminal, 1 << 16)
+
+
+def _cpu_s(pid: int) -> float:
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
+
+
+if __name__ == "__main__":
+    wanted = [each for each in sys.argv[1:] if each.isdecimal()] or ["64", "2000"]
+    fleet = Fleet(*map(int, wanted))
+    if "--show" in sys.argv:
+        run(fleet, refresh=3600)
+    else:
+        print(
+            f"{wanted[1]} holds in {wanted[0]} processes, load {os.getloadavg()[0]:.0f}"
+        )
+        asyncio.run(headless(fleet))
+        in_a_terminal(wanted)
