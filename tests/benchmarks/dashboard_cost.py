@@ -25,8 +25,7 @@ from itertools import cycle
 from pathlib import Path
 from statistics import median
 
-TESTS = Path(__file__).parent.parent
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fakes import (
     NO_SAMPLES,
@@ -41,13 +40,15 @@ from fakes import (
     times,
     wait,
 )
+from helpers import until_async
+from textual.pilot import Pilot
 
 from poolwatch.model import Process, SiteStats, Snapshot
 from poolwatch.tui import run
 from poolwatch.tui.app import Dashboard
+from poolwatch.tui.views import named
 
 SIZE = (160, 45)
-KEYS = 60
 SERVER = server_status(identity="7512-1")
 SITES = [
     frame(f"/srv/app/{n}/repo.py:{n * 7 + 5}", function)
@@ -101,11 +102,11 @@ class Fleet:
     def __init__(self, processes: int, holds: int) -> None:
         each = holds // processes
         self._answers = cycle(
-            snapshot(*(one_process(n, each, second) for n in range(processes)))
-            for second in range(4)
+            [
+                snapshot(*(one_process(n, each, second) for n in range(processes)))
+                for second in range(4)
+            ]
         )
-        self._known = [next(self._answers) for _ in range(4)]
-        self._answers = cycle(self._known)
 
     def snapshot(self) -> Snapshot:
         return replace(next(self._answers))
@@ -115,45 +116,44 @@ async def headless(source: Fleet) -> None:
     """Print the CPU of a key and of a reading in each view."""
     dashboard = Dashboard(source, refresh=3600)
     async with dashboard.run_test(size=SIZE) as pilot:
-        while dashboard.board.last_good is None:
-            await asyncio.sleep(0.05)
-        await pilot.pause()
-
-        async def key(*names: str) -> float:
-            """Milliseconds of CPU, at the median."""
-            spent = []
-            for name in names:
-                before = time.process_time()
-                await pilot.press(name)
-                await pilot.pause()
-                spent.append((time.process_time() - before) * 1e3)
-            return median(spent)
-
-        async def reading() -> float:
-            before, last = time.process_time(), dashboard.board.last
-            dashboard.action_read()
-            while dashboard.board.last is last:
-                await asyncio.sleep(0)
-            await pilot.pause()
-            return (time.process_time() - before) * 1e3
-
-        print(f"headless, {SIZE[0]}x{SIZE[1]}, ms of CPU: move, sort, open, reading")
+        await until_async(lambda: dashboard.board.last_good)
+        print(f"headless, {SIZE[0]}x{SIZE[1]}, ms of CPU: open, move, sort, reading")
         for number in range(1, 8):
-            for merged in (True, False):
-                first = await key(str(number))
-                view = dashboard.screen.view
-                if merged != view.is_merged(dashboard.board):
-                    await pilot.press("m")
-                    if merged != view.is_merged(dashboard.board):
-                        continue
-                    await pilot.pause()
-                move = await key(*"jjjjjjkkkk" * (KEYS // 10))
-                sort = await key("s", "s", "s", "r")
-                readings = median([await reading() for _ in range(10)])
-                print(
-                    f"  {number} {view.name:10}{'merged' if merged else 'each':7}"
-                    f" {move:6.1f} {sort:6.1f} {first:6.1f} {readings:7.1f}"
-                )
+            await one_view(dashboard, pilot, number)
+
+
+async def one_view(dashboard: Dashboard, pilot: Pilot[None], number: int) -> None:
+    """Print the figures of a view, merged and one by one."""
+
+    async def press(*names: str) -> float:
+        spent = []
+        for name in names:
+            before = time.process_time()
+            await pilot.press(name)
+            await pilot.pause()
+            spent.append((time.process_time() - before) * 1e3)
+        return median(spent)
+
+    async def read() -> float:
+        before, last = time.process_time(), dashboard.board.last
+        dashboard.action_read()
+        while dashboard.board.last is last:  # noqa: ASYNC110 - no thread to wake it
+            await asyncio.sleep(0.001)
+        await pilot.pause()
+        return (time.process_time() - before) * 1e3
+
+    opened = await press(str(number))
+    view = named(dashboard.board.view)
+    for merged in (True, False):
+        if merged != view.is_merged(dashboard.board):
+            await press("m")
+        move = await press(*"jjjjjjkkkk" * 6)
+        sort = await press("s", "s", "s", "r", "r")
+        readings = median([await read() for _ in range(10)])
+        print(
+            f"  {number} {view.name:10}{'merged' if merged else 'each':7}"
+            f"{opened:6.1f} {move:6.1f} {sort:6.1f} {readings:7.1f}"
+        )
 
 
 def in_a_terminal(arguments: Sequence[str]) -> None:
