@@ -10,14 +10,8 @@ Then in a terminal of 160x45: from the key to the changed screen, and its CPU.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import pty
-import select
-import struct
-import subprocess
 import sys
-import termios
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,6 +35,7 @@ from fakes import (
     wait,
 )
 from helpers import until_async
+from terminals import SIZE, Terminal
 from textual.pilot import Pilot
 
 from poolwatch.model import Process, SiteStats, Snapshot
@@ -48,7 +43,7 @@ from poolwatch.tui import run
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.views import named
 
-SIZE = (160, 45)
+VIEW_TITLES = {"1": "HOLDS", "2": "WAITS"}
 SERVER = server_status(identity="7512-1")
 SITES = [
     frame(f"/srv/app/{n}/repo.py:{n * 7 + 5}", function)
@@ -158,57 +153,24 @@ async def one_view(dashboard: Dashboard, pilot: Pilot[None], number: int) -> Non
 
 def in_a_terminal(arguments: Sequence[str]) -> None:
     """Print how long a key takes to the changed screen, and its CPU."""
-    main, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
-    command = [sys.executable, __file__, *arguments, "--show"]
-    environ = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-    shown = subprocess.Popen(
-        command, stdin=child, stdout=child, stderr=child, env=environ
-    )
-    os.close(child)
-    try:
-        _until(main, "HOLDS", 60)
-        _quiet(main, 3)
-        for keys, wanted in (("jjjjjkkkkk" * 10, "▌"), ("21" * 10, None)):
-            before, times_ = _cpu_s(shown.pid), []
-            for name in keys:
+    with Terminal([sys.executable, __file__, *arguments, "--show"]) as terminal:
+        terminal.until("HOLDS")
+        terminal.drain(3)
+        for keys, shown in (("jjjjjkkkkk" * 10, {}), ("21" * 10, VIEW_TITLES)):
+            before, waited = terminal.cpu_s, []
+            for key in keys:
                 began = time.perf_counter()
-                os.write(main, name.encode())
-                _until(main, wanted or {"2": "WAITS", "1": "HOLDS"}[name], 10)
-                times_.append((time.perf_counter() - began) * 1e3)
-                _quiet(main, 0.1)
-            cpu = (_cpu_s(shown.pid) - before) / len(keys) * 1e3
-            times_.sort()
+                terminal.press(key)
+                terminal.until(shown.get(key, "▌"))
+                waited.append((time.perf_counter() - began) * 1e3)
+                terminal.drain(0.1)
+            cpu = (terminal.cpu_s - before) / len(keys) * 1e3
+            waited.sort()
             print(
-                f"terminal, key {keys[:10]}: median {median(times_):.0f} ms, "
-                f"p95 {times_[int(len(times_) * 0.95)]:.0f}, worst {times_[-1]:.0f}; "
+                f"terminal, keys {keys[:10]}: median {median(waited):.0f} ms, "
+                f"p95 {waited[int(len(waited) * 0.95)]:.0f}, worst {waited[-1]:.0f}; "
                 f"{cpu:.1f} ms of CPU"
             )
-    finally:
-        shown.terminate()
-        shown.wait()
-        os.close(main)
-
-
-def _until(terminal: int, wanted: str, seconds: float) -> None:
-    got, deadline = b"", time.monotonic() + seconds
-    while wanted.encode() not in got:
-        left = deadline - time.monotonic()
-        assert left > 0, f"{wanted} is not on the screen"
-        if select.select([terminal], [], [], left)[0]:
-            got = got[-99:] + os.read(terminal, 1 << 16)
-
-
-def _quiet(terminal: int, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([terminal], [], [], left)[0]:
-            os.read(terminal, 1 << 16)
-
-
-def _cpu_s(pid: int) -> float:
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
 
 
 if __name__ == "__main__":
