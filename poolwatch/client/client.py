@@ -66,9 +66,14 @@ class Client:
             raise UnreachableError("the answer does not describe exactly one process")
         return snapshot.processes[0]
 
-    def servers(self, address: Address, *, linger: float) -> Sequence[AgentReading]:
-        """Let a process read its own servers; raises UnreachableError."""
-        query = urlencode({"linger": linger})
+    def servers(
+        self, address: Address, *, linger: float, everyone: bool = False
+    ) -> Sequence[AgentReading]:
+        """Let a process read its own servers; raises UnreachableError.
+
+        ``everyone``: also the sessions of others, if the agent is new enough.
+        """
+        query = urlencode({"linger": linger, **({"sessions": 1} if everyone else {})})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
         return document.list_from_json(AgentReading, text, "servers")
 

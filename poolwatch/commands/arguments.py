@@ -80,18 +80,43 @@ def add_refresh(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def given_dsn(options: argparse.Namespace, *, required: bool = False) -> str | None:
+    """Return the DSN of --dsn or POOLWATCH_DSN, if any.
+
+    One that can never be read is refused; a server that is away may come back. Without
+    the driver all the rest works, unless the DSN is ``required``.
+    """
+    dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
+    if dsn is not None:
+        from poolwatch.postgres.dsn_reader import libpq_parameters
+
+        try:
+            libpq_parameters(dsn)
+        except MissingExtraError:
+            if required:
+                raise
+    return dsn
+
+
 def live_source(
-    options: argparse.Namespace, *, linger_s: float, patience_s: float | None = None
+    options: argparse.Namespace,
+    *,
+    linger_s: float,
+    patience_s: float | None = None,
+    sessions: bool = False,
 ) -> LiveSource:
-    """Return a source of this machine's processes, as --dir and --dsn select."""
+    """Return a source of this machine's processes, as --dir and --dsn select.
+
+    ``sessions``: with all sessions of their databases.
+    """
     from poolwatch.client.client import PATIENCE_S, Client
     from poolwatch.client.live import LiveSource
 
-    dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
     return LiveSource(
         Client(options.dir),
-        dsn=dsn,
+        dsn=given_dsn(options),
         linger_s=linger_s,
+        sessions=sessions,
         patience_s=patience_s or PATIENCE_S,
     )
 
@@ -134,17 +159,21 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 def history_source(options: argparse.Namespace) -> HistorySource | None:
     """Return the source that --history, --at or POOLWATCH_HISTORY select, if any.
 
-    --dir and --dsn are about processes of this machine: with them, POOLWATCH_HISTORY
-    does not count.
+    --dir, --dsn and --allow-actions are about processes of this machine: with them,
+    POOLWATCH_HISTORY does not count.
     """
     at: float | None = getattr(options, "at", None)
-    is_live = options.dir is not None or bool(options.dsn)
+    live = {
+        "--dir": options.dir is not None,
+        "--dsn": options.dsn,
+        "--allow-actions": getattr(options, "allow_actions", False),
+    }
+    given = [option for option, is_given in live.items() if is_given]
     if options.history is None and at is None:
-        if is_live or not os.environ.get("POOLWATCH_HISTORY"):
+        if given or not os.environ.get("POOLWATCH_HISTORY"):
             return None
-    elif is_live:
-        option = "--dir" if options.dir is not None else "--dsn"
-        raise UsageError(f"{option} cannot be combined with the history")
+    elif given:
+        raise UsageError(f"{given[-1]} cannot be combined with the history")
     opened = history(options)
     from poolwatch.sidecar.history.reading import HistorySource
 

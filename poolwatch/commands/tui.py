@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
+from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
     from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
+    from poolwatch.model.actions import Actions
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -31,6 +34,12 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     arguments.add_source(tui)
     arguments.add_history(tui, live=True)
     arguments.add_at(tui)
+    tui.add_argument(
+        "--allow-actions",
+        action="store_true",
+        help="let C cancel a statement and K end a session, after a dialogue; needs a "
+        "DSN: --dsn, POOLWATCH_DSN, DATABASE_URL or libpq's environment",
+    )
     return tui
 
 
@@ -43,9 +52,61 @@ def run(options: argparse.Namespace) -> int:
         past.snapshot()  # what is wrong with the history is said before the first frame
         tui.run(past, refresh=options.refresh, theme=options.theme, on_close=past.close)
         return 0
+    arguments.given_dsn(options)
+    actions = _actions(options) if options.allow_actions else None
     source = _LazySource(options)
-    tui.run(source, refresh=options.refresh, theme=options.theme, on_close=source.close)
+    tui.run(
+        source,
+        refresh=options.refresh,
+        theme=options.theme,
+        actions=actions,
+        on_close=source.close,
+    )
     return 0
+
+
+def _actions(options: argparse.Namespace) -> Actions:
+    """Return the actions on the server of the DSN; each one is logged in a file."""
+    from poolwatch.adapters.connection_facts import connection_facts
+    from poolwatch.postgres.actions import DsnActions
+    from poolwatch.postgres.dsn_reader import environment_dsn, libpq_parameters
+
+    if "TEXTUAL_DRIVER" in os.environ:
+        raise UsageError("--allow-actions is for a terminal, not for a browser")
+    dsn = arguments.given_dsn(options, required=True)
+    if dsn is None:
+        dsn = environment_dsn()
+    if dsn is None:
+        raise UsageError(
+            "--allow-actions needs a DSN: give --dsn, POOLWATCH_DSN or DATABASE_URL"
+        )
+    libpq_parameters(dsn)
+    _log_in_a_file()
+    return DsnActions(dsn, connection_facts)
+
+
+def _log_in_a_file() -> None:
+    """Keep the log of actions: the screen of the dashboard is gone when it ends."""
+    import logging
+
+    from poolwatch.runtime.guard import log
+    from poolwatch.runtime.installation import state_directory
+    from poolwatch.text.format import one_line
+
+    path = state_directory() / "actions.log"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
+        os.close(os.open(path, flags, 0o600))
+        handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(
+            f"actions are logged in {one_line(str(path))}, which cannot be written "
+            f"({error.strerror}): set XDG_STATE_HOME to a directory of yours"
+        ) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log().addHandler(handler)
+    log().setLevel(logging.INFO)
 
 
 class _LazySource:
@@ -60,7 +121,9 @@ class _LazySource:
 
     def snapshot(self) -> Snapshot:
         if self._source is None:
-            self._source = arguments.live_source(self._options, linger_s=5.0)
+            self._source = arguments.live_source(
+                self._options, linger_s=5.0, sessions=True
+            )
         return self._source.snapshot()
 
     def all_incident_snapshots(

@@ -48,7 +48,7 @@ def lock_chains(process: Process, sessions: Sessions) -> list[LockChain]:
     for hold, row, status in holds_with_rows(process):
         if not row.blocked_by or hold.may_have_ended:
             continue
-        server = server_of(status)
+        server = server_of(process, status)
         waiting = Session(hold.backend_pid or 0, process, hold=hold)
         blockers = sessions.blockers(server, waiting)
         blockers.sort(key=lambda each: each.is_waiting)
@@ -73,10 +73,10 @@ def lock_wait(chain: LockChain) -> Finding:
         text=text,
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
-        remedy=_remedies(_causes(chain)),
+        remedy=remedies(_causes(chain)),
         holds=(hold.id,),
         sites=distinct_sites(
-            hold.site, *(_site_of(each) for each in (*blockers, *behind))
+            hold.site, *(site_of(each) for each in (*blockers, *behind))
         ),
     )
 
@@ -87,7 +87,8 @@ def _causes(chain: LockChain) -> list[Session]:
     return [each for each in chained if each.row and not each.is_waiting] or chained
 
 
-def _site_of(session: Session) -> Frame | None:
+def site_of(session: Session) -> Frame | None:
+    """The call site to blame for a session, if it is known."""
     if session.lock is not None:
         return session.lock.site
     if session.hold is not None:
@@ -96,15 +97,16 @@ def _site_of(session: Session) -> Frame | None:
 
 
 def _all_in_words(sessions: Sequence[Session], process: Process) -> str:
-    names = [_in_words(each, process) for each in sessions[:_MAX_NAMED]]
+    names = [in_words(each, process) for each in sessions[:_MAX_NAMED]]
     more = len(sessions) - _MAX_NAMED
     return " and ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
-def _in_words(session: Session, process: Process) -> str:
+def in_words(session: Session, process: Process | None = None) -> str:
+    """Name a session; with its process, if that is not ``process``."""
     owner = session.process
     where = ""
-    if owner is not None and owner is not process:
+    if owner is not None and process is not None and owner is not process:
         host = "" if owner.host == process.host else f" on {owner.host}"
         where = f"process {owner.pid}{host}, "
     if session.hold is not None and owner is not None:
@@ -148,10 +150,10 @@ def _stranger_in_words(session: Session) -> str:
     return f"{neutral(words)} ({', '.join(details)}{statement})"
 
 
-def _remedies(causes: Iterable[Session]) -> str:
+def remedies(causes: Iterable[Session]) -> str:
     """The remedies for the sessions that keep all others waiting, each once."""
-    remedies = dict.fromkeys(_remedy(each) for each in causes)
-    return " ".join(list(remedies)[:2])
+    found = dict.fromkeys(_remedy(each) for each in causes)
+    return " ".join(list(found)[:2])
 
 
 def _remedy(session: Session) -> str:

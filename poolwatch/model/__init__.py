@@ -34,6 +34,7 @@ from poolwatch.model.process import (
     Unreachable,
 )
 from poolwatch.model.requests import (
+    Backend,
     ClosedConnection,
     Connection,
     Hold,
@@ -69,6 +70,7 @@ __all__ = [
     "SCHEMA",
     "SEVERITIES",
     "VIEWERS_ONLY",
+    "Backend",
     "ClosedConnection",
     "Collected",
     "ConcurrentStatements",

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
-from poolwatch.model.requests import ClosedConnection, Hold, IdleConnection, Wait
+from poolwatch.model.requests import (
+    Backend,
+    ClosedConnection,
+    Hold,
+    IdleConnection,
+    Wait,
+)
 from poolwatch.model.terms import IN_HISTORY, VIEWERS_ONLY, FindingKind, Frame, Severity
 
 
@@ -57,6 +63,11 @@ class ServerStatus:
     """Seconds since ``since``."""
     enabled: bool = True
     """False if the application has switched its server view off."""
+    others: tuple[Backend, ...] = ()
+    """Sessions that are no hold of this process: those that block it, or all that the
+    viewer has asked for. A server's are told by one process only."""
+    left_out: int = 0
+    """Sessions that did not fit into ``others``."""
 
 
 IncidentKind = Literal["exhausted", "timeout", "pool_deadlock"]
@@ -124,13 +135,18 @@ class Unreachable:
     pid: int | None
     why: str
     since: str | None = None
-    """ISO 8601, UTC: its last answer, or its end; None if this viewer has had none."""
+    """ISO 8601, UTC: its last answer or its end; for a viewer that has had no answer,
+    the last sign of life of its agent. None if unknown."""
     alive: bool | None = None
     """None if it cannot be seen from here, as from another container."""
     host: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """From its last answer: in containers, most processes have the pid 1."""
     started_at: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """From its last answer."""
+    name: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """From its last answer."""
+    silent_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Seconds since ``since``, unless it has ended."""
 
     def may_be(self, process: Process) -> bool:
         """Whether it may be this process, as far as is known."""
@@ -172,6 +188,8 @@ class Snapshot:
     """ISO 8601, UTC: the moment, in a history; None if now."""
     findings: tuple[FleetFinding, ...] = field(default=(), metadata=IN_HISTORY)
     """Findings over all hosts of a history."""
+    dsn_error: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Why the viewer could not read the server of its DSN, one sentence."""
 
 
 class Source(Protocol):

@@ -17,7 +17,7 @@ FindingKind = Literal[
     "held_across_io", "idle_in_transaction", "lock_wait", "slow_query", "exhausted",
     "nested", "pool_deadlock", "undersized", "ghost", "dirty_return", "lost_slot",
     "concurrent_use", "stray_session", "server_down", "fork_shared", "pool_churn",
-    "unpooled", "over_capacity", "duplicate_pool",
+    "unpooled", "over_capacity", "duplicate_pool", "unreachable",
 ]  # fmt: skip
 """All kinds of findings; documents of newer versions may have further ones."""
 Severity = Literal["info", "warning", "critical"]

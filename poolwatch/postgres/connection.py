@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from poolwatch.errors import ServerViewError
 from poolwatch.postgres.activity import read, values_of
@@ -22,8 +22,14 @@ _SETTINGS = {
 
 Facts = Callable[[Any], tuple[int | None, str | None, int | None]]
 """Backend pid, address and client port of a driver's connection, without I/O."""
-Pids = tuple[Collection[int], Collection[int]]
-"""Sessions whose rows are wanted; idle ones, wanted if they hold locks."""
+
+
+class Wanted(NamedTuple):
+    """The sessions whose rows are wanted: the arguments of :func:`activity.read`."""
+
+    pids: Collection[int]
+    idle: Collection[int] = ()
+    everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,16 @@ class MonitoringConnection:
     """Whether the role may read the system identifier; some managed servers refuse."""
     address: str | None
 
-    def read(self, pids: Collection[int], idle: Collection[int] = ()) -> ServerReading:
+    def read(
+        self,
+        pids: Collection[int],
+        idle: Collection[int] = (),
+        everyone: bool = False,
+    ) -> ServerReading:
         """Read with one statement; raises what the driver raises."""
         cursor = self.dbapi_connection.cursor()
         try:
-            reading = read(cursor, pids, idle, identify=self.identify)
+            reading = read(cursor, pids, idle, everyone, identify=self.identify)
         finally:
             with suppress(Exception):
                 cursor.close()

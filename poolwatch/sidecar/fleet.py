@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.lock_waits import LockChain, lock_chains, lock_wait
 from poolwatch.diagnosis.servers import full_servers, is_local
 from poolwatch.diagnosis.sessions import Sessions, servers_by_pool
@@ -41,7 +40,7 @@ def fleet_findings(processes: Sequence[Process]) -> list[FleetFinding]:
         for finding, pools in full_servers(processes)
         if len({process.host for _, process, _ in pools}) > 1
     ]
-    sessions = Sessions([ServerEvidence(each) for each in processes])
+    sessions = Sessions(processes)
     found += [
         _lock_wait(chain)
         for process in processes
@@ -195,7 +194,16 @@ def _with_known_servers(processes: Sequence[Process]) -> list[Process]:
             by_process[each.number].append(each.id)
         for number, ids in by_process.items():
             if status is not None:
-                found[number].append(replace(status, pools=tuple(ids)))
+                own = servers_by_pool(processes[number])
+                others = {
+                    backend.pid: backend
+                    for pool in ids
+                    if pool in own
+                    for backend in own[pool].others
+                }
+                found[number].append(
+                    replace(status, pools=tuple(ids), others=tuple(others.values()))
+                )
     return [
         replace(process, servers=tuple(servers))
         for process, servers in zip(processes, found, strict=True)

@@ -216,3 +216,13 @@ _ACTIVITIES = {
 def activity(frame: Frame, kind: str) -> str:
     """The position of a holder, and its kind of work: ``app.py:12: asleep``."""
     return f"{place(frame)}: {_ACTIVITIES[kind]}"
+
+
+def activity_from(site: Frame | None, frame: Frame, kind: str | None) -> str:
+    """The same where the call site is known: ``asleep at :14``, or in another file.
+
+    ``kind``: None if it is not certain.
+    """
+    same_file = site is not None and site.file == frame.file
+    where = f":{frame.line}" if same_file else place(frame)
+    return f"{_ACTIVITIES[kind] if kind else 'now'} at {where}"

@@ -6,12 +6,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from poolwatch.model import Source
+    from poolwatch.model.actions import Actions
 
 __all__ = ["run", "terminal_problem"]
 
@@ -26,6 +27,7 @@ def run(
     refresh: float = 1.0,
     empty_hint: str = "",
     theme: str | None = None,
+    actions: Actions | None = None,
     on_close: Callable[[], None] | None = None,
 ) -> None:
     """Show ``source`` in this terminal until the user quits.
@@ -36,19 +38,20 @@ def run(
         empty_hint: instructions, shown while there is no process.
         theme: name of a theme of Textual's, or "poolwatch" (default: POOLWATCH_THEME,
             TEXTUAL_THEME, or else poolwatch's own).
+        actions: cancels statements and ends sessions; None if that is not allowed.
         on_close: called once at the end, also after an error.
 
     Raises UsageError without a terminal or for an unknown theme, MissingExtraError
     without Textual.
     """
     try:
-        _run(source, refresh, empty_hint, theme)
+        _run(source, theme, refresh=refresh, empty_hint=empty_hint, actions=actions)
     finally:
         if on_close is not None:
             on_close()
 
 
-def _run(source: Source, refresh: float, empty_hint: str, theme: str | None) -> None:
+def _run(source: Source, theme: str | None, **settings: Any) -> None:
     gc_enabled = gc.isenabled()
     gc.disable()  # collections would add a fifth to the import time
     try:
@@ -69,7 +72,7 @@ def _run(source: Source, refresh: float, empty_hint: str, theme: str | None) -> 
     problem = terminal_problem()
     if problem is not None:
         raise UsageError(f"{problem}; as text: poolwatch ps")
-    Dashboard(source, refresh=refresh, empty_hint=empty_hint, theme=theme).run()
+    Dashboard(source, theme=theme, **settings).run()
 
 
 def terminal_problem() -> str | None:

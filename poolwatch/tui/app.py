@@ -19,6 +19,7 @@ from textual.screen import Screen
 from textual.theme import BUILTIN_THEMES, Theme
 
 from poolwatch.model import Source
+from poolwatch.model.actions import Actions
 from poolwatch.tui.keys import bindings, is_live
 from poolwatch.tui.polling import (
     IncidentReader,
@@ -58,6 +59,7 @@ class Dashboard(App[None]):
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
         theme: one of THEMES; None: TEXTUAL_THEME, or else poolwatch's own.
+        actions: cancels statements and ends sessions; None if that is not allowed.
         now: the monotonic clock, for ages.
         clock: the time of day for the header.
     """
@@ -77,6 +79,7 @@ class Dashboard(App[None]):
         refresh: float = 1.0,
         empty_hint: str = "",
         theme: str | None = None,
+        actions: Actions | None = None,
         now: Callable[[], float] = time.monotonic,
         clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
     ) -> None:
@@ -89,6 +92,7 @@ class Dashboard(App[None]):
             source, partial(self.call_later, self._show_incidents)
         )
         self._theme = theme
+        self.actions = actions
         self._now = now
         self._clock = clock
         self._read_once = False

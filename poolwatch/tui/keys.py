@@ -52,6 +52,9 @@ KEYS = (
     Key("main", "y", "copy", ("y", "copy"), "main incident",
         ("y  Y", "copy path:line; or all that is known, in Markdown")),
     Key("main", "Y", "copy_issue"),
+    Key("main", "C", "act('cancel')", help=("C  K",
+        "cancel a statement, end a session; needs --allow-actions and a DSN")),
+    Key("main", "K", "act('terminate')"),
     Key("app", "z", "incidents", ("z", "incidents"), "main",
         ("z", "incident snapshots: each pool's first incident")),
     Key("filter", "", "open", ("↵", "keep the filter"), "filter"),
@@ -80,6 +83,11 @@ KEYS = (
     Key("main", "question_mark,f1", "help", ("?", "help"), "main"),
     Key("main", "escape", "back", help=("esc", "one step back")),
     Key("incident", "q", "back", ("esc", "back"), "incident"),
+    Key("action", "y", "confirm", ("y", "yes"), "action"),
+    Key("action", "n", "leave", ("n", "no"), "action"),
+    Key("action", "left,right", "other_answer", ("← →", "the other answer"), "action"),
+    Key("action", "K", "end_session", ("K", "end the session instead"), "action"),
+    Key("action", "escape,q,ctrl+c", "back", ("esc", "back"), "action"),
     Key("app", "q,ctrl+c", "quit", ("q", "quit"), "main", ("q", "quit")),
 )
 # fmt: on

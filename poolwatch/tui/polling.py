@@ -35,6 +35,8 @@ class Reading:
     error: str | None = None
     no_process: bool = False
     """Whether the source reported that no process is instrumented."""
+    answered_at: float | None = None
+    """Monotonic time of the answer: an upper bound for when it was like this."""
 
     @property
     def alive(self) -> bool:
@@ -62,7 +64,8 @@ def read_source(source: Source) -> Reading:
     """Read a snapshot; an error becomes a sentence."""
     requested_at = time.monotonic()
     try:
-        return Reading(requested_at, source.snapshot())
+        snapshot = source.snapshot()
+        return Reading(requested_at, snapshot, answered_at=time.monotonic())
     except NoProcessError as error:
         return Reading(requested_at, error=str(error), no_process=True)
     except Exception as error:  # noqa: BLE001 - a broken source must not end the app

@@ -9,7 +9,10 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
 
+from poolwatch.errors import RefusedError
+from poolwatch.model.actions import Action, Outcome
 from poolwatch.text.format import neutral, one_line
+from poolwatch.tui.action_dialog import ActionDialog
 from poolwatch.tui.draw.line import BLANK, Line, rule
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
@@ -278,6 +281,27 @@ class MainScreen(BoardScreen):
         self.app.copy_to_clipboard(text)
         first, *others = text.splitlines()
         self.say(f"copied {first}" + (f" … {len(others) + 1} lines" if others else ""))
+
+    def action_act(self, action: Action) -> None:
+        """Ask whether to cancel the statement of the selected session, or to end it."""
+        row, actions = self.table.selection.row, self.app.actions  # type: ignore[attr-defined]
+        if actions is None:
+            self.say("C and K need: poolwatch tui --allow-actions --dsn DSN")
+            return
+        found = None if row is None else self.view.session(self.board, row)
+        if found is None:
+            self.say("select one session: this row has none, or several (m shows each)")
+            return
+        try:
+            asked = self.board.chosen(*found)
+        except RefusedError as refused:
+            self.say(str(refused))
+        else:
+            self.app.push_screen(ActionDialog(action, asked, actions), self._acted)
+
+    def _acted(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self.say(outcome.text)
 
     def action_help(self) -> None:
         self.app.push_screen(HelpPage(self.board))

@@ -9,7 +9,7 @@ from fakes import finding, hold, pool, process, server_row, server_status, snaps
 from poolwatch.model import FleetFinding, RequestOfHost
 from poolwatch.tui.panels import holds, pools
 from poolwatch.tui.panels.detail import detail_lines
-from poolwatch.tui.panels.header import header, troubles
+from poolwatch.tui.panels.header import header
 
 AT = "2026-11-29T03:12:44.500+00:00"
 
@@ -73,4 +73,4 @@ def test_findings_over_all_hosts(board):
         holds=(RequestOfHost("web-1", 1, "a"),),
     )  # fmt: skip
     b = board(past(process(), findings=(fleet,)))
-    assert [each.text for each in troubles(b, 100.0)] == ["too many"]
+    assert [finding.text for _, finding in b.findings()] == ["too many"]

@@ -1,5 +1,6 @@
 """The table of keys: what is bound exists, and what is bound is explained."""
 
+from poolwatch.tui.action_dialog import ActionDialog
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.incident_screens import IncidentScreen, IncidentsPage
 from poolwatch.tui.keys import KEYS, is_live
@@ -12,6 +13,7 @@ SCREENS = {
     "page": Page,
     "detail": DetailPage,
     "incidents": IncidentsPage,
+    "action": ActionDialog,
 }
 
 

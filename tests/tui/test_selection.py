@@ -147,7 +147,8 @@ def test_a_silent_process_stays_as_it_was_last_seen(board):
         assert b.last_seen(1, at) is None
     said = top(b, 160.0)
     assert "■ billing 2 is stopped (state T) and has not answered for 1m00s" in said
-    assert "also: took 1" in said
+    assert "+1 more" in said
+    assert "SIGCONT" in said
     assert "apps 1/2" in said
     assert "healthy" not in said
     rows = [line for line in drawn(b) if "LEAKED" in line or " c " in line]

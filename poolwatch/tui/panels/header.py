@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from poolwatch.model import ServerStatus, Snapshot, Unreachable
+from poolwatch.model import (
+    Finding,
+    FleetFinding,
+    ServerStatus,
+    Snapshot,
+    Unreachable,
+)
 from poolwatch.text.format import (
     clock,
     duration,
@@ -129,7 +134,7 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
     """Return the worst trouble in ``lines`` lines: of the view or else of the pools."""
     mode = board.mode(now)
-    text = _view_state(board, mode) or _worst(board, now, cells)
+    text = _view_state(board, mode) or _worst(board, mode, now, cells)
     padded = [*text, (), ()][:lines]
     return [crop(line, cells - 2) for line in padded]
 
@@ -158,37 +163,18 @@ def _second(text: str) -> Line:
     return (("       ", "text"), (one_line(text), "muted"))
 
 
-class Trouble(NamedTuple):
-    """A finding, or a process that does not answer."""
-
-    severity: str
-    text: str
-    remedy: str
-
-
-def troubles(board: Board, now: float) -> list[Trouble]:
-    """Return everything that is wrong; silent servers and processes come first."""
-    findings = [finding for _, finding in board.findings()]
-    down = [finding for finding in findings if finding.kind == "server_down"]
-    others = [finding for finding in findings if finding.kind != "server_down"]
-    return [
-        *(Trouble(each.severity, each.text, each.remedy) for each in down),
-        *(Trouble("critical", text, "") for text in silent(board, now)),
-        *(Trouble(each.severity, each.text, each.remedy) for each in others),
-    ]
-
-
-def _worst(board: Board, now: float, cells: int) -> list[Line]:
-    found = troubles(board, now)
-    if not found:
-        return _unobserved(board) or _healthy(board)
-    severity, text, remedy = found[0]
-    shape, ink = SEVERITIES[severity]
+def _worst(board: Board, mode: Mode, now: float, cells: int) -> list[Line]:
+    found = [finding for _, finding in board.findings()]
+    if not found or found[0].severity == "info":
+        return _unobserved(board) or _healthy(board, mode, now, found)
+    worst = found[0]
+    remedy = worst.remedy
+    shape, ink = SEVERITIES[worst.severity]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
         remedy = remedy or f"also: {found[1].text}"
-    head: Line = (_WHY, (f"{shape} ", ink), (one_line(text), "strong"))
+    head: Line = (_WHY, (f"{shape} ", ink), (one_line(worst.text), "strong"))
     first = (*crop(head, cells - length(more) - 2), *more)
     return [first, _second(f"→ {remedy}")] if remedy else [first]
 
@@ -202,51 +188,55 @@ def _unobserved(board: Board) -> list[Line]:
     reports = (status for each in board.snapshot.processes for status in each.servers)
     # If the application has switched its server view off, no warning is due.
     error = next((s.error for s in reports if s.error and s.enabled), None)
+    what = "its server"
+    if error is None:
+        error, what = board.snapshot.dsn_error, "the server of the DSN"
     if error is None:
         return []
-    text = "◆ nothing wrong in the application, but its server cannot be read"
+    text = f"◆ nothing wrong in the application, but {what} cannot be read"
     return [_first(text, "warn"), _second(error)]
 
 
-def _healthy(board: Board) -> list[Line]:
+def _healthy(
+    board: Board, mode: Mode, now: float, notes: Sequence[Finding | FleetFinding]
+) -> list[Line]:
+    """Return that nothing is wrong: now, or when it was last read."""
     held = [row.hold.held_s for row in board.rows.values()]
     longest = f", the longest for {duration(max(held))}" if held else ""
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     waiting = f", {plural(waits, 'request')} waiting" if waits else ", none waiting"
     text = f"{plural(len(held), 'connection')} checked out{longest}{waiting}"
-    first: Line = (_WHY, ("✓ healthy ", "good"), (f" {text}", "muted"))
-    ended = _ended(board)
-    return [first, _second(ended)] if ended else [first]
+    ended = ended_processes(board)
+    if ended:
+        processes = "process has" if len(ended) == 1 else "processes have"
+        text = f"{len(ended)} {processes} ended; of the others: {text}"
+    state = ("✓ healthy ", "good")
+    if mode in ("paused", "stale"):
+        state = (f"◆ nothing was wrong {duration(board.age(now))} ago ", "warn")
+    first: Line = (_WHY, state, (f" {text}", "muted"))
+    if notes:
+        first = (
+            *first,
+            (f"  +{plural(len(notes), 'note')} ", "muted"),
+            ("w", "accent"),
+        )
+    second = _ended(board) or (f"● {notes[0].text}" if notes else None)
+    return [first, _second(second)] if second else [first]
 
 
-def silent(board: Board, now: float) -> list[str]:
-    """Return a sentence for each process that does not answer."""
-    reading = board.last
-    return [_silent(board, each, now) for each in (reading.silent if reading else ())]
-
-
-def _silent(board: Board, lost: Unreachable, now: float) -> str:
-    seen = [key for key, each in board.silent.items() if lost.may_be(each.process)]
-    age = board.last_seen(seen[0], now) if seen else None
-    name = board.name_of(lost)
-    why = lost.why.removeprefix("it ")
-    if why == lost.why:  # another error
-        name, why = f"{name} gives no snapshot", f"({why})"
-    if age is not None and "does not answer" in why:
-        why = why.replace("does not answer", f"has not answered for {duration(age)}")
-    elif age is not None:
-        why += f"; shown as seen {duration(age)} ago"
-    return one_line(f"{name} {why}")
+def ended_processes(board: Board) -> list[Unreachable]:
+    """Return the processes that have ended lately, the last one first."""
+    snapshot = board.last.snapshot if board.last else None
+    unreachable = snapshot.unreachable if snapshot else ()
+    ended = [each for each in unreachable if each.alive is False]
+    return sorted(ended, key=lambda each: each.since or "", reverse=True)
 
 
 def _ended(board: Board) -> str | None:
     """Return which process ended last, and when; None if none has ended lately."""
-    snapshot = board.last.snapshot if board.last else None
-    unreachable = snapshot.unreachable if snapshot else ()
-    ended = [each for each in unreachable if each.alive is False]
+    ended = ended_processes(board)
     if not ended:
         return None
-    last = max(ended, key=lambda each: each.since or "")
     others = f", and {len(ended) - 1} before it" if len(ended) > 1 else ""
-    since = clock(last.since or "")
-    return one_line(f"{board.name_of(last)} ended at {since}{others}")
+    since = clock(ended[0].since or "")
+    return one_line(f"{board.name_of(ended[0])} ended at {since}{others}")

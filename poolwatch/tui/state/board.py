@@ -10,17 +10,23 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from poolwatch.diagnosis.sessions import Session
+from poolwatch.diagnosis.silence import silent_processes
+from poolwatch.errors import RefusedError
 from poolwatch.model import (
     Finding,
     FleetFinding,
     IncidentSnapshot,
     Process,
+    ServerStatus,
     Snapshot,
     Unreachable,
     severity_rank,
 )
+from poolwatch.model.actions import Chosen
 from poolwatch.text.naming import process_name, with_names
 from poolwatch.tui.polling import Incidents, Mode, Reading
+from poolwatch.tui.state.chosen import chosen
 from poolwatch.tui.state.filtering import Filter
 from poolwatch.tui.state.rows import (
     Key,
@@ -196,11 +202,24 @@ class Board:
         ]
         return "ended" if row.process.pid in ended else "gone"
 
+    def chosen(self, session: Session, server: ServerStatus | None) -> Chosen:
+        """Describe a session for an action; raises RefusedError if it is not proven."""
+        reading, process = self.last_good, session.process
+        if process is not None and process_key(process) in self.silent:
+            raise RefusedError("its process does not answer: it is shown as last seen")
+        if reading is None or reading.answered_at is None:
+            raise RefusedError(
+                "there is no reading that could prove which session it is"
+            )
+        seen = reading.requested_at, reading.answered_at
+        return chosen(session, server, self.snapshot, seen)
+
     def name_of(self, lost: Unreachable) -> str:
         """Return name and pid of a process that does not answer, if known."""
         if lost.pid is None:
             return "a process"
-        return f"{self.names.get(lost.pid, 'process')} {lost.pid}"
+        name = lost.name or self.names.get(lost.pid, "process")
+        return f"{name} {lost.pid}"
 
     def last_seen(self, key: ProcessKey, now: float | None = None) -> float | None:
         """Return the seconds since a silent process last answered; None for others.
@@ -224,13 +243,28 @@ class Board:
     def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:
         """Return all findings with their processes, worst first.
 
-        None stands for the processes of all hosts.
+        None stands for the processes of all hosts, or for one that does not answer.
         """
+        silent = self.last.silent if self.last else ()
         found: list[tuple[Process | None, Finding | FleetFinding]] = [
+            *((None, each) for each in silent_processes(map(self._as_seen, silent))),
             *((None, finding) for finding in self.snapshot.findings),
-            *((p, f) for p in self.snapshot.processes for f in p.findings),
         ]
+        told: set[Finding] = set()
+        for process in self.snapshot.processes:
+            found += [(process, each) for each in process.findings if each not in told]
+            # every process on a server that is down has the same finding
+            told |= {each for each in process.findings if each.kind == "server_down"}
         return sorted(found, key=lambda pair: _rank(pair[1]))
+
+    def _as_seen(self, lost: Unreachable) -> Unreachable:
+        """Return a silent process, with what this board has seen of it."""
+        silent_s = lost.silent_s
+        if silent_s is None:
+            seen = (k for k, each in self.silent.items() if lost.may_be(each.process))
+            silent_s = next(map(self.last_seen, seen), None)
+        name = lost.name or self.names.get(lost.pid or 0)
+        return replace(lost, name=name, silent_s=silent_s)
 
 
 def _without_server(process: Process) -> Process:
@@ -240,6 +274,8 @@ def _without_server(process: Process) -> Process:
     return replace(process, findings=findings, servers=servers)
 
 
-def _rank(finding: Finding | FleetFinding) -> tuple[bool, int]:
-    """Sort key: a server that is down may have caused the other findings."""
-    return finding.kind != "server_down", severity_rank(finding.severity)
+def _rank(finding: Finding | FleetFinding) -> tuple[int, int]:
+    """Sort key: first what may have caused, or may hide, the other findings."""
+    kinds: tuple[str, ...] = ("server_down", "unreachable")
+    at = kinds.index(finding.kind) if finding.kind in kinds else len(kinds)
+    return at, severity_rank(finding.severity)

@@ -20,7 +20,7 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row, by_harm, process_key, short_state
-from poolwatch.tui.views.view import Detail, Drill, View, site_values
+from poolwatch.tui.views.view import Detail, Drill, SessionOnServer, View, site_values
 
 MERGED_FROM = 100
 """From this number of holds on, equal holds are merged unless the user chooses."""
@@ -287,6 +287,9 @@ class HoldsView(View[HoldGroup]):
             return Detail(row.first)
         site = place(row.first.hold.site, 99)
         return Drill("holds", f'site="{site}" verdict:{row.first.word}', each=True)
+
+    def session(self, board: Board, row: HoldGroup) -> SessionOnServer | None:
+        return SessionOnServer.of_hold(row.first) if len(row.holds) == 1 else None
 
     def place(self, row: HoldGroup) -> Frame | None:
         return row.first.hold.site

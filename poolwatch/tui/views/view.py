@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
-from poolwatch.model import Frame
+from poolwatch.diagnosis.sessions import Session, servers_by_pool
+from poolwatch.model import Frame, ServerStatus
 from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
@@ -30,6 +31,20 @@ class Detail(NamedTuple):
     """Enter leads to the page of one hold."""
 
     row: Row
+
+
+class SessionOnServer(NamedTuple):
+    """A session, and the server that it is on if that is known."""
+
+    session: Session
+    server: ServerStatus | None
+
+    @classmethod
+    def of_hold(cls, row: Row) -> SessionOnServer:
+        """Return the session of a hold."""
+        hold, process = row.hold, row.process
+        server = servers_by_pool(process).get(hold.pool)
+        return cls(Session(hold.backend_pid or 0, process, hold=hold), server)
 
 
 class View(Generic[T]):
@@ -107,6 +122,10 @@ class View(Generic[T]):
 
     def issue(self, board: Board, row: T) -> str | None:
         """Return the text that ``Y`` copies, in Markdown."""
+        return None
+
+    def session(self, board: Board, row: T) -> SessionOnServer | None:
+        """Return the session that an action on the row concerns, with its server."""
         return None
 
     # -- what all views share ------------------------------------------------------

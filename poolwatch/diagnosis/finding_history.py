@@ -1,0 +1,170 @@
+"""The findings of the last ten minutes: since when, until when, how often."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+
+from poolwatch.diagnosis.incidents import Identity, Incidents, identity_of
+from poolwatch.diagnosis.merging import Key, Merged, merged
+from poolwatch.model import Incident, Snapshot, severity_rank
+from poolwatch.text.format import utc_time
+
+KEPT_S = 600.0
+"""Seconds for which a finding that is over is kept."""
+CELL_S = 30.0
+"""Seconds of one cell of a strip."""
+_CELLS = int(KEPT_S / CELL_S)
+_MAX_ENTRIES = 500
+
+
+@dataclass(slots=True)
+class Entry:
+    """A merged finding over time. All times are seconds since the epoch."""
+
+    merged: Merged
+    """As it was last seen; without its members, holds and waits if not seen now."""
+    since: float
+    """When it was first seen; if it has begun again, when it was first seen then."""
+    last_seen: float
+    over: float | None = None
+    """When it was last seen, if it is over; None while it lasts."""
+    seen: int = 0
+    """The number of looks that have seen it."""
+    begun: bool = False
+    """Whether it is, or was, an incident: one look alone may be a passing moment."""
+    cells: set[int] = field(default_factory=set)
+    """The thirty seconds in which it was seen, counted from the epoch."""
+
+    @property
+    def key(self) -> Key:
+        """What identifies it."""
+        return self.merged.key
+
+    def lasts(self, now: float) -> float:
+        """For how long it has lasted, or did last, in seconds."""
+        return max(0.0, (now if self.over is None else self.over) - self.since)
+
+    def strip(self, now: float) -> list[bool]:
+        """Whether it was seen, for each thirty seconds of the last ten minutes."""
+        last = int(now // CELL_S)
+        return [cell in self.cells for cell in range(last - _CELLS + 1, last + 1)]
+
+
+class FindingHistory:
+    """Keeps merged findings over time. Not thread-safe.
+
+    They begin and end by the rules of :class:`Incidents`: a merged finding lasts as
+    long as an incident of one of its members does.
+    """
+
+    def __init__(self) -> None:
+        self.findings: list[Merged] = []
+        """Those of the newest look, the cause first."""
+        self._incidents = Incidents()
+        self._entries: dict[Key, Entry] = {}
+        self._key_of: dict[str, Key] = {}
+        """By the id of an incident that lasts: the finding it is part of."""
+
+    def update(self, snapshot: Snapshot, at: float) -> list[Merged]:
+        """Take in a look at ``at``, in seconds since the epoch; return its findings."""
+        self.findings = merged(snapshot)
+        lasting = self._incidents.update(snapshot, at).lasting
+        present = {each.key: each for each in self.findings}
+        self._assign(lasting)
+        for each in lasting:
+            key = self._key_of[each.id]
+            if each.last_seen_at == utc_time(at):
+                present.setdefault(key, _of(each, key))
+        for key, found in present.items():
+            self._see(key, found, at)
+        begun = set(self._key_of.values())
+        for key, entry in list(self._entries.items()):
+            self._close(entry, at, present=key in present, lasts=key in begun)
+        self._bound()
+        return self.findings
+
+    @property
+    def open(self) -> list[Entry]:
+        """Those that last: the cause first, then what the newest look did not see."""
+        found = [self._entries.get(each.key) for each in self.findings]
+        seen = [entry for entry in found if entry is not None]
+        keys = {entry.key for entry in seen}
+        rest = [e for e in self._entries.values() if e.over is None]
+        unseen = [entry for entry in rest if entry.key not in keys]
+        unseen.sort(key=lambda entry: severity_rank(entry.merged.severity))
+        return seen + unseen
+
+    @property
+    def over(self) -> list[Entry]:
+        """Those that are over, the latest first; passing moments are left out."""
+        found = [e for e in self._entries.values() if e.over is not None and e.begun]
+        return sorted(found, key=lambda entry: -(entry.over or 0.0))
+
+    def of(self, key: Key) -> Entry | None:
+        """What is known of a finding over time."""
+        return self._entries.get(key)
+
+    def _assign(self, lasting: Collection[Incident]) -> None:
+        """Find the merged finding of each incident; a lock's may change its root."""
+        keys: dict[tuple[str, int, Identity], Key] = {}
+        for each in self.findings:
+            for process, finding in each.members:
+                if process is not None:
+                    names = {pool.id: pool.name for pool in process.pools}
+                    pool = names.get(finding.pool or "", finding.pool)
+                    identity = identity_of(pool, finding.kind, finding.sites)
+                    keys[process.host, process.pid, identity] = each.key
+        before, self._key_of = self._key_of, {}
+        for incident in lasting:
+            identity = identity_of(incident.pool, incident.kind, incident.sites)
+            key = keys.get((incident.host, incident.pid, identity))
+            # what no look has seen: a pool whose requests have timed out in between
+            unseen = Key(incident.kind, incident.pool)
+            self._key_of[incident.id] = key or before.get(incident.id) or unseen
+
+    def _see(self, key: Key, found: Merged, at: float) -> None:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = Entry(found, at, at)
+        elif entry.over is not None:
+            entry.since, entry.over = at, None
+        entry.merged, entry.last_seen = found, at
+        entry.seen += 1
+        entry.cells.add(int(at // CELL_S))
+
+    def _close(self, entry: Entry, at: float, *, present: bool, lasts: bool) -> None:
+        """Note what a look means for a finding, whether it has seen it or not."""
+        of_all_hosts = present and not entry.merged.processes
+        entry.begun = entry.begun or lasts or of_all_hosts
+        if not present and entry.merged.members:
+            # the records of a process that was seen long ago are not kept for ever
+            entry.merged = replace(entry.merged, members=(), holds=(), waits=())
+        if not present and not lasts and entry.over is None:
+            entry.over = entry.last_seen
+        entry.cells = {c for c in entry.cells if abs(c - at // CELL_S) <= _CELLS}
+        if entry.over is not None and abs(at - entry.over) > KEPT_S:
+            del self._entries[entry.key]
+
+    def _bound(self) -> None:
+        """Keep at most so many: those that last, then those that were over last."""
+        too_many = len(self._entries) - _MAX_ENTRIES
+        if too_many > 0:
+            entries: Iterable[Entry] = self._entries.values()
+            oldest = sorted(entries, key=lambda e: (e.over is None, e.last_seen))
+            for entry in oldest[:too_many]:
+                del self._entries[entry.key]
+
+
+def _of(incident: Incident, key: Key) -> Merged:
+    """What is known of a finding that no look has seen."""
+    return Merged(
+        key=key,
+        severity=incident.severity,
+        text=incident.text,
+        proof=incident.proof,
+        remedy=incident.remedy,
+        sites=incident.sites,
+        members=(),
+        processes=(),
+    )
