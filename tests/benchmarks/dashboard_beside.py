@@ -1,10 +1,12 @@
 """The dashboard beside pg_activity, on the same server at the same time.
 
-    python tests/benchmarks/dashboard_beside.py PATH_OF_PG_ACTIVITY [SESSIONS] [SECONDS]
+    python tests/benchmarks/dashboard_beside.py PROGRAM [SESSIONS [SECONDS]] [agents]
 
-Half of the sessions are idle in transaction, a sixth runs a statement, a sixth waits
-for a lock, a sixth is idle; all belong to the pools of instrumented processes. First
-the time to the first frame, in turns; then, at 1 s and at 0.5 s, both at once.
+PROGRAM is the path of pg_activity. Half of the sessions are idle in transaction, a
+sixth runs a statement, a sixth waits for a lock, a sixth is idle; all belong to the
+pools of instrumented processes. First the time to the first frame, in turns; then, at
+1 s and at 0.5 s, both at once. Both read the server themselves; with ``agents`` the
+applications read it for poolwatch.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ for n, connection in enumerate(kept[idle + active:idle + active + blocked]):
 print("ready", flush=True)
 sys.stdin.read()
 """
-FIRST_FRAMES = 5
+FIRST_FRAMES = 7
 WARM_S = 8.0
 
 
@@ -94,9 +96,12 @@ def applications(
 class Rig:
     """Server and applications, and the two programs beside each other."""
 
-    def __init__(self, server: Postgres, sockets: str, other: str) -> None:
+    def __init__(
+        self, server: Postgres, sockets: str, other: str, *, agents: bool
+    ) -> None:
         self.server = server
         self._poolwatch = [sys.executable, "-m", "poolwatch", "tui", "--dir", sockets]
+        self._poolwatch += [] if agents else ["--dsn", server.dsn]
         self._other = [other, "-h", server.host, "-p", str(server.port)]
         self._other += ["-U", server.user, "-d", server.database]
 
@@ -109,25 +114,23 @@ class Rig:
 
     def first_frames(self) -> None:
         """Print the times to the first frame, and to the first rows."""
-        frames: dict[str, list[float]] = {
-            "poolwatch": [],
-            "pg_activity": [],
-            "rows": [],
-        }
+        seen: dict[str, list[tuple[float, float]]] = {}  # the first one warms caches
         for _ in range(FIRST_FRAMES):
             with self.poolwatch(1) as ours:
-                frames["poolwatch"].append(ours.until("HOLDS"))
-                frames["rows"].append(ours.until("idle-tx"))
+                for name, text in (("frame", "HOLDS"), ("rows", "idle-tx")):
+                    seen.setdefault(name, []).append((ours.until(text), ours.cpu_s))
             with self.pg_activity(1) as other:
-                frames["pg_activity"].append(other.until("RUNNING QUERIES"))
-        ours, rows, others = (
-            median(frames[name]) for name in ("poolwatch", "rows", "pg_activity")
-        )
-        print(
-            f"first frame: poolwatch {ours:.2f} s (rows {rows:.2f}), pg_activity "
-            f"{others:.2f}, ratio {ours / others:.2f}; smallest "
-            f"{min(frames['poolwatch']):.2f} and {min(frames['pg_activity']):.2f}"
-        )
+                taken = other.until("RUNNING QUERIES"), other.cpu_s
+                seen.setdefault("other", []).append(taken)
+        for what, number in (("seconds", 0), ("CPU", 1)):
+            ours, rows, others = (
+                median(each[number] for each in seen[name][1:])
+                for name in ("frame", "rows", "other")
+            )
+            print(
+                f"first frame, {what}: poolwatch {ours:.2f} (rows {rows:.2f}), "
+                f"pg_activity {others:.2f}, ratio {ours / others:.2f}"
+            )
 
     def at_once(self, every: float, seconds: float, agents: list[int]) -> None:
         """Print CPU, memory and statements of both at one interval."""
@@ -207,16 +210,19 @@ def _difference(
     return {name: value - before[name] for name, value in read().items()}
 
 
-def main(other: str, sessions: int, seconds: float) -> None:
+def main(other: str, sessions: int, seconds: float, *, agents: bool) -> None:
     server = make_postgres(max_connections=sessions + 50)
     try:
         with (
             tempfile.TemporaryDirectory(prefix="pw", dir="/tmp") as sockets,
             applications(server, sockets, sessions) as started,
         ):
-            load = os.getloadavg()[0]
-            print(f"{sessions} sessions, {SIZE[0]}x{SIZE[1]}, load {load:.0f}")
-            rig = Rig(server, sockets, other)
+            load, reader = os.getloadavg()[0], "agents" if agents else "poolwatch"
+            print(
+                f"{sessions} sessions in {len(started)} processes, {reader} read the "
+                f"server, {SIZE[0]}x{SIZE[1]}, load {load:.0f}"
+            )
+            rig = Rig(server, sockets, other, agents=agents)
             rig.first_frames()
             for every in (1, 0.5):
                 rig.at_once(every, seconds, [each.pid for each in started])
@@ -225,5 +231,6 @@ def main(other: str, sessions: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    options = [*sys.argv[2:], *["60", "30"][len(sys.argv) - 2 :]]
-    main(sys.argv[1], int(options[0]), float(options[1]))
+    numbers = [each for each in sys.argv[2:] if each.isdecimal()]
+    count, seconds = [*numbers, *["60", "30"][len(numbers) :]]
+    main(sys.argv[1], int(count), float(seconds), agents="agents" in sys.argv)

@@ -27,14 +27,15 @@ class Terminal:
         self._main, child = pty.openpty()
         size = struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0)
         fcntl.ioctl(child, termios.TIOCSWINSZ, size)
-        kind = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        own = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **environ}
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         self.started_at = time.perf_counter()
         self.program = subprocess.Popen(
             command,
             stdin=child,
             stdout=child,
             stderr=child,
-            env={**os.environ, **kind, **environ},
+            env=kept | own,
             start_new_session=True,
         )
         os.close(child)
