@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 DB = """
-    import gc, threading, time
+    import gc, threading, time, weakref
     from concurrent.futures import ThreadPoolExecutor
     import pytest
     from sqlalchemy import create_engine, text

@@ -52,7 +52,7 @@ from poolwatch.text.naming import numbered
 LINGER_S = 5.0
 """Seconds for which an agent keeps its connection for the viewer's next refresh."""
 
-_KNOWN_S = 0.7
+_KNOWN_S = 0.6
 """Seconds to wait for a server from the second look on: all holds are read before it,
 and get older meanwhile."""
 _CLOSING_S = 0.25
@@ -210,28 +210,41 @@ class LiveSource:
             else view
             for address, view in views.items()
         }
-        needed = {a: view for a, view in views.items() if self._agent_needed(view)}
-        full = self._tellers(needed)
-        jobs: dict[Hashable, Callable[[], Any]] = {
-            ("servers", address): partial(
+        full = self._tellers({a: v for a, v in views.items() if self._agent_needed(v)})
+        agents: dict[Address, Callable[[], Any]] = {
+            address: partial(
                 self._client.servers,
                 address,
                 linger=self._linger_for(view),
                 everyone=address in full,
             )
-            for address, view in needed.items()
+            for address, view in views.items()
+        }
+        jobs: dict[Hashable, Callable[[], Any]] = {
+            ("servers", address): agents[address]
+            for address, view in views.items()
+            if self._agent_needed(view)
         }
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
         self._looked_before |= bool(views)
+        own = self._read_dsn(outcomes.get("dsn"))
+        if own is not None and own.down is not None:
+            # the applications may still reach their server, in another way
+            more: dict[Hashable, Callable[[], Any]] = {
+                ("servers", address): job
+                for address, job in agents.items()
+                if ("servers", address) not in outcomes and views[address].pools
+            }
+            outcomes |= self._calls.run(more, BRIEF_S)
         now = time.monotonic()
         answered = {
             address: view.with_answer(outcomes.get(("servers", address)), now)
             for address, view in views.items()
         }
-        return answered, self._read_dsn(outcomes.get("dsn"))
+        return answered, own
 
     def _read_dsn(self, outcome: Outcome | None) -> OwnReading | None:
         if outcome is None:

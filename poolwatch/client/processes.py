@@ -160,6 +160,7 @@ class ProcessRegistry:
             answer = late.get(("view", address))
             if answer is not None and answer.error is None:
                 entry.answered_late(answer, self._patience_s)
+        addresses = [a for a in addresses if a.peer is None or a.path.exists()]
         lost = self._without_socket(addresses)
         views = self._snapshots(addresses)
         silent = self._silent(views.keys() | lost.keys())

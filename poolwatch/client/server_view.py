@@ -210,9 +210,7 @@ def _dsn_failed(statuses: _Statuses, own: OwnReading) -> None:
     error = own.error or SILENT
     remaining = statuses.without_status()
     elsewhere = pool_servers if own.identity else {}
-    # the application may reach its server by another way: its agent says so
-    asked = statuses.view.fresh or statuses.view.pending
-    statuses.fail(proven, "dsn", error, down=own.down if asked else None)
+    statuses.fail(proven, "dsn", error, down=own.down)
     unknown = [
         pool for pool in remaining if pool not in proven and pool not in elsewhere
     ]

@@ -172,10 +172,19 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
         f"{words}; {owners} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Check that the address is right and the server is started; then its "
-        "log, and the network in between. Return the connections that were checked out "
-        "when it stopped: they are dead.",
+        remedy=_STOPPED if down_errors else _SILENT,
     )
+
+
+_STOPPED = (
+    "Check that the address is right and the server is started; then its log, and the "
+    "network in between. Return the connections that were checked out when it stopped: "
+    "they are dead."
+)
+_SILENT = (
+    "Check whether the server hangs (its log, its disk, a stopped process), and the "
+    "network in between. What waits for it goes on when it answers again."
+)
 
 
 def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]]:

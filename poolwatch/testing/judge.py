@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _THREAD_GRACE_S = 0.2
 """Default grace for connections of other threads, in seconds."""
 _STEP_S = 0.005
+_COLLECTION_S = 1.0
+"""Longest wait for a garbage collection in another thread."""
 
 
 class Judge:
@@ -44,6 +46,7 @@ class Judge:
 
         ``postpone`` removes the holds that a wider fixture may still close.
         """
+        _wait_for_collections(owner)
         for hold in list(owner.open_holds):
             if not _is_open(hold) or hold.is_kept_by_framework():
                 owner.open_holds.pop(hold, None)
@@ -103,6 +106,19 @@ class Judge:
             dotted,
             f"{dotted}.{function}",
         )
+
+
+def _wait_for_collections(owner: Owner) -> None:
+    """Wait until the end of a hold is recorded whose proxy is just being collected.
+
+    Another thread may run the garbage collector: it clears the reference first, and
+    calls the pool later.
+    """
+    until = time.monotonic() + _COLLECTION_S
+    while any(hold.proxy() is None for hold in list(owner.open_holds)):
+        if time.monotonic() >= until:
+            return  # poolwatch.uninstrument() was called: no end is recorded
+        time.sleep(_STEP_S)
 
 
 def _is_open(hold: Checkout) -> bool:

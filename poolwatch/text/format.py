@@ -90,6 +90,16 @@ def short_time(seconds: float | None) -> str:
     return f"{seconds:.3g} s"
 
 
+def about(seconds: float) -> str:
+    """``~136 ms``: a percentile; it is the edge of a range, not a measured time."""
+    if seconds >= 9.95:
+        return f"~{duration(seconds)}"
+    scale, unit = (1, "s") if seconds >= 0.9995 else (1e3, "ms")
+    scale, unit = (scale, unit) if seconds >= 0.0009995 else (1e6, "µs")
+    number = seconds * scale
+    return f"~{number:.0f} {unit}" if number >= 9.95 else f"~{number:.2g} {unit}"
+
+
 def place(frame: Frame | None, parts: int = 2) -> str:
     """``billing/export.py:88``: the last ``parts`` of the path, and the line number."""
     if frame is None:

@@ -25,9 +25,11 @@ class Key(NamedTuple):
 
 # fmt: off
 KEYS = (
-    *(Key("main", str(number), f"view({number})") for number in range(1, 8)),
+    Key("main", "1", "view(1)",
+        help=("1 … 7  w c", "a view by its number; w: findings, c: call sites")),
+    *(Key("main", str(number), f"view({number})") for number in range(2, 8)),
     Key("main", "tab", "next_view(1)",
-        help=("1 … 7  tab", "the views; tab: the next one")),
+        help=("tab  shift+tab", "the next view, the previous view")),
     Key("main", "shift+tab", "next_view(-1)"),
     Key("main", "w", "view(6)"),
     Key("main", "c", "view(5)"),
@@ -49,6 +51,7 @@ KEYS = (
     Key("main", "r", "reverse", help=("r", "reverse the order")),
     Key("main", "m", "merge", ("m", "merge"), "main incident",
         ("m", "merge equal rows, or show each")),
+    Key("main", "a", "all", help=("a", "all rows: also short holds without a fault")),
     Key("main", "y", "copy", ("y", "copy"), "main incident",
         ("y  Y", "copy path:line; or all that is known, in Markdown")),
     Key("main", "Y", "copy_issue"),
@@ -70,6 +73,11 @@ KEYS = (
     Key("page", "pageup", "scroll(-15)"),
     Key("page", "g,home", "scroll(-100000)"),
     Key("page", "G,end", "scroll(100000)"),
+    Key("detail", "n", "step(1)", ("n N", "next, previous"), "detail",
+        ("n N", "on the page of a hold or wait: the next one, the previous one")),
+    Key("detail", "N", "step(-1)"),
+    Key("detail", "y", "copy", ("y", "copy"), "detail"),
+    Key("detail", "Y", "copy_issue"),
     Key("detail", "f", "fold", ("f", "fold"), "detail",
         ("f", "in the stack: unfold library frames")),
     Key("app", "p", "pause", ("p", "pause"), "main detail",

@@ -10,6 +10,7 @@ from textual.message import Message
 from textual.screen import Screen
 
 from poolwatch.errors import RefusedError
+from poolwatch.model import Frame
 from poolwatch.model.actions import Action, Outcome
 from poolwatch.text.format import neutral, one_line
 from poolwatch.tui.action_dialog import ActionDialog
@@ -18,10 +19,10 @@ from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
 from poolwatch.tui.panels import header, pools
 from poolwatch.tui.panels.footer import footer
+from poolwatch.tui.panels.spots import PANE_TALL
 from poolwatch.tui.panels.tabs import tab_line
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import parse
-from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.views import VIEWS, known_fields, named
 from poolwatch.tui.views.view import Detail, Drill, View
@@ -33,6 +34,8 @@ TALL = 30
 """Minimum height for blank lines between sections."""
 PANE_MIN = 4
 """Minimum height of the pane about the selected row."""
+PANE_LOW = 5
+"""Height of a pane without source around its lines."""
 
 
 class Redraw(Message):
@@ -50,6 +53,8 @@ class BoardScreen(Screen[None]):
     def __init__(self, board: Board, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.board = board
+        self.note: str | None = None
+        """What the last key has done, or why it has done nothing; one sentence."""
 
     def compose(self) -> ComposeResult:
         for part in self.PARTS:
@@ -62,6 +67,11 @@ class BoardScreen(Screen[None]):
         """Draw the board; unchanged parts cost nothing."""
         raise NotImplementedError
 
+    def paint_footer(self, keys: Line) -> None:
+        """Draw the last line: the note of the last key, or else the keys."""
+        note: Line = ((f"  {self.note}", "warn"),)
+        self.part("footer").paint([note if self.note else keys], fixed=True)
+
     def paint_head(self, now: float, clock: str) -> None:
         """Draw clock and ages, which change without a new reading."""
         self.paint(now, clock)
@@ -69,6 +79,28 @@ class BoardScreen(Screen[None]):
     def redraw(self) -> None:
         """Draw after a key press, without a new reading."""
         self.post_message(Redraw())
+
+    def on_key(self) -> None:
+        """A key ends the note of the key before."""
+        self.note = None
+
+    def say(self, note: str) -> None:
+        """Show what a key has done in place of the footer, until the next key."""
+        self.note = one_line(note)
+        self.redraw()
+
+    def copy_place(self, frame: Frame | None) -> None:
+        """Copy a place in the source, as an editor opens it."""
+        if frame is None:
+            self.say("nothing to copy: this row has no place in the source")
+        else:
+            self.copy_text(f"{frame.file}:{frame.line}")
+
+    def copy_text(self, text: str) -> None:
+        """Copy a text, and say so."""
+        self.app.copy_to_clipboard(text)
+        first, *others = text.splitlines()
+        self.say(f"copied {first}" + (f" … {len(others) + 1} lines" if others else ""))
 
     def on_screen_resume(self) -> None:
         """Catch up after another screen was on top."""
@@ -91,8 +123,6 @@ class MainScreen(BoardScreen):
         super().__init__(board, id=id)
         self.pane = True
         """Whether the user wants the pane."""
-        self.note: str | None = None
-        """What the last key has done, or why it has done nothing; one sentence."""
         self._now = 0.0
 
     @property
@@ -122,7 +152,7 @@ class MainScreen(BoardScreen):
         self._paint_table(width, gap, dim=board.is_outdated(now))
         used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
         self._paint_pane(width, height - used)
-        self.part("footer").paint([self._footer(width)], fixed=True)
+        self.paint_footer(self._footer(width))
 
     def paint_head(self, now: float, clock: str) -> None:
         width, height = self.app.size
@@ -149,17 +179,21 @@ class MainScreen(BoardScreen):
             body.paint([((f"  {text}", "muted"),)])
             return
 
-        def line(at: int) -> Line:
-            selected = at == selection.at
-            row = selection.shown[at]
-            return view.line(board, table, row, selected=selected, dim=dim)
+        # A page above this screen may move the selection meanwhile.
+        shown, chosen = tuple(selection.shown), selection.at
 
-        body.paint_rows(len(selection.shown), line, selection.at)
+        def line(at: int) -> Line:
+            selected = at == chosen
+            return view.line(board, table, shown[at], selected=selected, dim=dim)
+
+        body.paint_rows(len(shown), line, chosen)
 
     def _paint_pane(self, width: int, room: int) -> None:
         """Draw the pane; its height depends on the terminal only, not on the rows."""
         row = self.table.selection.row
         height = room * 2 // 5
+        if height < PANE_TALL:
+            height = min(height, PANE_LOW)
         lines: list[Line] = []
         if self.pane and height >= PANE_MIN and row is not None:
             lines = self.view.pane(self.board, row, width, height)[:height]
@@ -169,23 +203,12 @@ class MainScreen(BoardScreen):
     def _footer(self, width: int) -> Line:
         if self._input() is not None:
             return footer("filter", width)
-        if self.note is not None:
-            return ((f"  {self.note}", "warn"),)
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
         return footer(
             self.FOOTER, width, hidden=() if has_incidents else ("incidents",)
         )
 
     # -- keys ----------------------------------------------------------------------
-
-    def on_key(self) -> None:
-        """A key ends the note of the key before."""
-        self.note = None
-
-    def say(self, note: str) -> None:
-        """Show what a key has done in place of the footer, until the next key."""
-        self.note = one_line(note)
-        self.redraw()
 
     def action_move(self, by: int) -> None:
         selection = self.table.selection
@@ -235,6 +258,11 @@ class MainScreen(BoardScreen):
         self.table.merged = not self.view.is_merged(self.board)
         self.redraw()
 
+    def action_all(self) -> None:
+        """Show every row, or fold those that matter little."""
+        self.board.show_all = not self.board.show_all
+        self.redraw()
+
     def action_pane(self) -> None:
         self.pane = not self.pane
         self.redraw()
@@ -247,7 +275,9 @@ class MainScreen(BoardScreen):
         row = self.table.selection.row
         target = None if row is None else self.view.leads_to(self.board, row)
         if isinstance(target, Detail):
-            self.app.push_screen(DetailPage(self.board, target.row))
+            from poolwatch.tui.pages import detail_page
+
+            self.app.push_screen(detail_page(self.board, target))
         elif isinstance(target, Drill):
             self._drill(target)
 
@@ -263,10 +293,7 @@ class MainScreen(BoardScreen):
         """Copy the place of the selected row in the source."""
         row = self.table.selection.row
         frame = None if row is None else self.view.place(row)
-        if frame is None:
-            self.say("nothing to copy: this row has no place in the source")
-        else:
-            self._copy(f"{frame.file}:{frame.line}")
+        self.copy_place(frame)
 
     def action_copy_issue(self) -> None:
         """Copy what is known of the selected row, in Markdown."""
@@ -275,12 +302,7 @@ class MainScreen(BoardScreen):
         if text is None:
             self.say("nothing to copy for this row")
         else:
-            self._copy(text)
-
-    def _copy(self, text: str) -> None:
-        self.app.copy_to_clipboard(text)
-        first, *others = text.splitlines()
-        self.say(f"copied {first}" + (f" … {len(others) + 1} lines" if others else ""))
+            self.copy_text(text)
 
     def action_act(self, action: Action) -> None:
         """Ask whether to cancel the statement of the selected session, or to end it."""
@@ -394,7 +416,7 @@ class Page(BoardScreen):
         lines = body if titles else [BLANK, *body]
         self.part("body").paint_rows(len(lines), lines.__getitem__, self.selected())
         keys = footer(self.FOOTER, width, is_incident=self.board.incident is not None)
-        self.part("footer").paint([keys], fixed=True)
+        self.paint_footer(keys)
 
     def selected(self) -> int | None:
         """Index of the selected line of the body."""
@@ -430,34 +452,3 @@ class HelpPage(Page):
         from poolwatch.tui.panels.help import help_lines
 
         return help_lines(cells)
-
-
-class DetailPage(Page):
-    """The details of one hold, updated until the hold ends."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings("detail")]
-    FOOTER = "detail"
-
-    def __init__(self, board: Board, row: Row) -> None:
-        super().__init__(board)
-        self.row = row
-        """The last row of the hold."""
-
-    def head(self, cells: int) -> Line:
-        """Return the title line, with the verdict or how the hold ended."""
-        from poolwatch.tui.panels.detail import headline
-
-        self.row = self.board.rows.get(self.row.key, self.row)
-        gone = self.row.key not in self.board.rows
-        ending = self.board.ending(self.row) if gone else None
-        return rule((("HOLD", "title"), *headline(self.row, ending)), (), cells)
-
-    def body(self, cells: int) -> list[Line]:
-        from poolwatch.tui.panels.detail import detail_lines
-
-        return detail_lines(self.board, self.row, cells)
-
-    def action_fold(self) -> None:
-        """Fold or unfold library frames."""
-        self.board.unfold = not self.board.unfold
-        self.redraw()

@@ -282,7 +282,7 @@ def test_a_hung_process_does_not_hold_up_the_others(make_app, live, postgres):
     bad.slow = threading.Event()
     began = time.monotonic()
     first, second = source.snapshot().processes
-    assert 1.0 <= time.monotonic() - began < 5.0  # a known server is waited for less
+    assert time.monotonic() - began < 5.0  # a known server is waited for less
     assert (states(first), states(second)) == (["idle"], [None])
     (status,) = second.servers
     assert "not answered in time" in status.error

@@ -9,18 +9,19 @@ import json
 import os
 import re
 import signal
+import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from drawn import rows, selection
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.tui.draw.line import plain
 from poolwatch.tui.panels import header
-from poolwatch.tui.panels import holds as holders
 from poolwatch.tui.polling import read_source
 from poolwatch.tui.state.board import Board
 
@@ -84,7 +85,8 @@ class Dashboard:
         reading = read_source(self.source)
         now = time.monotonic()
         self.took = now - reading.requested_at
-        self.board.accept(reading, now)
+        self.board.accept(reading)
+        selection(self.board, now)
         lines = [header.header(self.board, now, "12:00:00", 160)]
         return [plain(line) for line in [*lines, *header.why(self.board, now, 200, 2)]]
 
@@ -99,8 +101,7 @@ class Dashboard:
             time.sleep(0.1)
 
     def rows(self):
-        columns = holders.layout(self.board, 200)
-        lines = holders.row_lines(self.board, columns, 200, dim=False)
+        lines = rows(self.board, 200, now=time.monotonic())
         return [plain(line) for line in lines]
 
 
@@ -124,6 +125,19 @@ def shop(apps):
 def check(apps, *more):
     done = apps.poolwatch("check", *more)
     return done.returncode, done.stdout
+
+
+@contextmanager
+def fill_queue(apps):
+    """Connect to the only process until it can take no more."""
+    (path,) = apps.directory.iterdir()
+    with ExitStack() as connections:
+        with suppress(BlockingIOError):
+            while True:
+                each = connections.enter_context(socket.socket(socket.AF_UNIX))
+                each.setblocking(False)
+                each.connect(str(path))
+        yield
 
 
 @pytest.mark.parametrize("door", ["unix", "tcp"])
@@ -226,7 +240,8 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
     dashboard.until("2 processes", "checked out 1 connection")
     board = dashboard.board
     leaked = next(row for row in board.rows.values() if row.word == "LEAKED")
-    board.selection.move([row.key for row in board.selection.shown].index(leaked.key))
+    table = board.tables["holds"].selection
+    table.move([row.key for row in table.shown].index(leaked.key))
     with hung(billing.pid):
         lines = dashboard.until("has not answered for")
         said = rf"[◆■] billing.py {billing.pid} is stopped \(state T\) and has not "
@@ -234,8 +249,8 @@ def test_one_of_two_processes_is_stopped(apps, dashboard, shop, postgres):
         assert "SIGCONT" in lines[2]
         assert "apps 1/2" in lines[0]
         assert "healthy" not in "\n".join(lines)
-        assert board.selection.key == leaked.key
-        assert board.selection.gone_at is None
+        assert table.key == leaked.key
+        assert table.gone_at is None
         assert not any("returned" in row for row in dashboard.rows())
         assert sum(" ago: " in row for row in dashboard.rows()) == 2
         for _ in range(3):
@@ -268,6 +283,10 @@ def test_the_only_process_is_stopped(apps, dashboard, shop, postgres):
         assert f"orders.py {app.pid} is stopped (state T)" in lines[1]
         assert len(dashboard.board.rows) == 1
         assert check(apps)[0] == 1
+        with fill_queue(apps):  # each look leaves a connection in it
+            code, out = check(apps)
+            assert (code, "is stopped (state T)" in out) == (1, True)
+            assert f"orders.py {app.pid} is stopped (state T)" in dashboard.lines()[1]
     dashboard.until("LIVE", "✓ healthy")
 
 
@@ -351,13 +370,14 @@ def test_processes_that_are_killed(apps, dashboard, shop, postgres, reaped):
     dashboard.until("2 processes", "checked out 1 connection")
     board = dashboard.board
     leaked = next(row for row in board.rows.values() if row.word == "LEAKED")
-    board.selection.move([row.key for row in board.selection.shown].index(leaked.key))
+    table = board.tables["holds"].selection
+    table.move([row.key for row in table.shown].index(leaked.key))
     billing.kill()
     if reaped:
         billing.wait()
     lines = dashboard.until(f"billing.py {billing.pid} ended at ")
     assert "LIVE" in lines[0]
-    assert board.selection.gone_at is not None
+    assert table.gone_at is not None
     assert any("○ ended" in row for row in dashboard.rows())
     assert {row.process.pid for row in board.rows.values()} == {orders.pid}
     assert check(apps)[0] == 0

@@ -18,6 +18,26 @@ BODIES = """
         cycle = [engine.connect()]  # here
         cycle.append(cycle)
 
+    class Guard: pass
+    guards = []
+
+    def test_leaks_in_a_cycle_that_another_thread_collects():
+        def drop():
+            first = Guard()
+            guards.append(weakref.ref(first, lambda _: slowly()))
+            cycle = [first, engine.connect()]  # here
+            cycle.append(cycle)
+
+        def slowly():
+            begun.set()
+            time.sleep(0.3)
+
+        begun = threading.Event()
+        drop()
+        collector = threading.Thread(target=gc.collect, daemon=True)
+        collector.start()
+        assert begun.wait(60)
+
     def test_leaks_through_a_helper():
         kept.append(helper())
 

@@ -205,34 +205,37 @@ async def of_a_server(shared: Postgres) -> list[Evidence]:
     return found
 
 
-async def of_processes(server: Postgres) -> list[Evidence]:
-    """One of three processes in every state."""
-    found = []
+async def three(stage: Stage, server: Postgres) -> tuple[Any, str]:
+    """Start three processes, one with a leak; returns that one and its name."""
+    billing, *_ = await asyncio.gather(
+        start(stage, "billing", server, "leak"),
+        start(stage, "orders", server),
+        start(stage, "search", server),
+    )
+    await stage.shows("3 processes", "checked out 1 connection")
+    return billing, f"billing.py {billing.pid}"
+
+
+async def of_a_stopped_process(server: Postgres) -> list[Evidence]:
+    """One of three."""
     async with stage() as s:
-        billing, *_ = await asyncio.gather(
-            start(s, "billing", server, "leak"),
-            start(s, "orders", server),
-            start(s, "search", server),
-        )
-        who = f"billing.py {billing.pid}"
-        await s.shows("3 processes", "checked out 1 connection")
+        billing, who = await three(s, server)
         with stopped(billing.pid):
-            found.append(
-                await s.tell("process stopped", f"■ {who} is stopped (state T)")
-            )
-        await s.shows("checked out 1 connection")
+            return [await s.tell("process stopped", f"■ {who} is stopped (state T)")]
+
+
+async def of_a_starved_process(server: Postgres) -> list[Evidence]:
+    """One of three, whose socket is removed, and which is killed in the end."""
+    async with stage() as s:
+        billing, who = await three(s, server)
         billing.stdin.write("starve\n")
         billing.stdin.flush()
-        found.append(
-            await s.tell("process starved", f"{who} is alive and has not answered for")
-        )
+        said = f"{who} is alive and has not answered for"
+        found = [await s.tell("process starved", said)]
         (path,) = s.apps.directory.glob(f"{billing.pid}-*.sock")
         path.unlink()
-        found.append(
-            await s.tell(
-                "socket removed, starved", f"{who} is alive, its socket file is gone"
-            )
-        )
+        said = f"{who} is alive, its socket file is gone"
+        found.append(await s.tell("socket removed, starved", said))
         billing.kill()
         billing.wait()
         found.append(await s.tell("process killed", f"{who} ended at", "✓ healthy"))
@@ -319,7 +322,8 @@ async def _all() -> list[Evidence]:
     server = await asyncio.to_thread(make_postgres)
     stages: tuple[Callable[[], Awaitable[list[Evidence]]], ...] = (
         lambda: of_a_server(server),
-        lambda: of_processes(server),
+        lambda: of_a_stopped_process(server),
+        lambda: of_a_starved_process(server),
         lambda: of_a_removed_socket(server),
         lambda: of_the_only_process(server),
         of_nothing,

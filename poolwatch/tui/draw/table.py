@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from poolwatch.model import Hold, Process, Wait
-from poolwatch.text.format import call_site_short, duration, fit, one_line, short_time
+from poolwatch.text.format import (
+    about,
+    call_site_short,
+    duration,
+    fit,
+    one_line,
+    short_time,
+)
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, tail
 
@@ -134,6 +141,11 @@ def time_cell(seconds: float | None) -> Run:
     if seconds is None:
         return "-", "faint"
     return (short_time(seconds) if seconds < 9.95 else duration(seconds)), "text"
+
+
+def percentile_cell(seconds: float | None) -> Run:
+    """Return a duration that is the edge of a range."""
+    return ("-", "faint") if seconds is None else (about(seconds), "text")
 
 
 def age_cell(seconds: float | None) -> Run:

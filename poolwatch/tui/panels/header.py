@@ -119,8 +119,9 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
     """Return version and sessions of the server, or the number of servers."""
     if not servers:
         return ()
-    if len({status.address for status in servers}) > 1:
-        return ((f"  {len(servers)} servers", "muted"),)
+    different = {status.identity or status.address for status in servers}
+    if len(different) > 1:
+        return ((f"  {len(different)} servers", "muted"),)
     status = servers[0]
     runs: list[Run] = [(f"  PostgreSQL {one_line(status.version or '', 12)}", "muted")]
     if status.sessions is not None and status.max_connections is not None:

@@ -88,6 +88,8 @@ class Board:
     """Whether some reading had several: columns that come and go are hard to read."""
     several_pools: bool = False
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
+    show_all: bool = False
+    """Whether rows are shown that matter little, such as short holds."""
     unfold: bool = False
     """Whether library frames are shown."""
     incident: IncidentSnapshot | None = None

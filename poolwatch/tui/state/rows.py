@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poolwatch.model import Hold, PoolStats, Process, ServerRow, Snapshot
+from poolwatch.model import (
+    FindingKind,
+    Hold,
+    PoolStats,
+    Process,
+    ServerRow,
+    Snapshot,
+)
 from poolwatch.text.naming import holder_name
 
 ProcessKey = tuple[str, int, str]
@@ -18,9 +25,10 @@ ProcessKey = tuple[str, int, str]
 Key = tuple[int, str, str, str]
 """Process pid, hold id, host, and start time of the process."""
 
-Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
+Word = Literal["GHOST", "LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
 VERDICTS: dict[Word, tuple[str, str, str]] = {
+    "GHOST": ("◌", "bad", "its session on the server has ended"),
     "LEAKED": ("■", "bad", "no code is left that could return it"),
     "BLOCKS": ("▲", "bad", "others wait for a lock that it holds"),
     "BLOCKED": ("▽", "warn", "waits for a lock of another backend"),
@@ -89,13 +97,8 @@ def build(snapshot: Snapshot) -> list[Row]:
         if hold.server and backend:
             for pid in hold.server.blocked_by:
                 victims.setdefault((backend[0], pid), []).append(hold)
-    idle_in_transaction = {
-        hold_key(process, hold)
-        for process in snapshot.processes
-        for finding in process.findings
-        if finding.kind == "idle_in_transaction"
-        for hold in finding.holds
-    }
+    idle_in_transaction = _named_by(snapshot, "idle_in_transaction")
+    ghosts = _named_by(snapshot, "ghost")
     pools = {
         (process_key(p), pool.id): pool for p in snapshot.processes for pool in p.pools
     }
@@ -111,12 +114,25 @@ def build(snapshot: Snapshot) -> list[Row]:
                 process,
                 pools.get((process_key(process), hold.pool)),
                 hold,
-                _word(hold, blocked, key in idle_in_transaction),
+                "GHOST"
+                if key in ghosts
+                else _word(hold, blocked, key in idle_in_transaction),
                 blocked,
                 tuple((pid, hold_of.get((address, pid))) for pid in blocked_by),
             )
         )
     return rows
+
+
+def _named_by(snapshot: Snapshot, kind: FindingKind) -> set[Key]:
+    """The holds that findings of this kind name."""
+    return {
+        hold_key(process, hold)
+        for process in snapshot.processes
+        for finding in process.findings
+        if finding.kind == kind
+        for hold in finding.holds
+    }
 
 
 def _backend(process: Process, hold: Hold) -> _Backend | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from poolwatch.model import Frame
@@ -11,8 +11,10 @@ from poolwatch.text.format import duration, neutral, one_line, place
 from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import (
+    MARGIN,
     TIMES,
     Column,
+    Table,
     age_cell,
     process_cell,
     site_cell,
@@ -20,10 +22,25 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row, by_harm, process_key, short_state
-from poolwatch.tui.views.view import Detail, Drill, SessionOnServer, View, site_values
+from poolwatch.tui.views.view import (
+    SELECTED,
+    Detail,
+    Drill,
+    SessionOnServer,
+    View,
+    site_values,
+)
 
 MERGED_FROM = 100
 """From this number of holds on, equal holds are merged unless the user chooses."""
+YOUNG_S = 1.0
+"""Shorter holds without a fault come and go faster than they can be read."""
+YOUNG_FROM = 10
+"""More of them are folded into one row."""
+YOUNG = "young"
+"""Key of that row."""
+SITE_LEAST = ((50, 12), (100, 20), (1000, 26))
+"""Narrowest call site below some widths of the terminal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,6 +215,7 @@ class HoldsView(View[HoldGroup]):
 
     name = "holds"
     short = "holds"
+    summaries = frozenset({YOUNG})
     columns = COLUMNS
     more_fields = "site", "caller", "thread", "task", "app", "pid"
     has_labels = True
@@ -222,6 +240,42 @@ class HoldsView(View[HoldGroup]):
         return sorted(
             merged, key=lambda group: (by_harm(group.first)[0], -len(group.holds))
         )
+
+    def fold(self, board: Board, rows: list[HoldGroup]) -> list[HoldGroup]:
+        """Fold short holds without a fault; those that a filter asks for stay."""
+        selected = self.state(board).selection.key
+        young = [
+            row
+            for row in rows
+            if row.first.word == "ok"
+            and row.longest_s < YOUNG_S
+            and row.key != selected
+            and row.silent_s is None
+        ]
+        if len(young) <= YOUNG_FROM or board.filter.tests:
+            return rows
+        folded = {row.key for row in young}
+        holds = tuple(row.first for row in young)
+        return [
+            *(row for row in rows if row.key not in folded),
+            HoldGroup(YOUNG, holds, board),
+        ]
+
+    def line(
+        self,
+        board: Board,
+        table: Table[HoldGroup],
+        row: HoldGroup,
+        *,
+        selected: bool,
+        dim: bool,
+    ) -> Line:
+        if row.key != YOUNG:
+            return super().line(board, table, row, selected=selected, dim=dim)
+        text = f"· {len(row.holds)} holds younger than {YOUNG_S:g} s"
+        margin = SELECTED if selected else MARGIN
+        key: Line = (("  (", "muted"), ("a", "accent"), (" shows them)", "muted"))
+        return (margin, (text, "muted"), *key)
 
     def labels(self, row: HoldGroup) -> Mapping[str, str]:
         return row.first.hold.labels
@@ -258,6 +312,14 @@ class HoldsView(View[HoldGroup]):
             hidden.add("count")
         return hidden
 
+    def layout(self, board: Board, cells: int) -> Table[HoldGroup]:
+        least = next((least for width, least in SITE_LEAST if cells < width), 32)
+        columns = [
+            replace(column, least=least) if column.key == "call site" else column
+            for column in self.columns
+        ]
+        return Table(columns, cells, self.hidden_columns(board))
+
     def title(self, board: Board) -> Line:
         title: list[Run] = []
         if board.moment is not None:
@@ -269,20 +331,36 @@ class HoldsView(View[HoldGroup]):
         ]
         if ages:
             title += [(f"  {len(ages)} as last seen {duration(min(ages))} ago", "warn")]
+        limits = {
+            pool.long_after_s
+            for process in board.snapshot.processes
+            for pool in process.pools
+            if pool.long_after_s is not None
+        }
+        if limits:
+            texts = [duration(limit) for limit in sorted(limits)]
+            few = " or ".join(dict.fromkeys([texts[0], texts[-1]]))
+            title.append((f"  long = over {few} here", "muted"))
         return tuple(title)
 
     def empty(self, board: Board) -> str:
         return "no connection is held at this moment"
 
     def is_dim(self, board: Board, row: HoldGroup) -> bool:
+        if row.key == YOUNG:
+            return True
         return row.silent_s is not None or row.first.key not in board.rows
 
     def pane(self, board: Board, row: HoldGroup, cells: int, height: int) -> list[Line]:
+        if row.key == YOUNG:
+            return []
         from poolwatch.tui.panels.detail import pane_lines
 
         return pane_lines(board, row.first, cells, height)
 
     def leads_to(self, board: Board, row: HoldGroup) -> Drill | Detail | None:
+        if row.key == YOUNG:
+            return Drill("holds", f"verdict:ok held:<{YOUNG_S:g}s", each=True)
         if len(row.holds) == 1:
             return Detail(row.first)
         site = place(row.first.hold.site, 99)
@@ -291,5 +369,12 @@ class HoldsView(View[HoldGroup]):
     def session(self, board: Board, row: HoldGroup) -> SessionOnServer | None:
         return SessionOnServer.of_hold(row.first) if len(row.holds) == 1 else None
 
+    def issue(self, board: Board, row: HoldGroup) -> str | None:
+        if row.key == YOUNG:
+            return None
+        from poolwatch.tui.panels.issue import hold_issue
+
+        return hold_issue(board, row.first, len(row.holds))
+
     def place(self, row: HoldGroup) -> Frame | None:
-        return row.first.hold.site
+        return None if row.key == YOUNG else row.first.hold.site

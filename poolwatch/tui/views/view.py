@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
 from poolwatch.diagnosis.sessions import Session, servers_by_pool
@@ -14,6 +14,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
 from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.state.wait_rows import WaitGroup
 
 SELECTED: Run = ("▌ ", "accent")
 
@@ -28,9 +29,9 @@ class Drill(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Enter leads to the page of one hold."""
+    """Enter leads to the page of one hold, or of one wait."""
 
-    row: Row
+    row: Row | WaitGroup
 
 
 class SessionOnServer(NamedTuple):
@@ -61,6 +62,8 @@ class View(Generic[T]):
     """The names of fields()."""
     has_labels: ClassVar[bool] = False
     """Whether rows have labels, which the filter takes for fields."""
+    summaries: ClassVar[frozenset[Hashable]] = frozenset()
+    """Keys of rows that stand for others, and come and go with their number."""
 
     # -- what a view defines -------------------------------------------------------
 
@@ -75,6 +78,10 @@ class View(Generic[T]):
     def merge(self, rows: Sequence[T]) -> list[T]:
         """Merge equal rows; they are in the order of rows()."""
         return list(rows)
+
+    def fold(self, board: Board, rows: list[T]) -> list[T]:
+        """Fold rows that matter little into one row at the end."""
+        return rows
 
     def merges(self, board: Board) -> bool:
         """Whether equal rows are merged unless the user chooses."""
@@ -143,20 +150,31 @@ class View(Generic[T]):
         """Filter, merge and sort the rows if anything has changed; select a row."""
         state = self.state(board)
         merged = self.is_merged(board)
-        wanted = board.revision, board.filter.text, merged, state.sort, state.reverse
+        order = state.sort, state.reverse
+        wanted = board.revision, board.filter.text, board.show_all, merged, *order
         if wanted != state.arranged_for:
             rows = self.rows(board)
             kept = [row for row in rows if board.filter(self._fields_of(row))]
             if board.filter.tests:
                 kept = self.with_roots(kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
-            state.rows = self._sorted(self.merge(kept) if merged else kept, state)
+            shown = self._sorted(self.merge(kept) if merged else kept, state)
+            if not merged and not board.show_all and order == (None, False):
+                shown = self.fold(board, shown)
+            state.rows = shown
             state.keys = frozenset(row.key for row in rows)
-            if merged:
-                state.keys |= {row.key for row in state.rows}
+            state.keys |= {row.key for row in shown}
             state.arranged_for = wanted
-        state.selection.follow(state.rows, state.keys, now)
+        selection, keys = state.selection, state.keys
+        row: T | None = selection.row
+        if row is not None and row.key not in keys and not self._ends(board, row):
+            keys |= {row.key}
+        selection.follow(state.rows, keys, now)
         return state
+
+    def _ends(self, board: Board, row: T) -> bool:
+        """Whether a row that is gone leaves a tombstone: the filter must show it."""
+        return row.key not in self.summaries and board.filter(self._fields_of(row))
 
     def _sorted(self, rows: list[T], state: TableState) -> list[T]:
         value = next((c.value for c in self.columns if c.key == state.sort), None)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from poolwatch.model import Frame, PoolStats, Process, Wait
+from poolwatch.model import Frame
 from poolwatch.text.format import duration, place
 from poolwatch.text.naming import holder_name
 from poolwatch.tui.draw.gauge import bar
@@ -14,34 +13,8 @@ from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import TIMES, Column, process_cell, site_cell, text_cell
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key
-from poolwatch.tui.views.view import Drill, View, site_values
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WaitGroup:
-    """One row: a wait, or several of one call site and pool."""
-
-    key: Any
-    process: Process
-    pool: PoolStats | None
-    """None if the pool is gone."""
-    waits: tuple[Wait, ...]
-    """The longest first."""
-    processes: int = 1
-
-    @property
-    def longest(self) -> Wait:
-        return self.waits[0]
-
-    @property
-    def pool_name(self) -> str:
-        return self.pool.name if self.pool else self.longest.pool
-
-    @property
-    def share(self) -> float:
-        """The longest wait as a share of the pool's timeout."""
-        timeout = self.pool.timeout_s if self.pool else None
-        return self.longest.waited_s / timeout if timeout else 0.0
+from poolwatch.tui.state.wait_rows import WaitGroup
+from poolwatch.tui.views.view import Detail, Drill, View, site_values
 
 
 def _count(line: WaitGroup) -> Run:
@@ -117,7 +90,13 @@ class WaitsView(View[WaitGroup]):
             pools = {pool.id: pool for pool in process.pools}
             owner = process_key(process)
             rows += [
-                WaitGroup((*owner, wait.id), process, pools.get(wait.pool), (wait,))
+                WaitGroup(
+                    (*owner, wait.id),
+                    process,
+                    pools.get(wait.pool),
+                    (wait,),
+                    frozenset({owner}),
+                )
                 for wait in process.waits
             ]
         return sorted(rows, key=lambda row: (-row.longest.waited_s, str(row.key)))
@@ -140,7 +119,7 @@ class WaitsView(View[WaitGroup]):
                 group[0].process,
                 group[0].pool,
                 tuple([row.longest for row in group]),
-                len({process_key(row.process) for row in group}),
+                frozenset(process_key(row.process) for row in group),
             )
             for key, group in groups.items()
         ]
@@ -168,10 +147,20 @@ class WaitsView(View[WaitGroup]):
     def empty(self, board: Board) -> str:
         return "no request waits for a connection"
 
-    def leads_to(self, board: Board, row: WaitGroup) -> Drill | None:
+    def pane(self, board: Board, row: WaitGroup, cells: int, height: int) -> list[Line]:
+        from poolwatch.tui.panels.wait_detail import wait_pane
+
+        return wait_pane(board, row, cells, height)
+
+    def leads_to(self, board: Board, row: WaitGroup) -> Drill | Detail:
         if len(row.waits) == 1:
-            return None
+            return Detail(row)
         return Drill("waits", f'site="{place(row.longest.site, 99)}"', each=True)
+
+    def issue(self, board: Board, row: WaitGroup) -> str:
+        from poolwatch.tui.panels.issue import wait_issue
+
+        return wait_issue(board, row)
 
     def place(self, row: WaitGroup) -> Frame | None:
         return row.longest.site
