@@ -4,19 +4,29 @@
 
 Starts PostgreSQL and the demo application as ``poolwatch demo`` does, opens the real
 dashboard on them in a terminal of a given size, presses the keys a user would press,
-and lets Textual export what it shows. Needs ``pip install '.[demo]'``.
+and lets Textual export what it shows. Chromium draws the report of an hour that the
+tests simulate. Needs ``pip install '.[demo,report]'``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from shop_hour import fill_hour
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.commands.demo import children
+from poolwatch.commands.main import main as poolwatch
+from poolwatch.sidecar.history.store import open_store
 from poolwatch.tui.app import Dashboard
 
 HERE = Path(__file__).parent
@@ -55,8 +65,34 @@ async def picture(sockets: Path, name: str) -> None:
     print(f"{name}: {len(svg) // 1024} KiB")
 
 
+def report() -> None:
+    """Picture the beginning of a report: of an hour in which a leak fills a pool."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("report.png: left as it is, there is no Chromium")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        url, page = f"sqlite:///{folder}/history.db", f"{folder}/report.html"
+        engine = open_store(url, write=True)
+        fill_hour(engine)
+        engine.dispose()
+        poolwatch(["report", "-o", page, "--history", url])
+        subprocess.run(  # noqa: S603 - found on the path, like any command
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu",
+                "--hide-scrollbars", "--virtual-time-budget=20000",
+                "--blink-settings=preferredColorScheme=1", "--window-size=1080,1240",
+                f"--user-data-dir={folder}/browser",
+                f"--screenshot={HERE / 'report.png'}", f"file://{page}",
+            ],
+            check=True,
+            capture_output=True,
+        )  # fmt: skip
+    print(f"report.png: {(HERE / 'report.png').stat().st_size // 1024} KiB")
+
+
 def main() -> None:
-    """Make all pictures, one after the other, from one running demo."""
+    """Make all pictures: of one running demo, one after the other, and of a report."""
     with (
         children.temporary_directory() as base,
         children.database(base, None, print) as database,
@@ -65,6 +101,7 @@ def main() -> None:
     ):
         for name in PICTURES:
             asyncio.run(picture(Path(sockets), name))
+    report()
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import math
 import random
 import zlib
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 import fakes
 from sqlalchemy import Engine, Table, insert
 
-from poolwatch.model import BUCKETS, Finding, Frame, Process, Snapshot
+from poolwatch.model import BUCKETS, Finding, Frame, Hold, Process, Snapshot, Wait
 from poolwatch.protocol import document
 from poolwatch.sidecar.history import schema
 
@@ -161,15 +162,20 @@ class Store:
             identity=self._incidents,
         )
         if kept is not None:
-            text = document.to_json(Snapshot((kept,)), viewers=True)
-            self.add(
-                schema.snapshots,
-                at=begin + self._incidents / 1e6,
-                process_id=process,
-                newest=False,
-                incident_id=name,
-                document=zlib.compress(text.encode()),
-            )
+            self.snapshot(process, kept, begin + self._incidents / 1e6, name)
+
+    def snapshot(
+        self, process: int, kept: Process, at: float, incident: str | None = None
+    ) -> None:
+        text = document.to_json(Snapshot((kept,)), viewers=True)
+        self.add(
+            schema.snapshots,
+            at=at,
+            process_id=process,
+            newest=incident is None,
+            incident_id=incident,
+            document=zlib.compress(text.encode()),
+        )
 
 
 def fill_hour(engine: Engine, *, processes: int = 4, faults: bool = True) -> None:
@@ -187,7 +193,9 @@ def fill_hour(engine: Engine, *, processes: int = 4, faults: bool = True) -> Non
         for at in range(60):
             _minute_of_shop(store, pools, at, number, faults=faults)
         if faults:
-            _faults_of_shop(store, process, host, 4100 + number, end)
+            _leak_fills_pool(store, process, host, 4100 + number)
+            if number == 1:
+                _other_faults(store, process, end)
     store.write()
 
 
@@ -241,16 +249,33 @@ def _minute_of_shop(
         )
 
 
-def _faults_of_shop(
-    store: Store, process: int, host: str, pid: int, end: float
-) -> None:
-    stack = (LEAK, ROUTE, STARLETTE)
-    held = [
+def _leak_fills_pool(store: Store, process: int, host: str, pid: int) -> None:
+    holds = [*_leaked(), _working()]
+    waits = [
+        fakes.wait(f"q{n}", pool="checkout", waited_s=1.5 * n + 0.7) for n in range(8)
+    ]
+    leak, full = _leak(holds[:-1]), _full(holds, waits)
+    kept = fakes.process(
+        *holds,
+        pid=pid,
+        host=host,
+        name="shop",
+        pools=(fakes.pool("checkout", checked_out=15, size=5, max_overflow=10),),
+        waits=tuple(waits),
+        findings=(full, leak),
+        servers=(),
+    )
+    store.incident(process, leak, START + 900 + pid % 7, START + 2290, kept=kept)
+    store.incident(process, full, START + 1640 + pid % 9, START + 2281, kept=kept)
+
+
+def _leaked() -> list[Hold]:
+    return [
         fakes.hold(
             f"h{n}",
             pool="checkout",
             site=LEAK,
-            stack=stack,
+            stack=(LEAK, ROUTE, STARLETTE),
             held_s=31.0 + 40 * n,
             verdict="leaked",
             labels={"endpoint": "/reports", "tenant": "acme"},
@@ -264,7 +289,10 @@ def _faults_of_shop(
         )
         for n in range(5)
     ]
-    working = fakes.hold(
+
+
+def _working() -> Hold:
+    return fakes.hold(
         "w",
         pool="checkout",
         site=Frame("/srv/shop/checkout/service.py", 88, "charge"),
@@ -276,10 +304,10 @@ def _faults_of_shop(
         ),
         held_s=2.2,
     )
-    waits = [
-        fakes.wait(f"q{n}", pool="checkout", waited_s=1.5 * n + 0.7) for n in range(8)
-    ]
-    leak = Finding(
+
+
+def _leak(held: Sequence[Hold]) -> Finding:
+    return Finding(
         "leaked.abandoned",
         "critical",
         "checkout",
@@ -293,7 +321,10 @@ def _faults_of_shop(
         (),
         (LEAK,),
     )
-    full = Finding(
+
+
+def _full(held: Sequence[Hold], waits: Sequence[Wait]) -> Finding:
+    return Finding(
         "exhausted",
         "critical",
         "checkout",
@@ -303,45 +334,33 @@ def _faults_of_shop(
         "shop/reports/export.py:203",
         "Return the connections of shop/reports/export.py:203 first: they are leaked. "
         "A larger pool would only be full later.",
-        tuple(each.id for each in [*held, working]),
+        tuple(each.id for each in held),
         tuple(each.id for each in waits),
         (LEAK,),
     )
-    kept = fakes.process(
-        *held,
-        working,
-        pid=pid,
-        host=host,
-        name="shop",
-        pools=(fakes.pool("checkout", checked_out=15, size=5, max_overflow=10),),
-        waits=tuple(waits),
-        findings=(full, leak),
-        servers=(),
+
+
+def _other_faults(store: Store, process: int, end: float) -> None:
+    slow = fakes.finding(
+        "held_across_io",
+        severity="warning",
+        pool="checkout",
+        text="shop/checkout/service.py:88 holds connections mostly during work "
+        "outside the database: only 12% of the held time is SQL",
+        proof="640 holds lasted 141s together: 17s in statements, 98s idle in a "
+        "transaction",
+        remedy="Call the payment service before the session is opened, or after "
+        "it is committed.",
+        sites=(Frame("/srv/shop/checkout/service.py", 88, "charge"),),
     )
-    store.incident(process, leak, START + 900 + pid % 7, START + 2290, kept=kept)
-    store.incident(process, full, START + 1640 + pid % 9, START + 2281, kept=kept)
-    if pid == 4101:
-        slow = fakes.finding(
-            "held_across_io",
-            severity="warning",
-            pool="checkout",
-            text="shop/checkout/service.py:88 holds connections mostly during work "
-            "outside the database: only 12% of the held time is SQL",
-            proof="640 holds lasted 141s together: 17s in statements, 98s idle in a "
-            "transaction",
-            remedy="Call the payment service before the session is opened, or after "
-            "it is committed.",
-            sites=(Frame("/srv/shop/checkout/service.py", 88, "charge"),),
-        )
-        store.incident(process, slow, START + 300, None, last=end)
-        twice = fakes.finding(
-            "lock_wait",
-            severity="warning",
-            text="shop/stock/sync.py:77 waits for a lock that shop/mail/outbox.py:19 "
-            "holds",
-            proof="pg_blocking_pids(7031) = 7002; waiting for 4.1s",
-            remedy="Commit in outbox.next_batch() before the mails are sent.",
-            sites=(Frame("/srv/shop/stock/sync.py", 77, "reserve"),),
-        )
-        for begin in (400, 1200, 2900, 3300):
-            store.incident(process, twice, START + begin, START + begin + 9)
+    store.incident(process, slow, START + 300, None, last=end)
+    twice = fakes.finding(
+        "lock_wait",
+        severity="warning",
+        text="shop/stock/sync.py:77 waits for a lock that shop/mail/outbox.py:19 holds",
+        proof="pg_blocking_pids(7031) = 7002; waiting for 4.1s",
+        remedy="Commit in outbox.next_batch() before the mails are sent.",
+        sites=(Frame("/srv/shop/stock/sync.py", 77, "reserve"),),
+    )
+    for begin in (400, 1200, 2900, 3300):
+        store.incident(process, twice, START + begin, START + begin + 9)

@@ -82,5 +82,8 @@ def _summary(found: Stretch) -> str:
     from poolwatch.text.format import plural
 
     incidents = sum(len(fault.incidents) for fault in found.faults)
-    what = plural(incidents, "incident") if incidents else "nothing went wrong"
-    return f"{stretch_words(found.since, found.until)}, {what}"
+    what = [plural(incidents, "incident")] if incidents else []
+    if found.fleet:
+        what.append(f"{plural(len(found.fleet), 'finding')} over all hosts")
+    told = ", ".join(what) or "nothing went wrong"
+    return f"{stretch_words(found.since, found.until)}, {told}"

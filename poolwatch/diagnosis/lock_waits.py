@@ -73,7 +73,7 @@ def lock_wait(chain: LockChain) -> Finding:
         text=text,
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
-        remedy=remedies(_causes(chain)),
+        remedy=remedies(causes(chain)),
         holds=(hold.id,),
         sites=distinct_sites(
             hold.site, *(site_of(each) for each in (*blockers, *behind))
@@ -81,7 +81,7 @@ def lock_wait(chain: LockChain) -> Finding:
     )
 
 
-def _causes(chain: LockChain) -> list[Session]:
+def causes(chain: LockChain) -> list[Session]:
     """The sessions that wait for no lock; all blockers if none is known."""
     chained = [*chain.blockers, *chain.behind]
     return [each for each in chained if each.row and not each.is_waiting] or chained

@@ -124,7 +124,7 @@ def _activity_of_user(hold: HoldEvidence) -> Activity | None:
     The recorded stack is that of the holder. If another thread or task has the
     connection, only one of its frames is known, or only its statements.
     """
-    search, path = hold.search, hold.search.path if hold.search is not None else None
+    path = hold.search.path if hold.search is not None else None
     if hold.loop_stopped:
         return None
     if path is not None and path.in_use:
@@ -135,9 +135,16 @@ def _activity_of_user(hold: HoldEvidence) -> Activity | None:
             return None if now is not None and now.is_ambiguous() else now
     elif hold.by_others and _used_recently(hold):
         return None
-    elif search is not None and search.unseen is not None and not search.hidden:
+    elif _is_open(hold):
         return None  # the holder may have gone on to other work
     return hold.activity
+
+
+def _is_open(hold: HoldEvidence) -> bool:
+    """Whether no complete search has said yet who uses the connection."""
+    if hold.search is None:
+        return suspicious(hold)
+    return hold.search.unseen is not None and not hold.search.hidden
 
 
 def _sent_last_statement(hold: HoldEvidence, frame: Frame) -> bool:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from poolwatch.diagnosis.lock_waits import LockChain, lock_chains, lock_wait
+from poolwatch.diagnosis.common import distinct_sites
+from poolwatch.diagnosis.lock_waits import LockChain, causes, lock_chains, lock_wait
 from poolwatch.diagnosis.servers import full_servers, is_local
-from poolwatch.diagnosis.sessions import Sessions, servers_by_pool
+from poolwatch.diagnosis.sessions import Sessions, server_of, servers_by_pool
 from poolwatch.model import (
     Finding,
     FleetFinding,
@@ -24,7 +25,7 @@ from poolwatch.model import (
     ServerStatus,
     severity_rank,
 )
-from poolwatch.text.format import server_in
+from poolwatch.text.format import plural, server_in
 
 _NOW = datetime.max.replace(tzinfo=UTC)
 
@@ -41,12 +42,12 @@ def fleet_findings(processes: Sequence[Process]) -> list[FleetFinding]:
         if len({process.host for _, process, _ in pools}) > 1
     ]
     sessions = Sessions(processes)
-    found += [
-        _lock_wait(chain)
-        for process in processes
-        for chain in lock_chains(process, sessions)
-        if _leads_to_another_host(chain)
-    ]
+    by_root: dict[object, list[LockChain]] = defaultdict(list)
+    for process in processes:
+        for chain in lock_chains(process, sessions):
+            if _leads_to_another_host(chain):
+                by_root[_root(chain)].append(chain)
+    found += map(_lock_wait, by_root.values())
     return sorted(found, key=lambda each: severity_rank(each.severity))
 
 
@@ -70,19 +71,39 @@ def _leads_to_another_host(chain: LockChain) -> bool:
     )
 
 
-def _lock_wait(chain: LockChain) -> FleetFinding:
-    process = chain.process
-    blockers = [
-        RequestOfHost(each.process.host, each.process.pid, each.hold.id)
-        for each in (*chain.blockers, *chain.behind)
-        if each.process and each.hold and not each.hold.may_have_ended
-    ]
+def _root(chain: LockChain) -> object:
+    """What is the same for all holds that wait for one session in the end."""
+    status = servers_by_pool(chain.process)[chain.hold.pool]
+    server = server_of(chain.process, status)
+    return server, frozenset(each.pid for each in causes(chain))
+
+
+def _lock_wait(chains: Sequence[LockChain]) -> FleetFinding:
+    """The finding about one root: in the words of who has waited for it longest."""
+    longest = max(chains, key=lambda each: each.row.state_age_s or 0.0)
+    ordered = [longest, *(each for each in chains if each is not longest)]
+    process, more = longest.process, len(chains) - 1
+    told = [lock_wait(each) for each in ordered]
+    text = told[0].text
+    if more:
+        waits = "waits" if more == 1 else "wait"
+        text += f"; {plural(more, 'more hold')} {waits} for the same session"
+    sites = distinct_sites(*(site for each in told for site in each.sites))
+    holds = dict.fromkeys(hold for each in ordered for hold in _holds(each))
     return _of_fleet(
-        lock_wait(chain),
-        RequestOfHost(process.host, process.pid, chain.hold.id),
-        *blockers,
+        replace(told[0], text=text, sites=sites),
+        *holds,
         who=f"process {process.pid} on {process.host}: ",
     )
+
+
+def _holds(chain: LockChain) -> Iterator[RequestOfHost]:
+    """The hold that waits, then those in its way."""
+    process = chain.process
+    yield RequestOfHost(process.host, process.pid, chain.hold.id)
+    for each in (*chain.blockers, *chain.behind):
+        if each.process and each.hold and not each.hold.may_have_ended:
+            yield RequestOfHost(each.process.host, each.process.pid, each.hold.id)
 
 
 # -- which server ------------------------------------------------------------------

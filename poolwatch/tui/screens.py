@@ -124,6 +124,9 @@ class MainScreen(BoardScreen):
         self.pane = True
         """Whether the user wants the pane."""
         self._now = 0.0
+        self._pools: list[Line] = []
+        self._pools_for: tuple[float, ...] = ()
+        """What the pools were drawn for: reading, pace, width, height."""
 
     @property
     def view(self) -> View[Any]:
@@ -145,14 +148,21 @@ class MainScreen(BoardScreen):
         gap = [BLANK] if height >= TALL else []
         self.part("tabs").paint([*gap, tab_line(board, VIEWS, width)], fixed=True)
         shows_pools = board.last_good is not None and board.view == "holds"
-        lines = (
-            pools.pool_lines(board, width, max(height // 4, 3)) if shows_pools else []
-        )
+        lines = self._pool_lines(width, max(height // 4, 3)) if shows_pools else []
         self.part("pools").paint([*gap, *lines] if lines else [], fixed=True)
         self._paint_table(width, gap, dim=board.is_outdated(now))
         used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
         self._paint_pane(width, height - used)
         self.paint_footer(self._footer(width))
+
+    def _pool_lines(self, width: int, limit: int) -> list[Line]:
+        """Draw the pools once a reading: a key does not change them."""
+        board = self.board
+        wanted = id(board), board.revision, board.refresh, width, limit
+        if wanted != self._pools_for:
+            self._pools_for = wanted
+            self._pools = pools.pool_lines(board, width, limit)
+        return self._pools
 
     def paint_head(self, now: float, clock: str) -> None:
         width, height = self.app.size
@@ -166,7 +176,7 @@ class MainScreen(BoardScreen):
         state = view.arrange(board, self._now)
         table = view.layout(board, width)
         self.part("title").paint([*gap, view.title_line(board, width)], fixed=True)
-        if board.last_good is None:
+        if board.last_good is None and not state.selection.shown:
             self.part("columns").paint([], fixed=True)
             body.paint(_hint(board))
             return
@@ -204,9 +214,8 @@ class MainScreen(BoardScreen):
         if self._input() is not None:
             return footer("filter", width)
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
-        return footer(
-            self.FOOTER, width, hidden=() if has_incidents else ("incidents",)
-        )
+        hidden = () if has_incidents else ("incidents",)
+        return footer(self.FOOTER, width, paused=self.board.paused, hidden=hidden)
 
     # -- keys ----------------------------------------------------------------------
 
@@ -415,7 +424,8 @@ class Page(BoardScreen):
         body = self.body(width - 1)
         lines = body if titles else [BLANK, *body]
         self.part("body").paint_rows(len(lines), lines.__getitem__, self.selected())
-        keys = footer(self.FOOTER, width, is_incident=self.board.incident is not None)
+        board, past = self.board, self.board.incident is not None
+        keys = footer(self.FOOTER, width, is_incident=past, paused=board.paused)
         self.paint_footer(keys)
 
     def selected(self) -> int | None:

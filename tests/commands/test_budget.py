@@ -254,6 +254,12 @@ def test_from_a_store(store, capsys):
     assert found["services"][0]["proposed"] == 9
 
 
+def test_since_when(store, capsys):
+    assert main(["advise", "--history", store, "--since", "1970-01-01T00:01:30"]) == 0
+    assert main(["advise", "--history", store, "--since", "-1d"]) == 2
+    assert "lies after the history, which ends at" in capsys.readouterr().err
+
+
 def test_no_history(tmp_path, capsys):
     url = f"sqlite:///{tmp_path}/none.db"
     assert main(["advise", "--history", url]) == 2

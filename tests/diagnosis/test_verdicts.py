@@ -10,6 +10,7 @@ from poolwatch.diagnosis.evidence import HoldEvidence, Search
 from poolwatch.diagnosis.references.path import ReferencePath
 from poolwatch.diagnosis.verdicts import judge
 from poolwatch.model import Frame
+from poolwatch.stacks.classify import Activity
 
 LONG = HoldEvidence(held_s=40.0, long_after=30.0, frames_at_checkout=2, frames_left=1)
 
@@ -53,6 +54,11 @@ def elsewhere(at, *, direct=True):
 def test_an_incomplete_search_that_found_nothing_is_no_proof():
     incomplete = Search(None, unseen="threads: worker not looked at")
     assert judge(replace(LONG, search=incomplete)).verdict == "long"
+    asleep = replace(LONG, activity=Activity("sleep", Frame("/srv/app.py", 9, "rest")))
+    for search in (incomplete, None):  # cut short; not begun
+        cut_short = judge(replace(asleep, search=search))
+        assert cut_short.kind == "long_hold"
+        assert "asleep" not in " ".join(cut_short.reasons)
     complete = replace(LONG, search=Search(None))
     assert judge(complete).kind == "leaked.abandoned"
 

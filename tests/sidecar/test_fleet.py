@@ -163,10 +163,25 @@ def test_a_chain_over_three_hosts():
     middle = replace(waiter(1.0, by=12), host="web-2", pid=2)
     middle = replace(middle, holds=(replace(middle.holds[0], id="m", backend_pid=11),))
     chain = [waiter(), middle, process("web-3", 3, 1.5, held)]
-    first, second = fleet_findings(chain)
-    assert "at the root of the chain is app/etl.py:9 (process 3 on web-3" in first.text
-    assert [each.id for each in first.holds] == ["w", "m", "c"]
-    assert [each.id for each in second.holds] == ["m", "c"]
+    (finding,) = fleet_findings(chain)
+    assert (
+        "at the root of the chain is app/etl.py:9 (process 3 on web-3" in finding.text
+    )
+    assert [each.id for each in finding.holds] == ["w", "m", "c"]
+
+
+def test_a_thousand_holds_that_wait_for_one_session():
+    """One finding, in the words of the hold that has waited longest."""
+    others = [
+        replace(waiter(waited=5.0 + number / 1000), pid=100 + number)
+        for number in range(999)
+    ]
+    found = fleet_findings([*others, waiter(), blocker()])
+    (finding,) = [each for each in found if each.kind == "lock_wait"]
+    assert finding.text.startswith("process 1 on web-1: app/job.py:5 is blocked by")
+    assert finding.text.endswith("; 999 more holds wait for the same session")
+    assert len(finding.holds) == 1001
+    assert sites(finding) == [5, 55]
 
 
 def test_a_stranger_at_the_root_of_a_chain_over_two_hosts():

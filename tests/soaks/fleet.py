@@ -42,6 +42,7 @@ SITES = 5
 ENDPOINTS = 5
 EVERY_S = 5
 INCIDENT_S = 30
+READING_S = 600
 SERVER = fakes.server_status(*POOLS, identity="s/1", max_connections=9000)
 STACK = tuple(fakes.frame(f"/srv/app/shop/views/part{n}.py:{n + 40}") for n in range(9))
 
@@ -201,9 +202,9 @@ def write(server: Postgres, hosts: int, minutes: int) -> None:
         f"{EVERY_S} s; once took a quarter of the CPU and a sixth of the log), then a "
         "store for each part of the fleet."
     )
-    for host in fleet:  # they are alive now
+    for host in fleet:  # they are alive, until all commands have read
         host.writer.write()
-        host.look(time.time())
+        host.look(time.time() + READING_S)
         host.writer.close()
 
 

@@ -66,6 +66,7 @@ async def test_pause_freezes_and_read_now_reads():
         await until_async(lambda: len(app.board.rows) >= 2)
         await pilot.press("p")
         await until_async(lambda: "PAUSED" in screen_text(app))
+        assert "p go on" in screen_text(app)
         frozen = len(app.board.rows)
         await pilot.pause(0.6)
         assert len(app.board.rows) == frozen
@@ -235,7 +236,7 @@ async def test_a_theme_by_name():
     """In a theme of the terminal's colours, what is faint is dim."""
     app = dashboard(FakeSource(many(3)), theme="ansi-dark")
     async with app.run_test(size=(160, 45)):
-        await until_async(lambda: "HOLDERS 3" in screen_text(app))
+        await until_async(lambda: "HOLDS 3" in screen_text(app))
         assert app.theme == "ansi-dark"
         faint = app.screen.query(Painted).first().get_component_rich_style("ink--faint")
         assert faint.dim

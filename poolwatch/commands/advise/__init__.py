@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from poolwatch.model import Process
 
 _MAX_RECORDING_S = 600.0
+_WEEK_S = 7 * 86400.0
 _MAX_CONNECTIONS = 262_143
 """The largest max_connections of PostgreSQL."""
 
@@ -53,7 +54,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "advise",
         help="recommend pool sizes, based on a recording",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{arguments.EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{arguments.EXIT_CODES}",
     )
     advise.add_argument(
         "--seconds",
@@ -83,6 +84,13 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         help="connections of a server for all pools of the history together (default: "
         "its max_connections without the reserved ones)",
     )
+    advise.add_argument(
+        "--since",
+        type=arguments.moment,
+        metavar="TIME",
+        help="the beginning of what counts in the history (default: 7 days before its "
+        "end)",
+    )
     arguments.add_json(advise, "print the advice as JSON")
     arguments.add_dir(advise)
     return advise
@@ -90,7 +98,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Print advice from a recording of some seconds, or from the history."""
-    if options.history is not None or options.budget is not None:
+    of_history = options.history, options.budget, options.since
+    if any(each is not None for each in of_history):
         return _divide(options)
     from poolwatch.client.client import Client
     from poolwatch.commands.advise.advise import advise
@@ -125,14 +134,12 @@ def _divide(options: argparse.Namespace) -> int:
     opened = arguments.history(options)  # says which extra is missing
     from poolwatch.commands.advise import budget
     from poolwatch.protocol import document
-    from poolwatch.sidecar.history.totals import most_out, pool_totals
 
     with closing(opened) as history:
         extent = history.extent()
         if extent is None:
             raise NoProcessError("the history is empty: no process was seen yet")
-        with history._reading() as connection:  # noqa: SLF001
-            totals, out = pool_totals(connection), most_out(connection)
+        totals, out = history.totals(_since(options.since, extent[1]))
         processes: tuple[Process, ...] = ()
         with suppress(NoProcessError):  # none at its end: the totals have to do
             processes = history.snapshot(extent[1]).processes
@@ -150,6 +157,19 @@ def _divide(options: argparse.Namespace) -> int:
     elif found:
         print("\n\n".join("\n".join(budget.lines(each)) for each in found))
     return 0 if found else UsageError.exit_code
+
+
+def _since(given: float | None, end: float) -> float:
+    """When to begin, in a history with this end."""
+    from poolwatch.text.format import utc_time
+
+    if given is None:
+        return end - _WEEK_S
+    if given > end:
+        raise UsageError(
+            f"{utc_time(given)} lies after the history, which ends at {utc_time(end)}"
+        )
+    return given
 
 
 def _connections(text: str) -> int:

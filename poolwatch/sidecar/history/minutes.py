@@ -148,16 +148,15 @@ def clean(text: str) -> str:
     return text.encode(errors="replace").decode().replace("\0", "?")
 
 
+def cleaned(row: Row) -> Row:
+    """A row whose texts both databases take."""
+    return {k: clean(v) if isinstance(v, str) else v for k, v in row.items()}
+
+
 @lru_cache(maxsize=20_000)
 def _call_site(site: Frame, path: str | None) -> tuple[int, Row]:
     site_id = id_of(*site)
-    return site_id, {
-        "id": site_id,
-        "file": clean(site.file),
-        "line": site.line,
-        "function": clean(site.function),
-        "path": None if path is None else clean(path),
-    }
+    return site_id, cleaned({"id": site_id, **site._asdict(), "path": path})
 
 
 class Totals:

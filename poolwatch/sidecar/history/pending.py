@@ -19,7 +19,7 @@ from poolwatch.sidecar.history.minutes import (
     Minute,
     Row,
     Totals,
-    clean,
+    cleaned,
     id_of,
 )
 from poolwatch.sidecar.history.partitions import day_of
@@ -43,6 +43,7 @@ _GONE_AFTER = 3
 _MAX_KNOWN = 20_000
 RECORDS = (processes, pools, call_sites, incidents)
 """Tables whose rows are not of one minute."""
+_NAMES = {table: [column.name for column in table.c] for table in RECORDS}
 
 Rows = dict[Table, dict[Key, Row]]
 
@@ -296,54 +297,36 @@ def _is_of(unreachable: Unreachable, pid: int, started_at: float) -> bool:
 
 
 def _process_row(process_id: int, process: Process, at: float) -> Row:
-    return {
-        "id": process_id,
-        "host": clean(process.host),
-        "pid": process.pid,
-        "started_at": seconds(process.started_at),
-        "program": clean(process.program),
-        "name": None if process.name is None else clean(process.name),
-        "python": clean(process.python),
-        "poolwatch": clean(process.poolwatch),
-        "last_seen_at": at,
-        "ended_at": None,
-    }
+    return _row(
+        processes,
+        process,
+        id=process_id,
+        started_at=seconds(process.started_at),
+        last_seen_at=at,
+        ended_at=None,
+    )
 
 
 def _pool_row(pool_id: int, process_id: int, pool: PoolStats) -> Row:
-    return {
-        "id": pool_id,
-        "process_id": process_id,
-        "pool": pool.id,
-        "name": clean(pool.name),
-        "kind": clean(pool.kind),
-        "url": None if pool.url is None else clean(pool.url),
-        "size": pool.size,
-        "max_overflow": pool.max_overflow,
-        "timeout_s": pool.timeout_s,
-    }
+    return _row(pools, pool, id=pool_id, process_id=process_id, pool=pool.id)
 
 
 def _incident_row(incident: Incident, process_id: int) -> Row:
-    sites = [
-        {"file": clean(file), "line": line, "function": clean(function)}
-        for file, line, function in incident.sites
-    ]
     places = [part for site in incident.sites for part in site]
     ended = incident.ended_at
-    return {
-        "id": incident.id,
-        "process_id": process_id,
-        "pool": None if incident.pool is None else clean(incident.pool),
-        "kind": incident.kind,
-        "severity": incident.severity,
-        "started_at": seconds(incident.started_at),
-        "last_seen_at": seconds(incident.last_seen_at),
-        "ended_at": None if ended is None else seconds(ended),
-        "process": clean(incident.process),
-        "text": clean(incident.text),
-        "proof": clean(incident.proof),
-        "remedy": clean(incident.remedy),
-        "sites": sites,
-        "identity": id_of(process_id, incident.pool, incident.kind, *places),
-    }
+    return _row(
+        incidents,
+        incident,
+        process_id=process_id,
+        started_at=seconds(incident.started_at),
+        last_seen_at=seconds(incident.last_seen_at),
+        ended_at=None if ended is None else seconds(ended),
+        sites=[cleaned(site._asdict()) for site in incident.sites],
+        identity=id_of(process_id, incident.pool, incident.kind, *places),
+    )
+
+
+def _row(table: Table, record: object, **others: object) -> Row:
+    """The row of a record: its attributes by the names of columns, and others."""
+    names = [name for name in _NAMES[table] if name not in others]
+    return cleaned({**{name: getattr(record, name) for name in names}, **others})

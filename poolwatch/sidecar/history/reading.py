@@ -38,6 +38,7 @@ from poolwatch.sidecar.history.schema import (
     snapshots,
 )
 from poolwatch.sidecar.history.store import failure
+from poolwatch.sidecar.history.totals import PoolTotal, most_out, pool_totals
 from poolwatch.text.format import utc_time
 from poolwatch.text.naming import with_names
 
@@ -95,18 +96,22 @@ class PoolMinute(_Minute):
 
 
 @dataclass(frozen=True, slots=True)
-class SiteMinute(_Minute):
+class _Usage(_Minute):
+    count: int
+    held_s: float
+    wait_s: float
+    wait_caused_s: float
+    leaked: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteMinute(_Usage):
     """One call site's part of the minute."""
 
     file: str
     line: int
     function: str
     path: str | None
-    count: int
-    held_s: float
-    wait_s: float
-    wait_caused_s: float
-    leaked: int
 
     @property
     def site(self) -> Frame:
@@ -115,16 +120,11 @@ class SiteMinute(_Minute):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelMinute(_Minute):
+class LabelMinute(_Usage):
     """The part of one value of a label."""
 
     label: str
     value: str
-    count: int
-    held_s: float
-    wait_s: float
-    wait_caused_s: float
-    leaked: int
 
 
 _JOINED: dict[str, Any] = {
@@ -244,6 +244,14 @@ class History:
         for row in rows:
             with suppress(UnreachableError):
                 yield row.at, _process(row.document, row.at)
+
+    def totals(self, since: float) -> tuple[list[PoolTotal], dict[str | None, int]]:
+        """Return what each pool has used since then.
+
+        And the most connections out at once in any minute, by the URL of the pools.
+        """
+        with self._reading() as connection:
+            return pool_totals(connection, since), most_out(connection, since)
 
     def pool_minutes(self, since: float, until: float) -> list[PoolMinute]:
         """Return the minutes of all pools that overlap with a stretch of time."""
@@ -433,22 +441,9 @@ def _process(kept: bytes, at: float) -> Process:
 
 def incident_of(row: Any) -> Incident:
     """The incident of a row, which has its process's host and pid, too."""
-    return Incident(
-        id=row.id,
-        host=row.host,
-        pid=row.pid,
-        process=row.process,
-        pool=row.pool,
-        kind=row.kind,
-        severity=row.severity,
-        started_at=utc_time(row.started_at),
-        last_seen_at=utc_time(row.last_seen_at),
-        ended_at=None if row.ended_at is None else utc_time(row.ended_at),
-        text=row.text,
-        proof=row.proof,
-        remedy=row.remedy,
-        sites=tuple(
-            Frame(each["file"], each["line"], each["function"]) for each in row.sites
-        ),
-        snapshot=bool(row.snapshot),
-    )
+    values = {field.name: getattr(row, field.name) for field in fields(Incident)}
+    for name in ("started_at", "last_seen_at", "ended_at"):
+        if values[name] is not None:
+            values[name] = utc_time(values[name])
+    values["sites"] = tuple(Frame(**each) for each in row.sites)
+    return Incident(**{**values, "snapshot": bool(row.snapshot)})

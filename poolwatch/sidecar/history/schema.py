@@ -8,6 +8,7 @@ hosts can write without asking each other.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -38,6 +39,12 @@ def identifier(*parts: object) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def _id(made_by: str) -> Column[int]:
+    return Column(
+        "id", BigInteger, primary_key=True, autoincrement=False, comment=made_by
+    )
+
+
 store = Table(
     "poolwatch_store",
     metadata,
@@ -50,13 +57,7 @@ store = Table(
 processes = Table(
     "processes",
     metadata,
-    Column(
-        "id",
-        BigInteger,
-        primary_key=True,
-        autoincrement=False,
-        comment="identifier(host, pid, started_at)",
-    ),
+    _id("identifier(host, pid, started_at)"),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("started_at", Double, nullable=False),
@@ -72,13 +73,7 @@ processes = Table(
 pools = Table(
     "pools",
     metadata,
-    Column(
-        "id",
-        BigInteger,
-        primary_key=True,
-        autoincrement=False,
-        comment="identifier(process_id, pool)",
-    ),
+    _id("identifier(process_id, pool)"),
     Column("process_id", BigInteger, nullable=False, index=True),
     Column("pool", Text, nullable=False),  # its id in snapshots
     Column("name", Text, nullable=False),
@@ -92,13 +87,7 @@ pools = Table(
 call_sites = Table(
     "call_sites",
     metadata,
-    Column(
-        "id",
-        BigInteger,
-        primary_key=True,
-        autoincrement=False,
-        comment="identifier(file, line, function)",
-    ),
+    _id("identifier(file, line, function)"),
     Column("file", Text, nullable=False),
     Column("line", Integer, nullable=False),
     Column("function", Text, nullable=False),
@@ -106,14 +95,24 @@ call_sites = Table(
 )
 
 
-def _distribution(name: str) -> tuple[Column[int], Column[float], Column[list[int]]]:
+def _distribution(name: str) -> tuple[Column[Any], ...]:
     """Columns of the durations that ended within the minute."""
     return (
         Column(f"{name}_count", Integer, nullable=False),
         Column(f"{name}_s", Double, nullable=False),
-        Column(
-            f"{name}_up_to", JSON(none_as_null=True)
-        ),  # counts up to each of model.BUCKETS
+        # counts up to each of model.BUCKETS
+        Column(f"{name}_up_to", JSON(none_as_null=True)),
+    )
+
+
+def _usage() -> tuple[Column[Any], ...]:
+    """Columns of what a call site or a label's value has used within the minute."""
+    return (
+        Column("count", Integer, nullable=False),
+        Column("held_s", Double, nullable=False),  # open holds included
+        Column("wait_s", Double, nullable=False),
+        Column("wait_caused_s", Double, nullable=False),
+        Column("leaked", Integer, nullable=False),
     )
 
 
@@ -141,11 +140,7 @@ site_minutes = Table(
     Column("minute", BigInteger, primary_key=True),
     Column("pool_id", BigInteger, primary_key=True),
     Column("call_site_id", BigInteger, primary_key=True),
-    Column("count", Integer, nullable=False),
-    Column("held_s", Double, nullable=False),  # open holds included
-    Column("wait_s", Double, nullable=False),
-    Column("wait_caused_s", Double, nullable=False),
-    Column("leaked", Integer, nullable=False),
+    *_usage(),
 )
 
 label_minutes = Table(
@@ -155,11 +150,7 @@ label_minutes = Table(
     Column("pool_id", BigInteger, primary_key=True),
     Column("label", Text, primary_key=True),
     Column("value", Text, primary_key=True),
-    Column("count", Integer, nullable=False),
-    Column("held_s", Double, nullable=False),
-    Column("wait_s", Double, nullable=False),
-    Column("wait_caused_s", Double, nullable=False),
-    Column("leaked", Integer, nullable=False),
+    *_usage(),
 )
 
 incidents = Table(

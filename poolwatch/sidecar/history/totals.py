@@ -9,10 +9,12 @@ from sqlalchemy import Connection, Double, case, cast, func, select
 
 from poolwatch.sidecar.history.schema import pool_minutes, pools, processes
 
+_MINUTE_S = 60
+
 
 @dataclass(frozen=True, slots=True)
 class PoolTotal:
-    """One pool of one process, from its first minute in the history to its last."""
+    """One pool of one process, from its first minute in the stretch to its last."""
 
     host: str
     pid: int
@@ -45,8 +47,8 @@ class PoolTotal:
         return self.size + self.max_overflow or None
 
 
-def pool_totals(connection: Connection) -> list[PoolTotal]:
-    """Return the totals of all pools."""
+def pool_totals(connection: Connection, since: float) -> list[PoolTotal]:
+    """Return the totals of all pools since then."""
     minute = pool_minutes.c
     # a pool with free connections has no waits: both are of its worst moment
     wanted = case(
@@ -66,6 +68,7 @@ def pool_totals(connection: Connection) -> list[PoolTotal]:
             func.sum(minute.timeouts).label("timeouts"),
             func.sum(minute.leaked).label("leaked"),
         )
+        .where(minute.minute > since - _MINUTE_S)
         .group_by(minute.pool_id)
         .subquery()
     )
@@ -86,7 +89,7 @@ def pool_totals(connection: Connection) -> list[PoolTotal]:
     return [PoolTotal(*row) for row in connection.execute(query)]
 
 
-def most_out(connection: Connection) -> dict[str | None, int]:
+def most_out(connection: Connection, since: float) -> dict[str | None, int]:
     """The most connections out at once in any minute, by the URL of the pools.
 
     It is an upper bound: the pools of one minute may have had their peaks at different
@@ -95,6 +98,7 @@ def most_out(connection: Connection) -> dict[str | None, int]:
     of_minute = (
         select(pools.c.url, func.sum(pool_minutes.c.out_max).label("out"))
         .join(pools, pools.c.id == pool_minutes.c.pool_id)
+        .where(pool_minutes.c.minute > since - _MINUTE_S)
         .group_by(pool_minutes.c.minute, pools.c.url)
         .subquery()
     )

@@ -344,14 +344,6 @@ def _write_pictures(connection: Connection, pictures: list[Picture]) -> None:
         connection.execute(delete(snapshots).where(key.in_(known), snapshots.c.newest))
     if unknown:
         connection.execute(_ALL_REPLACED, unknown)
-    rows = [
-        {
-            "at": each.at,
-            "process_id": each.process_id,
-            "newest": each.newest,
-            "incident_id": each.incident_id,
-            "document": each.document,
-        }
-        for each in pictures
-    ]
+    names = [column.name for column in snapshots.c]
+    rows = [{name: getattr(each, name) for name in names} for each in pictures]
     _upsert(connection, snapshots, rows)

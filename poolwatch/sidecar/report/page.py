@@ -92,6 +92,8 @@ def _render(template: Any, library: str, stretch: Stretch) -> str:
             made=words.minute(time.time()),
             version=VERSION,
             hero=stretch.faults[:_HERO],
+            fleet=[(each, _lines(each.sites)) for each in stretch.fleet[:_HERO]],
+            worst=next(iter((*stretch.faults, *stretch.fleet)), None),
             extent=lambda fault: words.extent_words(fault, since, until),
             tiles=list(_tiles(stretch)),
             sites=_bars(stretch, _site_usages(stretch), _ROWS),
@@ -148,9 +150,9 @@ def _policy(*scripts: str) -> str:
 
 
 def _title(stretch: Stretch) -> str:
-    if stretch.faults:
-        return one_line(stretch.faults[0].worst.text, 120)
-    return "Nothing went wrong"
+    texts = [*(each.worst.text for each in stretch.faults[:1])]
+    texts += [each.text for each in stretch.fleet]
+    return one_line(texts[0], 120) if texts else "Nothing went wrong"
 
 
 def _scope(stretch: Stretch) -> str:

@@ -43,6 +43,8 @@ _TOP_PX, _BOTTOM_PX = 24, 38
 _MOST_BANDS = 200
 _LEAST_SHARE = 0.003
 """A shorter incident is drawn as long as this share of the plot, to be seen at all."""
+_MOST_SHARE = 0.9
+"""What lasted for more than this share of the time is not shaded: all would be."""
 
 
 def plotly_js() -> str:
@@ -156,12 +158,13 @@ def _ranked_pools(
 
 
 def _bands(faults: Sequence[Fault], length: float) -> list[Span]:
-    """The longest spans in which something critical went on."""
+    """The longest spans in which something critical went on, but not all the time."""
     spans = union(
         _widened(span, length)
         for fault in faults
         if fault.severity == "critical"
         for span in fault.spans
+        if span[1] - span[0] < length * _MOST_SHARE
     )
     return sorted(spans, key=lambda each: each[0] - each[1])[:_MOST_BANDS]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from poolwatch.errors import UsageError
-from poolwatch.model import Finding, Process
+from poolwatch.errors import NoProcessError, UsageError
+from poolwatch.model import Finding, FleetFinding, Process
 from poolwatch.sidecar.report.faults import Fault, faults_of, finding_of
 from poolwatch.sidecar.report.totals import MINUTE_S, Totals, time_line
 from poolwatch.text.format import utc_time
@@ -48,6 +48,8 @@ class Stretch:
     """Those that are for information only."""
     kept: tuple[Kept | None, ...]
     """Of each of the first faults."""
+    fleet: tuple[FleetFinding, ...]
+    """Over all hosts, at the end; without those that are for information only."""
 
 
 def read(
@@ -80,6 +82,7 @@ def read(
         faults=tuple(faults),
         notes=tuple(each for each in found if each.severity == "info"),
         kept=tuple(_kept(history, each) for each in faults[:MAX_FAULTS]),
+        fleet=() if host else _fleet(history, until),
     )
 
 
@@ -135,6 +138,14 @@ def pieces(
         begin = since + piece * _PIECE_S
         yield begin, begin + _PIECE_S - MINUTE_S
         progress((piece + 1) / count)
+
+
+def _fleet(history: History, until: float) -> tuple[FleetFinding, ...]:
+    try:
+        found = history.snapshot(until).findings
+    except NoProcessError:
+        return ()
+    return tuple(each for each in found if each.severity != "info")
 
 
 def _kept(history: History, fault: Fault) -> Kept | None:

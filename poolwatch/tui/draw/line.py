@@ -101,9 +101,10 @@ def wrap(text: str, cells: int, limit: int = 6) -> list[str]:
             continue
         if current:
             lines.append(current)
+        end = cells if rest.isascii() else cells // 2
         while width(rest) > cells:
-            lines.append(rest[: cells // 2])
-            rest = rest[cells // 2 :]
+            lines.append(rest[:end])
+            rest = rest[end:]
         current = rest
     if current:
         lines.append(current)

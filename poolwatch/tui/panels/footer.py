@@ -11,7 +11,12 @@ _ESSENTIAL = {"?", "q", "esc", "↵", "/"}
 
 
 def footer(
-    screen: str, cells: int, *, is_incident: bool = False, hidden: Collection[str] = ()
+    screen: str,
+    cells: int,
+    *,
+    is_incident: bool = False,
+    paused: bool = False,
+    hidden: Collection[str] = (),
 ) -> Line:
     """Return the line of a screen's keys; the last keys are dropped if it is narrow.
 
@@ -19,6 +24,7 @@ def footer(
         screen: the screen's name in KEYS.
         cells: width of the line.
         is_incident: whether the screen shows an incident snapshot.
+        paused: whether the key that pauses the readings goes on with them.
         hidden: actions to leave out.
     """
     keys = [
@@ -27,6 +33,8 @@ def footer(
         if key.footer and screen in key.footers.split() and key.action not in hidden
         if not (is_incident and key.live)
     ]
+    if paused:
+        keys = [(sign, "go on" if sign == "p" else label) for sign, label in keys]
     for sign, label in reversed(keys):
         if length(_line(keys)) <= cells:
             break

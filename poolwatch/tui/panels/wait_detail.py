@@ -110,14 +110,13 @@ def holders_of(board: Board, row: WaitGroup) -> list[list[Row]]:
 
 def holder_lines(board: Board, row: WaitGroup, limit: int) -> list[Line]:
     """Draw who holds the pool, in at most ``limit`` lines: call sites with counts."""
-    pool = row.pool
-    out = f"{sum(map(len, holders_of(board, row)))}"
+    pool, groups = row.pool, holders_of(board, row)
+    out = sum(map(len, groups))
     head: Line = (
         ("  WHO HOLDS ", "title"),
         (f"pool {one_line(row.pool_name, 40)}", "strong"),
         (f"  {out}{_limit(pool, row)} out", "muted"),
     )
-    groups = holders_of(board, row)
     lines = [_holder(rows) for rows in groups]
     if len(lines) > limit - 1:
         rest = sum(map(len, groups[max(limit - 2, 0) :]))

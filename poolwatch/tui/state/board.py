@@ -77,7 +77,7 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of changes of the data: what was computed from it is valid for one."""
+    """Number of readings: what was computed from one is valid for it alone."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     names: dict[int, str] = field(default_factory=dict)
@@ -146,6 +146,7 @@ class Board:
         A silent process is shown in its last known state until it answers or has ended.
         """
         self.last = reading
+        self.revision += 1
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
             snapshot = replace(reading.snapshot, processes=processes)
@@ -184,7 +185,6 @@ class Board:
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
-        self.revision += 1
         self._extend_history(snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}

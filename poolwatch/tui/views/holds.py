@@ -224,7 +224,8 @@ class HoldsView(View[HoldGroup]):
         return [HoldGroup(row.key, (row,), board) for row in board.rows.values()]
 
     def count(self, board: Board) -> Run:
-        harmful = any(row.mark[1] == "bad" for row in board.rows.values())
+        worst = next(iter(board.rows.values()), None)
+        harmful = worst is not None and worst.mark[1] == "bad"
         return str(len(board.rows)), "bad" if harmful else "strong"
 
     def merges(self, board: Board) -> bool:

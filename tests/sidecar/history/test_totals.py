@@ -76,7 +76,7 @@ def connection(request, tmp_path):
 def test_totals(connection):
     add_pool(connection, "web-1", 1, [(0, 2, 0), (1, 9, 3), (2, 10, 1)])
     add_pool(connection, "web-2", 2, [(1, 4, 0)], size=None, max_overflow=None)
-    first, second = pool_totals(connection)
+    first, second = pool_totals(connection, 0.0)
     assert (first.host, first.pid, first.service) == ("web-1", 1, "orders-api")
     assert (first.pool_id, first.pool, first.limit) == ("p1", "orders", 10)
     assert (first.first, first.last) == (MINUTE, MINUTE + 120)
@@ -85,6 +85,8 @@ def test_totals(connection):
     assert (second.limit, second.out_max, second.first) == (None, 4, MINUTE + 60)
     assert isinstance(first.out_mean, float)
     assert isinstance(first.timeouts, int)
+    (last,) = pool_totals(connection, MINUTE + 120.5)
+    assert (last.host, last.first, last.wanted_max) == ("web-1", MINUTE + 120, 11)
 
 
 def test_most_out_at_once(connection):
@@ -92,9 +94,10 @@ def test_most_out_at_once(connection):
     add_pool(connection, "web-1", 1, [(0, 2, 0), (1, 9, 3), (2, 10, 1)])
     add_pool(connection, "web-2", 2, [(1, 4, 0)])
     add_pool(connection, "web-2", 3, [(1, 7, 0)], url=None)
-    assert most_out(connection) == {URL: 13, None: 7}
+    assert most_out(connection, 0.0) == {URL: 13, None: 7}
+    assert most_out(connection, MINUTE + 120.5) == {URL: 10}
 
 
 def test_nothing_yet(connection):
-    assert pool_totals(connection) == []
-    assert most_out(connection) == {}
+    assert pool_totals(connection, 0.0) == []
+    assert most_out(connection, 0.0) == {}

@@ -97,6 +97,24 @@ def test_one_host(shop: Path) -> None:
     assert "2 processes on web-2" in page.all("span")
 
 
+def test_what_is_wrong_over_all_hosts(store: Store, tmp_path: Path) -> None:
+    fill_hour(store.engine, processes=2, faults=False)
+    for number, host in enumerate(("web-1", "web-2")):
+        server = fakes.server_status(identity="s/1", max_connections=100, reserved=3)
+        pools = (fakes.pool(size=60, max_overflow=0),)
+        kept = fakes.process(
+            pid=4100 + number, host=host, pools=pools, servers=(server,)
+        )
+        owner = schema.identifier(host, kept.pid, START)
+        store.snapshot(owner, kept, START + 3599)
+    store.write()
+    page = report(tmp_path)
+    assert page.all("h1").startswith("the pools of 2 processes on 2 hosts can open 120")
+    assert "over_capacity, over all hosts, at the end of this time" in page.all("p")
+    assert "run fewer processes" in page.all("dd")
+    assert "Nothing went wrong" in report(tmp_path, "--host", "web-1").all("h1")
+
+
 def test_nothing_went_wrong(tmp_path: Path) -> None:
     fill_hour(open_store(url(tmp_path), write=True), faults=False)
     page = report(tmp_path)
