@@ -60,7 +60,7 @@ def rss_mib(pid: int | str = "self") -> float:
 
 
 async def soak(sockets: Path, app: children.App, minutes: float) -> int:
-    source = Watched(LiveSource(Client(sockets), environ={}))
+    source = Watched(LiveSource(Client(sockets), environ={}, sessions=True))
     dashboard = Dashboard(source, refresh=EVERY_S)
     times: list[float] = []
     keys, memory, late = cycle(KEYS), [], 0
