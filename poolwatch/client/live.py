@@ -210,21 +210,8 @@ class LiveSource:
             else view
             for address, view in views.items()
         }
-        full = self._tellers({a: v for a, v in views.items() if self._agent_needed(v)})
-        agents: dict[Address, Callable[[], Any]] = {
-            address: partial(
-                self._client.servers,
-                address,
-                linger=self._linger_for(view),
-                everyone=address in full,
-            )
-            for address, view in views.items()
-        }
-        jobs: dict[Hashable, Callable[[], Any]] = {
-            ("servers", address): agents[address]
-            for address, view in views.items()
-            if self._agent_needed(view)
-        }
+        needed = {a: view for a, view in views.items() if self._agent_needed(view)}
+        jobs = self._requests(needed)
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
@@ -233,18 +220,29 @@ class LiveSource:
         own = self._read_dsn(outcomes.get("dsn"))
         if own is not None and own.down is not None:
             # the applications may still reach their server, in another way
-            more: dict[Hashable, Callable[[], Any]] = {
-                ("servers", address): job
-                for address, job in agents.items()
-                if ("servers", address) not in outcomes and views[address].pools
-            }
-            outcomes |= self._calls.run(more, BRIEF_S)
+            more = {a: v for a, v in views.items() if a not in needed and v.pools}
+            outcomes |= self._calls.run(self._requests(more), BRIEF_S)
         now = time.monotonic()
         answered = {
             address: view.with_answer(outcomes.get(("servers", address)), now)
             for address, view in views.items()
         }
         return answered, own
+
+    def _requests(
+        self, views: Mapping[Address, View]
+    ) -> dict[Hashable, Callable[[], Any]]:
+        """Requests for the servers that the agents read."""
+        full = self._tellers(views)
+        return {
+            ("servers", address): partial(
+                self._client.servers,
+                address,
+                linger=self._linger_for(view),
+                everyone=address in full,
+            )
+            for address, view in views.items()
+        }
 
     def _read_dsn(self, outcome: Outcome | None) -> OwnReading | None:
         if outcome is None:

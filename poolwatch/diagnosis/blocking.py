@@ -27,14 +27,24 @@ class Node(NamedTuple):
     cycle: bool = False
     """It waits for a session below itself: a deadlock that is not resolved yet."""
 
+    @property
+    def key(self) -> Key:
+        """The identity of the server, and the pid."""
+        return self.server, self.session.pid
 
-def forest(snapshot: Snapshot) -> list[Node]:
+    @property
+    def is_root(self) -> bool:
+        """Whether it holds up others and waits for no lock."""
+        return self.depth == 0 and not self.cycle and not self.session.is_waiting
+
+
+def forest(snapshot: Snapshot, sessions: Sessions | None = None) -> list[Node]:
     """Return each root followed by those that it holds up, the worst root first.
 
     A root holds up others and waits for nobody. A cycle has none: it begins with the
-    session that has waited for the longest time.
+    session that has waited for the longest time. ``sessions``: those of the snapshot.
     """
-    sessions = Sessions(snapshot.processes)
+    sessions = sessions or Sessions(snapshot.processes)
     waits_for = {
         key: blockers
         for key, session in sessions.known.items()

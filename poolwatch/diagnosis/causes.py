@@ -46,7 +46,7 @@ def _rank(each: Merged, cases: Sequence[Case]) -> tuple[int, int, int]:
     held_up = {v for case in cases if case.root for v in case.root.victims}
     if held_up:
         position, severity, count = 3, 0, len(held_up)
-    elif each.kind == "unreachable" and each.severity == "critical":
+    elif each.kind == "unreachable":  # it may hide what causes the others
         position = 1
     elif each.kind == "ghost" and each.key.about.startswith(RESTARTED):
         position = 4

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from poolwatch.diagnosis.incidents import Identity, Incidents, identity_of
+from poolwatch.diagnosis.incidents import (
+    Changes,
+    Identity,
+    Incidents,
+    identity_of,
+)
 from poolwatch.diagnosis.merging import Key, Merged, merged
 from poolwatch.model import Incident, Snapshot, severity_rank
 from poolwatch.text.format import utc_time
@@ -61,6 +66,10 @@ class FindingHistory:
     def __init__(self) -> None:
         self.findings: list[Merged] = []
         """Those of the newest look, the cause first."""
+        self.began_at: float | None = None
+        """When it began to look: what it saw then may have begun long before."""
+        self.changes = Changes()
+        """What the newest look has changed among the incidents."""
         self._incidents = Incidents()
         self._entries: dict[Key, Entry] = {}
         self._key_of: dict[str, Key] = {}
@@ -69,7 +78,9 @@ class FindingHistory:
     def update(self, snapshot: Snapshot, at: float) -> list[Merged]:
         """Take in a look at ``at``, in seconds since the epoch; return its findings."""
         self.findings = merged(snapshot)
-        lasting = self._incidents.update(snapshot, at).lasting
+        self.began_at = at if self.began_at is None else self.began_at
+        self.changes = self._incidents.update(snapshot, at)
+        lasting = self.changes.lasting
         present = {each.key: each for each in self.findings}
         self._assign(lasting)
         for each in lasting:

@@ -21,6 +21,7 @@ from poolwatch.model import (
     Snapshot,
     Wait,
 )
+from poolwatch.text.format import place
 from poolwatch.text.naming import with_names
 
 _MAX_NAMED = 4
@@ -45,6 +46,11 @@ class Key(NamedTuple):
     sites: tuple[Frame, ...] = ()
     about: str = ""
     """What else it is about: a server, or a session that is no hold."""
+
+    def __str__(self) -> str:
+        words = self.kind, self.pool, *(place(site, 3) for site in self.sites)
+        text = " ".join([each for each in (*words, self.about) if each])
+        return text.replace('"', "'")  # the filter of the dashboard quotes it
 
 
 class ProcessName(NamedTuple):

@@ -91,7 +91,7 @@ class Sessions:
             known = self.known.get(key)
             backend = None if known is None else known.backend
             if each.server is None:
-                if backend is None or not _is_session_of(each.connection, backend):
+                if backend is None or not is_session_of(each.connection, backend):
                     continue
                 each = _read_by_another(each, backend.row)  # noqa: PLW2901
             self.known[key] = (
@@ -139,7 +139,7 @@ class Sessions:
         return [each for each in reached.values() if each.row and not each.is_waiting]
 
 
-def _is_session_of(connection: Connection | None, backend: Backend) -> bool:
+def is_session_of(connection: Connection | None, backend: Backend) -> bool:
     """Whether a row that another process has read is that of a connection.
 
     Both have the same pid on the same server. The port or the age tells it from an

@@ -12,13 +12,16 @@ from poolwatch.tui.keys import bindings
 from poolwatch.tui.screens import Page
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.selection import Selection
+from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.state.wait_rows import WaitGroup
 from poolwatch.tui.views import named
 from poolwatch.tui.views.view import Detail
 
 
 def detail_page(board: Board, target: Detail) -> DetailPage:
-    """Return the page of a hold or a wait."""
+    """Return the page of a hold, a wait or a session."""
+    if isinstance(target.row, SessionRow):
+        return SessionPage(board, target.row)
     page = WaitPage if isinstance(target.row, WaitGroup) else DetailPage
     return page(board, target.row)
 
@@ -77,6 +80,9 @@ class DetailPage(Page):
             target = targets[at]
             if isinstance(target, Detail):
                 selection.move(at)
+                if type(target.row) is not type(self.row):
+                    self.app.switch_screen(detail_page(self.board, target))
+                    return
                 self.row = target.row
                 self.action_scroll(-100_000)
                 self.redraw()
@@ -130,3 +136,33 @@ class WaitPage(DetailPage):
     def _request(self) -> Hold | Wait:
         request: Wait = self.row.longest
         return request
+
+
+class SessionPage(DetailPage):
+    """What is known of a session that is no hold, updated until it ends."""
+
+    row: SessionRow
+
+    def subject(self) -> Line:
+        """Return whose it is, or that it has ended."""
+        from poolwatch.tui.panels.session_detail import session_headline
+
+        gone = self.row.key not in self.board.sessions
+        self.row = self.board.sessions.get(self.row.key, self.row)
+        return (("SESSION", "title"), *session_headline(self.row, gone=gone))
+
+    def body(self, cells: int) -> list[Line]:
+        """Return what the server says of it, and who waits for it."""
+        from poolwatch.tui.panels.session_detail import session_lines
+
+        return session_lines(self.board, self.row, cells)
+
+    def action_copy(self) -> None:
+        """Copy the place of its last user in the source."""
+        self.copy_place(self.row.site)
+
+    def action_copy_issue(self) -> None:
+        """Copy what is known of the session, in Markdown."""
+        from poolwatch.tui.panels.session_detail import session_issue
+
+        self.copy_text(session_issue(self.board, self.row))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError
@@ -35,6 +35,8 @@ class Reading:
     error: str | None = None
     no_process: bool = False
     """Whether the source reported that no process is instrumented."""
+    at: float = field(default_factory=time.time)
+    """When it was read, in seconds since the epoch."""
     answered_at: float | None = None
     """Monotonic time of the answer: an upper bound for when it was like this."""
 
@@ -42,6 +44,11 @@ class Reading:
     def alive(self) -> bool:
         """Whether the snapshot has at least one process."""
         return self.snapshot is not None and bool(self.snapshot.processes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the source could not say which processes there are."""
+        return self.snapshot is None and not self.no_process
 
     @property
     def silent(self) -> tuple[Unreachable, ...]:

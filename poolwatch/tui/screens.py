@@ -25,6 +25,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.views import VIEWS, known_fields, named
+from poolwatch.tui.views.sites import SitesView
 from poolwatch.tui.views.view import Detail, Drill, View
 
 if TYPE_CHECKING:
@@ -176,13 +177,13 @@ class MainScreen(BoardScreen):
         state = view.arrange(board, self._now)
         table = view.layout(board, width)
         self.part("title").paint([*gap, view.title_line(board, width)], fixed=True)
-        if board.last_good is None and not state.selection.shown:
+        selection = state.selection
+        if board.last_good is None and not selection.shown:
             self.part("columns").paint([], fixed=True)
             body.paint(_hint(board))
             return
         titles = table.titles(state.sort, reverse=state.reverse)
         self.part("columns").paint([titles], fixed=True)
-        selection = state.selection
         if not selection.shown:
             text = "no row matches the filter; esc clears it"
             text = text if state.hidden else view.empty(board)
@@ -267,9 +268,18 @@ class MainScreen(BoardScreen):
         self.table.merged = not self.view.is_merged(self.board)
         self.redraw()
 
+    def action_by_label(self) -> None:
+        """Show the values of the next label in place of call sites."""
+        if not isinstance(self.view, SitesView):
+            self.say("L groups the call sites by a label: press 5 first")
+        elif self.view.next_label(self.board):
+            self.redraw()
+        else:
+            self.say("no label yet: with poolwatch.label(endpoint=...) carries one")
+
     def action_all(self) -> None:
         """Show every row, or fold those that matter little."""
-        self.board.show_all = not self.board.show_all
+        self.table.show_all = not self.view.shows_all(self.board)
         self.redraw()
 
     def action_pane(self) -> None:

@@ -160,7 +160,7 @@ def test_a_server_that_is_stopped_and_started(
         f"{said}; 2 pools of 2 processes use it",
         first,
     )
-    assert dashboard.board.findings()[0][1].severity == "critical"
+    assert dashboard.board.findings[0].severity == "critical"
     code, out = check(apps)
     assert code == 1
     assert re.fullmatch(
@@ -175,8 +175,8 @@ def test_a_server_that_is_stopped_and_started(
     server.start()
     lines = dashboard.until("restarted")
     assert "DOWN" not in lines[0]
-    ghosts = [f for _, f in dashboard.board.findings() if f.kind == "ghost"]
-    assert [len(finding.holds) for finding in ghosts] == [1, 1]
+    ghosts = [f for f in dashboard.board.findings if f.kind == "ghost"]
+    assert [len(finding.holds) for finding in ghosts] == [2]
 
 
 def test_a_restarted_server_is_one_finding_a_process(apps, start_postgres):

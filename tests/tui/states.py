@@ -86,9 +86,9 @@ class Stage:
     def lines(self) -> list[str]:
         widgets = (self.dashboard.query_one(part) for part in ("#header", "#why"))
         texts = [
-            "".join(text for text, *_ in line)
+            "".join(text for text, *_ in each._line(at))
             for each in widgets
-            for line in each.lines
+            for at in range(each.count)
         ]
         return [text.rstrip() for text in texts]
 

@@ -177,7 +177,7 @@ def test_many_short_holds_are_one_row(board):
     )
     assert named("holds").pane(b, folded, 80, 9) == []
     assert named("holds").place(folded) is None
-    b.show_all = True
+    b.tables["holds"].show_all = True
     assert len(selection(b).shown) == 31
 
 

@@ -62,7 +62,7 @@ def test_two_servers_with_the_same_address(board):
     same = (server_status(address="localhost:5432", identity="7/1"),)
     pair = replace(one, servers=same), replace(two, servers=same)
     words = [row.word for row in board(past(*pair)).rows.values()]
-    assert words == ["BLOCKS", "BLOCKED"]
+    assert words == ["ROOT", "BLOCKED"]
 
 
 def test_findings_over_all_hosts(board):
@@ -71,4 +71,4 @@ def test_findings_over_all_hosts(board):
         holds=(RequestOfHost("web-1", 1, "a"),),
     )  # fmt: skip
     b = board(past(process(), findings=(fleet,)))
-    assert [finding.text for _, finding in b.findings()] == ["too many"]
+    assert [finding.text for finding in b.findings] == ["too many"]

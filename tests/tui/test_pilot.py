@@ -54,7 +54,7 @@ def state(app):
     """Everything that a key can change, as far as a user sees it."""
     board, screen = app.top_board, app.screen
     tables = {
-        name: (each.sort, each.reverse, each.merged, each.selection.at)
+        name: (each.sort, each.reverse, each.merged, each.show_all, each.selection.at)
         for name, each in board.tables.items()
     }
     parts = screen.query(Painted) if app.is_running else ()
@@ -62,7 +62,7 @@ def state(app):
         app.is_running,
         id(screen),
         tables,
-        (board.view, board.filter.text, board.unfold, board.show_all),
+        (board.view, board.filter.text, board.unfold),
         (board.paused, board.refresh, app.poller._source.calls),
         (getattr(screen, "note", None), getattr(screen, "pane", None)),
         bool(screen.query("#filter")),
@@ -76,7 +76,7 @@ def reset(app):
     """The middle of a table, with a filter."""
     board = app.board
     board.view, board.filter, board.paused = "holds", parse("step"), False
-    board.refresh, board.show_all, board.unfold = 60.0, False, False
+    board.refresh, board.unfold = 60.0, False
     board.tables["holds"] = TableState()
     board.drills.clear()
     main = app.screen

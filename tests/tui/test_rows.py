@@ -13,14 +13,20 @@ from fakes import (
 
 from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.state.rows import build, by_harm
+from poolwatch.tui.state.trees import Trees
 from poolwatch.tui.views import named
 
 LOCKED = server_row("active", wait_event="Lock:transactionid", blocked_by=(10,))
 IDLE = server_row("idle in transaction", state_age_s=40.0)
 
 
+def built(*processes):
+    seen = snapshot(*processes)
+    return build(seen, Trees(seen))
+
+
 def words(*processes):
-    return {row.key[:3]: row.verdict for row in build(snapshot(*processes))}
+    return {row.key[:3]: row.verdict for row in built(*processes)}
 
 
 def test_every_verdict_has_its_word():
@@ -33,7 +39,7 @@ def test_every_verdict_has_its_word():
         hold("fresh", backend_pid=13, server=IDLE),
     )
     assert list(words(process(*holds)).values()) == [
-        "BLOCKS 1",
+        "ROOT 1",
         "BLOCKED",
         "LEAKED",
         "IDLE-TX",
@@ -58,7 +64,7 @@ def test_blocking_is_seen_across_processes_of_one_server():
     one = process(hold("a", backend_pid=10, server=IDLE), pid=1)
     two = process(hold("b", backend_pid=11, server=LOCKED), pid=2)
     assert words(one, two) == {
-        (1, "a", "web-1"): "BLOCKS 1",
+        (1, "a", "web-1"): "ROOT 1",
         (2, "b", "web-1"): "BLOCKED",
     }
 
@@ -74,7 +80,7 @@ def test_harm_comes_first_and_equals_keep_their_order():
     holds = [hold(f"h{n}", held_s=5.0) for n in (10, 9, 2)]
     holds.append(hold("z", held_s=1.0, verdict="leaked"))
     for turned in (holds, holds[::-1]):
-        rows = sorted(build(snapshot(process(*turned))), key=by_harm)
+        rows = sorted(built(process(*turned)), key=by_harm)
         assert [row.key[1] for row in rows] == ["z", "h2", "h9", "h10"]
 
 

@@ -21,6 +21,7 @@ from poolwatch.tui.draw.sql import statement_lines
 from poolwatch.tui.draw.stack import Stack, shared, stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
 from poolwatch.tui.panels.header import SEVERITIES
+from poolwatch.tui.panels.locks import lock_lines
 from poolwatch.tui.panels.spots import (
     NOT_READ,
     PANE_TALL,
@@ -99,7 +100,7 @@ def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
         lines += [line for finding in found for line in short_finding(finding)]
         return [*lines, *_time(row.hold, cells)]
     source = pair_lines(*spots, cells)
-    rest = [*sql, *_time(row.hold, cells), *_locks(row)]
+    rest = [*sql, *_time(row.hold, cells), *lock_lines(board, row.node, cells)]
     room = height - 2 - len(lines) - len(source) - len(rest)
     why = [line for each in found for line in finding_lines(each, cells - 4)]
     if len(why) > room:
@@ -297,7 +298,7 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
             ("xact", duration(server.xact_age_s), "text"),
             ("wait", server.wait_event or "-", "text"),
         ]
-        lines += [*pairs(facts, cells), *_locks(row)]
+        lines += [*pairs(facts, cells), *lock_lines(board, row.node, cells)]
     text = statement_of(hold)
     lines += [BLANK, heading("STATEMENT")]
     if not text:
@@ -344,25 +345,3 @@ def _no_server(board: Board, row: Row) -> str:
     if not any(row.hold.pool in status.pools for status in row.process.servers):
         return "there is no server view of this pool"
     return "no row of pg_stat_activity matches this connection for certain"
-
-
-def _locks(row: Row) -> list[Line]:
-    """Draw the backends that block this hold and those that it blocks."""
-    blockers = [
-        (
-            ("  blocked by  ", "warn"),
-            (f"{pid}  ", "strong"),
-            (call_site(hold), "strong") if hold else ("not a known hold", "muted"),
-        )
-        for pid, hold in row.blockers
-    ]
-    victims = [
-        (
-            ("  blocks      ", "bad"),
-            (f"{hold.backend_pid}  ", "strong"),
-            (call_site(hold), "strong"),
-            (f"  held {duration(hold.held_s)}", "muted"),
-        )
-        for hold in row.victims
-    ]
-    return [*blockers, *victims]

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from poolwatch.model import (
-    Finding,
-    FleetFinding,
-    ServerStatus,
-    Snapshot,
-    Unreachable,
-)
+from poolwatch.diagnosis.merging import Merged
+from poolwatch.model import ServerStatus, Snapshot, Unreachable
 from poolwatch.text.format import (
     clock,
     duration,
@@ -91,7 +86,8 @@ def _age(board: Board, mode: Mode, now: float) -> Line:
         return ()
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)
-    app = f"  apps {count - len(board.silent)}/{count} " if board.silent else "  app "
+    answering = 0 if mode == "lost" else count - len(board.silent)
+    app = f"  apps {answering}/{count} " if board.silent else "  app "
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
@@ -165,8 +161,8 @@ def _second(text: str) -> Line:
 
 
 def _worst(board: Board, mode: Mode, now: float, cells: int) -> list[Line]:
-    found = [finding for _, finding in board.findings()]
-    if not found or found[0].severity == "info":
+    found = board.findings
+    if all(finding.severity == "info" for finding in found):
         return _unobserved(board) or _healthy(board, mode, now, found)
     worst = found[0]
     remedy = worst.remedy
@@ -199,7 +195,7 @@ def _unobserved(board: Board) -> list[Line]:
 
 
 def _healthy(
-    board: Board, mode: Mode, now: float, notes: Sequence[Finding | FleetFinding]
+    board: Board, mode: Mode, now: float, notes: Sequence[Merged]
 ) -> list[Line]:
     """Return that nothing is wrong: now, or when it was last read."""
     held = [row.hold.held_s for row in board.rows.values()]

@@ -6,6 +6,7 @@ from poolwatch.tui.draw.line import BLANK, Line, beside
 from poolwatch.tui.keys import KEYS
 from poolwatch.tui.state.rows import VERDICTS
 from poolwatch.tui.views import known_fields
+from poolwatch.tui.views.sites import EXPLAINED
 
 COLUMNS = (
     ("held", "time since the checkout"),
@@ -37,6 +38,7 @@ def help_lines(cells: int) -> list[Line]:
     left = [*_part("KEYS", keys), BLANK, *_part("FILTER", FILTERS)]
     left.append((("  fields: " + " ".join(sorted(known_fields())), "muted"),))
     right = [*_verdicts(), BLANK, *_part("COLUMNS", COLUMNS)]
+    right += [BLANK, *_part("CALL SITES", EXPLAINED)]
     if cells < 110:
         return [*left, BLANK, *right]
     return beside(left, right, cells // 2)
@@ -52,6 +54,6 @@ def _part(title: str, pairs: tuple[tuple[str, str], ...]) -> list[Line]:
 def _verdicts() -> list[Line]:
     lines: list[Line] = [(("  VERDICTS, worst first", "title"),)]
     for word, (shape, ink, text) in VERDICTS.items():
-        name = f"{shape} {word}{' n' if word == 'BLOCKS' else ''}"
+        name = f"{shape} {word}{' n' if word == 'ROOT' else ''}"
         lines.append(((f"  {name:<16}", ink), (text, "text")))
     return lines

@@ -1,4 +1,4 @@
-"""What is known of a hold or a wait as Markdown, to be pasted into an issue.
+"""What is known of a hold, a wait or a finding as Markdown, to be pasted into an issue.
 
 It says what the screen says, and nothing more: statements are masked, URLs left out.
 """
@@ -8,18 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from poolwatch.model import Finding, Frame
-from poolwatch.text.format import call_site, duration, neutral, plural
+from poolwatch.diagnosis.merging import Merged
+from poolwatch.model import Finding, Frame, Hold, Process
+from poolwatch.text.format import call_site, clock, duration, neutral, plural, utc_time
 from poolwatch.text.incident_snapshots import date_and_time
-from poolwatch.text.naming import holder_name
+from poolwatch.text.naming import holder_name, process_name
 from poolwatch.tui.draw.line import plain
 from poolwatch.tui.panels.detail import facts_of, found_on, statement_of
+from poolwatch.tui.panels.finding_detail import leads_in_words
 from poolwatch.tui.panels.spots import use_age
 from poolwatch.tui.panels.wait_detail import holder_lines, wait_facts, waiting_findings
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import Row
 from poolwatch.tui.state.wait_rows import WaitGroup
 
+_MAX_HOLDS = 20
+"""Most holds that an issue names."""
 _Facts = Iterable[tuple[str, str]]
 
 
@@ -65,6 +69,56 @@ def wait_issue(board: Board, row: WaitGroup) -> str:
         _block(holders),
         _stack("The request", wait.stack),
     ])  # fmt: skip
+
+
+def finding_issue(board: Board, finding: Merged) -> str:
+    """Return what is known of a merged finding."""
+    facts = [
+        ("kind", f"{finding.kind} ({finding.severity})"),
+        *_over_time(board, finding),
+    ]
+    facts += [("pool", finding.pool)] if finding.pool else []
+    facts += [("processes", finding.who)] if finding.who else []
+    facts += [("call site", f"{site.file}:{site.line}") for site in finding.sites]
+    leads = leads_in_words(board, finding)
+    return _joined([
+        f"### {_text(finding.text)}",
+        _list([*_when(board), *facts]),
+        f"- proof: {_text(finding.proof)}\n- remedy: {_text(finding.remedy) or '-'}",
+        f"Leads to: {_text(leads)}" if leads else "",
+        _table(finding.holds),
+    ])  # fmt: skip
+
+
+def _over_time(board: Board, finding: Merged) -> _Facts:
+    entry, last = board.entry(finding), board.last
+    if entry is None or last is None:
+        return []
+    older = "at least " if entry.since == board.found.began_at else ""
+    lasts = duration(entry.lasts(last.at))
+    over = "" if entry.over is None else f", over {clock(utc_time(entry.over))}"
+    return [("since", f"{clock(utc_time(entry.since))}, {older}{lasts}{over}")]
+
+
+def _table(holds: Sequence[tuple[Process, Hold]]) -> str:
+    """The holds that a finding is about."""
+    if not holds:
+        return ""
+    lines = ["| process | call site | held | verdict | backend |", "|-|-|-|-|-|"]
+    for process, hold in holds[:_MAX_HOLDS]:
+        cells = (
+            f"{process.pid} {process_name(process)}",
+            call_site(hold),
+            duration(hold.held_s),
+            hold.verdict,
+            str(hold.backend_pid or "-"),
+        )
+        texts = (_text(cell).replace("|", "\\|") for cell in cells)
+        lines.append(f"| {' | '.join(texts)} |")
+    more = len(holds) - _MAX_HOLDS
+    return "\n".join(lines) + (
+        f"\n\nand {plural(more, 'hold')} more" if more > 0 else ""
+    )
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -7,21 +7,21 @@ Textual.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from poolwatch.diagnosis.sessions import Session
-from poolwatch.diagnosis.silence import silent_processes
+from poolwatch.diagnosis.finding_history import Entry, FindingHistory
+from poolwatch.diagnosis.merging import Merged, merged
+from poolwatch.diagnosis.sessions import Key as SessionKey
+from poolwatch.diagnosis.sessions import Session, server_of
 from poolwatch.errors import RefusedError
 from poolwatch.model import (
-    Finding,
-    FleetFinding,
     IncidentSnapshot,
     Process,
     ServerStatus,
     Snapshot,
     Unreachable,
-    severity_rank,
 )
 from poolwatch.model.actions import Chosen
 from poolwatch.text.naming import process_name, with_names
@@ -34,9 +34,12 @@ from poolwatch.tui.state.rows import (
     Row,
     build,
     by_harm,
+    hold_key,
     process_key,
 )
+from poolwatch.tui.state.session_rows import SessionRow, session_rows
 from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.state.trees import Trees
 
 HISTORY = 30
 """Readings that a sparkline shows."""
@@ -77,9 +80,11 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of readings: what was computed from one is valid for it alone."""
+    """Number of readings: what was computed from one is valid until the next."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
+    trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
+    """Who waits for whom."""
     names: dict[int, str] = field(default_factory=dict)
     """By pid: names of the processes, including recently ended ones."""
     silent: dict[ProcessKey, LastSeen] = field(default_factory=dict)
@@ -88,14 +93,32 @@ class Board:
     """Whether some reading had several: columns that come and go are hard to read."""
     several_pools: bool = False
     history: dict[PoolKey, deque[int]] = field(default_factory=dict)
-    show_all: bool = False
-    """Whether rows are shown that matter little, such as short holds."""
+    findings: list[Merged] = field(default_factory=list)
+    """What is wrong in the data on the screen, the cause first."""
+    found: FindingHistory = field(default_factory=FindingHistory)
+    """The findings of the last ten minutes of live data."""
     unfold: bool = False
     """Whether library frames are shown."""
     incident: IncidentSnapshot | None = None
     """The incident snapshot that is shown; None for live data."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
+    counts: dict[str, tuple[int, tuple[str, str]]] = field(
+        default_factory=dict, init=False
+    )
+    """By view: what the tab line says of it, and the revision that this is of."""
+    _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
+    _named_for: int | None = field(default=None, init=False)
+    """The revision that ``_named`` is of."""
+
+    _sessions: dict[SessionKey, SessionRow] | None = None
+
+    @property
+    def sessions(self) -> dict[SessionKey, SessionRow]:
+        """Every session that is known of, the most harmful first."""
+        if self._sessions is None:
+            self._sessions = session_rows(self.snapshot, self.trees, self.rows)
+        return self._sessions
 
     @property
     def snapshot(self) -> Snapshot:
@@ -131,7 +154,7 @@ class Board:
             late = self.age(now) > self.refresh + max(2.0, self.refresh)
             current: Mode = "live" if self.snapshot.at is None else "history"
             return "stale" if late else current
-        if last.error is not None and not last.no_process:
+        if last.failed:
             return "failed"
         ended: Mode = "none" if self.last_good is None else "lost"
         return "silent" if last.silent else ended
@@ -147,13 +170,22 @@ class Board:
         """
         self.last = reading
         self.revision += 1
+        if not reading.alive and not reading.silent and not reading.failed:
+            # all have ended: the rest is shown as last seen
+            self.findings = [f for f in self.findings if f.kind != "unreachable"]
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
-            snapshot = replace(reading.snapshot, processes=processes)
             silent = self._still_silent(reading)
             if reading.alive or silent:
                 self.silent = silent
+            unreachable = tuple(map(self._as_seen, reading.snapshot.unreachable))
+            snapshot = replace(
+                reading.snapshot, processes=processes, unreachable=unreachable
+            )
+            if reading.alive or silent:
                 self._show(reading, snapshot)
+            elif reading.silent:
+                self._find(reading, snapshot)
 
     def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
@@ -173,7 +205,13 @@ class Board:
 
     def _show(self, reading: Reading, snapshot: Snapshot) -> None:
         """Show the reading, and silent processes in their last known state."""
-        silent = [_without_server(each.process) for each in self.silent.values()]
+        read = {
+            server_of(process, status)
+            for process in snapshot.processes
+            for status in process.servers
+            if status.error is None
+        }
+        silent = [_without_server(s.process, read) for s in self.silent.values()]
         shown = sorted((*snapshot.processes, *silent), key=lambda process: process.pid)
         if silent:
             snapshot = replace(snapshot, processes=tuple(shown))
@@ -181,14 +219,40 @@ class Board:
         self.last_good = replace(
             reading, requested_at=old.requested_at, snapshot=snapshot
         )
-        self.rows = {row.key: row for row in sorted(build(snapshot), key=by_harm)}
+        self.trees = Trees(snapshot)
+        self.rows = {
+            row.key: row for row in sorted(build(snapshot, self.trees), key=by_harm)
+        }
+        self._sessions = None
         self.several_processes |= len(shown) > 1
         names = {pool.name for process in shown for pool in process.pools}
         self.several_pools |= len(names) > 1
         self._extend_history(snapshot)
+        self._find(reading, snapshot)
         lost = {each.pid for each in snapshot.unreachable}
         self.names = {pid: name for pid, name in self.names.items() if pid in lost}
         self.names |= {each.pid: process_name(each) for each in shown}
+
+    def _find(self, reading: Reading, snapshot: Snapshot) -> None:
+        """Merge the findings; follow them over time unless they are of the past."""
+        if self.moment is None:
+            self.findings = self.found.update(snapshot, reading.at)
+        else:
+            self.findings = merged(snapshot)
+
+    def findings_of(self, hold: Key) -> Sequence[str]:
+        """Return kinds and names of the findings that are about a hold."""
+        if self._named_for != self.revision:
+            self._named_for, self._named = self.revision, {}
+            for finding in self.findings:
+                names = finding.kind, str(finding.key)
+                for process, each in finding.holds:
+                    self._named.setdefault(hold_key(process, each.id), []).extend(names)
+        return self._named.get(hold, ())
+
+    def entry(self, finding: Merged) -> Entry | None:
+        """Return what is known of a finding over time; None in the past."""
+        return self.found.of(finding.key) if self.moment is None else None
 
     def ending(self, row: Row) -> Ending:
         """Return how a hold ended that has no row any more."""
@@ -242,23 +306,6 @@ class Board:
                 if process_key(process) not in self.silent:
                     self.history[key].append(pool.checked_out)
 
-    def findings(self) -> list[tuple[Process | None, Finding | FleetFinding]]:
-        """Return all findings with their processes, worst first.
-
-        None stands for the processes of all hosts, or for one that does not answer.
-        """
-        silent = self.last.silent if self.last else ()
-        found: list[tuple[Process | None, Finding | FleetFinding]] = [
-            *((None, each) for each in silent_processes(map(self._as_seen, silent))),
-            *((None, finding) for finding in self.snapshot.findings),
-        ]
-        told: set[Finding] = set()
-        for process in self.snapshot.processes:
-            found += [(process, each) for each in process.findings if each not in told]
-            # every process on a server that is down has the same finding
-            told |= {each for each in process.findings if each.kind == "server_down"}
-        return sorted(found, key=lambda pair: _rank(pair[1]))
-
     def _as_seen(self, lost: Unreachable) -> Unreachable:
         """Return a silent process, with what this board has seen of it."""
         silent_s = lost.silent_s
@@ -269,15 +316,16 @@ class Board:
         return replace(lost, name=name, silent_s=silent_s)
 
 
-def _without_server(process: Process) -> Process:
-    """Remove the server state, which is outdated for a silent process."""
+def _without_server(process: Process, read: Collection[str]) -> Process:
+    """Remove the server state, which is outdated for a silent process.
+
+    ``read``: the servers whose sessions another process has told.
+    """
     findings = tuple(f for f in process.findings if f.kind != "server_down")
-    servers = tuple(replace(status, down=None) for status in process.servers)
+    servers = tuple(
+        replace(status, down=None, others=(), left_out=0)
+        if server_of(process, status) in read
+        else replace(status, down=None)
+        for status in process.servers
+    )
     return replace(process, findings=findings, servers=servers)
-
-
-def _rank(finding: Finding | FleetFinding) -> tuple[int, int]:
-    """Sort key: first what may have caused, or may hide, the other findings."""
-    kinds: tuple[str, ...] = ("server_down", "unreachable")
-    at = kinds.index(finding.kind) if finding.kind in kinds else len(kinds)
-    return at, severity_rank(finding.severity)

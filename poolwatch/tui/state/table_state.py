@@ -18,6 +18,10 @@ class TableState:
     reverse: bool = False
     merged: bool | None = None
     """Whether equal rows are merged; None if the user has not chosen."""
+    show_all: bool | None = None
+    """Whether all rows are shown; None if the user has not chosen."""
+    label: str | None = None
+    """The label whose values are the rows; None: they are call sites."""
     selection: Selection[Any] = field(default_factory=Selection)
     hidden: int = 0
     """Number of rows that the filter hides."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.model import Frame
 from poolwatch.text.format import duration, neutral, one_line, place
 from poolwatch.text.incident_snapshots import date_and_time
@@ -178,6 +179,11 @@ def _as_last_seen(line: HoldGroup, cell: Run) -> Run:
     return (text if age is None else f"{duration(age)} ago: {text}"), ink
 
 
+def _place_in_tree(line: HoldGroup) -> SessionKey | None:
+    node = line.first.node
+    return node.key if node else None
+
+
 # fmt: off
 COLUMNS: tuple[Column[HoldGroup], ...] = (
     Column("verdict", "verdict", 10, 11, 0, _verdict,
@@ -217,7 +223,9 @@ class HoldsView(View[HoldGroup]):
     short = "holds"
     summaries = frozenset({YOUNG})
     columns = COLUMNS
-    more_fields = "site", "caller", "thread", "task", "app", "pid"
+    more_fields = (
+        "site", "caller", "thread", "task", "app", "pid", "host", "finding",
+    )  # fmt: skip
     has_labels = True
 
     def rows(self, board: Board) -> list[HoldGroup]:
@@ -281,7 +289,7 @@ class HoldsView(View[HoldGroup]):
     def labels(self, row: HoldGroup) -> Mapping[str, str]:
         return row.first.hold.labels
 
-    def fields(self, row: HoldGroup) -> dict[str, list[Any]]:
+    def fields(self, row: HoldGroup) -> dict[str, Sequence[Any]]:
         hold, process = row.first.hold, row.first.process
         return {
             "site": site_values(hold.site),
@@ -295,7 +303,14 @@ class HoldsView(View[HoldGroup]):
                 hold.server.state if hold.server else None,
             ],
             "verdict": [row.first.verdict, row.first.word, hold.verdict],
+            "host": [process.host],
+            "finding": row.board.findings_of(row.first.key),
         }
+
+    def with_roots(
+        self, board: Board, kept: list[HoldGroup], rows: Sequence[HoldGroup]
+    ) -> list[HoldGroup]:
+        return board.trees.with_roots(kept, rows, _place_in_tree)
 
     def hidden_columns(self, board: Board) -> set[str]:
         """Hide pool and process if there is only one.

@@ -13,6 +13,7 @@ from poolwatch.tui.draw.table import MARGIN, Column, T, Table
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
 from poolwatch.tui.state.rows import Row
+from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.state.wait_rows import WaitGroup
 
@@ -29,9 +30,9 @@ class Drill(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """Enter leads to the page of one hold, or of one wait."""
+    """Enter leads to the page of one hold, wait or session."""
 
-    row: Row | WaitGroup
+    row: Row | WaitGroup | SessionRow
 
 
 class SessionOnServer(NamedTuple):
@@ -62,6 +63,8 @@ class View(Generic[T]):
     """The names of fields()."""
     has_labels: ClassVar[bool] = False
     """Whether rows have labels, which the filter takes for fields."""
+    all_at_first: ClassVar[bool] = False
+    """Whether all rows are shown unless the user chooses."""
     summaries: ClassVar[frozenset[Hashable]] = frozenset()
     """Keys of rows that stand for others, and come and go with their number."""
 
@@ -91,17 +94,21 @@ class View(Generic[T]):
         """Return the labels that the filter can ask for, like fields."""
         return {}
 
-    def fields(self, row: T) -> dict[str, list[Any]]:
+    def fields(self, row: T) -> Mapping[str, Sequence[Any]]:
         """Return fields for the filter that no column has, or has in one form only."""
         return {}
 
-    def with_roots(self, kept: list[T], rows: Sequence[T]) -> list[T]:
+    def with_roots(self, board: Board, kept: list[T], rows: Sequence[T]) -> list[T]:
         """Return the rows that the filter kept, with the roots that block them."""
         return kept
 
     def hidden_columns(self, board: Board) -> set[str]:
         """Return the keys of columns that would say the same in every row."""
         return set()
+
+    def size(self, board: Board) -> str:
+        """Return the number of rows for the title, in words if it needs some."""
+        return str(self.state(board).total)
 
     def title(self, board: Board) -> Line:
         """Return a summary that follows name and count in the title."""
@@ -146,20 +153,26 @@ class View(Generic[T]):
         chosen = self.state(board).merged
         return self.merges(board) if chosen is None else chosen
 
+    def shows_all(self, board: Board) -> bool:
+        """Whether rows are shown that matter little, such as short holds."""
+        chosen = self.state(board).show_all
+        return self.all_at_first if chosen is None else chosen
+
     def arrange(self, board: Board, now: float) -> TableState:
         """Filter, merge and sort the rows if anything has changed; select a row."""
         state = self.state(board)
         merged = self.is_merged(board)
+        shows_all = self.shows_all(board)
         order = state.sort, state.reverse
-        wanted = board.revision, board.filter.text, board.show_all, merged, *order
+        wanted = board.revision, board.filter.text, shows_all, merged, *order
         if wanted != state.arranged_for:
             rows = self.rows(board)
             kept = [row for row in rows if board.filter(self._fields_of(row))]
             if board.filter.tests:
-                kept = self.with_roots(kept, rows)
+                kept = self.with_roots(board, kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
             shown = self._sorted(self.merge(kept) if merged else kept, state)
-            if not merged and not board.show_all and order == (None, False):
+            if not merged and not shows_all and order == (None, False):
                 shown = self.fold(board, shown)
             state.rows = shown
             state.keys = frozenset(row.key for row in rows)
@@ -202,7 +215,8 @@ class View(Generic[T]):
     def title_line(self, board: Board, cells: int) -> Line:
         """Draw name, count, filter and order; the position at the right edge."""
         state = self.state(board)
-        title: list[Run] = [(self.name.upper(), "title"), (f" {state.total}", "strong")]
+        size = self.size(board)
+        title: list[Run] = [(self.name.upper(), "title"), (f" {size}", "strong")]
         title += self.title(board)
         if board.filter.text:
             hidden = f"  {plural(state.hidden, 'row')} hidden"

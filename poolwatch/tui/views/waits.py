@@ -80,7 +80,7 @@ class WaitsView(View[WaitGroup]):
     name = "waits"
     short = "waits"
     columns = COLUMNS
-    more_fields = "site", "caller", "thread", "task", "app", "pid"
+    more_fields = "site", "caller", "thread", "task", "app", "pid", "host"
     has_labels = True
     order = "longest first"
 
@@ -136,6 +136,7 @@ class WaitsView(View[WaitGroup]):
             "task": [wait.task],
             "app": [process.name, process.program],
             "pid": [process.pid],
+            "host": [process.host],
         }
 
     def hidden_columns(self, board: Board) -> set[str]:
