@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from datetime import time as TimeOfDay  # noqa: N812 - a class
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from poolwatch.errors import ForbiddenError, MissingExtraError, UsageError
+from poolwatch.text import times
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.sidecar.history.reading import History, HistorySource
+    from poolwatch.sidecar.history.reading import History
+    from poolwatch.sidecar.history.source import HistorySource
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
 
@@ -127,8 +125,6 @@ TIMES = """\
 TIME is ISO 8601 (UTC unless it says otherwise), the last 03:12 (UTC), or -10min (s,
 min, h, d)
 """
-_UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-_AGO = re.compile(rf"-?([0-9]{{1,12}}(?:\.[0-9]+)?)({'|'.join(_UNITS)})")
 _TIMES = ("--at", "--since", "--until")
 """Options whose value may begin with a minus sign."""
 
@@ -174,8 +170,15 @@ def history_source(options: argparse.Namespace) -> HistorySource | None:
             return None
     elif given:
         raise UsageError(f"{given[-1]} cannot be combined with the history")
+    return opened_history(options, at)
+
+
+def opened_history(
+    options: argparse.Namespace, at: float | None = None
+) -> HistorySource:
+    """Return the history as a source: of a moment, or of the processes alive now."""
     opened = history(options)
-    from poolwatch.sidecar.history.reading import HistorySource
+    from poolwatch.sidecar.history.source import HistorySource
 
     return HistorySource(opened, at)
 
@@ -199,34 +202,7 @@ def history(options: argparse.Namespace) -> History:
 
 def moment(text: str) -> float:
     """Parse TIME; raises UsageError: the usage would bury the sentence."""
-    now = time.time()
-    ago = _AGO.fullmatch(text)
-    if ago:
-        return _checked(text, now - float(ago[1]) * _UNITS[ago[2]])
-    try:
-        if re.match("[0-9]{1,2}:", text):
-            return _last(TimeOfDay.fromisoformat(text), now)
-        at = datetime.fromisoformat(text)
-        return _checked(text, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise UsageError(
-            f"{text!r:.60} is no time: give 2026-11-29T03:12 (UTC, unless it says "
-            "otherwise), 03:12 or -10min (s, min, h, d)"
-        ) from None
-
-
-def _last(clock: TimeOfDay, now: float) -> float:
-    """When it was last this time of day."""
-    zone = clock.tzinfo or UTC
-    today = datetime.fromtimestamp(now, zone)
-    at = datetime.combine(today.date(), clock, zone)
-    return (at if at <= today else at - timedelta(days=1)).timestamp()
-
-
-def _checked(text: str, at: float) -> float:
-    if at < 0:
-        raise UsageError(f"{text!r:.60} lies before the history")
-    return at
+    return times.moment(text)
 
 
 def joined_times(given: Sequence[str]) -> list[str]:
@@ -235,7 +211,7 @@ def joined_times(given: Sequence[str]) -> list[str]:
         return list(given)
     joined: list[str] = []
     for text in given:
-        if joined and joined[-1] in _TIMES and _AGO.fullmatch(text):
+        if joined and joined[-1] in _TIMES and times.AGO.fullmatch(text):
             joined[-1] += f"={text}"
         else:
             joined.append(text)

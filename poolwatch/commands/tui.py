@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
@@ -11,8 +12,9 @@ from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
+    from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
     from poolwatch.model.actions import Actions
+    from poolwatch.sidecar.history.source import HistorySource
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -21,8 +23,15 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "tui",
         help="the dashboard",
         description="Watch all instrumented processes, live, or see how it was, from "
-        "the history of the sidecars. Press ? inside for help.",
+        "the history of the sidecars or a saved moment. Press ? inside for help.",
         epilog=arguments.EXIT_CODES,
+    )
+    tui.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="a moment that was saved in the dashboard, with e",
     )
     arguments.add_refresh(tui)
     tui.add_argument(
@@ -47,22 +56,54 @@ def run(options: argparse.Namespace) -> int:
     """Show the dashboard until the user quits."""
     from poolwatch import tui
 
-    past = arguments.history_source(options)
-    if past is not None:
-        past.snapshot()  # what is wrong with the history is said before the first frame
-        tui.run(past, refresh=options.refresh, theme=options.theme, on_close=past.close)
+    if options.file is not None:
+        source = _saved(options)
+        tui.run(source, saved=True, refresh=options.refresh, theme=options.theme)
+        return 0
+    past = None
+    # what is wrong with the history is said before the first frame
+    if options.history is not None and options.at is None and _is_live(options):
+        past = arguments.opened_history(options)
+        past.extent()
+    elif (history := arguments.history_source(options)) is not None:
+        history.snapshot()
+        tui.run(
+            newest := history.newest(),
+            past=newest,
+            at=options.at,
+            refresh=options.refresh,
+            theme=options.theme,
+            on_close=history.close,
+        )
         return 0
     arguments.given_dsn(options)
-    actions = _actions(options) if options.allow_actions else None
-    source = _LazySource(options)
+    live = _LazySource(options, past)
     tui.run(
-        source,
+        live,
+        past=past,
         refresh=options.refresh,
         theme=options.theme,
-        actions=actions,
-        on_close=source.close,
+        actions=_actions(options) if options.allow_actions else None,
+        on_close=live.close,
     )
     return 0
+
+
+def _is_live(options: argparse.Namespace) -> bool:
+    """Whether the options are about the processes of this machine."""
+    return options.dir is not None or bool(options.dsn)
+
+
+def _saved(options: argparse.Namespace) -> Source:
+    """The moment of FILE; what is wrong with it is said before the first frame."""
+    from poolwatch.tui.time.saved import open_saved
+
+    for name in ("dir", "dsn", "history", "at"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} cannot be combined with a saved moment")
+    if options.allow_actions:
+        raise UsageError("--allow-actions cannot be combined with a saved moment")
+    return open_saved(options.file)
 
 
 def _actions(options: argparse.Namespace) -> Actions:
@@ -115,8 +156,9 @@ class _LazySource:
     The dashboard calls snapshot() on a thread, so its first frame does not wait.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, past: HistorySource | None) -> None:
         self._options = options
+        self._past = past
         self._source: LiveSource | None = None
 
     def snapshot(self) -> Snapshot:
@@ -135,5 +177,6 @@ class _LazySource:
         return Client(self._options.dir).all_incident_snapshots()
 
     def close(self) -> None:
-        if self._source is not None:
-            self._source.close()
+        for each in (self._source, self._past):
+            if each is not None:
+                each.close()

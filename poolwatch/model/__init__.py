@@ -26,6 +26,7 @@ from poolwatch.model.process import (
     IncidentKind,
     IncidentMark,
     IncidentSnapshot,
+    Past,
     Process,
     RequestOfHost,
     ServerStatus,
@@ -43,6 +44,7 @@ from poolwatch.model.requests import (
     ServerRow,
     Wait,
 )
+from poolwatch.model.steps import Step, in_cells
 from poolwatch.model.terms import (
     BUCKETS,
     IN_HISTORY,
@@ -92,6 +94,7 @@ __all__ = [
     "LockRequest",
     "MostlyOutsideSql",
     "NestedRequests",
+    "Past",
     "PoolOrigin",
     "PoolSetup",
     "PoolStats",
@@ -103,8 +106,10 @@ __all__ = [
     "SiteStats",
     "Snapshot",
     "Source",
+    "Step",
     "Unreachable",
     "Verdict",
     "Wait",
+    "in_cells",
     "severity_rank",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from poolwatch.model.incidents import Incident
 from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
 from poolwatch.model.requests import (
     Backend,
@@ -13,6 +14,7 @@ from poolwatch.model.requests import (
     IdleConnection,
     Wait,
 )
+from poolwatch.model.steps import Step
 from poolwatch.model.terms import IN_HISTORY, VIEWERS_ONLY, FindingKind, Frame, Severity
 
 
@@ -197,3 +199,32 @@ class Source(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Return the newest snapshot; raises PoolwatchError if there is none."""
+
+
+class Past(Protocol):
+    """A source with a clock: how it was at a moment, and what happened since.
+
+    Times are seconds since the epoch. Every method may raise PoolwatchError, and may
+    read a store: call them on a thread that nobody waits for.
+    """
+
+    def extent(self) -> tuple[float, float] | None:
+        """Return the first and the last recorded moment; None if there is none."""
+
+    def snapshot_at(self, at: float) -> Snapshot:
+        """Return the newest snapshot at or before a moment, its own time in ``at``.
+
+        Raises PoolwatchError if there is none.
+        """
+
+    def steps(self, since: float, until: float, cells: int) -> list[Step | None]:
+        """Divide a stretch of time into cells; None where nobody recorded."""
+
+    def moment_after(self, at: float, by: int) -> float:
+        """Return the recorded moment ``by`` steps after the one shown at ``at``.
+
+        A negative number of steps leads back. Stops at the ends of the extent.
+        """
+
+    def incidents(self, since: float, until: float) -> list[Incident]:
+        """Return the incidents that lasted within a stretch of time, oldest first."""

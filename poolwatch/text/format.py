@@ -74,6 +74,16 @@ def clock(at: str) -> str:
         return one_line(at, 40)
 
 
+def local_time(at: str) -> str:
+    """``03:12:44``, in the time zone of this machine; of another day with its date."""
+    try:
+        moment = datetime.fromisoformat(at).astimezone()
+    except (ValueError, OverflowError):
+        return one_line(at, 40)
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
 def utc_time(at: float) -> str:
     """``2026-11-29T03:12:44.500+00:00``: a time since the epoch, in ISO 8601."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.model import Source
+    from poolwatch.model import Past, Source
     from poolwatch.model.actions import Actions
 
 __all__ = ["run", "terminal_problem"]
@@ -28,6 +28,9 @@ def run(
     empty_hint: str = "",
     theme: str | None = None,
     actions: Actions | None = None,
+    saved: bool = False,
+    past: Past | None = None,
+    at: float | None = None,
     on_close: Callable[[], None] | None = None,
 ) -> None:
     """Show ``source`` in this terminal until the user quits.
@@ -39,13 +42,25 @@ def run(
         theme: name of a theme of Textual's, or "poolwatch" (default: POOLWATCH_THEME,
             TEXTUAL_THEME, or else poolwatch's own).
         actions: cancels statements and ends sessions; None if that is not allowed.
+        saved: whether ``source`` is one saved moment, which is read once.
+        past: the history, for looking back; it may be ``source`` itself.
+        at: the moment to begin with, in seconds since the epoch; None is now.
         on_close: called once at the end, also after an error.
 
     Raises UsageError without a terminal or for an unknown theme, MissingExtraError
     without Textual.
     """
     try:
-        _run(source, theme, refresh=refresh, empty_hint=empty_hint, actions=actions)
+        _run(
+            source,
+            theme,
+            refresh=refresh,
+            empty_hint=empty_hint,
+            actions=actions,
+            saved=saved,
+            past=past,
+            at=at,
+        )
     finally:
         if on_close is not None:
             on_close()

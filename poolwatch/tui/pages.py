@@ -1,4 +1,4 @@
-"""The pages of one hold and of one wait."""
+"""The pages of a hold, a wait, a session, and of the help."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from textual.binding import BindingType
 
 from poolwatch.model import Hold, Wait
+from poolwatch.tui.board_screen import Page
 from poolwatch.tui.draw.line import Line, rule
 from poolwatch.tui.keys import bindings
-from poolwatch.tui.screens import Page
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.selection import Selection
 from poolwatch.tui.state.session_rows import SessionRow
@@ -166,3 +166,15 @@ class SessionPage(DetailPage):
         from poolwatch.tui.panels.session_detail import session_issue
 
         self.copy_text(session_issue(self.board, self.row))
+
+
+class HelpPage(Page):
+    """Every key, verdict and column, explained."""
+
+    def head(self, cells: int) -> Line:
+        return rule((("HELP", "title"),), (), cells)
+
+    def body(self, cells: int) -> list[Line]:
+        from poolwatch.tui.panels.help import help_lines
+
+        return help_lines(cells)

@@ -20,7 +20,7 @@ _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 Mode = Literal[
     "starting", "live", "paused", "stale", "failed", "silent", "lost", "none",
-    "saved", "history",
+    "saved", "history", "past",
 ]  # fmt: skip
 """How current the data on the screen is."""
 

@@ -1,22 +1,20 @@
-"""The main screen with its views, and the pages for a hold and for help."""
+"""The main screen: seven views, with the worst trouble above and a pane below."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.message import Message
-from textual.screen import Screen
 
 from poolwatch.errors import RefusedError
-from poolwatch.model import Frame
 from poolwatch.model.actions import Action, Outcome
-from poolwatch.text.format import neutral, one_line
+from poolwatch.text.format import neutral
 from poolwatch.tui.action_dialog import ActionDialog
-from poolwatch.tui.draw.line import BLANK, Line, rule
+from poolwatch.tui.board_screen import BoardScreen
+from poolwatch.tui.draw.line import BLANK, Line
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
+from poolwatch.tui.pages import HelpPage, detail_page
 from poolwatch.tui.panels import header, pools
 from poolwatch.tui.panels.footer import footer
 from poolwatch.tui.panels.spots import PANE_TALL
@@ -37,78 +35,6 @@ PANE_MIN = 4
 """Minimum height of the pane about the selected row."""
 PANE_LOW = 5
 """Height of a pane without source around its lines."""
-
-
-class Redraw(Message):
-    """Posted after a key press that changes the view, not the data."""
-
-
-class BoardScreen(Screen[None]):
-    """A screen made of Painted widgets, its parts, that show a board."""
-
-    ALLOW_SELECT = False
-    PARTS: ClassVar[tuple[str, ...]] = ()
-    FOOTER: ClassVar[str]
-    """The screen's name in KEYS."""
-
-    def __init__(self, board: Board, *, id: str | None = None) -> None:  # noqa: A002
-        super().__init__(id=id)
-        self.board = board
-        self.note: str | None = None
-        """What the last key has done, or why it has done nothing; one sentence."""
-
-    def compose(self) -> ComposeResult:
-        for part in self.PARTS:
-            yield Painted(id=part)
-
-    def part(self, name: str) -> Painted:
-        return self.get_child_by_id(name, Painted)
-
-    def paint(self, now: float, clock: str) -> None:
-        """Draw the board; unchanged parts cost nothing."""
-        raise NotImplementedError
-
-    def paint_footer(self, keys: Line) -> None:
-        """Draw the last line: the note of the last key, or else the keys."""
-        note: Line = ((f"  {self.note}", "warn"),)
-        self.part("footer").paint([note if self.note else keys], fixed=True)
-
-    def paint_head(self, now: float, clock: str) -> None:
-        """Draw clock and ages, which change without a new reading."""
-        self.paint(now, clock)
-
-    def redraw(self) -> None:
-        """Draw after a key press, without a new reading."""
-        self.post_message(Redraw())
-
-    def on_key(self) -> None:
-        """A key ends the note of the key before."""
-        self.note = None
-
-    def say(self, note: str) -> None:
-        """Show what a key has done in place of the footer, until the next key."""
-        self.note = one_line(note)
-        self.redraw()
-
-    def copy_place(self, frame: Frame | None) -> None:
-        """Copy a place in the source, as an editor opens it."""
-        if frame is None:
-            self.say("nothing to copy: this row has no place in the source")
-        else:
-            self.copy_text(f"{frame.file}:{frame.line}")
-
-    def copy_text(self, text: str) -> None:
-        """Copy a text, and say so."""
-        self.app.copy_to_clipboard(text)
-        first, *others = text.splitlines()
-        self.say(f"copied {first}" + (f" … {len(others) + 1} lines" if others else ""))
-
-    def on_screen_resume(self) -> None:
-        """Catch up after another screen was on top."""
-        self.redraw()
-
-    def on_resize(self) -> None:
-        self.redraw()
 
 
 class MainScreen(BoardScreen):
@@ -148,17 +74,18 @@ class MainScreen(BoardScreen):
         board = self.board
         gap = [BLANK] if height >= TALL else []
         self.part("tabs").paint([*gap, tab_line(board, VIEWS, width)], fixed=True)
-        shows_pools = board.last_good is not None and board.view == "holds"
-        lines = self._pool_lines(width, max(height // 4, 3)) if shows_pools else []
+        lines = self.panel_lines(width, height)
         self.part("pools").paint([*gap, *lines] if lines else [], fixed=True)
         self._paint_table(width, gap, dim=board.is_outdated(now))
         used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
-        self._paint_pane(width, height - used)
-        self.paint_footer(self._footer(width))
+        self.part("pane").paint(self.pane_lines(width, height - used), fixed=True)
+        self.part("footer").paint(self._footer(width), fixed=True)
 
-    def _pool_lines(self, width: int, limit: int) -> list[Line]:
-        """Draw the pools once a reading: a key does not change them."""
-        board = self.board
+    def panel_lines(self, width: int, height: int) -> list[Line]:
+        """Draw the pools between tabs and table, once a reading."""
+        board, limit = self.board, max(height // 4, 3)
+        if board.last_good is None or board.view != "holds":
+            return []
         wanted = id(board), board.revision, board.refresh, width, limit
         if wanted != self._pools_for:
             self._pools_for = wanted
@@ -199,7 +126,7 @@ class MainScreen(BoardScreen):
 
         body.paint_rows(len(shown), line, chosen)
 
-    def _paint_pane(self, width: int, room: int) -> None:
+    def pane_lines(self, width: int, room: int) -> list[Line]:
         """Draw the pane; its height depends on the terminal only, not on the rows."""
         row = self.table.selection.row
         height = room * 2 // 5
@@ -209,14 +136,14 @@ class MainScreen(BoardScreen):
         if self.pane and height >= PANE_MIN and row is not None:
             lines = self.view.pane(self.board, row, width, height)[:height]
             lines += [BLANK] * (height - len(lines))
-        self.part("pane").paint(lines, fixed=True)
+        return lines
 
-    def _footer(self, width: int) -> Line:
+    def _footer(self, width: int) -> list[Line]:
         if self._input() is not None:
-            return footer("filter", width)
+            return [footer("filter", width)]
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
         hidden = () if has_incidents else ("incidents",)
-        return footer(self.FOOTER, width, paused=self.board.paused, hidden=hidden)
+        return self.footer(width, is_fixed=self.board.fixed is not None, hidden=hidden)
 
     # -- keys ----------------------------------------------------------------------
 
@@ -294,8 +221,6 @@ class MainScreen(BoardScreen):
         row = self.table.selection.row
         target = None if row is None else self.view.leads_to(self.board, row)
         if isinstance(target, Detail):
-            from poolwatch.tui.pages import detail_page
-
             self.app.push_screen(detail_page(self.board, target))
         elif isinstance(target, Drill):
             self._drill(target)
@@ -411,64 +336,10 @@ def _hint(board: Board) -> list[Line]:
     if board.last is None:
         return []
     lines: list[Line] = [BLANK]
+    if board.fixed is not None:
+        return [BLANK, (("  no process was known at this moment", "muted"),)]
     for text in (board.error or "", board.empty_hint):
         hint = neutral(text[:4000], lines=True).splitlines()
         lines += [*((("  " + line, "text"),) for line in hint), BLANK]
     lines += [(("  This screen fills by itself as soon as there is one.", "muted"),)]
     return lines
-
-
-class Page(BoardScreen):
-    """A page with a title and lines that scroll; Escape goes back."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings("page")]
-    FOOTER = "page"
-    PARTS = ("header", "head", "body", "footer")
-
-    def paint(self, now: float, clock: str) -> None:
-        width = self.app.size.width
-        top = [header.header(self.board, now, clock, width)]
-        self.part("header").paint(top, fixed=True)
-        titles = self.titles(width)
-        self.part("head").paint([BLANK, self.head(width), *titles], fixed=True)
-        body = self.body(width - 1)
-        lines = body if titles else [BLANK, *body]
-        self.part("body").paint_rows(len(lines), lines.__getitem__, self.selected())
-        board, past = self.board, self.board.incident is not None
-        keys = footer(self.FOOTER, width, is_incident=past, paused=board.paused)
-        self.paint_footer(keys)
-
-    def selected(self) -> int | None:
-        """Index of the selected line of the body."""
-        return None
-
-    def head(self, cells: int) -> Line:
-        """The title line."""
-        raise NotImplementedError
-
-    def titles(self, cells: int) -> list[Line]:  # noqa: ARG002 - for pages with columns
-        """Lines above the body that do not scroll, such as column titles."""
-        return []
-
-    def body(self, cells: int) -> list[Line]:
-        """Lines of the body, which scroll."""
-        raise NotImplementedError
-
-    def action_back(self) -> None:
-        self.dismiss()
-
-    def action_scroll(self, by: int) -> None:
-        body = self.part("body")
-        body.jump(min(body.scroll_offset.y + by, body.max_scroll_y))
-
-
-class HelpPage(Page):
-    """Every key, verdict and column, explained."""
-
-    def head(self, cells: int) -> Line:
-        return rule((("HELP", "title"),), (), cells)
-
-    def body(self, cells: int) -> list[Line]:
-        from poolwatch.tui.panels.help import help_lines
-
-        return help_lines(cells)

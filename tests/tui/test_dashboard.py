@@ -11,7 +11,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.painted import Painted
-from poolwatch.tui.screens import HelpPage
+from poolwatch.tui.pages import HelpPage
 
 
 def many(count=40, **changes):

@@ -2,10 +2,11 @@
 
 from poolwatch.tui.action_dialog import ActionDialog
 from poolwatch.tui.app import Dashboard
+from poolwatch.tui.board_screen import Page
 from poolwatch.tui.incident_screens import IncidentScreen, IncidentsPage
 from poolwatch.tui.keys import KEYS, is_live
 from poolwatch.tui.pages import DetailPage
-from poolwatch.tui.screens import MainScreen, Page
+from poolwatch.tui.screens import MainScreen
 
 SCREENS = {
     "app": Dashboard,

@@ -10,11 +10,11 @@ from poolwatch.text.format import (
     about,
     call_site,
     duration,
+    local_time,
     neutral,
     one_line,
     plural,
 )
-from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name, task_name
 from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
 from poolwatch.tui.draw.sql import statement_lines
@@ -243,7 +243,7 @@ def facts_of(row: Row) -> list[tuple[str, str, str]]:
         held += f"; 99 of 100 holds of this line are shorter than {about(usual)}"
     where = f"{process_name(process)} pid {process.pid} on {process.host}"
     if process.at is not None:
-        where += f", as it was at {date_and_time(process.at)[1]}"
+        where += f", as it was at {local_time(process.at)}"
     facts = [
         ("call site", full_place(hold.site), "text"),
         ("from", neutral(caller), "text"),

@@ -14,7 +14,7 @@ def footer(
     screen: str,
     cells: int,
     *,
-    is_incident: bool = False,
+    is_fixed: bool = False,
     paused: bool = False,
     hidden: Collection[str] = (),
 ) -> Line:
@@ -23,7 +23,7 @@ def footer(
     Args:
         screen: the screen's name in KEYS.
         cells: width of the line.
-        is_incident: whether the screen shows an incident snapshot.
+        is_fixed: whether there are no readings to control.
         paused: whether the key that pauses the readings goes on with them.
         hidden: actions to leave out.
     """
@@ -31,7 +31,7 @@ def footer(
         key.footer
         for key in KEYS
         if key.footer and screen in key.footers.split() and key.action not in hidden
-        if not (is_incident and key.live)
+        if not (is_fixed and key.live)
     ]
     if paused:
         keys = [(sign, "go on" if sign == "p" else label) for sign, label in keys]

@@ -9,12 +9,12 @@ from poolwatch.model import ServerStatus, Snapshot, Unreachable
 from poolwatch.text.format import (
     clock,
     duration,
+    local_time,
     neutral,
     one_line,
     plural,
     short_time,
 )
-from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
 from poolwatch.tui.polling import Mode
@@ -32,6 +32,7 @@ _BADGES: dict[Mode, Run] = {
     "none": ("NO PROCESS", "mark"),
     "saved": ("SAVED", "mark"),
     "history": ("HISTORY", "mark"),
+    "past": ("", "mark"),
 }
 
 SEVERITIES: dict[str, Run] = {
@@ -48,23 +49,24 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     """Return the header line; if it is too long, its right end is cut."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
-    day = ""
     if board.moment is not None:
-        day, time = date_and_time(board.moment)
-        badge = f"{badge} {time}"
+        badge = f"{badge} {local_time(board.moment)}".lstrip()
     start: Line = (("  poolwatch ", "title"),)
     names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
     end: list[Line]
-    if day:
-        end = [((f"  {day}, not now  ", "muted"),)]
+    if mode == "past":
+        end = [(("  esc now  ", "muted"), (f"{clock}  ", "muted"))]
+    elif board.moment is not None:
+        end = [(("  not now  ", "muted"),)]
     else:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {board.refresh:g}s", "muted"),),
             _server(board, outdated=mode in ("silent", "lost")),
         ]
-    left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
+    room = cells - 44 if mode != "past" else cells - length(state) - 34
+    left: Line = (*start, *crop(names, max(room, 8)), *state)
     right: Line = ()
     for part in end:
         if length(left) + length(right) + length(part) < cells:
@@ -84,6 +86,8 @@ def _processes(snapshot: Snapshot) -> str:
 def _age(board: Board, mode: Mode, now: float) -> Line:
     if mode in ("starting", "none", "saved", "history"):
         return ()
+    if mode == "past":
+        return ((f"  {duration(board.behind_s)} ago, not now ", "warn"),)
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)
     answering = 0 if mode == "lost" else count - len(board.silent)
@@ -149,6 +153,8 @@ def _view_state(board: Board, mode: Mode) -> list[Line]:
         return [_first(text, "bad"), _second(next_process)]
     if mode == "failed":
         return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
+    if not board.snapshot.processes:  # of a moment of the past
+        return [_first("nothing is known of this moment: no process", "muted")]
     return []
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import IncidentMark, PoolStats, Process, Snapshot
-from poolwatch.text.format import duration, one_line, plural
-from poolwatch.text.incident_snapshots import date_and_time, incident_words, pool_name
+from poolwatch.text.format import duration, local_time, one_line, plural
+from poolwatch.text.incident_snapshots import incident_words, pool_name
 from poolwatch.tui.draw.gauge import bar, spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
@@ -175,7 +174,7 @@ def _notes(board: Board, cells: int) -> list[Line]:
         for text in [*_unread(board.snapshot), *_unreachable(board)]
     ]
     marks = [(process, mark) for process in processes for mark in process.frozen]
-    if marks:
+    if marks and board.fixed is None:
         notes.append(_incidents(marks, cells - 2))
     undecided = filter(leaves_open, processes)
     left = "; ".join(one_line(text) for each in undecided for text in each.left_out)
@@ -220,17 +219,10 @@ def _incidents(marks: Sequence[tuple[Process, IncidentMark]], cells: int) -> Lin
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
         f"{pool_name(process, mark.pool)} {incident_words(mark.kind)[0]} "
-        f"{_when(mark.at)}"
+        f"{local_time(mark.at)}"
         for process, mark in newest
     ]
     start: Line = (("  ● ", "accent"), ("incidents: ", "muted"))
     key: Line = (("  z", "accent"), (" shows them", "muted"))
     start = (*start, (", ".join(texts), "text"))
     return (*crop(start, max(cells - length(key), 12)), *key)
-
-
-def _when(at: str) -> str:
-    """Shorten ``2026-01-01T03:12:44+00:00``; for today, to the time."""
-    day, time = date_and_time(at)
-    today = datetime.now(UTC).date().isoformat()
-    return time if day == today else f"{day} {time}".strip()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
 from typing import Literal
 
 from poolwatch.diagnosis.finding_history import Entry, FindingHistory
@@ -41,6 +43,8 @@ from poolwatch.tui.state.session_rows import SessionRow, session_rows
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.state.trees import Trees
 
+_REVISIONS = count(1)
+"""Boards share tables, and no number of a revision: rows are arranged for one board."""
 HISTORY = 30
 """Readings that a sparkline shows."""
 
@@ -80,7 +84,8 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Number of readings: what was computed from one is valid until the next."""
+    """Another number after each change of the data: what is computed from it is valid
+    for one."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
@@ -99,8 +104,13 @@ class Board:
     """The findings of the last ten minutes of live data."""
     unfold: bool = False
     """Whether library frames are shown."""
+    fixed: Literal["saved", "past"] | None = None
+    """What the board shows instead of the newest reading: a saved moment, or one that
+    the user has gone back to."""
+    behind_s: float = 0.0
+    """Seconds between that moment and now."""
     incident: IncidentSnapshot | None = None
-    """The incident snapshot that is shown; None for live data."""
+    """The incident snapshot that is shown, a saved moment."""
     incidents: Incidents | None = None
     """The incident snapshots as last read; None while a request is pending."""
     counts: dict[str, tuple[int, tuple[str, str]]] = field(
@@ -136,6 +146,16 @@ class Board:
         """Why the newest reading failed, if it did."""
         return self.last.error if self.last else None
 
+    def clock(self, now: float, wall: float) -> float:
+        """Return the time that ages are counted to: it stands still in the past.
+
+        ``wall``: the seconds since the epoch.
+        """
+        if self.fixed is None or self.last is None:
+            return now
+        self.behind_s = wall - self.last.at
+        return self.last.requested_at
+
     def age(self, now: float) -> float:
         """Return the minimum age of the data on the screen, in seconds."""
         shown = self.last_good or self.last
@@ -144,8 +164,8 @@ class Board:
     def mode(self, now: float) -> Mode:
         """Return how current the data on the screen is."""
         last = self.last
-        if self.incident is not None:
-            return "saved"
+        if self.fixed is not None:
+            return self.fixed
         if last is None:
             return "starting"
         if self.paused:
@@ -186,6 +206,46 @@ class Board:
                 self._show(reading, snapshot)
             elif reading.silent:
                 self._find(reading, snapshot)
+
+    def show_moment(self, snapshot: Snapshot) -> None:
+        """Show a moment of the past: its silent processes are as they were last seen.
+
+        Ages are counted to the moment.
+        """
+        at = _seconds(snapshot.at, 0.0)
+        lost = Reading(at, snapshot).silent
+        self.silent, self.history, self.names = {}, {}, {}
+        self.last_good, self.rows, self.revision = None, {}, next(_REVISIONS)
+        for process in map(with_names, snapshot.processes):
+            since = [each.since for each in lost if each.may_be(process)]
+            if since:
+                seen = LastSeen(process, _seconds(since[0], at))
+                self.silent[process_key(process)] = seen
+        answered = [p for p in snapshot.processes if process_key(p) not in self.silent]
+        moment = replace(snapshot, processes=tuple(answered))
+        self.accept(Reading(at, moment, at=at))
+
+    def at_another_moment(self) -> Board:
+        """Return a board for the past, with the views, filter and selection of this.
+
+        It shows the same data until show_moment().
+        """
+        return replace(self, fixed="past", drills=list(self.drills))
+
+    def look_as(self, other: Board) -> None:
+        """Take over view, filter, and what else keys have set on another board."""
+        self.view, self.filter, self.unfold = other.view, other.filter, other.unfold
+
+    def recorded(self) -> Snapshot | None:
+        """Return the newest reading, with the last known state of silent processes.
+
+        None if the reading has failed, so that nothing is known of this moment.
+        """
+        if self.last is None or (self.last.error and not self.last.no_process):
+            return None
+        if self.last_good is not None and (self.last.alive or self.silent):
+            return self.last_good.snapshot
+        return self.last.snapshot or Snapshot()
 
     def _still_silent(self, reading: Reading) -> dict[ProcessKey, LastSeen]:
         """Return the known processes that do not answer now."""
@@ -314,6 +374,14 @@ class Board:
             silent_s = next(map(self.last_seen, seen), None)
         name = lost.name or self.names.get(lost.pid or 0)
         return replace(lost, name=name, silent_s=silent_s)
+
+
+def _seconds(at: str | None, otherwise: float) -> float:
+    """Return an ISO 8601 time in seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except (ValueError, OverflowError):
+        return otherwise
 
 
 def _without_server(process: Process, read: Collection[str]) -> Process:

@@ -36,18 +36,31 @@ class Selection(Generic[T]):
 
     @property
     def shown(self) -> Sequence[T]:
-        """The rows on the screen, including a tombstone."""
+        """The rows on the screen, including a tombstone; a list that never changes."""
         return self._shown
 
     def follow(
-        self, rows: Sequence[T], alive: Collection[Hashable], now: float
+        self,
+        rows: Sequence[T],
+        alive: Collection[Hashable],
+        now: float,
+        *,
+        is_past: bool = False,
     ) -> None:
-        """Replace the rows, and find the selected hold among them."""
+        """Replace the rows, and find the selected hold among them.
+
+        ``is_past``: the selected hold may be there again at the next moment.
+        """
         self._shown = list(rows)
         for at, row in enumerate(rows):
             if row.key == self.key:
                 self._choose(at)
                 return
+        if is_past and self.touched:
+            key = self.key
+            self._choose(self._at)
+            self.key = key
+            return
         if self.row is not None and self.touched and self.key not in alive:
             self.gone_at = now if self.gone_at is None else self.gone_at
             if now - self.gone_at < TOMBSTONE_S:
@@ -60,7 +73,7 @@ class Selection(Generic[T]):
         """Select by position, for the arrow keys and the mouse."""
         self.touched = True
         if self.gone_at is not None and at != self._at:
-            del self._shown[self._at]
+            self._shown = [*self._shown[: self._at], *self._shown[self._at + 1 :]]
             at -= at > self._at
         elif self.gone_at is not None:
             return

@@ -13,7 +13,7 @@ from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
-from poolwatch.tui.views.view import Drill, View, site_values
+from poolwatch.tui.views.view import Drill, Sought, View, site_values
 
 _OVER: Run = ("○", "muted")
 _STRIP = 20
@@ -206,6 +206,9 @@ class FindingsView(View[FindingRow]):
         if finding.kind == "unreachable" and pid.isdigit():
             return Drill("processes", f"pid={pid}")
         return None
+
+    def sought(self, row: FindingRow) -> Sought:
+        return Sought(row.finding.kind, row.finding.pool, row.finding.sites)
 
     def place(self, row: FindingRow) -> Frame | None:
         return row.finding.sites[0] if row.finding.sites else None

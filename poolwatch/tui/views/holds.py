@@ -8,8 +8,7 @@ from typing import Any
 
 from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.model import Frame
-from poolwatch.text.format import duration, neutral, one_line, place
-from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.text.format import duration, local_time, neutral, one_line, place
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import (
     MARGIN,
@@ -339,7 +338,7 @@ class HoldsView(View[HoldGroup]):
     def title(self, board: Board) -> Line:
         title: list[Run] = []
         if board.moment is not None:
-            title += [(f" at {date_and_time(board.moment)[1]}", "warn")]
+            title += [(f" at {local_time(board.moment)}", "warn")]
         ages = [
             age
             for row in board.rows.values()

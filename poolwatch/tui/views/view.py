@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
 from poolwatch.diagnosis.sessions import Session, servers_by_pool
-from poolwatch.model import Frame, ServerStatus
+from poolwatch.model import FindingKind, Frame, ServerStatus
 from poolwatch.text.format import neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
@@ -47,6 +47,16 @@ class SessionOnServer(NamedTuple):
         hold, process = row.hold, row.process
         server = servers_by_pool(process).get(hold.pool)
         return cls(Session(hold.backend_pid or 0, process, hold=hold), server)
+
+
+class Sought(NamedTuple):
+    """What tells the incidents of a finding from others."""
+
+    kind: FindingKind
+    pool: str | None
+    """Name of the pool; None for those of any pool."""
+    sites: tuple[Frame, ...]
+    """Call sites, of which an incident has one; none for those of any site."""
 
 
 class View(Generic[T]):
@@ -134,6 +144,10 @@ class View(Generic[T]):
         """Return the place in the source that ``y`` copies."""
         return None
 
+    def sought(self, row: T) -> Sought | None:
+        """Return what identifies the finding of a row, if it is one."""
+        return None
+
     def issue(self, board: Board, row: T) -> str | None:
         """Return the text that ``Y`` copies, in Markdown."""
         return None
@@ -182,7 +196,7 @@ class View(Generic[T]):
         row: T | None = selection.row
         if row is not None and row.key not in keys and not self._ends(board, row):
             keys |= {row.key}
-        selection.follow(state.rows, keys, now)
+        selection.follow(state.rows, keys, now, is_past=board.fixed is not None)
         return state
 
     def _ends(self, board: Board, row: T) -> bool:
