@@ -138,21 +138,14 @@ def call_site_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     site, caller = request.site, request.caller
     if site is None or caller is None:
         return place(site)
-    both = site, caller
+    modules = [f"{_module(each)}:{each.line}" for each in (site, caller)]
     texts = (
         site_and_callers(site, caller),
         f"{place(site, 1)} from {place(caller, 1)}",
-        " from ".join(f"{_module(each)}:{each.line}" for each in both),
-        " from ".join(f"{_short_name(each)}:{each.line}" for each in both),
+        " from ".join(modules),
+        " \N{LEFTWARDS ARROW} ".join(modules),
     )
-    fitting = (text for text in texts if width(text) <= cells)
-    return next(fitting, None) or min(texts, key=width)
-
-
-def _short_name(frame: Frame) -> str:
-    """The function's name, or the module's for a lambda or module-level code."""
-    module = frame.function.startswith("<")
-    return _module(frame) if module else neutral(frame.function)
+    return next((text for text in texts if width(text) <= cells), texts[-1])
 
 
 def _module(frame: Frame) -> str:
