@@ -123,7 +123,7 @@ def place(frame: Frame | None, parts: int = 2) -> str:
     if frame is None:
         return "?"
     path = "/".join(PurePath(frame.file.replace("\\", "/")).parts[-parts:])
-    return neutral(f"{path}:{frame.line}")
+    return neutral(f"{path.replace('//', '/', 1)}:{frame.line}")
 
 
 def site_and_callers(site: Frame | None, *callers: Frame | None) -> str:
@@ -146,20 +146,18 @@ def call_site_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     site, caller = request.site, request.caller
     if site is None or caller is None:
         return place(site)
-    names = (f"{_short_name(each)}:{each.line}" for each in (site, caller))
+    modules = [f"{_module(each)}:{each.line}" for each in (site, caller)]
     texts = (
         site_and_callers(site, caller),
         f"{place(site, 1)} from {place(caller, 1)}",
-        " from ".join(names),
+        " from ".join(modules),
+        " \N{LEFTWARDS ARROW} ".join(modules),
     )
     return next((text for text in texts if width(text) <= cells), texts[-1])
 
 
-def _short_name(frame: Frame) -> str:
-    """The function's name, or the module's for a lambda or module-level code."""
-    if frame.function.startswith("<"):
-        return neutral(PurePath(frame.file).stem)
-    return neutral(frame.function)
+def _module(frame: Frame) -> str:
+    return neutral(PurePath(frame.file).stem)
 
 
 @lru_cache(maxsize=4096)

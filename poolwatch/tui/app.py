@@ -105,6 +105,11 @@ class Dashboard(App[None]):
         wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
+        self.register_theme(THEME)
+        if theme is not None or self.theme == _TEXTUALS_OWN:
+            # before the first frame, which would else be drawn in Textual's colours
+            self.set_reactive(App.theme, theme or THEME.name)
+            self.stylesheet.set_variables(self.get_css_variables())
         self.animation_level = "none"
         self.board = Board(refresh=refresh, empty_hint=empty_hint)
         # Callbacks run on other threads, where only call_later is safe.
@@ -112,7 +117,6 @@ class Dashboard(App[None]):
         self.incident_reader = IncidentReader(
             source, partial(self.call_later, self._show_incidents)
         )
-        self._theme = theme
         self.actions = actions
         self.board.fixed = "saved" if saved else None
         self.recorder = Recorder(Ring(Tracker()))
@@ -137,11 +141,6 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         """Start reading after the first frame: it must not wait for the source."""
-        self.register_theme(THEME)
-        if self._theme is not None:
-            self.theme = self._theme
-        elif self.theme == _TEXTUALS_OWN:
-            self.theme = THEME.name
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._start)
 
