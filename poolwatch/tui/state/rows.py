@@ -28,6 +28,7 @@ VERDICTS: dict[Word, tuple[str, str, str]] = {
     "ok": ("·", "good", "nothing is wrong"),
 }
 """Shape, ink and meaning, worst first; shapes tell them apart without colour."""
+_RANKS = {word: rank for rank, word in enumerate(VERDICTS)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,9 +140,9 @@ def _word(hold: Hold, node: Node | None, idle_in_transaction: bool) -> Word:
 
 def by_harm(row: Row) -> tuple[Any, ...]:
     """Sort key: the most harmful first; equal rows always in the same order."""
-    rank = list(VERDICTS).index(row.word)
-    tie_break = row.key[0], len(row.key[1]), *row.key[1:]
-    return rank, -row.holds_up, -row.hold.held_s, *tie_break
+    pid, id, host, started_at = row.key  # noqa: A001
+    harm = _RANKS[row.word], -row.holds_up, -row.hold.held_s
+    return *harm, pid, len(id), id, host, started_at
 
 
 def short_state(row: ServerRow | None) -> str | None:
