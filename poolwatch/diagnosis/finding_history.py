@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from poolwatch.diagnosis.incidents import (
@@ -13,7 +14,7 @@ from poolwatch.diagnosis.incidents import (
 )
 from poolwatch.diagnosis.merging import Key, Merged, merged
 from poolwatch.model import Incident, Snapshot, severity_rank
-from poolwatch.text.format import utc_time
+from poolwatch.text.format import since_epoch, utc_time
 
 KEPT_S = 600.0
 """Seconds for which a finding that is over is kept."""
@@ -21,6 +22,8 @@ CELL_S = 30.0
 """Seconds of one cell of a strip."""
 _CELLS = int(KEPT_S / CELL_S)
 _MAX_ENTRIES = 500
+_ROUNDING_S = 0.002
+"""Times of incidents are cut to milliseconds."""
 
 
 @dataclass(slots=True)
@@ -118,18 +121,10 @@ class FindingHistory:
 
     def _assign(self, lasting: Collection[Incident]) -> None:
         """Find the merged finding of each incident; a lock's may change its root."""
-        keys: dict[tuple[str, int, Identity], Key] = {}
-        for each in self.findings:
-            for process, finding in each.members:
-                if process is not None:
-                    names = {pool.id: pool.name for pool in process.pools}
-                    pool = names.get(finding.pool or "", finding.pool)
-                    identity = identity_of(pool, finding.kind, finding.sites)
-                    keys[process.host, process.pid, identity] = each.key
+        keys = _keys_of(self.findings)
         before, self._key_of = self._key_of, {}
         for incident in lasting:
-            identity = identity_of(incident.pool, incident.kind, incident.sites)
-            key = keys.get((incident.host, incident.pid, identity))
+            key = keys.get(_owned(incident))
             # what no look has seen: a pool whose requests have timed out in between
             unseen = Key(incident.kind, incident.pool)
             self._key_of[incident.id] = key or before.get(incident.id) or unseen
@@ -165,6 +160,51 @@ class FindingHistory:
             oldest = sorted(entries, key=lambda e: (e.over is None, e.last_seen))
             for entry in oldest[:too_many]:
                 del self._entries[entry.key]
+
+
+_Owned = tuple[str, int, Identity]
+"""Host, pid, and what identifies an incident of that process."""
+
+
+def _keys_of(findings: Iterable[Merged]) -> dict[_Owned, Key]:
+    """The merged finding that each incident is part of."""
+    keys: dict[_Owned, Key] = {}
+    for each in findings:
+        for process, finding in each.members:
+            if process is not None:
+                names = {pool.id: pool.name for pool in process.pools}
+                pool = names.get(finding.pool or "", finding.pool)
+                identity = identity_of(pool, finding.kind, finding.sites)
+                keys[process.host, process.pid, identity] = each.key
+    return keys
+
+
+def _owned(incident: Incident) -> _Owned:
+    identity = identity_of(incident.pool, incident.kind, incident.sites)
+    return incident.host, incident.pid, identity
+
+
+def entries_at(
+    findings: Sequence[Merged], incidents: Iterable[Incident], at: float
+) -> dict[Key, Entry]:
+    """Return what incidents tell of the findings of a moment of the past."""
+    keys = _keys_of(findings)
+    spans: dict[Key, list[tuple[float, float]]] = defaultdict(list)
+    for each in incidents:
+        since, last = since_epoch(each.started_at), since_epoch(each.last_seen_at)
+        key = keys.get(_owned(each))
+        if key is not None and since is not None and last is not None:
+            spans[key].append((since, last))
+    entries: dict[Key, Entry] = {}
+    for finding in findings:
+        begun = [span for span in spans[finding.key] if span[0] < at + _ROUNDING_S]
+        lasting = [since for since, last in begun if last > at - _ROUNDING_S]
+        if lasting:
+            entry = entries[finding.key] = Entry(finding, min(lasting), at, begun=True)
+            for since, last in begun:
+                ends = int(min(last, at) // CELL_S)
+                entry.cells.update(range(int(since // CELL_S), ends + 1))
+    return entries
 
 
 def _of(incident: Incident, key: Key) -> Merged:

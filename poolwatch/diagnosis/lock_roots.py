@@ -29,11 +29,15 @@ def lock_roots(sessions: Sessions) -> dict[Key, LockRoot]:
     """
     behind: dict[Key, list[Key]] = defaultdict(list)
     ends: dict[Key, Session] = {}
+    known = {id(session) for session in sessions.known.values() if session.is_waiting}
     for server, waiting in sessions.waiting():
+        victim = server, waiting.pid
         for blocker in sessions.blockers(server, waiting):
-            behind[server, blocker.pid].append((server, waiting.pid))
-            if not blocker.is_waiting:
-                ends[server, blocker.pid] = blocker
+            key = server, blocker.pid
+            behind[key].append(victim)
+            # in a queue, each waits for all before it: asked once, not for each pair
+            if id(blocker) not in known and not blocker.is_waiting:
+                ends[key] = blocker
     roots = [LockRoot(key[0], end, _all(behind, key)) for key, end in ends.items()]
     roots.sort(key=lambda root: len(root.victims))
     return {victim: root for root in roots for victim in root.victims}

@@ -118,7 +118,8 @@ class Sessions:
             return []
         found = [self.get(server, pid) for pid in row.blocked_by]
         if row.wait_event != "Lock:advisory":
-            return [_seen_by(waiting, each) for each in found]
+            is_past = waiting.process is not None and waiting.process.at is not None
+            return [_seen_by(waiting, each) for each in found] if is_past else found
         found = [_seen_by(waiting, each._replace(advisory=True)) for each in found]
         return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
 

@@ -84,6 +84,14 @@ def local_time(at: str) -> str:
     return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
+def since_epoch(at: str | None) -> float | None:
+    """An ISO 8601 time in seconds since the epoch; None if it is none."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def utc_time(at: float) -> str:
     """``2026-11-29T03:12:44.500+00:00``: a time since the epoch, in ISO 8601."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

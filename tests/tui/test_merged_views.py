@@ -21,6 +21,7 @@ from fakes import (
 from helpers import until_async
 
 from poolwatch.model import Distribution, LabelStats, Process, SiteStats, Unreachable
+from poolwatch.text.format import utc_time
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.line import plain
 from poolwatch.tui.draw.table import TIMES
@@ -170,6 +171,24 @@ def test_a_moment_of_the_past_has_findings_but_no_history():
     other.accept(Reading(1.0, past))
     (line,) = map(plain, rows(other, 160, view="findings"))
     assert line.split()[1:5] == ["■", "-", "-", "-"]
+
+
+def test_a_moment_of_the_past_has_what_its_incidents_tell():
+    leak = finding("leaked.orphaned", holds=("h1",), sites=LINES[:1], text="it leaks")
+    live = Board()
+    for second in range(3):
+        at(live, second, process(hold(), findings=(leak,)))
+    incidents = live.found.changes.lasting
+    assert [incident.kind for incident in incidents] == ["leaked.orphaned"]
+    then = snapshot(process(hold(), findings=(leak,)), at=utc_time(START + 120))
+    b = live.at_another_moment()
+    b.show_moment(then, [replace(incidents[0], last_seen_at=utc_time(START + 300))])
+    (line,) = map(plain, rows(b, 160, view="findings"))
+    assert re.search(r"\d\d:\d\d:\d\d +1m59s +·{15}■■■■■ +leaked", line)
+    b.show_moment(replace(then, at=utc_time(START + 400)), incidents)
+    (line,) = map(plain, rows(b, 160, view="findings"))
+    assert line.split()[1:5] == ["■", "-", "-", "-"]  # that one was over
+    assert live.entry(live.findings[0]).since == START
 
 
 def test_no_process_is_no_all_clear():

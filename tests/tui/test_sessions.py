@@ -8,8 +8,15 @@ from drawn import rows, screen_text, selection, text, title
 from fakes import FakeSource, frame, hold, server_row, snapshot
 from helpers import until_async
 
-from poolwatch.model import Backend, ClosedConnection, Connection
+from poolwatch.model import (
+    Backend,
+    ClosedConnection,
+    Connection,
+    LockRequest,
+    Unreachable,
+)
 from poolwatch.tui.app import Dashboard
+from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.filtering import parse
 from poolwatch.tui.views import known_fields, named
 
@@ -94,7 +101,7 @@ def shown(board, view, cells=160):
 def test_each_root_is_followed_by_those_that_it_holds_up(board):
     b = board(shop())
     lines = shown(b, "blocking")
-    who = [line[2:38].rstrip() for line in lines]
+    who = [line[2:42].rstrip() for line in lines]
     assert who == [
         "▲ ROOT export-17",
         "├─ ▽ cart-3",
@@ -104,7 +111,7 @@ def test_each_root_is_followed_by_those_that_it_holds_up(board):
         '▲ ROOT not ours: "metabase" 10.0.9.2',
         "└─ ▽ checkout-1",
         "   └─ ▽ checkout-4",
-        "      └─ ▽ refund-2 (+ waits for 26…",
+        "      └─ ▽ refund-2 (+ waits for 26844)",
     ]
     assert "2 roots hold up 7 sessions, 6 of them ours" in title(
         b, 160, view="blocking"
@@ -277,3 +284,34 @@ async def test_the_keys_of_both_views(size):
         await until_async(lambda: "copied ### Session 31853" in screen_text(app))
         await pilot.press("slash", *"app:metabase", "enter")
         await until_async(lambda: "filter app:metabase" in screen_text(app))
+
+
+def test_a_lock_of_an_earlier_user_is_told_by_its_place(board):
+    lock = LockRequest(frame("/srv/a.py:10"), frame("/srv/reindex.py:11"), 12.0)
+    idle = fakes.idle(7, lock=lock, server=server_row("idle"))
+    waiting = ours(8, "/srv/reindex.py:10", "next", row([7], 9.0, "Lock:advisory"))
+    taken = fakes.idle(9, server=server_row("active"), unchanged_s=-0.1)
+    status = fakes.server_status(identity="a/1")
+    b = board(snapshot(fakes.process(waiting, servers=(status,), idle=(idle, taken))))
+    root, victim = shown(b, "blocking")
+    assert "▲ ROOT idle in pool orders" in root
+    assert "srv/reindex.py:11" in root
+    assert "advisory lock of 7" in victim
+    pane = text(named("blocking").pane(b, selection(b, view="blocking").row, 160, 20))
+    assert "requested at srv/reindex.py:11 12s ago, not released since" in pane
+    assert any("just taken from orders" in line for line in shown(b, "sessions"))
+
+
+def test_a_silent_process_tells_no_sessions_that_another_one_tells(board):
+    def seen(*pids):
+        others = tuple(foreign(pid, "psql", server_row()) for pid in pids)
+        return (fakes.server_status(identity="a/1", others=others),)
+
+    first = fakes.process(hold(), servers=seen(5, 6))
+    second = fakes.process(hold(), pid=9120, servers=seen(6))
+    silent = Unreachable(first.pid, "it does not answer", alive=True)
+    b = board(snapshot(first))
+    b.accept(Reading(101.0, snapshot(unreachable=(silent,))))
+    assert {key[1] for key in b.sessions} == {5, 6}  # nobody else tells them
+    b.accept(Reading(102.0, snapshot(second, unreachable=(silent,))))
+    assert {key[1] for key in b.sessions} == {6}

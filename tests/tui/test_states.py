@@ -28,7 +28,7 @@ SILENT = {
     "socket removed, starved": "is alive, its socket file is gone",
     "the only process stopped": "is stopped (state T) and has not answered for",
 }
-DOWN = {"database down", "database hung"}
+DOWN = ("database down", "database hung")
 
 
 @pytest.fixture(scope="module")

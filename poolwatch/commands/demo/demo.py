@@ -74,7 +74,7 @@ def _started(
         database = stack.enter_context(children.database(base, dsn, progress.say))
         progress.show("starting the demo app")
         app = stack.enter_context(children.app(database, directory, base / "app.log"))
-        source = LiveSource(Client(directory), environ={})
+        source = LiveSource(Client(directory), environ={}, sessions=True)
         stack.callback(source.close)
         try:
             app.wait_until_seen(source)

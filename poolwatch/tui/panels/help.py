@@ -17,6 +17,8 @@ COLUMNS = (
     ("xact", "age of the open transaction"),
     ("wait event", "what the backend waits for"),
     ("statement", "the last one, literals masked"),
+    ("xmin", "transactions by which it holds back vacuum"),
+    ("holds up", "sessions that wait for it, at once or behind others"),
     ("out", "connections checked out, of the pool's maximum"),
     ("1m avg", "requests waiting, average of the last minute"),
     ("cancelled", "waits that the application cancelled"),

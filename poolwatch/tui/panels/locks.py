@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.lock_waits import in_words
-from poolwatch.text.format import call_site, duration, neutral, plural
+from poolwatch.text.format import call_site, duration, neutral, place, plural
 from poolwatch.tui.draw.line import Line, Run, wrap
 from poolwatch.tui.state.board import Board
 
@@ -34,6 +34,11 @@ def lock_lines(
         lines += _part("root", "bad", steps, cells)
     if node.holds_up:
         below = board.trees.below(node.key)
+        session = board.sessions.get(node.key)
+        if session is not None and session.lock is not None:
+            ago = duration(session.lock.ago_s)
+            text = f"requested at {place(session.site)} {ago} ago, not released since"
+            lines += _part("lock", "warn", text, cells)
         lines += _part("holds up", "bad", _named(below), cells)
         lines += _part("if it ends", "good", _freed(board, node), cells)
     return lines

@@ -51,15 +51,15 @@ def session_pane(board: Board, row: SessionRow, cells: int, height: int) -> list
     locks = lock_lines(board, row.node, cells - 4, brief=not tall)
     if not tall:  # five lines in all
         return [head, *_why(row, cells), *facts[:1], *locks, *sql]
-    return [BLANK, head, *_why(row, cells), *_source(row), *facts, *locks, *sql]
+    return [BLANK, head, *_why(row, cells), *_source(row), *locks, *facts, *sql]
 
 
 def session_lines(board: Board, row: SessionRow, cells: int) -> list[Line]:
     """Draw a session for a page that is ``cells`` wide."""
     lines = [*_why(row, cells), *_source(row)]
     lines += [BLANK] if lines else []
-    lines += pairs(_facts(row), cells - 4)
     lines += lock_lines(board, row.node, cells - 4)
+    lines += pairs(_facts(row), cells - 4)
     if row.statement:
         lines += [BLANK, (("  STATEMENT", "title"),)]
         lines += [
@@ -104,9 +104,6 @@ def _reasons(row: SessionRow, cells: int) -> list[str]:
             f"returned to its pool {duration(idle.returned_s)} ago, after a hold of "
             f"{duration(idle.held_s)} at {place(idle.site)}"
         )
-        if idle.lock is not None:
-            where = place(idle.lock.sent or idle.lock.site)
-            text += f"; a session lock was requested at {where}"
         return [one_line(text, max(cells - 4, 20))]
     if row.kind == "poolwatch":
         return ["poolwatch reads the server over it: one statement per reading."]
@@ -116,10 +113,11 @@ def _reasons(row: SessionRow, cells: int) -> list[str]:
 def _source(row: SessionRow) -> list[Line]:
     """Draw the source of its last user, if the file is on this machine."""
     idle = row.session.idle
-    frame = (idle.used if idle else None) or row.site
+    frame = row.site if row.lock else (idle.used if idle else None) or row.site
     if frame is None:
         return []
-    head: Line = (("  LAST USED HERE", "title"), (f"  {place(frame)}", "strong"))
+    title = "LOCK REQUESTED HERE" if row.lock else "LAST USED HERE"
+    head: Line = ((f"  {title}", "title"), (f"  {place(frame)}", "strong"))
     source = around(frame.file, frame.line, _REACH, _REACH)
     return [head, *source_lines(source, frame.line)]
 

@@ -7,18 +7,19 @@ Textual.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from itertools import count
 from typing import Literal
 
-from poolwatch.diagnosis.finding_history import Entry, FindingHistory
+from poolwatch.diagnosis.finding_history import Entry, FindingHistory, entries_at
+from poolwatch.diagnosis.merging import Key as FindingKey
 from poolwatch.diagnosis.merging import Merged, merged
 from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.diagnosis.sessions import Session, server_of
 from poolwatch.errors import RefusedError
 from poolwatch.model import (
+    Incident,
     IncidentSnapshot,
     Process,
     ServerStatus,
@@ -26,6 +27,7 @@ from poolwatch.model import (
     Unreachable,
 )
 from poolwatch.model.actions import Chosen
+from poolwatch.text.format import since_epoch
 from poolwatch.text.naming import process_name, with_names
 from poolwatch.tui.polling import Incidents, Mode, Reading
 from poolwatch.tui.state.chosen import chosen
@@ -102,6 +104,8 @@ class Board:
     """What is wrong in the data on the screen, the cause first."""
     found: FindingHistory = field(default_factory=FindingHistory)
     """The findings of the last ten minutes of live data."""
+    entries_then: dict[FindingKey, Entry] = field(default_factory=dict)
+    """In the past: what is known of its findings over time."""
     unfold: bool = False
     """Whether library frames are shown."""
     fixed: Literal["saved", "past"] | None = None
@@ -207,23 +211,27 @@ class Board:
             elif reading.silent:
                 self._find(reading, snapshot)
 
-    def show_moment(self, snapshot: Snapshot) -> None:
+    def show_moment(
+        self, snapshot: Snapshot, incidents: Iterable[Incident] = ()
+    ) -> None:
         """Show a moment of the past: its silent processes are as they were last seen.
 
-        Ages are counted to the moment.
+        Ages are counted to the moment. ``incidents``: what is known of its findings
+        over time.
         """
-        at = _seconds(snapshot.at, 0.0)
+        at = since_epoch(snapshot.at) or 0.0
         lost = Reading(at, snapshot).silent
         self.silent, self.history, self.names = {}, {}, {}
         self.last_good, self.rows, self.revision = None, {}, next(_REVISIONS)
         for process in map(with_names, snapshot.processes):
             since = [each.since for each in lost if each.may_be(process)]
             if since:
-                seen = LastSeen(process, _seconds(since[0], at))
+                seen = LastSeen(process, since_epoch(since[0]) or at)
                 self.silent[process_key(process)] = seen
         answered = [p for p in snapshot.processes if process_key(p) not in self.silent]
         moment = replace(snapshot, processes=tuple(answered))
         self.accept(Reading(at, moment, at=at))
+        self.entries_then = entries_at(self.findings, incidents, at)
 
     def at_another_moment(self) -> Board:
         """Return a board for the past, with the views, filter and selection of this.
@@ -311,8 +319,10 @@ class Board:
         return self._named.get(hold, ())
 
     def entry(self, finding: Merged) -> Entry | None:
-        """Return what is known of a finding over time; None in the past."""
-        return self.found.of(finding.key) if self.moment is None else None
+        """Return what is known of a finding over time."""
+        if self.moment is not None:
+            return self.entries_then.get(finding.key)
+        return self.found.of(finding.key)
 
     def ending(self, row: Row) -> Ending:
         """Return how a hold ended that has no row any more."""
@@ -374,14 +384,6 @@ class Board:
             silent_s = next(map(self.last_seen, seen), None)
         name = lost.name or self.names.get(lost.pid or 0)
         return replace(lost, name=name, silent_s=silent_s)
-
-
-def _seconds(at: str | None, otherwise: float) -> float:
-    """Return an ISO 8601 time in seconds since the epoch."""
-    try:
-        return datetime.fromisoformat(at or "").timestamp()
-    except (ValueError, OverflowError):
-        return otherwise
 
 
 def _without_server(process: Process, read: Collection[str]) -> Process:

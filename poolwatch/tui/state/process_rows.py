@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from poolwatch.diagnosis.sessions import server_of
@@ -17,7 +16,7 @@ from poolwatch.model import (
     Wait,
     severity_rank,
 )
-from poolwatch.text.format import clock, duration
+from poolwatch.text.format import clock, duration, since_epoch
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Run
 from poolwatch.tui.state.board import Board
@@ -92,8 +91,8 @@ class ProcessRow:
         if self.is_ended or last is None or not self.processes:
             return None
         moment = self.board.moment
-        now = last.at if moment is None else _seconds(moment)
-        started = [_seconds(each.started_at) for each in self.processes]
+        now = last.at if moment is None else since_epoch(moment)
+        started = [since_epoch(each.started_at) for each in self.processes]
         return None if now is None else max(now - (at or now) for at in started)
 
     @property
@@ -260,11 +259,3 @@ def _worst_status(status: ServerStatus) -> tuple[bool, bool, bool]:
 def figure(of: Callable[[ProcessRow], Any]) -> Callable[[Any], Any]:
     """Return a figure of processes; servers have none."""
     return lambda row: of(row) if isinstance(row, ProcessRow) else None
-
-
-def _seconds(at: str) -> float | None:
-    """An ISO 8601 time in seconds since the epoch."""
-    try:
-        return datetime.fromisoformat(at).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -140,9 +140,9 @@ def _word(hold: Hold, node: Node | None, idle_in_transaction: bool) -> Word:
 
 def by_harm(row: Row) -> tuple[Any, ...]:
     """Sort key: the most harmful first; equal rows always in the same order."""
-    pid, id, host, started_at = row.key  # noqa: A001
-    harm = _RANKS[row.word], -row.holds_up, -row.hold.held_s
-    return *harm, pid, len(id), id, host, started_at
+    rank = _RANKS[row.word]
+    tie_break = row.key[0], len(row.key[1]), *row.key[1:]
+    return rank, -row.holds_up, -row.hold.held_s, *tie_break
 
 
 def short_state(row: ServerRow | None) -> str | None:

@@ -25,7 +25,7 @@ class Selection(Generic[T]):
         self.gone_at: float | None = None
         """When the hold was found to have ended; None while it is open."""
         self.touched = False
-        """Whether the user has moved the selection; before, there are no tombstones."""
+        """Whether the user has moved the selection; before, it is the first row."""
         self._at = 0
         self._shown: list[T] = []
 
@@ -53,7 +53,7 @@ class Selection(Generic[T]):
         """
         self._shown = list(rows)
         for at, row in enumerate(rows):
-            if row.key == self.key:
+            if row.key == self.key and self.touched:
                 self._choose(at)
                 return
         if is_past and self.touched:

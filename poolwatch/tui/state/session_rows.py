@@ -19,6 +19,7 @@ from poolwatch.model import (
     Backend,
     ClosedConnection,
     Frame,
+    LockRequest,
     PoolStats,
     Process,
     ServerRow,
@@ -54,6 +55,8 @@ class SessionRow:
     departed: Departed | None = None
     node: Node | None = None
     """Its place among the sessions that wait for locks, or hold up others."""
+    lock: LockRequest | None = None
+    """The session-level lock that others wait for, if an earlier user requested it."""
 
     @property
     def row(self) -> ServerRow | None:
@@ -72,7 +75,9 @@ class SessionRow:
 
     @property
     def site(self) -> Frame | None:
-        """The call site of its hold, or of its last one."""
+        """The call site of its hold, or of its last one; or who requested its lock."""
+        if self.lock is not None:
+            return self.lock.sent or self.lock.site
         if self.departed is not None:
             return self.departed.connection.site
         known = self.session.hold or self.session.idle
@@ -100,6 +105,14 @@ class SessionRow:
             return None
         pools = (pool for pool in self.process.pools if pool.id == known.pool)
         return next(pools, known.pool)
+
+    @property
+    def just_taken(self) -> bool:
+        """Whether it was idle in its pool, but in use when the server was read."""
+        idle, row = self.session.idle, self.row
+        if idle is None or row is None or idle.unchanged_s >= 0:
+            return False
+        return row.state not in (None, "idle")
 
     @property
     def holds_up(self) -> int:
@@ -147,9 +160,16 @@ def session_row(
     hold = None
     if session.hold is not None and session.process is not None:
         hold = holds.get(hold_key(session.process, session.hold.id))
-    return SessionRow(
-        key, session, _kind(session, departed), hold, departed, trees.node(key)
-    )
+    node = trees.node(key)
+    lock = _earlier_lock(session) if node and trees.blocks_by_advisory(key) else None
+    kind = _kind(session, departed)
+    return SessionRow(key, session, kind, hold, departed, node, lock)
+
+
+def _earlier_lock(session: Session) -> LockRequest | None:
+    if session.hold is not None:
+        return session.hold.earlier_lock
+    return session.idle.lock if session.idle is not None else None
 
 
 def _kind(session: Session, departed: Departed | None) -> Kind:

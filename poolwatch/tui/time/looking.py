@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from poolwatch.errors import PoolwatchError, UsageError
 from poolwatch.model import Incident, Past, Snapshot, Step
-from poolwatch.text.format import local_time, plural, utc_time
+from poolwatch.text.format import local_time, plural, since_epoch, utc_time
 from poolwatch.tui.time.timeline import incident_after
 from poolwatch.tui.views.view import Sought
 
@@ -231,7 +230,7 @@ class Looker:
         snapshot = None
         if at != self.at:
             snapshot = self._past.snapshot_at(at)
-            wanted, self.at = at, _seconds(snapshot.at, at)
+            wanted, self.at = at, since_epoch(snapshot.at) or at
             at = self.at
             if note is None and wanted - at > _NEAR_S:
                 times = [local_time(utc_time(each)) for each in (wanted, at)]
@@ -276,11 +275,4 @@ def window(extent: Extent, at: float, span: float) -> Extent:
 
 def began(incident: Incident) -> float:
     """Return when an incident began, in seconds since the epoch."""
-    return _seconds(incident.started_at, 0.0)
-
-
-def _seconds(at: str | None, otherwise: float) -> float:
-    try:
-        return datetime.fromisoformat(at or "").timestamp()
-    except (ValueError, OverflowError):
-        return otherwise
+    return since_epoch(incident.started_at) or 0.0

@@ -127,7 +127,7 @@ class TimeScreen(MainScreen):
         if look is not None:
             self.look = look
             if look.snapshot is not None:
-                self.board.show_moment(look.snapshot)
+                self.board.show_moment(look.snapshot, look.strip.incidents)
         if note is not None:
             self.say(note)
         self.redraw()

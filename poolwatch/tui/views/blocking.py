@@ -186,14 +186,14 @@ def _of_session(column: Column[SessionRow], rank: int) -> Column[TreeRow]:
 
 # fmt: off
 COLUMNS: tuple[Column[TreeRow], ...] = (
-    Column("who", "who", 23, 36, 0, draw=_who, value=_name, field="holder"),
+    Column("who", "who", 23, 40, 0, draw=_who, value=_name, field="holder"),
     Column("holds up", "holds up", 8, 8, 1, _holds_up, place=right,
            value=lambda line: line.node.holds_up, field="holds-up"),
     Column("waits", "waits", 6, 6, 2, lambda line: age_cell(line.waited_s),
            place=right, value=lambda line: line.waited_s, field="waits"),
-    Column("call site", "call site", 20, 24, 3, draw=_site, value=_site_text,
+    Column("call site", "call site", 20, 22, 3, draw=_site, value=_site_text,
            field="site"),
-    Column("process", "process", 13, 16, 7, _process,
+    Column("process", "process", 12, 16, 7, _process,
            value=lambda line: _process(line)[0], field="process"),
     _of_session(PID, 4),
     _of_session(STATE, 5),

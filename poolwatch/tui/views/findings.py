@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from poolwatch.diagnosis.finding_history import Entry
+from poolwatch.diagnosis.finding_history import CELL_S, KEPT_S, Entry
 from poolwatch.diagnosis.merging import Merged, each
 from poolwatch.model import Frame, severity_rank
 from poolwatch.text.format import clock, duration, one_line, utc_time
@@ -44,7 +44,8 @@ class FindingRow:
     @property
     def is_older(self) -> bool:
         """Whether it was there when the dashboard first looked."""
-        return self.entry is not None and self.entry.since == self.board.found.began_at
+        began_at = self.board.found.began_at if self.board.moment is None else None
+        return self.entry is not None and self.entry.since == began_at
 
     @property
     def leads_to(self) -> str:
@@ -68,11 +69,13 @@ def _for(row: FindingRow) -> Run:
 
 
 def _strip(row: FindingRow) -> Run:
-    last, began_at = row.board.last, row.board.found.began_at
-    if row.entry is None or last is None or began_at is None:
+    board, last = row.board, row.board.last
+    if row.entry is None or last is None:
         return "-", "faint"
     strip = "".join("■" if seen else "·" for seen in row.entry.strip(last.at))
-    known = min(int((last.at - began_at) // 30) + 1, _STRIP)
+    began_at = board.found.began_at if board.moment is None else None
+    looked_s = last.at - began_at if began_at is not None else KEPT_S
+    known = min(int(looked_s // CELL_S) + 1, _STRIP)
     return strip[-known:].rjust(_STRIP), _severity(row)[1]
 
 

@@ -42,6 +42,8 @@ def whose(row: SessionRow) -> str:
     if row.hold is not None:
         labels = " ".join(list(row.hold.hold.labels.values())[:4])
         return one_line(f"{row.hold.holder} {labels}", 60)
+    if row.just_taken:
+        return one_line(f"just taken from {row.pool}", 60)
     if row.kind == "idle":
         return one_line(f"idle in pool {row.pool}", 60)
     if row.kind == "poolwatch":
@@ -82,6 +84,11 @@ def _whose(row: SessionRow) -> Run:
 
 def where(row: SessionRow, cells: int) -> Line:
     """Draw the call site, or who else has the session."""
+    if row.lock is not None:
+        text = f"lock requested at {place(row.site)}"
+        return (
+            (tail(text if len(text) <= cells else place(row.site), cells), "strong"),
+        )
     if row.hold is not None:
         return site_cell(row.hold.hold, cells, "strong")
     if row.departed is not None:
@@ -250,20 +257,23 @@ class SessionsView(View[SessionRow]):
         return board.trees.with_roots(kept, rows, lambda row: row.key)
 
     def title(self, board: Board) -> Line:
-        counts = Counter(row.kind for row in board.sessions.values())
         title: list[Run] = []
-        for kind, text in _TITLES.items():
-            if counts[kind] and not board.filter.text:  # which needs the room
-                ink = "warn" if kind == "nobody's" else "text"
-                title += [(f"  {counts[kind]}", ink), (f" {text}", "muted")]
         servers = read_servers(board)
         left_out = sum(status.left_out for status in servers)
+        reason = unread(board) if board.sessions else None
         if left_out:
             title.append((f"  {left_out} more left out", "warn"))
-        reason = unread(board)
-        if reason and counts:
+        if reason:
             title.append((f"  {one_line(reason, 120)}", "warn"))
-        return (*title, *_gauge(servers))
+        if board.filter.text:  # which needs the room
+            return tuple(title)
+        counts = Counter(row.kind for row in board.sessions.values())
+        kinds: list[Run] = []
+        for kind, text in _TITLES.items():
+            if counts[kind]:
+                ink = "warn" if kind == "nobody's" else "text"
+                kinds += [(f"  {counts[kind]}", ink), (f" {text}", "muted")]
+        return (*kinds, *title, *_gauge(servers))
 
     def empty(self, board: Board) -> str:
         return unread(board) or "no session is known"
