@@ -455,7 +455,7 @@ def test_the_caller_stands_beside_a_call_site_that_is_shared(board, cells):
     b = board(snapshot(process(hold(caller=CALLER), waits=(wait(caller=CALLER),))))
     holds, asking = (text(rows(b, cells, view=view)) for view in ("holds", "waits"))
     for shown, line in ((holds, 55), (asking, 101)):
-        assert f":{line} from" in shown
+        assert f":{line} " in shown
         assert ":12" in shown
     (row,) = b.rows.values()
     assert "repo.py:55 from orders/views.py:12" in plain(headline(row))
