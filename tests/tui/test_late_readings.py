@@ -13,7 +13,11 @@ async def test_readings_do_not_pile_up():
     app = Dashboard(source)
     async with app.run_test() as pilot:
         accepted = []
-        app.watch(app, "reading", accepted.append, init=False)
+
+        def accept(reading):
+            accepted.append(reading)
+
+        app.watch(app, "reading", accept, init=False)
         for n in range(1, 4):
             app.poller._on_reading(Reading(float(n), snapshot(process(hold()))))
         await until_async(lambda: app.board.last)
