@@ -76,7 +76,8 @@ class BoardScreen(Screen[None]):
         """Copy a text, and say so."""
         self.app.copy_to_clipboard(text)
         first, *others = text.splitlines()
-        self.say(f"copied {first}" + (f" … {len(others) + 1} lines" if others else ""))
+        more = f" … {len(others) + 1} lines" if others else ""
+        self.say(f"sent to the terminal's clipboard: {first}{more}")
 
     def footer(self, width: int, **options: Any) -> list[Line]:
         """Draw the note, in as many lines as it takes, or else the keys."""
