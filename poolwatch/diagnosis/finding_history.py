@@ -6,12 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from poolwatch.diagnosis.incidents import (
-    Changes,
-    Identity,
-    Incidents,
-    identity_of,
-)
+from poolwatch.diagnosis.incidents import Identity, Incidents, identity_of
 from poolwatch.diagnosis.merging import Key, Merged, merged
 from poolwatch.model import Incident, Snapshot, severity_rank
 from poolwatch.text.format import since_epoch, utc_time
@@ -71,8 +66,6 @@ class FindingHistory:
         """Those of the newest look, the cause first."""
         self.began_at: float | None = None
         """When it began to look: what it saw then may have begun long before."""
-        self.changes = Changes()
-        """What the newest look has changed among the incidents."""
         self._incidents = Incidents()
         self._entries: dict[Key, Entry] = {}
         self._key_of: dict[str, Key] = {}
@@ -82,8 +75,7 @@ class FindingHistory:
         """Take in a look at ``at``, in seconds since the epoch; return its findings."""
         self.findings = merged(snapshot)
         self.began_at = at if self.began_at is None else self.began_at
-        self.changes = self._incidents.update(snapshot, at)
-        lasting = self.changes.lasting
+        lasting = self._incidents.update(snapshot, at).lasting
         present = {each.key: each for each in self.findings}
         self._assign(lasting)
         for each in lasting:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from poolwatch.errors import PoolwatchError, RefusedError, ServerViewError
+from poolwatch.model import OWN_NAME
 from poolwatch.model.actions import Action, Chosen, Outcome, Target, Waiter
 from poolwatch.postgres.activity import values_of
 from poolwatch.postgres.connection import (
@@ -38,7 +39,6 @@ _EVERY_S = 0.1
 _SHOWN_XACT_S = 1.0
 """A transaction that was older when it was shown must still be open."""
 _MAX_NAMED = 4
-_OWN_NAME = "poolwatch"
 _PERMISSION = "42501"
 
 _SESSIONS = """
@@ -130,7 +130,7 @@ class DsnActions:
             window = began - chosen.seen[1], time.monotonic() - chosen.seen[0]
         _check_server(chosen.server, reading.identity)
         row = rows.get(chosen.pid)
-        if chosen.pid == own_pid or (row and row["application"] == _OWN_NAME):
+        if chosen.pid == own_pid or (row and row["application"] == OWN_NAME):
             raise RefusedError(f"backend {chosen.pid} is a session of poolwatch itself")
         return _proven(chosen, rows, reading, window)
 

@@ -21,7 +21,7 @@ from textual.widgets import Button
 from poolwatch.errors import PoolwatchError
 from poolwatch.model.actions import Action, Actions, Chosen, Outcome, Target, Waiter
 from poolwatch.text.format import duration, one_line, plural
-from poolwatch.tui.draw.line import BLANK, Line, rule, wrap
+from poolwatch.tui.draw.line import BLANK, Line, labelled, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
 from poolwatch.tui.panels.footer import footer
@@ -257,11 +257,7 @@ def session_lines(
     lines: list[Line] = []
     for name, text, limit in facts:
         ink = "strong" if name == "call site" else "text"
-        parts = wrap(text, cells - 11, limit)
-        lines += [
-            ((f"{'' if at else name:<11}", "muted"), (part, ink))
-            for at, part in enumerate(parts)
-        ]
+        lines += labelled(f"{name:<11}", text, cells, limit, ink=ink)
     return lines
 
 
@@ -332,7 +328,5 @@ def _names(pids: Sequence[int], sites: Mapping[int, str]) -> str:
 
 def _marked(sign: str, ink: str, text: str, cells: int) -> list[Line]:
     """Draw a sentence with a sign before its first line."""
-    return [
-        (("  " if at else sign, ink), (part, "strong" if ink == "bad" else "text"))
-        for at, part in enumerate(wrap(text, cells - 2, 3))
-    ]
+    text_ink = "strong" if ink == "bad" else "text"
+    return labelled(sign, text, cells, 3, label_ink=ink, ink=text_ink)

@@ -131,6 +131,14 @@ def process_cell(process: Process) -> Run:
     return text_cell(f"{process.pid}{host} {process_name(process)}")
 
 
+def event_cell(event: str | None) -> Run:
+    """Return a wait event; one for a lock stands out."""
+    if not event:
+        return "-", "faint"
+    short = one_line(event.removeprefix("Client:"), 40)
+    return short, "warn" if event.startswith("Lock:") else "muted"
+
+
 def count_cell(number: int, ink: str) -> Run:
     """Return a count of undesired events; zero is faint."""
     return str(number), ink if number else "faint"

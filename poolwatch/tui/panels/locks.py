@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.lock_waits import in_words
 from poolwatch.text.format import call_site, duration, neutral, place, plural
-from poolwatch.tui.draw.line import Line, Run, wrap
+from poolwatch.tui.draw.line import Line, labelled
 from poolwatch.tui.state.board import Board
 
 _NAMED = 3
@@ -86,8 +86,4 @@ def _brief(node: Node) -> str:
 
 
 def _part(label: str, ink: str, text: str, cells: int) -> list[Line]:
-    found: list[Line] = []
-    for at, part in enumerate(wrap(text, cells - 14, 3)):
-        name: Run = (f"  {'' if at else label:<12}", ink)
-        found.append((name, (part, "text")))
-    return found
+    return labelled(f"  {label:<12}", text, cells, 3, label_ink=ink)

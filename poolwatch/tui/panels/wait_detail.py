@@ -11,7 +11,6 @@ from poolwatch.tui.draw.line import BLANK, Line, Run, beside, right, rule
 from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.panels.detail import (
-    WIDE,
     finding_lines,
     full_place,
     heading,
@@ -20,6 +19,7 @@ from poolwatch.tui.panels.detail import (
 )
 from poolwatch.tui.panels.spots import (
     PANE_TALL,
+    WIDE,
     Spot,
     brief_line,
     own_frame,

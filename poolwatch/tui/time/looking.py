@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from poolwatch.errors import PoolwatchError, UsageError
 from poolwatch.model import Incident, Past, Snapshot, Step
 from poolwatch.text.format import local_time, plural, since_epoch, utc_time
-from poolwatch.tui.time.timeline import incident_after
+from poolwatch.tui.time.timeline import began_at, incident_after
 from poolwatch.tui.views.view import Sought
 
 SPANS = (600.0, 3600.0, 6 * 3600.0, 86_400.0, 7 * 86_400.0, 35 * 86_400.0)
@@ -94,7 +94,7 @@ class NextIncident:
         found = incident_after(past.incidents(*extent), at, back=self.back)
         if found is None:
             raise UsageError(f"no {'earlier' if self.back else 'later'} incident began")
-        return began(found)
+        return began_at(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Beginning:
         lasting = [each for each in found if each.ended_at is None] or found[-1:]
         if not lasting:
             raise UsageError(f"it is not kept when {self.of.kind} began")
-        return min(map(began, lasting))
+        return min(map(began_at, lasting))
 
     def _is_of(self, incident: Incident) -> bool:
         of = self.of
@@ -271,8 +271,3 @@ def window(extent: Extent, at: float, span: float) -> Extent:
     if since < first:
         since, until = first, min(first + span, last)
     return since, max(until, since + 1)
-
-
-def began(incident: Incident) -> float:
-    """Return when an incident began, in seconds since the epoch."""
-    return since_epoch(incident.started_at) or 0.0

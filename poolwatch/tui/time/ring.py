@@ -8,12 +8,12 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from poolwatch.diagnosis.incidents import Incidents
 from poolwatch.errors import NoProcessError
 from poolwatch.model import Incident, Snapshot, Step, in_cells
-from poolwatch.text.format import utc_time
+from poolwatch.text.format import since_epoch, utc_time
 from poolwatch.tui.time.packing import pack, unpack
 
 SPAN_S = 600.0
@@ -32,25 +32,6 @@ _MOST_INCIDENTS = 2_000
 """Incidents that have ended."""
 _PAUSE_S = 5.0
 """Readings that are further apart, and further than those before, leave a gap."""
-
-
-class Changes(Protocol):
-    """What one look has changed: what the dashboard needs of it."""
-
-    @property
-    def ended(self) -> tuple[Incident, ...]:
-        """Incidents that have ended."""
-
-    @property
-    def lasting(self) -> tuple[Incident, ...]:
-        """Incidents that have begun and not ended."""
-
-
-class Tracker(Protocol):
-    """The rules by which incidents begin and end."""
-
-    def update(self, snapshot: Snapshot, at: float) -> Changes:
-        """Take one look."""
 
 
 class Kept(NamedTuple):
@@ -91,7 +72,7 @@ class Ring:
 
     def __init__(
         self,
-        tracker: Tracker,
+        tracker: Incidents,
         *,
         budget: int = BUDGET,
         clock: Callable[[], float] = time.monotonic,
@@ -324,7 +305,7 @@ def _moved(incident: Incident, by: float) -> Incident:
     """An incident whose times follow a step of the clock."""
 
     def moved(at: str) -> str:
-        return utc_time(datetime.fromisoformat(at).timestamp() + by)
+        return utc_time((since_epoch(at) or 0.0) + by)
 
     return replace(
         incident,

@@ -16,6 +16,7 @@ from poolwatch.tui.draw.table import (
     Column,
     Table,
     age_cell,
+    event_cell,
     process_cell,
     site_cell,
     text_cell,
@@ -153,14 +154,6 @@ def _event(line: HoldGroup) -> str | None:
     return server.wait_event if server else None
 
 
-def _wait_event(line: HoldGroup) -> Run:
-    event = _event(line)
-    if not event:
-        return "-", "faint"
-    short = one_line(event.removeprefix("Client:"), 40)
-    return short, "warn" if event.startswith("Lock:") else "muted"
-
-
 def _text(line: HoldGroup) -> str | None:
     """Return the statement in pg_stat_activity, or else the last one that was sent."""
     server = line.first.hold.server
@@ -207,8 +200,8 @@ COLUMNS: tuple[Column[HoldGroup], ...] = (
            place=right, value=_state_age, field="for"),
     Column("xact", "xact", 6, 6, 11, lambda line: age_cell(_xact_age(line)),
            place=right, value=_xact_age, field="xact"),
-    Column("wait event", "wait event", 16, 20, 8, _wait_event,
-           value=_event, field="wait"),
+    Column("wait event", "wait event", 16, 20, 8,
+           lambda line: event_cell(_event(line)), value=_event, field="wait"),
     Column("statement", "statement", 14, 400, 5, _statement,
            value=_text, field="statement"),
 )

@@ -63,7 +63,7 @@ class View(Generic[T]):
     """One table of the dashboard. A row type ``T`` has a ``key`` that identifies it."""
 
     name: ClassVar[str]
-    """In the tab line, in ``--view``, and of its state on the board."""
+    """In the tab line and the title, and the name of its state on the board."""
     short: ClassVar[str]
     """In the tab line of a narrow terminal."""
     columns: ClassVar[tuple[Column[Any], ...]]
