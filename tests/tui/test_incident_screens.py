@@ -13,6 +13,7 @@ from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.errors import UnreachableError
 from poolwatch.model import IncidentMark, IncidentSnapshot, Unreachable
+from poolwatch.text.format import local_time
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.line import length, plain
 from poolwatch.tui.incident_screens import incident_board
@@ -131,9 +132,9 @@ async def test_the_processes_are_asked_once_and_only_for_the_key():
         await until_async(lambda: "INCIDENT SNAPSHOTS 2" in screen_text(app))
         lines = screen_text(app).splitlines()
         (first,) = [n for n, line in enumerate(lines) if "2026-01-02 00:00:00" in line]
-        assert "2026-01-01 03:12:44 UTC  orders" in lines[first + 1]
+        assert f"{local_time(AT)}  orders" in lines[first + 1]
         await pilot.press("j", "j", "enter")
-        await until_async(lambda: "SAVED 03:12:44 UTC" in screen_text(app))
+        await until_async(lambda: f"SAVED {local_time(AT)}" in screen_text(app))
         assert source.asked == 1
 
 
@@ -147,7 +148,7 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
         await pilot.press("z")
         await until_async(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
         await pilot.press("enter")
-        await until_async(lambda: "HOLDS 2 at 03:12:44 UTC" in screen_text(app))
+        await until_async(lambda: f"HOLDS 2 at {local_time(AT)}" in screen_text(app))
         await pilot.press("p", "plus", "R", "j", "s")
         assert not app.board.paused
         assert app.board.refresh == 0.25
@@ -160,7 +161,7 @@ async def test_the_past_does_not_move_and_has_the_same_keys():
         for key, shown in (("w", "it was empty then"), ("c", "SITES 0")):
             await pilot.press(key)
             await until_async(lambda shown=shown: shown in screen_text(app))
-            assert "SAVED 03:12:44 UTC" in screen_text(app)
+            assert f"SAVED {local_time(AT)}" in screen_text(app)
             await pilot.press("1")
             await until_async(lambda: "HOLDS 2 at" in screen_text(app))
         await pilot.press("q")
@@ -203,14 +204,14 @@ def test_the_past_is_said_in_every_panel(cells):
     used = (frame("/srv/app/a.py:7"),)
     one = hold("a", used=used, unused_s=4.0, statement="select 1", task="export")
     board = incident_board(picture(one, pools=(pool(checked_out=1),)))
-    assert "SAVED 03:12:44 UTC" in plain(header(board, 0.0, "12:00:00", cells))
+    assert f"SAVED {local_time(AT)}" in plain(header(board, 0.0, "12:00:00", cells))
     assert length(header(board, 0.0, "12:00:00", cells)) <= cells
     table = named("holds").layout(board, cells)
-    assert "03:12:44 UTC" in title(board, cells)
+    assert local_time(AT) in title(board, cells)
     assert not {"state", "backend"} & {column.key for column, _ in table.columns}
     (row,) = board.rows.values()
     shown = "\n".join(plain(line) for line in detail_lines(board, row, cells))
-    assert "HERE AT 03:12:44 UTC" in shown
+    assert f"HERE AT {local_time(AT)}" in shown
     assert "4.0s before" in shown
     assert "an incident snapshot has no server view" in shown
     with_other = (one, hold("b", pool="other"))

@@ -7,6 +7,7 @@ from poolwatch.tui.incident_screens import IncidentScreen, IncidentsPage
 from poolwatch.tui.keys import KEYS, is_live
 from poolwatch.tui.pages import DetailPage
 from poolwatch.tui.screens import MainScreen
+from poolwatch.tui.time.time_screen import TimeScreen
 
 SCREENS = {
     "app": Dashboard,
@@ -16,6 +17,7 @@ SCREENS = {
     "detail": DetailPage,
     "incidents": IncidentsPage,
     "action": ActionDialog,
+    "time": TimeScreen,
 }
 SIGNS = {
     **{str(number): "…" for number in range(2, 7)},
@@ -48,7 +50,7 @@ def test_every_footer_is_one_of_a_screen():
     shown = {screen for key in KEYS for screen in key.footers.split()}
     assert shown == {
         screen.FOOTER for screen in SCREENS.values() if screen is not Dashboard
-    } | {"filter"}
+    } | {"filter", "seek"}
 
 
 def test_the_help_page_explains_every_key_of_the_main_screen():

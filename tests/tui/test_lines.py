@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 from drawn import rows, selection, text, title
@@ -22,7 +22,7 @@ from fakes import (
 
 from poolwatch.errors import NoProcessError, UnreachableError
 from poolwatch.model import NO_SAMPLES, IncidentMark, SiteStats, Unreachable
-from poolwatch.text.format import width
+from poolwatch.text.format import local_time, width
 from poolwatch.tui.draw import sql
 from poolwatch.tui.draw.line import length, plain, wrap
 from poolwatch.tui.draw.source_lines import around
@@ -374,17 +374,17 @@ def test_what_is_not_recorded_is_said_loudly(board, cells):
 
 
 def test_incident_snapshots_and_what_was_left_out_are_named(board):
-    today = datetime.now(UTC).date().isoformat()
+    now = datetime.now().astimezone().replace(hour=3, minute=12, second=44)
     marks = (
         IncidentMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
-        IncidentMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
+        IncidentMark("orders", "exhausted", now.isoformat()),
         IncidentMark("gone", "pool_deadlock", "\x1b[2J"),
     )
     gone = hold(held_s=40.0, verdict="long")
     one = process(gone, frozen=marks, left_out=("who keeps h1 alive",))
     shown = text(pools.pool_lines(board(snapshot(one)), 160, 9))
-    assert "orders exhausted 03:12:44 UTC" in shown
-    assert "orders timed out 2026-01-01 03:10:00 UTC" in shown
+    assert "orders exhausted 03:12:44" in shown
+    assert f"orders timed out {local_time(marks[0].at)}" in shown
     assert "leak search incomplete: who keeps h1 alive" in shown
     for cells in (60, 80, 160):
         shown = pools.pool_lines(board(snapshot(one)), cells, 9)
@@ -455,7 +455,7 @@ def test_the_caller_stands_beside_a_call_site_that_is_shared(board, cells):
     b = board(snapshot(process(hold(caller=CALLER), waits=(wait(caller=CALLER),))))
     holds, asking = (text(rows(b, cells, view=view)) for view in ("holds", "waits"))
     for shown, line in ((holds, 55), (asking, 101)):
-        assert f":{line} from" in shown
+        assert f":{line} " in shown
         assert ":12" in shown
     (row,) = b.rows.values()
     assert "repo.py:55 from orders/views.py:12" in plain(headline(row))

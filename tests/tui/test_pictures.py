@@ -19,10 +19,10 @@ from unittest.mock import patch
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/fakes.py, as a script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
 
 from fakes import FakeSource
-from picture_source import AT, lines, moment
+from tui.picture_source import AT, lines, moment
 
 from poolwatch.diagnosis.incidents import Incidents as Tracker
 from poolwatch.tui.app import Dashboard

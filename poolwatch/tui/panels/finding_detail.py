@@ -44,6 +44,7 @@ def _keys(finding: Merged, cells: int) -> Line:
     keys = [("enter ", "its holds  ")] if finding.holds else []
     if finding.kind == "lock_wait":
         keys.append(("4 ", "its tree  "))
+    keys.append(("t ", "when it began  "))
     if cells >= WIDE:
         keys.append(("Y ", "copy as an issue"))
     runs: list[Run] = []

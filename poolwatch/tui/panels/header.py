@@ -153,7 +153,7 @@ def _view_state(board: Board, mode: Mode) -> list[Line]:
         return [_first(text, "bad"), _second(next_process)]
     if mode == "failed":
         return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
-    if not board.snapshot.processes:  # of a moment of the past
+    if board.moment is not None and not board.snapshot.processes:
         return [_first("nothing is known of this moment: no process", "muted")]
     return []
 

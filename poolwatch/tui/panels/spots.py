@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from poolwatch.model import Frame, Hold
 from poolwatch.stacks.compare import user_frames
-from poolwatch.text.format import duration, neutral, place
-from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.text.format import duration, local_time, neutral, place
 from poolwatch.tui.draw.line import Line, beside, right
 from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import source_lines
@@ -56,7 +55,7 @@ def now_title(board: Board, row: Row) -> tuple[str, str]:
     """Return the title for where the holder is; in a past moment: where it was."""
     at = row.process.at or board.moment
     if at is not None:
-        return f"HERE AT {date_and_time(at)[1]}", "then"
+        return f"HERE AT {local_time(at)}", "then"
     return ("NOW HERE", "now") if row.key in board.rows else ("LAST SEEN HERE", "last")
 
 

@@ -193,7 +193,7 @@ class Board:
         A silent process is shown in its last known state until it answers or has ended.
         """
         self.last = reading
-        self.revision += 1
+        self.revision = next(_REVISIONS)
         if not reading.alive and not reading.silent and not reading.failed:
             # all have ended: the rest is shown as last seen
             self.findings = [f for f in self.findings if f.kind != "unreachable"]
@@ -222,7 +222,7 @@ class Board:
         at = since_epoch(snapshot.at) or 0.0
         lost = Reading(at, snapshot).silent
         self.silent, self.history, self.names = {}, {}, {}
-        self.last_good, self.rows, self.revision = None, {}, next(_REVISIONS)
+        self.last_good, self.rows = None, {}
         for process in map(with_names, snapshot.processes):
             since = [each.since for each in lost if each.may_be(process)]
             if since:
@@ -341,6 +341,8 @@ class Board:
     def chosen(self, session: Session, server: ServerStatus | None) -> Chosen:
         """Describe a session for an action; raises RefusedError if it is not proven."""
         reading, process = self.last_good, session.process
+        if self.fixed is not None:
+            raise RefusedError("an action needs the present: this is how it was once")
         if process is not None and process_key(process) in self.silent:
             raise RefusedError("its process does not answer: it is shown as last seen")
         if reading is None or reading.answered_at is None:

@@ -257,17 +257,22 @@ class Ring:
         return [each for each in self._readings if each.packed is not None]
 
 
-class Recorder:
-    """Adds readings to a ring on a thread of its own: that takes 25 ms for 2,000 holds.
+_LARGE_S = 0.01
+"""CPU time of two readings in a row from which on not every reading is kept."""
 
-    If the thread falls behind, the oldest readings that wait for it are dropped.
+
+class Recorder:
+    """Adds readings to a ring on a thread of its own.
+
+    A large reading takes a while, 25 ms for 2,000 holds: then the thread rests, so that
+    it uses at most a hundredth of a core, and the readings meanwhile are not kept.
     """
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self._waiting: deque[tuple[Snapshot, float]] = deque(maxlen=4)
         self._wake = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """Start the thread."""
@@ -276,7 +281,7 @@ class Recorder:
 
     def stop(self) -> None:
         """End the thread."""
-        self._stopped = True
+        self._stopped.set()
         self._wake.set()
 
     def add(self, snapshot: Snapshot, at: float) -> None:
@@ -285,11 +290,18 @@ class Recorder:
         self._wake.set()
 
     def _run(self) -> None:
-        while not self._stopped:
+        cost_s = 0.0
+        while not self._stopped.is_set():
             self._wake.wait()
             self._wake.clear()
-            while self._waiting:
+            while self._waiting and not self._stopped.is_set():
+                began, before_s = time.thread_time(), cost_s
                 self.ring.add(*self._waiting.popleft())
+                cost_s = time.thread_time() - began
+                if min(cost_s, before_s) > _LARGE_S:
+                    self._stopped.wait(cost_s * 100)
+                    while len(self._waiting) > 1:
+                        self._waiting.popleft()
 
 
 def _size(reading: _Reading) -> int:

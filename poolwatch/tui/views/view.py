@@ -181,8 +181,9 @@ class View(Generic[T]):
         wanted = board.revision, board.filter.text, shows_all, merged, *order
         if wanted != state.arranged_for:
             rows = self.rows(board)
-            kept = [row for row in rows if board.filter(self._fields_of(row))]
+            kept = rows
             if board.filter.tests:
+                kept = [row for row in rows if board.filter(self._fields_of(row))]
                 kept = self.with_roots(board, kept, rows)
             state.total, state.hidden = len(rows), len(rows) - len(kept)
             shown = self._sorted(self.merge(kept) if merged else kept, state)
