@@ -48,7 +48,7 @@ def _rank(each: Merged, cases: Sequence[Case]) -> tuple[int, int, int]:
     held_up = frozenset[SessionKey]().union(*(r.victims for r in roots.values()))
     if held_up:
         position, severity, count = 3, 0, len(held_up)
-    elif each.kind == "unreachable":  # it may hide what causes the others
+    elif each.kind == "unreachable":  # it may hide the cause of the others
         position = 1
     elif each.kind == "ghost" and each.key.about.startswith(RESTARTED):
         position = 4
@@ -70,7 +70,7 @@ def _is_full(cases: Sequence[Case]) -> bool:
 def _explains(
     each: Merged, found: Sequence[Merged], cases: Sequence[Case]
 ) -> list[Key]:
-    """What else is found of the same thing: the hold at the root, a deadlock."""
+    """Other findings about the same thing: the hold at the root, a deadlock."""
     if each.kind == "nested":
         deadlocks = [other.key for other in found if other.kind == "pool_deadlock"]
         return [key for key in deadlocks if key.pool == each.pool]
@@ -87,7 +87,7 @@ def _explains(
 def _pools(
     each: Merged, cases: Sequence[Case], processes: Sequence[Process]
 ) -> set[_PoolKey]:
-    """The pools of which it keeps connections from others."""
+    """The pools whose connections it keeps from others."""
     if each.kind == "server_down":
         return _pools_of_server(server_of_text(each.text), processes)
     if _is_leak(each) or each.kind in _OF_HOLDS | {"pool_deadlock", "lock_wait"}:

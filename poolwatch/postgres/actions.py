@@ -32,9 +32,9 @@ from poolwatch.runtime.guard import log
 from poolwatch.text.format import duration, one_line
 
 PATIENCE_S = 5.0
-"""Seconds that PostgreSQL has for an answer."""
+"""Seconds within which PostgreSQL must answer."""
 OBSERVED_S = 3.0
-"""Seconds for which the backend and those behind it are watched after an action."""
+"""Seconds for which a backend, and those behind it, are watched after an action."""
 _EVERY_S = 0.1
 _SHOWN_XACT_S = 1.0
 """A transaction that was older when it was shown must still be open."""
@@ -95,9 +95,9 @@ class DsnActions:
         return _within(PATIENCE_S, partial(self._look, chosen))
 
     def act(self, action: Action, target: Target) -> Outcome:
-        """Do it if the target is still what was read, and watch what follows.
+        """Act if the target is still what was read, and watch what follows.
 
-        Raises PoolwatchError if nothing was done, or if it is not known.
+        Raises PoolwatchError if nothing was done, or if that is not known.
         """
         chosen = target.chosen
         whose = one_line(
@@ -174,7 +174,7 @@ class DsnActions:
     def _signal(
         self, action: Action, target: Target, given_up: threading.Event
     ) -> str | None:
-        """Send the signal; returns why not, if the target is not what it was."""
+        """Send the signal; return why it was not sent, or None if it was."""
         pid = target.chosen.pid
         guard = {
             "cancel": action == "cancel",
@@ -203,7 +203,7 @@ class DsnActions:
         return f"backend {pid} has gone on meanwhile to another transaction"
 
     def _watch(self, seen: _Seen, given_up: threading.Event) -> None:
-        """Look until all that was announced has happened, for OBSERVED_S at most."""
+        """Watch until everything expected has happened, for OBSERVED_S at most."""
         with self._opened(given_up) as connection:
             while not given_up.is_set():
                 seen.look(_sessions(connection, seen.pids))
@@ -218,7 +218,7 @@ class _Seen:
     def __init__(self, action: Action, target: Target, asked_at: float) -> None:
         self.asked_at = asked_at
         self.reacted_s: float | None = None
-        """When it was seen to be gone, or its statement to have ended."""
+        """Seconds until it was seen to be gone, or its statement to have ended."""
         self._action = action
         self._target = target
         self._waiting = {waiter.pid: waiter for waiter in target.frees}
@@ -330,7 +330,7 @@ def _proven(
 def _behind(
     pid: int, rows: Mapping[int, _Row]
 ) -> tuple[tuple[Waiter, ...], tuple[Waiter, ...]]:
-    """The sessions behind ``pid``, transitively: those of it alone, and the others."""
+    """The sessions behind ``pid``, transitively: behind it alone, and the others."""
     blocked_by = {p: set(row["blocked_by"] or ()) for p, row in rows.items()}
     behind: set[int] = set()
     reached = {pid}
@@ -360,9 +360,9 @@ def _check_server(chosen: str, found: str) -> None:
         return
     same = system and system == other
     raise RefusedError(
-        "the server was restarted since: its sessions of before have ended"
+        "the server has been restarted: the sessions from before have ended"
         if same
-        else "the session is on another server than that of the DSN"
+        else "the session is on a different server from that of the DSN"
     )
 
 

@@ -38,7 +38,7 @@ def _state(row: ProcessRow, cells: int) -> list[Line]:
     if lost is None:
         return []
     if row.is_ended:
-        text = f"it ended at {clock(lost.since or '')}: no fault of the others"
+        text = f"it ended at {clock(lost.since or '')}; the others are not affected"
     else:
         age = "" if row.silent_s is None else f" for {duration(row.silent_s)}"
         why = lost.why.replace("does not answer", f"has not answered{age}")

@@ -86,8 +86,7 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Another number after each change of the data: what is computed from it is valid
-    for one."""
+    """Changes with the data: what is computed from it holds for one revision."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
@@ -120,7 +119,7 @@ class Board:
     counts: dict[str, tuple[int, tuple[str, str]]] = field(
         default_factory=dict, init=False
     )
-    """By view: what the tab line says of it, and the revision that this is of."""
+    """By view: what the tab line says of it, and for which revision."""
     _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
     _named_for: int | None = field(default=None, init=False)
     """The revision that ``_named`` is of."""
@@ -342,7 +341,7 @@ class Board:
         """Describe a session for an action; raises RefusedError if it is not proven."""
         reading, process = self.last_good, session.process
         if self.fixed is not None:
-            raise RefusedError("an action needs the present: this is how it was once")
+            raise RefusedError("an action needs the present: this is the past")
         if process is not None and process_key(process) in self.silent:
             raise RefusedError("its process does not answer: it is shown as last seen")
         if reading is None or reading.answered_at is None:

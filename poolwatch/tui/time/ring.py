@@ -20,22 +20,22 @@ SPAN_S = 600.0
 BUDGET = 64 << 20
 """Bytes of all packed readings."""
 _ROW_BYTES = 400
-"""What a reading takes beside its packed snapshot."""
+"""What a reading takes besides its packed snapshot."""
 _THINNED = 5
-"""Of so many readings of the older half, one stays if the budget is reached."""
+"""One in this many readings of the older half stays when the budget is reached."""
 _CLOCK_STEP_S = 30.0
 """A larger difference between the two clocks is a step of the wall clock; slow readings
 make smaller ones."""
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
 _MOST_INCIDENTS = 2_000
-"""Incidents that have ended."""
+"""Most incidents that are kept after their end."""
 _PAUSE_S = 5.0
-"""Readings that are further apart, and further than those before, leave a gap."""
+"""Readings further apart than this, and than those before, leave a gap."""
 
 
 class Kept(NamedTuple):
-    """What the ring has, in figures."""
+    """What the ring keeps, in figures."""
 
     readings: int
     bytes: int
@@ -48,14 +48,14 @@ class Kept(NamedTuple):
 @dataclass(slots=True)
 class _Reading:
     at: float
-    """On the ring's own time line, which never goes back."""
+    """On the ring's own time line, which never runs backwards."""
     taken: float
     """On the monotonic clock."""
     step: Step
     gap: bool
     """Whether nobody recorded for a while before it."""
     packed: bytes | None
-    """None once it is thinned out; its step stays."""
+    """The snapshot; None once it is thinned out, while its step stays."""
     news: bool
     """Whether an incident began or ended with it."""
     thinned: bool = False
@@ -238,7 +238,7 @@ class Ring:
             return pictures[min(max(index, 0), len(pictures) - 1)].at + self._shift
 
     def incidents(self, since: float, until: float) -> list[Incident]:
-        """Return the incidents of this dashboard that lasted within a stretch."""
+        """Return the incidents of this dashboard that overlap a stretch of time."""
         with self._lock:
             known = [*self._ended, *self._lasting]
             shift = self._shift

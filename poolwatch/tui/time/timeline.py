@@ -17,7 +17,7 @@ from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.time.ring import Kept
 
 _WIDE = 100
-"""Cells from which labels are written out."""
+"""Minimum width for labels that are written out."""
 _DAY_S = 86_400.0
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
@@ -36,7 +36,7 @@ class Timeline:
     """As many as cells_in() says."""
     incidents: Sequence[Incident]
     note: str = ""
-    """Of how much is kept, as kept_words() says."""
+    """How much is kept, as kept_words() says it."""
     keys: str = ""
     trouble: str | None = None
     """What is wrong with the past, in one sentence."""
@@ -49,7 +49,7 @@ def kept_words(kept: Kept) -> str:
 
 
 def shortened_words(kept: Kept) -> str | None:
-    """What the budget has cut off, in one sentence; None if it was enough."""
+    """How much the budget keeps, in one sentence; None if it keeps everything."""
     if kept.shortened is None:
         return None
     return f"the memory for readings is full: {duration(kept.shortened)} are kept"

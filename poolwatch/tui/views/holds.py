@@ -35,13 +35,13 @@ from poolwatch.tui.views.view import (
 MERGED_FROM = 100
 """From this number of holds on, equal holds are merged unless the user chooses."""
 YOUNG_S = 1.0
-"""Shorter holds without a fault come and go faster than they can be read."""
+"""Seconds; shorter holds without a fault come and go faster than one can read."""
 YOUNG_FROM = 10
-"""More of them are folded into one row."""
+"""Number of such holds above which they are folded into one row."""
 YOUNG = "young"
 """Key of that row."""
 SITE_LEAST = ((50, 12), (100, 20), (1000, 26))
-"""Narrowest call site below some widths of the terminal."""
+"""Widths of the terminal, and the narrowest call site below each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -251,7 +251,7 @@ class SessionsView(View[SessionRow]):
 
     def title(self, board: Board) -> Line:
         title: list[Run] = []
-        servers = read_servers(board)
+        servers = _read_servers(board)
         left_out = sum(status.left_out for status in servers)
         reason = unread(board) if board.sessions else None
         if left_out:
@@ -297,7 +297,7 @@ class SessionsView(View[SessionRow]):
         return session_issue(board, row)
 
 
-def read_servers(board: Board) -> list[ServerStatus]:
+def _read_servers(board: Board) -> list[ServerStatus]:
     """Return a status of each server that was read; that with its sessions first."""
     found: dict[str, ServerStatus] = {}
     for process in board.snapshot.processes:
@@ -342,7 +342,7 @@ def unread(board: Board) -> str | None:
         return (
             f"the server of {process.pid} {process_name(process)} is not read: {error}"
         )
-    if board.snapshot.processes and not read_servers(board):
+    if board.snapshot.processes and not _read_servers(board):
         return "no server is read: no pool has a server view"
     return None
 
