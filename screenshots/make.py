@@ -40,25 +40,28 @@ PICTURES = {
     "overview.svg": ((160, 45), "1"),
     "detail.svg": ((160, 45), "1 j j enter"),
     "sessions.svg": ((160, 36), "3"),
-    "blocking.svg": ((160, 36), "4"),
+    "blocking.svg": ((160, 30), "4"),
     "sites.svg": ((120, 30), "5"),
-    "findings.svg": ((120, 36), "6"),
+    "findings.svg": ((160, 36), "6"),
     "processes.svg": ((120, 27), "7"),
+    "time.svg": ((160, 45), "t N"),
     "small.svg": ((80, 24), "1"),
 }
 """Size of the terminal, and the keys from the first view."""
 
 STORY_SIZE = (120, 36)
 STORY = (
-    ("poolwatch demo", "", 3),
+    ("the pool fills up: why?", "", 3),
     ("6  what is wrong, the cause first", "6", 3),
-    ("enter  its holds", "enter", 2),
-    ("enter  the line that took it, and where it is now", "enter", 4),
-    ("esc", "escape escape", 1),
-    ("4  who holds up whom", "4", 3),
-    ("1  and all connections", "1", 2),
+    ("enter  the holds that it is about", "enter", 2),
+    ("enter  the line that took the connection, and where its code is now", "enter", 4),
+    ("esc  t  and when did it begin?", "escape escape t", 3),
+    ("<-  step by step", "left", 1),
+    ("<-  step by step", "left", 1),
+    ("4  who held up whom at that moment", "4", 3),
+    ("esc  now", "escape 1", 2),
 )
-"""Caption, keys, seconds: from the first look to the line of code."""
+"""Caption, keys, seconds: from the alarm to the line of code, and to its beginning."""
 
 
 class Camera:

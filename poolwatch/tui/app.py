@@ -10,6 +10,7 @@ import gc
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -113,7 +114,9 @@ class Dashboard(App[None]):
         self.animation_level = "none"
         self.board = Board(refresh=refresh, empty_hint=empty_hint)
         # Callbacks run on other threads, where only call_later is safe.
-        self.poller = Poller(source, refresh, partial(self.call_later, self._accept))
+        self.poller = Poller(source, refresh, self._offer)
+        self._offered: deque[Reading] = deque(maxlen=1)
+        """The newest reading until it is shown: a slow machine shows no old ones."""
         self.incident_reader = IncidentReader(
             source, partial(self.call_later, self._show_incidents)
         )
@@ -166,8 +169,16 @@ class Dashboard(App[None]):
         self.board.incidents = incidents
         self.paint()
 
-    def _accept(self, reading: Reading) -> None:
-        """Show a reading, unless the dashboard is paused."""
+    def _offer(self, reading: Reading) -> None:
+        """Let a reading be shown, in place of one that was not shown yet."""
+        self._offered.append(reading)
+        self.call_later(self._accept)
+
+    def _accept(self) -> None:
+        """Show the newest reading, unless the dashboard is paused."""
+        if not self._offered:
+            return
+        reading = self._offered.pop()
         if not self.board.paused or self._read_once or self.board.last is None:
             self._read_once = False
             self.reading = reading
