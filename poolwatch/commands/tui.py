@@ -67,8 +67,9 @@ def run(options: argparse.Namespace) -> int:
         past.extent()
     elif (history := arguments.history_source(options)) is not None:
         history.snapshot()
+        newest = history.newest()
         tui.run(
-            newest := history.newest(),
+            newest,
             past=newest,
             at=options.at,
             refresh=options.refresh,

@@ -125,8 +125,10 @@ def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
     return ((tail(call_site_short(request, cells), cells), ink),)
 
 
-def process_cell(process: Process) -> Run:
-    """Return pid and name of a process, in a history with its host."""
+def process_cell(process: Process, count: int = 1) -> Run:
+    """Return pid and name of a process, in a history with its host; or how many."""
+    if count > 1:
+        return f"{count} processes", "muted"
     host = "" if process.at is None else f"@{process.host}"
     return text_cell(f"{process.pid}{host} {process_name(process)}")
 

@@ -120,11 +120,11 @@ class Board:
         default_factory=dict, init=False
     )
     """By view: what the tab line says of it, and for which revision."""
+    _sessions: dict[SessionKey, SessionRow] | None = field(default=None, init=False)
+    """What ``sessions`` returns, once it was asked for."""
     _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
     _named_for: int | None = field(default=None, init=False)
     """The revision that ``_named`` is of."""
-
-    _sessions: dict[SessionKey, SessionRow] | None = None
 
     @property
     def sessions(self) -> dict[SessionKey, SessionRow]:
@@ -390,7 +390,7 @@ class Board:
 def _without_server(process: Process, read: Collection[str]) -> Process:
     """Remove the server state, which is outdated for a silent process.
 
-    ``read``: the servers whose sessions another process has told.
+    ``read``: the servers whose sessions another process has reported.
     """
     findings = tuple(f for f in process.findings if f.kind != "server_down")
     servers = tuple(

@@ -68,6 +68,9 @@ class Ring:
     ms for 2,000 holds, and its lock is only held for moments. Readings are thinned to
     stay within the budget: of the older half, one in five is kept, at best one in which
     an incident began or ended; after that the oldest ones are dropped.
+
+    Its incidents are those of the readings that are kept, on its own time line. Those
+    of the findings on the screen follow the clock on the wall.
     """
 
     def __init__(

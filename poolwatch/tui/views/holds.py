@@ -119,9 +119,8 @@ def _site_text(line: HoldGroup) -> str | None:
 
 
 def _process(line: HoldGroup) -> Run:
-    if line.processes > 1:
-        return f"{line.processes} processes", "muted"
-    return _as_last_seen(line, process_cell(line.first.process))
+    cell = process_cell(line.first.process, line.processes)
+    return cell if line.processes > 1 else _as_last_seen(line, cell)
 
 
 def _backend(line: HoldGroup) -> Run:
