@@ -24,7 +24,7 @@ _Cases = Mapping[Key, Sequence[Case]]
 def cause_first(
     found: Sequence[Merged], cases: _Cases, processes: Sequence[Process]
 ) -> list[Merged]:
-    """Return the findings in order, each with what it leads to."""
+    """Return the findings, the cause first, each with what it leads to."""
     exhausted = {
         pool: each.key
         for each in found

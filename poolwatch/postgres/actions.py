@@ -378,7 +378,7 @@ def _forbidden(action: Action, target: Target) -> RefusedError:
 
 
 def _query(connection: MonitoringConnection, sql: str, **values: Any) -> Any:
-    """The first row of one statement, as a tuple; None if there is none."""
+    """The first row of one statement as a tuple, or None."""
     cursor = connection.dbapi_connection.cursor()
     cursor.execute(sql, values or None)
     row = cursor.fetchone()
@@ -398,7 +398,7 @@ class _LateError(ServerViewError):
 
 
 def _check_awaited(given_up: threading.Event) -> None:
-    if given_up.is_set():  # the user was told that it is not known
+    if given_up.is_set():  # the user has been told that the outcome is not known
         raise _LateError("PostgreSQL has answered too late")
 
 

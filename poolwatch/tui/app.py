@@ -318,7 +318,7 @@ class Dashboard(App[None]):
             self.incident_reader.read()
             self.push_screen(IncidentsPage(self.board))
         elif isinstance(self.screen, MainScreen):
-            self.screen.say("z shows incident snapshots beside the present: esc first")
+            self.screen.say("z needs the present: press esc first")
 
     def check_action(
         self,

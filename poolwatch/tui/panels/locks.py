@@ -61,7 +61,7 @@ def _freed(board: Board, node: Node) -> str:
     if len(freed) == below:
         return "all of them can go on" if below > 1 else "it can go on"
     if not freed:
-        return "none goes on: each waits for others, too"
+        return "none can go on: each waits for others, too"
     others = below - len(freed)
     wait = "waits" if others == 1 else "wait"
     return f"{len(freed)} can go on; {others} more {wait} for others, too"

@@ -1,4 +1,4 @@
-"""A process or a server in the pane: what it is, and what its silence means."""
+"""A process or a server in the pane: the facts, and what its silence means."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class Board:
         return "silent" if last.silent else ended
 
     def is_outdated(self, now: float) -> bool:
-        """Whether the data on the screen is not of now although it should be."""
+        """Whether the data on the screen is older than it should be."""
         return self.mode(now) in ("stale", "failed", "silent", "lost")
 
     def accept(self, reading: Reading) -> None:

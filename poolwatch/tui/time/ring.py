@@ -127,7 +127,7 @@ class Ring:
         """Return the time on the ring's line, and whether there is a gap before it.
 
         If the wall clock steps back, all earlier readings are shown that much earlier,
-        so that they stay in order and the newest one is of now.
+        so that they stay in order and the newest one is current.
         """
         if not self._readings:
             return at - self._shift, False

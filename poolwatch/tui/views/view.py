@@ -129,7 +129,7 @@ class View(Generic[T]):
         return "nothing to show"
 
     def is_dim(self, board: Board, row: T) -> bool:
-        """Whether a row is drawn without colour: it is not of now."""
+        """Whether a row is drawn without colour, because it is outdated."""
         return False
 
     def pane(self, board: Board, row: T, cells: int, height: int) -> list[Line]:
