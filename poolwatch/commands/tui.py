@@ -22,8 +22,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     tui = parsers.add_parser(
         "tui",
         help="the dashboard",
-        description="Watch all instrumented processes live, or look at the past: in the "
-        "history of the sidecars, or in a saved moment. Press ? inside for help.",
+        description="Watch all instrumented processes live, or look at the past: in "
+        "the history of the sidecars, or in a saved moment. Press ? inside for help.",
         epilog=arguments.EXIT_CODES,
     )
     tui.add_argument(

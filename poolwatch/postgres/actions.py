@@ -398,7 +398,7 @@ class _LateError(ServerViewError):
 
 
 def _check_awaited(given_up: threading.Event) -> None:
-    if given_up.is_set():  # the user has been told that the outcome is not known
+    if given_up.is_set():  # the user has been told that it is not known
         raise _LateError("PostgreSQL has answered too late")
 
 
