@@ -233,7 +233,7 @@ class LiveSource:
         self, views: Mapping[Address, View]
     ) -> dict[Hashable, Callable[[], Any]]:
         """Requests for the servers that the agents read."""
-        full = self._tellers(views)
+        full = self._with_all_sessions(views)
         return {
             ("servers", address): partial(
                 self._client.servers,
@@ -272,7 +272,7 @@ class LiveSource:
         found = {}
         for address, view in views.items():
             found[address] = attribute(view, own, self._host, now)
-            own = own and own.told(found[address].process)
+            own = own and own.without_sessions_of(found[address].process)
         return found
 
     def _limits(self, views: Mapping[Address, View]) -> dict[Hashable, float]:
@@ -310,17 +310,17 @@ class LiveSource:
         )
         return not recently and not all(pool in pool_servers for pool in view.pools)
 
-    def _tellers(self, views: Mapping[Address, View]) -> set[Address]:
+    def _with_all_sessions(self, views: Mapping[Address, View]) -> set[Address]:
         """The agents that are asked for all sessions: one for each database."""
         found: set[Address] = set()
-        told: set[Hashable] = set()
+        covered: set[Hashable] = set()
         if self._sessions:
             # one that was late would leave the others without the sessions
             for address in sorted(views, key=lambda a: views[a].carried.incomplete):
-                databases = self._databases(views[address]) - told
+                databases = self._databases(views[address]) - covered
                 if databases:
                     found.add(address)
-                    told |= databases
+                    covered |= databases
         return found
 
     def _databases(self, view: View) -> set[Hashable]:

@@ -125,8 +125,8 @@ class OwnReading:
         began = outcome.began if reading.read_s is None else ended - reading.read_s
         return cls(source, reading, (began, ended), identity=reading.identity)
 
-    def told(self, process: Process) -> OwnReading:
-        """The reading for the next process: all sessions are told by one only."""
+    def without_sessions_of(self, process: Process) -> OwnReading:
+        """The reading for the next process: only one process lists all sessions."""
         if self.reading is None or not any(
             status.source == self.source and status.error is None
             for status in process.servers

@@ -24,8 +24,8 @@ reads them. Watches all instrumented processes for some seconds, or reads a stre
 the history of the sidecars.
 
 The seconds of each call site are exact, open holds included. They are divided among the
-stacks with which holds were seen, once a second; what was not seen stands under the
-call site alone. Equal processes and workers are added up.
+stacks of the holds that were seen, once a second; the rest stands under the call site
+alone. Equal processes and workers are added up.
 """
 _EXAMPLES = """\
 examples:

@@ -22,8 +22,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     tui = parsers.add_parser(
         "tui",
         help="the dashboard",
-        description="Watch all instrumented processes, live, or see how it was, from "
-        "the history of the sidecars or a saved moment. Press ? inside for help.",
+        description="Watch all instrumented processes live, or look at the past: in "
+        "the history of the sidecars, or in a saved moment. Press ? inside for help.",
         epilog=arguments.EXIT_CODES,
     )
     tui.add_argument(
@@ -31,7 +31,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help="a moment that was saved in the dashboard, with e",
+        help="a moment saved in the dashboard with e",
     )
     arguments.add_refresh(tui)
     tui.add_argument(
@@ -61,14 +61,15 @@ def run(options: argparse.Namespace) -> int:
         tui.run(source, saved=True, refresh=options.refresh, theme=options.theme)
         return 0
     past = None
-    # what is wrong with the history is said before the first frame
+    # errors of the history are raised before the first frame
     if options.history is not None and options.at is None and _is_live(options):
         past = arguments.opened_history(options)
         past.extent()
     elif (history := arguments.history_source(options)) is not None:
         history.snapshot()
+        newest = history.newest()
         tui.run(
-            newest := history.newest(),
+            newest,
             past=newest,
             at=options.at,
             refresh=options.refresh,
@@ -95,7 +96,7 @@ def _is_live(options: argparse.Namespace) -> bool:
 
 
 def _saved(options: argparse.Namespace) -> Source:
-    """The moment of FILE; what is wrong with it is said before the first frame."""
+    """Return the moment of FILE; its errors are raised before the first frame."""
     from poolwatch.tui.time.saved import open_saved
 
     for name in ("dir", "dsn", "history", "at"):

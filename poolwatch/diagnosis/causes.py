@@ -24,7 +24,7 @@ _Cases = Mapping[Key, Sequence[Case]]
 def cause_first(
     found: Sequence[Merged], cases: _Cases, processes: Sequence[Process]
 ) -> list[Merged]:
-    """Return the findings in order, each with what it leads to."""
+    """Return the findings, the cause first, each with what it leads to."""
     exhausted = {
         pool: each.key
         for each in found
@@ -48,7 +48,7 @@ def _rank(each: Merged, cases: Sequence[Case]) -> tuple[int, int, int]:
     held_up = frozenset[SessionKey]().union(*(r.victims for r in roots.values()))
     if held_up:
         position, severity, count = 3, 0, len(held_up)
-    elif each.kind == "unreachable":  # it may hide what causes the others
+    elif each.kind == "unreachable":  # it may hide the cause of the others
         position = 1
     elif each.kind == "ghost" and each.key.about.startswith(RESTARTED):
         position = 4
@@ -78,7 +78,7 @@ def _deadlocks(each: Merged, found: Sequence[Merged]) -> list[Key]:
 def _pools(
     each: Merged, cases: Sequence[Case], processes: Sequence[Process]
 ) -> set[_PoolKey]:
-    """The pools of which it keeps connections from others."""
+    """The pools whose connections it keeps from others."""
     if each.kind == "server_down":
         return _pools_of_server(server_of_text(each.text), processes)
     if _is_leak(each) or each.kind in _OF_HOLDS | {"pool_deadlock", "lock_wait"}:

@@ -6,12 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from poolwatch.diagnosis.incidents import (
-    Changes,
-    Identity,
-    Incidents,
-    identity_of,
-)
+from poolwatch.diagnosis.incidents import Identity, Incidents, identity_of
 from poolwatch.diagnosis.merging import Key, Merged, merged
 from poolwatch.model import Incident, Snapshot, severity_rank
 from poolwatch.text.format import since_epoch, utc_time
@@ -40,9 +35,9 @@ class Entry:
     seen: int = 0
     """The number of looks that have seen it."""
     begun: bool = False
-    """Whether it is, or was, an incident: one look alone may be a passing moment."""
+    """Whether it is, or was, an incident: what a single look sees may soon pass."""
     cells: set[int] = field(default_factory=set)
-    """The thirty seconds in which it was seen, counted from the epoch."""
+    """The cells of the strip in which it was seen, counted from the epoch."""
 
     @property
     def key(self) -> Key:
@@ -54,7 +49,7 @@ class Entry:
         return max(0.0, (now if self.over is None else self.over) - self.since)
 
     def strip(self, now: float) -> list[bool]:
-        """Whether it was seen, for each thirty seconds of the last ten minutes."""
+        """Whether it was seen, for each cell of the last ten minutes."""
         last = int(now // CELL_S)
         return [cell in self.cells for cell in range(last - _CELLS + 1, last + 1)]
 
@@ -70,9 +65,7 @@ class FindingHistory:
         self.findings: list[Merged] = []
         """Those of the newest look, the cause first."""
         self.began_at: float | None = None
-        """When it began to look: what it saw then may have begun long before."""
-        self.changes = Changes()
-        """What the newest look has changed among the incidents."""
+        """The time of its first look: what that has seen may have begun long before."""
         self._incidents = Incidents()
         self._entries: dict[Key, Entry] = {}
         self._key_of: dict[str, Key] = {}
@@ -82,8 +75,7 @@ class FindingHistory:
         """Take in a look at ``at``, in seconds since the epoch; return its findings."""
         self.findings = merged(snapshot)
         self.began_at = at if self.began_at is None else self.began_at
-        self.changes = self._incidents.update(snapshot, at)
-        lasting = self.changes.lasting
+        lasting = self._incidents.update(snapshot, at).lasting
         present = {each.key: each for each in self.findings}
         self._assign(lasting)
         for each in lasting:
@@ -111,7 +103,7 @@ class FindingHistory:
 
     @property
     def over(self) -> list[Entry]:
-        """Those that are over, the latest first; passing moments are left out."""
+        """Those that are over, the latest first; only incidents."""
         found = [e for e in self._entries.values() if e.over is not None and e.begun]
         return sorted(found, key=lambda entry: -(entry.over or 0.0))
 
@@ -125,7 +117,7 @@ class FindingHistory:
         before, self._key_of = self._key_of, {}
         for incident in lasting:
             key = keys.get(_owned(incident))
-            # what no look has seen: a pool whose requests have timed out in between
+            # seen by no look: a pool whose requests timed out between two of them
             unseen = Key(incident.kind, incident.pool)
             self._key_of[incident.id] = key or before.get(incident.id) or unseen
 
@@ -153,7 +145,7 @@ class FindingHistory:
             del self._entries[entry.key]
 
     def _bound(self) -> None:
-        """Keep at most so many: those that last, then those that were over last."""
+        """Drop the oldest beyond _MAX_ENTRIES, those that are over first."""
         too_many = len(self._entries) - _MAX_ENTRIES
         if too_many > 0:
             entries: Iterable[Entry] = self._entries.values()

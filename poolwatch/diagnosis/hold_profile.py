@@ -1,10 +1,10 @@
 """The hold profile: connection-seconds by stack.
 
 The application counts how long each call site has held connections; that is exact. How
-this time divides among the stacks that led to a call site is known as far as a look has
-seen the holds. A hold that was seen counts with the time it was seen to grow. A hold
-that was seen and has ended stands for the others, which ended unseen: for no more time
-than passed until the next look. What is left stands under the call site alone, with the
+this time divides among the stacks that led to a call site is known only for the holds
+that a look has seen. Such a hold counts with the time by which it was seen to grow.
+When it has ended, it also stands for others that ended unseen, for at most the time
+until the next look. The rest of the time stands under the call site alone, with the
 caller if its statistics are known.
 """
 
@@ -24,7 +24,7 @@ the call site."""
 Profile = dict[Stack, float]
 
 _ROUNDING_S = 0.001
-"""Holds and call sites are not read at quite the same time."""
+"""Holds and call sites are not read at exactly the same time."""
 _MAX_DIFFERENCE = 0.01
 """Share by which the callers of a call site may differ from it, for the same reason."""
 
@@ -44,7 +44,7 @@ class Group(NamedTuple):
 
 @dataclass(slots=True)
 class _Share:
-    """What the holds of one stack had of the time of their group."""
+    """The share that the holds of one stack have in the time of their group."""
 
     seen_s: float = 0.0
     unseen_s: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import by_severity
@@ -20,6 +20,7 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
+from poolwatch.text.format import utc_time
 from poolwatch.text.naming import process_name, with_names
 
 LOOKS_TO_BEGIN = 2
@@ -95,7 +96,7 @@ class Incidents:
         The incidents of a process that gives no answer stay as they are; those of a
         process that is no longer there end.
         """
-        now = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        now = utc_time(at)
         began: list[Began] = []
         ended: list[Incident] = []
         for process in snapshot.processes:

@@ -1,4 +1,9 @@
-"""The roots of lock waits: sessions that hold up others and wait for no lock."""
+"""The roots of lock waits: sessions that hold up others and wait for no lock.
+
+For findings, which must be true: a blocker that may have ended is left out, and a
+session behind several roots counts for each. The trees of
+:mod:`poolwatch.diagnosis.blocking` show every session that waits, once.
+"""
 
 from __future__ import annotations
 

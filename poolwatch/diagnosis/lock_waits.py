@@ -13,14 +13,18 @@ from poolwatch.diagnosis.dirty_returns import (
     remedy_for_idle,
     used_just_now,
 )
-from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
+from poolwatch.diagnosis.sessions import (
+    PREPARED,
+    Session,
+    Sessions,
+    holds_with_rows,
+    server_of,
+)
 from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
 from poolwatch.text.format import call_site, duration, neutral, one_line, place
 
 _MAX_NAMED = 4
 """Most blockers that are named; the others are counted."""
-_PREPARED = 0
-"""In place of a pid, of a prepared transaction."""
 _MAX_STATEMENT = 80
 """Most characters of a blocker's statement."""
 
@@ -129,7 +133,7 @@ def in_words(session: Session, process: Process | None = None) -> str:
 def _stranger_in_words(session: Session) -> str:
     """Name a session of another program by what the server says about it."""
     backend = session.backend
-    if session.pid == _PREPARED:
+    if session.pid == PREPARED:
         return "a prepared transaction"
     if backend is None:
         return f"the session with pid {session.pid}"
@@ -161,7 +165,7 @@ def _remedy(session: Session) -> str:
         return remedy_for_idle(session.idle, session.process)
     if session.lock is not None:
         return RELEASE
-    if session.pid == _PREPARED:
+    if session.pid == PREPARED:
         return "Look into pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED it."
     if session.hold is None:
         return (

@@ -1,4 +1,4 @@
-"""Records of merged findings, and what they are made of."""
+"""Merged findings, and the cases that they are made of."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class Merged:
     processes: tuple[ProcessName, ...]
     """Those that have it, each once."""
     holds: tuple[tuple[Process, Hold], ...] = ()
-    """The holds it is about; of a lock the root, then those that it holds up."""
+    """The holds it is about; for a lock wait the root, then those that it holds up."""
     waits: tuple[tuple[Process, Wait], ...] = ()
     leads_to: tuple[Key, ...] = ()
-    """What it causes, or explains, among the other ones."""
+    """The other findings that it causes or explains."""
 
     @property
     def kind(self) -> FindingKind:

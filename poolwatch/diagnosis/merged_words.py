@@ -35,7 +35,7 @@ _OF_SITES: dict[FindingKind, str] = {
 
 
 RESTARTED = "restarted "
-"""Begins what a finding about ghosts is about, if the server was restarted."""
+"""How ``about`` begins in the key of ghosts whose server was restarted."""
 
 
 class Group(NamedTuple):
@@ -146,7 +146,7 @@ def _restarted_at(group: Group) -> str:
 
 
 def _of_server(group: Group) -> str | None:
-    """A finding about a server counts all its processes that were seen together."""
+    """Say what is wrong with a server, and how many processes use it."""
     worst = group.cases[0].finding
     if not group.key.about:
         return None

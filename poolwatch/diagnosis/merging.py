@@ -17,7 +17,7 @@ from poolwatch.diagnosis.servers import is_local, server_of_text
 from poolwatch.diagnosis.sessions import server_of, servers_by_pool
 from poolwatch.model import Hold, Process, Snapshot, severity_rank
 
-__all__ = ["Key", "Merged", "each", "merged"]
+__all__ = ["Key", "Merged", "merged", "unmerged"]
 
 
 def merged(snapshot: Snapshot) -> list[Merged]:
@@ -25,11 +25,11 @@ def merged(snapshot: Snapshot) -> list[Merged]:
     return [together for together, _ in _merged(snapshot)]
 
 
-def each(snapshot: Snapshot) -> list[Merged]:
+def unmerged(snapshot: Snapshot) -> list[Merged]:
     """All findings of a snapshot, each for itself; in the order of :func:`merged`."""
     return [
         replace(
-            merge(Group(_own_key(together.key, case, number), [case])),
+            _merge(Group(_own_key(together.key, case, number), [case])),
             leads_to=together.leads_to,
         )
         for together, cases in _merged(snapshot)
@@ -43,7 +43,7 @@ def _merged(snapshot: Snapshot) -> list[tuple[Merged, list[Case]]]:
         groups[_key(case)].append(case)
     for cases in groups.values():
         cases.sort(key=_rank)
-    found = [merge(Group(key, cases)) for key, cases in groups.items()]
+    found = [_merge(Group(key, cases)) for key, cases in groups.items()]
     ordered = cause_first(found, groups, snapshot.processes)
     return [(each, groups[each.key]) for each in ordered]
 
@@ -94,7 +94,7 @@ def _server_of_ghosts(holds: Sequence[tuple[Process, Hold]]) -> str:
     return f"of {name}"
 
 
-def merge(group: Group) -> Merged:
+def _merge(group: Group) -> Merged:
     """Return the findings of a group as one; the first is the worst."""
     cases, worst = group.cases, group.cases[0].finding
     single = len(cases) == 1

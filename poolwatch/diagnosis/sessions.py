@@ -20,6 +20,8 @@ from poolwatch.model import (
 
 IN_TRANSACTION = "idle in transaction"
 """The beginning of the states of a backend with an open transaction and no work."""
+PREPARED = 0
+"""Stands for the pid of a prepared transaction."""
 _MAX_CHAIN = 64
 """Maximum number of sessions that are followed from one that waits."""
 _MOMENT_S = 2.0

@@ -1,6 +1,6 @@
 """``unreachable``: an instrumented process that is not known to have ended is silent.
 
-Only a viewer can find it. A process that has ended is no fault of the others.
+Only a viewer can find it. A process that has ended is not a fault.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Chosen:
     seen: tuple[float, float]
     """These facts were read between these times of ``time.monotonic()``."""
     xact_age_s: float | None = None
-    """Since the begin of the transaction that the user has seen."""
+    """Seconds since the beginning of the transaction that the user has seen."""
     process: str | None = None
     """Name, pid and host of its process; None if it is not instrumented."""
     site: str | None = None
@@ -64,7 +64,7 @@ class Target:
     frees: tuple[Waiter, ...]
     """The sessions that wait for its locks and for nobody else, transitively."""
     behind_others: tuple[Waiter, ...]
-    """Those that wait for its locks and for those of others."""
+    """Those that wait for its locks and also for those of others."""
 
     @property
     def is_running(self) -> bool:
@@ -90,5 +90,5 @@ class Actions(Protocol):
         ...
 
     def act(self, action: Action, target: Target) -> Outcome:
-        """Do it if the target is still what was read; raises PoolwatchError."""
+        """Act if the target is still what was read; raises PoolwatchError."""
         ...

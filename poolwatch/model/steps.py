@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Step(NamedTuple):
-    """One cell of a timeline: the most there were at once, over all pools."""
+    """One cell of a timeline: the most connections out and requests waiting at once."""
 
     out: int
     waiting: int
@@ -22,7 +22,7 @@ def in_cells(
 ) -> list[Step | None]:
     """Divide a stretch of time into cells, None where nothing is recorded.
 
-    ``recorded``: from when until when it was like this.
+    ``recorded``: pieces of time, each with its beginning, its end and its step.
     """
     found: list[Step | None] = [None] * cells
     if cells < 1 or until <= since:
@@ -31,7 +31,7 @@ def in_cells(
     for began, ended, step in recorded:
         if not (since <= began <= until or began < since < ended):
             continue
-        if began == until < ended:  # it is of the time after
+        if began == until < ended:  # it belongs to the time after
             continue
         first = min(max(int((began - since) * scale), 0), cells - 1)
         behind = min(ceil((ended - since) * scale), cells)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
+OWN_NAME = "poolwatch"
+"""The application_name of the connections that poolwatch opens."""
 SCHEMA = 1
 """Version of the snapshot document."""
 VIEWERS_ONLY = {"viewers_only": True}

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from poolwatch.errors import PoolwatchError, RefusedError, ServerViewError
+from poolwatch.model import OWN_NAME
 from poolwatch.model.actions import Action, Chosen, Outcome, Target, Waiter
 from poolwatch.postgres.activity import values_of
 from poolwatch.postgres.connection import (
@@ -31,14 +32,13 @@ from poolwatch.runtime.guard import log
 from poolwatch.text.format import duration, one_line
 
 PATIENCE_S = 5.0
-"""Seconds that PostgreSQL has for an answer."""
+"""Seconds within which PostgreSQL must answer."""
 OBSERVED_S = 3.0
-"""Seconds for which the backend and those behind it are watched after an action."""
+"""Seconds for which a backend, and those behind it, are watched after an action."""
 _EVERY_S = 0.1
 _SHOWN_XACT_S = 1.0
 """A transaction that was older when it was shown must still be open."""
 _MAX_NAMED = 4
-_OWN_NAME = "poolwatch"
 _PERMISSION = "42501"
 
 _SESSIONS = """
@@ -95,9 +95,9 @@ class DsnActions:
         return _within(PATIENCE_S, partial(self._look, chosen))
 
     def act(self, action: Action, target: Target) -> Outcome:
-        """Do it if the target is still what was read, and watch what follows.
+        """Act if the target is still what was read, and watch what follows.
 
-        Raises PoolwatchError if nothing was done, or if it is not known.
+        Raises PoolwatchError if nothing was done, or if that is not known.
         """
         chosen = target.chosen
         whose = one_line(
@@ -130,7 +130,7 @@ class DsnActions:
             window = began - chosen.seen[1], time.monotonic() - chosen.seen[0]
         _check_server(chosen.server, reading.identity)
         row = rows.get(chosen.pid)
-        if chosen.pid == own_pid or (row and row["application"] == _OWN_NAME):
+        if chosen.pid == own_pid or (row and row["application"] == OWN_NAME):
             raise RefusedError(f"backend {chosen.pid} is a session of poolwatch itself")
         return _proven(chosen, rows, reading, window)
 
@@ -174,7 +174,7 @@ class DsnActions:
     def _signal(
         self, action: Action, target: Target, given_up: threading.Event
     ) -> str | None:
-        """Send the signal; returns why not, if the target is not what it was."""
+        """Send the signal; return why it was not sent, or None if it was."""
         pid = target.chosen.pid
         guard = {
             "cancel": action == "cancel",
@@ -203,7 +203,7 @@ class DsnActions:
         return f"backend {pid} has gone on meanwhile to another transaction"
 
     def _watch(self, seen: _Seen, given_up: threading.Event) -> None:
-        """Look until all that was announced has happened, for OBSERVED_S at most."""
+        """Watch until everything expected has happened, for OBSERVED_S at most."""
         with self._opened(given_up) as connection:
             while not given_up.is_set():
                 seen.look(_sessions(connection, seen.pids))
@@ -218,7 +218,7 @@ class _Seen:
     def __init__(self, action: Action, target: Target, asked_at: float) -> None:
         self.asked_at = asked_at
         self.reacted_s: float | None = None
-        """When it was seen to be gone, or its statement to have ended."""
+        """Seconds until it was seen to be gone, or its statement to have ended."""
         self._action = action
         self._target = target
         self._waiting = {waiter.pid: waiter for waiter in target.frees}
@@ -330,7 +330,7 @@ def _proven(
 def _behind(
     pid: int, rows: Mapping[int, _Row]
 ) -> tuple[tuple[Waiter, ...], tuple[Waiter, ...]]:
-    """The sessions behind ``pid``, transitively: those of it alone, and the others."""
+    """The sessions behind ``pid``, transitively: behind it alone, and the others."""
     blocked_by = {p: set(row["blocked_by"] or ()) for p, row in rows.items()}
     behind: set[int] = set()
     reached = {pid}
@@ -360,9 +360,9 @@ def _check_server(chosen: str, found: str) -> None:
         return
     same = system and system == other
     raise RefusedError(
-        "the server was restarted since: its sessions of before have ended"
+        "the server has been restarted: the sessions from before have ended"
         if same
-        else "the session is on another server than that of the DSN"
+        else "the session is on a different server from that of the DSN"
     )
 
 
@@ -378,7 +378,7 @@ def _forbidden(action: Action, target: Target) -> RefusedError:
 
 
 def _query(connection: MonitoringConnection, sql: str, **values: Any) -> Any:
-    """The first row of one statement, as a tuple; None if there is none."""
+    """The first row of one statement as a tuple, or None."""
     cursor = connection.dbapi_connection.cursor()
     cursor.execute(sql, values or None)
     row = cursor.fetchone()
@@ -398,7 +398,7 @@ class _LateError(ServerViewError):
 
 
 def _check_awaited(given_up: threading.Event) -> None:
-    if given_up.is_set():  # the user was told that it is not known
+    if given_up.is_set():  # the user has been told that it is not known
         raise _LateError("PostgreSQL has answered too late")
 
 

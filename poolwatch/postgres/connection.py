@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from poolwatch.errors import ServerViewError
+from poolwatch.model import OWN_NAME
 from poolwatch.postgres.activity import read, values_of
 from poolwatch.protocol.records import ServerReading
 
 _SETTINGS = {
     "search_path": "pg_catalog",  # no look-alike tables or operators of other users
-    "application_name": "poolwatch",
+    "application_name": OWN_NAME,
     "statement_timeout": "2s",
     "lock_timeout": "1s",
     "idle_session_timeout": "60s",  # the server closes an abandoned connection

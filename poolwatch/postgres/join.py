@@ -185,7 +185,7 @@ def stray_sessions(
         for pool in _pools_on_server_of(gone, readings):
             window = windows.get(pool, SAME_MOMENT)
             backend = _stray_session(gone, readings[pool], window)
-            if backend is not None:  # a session is told of once
+            if backend is not None:  # a session is listed once
                 found.setdefault(
                     (readings[pool].identity, backend.pid), (gone, backend)
                 )

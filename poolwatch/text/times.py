@@ -14,10 +14,10 @@ AGO = re.compile(rf"-?([0-9]{{1,12}}(?:\.[0-9]+)?)({'|'.join(_UNITS)})")
 
 
 def moment(text: str, zone: tzinfo | None = UTC) -> float:
-    """Return what a time means now, in seconds since the epoch.
+    """Return the moment that a text names, in seconds since the epoch.
 
-    ``zone``: of a time that names none; None is the zone of this machine. Raises
-    UsageError.
+    ``zone``: the time zone of a text that names none; None is that of this machine.
+    Raises UsageError.
     """
     now = time.time()
     ago = AGO.fullmatch(text)
@@ -32,7 +32,7 @@ def moment(text: str, zone: tzinfo | None = UTC) -> float:
     except (ValueError, OverflowError):
         default = "UTC" if zone is UTC else "local time"
         raise UsageError(
-            f"{text!r:.60} is no time: give 2026-11-29T03:12 ({default}, unless it "
+            f"{text!r:.60} is not a time: give 2026-11-29T03:12 ({default}, unless it "
             "says otherwise), 03:12 or -10min (s, min, h, d)"
         ) from None
     if at < 0:
@@ -45,7 +45,7 @@ def _in(given: datetime, zone: tzinfo | None) -> datetime:
 
 
 def _last(clock: TimeOfDay, now: float, zone: tzinfo | None) -> float:
-    """When it was last this time of day."""
+    """The last moment with this time of day."""
     zone = clock.tzinfo or zone
     today = datetime.fromtimestamp(now, zone)
     at = _in(datetime.combine(today.date(), clock.replace(tzinfo=None)), zone)

@@ -21,7 +21,7 @@ from textual.widgets import Button
 from poolwatch.errors import PoolwatchError
 from poolwatch.model.actions import Action, Actions, Chosen, Outcome, Target, Waiter
 from poolwatch.text.format import duration, one_line, plural
-from poolwatch.tui.draw.line import BLANK, Line, rule, wrap
+from poolwatch.tui.draw.line import BLANK, Line, labelled, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
 from poolwatch.tui.panels.footer import footer
@@ -91,7 +91,7 @@ class ActionDialog(ModalScreen[Outcome | None]):
             self.action_back()
 
     def action_confirm(self) -> None:
-        """Do it: only what is asked, and only if the question can be read."""
+        """Take the action, if the question is asked and fits on the screen."""
         target = self._target
         if self._state != "question" or target is None or not self._fits:
             return
@@ -104,7 +104,7 @@ class ActionDialog(ModalScreen[Outcome | None]):
         self.action_back()
 
     def action_back(self) -> None:
-        """Leave; while the action is under way its result is waited for."""
+        """Leave, unless the action is under way: its result comes first."""
         if self._state != "acting":
             self.dismiss(self._outcome)
 
@@ -135,7 +135,7 @@ class ActionDialog(ModalScreen[Outcome | None]):
         job: Callable[[], Target | Outcome],
         on_result: Callable[[Target | Outcome], None],
     ) -> None:
-        """Run a job on a thread; what it raises is an outcome too."""
+        """Run a job on a thread; an error becomes an outcome."""
         app = self.app  # the dialogue may be closed when the job ends
 
         def work() -> None:
@@ -214,11 +214,11 @@ class ActionDialog(ModalScreen[Outcome | None]):
         return [head[1:], BLANK, *facts, BLANK, *self._ending(cells)]
 
     def _ending(self, cells: int) -> list[Line]:
-        """The lines below the facts: the question, or how far it is."""
+        """Draw what is below the facts: the question, or how far the action has got."""
         if self._state == "reading":
             return [(("reading the backend …", "muted"),)]
         if self._state == "acting":
-            return [(("PostgreSQL is told; what follows is observed …", "muted"),)]
+            return [(("PostgreSQL has been told; watching what follows …", "muted"),)]
         if self._state == "over" and self._outcome is not None:
             done = self._outcome.done
             sign, ink = ("✓ ", "good") if done else ("◆ ", "warn")
@@ -226,16 +226,16 @@ class ActionDialog(ModalScreen[Outcome | None]):
         if self._target is None:
             return []
         lines: list[Line] = []
-        for ink, text in consequences(self._action, self._target):
+        for ink, text in _consequences(self._action, self._target):
             lines += _marked("▸ ", ink, text, cells)
-        read = f"as read at {self._read_at}; nothing is done if it has gone on by then"
+        read = f"as read at {self._read_at}; nothing is done if it has changed by then"
         return [*lines, ((read, "faint"),)]
 
 
 def session_lines(
     chosen: Chosen, target: Target | None, cells: int, *, tight: bool
 ) -> list[Line]:
-    """Draw whose session it is and what it does; ``tight``: in few lines."""
+    """Draw whose session it is, and what it does; ``tight``: in few lines."""
     few, more = (1, 1) if tight else (2, 6)
     client = "" if target is None else f" at {target.client or 'a Unix socket'}"
     program = (target and target.application) or "without a name"
@@ -257,16 +257,12 @@ def session_lines(
     lines: list[Line] = []
     for name, text, limit in facts:
         ink = "strong" if name == "call site" else "text"
-        parts = wrap(text, cells - 11, limit)
-        lines += [
-            ((f"{'' if at else name:<11}", "muted"), (part, ink))
-            for at, part in enumerate(parts)
-        ]
+        lines += labelled(f"{name:<11}", text, cells, limit, ink=ink)
     return lines
 
 
-def consequences(action: Action, target: Target) -> list[tuple[str, str]]:
-    """What the action would do, sentence by sentence, each with its ink."""
+def _consequences(action: Action, target: Target) -> list[tuple[str, str]]:
+    """Return what the action would do: sentences, each with its ink."""
     row, chosen = target.row, target.chosen
     age = duration(row.xact_age_s)
     if action == "cancel" and not target.is_running:
@@ -276,7 +272,7 @@ def consequences(action: Action, target: Target) -> list[tuple[str, str]]:
     if action == "cancel":
         what = (
             "Only the running statement ends, with an error in the application. Its "
-            f"transaction of {age} then is aborted: what it has done so far is undone "
+            f"transaction of {age} is then aborted: what it has done so far is undone "
             "when the application rolls it back."
         )
     elif row.xact_age_s is None:
@@ -292,7 +288,7 @@ def consequences(action: Action, target: Target) -> list[tuple[str, str]]:
     found = [("bad", what)]
     if row.blocked_by:
         names = _names(row.blocked_by, chosen.sites)
-        found.append(("warn", f"It waits itself, behind {names}: the cause is there."))
+        found.append(("warn", f"It waits itself, behind {names}: that is the cause."))
     return [*found, ("good" if target.frees else "muted", _freed(target))]
 
 
@@ -332,7 +328,5 @@ def _names(pids: Sequence[int], sites: Mapping[int, str]) -> str:
 
 def _marked(sign: str, ink: str, text: str, cells: int) -> list[Line]:
     """Draw a sentence with a sign before its first line."""
-    return [
-        (("  " if at else sign, ink), (part, "strong" if ink == "bad" else "text"))
-        for at, part in enumerate(wrap(text, cells - 2, 3))
-    ]
+    text_ink = "strong" if ink == "bad" else "text"
+    return labelled(sign, text, cells, 3, label_ink=ink, ink=text_ink)

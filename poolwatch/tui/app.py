@@ -252,7 +252,7 @@ class Dashboard(App[None]):
         self._show_past(LAST if finding is None else Beginning(finding), seek=seek)
 
     def _show_past(self, move: Move, *, seek: bool = False) -> None:
-        """Show a moment of the past, and the views as they were."""
+        """Show the views as they were at a moment of the past."""
         from poolwatch.tui.time.time_screen import TimeScreen
 
         notes, wall = self._past_notes, self._wall
@@ -293,7 +293,7 @@ class Dashboard(App[None]):
     def _write(self, what: str, write: Callable[[], Path]) -> None:
         """Write a file on a thread, and tell its path: a disk may be slow."""
         if self.is_web:  # whoever looks from a browser has no files on this machine
-            self._say("a browser has no files here: poolwatch tui in a terminal saves")
+            self._say("a browser saves no files here: use poolwatch tui in a terminal")
             return
 
         def run() -> None:
@@ -318,7 +318,7 @@ class Dashboard(App[None]):
             self.incident_reader.read()
             self.push_screen(IncidentsPage(self.board))
         elif isinstance(self.screen, MainScreen):
-            self.screen.say("z shows incident snapshots beside the present: esc first")
+            self.screen.say("z needs the present: press esc first")
 
     def check_action(
         self,

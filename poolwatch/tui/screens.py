@@ -1,4 +1,4 @@
-"""The main screen: seven views, with the worst trouble above and a pane below."""
+"""The main screen: seven views, with the worst finding above and a pane below."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PANE_LOW = 5
 
 
 class MainScreen(BoardScreen):
-    """One of the seven views, with the worst trouble above it and a pane below."""
+    """One of the seven views, with the worst finding above it and a pane below."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings("main")]
     FOOTER = "main"
@@ -205,10 +205,10 @@ class MainScreen(BoardScreen):
         elif self.view.next_label(self.board):
             self.redraw()
         else:
-            self.say("no label yet: with poolwatch.label(endpoint=...) carries one")
+            self.say("no label yet: poolwatch.label(endpoint=...) sets one")
 
     def action_all(self) -> None:
-        """Show every row, or fold those that matter little."""
+        """Show every row, or leave out those that matter little."""
         self.table.show_all = not self.view.shows_all(self.board)
         self.redraw()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import fakes
 import pytest
 
-from poolwatch.diagnosis.merging import each, merged
+from poolwatch.diagnosis.merging import merged, unmerged
 from poolwatch.model import Connection, FleetFinding, RequestOfHost
 
 GEN = fakes.frame("/srv/app/gen.py:21", "generate")
@@ -60,7 +60,7 @@ def test_one_line_of_code_in_64_processes():
         "orders-api (pid 64), orders-api (pid 63), orders-api (pid 62), "
         "orders-api (pid 61) and 60 more"
     )
-    alone = each(fakes.snapshot(*many))
+    alone = unmerged(fakes.snapshot(*many))
     assert len({one.key for one in alone}) == len(alone) == 64
 
 
@@ -82,7 +82,7 @@ def test_four_faults_in_64_workers_are_four_findings():
     found = [finding(kind, "h0") for kind in ("nested", *list(WORDS)[:3])]
     many = [worker(n, *found, holds=held(40.0)) for n in range(64)]
     assert len(merged(fakes.snapshot(*many))) == 4
-    assert len(each(fakes.snapshot(*many))) == 256
+    assert len(unmerged(fakes.snapshot(*many))) == 256
 
 
 @pytest.mark.parametrize(("kind", "words"), WORDS.items())

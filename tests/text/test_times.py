@@ -41,7 +41,7 @@ def test_local_time(text: str, meant: str) -> None:
 
 
 def test_what_is_no_time() -> None:
-    with pytest.raises(UsageError, match=r"is no time: give .*local time, unless"):
+    with pytest.raises(UsageError, match=r"is not a time: give .*local time, unless"):
         moment("noon", None)
     for before_all in ("0001-01-01", "1969-12-31"):
         with pytest.raises(UsageError):

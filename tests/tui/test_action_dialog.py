@@ -182,7 +182,7 @@ async def test_before_the_answer_of_postgresql_nothing_can_be_confirmed():
         assert actions.acted == []
         actions.free.clear()
         await opened.pilot.press("y", "y", "y", "escape")
-        await opened.shows("what follows is observed")
+        await opened.shows("watching what follows")
         actions.free.set()
         await opened.shows("is gone")
         assert actions.acted == ["terminate"]

@@ -20,6 +20,7 @@ from fakes import (
 )
 from helpers import until_async
 
+from poolwatch.diagnosis.incidents import Incidents
 from poolwatch.model import Distribution, LabelStats, Process, SiteStats, Unreachable
 from poolwatch.text.format import utc_time
 from poolwatch.tui.app import Dashboard
@@ -175,10 +176,10 @@ def test_a_moment_of_the_past_has_findings_but_no_history():
 
 def test_a_moment_of_the_past_has_what_its_incidents_tell():
     leak = finding("leaked.orphaned", holds=("h1",), sites=LINES[:1], text="it leaks")
-    live = Board()
+    live, tracker = Board(), Incidents()
     for second in range(3):
         at(live, second, process(hold(), findings=(leak,)))
-    incidents = live.found.changes.lasting
+        incidents = tracker.update(live.snapshot, START + second).lasting
     assert [incident.kind for incident in incidents] == ["leaked.orphaned"]
     then = snapshot(process(hold(), findings=(leak,)), at=utc_time(START + 120))
     b = live.at_another_moment()

@@ -113,6 +113,24 @@ def wrap(text: str, cells: int, limit: int = 6) -> list[str]:
     return lines
 
 
+def labelled(
+    label: str,
+    text: str,
+    cells: int,
+    limit: int,
+    *,
+    label_ink: str = "muted",
+    ink: str = "text",
+) -> list[Line]:
+    """Wrap a text behind a label, into at most ``limit`` lines; the others indented."""
+    blank = " " * len(label)
+    parts = wrap(text, cells - len(label), limit)
+    return [
+        ((blank if at else label, label_ink), (part, ink))
+        for at, part in enumerate(parts)
+    ]
+
+
 def beside(left: Sequence[Line], right_: Sequence[Line], cells: int) -> list[Line]:
     """Arrange lines in two columns, the left one ``cells`` wide."""
     lines: list[Line] = []

@@ -20,7 +20,7 @@ from poolwatch.text.format import width
 from poolwatch.tui.draw.line import INKS, Line, crop, length
 
 _KEPT = 500
-"""Most lines that are kept after they were in view."""
+"""Most drawn lines that are kept."""
 
 
 class Painted(ScrollView, can_focus=False):
@@ -161,7 +161,7 @@ _NOT_REVERSE = Style(reverse=False)
 
 
 def _tight(segment: Segment, blank: Style) -> tuple[Segment, ...]:
-    """Put only words in reverse: not the blanks around them, no bars and signs."""
+    """Reverse only words: not the blanks around them, nor bars and signs."""
     text, style = segment.text, segment.style
     if style is None or not style.reverse:
         return (segment,)

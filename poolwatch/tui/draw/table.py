@@ -125,10 +125,20 @@ def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
     return ((tail(call_site_short(request, cells), cells), ink),)
 
 
-def process_cell(process: Process) -> Run:
-    """Return pid and name of a process, in a history with its host."""
+def process_cell(process: Process, count: int = 1) -> Run:
+    """Return pid and name of a process, in a history with its host; or how many."""
+    if count > 1:
+        return f"{count} processes", "muted"
     host = "" if process.at is None else f"@{process.host}"
     return text_cell(f"{process.pid}{host} {process_name(process)}")
+
+
+def event_cell(event: str | None) -> Run:
+    """Return a wait event; one for a lock stands out."""
+    if not event:
+        return "-", "faint"
+    short = one_line(event.removeprefix("Client:"), 40)
+    return short, "warn" if event.startswith("Lock:") else "muted"
 
 
 def count_cell(number: int, ink: str) -> Run:

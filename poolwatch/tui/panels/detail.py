@@ -17,7 +17,16 @@ from poolwatch.text.format import (
     plural,
 )
 from poolwatch.text.naming import process_name, task_name
-from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
+from poolwatch.tui.draw.line import (
+    BLANK,
+    Line,
+    beside,
+    crop,
+    labelled,
+    length,
+    rule,
+    wrap,
+)
 from poolwatch.tui.draw.sql import statement_lines
 from poolwatch.tui.draw.stack import Stack, shared, stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
@@ -26,6 +35,7 @@ from poolwatch.tui.panels.locks import lock_lines
 from poolwatch.tui.panels.spots import (
     NOT_READ,
     PANE_TALL,
+    WIDE,
     brief_lines,
     current,
     now_title,
@@ -36,8 +46,6 @@ from poolwatch.tui.panels.spots import (
 from poolwatch.tui.state.board import Board, Ending
 from poolwatch.tui.state.rows import Row
 
-WIDE = 110
-"""Minimum width for two columns."""
 _USUAL_FROM = 20
 """Minimum number of holds that tell how long a call site usually holds."""
 _PARAMETER = re.compile(r"%\(\w+\)s|%s|\$\d+(?:::\w+)?")
@@ -145,18 +153,8 @@ def pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
     """Return a line for each name and value; long values take several lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
-        parts = wrap(value, cells - 12, 3) or ["-"]
-        lines += _labelled(f"  {name:<10}", "muted", parts, ink)
+        lines += labelled(f"  {name:<10}", value.strip() or "-", cells, 3, ink=ink)
     return lines
-
-
-def _labelled(label: str, ink: str, parts: list[str], text_ink: str) -> list[Line]:
-    """Put a label before the first line, and indent the others."""
-    blank = " " * len(label)
-    return [
-        ((blank if at else label, ink), (part, text_ink))
-        for at, part in enumerate(parts)
-    ]
 
 
 def _application(row: Row, cells: int) -> list[Line]:
@@ -290,9 +288,10 @@ def _why(board: Board, row: Row, cells: int) -> list[Line]:
 def finding_lines(finding: Finding | FleetFinding, cells: int) -> list[Line]:
     """Draw a finding with its proof and its remedy."""
     shape, ink = SEVERITIES[finding.severity]
-    lines = _labelled(f"  {shape} ", ink, wrap(finding.text, cells - 4, 3), "strong")
+    sign = f"  {shape} "
+    lines = labelled(sign, finding.text, cells, 3, label_ink=ink, ink="strong")
     for name, text in (("proof", finding.proof), ("remedy", finding.remedy)):
-        lines += _labelled(f"    {name:<8}", "muted", wrap(text, cells - 12, 4), "text")
+        lines += labelled(f"    {name:<8}", text, cells, 4)
     return lines
 
 

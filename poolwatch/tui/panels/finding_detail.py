@@ -5,10 +5,10 @@ from __future__ import annotations
 from poolwatch.diagnosis.merging import Key, Merged
 from poolwatch.model import Hold, Process
 from poolwatch.text.format import duration, neutral, place
-from poolwatch.tui.draw.line import BLANK, Line, Run, rule, wrap
-from poolwatch.tui.panels.detail import WIDE
+from poolwatch.tui.draw.line import BLANK, Line, Run, labelled, rule
 from poolwatch.tui.panels.spots import (
     PANE_TALL,
+    WIDE,
     Spot,
     brief_line,
     brief_lines,
@@ -19,7 +19,7 @@ from poolwatch.tui.panels.spots import (
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import hold_key
 
-LABEL = 8
+_LABEL = 8
 """Width of the labels on the left."""
 
 
@@ -30,12 +30,12 @@ def finding_pane(board: Board, finding: Merged, cells: int, height: int) -> list
     title: Line = ((finding.kind, "title"), (f"  {neutral(about)}", "strong"))
     tall = height >= PANE_TALL
     width = min(cells - 2, 150)
-    lines = _labelled("proof", finding.proof, width, 3 if tall else 1)
-    lines += _labelled("remedy", finding.remedy, width, 3 if tall else 1)
+    lines = _fact("proof", finding.proof, width, 3 if tall else 1)
+    lines += _fact("remedy", finding.remedy, width, 3 if tall else 1)
     lines += _source(board, finding, cells, tall=tall)
-    lines += _labelled("leads to", leads_in_words(board, finding), width, 2)
+    lines += _fact("leads to", leads_in_words(board, finding), width, 2)
     if finding.who:
-        lines += _labelled("in", finding.who, width, 2)
+        lines += _fact("in", finding.who, width, 2)
     gap = [BLANK] if tall else []
     return [*gap, rule(title, _keys(finding, cells), cells), *lines][:height]
 
@@ -53,12 +53,8 @@ def _keys(finding: Merged, cells: int) -> Line:
     return tuple(runs)
 
 
-def _labelled(label: str, text: str, cells: int, limit: int) -> list[Line]:
-    parts = wrap(text, cells - LABEL - 4, limit)
-    return [
-        ((f"  {'' if at else label:<{LABEL}}  ", "muted"), (part, "text"))
-        for at, part in enumerate(parts)
-    ]
+def _fact(name: str, text: str, cells: int, limit: int) -> list[Line]:
+    return labelled(f"  {name:<{_LABEL}}  ", text, cells, limit)
 
 
 def leads_in_words(board: Board, finding: Merged) -> str:

@@ -24,7 +24,7 @@ def footer(
         screen: the screen's name in KEYS.
         cells: width of the line.
         is_fixed: whether there are no readings to control.
-        paused: whether the key that pauses the readings goes on with them.
+        paused: whether the readings are paused: then the label of ``p`` is "go on".
         hidden: actions to leave out.
     """
     keys = [

@@ -133,7 +133,7 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
 
 
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
-    """Return the worst trouble in ``lines`` lines: of the view or else of the pools."""
+    """Return in ``lines`` lines why the data is not current, or else what is wrong."""
     mode = board.mode(now)
     text = _view_state(board, mode) or _worst(board, mode, now, cells)
     padded = [*text, (), ()][:lines]
@@ -209,7 +209,7 @@ def _healthy(
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     waiting = f", {plural(waits, 'request')} waiting" if waits else ", none waiting"
     text = f"{plural(len(held), 'connection')} checked out{longest}{waiting}"
-    ended = ended_processes(board)
+    ended = _ended_processes(board)
     if ended:
         processes = "process has" if len(ended) == 1 else "processes have"
         text = f"{len(ended)} {processes} ended; of the others: {text}"
@@ -227,7 +227,7 @@ def _healthy(
     return [first, _second(second)] if second else [first]
 
 
-def ended_processes(board: Board) -> list[Unreachable]:
+def _ended_processes(board: Board) -> list[Unreachable]:
     """Return the processes that have ended lately, the last one first."""
     snapshot = board.last.snapshot if board.last else None
     unreachable = snapshot.unreachable if snapshot else ()
@@ -237,7 +237,7 @@ def ended_processes(board: Board) -> list[Unreachable]:
 
 def _ended(board: Board) -> str | None:
     """Return which process ended last, and when; None if none has ended lately."""
-    ended = ended_processes(board)
+    ended = _ended_processes(board)
     if not ended:
         return None
     others = f", and {len(ended) - 1} before it" if len(ended) > 1 else ""

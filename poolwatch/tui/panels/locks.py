@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.lock_waits import in_words
 from poolwatch.text.format import call_site, duration, neutral, place, plural
-from poolwatch.tui.draw.line import Line, Run, wrap
+from poolwatch.tui.draw.line import Line, labelled
 from poolwatch.tui.state.board import Board
 
 _NAMED = 3
@@ -63,7 +63,7 @@ def _freed(board: Board, node: Node) -> str:
     if len(freed) == below:
         return "all of them can go on" if below > 1 else "it can go on"
     if not freed:
-        return "none goes on: each waits for others, too"
+        return "none can go on: each waits for others, too"
     others = below - len(freed)
     wait = "waits" if others == 1 else "wait"
     return f"{len(freed)} can go on; {others} more {wait} for others, too"
@@ -88,8 +88,4 @@ def _brief(node: Node) -> str:
 
 
 def _part(label: str, ink: str, text: str, cells: int) -> list[Line]:
-    found: list[Line] = []
-    for at, part in enumerate(wrap(text, cells - 14, 3)):
-        name: Run = (f"  {'' if at else label:<12}", ink)
-        found.append((name, (part, "text")))
-    return found
+    return labelled(f"  {label:<12}", text, cells, 3, label_ink=ink)

@@ -58,7 +58,7 @@ def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
         shown = max(room - 1, 1)
         busiest = sorted(pairs, key=lambda pair: _pressure(*pair), reverse=True)[:shown]
         rest = plural(len(pairs) - shown, "pool")
-        notes.insert(0, ((f"  +{rest}, less in need", "muted"),))
+        notes.insert(0, ((f"  +{rest} under less pressure", "muted"),))
         pairs = [pair for pair in pairs if pair in busiest]  # in their order
     lines = [table.titles()]
     for process, pool in pairs:

@@ -1,17 +1,15 @@
-"""A process or a server in the pane: what it is, and what its silence means."""
+"""A process or a server in the pane: the facts, and what its silence means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from poolwatch.text.format import clock, duration, neutral, one_line, plural
-from poolwatch.tui.draw.line import BLANK, Line, rule, wrap
+from poolwatch.text.format import clock, duration, one_line, plural
+from poolwatch.tui.draw.line import BLANK, Line, labelled, rule, wrap
 from poolwatch.tui.panels.header import SEVERITIES
+from poolwatch.tui.panels.spots import PANE_TALL
 from poolwatch.tui.state.process_rows import ProcessRow, ServerLine
 
-LOW = 9
-"""Below this height, the pane has no blank lines."""
 _LABEL = 9
+"""Width of the labels on the left."""
 
 
 def process_pane(row: ProcessRow, cells: int, height: int) -> list[Line]:
@@ -40,7 +38,7 @@ def _state(row: ProcessRow, cells: int) -> list[Line]:
     if lost is None:
         return []
     if row.is_ended:
-        text = f"it ended at {clock(lost.since or '')}: no fault of the others"
+        text = f"it ended at {clock(lost.since or '')}; the others are not affected"
     else:
         age = "" if row.silent_s is None else f" for {duration(row.silent_s)}"
         why = lost.why.replace("does not answer", f"has not answered{age}")
@@ -78,16 +76,14 @@ def server_pane(row: ServerLine, cells: int, height: int) -> list[Line]:
     return _pane(title, note, lines, cells, height)
 
 
-def _fact(name: str, text: str, cells: int) -> Iterable[Line]:
-    for at, part in enumerate(wrap(neutral(text), cells - _LABEL - 4, 2)):
-        label = "" if at else name
-        yield ((f"  {label:<{_LABEL}}", "muted"), (part, "text"))
+def _fact(name: str, text: str, cells: int) -> list[Line]:
+    return labelled(f"  {name:<{_LABEL}}", text, cells - 2, 2)
 
 
 def _pane(
     title: Line, note: Line, lines: list[Line], cells: int, height: int
 ) -> list[Line]:
-    gap = [BLANK] if height >= LOW else []
+    gap = [BLANK] if height >= PANE_TALL else []
     return [*gap, rule(title, note, cells), *lines][:height]
 
 

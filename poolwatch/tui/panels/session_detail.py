@@ -16,7 +16,7 @@ from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.views.sessions import stranger, whose
 
 _REACH = 2
-"""Lines of source above and below the last user's."""
+"""Lines of source above and below that of its last user."""
 
 
 def session_headline(row: SessionRow, *, gone: bool = False) -> Line:
@@ -36,7 +36,7 @@ def session_headline(row: SessionRow, *, gone: bool = False) -> Line:
 
 
 def session_pane(board: Board, row: SessionRow, cells: int, height: int) -> list[Line]:
-    """Draw what stands below the table: of a hold its source."""
+    """Draw the selected session below the table; if it is a hold, as that."""
     if row.hold is not None:
         return pane_lines(board, row.hold, cells, height)
     note: Line = (("enter ", "accent"), ("all of it", "muted"))
@@ -81,7 +81,7 @@ def session_issue(board: Board, row: SessionRow) -> str:
 
 
 def _why(row: SessionRow, cells: int) -> list[Line]:
-    """Say why a session is there that no hold has."""
+    """Say why there is a session without a hold."""
     return [((f"  {text}", "text"),) for text in _reasons(row, cells)]
 
 

@@ -6,13 +6,9 @@ from poolwatch.text.format import duration, neutral, one_line, place, plural
 from poolwatch.tui.draw.line import BLANK, Line, beside, rule
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.draw.table import process_cell
+from poolwatch.tui.panels.spots import PANE_TALL, WIDE
 from poolwatch.tui.state.rows import Row, short_state
 from poolwatch.tui.state.site_rows import SiteRow
-
-WIDE = 110
-"""Minimum width for source and holds side by side."""
-LOW = 9
-"""Below this height, the pane has no blank lines."""
 
 
 def site_pane(row: SiteRow, cells: int, height: int) -> list[Line]:
@@ -22,7 +18,7 @@ def site_pane(row: SiteRow, cells: int, height: int) -> list[Line]:
         name = one_line(" = ".join(row.label), 80)
     title: Line = ((name, "title"), (f"  {one_line(row.pool, 40)}", "strong"))
     note: Line = (("enter ", "accent"), ("its holds", "muted"))
-    gap = [BLANK] if height >= LOW else []
+    gap = [BLANK] if height >= PANE_TALL else []
     room = height - len(gap) - 1
     source = stack_lines((row.frame,), row.frame, unfold=True) if row.frame else []
     if cells >= WIDE:

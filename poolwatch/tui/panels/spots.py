@@ -15,6 +15,8 @@ from poolwatch.tui.state.rows import Row
 
 REACH = 2
 """Lines of source above and below a spot."""
+WIDE = 110
+"""Minimum width for two columns."""
 PANE_TALL = 9
 """Minimum height of a pane with several lines of source."""
 NOT_READ = "the holder has ended, or cannot be read"

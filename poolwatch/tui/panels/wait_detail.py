@@ -11,7 +11,6 @@ from poolwatch.tui.draw.line import BLANK, Line, Run, beside, right, rule
 from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.panels.detail import (
-    WIDE,
     finding_lines,
     full_place,
     heading,
@@ -20,6 +19,7 @@ from poolwatch.tui.panels.detail import (
 )
 from poolwatch.tui.panels.spots import (
     PANE_TALL,
+    WIDE,
     Spot,
     brief_line,
     own_frame,
@@ -93,7 +93,7 @@ def waiting_findings(row: WaitGroup) -> list[Finding]:
     return [each for each in row.process.findings if waits & {*each.waits}]
 
 
-def holders_of(board: Board, row: WaitGroup) -> list[list[Row]]:
+def _holders_of(board: Board, row: WaitGroup) -> list[list[Row]]:
     """Return the holds of the pool by call site: the most first, the longest first."""
     groups: dict[object, list[Row]] = {}
     for each in board.rows.values():
@@ -110,7 +110,7 @@ def holders_of(board: Board, row: WaitGroup) -> list[list[Row]]:
 
 def holder_lines(board: Board, row: WaitGroup, limit: int) -> list[Line]:
     """Draw who holds the pool, in at most ``limit`` lines: call sites with counts."""
-    pool, groups = row.pool, holders_of(board, row)
+    pool, groups = row.pool, _holders_of(board, row)
     out = sum(map(len, groups))
     head: Line = (
         ("  WHO HOLDS ", "title"),

@@ -86,8 +86,7 @@ class Board:
     drills: list[tuple[str, Filter]] = field(default_factory=list)
     """The views and filters that Enter has led away from; escape leads back."""
     revision: int = 0
-    """Another number after each change of the data: what is computed from it is valid
-    for one."""
+    """Changes with the data: what is computed from it holds for one revision."""
     rows: dict[Key, Row] = field(default_factory=dict)
     """Every hold, the most harmful first."""
     trees: Trees = field(default_factory=lambda: Trees(Snapshot()))
@@ -120,12 +119,12 @@ class Board:
     counts: dict[str, tuple[int, tuple[str, str]]] = field(
         default_factory=dict, init=False
     )
-    """By view: what the tab line says of it, and the revision that this is of."""
+    """By view: what the tab line says of it, and for which revision."""
+    _sessions: dict[SessionKey, SessionRow] | None = field(default=None, init=False)
+    """What ``sessions`` returns, once it was asked for."""
     _named: dict[Key, list[str]] = field(default_factory=dict, init=False)
     _named_for: int | None = field(default=None, init=False)
     """The revision that ``_named`` is of."""
-
-    _sessions: dict[SessionKey, SessionRow] | None = None
 
     @property
     def sessions(self) -> dict[SessionKey, SessionRow]:
@@ -184,7 +183,7 @@ class Board:
         return "silent" if last.silent else ended
 
     def is_outdated(self, now: float) -> bool:
-        """Whether the data on the screen is not of now although it should be."""
+        """Whether the data on the screen is older than it should be."""
         return self.mode(now) in ("stale", "failed", "silent", "lost")
 
     def accept(self, reading: Reading) -> None:
@@ -342,7 +341,7 @@ class Board:
         """Describe a session for an action; raises RefusedError if it is not proven."""
         reading, process = self.last_good, session.process
         if self.fixed is not None:
-            raise RefusedError("an action needs the present: this is how it was once")
+            raise RefusedError("an action needs the present: this is the past")
         if process is not None and process_key(process) in self.silent:
             raise RefusedError("its process does not answer: it is shown as last seen")
         if reading is None or reading.answered_at is None:
@@ -391,7 +390,7 @@ class Board:
 def _without_server(process: Process, read: Collection[str]) -> Process:
     """Remove the server state, which is outdated for a silent process.
 
-    ``read``: the servers whose sessions another process has told.
+    ``read``: the servers whose sessions another process has reported.
     """
     findings = tuple(f for f in process.findings if f.kind != "server_down")
     servers = tuple(

@@ -26,7 +26,7 @@ def chosen(
     ``seen``: the session was read between these times of ``time.monotonic()``.
     """
     if snapshot.at is not None:
-        raise RefusedError("an action needs the present: this is how it was once")
+        raise RefusedError("an action needs the present: this is the past")
     if session.pid <= 0:
         raise RefusedError("it has no backend that an action could reach")
     if server is None or server.identity is None:

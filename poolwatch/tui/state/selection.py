@@ -23,7 +23,7 @@ class Selection(Generic[T]):
         self.row: T | None = None
         """The last state of the selected row."""
         self.gone_at: float | None = None
-        """When the hold was found to have ended; None while it is open."""
+        """When the row was found to be gone; None while it is there."""
         self.touched = False
         """Whether the user has moved the selection; before, it is the first row."""
         self._at = 0
@@ -47,9 +47,9 @@ class Selection(Generic[T]):
         *,
         is_past: bool = False,
     ) -> None:
-        """Replace the rows, and find the selected hold among them.
+        """Replace the rows, and find the selected one among them.
 
-        ``is_past``: the selected hold may be there again at the next moment.
+        ``is_past``: a row that is gone may be there again at the next moment.
         """
         self._shown = list(rows)
         for at, row in enumerate(rows):

@@ -16,6 +16,7 @@ from poolwatch.diagnosis.sessions import (
     servers_by_pool,
 )
 from poolwatch.model import (
+    OWN_NAME,
     Backend,
     ClosedConnection,
     Frame,
@@ -30,10 +31,6 @@ from poolwatch.tui.state.rows import Key as HoldKey
 from poolwatch.tui.state.trees import Trees
 
 Kind = Literal["held", "idle", "nobody's", "not ours", "poolwatch", "unknown"]
-OWN_NAME = "poolwatch"
-"""The application_name of the connections that poolwatch opens."""
-PREPARED = 0
-"""Stands for the pid of a prepared transaction."""
 
 
 class Departed(NamedTuple):

@@ -40,7 +40,7 @@ class SiteRow:
 
     @property
     def label(self) -> tuple[str, str] | None:
-        """Name and value, if it is of a label."""
+        """Name and value of the label; None for a call site."""
         stats = self.stats
         return (stats.label, stats.value) if isinstance(stats, LabelStats) else None
 
@@ -105,7 +105,7 @@ def below_their_sites(rows: Sequence[SiteRow]) -> list[SiteRow]:
     callers: dict[Any, list[SiteRow]] = {}
     for row in rows:
         if row.below:
-            callers.setdefault((row.key[:-1]), []).append(row)
+            callers.setdefault(row.key[:-1], []).append(row)
     found = []
     for row in rows:
         if not row.below:

@@ -12,11 +12,11 @@ from poolwatch.model import Snapshot
 T = TypeVar("T", bound=Any)
 
 QUEUED = "Lock:tuple"
-"""What a session waits for that is in the queue for a row, but not its head."""
+"""The wait event of a session that is in the queue for a row, but not at its head."""
 
 
 class Trees:
-    """Made once for each reading; all views share it."""
+    """Who waits for whom; made once for each reading, and shared by all views."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         sessions = Sessions(snapshot.processes)

@@ -10,17 +10,17 @@ from typing import NamedTuple, Protocol
 from poolwatch.errors import PoolwatchError, UsageError
 from poolwatch.model import Incident, Past, Snapshot, Step
 from poolwatch.text.format import local_time, plural, since_epoch, utc_time
-from poolwatch.tui.time.timeline import incident_after
+from poolwatch.tui.time.timeline import began_at, incident_after
 from poolwatch.tui.views.view import Sought
 
 SPANS = (600.0, 3600.0, 6 * 3600.0, 86_400.0, 7 * 86_400.0, 35 * 86_400.0)
-"""Seconds that the strip may show at once."""
+"""Seconds that the strip can show at once."""
 
 _ROUNDING_S = 0.002
 """The times that poolwatch prints are cut to milliseconds."""
 
 _NEAR_S = 5.0
-"""A reading that is older than the moment that was asked for is told from here on."""
+"""Seconds by which a reading may be older than asked for without a note."""
 
 Extent = tuple[float, float]
 
@@ -30,7 +30,7 @@ class Move(Protocol):
 
     @property
     def words(self) -> str:
-        """What is read, while it is read."""
+        """What is being read, in words."""
 
     def to(self, past: Past, at: float, extent: Extent) -> float:
         """Return where it leads from ``at``; raises PoolwatchError if nowhere."""
@@ -38,13 +38,13 @@ class Move(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """So many readings later; a negative number leads back."""
+    """A number of readings later; a negative number leads back."""
 
     by: int
 
     @property
     def words(self) -> str:
-        """What is read."""
+        """What is being read."""
         where = "ahead" if self.by > 0 else "back"
         return f"{plural(abs(self.by), 'step')} {where}"
 
@@ -66,12 +66,12 @@ class To:
 
     @property
     def words(self) -> str:
-        """What is read."""
+        """What is being read."""
         known = self.at < float("inf")
         return local_time(utc_time(self.at)) if known else "the last moment"
 
     def to(self, past: Past, at: float, extent: Extent) -> float:  # noqa: ARG002
-        """Return it."""
+        """Return the moment."""
         return self.at
 
 
@@ -86,7 +86,7 @@ class NextIncident:
 
     @property
     def words(self) -> str:
-        """What is read."""
+        """What is being read."""
         return "the incident before" if self.back else "the next incident"
 
     def to(self, past: Past, at: float, extent: Extent) -> float:
@@ -94,7 +94,7 @@ class NextIncident:
         found = incident_after(past.incidents(*extent), at, back=self.back)
         if found is None:
             raise UsageError(f"no {'earlier' if self.back else 'later'} incident began")
-        return began(found)
+        return began_at(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,16 @@ class Beginning:
 
     @property
     def words(self) -> str:
-        """What is read."""
+        """What is being read."""
         return f"when {self.of.kind} began"
 
     def to(self, past: Past, at: float, extent: Extent) -> float:  # noqa: ARG002
-        """Return when the first of its incidents began, of those that last if any."""
+        """Return when the first of its incidents began; those that last come first."""
         found = [each for each in past.incidents(*extent) if self._is_of(each)]
         lasting = [each for each in found if each.ended_at is None] or found[-1:]
         if not lasting:
-            raise UsageError(f"it is not kept when {self.of.kind} began")
-        return min(map(began, lasting))
+            raise UsageError(f"nothing kept says when {self.of.kind} began")
+        return min(map(began_at, lasting))
 
     def _is_of(self, incident: Incident) -> bool:
         of = self.of
@@ -132,7 +132,7 @@ class Strip(NamedTuple):
     incidents: Sequence[Incident]
 
     def shows(self, at: float, since: float, until: float, cells: int) -> bool:
-        """Whether it still does for a moment in a stretch that has moved on."""
+        """Whether it still covers a moment, in a stretch that may have moved on."""
         cell = (until - since) / cells
         same = abs(self.since - since) < cell and abs(self.until - until) < cell
         return same and len(self.steps) == cells and self.since <= at <= self.until
@@ -145,7 +145,7 @@ class Look(NamedTuple):
     extent: Extent
     strip: Strip
     snapshot: Snapshot | None
-    """How it was; None if it is the moment that was shown before."""
+    """The snapshot; None if the moment was shown before."""
 
 
 class Answer(NamedTuple):
@@ -153,7 +153,7 @@ class Answer(NamedTuple):
 
     look: Look | None
     note: str | None = None
-    """Why it has not led where it should; one sentence."""
+    """Why it has not led where it was asked to; one sentence."""
     trouble: str | None = None
     """Why nothing can be read; one sentence."""
 
@@ -161,8 +161,8 @@ class Answer(NamedTuple):
 class Looker:
     """Looks into a past whenever it is asked; makes one request at a time.
 
-    What is asked for meanwhile is one request: many steps are one, and a moment to go
-    to makes those before it void.
+    What is asked for meanwhile becomes one request: steps are added up, and a moment
+    to go to replaces what came before it.
     """
 
     def __init__(self, past: Past, on_answer: Callable[[Answer], object]) -> None:
@@ -235,7 +235,7 @@ class Looker:
             if note is None and wanted - at > _NEAR_S:
                 times = [local_time(utc_time(each)) for each in (wanted, at)]
                 note = "the last reading before {} is of {}".format(*times)
-        since, until, cells = *window(extent, at, self.span), self.cells
+        since, until, cells = *_window(extent, at, self.span), self.cells
         strip = self._strip
         if strip is None or not (moves and strip.shows(at, since, until, cells)):
             steps = self._past.steps(since, until, cells)
@@ -244,7 +244,7 @@ class Looker:
         return Answer(Look(at, extent, strip, snapshot), note)
 
     def _moved(self, moves: Sequence[Move], extent: Extent) -> tuple[float, str | None]:
-        """Return where the moves lead, within the extent, and why not further."""
+        """Return where the moves lead within the extent, and why no further."""
         first, last = extent
         note = None
         at = last if self.at is None else self.at
@@ -253,7 +253,7 @@ class Looker:
                 at = move.to(self._past, at, extent)
             except UsageError as error:
                 note = str(error)
-        if not moves and self.at is not None:  # it stays, even if it is kept no longer
+        if not moves and self.at is not None:  # it stays, even if it is no longer kept
             return at, None
         clipped = min(max(at, first), last)
         if abs(at - clipped) > 1 and at != float("inf"):
@@ -263,7 +263,7 @@ class Looker:
         return clipped, note
 
 
-def window(extent: Extent, at: float, span: float) -> Extent:
+def _window(extent: Extent, at: float, span: float) -> Extent:
     """Return the page of the extent that a moment is on; pages are ``span`` long."""
     first, last = extent
     until = last - span * max((last - at) // span, 0)
@@ -271,8 +271,3 @@ def window(extent: Extent, at: float, span: float) -> Extent:
     if since < first:
         since, until = first, min(first + span, last)
     return since, max(until, since + 1)
-
-
-def began(incident: Incident) -> float:
-    """Return when an incident began, in seconds since the epoch."""
-    return since_epoch(incident.started_at) or 0.0

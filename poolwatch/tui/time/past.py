@@ -14,7 +14,7 @@ _BEFORE_S = 0.01
 
 
 class Both:
-    """A Past of two: the newer one counts from where it begins.
+    """Two pasts as one: the newer one counts from where it begins.
 
     If the older one fails, the newer one goes on alone, and ``trouble`` says why.
     """
@@ -36,7 +36,7 @@ class Both:
     def snapshot_at(self, at: float) -> Snapshot:
         """Return the newest snapshot at or before a moment.
 
-        Raises PoolwatchError if that one is in the older one, which fails.
+        Raises PoolwatchError if it would be in the older past, and that one fails.
         """
         return (self._newer if self._is_newer(at) else self._older).snapshot_at(at)
 

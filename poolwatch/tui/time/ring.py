@@ -8,53 +8,34 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from poolwatch.diagnosis.incidents import Incidents
 from poolwatch.errors import NoProcessError
 from poolwatch.model import Incident, Snapshot, Step, in_cells
-from poolwatch.text.format import utc_time
+from poolwatch.text.format import since_epoch, utc_time
 from poolwatch.tui.time.packing import pack, unpack
 
 SPAN_S = 600.0
 BUDGET = 64 << 20
 """Bytes of all packed readings."""
 _ROW_BYTES = 400
-"""What a reading takes beside its packed snapshot."""
+"""What a reading takes besides its packed snapshot."""
 _THINNED = 5
-"""Of so many readings of the older half, one stays if the budget is reached."""
+"""One in this many readings of the older half stays when the budget is reached."""
 _CLOCK_STEP_S = 30.0
 """A larger difference between the two clocks is a step of the wall clock; slow readings
 make smaller ones."""
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
 _MOST_INCIDENTS = 2_000
-"""Incidents that have ended."""
+"""Most incidents that are kept after their end."""
 _PAUSE_S = 5.0
-"""Readings that are further apart, and further than those before, leave a gap."""
-
-
-class Changes(Protocol):
-    """What one look has changed: what the dashboard needs of it."""
-
-    @property
-    def ended(self) -> tuple[Incident, ...]:
-        """Incidents that have ended."""
-
-    @property
-    def lasting(self) -> tuple[Incident, ...]:
-        """Incidents that have begun and not ended."""
-
-
-class Tracker(Protocol):
-    """The rules by which incidents begin and end."""
-
-    def update(self, snapshot: Snapshot, at: float) -> Changes:
-        """Take one look."""
+"""Readings further apart than this, and than those before, leave a gap."""
 
 
 class Kept(NamedTuple):
-    """What the ring has, in figures."""
+    """What the ring keeps, in figures."""
 
     readings: int
     bytes: int
@@ -67,14 +48,14 @@ class Kept(NamedTuple):
 @dataclass(slots=True)
 class _Reading:
     at: float
-    """On the ring's own time line, which never goes back."""
+    """On the ring's own time line, which never runs backwards."""
     taken: float
     """On the monotonic clock."""
     step: Step
     gap: bool
     """Whether nobody recorded for a while before it."""
     packed: bytes | None
-    """None once it is thinned out; its step stays."""
+    """The snapshot; None once it is thinned out, while its step stays."""
     news: bool
     """Whether an incident began or ended with it."""
     thinned: bool = False
@@ -87,11 +68,14 @@ class Ring:
     ms for 2,000 holds, and its lock is only held for moments. Readings are thinned to
     stay within the budget: of the older half, one in five is kept, at best one in which
     an incident began or ended; after that the oldest ones are dropped.
+
+    Its incidents are those of the readings that are kept, on its own time line. Those
+    of the findings on the screen follow the clock on the wall.
     """
 
     def __init__(
         self,
-        tracker: Tracker,
+        tracker: Incidents,
         *,
         budget: int = BUDGET,
         clock: Callable[[], float] = time.monotonic,
@@ -143,7 +127,7 @@ class Ring:
         """Return the time on the ring's line, and whether there is a gap before it.
 
         If the wall clock steps back, all earlier readings are shown that much earlier,
-        so that they stay in order and the newest one is of now.
+        so that they stay in order and the newest one is current.
         """
         if not self._readings:
             return at - self._shift, False
@@ -257,7 +241,7 @@ class Ring:
             return pictures[min(max(index, 0), len(pictures) - 1)].at + self._shift
 
     def incidents(self, since: float, until: float) -> list[Incident]:
-        """Return the incidents of this dashboard that lasted within a stretch."""
+        """Return the incidents of this dashboard that overlap a stretch of time."""
         with self._lock:
             known = [*self._ended, *self._lasting]
             shift = self._shift
@@ -336,7 +320,7 @@ def _moved(incident: Incident, by: float) -> Incident:
     """An incident whose times follow a step of the clock."""
 
     def moved(at: str) -> str:
-        return utc_time(datetime.fromisoformat(at).timestamp() + by)
+        return utc_time((since_epoch(at) or 0.0) + by)
 
     return replace(
         incident,

@@ -35,7 +35,7 @@ class Saved:
     def __init__(self, snapshot: Snapshot, saved_at: str) -> None:
         self._snapshot = snapshot
         self.at = snapshot.at
-        """ISO 8601: when it was like this."""
+        """ISO 8601: the moment itself."""
         self.saved_at = saved_at
         """ISO 8601: when it was saved."""
 
@@ -97,13 +97,13 @@ def write_new(path: Path, text: str) -> Path:
 def open_saved(path: Path) -> Saved:
     """Read a saved moment; raises PoolwatchError with one sentence."""
     document = _parsed(path)
-    foreign = f"{_name(path)} is no moment that poolwatch has saved"
+    foreign = f"{_name(path)} is not a moment saved by poolwatch"
     if not isinstance(document, dict) or "schema" not in document:
         raise UsageError(foreign)
     if document["schema"] != SCHEMA:
         raise UsageError(
             f"{_name(path)} has schema {document['schema']!r:.20}, this poolwatch "
-            f"reads schema {SCHEMA}: open it with the version that has saved it"
+            f"reads schema {SCHEMA}: open it with the version that saved it"
         )
     if not isinstance(document.get("snapshot"), dict):
         raise UsageError(foreign)
@@ -114,7 +114,7 @@ def open_saved(path: Path) -> Saved:
     except UnreachableError as error:
         raise UsageError(f"{_name(path)}: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"{_name(path)} does not say of when it is") from None
+        raise UsageError(f"{_name(path)} does not say which moment it is of") from None
     return Saved(snapshot, document["saved_at"])
 
 
@@ -127,7 +127,7 @@ def _parsed(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise UsageError(
-            f"{_name(path)} is no complete JSON document: it is cut short, or not a "
+            f"{_name(path)} is not a complete JSON document: it is cut short, or not a "
             "saved moment"
         ) from None
 
@@ -140,7 +140,7 @@ def _content(path: Path) -> bytes:
         text = stream.read(MAX_BYTES + 1) if found.st_size <= MAX_BYTES else b""
     if found.st_size > MAX_BYTES or len(text) > MAX_BYTES:
         limit = f"{MAX_BYTES >> 20} MiB"
-        raise UsageError(f"{_name(path)} is larger than {limit}, which is too much")
+        raise UsageError(f"{_name(path)} is larger than {limit}, the limit")
     return text
 
 
@@ -150,7 +150,7 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _failure(path: Path, done: str, error: Exception) -> PoolwatchError:
-    """The error to raise for one of the file system."""
+    """Return the error to raise for an error of the file system."""
     why = getattr(error, "strerror", None) or "its name is not valid"
     kind = ForbiddenError if isinstance(error, PermissionError) else UsageError
     return kind(f"{_name(path)} cannot be {done}: {why}")

@@ -38,7 +38,7 @@ from poolwatch.tui.time.timeline import (
 
 _KEYS = "← → step  n N incident  S seek  esc now"
 _LATE_S = 0.4
-"""From this many seconds on it is said what is being read."""
+"""Seconds after which the screen says what is being read."""
 _PANE_FROM = 16
 """Minimum lines for table and pane, below the timeline and beside the incidents."""
 _POOLS_FROM = 40
@@ -52,7 +52,7 @@ class TimeScreen(MainScreen):
         board: of the main screen; its readings go on.
         past: read on a separate thread.
         move: where to begin.
-        notes: of how much is kept, and what is wrong with it.
+        notes: how much is kept, and what is wrong with the past.
         wall: the clock that tells how long ago the moment was.
     """
 
@@ -80,9 +80,9 @@ class TimeScreen(MainScreen):
         self._looker: Looker | None = None
         self._trouble: str | None = None
         self._asked: Move | None = None
-        """What was asked for and is not there yet."""
+        """What was asked for and has not been read yet."""
         self._is_late = False
-        """Whether that takes long enough to be said."""
+        """Whether reading it takes so long that the screen says so."""
         self._strip_at = 0.0
         self._drawn: tuple[Timeline, int, list[Line]] | None = None
         """What the strip was last drawn from."""

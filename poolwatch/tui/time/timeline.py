@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from poolwatch.model import Incident, Step, severity_rank
-from poolwatch.text.format import duration, fit, one_line, plural
+from poolwatch.text.format import duration, fit, one_line, plural, since_epoch
 from poolwatch.text.format import width as width_of
 from poolwatch.tui.draw.gauge import spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, rule
@@ -17,7 +17,7 @@ from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.time.ring import Kept
 
 _WIDE = 100
-"""Cells from which labels are written out."""
+"""Minimum width for labels that are written out."""
 _DAY_S = 86_400.0
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
@@ -36,7 +36,7 @@ class Timeline:
     """As many as cells_in() says."""
     incidents: Sequence[Incident]
     note: str = ""
-    """Of how much is kept, as kept_words() says."""
+    """How much is kept, as kept_words() says it."""
     keys: str = ""
     trouble: str | None = None
     """What is wrong with the past, in one sentence."""
@@ -49,7 +49,7 @@ def kept_words(kept: Kept) -> str:
 
 
 def shortened_words(kept: Kept) -> str | None:
-    """What the budget has cut off, in one sentence; None if it was enough."""
+    """How much the budget keeps, in one sentence; None if it keeps everything."""
     if kept.shortened is None:
         return None
     return f"the memory for readings is full: {duration(kept.shortened)} are kept"
@@ -110,7 +110,7 @@ def incident_lines(
 
 def _columns(now: float, *, day: bool) -> list[Column[Incident]]:
     def began(incident: Incident) -> Run:
-        return local(_seconds(incident.started_at), day=day), "text"
+        return local(began_at(incident), day=day), "text"
 
     def ended(incident: Incident) -> Run:
         at = incident.ended_at
@@ -118,7 +118,7 @@ def _columns(now: float, *, day: bool) -> list[Column[Incident]]:
 
     def lasted(incident: Incident) -> Run:
         end = now if incident.ended_at is None else _seconds(incident.ended_at)
-        return duration(end - _seconds(incident.started_at)), "text"
+        return duration(end - began_at(incident)), "text"
 
     cells = 14 if day else 8
     return [
@@ -135,19 +135,20 @@ def _what(incident: Incident, cells: int) -> Line:
     return crop(line, cells)
 
 
+def began_at(incident: Incident) -> float:
+    """Return when an incident began, in seconds since the epoch."""
+    return _seconds(incident.started_at)
+
+
 def incident_after(
     incidents: Sequence[Incident], at: float, *, back: bool = False
 ) -> Incident | None:
     """Return the next incident that begins after a moment, or the one before it."""
-
-    def began(incident: Incident) -> float:
-        return _seconds(incident.started_at)
-
     if back:
-        earlier = [each for each in incidents if began(each) < at - _ROUNDING_S]
-        return max(earlier, key=began, default=None)
-    later = [each for each in incidents if began(each) > at + _ROUNDING_S]
-    return min(later, key=began, default=None)
+        earlier = [each for each in incidents if began_at(each) < at - _ROUNDING_S]
+        return max(earlier, key=began_at, default=None)
+    later = [each for each in incidents if began_at(each) > at + _ROUNDING_S]
+    return min(later, key=began_at, default=None)
 
 
 def local(at: float, *, day: bool = False, seconds: bool = True) -> str:
@@ -216,7 +217,7 @@ def _findings(timeline: Timeline, cells: int) -> Line:
     )
     for incident in by_severity:
         shape, ink = SEVERITIES.get(incident.severity, SEVERITIES["info"])
-        began = _seconds(incident.started_at)
+        began = began_at(incident)
         ended = timeline.until
         if incident.ended_at is not None:
             ended = _seconds(incident.ended_at)
@@ -274,12 +275,10 @@ def _cell(timeline: Timeline, at: float, cells: int) -> int:
 
 def _lasts_at(incident: Incident, at: float) -> bool:
     ended = incident.ended_at
-    began = _seconds(incident.started_at)
-    return began <= at + _ROUNDING_S and (ended is None or at <= _seconds(ended))
+    return began_at(incident) <= at + _ROUNDING_S and (
+        ended is None or at <= _seconds(ended)
+    )
 
 
 def _seconds(at: str) -> float:
-    try:
-        return datetime.fromisoformat(at).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
+    return since_epoch(at) or 0.0

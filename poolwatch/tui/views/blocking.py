@@ -38,7 +38,7 @@ from poolwatch.tui.views.view import Detail, SessionOnServer, View
 NARROW = 100
 """Below this width the names of strangers stand in two columns."""
 DEEPEST = 8
-"""Most levels that are drawn as lines; of a deeper one the number is said."""
+"""Most levels that are drawn as lines; deeper ones are counted."""
 _ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
 
 
@@ -132,7 +132,7 @@ def _holds_up(line: TreeRow) -> Run:
     return (str(count), "strong") if count else ("-", "faint")
 
 
-def waits_for(line: TreeRow) -> str:
+def _waits_for_text(line: TreeRow) -> str:
     """Say what a session waits for: a lock of another one; a root: what it does."""
     if line.node.is_root:
         return _doing(line.session)
@@ -162,7 +162,7 @@ def _doing(row: SessionRow) -> str:
 
 
 def _waits_for(line: TreeRow) -> Run:
-    text = waits_for(line)
+    text = _waits_for_text(line)
     return text, "faint" if text == "-" else "muted" if line.node.is_root else "text"
 
 
@@ -197,11 +197,11 @@ COLUMNS: tuple[Column[TreeRow], ...] = (
            value=lambda line: _process(line)[0], field="process"),
     _of_session(PID, 4),
     _of_session(STATE, 5),
-    Column("waits for", "waits for", 14, 24, 6, _waits_for, value=waits_for),
+    Column("waits for", "waits for", 14, 24, 6, _waits_for, value=_waits_for_text),
     _of_session(STATEMENT, 8),
 )
 # fmt: on
-NARROW_COLUMNS = tuple(
+_NARROW_COLUMNS = tuple(
     replace(column, title="up", least=3, most=3)
     if column.key == "holds up"
     else replace(column, draw=_narrow_site)
@@ -276,7 +276,7 @@ class BlockingView(View[TreeRow]):
         return SessionsView().is_dim(board, row.session)
 
     def layout(self, board: Board, cells: int) -> Table[TreeRow]:
-        columns = self.columns if cells >= NARROW else NARROW_COLUMNS
+        columns = self.columns if cells >= NARROW else _NARROW_COLUMNS
         hidden = set() if board.several_processes else {"process"}
         return Table(columns, cells, hidden)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from poolwatch.diagnosis.finding_history import CELL_S, KEPT_S, Entry
-from poolwatch.diagnosis.merging import Merged, each
+from poolwatch.diagnosis.merging import Merged, unmerged
 from poolwatch.model import Frame, severity_rank
 from poolwatch.text.format import clock, duration, one_line, utc_time
 from poolwatch.tui.draw.line import Line, Run, right
@@ -133,7 +133,7 @@ class FindingsView(View[FindingRow]):
 
     def rows(self, board: Board) -> list[FindingRow]:
         if not self.is_merged(board):
-            return [_row(board, finding) for finding in each(board.snapshot)]
+            return [_row(board, finding) for finding in unmerged(board.snapshot)]
         found = board.findings
         if self._shows_over(board):
             keys = {finding.key for finding in found}

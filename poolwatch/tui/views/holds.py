@@ -16,6 +16,7 @@ from poolwatch.tui.draw.table import (
     Column,
     Table,
     age_cell,
+    event_cell,
     process_cell,
     site_cell,
     text_cell,
@@ -34,13 +35,13 @@ from poolwatch.tui.views.view import (
 MERGED_FROM = 100
 """From this number of holds on, equal holds are merged unless the user chooses."""
 YOUNG_S = 1.0
-"""Shorter holds without a fault come and go faster than they can be read."""
+"""Seconds; shorter holds without a fault come and go faster than one can read."""
 YOUNG_FROM = 10
-"""More of them are folded into one row."""
+"""Number of such holds above which they are folded into one row."""
 YOUNG = "young"
 """Key of that row."""
 SITE_LEAST = ((50, 12), (100, 20), (1000, 26))
-"""Narrowest call site below some widths of the terminal."""
+"""Widths of the terminal, and the narrowest call site below each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,9 +124,8 @@ def _site_text(line: HoldGroup) -> str | None:
 
 
 def _process(line: HoldGroup) -> Run:
-    if line.processes > 1:
-        return f"{line.processes} processes", "muted"
-    return _as_last_seen(line, process_cell(line.first.process))
+    cell = process_cell(line.first.process, line.processes)
+    return cell if line.processes > 1 else _as_last_seen(line, cell)
 
 
 def _backend(line: HoldGroup) -> Run:
@@ -156,14 +156,6 @@ def _xact_age(line: HoldGroup) -> float | None:
 def _event(line: HoldGroup) -> str | None:
     server = line.first.hold.server
     return server.wait_event if server else None
-
-
-def _wait_event(line: HoldGroup) -> Run:
-    event = _event(line)
-    if not event:
-        return "-", "faint"
-    short = one_line(event.removeprefix("Client:"), 40)
-    return short, "warn" if event.startswith("Lock:") else "muted"
 
 
 def _text(line: HoldGroup) -> str | None:
@@ -212,8 +204,8 @@ COLUMNS: tuple[Column[HoldGroup], ...] = (
            place=right, value=_state_age, field="for"),
     Column("xact", "xact", 6, 6, 11, lambda line: age_cell(_xact_age(line)),
            place=right, value=_xact_age, field="xact"),
-    Column("wait event", "wait event", 16, 20, 8, _wait_event,
-           value=_event, field="wait"),
+    Column("wait event", "wait event", 16, 20, 8,
+           lambda line: event_cell(_event(line)), value=_event, field="wait"),
     Column("statement", "statement", 14, 400, 5, _statement,
            value=_text, field="statement"),
 )

@@ -182,7 +182,7 @@ class ProcessesView(View[Row]):
         if isinstance(row, ProcessRow):
             return super().line(board, table, row, selected=selected, dim=dim)
         cells = sum(width + len(GAP) for _, width in table.columns)
-        drawn = crop(server_line(row), cells)
+        drawn = crop(_server_line(row), cells)
         pad = " " * (cells - length(drawn))
         return (SELECTED if selected else MARGIN, *drawn, (pad, "text"))
 
@@ -201,7 +201,7 @@ class ProcessesView(View[Row]):
         return Drill("holds", which + host)
 
 
-def server_line(row: ServerLine) -> Line:
+def _server_line(row: ServerLine) -> Line:
     """Draw a server: whether it answers, its sessions, and what its pools may open."""
     status = row.status
     shape, ink = ("·", "good")

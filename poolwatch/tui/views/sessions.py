@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from poolwatch.diagnosis.sessions import server_of
+from poolwatch.diagnosis.sessions import PREPARED, server_of
 from poolwatch.model import Frame, ServerStatus
 from poolwatch.text.format import duration, neutral, one_line, place
 from poolwatch.text.naming import process_name
@@ -16,13 +16,14 @@ from poolwatch.tui.draw.line import Line, Run, right, tail
 from poolwatch.tui.draw.table import (
     Column,
     age_cell,
+    event_cell,
     process_cell,
     site_cell,
     text_cell,
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key, short_state
-from poolwatch.tui.state.session_rows import PREPARED, Kind, SessionRow
+from poolwatch.tui.state.session_rows import Kind, SessionRow
 from poolwatch.tui.views.view import Detail, SessionOnServer, View, site_values
 
 GAUGE = 16
@@ -147,15 +148,6 @@ def event(row: SessionRow) -> str | None:
     return row.row.wait_event if row.row else None
 
 
-def event_cell(row: SessionRow) -> Run:
-    """Draw the wait event."""
-    text = event(row)
-    if not text:
-        return "-", "faint"
-    short = one_line(text.removeprefix("Client:"), 40)
-    return short, "warn" if text.startswith("Lock:") else "muted"
-
-
 def _database(row: SessionRow) -> str | None:
     if row.backend is not None:
         return row.backend.database
@@ -191,7 +183,8 @@ COLUMNS: tuple[Column[SessionRow], ...] = (
            value=_xact_age, field="xact"),
     Column("xmin", "xmin", 6, 9, 8, _xmin_cell, place=right, value=_xmin,
            field="xmin"),
-    Column("wait event", "wait event", 14, 20, 7, event_cell, value=event,
+    Column("wait event", "wait event", 14, 20, 7,
+           lambda row: event_cell(event(row)), value=event,
            field="wait"),
     Column("database", "database", 8, 12, 9,
            lambda row: text_cell(_database(row) or "-"), value=_database,
@@ -258,7 +251,7 @@ class SessionsView(View[SessionRow]):
 
     def title(self, board: Board) -> Line:
         title: list[Run] = []
-        servers = read_servers(board)
+        servers = _read_servers(board)
         left_out = sum(status.left_out for status in servers)
         reason = unread(board) if board.sessions else None
         if left_out:
@@ -304,7 +297,7 @@ class SessionsView(View[SessionRow]):
         return session_issue(board, row)
 
 
-def read_servers(board: Board) -> list[ServerStatus]:
+def _read_servers(board: Board) -> list[ServerStatus]:
     """Return a status of each server that was read; that with its sessions first."""
     found: dict[str, ServerStatus] = {}
     for process in board.snapshot.processes:
@@ -349,7 +342,7 @@ def unread(board: Board) -> str | None:
         return (
             f"the server of {process.pid} {process_name(process)} is not read: {error}"
         )
-    if board.snapshot.processes and not read_servers(board):
+    if board.snapshot.processes and not _read_servers(board):
         return "no server is read: no pool has a server view"
     return None
 

@@ -51,12 +51,6 @@ def _site_text(site: SiteRow) -> str | None:
     return f"{place(site.frame, 99)} {site.frame.function}" if site.frame else None
 
 
-def _process(site: SiteRow) -> Run:
-    if len(site.processes) > 1:
-        return f"{len(site.processes)} processes", "muted"
-    return process_cell(site.processes[0])
-
-
 def _function(site: SiteRow) -> Run:
     return neutral(site.frame.function[:60]) if site.frame else "", "text"
 
@@ -113,7 +107,8 @@ COLUMNS: tuple[Column[SiteRow], ...] = (
            value=lambda s: s.frame.function if s.frame else None, field="function"),
     Column("pool", "pool", 7, 12, 12, lambda site: text_cell(site.pool),
            value=lambda s: s.pool, field="pool"),
-    Column("process", "process", 12, 16, 13, _process,
+    Column("process", "process", 12, 16, 13,
+           lambda s: process_cell(s.processes[0], len(s.processes)),
            value=lambda s: process_cell(s.processes[0])[0], field="process"),
     Column("gauge", "", 6, 12, 15, draw=_gauge),
     Column("held", "avg out", 7, 7, 1, _average, place=right,

@@ -1,4 +1,4 @@
-"""The model of all views: rows, columns, order, filter and what a row leads to."""
+"""What all views have: rows, columns, order, filter, and where a row leads."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ class SessionOnServer(NamedTuple):
 
 
 class Sought(NamedTuple):
-    """What tells the incidents of a finding from others."""
+    """What identifies the incidents of a finding."""
 
     kind: FindingKind
     pool: str | None
     """Name of the pool; None for those of any pool."""
     sites: tuple[Frame, ...]
-    """Call sites, of which an incident has one; none for those of any site."""
+    """Call sites, one of which an incident has; empty for those of any site."""
 
 
 class View(Generic[T]):
     """One table of the dashboard. A row type ``T`` has a ``key`` that identifies it."""
 
     name: ClassVar[str]
-    """In the tab line, in ``--view``, and of its state on the board."""
+    """In the tab line and the title, and the name of its state on the board."""
     short: ClassVar[str]
     """In the tab line of a narrow terminal."""
     columns: ClassVar[tuple[Column[Any], ...]]
@@ -72,11 +72,11 @@ class View(Generic[T]):
     more_fields: ClassVar[tuple[str, ...]] = ()
     """The names of fields()."""
     has_labels: ClassVar[bool] = False
-    """Whether rows have labels, which the filter takes for fields."""
+    """Whether rows have labels, which the filter treats as fields."""
     all_at_first: ClassVar[bool] = False
     """Whether all rows are shown unless the user chooses."""
     summaries: ClassVar[frozenset[Hashable]] = frozenset()
-    """Keys of rows that stand for others, and come and go with their number."""
+    """Keys of rows that stand for several others."""
 
     # -- what a view defines -------------------------------------------------------
 
@@ -129,7 +129,7 @@ class View(Generic[T]):
         return "nothing to show"
 
     def is_dim(self, board: Board, row: T) -> bool:
-        """Whether a row is drawn without colour: it is not of now."""
+        """Whether a row is drawn without colour, because it is outdated."""
         return False
 
     def pane(self, board: Board, row: T, cells: int, height: int) -> list[Line]:
@@ -168,7 +168,7 @@ class View(Generic[T]):
         return self.merges(board) if chosen is None else chosen
 
     def shows_all(self, board: Board) -> bool:
-        """Whether rows are shown that matter little, such as short holds."""
+        """Whether rows that matter little, such as short holds, are shown."""
         chosen = self.state(board).show_all
         return self.all_at_first if chosen is None else chosen
 

@@ -45,12 +45,6 @@ def _holder(line: WaitGroup) -> Run:
     return text + more, ink
 
 
-def _process(line: WaitGroup) -> Run:
-    if line.processes > 1:
-        return f"{line.processes} processes", "muted"
-    return process_cell(line.process)
-
-
 # fmt: off
 COLUMNS: tuple[Column[WaitGroup], ...] = (
     Column("count", "waits", 5, 6, 1, _count, place=right,
@@ -66,7 +60,8 @@ COLUMNS: tuple[Column[WaitGroup], ...] = (
            value=lambda line: holder_name(line.longest), field="holder"),
     Column("pool", "pool", 8, 18, 6, lambda line: text_cell(line.pool_name),
            value=lambda line: line.pool_name, field="pool"),
-    Column("process", "process", 8, 22, 7, _process,
+    Column("process", "process", 8, 22, 7,
+           lambda line: process_cell(line.process, line.processes),
            value=lambda line: process_cell(line.process)[0], field="process"),
     Column("labels", "labels", 12, 60, 8,
            lambda line: text_cell(" ".join(line.longest.labels.values()))),

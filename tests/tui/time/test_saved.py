@@ -70,19 +70,22 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("", "is no complete JSON document: it is cut short"),
-        (WHOLE, "is no complete JSON document"),
-        (b"\x89PNG\xff\x00", "is no complete JSON document"),
-        (DEEP, "is no complete JSON document"),
-        ("[1, 2]", "is no moment that poolwatch has saved"),
-        ('{"name": "package"}', "is no moment that poolwatch has saved"),
-        ('{"schema": 1, "processes": []}', "is no moment that poolwatch has saved"),
+        ("", "is not a complete JSON document: it is cut short"),
+        (WHOLE, "is not a complete JSON document"),
+        (b"\x89PNG\xff\x00", "is not a complete JSON document"),
+        (DEEP, "is not a complete JSON document"),
+        ("[1, 2]", "is not a moment saved by poolwatch"),
+        ('{"name": "package"}', "is not a moment saved by poolwatch"),
+        ('{"schema": 1, "processes": []}', "is not a moment saved by poolwatch"),
         ('{"schema": 2}', "has schema 2, this poolwatch reads schema 1: open it with"),
         (WHOLE + '{"processes": 3}}', "the document is damaged"),
         (WHOLE + '{"processes": [{"pid": 1}], "at": "x"}}', "the document is damaged"),
-        (WHOLE + '{"processes": []}}', "does not say of when it is"),
-        (WHOLE + '{"at": "yesterday"}}', "does not say of when it is"),
-        ('{"schema": 1, "snapshot": {"at": "2026-11-29"}}', "does not say of when"),
+        (WHOLE + '{"processes": []}}', "does not say which moment"),
+        (WHOLE + '{"at": "yesterday"}}', "does not say which moment"),
+        (
+            '{"schema": 1, "snapshot": {"at": "2026-11-29"}}',
+            "does not say which moment",
+        ),
     ],
 )
 def test_a_file_that_is_none(here: Path, content: str | bytes, sentence: str) -> None:

@@ -158,7 +158,7 @@ async def test_seek(size: tuple[int, int]) -> None:
         await shows(app, "HOLDS 1 at 07:03:10")
         assert app.screen.board.filter.text == ""
         await pilot.press("S", *"yesterday", "enter")
-        await shows(app, "'yesterday' is no time", "(local time")
+        await shows(app, "'yesterday' is not a time", "(local time")
         await pilot.press("S", *"1999-01-01", "enter")
         await shows(app, "is before the first moment that is kept")
         await pilot.press("S", *"9999-01-01", "enter")
