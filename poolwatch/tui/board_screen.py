@@ -88,6 +88,10 @@ class BoardScreen(Screen[None]):
         """Catch up after another screen was on top."""
         self.redraw()
 
+    def on_unmount(self) -> None:
+        """Drop the drawn lines: see Painted."""
+        self._styles_cache.clear()
+
     def on_resize(self) -> None:
         self.redraw()
 
