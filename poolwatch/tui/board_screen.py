@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from textual._styles_cache import StylesCache
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
@@ -89,8 +90,8 @@ class BoardScreen(Screen[None]):
         self.redraw()
 
     def on_unmount(self) -> None:
-        """Drop the drawn lines: see Painted."""
-        self._styles_cache.clear()
+        """Drop the drawn lines: Textual keeps those of a thousand dead widgets."""
+        StylesCache.get_inner_outer.cache_clear()
 
     def on_resize(self) -> None:
         self.redraw()

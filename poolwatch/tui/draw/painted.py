@@ -119,10 +119,6 @@ class Painted(ScrollView, can_focus=False):
         super().notify_style_update()
         self._inks.clear()
 
-    def on_unmount(self) -> None:
-        """Drop the drawn lines: Textual keeps the caches of a thousand dead widgets."""
-        self._styles_cache.clear()
-
     def on_click(self, event: events.Click) -> None:
         """Post the place that was clicked."""
         line = event.y + self.scroll_offset.y
