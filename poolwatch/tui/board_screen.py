@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from textual._styles_cache import StylesCache
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
@@ -88,6 +89,10 @@ class BoardScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         """Catch up after another screen was on top."""
         self.redraw()
+
+    def on_unmount(self) -> None:
+        """Drop the drawn lines: Textual keeps those of a thousand dead widgets."""
+        StylesCache.get_inner_outer.cache_clear()
 
     def on_resize(self) -> None:
         self.redraw()
