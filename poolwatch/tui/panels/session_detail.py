@@ -12,8 +12,7 @@ from poolwatch.tui.panels.detail import full_place, pairs, pane_lines
 from poolwatch.tui.panels.locks import lock_lines
 from poolwatch.tui.panels.spots import PANE_TALL
 from poolwatch.tui.state.board import Board
-from poolwatch.tui.state.session_rows import SessionRow
-from poolwatch.tui.views.sessions import stranger, whose
+from poolwatch.tui.state.session_rows import SessionRow, stranger, whose
 
 _REACH = 2
 """Lines of source above and below that of its last user."""

@@ -26,6 +26,7 @@ from poolwatch.model import (
     ServerRow,
     Snapshot,
 )
+from poolwatch.text.format import neutral, one_line
 from poolwatch.tui.state.rows import VERDICTS, Row, hold_key
 from poolwatch.tui.state.rows import Key as HoldKey
 from poolwatch.tui.state.trees import Trees
@@ -222,3 +223,43 @@ def _by_harm(row: SessionRow) -> tuple[Any, ...]:
         rank += _KINDS.index(row.kind)
     age_s = row.row.state_age_s if row.row else None
     return rank, -row.holds_up, -(age_s or 0.0), row.key
+
+
+def whose(row: SessionRow) -> str:
+    """Name the holder, or say what kind of session it is."""
+    if row.hold is not None:
+        labels = " ".join(list(row.hold.hold.labels.values())[:4])
+        return one_line(f"{row.hold.holder} {labels}", 60)
+    if row.just_taken:
+        return one_line(f"just taken from {row.pool}", 60)
+    if row.kind == "idle":
+        return one_line(f"idle in pool {row.pool}", 60)
+    if row.kind == "poolwatch":
+        return "poolwatch's own"
+    if row.kind == "unknown":
+        return "a prepared transaction" if row.session.pid == PREPARED else "unknown"
+    return row.kind
+
+
+def stranger(row: SessionRow, *, with_port: bool = False) -> str:
+    """Name a session of another program: ``"metabase" 10.0.9.2:51244``."""
+    return f'"{application(row)}" {address(row, with_port=with_port)}'.rstrip()
+
+
+def application(row: SessionRow) -> str:
+    """Return the application_name, or else the role."""
+    backend = row.backend
+    if backend is None:
+        return "?"
+    return one_line(backend.application or backend.user or "no application_name", 60)
+
+
+def address(row: SessionRow, *, with_port: bool = False) -> str:
+    """Return where the client is, as the server sees it; empty if that is hidden."""
+    backend = row.backend
+    if backend is None or backend.client_port is None:
+        return ""
+    if backend.client is None:
+        return "local"
+    port = f":{backend.client_port}" if with_port else ""
+    return neutral(f"{backend.client}{port}")

@@ -15,7 +15,14 @@ from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import Column, Table, age_cell, process_cell
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import VERDICTS
-from poolwatch.tui.state.session_rows import SessionRow, session_row
+from poolwatch.tui.state.session_rows import (
+    SessionRow,
+    address,
+    application,
+    session_row,
+    stranger,
+    whose,
+)
 from poolwatch.tui.state.trees import QUEUED, Trees
 from poolwatch.tui.views.sessions import (
     PID,
@@ -23,15 +30,11 @@ from poolwatch.tui.views.sessions import (
     STATE,
     STATEMENT,
     SessionsView,
-    address,
-    application,
     event,
     on_server,
     session_fields,
-    stranger,
     unread,
     where,
-    whose,
 )
 from poolwatch.tui.views.view import Detail, SessionOnServer, View
 
