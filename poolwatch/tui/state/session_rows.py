@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.sessions import (
+    PREPARED,
     Key,
     Session,
     is_session_of,

@@ -23,7 +23,13 @@ from poolwatch.tui.draw.table import (
 )
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key, short_state
-from poolwatch.tui.state.session_rows import Kind, SessionRow
+from poolwatch.tui.state.session_rows import (
+    Kind,
+    SessionRow,
+    address,
+    stranger,
+    whose,
+)
 from poolwatch.tui.views.view import Detail, SessionOnServer, View, site_values
 
 GAUGE = 16
