@@ -51,15 +51,15 @@ PICTURES = {
 
 STORY_SIZE = (120, 36)
 STORY = (
-    ("the pool fills up: why?", "", 3),
-    ("6  what is wrong, the cause first", "6", 3),
-    ("enter  the holds that it is about", "enter", 2),
-    ("enter  the line that took the connection, and where its code is now", "enter", 4),
-    ("esc  t  and when did it begin?", "escape escape t", 3),
-    ("<-  step by step", "left", 1),
-    ("<-  step by step", "left", 1),
-    ("4  who held up whom at that moment", "4", 3),
-    ("esc  now", "escape 1", 2),
+    ("The pool fills up. Why?", "", 3),
+    ("6: what is wrong, the cause first", "6", 3),
+    ("enter: the holds that it is about", "enter", 2),
+    ("enter: the line that took the connection, and where its code is now", "enter", 4),
+    ("esc, t: when did it begin?", "escape escape t", 3),
+    ("arrow left: one reading back", "left", 1),
+    ("arrow left: one more", "left", 1),
+    ("4: who held up whom at that moment", "4", 3),
+    ("esc: now", "escape 1", 2),
 )
 """Caption, keys, seconds: from the alarm to the line of code, and to its beginning."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from poolwatch.diagnosis.merged_records import Case, Key, Merged, key_of
+from poolwatch.diagnosis.merged_records import Case, Key, Merged
 from poolwatch.diagnosis.merged_words import RESTARTED
 from poolwatch.diagnosis.servers import server_of_text
 from poolwatch.diagnosis.sessions import Key as SessionKey
@@ -33,7 +33,7 @@ def cause_first(
     }
     linked = []
     for each in found:
-        keys = _explains(each, found, cases[each.key])
+        keys = _deadlocks(each, found)
         pools = _pools(each, cases[each.key], processes) if exhausted else set()
         keys += [exhausted[pool] for pool in sorted(pools & exhausted.keys())]
         others = dict.fromkeys(key for key in keys if key != each.key)
@@ -67,21 +67,12 @@ def _is_full(cases: Sequence[Case]) -> bool:
     return any(p.capacity is not None and p.out >= p.capacity for p in pools)
 
 
-def _explains(
-    each: Merged, found: Sequence[Merged], cases: Sequence[Case]
-) -> list[Key]:
-    """Other findings about the same thing: the hold at the root, a deadlock."""
-    if each.kind == "nested":
-        deadlocks = [other.key for other in found if other.kind == "pool_deadlock"]
-        return [key for key in deadlocks if key.pool == each.pool]
-    sessions = [case.root.session for case in cases if case.root is not None]
-    roots = {key_of(s.process, s.hold) for s in sessions if s.process and s.hold}
-    return [
-        other.key
-        for other in found
-        if roots and (other.kind in _OF_HOLDS or _is_leak(other))
-        if any(key_of(*each) in roots for each in other.holds)
-    ]
+def _deadlocks(each: Merged, found: Sequence[Merged]) -> list[Key]:
+    """The deadlocks of its pool, if it is a nested checkout."""
+    if each.kind != "nested":
+        return []
+    deadlocks = (other.key for other in found if other.kind == "pool_deadlock")
+    return [key for key in deadlocks if key.pool == each.pool]
 
 
 def _pools(

@@ -76,6 +76,8 @@ def _key(case: Case) -> Key:
 
 def _key_of_root(root: LockRoot) -> Key:
     session, site = root.session, site_of(root.session)
+    if session.advisory:  # the lock stays with the session, whoever borrows it
+        return Key("lock_wait", about=f"advisory lock of pid {session.pid}")
     if site is None or session.process is None:
         return Key("lock_wait", about=f"{root.server} pid {session.pid}")
     known = session.hold or session.idle

@@ -281,7 +281,7 @@ class Dashboard(App[None]):
             self._say("nothing to save: nothing has been read yet")
             return
         snapshot = replace(shown.snapshot, at=shown.moment or utc_time(last.at))
-        self._write("this moment", lambda: save(snapshot))
+        self._write("this moment, for poolwatch tui FILE", lambda: save(snapshot))
 
     def action_picture(self) -> None:
         """Write the screen into a file, as SVG."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from textual._styles_cache import StylesCache
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
@@ -76,7 +77,8 @@ class BoardScreen(Screen[None]):
         """Copy a text, and say so."""
         self.app.copy_to_clipboard(text)
         first, *others = text.splitlines()
-        self.say(f"copied {first}" + (f" … {len(others) + 1} lines" if others else ""))
+        more = f" … {len(others) + 1} lines" if others else ""
+        self.say(f"sent to the terminal's clipboard: {first}{more}")
 
     def footer(self, width: int, **options: Any) -> list[Line]:
         """Draw the note, in as many lines as it takes, or else the keys."""
@@ -87,6 +89,10 @@ class BoardScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         """Catch up after another screen was on top."""
         self.redraw()
+
+    def on_unmount(self) -> None:
+        """Drop the drawn lines: Textual keeps those of a thousand dead widgets."""
+        StylesCache.get_inner_outer.cache_clear()
 
     def on_resize(self) -> None:
         self.redraw()

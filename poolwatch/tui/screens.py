@@ -11,7 +11,7 @@ from poolwatch.model.actions import Action, Outcome
 from poolwatch.text.format import neutral
 from poolwatch.tui.action_dialog import ActionDialog
 from poolwatch.tui.board_screen import BoardScreen
-from poolwatch.tui.draw.line import BLANK, Line
+from poolwatch.tui.draw.line import BLANK, Line, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.keys import bindings
 from poolwatch.tui.pages import HelpPage, detail_page
@@ -139,6 +139,9 @@ class MainScreen(BoardScreen):
         return lines
 
     def _footer(self, width: int) -> list[Line]:
+        if self.board.filter.error is not None and self.note is None:
+            error = wrap(self.board.filter.error, width - 4)
+            return [((f"  {part}", "warn"),) for part in error]
         if self._input() is not None:
             return [footer("filter", width)]
         has_incidents = any(process.frozen for process in self.board.snapshot.processes)
@@ -300,7 +303,9 @@ class MainScreen(BoardScreen):
 
         if self._input() is None:
             line = Input(self.board.filter.text, id="filter", compact=True)
-            line.placeholder = "text, or field:value, e.g. state:idle-tx held>30s"
+            line.placeholder = (
+                "text, field:part, field=exact, held>30s, label:part; esc leaves"
+            )
             line.cursor_blink = False
             self.mount(line, before="#footer")
             line.focus()

@@ -327,7 +327,7 @@ def test_the_order():
         "21 holds up 2 ",
     ]
     leads = {(m.kind, m.sites): [key.kind for key in m.leads_to] for m in found}
-    assert leads["lock_wait", (holds[0].site,)] == ["idle_in_transaction", "exhausted"]
+    assert leads["lock_wait", (holds[0].site,)] == ["exhausted"]
     assert leads["leaked.orphaned", (GEN,)] == ["exhausted"]
     assert leads["leaked.orphaned", (OTHER,)] == []
     assert leads["exhausted", ()] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from poolwatch.diagnosis.blocking import Node
 from poolwatch.model import Finding, FleetFinding, Frame, Hold, SiteStats
 from poolwatch.stacks.compare import user_frames
 from poolwatch.text.format import (
@@ -102,13 +103,13 @@ def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
     spots = taken(row.hold), current(board, row)
     statement = statement_of(row.hold)
     sql: list[Line] = [_muted(one_line(statement))] if statement else []
-    found = found_on(row)
+    found = found_on(board, row)
     if height < PANE_TALL or cells < WIDE:
         lines += [*brief_lines(*spots), *sql]
         lines += [line for finding in found for line in short_finding(finding)]
         return [*lines, *_time(row.hold, cells)]
     source = pair_lines(*spots, cells)
-    rest = [*sql, *_time(row.hold, cells), *lock_lines(board, row.node, cells)]
+    rest = [*sql, *_time(row.hold, cells), *lock_lines(board, _node(board, row), cells)]
     room = height - 2 - len(lines) - len(source) - len(rest)
     why = [line for each in found for line in finding_lines(each, cells - 4)]
     if len(why) > room:
@@ -128,7 +129,7 @@ def short_finding(finding: Finding) -> list[Line]:
 def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw a hold for a page that is ``cells`` wide."""
     half = cells // 2
-    why = _why(row, cells - 4)
+    why = _why(board, row, cells - 4)
     if cells < WIDE:
         one, *others = _stacks(board, row, cells - 4)
         stacks = [*one, *(line for other in others for line in (BLANK, *other))]
@@ -254,15 +255,26 @@ def facts_of(row: Row) -> list[tuple[str, str, str]]:
     return [(name, value, ink) for name, value, ink in facts if value]
 
 
-def found_on(row: Row) -> list[Finding]:
-    """Return the findings on this hold, the most specific ones first."""
+def _node(board: Board, row: Row) -> Node | None:
+    """Return the place of a hold among the lock waits; None if the hold is over."""
+    return row.node if row.key in board.rows else None
+
+
+def found_on(board: Board, row: Row) -> list[Finding]:
+    """Return the findings on this hold, the most specific ones first.
+
+    A hold that is over has none: its backend may serve another request now, and a
+    remedy would hit that.
+    """
+    if row.key not in board.rows:
+        return []
     found = [f for f in row.process.findings if row.hold.id in f.holds]
     return sorted(found, key=lambda finding: len(finding.holds))
 
 
-def _why(row: Row, cells: int) -> list[Line]:
+def _why(board: Board, row: Row, cells: int) -> list[Line]:
     """Draw findings and evidence; what a proof says is not said again."""
-    found = found_on(row)
+    found = found_on(board, row)
     lines = [line for finding in found for line in finding_lines(finding, cells)]
     proofs = " ".join(finding.proof for finding in found)
     evidence = [each for each in row.hold.evidence if each not in proofs]
@@ -297,7 +309,7 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
             ("xact", duration(server.xact_age_s), "text"),
             ("wait", server.wait_event or "-", "text"),
         ]
-        lines += [*pairs(facts, cells), *lock_lines(board, row.node, cells)]
+        lines += [*pairs(facts, cells), *lock_lines(board, _node(board, row), cells)]
     text = statement_of(hold)
     lines += [BLANK, heading("STATEMENT")]
     if not text:

@@ -47,7 +47,7 @@ def hold_issue(board: Board, row: Row, count: int = 1) -> str:
     return _joined([
         f"### {title}{alike}",
         _list([*_when(board), *facts, *evidence]),
-        *map(_finding, found_on(row)),
+        *map(_finding, found_on(board, row)),
         _block(statement, "sql") if statement else "",
         _stack("Checked out here", hold.stack),
         _stack("Last used here", hold.used),

@@ -38,7 +38,9 @@ def lock_lines(
         if session is not None and session.lock is not None:
             ago = duration(session.lock.ago_s)
             text = f"requested at {place(session.site)} {ago} ago, not released since"
-            lines += _part("lock", "warn", text, cells)
+            lines += _part(
+                "lock", "warn", f"{text}; a return does not release it", cells
+            )
         lines += _part("holds up", "bad", _named(below), cells)
         lines += _part("if it ends", "good", _freed(board, node), cells)
     return lines

@@ -85,6 +85,11 @@ def _verdict(line: HoldGroup) -> Run:
     return (f"○ {line.ending}" if line.ending else text), ink
 
 
+def _harm(line: HoldGroup) -> float:
+    """Return how harmful the verdict is: the most harmful has the largest number."""
+    return -float(by_harm(line.first)[0])
+
+
 def _emphasis(row: Row) -> str:
     """Return the ink for the most important cells of a row."""
     return "text" if row.word == "ok" else "strong"
@@ -178,7 +183,7 @@ def _place_in_tree(line: HoldGroup) -> SessionKey | None:
 # fmt: off
 COLUMNS: tuple[Column[HoldGroup], ...] = (
     Column("verdict", "verdict", 10, 11, 0, _verdict,
-           value=lambda line: line.first.verdict, field="verdict"),
+           value=_harm, field="verdict"),
     Column("count", "holds", 6, 7, 1, _count, place=right,
            value=lambda line: len(line.holds)),
     Column("held", "held", 6, 6, 1, _held, place=right,

@@ -238,8 +238,6 @@ class View(Generic[T]):
             text = one_line(board.filter.text, 60)
             title += [("  filter ", "muted"), (text, "accent")]
             title += [(hidden, "warn" if state.hidden else "muted")]
-        if board.filter.error:
-            title += [(f"  {one_line(board.filter.error, 80)}", "warn")]
         selection = state.selection
         count = len(state.rows)
         where = f"{min(selection.at + 1, count)} of {count}" if count else ""
