@@ -56,7 +56,7 @@ def test_a_dsn_that_cannot_be_one_is_refused_at_the_door(poolwatch, command, dsn
         ((), {}, "needs a DSN: give --dsn, POOLWATCH_DSN or DATABASE_URL"),
         ((), {"DATABASE_URL": "mysql://h/d"}, "needs a DSN"),
         (("--dsn", "mysql://h/d"), {}, "not a PostgreSQL DSN"),
-        (("--dsn", "host=h", "--history", "sqlite:////x"), {}, "with the history"),
+        (("--dsn", "host=h", "--history", "sqlite:////x"), {}, "no history in /x"),
         (("--dsn", "host=h", "--at", "03:12"), {}, "with the history"),
         (("--dsn", "host=h"), {"TEXTUAL_DRIVER": "x"}, "not for a browser"),
         (("--dsn", "host=h"), {"XDG_STATE_HOME": "/proc/1"}, "set XDG_STATE_HOME"),
