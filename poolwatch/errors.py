@@ -47,6 +47,10 @@ class ServerViewError(PoolwatchError):
     """PostgreSQL could not be read; the rest goes on without it."""
 
 
+class RefusedError(PoolwatchError):
+    """An action whose target is not proven to be the one that the user has seen."""
+
+
 NO_ANSWER = "no answer"
 """Stands for the error message of a server that sends none."""
 

@@ -20,7 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from cast import Frame, cast
 from shop_hour import fill_hour
+from textual.pilot import Pilot
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
@@ -30,39 +32,98 @@ from poolwatch.sidecar.history.store import open_store
 from poolwatch.tui.app import Dashboard
 
 HERE = Path(__file__).parent
-SETTLED = 14.0
-"""Seconds until every planted fault shows and the sparklines have a shape."""
+SETTLED = 40.0
+"""Seconds until every planted fault shows and what is drawn over time has a shape."""
+FONTS = "ui-monospace, DejaVu Sans Mono, Menlo"
 
 PICTURES = {
-    "overview.svg": ((160, 45), []),
-    "detail.svg": ((160, 45), ["j", "j", "enter"]),
-    "findings.svg": ((120, 36), ["w"]),
-    "sites.svg": ((120, 27), ["c"]),
-    "frozen.svg": ((120, 36), ["z", "enter"]),
-    "small.svg": ((80, 24), []),
+    "overview.svg": ((160, 45), "1"),
+    "detail.svg": ((160, 45), "1 j j enter"),
+    "sessions.svg": ((160, 36), "3"),
+    "blocking.svg": ((160, 30), "4"),
+    "sites.svg": ((120, 30), "5"),
+    "findings.svg": ((160, 36), "6"),
+    "processes.svg": ((120, 27), "7"),
+    "time.svg": ((160, 45), "t N"),
+    "small.svg": ((80, 24), "1"),
 }
+"""Size of the terminal, and the keys from the first view."""
+
+STORY_SIZE = (120, 36)
+STORY = (
+    ("The pool fills up. Why?", "", 3),
+    ("6: what is wrong, the cause first", "6", 3),
+    ("enter: the holds that it is about", "enter", 2),
+    ("enter: the line that took the connection, and where its code is now", "enter", 4),
+    ("esc, t: when did it begin?", "escape escape t", 3),
+    ("arrow left: one reading back", "left", 1),
+    ("arrow left: one more", "left", 1),
+    ("4: who held up whom at that moment", "4", 3),
+    ("esc: now", "escape 1", 2),
+)
+"""Caption, keys, seconds: from the alarm to the line of code, and to its beginning."""
 
 
-async def picture(sockets: Path, name: str) -> None:
-    """Open the dashboard, press the keys, save what it shows."""
-    size, keys = PICTURES[name]
-    source = LiveSource(Client(sockets), environ={})
+class Camera:
+    """The real dashboard on the demo, headless, with somebody at its keys."""
+
+    def __init__(self, dashboard: Dashboard, pilot: Pilot[None]) -> None:
+        self._dashboard = dashboard
+        self._pilot = pilot
+
+    async def show(self, size: tuple[int, int], keys: str) -> None:
+        """Press keys from the first view on."""
+        await self._pilot.resize_terminal(*size)
+        await self.press("escape escape escape 1 g")
+        await self.press(keys)
+
+    async def press(self, keys: str) -> None:
+        """Press one key after the other."""
+        for key in keys.split():
+            await self._pilot.press(key)
+            await asyncio.sleep(0.4)
+
+    @property
+    def shows_the_past(self) -> bool:
+        """Whether the selected row has just ended."""
+        tables = self._dashboard.board.tables.values()
+        return any(table.selection.gone_at is not None for table in tables)
+
+    async def picture(self, title: str = "poolwatch tui") -> str:
+        """Return what is on the screen, with the fonts of the page that shows it."""
+        await self._pilot.pause()
+        svg = self._dashboard.export_screenshot(title=title, simplify=True)
+        svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+        return svg.replace("Fira Code", FONTS)
+
+
+async def pictures(sockets: Path) -> None:
+    """Take all pictures of the dashboard, then the story."""
+    source = LiveSource(Client(sockets), environ={}, sessions=True)
     dashboard = Dashboard(source, refresh=0.5)
-    async with dashboard.run_test(size=size) as pilot:
+    async with dashboard.run_test(size=STORY_SIZE) as pilot:
+        camera = Camera(dashboard, pilot)
         await asyncio.sleep(SETTLED)
-        svg = "returned after"
-        while "returned after" in svg.replace("&#160;", " "):  # the hold has just ended
-            for key in ("escape", "g", *keys):
-                await pilot.press(key)
-                await asyncio.sleep(0.5)  # the kept pictures are asked for by a key
-            await asyncio.sleep(0.5)
-            svg = dashboard.export_screenshot(title="poolwatch tui", simplify=True)
+        for name, (size, keys) in PICTURES.items():
+            await camera.show(size, keys)
+            while camera.shows_the_past:
+                await camera.show(size, keys)
+            save(name, await camera.picture())
+        await camera.show(STORY_SIZE, "")
+        frames = []
+        for caption, keys, seconds in STORY:
+            await camera.press(keys)
+            for _ in range(seconds):
+                frames.append(Frame(await camera.picture(), 1.0, caption))
+                await asyncio.sleep(1.0)
+        save("story.svg", cast(frames, "poolwatch: from the alarm to the line of code"))
     source.close()
-    # the fonts of the page that shows it, none from the network
-    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-    svg = svg.replace("Fira Code", "ui-monospace, DejaVu Sans Mono, Menlo")
+
+
+def save(name: str, svg: str) -> None:
+    """Write a picture into this folder."""
     (HERE / name).write_text(svg, encoding="utf-8")
-    print(f"{name}: {len(svg) // 1024} KiB")
+    print(f"{name}: {len(svg.encode()) // 1024} KiB")
 
 
 def report() -> None:
@@ -99,8 +160,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as sockets,
         children.app(database, Path(sockets), base / "app.log"),
     ):
-        for name in PICTURES:
-            asyncio.run(picture(Path(sockets), name))
+        asyncio.run(pictures(Path(sockets)))
     report()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import fakes
 
+from poolwatch.diagnosis.incidents import Began, Changes
 from poolwatch.model import (
     Distribution,
     Frame,
@@ -18,7 +19,6 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
-from poolwatch.sidecar.incidents import Began, Changes
 from poolwatch.sidecar.looks import Look
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC).timestamp()

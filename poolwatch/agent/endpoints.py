@@ -41,7 +41,8 @@ def open_server(
 
     def readings(query: Mapping[str, str]) -> str:
         linger = _seconds(query.get("linger"))
-        return document.list_to_json(servers.readings(linger), "servers")
+        found = servers.readings(linger, everyone="sessions" in query)
+        return document.list_to_json(found, "servers")
 
     return Server(
         sockets.new_path(directory),

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from poolwatch.errors import PoolwatchError
+from poolwatch.protocol import sockets
 from poolwatch.runtime.guard import log
 
 Endpoint = Callable[[Mapping[str, str]], str]
@@ -74,19 +76,13 @@ class Server:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         for each in (self._wake_receiver, self._wake_sender):
             each.setblocking(False)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A temporary name until it listens: viewers remove sockets that refuse them.
-        temporary = path.with_suffix(".tmp")
+        self._remade = True
+        """Whether the last attempt to make the socket again has succeeded."""
         try:
-            self._listener.bind(os.fspath(temporary))
-            temporary.chmod(0o600)
-            self._listener.listen(64)
-            self._listener.setblocking(False)
-            temporary.rename(path)
+            self._listener = _listen(path)
         except OSError:
-            self._close_sockets()
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            self._wake_receiver.close()
+            self._wake_sender.close()
             raise
 
     def start(self) -> None:
@@ -174,9 +170,35 @@ class Server:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + self._period_s
+            self._keep_socket(selector, stopping)
             self._tick()
         for key in [each for each in _silent(selector) if each.data < now]:
             _unregister(selector, key).close()
+
+    def _keep_socket(
+        self, selector: selectors.BaseSelector, stopping: threading.Event
+    ) -> None:
+        """Mark the socket file; make it again if it was removed.
+
+        Its time tells a viewer that comes later since when the process is silent.
+        """
+        if _mark(self.path):
+            return
+        try:
+            sockets.prepare(self.path.parent)
+            listener = _listen(self.path)
+        except (OSError, PoolwatchError) as error:
+            if self._remade:
+                log().warning("poolwatch cannot make its socket again: %s", error)
+            self._remade = False
+            return
+        self._remade = True
+        old, self._listener = self._listener, listener
+        _unregister(selector, selector.get_key(old)).close()
+        selector.register(listener, selectors.EVENT_READ)
+        if stopping.is_set():  # close() may have removed it before it was made
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         try:
@@ -245,6 +267,36 @@ class Server:
         finally:
             self._slow_slots.release()
             self._wake()  # a connection to PostgreSQL may now be idle
+
+
+def _mark(path: Path) -> bool:
+    """Set the times of a file to now; False if it is not there any more."""
+    try:
+        os.utime(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # the file system is read-only by now
+    return True
+
+
+def _listen(path: Path) -> socket.socket:
+    """Return a socket that listens on ``path``, mode 0600; raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A temporary name until it listens: viewers remove sockets that refuse them.
+    temporary = path.with_suffix(".tmp")
+    try:
+        listener.bind(os.fspath(temporary))
+        temporary.chmod(0o600)
+        listener.listen(64)
+        listener.setblocking(False)
+        temporary.rename(path)
+    except OSError:
+        listener.close()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return listener
 
 
 def _silent(selector: selectors.BaseSelector) -> list[selectors.SelectorKey]:

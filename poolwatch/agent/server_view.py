@@ -42,8 +42,13 @@ class ServerView:
         self._readers: dict[str, AgentReader] = {}
         self._lock = threading.Lock()
 
-    def readings(self, linger: float) -> Sequence[AgentReading]:
-        """Read every server once; keep the connections open for ``linger`` seconds."""
+    def readings(
+        self, linger: float, *, everyone: bool = False
+    ) -> Sequence[AgentReading]:
+        """Read every server once; keep the connections open for ``linger`` seconds.
+
+        ``everyone``: also the sessions of others, see AgentReader.read().
+        """
         by_server: dict[str, list[PoolLedger]] = {}
         for pool in list(self._ledger.pools.values()):
             known = (
@@ -57,7 +62,8 @@ class ServerView:
 
         def read(key: str, pools: list[PoolLedger]) -> None:
             try:
-                answers[key] = self._read(key, pools, linger)
+                query = partial(self._query, linger=linger, everyone=everyone)
+                answers[key] = self._read(key, pools, query)
             except Exception as error:  # noqa: BLE001 - runs the application's own code
                 log().debug("a server view failed", exc_info=True)
                 why = f"the server view failed with {type(error).__name__}"
@@ -99,7 +105,9 @@ class ServerView:
         for reader in list(self._readers.values()):
             reader.close()
 
-    def _read(self, key: str, pools: list[PoolLedger], linger: float) -> AgentReading:
+    def _read(
+        self, key: str, pools: list[PoolLedger], query: Callable[..., ServerReading]
+    ) -> AgentReading:
         ids, address = _ids(pools), _address(pools)
         connects = [
             pool.server_connect
@@ -110,7 +118,7 @@ class ServerView:
             return AgentReading(ids, None, None, enabled=False)
         reader = self._reader(key, partial(_connect, connects))
         try:
-            return AgentReading(ids, self._query(reader, pools, linger), None)
+            return AgentReading(ids, query(reader, pools), None)
         except ServerDownError as error:
             return AgentReading(
                 ids, None, str(error), down=error.words, address=address
@@ -119,7 +127,12 @@ class ServerView:
             return AgentReading(ids, None, str(error), address=address)
 
     def _query(
-        self, reader: AgentReader, pools: Collection[PoolLedger], linger: float
+        self,
+        reader: AgentReader,
+        pools: Collection[PoolLedger],
+        *,
+        linger: float,
+        everyone: bool,
     ) -> ServerReading:
         known = [
             hold.facts
@@ -135,7 +148,7 @@ class ServerView:
         ]
         pids = {each.backend_pid for each in known if each.backend_pid is not None}
         idle, listening = idle_pids(pools)
-        return reader.read(pids | listening, idle, linger=linger)
+        return reader.read(pids | listening, idle, everyone, linger=linger)
 
     def _reader(self, key: str, connect: Callable[[], Any]) -> AgentReader:
         with self._lock:

@@ -76,6 +76,11 @@ class Calls:
         late, self._late = self._late, {}
         return late
 
+    def is_running(self, key: Hashable) -> bool:
+        """Whether a call has outlasted its run and is still running."""
+        self._collect()
+        return key in self._running
+
     def _collect(self) -> None:
         done = {k: c.outcome for k, c in self._running.items() if c.outcome is not None}
         self._late |= done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,13 @@ class Client:
         self.directory = sockets.runtime_directory(directory)
         self._patience_s = patience_s
         self._calls = Calls()
+        self._looked_before = False
 
     def agents(self) -> Sequence[Address]:
         """Return the addresses of listening processes; removes dead sockets.
+
+        The first time also of those whose socket file is gone: who knows a process
+        does not lose it.
 
         Raises NoProcessError if there are none, ForbiddenError if the directory cannot
         be trusted.
@@ -55,6 +59,9 @@ class Client:
                 sockets.sweep(address)
             else:
                 alive.append(listening)
+        if not self._looked_before:
+            self._looked_before = True
+            alive += _without_file(self.directory)
         if not alive:
             raise NoProcessError(no_process(self.directory))
         return alive
@@ -66,9 +73,14 @@ class Client:
             raise UnreachableError("the answer does not describe exactly one process")
         return snapshot.processes[0]
 
-    def servers(self, address: Address, *, linger: float) -> Sequence[AgentReading]:
-        """Let a process read its own servers; raises UnreachableError."""
-        query = urlencode({"linger": linger})
+    def servers(
+        self, address: Address, *, linger: float, everyone: bool = False
+    ) -> Sequence[AgentReading]:
+        """Let a process read its own servers; raises UnreachableError.
+
+        ``everyone``: also the sessions of others, if the agent is new enough.
+        """
+        query = urlencode({"linger": linger, **({"sessions": 1} if everyone else {})})
         text = self._get(address, f"/servers?{query}", patience_s=2 * PATIENCE_S)
         return document.list_from_json(AgentReading, text, "servers")
 
@@ -137,7 +149,7 @@ class Client:
             connection.request("GET", target)
             with connection.getresponse() as response:
                 body = response.read(_MAX_MIB * 2**20 + 1)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the latter: its queue is full
             raise SilentError("it does not answer") from None
         except PermissionError:
             raise ForbiddenError("its socket belongs to another user") from None
@@ -191,6 +203,15 @@ def _listening(address: Address) -> Address | None:
         else:
             peer = liveness.listener(probe)
     return replace(address, peer=peer)
+
+
+def _without_file(directory: Path) -> Iterator[Address]:
+    """Yield the processes that listen in a directory, but whose file is gone."""
+    for path in liveness.sockets_without_file(directory):
+        address = sockets.address_of(path)
+        peer = address and liveness.process_with_socket(path, address.pid)
+        if address and peer:
+            yield replace(address, peer=peer)
 
 
 def no_process(directory: Path) -> str:

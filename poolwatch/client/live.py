@@ -52,8 +52,9 @@ from poolwatch.text.naming import numbered
 LINGER_S = 5.0
 """Seconds for which an agent keeps its connection for the viewer's next refresh."""
 
-_KNOWN_S = 1.0
-"""Seconds to wait for a server that has always answered so far."""
+_KNOWN_S = 0.6
+"""Seconds to wait for a server from the second look on: all holds are read before it,
+and get older meanwhile."""
 _CLOSING_S = 0.25
 """Seconds given to a hold without a backend to end by itself."""
 ASK_AGAIN_S = 10.0
@@ -70,17 +71,19 @@ class LiveSource:
         dsn: str | None = None,
         environ: Mapping[str, str] = os.environ,
         patience_s: float = PATIENCE_S,
-        reader: Callable[[str], DsnReader] = lambda dsn: DsnReader(
-            dsn, connection_facts
-        ),
+        reader: Callable[[str], DsnReader] | None = None,
         host: str | None = None,
         linger_s: float = LINGER_S,
+        sessions: bool = False,
     ) -> None:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
         ``linger_s``: how long agents keep their connection for the next refresh.
+        ``sessions``: read all sessions of the databases, not only those that block.
         """
         self._linger_s = linger_s
+        self._sessions = sessions
+        reader = reader or partial(DsnReader, facts=connection_facts, everyone=sessions)
         self._client = client
         self._patience_s = patience_s
         self._calls = Calls()
@@ -91,6 +94,8 @@ class LiveSource:
         self._processes = ProcessRegistry(client, self._calls, patience_s)
         self._missing_before: dict[Address, frozenset[str]] = {}
         """By agent: ids of the holds that had no backend at the last snapshot."""
+        self._looked_before = False
+        """Whether there was a snapshot of a process."""
         self._dsn_identity: str | None = None
         self._dsn_down: str | None = None
         """The error of the DSN's server or its driver, while the server is down."""
@@ -126,14 +131,15 @@ class LiveSource:
                 process,
                 each.stray_sessions,
                 self._still_open(address, each.missing),
-                each.readings,
             )
             for process, (address, each) in zip(
                 processes, attributed.items(), strict=True
             )
         ]
         return Snapshot(
-            processes=with_server_findings(evidence), unreachable=unreachable
+            processes=with_server_findings(evidence),
+            unreachable=unreachable,
+            dsn_error=self.server_error,
         )
 
     def all_incident_snapshots(
@@ -175,9 +181,13 @@ class LiveSource:
         return found
 
     def close(self) -> None:
-        """Close the viewer's own connections to PostgreSQL."""
-        for reader in (self._dsn, self._environment):
-            if reader is not None:
+        """Close the viewer's own connections to PostgreSQL.
+
+        Not one that waits for a server that hangs: the driver would wait with it.
+        """
+        readers = {"dsn": self._dsn, "environment": self._environment}
+        for key, reader in readers.items():
+            if reader is not None and not self._calls.is_running(key):
                 reader.close()
 
     @property
@@ -200,23 +210,39 @@ class LiveSource:
             else view
             for address, view in views.items()
         }
-        jobs: dict[Hashable, Callable[[], Any]] = {
-            ("servers", address): partial(
-                self._client.servers, address, linger=self._linger_for(view)
-            )
-            for address, view in views.items()
-            if self._agent_needed(view)
-        }
+        needed = {a: view for a, view in views.items() if self._agent_needed(view)}
+        jobs = self._requests(needed)
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
+        self._looked_before |= bool(views)
+        own = self._read_dsn(outcomes.get("dsn"))
+        if own is not None and own.down is not None:
+            # the applications may still reach their server, in another way
+            more = {a: v for a, v in views.items() if a not in needed and v.pools}
+            outcomes |= self._calls.run(self._requests(more), BRIEF_S)
         now = time.monotonic()
         answered = {
             address: view.with_answer(outcomes.get(("servers", address)), now)
             for address, view in views.items()
         }
-        return answered, self._read_dsn(outcomes.get("dsn"))
+        return answered, own
+
+    def _requests(
+        self, views: Mapping[Address, View]
+    ) -> dict[Hashable, Callable[[], Any]]:
+        """Requests for the servers that the agents read."""
+        full = self._with_all_sessions(views)
+        return {
+            ("servers", address): partial(
+                self._client.servers,
+                address,
+                linger=self._linger_for(view),
+                everyone=address in full,
+            )
+            for address, view in views.items()
+        }
 
     def _read_dsn(self, outcome: Outcome | None) -> OwnReading | None:
         if outcome is None:
@@ -230,16 +256,23 @@ class LiveSource:
         self, views: Mapping[Address, View], own: OwnReading | None
     ) -> dict[Address, Attribution]:
         """Join each process with its readings; reads the environment's server last."""
-        now = time.monotonic()
-        found = {a: attribute(v, own, self._host, now) for a, v in views.items()}
+        found = self._join(views, own)
         incomplete = {a: views[a] for a, each in found.items() if each.without_reading}
         if self._environment is not None and incomplete:
             job = partial(self._environment.read, *pids_of(incomplete.values()))
             outcome = self._calls.run({"environment": job}, self._patience_s)
             own = OwnReading.of("environment", outcome["environment"])
-            now = time.monotonic()
-            for address, view in incomplete.items():
-                found[address] = attribute(view, own, self._host, now)
+            found |= self._join(incomplete, own)
+        return found
+
+    def _join(
+        self, views: Mapping[Address, View], own: OwnReading | None
+    ) -> dict[Address, Attribution]:
+        now = time.monotonic()
+        found = {}
+        for address, view in views.items():
+            found[address] = attribute(view, own, self._host, now)
+            own = own and own.without_sessions_of(found[address].process)
         return found
 
     def _limits(self, views: Mapping[Address, View]) -> dict[Hashable, float]:
@@ -248,10 +281,12 @@ class LiveSource:
         for address, view in views.items():
             if view.carried.incomplete:
                 limits["servers", address] = BRIEF_S
-            elif view.carried.read_at:
+            elif self._looked_before:
                 limits["servers", address] = _KNOWN_S
         if self._dsn_down is not None:
             limits["dsn"] = BRIEF_S
+        elif self._looked_before:
+            limits["dsn"] = _KNOWN_S
         return limits
 
     def _agent_needed(self, view: View) -> bool:
@@ -274,6 +309,32 @@ class LiveSource:
             answered_at is not None and time.monotonic() - answered_at < ASK_AGAIN_S
         )
         return not recently and not all(pool in pool_servers for pool in view.pools)
+
+    def _with_all_sessions(self, views: Mapping[Address, View]) -> set[Address]:
+        """The agents that are asked for all sessions: one for each database."""
+        found: set[Address] = set()
+        covered: set[Hashable] = set()
+        if self._sessions:
+            # one that was late would leave the others without the sessions
+            for address in sorted(views, key=lambda a: views[a].carried.incomplete):
+                databases = self._databases(views[address]) - covered
+                if databases:
+                    found.add(address)
+                    covered |= databases
+        return found
+
+    def _databases(self, view: View) -> set[Hashable]:
+        """The databases of a process whose sessions the DSN's reading does not have."""
+        found: set[Hashable] = set()
+        for pool in view.process.pools:
+            server, _ = view.carried.pool_servers.get(pool.id, (None, None))
+            by_dsn = self._dsn is not None and server in {None, self._dsn_identity}
+            unread = self._dsn_down is not None or pool.id in view.carried.hidden
+            if pool.id in view.pools and (unread or not by_dsn):
+                url = pool.url or f"{view.process.pid} {pool.id}"
+                name = url.partition("?")[0].rpartition("/")[2]
+                found.add((server, name) if server else url)
+        return found
 
     def _linger_for(self, view: View) -> float:
         """Seconds to keep a connection; 0 if the agent only identifies its server."""

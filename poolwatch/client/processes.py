@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +21,7 @@ from poolwatch.model import Process, Unreachable
 from poolwatch.protocol import liveness
 from poolwatch.protocol.liveness import Peer, State
 from poolwatch.protocol.sockets import Address
+from poolwatch.text.naming import process_name
 
 ENDED_S = 60.0
 """Seconds for which an ended process stays listed while others are running."""
@@ -42,12 +44,14 @@ _WORDS: dict[State | None, str] = {
 class _Entry:
     """The state of one process between two snapshots."""
 
-    pid: int | None
+    address: Address
     carried: CarriedState = field(default_factory=CarriedState)
     peer: Peer | None = None
-    answered_at: str | None = None
+    answered_at: float | None = None
+    """When it last answered, on the monotonic clock."""
     host: str | None = None
     started_at: str | None = None
+    name: str | None = None
     failures: int = 0
     """Requests in a row without an answer."""
     ask_at: float = 0.0
@@ -78,9 +82,10 @@ class _Entry:
     def answered(self, outcome: Outcome) -> None:
         self.failures, self.ask_at, self.why = 0, 0.0, None
         if outcome.ended is not None:
-            self.answered_at = utc(time.monotonic() - outcome.ended)
+            self.answered_at = outcome.ended
             process: Process = outcome.value
             self.host, self.started_at = process.host, process.started_at
+            self.name = process_name(process)
 
     def answered_late(self, outcome: Outcome, patience_s: float) -> None:
         """Ask again at once; wait only briefly if that took over ``patience_s``."""
@@ -99,9 +104,31 @@ class _Entry:
         """Describe a process without a snapshot; ``why`` replaces the usual reason."""
         ended = self.state == "ended"
         why = why or (not ended and self.why) or _WORDS[self.state]
-        since = utc() if ended else self.answered_at
-        alive = None if self.state is None else not ended
-        return Unreachable(self.pid, why, since, alive, self.host, self.started_at)
+        silent_s = 0.0 if ended else self.silent_s()
+        return Unreachable(
+            self.address.pid,
+            why,
+            since=None if silent_s is None else utc(silent_s),
+            alive=None if self.state is None else not ended,
+            host=self.host,
+            started_at=self.started_at,
+            name=self.name,
+            silent_s=None if ended else silent_s,
+        )
+
+    def silent_s(self) -> float | None:
+        """Seconds since its last answer; None if unknown.
+
+        If this viewer has had none: since its agent last marked its socket file.
+        """
+        if self.answered_at is not None:
+            return time.monotonic() - self.answered_at
+        if self.peer is None:
+            return None
+        with suppress(OSError):
+            marked_at = self.address.path.lstat().st_mtime
+            return max(0.0, time.time() - marked_at)
+        return None
 
 
 class ProcessRegistry:
@@ -128,11 +155,12 @@ class ProcessRegistry:
         except NoProcessError as none:
             addresses, error = (), none
         for address in addresses:
-            entry = self._entries.setdefault(address, _Entry(address.pid))
+            entry = self._entries.setdefault(address, _Entry(address))
             entry.peer = address.peer or entry.peer
             answer = late.get(("view", address))
             if answer is not None and answer.error is None:
                 entry.answered_late(answer, self._patience_s)
+        addresses = [a for a in addresses if a.peer is None or a.path.exists()]
         lost = self._without_socket(addresses)
         views = self._snapshots(addresses)
         silent = self._silent(views.keys() | lost.keys())

@@ -19,9 +19,16 @@ from poolwatch.client.view import (
     is_on,
     utc,
 )
-from poolwatch.model import ClosedConnection, Process, ServerStatus
-from poolwatch.postgres.join import Window, claimed, join, missing, stray_sessions
-from poolwatch.protocol.records import Backend, ServerReading
+from poolwatch.model import Backend, ClosedConnection, Process, ServerStatus
+from poolwatch.postgres.join import (
+    Window,
+    claimed,
+    join,
+    missing,
+    others,
+    stray_sessions,
+)
+from poolwatch.protocol.records import ServerReading
 
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
 _UNPROVEN = "not known which server this pool is on"
@@ -42,8 +49,6 @@ class Attribution:
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str]
     """Ids of holds without a backend on their server."""
-    readings: tuple[ServerReading, ...]
-    """The readings that were used, one per server."""
     without_reading: tuple[str, ...]
     """Ids of the pools on PostgreSQL without a reading."""
     carried: CarriedState
@@ -81,6 +86,9 @@ class _Statuses:
         self.hidden = set(view.carried.hidden)
         self._read_at = dict(view.carried.read_at)
         self._readings: dict[str, ServerReading] = {}
+        """By pool: with the rows that the pool can claim."""
+        self._whole: dict[str, ServerReading] = {}
+        """By pool: with all rows."""
         self._windows: dict[str, Window] = {}
         self._complete: set[str] = set()
         """Ids of the pools whose reading has all requested rows."""
@@ -95,18 +103,19 @@ class _Statuses:
         self,
         readings: Mapping[str, ServerReading],
         source: ServerSource,
-        address: str | None,
+        whole: ServerReading,
         read_during: Interval,
         *,
         complete: bool = True,
     ) -> None:
-        """Use ``readings``, by pool, that were read during an interval.
+        """Use ``readings``, by pool: those rows of ``whole`` that the pools can claim.
 
         Pass ``complete=False`` if rows were omitted: a missing row then proves nothing.
         """
         if not readings:
             return
         self._readings |= readings
+        self._whole |= dict.fromkeys(readings, whole)
         if complete:
             self._complete |= readings.keys()
         window = (
@@ -115,8 +124,7 @@ class _Statuses:
         )
         self._windows |= dict.fromkeys(readings, window)
         self._read_at |= dict.fromkeys(readings, read_during[1])
-        first = next(iter(readings.values()))
-        status = _status(tuple(readings), source, first, address)
+        status = _status(tuple(readings), source, whole)
         if status.up_s is not None:  # at the time of the process's own snapshot
             up_s = max(0.0, status.up_s - (read_during[1] - self.view.ended))
             status = replace(status, up_s=up_s)
@@ -136,6 +144,7 @@ class _Statuses:
         known = self._last_status(pools) or ServerStatus(pools, source, why)
         read_at = [self._read_at[pool] for pool in pools if pool in self._read_at]
         now: dict[str, Any] = {"read_s": None, "down": None}
+        now |= {"others": (), "left_out": 0}
         if read_at:
             silent_s = self.now - max(read_at)
             now |= {"silent_s": silent_s, "since": utc(silent_s)}
@@ -155,8 +164,8 @@ class _Statuses:
     def join(self) -> Attribution:
         """Join the process with the readings."""
         view, carried = self.view, self.view.carried
-        servers = tuple(self._servers)
         process = join(view.process, self._readings, windows=self._windows)
+        servers = tuple([self._with_others(process, each) for each in self._servers])
         pool_servers = dict(carried.pool_servers)
         for hold in process.holds:
             if hold.server and hold.connection and hold.pool not in pool_servers:
@@ -167,7 +176,6 @@ class _Statuses:
             process=replace(process, servers=servers),
             stray_sessions=stray_sessions(process, self._readings, self._windows),
             missing=missing(process, complete),
-            readings=tuple({r.identity: r for r in self._readings.values()}.values()),
             without_reading=tuple([p for p in view.pools if p not in self._readings]),
             carried=replace(
                 carried,
@@ -177,6 +185,18 @@ class _Statuses:
                 servers=servers,
             ),
         )
+
+    def _with_others(self, process: Process, status: ServerStatus) -> ServerStatus:
+        """Add the sessions that are no holds of this process."""
+        whole = self._whole.get(status.pools[0])
+        if whole is None:
+            return status
+        held = {
+            hold.backend_pid or 0
+            for hold in process.holds
+            if hold.server and self._readings[hold.pool].identity == whole.identity
+        }
+        return replace(status, others=others(held, whole), left_out=whole.left_out or 0)
 
 
 def _dsn_failed(statuses: _Statuses, own: OwnReading) -> None:
@@ -208,7 +228,7 @@ def _use_for_proven_pools(
         if is_on(statuses.view.carried, pool, reading.identity)
         if not _is_hidden(statuses, pool, reading)
     }
-    statuses.use(proven, own.source, reading.address, own.read_during)
+    statuses.use(proven, own.source, reading, own.read_during)
 
 
 def _use_for_proven_holds(
@@ -223,7 +243,7 @@ def _use_for_proven_holds(
         if pool not in pool_servers and not _is_hidden(statuses, pool, reading)
     }
     proven = {pool: each for pool, each in rows.items() if each.backends}
-    statuses.use(proven, own.source, reading.address, own.read_during, complete=False)
+    statuses.use(proven, own.source, reading, own.read_during, complete=False)
 
 
 def _is_hidden(statuses: _Statuses, pool: str, reading: ServerReading) -> bool:
@@ -247,9 +267,7 @@ def _use_agent(statuses: _Statuses, pools: Collection[str]) -> None:
             readings = {
                 pool: answer.reading for pool in answer.pools if pool in remaining
             }
-            statuses.use(
-                readings, "agent", answer.reading.address, statuses.view.fresh_at
-            )
+            statuses.use(readings, "agent", answer.reading, statuses.view.fresh_at)
 
 
 def _add_down_servers(statuses: _Statuses) -> None:
@@ -287,16 +305,13 @@ def _add_errors(statuses: _Statuses, *, dsn: bool) -> None:
 
 
 def _status(
-    pools: tuple[str, ...],
-    source: ServerSource,
-    reading: ServerReading,
-    address: str | None,
+    pools: tuple[str, ...], source: ServerSource, reading: ServerReading
 ) -> ServerStatus:
     return ServerStatus(
         pools=pools,
         source=source,
         error=None,
-        address=address,
+        address=reading.address,
         version=reading.version,
         sessions=reading.sessions,
         max_connections=reading.max_connections,

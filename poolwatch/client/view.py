@@ -10,7 +10,6 @@ from typing import Literal
 from poolwatch.client.calls import Outcome
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
-from poolwatch.postgres.connection import Pids
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
@@ -126,6 +125,15 @@ class OwnReading:
         began = outcome.began if reading.read_s is None else ended - reading.read_s
         return cls(source, reading, (began, ended), identity=reading.identity)
 
+    def without_sessions_of(self, process: Process) -> OwnReading:
+        """The reading for the next process: only one process lists all sessions."""
+        if self.reading is None or not any(
+            status.source == self.source and status.error is None
+            for status in process.servers
+        ):
+            return self
+        return replace(self, reading=replace(self.reading, left_out=None))
+
 
 def is_on(carried: CarriedState, pool: str, identity: str | None) -> bool:
     """Whether a pool is proven to be on the server of that identity."""
@@ -167,7 +175,7 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
     )
 
 
-def pids_of(views: Iterable[View]) -> Pids:
+def pids_of(views: Iterable[View]) -> tuple[set[int], set[int]]:
     """Pids of the backends whose rows are wanted, and of idle connections."""
     pids: set[int] = set()
     idle_pids: set[int] = set()

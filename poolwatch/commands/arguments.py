@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from datetime import time as TimeOfDay  # noqa: N812 - a class
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from poolwatch.errors import MissingExtraError, UsageError
+from poolwatch.errors import ForbiddenError, MissingExtraError, UsageError
+from poolwatch.text import times
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.sidecar.history.reading import History, HistorySource
+    from poolwatch.sidecar.history.reading import History
+    from poolwatch.sidecar.history.source import HistorySource
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - has no public name
 
@@ -78,18 +78,43 @@ def add_refresh(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def given_dsn(options: argparse.Namespace, *, required: bool = False) -> str | None:
+    """Return the DSN of --dsn or POOLWATCH_DSN, if any.
+
+    One that can never be read is refused; a server that is away may come back. Without
+    the driver all the rest works, unless the DSN is ``required``.
+    """
+    dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
+    if dsn is not None:
+        from poolwatch.postgres.dsn_reader import libpq_parameters
+
+        try:
+            libpq_parameters(dsn)
+        except MissingExtraError:
+            if required:
+                raise
+    return dsn
+
+
 def live_source(
-    options: argparse.Namespace, *, linger_s: float, patience_s: float | None = None
+    options: argparse.Namespace,
+    *,
+    linger_s: float,
+    patience_s: float | None = None,
+    sessions: bool = False,
 ) -> LiveSource:
-    """Return a source of this machine's processes, as --dir and --dsn select."""
+    """Return a source of this machine's processes, as --dir and --dsn select.
+
+    ``sessions``: with all sessions of their databases.
+    """
     from poolwatch.client.client import PATIENCE_S, Client
     from poolwatch.client.live import LiveSource
 
-    dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
     return LiveSource(
         Client(options.dir),
-        dsn=dsn,
+        dsn=given_dsn(options),
         linger_s=linger_s,
+        sessions=sessions,
         patience_s=patience_s or PATIENCE_S,
     )
 
@@ -100,8 +125,6 @@ TIMES = """\
 TIME is ISO 8601 (UTC unless it says otherwise), the last 03:12 (UTC), or -10min (s,
 min, h, d)
 """
-_UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-_AGO = re.compile(rf"-?([0-9]{{1,12}}(?:\.[0-9]+)?)({'|'.join(_UNITS)})")
 _TIMES = ("--at", "--since", "--until")
 """Options whose value may begin with a minus sign."""
 
@@ -132,19 +155,30 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 def history_source(options: argparse.Namespace) -> HistorySource | None:
     """Return the source that --history, --at or POOLWATCH_HISTORY select, if any.
 
-    --dir and --dsn are about processes of this machine: with them, POOLWATCH_HISTORY
-    does not count.
+    --dir, --dsn and --allow-actions are about processes of this machine: with them,
+    POOLWATCH_HISTORY does not count.
     """
     at: float | None = getattr(options, "at", None)
-    is_live = options.dir is not None or bool(options.dsn)
+    live = {
+        "--dir": options.dir is not None,
+        "--dsn": options.dsn,
+        "--allow-actions": getattr(options, "allow_actions", False),
+    }
+    given = [option for option, is_given in live.items() if is_given]
     if options.history is None and at is None:
-        if is_live or not os.environ.get("POOLWATCH_HISTORY"):
+        if given or not os.environ.get("POOLWATCH_HISTORY"):
             return None
-    elif is_live:
-        option = "--dir" if options.dir is not None else "--dsn"
-        raise UsageError(f"{option} cannot be combined with the history")
+    elif given:
+        raise UsageError(f"{given[-1]} cannot be combined with the history")
+    return opened_history(options, at)
+
+
+def opened_history(
+    options: argparse.Namespace, at: float | None = None
+) -> HistorySource:
+    """Return the history as a source: of a moment, or of the processes alive now."""
     opened = history(options)
-    from poolwatch.sidecar.history.reading import HistorySource
+    from poolwatch.sidecar.history.source import HistorySource
 
     return HistorySource(opened, at)
 
@@ -168,34 +202,7 @@ def history(options: argparse.Namespace) -> History:
 
 def moment(text: str) -> float:
     """Parse TIME; raises UsageError: the usage would bury the sentence."""
-    now = time.time()
-    ago = _AGO.fullmatch(text)
-    if ago:
-        return _checked(text, now - float(ago[1]) * _UNITS[ago[2]])
-    try:
-        if re.match("[0-9]{1,2}:", text):
-            return _last(TimeOfDay.fromisoformat(text), now)
-        at = datetime.fromisoformat(text)
-        return _checked(text, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise UsageError(
-            f"{text!r:.60} is no time: give 2026-11-29T03:12 (UTC, unless it says "
-            "otherwise), 03:12 or -10min (s, min, h, d)"
-        ) from None
-
-
-def _last(clock: TimeOfDay, now: float) -> float:
-    """When it was last this time of day."""
-    zone = clock.tzinfo or UTC
-    today = datetime.fromtimestamp(now, zone)
-    at = datetime.combine(today.date(), clock, zone)
-    return (at if at <= today else at - timedelta(days=1)).timestamp()
-
-
-def _checked(text: str, at: float) -> float:
-    if at < 0:
-        raise UsageError(f"{text!r:.60} lies before the history")
-    return at
+    return times.moment(text)
 
 
 def joined_times(given: Sequence[str]) -> list[str]:
@@ -204,11 +211,52 @@ def joined_times(given: Sequence[str]) -> list[str]:
         return list(given)
     joined: list[str] = []
     for text in given:
-        if joined and joined[-1] in _TIMES and _AGO.fullmatch(text):
+        if joined and joined[-1] in _TIMES and times.AGO.fullmatch(text):
             joined[-1] += f"={text}"
         else:
             joined.append(text)
     return joined
+
+
+# -- files that are written ----------------------------------------------------------
+
+
+def check_writable(output: Path) -> None:
+    """Say before the long work that its outcome could not be written."""
+    folder = output.parent
+    if output.is_dir():
+        raise UsageError(f"cannot write {output}: it is a directory")
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {output}: there is no directory {folder}")
+    if not os.access(output if output.exists() else folder, os.W_OK):
+        raise ForbiddenError(f"cannot write {output}: permission denied")
+
+
+def write(output: Path, text: str) -> None:
+    """Write a file; a file of that name is replaced."""
+    try:
+        output.write_text(text, "utf-8")
+    except PermissionError:
+        raise ForbiddenError(f"cannot write {output}: permission denied") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """Yield a function that tells a terminal which share of something is done."""
+    terminal = sys.stderr.isatty()
+
+    def tell(share: float) -> None:
+        if terminal:
+            sys.stderr.write(f"\r{what}: {share:.0%}")
+            sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        if terminal:
+            sys.stderr.write("\r\x1b[K")
 
 
 # -- types of option values ----------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``poolwatch check``: one snapshot, a line for each finding, and an exit code."""
+"""``poolwatch check``: one snapshot, a line for equal findings, and an exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import SEVERITIES, severity_rank
 
 if TYPE_CHECKING:
-    from poolwatch.model import Finding, FleetFinding, Process, Snapshot, Unreachable
+    from poolwatch.model import Finding, FleetFinding, Snapshot
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -22,8 +22,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     check = parsers.add_parser(
         "check",
         help="for scripts and probes: exit code 1 if something is wrong",
-        description="Take one snapshot, print each finding on one line, and report by "
-        "the exit code.",
+        description="Take one snapshot, print the findings, the cause first, and "
+        "report by the exit code. Equal findings of many processes are one line.",
         epilog=arguments.CHECK_EXIT_CODES,
     )
     check.add_argument(
@@ -40,31 +40,34 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Print the findings; returns 1 if there are any."""
+    from poolwatch.diagnosis.silence import silent_processes
     from poolwatch.protocol import document
 
     snapshot, server_error, server_down = _read(options)
-    silent = [lost for lost in snapshot.unreachable if lost.alive is not False]
     max_rank = severity_rank(options.severity)
-    everything: list[tuple[Process | None, Finding | FleetFinding]] = [
-        *((None, finding) for finding in snapshot.findings),
-        *((p, finding) for p in snapshot.processes for finding in p.findings),
+    everything: list[Finding | FleetFinding] = [
+        *silent_processes(snapshot.unreachable),
+        *snapshot.findings,
+        *(finding for process in snapshot.processes for finding in process.findings),
     ]
     found = [
-        (process, finding)
-        for process, finding in everything
+        finding
+        for finding in _each_server_down_once(everything)
         if severity_rank(finding.severity) <= max_rank
     ]
     _print_server_errors(server_error, snapshot)
     if options.json:
-        findings = document.list_to_json([each for _, each in found], "findings")
+        findings = document.list_to_json(found, "findings")
         unreachable = document.list_to_json(snapshot.unreachable, "unreachable")
         print(json.dumps({**json.loads(findings), **json.loads(unreachable)}))
     else:
-        for line in _lines(silent, found):
+        for line in _lines(snapshot, max_rank):
             print(line)
-    if not snapshot.processes and not silent:
+    if not snapshot.processes and all(
+        lost.alive is False for lost in snapshot.unreachable
+    ):
         return NoProcessError.exit_code
-    return 1 if found or silent or server_down else 0
+    return 1 if found or server_down else 0
 
 
 def _read(options: argparse.Namespace) -> tuple[Snapshot, str | None, bool]:
@@ -87,18 +90,23 @@ def _print_server_errors(error: str | None, snapshot: Snapshot) -> None:
             print(f"poolwatch: server view: {one_line(why)}", file=sys.stderr)
 
 
-def _lines(
-    silent: Sequence[Unreachable],
-    found: Sequence[tuple[Process | None, Finding | FleetFinding]],
-) -> Iterator[str]:
-    from poolwatch.text.format import one_line
-    from poolwatch.text.naming import process_name, unreachable_name
+def _each_server_down_once(
+    found: Sequence[Finding | FleetFinding],
+) -> Iterator[Finding | FleetFinding]:
+    """The findings; of the processes on one server that is down, the first one's."""
+    told = set()
+    for finding in found:
+        if finding not in told:
+            yield finding
+        if finding.kind == "server_down":
+            told.add(finding)
 
-    for lost in silent:
-        yield one_line(f"critical unreachable: {unreachable_name(lost)}: {lost.why}")
-    for process, finding in found:
-        who = "over all hosts"
-        if process is not None:
-            host = "" if process.at is None else f" on {process.host}"
-            who = f"{process_name(process)} (pid {process.pid}{host})"
-        yield one_line(f"{finding.severity} {finding.kind}: {finding.text} [{who}]")
+
+def _lines(snapshot: Snapshot, max_rank: int) -> Iterator[str]:
+    from poolwatch.diagnosis.merging import merged
+    from poolwatch.text.format import one_line
+
+    for each in merged(snapshot):
+        if severity_rank(each.severity) <= max_rank:
+            what = one_line(f"{each.severity} {each.kind}: {each.text}")
+            yield f"{what} [{one_line(each.who)}]" if each.who else what

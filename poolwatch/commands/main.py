@@ -15,6 +15,7 @@ from poolwatch.commands import (
     check,
     demo,
     history,
+    profile,
     ps,
     report,
     run,
@@ -27,7 +28,7 @@ from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
 COMMANDS: tuple[Command, ...] = (
-    ps, tui, serve, demo, check, advise, run, sidecar, history, report, bench,
+    ps, tui, serve, demo, check, advise, profile, run, sidecar, history, report, bench,
 )  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 

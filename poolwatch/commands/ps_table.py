@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 
 from poolwatch.commands.ps_usage import usage_tables
 from poolwatch.diagnosis.holds import leaves_open
+from poolwatch.diagnosis.merging import Merged, merged
 from poolwatch.model import (
-    Finding,
-    FleetFinding,
     Frame,
     Hold,
     IncidentMark,
@@ -69,15 +68,18 @@ class Style:
 
 def render(snapshot: Snapshot, style: Style) -> str:
     """Return the text of a snapshot."""
-    lines: list[str] = []
-    if snapshot.findings:
-        lines += wrapped("over all hosts", style, 0)
-        lines += [*_findings(snapshot.findings, style), ""]
-    for process in map(with_names, snapshot.processes):
+    processes = tuple(map(with_names, snapshot.processes))
+    ended = [lost for lost in snapshot.unreachable if lost.alive is False]
+    silent = len(ended) < len(snapshot.unreachable)
+    several = len(processes) != 1 or silent or bool(snapshot.findings)
+    lines = _findings(merged(snapshot), style, 0, named=True) if several else []
+    for process in processes:
         suspects = [hold for hold in process.holds if hold.verdict != "ok"]
-        lines += wrapped(_title(process), style, 0)
-        lines += [*_process(process, style, suspects), ""]
-    return "\n".join([*lines, *_unreachable(snapshot.unreachable, style)]).rstrip()
+        lines += ["", *wrapped(_title(process), style, 0)]
+        own = [] if several else merged(snapshot)
+        lines += _process(process, style, suspects, own)
+    lines += ["", *_unreachable(ended, style)]
+    return "\n".join(lines).strip("\n")
 
 
 def _title(process: Process) -> str:
@@ -100,7 +102,8 @@ def render_incident_snapshots(
     for incident in incidents:
         lines += wrapped(_heading(incident), style, 0)
         process = limited_to_pool(with_names(incident.process), incident.pool)
-        lines += [*_process(process, style, process.holds), ""]
+        own = merged(Snapshot((process,)))
+        lines += [*_process(process, style, process.holds, own), ""]
     if not incidents:
         lines += [*wrapped(_no_incidents(unreachable), style, 0), ""]
     return "\n".join([*lines, *_unreachable(unreachable, style)]).rstrip()
@@ -134,11 +137,16 @@ def _unreachable(unreachable: Sequence[Unreachable], style: Style) -> Iterable[s
 # -- one process -------------------------------------------------------------------
 
 
-def _process(process: Process, style: Style, suspects: Sequence[Hold]) -> Iterable[str]:
+def _process(
+    process: Process,
+    style: Style,
+    suspects: Sequence[Hold],
+    findings: Sequence[Merged],
+) -> Iterable[str]:
     yield from _pools(process, style)
     if process.frozen:
         yield from wrapped(_hint(process), style, 2)
-    yield from _findings(process.findings, style)
+    yield from _findings(findings, style)
     if process.holds:
         yield from _table(process.holds, style.columns)
     else:
@@ -220,18 +228,23 @@ def _moment(at: str, *, date: bool) -> str:
 
 
 def _findings(
-    findings: Iterable[Finding | FleetFinding], style: Style
-) -> Iterable[str]:
+    findings: Iterable[Merged], style: Style, indent: int = 2, *, named: bool = False
+) -> list[str]:
+    """``named``: with the processes that have them."""
+    lines: list[str] = []
     explained: set[str] = set()
     for finding in findings:
         kind = one_line(finding.kind)
         what = f"{finding.severity.upper()} {kind}: {one_line(finding.text)}"
-        yield from wrapped(what, style, 2)
+        if named and finding.who:
+            what += f" [{one_line(finding.who)}]"
+        lines += wrapped(what, style, indent)
         if style.verbose and finding.proof:
-            yield from wrapped(f"proof: {one_line(finding.proof)}", style, 4)
+            lines += wrapped(f"proof: {one_line(finding.proof)}", style, indent + 2)
         if finding.remedy not in explained:
-            yield from wrapped(one_line(finding.remedy), style, 4)
+            lines += wrapped(one_line(finding.remedy), style, indent + 2)
         explained.add(finding.remedy)
+    return lines
 
 
 # -- the stacks of a hold ---------------------------------------------------------

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.commands import arguments
-from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.sidecar.report.stretch import Progress, Stretch
+    from poolwatch.sidecar.report.stretch import Stretch
 
 _DESCRIPTION = """\
 Write one HTML page of what the sidecar has kept: what went wrong, connections over
@@ -65,33 +62,19 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Write the page."""
     output: Path = options.output
-    _check_writable(output)
+    arguments.check_writable(output)
     with closing(arguments.history(options)) as history:
         from poolwatch.sidecar.report import page, stretch
 
         render = page.renderer()
-        with _progress() as progress:
+        with arguments.progress("reading the history") as progress:
             found = stretch.read(
                 history, options.since, options.until, options.host, progress
             )
         text = render(found)
-    try:
-        output.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+    arguments.write(output, text)
     print(f"poolwatch: {_summary(found)}: {output}", file=sys.stderr)
     return 0
-
-
-def _check_writable(output: Path) -> None:
-    """Say before the long work that its outcome could not be written."""
-    folder = output.parent
-    if output.is_dir():
-        raise UsageError(f"cannot write {output}: it is a directory")
-    if not folder.is_dir():
-        raise UsageError(f"cannot write {output}: there is no directory {folder}")
-    if not os.access(output if output.exists() else folder, os.W_OK):
-        raise UsageError(f"cannot write {output}: permission denied")
 
 
 def _summary(found: Stretch) -> str:
@@ -104,20 +87,3 @@ def _summary(found: Stretch) -> str:
         what.append(f"{plural(len(found.fleet), 'finding')} over all hosts")
     told = ", ".join(what) or "nothing went wrong"
     return f"{stretch_words(found.since, found.until)}, {told}"
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Yield a function that tells a terminal how far the reading is."""
-    terminal = sys.stderr.isatty()
-
-    def tell(share: float) -> None:
-        if terminal:
-            sys.stderr.write(f"\rreading the history: {share:.0%}")
-            sys.stderr.flush()
-
-    try:
-        yield tell
-    finally:
-        if terminal:
-            sys.stderr.write("\r\x1b[K")

@@ -160,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
     from poolwatch.sidecar.looks import Looks
 
     logging.basicConfig(format="poolwatch: %(message)s", level=logging.WARNING)
-    _check_dsn(options.dsn or os.environ.get("POOLWATCH_DSN"))
+    arguments.given_dsn(options, required=True)
     directory = runtime_directory(options.dir)
     locked = lock(directory, options.host or platform.node())
     source = arguments.live_source(
@@ -186,14 +186,6 @@ def run(options: argparse.Namespace) -> int:
     looks.run()
     os.close(locked)
     return 0
-
-
-def _check_dsn(dsn: str | None) -> None:
-    """Refuse a DSN that can never be read; a server that is away comes back."""
-    if dsn:
-        from poolwatch.postgres.dsn_reader import libpq_parameters
-
-        libpq_parameters(dsn)
 
 
 def _history(options: argparse.Namespace) -> HistoryWriter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from poolwatch.diagnosis.common import distinct_sites, ids
 from poolwatch.diagnosis.sessions import (
@@ -14,6 +13,7 @@ from poolwatch.diagnosis.sessions import (
     servers_by_pool,
 )
 from poolwatch.model import (
+    Backend,
     ClosedConnection,
     Finding,
     FindingKind,
@@ -23,9 +23,6 @@ from poolwatch.model import (
     ServerStatus,
 )
 from poolwatch.text.format import call_site, duration, place
-
-if TYPE_CHECKING:
-    from poolwatch.protocol.records import Backend
 
 _MAX_NAMED = 6
 """Most backends that are named; the others are counted."""
@@ -143,7 +140,7 @@ def ghosts(process: Process, missing: Collection[str]) -> list[Finding]:
     for hold in process.holds:
         if hold.id in missing:
             server = servers.get(hold.pool)
-            name = server_of(server) if server else None
+            name = server_of(process, server) if server else None
             groups[name].append(hold)
     return [
         _ghost(process, group, servers.get(group[0].pool)) for group in groups.values()
@@ -167,10 +164,9 @@ def _ghost(
         if single
         else f"{len(holds)} connections held by {shown_sites}"
     )
-    up_s = server.up_s if server else None
-    restarted = up_s is not None and all(_is_older(hold, up_s) for hold in holds)
-    if restarted:
-        opened = f"opened before the server was restarted {duration(up_s)} ago"
+    if is_restarted(server, holds):
+        up = duration(server.up_s if server else None)
+        opened = f"opened before the server was restarted {up} ago"
         text = f"{subject} {opened}" if single else f"{subject} were {opened}"
     else:
         text = (
@@ -195,6 +191,9 @@ def _ghost(
     )
 
 
-def _is_older(hold: Hold, up_s: float) -> bool:
-    """Whether the connection was opened before the server was started."""
-    return hold.connection is not None and hold.connection.age_s > up_s
+def is_restarted(server: ServerStatus | None, holds: Iterable[Hold]) -> bool:
+    """Whether all these connections were opened before the server was started."""
+    up_s = None if server is None else server.up_s
+    return up_s is not None and all(
+        hold.connection is not None and hold.connection.age_s > up_s for hold in holds
+    )

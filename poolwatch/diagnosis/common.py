@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from poolwatch.model import Finding, Frame, Hold, Wait, severity_rank
+from poolwatch.stacks.classify import activity_of
+from poolwatch.text.format import activity_from
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -32,3 +34,15 @@ def still_running(hold: Hold) -> bool:
         if frame.function == function and frame.file == file:
             return True
     return False
+
+
+def doing_now(site: Frame | None, now: Sequence[Frame]) -> str:
+    """What the code at a call site does now: ``asleep at :14``.
+
+    A viewer may have no source code: then only the line is certain.
+    """
+    found = activity_of(now)
+    if found is None:
+        return ""
+    certain = found.kind != "code" and not found.is_ambiguous()
+    return activity_from(site, found.frame, found.kind if certain else None)

@@ -42,7 +42,7 @@ def dirty_returns(process: Process, sessions: Sessions) -> list[Finding]:
         state = state_of(idle)
         if state is None or idle.declared or not _is_proven(idle, state):
             continue
-        if sessions.get(server_of(server), idle.backend_pid).hold is None:
+        if sessions.get(server_of(process, server), idle.backend_pid).hold is None:
             groups[idle.pool, state, blamed_site(idle)].append(idle)
     pools = {pool.id: pool for pool in process.pools}
     return [

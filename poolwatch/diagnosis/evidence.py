@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from poolwatch.diagnosis.circumstances import Circumstance
 from poolwatch.model import (
+    Backend,
     ClosedConnection,
     Collected,
     ConcurrentStatements,
@@ -30,7 +31,6 @@ from poolwatch.stacks.classify import Activity
 if TYPE_CHECKING:
     from poolwatch.diagnosis.references.path import ReferencePath
     from poolwatch.diagnosis.wait_graph import Groups, Node
-    from poolwatch.protocol.records import Backend, ServerReading
 
 
 class Search(NamedTuple):
@@ -225,5 +225,3 @@ class ServerEvidence:
     """Connections that the application has closed, with their remaining backends."""
     missing: frozenset[str] = frozenset()
     """Ids of holds without a backend on the server."""
-    readings: Sequence[ServerReading] = ()
-    """The readings of its servers, one per server."""

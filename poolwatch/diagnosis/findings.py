@@ -83,7 +83,7 @@ def with_server_findings(evidence: Sequence[ServerEvidence]) -> tuple[Process, .
     down = servers.server_down(processes)
     too_many = servers.over_capacity(processes)
     covered = servers.covered_by_over_capacity(processes)
-    sessions = Sessions(evidence)
+    sessions = Sessions([each.process for each in evidence])
     return tuple(
         replace(
             each.process,

@@ -13,14 +13,18 @@ from poolwatch.diagnosis.dirty_returns import (
     remedy_for_idle,
     used_just_now,
 )
-from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
+from poolwatch.diagnosis.sessions import (
+    PREPARED,
+    Session,
+    Sessions,
+    holds_with_rows,
+    server_of,
+)
 from poolwatch.model import Finding, Frame, Hold, Process, ServerRow
 from poolwatch.text.format import call_site, duration, neutral, one_line, place
 
 _MAX_NAMED = 4
 """Most blockers that are named; the others are counted."""
-_PREPARED = 0
-"""In place of a pid, of a prepared transaction."""
 _MAX_STATEMENT = 80
 """Most characters of a blocker's statement."""
 
@@ -48,7 +52,7 @@ def lock_chains(process: Process, sessions: Sessions) -> list[LockChain]:
     for hold, row, status in holds_with_rows(process):
         if not row.blocked_by or hold.may_have_ended:
             continue
-        server = server_of(status)
+        server = server_of(process, status)
         waiting = Session(hold.backend_pid or 0, process, hold=hold)
         blockers = sessions.blockers(server, waiting)
         blockers.sort(key=lambda each: each.is_waiting)
@@ -73,10 +77,10 @@ def lock_wait(chain: LockChain) -> Finding:
         text=text,
         proof=f"pg_blocking_pids({hold.backend_pid}) = {pids}; waiting for "
         f"{duration(row.state_age_s)}",
-        remedy=_remedies(causes(chain)),
+        remedy=remedies(causes(chain)),
         holds=(hold.id,),
         sites=distinct_sites(
-            hold.site, *(_site_of(each) for each in (*blockers, *behind))
+            hold.site, *(site_of(each) for each in (*blockers, *behind))
         ),
     )
 
@@ -87,7 +91,8 @@ def causes(chain: LockChain) -> list[Session]:
     return [each for each in chained if each.row and not each.is_waiting] or chained
 
 
-def _site_of(session: Session) -> Frame | None:
+def site_of(session: Session) -> Frame | None:
+    """The call site to blame for a session, if it is known."""
     if session.lock is not None:
         return session.lock.site
     if session.hold is not None:
@@ -96,15 +101,16 @@ def _site_of(session: Session) -> Frame | None:
 
 
 def _all_in_words(sessions: Sequence[Session], process: Process) -> str:
-    names = [_in_words(each, process) for each in sessions[:_MAX_NAMED]]
+    names = [in_words(each, process) for each in sessions[:_MAX_NAMED]]
     more = len(sessions) - _MAX_NAMED
     return " and ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
-def _in_words(session: Session, process: Process) -> str:
+def in_words(session: Session, process: Process | None = None) -> str:
+    """Name a session; with its process, if that is not ``process``."""
     owner = session.process
     where = ""
-    if owner is not None and owner is not process:
+    if owner is not None and process is not None and owner is not process:
         host = "" if owner.host == process.host else f" on {owner.host}"
         where = f"process {owner.pid}{host}, "
     if session.hold is not None and owner is not None:
@@ -127,7 +133,7 @@ def _in_words(session: Session, process: Process) -> str:
 def _stranger_in_words(session: Session) -> str:
     """Name a session of another program by what the server says about it."""
     backend = session.backend
-    if session.pid == _PREPARED:
+    if session.pid == PREPARED:
         return "a prepared transaction"
     if backend is None:
         return f"the session with pid {session.pid}"
@@ -148,10 +154,10 @@ def _stranger_in_words(session: Session) -> str:
     return f"{neutral(words)} ({', '.join(details)}{statement})"
 
 
-def _remedies(causes: Iterable[Session]) -> str:
+def remedies(causes: Iterable[Session]) -> str:
     """The remedies for the sessions that keep all others waiting, each once."""
-    remedies = dict.fromkeys(_remedy(each) for each in causes)
-    return " ".join(list(remedies)[:2])
+    found = dict.fromkeys(_remedy(each) for each in causes)
+    return " ".join(list(found)[:2])
 
 
 def _remedy(session: Session) -> str:
@@ -159,7 +165,7 @@ def _remedy(session: Session) -> str:
         return remedy_for_idle(session.idle, session.process)
     if session.lock is not None:
         return RELEASE
-    if session.pid == _PREPARED:
+    if session.pid == PREPARED:
         return "Look into pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED it."
     if session.hold is None:
         return (

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from poolwatch.diagnosis.common import distinct_sites, ids
+from poolwatch.diagnosis.common import distinct_sites, doing_now, ids, still_running
 from poolwatch.diagnosis.configuration import made
 from poolwatch.diagnosis.evidence import FailedCall, MissingSlot
 from poolwatch.diagnosis.pool_options import options_of
 from poolwatch.model import (
     Finding,
+    Frame,
     Hold,
     MostlyOutsideSql,
     PoolSetup,
     PoolStats,
     Wait,
 )
-from poolwatch.text.format import call_site, duration, place, plural, short_time
+from poolwatch.text.format import (
+    call_site,
+    duration,
+    place,
+    plural,
+    short_time,
+)
 
 _NOTICEABLE_WAIT_S = 0.05
 _ENOUGH_HOLDS = 10
@@ -27,6 +34,10 @@ _ENOUGH_CHECKOUTS = 30
 _NEARLY_ALL = 0.8
 _MOSTLY = 0.5
 _MAX_CAUSES = 3
+_MAX_SITES = 3
+"""Most call sites that a sentence names; the holds of the others are counted."""
+_MAX_STACKS = 8
+"""Most different stacks that are classified for one call site."""
 _NOTICEABLE_COST_S = 0.05
 _NOTICEABLE_SHARE = 0.02
 """Of the held time: with less, connecting hardly matters."""
@@ -58,28 +69,75 @@ def exhausted(
             "instrumented, or by a call that was not seen"
         )
     proof = "held by " + " and ".join(filter(None, holders))
-    lost = plural(pool.lost_slots, "slot") if pool.lost_slots else ""
-    oldest = max(wait.waited_s for wait in waits)
     return [
         Finding(
             kind="exhausted",
             severity="critical",
             pool=pool.id,
-            text=f"pool {pool.name!r} is exhausted: {out} of "
-            f"{capacity} connections out, "
-            + (f"{lost} lost, " if lost else "")
-            + f"{plural(len(waits), 'request')} waiting, the longest for "
-            f"{duration(oldest)}",
+            text=exhausted_text([pool], holds, waits, out),
             proof=proof if out else "no connection is held: every slot was lost",
             remedy="Return every connection: the pool never replaces a lost one. "
             f"{_get_back(pool)}"
-            if lost
+            if pool.lost_slots
             else _LOOK_FIRST,
             holds=ids(holds),
             waits=ids(waits),
             sites=distinct_sites(*(hold.site for hold in holds)),
         )
     ]
+
+
+def exhausted_text(
+    pools: Sequence[PoolStats],
+    holds: Sequence[Hold],
+    waits: Sequence[Wait],
+    out: int,
+    where: str = "",
+) -> str:
+    """Say that a pool is empty, who waits, and who has its connections.
+
+    ``pools``: the pool, or the pools of that name in several processes, which ``where``
+    names. ``out``: the connections that are out, also by what was not recorded.
+    """
+    capacity = sum(pool.capacity or 0 for pool in pools)
+    oldest = duration(max(wait.waited_s for wait in waits))
+    limits = {pool.timeout_s for pool in pools}
+    (limit,) = limits if len(limits) == 1 else (None,)
+    most = f" of {duration(limit)}" if limit else ""
+    text = (
+        f"pool {pools[0].name!r} is empty{where}: {out} of {capacity} out, "
+        f"{len(waits)} {'waits' if len(waits) == 1 else 'wait'} (oldest {oldest}{most})"
+    )
+    if lost := sum(pool.lost_slots for pool in pools):
+        text += f", {plural(lost, 'slot')} lost"
+    if timeouts := sum(pool.counters.timeouts for pool in pools):
+        text += f", {timeouts} timed out so far"
+    return f"{text}. {_held_where(holds)}" if holds else text
+
+
+def _held_where(holds: Sequence[Hold]) -> str:
+    """``6 at exh.py:6 (asleep at :7), 4 leaked at exh.py:9``, the most first."""
+    groups: dict[tuple[Frame | None, Frame | None, bool], list[Hold]]
+    groups = defaultdict(list)
+    for hold in holds:
+        groups[hold.site, hold.caller, hold.verdict == "leaked"].append(hold)
+    ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
+    parts = []
+    for (*_, is_leaked), group in ranked[:_MAX_SITES]:
+        leaked, now = (" leaked", "") if is_leaked else ("", _all_doing(group))
+        parts.append(f"{len(group)}{leaked} at {call_site(group[0])}{now}")
+    rest = sum(len(group) for _, group in ranked[_MAX_SITES:])
+    return ", ".join(parts) + (f", {rest} elsewhere" if rest else "")
+
+
+def _all_doing(holds: Sequence[Hold]) -> str:
+    """What all of these holders do now, in brackets; nothing if they differ."""
+    stacks = {hold.now for hold in holds}
+    if len(stacks) > _MAX_STACKS or not all(map(still_running, holds)):
+        return ""
+    doing = {doing_now(holds[0].site, stack) for stack in stacks}
+    (words,) = doing if len(doing) == 1 else ("",)
+    return f" ({words})" if words else ""
 
 
 def timed_out(pool: PoolStats, holds: Sequence[Hold], count: int) -> Finding:
@@ -105,7 +163,7 @@ def timed_out(pool: PoolStats, holds: Sequence[Hold], count: int) -> Finding:
 
 def _holders(holds: Sequence[Hold]) -> str:
     """The call sites with the most holds, each with their number."""
-    by_site = Counter(call_site(hold) for hold in holds).most_common(3)
+    by_site = Counter(call_site(hold) for hold in holds).most_common(_MAX_SITES)
     return ", ".join(f"{site} ({n})" for site, n in by_site)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -19,6 +20,7 @@ from poolwatch.text.format import clock, duration, plural, server_in
 
 _MAX_NAMED = 6
 """Most pools that are named; the others are counted."""
+_SUBJECT = re.compile(r"\bPostgreSQL at (.+?) (?:does not answer|accepts)")
 _LOCAL_NAMES = {"localhost", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 
@@ -69,13 +71,15 @@ def full_servers(processes: Sequence[Process]) -> list[FullServer]:
 def server_down(processes: Sequence[Process]) -> dict[int, list[Finding]]:
     """``server_down``: a server that pools are connected to does not answer.
 
-    One finding for each server, with the first process (by its index) that has a pool
-    on it. Two statuses with the same identity or address are of one server.
+    One finding for each server, the same one for each process (by its index) that has
+    a pool on it. Two statuses with the same identity or address are of one server.
     """
     found: dict[int, list[Finding]] = defaultdict(list)
     for statuses, pools in _silent_servers(processes):
         if pools:
-            found[pools[0][0]].append(_server_down(statuses, pools))
+            finding = _server_down(statuses, pools)
+            for number in dict.fromkeys(number for number, *_ in pools):
+                found[number].append(finding)
     return found
 
 
@@ -124,6 +128,12 @@ def _address_of(status: ServerStatus, pools: _Pools) -> str | None:
     )
 
 
+def server_of_text(text: str) -> str | None:
+    """The address of the server that a finding of this module is about."""
+    found = _SUBJECT.search(text)
+    return None if found is None else found[1]
+
+
 def is_local(address: str | None) -> bool:
     """Whether an address means another server on another host: a socket, a loopback."""
     if not address or address.startswith(("/", "@")):
@@ -162,10 +172,19 @@ def _server_down(statuses: Sequence[ServerStatus], pools: _Pools) -> Finding:
         text=f"PostgreSQL at {address or '?'} does not answer{since}"
         f"{words}; {owners} {use} it",
         proof="; ".join([*errors, "used by " + _names(pools)]),
-        remedy="Check that the address is right and the server is started; then its "
-        "log, and the network in between. Return the connections that were checked out "
-        "when it stopped: they are dead.",
+        remedy=_STOPPED if down_errors else _SILENT,
     )
+
+
+_STOPPED = (
+    "Check that the address is right and the server is started; then its log, and the "
+    "network in between. Return the connections that were checked out when it stopped: "
+    "they are dead."
+)
+_SILENT = (
+    "Check whether the server hangs (its log, its disk, a stopped process), and the "
+    "network in between. What waits for it goes on when it answers again."
+)
 
 
 def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TypeVar
 
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.model import (
+    Backend,
+    Connection,
     Hold,
     IdleConnection,
     LockRequest,
@@ -17,17 +18,20 @@ from poolwatch.model import (
     ServerStatus,
 )
 
-if TYPE_CHECKING:
-    from poolwatch.protocol.records import Backend
-
 IN_TRANSACTION = "idle in transaction"
 """The beginning of the states of a backend with an open transaction and no work."""
+PREPARED = 0
+"""Stands for the pid of a prepared transaction."""
 _MAX_CHAIN = 64
 """Maximum number of sessions that are followed from one that waits."""
+_MOMENT_S = 2.0
+"""Seconds between two readings of the same refresh, at most."""
 _CLOCKS_S = 0.5
 """Seconds by which the clocks of two hosts may differ."""
 
-Key = tuple[str | None, int]
+_Connected = TypeVar("_Connected", Hold, IdleConnection)
+
+Key = tuple[str, int]
 """The identity of a server, and the pid of a backend on it."""
 
 
@@ -48,7 +52,7 @@ class Session(NamedTuple):
     def row(self) -> ServerRow | None:
         """Its row of ``pg_stat_activity``, if known."""
         known = self.hold or self.idle
-        if known is not None:
+        if known is not None and known.server is not None:
             return known.server
         return None if self.backend is None else self.backend.row
 
@@ -61,51 +65,67 @@ class Session(NamedTuple):
 
 
 class Sessions:
-    """The sessions of all servers that were read.
+    """The known sessions of all servers.
 
     A pid means the same session only on the same server.
     """
 
-    def __init__(self, evidence: Iterable[ServerEvidence]) -> None:
-        self._known: dict[Key, Session] = {}
-        evidence = list(evidence)
-        for each in evidence:
-            for reading in each.readings:
-                for backend in reading.backends:
-                    key = reading.identity, backend.pid
-                    self._known[key] = Session(backend.pid, backend=backend)
-        for each in evidence:
-            for idle, server in idle_with_rows(each.process):
-                self._add(server, Session(idle.backend_pid, each.process, idle=idle))
-        for each in evidence:  # last: a hold may be idle in a pool that is over its own
-            for hold, _, server in holds_with_rows(each.process):
-                session = Session(hold.backend_pid or 0, each.process, hold=hold)
-                self._add(server, session)
+    def __init__(self, processes: Sequence[Process]) -> None:
+        self.known: dict[Key, Session] = {}
+        for process in processes:
+            for server in process.servers:
+                key = server_of(process, server)
+                for backend in server.others:
+                    session = Session(backend.pid, backend=backend)
+                    self.known[key, backend.pid] = session
+        for process in processes:
+            self._add(process, process.idle)
+        for process in processes:  # last: a hold may be idle in a pool over its own
+            self._add(process, process.holds)
 
-    def _add(self, server: ServerStatus, session: Session) -> None:
-        known = self._known.get((server_of(server), session.pid))
-        backend = None if known is None else known.backend
-        self._known[server_of(server), session.pid] = session._replace(backend=backend)
+    def _add(self, process: Process, connections: Iterable[_Connected]) -> None:
+        servers = servers_by_pool(process)
+        for each in connections:
+            if each.pool not in servers:
+                continue
+            pid = each.backend_pid or 0
+            key = server_of(process, servers[each.pool]), pid
+            known = self.known.get(key)
+            backend = None if known is None else known.backend
+            if each.server is None:
+                if backend is None or not is_session_of(each.connection, backend):
+                    continue
+                each = _read_by_another(each, backend.row)  # noqa: PLW2901
+            self.known[key] = (
+                Session(pid, process, hold=each, backend=backend)
+                if isinstance(each, Hold)
+                else Session(pid, process, idle=each, backend=backend)
+            )
 
-    def get(self, server: str | None, pid: int) -> Session:
+    def get(self, server: str, pid: int) -> Session:
         """Return a session by the identity of its server and its pid."""
-        return self._known.get((server, pid)) or Session(pid)
+        return self.known.get((server, pid)) or Session(pid)
 
-    def blockers(self, server: str | None, waiting: Session) -> list[Session]:
+    def waiting(self) -> Iterator[tuple[str, Session]]:
+        """The sessions that wait for others, each with the identity of its server."""
+        for (server, _), session in self.known.items():
+            may_have_ended = session.hold is not None and session.hold.may_have_ended
+            if session.row and session.row.blocked_by and not may_have_ended:
+                yield server, session
+
+    def blockers(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions that block another one."""
         row = waiting.row
         if row is None:
             return []
-        advisory = row.wait_event == "Lock:advisory"
-        found = [
-            _seen_by(waiting, self.get(server, pid)._replace(advisory=advisory))
-            for pid in row.blocked_by
-        ]
-        if not advisory:
-            return found
+        found = [self.get(server, pid) for pid in row.blocked_by]
+        if row.wait_event != "Lock:advisory":
+            is_past = waiting.process is not None and waiting.process.at is not None
+            return [_seen_by(waiting, each) for each in found] if is_past else found
+        found = [_seen_by(waiting, each._replace(advisory=True)) for each in found]
         return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
 
-    def roots(self, server: str | None, waiting: Session) -> list[Session]:
+    def roots(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions at the end of the chains of waits that begin at one.
 
         These wait for no lock. A chain that leads to an unknown session has no root.
@@ -120,6 +140,31 @@ class Sessions:
                 if each.is_waiting:
                     chain.append(each)
         return [each for each in reached.values() if each.row and not each.is_waiting]
+
+
+def is_session_of(connection: Connection | None, backend: Backend) -> bool:
+    """Whether a row that another process has read is that of a connection.
+
+    Both have the same pid on the same server. The port or the age tells it from an
+    earlier backend with that pid.
+    """
+    if connection is None:
+        return False
+    port = connection.client_port
+    if port is not None and port == backend.client_port:
+        return True
+    if backend.age_s is None or connection.met:
+        return False
+    apart_s = abs(backend.age_s - connection.age_s)
+    return apart_s <= _MOMENT_S + (connection.connect_s or 0.0)
+
+
+def _read_by_another(each: _Connected, row: ServerRow) -> _Connected:
+    """A connection whose row was read at about, not exactly, the same time."""
+    if isinstance(each, IdleConnection):
+        return replace(each, unchanged_s=(row.state_age_s or 0.0) - _MOMENT_S)
+    longest_s = max(row.state_age_s or 0.0, row.xact_age_s or 0.0)
+    return replace(each, may_have_ended=longest_s < _MOMENT_S)
 
 
 def _seen_by(waiting: Session, blocker: Session) -> Session:
@@ -142,10 +187,10 @@ def _seen_by(waiting: Session, blocker: Session) -> Session:
         return blocker
     if blocker.hold is not None:
         hold = replace(blocker.hold, may_have_ended=True, server=None)
-        return blocker._replace(hold=hold)
+        return blocker._replace(hold=hold, backend=None)
     if blocker.idle is not None:
         idle = replace(blocker.idle, unchanged_s=-1.0, server=None)
-        return blocker._replace(idle=idle)
+        return blocker._replace(idle=idle, backend=None)
     return blocker
 
 
@@ -165,9 +210,10 @@ def _earlier_lock(hold: Hold | None) -> LockRequest | None:
     return None if hold is None or hold.may_have_ended else hold.earlier_lock
 
 
-def server_of(status: ServerStatus) -> str | None:
-    """The identity of a server; its address if that is all that is known."""
-    return status.identity or status.address
+def server_of(process: Process, status: ServerStatus) -> str:
+    """The identity of a server; if it is unknown, its address on that host."""
+    # two hosts may call two servers by the same address
+    return status.identity or f"{status.address} of {process.host}"
 
 
 def holds_with_rows(process: Process) -> list[tuple[Hold, ServerRow, ServerStatus]]:

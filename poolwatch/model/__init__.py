@@ -26,6 +26,7 @@ from poolwatch.model.process import (
     IncidentKind,
     IncidentMark,
     IncidentSnapshot,
+    Past,
     Process,
     RequestOfHost,
     ServerStatus,
@@ -34,6 +35,7 @@ from poolwatch.model.process import (
     Unreachable,
 )
 from poolwatch.model.requests import (
+    Backend,
     ClosedConnection,
     Connection,
     Hold,
@@ -42,12 +44,14 @@ from poolwatch.model.requests import (
     ServerRow,
     Wait,
 )
+from poolwatch.model.steps import Step, in_cells
 from poolwatch.model.terms import (
     BUCKETS,
     IN_HISTORY,
     NO_SAMPLES,
     OTHER_SITES,
     OTHER_VALUES,
+    OWN_NAME,
     SCHEMA,
     SEVERITIES,
     VIEWERS_ONLY,
@@ -66,9 +70,11 @@ __all__ = [
     "NO_SAMPLES",
     "OTHER_SITES",
     "OTHER_VALUES",
+    "OWN_NAME",
     "SCHEMA",
     "SEVERITIES",
     "VIEWERS_ONLY",
+    "Backend",
     "ClosedConnection",
     "Collected",
     "ConcurrentStatements",
@@ -90,6 +96,7 @@ __all__ = [
     "LockRequest",
     "MostlyOutsideSql",
     "NestedRequests",
+    "Past",
     "PoolOrigin",
     "PoolSetup",
     "PoolStats",
@@ -101,8 +108,10 @@ __all__ = [
     "SiteStats",
     "Snapshot",
     "Source",
+    "Step",
     "Unreachable",
     "Verdict",
     "Wait",
+    "in_cells",
     "severity_rank",
 ]

@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from poolwatch.model.incidents import Incident
 from poolwatch.model.pools import LabelStats, PoolStats, SiteStats
-from poolwatch.model.requests import ClosedConnection, Hold, IdleConnection, Wait
+from poolwatch.model.requests import (
+    Backend,
+    ClosedConnection,
+    Hold,
+    IdleConnection,
+    Wait,
+)
+from poolwatch.model.steps import Step
 from poolwatch.model.terms import IN_HISTORY, VIEWERS_ONLY, FindingKind, Frame, Severity
 
 
@@ -57,6 +65,11 @@ class ServerStatus:
     """Seconds since ``since``."""
     enabled: bool = True
     """False if the application has switched its server view off."""
+    others: tuple[Backend, ...] = ()
+    """Sessions that are no hold of this process: those that block it, or all that the
+    viewer has asked for. A server's are told by one process only."""
+    left_out: int = 0
+    """Sessions that did not fit into ``others``."""
 
 
 IncidentKind = Literal["exhausted", "timeout", "pool_deadlock"]
@@ -124,13 +137,18 @@ class Unreachable:
     pid: int | None
     why: str
     since: str | None = None
-    """ISO 8601, UTC: its last answer, or its end; None if this viewer has had none."""
+    """ISO 8601, UTC: its last answer or its end; for a viewer that has had no answer,
+    the last sign of life of its agent. None if unknown."""
     alive: bool | None = None
     """None if it cannot be seen from here, as from another container."""
     host: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """From its last answer: in containers, most processes have the pid 1."""
     started_at: str | None = field(default=None, metadata=VIEWERS_ONLY)
     """From its last answer."""
+    name: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """From its last answer."""
+    silent_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Seconds since ``since``, unless it has ended."""
 
     def may_be(self, process: Process) -> bool:
         """Whether it may be this process, as far as is known."""
@@ -172,6 +190,8 @@ class Snapshot:
     """ISO 8601, UTC: the moment, in a history; None if now."""
     findings: tuple[FleetFinding, ...] = field(default=(), metadata=IN_HISTORY)
     """Findings over all hosts of a history."""
+    dsn_error: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Why the viewer could not read the server of its DSN, one sentence."""
 
 
 class Source(Protocol):
@@ -179,3 +199,32 @@ class Source(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Return the newest snapshot; raises PoolwatchError if there is none."""
+
+
+class Past(Protocol):
+    """A source with a clock: how it was at a moment, and what happened since.
+
+    Times are seconds since the epoch. Every method may raise PoolwatchError, and may
+    read a store: call them on a thread that nobody waits for.
+    """
+
+    def extent(self) -> tuple[float, float] | None:
+        """Return the first and the last recorded moment; None if there is none."""
+
+    def snapshot_at(self, at: float) -> Snapshot:
+        """Return the newest snapshot at or before a moment, its own time in ``at``.
+
+        Raises PoolwatchError if there is none.
+        """
+
+    def steps(self, since: float, until: float, cells: int) -> list[Step | None]:
+        """Divide a stretch of time into cells; None where nobody recorded."""
+
+    def moment_after(self, at: float, by: int) -> float:
+        """Return the recorded moment ``by`` steps after the one shown at ``at``.
+
+        A negative number of steps leads back. Stops at the ends of the extent.
+        """
+
+    def incidents(self, since: float, until: float) -> list[Incident]:
+        """Return the incidents that lasted within a stretch of time, oldest first."""

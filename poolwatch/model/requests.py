@@ -21,6 +21,33 @@ class ServerRow:
     """The statement, literals masked."""
     blocked_by: tuple[int, ...]
     """Pids of the backends it waits for (``pg_blocking_pids``)."""
+    xmin_age: int | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Transactions by which its snapshot holds back vacuum; None without a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One row of ``pg_stat_activity``, with the facts that identify its connection."""
+
+    pid: int
+    age_s: float | None
+    """Since ``backend_start``, on the server's clock; None if the role may not see it.
+    """
+    client_port: int | None
+    """-1 for a Unix socket."""
+    application: str | None
+    row: ServerRow
+    client: str | None = None
+    """The client's IP address; None for a Unix socket."""
+    advisory_locks: int = 0
+    """Advisory locks that it holds; only counted for idle connections."""
+    database: str | None = None
+    user: str | None = None
+
+    @property
+    def xmin_age(self) -> int | None:
+        """See :attr:`ServerRow.xmin_age`."""
+        return self.row.xmin_age
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
+OWN_NAME = "poolwatch"
+"""The application_name of the connections that poolwatch opens."""
 SCHEMA = 1
 """Version of the snapshot document."""
 VIEWERS_ONLY = {"viewers_only": True}
@@ -17,7 +19,7 @@ FindingKind = Literal[
     "held_across_io", "idle_in_transaction", "lock_wait", "slow_query", "exhausted",
     "nested", "pool_deadlock", "undersized", "ghost", "dirty_return", "lost_slot",
     "concurrent_use", "stray_session", "server_down", "fork_shared", "pool_churn",
-    "unpooled", "over_capacity", "duplicate_pool",
+    "unpooled", "over_capacity", "duplicate_pool", "unreachable",
 ]  # fmt: skip
 """All kinds of findings; documents of newer versions may have further ones."""
 Severity = Literal["info", "warning", "critical"]

@@ -9,34 +9,45 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from poolwatch.model import ServerRow
-from poolwatch.protocol.records import Backend, ServerReading
+from poolwatch.model import Backend, ServerRow
+from poolwatch.protocol.records import ServerReading
 from poolwatch.text.masking import mask_literals
 
 _SYSTEM = "(SELECT CAST(system_identifier AS text) FROM pg_catalog.pg_control_system())"
 _HIDDEN = "<insufficient privilege>"
 _MAX_PID = 2**31 - 1
+MAX_SESSIONS = 1000
+"""Sessions of a reading, unless more were asked for by their pids."""
 
 
 def read(
-    cursor: Any, pids: Collection[int], idle: Collection[int] = (), *, identify: bool
+    cursor: Any,
+    pids: Collection[int],
+    idle: Collection[int] = (),
+    everyone: bool = False,
+    *,
+    identify: bool,
 ) -> ServerReading:
     """Read the server, the sessions ``pids`` and the sessions that block them.
 
     ``idle``: further sessions, read if they are in a transaction, have advisory locks
-    or sent LISTEN last. ``identify``: the role may read the system identifier.
+    or sent LISTEN last. ``everyone``: also all other clients of the databases of all
+    these sessions and of our own, up to MAX_SESSIONS. ``identify``: the role may read
+    the system identifier.
 
     Raises the errors of the driver. Literals in statements are masked. A session that
     the role may not see has None as age and in its row.
     """
     started = time.perf_counter()
-    cursor.execute(_statement(pids, idle, identify=identify))
+    cursor.execute(_statement(pids, idle, everyone, identify=identify))
     (text,) = values_of(cursor.fetchone())
-    return parse(text, read_s=time.perf_counter() - started)
+    reading = parse(text, read_s=time.perf_counter() - started)
+    return reading if everyone else replace(reading, left_out=None)
 
 
 def parse(text: str, *, read_s: float | None = None) -> ServerReading:
@@ -51,6 +62,7 @@ def parse(text: str, *, read_s: float | None = None) -> ServerReading:
         read_s=read_s,
         reserved=found["reserved"],
         up_s=_age(found["up_s"]),
+        left_out=found["left_out"],
     )
 
 
@@ -59,9 +71,14 @@ def values_of(row: Any) -> tuple[Any, ...]:
     return tuple(row.values() if isinstance(row, Mapping) else row)
 
 
-def _statement(pids: Collection[int], idle: Collection[int], *, identify: bool) -> str:
+def _statement(
+    pids: Collection[int], idle: Collection[int], everyone: bool, *, identify: bool
+) -> str:
     statement = _template().replace("/* pids */", _listed(pids))
     statement = statement.replace("/* idle */", _listed(idle))
+    statement = statement.replace("/* most */", str(MAX_SESSIONS))
+    if everyone:
+        statement = statement.replace("false /* everyone */", "true")
     return statement.replace("NULL /* system */", _SYSTEM if identify else "NULL")
 
 
@@ -87,6 +104,8 @@ def _backend(row: dict[str, Any]) -> Backend:
         application=row["application"] or None,
         client=row["client"],
         advisory_locks=row["locks"] or 0,
+        database=row["database"],
+        user=row["user"],
         row=ServerRow(
             state=row["state"],
             state_age_s=_age(row["state_age_s"]),
@@ -94,6 +113,7 @@ def _backend(row: dict[str, Any]) -> Backend:
             wait_event=f"{kind}:{event}" if kind and event else None,
             query=mask_literals(query) if query and query != _HIDDEN else None,
             blocked_by=tuple(dict.fromkeys(row["blocked_by"] or ())),
+            xmin_age=row["xmin_age"],
         ),
     )
 

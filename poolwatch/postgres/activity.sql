@@ -1,13 +1,17 @@
--- Reads the server's own facts, the sessions asked for, and the sessions that block them
--- and their blockers; of idle connections only those that have locks, are in a transaction
--- or listen.
+-- Reads the server's own facts, the sessions asked for, and all that block them, to the
+-- root; of idle connections only those that have locks, are in a transaction or listen.
+-- If 'everyone' is true, also the other clients of the databases in question.
 -- PostgreSQL 14 and later. One row with one column of JSON text: the result does not
 -- depend on a driver's types, row factories or placeholders (so the statement has no
--- percent sign, colon or question mark). activity.py fills in the pids, and 'system' if
--- the role may read it, and removes comments like this one.
-WITH session AS MATERIALIZED (
-    SELECT pid, datid, backend_type, backend_start, xact_start, state_change, client_addr,
-           client_port, application_name, wait_event_type, wait_event, state, query
+-- percent sign, colon or question mark). activity.py fills in the pids, 'everyone', and
+-- 'system' if the role may read it, and removes comments like this one.
+WITH RECURSIVE session AS MATERIALIZED (
+    SELECT pid, datid, datname, usename, backend_type, backend_start, backend_xmin,
+           xact_start, state_change, client_addr, client_port, application_name,
+           wait_event_type, wait_event, state, query,
+           -- hidden from an unprivileged role: sessions with a database are clients
+           backend_type = 'client backend' OR backend_type IS NULL AND datid IS NOT NULL
+               AS is_client
     FROM pg_catalog.pg_stat_activity
 ), readable AS MATERIALIZED (
     -- a statement is in the encoding of its database: only our own can be decoded
@@ -23,9 +27,7 @@ WITH session AS MATERIALIZED (
       AND pid = ANY (CAST(ARRAY[/* idle */] AS int[]))
     GROUP BY pid
 ), asked AS MATERIALIZED (
-    -- pg_blocking_pids stops the lock manager for a moment: only for waiting sessions
-    SELECT *, CASE WHEN wait_event_type = 'Lock'
-                   THEN pg_catalog.pg_blocking_pids(pid) END AS blocked_by
+    SELECT *
     FROM session
     WHERE pid = ANY (CAST(ARRAY[/* pids */] AS int[]))
        OR pid IN (SELECT pid FROM locked)
@@ -33,22 +35,63 @@ WITH session AS MATERIALIZED (
           AND (pg_catalog.starts_with(state, 'idle in transaction')
                OR CASE WHEN datid IN (SELECT oid FROM readable)
                        THEN pg_catalog.lower(pg_catalog."left"(query, 6)) = 'listen' END)
-), blocker AS MATERIALIZED (
-    SELECT *, CASE WHEN wait_event_type = 'Lock'
-                   THEN pg_catalog.pg_blocking_pids(pid) END AS blocked_by
+), candidate AS MATERIALIZED (
+    SELECT *, pg_catalog.row_number() OVER (ORDER BY
+        CASE WHEN wait_event_type = 'Lock' THEN 0
+             WHEN xact_start IS NOT NULL THEN 1
+             WHEN state = 'active' THEN 2
+             ELSE 3 END, xact_start, pid) AS place
     FROM session
-    WHERE pid IN (SELECT pg_catalog.unnest(blocked_by) FROM asked)
+    WHERE false /* everyone */
+      AND is_client
+      AND pid <> pg_catalog.pg_backend_pid()
       AND pid NOT IN (SELECT pid FROM asked)
+      AND (datname = pg_catalog.current_database()
+           OR datid IN (SELECT datid FROM session
+                        WHERE pid = ANY (CAST(ARRAY[/* pids */] AS int[]))
+                           OR pid = ANY (CAST(ARRAY[/* idle */] AS int[]))))
+), listed AS MATERIALIZED (
+    SELECT pid, wait_event_type FROM asked
+    UNION ALL
+    SELECT pid, wait_event_type FROM candidate
+    WHERE place <= /* most */ - (SELECT pg_catalog.count(*) FROM asked)
+), level (met, pids, waiters, blockers) AS (
+    -- One row for each step up the chains. pg_blocking_pids stops the lock manager for a
+    -- moment, so it is called only for sessions that wait, and once for each. In a queue
+    -- it names all that are ahead: as text, such an array is one value.
+    SELECT ARRAY(SELECT pid FROM listed),
+           ARRAY(SELECT pid FROM listed WHERE wait_event_type = 'Lock'),
+           CAST(ARRAY[] AS int[]), CAST(ARRAY[] AS text[])
+    UNION ALL
+    SELECT pg_catalog.array_cat(met, next.pids), next.pids, edge.waiters, edge.blockers
+    FROM level,
+    LATERAL (
+        SELECT pg_catalog.array_agg(session.pid) AS waiters,
+               pg_catalog.array_agg(CAST(pg_catalog.pg_blocking_pids(session.pid) AS text))
+                   AS blockers
+        FROM pg_catalog.unnest(level.pids) AS of_level (pid)
+        JOIN session ON session.pid = of_level.pid AND wait_event_type = 'Lock'
+    ) AS edge,
+    LATERAL (
+        SELECT ARRAY(
+            SELECT pg_catalog.unnest(CAST(of_waiter AS int[]))
+            FROM pg_catalog.unnest(edge.blockers) AS of_waiter
+            EXCEPT SELECT pg_catalog.unnest(level.met)
+            LIMIT GREATEST(0, 256 + (SELECT pg_catalog.count(*) FROM listed)
+                                  - pg_catalog.cardinality(level.met))
+        ) AS pids
+        OFFSET 0  -- evaluated once
+    ) AS next
+    WHERE pg_catalog.cardinality(level.pids) > 0
+), blocked AS (
+    SELECT waiter, CAST(of_waiter AS int[]) AS blocked_by
+    FROM level, ROWS FROM (pg_catalog.unnest(waiters), pg_catalog.unnest(blockers))
+         AS edge (waiter, of_waiter)
 ), shown AS (
-    SELECT * FROM asked
-    UNION ALL
-    SELECT * FROM blocker
-    UNION ALL
-    SELECT *, NULL
+    SELECT session.*, blocked_by
     FROM session
-    WHERE pid IN (SELECT pg_catalog.unnest(blocked_by) FROM blocker)
-      AND pid NOT IN (SELECT pid FROM asked)
-      AND pid NOT IN (SELECT pid FROM blocker)
+    LEFT JOIN blocked ON waiter = pid
+    WHERE pid IN (SELECT pg_catalog.unnest(met) FROM level)
 ), moment AS MATERIALIZED (
     SELECT pg_catalog.clock_timestamp() AS now
 )
@@ -64,9 +107,9 @@ SELECT CAST(pg_catalog.json_build_object(
                 + COALESCE(CAST(pg_catalog.current_setting('reserved_connections', true)
                                 AS int), 0),
     'sessions', (SELECT pg_catalog.count(*) FROM session
-                 WHERE backend_type = 'client backend'
-                    -- hidden from an unprivileged role: sessions with a database are clients
-                    OR backend_type IS NULL AND datid IS NOT NULL),
+                 WHERE is_client),
+    'left_out', (SELECT pg_catalog.count(*) FROM candidate
+                 WHERE pid NOT IN (SELECT pid FROM listed)),
     'backends', (SELECT COALESCE(pg_catalog.json_agg(pg_catalog.json_build_object(
         'pid', pid,
         'age_s', EXTRACT(EPOCH FROM now - backend_start),
@@ -75,6 +118,9 @@ SELECT CAST(pg_catalog.json_build_object(
         'client', pg_catalog.host(client_addr),
         'client_port', client_port,
         'application', application_name,
+        'database', datname,
+        'user', usename,
+        'xmin_age', pg_catalog.age(backend_xmin),
         'wait_event_type', wait_event_type,
         'wait_event', wait_event,
         'state', state,

@@ -16,7 +16,7 @@ from poolwatch.errors import ServerDownError
 from poolwatch.postgres.connection import (
     Facts,
     MonitoringConnection,
-    Pids,
+    Wanted,
     open_connection,
 )
 from poolwatch.postgres.errors import as_failure, was_cancelled
@@ -73,16 +73,22 @@ class AgentReader:
         self._state = _State()
 
     def read(
-        self, pids: Collection[int], idle: Collection[int] = (), *, linger: float = 0.0
+        self,
+        pids: Collection[int],
+        idle: Collection[int] = (),
+        everyone: bool = False,
+        *,
+        linger: float = 0.0,
     ) -> ServerReading:
-        """Read the server, the sessions ``pids``, and those of ``idle`` that matter.
+        """Read the server and the sessions that are wanted.
 
         Leaves the connection open for ``linger`` seconds (at most MAX_LINGER_S); the
         next call or close_idle() after that closes it. Raises only ServerViewError.
         """
         state = self._await_turn(self._own_state())
         try:
-            return self._read(state, (pids, idle), min(linger, MAX_LINGER_S))
+            wanted = Wanted(pids, idle, everyone)
+            return self._read(state, wanted, min(linger, MAX_LINGER_S))
         except Exception as error:  # noqa: BLE001 - every driver raises its own
             raise as_failure(error) from None
         finally:
@@ -133,28 +139,28 @@ class AgentReader:
             state = self._state = _State()
         return state
 
-    def _read(self, state: _State, pids: Pids, linger: float) -> ServerReading:
+    def _read(self, state: _State, wanted: Wanted, linger: float) -> ServerReading:
         self._close(state, self._clock())
         connection = self._pop_idle(state)
         if connection is not None:
             try:
-                return self._read_over(connection, state, pids, linger)
+                return self._read_over(connection, state, wanted, linger)
             except Exception as error:  # the server may have closed it meanwhile
                 if was_cancelled(error):
                     raise
         connection = open_connection(self.connect, self._facts)
-        return self._read_over(connection, state, pids, linger)
+        return self._read_over(connection, state, wanted, linger)
 
     def _read_over(
         self,
         connection: MonitoringConnection,
         state: _State,
-        pids: Pids,
+        wanted: Wanted,
         linger: float,
     ) -> ServerReading:
         """Read over ``connection``, then let it linger; close it in all other cases."""
         try:
-            reading = connection.read(*pids)
+            reading = connection.read(*wanted)
         except BaseException:
             connection.close()
             raise

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from poolwatch.errors import ServerViewError
+from poolwatch.model import OWN_NAME
 from poolwatch.postgres.activity import read, values_of
 from poolwatch.protocol.records import ServerReading
 
 _SETTINGS = {
     "search_path": "pg_catalog",  # no look-alike tables or operators of other users
-    "application_name": "poolwatch",
+    "application_name": OWN_NAME,
     "statement_timeout": "2s",
     "lock_timeout": "1s",
     "idle_session_timeout": "60s",  # the server closes an abandoned connection
@@ -22,8 +23,14 @@ _SETTINGS = {
 
 Facts = Callable[[Any], tuple[int | None, str | None, int | None]]
 """Backend pid, address and client port of a driver's connection, without I/O."""
-Pids = tuple[Collection[int], Collection[int]]
-"""Sessions whose rows are wanted; idle ones, wanted if they hold locks."""
+
+
+class Wanted(NamedTuple):
+    """The sessions whose rows are wanted: the arguments of :func:`activity.read`."""
+
+    pids: Collection[int]
+    idle: Collection[int] = ()
+    everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +42,16 @@ class MonitoringConnection:
     """Whether the role may read the system identifier; some managed servers refuse."""
     address: str | None
 
-    def read(self, pids: Collection[int], idle: Collection[int] = ()) -> ServerReading:
+    def read(
+        self,
+        pids: Collection[int],
+        idle: Collection[int] = (),
+        everyone: bool = False,
+    ) -> ServerReading:
         """Read with one statement; raises what the driver raises."""
         cursor = self.dbapi_connection.cursor()
         try:
-            reading = read(cursor, pids, idle, identify=self.identify)
+            reading = read(cursor, pids, idle, everyone, identify=self.identify)
         finally:
             with suppress(Exception):
                 cursor.close()

@@ -11,13 +11,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
 from poolwatch.postgres.connection import (
     Facts,
     MonitoringConnection,
-    Pids,
+    Wanted,
     open_connection,
 )
 from poolwatch.postgres.errors import as_failure, was_cancelled
@@ -78,16 +79,36 @@ def libpq_parameters(dsn: str) -> dict[str, str]:
         raise
     except Exception:  # noqa: BLE001 - its message may quote the DSN
         raise as_failure(ValueError("invalid dsn")) from None
+    for port in filter(None, parameters.get("port", "").split(",")):
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise as_failure(ValueError("invalid port"))
     return parameters
+
+
+def connect(dsn: str) -> Any:
+    """Open a psycopg2 connection; raises what psycopg2 and libpq_parameters() raise."""
+    defaults = dict(DEFAULTS)
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        del defaults["connect_timeout"]
+    return _psycopg2().connect(**{**defaults, **libpq_parameters(dsn)})
 
 
 class DsnReader:
     """Reads the server of one DSN, over one persistent connection."""
 
     def __init__(
-        self, dsn: str, facts: Facts, *, clock: Callable[[], float] = time.monotonic
+        self,
+        dsn: str,
+        facts: Facts,
+        *,
+        everyone: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``facts`` reads the backend pid and address of a driver's connection."""
+        """``facts`` reads the backend pid and address of a driver's connection.
+
+        ``everyone``: read all sessions, see :func:`poolwatch.postgres.activity.read`.
+        """
+        self._everyone = everyone
         self._dsn = dsn
         self._facts = facts
         self._clock = clock
@@ -105,7 +126,7 @@ class DsnReader:
         if self._failure is not None and self._clock() < self._next_attempt_at:
             raise self._failure.with_traceback(None)
         try:
-            reading = self._read((pids, idle))
+            reading = self._read(Wanted(pids, idle, self._everyone))
         except PoolwatchError as error:
             self._back_off(error)
             raise
@@ -118,12 +139,12 @@ class DsnReader:
         if connection is not None:
             connection.close()
 
-    def _read(self, pids: Pids) -> ServerReading:
+    def _read(self, wanted: Wanted) -> ServerReading:
         try:
             if self._connection is not None:
-                return self._read_or_reconnect(self._connection, pids)
-            self._connection = open_connection(self._connect, self._facts)
-            return self._connection.read(*pids)
+                return self._read_or_reconnect(self._connection, wanted)
+            self._connection = open_connection(partial(connect, self._dsn), self._facts)
+            return self._connection.read(*wanted)
         except PoolwatchError:
             self.close()
             raise
@@ -132,28 +153,23 @@ class DsnReader:
             raise as_failure(error) from None
 
     def _read_or_reconnect(
-        self, connection: MonitoringConnection, pids: Pids
+        self, connection: MonitoringConnection, wanted: Wanted
     ) -> ServerReading:
         """Read over the open connection, or a new one if the server has closed it."""
         try:
-            return connection.read(*pids)
+            return connection.read(*wanted)
         except Exception as error:
             if was_cancelled(error):
                 raise
             self.close()
             first = as_failure(error)
             try:
-                self._connection = open_connection(self._connect, self._facts)
+                self._connection = open_connection(
+                    partial(connect, self._dsn), self._facts
+                )
             except Exception:  # noqa: BLE001 - the first failure says more
                 raise first from None
-            return self._connection.read(*pids)
-
-    def _connect(self) -> Any:
-        defaults = dict(DEFAULTS)
-        if os.environ.get("PGCONNECT_TIMEOUT"):
-            del defaults["connect_timeout"]
-        parameters = {**defaults, **libpq_parameters(self._dsn)}
-        return _psycopg2().connect(**parameters)
+            return self._connection.read(*wanted)
 
     def _back_off(self, error: PoolwatchError) -> None:
         wait = min(MAX_BACKOFF_S, 2.0**self._failures)

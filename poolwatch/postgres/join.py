@@ -28,10 +28,11 @@ connection was first seen. Only a backend that reused the pid and has that age p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from poolwatch.model import (
+    Backend,
     ClosedConnection,
     Connection,
     Hold,
@@ -39,7 +40,7 @@ from poolwatch.model import (
     Process,
     ServerRow,
 )
-from poolwatch.protocol.records import Backend, ServerReading
+from poolwatch.protocol.records import ServerReading
 
 SLACK_S = 0.05
 """Longest time from the return of the connect call to its recording."""
@@ -156,6 +157,23 @@ def missing(process: Process, readings: Mapping[str, ServerReading]) -> frozense
     return frozenset(found)
 
 
+def others(held: Collection[int], reading: ServerReading) -> tuple[Backend, ...]:
+    """The sessions that are not ``held``: all if all were wanted, else what blocks us.
+
+    ``held`` are the pids of the holds of one process that are on that server.
+    """
+    rows = {backend.pid: backend for backend in reading.backends}
+    if reading.left_out is None:
+        chain = [pid for pid in held if pid in rows]
+        met = set(chain)
+        for pid in chain:
+            fresh = [each for each in rows[pid].row.blocked_by if each not in met]
+            met.update(fresh)
+            chain += [each for each in fresh if each in rows]
+        rows = {pid: rows[pid] for pid in chain}
+    return tuple(backend for pid, backend in rows.items() if pid not in held)
+
+
 def stray_sessions(
     process: Process,
     readings: Mapping[str, ServerReading],
@@ -167,7 +185,7 @@ def stray_sessions(
         for pool in _pools_on_server_of(gone, readings):
             window = windows.get(pool, SAME_MOMENT)
             backend = _stray_session(gone, readings[pool], window)
-            if backend is not None:  # a session is told of once
+            if backend is not None:  # a session is listed once
                 found.setdefault(
                     (readings[pool].identity, backend.pid), (gone, backend)
                 )
@@ -222,6 +240,16 @@ def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
     else:
         low, high = connection.age_s, connection.age_s + connection.connect_s
     return low + earliest - tolerance <= backend.age_s <= high + latest + tolerance
+
+
+def is_backend_of(connection: Connection, backend: Backend, window: Window) -> bool:
+    """Whether a backend of the connection's own server is certainly the connection's.
+
+    Stricter than what shows a row: an equal port alone does not prove that the
+    connection is still open.
+    """
+    proven = _proven_row(connection, backend, connection.address, window) is not None
+    return proven and same_age(connection, backend, window)
 
 
 def _proven_row(

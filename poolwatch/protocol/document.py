@@ -69,7 +69,11 @@ def to_document(snapshot: Snapshot, *, viewers: bool = False) -> dict[str, Any]:
 
 def from_json(text: str | bytes) -> Snapshot:
     """Read a document; raises UnreachableError with one sentence if it is invalid."""
-    document = _document(text)
+    return from_document(_document(text))
+
+
+def from_document(document: Mapping[str, Any]) -> Snapshot:
+    """Read a document that has been parsed; raises UnreachableError, too."""
     _tables.frames = _from_object(_Stack, document.get("frames", []))
     _tables.stacks = _from_object(tuple[_Stack, ...], document.get("stacks", []))
     return _from_object(Snapshot, document)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,17 @@ def listens(peer: Peer, path: Path) -> bool:
     return _inode(path, peer.pid) is not None
 
 
+def sockets_without_file(directory: Path) -> Iterator[Path]:
+    """Yield the paths in a directory at which somebody listens, but whose file is gone.
+
+    They end in ``.sock``, whatever name the socket was bound to.
+    """
+    for _, bound in _listening(_PROC):
+        path = Path(bound).with_suffix(".sock")
+        if path.parent == directory and not path.exists() and not Path(bound).exists():
+            yield path
+
+
 def state(peer: Peer) -> State | None:
     """Return the state of a process; None if it cannot be read."""
     try:
@@ -103,20 +115,22 @@ def _inode(path: Path, pid: int) -> str | None:
 
     The lookup is in the network namespace of the process ``pid``.
     """
+    # the suffix is not compared: the agent binds a temporary name and renames it
+    found = (i for i, at in _listening(_PROC / str(pid)) if Path(at).stem == path.stem)
+    return next(found, None)
+
+
+def _listening(process: Path) -> Iterator[tuple[str, str]]:
+    """Yield inode and path of the sockets that listen in a process's namespace."""
     try:
-        lines = (
-            (_PROC / str(pid) / "net/unix").read_text("utf-8", "replace").splitlines()
-        )
+        text = (process / "net/unix").read_text("utf-8", "replace")
     except OSError:
-        return None
-    for line in lines[1:]:
+        return
+    for line in text.splitlines()[1:]:
         # Num RefCount Protocol Flags Type St Inode Path
         fields = line.split(None, 7)
-        listens = len(fields) == 8 and fields[3] == _LISTENS
-        # the suffix is not compared: the agent binds a temporary name and renames it
-        if listens and Path(fields[7]).stem == path.stem:
-            return fields[6]
-    return None
+        if len(fields) == 8 and fields[3] == _LISTENS:
+            yield fields[6], fields[7]
 
 
 def _target(link: Path) -> str:

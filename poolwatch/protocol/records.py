@@ -4,27 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poolwatch.model import Frame, PoolStats, ServerRow
+from poolwatch.model import Backend, Frame, PoolStats
 
 # -- /servers ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """One row of ``pg_stat_activity``, with the facts that identify its connection."""
-
-    pid: int
-    age_s: float | None
-    """Since ``backend_start``, on the server's clock; None if the role may not see it.
-    """
-    client_port: int | None
-    """-1 for a Unix socket."""
-    application: str | None
-    row: ServerRow
-    client: str | None = None
-    """The client's IP address; None for a Unix socket."""
-    advisory_locks: int = 0
-    """Advisory locks that it holds; only counted for idle connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +25,8 @@ class ServerReading:
     """How many of max_connections are reserved for privileged roles."""
     up_s: float | None = None
     """Since the start of the server, on its own clock."""
+    left_out: int | None = None
+    """If all sessions were wanted: how many of them did not fit; else None."""
 
 
 @dataclass(frozen=True, slots=True)

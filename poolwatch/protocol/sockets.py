@@ -138,6 +138,12 @@ def addresses(directory: Path) -> Iterator[Address]:
         yield Address(directory / name, pid)
 
 
+def address_of(path: Path) -> Address | None:
+    """Return the address of a path that an agent may have chosen."""
+    match = _NAME.fullmatch(path.name)
+    return Address(path, int(match["pid"])) if match else None
+
+
 def sweep(address: Address) -> None:
     """Remove the socket of a dead process, if this user or root owns it."""
     try:

@@ -1,4 +1,4 @@
-"""Where modules come from: the running poolwatch, and the files of ``sys.path``."""
+"""Where things are: the running poolwatch, the modules of ``sys.path``, the state."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def python_path() -> str:
     """The PYTHONPATH with which a child process imports the same poolwatch."""
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join(filter(None, [str(PACKAGE.parent), inherited]))
+
+
+def state_directory() -> Path:
+    """The user's own directory for what is kept: ``$XDG_STATE_HOME/poolwatch``."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not Path(state).is_absolute():  # the standard says to ignore such a value
+        state = str(Path.home() / ".local" / "state")
+    return Path(state) / "poolwatch"
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import distinct_sites
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.lock_waits import LockChain, causes, lock_chains, lock_wait
 from poolwatch.diagnosis.servers import full_servers, is_local
 from poolwatch.diagnosis.sessions import Sessions, server_of, servers_by_pool
@@ -42,7 +41,7 @@ def fleet_findings(processes: Sequence[Process]) -> list[FleetFinding]:
         for finding, pools in full_servers(processes)
         if len({process.host for _, process, _ in pools}) > 1
     ]
-    sessions = Sessions([ServerEvidence(each) for each in processes])
+    sessions = Sessions(processes)
     by_root: dict[object, list[LockChain]] = defaultdict(list)
     for process in processes:
         for chain in lock_chains(process, sessions):
@@ -74,7 +73,8 @@ def _leads_to_another_host(chain: LockChain) -> bool:
 
 def _root(chain: LockChain) -> object:
     """What is the same for all holds that wait for one session in the end."""
-    server = server_of(servers_by_pool(chain.process)[chain.hold.pool])
+    status = servers_by_pool(chain.process)[chain.hold.pool]
+    server = server_of(chain.process, status)
     return server, frozenset(each.pid for each in causes(chain))
 
 
@@ -215,7 +215,16 @@ def _with_known_servers(processes: Sequence[Process]) -> list[Process]:
             by_process[each.number].append(each.id)
         for number, ids in by_process.items():
             if status is not None:
-                found[number].append(replace(status, pools=tuple(ids)))
+                own = servers_by_pool(processes[number])
+                others = {
+                    backend.pid: backend
+                    for pool in ids
+                    if pool in own
+                    for backend in own[pool].others
+                }
+                found[number].append(
+                    replace(status, pools=tuple(ids), others=tuple(others.values()))
+                )
     return [
         replace(process, servers=tuple(servers))
         for process, servers in zip(processes, found, strict=True)

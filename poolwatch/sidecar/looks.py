@@ -11,9 +11,9 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
+from poolwatch.diagnosis.incidents import Changes, Incidents
 from poolwatch.errors import NoProcessError, PoolwatchError
 from poolwatch.model import Incident, Snapshot, Source
-from poolwatch.sidecar.incidents import Changes, Incidents
 
 LAST_LOOK_S = 0.25
 """Seconds for the last look, once the sidecar has been told to end."""

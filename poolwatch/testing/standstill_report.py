@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolwatch.agent.instrument import agent
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.sessions import Session, Sessions, holds_with_rows, server_of
 from poolwatch.model import Finding, FindingKind, Frame, Hold, PoolStats, Process, Wait
 from poolwatch.stacks.classify import activity_of
@@ -190,13 +189,14 @@ def _holders(
     """The holders of the connections that are waited for, and sessions that block."""
     wanted = {wait.pool for wait in waits}
     found = [each for each in process.holds if each.pool in wanted]
-    sessions = Sessions([ServerEvidence(each) for each in processes])
+    sessions = Sessions(processes)
     waiting = {hold.id for hold in holds}
     for hold, _, server in holds_with_rows(process):
         if hold.id in waiting:
             session = Session(hold.backend_pid or 0, process, hold=hold)
-            for blocker in sessions.blockers(server_of(server), session):
-                if blocker.hold is not None and blocker.hold not in found:
+            for blocker in sessions.blockers(server_of(process, server), session):
+                known = blocker.hold and blocker.hold.server  # by its own process
+                if blocker.hold and known and blocker.hold not in found:
                     found.append(blocker.hold)
     groups: dict[tuple[object, ...], list[Hold]] = defaultdict(list)
     for each in found:

@@ -74,6 +74,24 @@ def clock(at: str) -> str:
         return one_line(at, 40)
 
 
+def local_time(at: str) -> str:
+    """``03:12:44``, in the time zone of this machine; of another day with its date."""
+    try:
+        moment = datetime.fromisoformat(at).astimezone()
+    except (ValueError, OverflowError):
+        return one_line(at, 40)
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def since_epoch(at: str | None) -> float | None:
+    """An ISO 8601 time in seconds since the epoch; None if it is none."""
+    try:
+        return datetime.fromisoformat(at or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def utc_time(at: float) -> str:
     """``2026-11-29T03:12:44.500+00:00``: a time since the epoch, in ISO 8601."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
@@ -90,12 +108,22 @@ def short_time(seconds: float | None) -> str:
     return f"{seconds:.3g} s"
 
 
+def about(seconds: float) -> str:
+    """``~136 ms``: a percentile; it is the edge of a range, not a measured time."""
+    if seconds >= 9.95:
+        return f"~{duration(seconds)}"
+    scale, unit = (1, "s") if seconds >= 0.9995 else (1e3, "ms")
+    scale, unit = (scale, unit) if seconds >= 0.0009995 else (1e6, "µs")
+    number = seconds * scale
+    return f"~{number:.0f} {unit}" if number >= 9.95 else f"~{number:.2g} {unit}"
+
+
 def place(frame: Frame | None, parts: int = 2) -> str:
     """``billing/export.py:88``: the last ``parts`` of the path, and the line number."""
     if frame is None:
         return "?"
     path = "/".join(PurePath(frame.file.replace("\\", "/")).parts[-parts:])
-    return neutral(f"{path}:{frame.line}")
+    return neutral(f"{path.replace('//', '/', 1)}:{frame.line}")
 
 
 def site_and_callers(site: Frame | None, *callers: Frame | None) -> str:
@@ -118,20 +146,18 @@ def call_site_short(request: Hold | Wait | SiteStats, cells: int) -> str:
     site, caller = request.site, request.caller
     if site is None or caller is None:
         return place(site)
-    names = (f"{_short_name(each)}:{each.line}" for each in (site, caller))
+    modules = [f"{_module(each)}:{each.line}" for each in (site, caller)]
     texts = (
         site_and_callers(site, caller),
         f"{place(site, 1)} from {place(caller, 1)}",
-        " from ".join(names),
+        " from ".join(modules),
+        " \N{LEFTWARDS ARROW} ".join(modules),
     )
     return next((text for text in texts if width(text) <= cells), texts[-1])
 
 
-def _short_name(frame: Frame) -> str:
-    """The function's name, or the module's for a lambda or module-level code."""
-    if frame.function.startswith("<"):
-        return neutral(PurePath(frame.file).stem)
-    return neutral(frame.function)
+def _module(frame: Frame) -> str:
+    return neutral(PurePath(frame.file).stem)
 
 
 @lru_cache(maxsize=4096)
@@ -216,3 +242,13 @@ _ACTIVITIES = {
 def activity(frame: Frame, kind: str) -> str:
     """The position of a holder, and its kind of work: ``app.py:12: asleep``."""
     return f"{place(frame)}: {_ACTIVITIES[kind]}"
+
+
+def activity_from(site: Frame | None, frame: Frame, kind: str | None) -> str:
+    """The same where the call site is known: ``asleep at :14``, or in another file.
+
+    ``kind``: None if it is not certain.
+    """
+    same_file = site is not None and site.file == frame.file
+    where = f":{frame.line}" if same_file else place(frame)
+    return f"{_ACTIVITIES[kind] if kind else 'now'} at {where}"

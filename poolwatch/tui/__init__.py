@@ -6,16 +6,19 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.model import Source
+    from poolwatch.model import Past, Source
+    from poolwatch.model.actions import Actions
 
-__all__ = ["has_terminal", "run"]
+__all__ = ["run", "terminal_problem"]
 
 _INSTALL = "install it with: python -m pip install 'poolwatch[tui]'"
+_UNABLE = ("dumb", "unknown")
+"""Values of TERM for a terminal that cannot move its cursor."""
 
 
 def run(
@@ -23,6 +26,11 @@ def run(
     *,
     refresh: float = 1.0,
     empty_hint: str = "",
+    theme: str | None = None,
+    actions: Actions | None = None,
+    saved: bool = False,
+    past: Past | None = None,
+    at: float | None = None,
     on_close: Callable[[], None] | None = None,
 ) -> None:
     """Show ``source`` in this terminal until the user quits.
@@ -31,22 +39,38 @@ def run(
         source: read once every ``refresh`` seconds, on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
+        theme: name of a theme of Textual's, or "poolwatch" (default: POOLWATCH_THEME,
+            TEXTUAL_THEME, or else poolwatch's own).
+        actions: cancels statements and ends sessions; None if that is not allowed.
+        saved: whether ``source`` is one saved moment, which is read once.
+        past: the history, for looking back; it may be ``source`` itself.
+        at: the moment to begin with, in seconds since the epoch; None is now.
         on_close: called once at the end, also after an error.
 
-    Raises UsageError without a terminal, MissingExtraError without Textual.
+    Raises UsageError without a terminal or for an unknown theme, MissingExtraError
+    without Textual.
     """
     try:
-        _run(source, refresh, empty_hint)
+        _run(
+            source,
+            theme,
+            refresh=refresh,
+            empty_hint=empty_hint,
+            actions=actions,
+            saved=saved,
+            past=past,
+            at=at,
+        )
     finally:
         if on_close is not None:
             on_close()
 
 
-def _run(source: Source, refresh: float, empty_hint: str) -> None:
+def _run(source: Source, theme: str | None, **settings: Any) -> None:
     gc_enabled = gc.isenabled()
     gc.disable()  # collections would add a fifth to the import time
     try:
-        from poolwatch.tui.app import Dashboard
+        from poolwatch.tui.app import THEMES, Dashboard
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("textual", "rich", "sqlparse"):
@@ -55,20 +79,32 @@ def _run(source: Source, refresh: float, empty_hint: str) -> None:
     finally:
         if gc_enabled:
             gc.enable()
-    if not has_terminal():
+    theme = theme or os.environ.get("POOLWATCH_THEME") or None
+    if theme is not None and theme not in THEMES:
         raise UsageError(
-            "the dashboard needs a terminal: it reads standard input and is drawn on "
-            "standard error; as text: poolwatch ps"
+            f"there is no theme {theme!r:.40}; the themes: {', '.join(THEMES)}"
         )
-    Dashboard(source, refresh=refresh, empty_hint=empty_hint).run()
+    problem = terminal_problem()
+    if problem is not None:
+        raise UsageError(f"{problem}; as text: poolwatch ps")
+    Dashboard(source, theme=theme, **settings).run()
 
 
-def has_terminal() -> bool:
-    """Whether Textual has a terminal to read from and draw on, or needs none.
+def terminal_problem() -> str | None:
+    """Say why the dashboard cannot be drawn here; None if it can.
 
-    Without this check a dashboard drawn into a file would run forever, unseen.
+    Without this check a dashboard drawn into a file would run forever, unseen; one in a
+    terminal without a cursor would be an empty screen.
     """
     if "TEXTUAL_DRIVER" in os.environ:  # in a browser
-        return True
+        return None
+    term = os.environ.get("TERM")
+    if term in _UNABLE:
+        return f"the dashboard needs a terminal that can be drawn on, not TERM={term}"
     streams = sys.__stdin__, sys.__stderr__
-    return all(stream is not None and stream.isatty() for stream in streams)
+    if not all(stream is not None and stream.isatty() for stream in streams):
+        return (
+            "the dashboard needs a terminal: it reads standard input and is drawn on "
+            "standard error"
+        )
+    return None

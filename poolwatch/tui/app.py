@@ -7,18 +7,28 @@ the screens paint the board. No key press waits for the source.
 from __future__ import annotations
 
 import gc
+import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
 from textual.reactive import var
 from textual.screen import Screen
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
-from poolwatch.model import Source
+from poolwatch.diagnosis.incidents import Incidents as Tracker
+from poolwatch.errors import PoolwatchError
+from poolwatch.model import Past, Source
+from poolwatch.model.actions import Actions
+from poolwatch.text.format import utc_time
+from poolwatch.tui.board_screen import BoardScreen, Redraw
 from poolwatch.tui.keys import bindings, is_live
 from poolwatch.tui.polling import (
     IncidentReader,
@@ -28,8 +38,13 @@ from poolwatch.tui.polling import (
     Reading,
     next_interval,
 )
-from poolwatch.tui.screens import BoardScreen, MainScreen, Redraw
+from poolwatch.tui.screens import MainScreen
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.time.past import Both
+from poolwatch.tui.time.ring import Recorder, Ring
+
+if TYPE_CHECKING:
+    from poolwatch.tui.time.looking import Move
 
 THEME = Theme(
     name="poolwatch",
@@ -45,7 +60,9 @@ THEME = Theme(
     panel="#243140",
     dark=True,
 )
-"""Used unless TEXTUAL_THEME names another theme."""
+"""Used unless another theme is named."""
+THEMES = (THEME.name, *BUILTIN_THEMES)
+_TEXTUALS_OWN = "textual-dark"
 
 
 class Dashboard(App[None]):
@@ -55,8 +72,14 @@ class Dashboard(App[None]):
         source: read on a separate thread.
         refresh: seconds between two readings.
         empty_hint: instructions, shown while there is no process.
+        theme: one of THEMES; None: TEXTUAL_THEME, or else poolwatch's own.
+        actions: cancels statements and ends sessions; None if that is not allowed.
+        saved: whether the source is one saved moment, which is read once.
+        past: the history; it may be the source itself.
+        at: the moment to begin with, in seconds since the epoch; None is now.
         now: the monotonic clock, for ages.
         clock: the time of day for the header.
+        wall: seconds since the epoch, for the past.
     """
 
     CSS_PATH = "poolwatch.tcss"
@@ -73,19 +96,44 @@ class Dashboard(App[None]):
         *,
         refresh: float = 1.0,
         empty_hint: str = "",
+        theme: str | None = None,
+        actions: Actions | None = None,
+        saved: bool = False,
+        past: Past | None = None,
+        at: float | None = None,
         now: Callable[[], float] = time.monotonic,
         clock: Callable[[], str] = lambda: time.strftime("%H:%M:%S"),
+        wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
+        self.register_theme(THEME)
+        if theme is not None or self.theme == _TEXTUALS_OWN:
+            # before the first frame, which would else be drawn in Textual's colours
+            self.set_reactive(App.theme, theme or THEME.name)
+            self.stylesheet.set_variables(self.get_css_variables())
         self.animation_level = "none"
         self.board = Board(refresh=refresh, empty_hint=empty_hint)
         # Callbacks run on other threads, where only call_later is safe.
-        self.poller = Poller(source, refresh, partial(self.call_later, self._accept))
+        self.poller = Poller(source, refresh, self._offer)
+        self._offered: deque[Reading] = deque(maxlen=1)
+        """The newest reading until it is shown: a slow machine shows no old ones."""
         self.incident_reader = IncidentReader(
             source, partial(self.call_later, self._show_incidents)
         )
+        self.actions = actions
+        self.board.fixed = "saved" if saved else None
+        self.recorder = Recorder(Ring(Tracker()))
+        """Keeps the readings, unless they are of the past already."""
+        self.past: Past = self.recorder.ring
+        """What ``t`` leads to."""
+        is_history = id(past) == id(source)
+        if past is not None:
+            self.past = past if is_history else Both(self.past, past)
+        self._records = not saved and not is_history
+        self._first_at = at
         self._now = now
         self._clock = clock
+        self._wall = wall
         self._read_once = False
         """Whether to show the next reading although the dashboard is paused."""
         self._painted_at = 0.0
@@ -96,18 +144,24 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         """Start reading after the first frame: it must not wait for the source."""
-        self.register_theme(THEME)
-        if self.theme == "textual-dark":
-            self.theme = THEME.name
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
         self.poller.start()
+        if self.board.fixed is not None:
+            self.poller.pace(paused=True)
+        if self._records:
+            self.recorder.start()
         gc.freeze()  # exclude imported modules from collections
+        if self._first_at is not None:
+            from poolwatch.tui.time.looking import To
+
+            self._show_past(To(self._first_at))
 
     def on_unmount(self) -> None:
         self.poller.stop()
+        self.recorder.stop()
 
     # -- readings ------------------------------------------------------------------
 
@@ -115,16 +169,31 @@ class Dashboard(App[None]):
         self.board.incidents = incidents
         self.paint()
 
-    def _accept(self, reading: Reading) -> None:
-        """Show a reading, unless the dashboard is paused."""
+    def _offer(self, reading: Reading) -> None:
+        """Let a reading be shown, in place of one that was not shown yet."""
+        self._offered.append(reading)
+        self.call_later(self._accept)
+
+    def _accept(self) -> None:
+        """Show the newest reading, unless the dashboard is paused."""
+        if not self._offered:
+            return
+        reading = self._offered.pop()
         if not self.board.paused or self._read_once or self.board.last is None:
             self._read_once = False
             self.reading = reading
 
     def watch_reading(self, reading: Reading | None) -> None:
-        if reading is not None:
-            self.board.accept(reading, self._now())
-            self.paint()
+        if reading is None:
+            return
+        if self.board.fixed is not None and reading.snapshot is not None:
+            self.board.show_moment(reading.snapshot)
+        else:
+            self.board.accept(reading)
+        recorded = self.board.recorded()
+        if self._records and recorded is not None:
+            self.recorder.add(recorded, reading.at)
+        self.paint()
 
     # -- drawing -------------------------------------------------------------------
 
@@ -138,7 +207,7 @@ class Dashboard(App[None]):
         now = self._painted_at = self._now()
         self._mode = self.board.mode(now)
         if (screen := self._drawable()) is not None:
-            screen.paint(now, self._clock())
+            screen.paint(screen.board.clock(now, self._wall()), self._clock())
 
     def _drawable(self) -> BoardScreen | None:
         """Return the top screen, if its widgets are mounted.
@@ -155,20 +224,90 @@ class Dashboard(App[None]):
         now = self._now()
         if now - self._painted_at < 0.9:
             return
-        if (
-            self.board.selection.gone_at is not None
-            or self.board.mode(now) != self._mode
-        ):
-            self.board.arrange(now)
+        tombstone = any(
+            state.selection.gone_at is not None for state in self.board.tables.values()
+        )
+        if tombstone or self.board.mode(now) != self._mode:
             self.paint()
         elif (screen := self._drawable()) is not None:
-            screen.paint_head(now, self._clock())
+            screen.paint_head(screen.board.clock(now, self._wall()), self._clock())
 
     def on_redraw(self, _: Redraw) -> None:
-        self.top_board.arrange(self._now())
         self.paint()
 
     # -- keys ----------------------------------------------------------------------
+
+    def action_time(self, seek: bool = False) -> None:
+        """Show the past, below a timeline; with ``seek``, ask for a time."""
+        screen = self.screen
+        if not isinstance(screen, MainScreen):
+            return
+        if screen.board.fixed is not None:
+            screen.say("this is one saved moment: it has no past")
+            return
+        from poolwatch.tui.time.looking import LAST, Beginning
+
+        row = screen.table.selection.row
+        finding = None if row is None else screen.view.sought(row)
+        self._show_past(LAST if finding is None else Beginning(finding), seek=seek)
+
+    def _show_past(self, move: Move, *, seek: bool = False) -> None:
+        """Show the views as they were at a moment of the past."""
+        from poolwatch.tui.time.time_screen import TimeScreen
+
+        notes, wall = self._past_notes, self._wall
+        screen = TimeScreen(self.board, self.past, move, notes=notes, wall=wall)
+        self.push_screen(screen)
+        if seek:
+            self.call_after_refresh(screen.action_seek)
+
+    def _past_notes(self) -> tuple[str, str | None]:
+        """Return how much is kept in memory, and what is wrong with the past."""
+        from poolwatch.tui.time.timeline import kept_words, shortened_words
+
+        if not self._records:
+            return "", None
+        kept = self.recorder.ring.kept()
+        trouble = self.past.trouble if isinstance(self.past, Both) else None
+        return kept_words(kept), trouble or shortened_words(kept)
+
+    def action_save(self) -> None:
+        """Write the moment on the screen into a file that ``poolwatch tui`` opens."""
+        from poolwatch.tui.time.saved import save
+
+        shown = self.top_board
+        last = shown.last_good or shown.last
+        if last is None or last.snapshot is None:
+            self._say("nothing to save: nothing has been read yet")
+            return
+        snapshot = replace(shown.snapshot, at=shown.moment or utc_time(last.at))
+        self._write("this moment, for poolwatch tui FILE", lambda: save(snapshot))
+
+    def action_picture(self) -> None:
+        """Write the screen into a file, as SVG."""
+        from poolwatch.tui.time.saved import default_name, write_new
+
+        svg, path = picture(self), Path(default_name(self.top_board.moment, ".svg"))
+        self._write("the picture", lambda: write_new(path, svg))
+
+    def _write(self, what: str, write: Callable[[], Path]) -> None:
+        """Write a file on a thread, and tell its path: a disk may be slow."""
+        if self.is_web:  # whoever looks from a browser has no files on this machine
+            self._say("a browser saves no files here: use poolwatch tui in a terminal")
+            return
+
+        def run() -> None:
+            try:
+                said = f"saved {what}: {write()}"
+            except PoolwatchError as error:
+                said = str(error)
+            self.call_later(self._say, said)
+
+        threading.Thread(target=run, name="poolwatch-save", daemon=True).start()
+
+    def _say(self, note: str) -> None:
+        if isinstance(self.screen, BoardScreen):
+            self.screen.say(note)
 
     def action_incidents(self) -> None:
         """Fetch the incident snapshots from the processes, and list them."""
@@ -178,6 +317,8 @@ class Dashboard(App[None]):
             self.board.incidents = None
             self.incident_reader.read()
             self.push_screen(IncidentsPage(self.board))
+        elif isinstance(self.screen, MainScreen):
+            self.screen.say("z needs the present: press esc first")
 
     def check_action(
         self,
@@ -185,7 +326,8 @@ class Dashboard(App[None]):
         parameters: tuple[object, ...],  # noqa: ARG002 - Textual's signature
     ) -> bool:
         """Disable the keys that control readings on an incident snapshot."""
-        return self.top_board is self.board or not is_live(action)
+        live = self.top_board is self.board and self.board.fixed is None
+        return live or not is_live(action)
 
     def action_pause(self) -> None:
         """Pause or resume the readings."""
@@ -203,3 +345,10 @@ class Dashboard(App[None]):
         self.board.refresh = next_interval(self.board.refresh, faster=faster)
         self.poller.pace(interval=self.board.refresh)
         self.paint()
+
+
+def picture(app: App[None]) -> str:
+    """Return the screen as SVG, in the fonts of the page that shows it."""
+    svg = app.export_screenshot(title="poolwatch tui", simplify=True)
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code", "ui-monospace, DejaVu Sans Mono, Menlo")

@@ -12,19 +12,19 @@ from typing import ClassVar
 from textual.binding import BindingType
 
 from poolwatch.model import IncidentSnapshot, Snapshot
-from poolwatch.text.format import call_site, one_line
+from poolwatch.text.format import call_site, local_time, one_line
 from poolwatch.text.incident_snapshots import (
-    date_and_time,
     incident_words,
     limited_to_pool,
     pool_name,
 )
+from poolwatch.tui.board_screen import Page
 from poolwatch.tui.draw.line import BLANK, Line, Run, right, rule, wrap
 from poolwatch.tui.draw.painted import Painted
 from poolwatch.tui.draw.table import Column, Table, process_cell
 from poolwatch.tui.keys import bindings
 from poolwatch.tui.polling import Incidents, Reading
-from poolwatch.tui.screens import MainScreen, Page
+from poolwatch.tui.screens import MainScreen
 from poolwatch.tui.state.board import Board
 
 _ABOUT = (
@@ -50,10 +50,9 @@ class IncidentsPage(Page):
     def _incidents(self) -> Incidents:
         return self.board.incidents or Incidents()
 
-    def paint(self, now: float, clock: str) -> None:
-        super().paint(now, clock)
+    def selected(self) -> int | None:
         count = len(self._incidents.snapshots)
-        self.part("body").select(min(self._index, count - 1) if count else None)
+        return min(self._index, count - 1) if count else None
 
     def head(self, cells: int) -> Line:
         count = f" {len(self._incidents.snapshots)}" if self.board.incidents else " "
@@ -94,7 +93,7 @@ class IncidentsPage(Page):
 
     def on_painted_picked(self, event: Painted.Picked) -> None:
         """Select with the mouse; a double click opens."""
-        if event.line < len(self._incidents.snapshots):
+        if event.part == "body" and event.line < len(self._incidents.snapshots):
             self._select(event.line)
             if event.twice:
                 self.action_open()
@@ -119,9 +118,9 @@ class IncidentScreen(MainScreen):
 
 def incident_board(incident: IncidentSnapshot) -> Board:
     """Return a board with the pool that had the incident; it never changes."""
-    board = Board(incident=incident)
+    board = Board(incident=incident, fixed="saved")
     process = limited_to_pool(incident.process, incident.pool)
-    board.accept(Reading(0.0, Snapshot((process,))), 0.0)
+    board.accept(Reading(0.0, Snapshot((process,))))
     return board
 
 
@@ -135,7 +134,7 @@ def _empty(incidents: Incidents, cells: int) -> list[Line]:
 
 
 def _time(incident: IncidentSnapshot) -> Run:
-    return " ".join(date_and_time(incident.at)).strip(), "strong"
+    return local_time(incident.at), "strong"
 
 
 def _pool(incident: IncidentSnapshot) -> Run:
@@ -161,7 +160,7 @@ def _top_site(incident: IncidentSnapshot) -> Run:
 
 
 COLUMNS: tuple[Column[IncidentSnapshot], ...] = (
-    Column("at", "time", 23, 23, 0, _time),
+    Column("at", "time", 19, 19, 0, _time),
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(
         "kind",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from poolwatch.errors import NoProcessError, PoolwatchError
@@ -20,7 +20,7 @@ _INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 Mode = Literal[
     "starting", "live", "paused", "stale", "failed", "silent", "lost", "none",
-    "saved", "history",
+    "saved", "history", "past",
 ]  # fmt: skip
 """How current the data on the screen is."""
 
@@ -35,11 +35,20 @@ class Reading:
     error: str | None = None
     no_process: bool = False
     """Whether the source reported that no process is instrumented."""
+    at: float = field(default_factory=time.time)
+    """When it was read, in seconds since the epoch."""
+    answered_at: float | None = None
+    """Monotonic time of the answer: an upper bound for when it was like this."""
 
     @property
     def alive(self) -> bool:
         """Whether the snapshot has at least one process."""
         return self.snapshot is not None and bool(self.snapshot.processes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the source could not say which processes there are."""
+        return self.snapshot is None and not self.no_process
 
     @property
     def silent(self) -> tuple[Unreachable, ...]:
@@ -62,7 +71,8 @@ def read_source(source: Source) -> Reading:
     """Read a snapshot; an error becomes a sentence."""
     requested_at = time.monotonic()
     try:
-        return Reading(requested_at, source.snapshot())
+        snapshot = source.snapshot()
+        return Reading(requested_at, snapshot, answered_at=time.monotonic())
     except NoProcessError as error:
         return Reading(requested_at, error=str(error), no_process=True)
     except Exception as error:  # noqa: BLE001 - a broken source must not end the app

@@ -242,8 +242,8 @@ def test_a_thread_that_ends(alias, instrument):
     gc.disable()
     try:
         in_thread(query, alias)
-        (finding,) = until(lambda: Look().process.findings)
-        assert finding.kind == "leaked.orphaned"
+        until(lambda: Look().kinds() == ["leaked.orphaned"])
+        (finding,) = Look().process.findings
         assert [site.line for site in finding.sites] == [line_of(FILE, "query")]
     finally:
         gc.enable()

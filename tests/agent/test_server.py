@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -468,6 +469,62 @@ def test_a_socket_that_is_being_born(socket_dir):
     assert len(Client(socket_dir).agents()) == 1
     server.close()
     assert list(socket_dir.iterdir()) == []
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("what", ["socket", "directory"])
+def test_what_was_removed_is_made_again(apps, what):
+    """At the same place, for the viewers that know it; and it goes with the process."""
+    app = apps.start("""
+        import sys
+        from sqlalchemy import create_engine
+        import poolwatch
+        engine = create_engine("sqlite://")
+        poolwatch.instrument(engine)
+        held = engine.connect()
+        print("ready", flush=True)
+        sys.stdin.read()
+    """)
+    client = Client(apps.directory)
+    (address,) = client.agents()
+    if what == "directory":
+        shutil.rmtree(apps.directory)
+    else:
+        address.path.unlink()
+    until(address.path.exists)
+    assert client.agents() == [address]
+    assert len(client.view(address).holds) == 1
+    assert stat.S_IMODE(apps.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(address.path.stat().st_mode) == 0o600
+    assert apps.finish(app) == 0
+    assert list(apps.directory.iterdir()) == []
+
+
+def test_a_removed_socket_does_not_outlive_uninstrument(path, socket_dir):
+    for _ in range(20):
+        path.unlink(missing_ok=True)
+        agent._server.hurry(0.0)
+    agent.close()
+    assert list(socket_dir.iterdir()) == []
+    assert "poolwatch" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_directory_that_is_no_longer_trusted_is_told_once(path, socket_dir, caplog):
+    moved = socket_dir.rename(f"{socket_dir}-moved")
+    elsewhere = moved / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    socket_dir.symlink_to(elsewhere)
+    try:
+        for _ in range(3):
+            until(lambda: agent._server._next_tick > time.monotonic())
+            agent._server.hurry(0.0)
+        until(lambda: "is a symbolic link: not trusted" in caplog.text)
+        assert caplog.text.count("cannot make its socket again") == 1
+        assert list(elsewhere.iterdir()) == []
+    finally:
+        elsewhere.rmdir()
+        socket_dir.unlink()
+        moved.rename(socket_dir)
 
 
 def test_secrets_stay_inside(instrument, sqlite, http_get, socket_dir, caplog):

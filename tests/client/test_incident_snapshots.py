@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 import poolwatch
 
 engine = create_engine("sqlite:///orders.db", poolclass=QueuePool, pool_size=1,
-    max_overflow=0, pool_timeout=30)
+    max_overflow=0, pool_timeout=300)
 poolwatch.instrument(engine, name="orders", long_after=0.2)
 other = create_engine("sqlite:///other.db", poolclass=QueuePool)
 poolwatch.instrument(other, name="other")

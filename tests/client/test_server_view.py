@@ -11,8 +11,8 @@ from poolwatch.client.calls import Outcome
 from poolwatch.client.server_view import attribute
 from poolwatch.client.view import SILENT, CarriedState, OwnReading, View
 from poolwatch.errors import ServerDownError
-from poolwatch.model import Connection
-from poolwatch.protocol.records import AgentReading, Backend, ServerReading
+from poolwatch.model import Backend, Connection
+from poolwatch.protocol.records import AgentReading, ServerReading
 
 NOW = 100.0
 HOST, ELSEWHERE = "web-1", "laptop"

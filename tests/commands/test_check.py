@@ -71,3 +71,22 @@ def test_check(app, socket_dir):
     (finding,) = json.loads(poolwatch("check", "--json").stdout)["findings"]
     assert finding["kind"] == "leaked.orphaned"
     assert poolwatch("check", "--severity", "bad").returncode == 2
+
+
+def test_the_workers_of_one_program(app, socket_dir):
+    """The same fault in all of them is one line; in JSON each process has its own."""
+    for _ in range(4):
+        app("leak")
+    done = poolwatch("check")
+    (line,) = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert line.startswith("critical leaked.orphaned: <string>:10 checked out 4 ")
+    assert " in 4 processes; their threads or tasks have ended without " in line
+    assert line.count("(pid ") == 4
+    assert len(json.loads(poolwatch("check", "--json").stdout)["findings"]) == 4
+
+    shown = poolwatch("ps").stdout
+    assert shown.count("CRITICAL leaked.orphaned") == 1
+    assert shown.startswith("CRITICAL leaked.orphaned: <string>:10 checked out 4 ")
+    documents = json.loads(poolwatch("ps", "--json").stdout)["processes"]
+    assert [len(each["findings"]) for each in documents] == [1] * 4

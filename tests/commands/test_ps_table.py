@@ -274,6 +274,30 @@ def test_sites_are_grouped_by_pool():
     assert titles == [f"  call sites of {n}, costliest first:" for n in "ab"]
 
 
+# -- findings ----------------------------------------------------------------------
+
+
+def test_equal_findings_of_several_processes_come_first_and_once():
+    long = finding("long_hold", severity="warning", text="mine", holds=("h1",))
+    empty = finding("exhausted", text="is empty")
+    many = [process(hold(), pid=pid, findings=(long,)) for pid in (1, 2)]
+    text = shown(*many, process(pid=3, findings=(empty,)), columns=200)
+    long_text = "orders/repo.py:55 holds 2 connections in 2 processes, longest 1.0s"
+    assert text.splitlines()[:5] == [
+        "CRITICAL exhausted: is empty [orders-api (pid 3)]",
+        "  return the connection before the slow call",
+        f"WARNING long_hold: {long_text} [orders-api (pid 1), orders-api (pid 2)]",
+        "",
+        "orders-api  pid 1 on web-1",
+    ]
+    assert text.count("long_hold") == 1
+
+
+def test_findings_of_the_only_process_are_below_its_pools():
+    lines = shown(process(findings=(finding(text="mine"),))).splitlines()
+    assert lines[2] == "  CRITICAL exhausted: mine"
+
+
 # -- the proof ---------------------------------------------------------------------
 
 

@@ -134,7 +134,9 @@ async def test_the_dashboard_in_a_page(apps, serve, postgres):
     status, page = await get(served.url)
     assert status == 200
     assert f'"ws://127.0.0.1:{served.port}/ws"' in page
-    await watch(served.url, [f"app.py:{apps.line('hold')}", "HOLDERS 1"])
+    assert "<title>poolwatch</title>" in page
+    assert set(re.findall(r"https?://[^/\"]+", page)) == {served.url.rstrip("/")}
+    await watch(served.url, [f"app.py:{apps.line('hold')}", "HOLDS 1"])
     await until_async(lambda: not served.dashboards())
     page = asyncio.create_task(watch(served.url, ["never shown"]))
     (dashboard,) = await until_async(served.dashboards)

@@ -47,7 +47,7 @@ def test_what_is_a_time(monkeypatch, text, meant):
      "2026-13-01", "1e9", "nan", "٣:١٢", "03:12 noon", "-99999999999999d", "x" * 999],
 )  # fmt: skip
 def test_what_is_none(text):
-    with pytest.raises(UsageError, match="is no time") as caught:
+    with pytest.raises(UsageError, match="is not a time") as caught:
         arguments.moment(text)
     assert len(str(caught.value)) < 200
 

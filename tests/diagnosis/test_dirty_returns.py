@@ -6,7 +6,6 @@ import fakes
 import pytest
 
 from poolwatch.diagnosis.dirty_returns import dirty_returns
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.sessions import Sessions
 from poolwatch.model import LockRequest
 
@@ -19,7 +18,7 @@ EARLIER = LockRequest(
 
 def found(*idle, holds=(), **changes):
     process = fakes.process(*holds, idle=idle, **changes)
-    return dirty_returns(process, Sessions([ServerEvidence(process)]))
+    return dirty_returns(process, Sessions([process]))
 
 
 def locked(pid=7873, **changes):

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import fakes
 
-from poolwatch.diagnosis.evidence import ServerEvidence
 from poolwatch.diagnosis.lock_waits import lock_waits
 from poolwatch.diagnosis.sessions import Sessions
-from poolwatch.model import LockRequest
-from poolwatch.protocol.records import Backend, ServerReading
+from poolwatch.model import Backend, LockRequest
 
 IDLE = fakes.server_row("idle", state_age_s=12.1, query="COMMIT")
 EARLIER = LockRequest(
@@ -25,11 +23,9 @@ def blocked(by, id="h1", pid=10, event="Lock:advisory", line=5):  # noqa: A002
 
 
 def found(process, *others, backends=()):
-    evidence = [ServerEvidence(each) for each in (process, *others)]
-    status = process.servers[0]
-    reading = ServerReading(status.identity or "?", "18", 3, 100, tuple(backends))
-    evidence[0] = replace(evidence[0], readings=[reading])
-    return lock_waits(process, Sessions(evidence))
+    status = replace(process.servers[0], others=tuple(backends))
+    process = replace(process, servers=(status,))
+    return lock_waits(process, Sessions([process, *others]))
 
 
 def on(identity="a/1", address="db:5432"):

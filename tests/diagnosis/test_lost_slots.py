@@ -80,14 +80,13 @@ def waits(number=1):
 def test_exhausted_by_lost_slots_alone():
     (finding,) = exhausted(small(lost_slots=2, checked_out=0), [], waits())
     assert finding.text == (
-        "pool 'orders' is exhausted: 0 of 0 connections out, 2 slots lost, 1 request "
-        "waiting, the longest for 3.0s"
+        "pool 'orders' is empty: 0 of 0 out, 1 waits (oldest 3.0s of 30s), 2 slots lost"
     )
 
 
 def test_exhausted_by_what_was_out_before():
     (finding,) = exhausted(small(unrecorded=2, checked_out=0), [], waits())
-    assert finding.text.startswith("pool 'orders' is exhausted: 2 of 2 connections out")
+    assert finding.text.startswith("pool 'orders' is empty: 2 of 2 out")
     assert finding.proof.startswith(
         "held by 2 checkouts from before the pool was instr"
     )

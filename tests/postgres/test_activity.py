@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from helpers import until
 
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.errors import ServerViewError
+from poolwatch.postgres import activity
 from poolwatch.postgres.activity import read
 from poolwatch.postgres.connection import open_connection, prepare
 
@@ -290,3 +292,82 @@ def test_look_alike_tables_of_other_users_are_not_read(postgres):
         cursor.execute("create temp view pg_stat_activity as select 1 as pid")
         cursor.execute("set search_path = pg_temp, pg_catalog")
         assert read(cursor, [pid_of(connection)], identify=True).backends
+
+
+def test_all_sessions_of_the_databases_in_question(start_postgres):
+    """Those of our connections and our own; not the reader itself, nor other ones."""
+    server = start_postgres()
+    for name in ("shop", "elsewhere"):
+        server.execute(f"create database {name}")
+    shop = replace(server, database="shop")
+    with (
+        closing(shop.connect(application_name="ours")) as ours,
+        closing(shop.connect(application_name="psql")) as theirs,
+        closing(server.connect(application_name="maintenance")) as maintenance,
+        closing(replace(server, database="elsewhere").connect()),
+    ):
+        cursor = theirs.cursor()
+        cursor.execute("begin isolation level repeatable read")
+        cursor.execute("select 'secret'")
+        monitor = connection_to(server)
+        for wanted in (([pid_of(ours)], []), ([], [pid_of(ours)])):
+            reading = monitor.read(*wanted, everyone=True)
+            found = {each.pid: each for each in reading.backends}
+            assert set(found) == {pid_of(each) for each in (ours, theirs, maintenance)}
+            assert reading.left_out == 0
+        assert monitor.read([pid_of(ours)]).left_out is None
+        assert len(monitor.read([], everyone=True).backends) == 1
+        monitor.close()
+        stranger, idle = found[pid_of(theirs)], found[pid_of(maintenance)]
+    assert (stranger.application, stranger.database) == ("psql", "shop")
+    assert (stranger.user, stranger.row.query) == ("postgres", "select ?")
+    assert stranger.xmin_age >= 0
+    assert idle.xmin_age is None
+
+
+def test_sessions_that_do_not_fit(postgres, monkeypatch):
+    """Those asked for are there in any case, then those that do something."""
+    monkeypatch.setattr(activity, "MAX_SESSIONS", 4)
+    connections = [postgres.connect() for _ in range(8)]
+    pids = list(map(pid_of, connections))
+    connections[7].cursor().execute("begin")
+    monitor = connection_to(postgres)
+    few = monitor.read(pids[:2], everyone=True)
+    many = monitor.read(pids[:6], everyone=True)
+    monitor.close()
+    total = few.sessions - 1
+    for each in connections:
+        each.close()
+    found = {each.pid for each in few.backends}
+    assert {*pids[:2], pids[7]} < found
+    assert (len(found), few.left_out) == (4, total - 4)
+    assert {each.pid for each in many.backends} == {*pids[:6]}
+    assert many.left_out == total - 6
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_a_chain_of_twenty_comes_with_its_root(start_postgres, version):
+    server = start_postgres(version, deadlock_timeout="1h")
+    server.execute("create table t as select generate_series(0, 20) as id")
+    connections = [server.connect() for _ in range(21)]
+    threads = []
+    for number, connection in enumerate(connections):
+        connection.autocommit = False
+        cursor = connection.cursor()
+        cursor.execute(f"select from t where id = {number} for update")
+        if number:
+            wanted = f"select from t where id = {number - 1} for update"
+            threads.append(threading.Thread(target=cursor.execute, args=(wanted,)))
+            threads[-1].start()
+            until(partial(is_blocked, server, pid_of(connection)))
+    pids = list(map(pid_of, connections))
+    monitor = connection_to(server)
+    rows = {each.pid: each.row for each in monitor.read(pids[-1:]).backends}
+    monitor.close()
+    for each, thread in zip(connections, [None, *threads], strict=True):
+        if thread is not None:
+            thread.join()
+        each.close()
+    assert {pid: row.blocked_by for pid, row in rows.items()} == {
+        pid: () if pid == pids[0] else (pids[pids.index(pid) - 1],) for pid in pids
+    }

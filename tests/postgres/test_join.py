@@ -7,9 +7,9 @@ from dataclasses import replace
 import fakes
 import pytest
 
-from poolwatch.model import ClosedConnection, Connection, ServerRow
+from poolwatch.model import Backend, ClosedConnection, Connection, ServerRow
 from poolwatch.postgres.join import SLACK_S, claimed, join, stray_sessions
-from poolwatch.protocol.records import Backend, ServerReading
+from poolwatch.protocol.records import ServerReading
 
 ROW = ServerRow("idle in transaction", 3.0, 4.0, "Client:ClientRead", "select ?", ())
 HIDDEN = ServerRow(None, None, None, None, None, ())

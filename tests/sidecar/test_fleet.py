@@ -12,7 +12,7 @@ from helpers import until
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.errors import NoProcessError
-from poolwatch.model import RequestOfHost
+from poolwatch.model import Backend, RequestOfHost
 from poolwatch.protocol import document
 from poolwatch.sidecar.fleet import fleet_findings
 
@@ -182,6 +182,17 @@ def test_a_thousand_holds_that_wait_for_one_session():
     assert finding.text.endswith("; 999 more holds wait for the same session")
     assert len(finding.holds) == 1001
     assert sites(finding) == [5, 55]
+
+
+def test_a_stranger_at_the_root_of_a_chain_over_two_hosts():
+    """Each host tells what blocks its own holds; neither is forgotten."""
+    row = fakes.server_row("idle in transaction", state_age_s=90.0)
+    stranger = Backend(12, 900.0, 5000, "dba-laptop", row, client="10.0.3.7")
+    status = fakes.server_status(identity="s/1", others=(stranger,))
+    middle = replace(waiter(by=12, servers=(status,)), host="web-2", pid=2)
+    middle = replace(middle, holds=(replace(middle.holds[0], id="m", backend_pid=11),))
+    (finding,) = fleet_findings([middle, waiter(1.0)])
+    assert "chain is a session of 'dba-laptop' (pid 12, client 10.0.3.7" in finding.text
 
 
 @pytest.mark.parametrize(

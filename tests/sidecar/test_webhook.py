@@ -13,10 +13,10 @@ import fakes
 import pytest
 from helpers import until
 
+from poolwatch.diagnosis.incidents import Incidents
 from poolwatch.errors import UsageError
 from poolwatch.model import Snapshot
 from poolwatch.sidecar import webhook as module
-from poolwatch.sidecar.incidents import Incidents
 from poolwatch.sidecar.looks import Look
 from poolwatch.sidecar.webhook import Webhook
 

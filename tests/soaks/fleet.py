@@ -30,10 +30,10 @@ import fakes
 from fix_postgres import Postgres, drop_postgres, make_postgres
 from sqlalchemy import create_engine
 
+from poolwatch.diagnosis.incidents import Began, Changes
 from poolwatch.model import Distribution, Incident, LabelStats, Process, SiteStats
 from poolwatch.sidecar.history import partitions, schema
 from poolwatch.sidecar.history.writing import HistoryWriter
-from poolwatch.sidecar.incidents import Began, Changes
 from poolwatch.sidecar.looks import Look
 
 PROCESSES = 5

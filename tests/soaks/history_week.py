@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fakes
 from sqlalchemy import Engine, func, select, text
 
+from poolwatch.diagnosis.incidents import Began, Changes
 from poolwatch.model import (
     Distribution,
     Frame,
@@ -38,7 +39,6 @@ from poolwatch.model import (
 from poolwatch.sidecar.history.schema import metadata, pool_minutes, snapshots
 from poolwatch.sidecar.history.store import open_store
 from poolwatch.sidecar.history.writing import HistoryWriter
-from poolwatch.sidecar.incidents import Began, Changes
 from poolwatch.sidecar.looks import Look
 
 PROCESSES, POOLS, SITES = 5, 10, 3

@@ -26,6 +26,11 @@ def test_a_small_fleet():
     assert done.stdout.count("exit code 0") == 4
 
 
+@pytest.mark.postgres
+def test_the_dashboard_over_the_demo():
+    assert "looks were late" in run("dashboard.py", "0.1").stdout
+
+
 def test_the_week_of_a_history():
     done = run("history_week.py", "0.01", "10")
     assert "integrity: ok" in done.stdout

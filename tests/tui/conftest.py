@@ -20,7 +20,7 @@ def board() -> Callable[..., Board]:
     def make(*snapshots: Snapshot, now: float = 100.0) -> Board:
         made = Board()
         for snapshot in snapshots:
-            made.accept(Reading(now, snapshot), now)
+            made.accept(Reading(now, snapshot))
         return made
 
     return make

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from drawn import screen_text
 from fakes import FakeSource, frame, hold, process, server_row, snapshot, times
 from helpers import until_async
 
@@ -10,11 +11,7 @@ from poolwatch.errors import NoProcessError
 from poolwatch.model import NO_SAMPLES, SiteStats, Unreachable
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.draw.painted import Painted
-from poolwatch.tui.screens import HelpPage
-
-
-def screen_text(app):
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+from poolwatch.tui.pages import HelpPage
 
 
 def many(count=40, **changes):
@@ -32,9 +29,9 @@ async def test_the_first_frame_names_the_holders():
     source.free.clear()
     app = dashboard(source)
     async with app.run_test(size=(80, 24)):
-        await until_async(lambda: "HOLDERS" in screen_text(app))
+        await until_async(lambda: "HOLDS" in screen_text(app))
         source.free.set()
-        await until_async(lambda: "HOLDERS 40" in screen_text(app))
+        await until_async(lambda: "HOLDS 40" in screen_text(app))
 
 
 async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
@@ -49,14 +46,15 @@ async def test_keys_ask_the_source_nothing_and_work_while_it_hangs():
         for key in ("j", "down", "G", "k", "s", "g", "j", "v"):
             await pilot.press(key)
         assert source.calls == asked
-        assert app.board.selection.at == 1
-        assert app.board.sort == "held"
+        table = app.board.tables["holds"]
+        assert table.selection.at == 1
+        assert table.sort == "verdict"
         await pilot.press("enter")
         await until_async(lambda: "CHECKED OUT HERE" in screen_text(app))
         await pilot.press("q")
-        await until_async(lambda: "HOLDERS" in screen_text(app))
+        await until_async(lambda: "HOLDS" in screen_text(app))
         await until_async(lambda: "STALE" in screen_text(app))
-        assert "HOLDERS 40" in screen_text(app)
+        assert "HOLDS 40" in screen_text(app)
         source.free.set()
         await until_async(lambda: "LIVE" in screen_text(app))
 
@@ -68,6 +66,7 @@ async def test_pause_freezes_and_read_now_reads():
         await until_async(lambda: len(app.board.rows) >= 2)
         await pilot.press("p")
         await until_async(lambda: "PAUSED" in screen_text(app))
+        assert "p go on" in screen_text(app)
         frozen = len(app.board.rows)
         await pilot.pause(0.6)
         assert len(app.board.rows) == frozen
@@ -88,10 +87,11 @@ async def test_the_filter_narrows_and_esc_clears():
         await until_async(lambda: not app.screen.query("#filter"))
         assert app.board.filter.text == "export"
         await pilot.press("escape")
-        await until_async(lambda: app.board.hidden == 0)
+        await until_async(lambda: app.board.tables["holds"].hidden == 0)
         await pilot.press("slash", "left_square_bracket", "slash")
         await until_async(lambda: app.board.filter.text == "[/")
-        assert [row.key[1] for row in app.board.selection.shown] == ["b"]
+        table = app.board.tables["holds"]
+        await until_async(lambda: [row.key[1] for row in table.rows] == ["b"])
 
 
 async def test_the_detail_follows_its_hold_and_says_when_it_ended():
@@ -106,7 +106,7 @@ async def test_the_detail_follows_its_hold_and_says_when_it_ended():
         source.answers.append(snapshot(process(hold("b"))))
         await until_async(lambda: "returned after 5.0s" in screen_text(app))
         await pilot.press("f", "escape")
-        await until_async(lambda: "HOLDERS 1" in screen_text(app))
+        await until_async(lambda: "HOLDS 1" in screen_text(app))
 
 
 async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing():
@@ -116,26 +116,26 @@ async def test_the_call_sites_have_a_page_and_opening_it_asks_nothing():
     app = dashboard(source, refresh=60.0)
     async with app.run_test(size=(80, 24)) as pilot:
         await until_async(lambda: app.board.last_good)
-        assert "c call sites" in screen_text(app)
+        assert "5 sites" in screen_text(app)
         asked = source.calls
         await pilot.press("c")
-        await until_async(lambda: "CALL SITES 1" in screen_text(app))
+        await until_async(lambda: "SITES 1" in screen_text(app))
         assert "app/pay.py:9" in screen_text(app)
         assert "1.25" in screen_text(app)
-        await pilot.press("j", "G", "escape")
-        await until_async(lambda: "HOLDERS 1" in screen_text(app))
+        await pilot.press("j", "G", "1")
+        await until_async(lambda: "HOLDS 1" in screen_text(app))
         assert source.calls == asked
 
 
 async def test_a_click_selects_the_row_under_the_mouse():
     app = dashboard(FakeSource(many(5)))
     async with app.run_test(size=(100, 30)) as pilot:
-        await until_async(lambda: "HOLDERS 5" in screen_text(app))
+        await until_async(lambda: "HOLDS 5" in screen_text(app))
         pools = app.screen.get_child_by_id("pools")
         await until_async(lambda: pools.size.height > 1)
         await pilot.pause()
-        await pilot.click("#holds", offset=(10, 3))
-        await until_async(lambda: app.board.selection.at == 3)
+        await pilot.click("#table", offset=(10, 3))
+        await until_async(lambda: app.board.tables["holds"].selection.at == 3)
 
 
 async def test_no_process_is_a_friendly_page_that_fills_by_itself():
@@ -145,10 +145,10 @@ async def test_no_process_is_a_friendly_page_that_fills_by_itself():
         await until_async(lambda: "poolwatch.instrument(engine)" in screen_text(app))
         assert "no instrumented process in /run/[/b]" in screen_text(app)
         source.answers.append(many(3))
-        await until_async(lambda: "HOLDERS 3" in screen_text(app))
+        await until_async(lambda: "HOLDS 3" in screen_text(app))
         source.answers.append(NoProcessError("nobody"))
         await until_async(lambda: "LOST" in screen_text(app))
-        assert "HOLDERS 3" in screen_text(app)
+        assert "HOLDS 3" in screen_text(app)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
@@ -166,7 +166,7 @@ async def test_without_a_process_nothing_is_called_well(size):
         source.answers.append(snapshot(unreachable=(stopped,)))
         await until_async(lambda: "FINDINGS 1" in screen_text(app))
         assert "process 9 is stopped (state T)" in screen_text(app)
-        await pilot.press("escape")
+        await pilot.press("1")
         await until_async(lambda: "SILENT" in screen_text(app))
         source.answers.append(many(3))
         await until_async(lambda: "✓ healthy" in screen_text(app))
@@ -188,9 +188,9 @@ async def test_any_size_and_resizing(size):
     async with app.run_test(size=size) as pilot:
         await until_async(lambda: app.board.last_good)
         await pilot.press("G", "enter", "escape", "question_mark", "escape", "w")
-        await pilot.press("escape")
+        await pilot.press("1")
         await pilot.resize_terminal(160, 45)
-        await until_async(lambda: "SELECTED" in screen_text(app))
+        await until_async(lambda: "enter all of it" in screen_text(app))
         await pilot.resize_terminal(60, 15)
         await pilot.pause()
         assert app.is_running
@@ -204,6 +204,45 @@ async def test_without_colour_everything_is_still_said(monkeypatch):
         await pilot.press("j", "enter", "escape", "question_mark")
         await until_async(lambda: "VERDICTS" in screen_text(app))
         app.export_screenshot()
+
+
+def styles_of(app, words):
+    """The styles in which a text is on the screen, as the terminal gets them."""
+    lines = app.screen._compositor.render_strips()
+    background = app.screen.background_colors[1]
+    return [
+        segment.style
+        for strip in lines
+        for segment in strip.apply_filter(app._filters[-1], background)
+        if words in segment.text
+    ]
+
+
+async def test_without_colour_the_bad_is_the_loudest(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    bad, good = hold("h1", verdict="leaked"), hold("h2")
+    app = dashboard(FakeSource(snapshot(process(bad, good))))
+    async with app.run_test(size=(160, 45)):
+        await until_async(lambda: "■ LEAKED" in screen_text(app))
+        loud, calm = styles_of(app, "LEAKED")[0], styles_of(app, "ok")[0]
+    assert loud.bold
+    assert loud.reverse
+    assert not calm.bold
+    assert not calm.reverse
+    assert loud.color.triplet == calm.color.triplet
+
+
+async def test_a_theme_by_name():
+    """In a theme of the terminal's colours, what is faint is dim."""
+    app = dashboard(FakeSource(many(3)), theme="ansi-dark")
+    async with app.run_test(size=(160, 45)):
+        await until_async(lambda: "HOLDS 3" in screen_text(app))
+        assert app.theme == "ansi-dark"
+        faint = app.screen.query(Painted).first().get_component_rich_style("ink--faint")
+        assert faint.dim
+    app = dashboard(FakeSource(many(3)), theme="textual-dark")
+    async with app.run_test():
+        assert app.theme == "textual-dark"
 
 
 async def test_a_picture_that_does_not_change_repaints_nothing(monkeypatch):

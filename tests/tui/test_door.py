@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from poolwatch.errors import MissingExtraError
-from poolwatch.tui import run
+from poolwatch.errors import MissingExtraError, UsageError
+from poolwatch.tui import run, terminal_problem
 
 
 def test_importing_the_package_loads_no_textual():
@@ -47,3 +47,20 @@ def test_without_a_terminal_it_says_so(command, tmp_path):
     assert done.returncode == 2
     assert "the dashboard needs a terminal" in said
     assert {"tui": "poolwatch ps", "demo": "--headless"}[command] in said
+
+
+def test_a_terminal_that_cannot_be_drawn_on(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.delenv("TEXTUAL_DRIVER", raising=False)
+    with pytest.raises(UsageError, match=r"not TERM=dumb; as text: poolwatch ps$"):
+        run(None)
+    monkeypatch.setenv("TEXTUAL_DRIVER", "a.web:Driver")  # the browser draws
+    assert terminal_problem() is None
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_an_unknown_theme(monkeypatch, by):
+    if by == "environment":
+        monkeypatch.setenv("POOLWATCH_THEME", "nosuch")
+    with pytest.raises(UsageError, match="no theme 'nosuch'; the themes: poolwatch, "):
+        run(None, theme="nosuch" if by == "option" else None)

@@ -2,9 +2,10 @@
 
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
+from drawn import rows, selection, text, title
 from fakes import (
     FakeSource,
     finding,
@@ -21,35 +22,37 @@ from fakes import (
 
 from poolwatch.errors import NoProcessError, UnreachableError
 from poolwatch.model import NO_SAMPLES, IncidentMark, SiteStats, Unreachable
-from poolwatch.text.format import width
+from poolwatch.text.format import local_time, width
 from poolwatch.tui.draw import sql
 from poolwatch.tui.draw.line import length, plain, wrap
 from poolwatch.tui.draw.source_lines import around
 from poolwatch.tui.draw.stack import stack_lines
+from poolwatch.tui.draw.table import TIMES
 from poolwatch.tui.draw.time_bar import spent_line
-from poolwatch.tui.panels import footer, header, holds, pools, sites, waits
+from poolwatch.tui.panels import footer, header, pools, tabs
 from poolwatch.tui.panels.detail import detail_lines, headline
 from poolwatch.tui.panels.help import help_lines
 from poolwatch.tui.polling import next_interval, read_source
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import parse
+from poolwatch.tui.state.table_state import TableState
+from poolwatch.tui.views import VIEWS, named
 
 HOSTILE = "x' [/b] [red] \x1b]0;owned\x07\x1b[2J \x9b31m \u202e \ud800 漢字 " * 20
 RAW = set(map(chr, [*range(32), *range(0x7F, 0xA0)])) | {"\u202e", "\ud800"}
 
 
-def text(lines):
-    return "\n".join(plain(line) for line in lines)
-
-
 def everything(board, cells):
-    table = holds.layout(board, cells)
     lines = [header.header(board, 101, "12:00:00", cells)]
     lines += header.why(board, 101, cells, 2)
     lines += pools.pool_lines(board, cells, 9)
-    lines += holds.title_lines(board, table, cells)
-    lines += holds.row_lines(board, table, cells, dim=False)
-    lines += waits.wait_lines(board, cells, 9, dim=False)
+    lines.append(tabs.tab_line(board, VIEWS, cells))
+    for view in VIEWS:
+        for view.state(board).merged in (False, True):
+            lines += rows(board, cells, view=view.name)
+            lines.append(view.title_line(board, cells))
+            for row in view.state(board).rows:
+                lines += view.pane(board, row, cells, 30)
     for row in board.rows.values():
         lines += [headline(row), *detail_lines(board, row, cells)]
     return lines
@@ -93,17 +96,22 @@ def test_hostile_text_is_neutral_on_every_panel(board, cells):
 @pytest.mark.parametrize("cells", [40, 60, 80, 100, 140, 160, 220])
 def test_no_line_of_the_tables_is_wider_than_the_terminal(board, cells):
     b = board(hostile())
-    table = holds.layout(b, cells)
-    rows = holds.row_lines(b, table, cells, dim=False)
-    assert {length(row) for row in rows} == {2 + sum(w + 2 for _, w in table.columns)}
-    assert length(rows[0]) <= cells
+    for view in VIEWS:
+        drawn, table = rows(b, cells, view=view.name), view.layout(b, cells)
+        wide = 2 + sum(w + 2 for _, w in table.columns)
+        assert {length(row) for row in drawn} <= {wide}
+        assert wide <= cells
+    assert rows(b, cells)
     assert length(header.header(b, 101, "12:00:00", cells)) <= cells
     assert all(length(line) <= cells - 2 for line in header.why(b, 101, cells, 2))
 
 
 def test_columns_leave_by_rank(board):
     b = board(snapshot(process(hold())))
-    shown = {w: [c.key for c, _ in holds.layout(b, w).columns] for w in (60, 80, 160)}
+    shown = {
+        w: [c.key for c, _ in named("holds").layout(b, w).columns]
+        for w in (60, 80, 160)
+    }
     assert shown[60] == ["verdict", "held", "holder", "call site"]
     assert {"state", "backend"} <= set(shown[80])
     assert {"statement", "wait event", "xact", "for"} <= set(shown[160])
@@ -112,7 +120,7 @@ def test_columns_leave_by_rank(board):
 
 def test_what_is_unknown_is_a_dash_and_not_a_zero(board):
     b = board(snapshot(process(hold(), servers=())))
-    line = text(holds.row_lines(b, holds.layout(b, 160), 160, dim=False))
+    line = text(rows(b, 160))
     assert line.split()[-6:] == ["-"] * 6
 
 
@@ -141,10 +149,17 @@ def test_a_pool_without_a_server_view_says_why(board):
 def test_waiters_show_the_longest_and_count_the_rest(board):
     asking = tuple(wait(f"w{n}", waited_s=n) for n in range(1, 9))
     b = board(snapshot(process(waits=asking)))
-    lines = waits.wait_lines(b, 100, 4, dim=False)
-    assert "8.0s" in plain(lines[1])
-    assert "5 more" in plain(lines[0])
-    assert waits.wait_lines(board(snapshot(process())), 100, 4, dim=False) == []
+    (line,) = rows(b, 100, view="waits")
+    assert f"{TIMES}8" in plain(line)
+    assert "8.0s" in plain(line)
+    named("waits").state(b).merged = False
+    lines = rows(b, 100, view="waits")
+    assert [plain(each).split()[0].lstrip("▌") for each in lines[1:3]] == [
+        "7.0s",
+        "6.0s",
+    ]
+    assert "WAITS 8" in title(b, 100, view="waits")
+    assert rows(board(snapshot(process())), 100, view="waits") == []
 
 
 def test_a_blocker_is_named_by_its_call_site(board):
@@ -156,9 +171,10 @@ def test_a_blocker_is_named_by_its_call_site(board):
     )
     blocked = hold("b", backend_pid=11, server=server_row(blocked_by=(10, 99)))
     b = board(snapshot(process(blocker, blocked)))
-    shown = text(detail_lines(b, b.rows[8812, "b", "web-1"], 80))
-    assert "10  billing/export.py:88" in shown
-    assert "99  not a known hold" in shown
+    row = next(row for row in b.rows.values() if row.hold.id == "b")
+    shown = text(detail_lines(b, row, 80))
+    assert "blocked by  billing/export.py:88 (active, pid 10)" in shown
+    assert "and by      99" in shown
 
 
 def test_library_frames_fold_but_never_the_call_site():
@@ -201,19 +217,19 @@ def test_states():
     nobody = FakeSource(NoProcessError("no process in /run/x"))
     b = Board(empty_hint="call poolwatch.instrument(engine)")
     assert b.mode(100) == "starting"
-    b.accept(read_source(nobody), 100)
+    b.accept(read_source(nobody))
     assert b.mode(100) == "none"
     good = FakeSource(snapshot(process(hold())))
-    b.accept(read_source(good), 100)
+    b.accept(read_source(good))
     now = b.last.requested_at
     assert b.mode(now) == "live"
     assert b.mode(now + 60) == "stale"
-    b.accept(read_source(FakeSource(UnreachableError("no answer"))), now)
+    b.accept(read_source(FakeSource(UnreachableError("no answer"))))
     assert b.mode(now) == "failed"
-    b.accept(read_source(nobody), now)
+    b.accept(read_source(nobody))
     assert b.mode(now) == "lost"
     assert len(b.rows) == 1
-    b.accept(read_source(FakeSource(RuntimeError("boom"))), now)
+    b.accept(read_source(FakeSource(RuntimeError("boom"))))
     assert "boom" in b.error
     b.paused = True
     assert b.mode(now) == "paused"
@@ -225,7 +241,7 @@ def test_small_things():
     assert next_interval(0.25, faster=True) == 0.25
     assert all(width(line) <= 20 for line in wrap("漢字 " * 50 + "x" * 99, 20))
     assert "q" in plain(footer.footer("main", 40))
-    for word in ("LEAKED", "BLOCKS", "IDLE-TX", "xact"):
+    for word in ("LEAKED", "ROOT n", "IDLE-TX", "xact"):
         assert word in text(help_lines(80))
 
 
@@ -248,7 +264,8 @@ TAKEN = (frame("/srv/app/billing/export.py:88", "export"), OUTER)
 def told(board, **changes):
     changes.setdefault("site", TAKEN[0])
     b = board(snapshot(process(hold("a", stack=TAKEN, **changes))))
-    return text(detail_lines(b, b.rows[8812, "a", "web-1"], 100))
+    (row,) = b.rows.values()
+    return text(detail_lines(b, row, 100))
 
 
 def test_the_detail_shows_where_it_was_checked_out_last_used_and_is_now(board):
@@ -266,18 +283,18 @@ def test_the_detail_shows_where_it_was_checked_out_last_used_and_is_now(board):
     assert checkout < used < now
     assert "LAST USED HERE  12s ago\n    select x from y\n" in shown
     assert "billing/charge.py:12" in shown[used:now]
-    assert "called as above (1 frame)" in shown[used:now]
+    assert "same callers as above (1 frame)" in shown[used:now]
     assert "app/mail.py:7" in shown[now:]
-    assert "called as above (2 frames)" in shown[now:]
+    assert "same callers as above (2 frames)" in shown[now:]
     assert shown.count("billing/views.py:40") == 1
 
 
 def test_a_stack_that_was_shown_is_not_shown_again(board):
     shown = told(board, used=TAKEN, unused_s=0.0, now=TAKEN)
-    assert "LAST USED HERE  running now  as above" in shown
-    assert "NOW HERE  as above (where it was checked out)" in shown
+    assert "LAST USED HERE  running now  where it was checked out" in shown
+    assert "NOW HERE  where it was checked out" in shown
     shown = told(board, used=(INNER,), unused_s=1.0, now=(INNER,))
-    assert "NOW HERE  as above (where it was last used)" in shown
+    assert "NOW HERE  where it was last used" in shown
     assert "LAST USED HERE  no statement yet" in told(board)
 
 
@@ -289,7 +306,7 @@ def test_the_time_of_a_hold_is_divided(board):
         for word in ("in SQL 1.0s", "idle in tx 29s", "outside 10s"):
             assert word in plain(line)
     assert "idle in tx 29s 72%" in plain(line)
-    bar = plain(line).split()[0]
+    bar = plain(line).split("▏")[1]
     assert 0 < bar.count("█") < bar.count("░") < bar.count("▓")
     narrow = spent_line(hold(**values), 44)
     assert plain(narrow) == "█ SQL 1.0s  ▓ idle-tx 29s  ░ rest 10s"
@@ -301,15 +318,25 @@ def test_the_time_of_a_hold_is_divided(board):
 
 
 @pytest.mark.parametrize(
-    ("out", "lost", "limit"), [(1, 1, 1), (0, 2, 0), (2, 0, 2)], ids=str
+    ("out", "lost", "limit", "waiting", "level"),
+    [
+        (1, 1, 1, 0, "warn"),
+        (0, 2, 0, 0, "bad"),
+        (2, 0, 2, 0, "warn"),
+        (2, 0, 2, 1, "bad"),
+    ],
+    ids=str,
 )
-def test_a_pool_with_nothing_left_to_lend_is_drawn_full(board, out, lost, limit):
-    """Also before a request waits: lost slots count against the pool's size."""
-    stats = pool(size=2, max_overflow=0, checked_out=out, lost_slots=lost)
+def test_a_pool_with_nothing_left_to_lend_is_drawn_full(
+    board, out, lost, limit, waiting, level
+):
+    """Lost slots count against its size; it is red only while somebody waits."""
+    counts = {"checked_out": out, "lost_slots": lost, "waiting": waiting}
+    stats = pool(size=2, max_overflow=0, **counts)
     _, line = pools.pool_lines(board(snapshot(process(pools=(stats,)))), 160, 6)[:2]
     track = [run for run in line if run[0][:1] in "━╸─╌" and run[0]]
     assert f" {out}/{limit} " in plain(line)
-    assert [(set(text.rstrip()), ink) for text, ink in track] == [({"━"}, "bad")]
+    assert [(set(text.rstrip()), ink) for text, ink in track] == [({"━"}, level)]
 
 
 def test_the_gauge_of_a_pool_with_lost_slots_stays_in_its_column(board):
@@ -347,17 +374,17 @@ def test_what_is_not_recorded_is_said_loudly(board, cells):
 
 
 def test_incident_snapshots_and_what_was_left_out_are_named(board):
-    today = datetime.now(UTC).date().isoformat()
+    now = datetime.now().astimezone().replace(hour=3, minute=12, second=44)
     marks = (
         IncidentMark("orders", "timeout", "2026-01-01T03:10:00+00:00"),
-        IncidentMark("orders", "exhausted", f"{today}T03:12:44+00:00"),
+        IncidentMark("orders", "exhausted", now.isoformat()),
         IncidentMark("gone", "pool_deadlock", "\x1b[2J"),
     )
     gone = hold(held_s=40.0, verdict="long")
     one = process(gone, frozen=marks, left_out=("who keeps h1 alive",))
     shown = text(pools.pool_lines(board(snapshot(one)), 160, 9))
-    assert "orders exhausted 03:12:44 UTC" in shown
-    assert "orders timed out 2026-01-01 03:10:00 UTC" in shown
+    assert "orders exhausted 03:12:44" in shown
+    assert f"orders timed out {local_time(marks[0].at)}" in shown
     assert "leak search incomplete: who keeps h1 alive" in shown
     for cells in (60, 80, 160):
         shown = pools.pool_lines(board(snapshot(one)), cells, 9)
@@ -372,9 +399,12 @@ def site(place="/srv/app/pay.py:9", **changes):
     return SiteStats(**{**values, **changes})
 
 
-def site_lines(found, cells):
-    table = sites.layout(found, cells)
-    return [plain(table.line(each)) for each in found]
+def site_lines(b, cells):
+    return [plain(line) for line in rows(b, cells, view="sites")]
+
+
+def site_titles(b, cells):
+    return plain(named("sites").layout(b, cells).titles())
 
 
 def test_call_sites_come_by_what_they_keep(board):
@@ -386,15 +416,15 @@ def test_call_sites_come_by_what_they_keep(board):
         wait_caused_s=75.0,
         leaked=2,
     )
-    found = sites.sites(board(snapshot(process(sites=(few, many)))))
-    assert [each.stats for each in found] == [many, few]
-    titles = plain(sites.layout(found, 160).titles()).split()
-    first, second = site_lines(found, 160)
-    for word in ("app/pay.py:9", "3.14", "1m15s", "25%", "50%", "1 s", "2 s"):
+    b = board(snapshot(process(sites=(few, many))))
+    assert [each.stats for each in selection(b, view="sites").shown] == [many, few]
+    titles = site_titles(b, 160).split()
+    first, second = site_lines(b, 160)
+    for word in ("app/pay.py:9", "3.14", "1m15s", "25%", "50%", "~1 s", "2 s"):
         assert word in first
     assert {"SQL", "idle-tx", "caused", "leaked", "p50", "p95", "max"} <= set(titles)
     assert second.split()[-3:] == ["-", "-", "0"]
-    narrow = plain(sites.layout(found, 80).titles()).split()
+    narrow = site_titles(b, 80).split()
     assert {"p95", "caused", "SQL", "idle-tx", "leaked"} <= set(narrow)
 
 
@@ -406,9 +436,11 @@ def test_call_sites_fit_and_are_neutral(board, cells):
     one = process(sites=(odd, site()), name=HOSTILE)
     called = (replace(odd, caller=odd.site), replace(odd, caller=None))
     one = replace(one, callers=called)
-    found = sites.sites(board(snapshot(one, process(sites=(site(),), pid=2))))
+    b = board(snapshot(one, process(sites=(site(),), pid=2)))
+    b.tables["sites"] = TableState(merged=False)
+    found = selection(b, view="sites").shown
     assert len(found) == 5
-    table = sites.layout(found, cells)
+    table = named("sites").layout(b, cells)
     lines = [table.titles(), *map(table.line, found)]
     assert len({length(line) for line in lines}) == 1
     assert length(lines[0]) <= cells
@@ -421,15 +453,14 @@ CALLER = frame("/srv/app/orders/views.py:12", "checkout")
 @pytest.mark.parametrize("cells", [80, 120, 200])
 def test_the_caller_stands_beside_a_call_site_that_is_shared(board, cells):
     b = board(snapshot(process(hold(caller=CALLER), waits=(wait(caller=CALLER),))))
-    rows = text(holds.row_lines(b, holds.layout(b, cells), cells, dim=False))
-    asking = text(waits.wait_lines(b, cells, 9, dim=False))
-    for shown, line in ((rows, 55), (asking, 101)):
-        assert f":{line} from" in shown
+    holds, asking = (text(rows(b, cells, view=view)) for view in ("holds", "waits"))
+    for shown, line in ((holds, 55), (asking, 101)):
+        assert f":{line} " in shown
         assert ":12" in shown
     (row,) = b.rows.values()
     assert "repo.py:55 from orders/views.py:12" in plain(headline(row))
     shown = text(detail_lines(b, row, cells))
-    assert "from      app/orders/views.py:12 in checkout" in shown
+    assert "from      /srv/app/orders/views.py:12 in" in shown
 
 
 def test_callers_stand_below_their_call_site(board):
@@ -440,8 +471,8 @@ def test_callers_stand_below_their_call_site(board):
         site("/srv/app/x.py:1", pool="another", caller=CALLER),
     )
     one = process(sites=(other, shared), callers=callers)
-    found = sites.sites(board(snapshot(one)))
-    shown = [line[:30].strip() for line in site_lines(found, 160)]
+    lines = site_lines(board(snapshot(one)), 160)
+    shown = [line[:30].lstrip("▌ ") for line in lines]
     assert [name.split("  ")[0] for name in shown] == [
         "app/pay.py:9",
         "from a library",
@@ -452,9 +483,8 @@ def test_callers_stand_below_their_call_site(board):
 
 def test_a_filter_finds_the_caller(board):
     b = board(snapshot(process(hold("h1", caller=CALLER), hold("h2"))))
-    b.filter = parse("site:views")
-    b.arrange(101)
-    assert [row.hold.id for row in b.selection.shown] == ["h1"]
+    b.filter = parse("orders/views")
+    assert [row.first.hold.id for row in selection(b).shown] == ["h1"]
 
 
 def test_pools_of_one_name_are_told_apart(board):

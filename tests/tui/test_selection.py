@@ -2,17 +2,19 @@ import re
 from dataclasses import replace
 
 import pytest
+from drawn import rows, selection, text
 from fakes import finding, hold, process, server_status, snapshot
 
 from poolwatch.model import Unreachable
 from poolwatch.tui.draw.line import plain
-from poolwatch.tui.panels import header, holds
+from poolwatch.tui.panels import header
 from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.filtering import parse
+from poolwatch.tui.state.rows import process_key
 
 
-def ids(board):
-    return [row.key[1] for row in board.selection.shown]
+def ids(board, now=101.0):
+    return [row.key[1] for row in selection(board, now).shown]
 
 
 def data(*holds):
@@ -20,7 +22,8 @@ def data(*holds):
 
 
 def select(board, name):
-    board.selection.move(ids(board).index(name))
+    at = ids(board).index(name)
+    selection(board).move(at)
 
 
 def test_the_selection_follows_its_hold_when_the_order_changes(board):
@@ -29,35 +32,33 @@ def test_the_selection_follows_its_hold_when_the_order_changes(board):
     b.accept(
         _reading(
             data(hold("a"), hold("b", held_s=5), hold("c", held_s=1, verdict="leaked"))
-        ),
-        101,
+        )
     )
     assert ids(b) == ["c", "b", "a"]
-    assert b.selection.key == (8812, "b", "web-1")
-    assert b.selection.at == 1
+    assert selection(b).key[:3] == (8812, "b", "web-1")
+    assert selection(b).at == 1
 
 
 def test_a_returned_hold_leaves_a_tombstone_and_then_its_neighbour(board):
     b = board(data(hold("a", held_s=9), hold("b", held_s=5), hold("c", held_s=1)))
     select(b, "b")
     left = data(hold("a", held_s=9), hold("c", held_s=1))
-    b.accept(_reading(left), 101)
+    b.accept(_reading(left))
     assert ids(b) == ["a", "b", "c"]
-    assert b.selection.gone_at == 101
-    b.arrange(103.5)
-    assert b.selection.key == (8812, "b", "web-1")
-    b.arrange(104.5)
-    assert ids(b) == ["a", "c"]
-    assert b.selection.key == (8812, "c", "web-1")
+    assert selection(b).gone_at == 101
+    assert selection(b, 103.5).key[:3] == (8812, "b", "web-1")
+    assert ids(b, 104.5) == ["a", "c"]
+    assert selection(b, 104.5).key[:3] == (8812, "c", "web-1")
 
 
 def test_moving_away_from_a_tombstone_selects_what_the_eye_sees(board):
     for step, name in ((1, "c"), (-1, "a")):
         b = board(data(hold("a", held_s=9), hold("b", held_s=5), hold("c", held_s=1)))
         select(b, "b")
-        b.accept(_reading(data(hold("a", held_s=9), hold("c", held_s=1))), 101)
-        b.selection.move(b.selection.at + step)
-        assert b.selection.key == (8812, name, "web-1")
+        b.accept(_reading(data(hold("a", held_s=9), hold("c", held_s=1))))
+        table = selection(b)
+        table.move(table.at + step)
+        assert table.key[:3] == (8812, name, "web-1")
         assert ids(b) == ["a", "c"]
 
 
@@ -65,19 +66,18 @@ def test_a_hold_that_is_only_filtered_out_leaves_no_tombstone(board):
     b = board(data(hold("a", held_s=9), hold("b", held_s=5, task="x")))
     select(b, "b")
     b.filter = parse("!task:x")
-    b.arrange(101)
     assert ids(b) == ["a"]
-    assert b.hidden == 1
-    assert b.selection.key == (8812, "a", "web-1")
+    assert b.tables["holds"].hidden == 1
+    assert selection(b).key[:3] == (8812, "a", "web-1")
 
 
 def test_the_last_hold_may_go(board):
     b = board(data(hold("a")))
-    b.selection.move(0)
-    b.accept(_reading(data()), 101)
-    b.arrange(200)
-    assert ids(b) == []
-    assert b.selection.key is None
+    select(b, "a")
+    b.accept(_reading(data()))
+    assert ids(b) == ["a"]
+    assert ids(b, 200) == []
+    assert selection(b, 200).key is None
 
 
 def test_the_same_hold_id_in_two_processes_is_two_holds(board):
@@ -120,17 +120,20 @@ def top(board, now):
         header.header(board, now, "12:00:00", 160),
         *header.why(board, now, 160, 2),
     ]
-    return "\n".join(map(plain, lines))
+    return text(lines)
 
 
-def drawn(board):
-    columns = holds.layout(board, 160)
-    lines = holds.row_lines(board, columns, 160, dim=False)
-    return [plain(line) for line in lines]
+def key_of(pid):
+    return process_key(process(pid=pid))
+
+
+def drawn(board, now=101.0):
+    return [plain(line) for line in rows(board, 160, now=now)]
 
 
 def take(board, snap, at):
-    board.accept(Reading(at, snap), at)
+    board.accept(Reading(at, snap))
+    selection(board, at)
 
 
 def test_a_silent_process_stays_as_it_was_last_seen(board):
@@ -139,15 +142,16 @@ def test_a_silent_process_stays_as_it_was_last_seen(board):
     for at in (101.0, 105.0, 160.0):
         take(b, one(SILENT), at)
         assert ids(b) == ["b", "a", "c"] or ids(b) == ["b", "c", "a"]
-        assert b.selection.key == (2, "b", "web-1")
-        assert b.selection.gone_at is None
+        assert selection(b).key[:3] == (2, "b", "web-1")
+        assert selection(b).gone_at is None
         assert b.mode(at) == "live"
         assert b.age(at) == 0.0
-        assert b.last_seen(2, at) == at - 100.0
-        assert b.last_seen(1, at) is None
+        assert b.last_seen(key_of(2), at) == at - 100.0
+        assert b.last_seen(key_of(1), at) is None
     said = top(b, 160.0)
     assert "■ billing 2 is stopped (state T) and has not answered for 1m00s" in said
-    assert "also: took 1" in said
+    assert "+1 more" in said
+    assert "SIGCONT" in said
     assert "apps 1/2" in said
     assert "healthy" not in said
     rows = [line for line in drawn(b) if "LEAKED" in line or " c " in line]
@@ -166,7 +170,7 @@ def test_a_silent_process_that_answers_again_without_the_hold(board):
     )
     take(b, back, 102.0)
     assert b.silent == {}
-    assert b.selection.gone_at == 102.0
+    assert selection(b).gone_at == 102.0
     assert any("○ returned" in line for line in drawn(b))
     assert "✓ healthy" in top(b, 102.0)
 
@@ -177,9 +181,9 @@ def test_a_process_that_ends_does_not_return_its_holds(board):
     take(b, one(SILENT), 101.0)
     take(b, one(ENDED), 102.0)
     assert ids(b) == ["b", "a"]
-    assert b.selection.gone_at == 102.0
+    assert selection(b).gone_at == 102.0
     assert any("○ ended" in line for line in drawn(b))
-    assert b.ending(b.selection.row) == "ended"
+    assert b.ending(selection(b, 102.0).row.first) == "ended"
     assert "billing 2 ended at " in top(b, 102.0)
 
 
@@ -250,6 +254,38 @@ def test_healthy_needs_a_server_that_was_read(board, enabled):
     b = board(snapshot(process(hold(), servers=(status,))))
     assert ("healthy" in top(b, 100.0)) is not enabled
     assert ("refused the password" in top(b, 100.0)) is enabled
+
+
+def test_notes_do_not_stop_healthy(board):
+    note = finding("duplicate_pool", severity="info", text="two pools on one database")
+    b = board(snapshot(process(hold(), findings=(note,))))
+    said = top(b, 100.0)
+    assert "✓ healthy" in said
+    assert "+1 note" in said
+    assert "● two pools on one database" in said
+
+
+def test_healthy_is_said_with_the_count_of_those_that_have_ended(board):
+    b = board(two())
+    take(b, one(ENDED), 101.0)
+    said = top(b, 101.0)
+    assert "✓ healthy  1 process has ended; of the others: 1 connection" in said
+    assert "billing 2 ended at " in said
+
+
+def test_what_is_no_longer_read_is_not_healthy(board):
+    b = board(snapshot(process(hold())))
+    assert "healthy" not in top(b, 130.0)
+    assert "nothing was wrong 30s ago" in top(b, 130.0)
+    b.paused = True
+    assert "healthy" not in top(b, 130.0)
+
+
+def test_a_dsn_that_cannot_be_read_is_told(board):
+    snap = replace(snapshot(process(hold())), dsn_error="PostgreSQL does not answer")
+    said = top(board(snap), 100.0)
+    assert "the server of the DSN cannot be read" in said
+    assert "healthy" not in said
 
 
 LOSSES = {

@@ -92,12 +92,12 @@ def terminal(width, height, env):
     [(160, 45, {}), (80, 24, {}), (80, 24, {"NO_COLOR": "1"})],
 )
 def test_no_control_character_of_a_statement_reaches_the_terminal(terminal):
-    terminal.read_until("HOLDERS 30")
+    terminal.read_until("HOLDS 30")
     os.write(terminal.master, b"j")
     os.write(terminal.master, b"\r")
     terminal.read_until("esc back")  # of the detail, nowhere else
     os.write(terminal.master, b"q")
-    terminal.read_until("HOLDERS 30")
+    terminal.read_until("HOLDS 30")
     os.write(terminal.master, b"q")
     assert terminal.close() == 0
     written = terminal.raw.decode("utf-8")

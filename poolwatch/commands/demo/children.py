@@ -67,7 +67,7 @@ class App:
                 if any(each.pid == self.process.pid for each in processes):
                     return
             if self.process.poll() is not None:
-                raise DemoError(f"the demo app does not start: {self._last_log_line()}")
+                raise DemoError(f"the demo app does not start: {self._end()}")
             if time.monotonic() > deadline:
                 raise DemoError(f"the demo app did not answer in {_APP_STARTS_S:g} s")
             time.sleep(0.1)
@@ -76,7 +76,12 @@ class App:
         """Let the app run; raises DemoError if it dies within ``seconds``."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-            raise DemoError(f"the demo app died: {self._last_log_line()}")
+        self.check()
+
+    def check(self) -> None:
+        """Raise DemoError if the app has ended."""
+        if self.process.poll() is not None:
+            raise DemoError(f"the demo app died: {self._end()}")
 
     def log_lines(self) -> list[str]:
         """Return what the app has logged."""
@@ -85,11 +90,17 @@ class App:
             return [neutral(line) for line in text.splitlines()]
         return []
 
-    def _last_log_line(self) -> str:
-        """Return the last meaningful line of the log, such as an exception."""
+    def _end(self) -> str:
+        """The signal that has ended the app, or else the last line that it logged.
+
+        The last meaningful one, such as an exception.
+        """
+        status = self.process.returncode
+        if status < 0:
+            return f"ended by {signal.Signals(-status).name}"
         lines = [line.strip() for line in self.log_lines()]
         plain = [s for s in lines if s and not s.startswith(("(Background", "["))]
-        return one_line(plain[-1]) if plain else ""
+        return one_line(plain[-1]) if plain else f"exit code {status}"
 
 
 @contextmanager

@@ -14,11 +14,16 @@ from poolwatch import tui
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.commands.demo import children, report, server
-from poolwatch.commands.demo.faults import planted
+from poolwatch.commands.demo.faults import APP, planted
 from poolwatch.errors import UsageError
 from poolwatch.model import Source
 from poolwatch.protocol import document, sockets
 
+_FAREWELL = """\
+That was a small shop with {faults} faults from real life; its source: {app}
+Your own application: python -m pip install poolwatch, then in it: \
+import poolwatch; poolwatch.instrument(engine)
+Then, from any terminal of the same user: poolwatch tui"""
 _TAIL = 15
 """Lines of the app's log that are printed if it does not start."""
 
@@ -30,8 +35,9 @@ def run_demo(options: argparse.Namespace) -> None:
     faults or as JSON. Otherwise the dashboard is opened.
     """
     headless = options.headless or options.json
-    if not (headless or tui.has_terminal()):
-        raise UsageError("the dashboard needs a terminal: add --headless")
+    problem = None if headless else tui.terminal_problem()
+    if problem is not None:
+        raise UsageError(f"{problem}; without one: poolwatch demo --headless")
     server.require(embedded=not options.dsn)
     if options.dsn:  # report an invalid DSN before anything is started
         from poolwatch.commands.demo import lease
@@ -48,8 +54,11 @@ def run_demo(options: argparse.Namespace) -> None:
                 _print(source, options.json)
             else:
                 tui.run(source)
+                app.check()
     finally:
         progress.clear()
+    if not options.json:
+        print(_FAREWELL.format(faults=len(planted()), app=APP), file=sys.stderr)
 
 
 @contextmanager
@@ -65,7 +74,7 @@ def _started(
         database = stack.enter_context(children.database(base, dsn, progress.say))
         progress.show("starting the demo app")
         app = stack.enter_context(children.app(database, directory, base / "app.log"))
-        source = LiveSource(Client(directory), environ={})
+        source = LiveSource(Client(directory), environ={}, sessions=True)
         stack.callback(source.close)
         try:
             app.wait_until_seen(source)

@@ -7,7 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from poolwatch.commands.arguments import EXIT_CODES, Parsers, add_refresh, add_source
+from poolwatch.commands.arguments import (
+    EXIT_CODES,
+    Parsers,
+    add_refresh,
+    add_source,
+    given_dsn,
+)
 from poolwatch.errors import MissingExtraError
 
 _DESCRIPTION = """\
@@ -61,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     arguments = ["--refresh", f"{options.refresh:g}"]
     if options.dir is not None:
         arguments += ["--dir", str(options.dir.absolute())]
+    given_dsn(options)
     if options.dsn:
         _restart_without_dsn(options, arguments)
     try:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -27,6 +28,9 @@ from poolwatch.runtime.installation import python_path
 MAX_PAGES = 8
 """Maximum number of open pages: each runs a process of about 50 MiB."""
 
+_PAGE = Path(__file__).with_name("page")
+"""Our own page: textual-serve's has another program's logo, and loads a font from
+another host."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -92,7 +96,7 @@ class _Server(Server):
     """Serves the pages and runs a dashboard for each."""
 
     def __init__(self, command: str, private: bool) -> None:
-        super().__init__(command, title="poolwatch")
+        super().__init__(command, title="poolwatch", templates_path=_PAGE)
         self._private = private
         """Whether to admit only this user and root: only this machine has access."""
         self._pages = 0

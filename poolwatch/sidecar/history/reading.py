@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast, get_args
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,10 +19,9 @@ from poolwatch.errors import NoProcessError, UnreachableError, UsageError
 from poolwatch.model import (
     Frame,
     Incident,
-    IncidentKind,
-    IncidentSnapshot,
     Process,
     Snapshot,
+    Step,
     Unreachable,
 )
 from poolwatch.protocol import document
@@ -40,7 +39,6 @@ from poolwatch.sidecar.history.schema import (
 from poolwatch.sidecar.history.store import failure
 from poolwatch.sidecar.history.totals import PoolTotal, most_out, pool_totals
 from poolwatch.text.format import utc_time
-from poolwatch.text.naming import with_names
 
 ALIVE_S = 60.0
 """A process is alive if it was seen within this time."""
@@ -49,7 +47,6 @@ _BEFORE_S = 600.0
 _ROUNDING_S = 0.001
 """The times that poolwatch prints are cut to milliseconds."""
 _MINUTE_S = 60
-_MOST_SNAPSHOTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +230,18 @@ class History:
                 return _process(row.document, row.at)
         return None
 
+    def kept_snapshots(
+        self, since: float, until: float
+    ) -> Iterator[tuple[float, Process]]:
+        """Yield the readable snapshots from ``since`` to before ``until``, by time."""
+        at = snapshots.c.at
+        query = select(at, snapshots.c.document).where(at >= since, at < until)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(at)).all()
+        for row in rows:
+            with suppress(UnreachableError):
+                yield row.at, _process(row.document, row.at)
+
     def totals(self, since: float) -> tuple[list[PoolTotal], dict[str | None, int]]:
         """Return what each pool has used since then.
 
@@ -269,6 +278,35 @@ class History:
         with self._reading() as connection:
             return [kind(*row) for row in connection.execute(query)]
 
+    def most_a_minute(self, since: float, until: float) -> list[tuple[int, Step]]:
+        """Return each recorded minute that overlaps with a stretch of time.
+
+        The most of each pool are added up: pools do not peak at the same moment.
+        """
+        minute = pool_minutes.c.minute
+        most = (func.sum(pool_minutes.c[f"{name}_max"]) for name in Step._fields)
+        query = (
+            select(minute, *most)
+            .where(minute > since - _MINUTE_S, minute <= until)
+            .group_by(minute)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [(row[0], Step(int(row[1]), int(row[2]))) for row in rows]
+
+    def moment_after(self, at: float, by: int) -> float:
+        """Return when a snapshot was taken, ``by`` steps after the one at ``at``."""
+        moment = snapshots.c.at
+        back = select(moment).where(moment <= at + _ROUNDING_S).order_by(moment.desc())
+        ahead = select(moment).where(moment > at + _ROUNDING_S).order_by(moment)
+        tries = [back.limit(1 - by)] if by <= 0 else [ahead.limit(by), back.limit(1)]
+        with self._reading() as connection:
+            for query in (*tries, ahead.limit(1)):
+                found = connection.scalars(query.distinct()).all()
+                if found:
+                    return float(found[-1])
+        return at
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A connection; what the database or its driver raises becomes a sentence."""
@@ -277,47 +315,6 @@ class History:
                 yield connection
         except SQLAlchemyError as error:
             raise failure(error) from None
-
-
-class HistorySource:
-    """A Source over a history: a moment of the past, or the processes alive now."""
-
-    def __init__(self, history: History, at: float | None = None) -> None:
-        self._history = history
-        self._at = at
-        self._past: Snapshot | None = None
-
-    def snapshot(self) -> Snapshot:
-        """Return the picture; that of a past moment is read once."""
-        if self._at is None:
-            return self._history.snapshot()
-        if self._past is None:
-            self._past = self._history.snapshot(self._at)
-        return self._past
-
-    def all_incident_snapshots(
-        self,
-    ) -> tuple[tuple[IncidentSnapshot, ...], tuple[Unreachable, ...]]:
-        """Return the latest kept snapshots of the incidents that processes keep, too.
-
-        The list of the dashboard shows them, the newest first.
-        """
-        kinds = get_args(IncidentKind)
-        known = self._history.incidents(until=self._at, kinds=kinds)
-        kept = [each for each in known if each.snapshot][-_MOST_SNAPSHOTS:]
-        found = []
-        for each in kept:
-            process = self._history.snapshot_of_incident(each.id)
-            pools = with_names(process).pools if process is not None else ()
-            ids = [pool.id for pool in pools if pool.name == each.pool]
-            if process is not None and ids:
-                kind = cast("IncidentKind", each.kind)
-                found.append(IncidentSnapshot(ids[0], kind, each.started_at, process))
-        return tuple(found), ()
-
-    def close(self) -> None:
-        """Close the connections to the history."""
-        self._history.close()
 
 
 # -- snapshots -----------------------------------------------------------------------

@@ -38,6 +38,7 @@ from poolwatch.errors import (
 )
 from poolwatch.postgres.dsn_reader import DEFAULTS
 from poolwatch.postgres.errors import as_failure
+from poolwatch.runtime.installation import state_directory
 from poolwatch.sidecar.history import partitions
 from poolwatch.sidecar.history.schema import (
     APPLICATION_ID,
@@ -111,7 +112,7 @@ def failure(error: BaseException) -> PoolwatchError:
 
 def _target(url: str | None) -> URL:
     if url is None:
-        return URL.create("sqlite", database=str(_default_path()))
+        return URL.create("sqlite", database=str(state_directory() / "history.db"))
     try:
         target = make_url(url)
     except (SQLAlchemyError, ValueError):
@@ -125,13 +126,6 @@ def _target(url: str | None) -> URL:
             f"the history is kept in SQLite or PostgreSQL, not in {one_line(kind, 30)}"
         )
     return target if kind == "sqlite" else target.set(drivername="postgresql+psycopg2")
-
-
-def _default_path() -> Path:
-    state = os.environ.get("XDG_STATE_HOME", "")
-    if not Path(state).is_absolute():  # the standard says to ignore such a value
-        state = str(Path.home() / ".local" / "state")
-    return Path(state) / "poolwatch" / "history.db"
 
 
 # -- SQLite --------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def read(
 
     Raises UsageError if there is nothing in it.
     """
-    since, until = _within(history.extent(), since, until)
+    since, until = within(history.extent(), since, until)
     totals = Totals(time_line(since, until))
     _add_minutes(history, totals, until, host, progress)
     found = faults_of(history.incidents(since, until, (), host), since, until)
@@ -86,10 +86,13 @@ def read(
     )
 
 
-def _within(
+def within(
     extent: tuple[float, float] | None, since: float | None, until: float | None
 ) -> tuple[float, float]:
-    """Return the part of the stretch that the history covers."""
+    """Return the part of a stretch that the history covers, from a whole minute on.
+
+    The last day if nothing is said. Raises UsageError if there is nothing in it.
+    """
     if extent is None:
         raise UsageError("the history is empty: no process was seen yet")
     first, last = extent
@@ -120,15 +123,21 @@ def _add_minutes(
     def of_host(minutes: list[Any]) -> list[Any]:
         return minutes if host is None else [m for m in minutes if m.host == host]
 
-    first = totals.line.since
-    pieces = max(1, math.ceil((until - first) / _PIECE_S))
-    for piece in range(pieces):
-        begin = first + piece * _PIECE_S
-        end = begin + _PIECE_S - MINUTE_S  # its last minute
+    for begin, end in pieces(totals.line.since, until, progress):
         totals.add_pools(of_host(history.pool_minutes(begin, end)))
         totals.add_sites(of_host(history.site_minutes(begin, end)))
         totals.add_labels(of_host(history.label_minutes(begin, end)))
-        progress((piece + 1) / pieces)
+
+
+def pieces(
+    since: float, until: float, progress: Progress
+) -> Iterator[tuple[float, float]]:
+    """Yield the beginning and the last minute of each piece of a stretch."""
+    count = max(1, math.ceil((until - since) / _PIECE_S))
+    for piece in range(count):
+        begin = since + piece * _PIECE_S
+        yield begin, begin + _PIECE_S - MINUTE_S
+        progress((piece + 1) / count)
 
 
 def _fleet(history: History, until: float) -> tuple[FleetFinding, ...]:

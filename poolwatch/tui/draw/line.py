@@ -101,15 +101,34 @@ def wrap(text: str, cells: int, limit: int = 6) -> list[str]:
             continue
         if current:
             lines.append(current)
+        end = cells if rest.isascii() else cells // 2
         while width(rest) > cells:
-            lines.append(rest[: cells // 2])
-            rest = rest[cells // 2 :]
+            lines.append(rest[:end])
+            rest = rest[end:]
         current = rest
     if current:
         lines.append(current)
     if len(lines) > limit:
         lines = [*lines[: limit - 1], fit(lines[limit - 1] + " …", cells).rstrip()]
     return lines
+
+
+def labelled(
+    label: str,
+    text: str,
+    cells: int,
+    limit: int,
+    *,
+    label_ink: str = "muted",
+    ink: str = "text",
+) -> list[Line]:
+    """Wrap a text behind a label, into at most ``limit`` lines; the others indented."""
+    blank = " " * len(label)
+    parts = wrap(text, cells - len(label), limit)
+    return [
+        ((blank if at else label, label_ink), (part, ink))
+        for at, part in enumerate(parts)
+    ]
 
 
 def beside(left: Sequence[Line], right_: Sequence[Line], cells: int) -> list[Line]:

@@ -6,7 +6,7 @@ that differ. Every segment has a style: Textual's NO_COLOR filter crashes withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.segment import Segment
 from rich.style import Style
@@ -19,6 +19,9 @@ from textual.strip import Strip
 from poolwatch.text.format import width
 from poolwatch.tui.draw.line import INKS, Line, crop, length
 
+_KEPT = 500
+"""Most drawn lines that are kept."""
+
 
 class Painted(ScrollView, can_focus=False):
     """Draws styled lines; repaints only the cells that have changed."""
@@ -28,42 +31,66 @@ class Painted(ScrollView, can_focus=False):
     class Picked(Message):
         """A line was clicked."""
 
-        def __init__(self, line: int, *, twice: bool) -> None:
+        def __init__(self, part: str, x: int, line: int, *, twice: bool) -> None:
             super().__init__()
+            self.part = part
+            """Id of the widget."""
+            self.x = x
             self.line = line
             self.twice = twice
 
     def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's own name for it
         super().__init__(id=id)
-        self.lines: tuple[Line, ...] = ()
+        self.count = 0
+        """Number of lines; only those in view are drawn."""
         self.selected: int | None = None
+        self._draw: Callable[[int], Line] = ().__getitem__
+        self._drawn: dict[int, Line] = {}
+        """The lines in view, as they were last drawn."""
         self._inks: dict[str, Style] = {}
 
     def paint(self, lines: Sequence[Line], *, fixed: bool = False) -> None:
         """Show lines; a ``fixed`` widget is as high as it has lines."""
-        cells = self.size.width or self.app.size.width
-        old, self.lines = self.lines, tuple(crop(line, cells) for line in lines)
         if fixed:
             self.display = bool(lines)
-            if len(old) != len(lines):
+            if self.count != len(lines):
                 self.styles.height = len(lines)
-        size = Size(cells, len(self.lines))
+        self.paint_rows(len(lines), lines.__getitem__)
+
+    def paint_rows(
+        self, count: int, draw: Callable[[int], Line], selected: int | None = None
+    ) -> None:
+        """Show ``count`` lines, each drawn when it comes into view.
+
+        ``selected``: the line to highlight and to bring into view.
+        """
+        same_size, self.count, self._draw = self.count == count, count, draw
+        size = Size(self._cells, count)
         if size != self.virtual_size:
             self.virtual_size = size
-        if len(old) == len(self.lines):
-            self._repaint(old)
+        before, self._drawn = self._drawn, {}
+        if selected != self.selected:
+            for line in (self.selected, selected):
+                if line is not None:
+                    self._refresh_region(Region(0, line, self.size.width, 1))
+            self.selected = selected
+        if selected is not None:
+            self.reveal(selected)
+        if same_size:
+            self._repaint(before)
         else:
             self.refresh()
 
-    def select(self, at: int | None) -> None:
-        """Highlight a line and bring it into view."""
-        if at != self.selected:
-            for line in (self.selected, at):
-                if line is not None:
-                    self._refresh_region(Region(0, line, self.size.width, 1))
-            self.selected = at
-            if at is not None:
-                self.reveal(at)
+    @property
+    def _cells(self) -> int:
+        return self.size.width or self.app.size.width
+
+    def _line(self, at: int) -> Line:
+        if at not in self._drawn:
+            if len(self._drawn) > _KEPT:
+                self._drawn.clear()
+            self._drawn[at] = crop(self._draw(at), self._cells)
+        return self._drawn[at]
 
     def reveal(self, at: int) -> None:
         """Scroll as little as needed to show a line."""
@@ -79,10 +106,12 @@ class Painted(ScrollView, can_focus=False):
         """Turn one visible line into styled segments."""
         at = y + self.scroll_offset.y
         cells = self.size.width
-        line = self.lines[at] if at < len(self.lines) else ()
+        line = self._line(at) if at < self.count else ()
         background = self._ink("selected") if at == self.selected else None
         segments = [Segment(text, self._style(ink, background)) for text, ink in line]
         blank = self._style("text", background)
+        if self.app.no_color:
+            segments = [part for each in segments for part in _tight(each, blank)]
         return Strip(segments, length(line)).adjust_cell_length(cells, blank)
 
     def notify_style_update(self) -> None:
@@ -91,10 +120,10 @@ class Painted(ScrollView, can_focus=False):
         self._inks.clear()
 
     def on_click(self, event: events.Click) -> None:
-        """Post the line that was clicked, if this part has a selection."""
-        if self.selected is not None:
-            line = event.y + self.scroll_offset.y
-            self.post_message(self.Picked(line, twice=event.chain == 2))
+        """Post the place that was clicked."""
+        line = event.y + self.scroll_offset.y
+        twice = event.chain == 2
+        self.post_message(self.Picked(self.id or "", event.x, line, twice=twice))
 
     def on_resize(self) -> None:
         """Keep the highlighted line in view."""
@@ -113,14 +142,35 @@ class Painted(ScrollView, can_focus=False):
             self._inks[name] = style
         return self._inks[name]
 
-    def _repaint(self, old: tuple[Line, ...]) -> None:
-        for y, (before, after) in enumerate(zip(old, self.lines, strict=True)):
-            if before != after:
-                x, end = changed(before, after) or (0, self.size.width)
-                self._refresh_region(Region(x, y, end - x, 1))
+    def _repaint(self, before: dict[int, Line]) -> None:
+        """Repaint the lines in view that have changed."""
+        top = self.scroll_offset.y
+        for at in range(top, min(top + self.size.height, self.count)):
+            old, new = before.get(at), self._line(at)
+            if old is None:
+                self._refresh_region(Region(0, at, self.size.width, 1))
+            elif old != new:
+                x, end = changed(old, new) or (0, self.size.width)
+                self._refresh_region(Region(x, at, end - x, 1))
 
     def _refresh_region(self, region: Region) -> None:
         self.refresh(region.translate((0, -self.scroll_offset.y)))
+
+
+_NOT_REVERSE = Style(reverse=False)
+
+
+def _tight(segment: Segment, blank: Style) -> tuple[Segment, ...]:
+    """Reverse only words: not the blanks around them, nor bars and signs."""
+    text, style = segment.text, segment.style
+    if style is None or not style.reverse:
+        return (segment,)
+    words = text.strip()
+    if not any(map(str.isalnum, words)):
+        return (Segment(text, style + _NOT_REVERSE),)
+    before, _, after = text.partition(words)
+    parts = (Segment(before, blank), Segment(words, style), Segment(after, blank))
+    return tuple([part for part in parts if part.text])
 
 
 def changed(before: Line, after: Line) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ Stack = tuple[Frame, ...]
 """Innermost frame first."""
 MOST = 60
 """Maximum number of frames that are drawn."""
+_INDENT = " " * 11
 
 
 def shared(stack: Stack, other: Stack) -> int:
@@ -71,22 +72,26 @@ def _frame(frame: Frame, *, library: bool, emphasised: bool) -> list[Line]:
         ("  in ", "muted"),
         (neutral(frame.function[:80]), "muted" if library else "text"),
     )
-    reach = (2, 2) if emphasised else (0, 0)
-    source = around(frame.file, frame.line, *reach)
-    indent = min((_indent(code) for _, code in source if code.strip()), default=0)
+    if emphasised:
+        return [head, *source_lines(around(frame.file, frame.line, 2, 2), frame.line)]
+    source = around(frame.file, frame.line, 0, 0)
     return [
         head,
-        *(_code(n, code[indent:], n == frame.line, emphasised) for n, code in source),
+        *(((_INDENT, "faint"), (code.strip(), "muted")) for _, code in source),
     ]
+
+
+def source_lines(source: Sequence[tuple[int, str]], here: int) -> list[Line]:
+    """Draw numbered lines of source without their common indentation."""
+    indent = min((_indent(code) for _, code in source if code.strip()), default=0)
+    return [_code(number, code[indent:], number == here) for number, code in source]
 
 
 def _indent(code: str) -> int:
     return len(code) - len(code.lstrip())
 
 
-def _code(number: int, code: str, here: bool, emphasised: bool) -> Line:
-    if not emphasised:
-        return (("           ", "faint"), (code, "muted"))
+def _code(number: int, code: str, here: bool) -> Line:
     pointer = "→" if here else " "
     return (
         (f"    {pointer}{number:>5}  ", "accent" if here else "faint"),

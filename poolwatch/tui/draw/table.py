@@ -8,17 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from poolwatch.model import Hold, Process, Wait
-from poolwatch.text.format import call_site_short, duration, fit, one_line, short_time
+from poolwatch.text.format import (
+    about,
+    call_site_short,
+    duration,
+    fit,
+    one_line,
+    short_time,
+)
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, tail
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Any)
 
 GAP = "  "
 """Follows each cell in the same run: every run costs bytes at a redraw."""
+TIMES = "\N{MULTIPLICATION SIGN} "
 MARGIN: Run = ("  ", "text")
 
 
@@ -41,6 +49,10 @@ class Column(Generic[T]):
     place: Callable[[str, int], str] = fit
     """Cuts or pads the title and the text of ``cell`` to the width."""
     title_ink: str = "muted"
+    value: Callable[[T], Any] | None = None
+    """Returns a text or a number that sorts and filters; None if unknown."""
+    field: str = ""
+    """The name of the value in the filter."""
 
 
 class Table(Generic[T]):
@@ -63,12 +75,24 @@ class Table(Generic[T]):
             room -= extra
         self.columns = [(c, widths[c.key]) for c in columns if c.key in widths]
 
-    def titles(self) -> Line:
-        """Return the line of column titles."""
+    def titles(self, sort: str | None = None, *, reverse: bool = False) -> Line:
+        """Return the line of column titles; ``sort``: key of the sort column."""
         runs = [(MARGIN[0], "muted")]
         for column, cells in self.columns:
-            runs.append((column.place(column.title, cells) + GAP, column.title_ink))
+            title, ink = column.title, column.title_ink
+            if column.key == sort:
+                title, ink = title + ("▴" if reverse else "▾"), "accent"
+            runs.append((column.place(title, cells) + GAP, ink))
         return tuple(runs)
+
+    def column_at(self, x: int) -> Column[T] | None:
+        """Return the column at a position in the line, for the mouse."""
+        left = len(MARGIN[0])
+        for column, cells in self.columns:
+            if left <= x < left + cells + len(GAP):
+                return column
+            left += cells + len(GAP)
+        return None
 
     def line(self, record: T, *, margin: Run = MARGIN, dim: bool = False) -> Line:
         """Return the line of one record; ``dim`` removes the colours."""
@@ -101,10 +125,20 @@ def site_cell(request: Hold | Wait, cells: int, ink: str) -> Line:
     return ((tail(call_site_short(request, cells), cells), ink),)
 
 
-def process_cell(process: Process) -> Run:
-    """Return pid and name of a process, in a history with its host."""
+def process_cell(process: Process, count: int = 1) -> Run:
+    """Return pid and name of a process, in a history with its host; or how many."""
+    if count > 1:
+        return f"{count} processes", "muted"
     host = "" if process.at is None else f"@{process.host}"
     return text_cell(f"{process.pid}{host} {process_name(process)}")
+
+
+def event_cell(event: str | None) -> Run:
+    """Return a wait event; one for a lock stands out."""
+    if not event:
+        return "-", "faint"
+    short = one_line(event.removeprefix("Client:"), 40)
+    return short, "warn" if event.startswith("Lock:") else "muted"
 
 
 def count_cell(number: int, ink: str) -> Run:
@@ -117,3 +151,13 @@ def time_cell(seconds: float | None) -> Run:
     if seconds is None:
         return "-", "faint"
     return (short_time(seconds) if seconds < 9.95 else duration(seconds)), "text"
+
+
+def percentile_cell(seconds: float | None) -> Run:
+    """Return a duration that is the edge of a range."""
+    return ("-", "faint") if seconds is None else (about(seconds), "text")
+
+
+def age_cell(seconds: float | None) -> Run:
+    """Return a duration in the units of ages; a dash if it is unknown."""
+    return duration(seconds), "faint" if seconds is None else "text"

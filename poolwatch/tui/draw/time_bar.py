@@ -9,6 +9,8 @@ from poolwatch.tui.draw.line import Line, Run, length
 LONGEST = 36
 """Maximum width of the bar, in cells."""
 SHORTEST = 6
+_EDGES = 4
+"""Cells of the gap before the bar and of its two edges."""
 _MIN_WITH_PERCENT = 16
 """Minimum width of the bar if percentages are shown."""
 
@@ -34,7 +36,7 @@ def parts(hold: Hold) -> list[_Part]:
 
 
 def spent_line(hold: Hold, cells: int) -> Line | None:
-    """Draw the bar and its figures; None if nothing is known."""
+    """Draw the figures, then the bar; None if nothing is known."""
     shares = parts(hold)
     whole = sum(seconds for *_, seconds in shares)
     if whole <= 0:
@@ -45,11 +47,13 @@ def spent_line(hold: Hold, cells: int) -> Line | None:
     if length(figures) + SHORTEST > cells:
         abbreviated = [(shape, ink, _BRIEF[name], s) for shape, ink, name, s in shares]
         figures = _figures(abbreviated, whole, percent=False)
-    drawn = min(cells - length(figures), LONGEST)
+    (mark, ink), *others = figures
+    figures = ((mark.lstrip(), ink), *others)
+    drawn = min(cells - length(figures) - _EDGES, LONGEST)
     if drawn < SHORTEST:
-        (mark, ink), *others = figures
-        return ((mark.lstrip(), ink), *others)
-    return (*_bar(shares, whole, drawn), *figures)
+        return figures
+    bar = _bar(shares, whole, drawn)
+    return (*figures, ("  ▏", "faint"), *bar, ("▕", "faint"))
 
 
 def _bar(shares: list[_Part], whole: float, cells: int) -> Line:

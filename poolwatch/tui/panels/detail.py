@@ -1,22 +1,56 @@
-"""The details of one hold: the application's side, the server's side, the stacks."""
+"""The details of one hold: the source, why it is wrong, then the facts."""
 
 from __future__ import annotations
 
-from poolwatch.model import Finding, FleetFinding, Frame, Hold
+import re
+
+from poolwatch.diagnosis.blocking import Node
+from poolwatch.model import Finding, FleetFinding, Frame, Hold, SiteStats
 from poolwatch.stacks.compare import user_frames
-from poolwatch.text.format import call_site, duration, neutral, one_line, place, plural
-from poolwatch.text.incident_snapshots import date_and_time
+from poolwatch.text.format import (
+    about,
+    call_site,
+    duration,
+    local_time,
+    neutral,
+    one_line,
+    plural,
+)
 from poolwatch.text.naming import process_name, task_name
-from poolwatch.tui.draw.line import BLANK, Line, beside, crop, length, rule, wrap
+from poolwatch.tui.draw.line import (
+    BLANK,
+    Line,
+    beside,
+    crop,
+    labelled,
+    length,
+    rule,
+    wrap,
+)
 from poolwatch.tui.draw.sql import statement_lines
 from poolwatch.tui.draw.stack import Stack, shared, stack_lines
 from poolwatch.tui.draw.time_bar import spent_line
 from poolwatch.tui.panels.header import SEVERITIES
+from poolwatch.tui.panels.locks import lock_lines
+from poolwatch.tui.panels.spots import (
+    NOT_READ,
+    PANE_TALL,
+    WIDE,
+    brief_lines,
+    current,
+    now_title,
+    pair_lines,
+    taken,
+    use_age,
+)
 from poolwatch.tui.state.board import Board, Ending
 from poolwatch.tui.state.rows import Row
 
-WIDE = 110
-"""Minimum width for application and server side by side."""
+_USUAL_FROM = 20
+"""Minimum number of holds that tell how long a call site usually holds."""
+_PARAMETER = re.compile(r"%\(\w+\)s|%s|\$\d+(?:::\w+)?")
+_CUT = range(1020, 1024)
+"""Bytes of a statement that PostgreSQL has cut at its default of 1,024."""
 
 _ENDINGS: dict[Ending, str] = {
     "returned": "returned",
@@ -25,7 +59,9 @@ _ENDINGS: dict[Ending, str] = {
 }
 
 
-def headline(row: Row, ending: Ending | None = None) -> Line:
+def headline(
+    row: Row, ending: Ending | None = None, *, usual_s: float | None = None
+) -> Line:
     """Return the hold's call site, and its verdict or how it ended."""
     hold = row.hold
     where = (call_site(hold), "strong")
@@ -41,110 +77,124 @@ def headline(row: Row, ending: Ending | None = None) -> Line:
         (f"  {mark}", mark_ink),
         ("   held ", "muted"),
         (duration(hold.held_s), "strong"),
+        (f" (usual {about(usual_s)})" if usual_s is not None else "", "muted"),
         ("   ", "text"),
         where,
         (f"   {neutral(row.holder[:60])}", "text"),
     )
 
 
-def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
-    """Draw the selected hold below the table, always in ``height`` lines.
+def _usual_s(row: Row) -> float | None:
+    """Return how long the call site holds a connection at most, 99 times in 100."""
+    hold = row.hold
+    stats = (each for each in row.process.sites if each.pool == hold.pool)
+    found: SiteStats | None = next((s for s in stats if s.site == hold.site), None)
+    known = found is not None and found.hold_s.count >= _USUAL_FROM
+    return found.hold_s.p99 if found is not None and known else None
 
-    So another selection never shifts the table.
-    """
-    gone = board.selection.gone_at is not None
-    ending = board.ending(row) if gone else None
-    title: Line = (("SELECTED", "title"), *headline(row, ending))
-    note: Line = (("enter ", "accent"), ("all details", "muted"))
-    body = detail_lines(board, row, cells)[: height - 2]
-    filled = [*body, *([BLANK] * (height - 2 - len(body)))]
-    return [BLANK, rule(title, note, cells), *filled]
+
+def pane_lines(board: Board, row: Row, cells: int, height: int) -> list[Line]:
+    """Draw the selected hold below the table: the source, why, and the statement."""
+    ending = None if row.key in board.rows else board.ending(row)
+    note: Line = (("enter ", "accent"), ("all of it", "muted"))
+    usual_s = _usual_s(row) if cells >= WIDE else None
+    head = headline(row, ending, usual_s=usual_s)
+    lines = [rule((("HOLD", "title"), *head), note, cells)]
+    spots = taken(row.hold), current(board, row)
+    statement = statement_of(row.hold)
+    sql: list[Line] = [_muted(one_line(statement))] if statement else []
+    found = found_on(board, row)
+    if height < PANE_TALL or cells < WIDE:
+        lines += [*brief_lines(*spots), *sql]
+        lines += [line for finding in found for line in short_finding(finding)]
+        return [*lines, *_time(row.hold, cells)]
+    source = pair_lines(*spots, cells)
+    rest = [*sql, *_time(row.hold, cells), *lock_lines(board, _node(board, row), cells)]
+    room = height - 2 - len(lines) - len(source) - len(rest)
+    why = [line for each in found for line in finding_lines(each, cells - 4)]
+    if len(why) > room:
+        why = [line for finding in found for line in short_finding(finding)]
+    return [BLANK, *lines, *source, *why[: max(room, 2)], *rest]
+
+
+def short_finding(finding: Finding) -> list[Line]:
+    """Draw a finding and its remedy in a line each."""
+    shape, ink = SEVERITIES[finding.severity]
+    return [
+        ((f"  {shape} ", ink), (one_line(finding.text), "strong")),
+        (("    → ", "muted"), (one_line(finding.remedy), "text")),
+    ]
 
 
 def detail_lines(board: Board, row: Row, cells: int) -> list[Line]:
-    """Draw a hold for a page or a pane that is ``cells`` wide."""
+    """Draw a hold for a page that is ``cells`` wide."""
     half = cells // 2
-    left = right = cells - 4
-    if cells >= WIDE:
-        left, right = half - 4, cells - half - 4
-    application = [*_application(row, left), *_stacks(board, row, left)]
-    server, findings = _server(board, row, right), _findings(row, right)
-    if cells >= WIDE:
-        return beside(application, [*server, *findings], half)
-    return [*application, *findings, BLANK, *server]
+    why = _why(board, row, cells - 4)
+    if cells < WIDE:
+        one, *others = _stacks(board, row, cells - 4)
+        stacks = [*one, *(line for other in others for line in (BLANK, *other))]
+        server = _server(board, row, cells - 4)
+        facts = [*_application(row, cells - 4), BLANK, *server]
+        return [*stacks, BLANK, *why, *facts]
+    one, *others = _stacks(board, row, half - 4)
+    now = [line for other in others for line in (*other, BLANK)]
+    stacks = beside(one, now, half)
+    application = _application(row, half - 4)
+    server = _server(board, row, cells - half - 4)
+    return [*stacks, BLANK, *why, *beside(application, server, half)]
 
 
-def _heading(text: str) -> Line:
+def heading(text: str) -> Line:
+    """Draw the title of a part."""
     return ((f"  {text}", "title"),)
 
 
-def _pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
+def pairs(pairs: list[tuple[str, str, str]], cells: int) -> list[Line]:
     """Return a line for each name and value; long values take several lines."""
     lines: list[Line] = []
     for name, value, ink in pairs:
-        parts = wrap(value, cells - 12, 3) or ["-"]
-        lines += _labelled(f"  {name:<10}", "muted", parts, ink)
+        lines += labelled(f"  {name:<10}", value.strip() or "-", cells, 3, ink=ink)
     return lines
 
 
-def _labelled(label: str, ink: str, parts: list[str], text_ink: str) -> list[Line]:
-    """Put a label before the first line, and indent the others."""
-    blank = " " * len(label)
-    return [
-        ((blank if at else label, ink), (part, text_ink))
-        for at, part in enumerate(parts)
-    ]
-
-
 def _application(row: Row, cells: int) -> list[Line]:
-    evidence = [
-        ("" if at else "evidence", each, "text")
-        for at, each in enumerate(row.hold.evidence)
-    ]
-    spent = spent_line(row.hold, cells - 12)
-    bar: list[Line] = [((f"  {'time':<10}", "muted"), *spent)] if spent else []
     return [
-        _heading("APPLICATION"),
-        *_pairs(_facts(row), cells),
-        *bar,
-        *_pairs(evidence, cells),
+        heading("APPLICATION"),
+        *pairs(facts_of(row), cells),
+        *_time(row.hold, cells),
     ]
 
 
-def _stacks(board: Board, row: Row, cells: int) -> list[Line]:
+def _time(hold: Hold, cells: int) -> list[Line]:
+    spent = spent_line(hold, cells - 12)
+    return [((f"  {'time':<10}", "muted"), *spent)] if spent else []
+
+
+def _stacks(board: Board, row: Row, cells: int) -> list[list[Line]]:
     """Draw the stacks of the checkout, of the last use, and of the holder now."""
-    hold = row.hold
+    hold, unfold = row.hold, board.unfold
     checkout = hold.stack or ((hold.site,) if hold.site else ())
-    unfold = board.unfold
     body = stack_lines(checkout, hold.site, unfold=unfold)
-    lines = [BLANK, _heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
-    lines += _used(board, hold, checkout, cells)
-    missing = "the holder has ended, or cannot be read"
-    title = "NOW HERE"
-    at = row.process.at or board.moment
-    if at is not None:
-        title = f"HERE AT {date_and_time(at)[1]}"
-    above = checkout, hold.used
-    now = _stack_below(title, missing, hold.now, above, site=hold.site, unfold=unfold)
-    return [*lines, *now]
+    first = [heading("CHECKED OUT HERE"), *(body or [_muted("no stack")])]
+    title, above = now_title(board, row)[0], (checkout, hold.used)
+    last = _stack_below(title, NOT_READ, hold.now, above, hold.site, unfold=unfold)
+    return [first, _used(board, row, checkout, cells), last]
 
 
-def _used(board: Board, hold: Hold, checkout: Stack, cells: int) -> list[Line]:
+def _used(board: Board, row: Row, checkout: Stack, cells: int) -> list[Line]:
     """Draw the stack of the last statement, and how long ago it ran."""
+    hold = row.hold
+    title, unfold = "LAST USED HERE", board.unfold
     if hold.unused_s is None and not hold.used:
-        return [BLANK, (*_heading("LAST USED HERE"), ("  no statement yet", "muted"))]
-    title, site, unfold = "LAST USED HERE", hold.site, board.unfold
-    lines = _stack_below(
-        title, "no stack", hold.used, (checkout,), site=site, unfold=unfold
-    )
-    ago, now = ("ago", "now") if board.moment is None else ("before", "then")
-    since = f"{duration(hold.unused_s)} {ago}"
-    running = hold.unused_s == 0
-    when = (f"  running {now}", "good") if running else (f"  {since}", "strong")
-    lines[1] = (lines[1][0], when, *lines[1][1:])
+        return [(*heading(title), ("  no statement yet", "muted"))]
+    above = (checkout,)
+    lines = _stack_below(title, "no stack", hold.used, above, hold.site, unfold=unfold)
+    ink = "good" if hold.unused_s == 0 and row.key in board.rows else "strong"
+    when = (f"  {use_age(board, row)}", ink)
+    lines[0] = (lines[0][0], when, *lines[0][1:])
     if hold.statement:
         statement: Line = (("    ", "text"), (one_line(hold.statement), "keyword"))
-        lines.insert(2, crop(statement, cells))
+        lines.insert(1, crop(statement, cells))
     return lines
 
 
@@ -153,43 +203,48 @@ def _stack_below(
     missing: str,
     stack: Stack,
     above: tuple[Stack, ...],
-    *,
     site: Frame | None,
+    *,
     unfold: bool,
 ) -> list[Line]:
-    """Draw a stack without the frames it shares with a stack drawn above."""
-    head = _heading(title)
+    """Draw a stack without the frames it shares with a stack that is drawn already."""
+    head = heading(title)
     if not stack:
-        return [BLANK, (*head, (f"  {missing}", "muted"))]
+        return [(*head, (f"  {missing}", "muted"))]
     if stack in above:
         which = "checked out" if stack == above[0] else "last used"
-        name = f" (where it was {which})" if len(above) > 1 else ""
-        return [BLANK, (*head, (f"  as above{name}", "muted"))]
+        return [(*head, (f"  where it was {which}", "muted"))]
     same = max(shared(stack, other) for other in above)
     own = user_frames(stack, site)
     lines = stack_lines(stack[: len(stack) - same], None, unfold=unfold, own=own)
     if same:
-        lines.append(((f"    … called as above ({plural(same, 'frame')})", "faint"),))
-    return [BLANK, head, *lines]
+        callers = f"    … same callers as above ({plural(same, 'frame')})"
+        lines.append(((callers, "faint"),))
+    return [head, *lines]
 
 
 def _muted(text: str) -> Line:
     return ((f"  {text}", "muted"),)
 
 
-def _facts(row: Row) -> list[tuple[str, str, str]]:
+def facts_of(row: Row) -> list[tuple[str, str, str]]:
+    """Return names and values, each with its ink."""
     hold, process, pool = row.hold, row.process, row.pool
     kind = f"  {pool.kind}, {pool.checked_out} checked out" if pool else ""
     labels = "  ".join(f"{key}={value}" for key, value in hold.labels.items())
     has_both = hold.task and hold.thread
     task = task_name(hold.task) if hold.task else ""
     holder = f"task {task} on thread {hold.thread}" if has_both else row.holder
-    caller = f"{place(hold.caller, 3)} in {hold.caller.function}" if hold.caller else ""
+    caller = full_place(hold.caller) if hold.caller else ""
     held = f"{duration(hold.held_s)}, after waiting {duration(hold.waited_s)}"
+    usual = _usual_s(row)
+    if usual is not None:
+        held += f"; 99 of 100 holds of this line are shorter than {about(usual)}"
     where = f"{process_name(process)} pid {process.pid} on {process.host}"
     if process.at is not None:
-        where += f", as it was at {date_and_time(process.at)[1]}"
+        where += f", as it was at {local_time(process.at)}"
     facts = [
+        ("call site", full_place(hold.site), "text"),
         ("from", neutral(caller), "text"),
         ("pool", f"{row.pool_name}{kind}", "text"),
         ("process", where, "text"),
@@ -200,29 +255,51 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
     return [(name, value, ink) for name, value, ink in facts if value]
 
 
-def _findings(row: Row, cells: int) -> list[Line]:
-    """Draw the findings on this hold, the most specific ones first."""
+def _node(board: Board, row: Row) -> Node | None:
+    """Return the place of a hold among the lock waits; None if the hold is over."""
+    return row.node if row.key in board.rows else None
+
+
+def found_on(board: Board, row: Row) -> list[Finding]:
+    """Return the findings on this hold, the most specific ones first.
+
+    A hold that is over has none: its backend may serve another request now, and a
+    remedy would hit that.
+    """
+    if row.key not in board.rows:
+        return []
     found = [f for f in row.process.findings if row.hold.id in f.holds]
-    lines: list[Line] = [BLANK, _heading("WHY")] if found else []
-    for finding in sorted(found, key=lambda f: len(f.holds)):
-        lines += finding_lines(finding, cells)
-    return lines
+    return sorted(found, key=lambda finding: len(finding.holds))
+
+
+def _why(board: Board, row: Row, cells: int) -> list[Line]:
+    """Draw findings and evidence; what a proof says is not said again."""
+    found = found_on(board, row)
+    lines = [line for finding in found for line in finding_lines(finding, cells)]
+    proofs = " ".join(finding.proof for finding in found)
+    evidence = [each for each in row.hold.evidence if each not in proofs]
+    lines += pairs(
+        [("" if at else "evidence", each, "text") for at, each in enumerate(evidence)],
+        cells,
+    )
+    return [heading("WHY"), *lines, BLANK] if lines else []
 
 
 def finding_lines(finding: Finding | FleetFinding, cells: int) -> list[Line]:
     """Draw a finding with its proof and its remedy."""
     shape, ink = SEVERITIES[finding.severity]
-    lines = _labelled(f"  {shape} ", ink, wrap(finding.text, cells - 4, 3), "strong")
+    sign = f"  {shape} "
+    lines = labelled(sign, finding.text, cells, 3, label_ink=ink, ink="strong")
     for name, text in (("proof", finding.proof), ("remedy", finding.remedy)):
-        lines += _labelled(f"    {name:<8}", "muted", wrap(text, cells - 12, 4), "text")
+        lines += labelled(f"    {name:<8}", text, cells, 4)
     return lines
 
 
 def _server(board: Board, row: Row, cells: int) -> list[Line]:
     hold, server = row.hold, row.hold.server
-    lines = [_heading("SERVER")]
+    lines = [heading("SERVER")]
     if server is None:
-        lines += _pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
+        lines += pairs([("backend", str(hold.backend_pid or "-"), "text")], cells)
         lines += map(_muted, wrap(_no_server(board, row), cells, 3))
     else:
         state = f"{server.state or '-'} for {duration(server.state_age_s)}"
@@ -232,16 +309,35 @@ def _server(board: Board, row: Row, cells: int) -> list[Line]:
             ("xact", duration(server.xact_age_s), "text"),
             ("wait", server.wait_event or "-", "text"),
         ]
-        lines += [*_pairs(facts, cells), *_locks(row)]
-    text = (server.query if server else None) or hold.statement
-    lines += [BLANK, _heading("STATEMENT")]
+        lines += [*pairs(facts, cells), *lock_lines(board, _node(board, row), cells)]
+    text = statement_of(hold)
+    lines += [BLANK, heading("STATEMENT")]
     if not text:
         return [*lines, _muted("none seen yet")]
     body = statement_lines(text, max(cells - 2, 20))
-    return [
-        *lines,
-        *((("  ", "text"), *line) if length(line) else BLANK for line in body),
-    ]
+    lines += [(("  ", "text"), *line) if length(line) else BLANK for line in body]
+    if text != hold.statement and len(text.encode("utf-8", "replace")) in _CUT:
+        lines.append(_muted("… cut by the server at 1,024 bytes"))
+    return lines
+
+
+def full_place(frame: Frame | None) -> str:
+    """Return a frame with its whole path."""
+    if frame is None:
+        return "not known"
+    return neutral(f"{frame.file}:{frame.line} in {frame.function}")
+
+
+def statement_of(hold: Hold) -> str | None:
+    """Return the server's statement, or the application's if that is the whole of it.
+
+    The server keeps the first bytes of a statement only.
+    """
+    query, own = hold.server.query if hold.server else None, hold.statement
+    if not query or not own:
+        return query or own
+    whole, cut = (" ".join(_PARAMETER.sub("?", each).split()) for each in (own, query))
+    return own if len(whole) > len(cut) and whole.startswith(cut) else query
 
 
 def _address(row: Row) -> str:
@@ -260,25 +356,3 @@ def _no_server(board: Board, row: Row) -> str:
     if not any(row.hold.pool in status.pools for status in row.process.servers):
         return "there is no server view of this pool"
     return "no row of pg_stat_activity matches this connection for certain"
-
-
-def _locks(row: Row) -> list[Line]:
-    """Draw the backends that block this hold and those that it blocks."""
-    blockers = [
-        (
-            ("  blocked by  ", "warn"),
-            (f"{pid}  ", "strong"),
-            (call_site(hold), "strong") if hold else ("not a known hold", "muted"),
-        )
-        for pid, hold in row.blockers
-    ]
-    victims = [
-        (
-            ("  blocks      ", "bad"),
-            (f"{hold.backend_pid}  ", "strong"),
-            (call_site(hold), "strong"),
-            (f"  held {duration(hold.held_s)}", "muted"),
-        )
-        for hold in row.victims
-    ]
-    return [*blockers, *victims]

@@ -11,22 +11,30 @@ _ESSENTIAL = {"?", "q", "esc", "↵", "/"}
 
 
 def footer(
-    screen: str, cells: int, *, is_incident: bool = False, hidden: Collection[str] = ()
+    screen: str,
+    cells: int,
+    *,
+    is_fixed: bool = False,
+    paused: bool = False,
+    hidden: Collection[str] = (),
 ) -> Line:
     """Return the line of a screen's keys; the last keys are dropped if it is narrow.
 
     Args:
         screen: the screen's name in KEYS.
         cells: width of the line.
-        is_incident: whether the screen shows an incident snapshot.
+        is_fixed: whether there are no readings to control.
+        paused: whether the readings are paused: then the label of ``p`` is "go on".
         hidden: actions to leave out.
     """
     keys = [
         key.footer
         for key in KEYS
         if key.footer and screen in key.footers.split() and key.action not in hidden
-        if not (is_incident and key.live)
+        if not (is_fixed and key.live)
     ]
+    if paused:
+        keys = [(sign, "go on" if sign == "p" else label) for sign, label in keys]
     for sign, label in reversed(keys):
         if length(_line(keys)) <= cells:
             break

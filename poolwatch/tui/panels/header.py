@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from poolwatch.diagnosis.merging import Merged
 from poolwatch.model import ServerStatus, Snapshot, Unreachable
 from poolwatch.text.format import (
     clock,
     duration,
+    local_time,
     neutral,
     one_line,
     plural,
     short_time,
 )
-from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.line import Line, Run, crop, length, spread
 from poolwatch.tui.polling import Mode
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import process_key
 
 _BADGES: dict[Mode, Run] = {
     "starting": ("…", "muted"),
@@ -31,6 +32,7 @@ _BADGES: dict[Mode, Run] = {
     "none": ("NO PROCESS", "mark"),
     "saved": ("SAVED", "mark"),
     "history": ("HISTORY", "mark"),
+    "past": ("", "mark"),
 }
 
 SEVERITIES: dict[str, Run] = {
@@ -47,23 +49,24 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     """Return the header line; if it is too long, its right end is cut."""
     mode = board.mode(now)
     badge, ink = _BADGES[mode]
-    day = ""
     if board.moment is not None:
-        day, time = date_and_time(board.moment)
-        badge = f"{badge} {time}"
+        badge = f"{badge} {local_time(board.moment)}".lstrip()
     start: Line = (("  poolwatch ", "title"),)
     names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
     end: list[Line]
-    if day:
-        end = [((f"  {day}, not now  ", "muted"),)]
+    if mode == "past":
+        end = [(("  esc now  ", "muted"), (f"{clock}  ", "muted"))]
+    elif board.moment is not None:
+        end = [(("  not now  ", "muted"),)]
     else:
         end = [
             ((f"  {clock}  ", "muted"),),
             ((f"  every {board.refresh:g}s", "muted"),),
             _server(board, outdated=mode in ("silent", "lost")),
         ]
-    left: Line = (*start, *crop(names, max(cells - 44, 8)), *state)
+    room = cells - 44 if mode != "past" else cells - length(state) - 34
+    left: Line = (*start, *crop(names, max(room, 8)), *state)
     right: Line = ()
     for part in end:
         if length(left) + length(right) + length(part) < cells:
@@ -83,9 +86,12 @@ def _processes(snapshot: Snapshot) -> str:
 def _age(board: Board, mode: Mode, now: float) -> Line:
     if mode in ("starting", "none", "saved", "history"):
         return ()
+    if mode == "past":
+        return ((f"  {duration(board.behind_s)} ago, not now ", "warn"),)
     late = mode in ("stale", "failed", "silent", "lost") or bool(board.silent)
     count = len(board.snapshot.processes)
-    app = f"  apps {count - len(board.silent)}/{count} " if board.silent else "  app "
+    answering = 0 if mode == "lost" else count - len(board.silent)
+    app = f"  apps {answering}/{count} " if board.silent else "  app "
     return ((app, "muted"), (duration(board.age(now)), "warn" if late else "text"))
 
 
@@ -93,7 +99,7 @@ def _server(board: Board, *, outdated: bool) -> Line:
     reports = [
         status
         for process in board.snapshot.processes
-        if outdated or process.pid not in board.silent
+        if outdated or process_key(process) not in board.silent
         for status in process.servers
     ]
     down = [status for status in reports if status.down]
@@ -113,8 +119,9 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
     """Return version and sessions of the server, or the number of servers."""
     if not servers:
         return ()
-    if len({status.address for status in servers}) > 1:
-        return ((f"  {len(servers)} servers", "muted"),)
+    different = {status.identity or status.address for status in servers}
+    if len(different) > 1:
+        return ((f"  {len(different)} servers", "muted"),)
     status = servers[0]
     runs: list[Run] = [(f"  PostgreSQL {one_line(status.version or '', 12)}", "muted")]
     if status.sessions is not None and status.max_connections is not None:
@@ -126,9 +133,9 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
 
 
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
-    """Return the worst trouble in ``lines`` lines: of the view or else of the pools."""
+    """Return in ``lines`` lines why the data is not current, or else what is wrong."""
     mode = board.mode(now)
-    text = _view_state(board, mode) or _worst(board, now, cells)
+    text = _view_state(board, mode) or _worst(board, mode, now, cells)
     padded = [*text, (), ()][:lines]
     return [crop(line, cells - 2) for line in padded]
 
@@ -146,6 +153,8 @@ def _view_state(board: Board, mode: Mode) -> list[Line]:
         return [_first(text, "bad"), _second(next_process)]
     if mode == "failed":
         return [_first(f"■ {one_line(board.error or 'no answer')}", "bad")]
+    if board.moment is not None and not board.snapshot.processes:
+        return [_first("nothing is known of this moment: no process", "muted")]
     return []
 
 
@@ -157,37 +166,18 @@ def _second(text: str) -> Line:
     return (("       ", "text"), (one_line(text), "muted"))
 
 
-class Trouble(NamedTuple):
-    """A finding, or a process that does not answer."""
-
-    severity: str
-    text: str
-    remedy: str
-
-
-def troubles(board: Board, now: float) -> list[Trouble]:
-    """Return everything that is wrong; silent servers and processes come first."""
-    findings = [finding for _, finding in board.findings()]
-    down = [finding for finding in findings if finding.kind == "server_down"]
-    others = [finding for finding in findings if finding.kind != "server_down"]
-    return [
-        *(Trouble(each.severity, each.text, each.remedy) for each in down),
-        *(Trouble("critical", text, "") for text in silent(board, now)),
-        *(Trouble(each.severity, each.text, each.remedy) for each in others),
-    ]
-
-
-def _worst(board: Board, now: float, cells: int) -> list[Line]:
-    found = troubles(board, now)
-    if not found:
-        return _unobserved(board) or _healthy(board)
-    severity, text, remedy = found[0]
-    shape, ink = SEVERITIES[severity]
+def _worst(board: Board, mode: Mode, now: float, cells: int) -> list[Line]:
+    found = board.findings
+    if all(finding.severity == "info" for finding in found):
+        return _unobserved(board) or _healthy(board, mode, now, found)
+    worst = found[0]
+    remedy = worst.remedy
+    shape, ink = SEVERITIES[worst.severity]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
         remedy = remedy or f"also: {found[1].text}"
-    head: Line = (_WHY, (f"{shape} ", ink), (one_line(text), "strong"))
+    head: Line = (_WHY, (f"{shape} ", ink), (one_line(worst.text), "strong"))
     first = (*crop(head, cells - length(more) - 2), *more)
     return [first, _second(f"→ {remedy}")] if remedy else [first]
 
@@ -201,50 +191,55 @@ def _unobserved(board: Board) -> list[Line]:
     reports = (status for each in board.snapshot.processes for status in each.servers)
     # If the application has switched its server view off, no warning is due.
     error = next((s.error for s in reports if s.error and s.enabled), None)
+    what = "its server"
+    if error is None:
+        error, what = board.snapshot.dsn_error, "the server of the DSN"
     if error is None:
         return []
-    text = "◆ nothing wrong in the application, but its server cannot be read"
+    text = f"◆ nothing wrong in the application, but {what} cannot be read"
     return [_first(text, "warn"), _second(error)]
 
 
-def _healthy(board: Board) -> list[Line]:
+def _healthy(
+    board: Board, mode: Mode, now: float, notes: Sequence[Merged]
+) -> list[Line]:
+    """Return that nothing is wrong: now, or when it was last read."""
     held = [row.hold.held_s for row in board.rows.values()]
     longest = f", the longest for {duration(max(held))}" if held else ""
     waits = sum(len(process.waits) for process in board.snapshot.processes)
     waiting = f", {plural(waits, 'request')} waiting" if waits else ", none waiting"
     text = f"{plural(len(held), 'connection')} checked out{longest}{waiting}"
-    first: Line = (_WHY, ("✓ healthy ", "good"), (f" {text}", "muted"))
-    ended = _ended(board)
-    return [first, _second(ended)] if ended else [first]
+    ended = _ended_processes(board)
+    if ended:
+        processes = "process has" if len(ended) == 1 else "processes have"
+        text = f"{len(ended)} {processes} ended; of the others: {text}"
+    state = ("✓ healthy ", "good")
+    if mode in ("paused", "stale"):
+        state = (f"◆ nothing was wrong {duration(board.age(now))} ago ", "warn")
+    first: Line = (_WHY, state, (f" {text}", "muted"))
+    if notes:
+        first = (
+            *first,
+            (f"  +{plural(len(notes), 'note')} ", "muted"),
+            ("w", "accent"),
+        )
+    second = _ended(board) or (f"● {notes[0].text}" if notes else None)
+    return [first, _second(second)] if second else [first]
 
 
-def silent(board: Board, now: float) -> list[str]:
-    """Return a sentence for each process that does not answer."""
-    reading = board.last
-    return [_silent(board, each, now) for each in (reading.silent if reading else ())]
-
-
-def _silent(board: Board, lost: Unreachable, now: float) -> str:
-    age = board.last_seen(lost.pid or 0, now)
-    name = board.name_of(lost)
-    why = lost.why.removeprefix("it ")
-    if why == lost.why:  # another error
-        name, why = f"{name} gives no snapshot", f"({why})"
-    if age is not None and "does not answer" in why:
-        why = why.replace("does not answer", f"has not answered for {duration(age)}")
-    elif age is not None:
-        why += f"; shown as seen {duration(age)} ago"
-    return one_line(f"{name} {why}")
+def _ended_processes(board: Board) -> list[Unreachable]:
+    """Return the processes that have ended lately, the last one first."""
+    snapshot = board.last.snapshot if board.last else None
+    unreachable = snapshot.unreachable if snapshot else ()
+    ended = [each for each in unreachable if each.alive is False]
+    return sorted(ended, key=lambda each: each.since or "", reverse=True)
 
 
 def _ended(board: Board) -> str | None:
     """Return which process ended last, and when; None if none has ended lately."""
-    snapshot = board.last.snapshot if board.last else None
-    unreachable = snapshot.unreachable if snapshot else ()
-    ended = [each for each in unreachable if each.alive is False]
+    ended = _ended_processes(board)
     if not ended:
         return None
-    last = max(ended, key=lambda each: each.since or "")
     others = f", and {len(ended) - 1} before it" if len(ended) > 1 else ""
-    since = clock(last.since or "")
-    return one_line(f"{board.name_of(last)} ended at {since}{others}")
+    since = clock(ended[0].since or "")
+    return one_line(f"{board.name_of(ended[0])} ended at {since}{others}")

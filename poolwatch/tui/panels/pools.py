@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import NamedTuple
 
 from poolwatch.diagnosis.holds import leaves_open
 from poolwatch.model import IncidentMark, PoolStats, Process, Snapshot
-from poolwatch.text.format import one_line
-from poolwatch.text.incident_snapshots import date_and_time, incident_words, pool_name
+from poolwatch.text.format import duration, local_time, one_line, plural
+from poolwatch.text.incident_snapshots import incident_words, pool_name
 from poolwatch.tui.draw.gauge import bar, spark
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import (
     Column,
     Table,
+    age_cell,
     count_cell,
+    percentile_cell,
     process_cell,
     text_cell,
-    time_cell,
 )
 from poolwatch.tui.state.board import HISTORY, Board
+from poolwatch.tui.state.rows import process_key
 
 NEGLIGIBLE_WAITING = 0.005
 """Average number of waiting requests; lower averages are shown as 0."""
@@ -33,34 +35,48 @@ class _PoolLine(NamedTuple):
     pool: PoolStats
     history: Sequence[int]
     """Connections checked out at each of the last readings."""
+    oldest_s: float | None
+    """How long the longest of its holds lasts."""
+    leaked: int
+    """Its holds that are leaked."""
 
 
 def pool_lines(board: Board, cells: int, limit: int) -> list[Line]:
     """Draw at most ``limit`` lines, titles and notes included."""
     snapshot = board.snapshot
-    hidden = set() if len(snapshot.processes) > 1 else {"process"}
+    hidden = set() if board.several_processes else {"process"}
     if board.moment is not None:
         hidden.add("spark")
-    table = Table(COLUMNS, cells, hidden)
+    span = f"last {duration(HISTORY * board.refresh)}"
+    columns = [replace(c, title=span) if c.key == "spark" else c for c in COLUMNS]
+    table = Table(columns, cells, hidden)
     pairs = [(p, pool) for p in snapshot.processes for pool in p.pools]
     pairs.sort(key=lambda pair: (pair[1].name, pair[0].host, pair[0].pid, pair[1].id))
     notes = _notes(board, cells)
     room = max(limit - 1 - len(notes), 1)
     if len(pairs) > room:
         shown = max(room - 1, 1)
-        busiest = sorted(pairs, key=lambda pair: -_pressure(pair[1]))[:shown]
-        notes.insert(0, ((f"  +{len(pairs) - shown} less busy pools", "muted"),))
+        busiest = sorted(pairs, key=lambda pair: _pressure(*pair), reverse=True)[:shown]
+        rest = plural(len(pairs) - shown, "pool")
+        notes.insert(0, ((f"  +{rest} under less pressure", "muted"),))
         pairs = [pair for pair in pairs if pair in busiest]  # in their order
     lines = [table.titles()]
     for process, pool in pairs:
-        history = board.history.get((process.host, process.pid, pool.id), ())
-        lines.append(table.line(_PoolLine(process, pool, history)))
+        history = board.history.get((process_key(process), pool.id), ())
+        holds = [hold for hold in process.holds if hold.pool == pool.id]
+        oldest = max((hold.held_s for hold in holds), default=None)
+        leaked = sum(hold.verdict == "leaked" for hold in holds)
+        lines.append(table.line(_PoolLine(process, pool, history, oldest, leaked)))
     return [*lines, *notes][: max(limit, 2)]
 
 
-def _pressure(pool: PoolStats) -> float:
-    """Sort key: how busy a pool is. Waits count more than utilization."""
-    return pool.waiting * 10 + _utilization(pool)
+def _pressure(process: Process, pool: PoolStats) -> tuple[int, bool, bool]:
+    """Sort key: waits, then leaks, then whether it is full.
+
+    Utilization would let calm pools change places at every reading.
+    """
+    leaked = any(h.verdict == "leaked" for h in process.holds if h.pool == pool.id)
+    return pool.waiting, leaked, _utilization(pool) >= 1
 
 
 def _utilization(pool: PoolStats) -> float:
@@ -72,14 +88,15 @@ def _utilization(pool: PoolStats) -> float:
 
 
 def _level(pool: PoolStats) -> str:
-    """Return the ink of a gauge: normal, using the overflow, or exhausted.
+    """Return the ink of a gauge: normal, full or using the overflow, or exhausted.
 
-    An exhausted pool with a single slot is normal.
+    A pool that is full harms only if somebody waits. A single slot that is out is
+    normal; a pool without any slot left will never lend again.
     """
-    exhausted = pool.capacity is not None and pool.out >= pool.capacity
-    if pool.waiting or (exhausted and pool.slots != 1) or pool.capacity == 0:
+    if pool.waiting or pool.capacity == 0:
         return "bad"
-    return "warn" if pool.size and pool.out > pool.size else "accent"
+    full = pool.capacity is not None and pool.out >= pool.capacity and pool.slots != 1
+    return "warn" if full or (pool.size and pool.out > pool.size) else "accent"
 
 
 def _name(line: _PoolLine) -> Run:
@@ -111,6 +128,13 @@ def _average_waiting(line: _PoolLine) -> Run:
     return f"{average:.{digits}f}", "warn"
 
 
+def _leaked(line: _PoolLine) -> Run:
+    """Return the leaks that are out now, and those that came back."""
+    back = max(line.pool.counters.leaked - line.leaked, 0)
+    text = f"{line.leaked}+{back}" if back else str(line.leaked)
+    return text, "bad" if line.leaked else "text" if back else "faint"
+
+
 def _number(
     title: str, least: int, rank: int, cell: Callable[[PoolStats], Run]
 ) -> Column[_PoolLine]:
@@ -125,14 +149,17 @@ COLUMNS: tuple[Column[_PoolLine], ...] = (
     Column("process", "process", 14, 22, 7, lambda line: process_cell(line.process)),
     Column("gauge", "", 8, 30, 2, draw=_gauge),
     Column("out", "out", 7, 7, 1, _out, place=right),
-    _number("waiting", 7, 3, lambda pool: count_cell(pool.waiting, "bad")),
+    _number("waiting", 7, 2, lambda pool: count_cell(pool.waiting, "bad")),
     Column("average", "1m avg", 8, 8, 6, _average_waiting, place=right),
-    _number("p99 wait", 8, 4, lambda pool: time_cell(pool.wait_s.p99)),
-    _number("p99 hold", 8, 5, lambda pool: time_cell(pool.hold_s.p99)),
+    _number("p99 wait", 8, 4, lambda pool: percentile_cell(pool.wait_s.p99)),
+    Column(
+        "oldest", "oldest", 6, 6, 5, lambda line: age_cell(line.oldest_s), place=right
+    ),
+    _number("p99 hold", 8, 8, lambda pool: percentile_cell(pool.hold_s.p99)),
     _number("timeouts", 8, 9, lambda pool: count_cell(pool.counters.timeouts, "warn")),
     _number("cancelled", 9, 10, lambda pool: count_cell(pool.gave_up, "warn")),
-    _number("leaked", 6, 8, lambda pool: count_cell(pool.counters.leaked, "bad")),
-    Column("spark", "recent use", 11, HISTORY, 11, draw=_spark, place=right),
+    Column("leaked", "leaked", 7, 7, 3, _leaked, place=right),
+    Column("spark", "", 11, HISTORY, 12, draw=_spark, place=right),
 )
 
 
@@ -147,7 +174,7 @@ def _notes(board: Board, cells: int) -> list[Line]:
         for text in [*_unread(board.snapshot), *_unreachable(board)]
     ]
     marks = [(process, mark) for process in processes for mark in process.frozen]
-    if marks:
+    if marks and board.fixed is None:
         notes.append(_incidents(marks, cells - 2))
     undecided = filter(leaves_open, processes)
     left = "; ".join(one_line(text) for each in undecided for text in each.left_out)
@@ -192,17 +219,10 @@ def _incidents(marks: Sequence[tuple[Process, IncidentMark]], cells: int) -> Lin
     newest = sorted(marks, key=lambda pair: pair[1].at, reverse=True)
     texts = [
         f"{pool_name(process, mark.pool)} {incident_words(mark.kind)[0]} "
-        f"{_when(mark.at)}"
+        f"{local_time(mark.at)}"
         for process, mark in newest
     ]
     start: Line = (("  ● ", "accent"), ("incidents: ", "muted"))
     key: Line = (("  z", "accent"), (" shows them", "muted"))
     start = (*start, (", ".join(texts), "text"))
     return (*crop(start, max(cells - length(key), 12)), *key)
-
-
-def _when(at: str) -> str:
-    """Shorten ``2026-01-01T03:12:44+00:00``; for today, to the time."""
-    day, time = date_and_time(at)
-    today = datetime.now(UTC).date().isoformat()
-    return time if day == today else f"{day} {time}".strip()

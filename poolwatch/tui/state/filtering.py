@@ -1,35 +1,51 @@
-"""The filter language: ``state:idle-tx held:>30s !pool:audit export``.
+"""The filter language: ``state:idle-tx held>30s !pool:audit export|etl``.
 
-A row must match every word of the filter. A word is ``field:value``, or a text that
-occurs anywhere in the row. A field not in ``FIELDS`` is a label. ``!`` negates.
+A row must match every word of the filter. A word is a text that occurs anywhere in the
+row, or a field with a test: ``:`` contains, ``=`` is, ``>`` ``>=`` ``<`` ``<=`` compare
+numbers and durations. ``|`` between words means either, ``!`` before a word means not,
+and quotes keep spaces and signs: ``task="nightly export"``. Labels are fields.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from poolwatch.model import Frame, Hold
-from poolwatch.text.format import place
-from poolwatch.tui.state.rows import Row
-
-FIELDS = (
-    "state",
-    "pool",
-    "site",
-    "thread",
-    "task",
-    "app",
-    "pid",
-    "verdict",
-    "held",
+_QUOTED = r'"[^"]*"?'
+_WORD = re.compile(
+    rf"""(?P<no>!*)
+    (?: (?P<field>[^\W\d][\w.-]*) (?P<sign>:(?:>=|<=|>|<)?|!=|>=|<=|=|>|<)
+        (?P<value>{_QUOTED}|[^\s|"]*)
+      | (?P<text>{_QUOTED}|[^\s|"]+) )""",
+    re.VERBOSE,
 )
-
-_SPAN = re.compile(r"(>=|<=|>|<)?(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+}  # fmt: skip
+_NAMED = 12
+"""Most fields that an error names."""
 
-Test = Callable[[Row], bool]
+
+class Fields(Protocol):
+    """The fields of one row."""
+
+    def values(self, name: str) -> Sequence[Any] | None:
+        """Return the values of a field or label; None if the view has no such field."""
+
+    def texts(self) -> Iterable[str]:
+        """Return every text of the row."""
+
+
+Test = Callable[[Fields], bool]
+
+
+class _UnusableError(ValueError):
+    """A word that cannot be used, with the sentence that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,100 +57,112 @@ class Filter:
     error: str | None = None
     """Why a word cannot be used."""
 
-    def __call__(self, row: Row) -> bool:
+    def __call__(self, row: Fields) -> bool:
         """Whether a row is shown."""
         return all(test(row) for test in self.tests)
 
 
-def parse(text: str) -> Filter:
-    """Parse a filter; a word that cannot be used is left out, with an error."""
+def parse(text: str, known: Collection[str] | None = None) -> Filter:
+    """Parse a filter; a word that cannot be used is left out, with an error.
+
+    ``known``: the names of all fields and labels; None accepts any.
+    """
     tests: list[Test] = []
     error = None
-    for word in text.split():
-        term = word.removeprefix("!")
-        test = _test(term)
-        if isinstance(test, str):
-            error = error or test
-        elif test is not None:
-            tests.append(_negated(test) if word.startswith("!") else test)
+    for words in _alternatives(text):
+        try:
+            either = [_test(word, known) for word in words]
+        except _UnusableError as unusable:
+            error = error or str(unusable)
+        else:
+            tests.append(either[0] if len(either) == 1 else _any(either))
     return Filter(text.strip(), tuple(tests), error)
 
 
-def _negated(test: Test) -> Test:
-    return lambda row: not test(row)
+def _alternatives(text: str) -> list[list[re.Match[str]]]:
+    """Return the words, those joined by ``|`` together; stray signs are skipped."""
+    groups: list[list[re.Match[str]]] = []
+    joined = False
+    at = 0
+    while at < len(text):
+        word = _WORD.match(text, at)
+        if word is None:
+            joined = joined or text[at] == "|"
+            at += 1
+            continue
+        if joined and groups:
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+        joined, at = False, word.end()
+    return groups
 
 
-def _test(word: str) -> Test | str | None:
-    field, colon, value = word.partition(":")
-    value = value.casefold()
-    if not colon or not field.isidentifier():
-        return (
-            (lambda row: _contains(word.casefold(), _all_values(row))) if word else None
-        )
+def _any(tests: Sequence[Test]) -> Test:
+    return lambda row: any(test(row) for test in tests)
+
+
+def _test(word: re.Match[str], known: Collection[str] | None) -> Test:
+    wanted = len(word["no"]) % 2 == 0
+    if word["text"] is not None:
+        text = word["text"].strip('"').casefold()
+        return lambda row: _occurs(text, row) == wanted
+    field, sign = word["field"].casefold(), word["sign"]
+    if known is not None and field not in known:
+        raise _UnusableError(_unknown(field, known))
+    value = word["value"].strip('"').casefold()
     if not value:
-        return None
-    field = field.casefold()
-    if field == "held":
-        return _held(value)
-    if field == "pid":
-        return lambda row: value in {str(row.process.pid), str(row.hold.backend_pid)}
-    if field in FIELDS:
-        return lambda row: _contains(value, _values(row, field))
-    return lambda row: _contains(value, _label(row.hold.labels, field))
+        return lambda _: True  # it is still being typed
+    matches = _matcher(field, sign, value)
+    wanted = wanted != (sign == "!=")
+
+    def test(row: Fields) -> bool:
+        values = row.values(field)
+        if values is None:
+            return True  # a word says nothing of a view without the field
+        return wanted == any(matches(each) for each in values if each is not None)
+
+    return test
 
 
-def _held(value: str) -> Test | str:
-    match = _SPAN.fullmatch(value)
-    if match is None:
-        return f"held:{value} is not a duration; write held:>30s"
-    sign, number, unit = match.groups()
-    limit = float(number) * _UNITS[unit]
-    if sign in ("<", "<="):
-        return lambda row: row.hold.held_s <= limit
-    return lambda row: row.hold.held_s >= limit
+def _occurs(text: str, row: Fields) -> bool:
+    return any(text in each.casefold() for each in row.texts())
 
 
-def _contains(wanted: str, values: Iterable[str | None]) -> bool:
-    return any(wanted in value.casefold() for value in values if value)
+def _unknown(field: str, known: Collection[str]) -> str:
+    names = sorted(known)
+    close = [name for name in names if name[:2] == field[:2]]
+    listed = list(dict.fromkeys([*close, *names]))[:_NAMED]
+    return f"no field {field!r}; there are {', '.join(listed)}"
 
 
-def _label(labels: Mapping[str, str], name: str) -> list[str]:
-    return [value for key, value in labels.items() if key.casefold() == name]
+def _matcher(field: str, sign: str, value: str) -> Callable[[Any], bool]:
+    compare = _COMPARE.get(sign.lstrip(":"))
+    if compare is None:
+        matches = _contains if sign == ":" else _is
+        return lambda found: matches(found, value)
+    limit = _number(value)
+    if limit is None:
+        raise _UnusableError(
+            f"{field}: {value!r} is no number and no duration such as 30s, 5m, 200ms"
+        )
+    return lambda found: isinstance(found, int | float) and compare(found, limit)
 
 
-def _values(row: Row, field: str) -> list[str | None]:
-    hold, process = row.hold, row.process
-    values: dict[str, list[str | None]] = {
-        "state": [short_state(hold), hold.server.state if hold.server else None],
-        "pool": [row.pool_name],
-        "site": [_site(hold.site), _site(hold.caller)],
-        "thread": [hold.thread],
-        "task": [hold.task],
-        "app": [process.name, process.program],
-        "verdict": [row.verdict, hold.verdict],
-    }
-    return values[field]
+def _contains(value: Any, wanted: str) -> bool:
+    """A text contains the other one; a duration is at least as long."""
+    if isinstance(value, float):
+        limit = _number(wanted)
+        return limit is not None and value >= limit
+    return _is(value, wanted) if isinstance(value, int) else wanted in value.casefold()
 
 
-def _site(site: Frame | None) -> str | None:
-    return f"{place(site, 99)} {site.function}" if site else None
+def _is(value: Any, wanted: str) -> bool:
+    if isinstance(value, float):
+        return value == _number(wanted)
+    return bool(str(value).casefold() == wanted)
 
 
-def _all_values(row: Row) -> list[str | None]:
-    values = [value for name in FIELDS[:6] for value in _values(row, name)]
-    hold = row.hold
-    server = (hold.server.query, hold.server.wait_event) if hold.server else ()
-    numbers = (str(hold.backend_pid), str(row.process.pid))
-    statement = (hold.statement, row.verdict)
-    return [*values, *hold.labels.values(), *server, *numbers, *statement]
-
-
-def short_state(hold: Hold) -> str | None:
-    """Return the backend's state in one word: ``idle-tx`` for "idle in transaction"."""
-    state = hold.server.state if hold.server else None
-    if state is None:
-        return None
-    state = state.replace("idle in transaction", "idle-tx")
-    return state.replace(" (aborted)", "!").replace(
-        "fastpath function call", "fastpath"
-    )
+def _number(text: str) -> float | None:
+    match = _NUMBER.fullmatch(text)
+    return float(match[1]) * _UNITS[match[2]] if match else None

@@ -1,56 +1,57 @@
-"""The rows of the table of holds, with their verdicts and sort order.
-
-Lock waits are matched across all processes, but only between connections to the same
-server address: backends of two servers can have the same pid.
-"""
+"""The holds of a snapshot, with their verdicts and their order by harm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poolwatch.model import Hold, PoolStats, Process, Snapshot
-from poolwatch.text.format import place
+from poolwatch.diagnosis.blocking import Node
+from poolwatch.diagnosis.sessions import IN_TRANSACTION, server_of, servers_by_pool
+from poolwatch.model import FindingKind, Hold, PoolStats, Process, ServerRow, Snapshot
 from poolwatch.text.naming import holder_name
+from poolwatch.tui.state.trees import Trees
 
-Key = tuple[int, str, str]
-"""Process pid, hold id and host: a history has processes of many hosts."""
+ProcessKey = tuple[str, int, str]
+"""Host, pid and start time: containers may share a host name or a pid."""
+Key = tuple[int, str, str, str]
+"""Process pid, hold id, host, and start time of the process."""
 
-Word = Literal["LEAKED", "BLOCKS", "BLOCKED", "IDLE-TX", "LONG", "ok"]
+Word = Literal["ROOT", "GHOST", "LEAKED", "BLOCKED", "IDLE-TX", "LONG", "ok"]
 
 VERDICTS: dict[Word, tuple[str, str, str]] = {
+    "ROOT": ("▲", "bad", "it waits for no lock, and holds up n sessions"),
+    "GHOST": ("◌", "bad", "its session on the server has ended"),
     "LEAKED": ("■", "bad", "no code is left that could return it"),
-    "BLOCKS": ("▲", "bad", "others wait for a lock that it holds"),
     "BLOCKED": ("▽", "warn", "waits for a lock of another backend"),
     "IDLE-TX": ("◆", "warn", "its transaction is open and idle"),
     "LONG": ("●", "warn", "held over the threshold, its code still runs"),
     "ok": ("·", "good", "nothing is wrong"),
 }
 """Shape, ink and meaning, worst first; shapes tell them apart without colour."""
-
-_Backend = tuple[str | None, int]
-"""A running server, and the pid of one of its backends."""
+_RANKS = {word: rank for rank, word in enumerate(VERDICTS)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One hold, with its process, its pool, and the lock waits it is part of."""
+    """One hold, with its process, its pool, and its place among the lock waits."""
 
     key: Key
     process: Process
     pool: PoolStats | None
     hold: Hold
     word: Word
-    victims: tuple[Hold, ...]
-    """Holds that wait for a lock of this hold."""
-    blockers: tuple[tuple[int, Hold | None], ...]
-    """Pids of the backends it waits for; with the hold, if it is a known one."""
+    node: Node | None = None
+    """Its place among the sessions that wait for locks, or hold up others."""
+
+    @property
+    def holds_up(self) -> int:
+        """Number of sessions that wait for it, at once or behind others."""
+        return self.node.holds_up if self.node else 0
 
     @property
     def verdict(self) -> str:
-        """The verdict in one word, with the number of blocked holds."""
-        return f"BLOCKS {len(self.victims)}" if self.word == "BLOCKS" else self.word
+        """The verdict in one word; of a root, with the number it holds up."""
+        return f"ROOT {self.holds_up}" if self.word == "ROOT" else self.word
 
     @property
     def mark(self) -> tuple[str, str]:
@@ -69,96 +70,87 @@ class Row:
         return holder_name(self.hold)
 
 
-def build(snapshot: Snapshot) -> list[Row]:
-    """Return a row for each hold of all processes, unsorted."""
-    holds = [(p, h, _backend(p, h)) for p in snapshot.processes for h in p.holds]
-    hold_of = {backend: hold for _, hold, backend in holds if backend}
-    victims: dict[_Backend, list[Hold]] = {}
-    for _, hold, backend in holds:
-        if hold.server and backend:
-            for pid in hold.server.blocked_by:
-                victims.setdefault((backend[0], pid), []).append(hold)
-    idle_in_transaction = {
-        (process.pid, hold, process.host)
-        for process in snapshot.processes
-        for finding in process.findings
-        if finding.kind == "idle_in_transaction"
-        for hold in finding.holds
-    }
-    pools = {
-        (p.host, p.pid, pool.id): pool for p in snapshot.processes for pool in p.pools
-    }
+def process_key(process: Process) -> ProcessKey:
+    """Return what identifies a process."""
+    return process.host, process.pid, process.started_at
+
+
+def hold_key(process: Process, hold_id: str) -> Key:
+    """Return what identifies a hold."""
+    return process.pid, hold_id, process.host, process.started_at
+
+
+def build(snapshot: Snapshot, trees: Trees) -> list[Row]:
+    """Return a row for each hold of all processes, unsorted; ``trees``: its trees."""
+    idle_in_transaction = _named_by(snapshot, "idle_in_transaction")
+    ghosts = _named_by(snapshot, "ghost")
     rows = []
-    for process, hold, backend in holds:
-        key = (process.pid, hold.id, process.host)
-        blocked = tuple(victims.get(backend, ())) if backend else ()
-        blocked_by = hold.server.blocked_by if hold.server else ()
-        address = backend[0] if backend else None
-        rows.append(
-            Row(
-                key,
-                process,
-                pools.get((process.host, process.pid, hold.pool)),
-                hold,
-                _word(hold, blocked, key in idle_in_transaction),
-                blocked,
-                tuple((pid, hold_of.get((address, pid))) for pid in blocked_by),
+    for process in snapshot.processes:
+        pools = {pool.id: pool for pool in process.pools}
+        servers = {
+            pool: server_of(process, status)
+            for pool, status in servers_by_pool(process).items()
+        }
+        for hold in process.holds:
+            key = hold_key(process, hold.id)
+            node = _node(hold, servers.get(hold.pool), trees)
+            word: Word = (
+                "GHOST"
+                if key in ghosts
+                else _word(hold, node, key in idle_in_transaction)
             )
-        )
+            rows.append(Row(key, process, pools.get(hold.pool), hold, word, node))
     return rows
 
 
-def _backend(process: Process, hold: Hold) -> _Backend | None:
-    """Return the backend's server and pid; None without a server view."""
-    if hold.server is None or hold.backend_pid is None:
+def _node(hold: Hold, server: str | None, trees: Trees) -> Node | None:
+    """Return the place of the hold's session; without a row its pid proves nothing."""
+    if server is None or not trees.nodes:
         return None
-    for status in process.servers:
-        if hold.pool in status.pools:
-            # two hosts may call two servers by the same address
-            address = f"{status.address} of {process.host}"
-            return status.identity or address, hold.backend_pid
-    return None, hold.backend_pid
+    node = trees.node((server, hold.backend_pid or 0))
+    if node is None or hold.server is not None:
+        return node
+    known = node.session.hold
+    return node if known is not None and known.id == hold.id else None
 
 
-def _word(hold: Hold, victims: Sequence[Hold], idle_in_transaction: bool) -> Word:
+def _named_by(snapshot: Snapshot, kind: FindingKind) -> set[Key]:
+    """The holds that findings of this kind name."""
+    return {
+        hold_key(process, hold)
+        for process in snapshot.processes
+        for finding in process.findings
+        if finding.kind == kind
+        for hold in finding.holds
+    }
+
+
+def _word(hold: Hold, node: Node | None, idle_in_transaction: bool) -> Word:
+    if node is not None and node.is_root:
+        return "ROOT"
     if hold.verdict == "leaked":
         return "LEAKED"
-    if victims:
-        return "BLOCKS"
-    if hold.server and hold.server.blocked_by:
+    if node is not None:
         return "BLOCKED"
-    idle = bool(hold.server and (hold.server.state or "").startswith("idle in trans"))
+    idle = bool(hold.server and (hold.server.state or "").startswith(IN_TRANSACTION))
     if idle_in_transaction or (hold.verdict == "long" and idle):
         return "IDLE-TX"
     return "LONG" if hold.verdict == "long" else "ok"
 
 
-Sort = Literal["verdict", "held", "call site", "pool"]
-SORTS: tuple[Sort, ...] = ("verdict", "held", "call site", "pool")
+def by_harm(row: Row) -> tuple[Any, ...]:
+    """Sort key: the most harmful first; equal rows always in the same order."""
+    rank = _RANKS[row.word]
+    tie_break = row.key[0], len(row.key[1]), *row.key[1:]
+    return rank, -row.holds_up, -row.hold.held_s, *tie_break
 
 
-def _tie_break(row: Row) -> tuple[Any, ...]:
-    """Order equal rows the same way at every refresh."""
-    return row.key[0], len(row.key[1]), *row.key[1:]
-
-
-def _by_verdict(row: Row) -> tuple[Any, ...]:
-    rank = list(VERDICTS).index(row.word)
-    return rank, -len(row.victims), -row.hold.held_s, *_tie_break(row)
-
-
-_KEYS: dict[Sort, Callable[[Row], tuple[Any, ...]]] = {
-    "verdict": _by_verdict,
-    "held": lambda row: (-row.hold.held_s, *_tie_break(row)),
-    "call site": lambda row: (
-        place(row.hold.site, 9),
-        place(row.hold.caller, 9),
-        *_by_verdict(row),
-    ),
-    "pool": lambda row: (row.pool_name, *_by_verdict(row)),
-}
-
-
-def ordered(rows: Iterable[Row], by: Sort) -> list[Row]:
-    """Return the rows, sorted."""
-    return sorted(rows, key=_KEYS[by])
+def short_state(row: ServerRow | None) -> str | None:
+    """Return the backend's state in one word: ``idle-tx`` for "idle in transaction"."""
+    state = row.state if row else None
+    if state is None:
+        return None
+    state = state.replace("idle in transaction", "idle-tx")
+    return state.replace(" (aborted)", "!").replace(
+        "fastpath function call", "fastpath"
+    )

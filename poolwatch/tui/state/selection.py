@@ -1,31 +1,33 @@
-"""The selection: it follows a hold, not a row number.
+"""The selection: it follows a row by its key, not by its number.
 
-When the selected hold ends, its row remains for some seconds as a tombstone, so that
-the user sees what happened. Then the neighbouring row is selected.
+When the selected row is gone, such as a hold that has ended, it remains for some
+seconds as a tombstone, so that the user sees what happened. Then the neighbouring row
+is selected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
-from poolwatch.tui.state.rows import Key, Row
+T = TypeVar("T", bound=Any)
 
 TOMBSTONE_S = 3.0
 
 
-class Selection:
-    """The selected hold, and the position of its row."""
+class Selection(Generic[T]):
+    """The selected row of a view, and its position."""
 
     def __init__(self) -> None:
-        self.key: Key | None = None
-        self.row: Row | None = None
+        self.key: Hashable = None
+        self.row: T | None = None
         """The last state of the selected row."""
         self.gone_at: float | None = None
-        """When the hold was found to have ended; None while it is open."""
+        """When the row was found to be gone; None while it is there."""
         self.touched = False
-        """Whether the user has moved the selection; before, there are no tombstones."""
+        """Whether the user has moved the selection; before, it is the first row."""
         self._at = 0
-        self._shown: list[Row] = []
+        self._shown: list[T] = []
 
     @property
     def at(self) -> int:
@@ -33,17 +35,32 @@ class Selection:
         return self._at
 
     @property
-    def shown(self) -> Sequence[Row]:
-        """The rows on the screen, including a tombstone."""
+    def shown(self) -> Sequence[T]:
+        """The rows on the screen, including a tombstone; a list that never changes."""
         return self._shown
 
-    def follow(self, rows: Sequence[Row], alive: Collection[Key], now: float) -> None:
-        """Replace the rows, and find the selected hold among them."""
+    def follow(
+        self,
+        rows: Sequence[T],
+        alive: Collection[Hashable],
+        now: float,
+        *,
+        is_past: bool = False,
+    ) -> None:
+        """Replace the rows, and find the selected one among them.
+
+        ``is_past``: a row that is gone may be there again at the next moment.
+        """
         self._shown = list(rows)
         for at, row in enumerate(rows):
-            if row.key == self.key:
+            if row.key == self.key and self.touched:
                 self._choose(at)
                 return
+        if is_past and self.touched:
+            key = self.key
+            self._choose(self._at)
+            self.key = key
+            return
         if self.row is not None and self.touched and self.key not in alive:
             self.gone_at = now if self.gone_at is None else self.gone_at
             if now - self.gone_at < TOMBSTONE_S:
@@ -56,7 +73,7 @@ class Selection:
         """Select by position, for the arrow keys and the mouse."""
         self.touched = True
         if self.gone_at is not None and at != self._at:
-            del self._shown[self._at]
+            self._shown = [*self._shown[: self._at], *self._shown[self._at + 1 :]]
             at -= at > self._at
         elif self.gone_at is not None:
             return

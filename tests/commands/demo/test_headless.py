@@ -11,11 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from helpers import until
 from sqlalchemy import NullPool, create_engine, text
 
 from poolwatch.commands.demo import children, lease
 from poolwatch.commands.demo.faults import Fault, planted
+from poolwatch.commands.main import main
 
 from .conftest import Start, nothing_left
 
@@ -267,6 +270,10 @@ def test_under_nohup_it_goes_on(start: Start, place: Path) -> None:
     out, err = demo.communicate(timeout=120)
     assert demo.returncode == 0, err
     assert "never-closed" in out
+    shown, own, then = err.splitlines()[-3:]
+    assert "9 faults from real life" in shown
+    assert "poolwatch.instrument(engine)" in own
+    assert then.endswith("poolwatch tui")
     assert nothing_left(place)
 
 
@@ -304,3 +311,28 @@ def test_an_app_that_cannot_start_is_one_sentence(start: Start, place: Path) -> 
     (place / "sitecustomize.py").unlink()
     for cache in place.glob("__pycache__/*"):
         cache.unlink()
+
+
+def test_an_app_that_is_killed_is_said_so(start: Start, place: Path) -> None:
+    """The signal, not whatever the app has logged last."""
+    demo = start(*COMMAND, "--seconds", "600")
+    wait_for(demo, "starting the demo app")
+    module = "poolwatch.commands.demo.app"
+    (app,) = until(
+        lambda: [
+            child
+            for child in psutil.Process(demo.pid).children()
+            if module in child.cmdline()
+        ]
+    )
+    app.kill()
+    _, err = demo.communicate(timeout=120)
+    assert demo.returncode == 1
+    assert err.splitlines()[-1].endswith(": ended by SIGKILL")
+    assert nothing_left(place)
+
+
+def test_seconds_beyond_the_range(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--seconds", "100000"])
+    assert "must be a number of seconds from 0.1 to 86400" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from fake_looks import NOON, SITE, began, incident, look, over, process
 from sqlalchemy import select
 
+from poolwatch.diagnosis.incidents import Changes
 from poolwatch.sidecar.history import partitions
 from poolwatch.sidecar.history.retention import Retention
 from poolwatch.sidecar.history.schema import (
@@ -20,7 +21,6 @@ from poolwatch.sidecar.history.schema import (
     site_minutes,
     snapshots,
 )
-from poolwatch.sidecar.incidents import Changes
 
 DAY = 86400
 

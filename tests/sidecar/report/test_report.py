@@ -200,7 +200,7 @@ def test_a_long_history_of_many_call_sites_stays_small(
         (["--since", "2030-01-01"], "lies after the history, which ends at 2026"),
         (["--since", "01:30", "--until", "01:20"], "--since must be before --until"),
         (["--host", "nope"], "the history has no process of host 'nope'"),
-        (["--since", "yesterday"], "'yesterday' is no time"),
+        (["--since", "yesterday"], "'yesterday' is not a time"),
         (["-o", "/nonexistent/page.html"], "there is no directory /nonexistent"),
         (["-o", "/"], "cannot write /: it is a directory"),
         (["-o", "/dev/full"], "cannot write /dev/full: No space left on device"),

@@ -141,7 +141,7 @@ def test_history(filled, poolwatch, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("ps", "--at", "yesterday"), "'yesterday' is no time"),
+        (("ps", "--at", "yesterday"), "'yesterday' is not a time"),
         (("ps", "--at", "-9000d"), "lies before the history, which begins at"),
         (("tui", "--at", "-9000d"), "lies before the history, which begins at"),
         (("history", "--until", "-9000d"), "lies before the history, which begins at"),

@@ -11,7 +11,8 @@ from sqlalchemy import event
 from poolwatch.errors import NoProcessError, UsageError
 from poolwatch.model import Frame
 from poolwatch.sidecar.history import schema
-from poolwatch.sidecar.history.reading import History, HistorySource
+from poolwatch.sidecar.history.reading import History
+from poolwatch.sidecar.history.source import HistorySource
 from poolwatch.text.format import utc_time
 
 T0 = 1_700_000_000.0

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import fakes
 import pytest
 
+from poolwatch.diagnosis.incidents import Incidents
 from poolwatch.model import Snapshot, Unreachable
-from poolwatch.sidecar.incidents import Incidents
 
 SITE = fakes.frame("/srv/app/orders.py:55", "load")
 OTHER = fakes.frame("/srv/app/stock.py:7", "count")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from poolwatch.diagnosis.common import by_severity
@@ -20,12 +20,13 @@ from poolwatch.model import (
     Snapshot,
     Unreachable,
 )
+from poolwatch.text.format import utc_time
 from poolwatch.text.naming import process_name, with_names
 
 LOOKS_TO_BEGIN = 2
 LOOKS_TO_END = 3
 _AT_ONCE: frozenset[FindingKind] = frozenset({"pool_deadlock", "leaked.collected"})
-_OF_THE_POOL: frozenset[FindingKind] = frozenset(
+OF_THE_POOL: frozenset[FindingKind] = frozenset(
     {"exhausted", "undersized", "pool_deadlock", "lost_slot"}
 )
 """Kinds of which a pool has at most one finding at a time. Its call sites are those of
@@ -33,7 +34,7 @@ whoever holds a connection just then, so they do not tell one incident from anot
 
 _ProcessKey = tuple[str, int, str]
 """Host, pid and start time."""
-_Identity = tuple[str | None, FindingKind, frozenset[Frame]]
+Identity = tuple[str | None, FindingKind, frozenset[Frame]]
 """The rest of what identifies an incident: pool, kind and call sites."""
 
 
@@ -69,7 +70,7 @@ class _Watched:
 
     def __init__(self, process: Process, timeouts: Mapping[str, int]) -> None:
         self.process = process
-        self.tracks: dict[_Identity, _Track] = {}
+        self.tracks: dict[Identity, _Track] = {}
         self.timeouts = dict(timeouts)
         """By pool id: how many requests had timed out."""
 
@@ -95,7 +96,7 @@ class Incidents:
         The incidents of a process that gives no answer stay as they are; those of a
         process that is no longer there end.
         """
-        now = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+        now = utc_time(at)
         began: list[Began] = []
         ended: list[Incident] = []
         for process in snapshot.processes:
@@ -116,7 +117,7 @@ class Incidents:
             watched = self._watched[_key(process)] = self._first_look(process)
         findings, grown = self._with_timeouts(process, watched)
         began: list[Began] = []
-        seen: dict[_Identity, Finding] = {}
+        seen: dict[Identity, Finding] = {}
         for finding in findings:
             seen.setdefault(_identity(finding), finding)
         for identity, finding in seen.items():
@@ -148,7 +149,7 @@ class Incidents:
         ids = {pool.name: pool.id for pool in process.pools}
         for incident in mine:
             pool = None if incident.pool is None else ids.get(incident.pool)
-            identity = _identity_of(pool, incident.kind, incident.sites)
+            identity = identity_of(pool, incident.kind, incident.sites)
             watched.tracks[identity] = _Track(incident)
             self._inherited.remove(incident)
         return watched
@@ -186,7 +187,7 @@ class Incidents:
         return ended
 
 
-def _not_seen(watched: _Watched, seen: Collection[_Identity]) -> Iterator[Incident]:
+def _not_seen(watched: _Watched, seen: Collection[Identity]) -> Iterator[Incident]:
     """Count what a look has not seen; yield the incidents that end with it."""
     for identity in [each for each in watched.tracks if each not in seen]:
         track = watched.tracks[identity]
@@ -238,14 +239,15 @@ def _key(process: Process) -> _ProcessKey:
     return process.host, process.pid, process.started_at
 
 
-def _identity(finding: Finding) -> _Identity:
-    return _identity_of(finding.pool, finding.kind, finding.sites)
+def _identity(finding: Finding) -> Identity:
+    return identity_of(finding.pool, finding.kind, finding.sites)
 
 
-def _identity_of(
+def identity_of(
     pool: str | None, kind: FindingKind, sites: Sequence[Frame]
-) -> _Identity:
-    return pool, kind, frozenset(() if kind in _OF_THE_POOL else sites)
+) -> Identity:
+    """What tells one incident of a process from another; ``pool``: its id or name."""
+    return pool, kind, frozenset(() if kind in OF_THE_POOL else sites)
 
 
 def _is_of(incident: Incident, process: Process) -> bool:
