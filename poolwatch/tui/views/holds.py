@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -231,6 +231,9 @@ class HoldsView(View[HoldGroup]):
         worst = next(iter(board.rows.values()), None)
         harmful = worst is not None and worst.mark[1] == "bad"
         return str(len(board.rows)), "bad" if harmful else "strong"
+
+    def first_key(self, row: HoldGroup) -> Hashable:
+        return row.first.key
 
     def merges(self, board: Board) -> bool:
         return len(board.rows) >= MERGED_FROM

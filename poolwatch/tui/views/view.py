@@ -96,6 +96,11 @@ class View(Generic[T]):
         """Fold rows that matter little into one row at the end."""
         return rows
 
+    def first_key(self, row: T) -> Hashable:
+        """Return the key of the first of the rows that a merged row stands for."""
+        key: Hashable = row.key
+        return key
+
     def merges(self, board: Board) -> bool:
         """Whether equal rows are merged unless the user chooses."""
         return False
@@ -193,12 +198,24 @@ class View(Generic[T]):
             state.keys = frozenset(row.key for row in rows)
             state.keys |= {row.key for row in shown}
             state.arranged_for = wanted
+            self._select_same(state)
         selection, keys = state.selection, state.keys
         row: T | None = selection.row
-        if row is not None and row.key not in keys and not self._ends(board, row):
-            keys |= {row.key}
+        if row is not None and row.key not in keys:
+            merged_only = self.first_key(row) in keys
+            if merged_only or not self._ends(board, row):
+                keys |= {row.key}
         selection.follow(state.rows, keys, now, is_past=board.fixed is not None)
         return state
+
+    def _select_same(self, state: TableState) -> None:
+        """Select the row that now stands for what the selected one stood for."""
+        row: T | None = state.selection.row
+        if row is None or any(each.key == row.key for each in state.rows):
+            return
+        first = self.first_key(row)
+        keys = (each.key for each in state.rows if self.first_key(each) == first)
+        state.selection.key = next(keys, state.selection.key)
 
     def _ends(self, board: Board, row: T) -> bool:
         """Whether a row that is gone leaves a tombstone: the filter must show it."""

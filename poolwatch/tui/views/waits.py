@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from poolwatch.model import Frame
@@ -99,6 +99,9 @@ class WaitsView(View[WaitGroup]):
     def count(self, board: Board) -> Run:
         count = sum(len(process.waits) for process in board.snapshot.processes)
         return str(count), "bad" if count else "muted"
+
+    def first_key(self, row: WaitGroup) -> Hashable:
+        return (*process_key(row.process), row.longest.id)
 
     def merges(self, board: Board) -> bool:
         return True
