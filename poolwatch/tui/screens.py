@@ -227,6 +227,8 @@ class MainScreen(BoardScreen):
             self.app.push_screen(detail_page(self.board, target))
         elif isinstance(target, Drill):
             self._drill(target)
+        elif row is not None:
+            self.say("enter leads nowhere from this row: it has no holds now")
 
     def _drill(self, target: Drill) -> None:
         board = self.board

@@ -281,7 +281,7 @@ async def test_the_keys_of_both_views(size):
         await pilot.press("escape", "3", "j", "j")
         await until_async(lambda: "the server still keeps it" in screen_text(app))
         await pilot.press("Y")
-        await until_async(lambda: "copied ### Session 31853" in screen_text(app))
+        await until_async(lambda: "clipboard: ### Session 31853" in screen_text(app))
         await pilot.press("slash", *"app:metabase", "enter")
         await until_async(lambda: "filter app:metabase" in screen_text(app))
 

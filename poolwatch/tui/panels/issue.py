@@ -143,7 +143,7 @@ def _finding(finding: Finding) -> str:
 
 def _text(text: str) -> str:
     """Return a text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:

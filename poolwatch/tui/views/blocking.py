@@ -31,6 +31,7 @@ from poolwatch.tui.views.sessions import (
     STATEMENT,
     SessionsView,
     event,
+    none_known,
     on_server,
     session_fields,
     unread,
@@ -236,7 +237,7 @@ class BlockingView(View[TreeRow]):
 
     def count(self, board: Board) -> Run:
         count = len(board.trees.nodes)
-        return str(count), "bad" if count else "muted"
+        return (str(count), "bad") if count else none_known(board)
 
     def labels(self, row: TreeRow) -> Mapping[str, str]:
         hold = row.session.session.hold

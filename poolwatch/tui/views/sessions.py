@@ -202,7 +202,8 @@ class SessionsView(View[SessionRow]):
         return list(board.sessions.values())
 
     def count(self, board: Board) -> Run:
-        return str(len(board.trees.sessions)), "strong"
+        count = len(board.trees.sessions)
+        return (str(count), "strong") if count else none_known(board)
 
     def labels(self, row: SessionRow) -> Mapping[str, str]:
         return row.session.hold.labels if row.session.hold else {}
@@ -286,6 +287,11 @@ def on_server(board: Board, row: SessionRow) -> SessionOnServer:
         if server_of(process, status) == row.key[0]
     )
     return SessionOnServer(row.session, next(statuses, None))
+
+
+def none_known(board: Board) -> Run:
+    """Return the count of no session: a question mark if no server was read."""
+    return ("0" if unread(board) is None else "?"), "muted"
 
 
 def unread(board: Board) -> str | None:
