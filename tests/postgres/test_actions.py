@@ -183,7 +183,7 @@ def test_what_is_over_or_elsewhere_is_refused_with_one_sentence(stage, second_po
     with pytest.raises(RefusedError, match=r"transaction .* has ended meanwhile"):
         stage.actions.look(chosen)
     elsewhere = DsnActions(second_postgres.dsn, connection_facts)
-    with pytest.raises(RefusedError, match="on another server"):
+    with pytest.raises(RefusedError, match="on a different server"):
         elsewhere.look(chosen)
     system = chosen.server.partition("/")[0]
     with pytest.raises(RefusedError, match="restarted"):

@@ -325,8 +325,9 @@ def test_all_sessions_of_the_databases_in_question(start_postgres):
     assert idle.xmin_age is None
 
 
-def test_sessions_that_do_not_fit(postgres, monkeypatch):
+def test_sessions_that_do_not_fit(start_postgres, monkeypatch):
     """Those asked for are there in any case, then those that do something."""
+    postgres = start_postgres()
     monkeypatch.setattr(activity, "MAX_SESSIONS", 4)
     connections = [postgres.connect() for _ in range(8)]
     pids = list(map(pid_of, connections))

@@ -219,8 +219,8 @@ def test_tables_name_both(shared):
         told = ps_table.render(judged(), Style(columns))
         rows = [row for row in told.splitlines() if row.lstrip().startswith("leaked ")]
         assert len(rows) == 2
-        assert any(f":{at} from" in row and f":{first}" in row for row in rows)
-        assert any(f":{at} from" in row and f":{second}" in row for row in rows)
+        assert any(f":{at} " in row and f":{first} " in row for row in rows)
+        assert any(f":{at} " in row and f":{second} " in row for row in rows)
         wide = f"stacks/test_callers.py:{at} from stacks/test_callers.py:{first} "
         assert (wide in told) == (columns > 80)
 
