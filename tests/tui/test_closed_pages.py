@@ -20,9 +20,10 @@ async def test_a_closed_page_leaves_no_drawn_lines():
     async with app.run_test(size=(100, 40)) as pilot:
         await until_async(lambda: app.board.last_good)
         counts = []
-        for _ in range(3):
+        for _ in range(6):
             for key in ("enter", "escape", "question_mark", "escape", "t", "escape"):
                 await pilot.press(key)
                 await pilot.pause()
             counts.append(drawn_lines())
-        assert counts[-1] < counts[0] + 40
+        # on a busy machine a page of the first rounds may close before it is drawn
+        assert counts[-1] < max(counts[:3]) + 40
