@@ -33,7 +33,6 @@ from poolwatch.client.processes import ProcessRegistry
 from poolwatch.client.server_view import Attribution, attribute
 from poolwatch.client.view import (
     PATIENCE_S,
-    SILENT,
     OwnReading,
     View,
     down_of,
@@ -46,6 +45,7 @@ from poolwatch.diagnosis.findings import with_server_findings
 from poolwatch.errors import NoProcessError
 from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
 from poolwatch.postgres.dsn_reader import DsnReader, environment_dsn
+from poolwatch.postgres.errors import SILENT
 from poolwatch.protocol.sockets import Address
 from poolwatch.text.naming import numbered
 
@@ -79,7 +79,7 @@ class LiveSource:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
         ``linger_s``: how long agents keep their connection for the next refresh.
-        ``sessions``: read all sessions of the databases, not only those that block.
+        ``sessions``: whether the servers return all sessions, not only blockers.
         """
         self._linger_s = linger_s
         self._sessions = sessions

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from poolwatch.client.view import (
-    SILENT,
     CarriedState,
     Interval,
     OwnReading,
@@ -20,6 +19,7 @@ from poolwatch.client.view import (
     utc,
 )
 from poolwatch.model import Backend, ClosedConnection, Process, ServerStatus
+from poolwatch.postgres.errors import SILENT
 from poolwatch.postgres.join import (
     Window,
     claimed,

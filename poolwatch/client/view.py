@@ -10,11 +10,11 @@ from typing import Literal
 from poolwatch.client.calls import Outcome
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
+from poolwatch.postgres.errors import SILENT
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
 """Seconds that a refresh waits for an answer."""
-SILENT = "PostgreSQL has not answered in time"
 _NO_ANSWER = "the process has not answered in time when asked for its server view"
 
 Interval = tuple[float, float]

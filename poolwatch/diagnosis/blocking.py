@@ -39,7 +39,7 @@ class Node(NamedTuple):
 
 
 def forest(snapshot: Snapshot, sessions: Sessions | None = None) -> list[Node]:
-    """Return each root followed by those that it holds up, the worst root first.
+    """Return each root followed by its victims, the worst root first.
 
     A root holds up others and waits for nobody. A cycle has none: it begins with the
     session that has waited for the longest time. ``sessions``: those of the snapshot.

@@ -25,12 +25,12 @@ _TOO_OLD = "this server is not PostgreSQL 14 or later"
 _PERMISSION = "the role may not read pg_stat_activity"
 _ABSENT = "no PostgreSQL answers at this address"
 _NO_NAME = "the host name of the database cannot be resolved"
-_NO_ANSWER = "PostgreSQL did not answer in time"
+SILENT = "PostgreSQL has not answered in time"
 _TLS = "the TLS connection to PostgreSQL failed (its certificate, or the SSL mode)"
 _DSN = "the DSN cannot be read: give a libpq string or a PostgreSQL URL"
 _SERVICE = "the libpq service that the DSN names is not defined"
 
-_DOWN = frozenset({_ABSENT, _NOT_UP, _ENDED, _NO_ANSWER})
+_DOWN = frozenset({_ABSENT, _NOT_UP, _ENDED, SILENT})
 _DOWN_MESSAGES = re.compile(
     "the database system is (starting up|shutting down|in recovery mode)"
     "|the database system is not( yet)? accepting connections"
@@ -74,7 +74,7 @@ _SENTENCES = tuple(
         (r"invalid dsn|invalid (connection option|integer value|port)", _DSN),
         (r"missing \"=\"|invalid URI|could not parse|invalid literal for int", _DSN),
         (r"could not translate|name or service|getaddrinfo|gaierror", _NO_NAME),
-        (r"timeout expired|timed out|TimeoutError", _NO_ANSWER),
+        (r"timeout expired|timed out|TimeoutError", SILENT),
         (r"certificate|private key|SSLError", _TLS),
         (r"\bssl\b.*(error|support|required|refuses)", _TLS),
         (r"connection refused|no such file|can't create a conn|no route", _ABSENT),

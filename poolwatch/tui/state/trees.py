@@ -22,7 +22,7 @@ class Trees:
         sessions = Sessions(snapshot.processes)
         self.sessions = sessions.known
         self.nodes = forest(snapshot, sessions)
-        """Each root, followed by those that it holds up."""
+        """Each root, followed by its victims."""
         self.places = {node.key: at for at, node in enumerate(self.nodes)}
         self._parents: list[int | None] = []
         path: list[int] = []
