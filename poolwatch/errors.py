@@ -20,6 +20,10 @@ class UsageError(PoolwatchError):
 class MissingExtraError(PoolwatchError):
     """A feature needs an extra that is not installed."""
 
+    def __init__(self, need: str, extra: str, otherwise: str = "") -> None:
+        install = f"python -m pip install 'poolwatch[{extra}]'"
+        super().__init__(f"{need}; install it with: {install}{otherwise}")
+
 
 class NoProcessError(PoolwatchError):
     """No instrumented process was found."""

@@ -19,8 +19,5 @@ def opentelemetry(what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
-        raise MissingExtraError(
-            f"{what} needs OpenTelemetry; install it with: "
-            "python -m pip install 'poolwatch[otel]'"
-        ) from error
+        raise MissingExtraError(f"{what} needs OpenTelemetry", "otel") from error
     return otel

@@ -27,6 +27,27 @@ CHECK_EXIT_CODES = """\
 exit codes: 0 fine, 1 something is wrong, or a process or its server does not answer,
 2 usage, 3 no process found, 4 permission denied
 """
+_ENVIRONMENT = {
+    "POOLWATCH_DIR": "socket directory (default: poolwatch in XDG_RUNTIME_DIR)",
+    "POOLWATCH_DSN": "as --dsn; keeps a password out of the process list",
+    "POOLWATCH_HISTORY": "as --history; keeps a password out of the process list",
+    "POOLWATCH_HOST": "as --host",
+    "POOLWATCH_THEME": "as --theme",
+    "POOLWATCH_NAME": "name of the process (default: that of the program)",
+    "POOLWATCH_DISABLE": "1: instruments nothing",
+    "DATABASE_URL, PG*": "the server, if there is no DSN and no process reads it",
+    "OTEL_*": "OpenTelemetry's own settings, for --otlp",
+    "XDG_STATE_HOME": "parent of the default history (default: ~/.local/state)",
+}
+VIEWER = ("POOLWATCH_DIR", "POOLWATCH_DSN", "DATABASE_URL, PG*")
+"""The variables of a command that looks at the processes of this machine."""
+HISTORY = ("POOLWATCH_HISTORY", "XDG_STATE_HOME")
+
+
+def environment(*names: str) -> str:
+    """The section of a command's help on the variables that it reads."""
+    lines = (f"  {name:<18} {_ENVIRONMENT[name]}\n" for name in names)
+    return "environment:\n" + "".join(lines)
 
 
 class Command(Protocol):
@@ -185,17 +206,9 @@ def opened_history(
 
 def history(options: argparse.Namespace) -> History:
     """Open the history for reading. Raises PoolwatchError with one sentence."""
-    try:
-        from poolwatch.sidecar.history.reading import History
-        from poolwatch.sidecar.history.store import open_store
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing != "sqlalchemy":
-            raise
-        raise MissingExtraError(
-            "the history needs SQLAlchemy; install it with: "
-            "python -m pip install 'poolwatch[sidecar]'"
-        ) from error
+    from poolwatch.sidecar.history.reading import History
+    from poolwatch.sidecar.history.store import open_store
+
     url = options.history or os.environ.get("POOLWATCH_HISTORY") or None
     return History(open_store(url, write=False))
 

@@ -15,6 +15,19 @@ from poolwatch.model import SEVERITIES, severity_rank
 
 if TYPE_CHECKING:
     from poolwatch.model import Finding, FleetFinding, Snapshot
+_DESCRIPTION = """\
+Take one snapshot, print the findings, the cause first, and report by the exit code.
+Equal findings of many processes are one line.
+"""
+
+_EXAMPLES = """\
+examples:
+  poolwatch check                          a line for each fault; exit code 1 if any
+  poolwatch check --severity critical      only what cannot wait, e.g. for a probe
+  poolwatch check --json | jq -r '.findings[].text'
+  poolwatch check --history postgresql://watch@db/poolwatch     all hosts
+"""
+_ENVIRONMENT = arguments.environment(*arguments.VIEWER, "POOLWATCH_HISTORY")
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -22,9 +35,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     check = parsers.add_parser(
         "check",
         help="for scripts and probes: exit code 1 if something is wrong",
-        description="Take one snapshot, print the findings, the cause first, and "
-        "report by the exit code. Equal findings of many processes are one line.",
-        epilog=arguments.CHECK_EXIT_CODES,
+        description=_DESCRIPTION,
+        epilog=f"{_EXAMPLES}\n{_ENVIRONMENT}\n{arguments.CHECK_EXIT_CODES}",
     )
     check.add_argument(
         "--severity",

@@ -33,7 +33,9 @@ examples:
 UNTIL is "lasts" while an incident goes on; "?" marks one that nobody saw the end of,
 because nobody was looking any more.
 
-exit codes: 0 done, 2 usage or no history, 4 permission denied
+{arguments.environment(*arguments.HISTORY)}
+exit codes: 0 done, also without any incident, 2 usage or no history,
+4 permission denied
 """
 _MAX_NAMED = 5
 _NO_TERMINAL = 400

@@ -7,12 +7,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from poolwatch.commands import (
     advise,
     bench,
     check,
+    completion,
     demo,
     history,
     profile,
@@ -24,11 +25,12 @@ from poolwatch.commands import (
     tui,
 )
 from poolwatch.commands.arguments import CHECK_EXIT_CODES, Command, joined_times
-from poolwatch.errors import PoolwatchError
-from poolwatch.version import VERSION
+from poolwatch.commands.installed import ShowInstalled
+from poolwatch.errors import PoolwatchError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
     ps, tui, serve, demo, check, advise, profile, run, sidecar, history, report, bench,
+    completion,
 )  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 
@@ -72,15 +74,37 @@ def _parser() -> argparse.ArgumentParser:
         description="Who holds my database connections?",
         epilog=f"{_GETTING_STARTED}\n{CHECK_EXIT_CODES}",
     )
-    parser.add_argument("--version", action="version", version=f"poolwatch {VERSION}")
+    parser.add_argument(
+        "--version",
+        action=ShowInstalled,
+        help="the versions of poolwatch, Python and the libraries in question",
+    )
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        command.add(parsers).set_defaults(run=command.run)
+        command.add(parsers).set_defaults(run=command.run, parser=parser)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that preserves the line breaks of descriptions and epilogs."""
+    """A parser that preserves the line breaks of descriptions and epilogs.
+
+    Its errors are one sentence: argparse's own usage would bury it.
+    """
 
     def __init__(self, **texts: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+
+    def parse_known_args(self, *given: Any) -> tuple[Any, list[str]]:
+        """Refuse unknown arguments here: this parser knows the command's name."""
+        options, unknown = super().parse_known_args(*given)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print one sentence and exit."""
+        from poolwatch.text.format import one_line
+
+        sentence = one_line(message.removeprefix("argument "))
+        text = f"poolwatch: {sentence}; more: {self.prog} --help\n"
+        self.exit(UsageError.exit_code, text)

@@ -37,6 +37,7 @@ examples:
 formats: speedscope is JSON in seconds; collapsed has one line for each stack, with its
 milliseconds as a whole number (the viewers take no other).
 """
+_ENVIRONMENT = arguments.environment("POOLWATCH_DIR", *arguments.HISTORY)
 _DEFAULT_S = 10.0
 _EVERY_S = 1.0
 
@@ -47,7 +48,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "profile",
         help="connection-seconds by stack, for a flame graph",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{arguments.EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{_ENVIRONMENT}\n{arguments.EXIT_CODES}",
     )
     profile.add_argument(
         "-o",

@@ -41,6 +41,7 @@ columns of --sites and --by:
   LEAKED         leaked holds
 "-" means unknown.
 """
+_ENVIRONMENT = arguments.environment(*arguments.VIEWER, *arguments.HISTORY)
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -49,7 +50,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "ps",
         help="the open holds, as one table or as JSON",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{arguments.EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{_ENVIRONMENT}\n{arguments.EXIT_CODES}",
     )
     ps.add_argument(
         "-v",

@@ -24,6 +24,11 @@ examples:
   poolwatch report -o night.html --since 03:00 --until 04:00
   poolwatch report -o web-1.html --since -2h --host web-1
 """
+_ENVIRONMENT = arguments.environment(*arguments.HISTORY)
+_EXIT_CODES = """\
+exit codes: 0 the page was written, 2 usage, or a history that is empty or cannot be
+read, 4 permission denied
+"""
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -32,7 +37,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "report",
         help="an HTML page of a stretch of history, with plots",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{arguments.EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{_ENVIRONMENT}\n{_EXIT_CODES}",
     )
     report.add_argument(
         "-o",
@@ -63,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
     """Write the page."""
     output: Path = options.output
     arguments.check_writable(output)
-    with closing(arguments.history(options)) as history:
-        from poolwatch.sidecar.report import page, stretch
+    from poolwatch.sidecar.report import page, stretch
 
-        render = page.renderer()
+    render = page.renderer()
+    with closing(arguments.history(options)) as history:
         with arguments.progress("reading the history") as progress:
             found = stretch.read(
                 history, options.since, options.until, options.host, progress

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from poolwatch.commands.arguments import Parsers
+from poolwatch.commands.arguments import Parsers, environment
 from poolwatch.errors import UsageError
 
 _DESCRIPTION = """\
@@ -15,7 +15,7 @@ script, a module, gunicorn, uvicorn, celery, pytest. The program replaces this c
 so signals reach it directly and the exit code is its own.
 """
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
 examples:
   poolwatch run -- python app.py
   poolwatch run -- python -m shop.worker
@@ -24,6 +24,9 @@ examples:
   env $(poolwatch run --environment) python app.py      # the same, e.g. in a container
 
 Python's own switches -I, -E and -S disable it, and so does POOLWATCH_DISABLE=1.
+
+{environment("POOLWATCH_DIR", "POOLWATCH_NAME", "POOLWATCH_DISABLE")}
+exit codes: those of the program; 2 usage, or the program cannot be run
 """
 
 
@@ -42,7 +45,12 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         action="store_true",
         help="only print the environment variable to set (for containers)",
     )
-    run.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    run.add_argument(
+        "program",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND",
+        help="the program with its arguments",
+    )
     return run
 
 
@@ -50,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
     """Replace this process by the program."""
     from poolwatch.agent import autostart
 
-    environment = autostart.environment(dict(os.environ))
+    variables = autostart.environment(dict(os.environ))
     if options.environment:
-        print(f"PYTHONPATH={environment['PYTHONPATH']}")
+        print(f"PYTHONPATH={variables['PYTHONPATH']}")
         return 0
     program = options.program
     if program[:1] == ["--"]:
@@ -63,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         )
     sys.stdout.flush()
     try:
-        os.execvpe(program[0], program, environment)  # noqa: S606 - the user's program
+        os.execvpe(program[0], program, variables)  # noqa: S606 - the user's program
     except FileNotFoundError:
         raise UsageError(f"program not found: {program[0]!r}") from None
     except OSError as error:

@@ -42,6 +42,13 @@ examples:
 then: poolwatch history            the incidents
       poolwatch ps --history URL --at 03:12
 """
+_ENVIRONMENT = arguments.environment(
+    *arguments.VIEWER, *arguments.HISTORY, "POOLWATCH_HOST", "OTEL_*"
+)
+_EXIT_CODES = """\
+exit codes: 0 it was told to end, 2 usage, a port or a history that cannot be used,
+4 permission denied
+"""
 
 _PATIENCE = 0.4
 """Of the time between two looks: how long to wait for a process, and for its server."""
@@ -58,8 +65,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "sidecar",
         help="beside the application: metrics, history, alerts",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\nexit codes: 0 it was told to end, 2 usage, a port or a "
-        "history that cannot be used,\n4 permission denied\n",
+        epilog=f"{_EXAMPLES}\n{_ENVIRONMENT}\n{_EXIT_CODES}",
     )
     sidecar.add_argument(
         "--every",
@@ -238,8 +244,7 @@ def _metrics(options: argparse.Namespace, history: HistoryWriter | None) -> Metr
         if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
         raise MissingExtraError(
-            "metrics need prometheus_client; install it with: "
-            "python -m pip install 'poolwatch[sidecar]'"
+            "the metrics need prometheus_client", "sidecar"
         ) from error
     return Metrics(
         options.metrics,

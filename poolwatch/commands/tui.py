@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
     from poolwatch.model.actions import Actions
     from poolwatch.sidecar.history.source import HistorySource
+_DESCRIPTION = """\
+Watch all instrumented processes live, or look at the past: in the history of the
+sidecars, or in a saved moment. Press ? inside for help.
+"""
+
+_EXAMPLES = """\
+examples:
+  poolwatch tui                   the processes of this user, live
+  poolwatch tui --at 03:12        how it was then, from the history of the sidecar
+  poolwatch tui FILE              a moment that was saved with e
+  POOLWATCH_DSN=... poolwatch tui --allow-actions     may cancel and end sessions
+"""
+_ENVIRONMENT = arguments.environment(
+    *arguments.VIEWER, *arguments.HISTORY, "POOLWATCH_THEME"
+)
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -22,9 +37,8 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
     tui = parsers.add_parser(
         "tui",
         help="the dashboard",
-        description="Watch all instrumented processes live, or look at the past: in "
-        "the history of the sidecars, or in a saved moment. Press ? inside for help.",
-        epilog=arguments.EXIT_CODES,
+        description=_DESCRIPTION,
+        epilog=f"{_EXAMPLES}\n{_ENVIRONMENT}\n{arguments.EXIT_CODES}",
     )
     tui.add_argument(
         "file",

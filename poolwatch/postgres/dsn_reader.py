@@ -198,6 +198,5 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise MissingExtraError(
-            f"reading PostgreSQL over a DSN needs {module.partition('.')[0]}: "
-            "python -m pip install 'poolwatch[tui]'"
+            f"reading PostgreSQL over a DSN needs {module.partition('.')[0]}", "tui"
         ) from None

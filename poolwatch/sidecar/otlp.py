@@ -25,10 +25,7 @@ from poolwatch.text.format import one_line
 from poolwatch.text.naming import PoolNames
 from poolwatch.version import VERSION
 
-_MISSING = (
-    "--otlp needs OpenTelemetry; install it with: "
-    "python -m pip install 'poolwatch[otel]'"
-)
+_MISSING = "--otlp needs OpenTelemetry", "otel"
 try:
     from opentelemetry.sdk.metrics import Histogram as HistogramKind
     from opentelemetry.sdk.metrics import ObservableCounter, ObservableUpDownCounter
@@ -48,7 +45,7 @@ try:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 except ModuleNotFoundError as error:
-    raise MissingExtraError(_MISSING) from error
+    raise MissingExtraError(*_MISSING) from error
 
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _EXPORTERS = {
@@ -185,7 +182,7 @@ def _exporter() -> MetricExporter:
         ).OTLPMetricExporter
         return kind()
     except ModuleNotFoundError as error:
-        raise MissingExtraError(_MISSING) from error
+        raise MissingExtraError(*_MISSING) from error
     except Exception as error:  # noqa: BLE001 - of whatever kind
         raise _refused(error) from None
 

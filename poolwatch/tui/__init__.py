@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "terminal_problem"]
 
-_INSTALL = "install it with: python -m pip install 'poolwatch[tui]'"
 _UNABLE = ("dumb", "unknown")
 """Values of TERM for a terminal that cannot move its cursor."""
 
@@ -75,7 +74,7 @@ def _run(source: Source, theme: str | None, **settings: Any) -> None:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("textual", "rich", "sqlparse"):
             raise
-        raise MissingExtraError(f"the dashboard needs {missing}; {_INSTALL}") from error
+        raise MissingExtraError(f"the dashboard needs {missing}", "tui") from error
     finally:
         if gc_enabled:
             gc.enable()

@@ -425,9 +425,11 @@ def test_a_wrong_dsn_is_said_before_there_is_a_process(live, postgres):
 
 
 def test_a_missing_extra_is_said_the_same_way(make_app, live, postgres):
+    missing = MissingExtraError("this needs psycopg2", "tui")
+
     class Reader:
         def read(self, pids, idle):
-            raise MissingExtraError("install this")
+            raise missing
 
         def close(self):
             pass
@@ -435,7 +437,7 @@ def test_a_missing_extra_is_said_the_same_way(make_app, live, postgres):
     app = make_app(servers={"a": postgres})
     source = live(app, dsn="host=h", reader=lambda dsn: Reader())
     (process,) = source.snapshot().processes
-    assert process.servers[0].error == "install this"
+    assert process.servers[0].error == str(missing)
 
 
 def test_a_restarted_server_is_recognised(make_app, live, start_postgres):

@@ -46,6 +46,7 @@ columns of the history:
   WANTED         connections out and requests waiting in one process
   PROPOSED       connections for each of them
 """
+_ENVIRONMENT = arguments.environment("POOLWATCH_DIR", *arguments.HISTORY)
 
 
 def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
@@ -54,7 +55,7 @@ def add(parsers: arguments.Parsers) -> argparse.ArgumentParser:
         "advise",
         help="recommend pool sizes, based on a recording",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{arguments.EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{arguments.TIMES}\n{_ENVIRONMENT}\n{arguments.EXIT_CODES}",
     )
     advise.add_argument(
         "--seconds",

@@ -19,6 +19,15 @@ and the installed pools, with and without poolwatch. The ways take turns, so tha
 affects all of them alike.
 """
 
+_EXAMPLES = """\
+examples:
+  poolwatch bench                          on a PostgreSQL of its own
+  poolwatch bench --latency 2              ... behind a network of 2 ms
+  poolwatch bench --dsn postgresql://me@db/scratch --operations 200
+
+exit codes: 0 fine, 2 usage, or a database that cannot be used
+"""
+
 
 def add(parsers: Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch bench``."""
@@ -26,6 +35,7 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "bench",
         help="measure what pooling saves and what poolwatch costs",
         description=_DESCRIPTION,
+        epilog=_EXAMPLES,
     )
     bench.add_argument(
         "--dsn",
@@ -54,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the benchmark and print its report."""
     from poolwatch.commands.demo import server
 
-    server.require(embedded=options.dsn is None)
+    server.require("the benchmark", "rich", embedded=options.dsn is None)
     from poolwatch.commands.bench.benchmark import run_bench
 
     print(run_bench(options.dsn, options.operations, options.latency, options.json))

@@ -12,6 +12,16 @@ Start PostgreSQL and a small application with faults from real life, and show th
 the dashboard.
 """
 
+_EXAMPLES = """\
+examples:
+  poolwatch demo                           press q to leave
+  poolwatch demo --headless --seconds 5    no terminal: prints what was found
+  poolwatch demo --dsn postgresql://me@localhost/scratch     no PostgreSQL is started
+
+exit codes: 0 fine, 1 PostgreSQL or the application did not start, or died,
+2 usage, 4 permission denied
+"""
+
 
 def add(parsers: Parsers) -> argparse.ArgumentParser:
     """Add the parser of ``poolwatch demo``."""
@@ -19,6 +29,7 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "demo",
         help="PostgreSQL, a small application with real faults, and the dashboard",
         description=_DESCRIPTION,
+        epilog=_EXAMPLES,
     )
     demo.add_argument(
         "--headless",
@@ -35,10 +46,14 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
     add_json(demo, "print the snapshot as JSON (implies --headless)")
     demo.add_argument(
         "--dsn",
+        metavar="DSN",
         help="your own PostgreSQL; a schema poolwatch_demo is created and dropped",
     )
     demo.add_argument(
-        "--dir", type=Path, help="socket directory (default: a temporary one)"
+        "--dir",
+        type=Path,
+        metavar="DIRECTORY",
+        help="socket directory (default: a temporary one)",
     )
     return demo
 

@@ -35,10 +35,11 @@ def run_demo(options: argparse.Namespace) -> None:
     faults or as JSON. Otherwise the dashboard is opened.
     """
     headless = options.headless or options.json
+    dashboard = () if headless else ("textual", "sqlparse")
+    server.require("the demo", *dashboard, embedded=not options.dsn)
     problem = None if headless else tui.terminal_problem()
     if problem is not None:
         raise UsageError(f"{problem}; without one: poolwatch demo --headless")
-    server.require(embedded=not options.dsn)
     if options.dsn:  # report an invalid DSN before anything is started
         from poolwatch.commands.demo import lease
 

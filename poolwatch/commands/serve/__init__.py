@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from poolwatch.commands.arguments import (
-    EXIT_CODES,
+    VIEWER,
     Parsers,
     add_refresh,
     add_source,
+    environment,
     given_dsn,
 )
 from poolwatch.errors import MissingExtraError
@@ -30,8 +31,10 @@ examples:
 There is no password. With --host ADDRESS --anyone-may-look, everyone who can reach the
 address sees statements, call sites and labels. Pages are read-only.
 """
+_EXIT_CODES = """\
+exit codes: 0 it was told to end, 2 usage, or an address that cannot be listened on
+"""
 
-_INSTALL = "install it with: python -m pip install 'poolwatch[serve]'"
 _NEEDED = ("textual_serve", "textual", "aiohttp", "sqlparse")
 
 
@@ -41,16 +44,19 @@ def add(parsers: Parsers) -> argparse.ArgumentParser:
         "serve",
         help="the dashboard in a browser",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{EXIT_CODES}",
+        epilog=f"{_EXAMPLES}\n{environment(*VIEWER)}\n{_EXIT_CODES}",
     )
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default 127.0.0.1)",
     )
     serve.add_argument(
         "--port",
         type=_port,
         default=8000,
-        help="0 selects a free port and prints it (default 8000)",
+        help="port to listen on; 0 selects a free port and prints it (default 8000)",
     )
     serve.add_argument(
         "--anyone-may-look",
@@ -80,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         if missing not in _NEEDED:
             raise
         raise MissingExtraError(
-            f"the dashboard in a browser needs {missing}; {_INSTALL}"
+            f"the dashboard in a browser needs {missing}", "serve"
         ) from error
     serving.serve(
         ["tui", *arguments],

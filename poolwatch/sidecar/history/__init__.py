@@ -5,6 +5,4 @@ from poolwatch.errors import MissingExtraError
 try:
     import sqlalchemy  # noqa: F401 - every module of this folder needs it
 except ImportError:
-    raise MissingExtraError(
-        "the history needs SQLAlchemy: python -m pip install 'poolwatch[sidecar]'"
-    ) from None
+    raise MissingExtraError("the history needs SQLAlchemy", "sidecar") from None

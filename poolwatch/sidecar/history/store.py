@@ -245,8 +245,7 @@ def _open_postgres(target: URL, write: bool) -> Engine:
         )
     except ImportError:
         raise MissingExtraError(
-            "a history in PostgreSQL needs psycopg2: "
-            "python -m pip install 'poolwatch[sidecar]'"
+            "a history in PostgreSQL needs psycopg2", "sidecar"
         ) from None
     except (SQLAlchemyError, TypeError, ValueError):
         raise UsageError("the URL of the history has an unknown option") from None

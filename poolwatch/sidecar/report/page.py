@@ -109,10 +109,7 @@ def _environment() -> Any:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup, escape
     except ImportError as error:
-        raise MissingExtraError(
-            "the report needs Jinja2; install it with: "
-            "python -m pip install 'poolwatch[report]'"
-        ) from error
+        raise MissingExtraError("the report needs Jinja2", "report") from error
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,

@@ -52,10 +52,7 @@ def plotly_js() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise MissingExtraError(
-            "the report needs plotly; install it with: "
-            "python -m pip install 'poolwatch[report]'"
-        ) from error
+        raise MissingExtraError("the report needs plotly", "report") from error
     return str(get_plotlyjs())
 
 

