@@ -94,9 +94,9 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **texts: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
 
-    def parse_known_args(self, *given: Any) -> tuple[Any, list[str]]:
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
         """Refuse unknown arguments here: this parser knows the command's name."""
-        options, unknown = super().parse_known_args(*given)
+        options, unknown = super().parse_known_args(*given, **named)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return options, unknown

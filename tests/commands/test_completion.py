@@ -18,7 +18,10 @@ from poolwatch.commands.main import main
 
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], 'eval "$(cat script)"'),
-    "zsh": (["zsh", "-f", "-i"], "fpath=(. $fpath); autoload compinit; compinit -uD"),
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        "fpath=($PWD $fpath); autoload compinit; compinit -D -u",
+    ),
 }
 
 
