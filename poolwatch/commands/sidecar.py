@@ -260,7 +260,7 @@ def _metrics(options: argparse.Namespace, history: HistoryWriter | None) -> Metr
 
 def _host(text: str) -> str:
     if not text or not text.isprintable() or len(text) > 255:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no name of a host")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a host name")
     return text
 
 
@@ -277,5 +277,7 @@ def _with_unit(text: str, units: dict[str, int], examples: str) -> float:
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([A-Za-z]+)", text, re.ASCII)
     value = float(match[1]) * units.get(match[2], 0) if match else 0.0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not like {examples}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} must be a positive number with a unit, such as {examples}"
+        )
     return value

@@ -68,7 +68,7 @@ def test_bench_with_a_delay(postgres_tcp):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--dsn", "mysql://x/y"], "must be of a PostgreSQL database"),
+        (["--dsn", "mysql://x/y"], "must name a PostgreSQL database"),
         (["--operations", "1"], "'1' must be an integer from 10 to 10000000"),
         (["--latency", "-1"], "'-1' must be a number of milliseconds from 0 to 10000"),
     ],

@@ -175,10 +175,18 @@ def test_a_process_that_is_stopped_delays_no_other(apps, sidecar, hook):
     ("options", "code", "sentence"),
     [
         (["--every", "0.01"], 2, "must be a number of seconds from 0.1"),
-        (["--keep", "7"], 2, "'7' is not like 7d, 12h, 30m or 90s"),
-        (["--keep", "0d"], 2, "'0d' is not like"),
-        (["--keep-size", "1GB"], 2, "'1GB' is not like 1GiB, 500MiB or 64KiB"),
-        (["--host", ""], 2, "is no name of a host"),
+        (
+            ["--keep", "7"],
+            2,
+            "'7' must be a positive number with a unit, such as 7d, 12h, 30m or 90s",
+        ),
+        (["--keep", "0d"], 2, "'0d' must be a positive number with a unit"),
+        (
+            ["--keep-size", "1GB"],
+            2,
+            "'1GB' must be a positive number with a unit, such as 1GiB, 500MiB or 64KiB",
+        ),
+        (["--host", ""], 2, "is not a host name"),
         (["--print", "x"], 2, "invalid choice"),
         (["--metrics", "1", "--no-metrics"], 2, "not allowed with"),
         (["--history", "sqlite://", "--no-history"], 2, "not allowed with"),

@@ -32,7 +32,7 @@ def sqlalchemy_url(dsn: str) -> URL:
             "--dsn is neither a SQLAlchemy URL nor a libpq connection string"
         ) from None
     if url.drivername.partition("+")[0] not in ("postgresql", "postgres"):
-        raise UsageError("--dsn must be of a PostgreSQL database")
+        raise UsageError("--dsn must name a PostgreSQL database")
     return url.set(drivername=_DRIVER)
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from poolwatch.errors import MissingExtraError, PoolwatchError
 
-_NO_WHEEL = (
-    " (no wheel for this machine? install 'poolwatch[tui]', and use a PostgreSQL of "
-    "your own with --dsn)"
-)
+_OWN_SERVER = "use a PostgreSQL of your own with --dsn"
+_NO_WHEEL = f" (no wheel for this machine? install 'poolwatch[tui]', and {_OWN_SERVER})"
 
 
 def require(what: str, *needed: str, embedded: bool) -> None:
@@ -46,8 +44,7 @@ def embedded(data: Path) -> Iterator[str]:
         except Exception as error:
             text = str(error).strip() or type(error).__name__
             raise PoolwatchError(
-                f"PostgreSQL does not start: {text.splitlines()[0]}; with --dsn, one "
-                "of your own is used"
+                f"PostgreSQL does not start: {text.splitlines()[0]}; {_OWN_SERVER}"
             ) from error
     try:
         yield server.get_uri(driver="psycopg2")

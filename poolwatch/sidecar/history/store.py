@@ -182,7 +182,7 @@ def _check_path(path: Path, name: str, write: bool) -> None:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     if not path.is_file():
-        raise UsageError(f"the history {name} is no regular file")
+        raise UsageError(f"the history {name} is not a regular file")
     wanted = os.R_OK | (os.W_OK if write else 0)
     if not os.access(path, wanted) or (write and not os.access(path.parent, os.W_OK)):
         raise PermissionError
@@ -199,7 +199,7 @@ def _check_owner(path: Path, name: str, write: bool) -> None:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise UsageError(f"{name} is no SQLite database") from None
+            raise UsageError(f"{name} is not a SQLite database") from None
         raise failure(error) from None
     # no page: its writer was killed while it made the store, and nothing is there
     if mark != APPLICATION_ID and pages:

@@ -191,8 +191,8 @@ def _listen(address: str, metrics: Metrics) -> _Server:
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match[2]) > 65535:
         raise UsageError(
-            f"--metrics {one_line(address, 60)!r} is no address: PORT, HOST:PORT or "
-            "[HOST]:PORT"
+            f"--metrics {one_line(address, 60)!r} is not an address: give PORT, "
+            "HOST:PORT or [HOST]:PORT"
         )
     host = match[1] or "127.0.0.1"
     address = f"{host}:{match[2]}"

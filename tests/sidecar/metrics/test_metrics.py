@@ -327,7 +327,7 @@ def test_endpoint(metrics, monkeypatch):
     "address", ["", "x", "70000", ":9646", "a:b:1", "-1", "9646 ", "127.0.0.1:"]
 )
 def test_an_address_that_is_none(address):
-    with pytest.raises(UsageError, match=r"^--metrics '.*' is no address"):
+    with pytest.raises(UsageError, match=r"^--metrics '.*' is not an address"):
         Metrics(address)
 
 
