@@ -167,6 +167,8 @@ def run(options: argparse.Namespace) -> int:
 
     logging.basicConfig(format="poolwatch: %(message)s", level=logging.WARNING)
     arguments.given_dsn(options, required=True)
+    if not options.no_metrics:
+        _metrics_class()  # says what is missing before a history is made
     directory = runtime_directory(options.dir)
     locked = lock(directory, options.host or platform.node())
     source = arguments.live_source(
@@ -237,7 +239,7 @@ def _sinks(
     return sinks, does
 
 
-def _metrics(options: argparse.Namespace, history: HistoryWriter | None) -> Metrics:
+def _metrics_class() -> type[Metrics]:
     try:
         from poolwatch.sidecar.metrics.endpoint import Metrics
     except ImportError as error:
@@ -246,7 +248,11 @@ def _metrics(options: argparse.Namespace, history: HistoryWriter | None) -> Metr
         raise MissingExtraError(
             "the metrics need prometheus_client", "sidecar"
         ) from error
-    return Metrics(
+    return Metrics
+
+
+def _metrics(options: argparse.Namespace, history: HistoryWriter | None) -> Metrics:
+    return _metrics_class()(
         options.metrics,
         by_label=options.by_label,
         pid_label=not options.no_pid_label,

@@ -50,13 +50,14 @@ def bare(apps, tmp_path):
         ("completion zsh", "completion"),
     ],
 )
-def test_a_missing_extra_is_one_sentence(command, extra, bare):
-    """It names the command that installs the extra; nothing was started or written."""
+def test_a_missing_extra_is_one_sentence(command, extra, bare, tmp_path):
+    """It names the command that installs the extra; no history or page was made."""
     done = bare("-m", "poolwatch", *command.split())
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"python -m pip install 'poolwatch[{extra}]'" in done.stderr
     assert done.stdout == ""
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["library"]
 
 
 def test_without_sqlalchemy(bare):

@@ -184,7 +184,7 @@ def test_a_process_that_is_stopped_delays_no_other(apps, sidecar, hook):
         (
             ["--keep-size", "1GB"],
             2,
-            "'1GB' must be a positive number with a unit, such as 1GiB, 500MiB or 64KiB",
+            "with a unit, such as 1GiB, 500MiB or 64KiB",
         ),
         (["--host", ""], 2, "is not a host name"),
         (["--print", "x"], 2, "invalid choice"),
