@@ -11,7 +11,7 @@ from pathlib import Path
 from poolwatch.errors import MissingExtraError, PoolwatchError
 
 _OWN_SERVER = "use a PostgreSQL of your own with --dsn"
-_NO_WHEEL = f" (no wheel for this machine? install 'poolwatch[tui]', and {_OWN_SERVER})"
+_NO_WHEEL = f" (if that has no wheel here: 'poolwatch[tui]', and {_OWN_SERVER})"
 
 
 def require(what: str, *needed: str, embedded: bool) -> None:
