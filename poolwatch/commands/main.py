@@ -46,6 +46,7 @@ then, from any terminal of the same user:
     poolwatch ps                      # the same as one table
 
 No application at hand?  poolwatch demo  starts one, with PostgreSQL and real faults.
+Options, examples and environment of each command: poolwatch COMMAND --help
 """
 
 
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version",
         action=ShowInstalled,
-        help="the versions of poolwatch, Python and the libraries in question",
+        help="print what is installed: poolwatch, Python and libraries",
     )
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
