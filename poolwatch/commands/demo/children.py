@@ -21,7 +21,7 @@ from pathlib import Path
 
 from poolwatch.commands.demo import supervisor
 from poolwatch.errors import NoProcessError, PoolwatchError, UnreachableError
-from poolwatch.model import Source
+from poolwatch.model import Snapshot, Source
 from poolwatch.runtime.installation import python_path
 from poolwatch.text.format import neutral, one_line
 
@@ -58,14 +58,14 @@ class App:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait_until_seen(self, source: Source) -> None:
-        """Wait until ``source`` shows the app; raises DemoError if the app dies."""
+    def wait_until_seen(self, source: Source) -> Snapshot:
+        """Return the first snapshot with the app; raises DemoError if the app dies."""
         deadline = time.monotonic() + _APP_STARTS_S
         while True:
             with suppress(NoProcessError, UnreachableError):
-                processes = source.snapshot().processes
-                if any(each.pid == self.process.pid for each in processes):
-                    return
+                snapshot = source.snapshot()
+                if any(each.pid == self.process.pid for each in snapshot.processes):
+                    return snapshot
             if self.process.poll() is not None:
                 raise DemoError(f"the demo app does not start: {self._end()}")
             if time.monotonic() > deadline:

@@ -16,7 +16,7 @@ from poolwatch.client.live import LiveSource
 from poolwatch.commands.demo import children, report, server
 from poolwatch.commands.demo.faults import APP, planted
 from poolwatch.errors import UsageError
-from poolwatch.model import Source
+from poolwatch.model import Snapshot, Source
 from poolwatch.protocol import document, sockets
 
 _FAREWELL = """\
@@ -52,7 +52,7 @@ def run_demo(options: argparse.Namespace) -> None:
         ):
             if headless:
                 app.run_for(options.seconds)
-                _print(source, options.json)
+                _print(app.wait_until_seen(source), options.json)
             else:
                 tui.run(source)
                 app.check()
@@ -92,8 +92,7 @@ def _started(
             outermost.enter_context(_handled(signal.SIG_IGN, *ignored))
 
 
-def _print(source: Source, as_json: bool) -> None:
-    snapshot = source.snapshot()
+def _print(snapshot: Snapshot, as_json: bool) -> None:
     if as_json:
         print(document.to_json(snapshot), flush=True)
     else:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import fakes
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
 from poolwatch.commands.demo import children, lease, server
 from poolwatch.errors import MissingExtraError, PoolwatchError, UsageError
+from poolwatch.model import Snapshot
 
 from .conftest import Start, nothing_left
 
@@ -145,3 +147,18 @@ def test_a_wheel_that_does_not_run(
         server.embedded(tmp_path),
     ):
         pass
+
+
+def test_an_app_that_is_silent_for_a_moment(tmp_path: Path) -> None:
+    """On a busy machine: it is asked again, its faults are not called unseen."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as child:
+        seen = fakes.snapshot(fakes.process(pid=child.pid))
+        readings = iter([fakes.snapshot(), seen])
+
+        class Source:
+            def snapshot(self) -> Snapshot:
+                return next(readings)
+
+        app = children.App(child, tmp_path / "log")
+        assert app.wait_until_seen(Source()) is seen
+        child.kill()
