@@ -16,7 +16,6 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 
 from poolwatch.commands.demo import children, lease, server
 from poolwatch.errors import MissingExtraError, PoolwatchError, UsageError
-from poolwatch.model import Snapshot
 
 from .conftest import Start, nothing_left
 
@@ -153,12 +152,7 @@ def test_an_app_that_is_silent_for_a_moment(tmp_path: Path) -> None:
     """On a busy machine: it is asked again, its faults are not called unseen."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as child:
         seen = fakes.snapshot(fakes.process(pid=child.pid))
-        readings = iter([fakes.snapshot(), seen])
-
-        class Source:
-            def snapshot(self) -> Snapshot:
-                return next(readings)
-
         app = children.App(child, tmp_path / "log")
-        assert app.wait_until_seen(Source()) is seen
+        source = fakes.FakeSource(fakes.snapshot(), seen)
+        assert app.wait_until_seen(source) is seen
         child.kill()
