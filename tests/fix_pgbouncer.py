@@ -60,7 +60,7 @@ def make_pgbouncer(
         **settings,
     }
     lines = [f"{name} = {value}" for name, value in settings.items()]
-    target = f"* = host={server.host} port={server.port}"
+    target = f"* = host=127.0.0.1 port={server.port}"
     ini = directory / "pgbouncer.ini"
     ini.write_text("\n".join(["[databases]", target, "[pgbouncer]", *lines, ""]))
     user = None
