@@ -115,8 +115,8 @@ def clients(pools: list[dict[str, Any]], sockets: list[dict[str, Any]]) -> Clien
 
     links = {
         socket["ptr"]: Link(
-            socket["remote_pid"],
-            -1 if socket["addr"] == "unix" else socket["local_port"],
+            int(socket["remote_pid"]),
+            -1 if socket["addr"] == "unix" else int(socket["local_port"]),
             _time(socket["connect_time"]),
             age(socket),
             (socket["database"], socket["user"]) in in_session_mode,

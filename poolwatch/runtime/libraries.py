@@ -35,8 +35,8 @@ _MAX_PID = 2**22
 def is_made_up(pid: int) -> bool:
     """Whether no process can have this pid.
 
-    PgBouncer and other poolers give each client a random number for its backend's pid:
-    999 of 1000 are of no process.
+    PgBouncer and other poolers give each client a random number for its backend's pid,
+    of 31 or 32 bits.
     """
     return not 0 < pid <= _MAX_PID
 
