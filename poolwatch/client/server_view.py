@@ -278,9 +278,10 @@ def _is_hidden(statuses: _Statuses, pool: str, reading: ServerReading) -> bool:
 
     The agent's own role may see all columns.
     """
-    pids = {
-        hold.backend_pid for hold in statuses.view.process.holds if hold.pool == pool
-    }
+    holds = [hold for hold in statuses.view.process.holds if hold.pool == pool]
+    links = statuses.view.links
+    pids = {hold.backend_pid for hold in holds}
+    pids |= {links[hold.id].pid for hold in holds if hold.id in links}
     hidden = any(b.age_s is None for b in reading.backends if b.pid in pids)
     (statuses.hidden.add if hidden else statuses.hidden.discard)(pool)
     return hidden

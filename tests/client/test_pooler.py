@@ -81,6 +81,11 @@ def test_holds_are_joined_by_the_console(apps, look, postgres, start_pgbouncer, 
         assert hold.server.state == "idle in transaction"
         assert hold.server.query == f"SELECT pg_backend_pid() AS {hold.thread}"
     assert [pid for pid in pids(process) if pid] == [h.backend_pid for h in joined]
+    postgres.execute("DROP ROLE IF EXISTS curious; CREATE ROLE curious LOGIN")
+    curious = postgres.as_role("curious")
+    process = look(dsn=curious.dsn, pgbouncer=bouncer.console)
+    assert pids(process) == [None] * 4
+    assert "grant it pg_read_all_stats" in process.servers[0].error
 
 
 def test_the_pooler_is_told(apps, look, postgres, start_pgbouncer):
