@@ -40,7 +40,7 @@ class Link(NamedTuple):
     """A server connection of PgBouncer, as long as it serves one client."""
 
     pid: int
-    port: int | None
+    port: int
     """PgBouncer's end of the TCP connection; -1 for a Unix socket."""
     opened: datetime
     age_s: float
