@@ -71,7 +71,11 @@ def make_pgbouncer(
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([PROGRAM, str(ini)], stderr=log, user=user)
     found = PgBouncer(directory, port, "127.0.0.1", server.control, process=process)
-    until(lambda: _answers(found), what="PgBouncer does not answer")
+    try:
+        until(lambda: _answers(found), what="PgBouncer does not answer")
+    except BaseException:
+        drop_pgbouncer(found)
+        raise
     return found
 
 
