@@ -51,6 +51,16 @@ class ServerViewError(PoolwatchError):
     """PostgreSQL could not be read; the rest goes on without it."""
 
 
+class PoolerError(ServerViewError):
+    """A pooler is in between: its server connections are those of the application."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection goes through a pooler such as PgBouncer, which hides whose "
+            "session is whose"
+        )
+
+
 class RefusedError(PoolwatchError):
     """An action whose target is not proven to be the one that the user has seen."""
 

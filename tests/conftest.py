@@ -9,6 +9,7 @@ pytest_plugins = [
     "pytester",
     "fix_core",
     "fix_postgres",
+    "fix_pgbouncer",
     "fix_psycopg_pool",
     "fix_processes",
     "fix_suites",
@@ -18,6 +19,7 @@ MARKERS = {
     "postgres": "postgres",
     "second_postgres": "postgres",
     "start_postgres": "postgres",
+    "start_pgbouncer": "postgres",
     "apps": "processes",
     "suites": "processes",
 }

@@ -31,9 +31,17 @@ def facts_of(
     ``opened`` is a ``time.monotonic()``, ``connect_s`` the seconds to connect. With
     ``age_unknown``, ``opened`` is the time when poolwatch first saw the connection.
     """
-    pid, address, port = connection_facts(dbapi_connection)
+    pid, own, peer = _pid_and_ends(dbapi_connection)
+    host, port = _host_and_port(own)
     return ConnectionFacts(
-        pid, opened, connect_s, address, port, os.getpid(), age_unknown=age_unknown
+        pid,
+        opened,
+        connect_s,
+        _address(peer),
+        port,
+        os.getpid(),
+        age_unknown=age_unknown,
+        client_host=host,
     )
 
 
@@ -43,6 +51,13 @@ def connection_facts(dbapi_connection: Any) -> Facts:
     The address is the server's: ``10.0.0.5:5432``, or ``/socket/dir:5432``. The port is
     the client's end of a TCP connection, None for a Unix socket. Never raises.
     """
+    pid, own, peer = _pid_and_ends(dbapi_connection)
+    _, port = _host_and_port(own)
+    return pid, _address(peer), port
+
+
+def _pid_and_ends(dbapi_connection: Any) -> tuple[int | None, Any, Any]:
+    """The backend pid that the driver reports, and the names of the socket's ends."""
     connection = dbapi_connection
     with suppress(Exception):
         if _is_mock(connection):
@@ -57,7 +72,7 @@ def connection_facts(dbapi_connection: Any) -> Facts:
         )
         pid, ends = driver.backend(connection)
         own, peer = _names(ends) if isinstance(ends, int) else ends
-    return pid or None, _address(peer), _port(own)
+    return pid or None, own, peer
 
 
 def _is_mock(connection: Any) -> bool:
@@ -88,5 +103,5 @@ def _address(peer: Any) -> str | None:
     return None
 
 
-def _port(own: Any) -> int | None:
-    return own[1] if isinstance(own, tuple) and len(own) >= 2 else None
+def _host_and_port(own: Any) -> tuple[str | None, int | None]:
+    return own[:2] if isinstance(own, tuple) and len(own) >= 2 else (None, None)

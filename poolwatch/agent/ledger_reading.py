@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from poolwatch.agent.idle_connections import idle_connections
+from poolwatch.agent.poolers import note_pooler
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
@@ -116,6 +117,7 @@ class LedgerReading:
 
     def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; requests without a number get the next of ``numbers``."""
+        note_pooler(pool)
         open_holds, waits = pool.open_holds(), pool.open_waits(self.now)
         for each in (*open_holds, *waits):
             if not each.number:

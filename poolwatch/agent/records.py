@@ -107,11 +107,11 @@ def with_lent(
 ) -> list[PoolRecords]:
     """Add to each pool the holds of the pools over it that have its connections."""
     by_session = {
-        (hold.backend_pid, hold.connection.address, hold.connection.client_port): hold
-        for records in pools
+        checkout.facts.session: judged.hold
+        for requests, records in zip(reading.pools, pools, strict=True)
         if records.evidence.stats.over
-        for hold, _, _ in records.evidence.holds
-        if hold.connection is not None
+        for checkout, judged in zip(requests.holds, records.evidence.holds, strict=True)
+        if checkout.facts is not None
     }
     return [
         _with_lent(requests.pool, records, by_session)

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.agent.idle_connections import idle_pids
-from poolwatch.errors import NO_ANSWER, ServerDownError, ServerViewError
+from poolwatch.agent.poolers import note_pooler
+from poolwatch.errors import NO_ANSWER, PoolerError, ServerDownError, ServerViewError
 from poolwatch.postgres.agent_reader import AgentReader
 from poolwatch.protocol.records import AgentReading, ServerReading
 from poolwatch.runtime.guard import log
@@ -117,11 +118,18 @@ class ServerView:
         if not connects:
             return AgentReading(ids, None, None, enabled=False)
         reader = self._reader(key, partial(_connect, connects))
+        reader.behind_pooler = any(note_pooler(pool) for pool in pools)
         try:
             return AgentReading(ids, query(reader, pools), None)
         except ServerDownError as error:
             return AgentReading(
                 ids, None, str(error), down=error.words, address=address
+            )
+        except PoolerError as error:
+            for pool in pools:
+                pool.setup.behind_pooler = True
+            return AgentReading(
+                ids, None, str(error), address=address, behind_pooler=True
             )
         except ServerViewError as error:
             return AgentReading(ids, None, str(error), address=address)

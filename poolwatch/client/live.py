@@ -29,6 +29,7 @@ from typing import Any
 from poolwatch.adapters.connection_facts import connection_facts
 from poolwatch.client.calls import BRIEF_S, Calls, Outcome
 from poolwatch.client.client import Client
+from poolwatch.client.pooler import Pooler
 from poolwatch.client.processes import ProcessRegistry
 from poolwatch.client.server_view import Attribution, attribute
 from poolwatch.client.view import (
@@ -75,9 +76,11 @@ class LiveSource:
         host: str | None = None,
         linger_s: float = LINGER_S,
         sessions: bool = False,
+        pgbouncer: str | None = None,
     ) -> None:
         """``dsn``: read this server; ``patience_s``: how long a refresh waits.
 
+        ``pgbouncer`` is the DSN of the console of a PgBouncer in front of that server.
         ``linger_s``: how long agents keep their connection for the next refresh.
         ``sessions``: whether the servers return all sessions, not only blockers.
         """
@@ -91,6 +94,7 @@ class LiveSource:
         self._dsn = reader(dsn) if dsn is not None else None
         fallback = environment_dsn(environ) if dsn is None else None
         self._environment = reader(fallback) if fallback is not None else None
+        self._pooler = Pooler(pgbouncer, self._calls) if pgbouncer is not None else None
         self._processes = ProcessRegistry(client, self._calls, patience_s)
         self._missing_before: dict[Address, frozenset[str]] = {}
         """By agent: ids of the holds that had no backend at the last snapshot."""
@@ -189,6 +193,8 @@ class LiveSource:
         for key, reader in readers.items():
             if reader is not None and not self._calls.is_running(key):
                 reader.close()
+        if self._pooler is not None:
+            self._pooler.close()
 
     @property
     def server_down(self) -> bool:
@@ -210,12 +216,17 @@ class LiveSource:
             else view
             for address, view in views.items()
         }
+        patience_s = _KNOWN_S if self._looked_before else self._patience_s
+        if self._pooler is not None:
+            views = self._pooler.with_links(views, patience_s)
         needed = {a: view for a, view in views.items() if self._agent_needed(view)}
         jobs = self._requests(needed)
         any_pool = any(view.pools for view in views.values())
         if self._dsn is not None and (any_pool or self._dsn_identity is None):
             jobs["dsn"] = partial(self._dsn.read, *pids_of(views.values()))
         outcomes = self._calls.run(jobs, self._patience_s, limits=self._limits(views))
+        if self._pooler is not None:
+            views = self._pooler.confirmed(views, patience_s)
         self._looked_before |= bool(views)
         own = self._read_dsn(outcomes.get("dsn"))
         if own is not None and own.down is not None:

@@ -18,6 +18,7 @@ from poolwatch.client.view import (
     is_on,
     utc,
 )
+from poolwatch.errors import PoolerError
 from poolwatch.model import Backend, ClosedConnection, Process, ServerStatus
 from poolwatch.postgres.errors import SILENT
 from poolwatch.postgres.join import (
@@ -28,6 +29,7 @@ from poolwatch.postgres.join import (
     others,
     stray_sessions,
 )
+from poolwatch.postgres.pgbouncer import sessions_of, with_sessions
 from poolwatch.protocol.records import ServerReading
 
 _SWITCHED_OFF = "the server view is switched off in this process (server_view=False)"
@@ -69,6 +71,7 @@ def attribute(view: View, own: OwnReading | None, host: str, now: float) -> Attr
             _dsn_failed(statuses, own)
         else:
             _use_for_proven_pools(statuses, own, reading)
+            _use_for_pooled_holds(statuses, own, reading)
     _use_agent(statuses, view.pools)
     if own is not None and reading is not None:
         _use_for_proven_pools(statuses, own, reading)
@@ -93,6 +96,9 @@ class _Statuses:
         self._complete: set[str] = set()
         """Ids of the pools whose reading has all requested rows."""
         self._servers: list[ServerStatus] = []
+        self._pooled: dict[str, Backend] = {}
+        """By the id of a hold behind PgBouncer: the backend that serves it."""
+        self._pooled_window: Window = (0.0, 0.0)
 
     def without_status(self) -> tuple[str, ...]:
         """Ids of the pools that have no status yet."""
@@ -118,10 +124,7 @@ class _Statuses:
         self._whole |= dict.fromkeys(readings, whole)
         if complete:
             self._complete |= readings.keys()
-        window = (
-            read_during[0] - self.view.ended,
-            read_during[1] - self.view.began,
-        )
+        window = self._window(read_during)
         self._windows |= dict.fromkeys(readings, window)
         self._read_at |= dict.fromkeys(readings, read_during[1])
         status = _status(tuple(readings), source, whole)
@@ -129,6 +132,16 @@ class _Statuses:
             up_s = max(0.0, status.up_s - (read_during[1] - self.view.ended))
             status = replace(status, up_s=up_s)
         self._servers.append(status)
+
+    def use_pooled(
+        self, backends: Mapping[str, Backend], read_during: Interval
+    ) -> None:
+        """Use the backends of holds behind PgBouncer, by hold."""
+        self._pooled = dict(backends)
+        self._pooled_window = self._window(read_during)
+
+    def _window(self, read_during: Interval) -> Window:
+        return read_during[0] - self.view.ended, read_during[1] - self.view.began
 
     def fail(
         self, pools: Iterable[str], source: ServerSource, why: str, **fields: Any
@@ -165,6 +178,7 @@ class _Statuses:
         """Join the process with the readings."""
         view, carried = self.view, self.view.carried
         process = join(view.process, self._readings, windows=self._windows)
+        process = with_sessions(process, view.links, self._pooled, self._pooled_window)
         servers = tuple([self._with_others(process, each) for each in self._servers])
         pool_servers = dict(carried.pool_servers)
         for hold in process.holds:
@@ -231,6 +245,19 @@ def _use_for_proven_pools(
     statuses.use(proven, own.source, reading, own.read_during)
 
 
+def _use_for_pooled_holds(
+    statuses: _Statuses, own: OwnReading, reading: ServerReading
+) -> None:
+    """Use an own reading for holds that PgBouncer serves from that server."""
+    view = statuses.view
+    backends = sessions_of(view.links, reading, own.read_during[1] - view.linked_at)
+    statuses.use_pooled(backends, own.read_during)
+    pools = {hold.pool for hold in view.process.holds if hold.id in backends}
+    remaining = pools.intersection(statuses.without_status())
+    readings = dict.fromkeys(remaining, reading)
+    statuses.use(readings, own.source, reading, own.read_during, complete=False)
+
+
 def _use_for_proven_holds(
     statuses: _Statuses, own: OwnReading, reading: ServerReading, host: str
 ) -> None:
@@ -251,9 +278,10 @@ def _is_hidden(statuses: _Statuses, pool: str, reading: ServerReading) -> bool:
 
     The agent's own role may see all columns.
     """
-    pids = {
-        hold.backend_pid for hold in statuses.view.process.holds if hold.pool == pool
-    }
+    holds = [hold for hold in statuses.view.process.holds if hold.pool == pool]
+    links = statuses.view.links
+    pids = {hold.backend_pid for hold in holds}
+    pids |= {links[hold.id].pid for hold in holds if hold.id in links}
     hidden = any(b.age_s is None for b in reading.backends if b.pid in pids)
     (statuses.hidden.add if hidden else statuses.hidden.discard)(pool)
     return hidden
@@ -290,11 +318,14 @@ def _add_errors(statuses: _Statuses, *, dsn: bool) -> None:
     if dsn and not pending:
         hidden = [pool for pool in statuses.without_status() if pool in statuses.hidden]
         statuses.fail(hidden, "dsn", _HIDDEN)
+    behind = {pool.id for pool in statuses.view.process.pools if pool.behind_pooler}
     for answer in statuses.view.carried.answers:
         why = answer.error if answer.enabled else _SWITCHED_OFF
         if why is None or pending:
             continue
-        if dsn:
+        if answer.enabled and behind.intersection(answer.pools):
+            why = f"{PoolerError()}: {statuses.view.pooler_hint}"
+        elif dsn:
             why = f"not proven to be on the server of the DSN ({why})"
         elif not answer.enabled:
             why += ": give --dsn"

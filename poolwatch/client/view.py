@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -11,6 +11,7 @@ from poolwatch.client.calls import Outcome
 from poolwatch.errors import NO_ANSWER, PoolwatchError, ServerDownError
 from poolwatch.model import Process, ServerStatus
 from poolwatch.postgres.errors import SILENT
+from poolwatch.postgres.pgbouncer import Link
 from poolwatch.protocol.records import AgentReading, ServerReading
 
 PATIENCE_S = 3.0
@@ -57,6 +58,12 @@ class View:
     fresh_at: Interval = (0.0, 0.0)
     pending: str | None = None
     """Why the agent's answer is missing, if it was asked and is late."""
+    links: Mapping[str, Link] = field(default_factory=dict)
+    """By the id of a hold behind PgBouncer: the server connection that serves it."""
+    linked_at: float = 0.0
+    """When PgBouncer's console was read, at the earliest."""
+    pooler_hint: str = "give --dsn and --pgbouncer"
+    """Why a hold behind a pooler may have no link, or what would help."""
 
     def with_answer(self, outcome: Outcome | None, now: float) -> View:
         """Return the view with the agent's answer, if the agent was asked."""
@@ -92,7 +99,34 @@ class View:
             answers=answers,
             incomplete=any(answer.down for answer in answers),
         )
-        return replace(self, carried=carried)
+        process = _without_made_up_pids(self.process, answers)
+        return replace(self, process=process, carried=carried)
+
+
+def _without_made_up_pids(
+    process: Process, answers: Collection[AgentReading]
+) -> Process:
+    """The process without the pids that a pooler made up, before it knew of one."""
+    behind = {pool for each in answers if each.behind_pooler for pool in each.pools}
+    if not behind:
+        return process
+    return replace(
+        process,
+        pools=tuple(
+            [
+                replace(pool, behind_pooler=pool.behind_pooler or pool.id in behind)
+                for pool in process.pools
+            ]
+        ),
+        holds=tuple(
+            [
+                replace(hold, backend_pid=None) if hold.pool in behind else hold
+                for hold in process.holds
+            ]
+        ),
+        idle=tuple([each for each in process.idle if each.pool not in behind]),
+        departed=tuple([each for each in process.departed if each.pool not in behind]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +205,8 @@ def postgres_pools(process: Process) -> tuple[str, ...]:
     return tuple(
         pool.id
         for pool in process.pools
-        if (pool.url.startswith("postgres") if pool.url else pool.id in with_backend)
+        if pool.behind_pooler
+        or (pool.url.startswith("postgres") if pool.url else pool.id in with_backend)
     )
 
 
@@ -186,4 +221,5 @@ def pids_of(views: Iterable[View]) -> tuple[set[int], set[int]]:
         known += [(closed.pool, closed.backend_pid) for closed in process.departed]
         known += [(e.pool, e.backend_pid) for e in process.idle if e.listening]
         pids |= {pid for pool, pid in known if pid is not None and pool in view.pools}
+        pids |= {link.pid for link in view.links.values()}
     return pids, idle_pids

@@ -30,6 +30,7 @@ exit codes: 0 fine, 1 something is wrong, or a process or its server does not an
 _ENVIRONMENT = {
     "POOLWATCH_DIR": "socket directory (default: poolwatch in XDG_RUNTIME_DIR)",
     "POOLWATCH_DSN": "as --dsn; keeps a password out of the process list",
+    "POOLWATCH_PGBOUNCER": "as --pgbouncer",
     "POOLWATCH_HISTORY": "as --history; keeps a password out of the process list",
     "POOLWATCH_HOST": "as --host",
     "POOLWATCH_THEME": "as --theme",
@@ -39,14 +40,19 @@ _ENVIRONMENT = {
     "OTEL_*": "OpenTelemetry's own settings, for --otlp",
     "XDG_STATE_HOME": "parent of the default history (default: ~/.local/state)",
 }
-VIEWER = ("POOLWATCH_DIR", "POOLWATCH_DSN", "DATABASE_URL, PG*")
+VIEWER = (
+    "POOLWATCH_DIR",
+    "POOLWATCH_DSN",
+    "POOLWATCH_PGBOUNCER",
+    "DATABASE_URL, PG*",
+)
 """The variables of a command that looks at the processes of this machine."""
 HISTORY = ("POOLWATCH_HISTORY", "XDG_STATE_HOME")
 
 
 def environment(*names: str) -> str:
     """The section of a command's help on the variables that it reads."""
-    lines = (f"  {name:<18} {_ENVIRONMENT[name]}\n" for name in names)
+    lines = (f"  {name:<20} {_ENVIRONMENT[name]}\n" for name in names)
     return "environment:\n" + "".join(lines)
 
 
@@ -78,13 +84,19 @@ def add_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """Add the options of live_source(): --dir and --dsn."""
+    """Add the options of live_source(): --dir, --dsn and --pgbouncer."""
     add_dir(parser)
     parser.add_argument(
         "--dsn",
         metavar="DSN",
         help="where to read pg_stat_activity: a SQLAlchemy URL or a libpq string "
         "(default: POOLWATCH_DSN, or else each process reads its own server)",
+    )
+    parser.add_argument(
+        "--pgbouncer",
+        metavar="DSN",
+        help="the PgBouncer in front of the server of --dsn, with a role in its "
+        "stats_users (default: POOLWATCH_PGBOUNCER)",
     )
 
 
@@ -106,6 +118,28 @@ def given_dsn(options: argparse.Namespace, *, required: bool = False) -> str | N
     the driver all the rest works, unless the DSN is ``required``.
     """
     dsn = options.dsn or os.environ.get("POOLWATCH_DSN") or None
+    _check_dsn(dsn, required=required)
+    return dsn
+
+
+def given_console(options: argparse.Namespace) -> str | None:
+    """Return the DSN of --pgbouncer or POOLWATCH_PGBOUNCER, if any.
+
+    It is only of use beside a DSN of the server itself.
+    """
+    if given_dsn(options) is None:
+        if options.pgbouncer:
+            raise UsageError(
+                "--pgbouncer needs --dsn: PgBouncer knows whose a session is, "
+                "PostgreSQL what it does"
+            )
+        return None
+    console = options.pgbouncer or os.environ.get("POOLWATCH_PGBOUNCER") or None
+    _check_dsn(console, required=False)
+    return console
+
+
+def _check_dsn(dsn: str | None, *, required: bool) -> None:
     if dsn is not None:
         from poolwatch.postgres.dsn_reader import libpq_parameters
 
@@ -114,7 +148,6 @@ def given_dsn(options: argparse.Namespace, *, required: bool = False) -> str | N
         except MissingExtraError:
             if required:
                 raise
-    return dsn
 
 
 def live_source(
@@ -134,6 +167,7 @@ def live_source(
     return LiveSource(
         Client(options.dir),
         dsn=given_dsn(options),
+        pgbouncer=given_console(options),
         linger_s=linger_s,
         sessions=sessions,
         patience_s=patience_s or PATIENCE_S,
@@ -176,13 +210,14 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 def history_source(options: argparse.Namespace) -> HistorySource | None:
     """Return the source that --history, --at or POOLWATCH_HISTORY select, if any.
 
-    --dir, --dsn and --allow-actions are about processes of this machine: with them,
-    POOLWATCH_HISTORY does not count.
+    --dir, --dsn, --pgbouncer and --allow-actions are about processes of this machine:
+    with them, POOLWATCH_HISTORY does not count.
     """
     at: float | None = getattr(options, "at", None)
     live = {
         "--dir": options.dir is not None,
         "--dsn": options.dsn,
+        "--pgbouncer": options.pgbouncer,
         "--allow-actions": getattr(options, "allow_actions", False),
     }
     given = [option for option, is_given in live.items() if is_given]

@@ -131,10 +131,11 @@ def _with_labels(snapshot: Snapshot, label: str) -> dict[str, Any]:
 
 
 def _print_incident_snapshots(options: argparse.Namespace) -> int:
-    if options.dsn:
-        raise UsageError(
-            "--dsn cannot be combined with --frozen, which has no server view"
-        )
+    for name in ("dsn", "pgbouncer"):
+        if getattr(options, name):
+            raise UsageError(
+                f"--{name} cannot be combined with --frozen, which has no server view"
+            )
     if options.history is not None or options.at is not None:
         raise UsageError(
             "--frozen shows what the processes keep themselves; the incidents of the "

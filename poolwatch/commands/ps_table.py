@@ -201,7 +201,8 @@ def _pool(pool: PoolStats) -> str:
         figures.append(f"{pool.waiting_s_per_s:.{digits}f} waiting on average")
     if pool.counters.leaked:
         figures.append(f"{pool.counters.leaked} leaked")
-    return f"{one_line(pool.name)} ({one_line(pool.kind)}): " + ", ".join(figures)
+    kind = one_line(pool.kind) + (", behind a pooler" if pool.behind_pooler else "")
+    return f"{one_line(pool.name)} ({kind}): " + ", ".join(figures)
 
 
 def _hint(process: Process) -> str:

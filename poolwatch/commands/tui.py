@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             on_close=history.close,
         )
         return 0
-    arguments.given_dsn(options)
+    arguments.given_console(options)
     live = _LazySource(options, past)
     tui.run(
         live,
@@ -106,14 +106,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _is_live(options: argparse.Namespace) -> bool:
     """Whether the options are about the processes of this machine."""
-    return options.dir is not None or bool(options.dsn)
+    return options.dir is not None or bool(options.dsn or options.pgbouncer)
 
 
 def _saved(options: argparse.Namespace) -> Source:
     """Return the moment of FILE; its errors are raised before the first frame."""
     from poolwatch.tui.time.saved import open_saved
 
-    for name in ("dir", "dsn", "history", "at"):
+    for name in ("dir", "dsn", "pgbouncer", "history", "at"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} cannot be combined with a saved moment")
     if options.allow_actions:

@@ -265,14 +265,14 @@ def _fork_shared(  # noqa: PLR0917 - one finding, made of two records
     when: str = "",
     holds: tuple[str, ...] = (),
 ) -> Finding:
+    server = f"backend {backend_pid}" if backend_pid else "the server"
     return Finding(
         kind="fork_shared",
         severity="critical",
         pool=pool.id,
         text=f"{where} uses a connection that was opened before the process "
         "forked: parent and child share it",
-        proof=f"the connection to backend {backend_pid} was opened by another "
-        f"process{when}",
+        proof=f"the connection to {server} was opened by another process{when}",
         remedy="Each can read the answers to the other's statements. Call "
         "engine.dispose(close=False) in the child, right after the fork, and restart "
         "the child. With other libraries, create the pool in the child, after the "

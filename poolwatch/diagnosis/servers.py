@@ -200,8 +200,11 @@ def _by_server(processes: Sequence[Process]) -> list[tuple[ServerStatus, _Pools]
             connected = [
                 pools_by_id[each] for each in status.pools if each in pools_by_id
             ]
-            # the connections of a pool over another pool are those of that pool
-            connected = [pool for pool in connected if not pool.over]
+            # the connections of a pool over another pool are those of that pool, and
+            # those of a pooler are fewer
+            connected = [
+                pool for pool in connected if not pool.over and not pool.behind_pooler
+            ]
             pools[status.identity] += [(number, process, pool) for pool in connected]
     return [(server, pools[identity]) for identity, server in servers.items()]
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolwatch.ledger.labels import Context
+from poolwatch.runtime.libraries import is_made_up
 
 if TYPE_CHECKING:
     from poolwatch.model import Connection, LockRequest
@@ -233,7 +234,7 @@ class Usage:
 
 
 Session = tuple[int | None, str | None, int | None]
-"""Backend pid, server's address and client port of a connection."""
+"""Reported pid, server's address and client port of a connection."""
 
 
 class LastUse(NamedTuple):
@@ -275,7 +276,8 @@ class ConnectionFacts:
     __slots__ = (
         "address",
         "age_unknown",
-        "backend_pid",
+        "behind_pooler",
+        "client_host",
         "client_port",
         "closed",
         "connect_s",
@@ -283,11 +285,12 @@ class ConnectionFacts:
         "lock_statement",
         "opened",
         "process",
+        "reported_pid",
     )
 
     def __init__(  # noqa: PLR0917 - one per attribute
         self,
-        backend_pid: int | None,
+        reported_pid: int | None,
         opened: float,
         connect_s: float | None,
         address: str | None,
@@ -295,12 +298,16 @@ class ConnectionFacts:
         process: int,
         *,
         age_unknown: bool = False,
+        client_host: str | None = None,
     ) -> None:
-        self.backend_pid = backend_pid
+        self.reported_pid = reported_pid
+        """Pid of the backend according to the driver; a pooler makes one up."""
+        self.behind_pooler = reported_pid is not None and is_made_up(reported_pid)
         self.opened = opened
         """``time.monotonic()`` at the end of the connect call."""
         self.connect_s = connect_s
         self.address = address
+        self.client_host = client_host
         self.client_port = client_port
         self.process = process
         """Pid of the process that opened the connection."""
@@ -313,9 +320,14 @@ class ConnectionFacts:
         self.closed = False
 
     @property
+    def backend_pid(self) -> int | None:
+        """Pid of the backend; None if unknown, as behind a pooler."""
+        return None if self.behind_pooler else self.reported_pid
+
+    @property
     def session(self) -> Session:
         """Equal for two open connections only if they are the same session."""
-        return self.backend_pid, self.address, self.client_port
+        return self.reported_pid, self.address, self.client_port
 
     def record(self, now: float) -> Connection:
         """Return the record for a snapshot."""
@@ -327,6 +339,7 @@ class ConnectionFacts:
             address=self.address,
             client_port=self.client_port,
             met=self.age_unknown,
+            client_host=self.client_host,
         )
 
 

@@ -431,6 +431,7 @@ class PoolLedger:
                 over=tuple(self.lending.over),
                 slotless=gauges.former + len(self.detached),
                 made_at=self.setup.made_at,
+                behind_pooler=self.setup.behind_pooler,
             )
 
     def figures(self, now: float, open_holds: list[Checkout]) -> AllFigures:

@@ -101,7 +101,7 @@ def took_from_another(
     after ``outer`` began to connect.
     """
     began = facts.opened - (facts.connect_s or 0.0) - _SLACK_S
-    if facts.backend_pid is None or len(pools) == 1:
+    if facts.reported_pid is None or len(pools) == 1:
         return
     for pool in list(pools.values()):
         for hold in reversed(list(pool.holds.values()) if pool is not outer else ()):

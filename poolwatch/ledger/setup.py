@@ -27,6 +27,8 @@ class Setup:
         """Whether a returned connection goes to the next request as it is, without a
         statement in between.
         """
+        self.behind_pooler = False
+        """Whether a pooler such as PgBouncer is known to be in between."""
         self.restart(0.0)
 
     def restart(self, now: float) -> None:

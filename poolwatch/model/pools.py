@@ -75,6 +75,9 @@ class PoolStats:
     """Name of the pool class of the library, if ``kind`` is a subclass of it."""
     made_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """The line that made it; None if poolwatch was not there, or a library made it."""
+    behind_pooler: bool = field(default=False, metadata=VIEWERS_ONLY)
+    """A pooler such as PgBouncer is in between: no connection has a backend of its own.
+    """
 
     @property
     def out(self) -> int:

@@ -65,6 +65,8 @@ class Connection:
     """Our end of the TCP connection; None for a Unix socket or if unknown."""
     met: bool = False
     """Its age is unknown: ``age_s`` is since poolwatch first saw it."""
+    client_host: str | None = None
+    """The IP address of our end of the TCP connection; else None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,9 @@ class AgentReader:
         self._stuck: list[_State] = []
         self.connect = connect
         """May be replaced by another way to connect to the same server."""
+        self.behind_pooler = False
+        """A pooler is known to be in between: a reading only finds out whether it
+        accepts a connection."""
         self._facts = facts
         self._clock = clock
         self._patience_s = patience_s
@@ -148,7 +151,9 @@ class AgentReader:
             except Exception as error:  # the server may have closed it meanwhile
                 if was_cancelled(error):
                     raise
-        connection = open_connection(self.connect, self._facts)
+        connection = open_connection(
+            self.connect, self._facts, behind_pooler=self.behind_pooler
+        )
         return self._read_over(connection, state, wanted, linger)
 
     def _read_over(

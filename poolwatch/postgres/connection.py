@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from poolwatch.errors import ServerViewError
+from poolwatch.errors import PoolerError
 from poolwatch.model import OWN_NAME
 from poolwatch.postgres.activity import read, values_of
 from poolwatch.protocol.records import ServerReading
+from poolwatch.runtime.libraries import is_made_up
 
 _SETTINGS = {
     "search_path": "pg_catalog",  # no look-alike tables or operators of other users
@@ -63,14 +64,19 @@ class MonitoringConnection:
             self.dbapi_connection.close()
 
 
-def open_connection(connect: Callable[[], Any], facts: Facts) -> MonitoringConnection:
-    """Connect and prepare; on an error, close the connection and re-raise."""
+def open_connection(
+    connect: Callable[[], Any], facts: Facts, *, behind_pooler: bool = False
+) -> MonitoringConnection:
+    """Connect and prepare; on an error, close the connection and re-raise.
+
+    ``behind_pooler``: a pooler is known to be in between.
+    """
     connection = connect()
     try:
         _autocommit(connection)
         backend_pid, address, _ = facts(connection)
         cursor = connection.cursor()
-        identify = prepare(cursor, backend_pid)
+        identify = prepare(cursor, None if behind_pooler else backend_pid)
         cursor.close()
     except BaseException:
         with suppress(Exception):
@@ -85,8 +91,12 @@ def prepare(cursor: Any, backend_pid: int | None) -> bool:
     Returns whether the role may read the system identifier. ``backend_pid`` is the pid
     that the driver reports. If it is missing or differs from the server's, there is a
     pooler in between. Its server connections are shared with the application, so no
-    settings are changed, and ServerViewError is raised: sessions cannot be identified.
+    settings are changed, and PoolerError is raised: sessions cannot be identified. A
+    number that is no pid is enough for that: the query would take a server connection
+    from the application, and wait for it.
     """
+    if is_made_up(backend_pid or 0):
+        raise PoolerError
     pid = "pg_catalog.pg_backend_pid()"
     settings = ", ".join(
         f"CASE WHEN {pid} = {int(backend_pid or 0)}"
@@ -99,10 +109,7 @@ def prepare(cursor: Any, backend_pid: int | None) -> bool:
     )
     server_pid, identify, *_ = values_of(cursor.fetchone())
     if server_pid != backend_pid:
-        raise ServerViewError(
-            "the connection goes through a pooler such as PgBouncer, which hides whose "
-            "session is whose"
-        )
+        raise PoolerError
     return bool(identify)
 
 

@@ -14,7 +14,12 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from poolwatch.errors import MissingExtraError, PoolwatchError, ServerViewError
+from poolwatch.errors import (
+    MissingExtraError,
+    PoolerError,
+    PoolwatchError,
+    ServerViewError,
+)
 from poolwatch.postgres.connection import (
     Facts,
     MonitoringConnection,
@@ -85,12 +90,15 @@ def libpq_parameters(dsn: str) -> dict[str, str]:
     return parameters
 
 
-def connect(dsn: str) -> Any:
-    """Open a psycopg2 connection; raises what psycopg2 and libpq_parameters() raise."""
+def connect(dsn: str, **changes: str) -> Any:
+    """Open a psycopg2 connection; raises what psycopg2 and libpq_parameters() raise.
+
+    ``changes`` replace parameters of the DSN.
+    """
     defaults = dict(DEFAULTS)
     if os.environ.get("PGCONNECT_TIMEOUT"):
         del defaults["connect_timeout"]
-    return _psycopg2().connect(**{**defaults, **libpq_parameters(dsn)})
+    return _psycopg2().connect(**{**defaults, **libpq_parameters(dsn), **changes})
 
 
 class DsnReader:
@@ -145,6 +153,11 @@ class DsnReader:
                 return self._read_or_reconnect(self._connection, wanted)
             self._connection = open_connection(partial(connect, self._dsn), self._facts)
             return self._connection.read(*wanted)
+        except PoolerError:
+            raise ServerViewError(
+                "the DSN goes through a pooler such as PgBouncer: give one that leads "
+                "to PostgreSQL itself"
+            ) from None
         except PoolwatchError:
             self.close()
             raise

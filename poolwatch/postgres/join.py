@@ -214,7 +214,7 @@ def _stray_session(
     for backend in reading.backends:
         if backend.pid != gone.backend_pid:
             continue
-        if gone.error is None or same_age(gone.connection, backend, window):
+        if gone.error is None or same_age(gone.connection, backend.age_s, window):
             proven = _proven_row(gone.connection, backend, reading.address, window)
             return backend if proven else None
     return None
@@ -227,19 +227,24 @@ def same_port(connection: Connection, backend: Backend) -> bool:
     )
 
 
-def same_age(connection: Connection, backend: Backend, window: Window) -> bool:
-    """Whether the backend was forked during this connection's connect call."""
-    if backend.age_s is None:
+def same_age(
+    connection: Connection,
+    age_s: float | None,
+    window: Window,
+    slack_s: float = SLACK_S,
+) -> bool:
+    """Whether that age, of a backend, began during this connection's connect call."""
+    if age_s is None:
         return False
     earliest, latest = window
-    tolerance = SLACK_S + min(MAX_DRIFT_S, DRIFT * connection.age_s)
+    tolerance = slack_s + min(MAX_DRIFT_S, DRIFT * connection.age_s)
     if connection.met:
-        return backend.age_s >= connection.age_s + earliest - tolerance
+        return age_s >= connection.age_s + earliest - tolerance
     if connection.connect_s is None:  # age_s counts from the start of connecting
         low, high = connection.age_s - UNMEASURED_CONNECT_S, connection.age_s
     else:
         low, high = connection.age_s, connection.age_s + connection.connect_s
-    return low + earliest - tolerance <= backend.age_s <= high + latest + tolerance
+    return low + earliest - tolerance <= age_s <= high + latest + tolerance
 
 
 def is_backend_of(connection: Connection, backend: Backend, window: Window) -> bool:
@@ -249,7 +254,7 @@ def is_backend_of(connection: Connection, backend: Backend, window: Window) -> b
     connection is still open.
     """
     proven = _proven_row(connection, backend, connection.address, window) is not None
-    return proven and same_age(connection, backend, window)
+    return proven and same_age(connection, backend.age_s, window)
 
 
 def _proven_row(
@@ -263,7 +268,7 @@ def _proven_row(
         return None  # a loose age is too weak a proof if the ports differ
     if connection.met and (address is None or connection.address != address):
         return None
-    return backend.row if same_age(connection, backend, window) else None
+    return backend.row if same_age(connection, backend.age_s, window) else None
 
 
 def _is_other_address(connection: Connection, address: str | None) -> bool:

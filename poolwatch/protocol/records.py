@@ -44,6 +44,8 @@ class AgentReading:
     """If the server does not answer: the message of the server or the driver."""
     address: str | None = None
     """Address of the server according to the pools' connections, if known."""
+    behind_pooler: bool = False
+    """A pooler such as PgBouncer is in between: the pools' pids are made up."""
 
 
 # -- /trace --------------------------------------------------------------------------

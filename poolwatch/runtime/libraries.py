@@ -28,6 +28,17 @@ Parameters = Mapping[str, Any]
 """Arguments for a connection, by name."""
 SocketEnds = int | tuple[Any, Any]
 """A connected socket: its file descriptor, or its own name and its peer's."""
+_MAX_PID = 2**22
+"""The largest pid of Linux; other systems stay below it."""
+
+
+def is_made_up(pid: int) -> bool:
+    """Whether no process can have this pid.
+
+    PgBouncer and other poolers give each client a random number for its backend's pid,
+    of 31 or 32 bits.
+    """
+    return not 0 < pid <= _MAX_PID
 
 
 class PoolOptions(NamedTuple):

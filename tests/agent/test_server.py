@@ -140,6 +140,7 @@ def test_viewers_get_more(path, http_get):
         "unused_s",
     }
     assert set(process["pools"][0]) == KEYS["pools"] | {
+        "behind_pooler",
         "gave_up",
         "long_after_s",
         "lost_slots",

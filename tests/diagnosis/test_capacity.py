@@ -167,8 +167,9 @@ def test_pools_without_a_limit_are_named():
         [worker(1, sized(60)), worker(2, sized(60), error="no answer")],
         [worker(1, sized(98), identity=None)],
         [worker(1, sized(98), max_connections=None)],
+        [worker(1, sized(98, behind_pooler=True))],
     ],
-    ids=["they fit", "two servers", "one not read", "unknown", "unknown limit"],
+    ids=["they fit", "two servers", "one not read", "unknown", "no limit", "pooler"],
 )
 def test_not_over_capacity(processes):
     assert over_capacity(processes) == {}

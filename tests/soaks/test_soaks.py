@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fix_pgbouncer import PROGRAM
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
@@ -29,6 +30,12 @@ def test_a_small_fleet():
 @pytest.mark.postgres
 def test_the_dashboard_over_the_demo():
     assert "looks were late" in run("dashboard.py", "0.1").stdout
+
+
+@pytest.mark.postgres
+@pytest.mark.skipif(PROGRAM is None, reason="PgBouncer is not installed")
+def test_rows_behind_a_pooler():
+    assert " 0 wrong" in run("pooler.py", "20", "transaction").stdout
 
 
 def test_the_week_of_a_history():

@@ -13,7 +13,7 @@ from poolwatch.commands.arguments import (
     add_refresh,
     add_source,
     environment,
-    given_dsn,
+    given_console,
 )
 from poolwatch.errors import MissingExtraError
 
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
     arguments = ["--refresh", f"{options.refresh:g}"]
     if options.dir is not None:
         arguments += ["--dir", str(options.dir.absolute())]
-    given_dsn(options)
-    if options.dsn:
+    given_console(options)
+    if options.dsn or options.pgbouncer:
         _restart_without_dsn(options, arguments)
     try:
         import sqlparse  # noqa: F401 - fail now, not in a dashboard's process
@@ -98,17 +98,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _restart_without_dsn(options: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Run the same command in this process, with the DSN in the environment.
+    """Run the same command in this process, with the DSNs in the environment.
 
-    The DSN may contain a password. As an argument it would be in the process list for
-    as long as the server runs.
+    A DSN may contain a password. As an argument it would be in the process list for as
+    long as the server runs.
     """
     from poolwatch.runtime.installation import python_path
 
     command = [sys.executable, "-P", "-m", "poolwatch", "serve", *arguments]
     command += [f"--host={options.host}", f"--port={options.port}"]
     command += ["--anyone-may-look"] * options.anyone_may_look
-    changes = {"POOLWATCH_DSN": options.dsn, "PYTHONPATH": python_path()}
+    changes = {"PYTHONPATH": python_path()}
+    if options.dsn:
+        changes["POOLWATCH_DSN"] = options.dsn
+    if options.pgbouncer:
+        changes["POOLWATCH_PGBOUNCER"] = options.pgbouncer
     sys.stdout.flush()
     os.execve(sys.executable, command, {**os.environ, **changes})  # noqa: S606 - ourselves
 

@@ -355,4 +355,6 @@ def _no_server(board: Board, row: Row) -> str:
             return status.error
     if not any(row.hold.pool in status.pools for status in row.process.servers):
         return "there is no server view of this pool"
+    if row.pool is not None and row.pool.behind_pooler:
+        return "behind a pooler: no session is proven to serve this connection now"
     return "no row of pg_stat_activity matches this connection for certain"

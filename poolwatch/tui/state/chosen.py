@@ -29,6 +29,10 @@ def chosen(
         raise RefusedError("an action needs the present: this is the past")
     if session.pid <= 0:
         raise RefusedError("it has no backend that an action could reach")
+    if _is_behind_pooler(session):
+        raise RefusedError(
+            f"a pooler may give backend {session.pid} to another client at any moment"
+        )
     if server is None or server.identity is None:
         raise RefusedError(
             f"the server of backend {session.pid} was not read: which one it is on is "
@@ -50,6 +54,13 @@ def chosen(
         site=_site(session),
         sites=_sites(server, snapshot),
     )
+
+
+def _is_behind_pooler(session: Session) -> bool:
+    if session.hold is None or session.process is None:
+        return False
+    pools = session.process.pools
+    return any(p.id == session.hold.pool and p.behind_pooler for p in pools)
 
 
 def _connection(session: Session) -> Connection | None:
