@@ -116,7 +116,10 @@ class LedgerReading:
 
     def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; requests without a number get the next of ``numbers``."""
-        open_holds, waits = pool.open_holds(), pool.open_waits(self.now)
+        open_holds = pool.open_holds()
+        # at once: what is taken meanwhile would be neither held nor idle
+        self.idle += idle_connections(pool, self.now)
+        waits = pool.open_waits(self.now)
         for each in (*open_holds, *waits):
             if not each.number:
                 each.number = next(numbers)
@@ -133,7 +136,6 @@ class LedgerReading:
         requests = OpenRequests(pool, holds, waits)
         requests.mark_standstill(self.now)
         self.pools.append(requests)
-        self.idle += idle_connections(pool, self.now)
 
     def read_closed(self, pools: Sequence[PoolLedger]) -> None:
         """Add the connections that are closed, or in no pool, to :attr:`departed`.

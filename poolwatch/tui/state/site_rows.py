@@ -39,6 +39,12 @@ class SiteRow:
     """Connections of the row with the most: the full width of the gauge."""
 
     @property
+    def members(self) -> list[Any]:
+        """What identifies the rows of each process that it stands for."""
+        what = _what(self.stats, self.below)
+        return [(process_key(each), self.pool, *what) for each in self.processes]
+
+    @property
     def label(self) -> tuple[str, str] | None:
         """Name and value of the label; None for a call site."""
         stats = self.stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import process_key
 from poolwatch.tui.views.view import Drill, Sought, View, site_values
 
 _OVER: Run = ("○", "muted")
@@ -144,6 +146,14 @@ class FindingsView(View[FindingRow]):
     def merges(self, board: Board) -> bool:
         return True
 
+    def members(self, row: FindingRow) -> Sequence[Hashable]:
+        """Identify findings by what they are about; one that is over has none."""
+        return [
+            (process and process_key(process), finding.kind, finding.pool,
+             finding.sites, finding.holds)
+            for process, finding in row.finding.members
+        ] or [row.key]  # fmt: skip
+
     def count(self, board: Board) -> Run:
         return str(len(board.findings)), "bad" if board.findings else "muted"
 
@@ -160,9 +170,9 @@ class FindingsView(View[FindingRow]):
         }
 
     def size(self, board: Board) -> str:
-        total = self.state(board).total
+        size = super().size(board)
         over = len(board.found.over) if self._shows_over(board) else 0
-        return f"{total - over} open, {over} over" if over else str(total)
+        return f"{size} open, {over} over" if over else size
 
     def _shows_over(self, board: Board) -> bool:
         is_live = board.moment is None
@@ -186,7 +196,10 @@ class FindingsView(View[FindingRow]):
 
     def hidden_columns(self, board: Board) -> set[str]:
         hidden = set() if board.several_processes else {"processes"}
-        return hidden if self.is_merged(board) else hidden | {"since", "for", "strip"}
+        untold = board.fixed == "saved" and not board.entries_then
+        if untold or not self.is_merged(board):
+            hidden |= {"since", "for", "strip"}
+        return hidden
 
     def pane(
         self, board: Board, row: FindingRow, cells: int, height: int

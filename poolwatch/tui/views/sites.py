@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -157,6 +157,9 @@ class SitesView(View[SiteRow]):
     def merges(self, board: Board) -> bool:
         return True
 
+    def members(self, row: SiteRow) -> Sequence[Hashable]:
+        return row.members
+
     def merge(self, rows: Sequence[SiteRow]) -> list[SiteRow]:
         return merged_sites(rows)
 
@@ -164,16 +167,8 @@ class SitesView(View[SiteRow]):
         return below_their_sites(super()._sorted(rows, state))
 
     def count(self, board: Board) -> Run:
-        sites = {
-            (names.get(stats.pool), stats.site)
-            for process in board.snapshot.processes
-            for names in [{pool.id: pool.name for pool in process.pools}]
-            for stats in process.sites
-        }
-        return str(len(sites)), "strong"
-
-    def size(self, board: Board) -> str:
-        return str(sum(not row.below for row in self.state(board).rows))
+        rows = merged_sites(site_rows(board, self.state(board).label))
+        return str(sum(not row.below for row in rows)), "strong"
 
     def title(self, board: Board) -> Line:
         state = self.state(board)
