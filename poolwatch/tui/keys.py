@@ -77,7 +77,7 @@ KEYS = (
         help=("a", "show or hide short holds, and findings that are over")),
     Key("main", "y", "copy", ("y", "copy"), "main incident time",
         ("y  Y", "copy path:line; or all that is known, in Markdown")),
-    Key("main", "", "copy",
+    Key("page", "", "copy",
         help=("", "in tmux, which else keeps it: tmux set -g set-clipboard on")),
     Key("main", "Y", "copy_issue"),
     Key("main", "C", "act('cancel')", help=("C  K",

@@ -245,11 +245,9 @@ def whose(row: SessionRow) -> str:
         return one_line(f"idle in pool {row.pool}", 60)
     if row.kind == "poolwatch":
         return "poolwatch's own"
-    if row.kind == "unknown":
-        if row.backend is not None:
-            return "just connected"
-        return "a prepared transaction" if row.session.pid == PREPARED else "unknown"
-    return row.kind
+    if row.kind == "unknown" and row.backend is not None:
+        return "just connected"
+    return "a prepared transaction" if row.session.pid == PREPARED else row.kind
 
 
 def stranger(row: SessionRow, *, with_port: bool = False) -> str:

@@ -148,11 +148,12 @@ class FindingsView(View[FindingRow]):
 
     def members(self, row: FindingRow) -> Sequence[Hashable]:
         """Identify findings by what they are about; one that is over has none."""
-        return [
-            (process and process_key(process), finding.kind, finding.pool,
-             finding.sites, finding.holds)
-            for process, finding in row.finding.members
-        ] or [row.key]  # fmt: skip
+        members = [
+            (process and process_key(process), each.kind, each.pool, *each.sites)
+            + tuple(each.holds)
+            for process, each in row.finding.members
+        ]
+        return members or [row.key]
 
     def count(self, board: Board) -> Run:
         return str(len(board.findings)), "bad" if board.findings else "muted"
