@@ -153,7 +153,7 @@ class MainScreen(BoardScreen):
         hidden = {"time"} if board.fixed == "saved" else set()
         if board.fixed or not any(p.frozen for p in board.snapshot.processes):
             hidden.add("incidents")
-        if view.merge is View.merge:
+        if view.merge is View.merge and view.merges is View.merges:
             hidden.add("merge")
         if view.place is View.place:
             hidden.add("copy")

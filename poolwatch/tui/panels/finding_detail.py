@@ -44,12 +44,13 @@ def finding_pane(board: Board, finding: Merged, cells: int, height: int) -> list
 
 
 def _keys(board: Board, finding: Merged, cells: int) -> Line:
+    wide = cells >= WIDE
     keys = [("enter ", "its holds  ")] if finding.holds else []
     if finding.kind == "lock_wait":
-        keys.append(("4 ", "its tree  "))
+        keys.append(("4 ", "its tree  " if wide else "tree  "))
     if board.fixed is None:
-        keys.append(("t ", "when it began  "))
-    if cells >= WIDE:
+        keys.append(("t ", "when it began  " if wide else "began"))
+    if wide:
         keys.append(("Y ", "copy as an issue"))
     runs: list[Run] = []
     for key, text in keys:

@@ -190,8 +190,10 @@ def _worst(board: Board, mode: Mode, now: float, cells: int, lines: int) -> list
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
         remedy = remedy or f"also: {found[1].text}"
     start: Line = (_WHY, (f"{shape} ", ink))
-    room = cells - 2 - length(start) - length(more)
-    first, *others = wrap(worst.text, room, max(lines - bool(remedy), 1))
+    room, limit = cells - 2 - length(start), max(lines - bool(remedy), 1)
+    whole = one_line(worst.text)
+    first = wrap(whole, room - length(more), limit)[0]
+    others = wrap(whole[len(first) :], room, limit - 1) if limit > 1 else []
     text: list[Line] = [(*start, (first, "strong"), *more)]
     text += [((" " * length(start), "text"), (other, "strong")) for other in others]
     left = lines - len(text)

@@ -157,6 +157,7 @@ class TimeScreen(MainScreen):
         timeline = Timeline(
             **look.strip._asdict(),
             at=look.at,
+            findings=len(self.board.findings),
             note=kept,
             keys=_KEYS,
             trouble=self._trouble or trouble,
@@ -172,7 +173,8 @@ class TimeScreen(MainScreen):
             return []
         incidents = look.strip.incidents
         rows = max(min(len(incidents) + 1, room // 3), 2)
-        title = (("INCIDENTS", "title"), (f" {len(incidents)}", "strong"))
+        title: Line = (("INCIDENTS", "title"), (f" {len(incidents)}", "strong"))
+        title += ((" in this stretch of time", "muted"),)
         here = incident_after(incidents, look.at + 0.01, back=True)
         selected = here.id if here else None
         last = look.extent[1]

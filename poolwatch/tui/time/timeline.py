@@ -35,6 +35,8 @@ class Timeline:
     steps: Sequence[Step | None]
     """As many as cells_in() says."""
     incidents: Sequence[Incident]
+    findings: int
+    """The number of findings at the moment, as the views count them."""
     note: str = ""
     """How much is kept, as kept_words() says it."""
     keys: str = ""
@@ -72,9 +74,8 @@ def strip_lines(timeline: Timeline, width: int) -> list[Line]:
         figure = _figures(values, cursor, wide=wide)
         drawn = (_graph(values, cells), ink)
         lines.append(_row(label, (drawn,), (figure, "text"), width))
-    lasting = [each for each in timeline.incidents if _lasts_at(each, timeline.at)]
-    figure = f"{len(lasting)} then" if wide else str(len(lasting))
-    ink = "strong" if lasting else "muted"
+    figure = f"{timeline.findings} then" if wide else str(timeline.findings)
+    ink = "strong" if timeline.findings else "muted"
     lines.append(_row(names[2], _findings(timeline, cells), (figure, ink), width))
     lines.append(_axis(timeline, _label_cells(width) + cursor, width))
     if timeline.trouble:
@@ -271,13 +272,6 @@ def _axis_time(timeline: Timeline, at: float) -> str:
 def _cell(timeline: Timeline, at: float, cells: int) -> int:
     span = max(timeline.until - timeline.since, 0.001)
     return min(max(int((at - timeline.since) / span * cells), 0), cells - 1)
-
-
-def _lasts_at(incident: Incident, at: float) -> bool:
-    ended = incident.ended_at
-    return began_at(incident) <= at + _ROUNDING_S and (
-        ended is None or at <= _seconds(ended)
-    )
 
 
 def _seconds(at: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from poolwatch.diagnosis.finding_history import CELL_S, KEPT_S, Entry
 from poolwatch.diagnosis.merging import Merged, unmerged
-from poolwatch.model import Frame, severity_rank
+from poolwatch.model import Finding, Frame, severity_rank
 from poolwatch.text.format import clock, duration, one_line, utc_time
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
@@ -149,8 +149,7 @@ class FindingsView(View[FindingRow]):
     def members(self, row: FindingRow) -> Sequence[Hashable]:
         """Identify findings by what they are about; one that is over has none."""
         members = [
-            (process and process_key(process), each.kind, each.pool, *each.sites)
-            + tuple(each.holds)
+            (process and process_key(process), _without_words(each))
             for process, each in row.finding.members
         ]
         return members or [row.key]
@@ -234,6 +233,11 @@ class FindingsView(View[FindingRow]):
         from poolwatch.tui.panels.issue import finding_issue
 
         return finding_issue(board, row.finding)
+
+
+def _without_words(finding: Finding) -> tuple[Any, ...]:
+    """What tells a finding from the others of its process."""
+    return finding.kind, finding.pool, tuple(finding.sites), tuple(finding.holds)
 
 
 def _row(board: Board, finding: Merged) -> FindingRow:

@@ -221,7 +221,11 @@ class View(Generic[T]):
         row: T | None = state.selection.row
         if row is None or any(each.key == row.key for each in state.rows):
             return
-        members = self.members(row)
+        members = list(self.members(row))
+        if len(members) == 1:
+            state.within = members[0]
+        elif state.within in members:
+            members.insert(0, state.within)
         rows = {key: each.key for each in state.rows for key in self.members(each)}
         keys = (rows[key] for key in members if key in rows)
         state.selection.key = next(keys, state.selection.key)
