@@ -177,10 +177,9 @@ class TimeScreen(MainScreen):
         title += ((" in this stretch of time", "muted"),)
         here = incident_after(incidents, look.at + 0.01, back=True)
         selected = here.id if here else None
-        last = look.extent[1]
         lines = [BLANK] if room >= 20 else []
         lines.append(rule(title, (("n N next, before", "muted"),), width))
-        lines += incident_lines(incidents, selected, last, width, rows)
+        lines += incident_lines(incidents, selected, look.extent, width, rows)
         left = room - len(lines)
         return [
             *lines,

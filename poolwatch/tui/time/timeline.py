@@ -87,16 +87,19 @@ def strip_lines(timeline: Timeline, width: int) -> list[Line]:
 def incident_lines(
     incidents: Sequence[Incident],
     selected: str | None,
-    now: float,
+    extent: tuple[float, float],
     width: int,
     rows: int,
 ) -> list[Line]:
-    """Draw the list of incidents: at most ``rows`` lines, the selected one in sight."""
+    """Draw the list of incidents: at most ``rows`` lines, the selected one in sight.
+
+    ``extent``: what is kept; what was there at its beginning may have begun before.
+    """
     if not incidents:
         nothing: Line = (("    no incident in this stretch of time", "muted"),)
         return [crop(nothing, width)][:rows]
     days = {local(_seconds(each.started_at), day=True)[:5] for each in incidents}
-    table = Table(_columns(now, day=len(days) > 1), width - 2)
+    table = Table(_columns(extent, day=len(days) > 1), width - 2)
     ids = [each.id for each in incidents]
     room = max(rows - 1, 1)
     index = ids.index(selected) if selected in ids else 0
@@ -109,21 +112,23 @@ def incident_lines(
     return lines[:rows]
 
 
-def _columns(now: float, *, day: bool) -> list[Column[Incident]]:
+def _columns(extent: tuple[float, float], *, day: bool) -> list[Column[Incident]]:
     def began(incident: Incident) -> Run:
-        return local(began_at(incident), day=day), "text"
+        at = began_at(incident)
+        before = "≤" if at <= extent[0] + _ROUNDING_S else " "
+        return before + local(at, day=day), "text"
 
     def ended(incident: Incident) -> Run:
         at = incident.ended_at
         return ("-", "muted") if at is None else (local(_seconds(at), day=day), "text")
 
     def lasted(incident: Incident) -> Run:
-        end = now if incident.ended_at is None else _seconds(incident.ended_at)
+        end = extent[1] if incident.ended_at is None else _seconds(incident.ended_at)
         return duration(end - began_at(incident)), "text"
 
     cells = 14 if day else 8
     return [
-        Column("began", "began", cells, cells, 1, began),
+        Column("began", " began", cells + 1, cells + 1, 1, began),
         Column("ended", "ended", cells, cells, 2, ended),
         Column("for", "for", 6, 6, 3, lasted),
         Column("what", "  what", 16, 400, 0, draw=_what),

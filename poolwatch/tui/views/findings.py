@@ -8,7 +8,7 @@ from typing import Any
 
 from poolwatch.diagnosis.finding_history import CELL_S, KEPT_S, Entry
 from poolwatch.diagnosis.merging import Merged, unmerged
-from poolwatch.model import Finding, Frame, severity_rank
+from poolwatch.model import Finding, FleetFinding, Frame, severity_rank
 from poolwatch.text.format import clock, duration, one_line, utc_time
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
@@ -235,7 +235,7 @@ class FindingsView(View[FindingRow]):
         return finding_issue(board, row.finding)
 
 
-def _without_words(finding: Finding) -> tuple[Any, ...]:
+def _without_words(finding: Finding | FleetFinding) -> tuple[Any, ...]:
     """What tells a finding from the others of its process."""
     return finding.kind, finding.pool, tuple(finding.sites), tuple(finding.holds)
 
