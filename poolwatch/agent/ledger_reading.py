@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from poolwatch.agent.idle_connections import idle_connections
+from poolwatch.agent.idle_connections import idle_connections, returned_connections
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
 from poolwatch.diagnosis.verdicts import suspicious
@@ -117,8 +117,7 @@ class LedgerReading:
     def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; requests without a number get the next of ``numbers``."""
         open_holds = pool.open_holds()
-        # at once: what is taken meanwhile would be neither held nor idle
-        self.idle += idle_connections(pool, self.now)
+        self.idle += idle_connections(pool, open_holds, self.now)
         waits = pool.open_waits(self.now)
         for each in (*open_holds, *waits):
             if not each.number:
@@ -278,7 +277,10 @@ class LedgerReading:
         ):
             self._threads = thread_stacks()
         for pool in self.pools:
+            before = list(pool.holds)
             pool.leave_out_ended()
+            ended = [hold.facts for hold in before if hold not in pool.holds]
+            self.idle += returned_connections(pool.pool, ended, self.now)
         for hold, evidence in self.suspects().items():
             if evidence.held_s >= evidence.long_after and not evidence.called_again:
                 now = self.stack_now(hold)
