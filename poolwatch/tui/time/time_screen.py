@@ -154,10 +154,12 @@ class TimeScreen(MainScreen):
         if look is None:
             text = self._trouble or kept
             return [rule((("TIME", "title"), (f"  {text}", "muted")), (), width)]
+        board = self.board
+        waiting = sum(len(process.waits) for process in board.snapshot.processes)
         timeline = Timeline(
             **look.strip._asdict(),
             at=look.at,
-            findings=len(self.board.findings),
+            then=(len(board.rows), waiting, len(board.findings)),
             note=kept,
             keys=_KEYS,
             trouble=self._trouble or trouble,

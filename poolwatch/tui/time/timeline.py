@@ -35,8 +35,8 @@ class Timeline:
     steps: Sequence[Step | None]
     """As many as cells_in() says."""
     incidents: Sequence[Incident]
-    findings: int
-    """The number of findings at the moment, as the views count them."""
+    then: tuple[int, int, int]
+    """Out, waiting and findings at the moment, as the tab line counts them."""
     note: str = ""
     """How much is kept, as kept_words() says it."""
     keys: str = ""
@@ -69,13 +69,17 @@ def strip_lines(timeline: Timeline, width: int) -> list[Line]:
     cursor = _cell(timeline, timeline.at, cells)
     names = ("out", "waiting", "findings") if wide else ("out", "wait", "find")
     lines = [_title(timeline, width)]
-    for name, ink, label in zip(Step._fields, ("accent", "warn"), names, strict=False):
+    inks = ("accent", "warn")
+    for name, ink, label, then in zip(
+        Step._fields, inks, names, timeline.then, strict=False
+    ):
         values = [step and getattr(step, name) for step in timeline.steps]
-        figure = _figures(values, cursor, wide=wide)
+        figure = _figures(values, then, wide=wide)
         drawn = (_graph(values, cells), ink)
         lines.append(_row(label, (drawn,), (figure, "text"), width))
-    figure = f"{timeline.findings} then" if wide else str(timeline.findings)
-    ink = "strong" if timeline.findings else "muted"
+    found = timeline.then[2]
+    figure = f"{found} then" if wide else str(found)
+    ink = "strong" if found else "muted"
     lines.append(_row(names[2], _findings(timeline, cells), (figure, ink), width))
     lines.append(_axis(timeline, _label_cells(width) + cursor, width))
     if timeline.trouble:
@@ -206,13 +210,13 @@ def _graph(values: Sequence[int | None], cells: int) -> str:
     return "".join(drawn)
 
 
-def _figures(values: Sequence[int | None], cursor: int, *, wide: bool) -> str:
+def _figures(values: Sequence[int | None], then: int, *, wide: bool) -> str:
     """The value at the cursor and the highest one."""
-    known = [value for value in values[: cursor + 1] if value is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return "-"
-    most = max(value for value in values if value is not None)
-    return f"{known[-1]} then, most {most}" if wide else f"{known[-1]}/{most}"
+    most = max(then, *known)
+    return f"{then} then, most {most}" if wide else f"{then}/{most}"
 
 
 def _findings(timeline: Timeline, cells: int) -> Line:

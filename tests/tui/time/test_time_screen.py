@@ -136,7 +136,7 @@ async def test_incidents(size: tuple[int, int]) -> None:
     async with app.run_test(size=size) as pilot:
         await opened(app, pilot, "t", "N")
         await shows(app, "HOLDS 2 at 07:07:10", "WHY  ■ pool", "INCIDENTS 1")
-        assert "▸ 07:07:10  07:08:00  50s     ■ exhausted" in text(app)
+        assert "▸  07:07:10  07:08:00  50s     ■ exhausted" in text(app)
         await pilot.press("N")
         await shows(app, "no earlier incident began")
         await pilot.press("n")

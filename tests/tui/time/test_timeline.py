@@ -63,7 +63,7 @@ def timeline(width: int, at: float = 424.0, **changes: Any) -> Timeline:
         "at": NOON + at,
         "steps": steps,
         "incidents": (SLOW, LOCK, FULL),
-        "findings": 1,
+        "then": (20, 40, 1),
         "note": "600 readings, 3.4 MiB",
         "keys": KEYS,
     }
