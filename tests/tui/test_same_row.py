@@ -101,6 +101,8 @@ def test_the_tab_the_title_and_the_rows_count_the_same(fleet: Board) -> None:
     tab = "".join(text for text, _ in tabs.tab_line(fleet, VIEWS, 160))
     assert "1 HOLDS 12   2 waits 9" in tab
     assert "6 findings 2   7 processes 3" in tab
+    shown = selection(fleet, view="processes").shown
+    assert [len(row.findings) for row in shown[:3]] == [2, 2, 2]
     assert "row 1 of 9" in said["waits", False]
     assert "of 2" in said["waits", True]
 

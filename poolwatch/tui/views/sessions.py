@@ -327,5 +327,5 @@ def _gauge(servers: Sequence[ServerStatus]) -> Line:
         return ()
     share = sessions / most
     ink = "warn" if share >= 0.9 else "accent"
-    figures: Run = (f" {sessions} of {most}", "text")
+    figures: Run = (f" {sessions} of {most} on the server", "text")
     return (("  ", "text"), *bar(share, GAUGE, ink), figures)
