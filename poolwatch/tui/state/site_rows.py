@@ -145,6 +145,13 @@ def _all_stats(process: Process, label: str | None) -> Iterator[tuple[Stats, boo
         yield from ((each, False) for each in process.labels if each.label == label)
 
 
+def counted(process: Process, label: str | None) -> Iterator[tuple[Stats, Any]]:
+    """Yield the statistics that are counted, without callers, and what they are of."""
+    for stats, below in _all_stats(process, label):
+        if not below:
+            yield stats, _what(stats, below)
+
+
 def _what(stats: Stats, below: bool) -> tuple[Any, Any]:
     """What statistics are of: a call site and perhaps a caller; a label's value."""
     if isinstance(stats, LabelStats):

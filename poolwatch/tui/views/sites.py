@@ -24,6 +24,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.site_rows import (
     SiteRow,
     below_their_sites,
+    counted,
     in_order,
     label_names,
     merged_sites,
@@ -167,8 +168,14 @@ class SitesView(View[SiteRow]):
         return below_their_sites(super()._sorted(rows, state))
 
     def count(self, board: Board) -> Run:
-        rows = merged_sites(site_rows(board, self.state(board).label))
-        return str(sum(not row.below for row in rows)), "strong"
+        label = self.state(board).label
+        found = {
+            (names.get(stats.pool), *what)
+            for process in board.snapshot.processes
+            for names in [{pool.id: pool.name for pool in process.pools}]
+            for stats, what in counted(process, label)
+        }
+        return str(len(found)), "strong"
 
     def title(self, board: Board) -> Line:
         state = self.state(board)

@@ -294,6 +294,8 @@ class View(Generic[T]):
 
     def _last_seen(self, board: Board) -> Line:
         """Count the rows whose process does not answer, and say how old they are."""
+        if not board.silent and (board.last is None or board.last.alive):
+            return ()
         rows = self.state(board).rows
         ages = [age for row in rows if (age := self._silent_s(board, row)) is not None]
         if not ages:
