@@ -39,6 +39,7 @@ FONTS = "ui-monospace, DejaVu Sans Mono, Menlo"
 PICTURES = {
     "overview.svg": ((160, 45), "1"),
     "detail.svg": ((160, 45), "1 j j enter"),
+    "waits.svg": ((120, 30), "2"),
     "sessions.svg": ((160, 36), "3"),
     "blocking.svg": ((160, 30), "4"),
     "sites.svg": ((120, 30), "5"),
@@ -89,6 +90,11 @@ class Camera:
         tables = self._dashboard.board.tables.values()
         return any(table.selection.gone_at is not None for table in tables)
 
+    @property
+    def shows_waits(self) -> bool:
+        """Whether requests wait: in the demo for a moment, every few seconds."""
+        return any(each.waits for each in self._dashboard.board.snapshot.processes)
+
     async def picture(self, title: str = "poolwatch tui") -> str:
         """Return what is on the screen, with the fonts of the page that shows it."""
         await self._pilot.pause()
@@ -109,7 +115,7 @@ async def pictures(sockets: Path) -> None:
         await asyncio.sleep(SETTLED)
         for name, (size, keys) in PICTURES.items():
             await camera.show(size, keys)
-            while camera.shows_the_past:
+            while camera.shows_the_past or (keys == "2" and not camera.shows_waits):
                 await camera.show(size, keys)
             save(name, await camera.picture())
         await camera.show(STORY_SIZE, "")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from itertools import islice
 
-from poolwatch.ledger.checkout import ConnectionFacts, LastUse
+from poolwatch.ledger.checkout import Checkout, ConnectionFacts, LastUse
 from poolwatch.ledger.pool import PoolLedger
 from poolwatch.model import IdleConnection
 
@@ -16,12 +16,27 @@ _MAX_IDLE = 128
 _LISTEN = re.compile(r"\s*listen\b", re.IGNORECASE)
 
 
-def idle_connections(pool: PoolLedger, now: float) -> list[IdleConnection]:
-    """Return the idle connections of a pool, as of ``now`` (``time.monotonic()``)."""
+def idle_connections(
+    pool: PoolLedger, holds: Iterable[Checkout], now: float
+) -> list[IdleConnection]:
+    """Return the connections of a pool that none of its open ``holds`` has.
+
+    ``now``: as ``time.monotonic()`` has it.
+    """
+    return returned_connections(pool, _returned(pool, holds), now)
+
+
+def returned_connections(
+    pool: PoolLedger, returned: Iterable[ConnectionFacts | None], now: float
+) -> list[IdleConnection]:
+    """Return those whose backend is known; of closed ones none."""
     return [
         _record(pool.id, facts, LastUse._make(facts.last_use), now)
-        for facts in _returned(pool)
-        if facts.last_use is not None
+        for facts in returned
+        if facts is not None
+        and facts.last_use is not None
+        and facts.backend_pid is not None
+        and not facts.closed
     ]
 
 
@@ -33,7 +48,7 @@ def idle_pids(pools: Iterable[PoolLedger]) -> tuple[set[int], set[int]]:
     """
     idle, listening = set(), set()
     for pool in pools:
-        for facts in _returned(pool):
+        for facts in _returned(pool, pool.recorded_holds()):
             if facts.backend_pid is not None and facts.last_use is not None:
                 idle.add(facts.backend_pid)
                 if _is_listening(LastUse._make(facts.last_use)):
@@ -41,7 +56,7 @@ def idle_pids(pools: Iterable[PoolLedger]) -> tuple[set[int], set[int]]:
     return idle, listening
 
 
-def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
+def _returned(pool: PoolLedger, holds: Iterable[Checkout]) -> list[ConnectionFacts]:
     """Connections of this process that were returned and not checked out again.
 
     Connections that were never returned are left out: they may have been checked out
@@ -51,7 +66,7 @@ def _returned(pool: PoolLedger) -> list[ConnectionFacts]:
     if pool.switched_off():
         return []  # checkouts are no longer recorded
     own_pid = os.getpid()
-    held = {id(hold.facts) for hold in pool.recorded_holds()}
+    held = {id(hold.facts) for hold in holds}
     failed_at = max((each.at for each in list(pool.slots.failed)), default=0.0)
     returned = (
         facts

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from poolwatch.agent.idle_connections import idle_connections
+from poolwatch.agent.idle_connections import idle_connections, returned_connections
 from poolwatch.agent.poolers import note_pooler
 from poolwatch.agent.submitters import NO_SUBMITTER, Submitter
 from poolwatch.diagnosis.evidence import HoldEvidence
@@ -118,7 +118,9 @@ class LedgerReading:
     def read(self, pool: PoolLedger, numbers: Iterator[int]) -> None:
         """Add one pool; requests without a number get the next of ``numbers``."""
         note_pooler(pool)
-        open_holds, waits = pool.open_holds(), pool.open_waits(self.now)
+        open_holds = pool.open_holds()
+        self.idle += idle_connections(pool, open_holds, self.now)
+        waits = pool.open_waits(self.now)
         for each in (*open_holds, *waits):
             if not each.number:
                 each.number = next(numbers)
@@ -135,7 +137,6 @@ class LedgerReading:
         requests = OpenRequests(pool, holds, waits)
         requests.mark_standstill(self.now)
         self.pools.append(requests)
-        self.idle += idle_connections(pool, self.now)
 
     def read_closed(self, pools: Sequence[PoolLedger]) -> None:
         """Add the connections that are closed, or in no pool, to :attr:`departed`.
@@ -278,7 +279,10 @@ class LedgerReading:
         ):
             self._threads = thread_stacks()
         for pool in self.pools:
+            before = list(pool.holds)
             pool.leave_out_ended()
+            ended = [hold.facts for hold in before if hold not in pool.holds]
+            self.idle += returned_connections(pool.pool, ended, self.now)
         for hold, evidence in self.suspects().items():
             if evidence.held_s >= evidence.long_after and not evidence.called_again:
                 now = self.stack_now(hold)

@@ -242,7 +242,7 @@ def _findings(
         lines += wrapped(what, style, indent)
         if style.verbose and finding.proof:
             lines += wrapped(f"proof: {one_line(finding.proof)}", style, indent + 2)
-        if finding.remedy not in explained:
+        if finding.remedy and finding.remedy not in explained:
             lines += wrapped(one_line(finding.remedy), style, indent + 2)
         explained.add(finding.remedy)
     return lines

@@ -12,9 +12,10 @@ from poolwatch.errors import UsageError
 
 if TYPE_CHECKING:
     from poolwatch.client.live import LiveSource
-    from poolwatch.model import IncidentSnapshot, Snapshot, Source, Unreachable
+    from poolwatch.model import IncidentSnapshot, Snapshot, Unreachable
     from poolwatch.model.actions import Actions
     from poolwatch.sidecar.history.source import HistorySource
+    from poolwatch.tui.time.saved import Saved
 _DESCRIPTION = """\
 Watch all instrumented processes live, or look at the past: in the history of the
 sidecars, or in a saved moment. Press ? inside for help.
@@ -71,8 +72,9 @@ def run(options: argparse.Namespace) -> int:
     from poolwatch import tui
 
     if options.file is not None:
-        source = _saved(options)
-        tui.run(source, saved=True, refresh=options.refresh, theme=options.theme)
+        moment = _saved(options)
+        known = moment.incidents
+        tui.run(moment, saved=known, refresh=options.refresh, theme=options.theme)
         return 0
     past = None
     # errors of the history are raised before the first frame
@@ -109,7 +111,7 @@ def _is_live(options: argparse.Namespace) -> bool:
     return options.dir is not None or bool(options.dsn or options.pgbouncer)
 
 
-def _saved(options: argparse.Namespace) -> Source:
+def _saved(options: argparse.Namespace) -> Saved:
     """Return the moment of FILE; its errors are raised before the first frame."""
     from poolwatch.tui.time.saved import open_saved
 

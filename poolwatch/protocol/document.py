@@ -81,7 +81,14 @@ def from_document(document: Mapping[str, Any]) -> Snapshot:
 
 def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
     """Read the records under one member of a document; raises UnreachableError."""
-    items = _document(text).get(member)
+    return list_from_document(kind, _document(text), member)
+
+
+def list_from_document(
+    kind: type[T], document: Mapping[str, Any], member: str
+) -> list[T]:
+    """Read them from a document that has been parsed; raises UnreachableError, too."""
+    items = document.get(member)
     if not isinstance(items, list):
         raise UnreachableError(f"the document has no list of {member}")
     return [_from_object(kind, item) for item in items]

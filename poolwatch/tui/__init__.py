@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from poolwatch.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from poolwatch.model import Past, Source
+    from poolwatch.model import Incident, Past, Source
     from poolwatch.model.actions import Actions
 
 __all__ = ["run", "terminal_problem"]
@@ -27,7 +27,7 @@ def run(
     empty_hint: str = "",
     theme: str | None = None,
     actions: Actions | None = None,
-    saved: bool = False,
+    saved: Sequence[Incident] | None = None,
     past: Past | None = None,
     at: float | None = None,
     on_close: Callable[[], None] | None = None,
@@ -41,7 +41,7 @@ def run(
         theme: name of a theme of Textual's, or "poolwatch" (default: POOLWATCH_THEME,
             TEXTUAL_THEME, or else poolwatch's own).
         actions: cancels statements and ends sessions; None if that is not allowed.
-        saved: whether ``source`` is one saved moment, which is read once.
+        saved: if ``source`` is one saved moment, which is read once: its incidents.
         past: the history, for looking back; it may be ``source`` itself.
         at: the moment to begin with, in seconds since the epoch; None is now.
         on_close: called once at the end, also after an error.

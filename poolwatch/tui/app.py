@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,9 @@ from textual.theme import BUILTIN_THEMES, Theme
 
 from poolwatch.diagnosis.incidents import Incidents as Tracker
 from poolwatch.errors import PoolwatchError
-from poolwatch.model import Past, Source
+from poolwatch.model import Incident, Past, Source
 from poolwatch.model.actions import Actions
-from poolwatch.text.format import utc_time
+from poolwatch.text.format import since_epoch, utc_time
 from poolwatch.tui.board_screen import BoardScreen, Redraw
 from poolwatch.tui.keys import bindings, is_live
 from poolwatch.tui.polling import (
@@ -74,7 +74,7 @@ class Dashboard(App[None]):
         empty_hint: instructions, shown while there is no process.
         theme: one of THEMES; None: TEXTUAL_THEME, or else poolwatch's own.
         actions: cancels statements and ends sessions; None if that is not allowed.
-        saved: whether the source is one saved moment, which is read once.
+        saved: if the source is one saved moment, which is read once: its incidents.
         past: the history; it may be the source itself.
         at: the moment to begin with, in seconds since the epoch; None is now.
         now: the monotonic clock, for ages.
@@ -98,7 +98,7 @@ class Dashboard(App[None]):
         empty_hint: str = "",
         theme: str | None = None,
         actions: Actions | None = None,
-        saved: bool = False,
+        saved: Sequence[Incident] | None = None,
         past: Past | None = None,
         at: float | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -121,7 +121,8 @@ class Dashboard(App[None]):
             source, partial(self.call_later, self._show_incidents)
         )
         self.actions = actions
-        self.board.fixed = "saved" if saved else None
+        self.board.fixed = None if saved is None else "saved"
+        self._saved = saved
         self.recorder = Recorder(Ring(Tracker()))
         """Keeps the readings, unless they are of the past already."""
         self.past: Past = self.recorder.ring
@@ -129,7 +130,7 @@ class Dashboard(App[None]):
         is_history = id(past) == id(source)
         if past is not None:
             self.past = past if is_history else Both(self.past, past)
-        self._records = not saved and not is_history
+        self._records = saved is None and not is_history
         self._first_at = at
         self._now = now
         self._clock = clock
@@ -187,7 +188,7 @@ class Dashboard(App[None]):
         if reading is None:
             return
         if self.board.fixed is not None and reading.snapshot is not None:
-            self.board.show_moment(reading.snapshot)
+            self.board.show_moment(reading.snapshot, self._saved or ())
         else:
             self.board.accept(reading)
         recorded = self.board.recorded()
@@ -281,7 +282,15 @@ class Dashboard(App[None]):
             self._say("nothing to save: nothing has been read yet")
             return
         snapshot = replace(shown.snapshot, at=shown.moment or utc_time(last.at))
-        self._write("this moment, for poolwatch tui FILE", lambda: save(snapshot))
+
+        def write() -> Path:
+            known: Sequence[Incident] = self._saved or ()
+            if shown.fixed != "saved":
+                at = since_epoch(snapshot.at) or last.at
+                known = self.past.incidents(at, at)
+            return save(snapshot, incidents=known)
+
+        self._write("this moment, for poolwatch tui FILE", write)
 
     def action_picture(self) -> None:
         """Write the screen into a file, as SVG."""
@@ -313,7 +322,9 @@ class Dashboard(App[None]):
         """Fetch the incident snapshots from the processes, and list them."""
         from poolwatch.tui.incident_screens import IncidentsPage
 
-        if isinstance(self.screen, MainScreen) and self.top_board is self.board:
+        if self.board.fixed is not None:
+            self._say("this is one saved moment: its processes are not asked")
+        elif isinstance(self.screen, MainScreen) and self.top_board is self.board:
             self.board.incidents = None
             self.incident_reader.read()
             self.push_screen(IncidentsPage(self.board))
@@ -328,6 +339,14 @@ class Dashboard(App[None]):
         """Disable the keys that control readings on an incident snapshot."""
         live = self.top_board is self.board and self.board.fixed is None
         return live or not is_live(action)
+
+    def action_quit_if_meant(self) -> None:
+        """Quit at the second ctrl+c: who copies with it would lose what is kept."""
+        screen, said = self.screen, "ctrl+c again quits; y copies path:line, Y all"
+        if isinstance(screen, BoardScreen) and screen.note != said:
+            screen.say(said)
+        else:
+            self.exit()
 
     def action_pause(self) -> None:
         """Pause or resume the readings."""

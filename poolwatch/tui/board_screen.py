@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from textual._styles_cache import StylesCache
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.events import Key
 from textual.message import Message
 from textual.screen import Screen
 
@@ -57,9 +59,10 @@ class BoardScreen(Screen[None]):
         """Draw after a key press, without a new reading."""
         self.post_message(Redraw())
 
-    def on_key(self) -> None:
-        """A key ends the note of the key before."""
-        self.note = None
+    def on_key(self, event: Key) -> None:
+        """A key ends the note of the key before; ctrl+c first looks at it."""
+        if event.key != "ctrl+c":
+            self.note = None
 
     def say(self, note: str) -> None:
         """Show what a key has done in place of the footer, until the next key."""
@@ -78,7 +81,10 @@ class BoardScreen(Screen[None]):
         self.app.copy_to_clipboard(text)
         first, *others = text.splitlines()
         more = f" … {len(others) + 1} lines" if others else ""
-        self.say(f"sent to the terminal's clipboard: {first}{more}")
+        if "TMUX" in os.environ:
+            self.say(f"sent to tmux: {first}{more} (pasted only with set-clipboard on)")
+        else:
+            self.say(f"sent to the terminal's clipboard: {first}{more}")
 
     def footer(self, width: int, **options: Any) -> list[Line]:
         """Draw the note, in as many lines as it takes, or else the keys."""

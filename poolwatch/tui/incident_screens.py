@@ -164,7 +164,7 @@ COLUMNS: tuple[Column[IncidentSnapshot], ...] = (
     Column("pool", "pool", 8, 18, 1, _pool),
     Column(
         "kind",
-        "incident",
+        "what",
         10,
         10,
         2,

@@ -77,7 +77,7 @@ class MainScreen(BoardScreen):
         lines = self.panel_lines(width, height)
         self.part("pools").paint([*gap, *lines] if lines else [], fixed=True)
         self._paint_table(width, gap, dim=board.is_outdated(now))
-        used = len(lines) + 2 * len(gap) + 3 + (2 if height >= 20 else 1)
+        used = len(lines) + 2 * len(gap) + 3 + header.why_lines(width, height)
         self.part("pane").paint(self.pane_lines(width, height - used), fixed=True)
         self.part("footer").paint(self._footer(width), fixed=True)
 
@@ -96,7 +96,7 @@ class MainScreen(BoardScreen):
         width, height = self.app.size
         top = [header.header(self.board, now, clock, width)]
         self.part("header").paint(top, fixed=True)
-        lines = header.why(self.board, now, width, 2 if height >= 20 else 1)
+        lines = header.why(self.board, now, width, header.why_lines(width, height))
         self.part("why").paint(lines, fixed=True)
 
     def _paint_table(self, width: int, gap: list[Line], *, dim: bool) -> None:
@@ -144,9 +144,20 @@ class MainScreen(BoardScreen):
             return [((f"  {part}", "warn"),) for part in error]
         if self._input() is not None:
             return [footer("filter", width)]
-        has_incidents = any(process.frozen for process in self.board.snapshot.processes)
-        hidden = () if has_incidents else ("incidents",)
-        return self.footer(width, is_fixed=self.board.fixed is not None, hidden=hidden)
+        fixed = self.board.fixed is not None
+        return self.footer(width, is_fixed=fixed, hidden=self._idle_keys())
+
+    def _idle_keys(self) -> set[str]:
+        """Return the actions that would do nothing here."""
+        board, view = self.board, type(self.view)
+        hidden = {"time"} if board.fixed == "saved" else set()
+        if board.fixed or not any(p.frozen for p in board.snapshot.processes):
+            hidden.add("incidents")
+        if view.merge is View.merge and view.merges is View.merges:
+            hidden.add("merge")
+        if view.place is View.place:
+            hidden.add("copy")
+        return hidden
 
     # -- keys ----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from sqlalchemy import NullPool, create_engine, event, text
 
 import poolwatch
 from poolwatch.agent.idle_connections import idle_pids
+from poolwatch.agent.ledger_reading import LedgerReading
 
 pytestmark = pytest.mark.postgres
 
@@ -57,6 +58,31 @@ def test_a_connection_that_is_out_is_not_idle(engine):
     with engine.connect():
         assert Look().process.idle == ()
     assert len(Look().process.idle) == 1
+
+
+def test_a_connection_that_comes_back_or_goes_during_the_reading_is_known(
+    engine, monkeypatch
+):
+    """Else it would be in neither list, and a viewer would take it for a stranger's."""
+    with engine.connect() as first, engine.connect() as second:
+        pids = {
+            each.connection.dbapi_connection.info.backend_pid
+            for each in (first, second)
+        }
+        second.close()  # idle: it is taken below
+        taken = []
+        verify = LedgerReading.verify
+
+        def late(reading):
+            taken.append(engine.connect())
+            first.close()
+            verify(reading)
+
+        monkeypatch.setattr(LedgerReading, "verify", late)
+        process = Look().process
+        assert process.holds == ()
+        assert {each.backend_pid for each in process.idle} == pids
+        taken[0].close()
 
 
 def test_a_connection_that_was_closed_is_not_idle(engine):

@@ -135,6 +135,7 @@ async def test_the_dashboard_in_a_page(apps, serve, postgres):
     assert status == 200
     assert f'"ws://127.0.0.1:{served.port}/ws"' in page
     assert "<title>poolwatch</title>" in page
+    assert "terminal.focus()" in page  # the first key needs no click
     assert set(re.findall(r"https?://[^/\"]+", page)) == {served.url.rstrip("/")}
     await watch(served.url, [f"app.py:{apps.line('hold')}", "HOLDS 1"])
     await until_async(lambda: not served.dashboards())

@@ -93,7 +93,9 @@ async def test_a_real_process_shows_what_it_kept(apps):
     source = LiveSource(Client(apps.directory), environ={})
     app = dashboard(source, refresh=0.25)
     async with app.run_test(size=(120, 40)) as pilot:
-        await until_async(lambda: "incidents: orders exhausted" in screen_text(app))
+        await until_async(
+            lambda: "incident snapshots: orders exhausted" in screen_text(app)
+        )
         assert "HOLDS 0" in screen_text(app)
         await pilot.press("z")
         await until_async(lambda: "INCIDENT SNAPSHOTS 1" in screen_text(app))
@@ -122,7 +124,7 @@ async def test_the_processes_are_asked_once_and_only_for_the_key():
     async with app.run_test(size=(80, 24)) as pilot:
         await until_async(lambda: source.calls > 3)
         assert source.asked == 0
-        assert "z incidents" in screen_text(app)
+        assert "z snapshots" in screen_text(app)
         await pilot.press("z", "escape", "z")
         await until_async(lambda: "reading from the processes" in screen_text(app))
         assert source.asked == 1

@@ -140,10 +140,16 @@ def test_a_pool_without_a_server_view_says_why(board):
     assert "no server view of orders: connection refused" in text(
         pools.pool_lines(b, 100, 6)
     )
-    gone = board(snapshot(process(), unreachable=(Unreachable(77, "timed out"),)))
-    assert "process 77 does not answer: timed out" in text(
-        pools.pool_lines(gone, 100, 6)
-    )
+
+
+def test_silent_processes_are_told_once(board):
+    """The first one by the WHY lines, the others below the pools."""
+    lost = tuple(Unreachable(pid, "it does not answer in time") for pid in (77, 78))
+    gone = board(snapshot(process(), unreachable=lost))
+    assert "process 77 does not answer in time" in text(header.why(gone, 1.0, 100, 2))
+    notes = text(pools.pool_lines(gone, 100, 6))
+    assert "process 78 does not answer in time" in notes
+    assert "process 77" not in notes
 
 
 def test_waiters_show_the_longest_and_count_the_rest(board):

@@ -398,7 +398,7 @@ async def test_64_workers_on_one_screen(size):
         await pilot.press("Y")
         assert "### " in app.clipboard
         await pilot.press("m")
-        await until_async(lambda: "FINDINGS 320" in screen_text(app))
+        await until_async(lambda: "of 320" in screen_text(app))
         await pilot.press("5")
         await until_async(lambda: "SITES 4" in screen_text(app))
         assert "64 holds now" in screen_text(app)

@@ -123,13 +123,37 @@ async def test_every_key_of_the_main_screen_does_something():
             await app.screen.query("#filter").remove()
 
 
-@pytest.mark.parametrize("name", ["q", "ctrl+c"])
-async def test_a_key_quits(name):
+@pytest.mark.parametrize("keys", [["q"], ["ctrl+q"], ["ctrl+c", "ctrl+c"]])
+async def test_a_key_quits(keys):
     app = dashboard()
     async with app.run_test(size=(80, 24)) as pilot:
         await until_async(lambda: app.board.last_good)
-        await pilot.press(name)
+        await pilot.press(*keys)
         await until_async(lambda: not app.is_running)
+
+
+async def test_ctrl_c_says_first_what_it_does():
+    """Who copies with it would lose what the dashboard remembers."""
+    app = dashboard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_async(lambda: app.board.last_good)
+        for keys in (["ctrl+c"], ["j", "ctrl+c"], ["question_mark", "ctrl+c"]):
+            await pilot.press(*keys)
+            await until_async(lambda: "ctrl+c again quits" in screen_text(app))
+        assert app.is_running
+
+
+async def test_what_is_copied_under_tmux_is_said(monkeypatch):
+    app = dashboard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_async(lambda: app.board.last_good)
+        monkeypatch.delenv("TMUX", raising=False)
+        await pilot.press("y")
+        await until_async(lambda: "terminal's clipboard: /srv" in screen_text(app))
+        monkeypatch.setenv("TMUX", "1")
+        await pilot.press("y")
+        await until_async(lambda: "sent to tmux: /srv" in screen_text(app))
+        assert "set-clipboard on" in screen_text(app)
 
 
 @pytest.mark.parametrize("opened", ["hold", "wait"])

@@ -98,6 +98,23 @@ def shown(board, view, cells=160):
     return [text([line]).rstrip() for line in rows(board, cells, view=view)]
 
 
+def test_a_session_that_has_just_connected_is_not_told_as_a_strangers(board):
+    """Its client has said neither its name nor anything: it may be poolwatch."""
+    new, silent = server_row("idle", query=None), server_row("idle", query="SELECT")
+    others = (
+        Backend(41, 0.01, -1, "", new),
+        Backend(42, 60.0, -1, "", new),
+        Backend(43, 0.01, -1, "psql", new),
+        Backend(44, 0.01, -1, "", silent),
+    )
+    status = fakes.server_status(identity="a/1", others=others)
+    b = board(snapshot(fakes.process(servers=(status,))))
+    told = {line.split()[0].lstrip("▌"): line for line in shown(b, "sessions")}
+    assert "just connected" in told.pop("41", "") or told
+    assert [pid for pid, line in told.items() if "just connected" in line] == []
+    assert len([line for line in told.values() if "not ours" in line]) == 3
+
+
 def test_each_root_is_followed_by_those_that_it_holds_up(board):
     b = board(shop())
     lines = shown(b, "blocking")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from poolwatch.diagnosis.merging import Key, Merged
 from poolwatch.model import Hold, Process
 from poolwatch.text.format import duration, neutral, place
-from poolwatch.tui.draw.line import BLANK, Line, Run, labelled, rule
+from poolwatch.tui.draw.line import BLANK, Line, Run, labelled, rule, wrap
 from poolwatch.tui.panels.spots import (
     PANE_TALL,
     WIDE,
@@ -30,22 +30,27 @@ def finding_pane(board: Board, finding: Merged, cells: int, height: int) -> list
     title: Line = ((finding.kind, "title"), (f"  {neutral(about)}", "strong"))
     tall = height >= PANE_TALL
     width = min(cells - 2, 150)
-    lines = _fact("proof", finding.proof, width, 3 if tall else 1)
+    lines: list[Line] = []
+    if len(finding.text) > cells // 2:  # its row has cut it
+        lines = [((f"  {part}", "text"),) for part in wrap(finding.text, width - 2, 2)]
+    lines += _fact("proof", finding.proof, width, 3 if tall else 1)
     lines += _fact("remedy", finding.remedy, width, 3 if tall else 1)
     lines += _source(board, finding, cells, tall=tall)
     lines += _fact("leads to", leads_in_words(board, finding), width, 2)
     if finding.who:
         lines += _fact("in", finding.who, width, 2)
     gap = [BLANK] if tall else []
-    return [*gap, rule(title, _keys(finding, cells), cells), *lines][:height]
+    return [*gap, rule(title, _keys(board, finding, cells), cells), *lines][:height]
 
 
-def _keys(finding: Merged, cells: int) -> Line:
+def _keys(board: Board, finding: Merged, cells: int) -> Line:
+    wide = cells >= WIDE
     keys = [("enter ", "its holds  ")] if finding.holds else []
     if finding.kind == "lock_wait":
-        keys.append(("4 ", "its tree  "))
-    keys.append(("t ", "when it began  "))
-    if cells >= WIDE:
+        keys.append(("4 ", "its tree  " if wide else "tree  "))
+    if board.fixed is None:
+        keys.append(("t ", "when it began  " if wide else "began"))
+    if wide:
         keys.append(("Y ", "copy as an issue"))
     runs: list[Run] = []
     for key, text in keys:

@@ -16,7 +16,7 @@ from poolwatch.text.format import (
     short_time,
 )
 from poolwatch.text.naming import process_name
-from poolwatch.tui.draw.line import Line, Run, crop, length, spread
+from poolwatch.tui.draw.line import Line, Run, crop, labelled, length, spread, wrap
 from poolwatch.tui.polling import Mode
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.rows import process_key
@@ -42,6 +42,8 @@ SEVERITIES: dict[str, Run] = {
 }
 """Shape and ink."""
 
+WIDE = 120
+"""Minimum width at which most sentences about a finding fit into one line."""
 _WHY: Run = ("  WHY  ", "title")
 
 
@@ -52,7 +54,9 @@ def header(board: Board, now: float, clock: str, cells: int) -> Line:
     if board.moment is not None:
         badge = f"{badge} {local_time(board.moment)}".lstrip()
     start: Line = (("  poolwatch ", "title"),)
-    names: Line = ((f" {_processes(board.snapshot)}  ", "text"),)
+    # the badge says it if there is no process
+    name = "" if mode in ("starting", "none") else f" {_processes(board.snapshot)}  "
+    names: Line = ((name, "text"),)
     state: Line = ((f" {badge} ", ink), *_age(board, mode, now))
     end: list[Line]
     if mode == "past":
@@ -132,11 +136,18 @@ def _versions(servers: Sequence[ServerStatus], *, dim: bool) -> Line:
     return tuple(runs)
 
 
+def why_lines(cells: int, height: int) -> int:
+    """Return how many lines there are for why(): a narrow sentence takes two."""
+    if height < 20:
+        return 1
+    return 2 if cells >= WIDE else 3
+
+
 def why(board: Board, now: float, cells: int, lines: int) -> list[Line]:
     """Return in ``lines`` lines why the data is not current, or else what is wrong."""
     mode = board.mode(now)
-    text = _view_state(board, mode) or _worst(board, mode, now, cells)
-    padded = [*text, (), ()][:lines]
+    text = _view_state(board, mode) or _worst(board, mode, now, cells, lines)
+    padded = [*text, *[()] * lines][:lines]
     return [crop(line, cells - 2) for line in padded]
 
 
@@ -166,20 +177,29 @@ def _second(text: str) -> Line:
     return (("       ", "text"), (one_line(text), "muted"))
 
 
-def _worst(board: Board, mode: Mode, now: float, cells: int) -> list[Line]:
+def _worst(board: Board, mode: Mode, now: float, cells: int, lines: int) -> list[Line]:
+    """Return the first finding, and in the lines that it leaves how to mend it."""
     found = board.findings
     if all(finding.severity == "info" for finding in found):
         return _unobserved(board) or _healthy(board, mode, now, found)
     worst = found[0]
-    remedy = worst.remedy
+    remedy = f"→ {worst.remedy}" if worst.remedy else ""
     shape, ink = SEVERITIES[worst.severity]
     more: Line = ()
     if len(found) > 1:
         more = ((f"  +{len(found) - 1} more ", "muted"), ("w", "accent"))
         remedy = remedy or f"also: {found[1].text}"
-    head: Line = (_WHY, (f"{shape} ", ink), (one_line(worst.text), "strong"))
-    first = (*crop(head, cells - length(more) - 2), *more)
-    return [first, _second(f"→ {remedy}")] if remedy else [first]
+    start: Line = (_WHY, (f"{shape} ", ink))
+    room, limit = cells - 2 - length(start), max(lines - bool(remedy), 1)
+    whole = one_line(worst.text)
+    first = wrap(whole, room - length(more), limit)[0]
+    others = wrap(whole[len(first) :], room, limit - 1) if limit > 1 else []
+    text: list[Line] = [(*start, (first, "strong"), *more)]
+    text += [((" " * length(start), "text"), (other, "strong")) for other in others]
+    left = lines - len(text)
+    if remedy and left > 0:
+        text += labelled(" " * length((_WHY,)), remedy, cells - 2, left, ink="muted")
+    return text
 
 
 def _unobserved(board: Board) -> list[Line]:

@@ -207,11 +207,9 @@ def _unread(snapshot: Snapshot) -> list[str]:
 
 
 def _unreachable(board: Board) -> list[str]:
-    return [
-        f"{board.name_of(lost)} does not answer: {lost.why}"
-        for lost in board.snapshot.unreachable
-        if lost.alive is not False
-    ]
+    """Return which processes are silent, except what the WHY lines say already."""
+    others = board.findings[1:]
+    return [finding.text for finding in others if finding.kind == "unreachable"]
 
 
 def _incidents(marks: Sequence[tuple[Process, IncidentMark]], cells: int) -> Line:
@@ -222,7 +220,7 @@ def _incidents(marks: Sequence[tuple[Process, IncidentMark]], cells: int) -> Lin
         f"{local_time(mark.at)}"
         for process, mark in newest
     ]
-    start: Line = (("  ● ", "accent"), ("incidents: ", "muted"))
+    start: Line = (("  ● ", "accent"), ("incident snapshots: ", "muted"))
     key: Line = (("  z", "accent"), (" shows them", "muted"))
     start = (*start, (", ".join(texts), "text"))
     return (*crop(start, max(cells - length(key), 12)), *key)

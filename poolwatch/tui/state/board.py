@@ -359,14 +359,18 @@ class Board:
         return f"{name} {lost.pid}"
 
     def last_seen(self, key: ProcessKey, now: float | None = None) -> float | None:
-        """Return the seconds since a silent process last answered; None for others.
+        """Return the seconds since a process last answered; None if it has just now.
 
         The default of ``now`` is the time of the newest reading.
         """
-        seen = self.silent.get(key)
-        if seen is None or self.last is None:
+        last, seen = self.last, self.silent.get(key)
+        if last is None or last.alive or self.fixed is not None:
+            known = None if seen is None else seen.requested_at
+        else:  # all have ended, or no reading has come
+            known = (seen or self.last_good or last).requested_at
+        if last is None or known is None:
             return None
-        return (self.last.requested_at if now is None else now) - seen.requested_at
+        return (last.requested_at if now is None else now) - known
 
     def _extend_history(self, snapshot: Snapshot) -> None:
         past, self.history = self.history, {}

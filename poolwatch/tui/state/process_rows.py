@@ -36,6 +36,8 @@ class ProcessRow:
     """Empty if this dashboard has had no answer."""
     lost: Unreachable | None
     """If it did not answer now: why."""
+    findings: frozenset[int] = frozenset()
+    """The numbers of those that it is part of: equal ones are one, as in view 6."""
     count: int = 1
 
     @property
@@ -168,6 +170,10 @@ def process_rows(board: Board) -> list[ProcessRow]:
     last = board.last.snapshot if board.last else None
     answered = set(map(process_key, last.processes if last else ()))
     lost = list(last.unreachable if last else ())
+    findings: dict[tuple[str, int], set[int]] = {}
+    for number, finding in enumerate(board.findings):
+        for name in finding.processes:
+            findings.setdefault((name.host, name.pid), set()).add(number)
     rows = []
     for process in board.snapshot.processes:
         found = None
@@ -184,6 +190,7 @@ def process_rows(board: Board) -> list[ProcessRow]:
                 process.host,
                 (process,),
                 found,
+                frozenset(findings.get((process.host, process.pid), ())),
             )
         )
     rows += [
@@ -222,6 +229,7 @@ def by_name(rows: Iterable[ProcessRow]) -> list[ProcessRow]:
             pid=None,
             name=key[0],
             processes=tuple([each for row in group for each in row.processes]),
+            findings=frozenset([each for row in group for each in row.findings]),
             count=len(group),
         )
         for key, group in groups.items()

@@ -32,6 +32,8 @@ from poolwatch.tui.state.rows import VERDICTS, Row, hold_key
 from poolwatch.tui.state.rows import Key as HoldKey
 from poolwatch.tui.state.trees import Trees
 
+_NEW_S = 2.0
+"""A session without a name is not told as a stranger's before it is this old."""
 Kind = Literal["held", "idle", "nobody's", "not ours", "poolwatch", "unknown"]
 
 
@@ -178,9 +180,15 @@ def _kind(session: Session, departed: Departed | None) -> Kind:
         return "idle"
     if departed is not None:
         return "nobody's"
-    if session.backend is None:
+    if session.backend is None or _is_new(session.backend):
         return "unknown"
     return "poolwatch" if session.backend.application == OWN_NAME else "not ours"
+
+
+def _is_new(backend: Backend) -> bool:
+    """Whether it has just connected: it has said neither its name nor anything."""
+    is_young = backend.age_s is not None and backend.age_s < _NEW_S
+    return is_young and not (backend.application or backend.row.query)
 
 
 def _departed(
@@ -237,9 +245,9 @@ def whose(row: SessionRow) -> str:
         return one_line(f"idle in pool {row.pool}", 60)
     if row.kind == "poolwatch":
         return "poolwatch's own"
-    if row.kind == "unknown":
-        return "a prepared transaction" if row.session.pid == PREPARED else "unknown"
-    return row.kind
+    if row.kind == "unknown" and row.backend is not None:
+        return "just connected"
+    return "a prepared transaction" if row.session.pid == PREPARED else row.kind
 
 
 def stranger(row: SessionRow, *, with_port: bool = False) -> str:

@@ -39,6 +39,12 @@ class SiteRow:
     """Connections of the row with the most: the full width of the gauge."""
 
     @property
+    def members(self) -> list[Any]:
+        """What identifies the rows of each process that it stands for."""
+        what = _what(self.stats, self.below)
+        return [(process_key(each), self.pool, *what) for each in self.processes]
+
+    @property
     def label(self) -> tuple[str, str] | None:
         """Name and value of the label; None for a call site."""
         stats = self.stats
@@ -137,6 +143,13 @@ def _all_stats(process: Process, label: str | None) -> Iterator[tuple[Stats, boo
         yield from ((s, True) for s in process.callers if (s.pool, s.site) in known)
     else:
         yield from ((each, False) for each in process.labels if each.label == label)
+
+
+def counted(process: Process, label: str | None) -> Iterator[tuple[Stats, Any]]:
+    """Yield the statistics that are counted, without callers, and what they are of."""
+    for stats, below in _all_stats(process, label):
+        if not below:
+            yield stats, _what(stats, below)
 
 
 def _what(stats: Stats, below: bool) -> tuple[Any, Any]:

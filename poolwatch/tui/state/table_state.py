@@ -23,6 +23,8 @@ class TableState:
     label: str | None = None
     """The label whose values are the rows; None: they are call sites."""
     selection: Selection[Any] = field(default_factory=Selection)
+    within: Hashable = None
+    """What was selected before it was merged: it is selected again after that."""
     hidden: int = 0
     """Number of rows that the filter hides."""
     total: int = 0

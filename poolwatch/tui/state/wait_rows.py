@@ -19,6 +19,8 @@ class WaitGroup:
     """None if the pool is gone."""
     waits: tuple[Wait, ...]
     """The longest first."""
+    members: tuple[Any, ...]
+    """The keys of these waits."""
     owners: frozenset[ProcessKey]
     """The processes that wait."""
 

@@ -1,6 +1,7 @@
 """A moment in a file: the dashboard writes it, ``poolwatch tui FILE`` opens it.
 
-``{"schema": 1, "saved_at": ISO 8601, "snapshot": the document with viewers' fields}``.
+``{"schema": 1, "incidents": what is known of its findings over time, "saved_at":
+ISO 8601, "snapshot": the document with viewers' fields}``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,8 +23,13 @@ from poolwatch.errors import (
     UnreachableError,
     UsageError,
 )
-from poolwatch.model import SCHEMA, Snapshot
-from poolwatch.protocol.document import from_document, to_json
+from poolwatch.model import SCHEMA, Incident, Snapshot
+from poolwatch.protocol.document import (
+    from_document,
+    list_from_document,
+    list_to_json,
+    to_json,
+)
 from poolwatch.text.format import one_line, utc_time
 
 MAX_BYTES = 200 << 20
@@ -32,8 +39,12 @@ _MOST_NAMES = 1000
 class Saved:
     """A Source of one moment."""
 
-    def __init__(self, snapshot: Snapshot, saved_at: str) -> None:
+    def __init__(
+        self, snapshot: Snapshot, saved_at: str, incidents: Sequence[Incident] = ()
+    ) -> None:
         self._snapshot = snapshot
+        self.incidents = incidents
+        """What is known of its findings over time."""
         self.at = snapshot.at
         """ISO 8601: the moment itself."""
         self.saved_at = saved_at
@@ -47,14 +58,17 @@ class Saved:
 # -- writing -----------------------------------------------------------------------
 
 
-def save(snapshot: Snapshot, path: Path | None = None) -> Path:
+def save(
+    snapshot: Snapshot, path: Path | None = None, incidents: Sequence[Incident] = ()
+) -> Path:
     """Write a moment into a new file; return its whole path.
 
     Without ``path``: into the current folder, by default_name(). Raises PoolwatchError.
     """
     now = utc_time(time.time())
     document = to_json(replace(snapshot, at=snapshot.at or now), viewers=True)
-    text = f'{{"schema": {SCHEMA}, "saved_at": "{now}", "snapshot": {document}}}\n'
+    known = list_to_json(incidents, "incidents").removesuffix("}")
+    text = f'{known}, "saved_at": "{now}", "snapshot": {document}}}\n'
     return write_new(path or Path(default_name(snapshot.at)), text)
 
 
@@ -109,13 +123,15 @@ def open_saved(path: Path) -> Saved:
         raise UsageError(foreign)
     try:
         snapshot = from_document(document["snapshot"])
+        document.setdefault("incidents", [])  # of an earlier version
+        incidents = list_from_document(Incident, document, "incidents")
         for at in (document["saved_at"], snapshot.at):
             datetime.fromisoformat(at or "").astimezone()
     except UnreachableError as error:
         raise UsageError(f"{_name(path)}: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UsageError(f"{_name(path)} does not say which moment it is of") from None
-    return Saved(snapshot, document["saved_at"])
+    return Saved(snapshot, document["saved_at"], incidents)
 
 
 def _parsed(path: Path) -> Any:

@@ -154,9 +154,12 @@ class TimeScreen(MainScreen):
         if look is None:
             text = self._trouble or kept
             return [rule((("TIME", "title"), (f"  {text}", "muted")), (), width)]
+        board = self.board
+        waiting = sum(len(process.waits) for process in board.snapshot.processes)
         timeline = Timeline(
             **look.strip._asdict(),
             at=look.at,
+            then=(len(board.rows), waiting, len(board.findings)),
             note=kept,
             keys=_KEYS,
             trouble=self._trouble or trouble,
@@ -172,13 +175,13 @@ class TimeScreen(MainScreen):
             return []
         incidents = look.strip.incidents
         rows = max(min(len(incidents) + 1, room // 3), 2)
-        title = (("INCIDENTS", "title"), (f" {len(incidents)}", "strong"))
+        title: Line = (("INCIDENTS", "title"), (f" {len(incidents)}", "strong"))
+        title += ((" in this stretch of time", "muted"),)
         here = incident_after(incidents, look.at + 0.01, back=True)
         selected = here.id if here else None
-        last = look.extent[1]
         lines = [BLANK] if room >= 20 else []
         lines.append(rule(title, (("n N next, before", "muted"),), width))
-        lines += incident_lines(incidents, selected, last, width, rows)
+        lines += incident_lines(incidents, selected, look.extent, width, rows)
         left = room - len(lines)
         return [
             *lines,

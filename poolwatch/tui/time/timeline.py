@@ -35,6 +35,8 @@ class Timeline:
     steps: Sequence[Step | None]
     """As many as cells_in() says."""
     incidents: Sequence[Incident]
+    then: tuple[int, int, int]
+    """Out, waiting and findings at the moment, as the tab line counts them."""
     note: str = ""
     """How much is kept, as kept_words() says it."""
     keys: str = ""
@@ -67,14 +69,17 @@ def strip_lines(timeline: Timeline, width: int) -> list[Line]:
     cursor = _cell(timeline, timeline.at, cells)
     names = ("out", "waiting", "findings") if wide else ("out", "wait", "find")
     lines = [_title(timeline, width)]
-    for name, ink, label in zip(Step._fields, ("accent", "warn"), names, strict=False):
+    inks = ("accent", "warn")
+    for name, ink, label, then in zip(
+        Step._fields, inks, names, timeline.then, strict=False
+    ):
         values = [step and getattr(step, name) for step in timeline.steps]
-        figure = _figures(values, cursor, wide=wide)
+        figure = _figures(values, then, wide=wide)
         drawn = (_graph(values, cells), ink)
         lines.append(_row(label, (drawn,), (figure, "text"), width))
-    lasting = [each for each in timeline.incidents if _lasts_at(each, timeline.at)]
-    figure = f"{len(lasting)} then" if wide else str(len(lasting))
-    ink = "strong" if lasting else "muted"
+    found = timeline.then[2]
+    figure = f"{found} then" if wide else str(found)
+    ink = "strong" if found else "muted"
     lines.append(_row(names[2], _findings(timeline, cells), (figure, ink), width))
     lines.append(_axis(timeline, _label_cells(width) + cursor, width))
     if timeline.trouble:
@@ -86,16 +91,19 @@ def strip_lines(timeline: Timeline, width: int) -> list[Line]:
 def incident_lines(
     incidents: Sequence[Incident],
     selected: str | None,
-    now: float,
+    extent: tuple[float, float],
     width: int,
     rows: int,
 ) -> list[Line]:
-    """Draw the list of incidents: at most ``rows`` lines, the selected one in sight."""
+    """Draw the list of incidents: at most ``rows`` lines, the selected one in sight.
+
+    ``extent``: what is kept; what was there at its beginning may have begun before.
+    """
     if not incidents:
         nothing: Line = (("    no incident in this stretch of time", "muted"),)
         return [crop(nothing, width)][:rows]
     days = {local(_seconds(each.started_at), day=True)[:5] for each in incidents}
-    table = Table(_columns(now, day=len(days) > 1), width - 2)
+    table = Table(_columns(extent, day=len(days) > 1), width - 2)
     ids = [each.id for each in incidents]
     room = max(rows - 1, 1)
     index = ids.index(selected) if selected in ids else 0
@@ -108,21 +116,23 @@ def incident_lines(
     return lines[:rows]
 
 
-def _columns(now: float, *, day: bool) -> list[Column[Incident]]:
+def _columns(extent: tuple[float, float], *, day: bool) -> list[Column[Incident]]:
     def began(incident: Incident) -> Run:
-        return local(began_at(incident), day=day), "text"
+        at = began_at(incident)
+        before = "≤" if at <= extent[0] + _ROUNDING_S else " "
+        return before + local(at, day=day), "text"
 
     def ended(incident: Incident) -> Run:
         at = incident.ended_at
         return ("-", "muted") if at is None else (local(_seconds(at), day=day), "text")
 
     def lasted(incident: Incident) -> Run:
-        end = now if incident.ended_at is None else _seconds(incident.ended_at)
+        end = extent[1] if incident.ended_at is None else _seconds(incident.ended_at)
         return duration(end - began_at(incident)), "text"
 
     cells = 14 if day else 8
     return [
-        Column("began", "began", cells, cells, 1, began),
+        Column("began", " began", cells + 1, cells + 1, 1, began),
         Column("ended", "ended", cells, cells, 2, ended),
         Column("for", "for", 6, 6, 3, lasted),
         Column("what", "  what", 16, 400, 0, draw=_what),
@@ -200,13 +210,13 @@ def _graph(values: Sequence[int | None], cells: int) -> str:
     return "".join(drawn)
 
 
-def _figures(values: Sequence[int | None], cursor: int, *, wide: bool) -> str:
+def _figures(values: Sequence[int | None], then: int, *, wide: bool) -> str:
     """The value at the cursor and the highest one."""
-    known = [value for value in values[: cursor + 1] if value is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return "-"
-    most = max(value for value in values if value is not None)
-    return f"{known[-1]} then, most {most}" if wide else f"{known[-1]}/{most}"
+    most = max(then, *known)
+    return f"{then} then, most {most}" if wide else f"{then}/{most}"
 
 
 def _findings(timeline: Timeline, cells: int) -> Line:
@@ -271,13 +281,6 @@ def _axis_time(timeline: Timeline, at: float) -> str:
 def _cell(timeline: Timeline, at: float, cells: int) -> int:
     span = max(timeline.until - timeline.since, 0.001)
     return min(max(int((at - timeline.since) / span * cells), 0), cells - 1)
-
-
-def _lasts_at(incident: Incident, at: float) -> bool:
-    ended = incident.ended_at
-    return began_at(incident) <= at + _ROUNDING_S and (
-        ended is None or at <= _seconds(ended)
-    )
 
 
 def _seconds(at: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.common import doing_now
 from poolwatch.diagnosis.sessions import IN_TRANSACTION, Key
-from poolwatch.model import Frame
+from poolwatch.model import Frame, Process
 from poolwatch.text.format import duration, fit, one_line, plural
 from poolwatch.tui.draw.line import Line, Run, crop, length, right
 from poolwatch.tui.draw.table import Column, Table, age_cell, process_cell
@@ -29,7 +29,6 @@ from poolwatch.tui.views.sessions import (
     SESSION_FIELDS,
     STATE,
     STATEMENT,
-    SessionsView,
     event,
     none_known,
     on_server,
@@ -208,7 +207,9 @@ COLUMNS: tuple[Column[TreeRow], ...] = (
 _NARROW_COLUMNS = tuple(
     replace(column, title="up", least=3, most=3)
     if column.key == "holds up"
-    else replace(column, draw=_narrow_site)
+    else replace(column, least=22)
+    if column.key == "who"
+    else replace(column, draw=_narrow_site, least=21)
     if column.key == "call site"
     else column
     for column in COLUMNS
@@ -276,8 +277,8 @@ class BlockingView(View[TreeRow]):
         reason = unread(board)
         return reason or "no session waits for a lock of another one"
 
-    def is_dim(self, board: Board, row: TreeRow) -> bool:
-        return SessionsView().is_dim(board, row.session)
+    def owner(self, row: TreeRow) -> Process | None:
+        return row.session.session.process
 
     def layout(self, board: Board, cells: int) -> Table[TreeRow]:
         columns = self.columns if cells >= NARROW else _NARROW_COLUMNS

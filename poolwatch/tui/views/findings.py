@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from poolwatch.diagnosis.finding_history import CELL_S, KEPT_S, Entry
 from poolwatch.diagnosis.merging import Merged, unmerged
-from poolwatch.model import Frame, severity_rank
+from poolwatch.model import Finding, FleetFinding, Frame, severity_rank
 from poolwatch.text.format import clock, duration, one_line, utc_time
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import Column, Table, text_cell
 from poolwatch.tui.panels.header import SEVERITIES
 from poolwatch.tui.state.board import Board
+from poolwatch.tui.state.rows import process_key
 from poolwatch.tui.views.view import Drill, Sought, View, site_values
 
 _OVER: Run = ("○", "muted")
@@ -144,6 +146,14 @@ class FindingsView(View[FindingRow]):
     def merges(self, board: Board) -> bool:
         return True
 
+    def members(self, row: FindingRow) -> Sequence[Hashable]:
+        """Identify findings by what they are about; one that is over has none."""
+        members = [
+            (process and process_key(process), _without_words(each))
+            for process, each in row.finding.members
+        ]
+        return members or [row.key]
+
     def count(self, board: Board) -> Run:
         return str(len(board.findings)), "bad" if board.findings else "muted"
 
@@ -160,9 +170,9 @@ class FindingsView(View[FindingRow]):
         }
 
     def size(self, board: Board) -> str:
-        total = self.state(board).total
+        size = super().size(board)
         over = len(board.found.over) if self._shows_over(board) else 0
-        return f"{total - over} open, {over} over" if over else str(total)
+        return f"{size} open, {over} over" if over else size
 
     def _shows_over(self, board: Board) -> bool:
         is_live = board.moment is None
@@ -186,7 +196,10 @@ class FindingsView(View[FindingRow]):
 
     def hidden_columns(self, board: Board) -> set[str]:
         hidden = set() if board.several_processes else {"processes"}
-        return hidden if self.is_merged(board) else hidden | {"since", "for", "strip"}
+        untold = board.fixed == "saved" and not board.entries_then
+        if untold or not self.is_merged(board):
+            hidden |= {"since", "for", "strip"}
+        return hidden
 
     def pane(
         self, board: Board, row: FindingRow, cells: int, height: int
@@ -220,6 +233,11 @@ class FindingsView(View[FindingRow]):
         from poolwatch.tui.panels.issue import finding_issue
 
         return finding_issue(board, row.finding)
+
+
+def _without_words(finding: Finding | FleetFinding) -> tuple[Any, ...]:
+    """What tells a finding from the others of its process."""
+    return finding.kind, finding.pool, tuple(finding.sites), tuple(finding.holds)
 
 
 def _row(board: Board, finding: Merged) -> FindingRow:

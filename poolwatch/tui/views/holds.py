@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from poolwatch.diagnosis.sessions import Key as SessionKey
-from poolwatch.model import Frame
+from poolwatch.model import Frame, Process
 from poolwatch.text.format import duration, local_time, neutral, one_line, place
 from poolwatch.tui.draw.line import Line, Run, right
 from poolwatch.tui.draw.table import (
@@ -232,8 +232,11 @@ class HoldsView(View[HoldGroup]):
         harmful = worst is not None and worst.mark[1] == "bad"
         return str(len(board.rows)), "bad" if harmful else "strong"
 
-    def first_key(self, row: HoldGroup) -> Hashable:
-        return row.first.key
+    def members(self, row: HoldGroup) -> Sequence[Hashable]:
+        return [hold.key for hold in row.holds]
+
+    def owner(self, row: HoldGroup) -> Process:
+        return row.first.process
 
     def merges(self, board: Board) -> bool:
         return len(board.rows) >= MERGED_FROM
@@ -339,13 +342,6 @@ class HoldsView(View[HoldGroup]):
         title: list[Run] = []
         if board.moment is not None:
             title += [(f" at {local_time(board.moment)}", "warn")]
-        ages = [
-            age
-            for row in board.rows.values()
-            if (age := board.last_seen(process_key(row.process))) is not None
-        ]
-        if ages:
-            title += [(f"  {len(ages)} as last seen {duration(min(ages))} ago", "warn")]
         limits = {
             pool.long_after_s
             for process in board.snapshot.processes
@@ -364,7 +360,7 @@ class HoldsView(View[HoldGroup]):
     def is_dim(self, board: Board, row: HoldGroup) -> bool:
         if row.key == YOUNG:
             return True
-        return row.silent_s is not None or row.first.key not in board.rows
+        return row.first.key not in board.rows
 
     def pane(self, board: Board, row: HoldGroup, cells: int, height: int) -> list[Line]:
         if row.key == YOUNG:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from poolwatch.text.format import duration, one_line, plural, short_time
@@ -28,6 +28,7 @@ from poolwatch.tui.state.process_rows import (
     process_rows,
     server_lines,
 )
+from poolwatch.tui.state.rows import process_key
 from poolwatch.tui.views.view import SELECTED, Drill, View
 
 Row = ProcessRow | ServerLine
@@ -114,9 +115,8 @@ COLUMNS: tuple[Column[Any], ...] = (
            value=figure(_waited)),
     Column("db", "db", 9, 9, 9, _db, place=right),
     Column("findings", "findings", 8, 8, 9,
-           lambda row: count_cell(sum(len(p.findings) for p in row.processes), "warn"),
-           place=right,
-           value=figure(lambda row: sum(len(p.findings) for p in row.processes))),
+           lambda row: count_cell(len(row.findings), "warn"), place=right,
+           value=figure(lambda row: len(row.findings))),
     Column("python", "python", 7, 8, 12,
            lambda row: text_cell(row.processes[0].python if row.processes else "-"),
            value=figure(lambda r: r.processes[0].python if r.processes else None),
@@ -139,6 +139,10 @@ class ProcessesView(View[Row]):
     def rows(self, board: Board) -> list[Row]:
         return [*process_rows(board), *server_lines(board)]
 
+    def members(self, row: Row) -> Sequence[Hashable]:
+        each = [] if isinstance(row, ServerLine) else map(process_key, row.processes)
+        return [*each] or [row.key]
+
     def merge(self, rows: Sequence[Row]) -> list[Row]:
         processes = [row for row in rows if isinstance(row, ProcessRow)]
         servers = [row for row in rows if isinstance(row, ServerLine)]
@@ -154,7 +158,7 @@ class ProcessesView(View[Row]):
         rows = process_rows(board)
         ended = sum(row.is_ended for row in rows)
         hosts = len({row.host for row in rows})
-        text = str(len(rows) - ended)
+        text = super().size(board)
         text += f" on {plural(hosts, 'host')}" if hosts > 1 else ""
         text += f", {ended} ended" if ended else ""
         servers = len(server_lines(board))

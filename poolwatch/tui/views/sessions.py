@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from poolwatch.diagnosis.sessions import server_of
-from poolwatch.model import Frame, ServerStatus
+from poolwatch.model import Frame, Process, ServerStatus
 from poolwatch.text.format import duration, neutral, one_line, place
 from poolwatch.text.naming import process_name
 from poolwatch.tui.draw.gauge import bar
@@ -22,7 +22,7 @@ from poolwatch.tui.draw.table import (
     text_cell,
 )
 from poolwatch.tui.state.board import Board
-from poolwatch.tui.state.rows import process_key, short_state
+from poolwatch.tui.state.rows import short_state
 from poolwatch.tui.state.session_rows import (
     Kind,
     SessionRow,
@@ -238,9 +238,8 @@ class SessionsView(View[SessionRow]):
     def empty(self, board: Board) -> str:
         return unread(board) or "no session is known"
 
-    def is_dim(self, board: Board, row: SessionRow) -> bool:
-        process = row.session.process
-        return process is not None and process_key(process) in board.silent
+    def owner(self, row: SessionRow) -> Process | None:
+        return row.session.process
 
     def pane(
         self, board: Board, row: SessionRow, cells: int, height: int
@@ -328,5 +327,5 @@ def _gauge(servers: Sequence[ServerStatus]) -> Line:
         return ()
     share = sessions / most
     ink = "warn" if share >= 0.9 else "accent"
-    figures: Run = (f" {sessions} of {most}", "text")
+    figures: Run = (f" {sessions} of {most} on the server", "text")
     return (("  ", "text"), *bar(share, GAUGE, ink), figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.site_rows import (
     SiteRow,
     below_their_sites,
+    counted,
     in_order,
     label_names,
     merged_sites,
@@ -157,6 +158,9 @@ class SitesView(View[SiteRow]):
     def merges(self, board: Board) -> bool:
         return True
 
+    def members(self, row: SiteRow) -> Sequence[Hashable]:
+        return row.members
+
     def merge(self, rows: Sequence[SiteRow]) -> list[SiteRow]:
         return merged_sites(rows)
 
@@ -164,16 +168,14 @@ class SitesView(View[SiteRow]):
         return below_their_sites(super()._sorted(rows, state))
 
     def count(self, board: Board) -> Run:
-        sites = {
-            (names.get(stats.pool), stats.site)
+        label = self.state(board).label
+        found = {
+            (names.get(stats.pool), *what)
             for process in board.snapshot.processes
             for names in [{pool.id: pool.name for pool in process.pools}]
-            for stats in process.sites
+            for stats, what in counted(process, label)
         }
-        return str(len(sites)), "strong"
-
-    def size(self, board: Board) -> str:
-        return str(sum(not row.below for row in self.state(board).rows))
+        return str(len(found)), "strong"
 
     def title(self, board: Board) -> Line:
         state = self.state(board)

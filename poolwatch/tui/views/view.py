@@ -6,18 +6,20 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple
 
 from poolwatch.diagnosis.sessions import Session, servers_by_pool
-from poolwatch.model import FindingKind, Frame, ServerStatus
-from poolwatch.text.format import neutral, one_line, place, plural
+from poolwatch.model import FindingKind, Frame, Process, ServerStatus
+from poolwatch.text.format import duration, neutral, one_line, place, plural
 from poolwatch.tui.draw.line import Line, Run, rule
 from poolwatch.tui.draw.table import MARGIN, Column, T, Table
 from poolwatch.tui.state.board import Board
 from poolwatch.tui.state.filtering import Fields
-from poolwatch.tui.state.rows import Row
+from poolwatch.tui.state.rows import Row, process_key
 from poolwatch.tui.state.session_rows import SessionRow
 from poolwatch.tui.state.table_state import TableState
 from poolwatch.tui.state.wait_rows import WaitGroup
 
 SELECTED: Run = ("▌ ", "accent")
+AS_LAST_SEEN = "~"
+"""In the margin of a row whose process does not answer."""
 
 
 class Drill(NamedTuple):
@@ -96,10 +98,12 @@ class View(Generic[T]):
         """Fold rows that matter little into one row at the end."""
         return rows
 
-    def first_key(self, row: T) -> Hashable:
-        """Return the key of the first of the rows that a merged row stands for."""
-        key: Hashable = row.key
-        return key
+    def members(self, row: T) -> Sequence[Hashable]:
+        """Return what identifies the rows that a row stands for, itself if not merged.
+
+        A row stays selected when it is merged, or when what it stands for is not.
+        """
+        return (row.key,)
 
     def merges(self, board: Board) -> bool:
         """Whether equal rows are merged unless the user chooses."""
@@ -122,8 +126,8 @@ class View(Generic[T]):
         return set()
 
     def size(self, board: Board) -> str:
-        """Return the number of rows for the title, in words if it needs some."""
-        return str(self.state(board).total)
+        """Return the number of the tab line for the title; some views add words."""
+        return self.count(board)[0]
 
     def title(self, board: Board) -> Line:
         """Return a summary that follows name and count in the title."""
@@ -133,8 +137,12 @@ class View(Generic[T]):
         """Return the sentence that stands in place of rows if there are none."""
         return "nothing to show"
 
+    def owner(self, row: T) -> Process | None:
+        """Return the process whose answer a row is from."""
+        return None
+
     def is_dim(self, board: Board, row: T) -> bool:
-        """Whether a row is drawn without colour, because it is outdated."""
+        """Whether a row is drawn without colour, because it is over."""
         return False
 
     def pane(self, board: Board, row: T, cells: int, height: int) -> list[Line]:
@@ -195,14 +203,14 @@ class View(Generic[T]):
             if not merged and not shows_all and order == (None, False):
                 shown = self.fold(board, shown)
             state.rows = shown
-            state.keys = frozenset(row.key for row in rows)
+            state.keys = frozenset([key for row in rows for key in self.members(row)])
             state.keys |= {row.key for row in shown}
             state.arranged_for = wanted
             self._select_same(state)
         selection, keys = state.selection, state.keys
         row: T | None = selection.row
         if row is not None and row.key not in keys:
-            merged_only = self.first_key(row) in keys
+            merged_only = not keys.isdisjoint(self.members(row))
             if merged_only or not self._ends(board, row):
                 keys |= {row.key}
         selection.follow(state.rows, keys, now, is_past=board.fixed is not None)
@@ -213,8 +221,13 @@ class View(Generic[T]):
         row: T | None = state.selection.row
         if row is None or any(each.key == row.key for each in state.rows):
             return
-        first = self.first_key(row)
-        keys = (each.key for each in state.rows if self.first_key(each) == first)
+        members = list(self.members(row))
+        if len(members) == 1:
+            state.within = members[0]
+        elif state.within in members:
+            members.insert(0, state.within)
+        rows = {key: each.key for each in state.rows for key in self.members(each)}
+        keys = (rows[key] for key in members if key in rows)
         state.selection.key = next(keys, state.selection.key)
 
     def _ends(self, board: Board, row: T) -> bool:
@@ -249,7 +262,7 @@ class View(Generic[T]):
         state = self.state(board)
         size = self.size(board)
         title: list[Run] = [(self.name.upper(), "title"), (f" {size}", "strong")]
-        title += self.title(board)
+        title += [*self.title(board), *self._last_seen(board)]
         if board.filter.text:
             hidden = f"  {plural(state.hidden, 'row')} hidden"
             text = one_line(board.filter.text, 60)
@@ -257,7 +270,7 @@ class View(Generic[T]):
             title += [(hidden, "warn" if state.hidden else "muted")]
         selection = state.selection
         count = len(state.rows)
-        where = f"{min(selection.at + 1, count)} of {count}" if count else ""
+        where = f"row {min(selection.at + 1, count)} of {count}" if count else ""
         order = f"by {state.sort}" if state.sort else self.order
         if self.is_merged(board):
             order = f"merged, {order}"
@@ -269,8 +282,26 @@ class View(Generic[T]):
     ) -> Line:
         """Draw one row; the selection is recognizable without colour."""
         margin = SELECTED if selected else MARGIN
-        dim = dim or self.is_dim(board, row)
-        return table.line(row, margin=margin, dim=dim)
+        if self._silent_s(board, row) is not None:
+            margin = margin[0][0] + AS_LAST_SEEN, margin[1]
+            dim = True
+        return table.line(row, margin=margin, dim=dim or self.is_dim(board, row))
+
+    def _silent_s(self, board: Board, row: T) -> float | None:
+        """Return the age of a row whose process does not answer."""
+        owner = self.owner(row)
+        return None if owner is None else board.last_seen(process_key(owner))
+
+    def _last_seen(self, board: Board) -> Line:
+        """Count the rows whose process does not answer, and say how old they are."""
+        if not board.silent and (board.last is None or board.last.alive):
+            return ()
+        rows = self.state(board).rows
+        ages = [age for row in rows if (age := self._silent_s(board, row)) is not None]
+        if not ages:
+            return ()
+        text = f"  {AS_LAST_SEEN} {len(ages)} as last seen {duration(min(ages))} ago"
+        return ((text, "warn"),)
 
 
 def site_values(site: Frame | None) -> list[str]:

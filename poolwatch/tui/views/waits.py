@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from poolwatch.model import Frame
+from poolwatch.model import Frame, Process
 from poolwatch.text.format import duration, place
 from poolwatch.text.naming import holder_name
 from poolwatch.tui.draw.gauge import bar
@@ -90,6 +90,7 @@ class WaitsView(View[WaitGroup]):
                     process,
                     pools.get(wait.pool),
                     (wait,),
+                    ((*owner, wait.id),),
                     frozenset({owner}),
                 )
                 for wait in process.waits
@@ -100,8 +101,11 @@ class WaitsView(View[WaitGroup]):
         count = sum(len(process.waits) for process in board.snapshot.processes)
         return str(count), "bad" if count else "muted"
 
-    def first_key(self, row: WaitGroup) -> Hashable:
-        return (*process_key(row.process), row.longest.id)
+    def members(self, row: WaitGroup) -> Sequence[Hashable]:
+        return row.members
+
+    def owner(self, row: WaitGroup) -> Process:
+        return row.process
 
     def merges(self, board: Board) -> bool:
         return True
@@ -117,6 +121,7 @@ class WaitsView(View[WaitGroup]):
                 group[0].process,
                 group[0].pool,
                 tuple([row.longest for row in group]),
+                tuple([row.key for row in group]),
                 frozenset(process_key(row.process) for row in group),
             )
             for key, group in groups.items()

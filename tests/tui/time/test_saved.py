@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import screen_text
 from fakes import finding, hold, process, server_status
 from helpers import until_async
 
 from poolwatch import tui
 from poolwatch.commands.main import main
+from poolwatch.diagnosis.incidents import Incidents
 from poolwatch.errors import ForbiddenError, UsageError
 from poolwatch.model import Snapshot
+from poolwatch.text.format import since_epoch
 from poolwatch.tui.app import Dashboard
 from poolwatch.tui.time import saved
 from poolwatch.tui.time.saved import default_name, open_saved, save, write_new
@@ -110,6 +113,30 @@ def test_the_command(here: Path, monkeypatch: Any, capsys: Any) -> None:
     newer, combined = capsys.readouterr().err.splitlines()
     assert newer.startswith("poolwatch: newer.json has schema 2, this poolwatch reads")
     assert combined == "poolwatch: --at cannot be combined with a saved moment"
+
+
+async def test_it_knows_since_when(here: Path) -> None:
+    found = finding("long_hold", holds=("h1",))
+    then = Snapshot((process(hold("h1"), findings=(found,)),), at=AT)
+    tracker = Incidents()
+    for back in (60.0, 30.0, 0.0):
+        known = tracker.update(then, (since_epoch(AT) or 0.0) - back).lasting
+    path = save(then, incidents=known)
+    for opened, words in ((open_saved(path), "30s"), (open_saved(save(then)), "")):
+        app = Dashboard(opened, saved=opened.incidents)
+        async with app.run_test(size=(120, 35)) as pilot:
+            await until_async(lambda app=app: app.board.last_good)
+            await pilot.press("6")
+            await until_async(lambda app=app: "FINDINGS 1" in screen_text(app))
+            shown = screen_text(app)
+            assert ("since" in shown) == bool(words)
+            assert words in shown, shown
+            assert " t time " not in shown
+            assert "when it began" not in shown
+            await pilot.press("e")
+            await until_async(lambda app=app: "saved this moment" in screen_text(app))
+    again = open_saved(path.with_stem(f"{path.stem}-3"))
+    assert again.incidents == open_saved(path).incidents == list(known)
 
 
 async def test_the_dashboard_shows_it(here: Path) -> None:

@@ -136,7 +136,7 @@ async def test_incidents(size: tuple[int, int]) -> None:
     async with app.run_test(size=size) as pilot:
         await opened(app, pilot, "t", "N")
         await shows(app, "HOLDS 2 at 07:07:10", "WHY  ■ pool", "INCIDENTS 1")
-        assert "▸ 07:07:10  07:08:00  50s     ■ exhausted" in text(app)
+        assert "▸  07:07:10  07:08:00  50s     ■ exhausted" in text(app)
         await pilot.press("N")
         await shows(app, "no earlier incident began")
         await pilot.press("n")
@@ -237,7 +237,7 @@ async def test_a_moment_is_saved_and_opened(tmp_path: Path) -> None:
     svg = path.with_suffix(".svg").read_text()
     assert "13s&#160;ago,&#160;not&#160;now" in svg
     assert "@font-face" not in svg
-    saved = Dashboard(open_saved(path), saved=True)
+    saved = Dashboard(open_saved(path), saved=())
     async with saved.run_test(size=(160, 45)) as pilot:
         await until_async(lambda: saved.board.last_good)
         await shows(saved, "SAVED 07:09:50", "not now", "HOLDS 2")

@@ -15,6 +15,7 @@ from poolwatch.tui.draw.line import INKS, length, plain
 from poolwatch.tui.time.ring import Kept
 from poolwatch.tui.time.timeline import (
     Timeline,
+    began_at,
     cells_in,
     incident_after,
     incident_lines,
@@ -24,6 +25,7 @@ from poolwatch.tui.time.timeline import (
     strip_lines,
 )
 
+EXTENT = NOON - 3600, NOON + 600
 KEYS = "← → step  n N incident  S seek  esc now"
 HOSTILE = "x\x1b[2J [/b] \u202e 漢字 " * 20
 
@@ -61,6 +63,7 @@ def timeline(width: int, at: float = 424.0, **changes: Any) -> Timeline:
         "at": NOON + at,
         "steps": steps,
         "incidents": (SLOW, LOCK, FULL),
+        "then": (20, 40, 1),
         "note": "600 readings, 3.4 MiB",
         "keys": KEYS,
     }
@@ -107,7 +110,7 @@ def test_any_width(width: int, at: float) -> None:
     hostile = seen("bad", 10, 700, text=HOSTILE, kind=HOSTILE, severity="info")
     shown = timeline(width, at, incidents=(hostile, LOCK), trouble=trouble)
     lines = strip_lines(shown, width)
-    lines += incident_lines((hostile, LOCK), "bad", NOON + 600, width, 5)
+    lines += incident_lines((hostile, LOCK), "bad", EXTENT, width, 5)
     assert len(lines) == 6 + 3
     for line in lines:
         assert length(line) <= width
@@ -143,23 +146,25 @@ def test_what_is_kept() -> None:
 
 
 def test_the_list_of_incidents() -> None:
-    lines = incident_lines((SLOW, LOCK, FULL), "lock", NOON + 600, 120, 10)
+    lines = incident_lines((SLOW, LOCK, FULL), "lock", EXTENT, 120, 10)
     texts = [plain(line).rstrip() for line in lines]
     assert texts == [
-        "    began     ended     for       what",
-        "    07:01:00  07:02:00  1m00s   ◆ long_hold  run.py:41",
-        "  ▸ 07:06:40  -         3m20s   ■ lock_wait  export.py:88 holds up 4",
-        "    07:07:30  -         2m30s   ■ exhausted  pool 'orders' is empty",
+        "     began     ended     for       what",
+        "     07:01:00  07:02:00  1m00s   ◆ long_hold  run.py:41",
+        "  ▸  07:06:40  -         3m20s   ■ lock_wait  export.py:88 holds up 4",
+        "     07:07:30  -         2m30s   ■ exhausted  pool 'orders' is empty",
     ]
+    there_at_first = incident_lines((SLOW,), None, (began_at(SLOW), NOON), 120, 10)
+    assert "≤07:01:00" in plain(there_at_first[1])
     many = [seen(f"i{each}", each, None) for each in range(50)]
-    shown = incident_lines(many, "i40", NOON + 600, 80, 6)
+    shown = incident_lines(many, "i40", EXTENT, 80, 6)
     assert len(shown) == 6
-    assert any(plain(line).startswith("  ▸ 07:00:40") for line in shown)
-    (nothing,) = incident_lines((), None, NOON, 80, 5)
+    assert any(plain(line).startswith("  ▸  07:00:40") for line in shown)
+    (nothing,) = incident_lines((), None, EXTENT, 80, 5)
     assert "no incident" in plain(nothing)
     other_day = seen("old", -86400, None)
-    (_, first, _) = incident_lines((other_day, LOCK), None, NOON, 80, 5)
-    assert plain(first).startswith("    03-01 07:00:00  ")
+    (_, first, _) = incident_lines((other_day, LOCK), None, EXTENT, 80, 5)
+    assert plain(first).startswith("    ≤03-01 07:00:00  ")
 
 
 def test_from_incident_to_incident() -> None:
