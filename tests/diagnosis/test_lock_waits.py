@@ -67,9 +67,9 @@ def test_blocked_by_an_idle_connection():
     idle = fakes.idle(server=IDLE, advisory_locks=1)
     (finding,) = found(fakes.process(blocked([7873]), idle=(idle,)))
     assert finding.text == (
-        "app/job.py:5 is blocked by an idle connection of pool 'orders' (pid 7873), "
-        "last used at app/reindex.py:41 (checked out at app/reindex.py:40), returned "
-        "with its session lock 12s ago"
+        "app/job.py:5 is blocked by a session lock kept by a pooled connection (pool "
+        "'orders', pid 7873), the statement that requested it was not seen; last used "
+        "at app/reindex.py:41 (checked out at app/reindex.py:40), returned 12s ago"
     )
     assert "pg_advisory_xact_lock" in finding.remedy
     assert lines(finding) == [5, 40]
@@ -89,7 +89,7 @@ def test_blocked_by_an_idle_connection_in_a_transaction():
 def test_the_user_that_requested_the_lock_is_blamed():
     idle = fakes.idle(server=IDLE, advisory_locks=1, lock=EARLIER)
     (finding,) = found(fakes.process(blocked([7873]), idle=(idle,)))
-    assert "session lock was requested at app/migrate.py:9 40s ago" in finding.text
+    assert "pid 7873), requested at app/migrate.py:9 40s ago" in finding.text
     assert "last used at app/reindex.py:41" in finding.text
     assert lines(finding) == [5, 8]
 
@@ -130,7 +130,7 @@ def test_an_idle_connection_of_another_process_at_another_address():
     idle = fakes.idle(server=IDLE, advisory_locks=1)
     other = fakes.process(pid=99, idle=(idle,), servers=on(address="/run/pg:5432"))
     (finding,) = found(fakes.process(blocked([7873]), servers=on()), other)
-    assert "an idle connection of pool 'orders' (process 99, pid 7873)" in finding.text
+    assert "connection (pool 'orders', process 99, pid 7873)" in finding.text
     assert lines(finding) == [5, 40]
 
 
