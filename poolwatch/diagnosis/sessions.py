@@ -262,9 +262,9 @@ def _kept_lock(blocker: Session, waited_s: float) -> KeptLock | None:
             return KeptLock(request, request.site if request else None)
     elif idle is not None and idle.server is not None:
         request, was_idle = idle.lock, idle.unchanged_s >= 0.0
-        if was_idle and (idle.server.state != "idle" or not idle.advisory_locks):
-            return None  # of a transaction, or taken after the row was read
-        if was_idle or waited_s >= _MOMENT_S:
+        if was_idle and idle.server.state != "idle":
+            return None  # of a transaction
+        if (was_idle and idle.advisory_locks) or waited_s >= _MOMENT_S:
             had_it = was_idle and idle.returned_s + idle.held_s >= waited_s
             last = idle.site if had_it else None
             return KeptLock(request, request.site if request else last)

@@ -2,13 +2,13 @@
 
     python tests/soaks/kept_lock.py [SECONDS] [seen | hidden | retried | chain]
 
-Workers of two processes borrow and return the connections of their pools each 0.3 s; one
-of these connections came back with an advisory lock, for which two threads of each
+Workers of two processes borrow and return the connections of their pools each 0.3 s;
+one of these connections came back with an advisory lock, for which two threads of each
 process wait. ``hidden``: a function of the server requested it, so that poolwatch has
-not seen the request. ``retried``: who waits gives up after a second, and begins again.
+not seen the request. ``retried``: who waits gives up after a second, and tries again.
 ``chain``: four transactions of both processes wait one behind the other, the first one
-for a session of another program. Prints what ``ps --json`` and the dashboard made of it.
-Exits with 1 unless it was one finding, with one identity, all the time.
+for a session of another program. Prints what ``ps --json`` and the dashboard have made
+of it. Exits with 1 unless it was one finding, with one identity, all the time.
 """
 
 from __future__ import annotations
