@@ -156,12 +156,14 @@ class Sessions:
             row = session.row
             if row is None or row.wait_event != _ADVISORY:
                 continue
+            waited_s = row.state_age_s if row.waited_s is None else row.waited_s
             for pid in row.blocked_by:
-                key, waited_s = (server, pid), row.state_age_s or 0.0
-                other = self.get(*key).row
-                if other and other.wait_event == _ADVISORY and len(row.blocked_by) > 1:
+                key, other = (server, pid), self.get(server, pid)
+                waits = other.row is not None and other.row.wait_event == _ADVISORY
+                if waits and len(row.blocked_by) > 1:
                     continue  # it may only be ahead in the queue
-                longest[key] = max(waited_s, longest.get(key, 0.0))
+                earlier_s = (waited_s or 0.0) - _apart_s(session, other)
+                longest[key] = max(earlier_s, longest.get(key, earlier_s))
         kept = {key: _kept_lock(self.get(*key), s) for key, s in longest.items()}
         return {key: lock for key, lock in kept.items() if lock is not None}
 
@@ -250,25 +252,35 @@ def _kept_lock(blocker: Session, waited_s: float) -> KeptLock | None:
     """The lock of a pooled connection that its present user has not taken.
 
     The server serves requests for a lock in turn: a session that blocks another one had
-    the lock when that one began to wait, ``waited_s`` ago. So who has come to the
-    connection since is not to blame, whether the request was seen or not.
+    the lock when that one began to wait. So who has come to the connection since is not
+    to blame, whether the request was seen or not. ``waited_s``: how long the other one
+    had waited when the process of the blocker was read; negative if it may have begun
+    later.
     """
     hold, idle = blocker.hold, blocker.idle
     if hold is not None and hold.server is not None:
         request = hold.earlier_lock
         is_earlier = request is not None and not hold.may_have_ended
-        used_s = hold.held_s if request is None else 0.0
-        if is_earlier or waited_s >= used_s + _MOMENT_S:
+        if is_earlier or waited_s >= (hold.held_s if request is None else 0.0):
             return KeptLock(request, request.site if request else None)
     elif idle is not None and idle.server is not None:
         request, was_idle = idle.lock, idle.unchanged_s >= 0.0
         if was_idle and idle.server.state != "idle":
             return None  # of a transaction
-        if (was_idle and idle.advisory_locks) or waited_s >= _MOMENT_S:
+        if (was_idle and idle.advisory_locks) or waited_s >= 0.0:
             had_it = was_idle and idle.returned_s + idle.held_s >= waited_s
             last = idle.site if had_it else None
             return KeptLock(request, request.site if request else last)
     return None
+
+
+def _apart_s(waiting: Session, blocker: Session) -> float:
+    """Seconds from the reading of a blocker's process to that of who waits, at most."""
+    process, known = blocker.process, blocker.hold or blocker.idle
+    if process is None or known is None or waiting.process is not process:
+        return _MOMENT_S
+    late_s = servers_by_pool(process)[known.pool].late_s
+    return _MOMENT_S if late_s is None else late_s
 
 
 def server_of(process: Process, status: ServerStatus) -> str:
