@@ -25,13 +25,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fix_postgres import make_postgres
+from fix_postgres import Postgres, drop_postgres, make_postgres
+from helpers import until
 
 from poolwatch.client.client import Client
 from poolwatch.client.live import LiveSource
 from poolwatch.diagnosis.merging import merged
-from poolwatch.model import Snapshot
-from poolwatch.protocol.document import from_document
 from poolwatch.tui.polling import Reading
 from poolwatch.tui.state.board import Board
 
@@ -90,106 +89,98 @@ class Seen:
     """What each look has told of locks."""
 
     def __init__(self) -> None:
-        self.looks = 0
-        self.raw: Counter[str] = Counter()
+        self.counts: Counter[int] = Counter()
         self.keys: Counter[str] = Counter()
         self.names: Counter[str] = Counter()
-        self.counts: Counter[int] = Counter()
+        self.printed: Counter[str] = Counter()
+        """By process and call sites: the findings of ``ps --json``."""
+        self.board = Board()
 
-    def add(self, snapshot: Snapshot, document: str) -> None:
-        self.looks += 1
-        for process in from_document(json.loads(document)).processes:
-            for each in process.findings:
-                if each.kind == "lock_wait":
-                    lines = [site.line for site in each.sites]
-                    self.raw[f"process {process.pid}: lines {lines}"] += 1
+    def look(self, source: LiveSource) -> None:
+        began = time.monotonic()
+        snapshot = source.snapshot()
+        self.board.accept(Reading(began, snapshot))
         found = [each for each in merged(snapshot) if each.kind == "lock_wait"]
-        self.keys.update(str(each.key) for each in found)
-        self.names.update(each.text.partition(" hold")[0] for each in found)
         self.counts[len(found)] += 1
+        self.keys.update(str(each.key) for each in found)
+        self.names.update(each.text.partition(" (")[0] for each in found)
+        done = subprocess.run(
+            [sys.executable, "-m", "poolwatch", "ps", "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        for process in json.loads(done.stdout)["processes"]:
+            for each in process["findings"]:
+                if each["kind"] == "lock_wait":
+                    lines = [site["line"] for site in each["sites"]]
+                    self.printed[f"process {process['pid']}: lines {lines}"] += 1
+        time.sleep(max(0.0, began + 1.0 - time.monotonic()))
+
+    def report(self) -> bool:
+        """Whether it was one finding all the time; prints what was seen."""
+        history = [*self.board.found.open, *self.board.found.over]
+        entries = [each for each in history if each.key.kind == "lock_wait"]
+        for what, found in (
+            ("findings a look", self.counts),
+            ("identities", self.keys),
+            ("names", self.names),
+            ("identities in ps --json, by process", self.printed),
+        ):
+            print(f"{what}: {len(found)}")
+            for each, count in found.most_common():
+                print(f"  {count:4} {each}")
+        print(f"on the dashboard: {len(entries)}")
+        for entry in entries:
+            print(f"  {entry.seen} looks, over: {entry.over}; {entry.merged.text}")
+        sizes = len(self.keys), len(self.names), len(self.printed), len(entries)
+        return max(self.counts) == 1 and sizes == (1, 1, 2, 1)
+
+
+def start(server: Postgres, directory: Path, way: str, stack: ExitStack) -> None:
+    """Start two processes, and four threads that wait."""
+    program = directory / "shop.py"
+    program.write_text(APP)
+    server.execute(
+        "create function hide() returns void language sql as "
+        "'select pg_advisory_lock(42)';"
+        "create table chain as select generate_series(0, 4) as id"
+    )
+    stranger = stack.enter_context(closing(server.connect(application_name="dba")))
+    stranger.cursor().execute("begin; select from chain where id = 0 for update")
+    inputs = []
+    for number in range(2):
+        app = subprocess.Popen(
+            [sys.executable, program, server.url(), way, str(number)],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        stack.callback(app.kill)
+        assert app.stdin is not None
+        assert app.stdout is not None
+        assert app.stdout.readline() == "ready\n"
+        inputs.append(app.stdin)
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    for number in range(1, 5):
+        print(number, file=inputs[number % 2], flush=True)
+        until(lambda n=number: server.execute(waiting) == [(n,)])
 
 
 def main(seconds: float, way: str) -> int:
     with ExitStack() as stack:
         server = make_postgres()
-        stack.callback(server.stop, "immediate")
+        stack.callback(drop_postgres, server)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        program = directory / "shop.py"
-        program.write_text(APP)
-        server.execute(
-            "create function hide() returns void language sql as "
-            "'select pg_advisory_lock(42)'"
-        )
-        server.execute("create table chain as select generate_series(0, 4) as id")
-        environ = {**os.environ, "POOLWATCH_DIR": str(directory)}
         os.environ["POOLWATCH_DIR"] = str(directory)
-        apps = []
-        for number in range(2):
-            command = [sys.executable, program, server.url(), way, str(number)]
-            app = subprocess.Popen(
-                command,
-                env=environ,
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            stack.callback(app.kill)
-            assert app.stdout is not None
-            assert app.stdout.readline() == "ready\n"
-            apps.append(app)
-        stranger = stack.enter_context(
-            closing(server.connect(application_name="dba-laptop"))
-        )
-        stranger.autocommit = False
-        stranger.cursor().execute("select from chain where id = 0 for update")
-        for number in range(1, 5):
-            app = apps[number % 2]
-            assert app.stdin is not None
-            print(number, file=app.stdin, flush=True)
-            time.sleep(0.3)
-        time.sleep(2.0)
-        seen, board = Seen(), Board()
+        start(server, directory, way, stack)
         source = stack.enter_context(closing(LiveSource(Client(directory), environ={})))
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            began = time.monotonic()
-            reading = Reading(began, source.snapshot())
-            board.accept(reading)
-            done = subprocess.run(
-                [sys.executable, "-m", "poolwatch", "ps", "--json"],
-                env=environ,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            seen.add(reading.snapshot or Snapshot(), done.stdout)
-            time.sleep(max(0.0, began + 1.0 - time.monotonic()))
-        return report(seen, board)
-
-
-def report(seen: Seen, board: Board) -> int:
-    entries = [e for e in board.found._entries.values() if e.key.kind == "lock_wait"]
-    print(f"{seen.looks} looks")
-    for what, found in (
-        ("findings a look", seen.counts),
-        ("identities", seen.keys),
-        ("names", seen.names),
-        ("in the processes", seen.raw),
-    ):
-        print(f"{what}: {len(found)}")
-        for each, count in found.most_common():
-            print(f"  {count:4} {each}")
-    print(f"on the dashboard: {len(entries)}")
-    now = board.last.at if board.last else 0.0
-    for entry in entries:
-        print(f"  {entry.lasts(now):.0f} s, over: {entry.over} {entry.merged.text}")
-    return int((len(seen.keys), len(entries)) != (1, 1) or list(seen.counts) != [1])
+        seen, end = Seen(), time.monotonic() + seconds
+        while time.monotonic() < end:
+            seen.look(source)
+        return 0 if seen.report() else 1
 
 
 if __name__ == "__main__":
-    given = (
-        [*sys.argv[1:], "30", "seen"][:2]
-        if len(sys.argv) != 2
-        else [sys.argv[1], "seen"]
-    )
-    sys.exit(main(float(given[0]), given[1]))
+    asked = [*sys.argv[1:], *("30", "seen")[len(sys.argv) - 1 :]]
+    sys.exit(main(float(asked[0]), asked[1]))

@@ -31,6 +31,13 @@ def test_the_dashboard_over_the_demo():
     assert "looks were late" in run("dashboard.py", "0.1").stdout
 
 
+@pytest.mark.postgres
+def test_a_lock_that_a_pooled_connection_has_kept():
+    """One finding, whoever borrows the connection, and whoever waits."""
+    done = run("kept_lock.py", "2", "retried")
+    assert "a session lock kept by a pooled connection" in done.stdout
+
+
 def test_the_week_of_a_history():
     done = run("history_week.py", "0.01", "10")
     assert "integrity: ok" in done.stdout
