@@ -41,9 +41,11 @@ import poolwatch
 engine = create_engine(sys.argv[1], pool_size=6, pool_logging_name="shop")
 poolwatch.instrument(engine)
 
-def keep(request):
-    with engine.connect() as connection:
-        connection.execute(text(request))
+def begin(request):
+    opened = [engine.connect() for _ in range(6)]
+    opened[2].execute(text(request))
+    for connection in opened:
+        connection.close()
 
 def borrow(number):
     while True:
@@ -73,9 +75,10 @@ def link(number):
         connection.execute(lock, {"id": number})
         connection.execute(lock, {"id": number - 1})
 
-if sys.argv[3] == "0" and sys.argv[2] != "chain":
-    keep("select hide()" if sys.argv[2] == "hidden" else "select pg_advisory_lock(42)")
-for each in [borrow, count] * 2:
+keep = "select hide()" if sys.argv[2] == "hidden" else "select pg_advisory_lock(42)"
+keeps = sys.argv[3] == "0" and sys.argv[2] != "chain"
+begin(keep if keeps else "select 1")
+for each in [borrow, count]:
     threading.Thread(target=each, args=(len(threading.enumerate()),)).start()
 print("ready", flush=True)
 for line in sys.stdin:
