@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -122,21 +122,10 @@ class Sessions:
         """Return a session by the identity of its server and its pid."""
         return self.known.get((server, pid)) or Session(pid)
 
-    def waiting(self) -> Iterator[tuple[str, Session]]:
-        """The sessions that wait for others, each with the identity of its server."""
-        for (server, _), session in self.known.items():
-            may_have_ended = session.hold is not None and session.hold.may_have_ended
-            if session.row and session.row.blocked_by and not may_have_ended:
-                yield server, session
-
     def blockers(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions that block another one."""
-        row = waiting.row
-        return (
-            []
-            if row is None
-            else [self.blocker(server, waiting, pid) for pid in row.blocked_by]
-        )
+        pids = waiting.row.blocked_by if waiting.row is not None else ()
+        return [self.blocker(server, waiting, pid) for pid in pids]
 
     def blocker(self, server: str, waiting: Session, pid: int) -> Session:
         """Return a session that blocks another one, as far as it is proven."""

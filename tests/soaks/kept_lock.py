@@ -168,6 +168,9 @@ def start(server: Postgres, directory: Path, way: str, stack: ExitStack) -> None
     for number in range(1, 5):
         print(number, file=inputs[number % 2], flush=True)
         until(lambda n=number: server.execute(waiting) == [(n,)])
+    if way == "hidden":  # a wait that began long before the borrower came is the proof
+        waited = f"{waiting} and state_change < clock_timestamp() - interval '3 s'"
+        until(lambda: server.execute(waited) == [(4,)])
 
 
 def main(seconds: float, way: str) -> int:
