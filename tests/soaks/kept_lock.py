@@ -39,7 +39,9 @@ import sys, threading, time
 from sqlalchemy import create_engine, text
 import poolwatch
 engine = create_engine(sys.argv[1], pool_size=6, pool_logging_name="shop")
+jobs = create_engine(sys.argv[1], pool_logging_name="jobs")
 poolwatch.instrument(engine)
+poolwatch.instrument(jobs)
 
 def begin(request):
     opened = [engine.connect() for _ in range(6)]
@@ -61,11 +63,10 @@ def count(number):
 def wait(number):
     while True:
         try:
-            with engine.connect() as connection:
+            with jobs.connect() as connection:
                 if sys.argv[2] == "retried":
                     connection.execute(text("set lock_timeout = '1s'"))
                 connection.execute(text("select pg_advisory_xact_lock(42)"))
-                return
         except Exception:
             pass
 
