@@ -128,6 +128,7 @@ class _Statuses:
         self._windows |= dict.fromkeys(readings, window)
         self._read_at |= dict.fromkeys(readings, read_during[1])
         status = _status(tuple(readings), source, whole)
+        status = replace(status, late_s=window[1])
         if status.up_s is not None:  # at the time of the process's own snapshot
             up_s = max(0.0, status.up_s - (read_during[1] - self.view.ended))
             status = replace(status, up_s=up_s)

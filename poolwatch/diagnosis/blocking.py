@@ -1,4 +1,8 @@
-"""The sessions that wait for locks, as trees: each under the one that it waits for."""
+"""The sessions that wait for locks, as trees: each under the one that it waits for.
+
+The roots of the trees are what the faces name: a session that holds up others, and
+waits for no lock itself.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ class Node(NamedTuple):
     """One session that waits for a lock, or holds up others."""
 
     session: Session
+    """With the lock that it keeps, if others wait for that."""
     server: str
     """As :func:`poolwatch.diagnosis.sessions.server_of` names it."""
     depth: int
@@ -24,6 +29,8 @@ class Node(NamedTuple):
     """How many sessions are below it."""
     also: tuple[int, ...] = ()
     """Pids of the further sessions that it waits for; 0 for a prepared transaction."""
+    blocker: Session | None = None
+    """The session that it is under, as far as that is proven."""
     cycle: bool = False
     """It waits for a session below itself: a deadlock that is not resolved yet."""
 
@@ -53,9 +60,15 @@ def forest(snapshot: Snapshot, sessions: Sessions | None = None) -> list[Node]:
     }
     order = sorted(waits_for, key=partial(_longest_wait, sessions))
     places = _Places(waits_for, order)
+    above = {
+        key: sessions.blocker(key[0], sessions.get(*key), parent[1])
+        for key, parent in places.parents.items()
+        if parent is not None
+    }
+    kept = {places.parents[k]: each.kept for k, each in above.items() if each.kept}
     return [
         Node(
-            session=sessions.get(*key),
+            session=sessions.get(*key)._replace(kept=kept.get(key)),
             server=key[0],
             depth=depth,
             holds_up=places.below[key],
@@ -64,10 +77,51 @@ def forest(snapshot: Snapshot, sessions: Sessions | None = None) -> list[Node]:
                 for server, pid in waits_for.get(key, ())
                 if (server, pid) != places.parents[key]
             ),
+            blocker=above.get(key),
             cycle=places.is_in_cycle(key),
         )
         for key, depth in places.in_preorder()
     ]
+
+
+class LockRoot(NamedTuple):
+    """A session at the end of chains of waits, and all that it holds up."""
+
+    server: str
+    session: Session
+    victims: tuple[Node, ...]
+    """The sessions that wait for it, at once or behind others."""
+
+
+def lock_roots(snapshot: Snapshot) -> dict[Key, LockRoot]:
+    """The root of each session that waits; those behind a cycle have none.
+
+    A chain ends with a session that is not proven to wait, or that keeps the lock
+    whatever its user waits for.
+    """
+    ends: dict[Key, Session] = {}
+    path: list[Node] = []
+    victims: dict[tuple[str, int, bool], list[Node]] = defaultdict(list)
+    for node in forest(snapshot):
+        del path[node.depth :]
+        end = node.blocker
+        if end is not None and end.is_waiting:
+            end = ends.get(path[-1].key)
+        if end is not None:
+            ends[node.key] = end
+            victims[node.server, end.pid, end.advisory].append(node)
+        path.append(node)
+    roots = [
+        LockRoot(
+            server, max((ends[n.key] for n in nodes), key=_is_proven), tuple(nodes)
+        )
+        for (server, *_), nodes in victims.items()
+    ]
+    return {node.key: root for root in roots for node in root.victims}
+
+
+def _is_proven(session: Session) -> bool:
+    return session.row is not None
 
 
 def _longest_wait(sessions: Sessions, key: Key) -> tuple[float, Key]:

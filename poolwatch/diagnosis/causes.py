@@ -8,7 +8,6 @@ from dataclasses import replace
 from poolwatch.diagnosis.merged_records import Case, Key, Merged
 from poolwatch.diagnosis.merged_words import RESTARTED
 from poolwatch.diagnosis.servers import server_of_text
-from poolwatch.diagnosis.sessions import Key as SessionKey
 from poolwatch.model import FindingKind, Process, severity_rank
 from poolwatch.text.format import server_in
 
@@ -45,9 +44,9 @@ def _rank(each: Merged, cases: Sequence[Case]) -> tuple[int, int, int]:
     severity, count = severity_rank(each.severity), len(each.holds) + len(each.waits)
     position = {"server_down": 0, "pool_deadlock": 2, "exhausted": 5}.get(each.kind, 7)
     roots = {id(case.root): case.root for case in cases if case.root is not None}
-    held_up = frozenset[SessionKey]().union(*(r.victims for r in roots.values()))
+    held_up = sum(len(root.victims) for root in roots.values())
     if held_up:
-        position, severity, count = 3, 0, len(held_up)
+        position, severity, count = 3, 0, held_up
     elif each.kind == "unreachable":  # it may hide the cause of the others
         position = 1
     elif each.kind == "ghost" and each.key.about.startswith(RESTARTED):

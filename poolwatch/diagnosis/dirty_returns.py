@@ -23,14 +23,12 @@ _SETTLED_S = 1.0
 _COMMAND = re.compile(r"\s*(listen|commit)\b", re.IGNORECASE)
 _MAX_NAMED = 6
 
-RELEASE = (
+_RELEASE = (
     "Release the lock on the same connection before it goes back "
     "(pg_advisory_unlock in a finally clause), or use pg_advisory_xact_lock, which "
     "ends with the transaction. A pool can also run pg_advisory_unlock_all() whenever "
     "a connection is returned."
 )
-"""The remedy for a session-level lock that comes back with its connection."""
-
 State = Literal["lock", "transaction", "listen"]
 
 
@@ -159,6 +157,15 @@ def _proof(idle: IdleConnection, state: State) -> str:
     )
 
 
+def release(pid: int) -> str:
+    """The remedy for a session-level lock that comes back with its connection."""
+    return f"{_RELEASE} {_end_now(pid)}"
+
+
+def _end_now(pid: int) -> str:
+    return f"To end it now: SELECT pg_terminate_backend({pid})."
+
+
 def remedy_for_idle(idle: IdleConnection, process: Process) -> str:
     """The remedy for an idle connection that blocks others."""
     pool = next((pool for pool in process.pools if pool.id == idle.pool), None)
@@ -166,9 +173,9 @@ def remedy_for_idle(idle: IdleConnection, process: Process) -> str:
 
 
 def _remedy(idle: IdleConnection, state: State | None, pool: PoolStats | None) -> str:
-    now = f"To end it now: SELECT pg_terminate_backend({idle.backend_pid})."
     if state == "lock":
-        return f"{RELEASE} {now}"
+        return release(idle.backend_pid)
+    now = _end_now(idle.backend_pid)
     if state == "listen":
         return (
             "UNLISTEN before the connection goes back: its next user gets the "
@@ -192,16 +199,13 @@ def idle_in_words(idle: IdleConnection, owner: Process, where: str = "") -> str:
     """Name an idle connection that blocks others. ``where``: the process, if needed."""
     if _may_be_in_use(idle):
         return used_just_now(idle, owner, where)
-    words = f"an idle {_named(idle, owner, where)}"
-    state, ago = state_of(idle), f"{duration(idle.returned_s)} ago"
-    if state == "lock" and idle.lock and _is_of_an_earlier_use(idle):
-        asked = place(idle.lock.sent or idle.lock.site)
-        return (
-            f"{words}, whose session lock was requested at {asked} "
-            f"{duration(idle.lock.ago_s)} ago; {_last_used(idle)}, returned {ago}"
-        )
-    with_it = {"lock": " with its session lock", "transaction": " in a transaction"}
-    return f"{words}, {_last_used(idle)}, returned{with_it.get(state or '', '')} {ago}"
+    in_it = " in a transaction" if state_of(idle) == "transaction" else ""
+    return f"an idle {_named(idle, owner, where)}, {last_use(idle, in_it)}"
+
+
+def last_use(idle: IdleConnection, state: str = "") -> str:
+    """Say who used an idle connection last, and when it came back; ``state``: how."""
+    return f"{_last_used(idle)}, returned{state} {duration(idle.returned_s)} ago"
 
 
 def used_just_now(last: Hold | IdleConnection, owner: Process, where: str) -> str:

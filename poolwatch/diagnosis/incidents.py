@@ -32,6 +32,14 @@ OF_THE_POOL: frozenset[FindingKind] = frozenset(
 """Kinds of which a pool has at most one finding at a time. Its call sites are those of
 whoever holds a connection just then, so they do not tell one incident from another."""
 
+_BY_SERVER: frozenset[FindingKind] = frozenset(
+    {
+        "lock_wait", "idle_in_transaction", "slow_query", "ghost", "dirty_return",
+        "stray_session", "over_capacity",
+    }
+)  # fmt: skip
+"""Kinds that only the server's answer shows."""
+
 _ProcessKey = tuple[str, int, str]
 """Host, pid and start time."""
 Identity = tuple[str | None, FindingKind, frozenset[Frame]]
@@ -62,7 +70,7 @@ class _Track:
     incident: Incident | None = None
     seen: int = 0
     missed: int = 0
-    """Looks at its process in a row that have not seen it."""
+    """Looks in a row that have not seen it, but could have."""
 
 
 class _Watched:
@@ -133,7 +141,7 @@ class Incidents:
                 track.incident = _begun(process, finding, now)
                 shown = replace(process, findings=by_severity(findings))
                 began.append(Began(track.incident, shown))
-        return Changes(tuple(began), tuple(_not_seen(watched, seen)))
+        return Changes(tuple(began), tuple(_not_seen(watched, seen, process)))
 
     def _first_look(self, process: Process) -> _Watched:
         """Start with a process: with what an earlier sidecar has known of it.
@@ -187,15 +195,27 @@ class Incidents:
         return ended
 
 
-def _not_seen(watched: _Watched, seen: Collection[Identity]) -> Iterator[Incident]:
+def _not_seen(
+    watched: _Watched, seen: Collection[Identity], process: Process
+) -> Iterator[Incident]:
     """Count what a look has not seen; yield the incidents that end with it."""
     for identity in [each for each in watched.tracks if each not in seen]:
         track = watched.tracks[identity]
-        track.missed += 1
+        track.missed += _could_be_seen(identity, process)
         if track.missed >= LOOKS_TO_END:
             del watched.tracks[identity]
             if track.incident is not None:
                 yield track.incident
+
+
+def _could_be_seen(identity: Identity, process: Process) -> bool:
+    """Whether a finding would have been seen: not if its server gave no answer."""
+    pool, kind, _ = identity
+    return kind not in _BY_SERVER or all(
+        status.error is None
+        for status in process.servers
+        if pool is None or pool in status.pools
+    )
 
 
 def _begun(process: Process, finding: Finding, now: str) -> Incident:

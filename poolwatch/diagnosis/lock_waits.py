@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from poolwatch.diagnosis.common import distinct_sites
 from poolwatch.diagnosis.dirty_returns import (
-    RELEASE,
     blamed_site,
     idle_in_words,
+    last_use,
+    release,
     remedy_for_idle,
     used_just_now,
 )
@@ -93,8 +94,8 @@ def causes(chain: LockChain) -> list[Session]:
 
 def site_of(session: Session) -> Frame | None:
     """The call site to blame for a session, if it is known."""
-    if session.lock is not None:
-        return session.lock.site
+    if session.kept is not None:
+        return session.kept.site
     if session.hold is not None:
         return None if session.hold.may_have_ended else session.hold.site
     return None if session.idle is None else blamed_site(session.idle)
@@ -113,21 +114,52 @@ def in_words(session: Session, process: Process | None = None) -> str:
     if owner is not None and process is not None and owner is not process:
         host = "" if owner.host == process.host else f" on {owner.host}"
         where = f"process {owner.pid}{host}, "
+    if session.kept is not None and owner is not None:
+        return f"{name_of_kept(session, where)}, {kept_since(session)}"
     if session.hold is not None and owner is not None:
         if session.hold.may_have_ended:
             return used_just_now(session.hold, owner, where)
-        state = (session.row and session.row.state) or "?"
-        words = f"{call_site(session.hold)} ({where}{state}, pid {session.pid})"
-        if session.lock is None:
-            return words
         return (
-            f"{words}, whose connection came with a session lock: requested at "
-            f"{place(session.lock.sent or session.lock.site)} "
-            f"{duration(session.lock.ago_s)} ago, and no unlock was seen since"
+            f"{call_site(session.hold)} ({where}{_state(session)}, pid {session.pid})"
         )
     if session.idle is not None and owner is not None:
         return idle_in_words(session.idle, owner, where)
     return _stranger_in_words(session)
+
+
+def _state(session: Session) -> str:
+    return (session.row and session.row.state) or "?"
+
+
+def name_of_kept(session: Session, where: str = "") -> str:
+    """Name a session lock that came back to its pool: the same whoever borrows it."""
+    known, owner = session.hold or session.idle, session.process
+    pools = owner.pools if owner and known else ()
+    pool = next((pool.name for pool in pools if known and pool.id == known.pool), "?")
+    return (
+        f"a session lock kept by a pooled connection (pool {pool!r}, {where}pid "
+        f"{session.pid})"
+    )
+
+
+def kept_since(session: Session) -> str:
+    """Say who requested such a lock, and who has its connection now or had it last."""
+    request, hold, idle = (
+        session.kept and session.kept.request,
+        session.hold,
+        session.idle,
+    )
+    words = "the statement that requested it was not seen"
+    if request is not None:
+        words = (
+            f"requested at {place(request.sent or request.site)} "
+            f"{duration(request.ago_s)} ago, and no unlock was seen since"
+        )
+    if idle is not None:
+        return f"{words}; {last_use(idle)}"
+    if hold is None or hold.may_have_ended:
+        return words
+    return f"{words}; now borrowed by {call_site(hold)} ({_state(session)})"
 
 
 def _stranger_in_words(session: Session) -> str:
@@ -161,10 +193,10 @@ def remedies(causes: Iterable[Session]) -> str:
 
 
 def _remedy(session: Session) -> str:
+    if session.kept is not None:
+        return release(session.pid)
     if session.idle is not None and session.process is not None:
         return remedy_for_idle(session.idle, session.process)
-    if session.lock is not None:
-        return RELEASE
     if session.pid == PREPARED:
         return "Look into pg_prepared_xacts; COMMIT PREPARED or ROLLBACK PREPARED it."
     if session.hold is None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from poolwatch.diagnosis.lock_roots import LockRoot, lock_roots
-from poolwatch.diagnosis.sessions import Sessions, server_of, servers_by_pool
+from poolwatch.diagnosis.blocking import LockRoot, lock_roots
+from poolwatch.diagnosis.sessions import server_of, servers_by_pool
 from poolwatch.diagnosis.silence import silent_processes
 from poolwatch.model import (
     Finding,
@@ -201,7 +201,7 @@ def _root(
 
 def _roots(processes: Sequence[Process]) -> dict[RequestKey, LockRoot]:
     """By the hold that waits."""
-    roots = lock_roots(Sessions(processes))
+    roots = lock_roots(Snapshot(tuple(processes)))
     return {
         key_of(process, hold): roots[server, hold.backend_pid]
         for process in processes

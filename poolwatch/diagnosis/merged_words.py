@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from poolwatch.diagnosis.lock_roots import LockRoot, holds_up
+from poolwatch.diagnosis.blocking import LockRoot
+from poolwatch.diagnosis.common import doing_now, still_running
+from poolwatch.diagnosis.lock_waits import in_words, kept_since, name_of_kept
 from poolwatch.diagnosis.merged_records import Case, Key, ProcessName, key_of
 from poolwatch.diagnosis.pools import exhausted_text
 from poolwatch.diagnosis.sessions import servers_by_pool
-from poolwatch.model import FindingKind, Hold, Process, Wait
+from poolwatch.model import FindingKind, Hold, Process, ServerRow, Wait
 from poolwatch.text.format import (
+    call_site,
     clock,
     duration,
     plural,
@@ -92,11 +95,50 @@ def merged_text(group: Group) -> str:
     """One true sentence about all findings of a group."""
     kind = group.key.kind
     if group.roots:
-        return holds_up(group.roots)
+        return _holds_up(group.roots)
+    if len(group.cases) == 1:
+        return group.cases[0].finding.text
     if kind in _OF_SITES:
         return _of_site(group) or _likewise(group)
     words = _WORDS.get(kind)
     return (words and words(group)) or _likewise(group)
+
+
+def _holds_up(roots: Sequence[LockRoot]) -> str:
+    """Say how many sessions the roots of one call site hold up, and what they do."""
+    victims = _victims(roots)
+    session = roots[0].session
+    hold, row = session.hold, session.row
+    if session.kept is not None:
+        return f"{name_of_kept(session)} holds up {victims}: {kept_since(session)}"
+    if hold is None or row is None or hold.may_have_ended:
+        return f"{in_words(session)} holds up {victims}"
+    if len(roots) == 1:
+        return f"{call_site(hold)} holds up {victims}: {_since(row)}{_doing(hold)}"
+    rows = [root.session.row for root in roots if root.session.row is not None]
+    oldest = max(rows, key=lambda each: each.state_age_s or 0.0)
+    return (
+        f"{call_site(hold)} holds up {victims} with {plural(len(roots), 'connection')}"
+        f", longest {_since(oldest)}"
+    )
+
+
+def _victims(roots: Sequence[LockRoot]) -> str:
+    """``3 sessions``; one alone with its call site, if it is known."""
+    found = [node.session.hold for root in roots for node in root.victims]
+    named = f" ({call_site(found[0])})" if len(found) == 1 and found[0] else ""
+    return f"{plural(len(found), 'session')}{named}"
+
+
+def _since(row: ServerRow) -> str:
+    return f"{row.state or '?'} for {duration(row.state_age_s)}"
+
+
+def _doing(hold: Hold) -> str:
+    if hold.verdict == "leaked":
+        return ", leaked"
+    doing = doing_now(hold.site, hold.now) if still_running(hold) else ""
+    return f", its code is {doing}" if doing else ""
 
 
 def _of_site(group: Group) -> str | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from poolwatch.diagnosis.backends import is_restarted
+from poolwatch.diagnosis.blocking import LockRoot
 from poolwatch.diagnosis.causes import cause_first
 from poolwatch.diagnosis.incidents import OF_THE_POOL
-from poolwatch.diagnosis.lock_roots import LockRoot
 from poolwatch.diagnosis.lock_waits import remedies, site_of
 from poolwatch.diagnosis.merged_records import Case, Key, Merged, cases_of
 from poolwatch.diagnosis.merged_words import RESTARTED, Group, merged_text
@@ -30,6 +30,7 @@ def unmerged(snapshot: Snapshot) -> list[Merged]:
     return [
         replace(
             _merge(Group(_own_key(together.key, case, number), [case])),
+            text=case.finding.text,  # of who waits for a lock, not of its root
             leads_to=together.leads_to,
         )
         for together, cases in _merged(snapshot)
@@ -77,7 +78,7 @@ def _key(case: Case) -> Key:
 def _key_of_root(root: LockRoot) -> Key:
     session, site = root.session, site_of(root.session)
     if session.advisory:  # the lock stays with the session, whoever borrows it
-        return Key("lock_wait", about=f"advisory lock of pid {session.pid}")
+        return Key("lock_wait", about=f"advisory lock of {root.server} {session.pid}")
     if site is None or session.process is None:
         return Key("lock_wait", about=f"{root.server} pid {session.pid}")
     known = session.hold or session.idle
@@ -97,14 +98,13 @@ def _server_of_ghosts(holds: Sequence[tuple[Process, Hold]]) -> str:
 def _merge(group: Group) -> Merged:
     """Return the findings of a group as one; the first is the worst."""
     cases, worst = group.cases, group.cases[0].finding
-    single = len(cases) == 1
     of_roots = remedies(root.session for root in group.roots)
     return Merged(
         key=group.key,
         severity=worst.severity,
-        text=worst.text if single else merged_text(group),
+        text=merged_text(group),
         proof=worst.proof,
-        remedy=worst.remedy if single else of_roots or worst.remedy,
+        remedy=of_roots or worst.remedy,
         sites=group.key.sites if group.roots else worst.sites,
         members=tuple([(case.process, case.finding) for case in cases]),
         processes=group.processes,

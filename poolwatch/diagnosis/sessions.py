@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from poolwatch.model import (
     Backend,
     Connection,
+    Frame,
     Hold,
     IdleConnection,
     LockRequest,
@@ -22,6 +24,8 @@ IN_TRANSACTION = "idle in transaction"
 """The beginning of the states of a backend with an open transaction and no work."""
 PREPARED = 0
 """Stands for the pid of a prepared transaction."""
+_ADVISORY = "Lock:advisory"
+"""The wait event of a session that waits for an advisory lock."""
 _MAX_CHAIN = 64
 """Maximum number of sessions that are followed from one that waits."""
 _MOMENT_S = 2.0
@@ -35,6 +39,18 @@ Key = tuple[str, int]
 """The identity of a server, and the pid of a backend on it."""
 
 
+class KeptLock(NamedTuple):
+    """A session lock that came back to the pool with its connection.
+
+    Whoever uses the connection now knows nothing of it.
+    """
+
+    request: LockRequest | None
+    """The statement that requested it, if it was seen."""
+    site: Frame | None
+    """The call site to blame, if it is known."""
+
+
 class Session(NamedTuple):
     """One session, with what is proven to have it; all None for an unknown one."""
 
@@ -45,8 +61,8 @@ class Session(NamedTuple):
     backend: Backend | None = None
     advisory: bool = False
     """As a blocker: of a session that waits for an advisory lock."""
-    lock: LockRequest | None = None
-    """As such a blocker: the lock that came with the connection of the hold."""
+    kept: KeptLock | None = None
+    """As such a blocker: the lock, if it stays whoever uses the connection."""
 
     @property
     def row(self) -> ServerRow | None:
@@ -59,8 +75,8 @@ class Session(NamedTuple):
     @property
     def is_waiting(self) -> bool:
         """Whether it has to wait itself before it can let go."""
-        if self.lock is not None:
-            return False  # its user knows nothing of the lock
+        if self.kept is not None:
+            return False  # who uses the connection cannot release the lock
         return self.row is not None and (self.row.wait_event or "").startswith("Lock:")
 
 
@@ -106,24 +122,39 @@ class Sessions:
         """Return a session by the identity of its server and its pid."""
         return self.known.get((server, pid)) or Session(pid)
 
-    def waiting(self) -> Iterator[tuple[str, Session]]:
-        """The sessions that wait for others, each with the identity of its server."""
-        for (server, _), session in self.known.items():
-            may_have_ended = session.hold is not None and session.hold.may_have_ended
-            if session.row and session.row.blocked_by and not may_have_ended:
-                yield server, session
-
     def blockers(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions that block another one."""
-        row = waiting.row
-        if row is None:
-            return []
-        found = [self.get(server, pid) for pid in row.blocked_by]
-        if row.wait_event != "Lock:advisory":
-            is_past = waiting.process is not None and waiting.process.at is not None
-            return [_seen_by(waiting, each) for each in found] if is_past else found
-        found = [_seen_by(waiting, each._replace(advisory=True)) for each in found]
-        return [each._replace(lock=_earlier_lock(each.hold)) for each in found]
+        pids = waiting.row.blocked_by if waiting.row is not None else ()
+        return [self.blocker(server, waiting, pid) for pid in pids]
+
+    def blocker(self, server: str, waiting: Session, pid: int) -> Session:
+        """Return a session that blocks another one, as far as it is proven."""
+        found, row = self.get(server, pid), waiting.row
+        if row is not None and row.wait_event == _ADVISORY:
+            found = _seen_by(waiting, found._replace(advisory=True))
+            kept = self._kept.get((server, pid))
+            return found if found.row is None else found._replace(kept=kept)
+        is_past = waiting.process is not None and waiting.process.at is not None
+        return _seen_by(waiting, found) if is_past else found
+
+    @cached_property
+    def _kept(self) -> dict[Key, KeptLock]:
+        """The locks that stay with their sessions, whoever uses the connections."""
+        longest: dict[Key, float] = {}
+        for (server, _), session in self.known.items():
+            row = session.row
+            if row is None or row.wait_event != _ADVISORY:
+                continue
+            waited_s = row.state_age_s if row.waited_s is None else row.waited_s
+            for pid in row.blocked_by:
+                key, other = (server, pid), self.get(server, pid)
+                waits = other.row is not None and other.row.wait_event == _ADVISORY
+                if waits and len(row.blocked_by) > 1:
+                    continue  # it may only be ahead in the queue
+                earlier_s = (waited_s or 0.0) - _apart_s(session, other)
+                longest[key] = max(earlier_s, longest.get(key, earlier_s))
+        kept = {key: _kept_lock(self.get(*key), s) for key, s in longest.items()}
+        return {key: lock for key, lock in kept.items() if lock is not None}
 
     def roots(self, server: str, waiting: Session) -> list[Session]:
         """Return the sessions at the end of the chains of waits that begin at one.
@@ -206,8 +237,39 @@ def _open_s(blocker: Session) -> float:
     return min(hold.held_s, row.xact_age_s or 0.0)
 
 
-def _earlier_lock(hold: Hold | None) -> LockRequest | None:
-    return None if hold is None or hold.may_have_ended else hold.earlier_lock
+def _kept_lock(blocker: Session, waited_s: float) -> KeptLock | None:
+    """The lock of a pooled connection that its present user has not taken.
+
+    The server serves requests for a lock in turn: a session that blocks another one had
+    the lock when that one began to wait. So who has come to the connection since is not
+    to blame, whether the request was seen or not. ``waited_s``: how long the other one
+    had waited when the process of the blocker was read; negative if it may have begun
+    later.
+    """
+    hold, idle = blocker.hold, blocker.idle
+    if hold is not None and hold.server is not None:
+        request = hold.earlier_lock
+        is_earlier = request is not None and not hold.may_have_ended
+        if is_earlier or waited_s >= (hold.held_s if request is None else 0.0):
+            return KeptLock(request, request.site if request else None)
+    elif idle is not None and idle.server is not None:
+        request, was_idle = idle.lock, idle.unchanged_s >= 0.0
+        if was_idle and idle.server.state != "idle":
+            return None  # of a transaction
+        if (was_idle and idle.advisory_locks) or waited_s >= 0.0:
+            had_it = was_idle and idle.returned_s + idle.held_s >= waited_s
+            last = idle.site if had_it else None
+            return KeptLock(request, request.site if request else last)
+    return None
+
+
+def _apart_s(waiting: Session, blocker: Session) -> float:
+    """Seconds from the reading of a blocker's process to that of who waits, at most."""
+    process, known = blocker.process, blocker.hold or blocker.idle
+    if process is None or known is None or waiting.process is not process:
+        return _MOMENT_S
+    late_s = servers_by_pool(process)[known.pool].late_s
+    return _MOMENT_S if late_s is None else late_s
 
 
 def server_of(process: Process, status: ServerStatus) -> str:

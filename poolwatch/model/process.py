@@ -51,6 +51,8 @@ class ServerStatus:
     max_connections: int | None = None
     read_s: float | None = None
     """How long the reading took."""
+    late_s: float | None = None
+    """How long after the process it was read, at most; None if unknown."""
     reserved: int | None = None
     """Connections of ``max_connections`` that only privileged roles may use."""
     identity: str | None = None

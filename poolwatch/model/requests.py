@@ -23,6 +23,8 @@ class ServerRow:
     """Pids of the backends it waits for (``pg_blocking_pids``)."""
     xmin_age: int | None = field(default=None, metadata=VIEWERS_ONLY)
     """Transactions by which its snapshot holds back vacuum; None without a snapshot."""
+    waited_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """How long it has waited for the lock it waits for (``pg_locks.waitstart``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ def _backend(row: dict[str, Any]) -> Backend:
             query=mask_literals(query) if query and query != _HIDDEN else None,
             blocked_by=tuple(dict.fromkeys(row["blocked_by"] or ())),
             xmin_age=row["xmin_age"],
+            waited_s=_age(row["waited_s"]),
         ),
     )
 

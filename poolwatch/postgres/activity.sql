@@ -87,10 +87,17 @@ WITH RECURSIVE session AS MATERIALIZED (
     SELECT waiter, CAST(of_waiter AS int[]) AS blocked_by
     FROM level, ROWS FROM (pg_catalog.unnest(waiters), pg_catalog.unnest(blockers))
          AS edge (waiter, of_waiter)
+), requested AS (
+    -- the first condition is evaluated once: if nobody waits, pg_locks is not read
+    SELECT pid AS requester, pg_catalog.min(waitstart) AS since
+    FROM pg_catalog.pg_locks
+    WHERE EXISTS (SELECT FROM blocked) AND NOT granted
+    GROUP BY pid
 ), shown AS (
-    SELECT session.*, blocked_by
+    SELECT session.*, blocked_by, since
     FROM session
     LEFT JOIN blocked ON waiter = pid
+    LEFT JOIN requested ON requester = pid
     WHERE pid IN (SELECT pg_catalog.unnest(met) FROM level)
 ), moment AS MATERIALIZED (
     SELECT pg_catalog.clock_timestamp() AS now
@@ -126,6 +133,7 @@ SELECT CAST(pg_catalog.json_build_object(
         'state', state,
         'query', CASE WHEN datid IN (SELECT oid FROM readable) THEN query END,
         'blocked_by', blocked_by,
+        'waited_s', EXTRACT(EPOCH FROM now - since),
         'locks', (SELECT locks FROM locked WHERE locked.pid = shown.pid)
     ) ORDER BY pid), '[]') FROM shown, moment)
 ) AS text)

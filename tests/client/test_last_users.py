@@ -70,7 +70,8 @@ def test_the_next_one_waits_in_another_process(apps, postgres):
         return [each for each in findings(apps) if each["kind"] == "lock_wait"]
 
     (finding,) = until(waits, seconds=20)
-    assert f"idle connection of pool 'jobs' (process {job.pid}, " in finding["text"]
+    kept = f"kept by a pooled connection (pool 'jobs', process {job.pid}, pid "
+    assert kept in finding["text"]
     assert lines(finding) == [
         apps.line("the waiter", "next.py"),
         apps.line("the job", "job.py"),

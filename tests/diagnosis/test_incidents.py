@@ -80,6 +80,26 @@ def test_a_gap_of_two_looks_ends_nothing():
         assert looks.see_findings(finding()) == (0, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "error", "ends"),
+    [("lock_wait", "no answer", False), ("lock_wait", None, True),
+     ("long_hold", "no answer", True)],
+)  # fmt: skip
+def test_a_look_that_cannot_see_a_finding_does_not_miss_it(kind, error, ends):
+    """What only the server shows lasts until it answers again."""
+    looks = Looks()
+    looks.see_findings(finding(kind))
+    looks.see_findings(finding(kind))
+    status = fakes.server_status(error=error)
+    for _ in range(5):
+        looks.see(fakes.process(servers=(status,)))
+    assert bool(looks.ended) is ends
+    answers = fakes.process(servers=(fakes.server_status(),))
+    for _ in range(3):
+        looks.see(answers)
+    assert len(looks.ended) == 1
+
+
 @pytest.mark.parametrize("kind", ["pool_deadlock", "leaked.collected"])
 def test_some_kinds_begin_at_once(kind):
     assert Looks().see_findings(finding(kind)) == (1, 0, 1)

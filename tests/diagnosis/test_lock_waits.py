@@ -67,9 +67,9 @@ def test_blocked_by_an_idle_connection():
     idle = fakes.idle(server=IDLE, advisory_locks=1)
     (finding,) = found(fakes.process(blocked([7873]), idle=(idle,)))
     assert finding.text == (
-        "app/job.py:5 is blocked by an idle connection of pool 'orders' (pid 7873), "
-        "last used at app/reindex.py:41 (checked out at app/reindex.py:40), returned "
-        "with its session lock 12s ago"
+        "app/job.py:5 is blocked by a session lock kept by a pooled connection (pool "
+        "'orders', pid 7873), the statement that requested it was not seen; last used "
+        "at app/reindex.py:41 (checked out at app/reindex.py:40), returned 12s ago"
     )
     assert "pg_advisory_xact_lock" in finding.remedy
     assert lines(finding) == [5, 40]
@@ -89,7 +89,7 @@ def test_blocked_by_an_idle_connection_in_a_transaction():
 def test_the_user_that_requested_the_lock_is_blamed():
     idle = fakes.idle(server=IDLE, advisory_locks=1, lock=EARLIER)
     (finding,) = found(fakes.process(blocked([7873]), idle=(idle,)))
-    assert "session lock was requested at app/migrate.py:9 40s ago" in finding.text
+    assert "pid 7873), requested at app/migrate.py:9 40s ago" in finding.text
     assert "last used at app/reindex.py:41" in finding.text
     assert lines(finding) == [5, 8]
 
@@ -130,7 +130,7 @@ def test_an_idle_connection_of_another_process_at_another_address():
     idle = fakes.idle(server=IDLE, advisory_locks=1)
     other = fakes.process(pid=99, idle=(idle,), servers=on(address="/run/pg:5432"))
     (finding,) = found(fakes.process(blocked([7873]), servers=on()), other)
-    assert "an idle connection of pool 'orders' (process 99, pid 7873)" in finding.text
+    assert "connection (pool 'orders', process 99, pid 7873)" in finding.text
     assert lines(finding) == [5, 40]
 
 
@@ -218,6 +218,66 @@ def test_an_earlier_lock_does_not_explain_another_kind_of_wait():
     (finding,) = found(fakes.process(blocked([11], event="Lock:tuple"), user))
     assert "migrate" not in finding.text
     assert lines(finding) == [5, 55]
+
+
+def borrower(held_s, **changes):
+    row = fakes.server_row("idle in transaction", xact_age_s=held_s)
+    return fakes.hold("h2", backend_pid=11, server=row, held_s=held_s, **changes)
+
+
+def waiting(waited_s, *by, **changes):
+    waiter = blocked(by or [11], **changes)
+    row = replace(waiter.server, state_age_s=60.0, waited_s=waited_s)
+    return replace(waiter, server=row)
+
+
+def test_who_borrowed_the_connection_during_the_wait_is_not_to_blame():
+    """Also if the request for the lock was not seen."""
+    (finding,) = found(fakes.process(waiting(30.0), borrower(0.3)))
+    assert finding.text == (
+        "app/job.py:5 is blocked by a session lock kept by a pooled connection (pool "
+        "'orders', pid 11), the statement that requested it was not seen; now borrowed "
+        "by orders/repo.py:55 (idle in transaction)"
+    )
+    assert "pg_advisory_xact_lock" in finding.remedy
+    assert lines(finding) == [5]
+
+
+def test_who_had_the_connection_before_the_wait_may_have_taken_the_lock():
+    """The statement that waits may be much older than its wait."""
+    (finding,) = found(fakes.process(waiting(4.0), borrower(5.0)))
+    assert lines(finding) == [5, 55]
+    assert "Release the advisory lock before other work" in finding.remedy
+
+
+def test_a_kept_lock_has_one_name_whoever_has_its_connection():
+    idle = fakes.idle(11, server=IDLE, advisory_locks=1, lock=EARLIER)
+    states = [
+        {"idle": (idle,)},
+        {"idle": (replace(idle, unchanged_s=-0.2, advisory_locks=0),)},
+        {"hold": borrower(0.3, earlier_lock=EARLIER)},
+        {"hold": borrower(0.3, earlier_lock=EARLIER, may_have_ended=True)},
+        {"hold": blocked([12], "h2", 11, "Lock:relation", 6)},
+    ]
+    servers = (fakes.server_status(identity="a/1", late_s=0.05),)
+    names, sites = set(), set()
+    for state in states:
+        holds = [waiting(1.5), *([state["hold"]] if "hold" in state else [])]
+        process = fakes.process(*holds, idle=state.get("idle", ()), servers=servers)
+        finding = found(process)[0]
+        names.add(finding.text.partition(" (pool")[0])
+        sites.add(tuple(lines(finding)))
+    assert names == {
+        "app/job.py:5 is blocked by a session lock kept by a pooled connection"
+    }
+    assert sites == {(5, 8), (5,)}  # the last one's request was not seen
+
+
+def test_who_is_ahead_in_the_queue_keeps_nothing():
+    """It waits for the same lock, with a connection that it borrowed a moment ago."""
+    ahead = replace(blocked([99], "h2", 11, line=6), held_s=0.3)
+    first, _ = found(fakes.process(waiting(30.0, 99, 11), ahead))
+    assert "kept" not in first.text
 
 
 def test_many_blockers_are_counted():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import fakes
@@ -240,6 +241,35 @@ def test_a_chain_over_two_processes_is_one_finding_about_its_root():
     assert found.key == ("lock_wait", "orders", (root.site,), "")
     assert [hold.id for _, hold in found.holds] == ["h21", "h22", "h23", "h24", "h25"]
     assert found.remedy.startswith("Commit or roll back")
+
+
+def test_one_victim_has_the_words_of_many_and_its_line():
+    root = locked(21, state="idle in transaction", age=176.0)
+    process = chained(1, root, locked(22, 21))
+    (found,) = merged(fakes.snapshot(process))
+    assert found.text == (
+        "app/site.py:21 holds up 1 session (app/site.py:22): idle in transaction for "
+        "2m56s"
+    )
+    (alone,) = unmerged(fakes.snapshot(process))
+    assert alone.text == "h22 is blocked"
+
+
+def test_a_kept_lock_is_a_root_whatever_its_borrower_waits_for():
+    """Who borrows the connection now cannot release the lock."""
+    row = fakes.server_row(
+        wait_event="Lock:advisory", blocked_by=(21,), state_age_s=60.0, waited_s=60.0
+    )
+    waiter = replace(locked(22, 21), server=row)
+    kept, held = "a session lock kept by a pooled connection", "app/site.py:31"
+    for blocker, roots in ((), [kept]), ((31,), [kept, held]):
+        borrower = locked(21, *blocker, held_s=0.2)
+        process = chained(1, borrower, waiter, locked(31))
+        found = {each.text: each for each in merged(fakes.snapshot(process))}
+        assert sorted(re.split(r" \(pool| holds", text)[0] for text in found) == roots
+        (lock,) = [each for text, each in found.items() if text.startswith(kept)]
+        assert lock.key == ("lock_wait", None, (), "advisory lock of a/1 21")
+        assert "holds up 1 session (app/site.py:22)" in lock.text
 
 
 def test_several_roots_at_one_line_are_one_finding():

@@ -108,6 +108,8 @@ def test_a_waiting_session_comes_with_its_blocker(postgres):
         waiting.join()
     assert set(rows) == {waits, blocks}
     assert rows[waits].blocked_by == (blocks,)
+    assert 0.0 <= rows[waits].waited_s <= rows[waits].state_age_s
+    assert rows[blocks].waited_s is None
     assert rows[waits].wait_event == "Lock:relation"
     assert rows[waits].state == "active"
     assert rows[blocks].state == "idle in transaction"

@@ -226,7 +226,7 @@ def test_an_idle_connection_of_another_host(unchanged, named):
     other = process("web-2", 2, 5.0, idle=(idle,))
     (finding,) = fleet_findings([waiter(event="Lock:advisory"), other])
     assert sites(finding) == ([5, 40] if named else [5])
-    assert ("returned with its session lock" in finding.text) is named
+    assert ("a session lock kept by" in finding.text) is named
 
 
 def test_a_waiter_whose_row_may_be_of_the_next_user():

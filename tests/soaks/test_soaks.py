@@ -38,6 +38,13 @@ def test_rows_behind_a_pooler():
     assert " 0 wrong" in run("pooler.py", "20", "transaction").stdout
 
 
+@pytest.mark.postgres
+def test_a_lock_that_a_pooled_connection_has_kept():
+    """One finding, whoever borrows the connection."""
+    done = run("kept_lock.py", "2", "seen")
+    assert "a session lock kept by a pooled connection" in done.stdout
+
+
 def test_the_week_of_a_history():
     done = run("history_week.py", "0.01", "10")
     assert "integrity: ok" in done.stdout

@@ -156,6 +156,20 @@ def test_findings_have_a_history():
     assert rows(b, 160, view="findings") == []
 
 
+@pytest.mark.parametrize("left", ["nothing", "ended"])
+def test_findings_end_with_the_last_process(left):
+    """The screen shows them as last seen; their history says that they are over."""
+    b = Board()
+    for second in (0, 1, 2):
+        at(b, second, process(hold(), findings=(finding(),)))
+    assert [entry.over for entry in b.found.open] == [None]
+    if left == "ended":
+        at(b, 3, unreachable=(Unreachable(7, "it has ended", alive=False),))
+    else:
+        b.accept(Reading(3.0, error="no process", no_process=True, at=START + 3))
+    assert (b.found.open, len(b.found.over), len(b.findings)) == ([], 1, 1)
+
+
 def test_what_was_there_at_the_first_look_may_be_older():
     b = Board()
     for second in (0, 5):

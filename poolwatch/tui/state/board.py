@@ -196,6 +196,8 @@ class Board:
         if not reading.alive and not reading.silent and not reading.failed:
             # all have ended: the rest is shown as last seen
             self.findings = [f for f in self.findings if f.kind != "unreachable"]
+            if self.moment is None:
+                self.found.update(reading.snapshot or Snapshot(), reading.at)
         if reading.snapshot is not None:
             processes = tuple(map(with_names, reading.snapshot.processes))
             silent = self._still_silent(reading)

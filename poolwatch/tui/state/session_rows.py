@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from poolwatch.diagnosis.blocking import Node
 from poolwatch.diagnosis.sessions import (
     PREPARED,
+    KeptLock,
     Key,
     Session,
     is_session_of,
@@ -56,8 +57,16 @@ class SessionRow:
     departed: Departed | None = None
     node: Node | None = None
     """Its place among the sessions that wait for locks, or hold up others."""
-    lock: LockRequest | None = None
-    """The session-level lock that others wait for, if an earlier user requested it."""
+
+    @property
+    def kept(self) -> KeptLock | None:
+        """The session-level lock that others wait for, if an earlier user took it."""
+        return self.node.session.kept if self.node else None
+
+    @property
+    def lock(self) -> LockRequest | None:
+        """The request of that lock, if it was seen."""
+        return self.kept.request if self.kept else None
 
     @property
     def row(self) -> ServerRow | None:
@@ -162,15 +171,8 @@ def session_row(
     if session.hold is not None and session.process is not None:
         hold = holds.get(hold_key(session.process, session.hold.id))
     node = trees.node(key)
-    lock = _earlier_lock(session) if node and trees.blocks_by_advisory(key) else None
     kind = _kind(session, departed)
-    return SessionRow(key, session, kind, hold, departed, node, lock)
-
-
-def _earlier_lock(session: Session) -> LockRequest | None:
-    if session.hold is not None:
-        return session.hold.earlier_lock
-    return session.idle.lock if session.idle is not None else None
+    return SessionRow(key, session, kind, hold, departed, node)
 
 
 def _kind(session: Session, departed: Departed | None) -> Kind:

@@ -55,16 +55,6 @@ class Trees:
         at = self.places[key]
         return self.nodes[at + 1 : at + 1 + self.nodes[at].holds_up]
 
-    def blocks_by_advisory(self, key: Key) -> bool:
-        """Whether another session waits for an advisory lock of this one."""
-        at = self.places[key]
-        return any(
-            self._parents[self.places[each.key]] == at
-            and each.session.row is not None
-            and each.session.row.wait_event == "Lock:advisory"
-            for each in self.below(key)
-        )
-
     def freed(self, key: Key) -> list[Node]:
         """Return those that go on if a session ends: they wait for nobody else."""
         pid = key[1]

@@ -51,8 +51,9 @@ def _whose(row: SessionRow) -> Run:
 
 def where(row: SessionRow, cells: int) -> Line:
     """Draw the call site, or who else has the session."""
-    if row.lock is not None:
-        text = f"lock requested at {place(row.site)}"
+    if row.kept is not None:
+        words = "lock requested" if row.lock else "keeps a lock, last used"
+        text = f"{words} at {place(row.site)}"
         return (
             (tail(text if len(text) <= cells else place(row.site), cells), "strong"),
         )
