@@ -4,7 +4,7 @@ from __future__ import annotations
 
 CANARY = "hunter2"
 HEX = CANARY.encode().hex()
-NUMBER = "48151623"
+NUMBER = "481516234215"
 
 POSTGRES = (
     f"select '{CANARY}', 'it''s {CANARY}', E'{CANARY}', E'a''{CANARY}'",
@@ -61,5 +61,5 @@ OTHERS = (
 
 def found_in(text: str) -> list[str]:
     """The secrets that a text contains, in part or encoded."""
-    secrets = (CANARY[:5], HEX[:8], NUMBER[:5])
+    secrets = (CANARY[:5], HEX[:8], NUMBER[:10])
     return [each for each in secrets if each in text.lower()]

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from weakref import ref
 
 import fix_references
@@ -166,12 +165,18 @@ def test_instances_and_containers(taken, pooled):
     class Slotted:
         __slots__ = ("inner",)
 
+    def odd(session):
+        """With the name of an attribute that is data."""
+        made = Repository(None)
+        vars(made)["a b"] = session
+        return made
+
     for wrap, words in (
         (Repository, ["attribute 'session'"]),
         (lambda s: [s], ["an item of a list"]),
         (lambda s: deque([s]), ["an item of a deque"]),
         (lambda s: {"main": s}, ["an entry of a dict"]),
-        (lambda s: SimpleNamespace(**{"a b": s}), ["an attribute"]),
+        (odd, ["an attribute"]),
     ):
         holder = wrap(connected(Session(pooled)))
         path = taken.path()
