@@ -6,7 +6,6 @@ A reader creates nothing and writes nothing.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
@@ -24,8 +23,8 @@ from poolwatch.model import (
     Step,
     Unreachable,
 )
-from poolwatch.protocol import document
 from poolwatch.sidecar.fleet import fleet_findings
+from poolwatch.sidecar.history.pictures import unpack
 from poolwatch.sidecar.history.schema import (
     call_sites,
     incidents,
@@ -411,14 +410,7 @@ def _snapshots_at(at: float | None, since: float) -> Select[Any]:
 
 def _process(kept: bytes, at: float) -> Process:
     """Read a kept document; raises UnreachableError if it is damaged."""
-    try:
-        text = zlib.decompress(kept)
-    except zlib.error as error:
-        raise UnreachableError(f"its snapshot is damaged: {error}") from None
-    read = document.from_json(text).processes
-    if len(read) != 1:
-        raise UnreachableError("its snapshot is damaged: it is not of one process")
-    return replace(read[0], at=utc_time(at))
+    return replace(unpack(kept), at=utc_time(at))
 
 
 # -- incidents -----------------------------------------------------------------------

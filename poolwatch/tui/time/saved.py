@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -22,7 +21,7 @@ from poolwatch.errors import (
     UsageError,
 )
 from poolwatch.model import SCHEMA, Snapshot
-from poolwatch.protocol.document import from_document, to_json
+from poolwatch.protocol.document import from_document, parse, to_json
 from poolwatch.text.format import one_line, utc_time
 
 MAX_BYTES = 200 << 20
@@ -124,8 +123,8 @@ def _parsed(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise _failure(path, "read", error) from None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse(text)
+    except ValueError:
         raise UsageError(
             f"{_name(path)} is not a complete JSON document: it is cut short, or not a "
             "saved moment"
