@@ -79,9 +79,9 @@ def from_json(text: str | bytes) -> Snapshot:
 
 def from_document(document: Mapping[str, Any]) -> Snapshot:
     """Read a document that has been parsed; raises UnreachableError, too."""
-    _tables.frames = _from_object(_Stack, document.get("frames", []))
-    _tables.stacks = _from_object(tuple[_Stack, ...], document.get("stacks", []))
-    return _from_object(Snapshot, document)
+    _tables.frames = from_object(_Stack, document.get("frames", []))
+    _tables.stacks = from_object(tuple[_Stack, ...], document.get("stacks", []))
+    return from_object(Snapshot, document)
 
 
 def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
@@ -89,7 +89,7 @@ def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
     items = _document(text).get(member)
     if not isinstance(items, list):
         raise UnreachableError(f"the document has no list of {member}")
-    return [_from_object(kind, item) for item in items]
+    return [from_object(kind, item) for item in items]
 
 
 def parse(text: str | bytes) -> Any:
@@ -118,7 +118,8 @@ def _document(text: str | bytes) -> dict[str, Any]:
     return document
 
 
-def _from_object(kind: type[T], value: object) -> T:
+def from_object(kind: type[T], value: object) -> T:
+    """Read one record; raises UnreachableError with one sentence if it is damaged."""
     try:
         return typing.cast("T", _decoder(typing.cast("Any", kind))(value))
     except (
