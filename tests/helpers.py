@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import poolwatch
 
 T = TypeVar("T")
 
@@ -46,6 +50,31 @@ def line_of(source: Path | str, marker: str) -> int:
     lines = text.splitlines()
     (found,) = [n for n, line in enumerate(lines, 1) if line.endswith(f"# {marker}")]
     return found
+
+
+def deep(frames: int, work: Callable[[], None]) -> None:
+    """Call ``work`` that many frames further down."""
+    if frames:
+        deep(frames - 1, work)
+    else:
+        work()
+
+
+def caller(number: int) -> Callable[[Any], Any]:
+    """A function of its own, at a line of its own."""
+    source = "\n" * number + f"def take_{number}(pool): return pool.connect()"
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, "callers.py", "exec"), space)
+    return space[f"take_{number}"]
+
+
+def allocated() -> int:
+    """Bytes that were allocated by the lines of poolwatch."""
+    here = f"{Path(poolwatch.__file__).parent}{os.sep}"
+    traces = tracemalloc.take_snapshot().traces
+    return sum(
+        each.size for each in traces if each.traceback[0].filename.startswith(here)
+    )
 
 
 class Driver:

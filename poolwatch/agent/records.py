@@ -33,7 +33,6 @@ from poolwatch.model import Frame, Hold, LockRequest, NestedRequests, Wait
 from poolwatch.stacks.callers import Request, callers
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import duration, place
-from poolwatch.text.masking import mask_literals
 
 
 class PoolRecords(NamedTuple):
@@ -179,7 +178,6 @@ def _judged(
     if usage is None and evidence.one_of_several:
         evidence.no_statement = sees_statements(pool, checkout.stack)
     judgement = judge(evidence)
-    statement = checkout.statement()
     reasons = judgement.reasons
     if judgement.verdict != "ok" and usage and usage.stack and evidence.unused_s:
         where = place(usage.stack.site())
@@ -197,7 +195,7 @@ def _judged(
         site=evidence.site,
         stack=evidence.stack + submitter.stack,
         now=evidence.now,
-        statement=None if statement is None else mask_literals(statement),
+        statement=checkout.masked_statement(pool.server_connect),
         in_sql_s=usage.in_sql_until(reading.now) if usage else None,
         in_transaction_idle_s=usage.idle_until(reading.now) if usage else None,
         verdict=judgement.verdict,

@@ -27,8 +27,8 @@ from poolwatch.protocol.sockets import Address
 from poolwatch.text.format import one_line
 
 PATIENCE_S = 3.0
-_MAX_MIB = 256
-"""Largest response that is read."""
+_MAX_MIB = 64
+"""Largest response that is read: 10,000 holds take a tenth of it."""
 
 
 class Client:

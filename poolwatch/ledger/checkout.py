@@ -99,6 +99,20 @@ class Checkout:
         """The last statement sent, literals included."""
         return None if self.usage is None else self.usage.statement
 
+    def masked_statement(self, server_connect: object) -> str | None:
+        """The last statement, without literals.
+
+        ``server_connect``: that of the pool, None for other databases than PostgreSQL.
+        """
+        from poolwatch.text.masking import mask_literals
+
+        statement, facts = self.statement(), self.facts
+        if statement is None:
+            return None
+        has_backend = facts is not None and facts.backend_pid is not None
+        postgres = has_backend or server_connect is not None
+        return mask_literals(statement, postgres=postgres)
+
     def sent_advisory(self, statement: str) -> None:
         """Record a statement with a function for advisory locks.
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import threading
 import types
 import typing
@@ -35,6 +36,10 @@ from poolwatch.model import SCHEMA, FindingKind, Frame, Snapshot
 T = TypeVar("T")
 Decoder = Callable[[Any], Any]
 _Stack = tuple[Frame, ...]
+
+_MAX_CONTAINERS = 4_000_000
+"""Lists and objects of a document: 10,000 holds have a hundredth of it in compact form,
+and a quarter otherwise. Each of them takes 60 bytes or more, however short its text."""
 
 
 def to_json(snapshot: Snapshot, *, viewers: bool = False, compact: bool = False) -> str:
@@ -74,9 +79,9 @@ def from_json(text: str | bytes) -> Snapshot:
 
 def from_document(document: Mapping[str, Any]) -> Snapshot:
     """Read a document that has been parsed; raises UnreachableError, too."""
-    _tables.frames = _from_object(_Stack, document.get("frames", []))
-    _tables.stacks = _from_object(tuple[_Stack, ...], document.get("stacks", []))
-    return _from_object(Snapshot, document)
+    _tables.frames = from_object(_Stack, document.get("frames", []))
+    _tables.stacks = from_object(tuple[_Stack, ...], document.get("stacks", []))
+    return from_object(Snapshot, document)
 
 
 def list_from_json(kind: type[T], text: str | bytes, member: str) -> list[T]:
@@ -91,25 +96,37 @@ def list_from_document(
     items = document.get(member)
     if not isinstance(items, list):
         raise UnreachableError(f"the document has no list of {member}")
-    return [_from_object(kind, item) for item in items]
+    return [from_object(kind, item) for item in items]
+
+
+def parse(text: str | bytes) -> Any:
+    """Parse JSON of unknown origin; raises ValueError if it is none, or too much."""
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, brackets)) > _MAX_CONTAINERS:  # type: ignore[arg-type]
+        raise ValueError("too many lists and objects")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
 
 
 def _document(text: str | bytes) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = parse(text)
+    except ValueError:
         raise UnreachableError("the answer is not a complete JSON document") from None
     if not isinstance(document, dict) or "schema" not in document:
         raise UnreachableError("the answer is not a poolwatch document")
     if document["schema"] != SCHEMA:
         raise UnreachableError(
-            f"the document has schema {document['schema']!r:.20}, this poolwatch reads "
-            f"schema {SCHEMA}: use the same version of poolwatch on both sides"
+            f"the document has schema {_short(document['schema'])}, this poolwatch "
+            f"reads schema {SCHEMA}: use the same version of poolwatch on both sides"
         )
     return document
 
 
-def _from_object(kind: type[T], value: object) -> T:
+def from_object(kind: type[T], value: object) -> T:
+    """Read one record; raises UnreachableError with one sentence if it is damaged."""
     try:
         return typing.cast("T", _decoder(typing.cast("Any", kind))(value))
     except (
@@ -118,6 +135,7 @@ def _from_object(kind: type[T], value: object) -> T:
         ValueError,
         LookupError,
         OverflowError,
+        RecursionError,
     ) as error:
         raise UnreachableError(f"the document is damaged: {error}") from None
 
@@ -296,7 +314,7 @@ def _record_decoder(kind: Any) -> Decoder:
 def _list_decoder(item: Decoder) -> Decoder:
     def read(value: Any) -> Any:
         if type(value) is not list:
-            raise TypeError(f"expected a list, found {value!r:.40}")
+            raise TypeError(f"expected a list, found {_short(value)}")
         return tuple(map(item, value))
 
     return read
@@ -309,7 +327,7 @@ def _optional_decoder(item: Decoder) -> Decoder:
 def _literal_decoder(allowed: tuple[object, ...]) -> Decoder:
     def read(value: Any) -> Any:
         if value not in allowed:
-            raise ValueError(f"{value!r:.40} is none of {allowed}")
+            raise ValueError(f"{_short(value)} is none of {allowed}")
         return value
 
     return read
@@ -318,12 +336,25 @@ def _literal_decoder(allowed: tuple[object, ...]) -> Decoder:
 def _plain_decoder(kind: type) -> Decoder:
     def read(value: Any) -> Any:
         if type(value) is not kind:
-            raise TypeError(f"expected {kind.__name__}, found {value!r:.40}")
+            raise TypeError(f"expected {kind.__name__}, found {_short(value)}")
         return value
 
     return read
 
 
+def _short(value: Any) -> str:
+    """A value for a sentence, however large or deep it is."""
+    return f"{reprlib.repr(value):.40}"
+
+
+def _read_int(value: Any) -> int:
+    if type(value) is not int or not -_LARGEST_INT <= value <= _LARGEST_INT:
+        raise TypeError(f"expected a whole number, found {_short(value)}")
+    return value
+
+
+_LARGEST_INT = 2**53
+"""No number of ours is larger; databases and floats cannot hold many digits more."""
 _LARGE = 1e300
 """Numbers up to here need no further check."""
 
@@ -332,10 +363,10 @@ def _read_float(value: Any) -> float:
     if type(value) is float and -_LARGE < value < _LARGE:
         return value
     if type(value) not in (int, float):
-        raise TypeError(f"expected a number, found {value!r:.40}")
+        raise TypeError(f"expected a number, found {_short(value)}")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"expected a number of seconds, found {value!r:.40}")
+        raise ValueError(f"expected a number of seconds, found {_short(value)}")
     return number
 
 
@@ -354,7 +385,7 @@ def _read_frame(value: Any) -> Frame:
     frame = _frames.get(key)
     if frame is None:
         if [type(part) for part in key] != [str, int, str]:
-            raise TypeError(f"expected a frame, found {value!r:.60}")
+            raise TypeError(f"expected a frame, found {_short(value)}")
         if len(_frames) > 20_000:
             _frames.clear()
         frame = _frames[key] = Frame(*key)
@@ -375,5 +406,6 @@ _READERS: dict[Any, Decoder] = {
     Frame: _read_frame,
     _Stack: _read_stack,
     float: _read_float,
+    int: _read_int,
     FindingKind: _plain_decoder(str),  # a newer agent may diagnose more than we know
 }

@@ -247,8 +247,13 @@ class CallSites:
                 and known[6] is c6
                 and known[7] is c7
             ):
-                node = self._extend_tree(node, near)
-                return self._continued(node, start) if node.is_submitted else node
+                # many functions of one shape have their call at the same offset
+                ids = id(c0), id(c1), id(c2), id(c3), id(c4), id(c5), id(c6), id(c7)
+                key = (l0, l1, l2, l3, l4, l5, l6, l7, *ids)
+                child = node.children.get(key, _NO_CHILD)
+                if child is _NO_CHILD:
+                    node = self._extend_tree(node, near)
+                    return self._continued(node, start) if node.is_submitted else node
             node = child
             if node.is_trusted:
                 return node

@@ -13,7 +13,6 @@ from poolwatch.stacks.capture import Pairs, resolve
 from poolwatch.stacks.current import task_stack, thread_stacks
 from poolwatch.stacks.holder import get_ident
 from poolwatch.testing.leak import Leak, LeakKind
-from poolwatch.text.masking import mask_literals
 
 _SEARCH_S = 0.3
 _SEARCH_NODES = 2_000_000
@@ -55,7 +54,7 @@ def _leak(
     kept: str | None = None,
     frames: tuple[Frame, ...] = (),
 ) -> Leak:
-    statement, facts = hold.statement(), hold.facts
+    facts = hold.facts
     return Leak(
         kind=kind,
         pool=pool.name,
@@ -66,7 +65,7 @@ def _leak(
         task=hold.task.name if hold.task is not None else None,
         kept=kept,
         now=frames,
-        statement=None if statement is None else mask_literals(statement),
+        statement=hold.masked_statement(pool.server_connect),
         backend_pid=facts.backend_pid if facts is not None else None,
     )
 

@@ -2,8 +2,9 @@
 
 Safety comes first: a statement may be cut off in the middle (PostgreSQL keeps
 ``track_activity_query_size`` bytes), may be invalid SQL, and may contain secrets as
-literals. Everything that might be a literal is replaced; if a quote is ambiguous (a
-backslash before it), the rest of the statement is dropped.
+literals. Everything that might be a literal is replaced, and so are comments. Where the
+end of a literal is ambiguous (a backslash before a quote, signs that begin a comment in
+MySQL and nothing in SQLite), the rest of the statement is dropped.
 
 sqlparse is not used: this runs inside the instrumented application, which may not have
 it, and a parser is too slow for megabytes of text.
@@ -20,76 +21,118 @@ MAX_LENGTH = 8192
 _MASK = "?"
 _CUT = " …"
 
-_PIECE = r"""
-      (?P<line>--[^\n]*)
-    | (?P<block>/\*)
-    | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+_NO_LETTER = r"\x3a-\x40\x5b-\x5e\x60\x7b-\x7f"
+_WORD = rf"[^\x00-\x39{_NO_LETTER}][^\x00-\x23\x25-\x2f{_NO_LETTER}]*"
+_TAG = rf"[^\x00-\x39{_NO_LETTER}][^\x00-\x2f{_NO_LETTER}]*"
+"""All that is not ASCII is a letter, as in PostgreSQL; words may contain ``$``."""
+_PIECES = rf"""
+      (?P<block>/\*)
+    | (?P<dollar>\$(?:{_TAG})?\$)
     | (?P<string>(?:\b[eEbBxXnN]|\b[uU]&)?')
-    | (?P<name>"(?:[^"]|"")*"?)
-    | (?P<word>[^\W\d][\w$]*)
+    | (?P<word>{_WORD})
     | (?P<place>\$\d+|[$:@][^\W\d]\w*|%\(\w+)
-    | (?P<number>\.?\d(?:[eE][+-]\d|[\w.])*)
+    | (?P<number>\.?[0-9](?:[eE][+-]\d|[\w.])*)
 """
-_QUOTED = r"'(?:[^']|'')*(?:'|$)"
+_POSTGRES = rf"""
+      (?P<line>--[^\n\r]*)
+    | (?P<name>"(?:[^"]|"")*"?)
+    | {_PIECES}
+"""
+_OTHER = rf"""
+      (?P<line>--(?=\s|\Z)[^\n]*)
+    | (?P<perhaps>(?:--|\#)[^\n]*|`(?:[^`]|``)*`?|\[[^\[\]]*|\b[nN]?[qQ]'[^']*)
+    | (?P<quoted>")
+    | {_PIECES}
+"""
+"""``perhaps``: comments, names and strings of one dialect, nothing such in others."""
+_AMBIGUOUS = r"""['"`$#]|--|/\*|\r."""
+_NOT_ALL = r"/\*|M?!"
+"""In a block comment: what begins another one in PostgreSQL, or code in MySQL."""
 _CALL_SITE = r"\bcall_site='[\w.~%-]*%3A\d+'"
 """What poolwatch itself writes into a comment: a line of code, no secret."""
-_IN_COMMENT = rf"""({_CALL_SITE})|'[^']*'?|"[^"]*"?|(?<!\w)\d[\w.:-]*"""
+
+_STATEMENT = r'(?:"[^"]*"?|[^;"])+;?|;'
+_BEFORE_VALUES = r"""
+    (?:\s|/\*[^*]*\*/|--[^\n\r]*)*
+    (?i: (?P<copy>copy\b.*?\bfrom\s+stdin\b)
+       | set\b.*?(?:=|\b(?:to|zone|names)\b)
+       | (?:alter|create)\b.*?\sset\s+[^\s=]+\s*(?:=|\bto\b)
+       | (?:alter|create|grant)\b.*?\bidentified\s+by\b
+       | (?:alter|create)\s+(?:group|role|user)\b.*?\bpassword\b)
+"""
+"""Where a statement goes on with values that have no quotes."""
 
 
 @cache
-def _piece() -> re.Pattern[str]:
+def _pattern(text: str) -> re.Pattern[str]:
     """Compiled on first use: that takes a millisecond, and most runs mask nothing."""
-    return re.compile(_PIECE, re.VERBOSE)
+    return re.compile(text, re.VERBOSE | re.DOTALL)
 
 
 @lru_cache(maxsize=128)
-def mask_literals(sql: str) -> str:
+def mask_literals(sql: str, *, postgres: bool = True) -> str:
     """Return ``sql`` with every literal as ``?``; at most MAX_LENGTH characters of it.
 
-    Keywords, identifiers, placeholders and comments are kept. Quoted text and numbers
-    inside comments are masked too, except the call site that poolwatch writes there.
+    Keywords, identifiers and placeholders are kept; of comments only the call site that
+    poolwatch writes there. Text in double quotes is an identifier in ``postgres``, and
+    perhaps a literal in other dialects.
     """
     cut = len(sql) > MAX_LENGTH
     text = sql[:MAX_LENGTH]
+    pieces = _pattern(_POSTGRES if postgres else _OTHER)
     out: list[str] = []
     position = 0
-    while (token := _piece().search(text, position)) is not None:
+    while (token := pieces.search(text, position)) is not None:
         out.append(text[position : token.start()])
-        replacement, position = _replace(text, token)
+        replacement, position = _replace(text, token, postgres)
         out.append(replacement)
     out.append(text[position:])
-    return "".join(out) + (_CUT if cut else "")
+    return _without_bare_values("".join(out)) + (_CUT if cut else "")
 
 
-def _replace(text: str, token: re.Match[str]) -> tuple[str, int]:
+def _replace(text: str, token: re.Match[str], postgres: bool) -> tuple[str, int]:
     """Return the replacement of ``token``, and the position after it."""
-    kind = token.lastgroup
-    if kind == "string":
-        return _string(text, token)
-    if kind == "dollar":
-        end = text.find(token.group(), token.end())
-        return _MASK, len(text) if end < 0 else end + len(token.group())
-    if kind == "line":
-        return _masked_comment(token.group()), token.end()
+    kind, found = token.lastgroup, token.group()
+    if kind in ("string", "quoted"):
+        return _string(text, token.end() - 1)
+    if kind == "dollar" and postgres:
+        end = text.find(found, token.end())
+        return _MASK, len(text) if end < 0 else end + len(found)
     if kind == "block":
-        end = _end_of_block(text, token.end())
-        return _masked_comment(text[token.start() : end]), end
-    if kind == "number":
-        return _MASK, token.end()
-    return token.group(), token.end()
+        return _block(text, token.start(), postgres)
+    if kind in ("line", "perhaps", "dollar") and not postgres:
+        return _perhaps(text, token)
+    if kind == "line":
+        return f"-- {_MASK}", token.end()
+    return _MASK if kind == "number" else found, token.end()
 
 
-def _masked_comment(comment: str) -> str:
-    return re.sub(_IN_COMMENT, lambda found: found[1] or _MASK, comment)
-
-
-def _string(text: str, token: re.Match[str]) -> tuple[str, int]:
-    quote = token.end() - 1
-    match = re.compile(_QUOTED).match(text, quote)
+def _string(text: str, quote: int) -> tuple[str, int]:
+    sign = text[quote]
+    match = _pattern(rf"{sign}(?:[^{sign}]|{sign}{sign})*{sign}?").match(text, quote)
     end = match.end() if match else len(text)
     if "\\" in text[quote:end]:  # an escaped quote or a plain backslash: ambiguous
         return _MASK + _CUT, len(text)
     return _MASK, end
+
+
+def _perhaps(text: str, token: re.Match[str]) -> tuple[str, int]:
+    """What not all dialects understand alike: harmless unless a literal is near."""
+    found = token.group()
+    if _pattern(_AMBIGUOUS).search(found.lstrip("-#`").rstrip("`")):
+        return _MASK + _CUT, len(text)
+    if found[0] == "[":  # a name, or an array
+        return found[0], token.start() + 1
+    return found if found[0] == "`" else f"-- {_MASK}", token.end()
+
+
+def _block(text: str, start: int, postgres: bool) -> tuple[str, int]:
+    end = _end_of_block(text, start + 2)
+    comment = text[start:end]
+    if not postgres and _pattern(_NOT_ALL).search(comment, 2):
+        return _MASK + _CUT, len(text)
+    call_sites = ",".join(_pattern(_CALL_SITE).findall(comment))
+    return f"/*{call_sites or f' {_MASK} '}*/", end
 
 
 def _end_of_block(text: str, position: int) -> int:
@@ -105,3 +148,20 @@ def _end_of_block(text: str, position: int) -> int:
         else:
             depth, position = depth - 1, closing + 2
     return position
+
+
+def _without_bare_values(masked: str) -> str:
+    """Mask the values of SET, passwords and inline data, which need no quotes."""
+    out: list[str] = []
+    for part in _pattern(_STATEMENT).finditer(masked):
+        statement = part.group()
+        before = _pattern(_BEFORE_VALUES).match(statement)
+        if before is None:
+            out.append(statement)
+            continue
+        out.append(before.group())
+        if before["copy"]:
+            data = masked[part.start() + before.end() :].strip("; \t\r\n")
+            return "".join(out) + (_CUT if data else "")
+        out.append(f" {_MASK}" + ";" * statement.endswith(";"))
+    return "".join(out)

@@ -35,16 +35,12 @@ def _ratios(name: str, ways: dict[str, float]) -> list[str]:
     lines += [
         f"    {way:<13} {took * 1e6:10.2f} µs a cycle" for way, took in ways.items()
     ]
-    bare, ours, recipe = (ways.get(way) for way in ("bare", "instrumented", "recipe"))
-    for name, other in (("instrumented", ours), ("recipe", recipe)):
-        if bare and other:
-            lines.append(
-                f"    {name} / bare: {other / bare:.3f} "
-                f"(adds {(other - bare) * 1e6:.2f} µs)"
-            )
-    if bare and ours and recipe:
-        lines.append(
-            f"    what the recipe adds / what poolwatch adds: "
-            f"{(recipe - bare) / (ours - bare):.1f}"
-        )
+    bare, ours = ways.get("bare"), ways.get("instrumented")
+    for way, took in ways.items():
+        if bare and way != "bare":
+            added = f"(adds {(took - bare) * 1e6:.2f} µs)"
+            lines.append(f"    {way} / bare: {took / bare:.3f} {added}")
+            if ours and way != "instrumented":
+                times = (took - bare) / (ours - bare)
+                lines.append(f"    {way} adds {times:.1f} times what poolwatch adds")
     return lines

@@ -18,14 +18,14 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import asyncpg
 import pytest
+from helpers import allocated, caller, deep
 from psycopg2.pool import ThreadedConnectionPool
 from psycopg_pool import ConnectionPool
 from sqlalchemy import create_engine, event, text
@@ -71,12 +71,20 @@ def prepare(way: str, target: Any) -> None:
         recipe(target)
 
 
-def deep(frames: int, work: Callable[[], None]) -> None:
-    """Call ``work`` that many frames further down."""
-    if frames:
-        deep(frames - 1, work)
-    else:
-        work()
+@contextmanager
+def traced(engine: Any) -> Iterator[None]:
+    """What OpenTelemetry's instrumentor does: a span for each statement, kept nowhere.
+
+    It refuses SQLAlchemy 2.1, which works all the same.
+    """
+    name = "opentelemetry.instrumentation.sqlalchemy"
+    instrumentor = pytest.importorskip(name).SQLAlchemyInstrumentor()
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    instrumentor.instrument(
+        engine=engine, tracer_provider=sdk.TracerProvider(), skip_dep_check=True
+    )
+    yield
+    instrumentor.uninstrument()
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +126,7 @@ def one_core(postgres: Any) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "OpenTelemetry"])
 @pytest.mark.benchmark
 def test_select(
     benchmark: Any, way: str, driver: str, postgres: Any, one_core: None
@@ -135,7 +143,8 @@ def test_select(
 
     benchmark.group = f"connect, SELECT 1, close: {driver}, local PostgreSQL"
     benchmark.extra_info.update(way=way, cycles=cycles)
-    benchmark.pedantic(deep, args=(DEPTH, cycle), rounds=40, warmup_rounds=2)
+    with traced(engine) if way == "OpenTelemetry" else nullcontext():
+        benchmark.pedantic(deep, args=(DEPTH, cycle), rounds=40, warmup_rounds=2)
     engine.dispose()
 
 
@@ -307,7 +316,7 @@ def test_memory_of_a_pool(benchmark: Any, figure: Any) -> None:
     """What is kept after 100,000 cycles from 100 call sites."""
     benchmark.pedantic(lambda: None)  # only to be run with the benchmarks
     poolwatch.instrument(QueuePool(NullConnection))  # type: ignore[arg-type]
-    callers = [_caller(number) for number in range(100)]
+    callers = [caller(number) for number in range(100)]
     pool: Pool = QueuePool(NullConnection)  # type: ignore[arg-type]
     tracemalloc.start(1)
     try:
@@ -315,7 +324,7 @@ def test_memory_of_a_pool(benchmark: Any, figure: Any) -> None:
         for number in range(100_000):
             callers[number % 100](pool).close()
         gc.collect()
-        kept = _allocated()
+        kept = allocated()
     finally:
         tracemalloc.stop()
     figure(f"after 100,000 cycles from 100 call sites: {kept / 1024:.0f} KiB")
@@ -330,27 +339,10 @@ def test_memory_of_a_hold(benchmark: Any, figure: Any) -> None:
     tracemalloc.start(1)
     try:
         held = [pool.connect() for _ in range(1000)]
-        bytes_each = _allocated() / len(held)
+        bytes_each = allocated() / len(held)
     finally:
         tracemalloc.stop()
     figure(f"memory of a hold and its connection: {bytes_each:.0f} bytes")
-
-
-def _caller(number: int) -> Callable[[Pool], Any]:
-    """A function of its own, at a line of its own."""
-    source = "\n" * number + f"def take_{number}(pool): return pool.connect()"
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(source, "callers.py", "exec"), space)
-    return space[f"take_{number}"]
-
-
-def _allocated() -> int:
-    """Bytes that were allocated by the lines of poolwatch."""
-    here = f"{Path(poolwatch.__file__).parent}{os.sep}"
-    traces = tracemalloc.take_snapshot().traces
-    return sum(
-        each.size for each in traces if each.traceback[0].filename.startswith(here)
-    )
 
 
 def test_idle_agent(benchmark: Any, figure: Any) -> None:

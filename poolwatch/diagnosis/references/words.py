@@ -1,14 +1,13 @@
 """A chain of references in words: the names that the application's author gave.
 
 Steps inside SQLAlchemy, ``contextlib`` and thread-locals mean nothing to the reader:
-they are folded into one. Keys of dictionaries may be data (tokens, addresses): only
-plain words are shown.
+they are folded into one. Keys of dictionaries are not shown, because they may be data
+(tokens, addresses). Names of attributes and variables are code.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from pathlib import PurePath
@@ -50,7 +49,6 @@ from poolwatch.diagnosis.references.futures import (
 from poolwatch.diagnosis.references.places import Place
 from poolwatch.stacks.capture import resolve
 
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,31}")
 PLUMBING = (*CONTAINERS, CellType, MethodType)
 _FAMILY_WORDS = {
     "sqlalchemy": None,
@@ -137,13 +135,19 @@ def _name_of(pairs: Iterable[tuple[Any, Any]], wanted: Any) -> str | None:
     return None
 
 
+def _attribute_name(node: Any, value: Any) -> str | None:
+    """The name of the attribute; None if code cannot have written it so."""
+    name = _name_of((attributes_of(node) or {}).items(), value)
+    name = name or _name_of(_slots(node), value)
+    return name if name and name.isidentifier() else None
+
+
 def _step(previous: Any, node: Any, following: Any) -> str | None:
     """The step from ``node`` to ``following``; None if it needs no words."""
     if _is_queue(type(node)) or _is_queue(type(previous)):
         return None
-    attributes = attributes_of(previous)
-    if attributes is not None and node is attributes:
-        name = _name_of(attributes.items(), following)
+    if node is attributes_of(previous):
+        name = _attribute_name(previous, following)
         return f"attribute '{name}'" if name else "an attribute"
     for kinds, describe_step in _DESCRIBERS:
         if isinstance_of(node, kinds):
@@ -151,10 +155,7 @@ def _step(previous: Any, node: Any, following: Any) -> str | None:
     return _instance_step(node, following)
 
 
-def _dict_step(node: Any, following: Any) -> str:
-    name = _name_of(dict.items(node), following)
-    if name is not None and _PLAIN.fullmatch(name):
-        return f"key '{name}'"
+def _dict_step(*_: Any) -> str:
     return "an entry of a dict"
 
 
@@ -232,11 +233,9 @@ _DESCRIBERS: tuple[tuple[tuple[type, ...], Callable[[Any, Any], str | None]], ..
 
 def _instance_step(node: Any, following: Any) -> str | None:
     kind = type(node)
-    attributes = attributes_of(node)
-    if attributes is following:
+    if attributes_of(node) is following:
         return None
-    name = _name_of((attributes or {}).items(), following)
-    name = name or _name_of(_slots(node), following)
+    name = _attribute_name(node, following)
     if name:
         return f"attribute '{name}'"
     if is_future(kind):

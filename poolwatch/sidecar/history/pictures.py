@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from poolwatch.errors import UnreachableError
 from poolwatch.model import Process, Snapshot
-from poolwatch.protocol.document import to_json
+from poolwatch.protocol.document import from_json, to_json
 
 STAYS_S = 600.0
 """How often the picture of a process stays, whatever happens."""
@@ -17,6 +18,8 @@ _REST = 200
 hundredth of a core."""
 _UNPACKED_BYTES = 50_000
 UNKNOWN = -1.0
+_MAX_BYTES = 200 << 20
+"""Of a snapshot that is read: a few bytes can be unpacked to any length."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,21 @@ class Picture:
             self.document = zlib.compress(text.encode())
             self.took_s = time.thread_time() - began
             self.process = None
+
+
+def unpack(document: bytes) -> Process:
+    """Read a packed picture; raises UnreachableError if it is damaged."""
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(document, _MAX_BYTES)
+    except zlib.error as error:
+        raise UnreachableError(f"its snapshot is damaged: {error}") from None
+    if not unpacking.eof:
+        raise UnreachableError("its snapshot is damaged: cut short, or too long")
+    read = from_json(text).processes
+    if len(read) != 1:
+        raise UnreachableError("its snapshot is damaged: it is not of one process")
+    return read[0]
 
 
 @dataclass(slots=True)

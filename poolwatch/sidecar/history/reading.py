@@ -6,7 +6,6 @@ A reader creates nothing and writes nothing.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
@@ -24,8 +23,9 @@ from poolwatch.model import (
     Step,
     Unreachable,
 )
-from poolwatch.protocol import document
+from poolwatch.protocol.document import from_object
 from poolwatch.sidecar.fleet import fleet_findings
+from poolwatch.sidecar.history.pictures import unpack
 from poolwatch.sidecar.history.schema import (
     call_sites,
     incidents,
@@ -213,8 +213,8 @@ class History:
         with self._reading() as connection:
             rows = connection.execute(query).all()
         # SQLite would read a whole index for the order, instead of the stretch of time
-        rows = sorted(rows, key=lambda row: (row.started_at, row.id))
-        return [incident_of(row) for row in rows]
+        found = [incident_of(row) for row in rows]
+        return sorted(found, key=lambda each: (each.started_at, each.id))
 
     def snapshot_of_incident(self, incident_id: str) -> Process | None:
         """Return the process at the first moment of an incident, if that was kept."""
@@ -411,24 +411,21 @@ def _snapshots_at(at: float | None, since: float) -> Select[Any]:
 
 def _process(kept: bytes, at: float) -> Process:
     """Read a kept document; raises UnreachableError if it is damaged."""
-    try:
-        text = zlib.decompress(kept)
-    except zlib.error as error:
-        raise UnreachableError(f"its snapshot is damaged: {error}") from None
-    read = document.from_json(text).processes
-    if len(read) != 1:
-        raise UnreachableError("its snapshot is damaged: it is not of one process")
-    return replace(read[0], at=utc_time(at))
+    return replace(unpack(kept), at=utc_time(at))
 
 
 # -- incidents -----------------------------------------------------------------------
 
 
 def incident_of(row: Any) -> Incident:
-    """The incident of a row, which has its process's host and pid, too."""
+    """The incident of a row, which has its process's host and pid, too.
+
+    Raises UnreachableError if the row is damaged.
+    """
     values = {field.name: getattr(row, field.name) for field in fields(Incident)}
     for name in ("started_at", "last_seen_at", "ended_at"):
-        if values[name] is not None:
-            values[name] = utc_time(values[name])
-    values["sites"] = tuple(Frame(**each) for each in row.sites)
-    return Incident(**{**values, "snapshot": bool(row.snapshot)})
+        try:
+            values[name] = values[name] and utc_time(values[name])
+        except (TypeError, ValueError, OverflowError, OSError):
+            raise UnreachableError("an incident of it has no valid time") from None
+    return from_object(Incident, {**values, "snapshot": bool(row.snapshot)})

@@ -7,7 +7,6 @@ the two sidecars is counted. Otherwise the first look is the base line.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,9 +14,9 @@ from sqlalchemy import Connection, Row, func, select, true, update
 
 from poolwatch.errors import UnreachableError
 from poolwatch.model import Incident, Process
-from poolwatch.protocol.document import from_json
 from poolwatch.sidecar.history.minutes import Totals
 from poolwatch.sidecar.history.pending import KEEP_S, Pending, Seen
+from poolwatch.sidecar.history.pictures import unpack
 from poolwatch.sidecar.history.reading import incident_of
 from poolwatch.sidecar.history.schema import incidents, processes, snapshots
 
@@ -84,7 +83,6 @@ def _base(connection: Connection, row: Row[Any]) -> Process | None:
     if newest is None or abs(newest.at - row.last_seen_at) > _SAME_S:
         return None
     try:
-        (process,) = from_json(zlib.decompress(newest.document)).processes
-    except (zlib.error, UnreachableError, ValueError):
+        return unpack(newest.document)
+    except UnreachableError:
         return None
-    return process

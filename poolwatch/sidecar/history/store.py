@@ -16,15 +16,22 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import (
+    JSON,
     URL,
+    ColumnElement,
     Connection,
+    Double,
     Engine,
+    Integer,
     MetaData,
+    and_,
     create_engine,
     event,
+    func,
     insert,
     inspect,
     make_url,
+    or_,
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,7 +51,11 @@ from poolwatch.sidecar.history.schema import (
     APPLICATION_ID,
     BY_DAY,
     VERSION,
+    call_sites,
+    incidents,
     metadata,
+    pools,
+    processes,
     store,
 )
 from poolwatch.text.format import one_line
@@ -53,6 +64,8 @@ from poolwatch.version import VERSION as PROGRAM
 _BUSY_S = 5.0
 """How long SQLite waits for another writer."""
 _WAL_BYTES = 16 << 20
+_LAST_S = 253402300799
+"""Since the epoch: the end of the year 9999."""
 _NONE = "there is no history in {}: poolwatch sidecar writes one"
 _FORBIDDEN = "42501"
 _SENTENCES = {
@@ -262,6 +275,8 @@ def _check_store(engine: Engine, write: bool, name: str) -> None:
             if write and engine.dialect.name == "postgresql":
                 partitions.lock(connection)
             if inspect(connection).has_table(store.name):
+                if engine.dialect.name == "sqlite":
+                    _check_values(connection, name)
                 _check_version(connection, name)
             elif not write:
                 raise UsageError(_NONE.format(name))
@@ -270,6 +285,27 @@ def _check_store(engine: Engine, write: bool, name: str) -> None:
     except (SQLAlchemyError, PoolwatchError) as error:
         engine.dispose()
         raise failure(error) from None
+
+
+def _check_values(connection: Connection, name: str) -> None:
+    """SQLite takes any value in any column. Minutes are too many to look at."""
+    for table in (store, processes, pools, call_sites, incidents):
+        wrong = or_(*map(_is_wrong, table.c))
+        if connection.scalar(select(1).select_from(table).where(wrong).limit(1)):
+            raise UsageError(
+                f"the history {name} is damaged: {table.name} has values of wrong types"
+            )
+
+
+def _is_wrong(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    kind = func.typeof(column)
+    if isinstance(column.type, JSON):
+        wrong = func.json_valid(column) == 0
+    elif isinstance(column.type, Double):
+        wrong = or_(kind.not_in(("integer", "real")), func.abs(column) > _LAST_S)
+    else:
+        wrong = kind != ("integer" if isinstance(column.type, Integer) else "text")
+    return and_(column.is_not(None), wrong)
 
 
 def _check_version(connection: Connection, name: str) -> None:

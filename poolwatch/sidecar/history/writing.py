@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Engine,
+    Integer,
     Table,
     bindparam,
     delete,
@@ -48,6 +49,7 @@ EVERY_S = {"sqlite": 0.0, "postgresql": 5.0}
 """At least this long from one transaction to the next."""
 _BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 _CLOSING_S = 0.5
+_LARGEST = 2**31 - 1
 _FIXED = {call_sites: None, incidents: ("process_id", "started_at", "identity")}
 """Columns that no later look changes; None: the whole row."""
 
@@ -279,13 +281,28 @@ def _upsert(connection: Connection, table: Table, rows: Iterable[Any]) -> None:
     locks them in another one waits for ever.
     """
     keys = [column.name for column in table.primary_key]
-    ordered: Any = sorted(rows, key=lambda row: [row[key] for key in keys])
+    ordered: Any = sorted(
+        (_in_range(table, row) for row in rows),
+        key=lambda row: [row[key] for key in keys],
+    )
     if not ordered:
         return
     dialect = connection.dialect.name
     if dialect == "postgresql":
         ordered = {"rows": json.dumps(ordered, default=_hex)}
     connection.execute(_upsert_of(dialect, table), ordered)
+
+
+def _in_range(table: Table, row: Any) -> Any:
+    """The row with numbers that PostgreSQL takes: what one damaged process says must
+    not keep the others from being written.
+    """
+    large = {
+        column.name: max(-_LARGEST, min(_LARGEST, row[column.name]))
+        for column in table.c
+        if type(column.type) is Integer and row[column.name] is not None
+    }
+    return {**row, **large}
 
 
 def _hex(document: bytes) -> str:

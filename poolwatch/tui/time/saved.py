@@ -6,7 +6,6 @@ ISO 8601, "snapshot": the document with viewers' fields}``.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -28,6 +27,7 @@ from poolwatch.protocol.document import (
     from_document,
     list_from_document,
     list_to_json,
+    parse,
     to_json,
 )
 from poolwatch.text.format import one_line, utc_time
@@ -140,8 +140,8 @@ def _parsed(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise _failure(path, "read", error) from None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse(text)
+    except ValueError:
         raise UsageError(
             f"{_name(path)} is not a complete JSON document: it is cut short, or not a "
             "saved moment"

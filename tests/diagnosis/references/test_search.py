@@ -104,7 +104,7 @@ def test_every_object_of_sqlalchemy(taken, pooled, deep):  # noqa: C901 - a list
     ):  # fmt: skip
         holder = {"thing": make()} if deep else make()
         path = taken.path()
-        words = ["key 'thing'"] if deep else []
+        words = ["an entry of a dict"] if deep else []
         assert path.steps[1:] == (*words, "its connection"), make
         assert (path.kind, path.near) == ("running frame", True)
         holder = None
@@ -165,12 +165,18 @@ def test_instances_and_containers(taken, pooled):
     class Slotted:
         __slots__ = ("inner",)
 
+    def odd(session):
+        """With the name of an attribute that is data."""
+        made = Repository(None)
+        vars(made)["a b"] = session
+        return made
+
     for wrap, words in (
         (Repository, ["attribute 'session'"]),
         (lambda s: [s], ["an item of a list"]),
         (lambda s: deque([s]), ["an item of a deque"]),
-        (lambda s: {"secret-token-1234": s}, ["an entry of a dict"]),
-        (lambda s: {"main": s}, ["key 'main'"]),
+        (lambda s: {"main": s}, ["an entry of a dict"]),
+        (odd, ["an attribute"]),
     ):
         holder = wrap(connected(Session(pooled)))
         path = taken.path()
@@ -247,7 +253,7 @@ def test_forgotten_generator(taken, pooled):
     path = taken.path()
     assert (path.kind, path.in_hand, path.frame) == ("generator", False, None)
     assert path.steps[0] == f"global 'KEPT' of module {__name__}"
-    assert path.steps[1] == "key 'rows'"
+    assert path.steps[1] == "an entry of a dict"
     KEPT.pop("rows").close()
 
 
@@ -261,7 +267,7 @@ def test_cache_of_a_module(taken, pooled):
     assert path.kind == "global"
     assert path.steps == (
         f"global 'KEPT' of module {__name__}",
-        "key 'daily'",
+        "an entry of a dict",
         "its connection",
     )
     assert (path.owner, path.same_holder, path.frame) == (None, None, None)
@@ -417,7 +423,7 @@ def test_result_of_a_finished_future(taken, pooled):
         KEPT["future"] = executor.submit(lambda: connected(Session(pooled)))
     path = taken.path()
     assert (path.kind, path.in_hand) == ("task result", False)
-    assert path.steps[1:3] == ("key 'future'", "attribute '_result'")
+    assert path.steps[1:3] == ("an entry of a dict", "attribute '_result'")
     KEPT.pop("future").result().close()
 
 
@@ -494,7 +500,7 @@ def test_large_container(taken, pooled):
     KEPT["many"].insert(20_000, connected(Session(pooled)))
     result = taken.look()
     (path,) = result.paths.values()
-    assert path.steps[1:3] == ("key 'many'", "an item of a list")
+    assert path.steps[1:3] == ("an entry of a dict", "an item of a list")
     result = taken.look(nodes=20_000)
     assert result.paths == {}
     assert "test_search" in result.left_out
@@ -699,7 +705,7 @@ def test_runs_no_code_of_the_application(taken, pooled):  # noqa: C901 - a list
     result = taken.look()
     assert result.left_out is None or "failed" not in result.left_out
     (path,) = result.paths.values()
-    assert path.steps[3:5] == ("key 'deep'", "its connection")
+    assert path.steps[3:5] == ("an entry of a dict", "its connection")
     dict.__getitem__(KEPT["hostile"][1], "deep").close()
 
 

@@ -233,7 +233,7 @@ async def test_finished_task(taken, engine):
     assert (path.kind, path.in_hand) == ("task result", False)
     assert path.steps[:3] == (
         f"global 'KEPT' of module {__name__}",
-        "key 'task'",
+        "an entry of a dict",
         "the result of a task",
     )
     await KEPT.pop("task").result().close()
@@ -291,7 +291,7 @@ async def test_async_scoped_session(taken, engine):
     await asyncio.create_task(job())
     path = await look(taken)
     assert (path.kind, path.in_hand) == ("global", False)
-    assert path.steps[1:] == ("key 'registry'", "its connection")
+    assert path.steps[1:] == ("an entry of a dict", "its connection")
     (session,) = KEPT["registry"].registry.registry.values()
     await session.close()
 

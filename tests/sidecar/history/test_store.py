@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,26 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
     assert "is not a regular file" in refused("sqlite:////dev/null")
     assert "cannot be opened" in refused(f"sqlite:///{text}/history.db")
     assert before == [text.read_bytes(), foreign.read_bytes()]
+
+
+@pytest.mark.parametrize("value", ["text", b"\xff", 1e300, -1e300])
+@pytest.mark.parametrize("column", ["pid", "last_seen_at", "ended_at", "program"])
+def test_values_of_a_wrong_type_are_refused(tmp_path, column, value):
+    path = tmp_path / "history.db"
+    open_store(f"sqlite:///{path}", write=True).dispose()
+    row = dict.fromkeys([each.name for each in schema.processes.c], 1)
+    row |= dict.fromkeys(("host", "program", "name", "python", "poolwatch"), "x")
+    row[column] = value
+    names, places = ", ".join(row), ", ".join("?" * len(row))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            f"INSERT INTO processes ({names}) VALUES ({places})", [*row.values()]
+        )
+        connection.commit()
+    if column == "program" and isinstance(value, (str, float)):
+        open_store(f"sqlite:///{path}", write=False).dispose()  # SQLite makes it a text
+    else:
+        assert "is damaged: processes has values" in refused(f"sqlite:///{path}")
 
 
 def test_an_empty_file_becomes_a_store(tmp_path):
