@@ -168,7 +168,8 @@ async def test_no_secret_leaves(apps, app, sidecar, http_get, socket_dir, capsys
         main(command.split())
         outputs[command] = "".join(capsys.readouterr())
     moment = save(LiveSource(Client(socket_dir)).snapshot(), apps.home / "moment")
-    async for picture in drawn(Dashboard(open_saved(moment), saved=True)):
+    opened = open_saved(moment)
+    async for picture in drawn(Dashboard(opened, saved=opened.incidents)):
         outputs[f"picture {len(outputs)}"] = picture
     running.terminate()
     assert running.wait(LONG_S) == 0
