@@ -414,8 +414,8 @@ async def test_expired(instrument, make_pool):
     await pool.expire_connections()
     assert Look().counters(watch).invalidated == 2
     await pool.release(connection)
-    await pool.execute("SELECT 1")
-    await pool.execute("SELECT 1")
+    async with pool.acquire(), pool.acquire():  # one alone may always be the same
+        pass
     await until_async(lambda: Look().counters(watch).closes == 2)
     assert Look().counters(watch).invalidated == 2
 

@@ -20,7 +20,13 @@ class Plain(AsyncKind):
         self.timeout = timeout
 
         async def make() -> Any:
-            return await self.made(server.dsn, min_size=size, max_size=size)
+            return await self.made(
+                server.dsn,
+                min_size=size,
+                max_size=size,
+                # before 0.32 the timer of an idle connection outlives its pool
+                max_inactive_connection_lifetime=0,
+            )
 
         return self.run(make)
 
@@ -64,7 +70,6 @@ class Derived(Plain):
         return _Derived(
             dsn,
             max_queries=50000,
-            max_inactive_connection_lifetime=300.0,
             loop=None,
             connection_class=asyncpg.Connection,
             record_class=asyncpg.Record,
