@@ -46,7 +46,14 @@ COMBINATIONS = {
 }
 """By name: the interpreter, what is asked of the libraries, the server."""
 
-SHOWN = ["SQLAlchemy", "psycopg2-binary", "psycopg", "psycopg-pool", "asyncpg", "textual"]
+SHOWN = [
+    "SQLAlchemy",
+    "psycopg2-binary",
+    "psycopg",
+    "psycopg-pool",
+    "asyncpg",
+    "textual",
+]
 _VERSIONS = f"""
 import importlib.metadata as m, json, platform, poolwatch, sys
 assert "site-packages" in poolwatch.__file__, poolwatch.__file__
@@ -86,7 +93,9 @@ def tests(session: nox.Session, libraries: list[str], server: str) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     versions = json.loads(session.run("python", "-c", _VERSIONS, silent=True))
     if server == OWN:
-        initdb = session.run(f"{postgres}/initdb", "--version", silent=True)
+        initdb = session.run(
+            f"{postgres}/initdb", "--version", silent=True, external=True
+        )
         server = f"{initdb.split()[2]}, TLS"
     (RESULTS / f"{name}.json").write_text(json.dumps([*versions, server]))
     session.run(
@@ -115,7 +124,15 @@ def _own_postgres() -> str | None:
 @nox.session(python=False)
 def table(session: nox.Session) -> None:
     """Print what has run, as Markdown."""
-    heads = ["combination", "Python", *SHOWN, "PostgreSQL", "passed", "failed", "skipped"]
+    heads = [
+        "combination",
+        "Python",
+        *SHOWN,
+        "PostgreSQL",
+        "passed",
+        "failed",
+        "skipped",
+    ]
     print("|", " | ".join(heads), "|")
     print("|---" * len(heads) + "|")
     for name, (python, _, _) in COMBINATIONS.items():
@@ -132,7 +149,10 @@ def _result(name: str) -> list[object] | None:
     reasons = Counter(
         each.get("message", "") for case in cases for each in case.iter("skipped")
     )
-    failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    failed = sum(
+        case.find("failure") is not None or case.find("error") is not None
+        for case in cases
+    )
     skipped = reasons.total()
     told = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
     versions = json.loads((RESULTS / f"{name}.json").read_text())

@@ -233,6 +233,8 @@ def test_discard(kind, pool, instrument):
 
 def test_a_broken_connection(kind, pool, instrument, postgres):
     """The server has ended it: its return ends the hold, and the pool goes on."""
+    if kind.may_lose_broken:
+        pytest.skip("this asyncpg may lose the slot of what the server ends")
     watch = instrument(pool)
     connection = kind.run(kind.take, pool)
     backend = kind.run(kind.query, connection, "select pg_backend_pid()")

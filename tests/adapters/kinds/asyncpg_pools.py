@@ -14,6 +14,7 @@ class Plain(AsyncKind):
     name = "asyncpg"
     pool_class = "asyncpg.Pool"
     exhausted = TimeoutError
+    may_lose_broken = not hasattr(Pool, "get_init_size")  # before 0.32
     made: Any = staticmethod(asyncpg.create_pool)
 
     def make(self, server: Any, *, size: int, timeout: float) -> Any:
