@@ -17,9 +17,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
-from xml.etree import ElementTree
 
 import nox
 
@@ -98,11 +98,12 @@ def tests(session: nox.Session, libraries: list[str], server: str) -> None:
         )
         server = f"{initdb.split()[2]}, TLS"
     (RESULTS / f"{name}.json").write_text(json.dumps([*versions, server]))
+    report = f"--junitxml={RESULTS}/{name}.xml"
     session.run(
-        "pytest", "-n", "auto", "--dist", "worksteal", f"--junitxml={RESULTS}/{name}.xml",
+        *("pytest", "-n", "auto", "--dist", "worksteal", report),
         *(session.posargs or ROOMS),
-        env={"POOLWATCH_TEST_POSTGRES": postgres, "PYTHON_GIL": None},
-    )  # fmt: skip
+        env={"POOLWATCH_TEST_POSTGRES": postgres},
+    )
 
 
 def _wheel(session: nox.Session, into: Path) -> str:
@@ -124,6 +125,8 @@ def _own_postgres() -> str | None:
 @nox.session(python=False)
 def table(session: nox.Session) -> None:
     """Print what has run, as Markdown."""
+    if not RESULTS.exists():
+        session.error("nothing has run yet")
     heads = [
         "combination",
         "Python",
@@ -145,7 +148,7 @@ def _result(name: str) -> list[object] | None:
     report = RESULTS / f"{name}.xml"
     if not report.exists():
         return None
-    cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - our own
+    cases = list(ET.parse(report).iter("testcase"))  # noqa: S314 - our own
     reasons = Counter(
         each.get("message", "") for case in cases for each in case.iter("skipped")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import io
 import json
 import subprocess
@@ -107,8 +108,8 @@ async def test_what_is_lent_looks_the_same(instrument, make_pool):
     assert repr(connection).startswith("<PoolConnectionProxy <asyncpg.connection.Conn")
     assert connection._params.user == "postgres"
     assert not connection.is_closed()
-    assert asyncio.iscoroutinefunction(type(connection).fetch) is (
-        asyncio.iscoroutinefunction(PoolConnectionProxy.fetch)
+    assert inspect.iscoroutinefunction(type(connection).fetch) is (
+        inspect.iscoroutinefunction(PoolConnectionProxy.fetch)
     )
     with pytest.raises(AttributeError):
         connection.mine = 1

@@ -467,6 +467,7 @@ def test_a_hook_that_fails(kind, pool, instrument, caplog, when):
         kind.run(kind.give, pool, connection)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork(kind, pool, instrument):
     """The child begins anew: what is out is the parent's, who goes on."""
     watch = instrument(pool)

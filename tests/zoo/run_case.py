@@ -10,6 +10,7 @@ result. With PostgreSQL (URL) the parent looks at it, as a viewer does, and kill
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -144,7 +145,7 @@ def _pg_sleep(connection: Any, record: object) -> None:
 
 def run(case: Case, world: World) -> None:
     """Run the case's program; it may end, the process goes on."""
-    if asyncio.iscoroutinefunction(case.run):
+    if inspect.iscoroutinefunction(case.run):
         asyncio.run(_run_async(case, world))
     else:
         case.run(world)
