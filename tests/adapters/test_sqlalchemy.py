@@ -119,7 +119,7 @@ def test_options_are_seen_through(instrument, sqlite):
     """An engine with execution options, also twice over, is the engine itself."""
     engine = sqlite()
     once = engine.execution_options(stream_results=True)
-    twice = once.execution_options(logging_token="x")
+    twice = once.execution_options(compiled_cache=None)
     watch = instrument(twice)
     assert watch._pool_id == instrument(once)._pool_id == instrument(engine)._pool_id
     del once, twice
