@@ -40,7 +40,6 @@ COMBINATIONS = {
     "3.13": ("3.13", NEWEST, "18"),
     "3.14": ("3.14", NEWEST, "18"),
     "3.15": ("3.15", NEWEST, OWN),
-    "3.14t": ("3.14t", NEWEST, "18"),
     "sqlalchemy-2.0": ("3.13", ["SQLAlchemy<2.1"], OWN),
     "sqlalchemy-2.0.36": ("3.12", ["SQLAlchemy==2.0.36"], "18"),
 }
@@ -55,12 +54,11 @@ SHOWN = [
     "textual",
 ]
 _VERSIONS = f"""
-import importlib.metadata as m, json, platform, poolwatch, sys
+import importlib.metadata as m, json, platform, poolwatch
 assert "site-packages" in poolwatch.__file__, poolwatch.__file__
-gil = getattr(sys, "_is_gil_enabled", lambda: True)()
 found = {{d.metadata["Name"].lower(): d.version for d in m.distributions()}}
-print(json.dumps([platform.python_version() + "t" * (not gil)]
-    + [found.get(name.lower()) for name in {SHOWN}]))
+shown = [found.get(name.lower()) for name in {SHOWN}]
+print(json.dumps([platform.python_version(), *shown]))
 """
 
 nox.options.default_venv_backend = "uv"
