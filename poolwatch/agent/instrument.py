@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property, partial
+from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
@@ -22,6 +22,7 @@ from poolwatch.agent.watch import Watch
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import LONG_AFTER, Settings, disabled
 from poolwatch.runtime.guard import Guard, log
+from poolwatch.runtime.made_once import made_once
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.holder import (
     Holder,
@@ -93,7 +94,7 @@ class Agent:
         self.requested: Callable[[], object] = bool
         """Called at the first request of each thread, until the agent listens."""
 
-    @cached_property
+    @made_once
     def sites(self) -> CallSites:
         """Captures the stacks of checkouts; imported for the first pool."""
         from poolwatch.agent.submitters import submitter_of
@@ -106,7 +107,7 @@ class Agent:
         code = function.__code__
         self._end_codes[id(code)] = code
 
-    @cached_property
+    @made_once
     def source(self) -> LedgerSource:
         """The source of snapshots; imported when it is first used."""
         from poolwatch.agent.snapshots import LedgerSource
@@ -225,7 +226,7 @@ class Agent:
             self._early_ticks[pool_id] = now
             self._server.hurry(_EARLY_TICK_S)
 
-    @cached_property
+    @made_once
     def outages(self) -> Outages:
         """The servers that do not answer; imported by listen() or a failure."""
         from poolwatch.agent.outages import Outages

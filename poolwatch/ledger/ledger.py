@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from poolwatch.ledger.observers import Observers
+from poolwatch.runtime.made_once import made_once
 
 if TYPE_CHECKING:
     from poolwatch.ledger.checkout import Checkout
@@ -84,7 +84,7 @@ class Ledger:
         if origins is not None:
             origins.forget_pool(pool_id)
 
-    @cached_property
+    @made_once
     def origins(self) -> PoolOrigins:
         """The code that creates pools; loaded for the first pool."""
         from poolwatch.ledger.pool_origins import PoolOrigins

@@ -23,12 +23,12 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from types import CodeType, FrameType
 from typing import Any
 
 from poolwatch.model import Frame
 from poolwatch.runtime.gc_pause import undisturbed
+from poolwatch.runtime.made_once import made_once
 from poolwatch.stacks.code_owner import (
     application_frames,
     is_ours,
@@ -204,7 +204,7 @@ class CallSites:
         self._nodes: list[CapturedStack] = []
         self._end_codes: Mapping[int, CodeType] = {} if end_codes is None else end_codes
 
-    @cached_property
+    @made_once
     def of_statements(self) -> CallSites:
         """A separate tree for the stacks of statements.
 

@@ -19,7 +19,10 @@ _WORKER_FILES = (
     "asgiref/current_thread_executor.py",
     "anyio/_backends/_asyncio.py",
 )
-"""Files whose ``run`` function has the work item as ``self``, or its ``future``."""
+_RUNNERS = ("_WorkItem.run", "WorkerThread.run")
+"""Functions there that have the work item as ``self``, or its ``future``. Between this
+one and the work item is ``WorkerContext.run``, from Python 3.14 on.
+"""
 
 Pairs = Sequence[tuple[CodeType, int]]
 Submitter = Callable[[FrameType | None, bool], "tuple[TaskRef | None, Pairs]"]
@@ -48,7 +51,7 @@ def is_in(file: str, *endings: str) -> bool:
 
 def runs_work_item(code: CodeType) -> bool:
     """Whether it is the function that runs the work items of a worker thread."""
-    return code.co_name == "run" and is_in(code.co_filename, *_WORKER_FILES)
+    return code.co_qualname in _RUNNERS and is_in(code.co_filename, *_WORKER_FILES)
 
 
 def work_item_at(stack: Pairs) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import io
 import json
 import subprocess
@@ -107,8 +108,8 @@ async def test_what_is_lent_looks_the_same(instrument, make_pool):
     assert repr(connection).startswith("<PoolConnectionProxy <asyncpg.connection.Conn")
     assert connection._params.user == "postgres"
     assert not connection.is_closed()
-    assert asyncio.iscoroutinefunction(type(connection).fetch) is (
-        asyncio.iscoroutinefunction(PoolConnectionProxy.fetch)
+    assert inspect.iscoroutinefunction(type(connection).fetch) is (
+        inspect.iscoroutinefunction(PoolConnectionProxy.fetch)
     )
     with pytest.raises(AttributeError):
         connection.mine = 1
@@ -414,8 +415,8 @@ async def test_expired(instrument, make_pool):
     await pool.expire_connections()
     assert Look().counters(watch).invalidated == 2
     await pool.release(connection)
-    await pool.execute("SELECT 1")
-    await pool.execute("SELECT 1")
+    async with pool.acquire(), pool.acquire():  # one alone may always be the same
+        pass
     await until_async(lambda: Look().counters(watch).closes == 2)
     assert Look().counters(watch).invalidated == 2
 

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 
 import pytest
 from fix_core import Look
 from helpers import until
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
-QUERY = text("SELECT stay()")
+QUERY = text("SELECT 'stay'")
 
 
 @pytest.fixture
 def released():
-    """Until then, ``stay()`` stays inside its statement."""
+    """Until then, ``QUERY`` stays inside its statement."""
     gate = threading.Event()
     yield gate
     gate.set()
 
 
-def staying(engine, gate):
-    def add(connection, record):
-        connection.create_function("stay", 0, lambda: gate.wait(30) and 1)
+def staying(gate):
+    """A class of connections. A function of SQLite's would not do: its lock is held
+    meanwhile, and the other thread may wait for that with the GIL.
+    """
 
-    event.listen(engine, "connect", add)
-    return engine
+    class Cursor(sqlite3.Cursor):
+        def execute(self, sql, *parameters):
+            if "stay" in sql:
+                gate.wait(30)
+            return super().execute(sql, *parameters)
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, factory=Cursor):
+            return super().cursor(factory)
+
+    return Connection
 
 
 @pytest.fixture
@@ -36,10 +47,10 @@ def engine(instrument, tmp_path, released):
     made = create_engine(
         f"sqlite:///{tmp_path}/app.db",
         poolclass=QueuePool,
-        connect_args={"check_same_thread": False},
+        connect_args={"check_same_thread": False, "factory": staying(released)},
     )
     instrument(made, name="orders")
-    yield staying(made, released)
+    yield made
     made.dispose()
 
 

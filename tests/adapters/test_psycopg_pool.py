@@ -34,6 +34,9 @@ from poolwatch.agent.instrument import agent
 from poolwatch.errors import ServerViewError
 
 KEPT = []
+SINCE_3_3 = pytest.mark.skipif(
+    not hasattr(ConnectionPool, "_close_connection"), reason="psycopg_pool before 3.3"
+)
 
 
 def drop_one(pool):
@@ -238,6 +241,7 @@ def test_a_pool_to_come_is_watched_before_it_opens(instrument, pools, kind):
     assert stats.counters.connects == (1 if kind is NullConnectionPool else 2)
 
 
+@SINCE_3_3
 def test_a_connection_older_than_the_instrumentation_has_its_age(instrument, pools):
     """The pool notes when it made one; how long that took is not known."""
     pool = pools(min_size=1)
@@ -329,6 +333,7 @@ def test_a_child_that_uses_the_parents_connections(instrument, pools):
 # -- ways to a connection, and back ------------------------------------------------
 
 
+@SINCE_3_3
 def test_a_bound_method_from_before_is_seen(instrument, pools, postgres):
     """SQLAlchemy over psycopg_pool, as documented: its creator is ``pool.getconn``."""
     pool = pools(close_returns=True)
@@ -510,6 +515,7 @@ def test_names_and_urls(instrument, postgres, pools):
     assert look.pool(parts).name.startswith("pool-")
 
 
+@SINCE_3_3
 def test_a_url_that_only_a_call_tells_is_learned(instrument, pools, postgres):
     """The call is the user's: it is not made for a name; the connection knows."""
     calls = []

@@ -44,8 +44,8 @@ def test_a_sync_engine(postgres, driver, poolclass):
     events = []
     for name in ("connect", "first_connect", "checkout", "checkin", "close", "reset"):
         event.listen(engine, name, lambda *_, name=name: events.append(name))
-    assert read(engine).version.startswith("18")
-    assert read(engine.pool).version.startswith("18")
+    assert read(engine).version.startswith(postgres.version)
+    assert read(engine.pool).version.startswith(postgres.version)
     assert events == []
     engine.dispose()
 
@@ -279,3 +279,52 @@ def test_a_creator_that_takes_from_another_pool_is_not_called():
         ServerViewError, match="takes its connections from another pool"
     ):
         server_connect(engine)()
+
+
+def tls_arguments(driver, server):
+    """What the drivers call a certificate that must be right."""
+    if driver in {"asyncpg", "pg8000"}:
+        context = ssl.create_default_context(cafile=server.certificate)
+        return {"ssl" if driver == "asyncpg" else "ssl_context": context}
+    return {"sslmode": "verify-full", "sslrootcert": str(server.certificate)}
+
+
+IS_TLS = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
+
+
+@pytest.mark.parametrize("driver", SYNC)
+def test_tls(postgres_tls, driver):
+    """The server view's own connection is as strict, and the facts stay right."""
+    arguments = tls_arguments(driver, postgres_tls)
+    engine = sync_engine(postgres_tls, driver, connect_args=arguments)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text(IS_TLS))
+        pid, address, port = connection_facts(connection.connection.dbapi_connection)
+        (backend,) = read(engine, [pid]).backends
+        assert (backend.pid, backend.client_port) == (pid, port)
+        assert address == f"127.0.0.1:{postgres_tls.port}"
+    assert is_tls(server_connect(engine)())
+    engine.dispose()
+
+
+async def test_tls_asyncpg(postgres_tls, monkeypatch):
+    """Its context goes to pg8000 as it is."""
+    monkeypatch.setattr(sync_driver, "drivers", lambda: (driver_named("pg8000"),))
+    arguments = tls_arguments("asyncpg", postgres_tls)
+    engine = create_async_engine(postgres_tls.url("asyncpg"), connect_args=arguments)
+    async with engine.connect() as connection:
+        assert await connection.scalar(sa.text(IS_TLS))
+        raw = await connection.get_raw_connection()
+        pid, _, port = connection_facts(raw.dbapi_connection)
+        (backend,) = read(engine, [pid]).backends
+        assert (backend.pid, backend.client_port) == (pid, port)
+    assert is_tls(server_connect(engine)())
+    await engine.dispose()
+
+
+def is_tls(connection):
+    cursor = connection.cursor()
+    cursor.execute(IS_TLS)
+    (row,) = cursor.fetchall()
+    connection.close()
+    return row[0]

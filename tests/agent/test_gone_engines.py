@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from contextlib import closing
 
 import pytest
 from fix_core import Look, null_pool_of
@@ -82,7 +83,7 @@ def test_pools_that_timed_out_and_are_gone(instrument):
     for _ in range(70):
         pool = null_pool_of(pool_size=1, max_overflow=0, timeout=0.001)
         poolwatch.instrument(pool)
-        with pool.connect(), pytest.raises(PoolTimeoutError):
+        with closing(pool.connect()), pytest.raises(PoolTimeoutError):
             pool.connect()
         pool.dispose()
     assert len(agent._timeout_notes) <= 64

@@ -132,6 +132,7 @@ def test_nothing_is_known_once_checkouts_are_not_recorded(engine):
     assert Look().process.idle == ()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_the_connections_of_a_parent_are_not_ours(engine):
     use(engine, "SELECT 1")
     reading, writing = os.pipe()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from contextlib import closing
 
 import pytest
 from fix_core import null_pool_of
@@ -147,10 +148,10 @@ def test_a_full_pool_is_said_once(watchdog, caplog):
 def test_a_pool_is_full_when_its_overflow_is_used_up(watchdog, caplog):
     pool = null_pool_of(pool_size=1, max_overflow=1)
     poolwatch.instrument(pool, name="orders")
-    with pool.connect():
+    with closing(pool.connect()):
         watchdog.tick()
         assert said(caplog) == []
-        with pool.connect():
+        with closing(pool.connect()):
             watchdog.tick()
     ((_, text),) = full(caplog)
     assert "2 connections out, the overflow included; held by" in text

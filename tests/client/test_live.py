@@ -200,7 +200,7 @@ def test_agents_read_for_their_own_pools(make_app, live, postgres, second_postgr
     ]
     status = process.servers[0]
     assert status.address == f"{postgres.host}:{postgres.port}"
-    assert status.version.startswith("18")
+    assert status.version.startswith(postgres.version)
     assert (status.max_connections, status.read_s > 0) == (100, True)
     assert status.sessions >= 1
 
@@ -286,7 +286,7 @@ def test_a_hung_process_does_not_hold_up_the_others(make_app, live, postgres):
     assert (states(first), states(second)) == (["idle"], [None])
     (status,) = second.servers
     assert "not answered in time" in status.error
-    assert status.version.startswith("18")
+    assert status.version.startswith(postgres.version)
     began = time.monotonic()
     source.snapshot()
     assert time.monotonic() - began < 3.0
@@ -450,7 +450,7 @@ def test_a_restarted_server_is_recognised(make_app, live, start_postgres):
     server.stop()
     (process,) = source.snapshot().processes
     assert process.servers[0].error == "PostgreSQL closed the connection"
-    assert process.servers[0].version.startswith("18"), "last known"
+    assert process.servers[0].version.startswith(server.version), "last known"
     server.start()
     app.held.clear()
     app.hold("a")

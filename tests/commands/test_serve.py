@@ -169,7 +169,10 @@ async def test_the_options_of_the_dashboard(apps, serve, postgres):
     assert not any("pass-word" in line for line in lines)
     site = f"app.py:{apps.line('hold')}"
     page = asyncio.create_task(
-        watch(served.url, [site, "PostgreSQL 18", "idle-tx", "every 2s"])
+        watch(
+            served.url,
+            [site, f"PostgreSQL {postgres.version}", "idle-tx", "every 2s"],
+        )
     )
     await until_async(served.dashboards)
     assert not any("pass-word" in line for line in command_lines())

@@ -426,6 +426,7 @@ def test_engines_for_several_purposes(instrument, url):
         engine.dispose()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_worker(instrument, url):
     """What the parent has made is not the child's doing."""
     instrument()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import closing
 
 from fix_core import Look, book_of, null_pool_of
 from helpers import until
@@ -21,10 +22,10 @@ def test_holds_are_counted_by_each_of_their_labels(instrument):
     pool = null_pool_of()
     instrument(pool)
     for endpoint in ("/orders", "/orders", "/cart"):
-        with poolwatch.label(endpoint=endpoint, tenant=7), pool.connect():
+        with poolwatch.label(endpoint=endpoint, tenant=7), closing(pool.connect()):
             pass
     pool.connect().close()
-    with poolwatch.label(endpoint="/cart"), pool.connect():
+    with poolwatch.label(endpoint="/cart"), closing(pool.connect()):
         endpoints = by_value("endpoint")
         assert {value: e.count for value, e in endpoints.items()} == {
             "/orders": 2,
@@ -41,7 +42,7 @@ def test_waits_are_caused_by_the_labels_of_the_holders(instrument):
     instrument(pool)
 
     def ask():
-        with poolwatch.label(endpoint="/cart"), pool.connect():
+        with poolwatch.label(endpoint="/cart"), closing(pool.connect()):
             pass
 
     with poolwatch.label(endpoint="/orders"):
@@ -70,13 +71,13 @@ def test_labels_without_end_are_counted_together(instrument):
     pool = null_pool_of()
     instrument(pool)
     for n in range(10 * MAX_VALUES):
-        with poolwatch.label(request=n), pool.connect():
+        with poolwatch.label(request=n), closing(pool.connect()):
             pass
     requests = by_value("request")
     assert len(requests) == MAX_VALUES + 1
     assert requests[OTHER_VALUES].count == 9 * MAX_VALUES
     for n in range(10 * MAX_LABELS):
-        with poolwatch.label(**{f"label{n}": "x"}), pool.connect():
+        with poolwatch.label(**{f"label{n}": "x"}), closing(pool.connect()):
             pass
     assert len({each.label for each in Look().process.labels}) == MAX_LABELS
 
@@ -84,7 +85,7 @@ def test_labels_without_end_are_counted_together(instrument):
 def test_a_fork_starts_over(instrument):
     pool = null_pool_of()
     instrument(pool)
-    with poolwatch.label(endpoint="/orders"), pool.connect():
+    with poolwatch.label(endpoint="/orders"), closing(pool.connect()):
         pass
     book_of(pool).forget()
     assert by_value("endpoint") == {}

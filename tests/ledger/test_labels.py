@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from contextlib import closing
 
 import pytest
 from fix_core import null_pool_of
@@ -21,7 +22,7 @@ def test_labels_are_carried(instrument):
     assert hold.labels == {"endpoint": "/orders", "tenant": "8"}
     assert (hold.verdict, hold.evidence) == ("ok", ("declared long: LISTEN",))
     held.close()
-    with pool.connect():
+    with closing(pool.connect()):
         assert watch.holds()[0].labels == {}
         assert watch.holds()[0].verdict == "long"
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture
 def inner(postgres, instrument):
+    pytest.importorskip("psycopg_pool", minversion="3.3")  # close_returns
     dsn = postgres.dsn
     with ConnectionPool(dsn, min_size=1, max_size=2, close_returns=True) as pool:
         instrument(pool, name="inner")

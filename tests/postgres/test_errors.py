@@ -26,9 +26,7 @@ host all all 127.0.0.1/32 scram-sha-256
 @pytest.fixture
 def guarded(start_postgres):
     """Three slots, one of them for superusers; passwords over TCP."""
-    server = start_postgres(
-        max_connections=4, superuser_reserved_connections=1, reserved_connections=0
-    )
+    server = start_postgres(max_connections=4, superuser_reserved_connections=1)
     (server.directory / "pg_hba.conf").write_text(HBA)
     server.execute(f"create role app login password '{SECRET}'")
     server.execute("select pg_reload_conf()")

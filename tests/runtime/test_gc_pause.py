@@ -60,6 +60,7 @@ def test_the_last_of_several_calls_ends_the_pause() -> None:
     assert gc.get_threshold() == before
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_during_the_call_ends_it_in_the_child() -> None:
     def fork() -> int:
         pid = os.fork()

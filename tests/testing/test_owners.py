@@ -262,6 +262,7 @@ def test_no_leaks_of_one_engine_opens_no_socket(owner, sqlite):
     assert owner.open_holds == {}
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_judged_in_a_forked_child(owner, tmp_path):
     """A connection that was lost before the fork can be told on both sides."""
     drop(create_engine(f"sqlite:///{tmp_path}/gone.db").connect())

@@ -10,6 +10,7 @@ result. With PostgreSQL (URL) the parent looks at it, as a viewer does, and kill
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -56,16 +57,21 @@ class World:
         self._url = url
         self._file = directory / "app.db"
         self.long_after = case.long_after
+        self._engine: Any = None
+        self._making = threading.Lock()
         if url is None:
             with sqlite3.connect(self._file) as connection:
                 for statement in SCHEMA:
                     connection.execute(statement)
             connection.close()
 
-    @cached_property
+    @property
     def engine(self) -> Any:
-        """The engine of the application."""
-        return self.new_engine("app")
+        """The engine of the application; threads may ask for it at once."""
+        with self._making:
+            if self._engine is None:
+                self._engine = self.new_engine("app")
+        return self._engine
 
     def new_engine(self, name: str, **settings: Any) -> Any:
         """One more engine on the same database, instrumented as well."""
@@ -139,7 +145,7 @@ def _pg_sleep(connection: Any, record: object) -> None:
 
 def run(case: Case, world: World) -> None:
     """Run the case's program; it may end, the process goes on."""
-    if asyncio.iscoroutinefunction(case.run):
+    if inspect.iscoroutinefunction(case.run):
         asyncio.run(_run_async(case, world))
     else:
         case.run(world)

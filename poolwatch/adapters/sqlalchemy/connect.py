@@ -147,7 +147,8 @@ def connect_arguments(pool: Any) -> Arguments | None:
     """The driver's arguments, copied from the closure that create_engine() made.
 
     No other place has ``connect_args``. None if the creator is the application's, or if
-    the closure of this SQLAlchemy version has other names.
+    the closure of this SQLAlchemy version has other names. The positional arguments are
+    ``cargs`` in early releases of 2.0, ``cargs_tup`` in later ones.
     """
     creator = pool._creator
     code = getattr(creator, "__code__", None)
@@ -158,7 +159,8 @@ def connect_arguments(pool: Any) -> Arguments | None:
         name: cell.cell_contents
         for name, cell in zip(code.co_freevars if code else (), cells, strict=False)
     }
-    positional, keywords = variables.get("cargs_tup"), variables.get("cparams")
+    positional = variables.get("cargs_tup", variables.get("cargs"))
+    keywords = variables.get("cparams")
     if not isinstance(positional, list | tuple) or not isinstance(keywords, Mapping):
         return None
     return list(positional), dict(keywords)

@@ -35,6 +35,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool, QueuePool
 
 from poolwatch.errors import (
     ForbiddenError,
@@ -172,6 +173,8 @@ def _open_sqlite(path: Path, write: bool) -> Engine:
         URL.create("sqlite+pysqlite", database=str(path)),
         connect_args={"timeout": _BUSY_S, "check_same_thread": False},
         json_serializer=_compact,
+        # a reader leaves nothing open, whatever becomes of it
+        poolclass=QueuePool if write else NullPool,
     )
     event.listen(engine, "connect", partial(_prepare_sqlite, write))
     begin = "BEGIN IMMEDIATE" if write else "BEGIN"

@@ -14,13 +14,20 @@ class Plain(AsyncKind):
     name = "asyncpg"
     pool_class = "asyncpg.Pool"
     exhausted = TimeoutError
+    may_lose_broken = not hasattr(Pool, "get_init_size")  # before 0.32
     made: Any = staticmethod(asyncpg.create_pool)
 
     def make(self, server: Any, *, size: int, timeout: float) -> Any:
         self.timeout = timeout
 
         async def make() -> Any:
-            return await self.made(server.dsn, min_size=size, max_size=size)
+            return await self.made(
+                server.dsn,
+                min_size=size,
+                max_size=size,
+                # before 0.32 the timer of an idle connection outlives its pool
+                max_inactive_connection_lifetime=0,
+            )
 
         return self.run(make)
 
@@ -64,7 +71,6 @@ class Derived(Plain):
         return _Derived(
             dsn,
             max_queries=50000,
-            max_inactive_connection_lifetime=300.0,
             loop=None,
             connection_class=asyncpg.Connection,
             record_class=asyncpg.Record,

@@ -40,6 +40,8 @@ class Kind(ABC):
     """A hold that is out while the pool is closed stays, until it is given back."""
     keeps = True
     """What was given back is lent again."""
+    may_lose_broken = False
+    """A connection that the server ends may keep its slot for good."""
     reopens = False
     """A closed pool opens anew."""
 
