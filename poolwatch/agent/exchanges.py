@@ -99,6 +99,7 @@ class Exchanges:
             return
         if len(self._waiting) > _MAX_OPEN:
             self._end(next(iter(self._waiting)))
+        self.go_on(exchange)  # most have sent their request by now
 
     def go_on(self, exchange: Exchange) -> None:
         """Read or send what is possible now."""

@@ -103,7 +103,7 @@ class Agent:
         from poolwatch.stacks.capture import CallSites
 
         if self.listens:  # at the first checkout, no descriptor may be left to read it
-            import poolwatch.agent.endpoints  # noqa: F401
+            from poolwatch.agent import endpoints, outages  # noqa: F401
         return CallSites(end_codes=self._end_codes, submitter=submitter_of)
 
     def end_stacks_at(self, function: FunctionType) -> None:

@@ -9,7 +9,11 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+_BACKLOG = 128
+"""Connections that the kernel keeps until they are accepted."""
 
 
 class Listening:
@@ -34,8 +38,8 @@ class Listening:
         with contextlib.suppress(OSError):  # the pipe is full: it is awake already
             self._waker.send(b".")
 
-    def accept(self, ready: object) -> socket.socket | None:
-        """Accept a connection if ``ready`` is the listening socket.
+    def accept(self, ready: object) -> Iterator[socket.socket]:
+        """Yield the new connections if ``ready`` is the listening socket.
 
         A peer that is not trusted is refused.
         """
@@ -43,18 +47,19 @@ class Listening:
             with contextlib.suppress(OSError):
                 self._woken.recv(4096)
         if ready is not self._listener:
-            return None
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:  # the client has closed the connection
-            return None
-        except OSError:  # out of file descriptors
-            time.sleep(0.1)
-            return None
-        if _is_trusted(connection):
-            return connection
-        connection.close()
-        return None
+            return
+        for _ in range(_BACKLOG):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:  # there is no more
+                return
+            except OSError:  # out of file descriptors
+                time.sleep(0.1)
+                return
+            if _is_trusted(connection):
+                yield connection
+            else:
+                connection.close()
 
     def mark(self) -> bool:
         """Set the times of the socket file to now; False if it is not there any more.
@@ -91,7 +96,7 @@ def _listen(path: Path) -> socket.socket:
     try:
         listener.bind(os.fspath(temporary))
         temporary.chmod(0o600)
-        listener.listen(64)
+        listener.listen(_BACKLOG)
         listener.setblocking(False)
         temporary.rename(path)
     except OSError:

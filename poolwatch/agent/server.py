@@ -183,8 +183,9 @@ class Server:
                 return
             if isinstance(key.data, Exchange):
                 self._exchanges.go_on(key.data)
-            elif (connection := listening.accept(key.fileobj)) is not None:
-                self._exchanges.begin(connection, listening.selector)
+            else:
+                for connection in listening.accept(key.fileobj):
+                    self._exchanges.begin(connection, listening.selector)
 
     def _keep_listening(self) -> None:
         """Listen if that has failed so far; make the socket again if it was removed."""

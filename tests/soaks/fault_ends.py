@@ -1,0 +1,3 @@
+from faulty import Fault
+
+ENDS: dict[str, Fault] = {}

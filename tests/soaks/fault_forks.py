@@ -1,0 +1,3 @@
+from faulty import Fault
+
+FORKS: dict[str, Fault] = {}

@@ -1,0 +1,3 @@
+from faulty import Fault
+
+HOOKS: dict[str, Fault] = {}

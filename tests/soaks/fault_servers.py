@@ -1,0 +1,3 @@
+from faulty import Fault
+
+SERVERS: dict[str, Fault] = {}
