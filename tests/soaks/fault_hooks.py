@@ -117,7 +117,7 @@ INTERRUPTS = """
     pool = new_pool(pool_size=6, max_overflow=6)
     ours = os.path.dirname(poolwatch.__file__)
     over = threading.Event()
-    seen, raised, armed = {}, 0, False
+    seen, raised, armed, where = {}, 0, False, []
 
     def load():
         while not over.is_set():
@@ -126,11 +126,14 @@ INTERRUPTS = """
 
     def fault(number, frame):
         # A pool itself may lose a slot, or its lock for good, to an interrupt of its
-        # own code. In the callback of a weak reference Python only prints it.
+        # own code, also as it calls ours: before the first line of a hook.
         global raised
         signal.setitimer(signal.ITIMER_REAL, 0.0001 + chance.random() * 0.001)
-        if armed and frame.f_code.co_filename.startswith(ours):
+        code = frame.f_code
+        inside = (frame.f_lineno or 0) > code.co_firstlineno
+        if armed and inside and code.co_filename.startswith(ours):
             raised += 1
+            where.append(f"{os.path.basename(code.co_filename)}:{frame.f_lineno}")
             raise chance.choice([KeyboardInterrupt, MemoryError])
 
     def work():
@@ -158,7 +161,7 @@ INTERRUPTS = """
     for thread in threads:
         thread.join()
     gc.collect()
-    say(pool, raised=raised, seen=seen)
+    say(pool, raised=raised, seen=seen, where=len(set(where)))
 """
 
 
@@ -172,7 +175,8 @@ def interrupts(length: float) -> Outcome:
     return (
         "KeyboardInterrupts and MemoryErrors at random moments in our code, under load",
         (
-            f"{said['raised']} raised in {said['checkouts']} checkouts, seen by the "
+            f"{said['raised']} raised at {said['where']} lines in "
+            f"{said['checkouts']} checkouts, seen by the "
             f"application: {said['seen']}; {said['checkins']} returns, {said['out']} "
             f"out, {said['holds']} holds, {said['waits']} waits; {ended.words()}"
         ),
