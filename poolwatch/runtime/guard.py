@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 
-
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
