@@ -85,7 +85,7 @@ class Program:
     ) -> None:
         self.directory = directory
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - until finish()
-        paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+        paths = os.pathsep.join(map(str, [TESTS.parent, TESTS, TESTS / "soaks"]))
         self.process = subprocess.Popen(
             [
                 sys.executable,
