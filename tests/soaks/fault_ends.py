@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ ENDINGS = {
     "slow-exit": """
         import atexit
         held = [pool.connect() for _ in range(3)]
-        atexit.register(time.sleep, 3)  # the main thread has ended: is that a leak?
+        atexit.register(time.sleep, 2)  # the main thread has ended: is that a leak?
         ready()
         sys.stdin.readline()
     """,
@@ -104,7 +105,7 @@ def look(directory: Path, over: threading.Event) -> None:
     """Look as fast as it answers."""
     while not over.is_set():
         path = socket_in(directory)
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, http.client.HTTPException):
             if path:
                 ask(path, patience_s=5)
 

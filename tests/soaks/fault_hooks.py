@@ -11,17 +11,7 @@ from faulty import Fault, Outcome
 from programs import TESTS, Program, new_directory
 
 EVERY_LINE = """
-    import linecache, re
-    from adapters.test_recovery import Fault
-
-    class RealFault(Fault):
-        # not at a line that cannot raise, before the hook is protected
-
-        def at_line(self, frame, event, arg):
-            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-            if re.fullmatch(r"try:|[\\w: ]+( = \\w+)* = (0|None|False)", line):
-                return self.at_line
-            return super().at_line(frame, event, arg)
+    from adapters.test_recovery import RealFault
 
     poolwatch.uninstrument()
     lines = []
