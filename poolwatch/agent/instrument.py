@@ -9,20 +9,21 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+from poolwatch.agent.in_use import in_use
 from poolwatch.agent.timeout_notes import TimeoutNotes
 from poolwatch.agent.watch import Watch
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import LONG_AFTER, Settings, disabled
 from poolwatch.runtime.guard import Guard, log
+from poolwatch.runtime.program import forks_unseen
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.holder import (
     Holder,
@@ -54,20 +55,11 @@ _MAX_POOLS = 64
 _NEVER = float("-inf")
 
 
-def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
-    """Implement the ledger's ``InUse``; imported at the first nested request."""
-    if sys.is_finalizing():  # no import is possible any more
-        return []
-    from poolwatch.diagnosis.references.own_stack import used_by_running_code
-
-    return used_by_running_code(connections, several)
-
-
 class Agent:
     """The part of poolwatch in the application's process; one per process."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(_in_use)
+        self.ledger = Ledger(in_use)
         self._end_codes: dict[int, CodeType] = {}
         """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
@@ -82,6 +74,7 @@ class Agent:
         self._wait_events: Any = None
         self._server: Server | None = None
         self._listening_pid: int | None = None
+        self._pid = os.getpid()
         self._starting = threading.Lock()
         self._closes = 0
         """Number of close() calls; listen() gives up if it changes meanwhile."""
@@ -122,6 +115,11 @@ class Agent:
 
     def register_thread(self) -> Holder:
         """Create the record of a thread or greenlet, and start to listen."""
+        pid, self._pid = self._pid, os.getpid()
+        if pid != self._pid:
+            self.after_fork_in_child()
+        if forks_unseen():
+            return Holder()  # not kept: the next request asks again
         if greenlets.are_scheduled():
             tell_greenlets_apart()
             holder = per_greenlet.holder_of(greenlets.application_greenlet())
@@ -256,6 +254,7 @@ class Agent:
     def after_fork_in_child(self) -> None:
         """Reset the agent: the open holds belong to the parent."""
         server, self._server = self._server, None
+        self._pid = os.getpid()
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
         per_greenlet.clear()

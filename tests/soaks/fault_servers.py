@@ -97,7 +97,7 @@ def judged(
     output.seek(0)
     text = output.read()
     lines = [line for line in text.splitlines() if "poolwatch" in line.lower()]
-    raised = "Traceback" in text
+    raised = "Traceback" in text or "signal 11" in text
     balanced = all(
         each["checkouts"] == each["checkins"] and not each["leaked"] for each in before
     )
