@@ -93,8 +93,7 @@ def every_kind(length: float) -> Outcome:
     )
     last = done.stdout.strip().splitlines()[-1]
     return (
-        "7 kinds of exceptions at every line of the hooks of 6 kinds of pools, each "
-        "line goes on",
+        "7 kinds of exceptions at every line of the hooks of 6 kinds of pools",
         f"tests/adapters/test_recovery.py: {re.sub(r' in .*', '', last)}",
         done.returncode == 0,
     )

@@ -31,18 +31,44 @@ def python(*words: str) -> list[str]:
 def commands(port: int) -> dict[str, list[str]]:
     gunicorn = python("gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "--preload")
     uwsgi = os.environ.get("UWSGI") or shutil.which("uwsgi-with-python") or ""
+    http = f"127.0.0.1:{port}"
     return {
         "gunicorn-sync": [*gunicorn, "fault_app:app"],
-        "gunicorn-gthread": [*gunicorn, "-k", "gthread", "--threads", "4"]
-        + ["fault_app:app"],
+        "gunicorn-gthread": [
+            *gunicorn,
+            *["-k", "gthread", "--threads", "4", "fault_app:app"],
+        ],
         "gunicorn-gevent": [*gunicorn[:-1], "-k", "gevent", "fault_app:app"],
-        "uvicorn": python("uvicorn", "--workers", "2", "--port", str(port))
-        + ["--log-level", "warning", "fault_app:asgi"],
-        "uwsgi": [uwsgi, "--master", "--processes", "2", "--enable-threads"]
-        + ["--threads", "2", "--die-on-term", "--http-socket", f"127.0.0.1:{port}"]
-        + ["--disable-logging", "--need-app", "--module", "fault_app:app"],
-        "celery": python("celery", "-A", "fault_app:tasks", "worker")
-        + ["--concurrency", "2", "-l", "error", "--pool", "prefork"],
+        "uvicorn": python(
+            *f"uvicorn --workers 2 --port {port} --log-level warning".split(),
+            "fault_app:asgi",
+        ),
+        "uwsgi": [
+            uwsgi,
+            *[
+                "--master",
+                "--processes",
+                "2",
+                "--threads",
+                "2",
+                "--die-on-term",
+                "--need-app",
+            ],
+            *f"--http-socket {http} --disable-logging -w fault_app:app".split(),
+        ],
+        "celery": python(
+            *[
+                "celery",
+                "-A",
+                "fault_app:tasks",
+                "worker",
+                "--pool",
+                "prefork",
+                "-l",
+                "error",
+            ],
+            *["--concurrency", "2"],
+        ),
     }
 
 
@@ -89,7 +115,7 @@ def counters(directory: Path) -> list[dict[str, int]]:
 def judged(
     directory: Path, output: Any, server: subprocess.Popen[bytes]
 ) -> tuple[str, bool]:
-    """End the server; what its processes counted and logged, and whether it is right."""
+    """End the server; what its processes counted and logged, and whether it is fine."""
     until(lambda: not any(each["holds"] for each in counters(directory)), 20)
     before = counters(directory)
     server.send_signal(signal.SIGTERM)
@@ -102,8 +128,8 @@ def judged(
         each["checkouts"] == each["checkins"] and not each["leaked"] for each in before
     )
     seen = (
-        f"{len(before)} processes seen, {sum(e['checkouts'] for e in before)} checkouts "
-        f"and as many returns: {balanced}, exit code {code}, {len(lines)} log lines"
+        f"{len(before)} processes seen, {sum(e['checkouts'] for e in before)} "
+        f"checkouts, all returned: {balanced}, exit code {code}, {len(lines)} log lines"
         + (f" ({lines[0][:70]})" if lines else "")
         + (f"; RAISED {text[-200:]!r}" if raised else "")
     )

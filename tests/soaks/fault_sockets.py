@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from faulty import Fault, Outcome, Skipped
 from helpers import until
@@ -353,24 +352,26 @@ time.sleep(600)
     )
 
 
+def _reads_slowly(path: Path, stop: threading.Event) -> None:
+    with connection(path, GET) as client:
+        while client.recv(1) and not stop.wait(1):
+            pass
+
+
+def _sends_slowly(path: Path, stop: threading.Event) -> None:
+    with suppress(OSError), connection(path) as client:
+        for byte in GET[:-2] + b"X: " + b"x" * 1000:
+            client.sendall(bytes([byte]))
+            if stop.wait(0.35):
+                return
+
+
 def slow_viewers(_: float) -> Outcome:
     with new_directory() as directory:
         app = Loaded(directory)
         stop = threading.Event()
-
-        def reads() -> None:
-            with connection(app.path, GET) as client:
-                while client.recv(1) and not stop.wait(1):
-                    pass
-
-        def sends() -> None:
-            with suppress(OSError), connection(app.path) as client:
-                for byte in GET[:-2] + b"X: " + b"x" * 1000:
-                    client.sendall(bytes([byte]))
-                    if stop.wait(0.35):
-                        return
-
-        threads = [threading.Thread(target=each) for each in [reads, sends] * 10]
+        kinds = [_reads_slowly, _sends_slowly] * 10
+        threads = [threading.Thread(target=k, args=(app.path, stop)) for k in kinds]
         for thread in threads:
             thread.start()
         for _ in range(60):
@@ -454,8 +455,10 @@ def many_requests(length: float) -> Outcome:
     known = {"", "200", "400", "404", "414", "431", "501", "505"}
     return (
         f"{count} random, truncated, huge and slow requests",
-        f"{dict(statuses)}, memory +{grown // 1024} KiB, longest look "
-        f"{app.longest:.2f} s; {ended.words()}",
+        (
+            f"{dict(statuses)}, memory +{grown // 1024} KiB, longest look "
+            f"{app.longest:.2f} s; {ended.words()}"
+        ),
         fine and set(statuses) <= known and grown < 32 * 2**20,
     )
 

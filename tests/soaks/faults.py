@@ -5,7 +5,7 @@
 Each fault is made in a real process with an instrumented pool. Afterwards the pool must
 work, nothing may have been raised, at most one line may have been logged, and the
 counters must be right. Prints a table; exits with 1 if something was not so. Without
-names, all of them; ``--length`` multiplies the number of requests, forks and interrupts.
+names, all of them; ``--length`` multiplies the numbers of requests, forks and the like.
 """
 
 from __future__ import annotations
