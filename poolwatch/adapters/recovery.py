@@ -10,6 +10,7 @@ greenlet or thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from time import monotonic
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,22 @@ def raised_by(error: BaseException, called: bool, original: Any) -> bool:
     traceback = error.__traceback__
     after = None if traceback is None else traceback.tb_next
     return after is not None and after.tb_frame.f_code is function.__code__
+
+
+def guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a hook: logs and swallows exceptions, and returns None then."""
+
+    @wraps(hook)
+    def call(hooks: Any, *args: Any) -> Any:
+        if hooks.guard.tripped:
+            return None
+        try:
+            return hook(hooks, *args)
+        except Exception as error:  # noqa: BLE001 - the application must go on
+            hooks.guard.failed(error)
+            return None
+
+    return call
 
 
 class Hooks:

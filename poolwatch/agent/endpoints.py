@@ -17,15 +17,19 @@ from poolwatch.runtime.gc_pause import undisturbed
 
 
 def open_server(
-    directory: Path,
+    directory: Path | None,
     *,
     ledger: Ledger,
     source: LedgerSource,
     servers: ServerView,
     tick: Callable[[], None],
+    unreachable: Callable[[Exception], None],
     stop: Event,
 ) -> Server:
-    """Bind a socket in ``directory``; ``stop`` ends a recording early."""
+    """Listen in ``directory``; ``stop`` ends a recording early.
+
+    Raises UsageError if no path there can be used.
+    """
 
     def snapshot(*, viewers: bool, compact: bool = False) -> str:
         """Free the snapshot's records before garbage collection resumes."""
@@ -45,7 +49,7 @@ def open_server(
         return document.list_to_json(found, "servers")
 
     return Server(
-        sockets.new_path(directory),
+        sockets.new_path(sockets.runtime_directory(directory)),
         quick={
             "/snapshot": lambda _: snapshot(viewers=False),
             "/frozen": lambda _: source.incident_snapshots.document(),
@@ -54,6 +58,7 @@ def open_server(
         slow={"/trace": trace, "/servers": readings},
         idle=servers.close_idle,
         tick=tick,
+        unreachable=unreachable,
         period_s=PERIOD_S,
     )
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 from weakref import proxy
 
+from poolwatch.agent.in_use import in_use
+from poolwatch.agent.timeout_notes import TimeoutNotes
 from poolwatch.agent.watch import Watch
 from poolwatch.ledger.ledger import Ledger
 from poolwatch.ledger.settings import LONG_AFTER, Settings, disabled
 from poolwatch.runtime.guard import Guard, log
 from poolwatch.runtime.made_once import made_once
+from poolwatch.runtime.program import forks_unseen
 from poolwatch.stacks import greenlets
 from poolwatch.stacks.holder import (
     Holder,
@@ -50,24 +52,15 @@ _EARLY_TICK_S = 0.02
 _EARLY_TICK_INTERVAL_S = 0.5
 """Minimum time between two early checks of one pool."""
 _MAX_POOLS = 64
-"""Pools whose last timeout note and early check are remembered."""
+"""Pools whose last early check is remembered."""
 _NEVER = float("-inf")
-
-
-def _in_use(connections: Sequence[Any], several: Collection[int]) -> list[int]:
-    """Implement the ledger's ``InUse``; imported at the first nested request."""
-    if sys.is_finalizing():  # no import is possible any more
-        return []
-    from poolwatch.diagnosis.references.own_stack import used_by_running_code
-
-    return used_by_running_code(connections, several)
 
 
 class Agent:
     """The part of poolwatch in the application's process; one per process."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(_in_use)
+        self.ledger = Ledger(in_use)
         self._end_codes: dict[int, CodeType] = {}
         """By id: code that no stack goes beyond."""
         self.per_thread = PerThread()
@@ -76,15 +69,18 @@ class Agent:
         self.servers: Any = None
         self._watchdog: Any = None
         self._guard = Guard("the leak watchdog")
-        self._timeout_notes: dict[str, tuple[float, str]] = {}
+        self._timeout_notes = TimeoutNotes()
         self._early_ticks: dict[str, float] = {}
         self._inherited: Inherited | None = None
         self._wait_events: Any = None
         self._server: Server | None = None
         self._listening_pid: int | None = None
+        self._pid = os.getpid()
         self._starting = threading.Lock()
         self._closes = 0
         """Number of close() calls; listen() gives up if it changes meanwhile."""
+        self._unreachable = ""
+        """Why no viewer could connect, as it was logged last."""
         self._stop = threading.Event()
         """Set at exit: a recording must not keep the process alive."""
         self._ended = False
@@ -100,6 +96,8 @@ class Agent:
         from poolwatch.agent.submitters import submitter_of
         from poolwatch.stacks.capture import CallSites
 
+        if self.listens:  # at the first checkout, no descriptor may be left to read it
+            from poolwatch.agent import endpoints, outages  # noqa: F401
         return CallSites(end_codes=self._end_codes, submitter=submitter_of)
 
     def end_stacks_at(self, function: FunctionType) -> None:
@@ -118,6 +116,11 @@ class Agent:
 
     def register_thread(self) -> Holder:
         """Create the record of a thread or greenlet, and start to listen."""
+        pid, self._pid = self._pid, os.getpid()
+        if pid != self._pid:
+            self.after_fork_in_child()
+        if forks_unseen():
+            return Holder()  # not kept: the next request asks again
         if greenlets.are_scheduled():
             tell_greenlets_apart()
             holder = per_greenlet.holder_of(greenlets.application_greenlet())
@@ -128,7 +131,7 @@ class Agent:
         return holder
 
     def listen(self, directory: Path | None = None) -> None:
-        """Open the socket, once per process; a failure is logged.
+        """Open the socket, once per process; a failure is logged, and tried again.
 
         With a ``directory`` it is opened there, even if ``listens`` is False.
         """
@@ -149,6 +152,7 @@ class Agent:
             server.start()
         except RuntimeError as error:  # no thread can be started
             server.close()
+            self._listening_pid = None  # the next thread shows that one can be started
             self._is_unreachable(error)
             return
         with self._starting:
@@ -159,19 +163,19 @@ class Agent:
             server.close()
 
     def _is_unreachable(self, error: Exception) -> None:
+        """Log why, but not again when another attempt fails."""
+        if str(error) == self._unreachable:
+            return
+        self._unreachable = str(error)
         level = logging.WARNING if self.listens else logging.DEBUG
         log().log(level, "poolwatch is not reachable by viewers: %s", error)
 
     def _open(self, directory: Path | None) -> tuple[Server, ServerView]:
-        # imported when the agent starts to listen
         from poolwatch.adapters.connection_facts import connection_facts
         from poolwatch.agent.endpoints import open_server
         from poolwatch.agent.server_view import ServerView
         from poolwatch.agent.watchdog import Watchdog
-        from poolwatch.protocol import sockets
 
-        directory = sockets.runtime_directory(directory)
-        sockets.prepare(directory)
         servers = ServerView(self.ledger, connection_facts, self.outages)
         self._watchdog = Watchdog(self.source, self.ledger)
         server = open_server(
@@ -180,6 +184,7 @@ class Agent:
             source=self.source,
             servers=servers,
             tick=self._tick,
+            unreachable=self._is_unreachable,
             stop=self._stop,
         )
         return server, servers
@@ -199,19 +204,8 @@ class Agent:
             self._guard.failed(error)
 
     def explain_timeout(self, pool_id: str) -> str:
-        """Return the note for a pool's TimeoutError, renewed at most once a second."""
-        now = time.monotonic()
-        known = self._timeout_notes.get(pool_id)
-        if known is None or now - known[0] > 1.0:
-            from poolwatch.diagnosis import timeout_note
-
-            process = self.source.process(search=False)
-            self.source.incident_snapshots.add(pool_id, "timeout", process)
-            known = now, timeout_note.note(process, pool_id)
-            if len(self._timeout_notes) >= _MAX_POOLS:  # most pools may be gone
-                self._timeout_notes.clear()
-            self._timeout_notes[pool_id] = known
-        return known[1]
+        """Return the note for a pool's TimeoutError."""
+        return self._timeout_notes.of(pool_id, self.source)
 
     def check_soon(self, pool_id: str) -> None:
         """Have the watchdog check an exhausted pool soon: a checkout waits."""
@@ -250,12 +244,18 @@ class Agent:
 
     def after_fork_in_parent(self) -> None:
         """Restart the agent's thread."""
-        if self._server is not None and self._server.pid == os.getpid():
-            self._server.start()
+        server = self._server
+        if server is not None and server.pid == os.getpid():
+            try:
+                server.start()
+            except RuntimeError as error:  # no thread can be started
+                self.close()
+                self._is_unreachable(error)
 
     def after_fork_in_child(self) -> None:
         """Reset the agent: the open holds belong to the parent."""
         server, self._server = self._server, None
+        self._pid = os.getpid()
         self._starting = threading.Lock()
         self.per_thread.__dict__.clear()
         per_greenlet.clear()

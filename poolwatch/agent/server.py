@@ -2,44 +2,45 @@
 
 ``GET /snapshot`` returns the public document. ``/view`` (the same plus the fields that
 poolwatch's own viewers need), ``/frozen``, ``/servers`` and ``/trace`` are for those
-viewers. One daemon thread answers one request at a time. A query to PostgreSQL may take
-seconds, so it runs in a separate thread and never delays a snapshot.
+viewers. One daemon thread serves all of them beside each other, see ``exchanges.py``. A
+query to PostgreSQL may take seconds, so it runs in a separate thread and never delays a
+snapshot.
 
 The thread is stopped while the process forks: Python 3.12 warns about forks in
 multi-threaded processes, and users would blame poolwatch.
 
 ``socketserver`` is not used: its loop watches the listening socket only. It could
-neither be woken (for a fork, or an early tick) nor wait for silent connections.
+neither be woken (for a fork, or an early tick) nor wait for several viewers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
-import socket
-import struct
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from poolwatch.agent.exchanges import Exchange, Exchanges
+from poolwatch.agent.listening import Listening
 from poolwatch.errors import PoolwatchError
 from poolwatch.protocol import sockets
 from poolwatch.runtime.guard import log
 
+if TYPE_CHECKING:
+    from poolwatch.agent.http import Reply, SlowReply
+
 Endpoint = Callable[[Mapping[str, str]], str]
 """Takes the query parameters of a request, returns JSON text."""
 
-_CLIENT_TIMEOUT_S = 2.0
-"""Time for a client to send its request, and again to read the response."""
 _HOUSEKEEPING_S = 1.0
-_MAX_SILENT = 64
-"""Limit of open connections that have sent nothing yet; the oldest is closed."""
+_MAX_PAUSE_S = 5.0
+"""Longest pause between two attempts to listen; the first one is a second."""
 _MAX_SLOW = 4
 """Concurrent requests to slow endpoints."""
 
@@ -55,13 +56,15 @@ class Server:
         slow: Mapping[str, Endpoint],
         idle: Callable[[], bool],
         tick: Callable[[], None] = lambda: None,
+        unreachable: Callable[[Exception], None] = lambda _: None,
         period_s: float = 60.0,
     ) -> None:
-        """Listen on ``path`` (mode 0600); raises OSError if that fails.
+        """Listen on ``path`` (mode 0600). If that fails, the thread tries it again.
 
         ``quick`` and ``slow`` are endpoints by path; each slow request runs in its own
         thread. ``idle`` is called after each slow request, and then about once a second
         until it returns False. ``tick`` is called every ``period_s`` seconds.
+        ``unreachable`` is called once for several failures to listen in a row.
         """
         self.path = path
         self.pid = os.getpid()
@@ -69,21 +72,18 @@ class Server:
         self._tick, self._period_s = tick, period_s
         self._next_tick = time.monotonic() + period_s
         self._slow_slots = threading.BoundedSemaphore(_MAX_SLOW)
+        self._slow_answers: deque[tuple[Exchange, bytes]] = deque()
         self._stopping = threading.Event()
+        self._closed = self._has_failed = False
         self._thread: threading.Thread | None = None
-        self._in_request: socket.socket | None = None
-        """The connection whose request is being read or answered."""
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        for each in (self._wake_receiver, self._wake_sender):
-            each.setblocking(False)
-        self._remade = True
-        """Whether the last attempt to make the socket again has succeeded."""
-        try:
-            self._listener = _listen(path)
-        except OSError:
-            self._wake_receiver.close()
-            self._wake_sender.close()
-            raise
+        self._unreachable = unreachable
+        self._pause_s = 0.0
+        """Pause before the next attempt to listen; 0 after a success."""
+        self._next_attempt = time.monotonic()
+        self._listening: Listening | None = None
+        self._exchanges = Exchanges(self._answer)
+        self._lost: list[object] = []
+        self._keep_listening()
 
     def start(self) -> None:
         """Start the thread."""
@@ -107,17 +107,14 @@ class Server:
             return
         self._stopping.set()
         self._wake()
-        connection = self._in_request
-        if connection is not None:  # do not wait for a hanging viewer
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
         thread.join(1.0)
 
     def close(self) -> None:
         """Stop for good and remove the socket."""
+        self._closed = True
         self.pause()
         self._close_sockets()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.path.unlink()
 
     def abandon(self) -> None:
@@ -126,202 +123,138 @@ class Server:
         self._close_sockets()
 
     def _close_sockets(self) -> None:
-        for each in (self._listener, self._wake_receiver, self._wake_sender):
-            each.close()
+        if self._listening is not None:
+            self._listening.close()
+        self._exchanges.close()
+        while self._slow_answers:
+            self._slow_answers.popleft()[0].connection.close()
 
     def _wake(self) -> None:
-        """Interrupt the thread's select()."""
-        with contextlib.suppress(OSError):  # the pipe is full: it is awake already
-            self._wake_sender.send(b".")
+        if self._listening is not None:
+            self._listening.wake()
 
     def _serve(self, stopping: threading.Event) -> None:
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._listener, selectors.EVENT_READ)
-                selector.register(self._wake_receiver, selectors.EVENT_READ)
-                try:
-                    while not stopping.is_set():
-                        self._serve_once(selector, stopping)
-                finally:
-                    for key in _silent(selector):
-                        _unregister(selector, key).close()
-        except Exception:  # noqa: BLE001 - the application must go on
-            log().warning("poolwatch no longer answers viewers", exc_info=True)
+        while not stopping.is_set():
+            try:
+                self._serve_once(stopping)
+            except Exception as error:  # noqa: BLE001 - the application must go on
+                if not stopping.is_set():
+                    self._failed(error)
+                    stopping.wait(_HOUSEKEEPING_S)
 
-    def _serve_once(
-        self, selector: selectors.BaseSelector, stopping: threading.Event
-    ) -> None:
-        """Wait for events and handle them.
+    def _failed(self, error: Exception) -> None:
+        """Log the first failure, and go on: the watchdog is in this thread, too."""
+        if not self._has_failed and not isinstance(error, MemoryError):
+            self._has_failed = True
+            log().warning("poolwatch failed to answer viewers", exc_info=True)
 
-        A connection is registered with its deadline, and is read only after it has sent
-        something, so a silent client never blocks the thread.
-        """
+    def _serve_once(self, stopping: threading.Event) -> None:
+        """Wait for events and handle them."""
         timeout = max(0.0, self._next_tick - time.monotonic())
-        if self._idle() or _silent(selector):
+        if self._idle() or self._exchanges:
             timeout = min(_HOUSEKEEPING_S, timeout)
-        for key, _ in selector.select(timeout):
-            if key.fileobj is self._listener:
-                self._accept(selector)
-            elif key.fileobj is self._wake_receiver:
-                with contextlib.suppress(OSError):
-                    self._wake_receiver.recv(4096)
-            elif key in _silent(selector):  # _accept() may have closed it meanwhile
-                self._handle(_unregister(selector, key), stopping)
+        listening = self._listening
+        if listening is None:
+            stopping.wait(timeout)
+        else:
+            self._serve_viewers(listening, timeout, stopping)
+        while self._slow_answers:
+            self._exchanges.send(*self._slow_answers.popleft())
         now = time.monotonic()
-        if now >= self._next_tick:
+        self._exchanges.expire(now)
+        if now >= self._next_tick and not stopping.is_set():
             self._next_tick = now + self._period_s
-            self._keep_socket(selector, stopping)
+            self._keep_listening()
             self._tick()
-        for key in [each for each in _silent(selector) if each.data < now]:
-            _unregister(selector, key).close()
 
-    def _keep_socket(
-        self, selector: selectors.BaseSelector, stopping: threading.Event
+    def _serve_viewers(
+        self, listening: Listening, timeout: float, stopping: threading.Event
     ) -> None:
-        """Mark the socket file; make it again if it was removed.
+        try:
+            ready = listening.selector.select(timeout)
+        except OSError:
+            # The application has closed our descriptors. The numbers may be its own by
+            # now, so nothing may close them: they are kept until the process ends.
+            self._lost.append((listening, self._exchanges))
+            self._listening, self._exchanges = None, Exchanges(self._answer)
+            return
+        for key, _ in ready:
+            if stopping.is_set():
+                return
+            if isinstance(key.data, Exchange):
+                self._exchanges.go_on(key.data)
+            else:
+                for connection in listening.accept(key.fileobj):
+                    self._exchanges.begin(connection, listening.selector)
 
-        Its time tells a viewer that comes later since when the process is silent.
-        """
-        if _mark(self.path):
+    def _keep_listening(self) -> None:
+        """Listen if that has failed so far; make the socket again if it was removed."""
+        if self._listening is not None and self._listening.mark():
+            return
+        now = time.monotonic()
+        if now < self._next_attempt:
             return
         try:
             sockets.prepare(self.path.parent)
-            listener = _listen(self.path)
+            if self._listening is None:
+                self._listening = Listening(self.path)
+            else:
+                self._listening.listen_again()
         except (OSError, PoolwatchError) as error:
-            if self._remade:
-                log().warning("poolwatch cannot make its socket again: %s", error)
-            self._remade = False
+            if not self._pause_s:
+                self._unreachable(error)
+            self._pause_s = min(max(1.0, 2 * self._pause_s), _MAX_PAUSE_S)
+            self._next_attempt = now + self._pause_s
             return
-        self._remade = True
-        old, self._listener = self._listener, listener
-        _unregister(selector, selector.get_key(old)).close()
-        selector.register(listener, selectors.EVENT_READ)
-        if stopping.is_set():  # close() may have removed it before it was made
-            with contextlib.suppress(OSError):
+        self._pause_s = 0.0
+        if self._closed:  # close() may have come before it was made
+            self._listening.close()
+            with suppress(OSError):
                 self.path.unlink()
 
-    def _accept(self, selector: selectors.BaseSelector) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except BlockingIOError:  # the client has closed the connection
-            return
-        except OSError:  # out of file descriptors
-            time.sleep(0.1)
-            return
-        if not trusted(connection):
-            connection.close()
-            return
-        deadline = time.monotonic() + _CLIENT_TIMEOUT_S
-        selector.register(connection, selectors.EVENT_READ, deadline)
-        silent = _silent(selector)
-        if len(silent) > _MAX_SILENT:
-            _unregister(selector, silent[0]).close()
+    def _answer(self, exchange: Exchange) -> bytes | None:
+        from poolwatch.agent.http import answer
 
-    def _handle(self, connection: socket.socket, stopping: threading.Event) -> None:
-        from poolwatch.agent.http import handle
+        found = answer(bytes(exchange.received), self._respond)
+        if isinstance(found, bytes):
+            return found
+        threading.Thread(
+            target=self._answer_slowly,
+            args=(exchange, found),
+            name="poolwatch",
+            daemon=True,
+        ).start()
+        return None
 
-        self._in_request = connection
-        try:
-            if stopping.is_set():  # checked after the line above: see pause()
-                connection.close()
-                return
-            connection.settimeout(_CLIENT_TIMEOUT_S)
-            handle(connection, self._respond)
-        except Exception:  # noqa: BLE001 - a broken client must not stop the agent
-            log().debug("a request failed", exc_info=True)
-            connection.close()
-        finally:
-            self._in_request = None
+    def _answer_slowly(self, exchange: Exchange, work: Callable[[], bytes]) -> None:
+        """Do slow work in a thread of its own; the agent's thread sends the answer."""
+        self._slow_answers.append((exchange, work()))
+        if self._closed:
+            self._close_sockets()
+        self._wake()  # also because a connection to PostgreSQL may now be idle
 
-    def _respond(
-        self, target: str, reply: Callable[[int, str], None]
-    ) -> Callable[[], None] | None:
+    def _respond(self, target: str) -> Reply | SlowReply:
         """Answer one GET; for a slow endpoint, return the remaining work instead."""
         try:
             parts = urlsplit(target)
         except ValueError:
-            reply(400, _error("invalid path"))
-            return None
+            return 400, _error("invalid path")
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         if parts.path in self._slow:
-            return partial(self._respond_slowly, self._slow[parts.path], query, reply)
+            return partial(self._respond_slowly, self._slow[parts.path], query)
         endpoint = self._quick.get(parts.path)
         if endpoint is None:
             available = ", ".join([*self._quick, *self._slow])
-            reply(404, _error(f"unknown path; available: {available}"))
-        else:
-            reply(200, endpoint(query))
-        return None
+            return 404, _error(f"unknown path; available: {available}")
+        return 200, endpoint(query)
 
-    def _respond_slowly(
-        self,
-        endpoint: Endpoint,
-        query: Mapping[str, str],
-        reply: Callable[[int, str], None],
-    ) -> None:
+    def _respond_slowly(self, endpoint: Endpoint, query: Mapping[str, str]) -> Reply:
         if not self._slow_slots.acquire(blocking=False):
-            reply(503, _error("busy with requests of other viewers"))
-            return
+            return 503, _error("busy with requests of other viewers")
         try:
-            reply(200, endpoint(query))
+            return 200, endpoint(query)
         finally:
             self._slow_slots.release()
-            self._wake()  # a connection to PostgreSQL may now be idle
-
-
-def _mark(path: Path) -> bool:
-    """Set the times of a file to now; False if it is not there any more."""
-    try:
-        os.utime(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        pass  # the file system is read-only by now
-    return True
-
-
-def _listen(path: Path) -> socket.socket:
-    """Return a socket that listens on ``path``, mode 0600; raises OSError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # A temporary name until it listens: viewers remove sockets that refuse them.
-    temporary = path.with_suffix(".tmp")
-    try:
-        listener.bind(os.fspath(temporary))
-        temporary.chmod(0o600)
-        listener.listen(64)
-        listener.setblocking(False)
-        temporary.rename(path)
-    except OSError:
-        listener.close()
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    return listener
-
-
-def _silent(selector: selectors.BaseSelector) -> list[selectors.SelectorKey]:
-    """The connections that have sent nothing yet, oldest first."""
-    return [key for key in selector.get_map().values() if key.data is not None]
-
-
-def _unregister(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> Any:
-    """Unregister the connection of ``key`` and return it."""
-    selector.unregister(key.fileobj)
-    return key.fileobj
-
-
-def trusted(connection: socket.socket) -> bool:
-    """Whether the peer runs as the same user, or as root."""
-    if sys.platform != "linux":
-        return True  # the directory is 0700 and the socket 0600
-    try:
-        credentials = connection.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-        )
-    except OSError:
-        return False
-    uid = struct.unpack("3i", credentials)[1]
-    return uid in (os.getuid(), 0)
 
 
 def _error(why: str) -> str:

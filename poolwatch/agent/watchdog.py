@@ -73,7 +73,8 @@ class Watchdog:
             pool.find_dropped()
             pool.mark(now)
             with suppress(Exception):  # a pool class of the application
-                pool.slots.compare(now, pool.gauges())
+                if not pool.switched_off():  # holds are not recorded any more
+                    pool.slots.compare(now, pool.gauges())
             self._log_full(pool)
             self._log_lost(pool, now)
             self._log_nested(pool)

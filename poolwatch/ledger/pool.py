@@ -391,7 +391,8 @@ class PoolLedger:
             ended = sum(stats.count for stats in all_stats)
             self._note_use(ended, now)
             gauges = self.gauges()
-            self.slots.compare(now, gauges)
+            if not self.switched_off():  # holds are not recorded any more
+                self.slots.compare(now, gauges)
             return PoolStats(
                 id=self.id,
                 name=self.name,

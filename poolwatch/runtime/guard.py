@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def log() -> logging.Logger:
@@ -26,11 +29,13 @@ class Guard:
     def failed(self, error: BaseException) -> None:
         """Switch off, and log the first exception with its traceback.
 
-        Must be called from the ``except`` block. MemoryError and RecursionError are
-        problems of the application: they switch nothing off.
+        Must be called from the ``except`` block. A lack of memory, stack or file
+        descriptors is a problem of the application: it switches nothing off.
         """
         if isinstance(error, MemoryError | RecursionError):
             return
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            return  # a module could not be read
         if not self.tripped:
             self.tripped = True
             log().exception(

@@ -49,6 +49,19 @@ class _ProgramInfo(NamedTuple):
     """The pid of the master process, if this one is its worker."""
 
 
+def forks_unseen() -> bool:
+    """Whether this is uWSGI before it forks its workers.
+
+    It forks without telling Python. A thread that runs before stays in the worker's
+    tables when it has ended, and whoever reads the stacks there crashes the worker.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    try:
+        return uwsgi is not None and not (uwsgi.worker_id() or uwsgi.mule_id())
+    except Exception:  # noqa: BLE001 - another module of this name
+        return False
+
+
 def program() -> str:
     """The program of this process with its sub-command: ``airflow scheduler``."""
     words = _started(os.getpid()).words

@@ -78,7 +78,9 @@ class Holder:
                 return False
         thread = self._thread()
         try:
-            return thread is None or not thread.is_alive()
+            return thread is None or not (
+                thread.is_alive() or _ends_the_process(thread)
+            )
         except RuntimeError:  # an ended thread that Python did not start
             return True
 
@@ -100,6 +102,13 @@ class Holder:
         if greenlet is None or self.suspended_frame() is None:
             return self.thread_ident
         return id(greenlet)
+
+
+def _ends_the_process(thread: threading.Thread) -> bool:
+    """Whether it is the main thread, at exit: ended, and no other one keeps Python."""
+    return thread is threading.main_thread() and all(
+        each.daemon or each is thread for each in threading.enumerate()
+    )
 
 
 def _is_named(thread: Any, greenlet: Any) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import suppress
 
 import pytest
-from fix_core import Look, book_of
+from fix_core import Look, book_of, null_pool_of
 from psycopg2.pool import ThreadedConnectionPool
 from psycopg_pool import ConnectionPool
 from sqlalchemy import event
@@ -225,3 +226,21 @@ def test_a_traceback_that_keeps_a_connection_of_psycopg(postgres, instrument):
         time.sleep(3)
         assert stats().lost_slots == 1
         assert kept.value is not None
+
+
+def test_a_pool_that_is_locked_for_good_is_seen(instrument):
+    """An interrupt in the pool's own code may do that: every request waits then."""
+    pool = null_pool_of()
+    watch = instrument(pool)
+    held = pool.connect()
+    with pool._pool.mutex:
+        process, ended = [], threading.Event()
+
+        def look():
+            process.append(Look())
+            ended.set()
+
+        threading.Thread(target=look, daemon=True).start()
+        assert ended.wait(60)
+    assert process[0].pool(watch).checked_out == 1
+    held.close()

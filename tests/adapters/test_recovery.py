@@ -7,7 +7,10 @@ interrupt, a full stack or an empty memory may do.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import linecache
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +22,7 @@ from adapters.kinds import (
     psycopg_pools,
     sqlalchemy_pools,
 )
-from fix_core import book_of
+from fix_core import book_of, null_pool_of
 from greenlet import GreenletExit
 
 import poolwatch
@@ -99,6 +102,19 @@ class Fault:
         sys.settrace(None)
 
 
+class RealFault(Fault):
+    """Only at lines that can be interrupted: Python looks for signals in calls and
+    loops, not between the end of a call and an assignment.
+    """
+
+    def at_line(self, frame, event, arg):
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if CANNOT_RAISE.match(line):
+            return self.at_line
+        return super().at_line(frame, event, arg)
+
+
+CANNOT_RAISE = re.compile(r"try:|[\w: ]+( = \w+)* = (0|None|True|False)\b")
 APART = {"explain_timeout", "_dead", "_on_pool_collected", "forget", "_dropped"}
 """A timeout is explained by a whole look, which is no hook. The others are called for
 weak references, in the middle of anything: CPython 3.11 crashes if a trace function
@@ -277,3 +293,19 @@ def test_nothing_is_left(trial, way, fault):
         trial.check(f"{fault.__name__} at {raised.where}")
         tried += step
     assert tried > 10
+
+
+def test_an_interrupted_return_is_one_return(instrument):
+    """Two in the pool's queue would be lent to two threads."""
+    pool = null_pool_of(pool_size=3)
+    instrument(pool)
+    for at in itertools.count():  # the first one, of no line, fills the caches
+        connection, fault = pool.connect(), RealFault(KeyboardInterrupt, at)
+        with suppress(KeyboardInterrupt), fault:
+            connection.close()
+        del connection
+        queued = list(pool._pool.queue)
+        assert len(queued) == len(set(map(id, queued))) == 1, fault.where
+        if at and fault.where is None:
+            break
+    assert at > 10

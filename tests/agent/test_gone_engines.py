@@ -86,5 +86,5 @@ def test_pools_that_timed_out_and_are_gone(instrument):
         with closing(pool.connect()), pytest.raises(PoolTimeoutError):
             pool.connect()
         pool.dispose()
-    assert len(agent._timeout_notes) <= 64
+    assert len(agent._timeout_notes._notes) <= 64
     assert len(agent._early_ticks) <= 64

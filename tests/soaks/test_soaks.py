@@ -50,6 +50,13 @@ def test_the_week_of_a_history():
     assert "integrity: ok" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "fault", ["descriptors-at-first", "half-requests", "interrupts", "exit-slow-exit"]
+)
+def test_the_pool_outlives(fault):
+    run("faults.py", "--length", "0.05", fault)
+
+
 def run(script, *arguments):
     done = subprocess.run(
         [sys.executable, str(SOAKS / script), *arguments],

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from sys import _getframe as frame_at
 from threading import current_thread
 from time import monotonic
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from poolwatch.adapters.connection_facts import facts_of
-from poolwatch.adapters.recovery import Hooks
+from poolwatch.adapters.recovery import Hooks, guarded
 from poolwatch.adapters.statements import StatementHooks
 from poolwatch.ledger.checkout import (
     MAX_STATEMENT_LENGTH,
@@ -54,22 +53,6 @@ _BEGIN = "BEGIN"
 statement."""
 _MAX_WITHOUT_STATEMENT = 256
 """Holds of one pool that are remembered until their first statement."""
-
-
-def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a hook: logs and swallows exceptions, and returns None then."""
-
-    @wraps(hook)
-    def guarded(hooks: Any, *args: Any) -> Any:
-        if hooks.guard.tripped:
-            return None
-        try:
-            return hook(hooks, *args)
-        except Exception as error:  # noqa: BLE001 - the application must go on
-            hooks.guard.failed(error)
-            return None
-
-    return guarded
 
 
 class Requester:
@@ -166,7 +149,7 @@ class AliasHooks(Hooks):
 
     # -- connections -------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def begin_connect(self, wrapper: Any) -> None:
         """Record that a thread asks for a connection."""
         request = self._requester.request(frame_at(3))
@@ -174,7 +157,7 @@ class AliasHooks(Hooks):
         if not self._over_pool:
             self.ledger.waits[id(request)] = request
 
-    @_guarded
+    @guarded
     def end_connect(self, wrapper: Any, error: BaseException | None) -> None:
         """Record a new connection as held by its thread."""
         request, held_before = self._connecting.get(id(wrapper), (None, 0))
@@ -197,7 +180,7 @@ class AliasHooks(Hooks):
         self.ledger.connections[id(wrapper)] = facts
         self._begin_hold(wrapper, request)
 
-    @_guarded
+    @guarded
     def use_again(self, wrapper: Any) -> None:
         """Begin a hold of a connection that is already open."""
         key = id(wrapper)
@@ -208,7 +191,7 @@ class AliasHooks(Hooks):
             self.ledger.connections[key] = facts
         self._begin_hold(wrapper, self._requester.request(frame_at(3)))
 
-    @_guarded
+    @guarded
     def release(self, wrapper: Any) -> None:
         """End the hold of a connection: the request, or the job, is over."""
         hold = self.holds.pop(id(wrapper), None)
@@ -218,7 +201,7 @@ class AliasHooks(Hooks):
         if wrapper.connection is not None:
             self._last[id(wrapper)] = hold
 
-    @_guarded
+    @guarded
     def close(self, wrapper: Any) -> None:
         """Record that a connection is closed."""
         if wrapper.connection is not None and not wrapper.closed_in_transaction:
@@ -273,7 +256,7 @@ class AliasHooks(Hooks):
         except Exception as error:  # noqa: BLE001 - the application must go on
             self.guard.failed(error)
 
-    @_guarded
+    @guarded
     def _find_left_open(self) -> None:
         """Find idle connections that no code can use: their threads have ended."""
         for key, last in list(self._last.items()):
@@ -294,7 +277,7 @@ class AliasHooks(Hooks):
 
     # -- statements --------------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def begin_statement(self, wrapper: Any, sql: Any) -> Usage | None:
         """Record the start of a statement."""
         hold = self.holds.get(id(wrapper))
@@ -307,7 +290,7 @@ class AliasHooks(Hooks):
                 self._unused.discard(id(wrapper))
         return self._statements.begin(hold, text, frame_at(3))
 
-    @_guarded
+    @guarded
     def begin_end_of_transaction(self, wrapper: Any) -> Usage | None:
         """Record the start of a commit or rollback, if a transaction is open."""
         hold = self.holds.get(id(wrapper))
@@ -317,7 +300,7 @@ class AliasHooks(Hooks):
         usage.begin()
         return usage
 
-    @_guarded
+    @guarded
     def begin_stream(self, wrapper: Any) -> None:
         """Record that a server-side cursor is opened: fetching is not measured."""
         hold = self.holds.get(id(wrapper))
@@ -339,12 +322,12 @@ class PooledAliasHooks:
         self._requester = Requester(context)
         self._connecting: dict[int, Checkout] = {}
 
-    @_guarded
+    @guarded
     def begin_connect(self, wrapper: Any) -> None:
         """Note the thread that asks for a connection."""
         self._connecting[id(wrapper)] = self._requester.request(frame_at(3))
 
-    @_guarded
+    @guarded
     def end_connect(self, wrapper: Any, error: BaseException | None) -> None:
         """Mark the hold of the pool, if there is one."""
         request = self._connecting.pop(id(wrapper), None)
@@ -356,7 +339,7 @@ class PooledAliasHooks:
                 self.holds.clear()
             self.holds[id(wrapper)] = hold
 
-    @_guarded
+    @guarded
     def begin_statement(self, wrapper: Any, sql: Any) -> None:
         """Record the place of the first statement; the pool's hooks do the rest."""
         hold = self.holds.pop(id(wrapper), None)

@@ -32,10 +32,12 @@ def gauges_of(
     and ``records`` weak references to all records.
     """
     unheld, unseen = None, 0
+    idle = _idle(pool)
     held = list(holds.values())
     former = sum(_is_of_former(pool, hold) for hold in held)
     with suppress(Exception):  # a queue or a pool class of the application
-        most = pool.checkedout() - (len(held) - former)
+        checked_out = pool.size() - idle + pool._overflow
+        most = checked_out - (len(held) - former)
         on_their_way = max(0, len(waits) - _waiting_in_queue(pool)) + len(returning)
         unseen = _unseen(holds, records)
         unheld = (most - on_their_way - unseen, most)
@@ -43,12 +45,22 @@ def gauges_of(
         size=pool.size(),
         max_overflow=pool._max_overflow,
         timeout_s=float(pool.timeout()),
-        idle=pool.checkedin(),
+        idle=idle,
         overflow=max(0, pool.overflow()),
         unheld=unheld,
         unseen=unseen,
         former=former,
     )
+
+
+def _idle(pool: QueuePool) -> int:
+    """The connections in the pool's queue, read without its lock.
+
+    An interrupt may have left it locked for good, and then a viewer must see who waits.
+    """
+    queue: Any = pool._pool
+    connections = getattr(queue, "queue", None)
+    return pool.checkedin() if connections is None else len(connections)
 
 
 def _is_of_former(pool: QueuePool, hold: Checkout) -> bool:

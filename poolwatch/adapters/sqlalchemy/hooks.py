@@ -11,7 +11,6 @@ from asyncio import current_task
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import wraps
 from sys import _getframe as frame_at
 from time import monotonic
 from typing import Any
@@ -23,7 +22,7 @@ from sqlalchemy.pool import Pool, QueuePool, SingletonThreadPool, StaticPool
 
 from poolwatch.adapters.base import AdapterContext
 from poolwatch.adapters.patching import Wrapped, unbound
-from poolwatch.adapters.recovery import Hooks, raised_by
+from poolwatch.adapters.recovery import Hooks, guarded, raised_by
 from poolwatch.adapters.sqlalchemy.count import FailedReturns, capacity_of, gauges_of
 from poolwatch.adapters.sqlalchemy.entry import entry
 from poolwatch.adapters.sqlalchemy.events import listen, unlisten
@@ -38,21 +37,6 @@ from poolwatch.stacks.greenlets import current_greenlet
 from poolwatch.stacks.holder import TaskRef
 
 _context = current_context.get
-
-
-def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Decorator for hooks called by SQLAlchemy: logs and swallows exceptions."""
-
-    @wraps(hook)
-    def guarded(hooks: PoolHooks, *args: Any) -> None:
-        if hooks.guard.tripped:
-            return
-        try:
-            hook(hooks, *args)
-        except Exception as error:  # noqa: BLE001 - the application must go on
-            hooks.guard.failed(error)
-
-    return guarded
 
 
 class PoolHooks(Hooks):
@@ -295,7 +279,7 @@ class PoolHooks(Hooks):
 
     # -- pool events -----------------------------------------------------------------
 
-    @_guarded
+    @guarded
     def _on_connect(self, dbapi_connection: Any, record: Any) -> None:
         # From just before SQLAlchemy calls the driver to after its set-up of the
         # connection: OpenTelemetry's creation time.
@@ -315,10 +299,12 @@ class PoolHooks(Hooks):
         ledger = self.ledger
         pop_hold: Callable[..., Checkout | None] = ledger.holds.pop
         end: Callable[..., Any] = ledger.end
-        returning, returned = self._returning, self._returning.pop
+        returning = self._returning
 
         # nothing before the try: an exception there would leak the connection
-        def _return_conn(record: Any, hold: Any = None, called: bool = False) -> None:
+        def _return_conn(
+            record: Any, hold: Any = None, called: bool = False, done: bool = False
+        ) -> None:
             try:
                 key = id(record)
                 returning[key] = None
@@ -327,25 +313,30 @@ class PoolHooks(Hooks):
                     hold = end(hold, monotonic(), hold.proxy() is None)
                 called = True
                 original(pool, record)
-                returned(key, None)  # another thread may have returned it since
+                done = True  # a second time would lend the connection to two
+                try:  # noqa: SIM105 - a call could be interrupted before SQLAlchemy goes on
+                    del returning[key]
+                except KeyError:  # another thread has returned it since
+                    pass
             except BaseException as error:
-                returned(id(record), None)
+                returning.pop(id(record), None)
                 if raised_by(error, called, original):
                     raise
                 try:
                     self.uncount_hold(hold or pop_hold(id(record), None))
                 finally:  # Ctrl-C must not leak the connection
-                    original(pool, record)
+                    if not done:
+                        original(pool, record)
                 if not self.suppress_failure(error):
                     raise
 
         return _return_conn
 
-    @_guarded
+    @guarded
     def _on_shared_checkin(self, dbapi_connection: Any, record: Any) -> None:
         self._end_invalidated()
 
-    @_guarded
+    @guarded
     def _on_reset(self, dbapi_connection: Any, record: Any, state: Any) -> None:
         """End the hold in a shared pool: only this event fires at every return.
 
@@ -371,17 +362,17 @@ class PoolHooks(Hooks):
             if proxy is None or proxy.dbapi_connection is None:
                 self.ledger.end_shared(hold, monotonic(), proxy is None)
 
-    @_guarded
+    @guarded
     def _on_invalidate(
         self, dbapi_connection: Any, record: Any, error: BaseException | None
     ) -> None:
         self.ledger.invalidated += 1
 
-    @_guarded
+    @guarded
     def _on_close(self, dbapi_connection: Any, record: Any) -> None:
         self.ledger.closed(self.ledger.connections.pop(id(record), None), monotonic())
 
-    @_guarded
+    @guarded
     def _on_detach(self, dbapi_connection: Any, record: Any) -> None:
         self.ledger.connections.pop(id(record), None)
         hold = self._pop_detached_hold(record)
@@ -418,13 +409,13 @@ class PoolHooks(Hooks):
                 return holds.pop(key, None)
         return None
 
-    @_guarded
+    @guarded
     def _dropped(self, key: int, hold: Checkout) -> None:
         if self.ledger.detached.get(key) is hold:
             del self.ledger.detached[key]
             self.ledger.end(hold, monotonic(), True)
 
-    @_guarded
+    @guarded
     def _on_close_detached(self, dbapi_connection: Any) -> None:
         now = monotonic()
         hold = self.ledger.detached.pop(id(dbapi_connection), None)

@@ -1,0 +1,16 @@
+"""A plugin for other projects' tests: every pool is instrumented.
+
+``foreign_suites.py`` runs them with and without it.
+"""
+
+from __future__ import annotations
+
+import poolwatch
+from poolwatch.agent.instrument import agent
+
+poolwatch.instrument()
+
+
+def pytest_unconfigure():
+    """Say that it was there."""
+    print(f"\npoolwatch has seen {next(agent.ledger._pool_numbers) - 1} pools")
