@@ -191,7 +191,11 @@ def _search(suspects: EvidenceByHold) -> tuple[dict[int, Search], tuple[str, ...
 
     result = find_all(
         {str(hold.number): hold.proxy for hold in suspects},
-        {str(hold.number): hold.stack_key_and_task() for hold in suspects},
+        {
+            str(hold.number): hold.stack_key_and_task()
+            for hold in suspects
+            if not hold.adopted
+        },
     )
     found = {}
     for hold, evidence in suspects.items():

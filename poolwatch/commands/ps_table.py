@@ -26,6 +26,7 @@ from poolwatch.text.format import (
     duration,
     fit,
     fit_end,
+    held_for,
     one_line,
     place,
     plural,
@@ -252,7 +253,7 @@ def _findings(
 
 def _stacks(hold: Hold, style: Style) -> Iterable[str]:
     backend = f", backend {hold.backend_pid}" if hold.backend_pid else ""
-    title = f"{hold.verdict} {duration(hold.held_s)}: {_holder(hold)}{backend}"
+    title = f"{hold.verdict} {held_for(hold)}: {_holder(hold)}{backend}"
     yield from wrapped(title, style, 2)
     if hold.evidence:
         evidence = one_line("; ".join(hold.evidence))
@@ -307,7 +308,7 @@ def _statement(hold: Hold) -> str:
 
 _HOLD_COLUMNS: tuple[tuple[str, int, Callable[[Hold], str]], ...] = (
     ("VERDICT", 7, lambda hold: hold.verdict),
-    ("HELD", 6, lambda hold: duration(hold.held_s)),
+    ("HELD", 6, held_for),
     ("HOLDER", 8, _holder),
     ("CALL SITE", 20, call_site),
     ("PID", 6, lambda hold: str(hold.backend_pid or "-")),

@@ -256,7 +256,7 @@ def undersized(
     usual = pool.hold_s.p99
     if pool.hold_s.count < _ENOUGH_HOLDS or usual is None:
         return []
-    if max(hold.held_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
+    if max(hold.known_s for hold in holds) > 2 * max(usual, _NOTICEABLE_WAIT_S):
         return []  # the requests wait for these holds; the size is not the cause
     if _share_in_sql(holds) < _MOSTLY or _any_at(holds, outside):
         return []
@@ -284,7 +284,7 @@ def _share_in_sql(holds: Sequence[Hold]) -> float:
     known = [hold for hold in holds if hold.in_sql_s is not None]
     if len(known) < len(holds):
         return 1.0
-    held = sum(hold.held_s for hold in known)
+    held = sum(hold.known_s for hold in known)
     return sum(hold.in_sql_s or 0.0 for hold in known) / held if held else 1.0
 
 

@@ -202,8 +202,8 @@ def _open_s(blocker: Session) -> float:
     if hold is None or row is None:
         return 0.0
     if blocker.advisory or (row.xact_age_s is None and row.state != "idle"):
-        return hold.held_s
-    return min(hold.held_s, row.xact_age_s or 0.0)
+        return hold.known_s
+    return min(hold.known_s, row.xact_age_s or 0.0)
 
 
 def _earlier_lock(hold: Hold | None) -> LockRequest | None:

@@ -353,8 +353,7 @@ class PoolLedger:
     def mark(self, now: float) -> None:
         """Note the seconds waited so far: see WaitRate."""
         all_stats = self._sites.all()
-        count = sum(each.count for each in all_stats)
-        self._note_use(count, now)
+        self._note_use(self._sites.count(), now)
         ended = sum(each.wait.total + sum(each.waited) for each in all_stats)
         failed = self._failed_waits.total + sum(self._failed)
         self._wait_rate.mark(now, ended + failed + self._waiting(now))
@@ -387,8 +386,14 @@ class PoolLedger:
             served_s = merged(stats.wait for stats in all_stats)
             wait_s = merged([served_s, self._failed_waits])
             out = self.recorded_holds()
-            served_s.add([each.checked_out_at - each.requested_at for each in out])
-            ended = sum(stats.count for stats in all_stats)
+            served_s.add(
+                [
+                    each.checked_out_at - each.requested_at
+                    for each in out
+                    if not each.adopted
+                ]
+            )
+            ended = self._sites.count()
             self._note_use(ended, now)
             gauges = self.gauges()
             self.slots.compare(now, gauges)
@@ -412,7 +417,8 @@ class PoolLedger:
                     connects=self.connects,
                     closes=self.closes,
                     invalidated=self.invalidated,
-                    collected=sum(stats.collected for stats in all_stats),
+                    collected=self._sites.unseen.collected
+                    + sum(stats.collected for stats in all_stats),
                     leaked=self.leaked,
                 ),
                 wait_s=wait_s.distribution(),

@@ -128,8 +128,9 @@ class Hold:
     id: str
     pool: str
     backend_pid: int | None
-    held_s: float
-    waited_s: float
+    held_s: float | None
+    """None if it was out already when poolwatch attached: see ``adopted_s``."""
+    waited_s: float | None
     thread: str | None
     task: str | None
     labels: Mapping[str, str]
@@ -159,6 +160,14 @@ class Hold:
     may_have_ended: bool = field(default=False, metadata=VIEWERS_ONLY)
     """``server`` may show the next user of the connection: neither the transaction nor
     the state of the backend is older than the reading of the process."""
+    adopted_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """How long ago poolwatch found it out, if it was out before; else None. Then the
+    call site, the holder and the age are unknown."""
+
+    @property
+    def known_s(self) -> float:
+        """How long it is known to be held: the least that it can be."""
+        return self.held_s if self.held_s is not None else self.adopted_s or 0.0
 
 
 @dataclass(frozen=True, slots=True)

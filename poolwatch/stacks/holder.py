@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from asyncio import Task
     from types import FrameType
 
-__all__ = ["Holder", "PerGreenlet", "PerThread", "TaskRef", "get_ident"]
+__all__ = [
+    "Holder",
+    "PerGreenlet",
+    "PerThread",
+    "TaskRef",
+    "UnknownHolder",
+    "get_ident",
+]
 """``get_ident`` is imported once: gevent may replace it, and idents would not match."""
 
 
@@ -100,6 +107,30 @@ class Holder:
         if greenlet is None or self.suspended_frame() is None:
             return self.thread_ident
         return id(greenlet)
+
+
+class UnknownHolder(Holder):
+    """Stands for a holder that nobody has seen: it never counts as ended."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.ident = self.thread_ident = -1
+        self._name = "unknown"
+        self._greenlet = None
+        self._is_first = False
+        self.first_seen = monotonic()
+        self.hold_count = 0
+        self.request = None
+
+    @property
+    def name(self) -> str:
+        """A word for it; records have None."""
+        return self._name
+
+    def has_ended(self) -> bool:
+        """Whether it has ended: unknown, so it has not."""
+        return False
 
 
 def _is_named(thread: Any, greenlet: Any) -> bool:

@@ -66,6 +66,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
+def held_for(hold: Hold) -> str:
+    """How long it has been held; ``>38s`` if only the least is known."""
+    return f"{'>' if hold.held_s is None else ''}{duration(hold.known_s)}"
+
+
 def clock(at: str) -> str:
     """``03:12:44``: an ISO 8601 time in the time zone of this machine."""
     try:

@@ -19,7 +19,7 @@ from poolwatch.sidecar.report.faults import Fault
 from poolwatch.sidecar.report.stretch import Kept, Stretch
 from poolwatch.sidecar.report.totals import Durations, Usage
 from poolwatch.stacks.compare import user_frames
-from poolwatch.text.format import duration, neutral, one_line, place, plural
+from poolwatch.text.format import duration, held_for, neutral, one_line, place, plural
 from poolwatch.text.naming import holder_name, process_name
 from poolwatch.version import VERSION
 
@@ -324,7 +324,7 @@ def _held_stack(holds: Sequence[Hold]) -> Stack:
         facts.append(("server", f"{backend}{state}"))
     return Stack(
         title=f"{plural(len(holds), 'connection')} held"
-        f" {'for' if len(holds) == 1 else 'up to'} {duration(hold.held_s)}",
+        f" {'for' if len(holds) == 1 else 'up to'} {held_for(hold)}",
         facts=_shown(facts),
         asked=_lines(hold.stack, hold.site),
         now=() if hold.now == hold.stack else _lines(hold.now, hold.site),

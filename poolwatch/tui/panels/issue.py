@@ -10,7 +10,15 @@ from collections.abc import Iterable, Sequence
 
 from poolwatch.diagnosis.merging import Merged
 from poolwatch.model import Finding, Frame, Hold, Process
-from poolwatch.text.format import call_site, clock, duration, neutral, plural, utc_time
+from poolwatch.text.format import (
+    call_site,
+    clock,
+    duration,
+    held_for,
+    neutral,
+    plural,
+    utc_time,
+)
 from poolwatch.text.incident_snapshots import date_and_time
 from poolwatch.text.naming import holder_name, process_name
 from poolwatch.tui.draw.line import plain
@@ -30,7 +38,7 @@ _Facts = Iterable[tuple[str, str]]
 def hold_issue(board: Board, row: Row, count: int = 1) -> str:
     """Return what is known of a hold; ``count``: how many are like it."""
     hold = row.hold
-    held, pool = duration(hold.held_s), row.pool_name
+    held, pool = held_for(hold), row.pool_name
     alike = f" ({plural(count, 'hold')} like it)" if count > 1 else ""
     title = f"{row.verdict}: {call_site(hold)} holds a connection of {pool} for {held}"
     facts = [(name, value) for name, value, _ in facts_of(row)]
@@ -109,7 +117,7 @@ def _table(holds: Sequence[tuple[Process, Hold]]) -> str:
         cells = (
             f"{process.pid} {process_name(process)}",
             call_site(hold),
-            duration(hold.held_s),
+            held_for(hold),
             hold.verdict,
             str(hold.backend_pid or "-"),
         )

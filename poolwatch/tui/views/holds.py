@@ -61,7 +61,7 @@ class HoldGroup:
     @property
     def longest_s(self) -> float:
         """How long the longest is held."""
-        return max(row.hold.held_s for row in self.holds)
+        return max(row.hold.known_s for row in self.holds)
 
     @property
     def processes(self) -> int:
