@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
+from poolwatch.adapters.adoption import Adoption
 from poolwatch.adapters.patching import Patches, with_parameters_of
 from poolwatch.ledger.checkout import Gauges
 from poolwatch.ledger.ledger import Ledger
@@ -95,6 +96,9 @@ class LibraryPools(ABC):
         self._patches = Patches()
         """The wrapped methods of the library's classes."""
 
+    lent_classes: tuple[type, ...] = ()
+    """Classes of what is lent, if the pool itself does not know what is out."""
+
     # -- what differs by library -------------------------------------------------------
 
     @abstractmethod
@@ -168,6 +172,10 @@ class LibraryPools(ABC):
     def keeps_connections(self, target: Any) -> bool:
         """Whether making such pools again and again costs connections."""
         return True
+
+    def lender_of(self, connection: Any) -> Any:
+        """The pool that has lent an instance of ``lent_classes``; None if none has."""
+        return getattr(connection, "_pool", None)
 
     def is_ready(self, target: Any) -> bool:
         """Whether ``__init__`` has done enough for the pool to be hooked."""
@@ -255,6 +263,21 @@ class LibraryPools(ABC):
             # by type(): isinstance() would run the code of a proxy object
             if issubclass(type(each), self.patched_classes):
                 self.watch_discovered(each, exists=True)
+
+    def adopt(self) -> None:
+        """Make holds of the connections that are out without one: now, and at every
+        snapshot. Call it again: the first look adopts nothing (see Adoption).
+        """
+        for each in gc.get_objects() if self._hooks else ():
+            if issubclass(type(each), self.lent_classes):
+                hooks = self._hooks_of(self.lender_of(each))
+                if hooks is not None:
+                    hooks.meet(each)
+        for hooks in list(self._hooks.values()):
+            if hooks.adoption is None:
+                hooks.adoption = Adoption(hooks.ledger, hooks.unheld, hooks.guard)
+                hooks.ledger.adopt = hooks.adoption.look
+            hooks.adoption.look()
 
     def unwatch_all(self) -> None:
         """Remove the hooks of all pools."""

@@ -92,6 +92,11 @@ class InstrumentedPools:
                 loaded = partial(self._library_loaded, name, existing=False)
                 self._pending_imports[name] = when_imported(name, loaded)
 
+    def adopt(self) -> None:
+        """Make holds of the connections that were out before the pools were hooked."""
+        for adapter in self._loaded_adapters():
+            adapter.adopt()
+
     def unwatch_all(self) -> None:
         """Remove all hooks, including the import hooks."""
         self._settings_for_all = None

@@ -90,6 +90,8 @@ class Agent:
         """Whether the interpreter is shutting down."""
         self.listens = True
         """Whether it listens by itself; False in a test run before instrument()."""
+        self.directory: Path | None = None
+        """The socket directory, if an attach has chosen one."""
         self.requested: Callable[[], object] = bool
         """Called at the first request of each thread, until the agent listens."""
 
@@ -169,7 +171,7 @@ class Agent:
         from poolwatch.agent.watchdog import Watchdog
         from poolwatch.protocol import sockets
 
-        directory = sockets.runtime_directory(directory)
+        directory = sockets.runtime_directory(directory or self.directory)
         sockets.prepare(directory)
         servers = ServerView(self.ledger, connection_facts, self.outages)
         self._watchdog = Watchdog(self.source, self.ledger)
@@ -256,6 +258,8 @@ class Agent:
         """Reset the agent: the open holds belong to the parent."""
         server, self._server = self._server, None
         self._starting = threading.Lock()
+        if self.pools is None:  # nothing is instrumented, or not any more
+            return
         self.per_thread.__dict__.clear()
         per_greenlet.clear()
         self.ledger.forget_parent()
@@ -264,8 +268,7 @@ class Agent:
         self.source.forget()
         self._early_ticks.clear()
         self.__dict__.pop("outages", None)
-        if self.pools is not None:
-            self.pools.forget_parent()
+        self.pools.forget_parent()
         if server is not None:
             server.abandon()
 
@@ -308,7 +311,7 @@ class Agent:
             self.source.forget()
         self.per_thread = PerThread()  # the next checkout of any thread listens again
         per_greenlet.clear()
-        self.pools = None
+        self.pools = self.directory = None
         self.ledger.changes += 1
 
 

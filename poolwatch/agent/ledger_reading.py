@@ -253,7 +253,7 @@ class LedgerReading:
             if path is None or not path.in_use or path.user is None:
                 continue
             thread = self._threads.get(path.user.thread or 0, ())
-            task = path.user.task and path.user.task()
+            task = None if path.user.task is None else path.user.task()
             stack = thread if task is None else task_stack(TaskRef(task), thread)
             evidence.now = resolve(stack)
             evidence.activity = activity_of(evidence.now)

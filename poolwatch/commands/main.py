@@ -11,6 +11,7 @@ from typing import Any
 
 from poolwatch.commands import (
     advise,
+    attach,
     bench,
     check,
     demo,
@@ -28,7 +29,8 @@ from poolwatch.errors import PoolwatchError
 from poolwatch.version import VERSION
 
 COMMANDS: tuple[Command, ...] = (
-    ps, tui, serve, demo, check, advise, profile, run, sidecar, history, report, bench,
+    ps, tui, serve, demo, check, advise, profile, run, attach, sidecar, history, report,
+    bench,
 )  # fmt: skip
 """Commands are cheap to import: each imports its dependencies when it runs."""
 

@@ -114,7 +114,9 @@ def _use(hold: HoldEvidence) -> tuple[str, ...]:
     if search is None:
         return ()
     if search.path is not None and search.in_use:
-        return (f"in use by {search.path.words}",)
+        user = search.path.user if hold.adopted else None
+        who = "" if user is None else f", {user.words}"
+        return (f"in use by {search.path.words}{who}",)
     if search.path is not None and hold.adopted:
         return (f"kept alive by {search.path.words}",)
     if search.unseen and suspicious(hold):

@@ -97,6 +97,9 @@ class PoolLedger:
         self.find_dropped: Callable[[], None] = _no_check
         """Has the adapter find dropped connections, in pools that refer to connections
         that are checked out and so have no event for a drop."""
+        self.adopt: Callable[[], None] = _no_check
+        """Has the adapter make holds of connections that are out without one, if the
+        pool was in use before poolwatch came."""
         self.per_thread = False
         """Whether every thread opens a connection of its own, without a pool: a hold
         takes no connection from any other thread."""
@@ -329,6 +332,7 @@ class PoolLedger:
 
         A shared connection may be dropped without an event: its hold ends here.
         """
+        self.adopt()
         self.find_dropped()
         if self.shared:
             for hold in list(self.holds.values()):
@@ -385,14 +389,8 @@ class PoolLedger:
             hold_s = merged(stats.hold for stats in all_stats)
             served_s = merged(stats.wait for stats in all_stats)
             wait_s = merged([served_s, self._failed_waits])
-            out = self.recorded_holds()
-            served_s.add(
-                [
-                    each.checked_out_at - each.requested_at
-                    for each in out
-                    if not each.adopted
-                ]
-            )
+            out = [each for each in self.recorded_holds() if not each.adopted]
+            served_s.add([each.checked_out_at - each.requested_at for each in out])
             ended = self._sites.count()
             self._note_use(ended, now)
             gauges = self.gauges()
@@ -417,8 +415,7 @@ class PoolLedger:
                     connects=self.connects,
                     closes=self.closes,
                     invalidated=self.invalidated,
-                    collected=self._sites.unseen.collected
-                    + sum(stats.collected for stats in all_stats),
+                    collected=self._sites.collected(),
                     leaked=self.leaked,
                 ),
                 wait_s=wait_s.distribution(),

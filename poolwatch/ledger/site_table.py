@@ -68,6 +68,10 @@ class SiteTable:
         """The number of all ended holds."""
         return self.unseen.count + sum(each.count for each in self.all())
 
+    def collected(self) -> int:
+        """How many of them were garbage-collected."""
+        return self.unseen.collected + sum(each.collected for each in self.all())
+
     def forget(self) -> None:
         """Start over in a forked child."""
         self.unseen = StackStats()
