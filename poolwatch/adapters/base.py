@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
-from poolwatch.adapters.adoption import Adoption
+from poolwatch.adapters.adoption import adopt
 from poolwatch.adapters.patching import Patches, with_parameters_of
 from poolwatch.ledger.checkout import Gauges
 from poolwatch.ledger.ledger import Ledger
@@ -21,6 +21,8 @@ from poolwatch.runtime.guard import Guard, log
 from poolwatch.stacks.holder import Holder, PerThread
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from poolwatch.adapters.recovery import Hooks
     from poolwatch.ledger.pool import PoolLedger
     from poolwatch.model import Frame
@@ -98,6 +100,8 @@ class LibraryPools(ABC):
 
     lent_classes: tuple[type, ...] = ()
     """Classes of what is lent, if the pool itself does not know what is out."""
+    request_codes: tuple[CodeType, ...] = ()
+    """Codes of the methods that wait for a connection; the pool is their ``self``."""
 
     # -- what differs by library -------------------------------------------------------
 
@@ -265,19 +269,10 @@ class LibraryPools(ABC):
                 self.watch_discovered(each, exists=True)
 
     def adopt(self) -> None:
-        """Make holds of the connections that are out without one: now, and at every
-        snapshot. Call it again: the first look adopts nothing (see Adoption).
+        """Make holds of the connections that are out without one. Call it again: a
+        connection is adopted at the second look.
         """
-        for each in gc.get_objects() if self._hooks else ():
-            if issubclass(type(each), self.lent_classes):
-                hooks = self._hooks_of(self.lender_of(each))
-                if hooks is not None:
-                    hooks.meet(each)
-        for hooks in list(self._hooks.values()):
-            if hooks.adoption is None:
-                hooks.adoption = Adoption(hooks.ledger, hooks.unheld, hooks.guard)
-                hooks.ledger.adopt = hooks.adoption.look
-            hooks.adoption.look()
+        adopt(self, list(self._hooks.values()), self._context.sites)
 
     def unwatch_all(self) -> None:
         """Remove the hooks of all pools."""

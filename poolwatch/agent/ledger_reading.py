@@ -256,6 +256,7 @@ class LedgerReading:
             task = None if path.user.task is None else path.user.task()
             stack = thread if task is None else task_stack(TaskRef(task), thread)
             evidence.now = resolve(stack)
+            evidence.user, evidence.used_at = path.user.name, path.frame
             evidence.activity = activity_of(evidence.now)
 
     def holds(self) -> list[tuple[Checkout, HoldEvidence]]:

@@ -209,6 +209,8 @@ def _judged(
         caller=caller,
         earlier_lock=_earlier_lock(checkout, reading.now),
         adopted_s=evidence.held_s if adopted else None,
+        user=evidence.user,
+        used_at=evidence.used_at,
     )
     return JudgedHold(hold, judgement.kind, evidence)
 
@@ -225,16 +227,18 @@ def _wait(
     reading: LedgerReading, pool: str, checkout: Checkout, caller: Frame | None
 ) -> Wait:
     submitter = reading.submitter(checkout)
+    waited_s = max(0.0, reading.now - checkout.requested_at)
     return Wait(
         id=f"w{checkout.number}",
         pool=pool,
-        waited_s=max(0.0, reading.now - checkout.requested_at),
+        waited_s=None if checkout.adopted else waited_s,
         thread=checkout.holder.name,
         task=checkout.task.name if checkout.task else submitter.task,
         labels=reading.labels(checkout),
         site=checkout.stack.site(),
         stack=checkout.stack.frames(reading.stack_now(checkout)) + submitter.stack,
         caller=caller,
+        adopted_s=waited_s if checkout.adopted else None,
     )
 
 

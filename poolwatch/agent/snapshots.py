@@ -101,7 +101,7 @@ class LedgerSource:
             started_at=_STARTED,
             pools=tuple([pool.evidence.stats for pool in pools]),
             holds=tuple(sorted(holds, key=lambda hold: -hold.known_s)),
-            waits=tuple(sorted(waits, key=lambda wait: -wait.waited_s)),
+            waits=tuple(sorted(waits, key=lambda wait: -wait.known_s)),
             sites=tuple([each for pool in pools for each in pool.figures.sites]),
             callers=tuple([each for pool in pools for each in pool.figures.callers]),
             labels=tuple([each for pool in pools for each in pool.figures.labels]),

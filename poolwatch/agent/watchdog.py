@@ -28,7 +28,7 @@ from poolwatch.runtime.guard import log
 from poolwatch.stacks.capture import CapturedStack
 from poolwatch.text.format import (
     duration,
-    held_for,
+    lasts,
     one_line,
     place,
     plural,
@@ -251,7 +251,7 @@ def _leak_text(holds: Sequence[Hold], pool: str) -> str:
     lines = [
         one_line(
             f"leak on pool {pool!r}: connection checked out at {where}{function}, "
-            f"{held_for(hold)} ago, is still not returned"
+            f"{lasts(hold)} ago, is still not returned"
         ),
         *(f"  {one_line(each)}" for each in hold.evidence),
         *_stack_lines("checked out here", hold.stack),

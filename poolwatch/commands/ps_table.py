@@ -26,7 +26,7 @@ from poolwatch.text.format import (
     duration,
     fit,
     fit_end,
-    held_for,
+    lasts,
     one_line,
     place,
     plural,
@@ -154,7 +154,7 @@ def _process(
         yield "  no connection is held"
     for wait in process.waits:
         who = one_line(holder_name(wait))
-        what = f"waiting {duration(wait.waited_s)}: {who} at {call_site(wait)}"
+        what = f"waiting {lasts(wait)}: {who} at {call_site(wait)}"
         yield from wrapped(what, style, 2)
     if leaves_open(process):
         left_out = one_line("; ".join(process.left_out))
@@ -253,7 +253,7 @@ def _findings(
 
 def _stacks(hold: Hold, style: Style) -> Iterable[str]:
     backend = f", backend {hold.backend_pid}" if hold.backend_pid else ""
-    title = f"{hold.verdict} {held_for(hold)}: {_holder(hold)}{backend}"
+    title = f"{hold.verdict} {lasts(hold)}: {_holder(hold)}{backend}"
     yield from wrapped(title, style, 2)
     if hold.evidence:
         evidence = one_line("; ".join(hold.evidence))
@@ -308,7 +308,7 @@ def _statement(hold: Hold) -> str:
 
 _HOLD_COLUMNS: tuple[tuple[str, int, Callable[[Hold], str]], ...] = (
     ("VERDICT", 7, lambda hold: hold.verdict),
-    ("HELD", 6, held_for),
+    ("HELD", 6, lasts),
     ("HOLDER", 8, _holder),
     ("CALL SITE", 20, call_site),
     ("PID", 6, lambda hold: str(hold.backend_pid or "-")),

@@ -77,6 +77,10 @@ class HoldEvidence:
     adopted: bool = False
     """It was out before it was seen: call site, holder and age are unknown. What is
     known of a holder (``now``, ``activity``) is then of the user of the connection."""
+    user: str | None = None
+    """The name of that user: a thread or task that has the connection."""
+    used_at: Frame | None = None
+    """Where its frame is now that has the connection."""
     ended_owner: str | None = None
     """The thread or task that is the holder, in words, if it has ended."""
     long_hold: str | None = None

@@ -25,7 +25,7 @@ from poolwatch.model import (
 from poolwatch.text.format import (
     call_site,
     duration,
-    held_for,
+    lasts,
     place,
     plural,
     site_and_callers,
@@ -127,7 +127,7 @@ def hold_findings(judged: Iterable[JudgedHold]) -> list[Finding]:
                     where=site_and_callers(site, *(hold.caller for hold in group)),
                     many=plural(len(group), "connection"),
                     them="it" if len(group) == 1 else "them",
-                    age=held_for(oldest),
+                    age=lasts(oldest),
                 ),
                 proof="; ".join(oldest.evidence),
                 remedy=remedy_for(

@@ -21,6 +21,7 @@ from poolwatch.model import (
 from poolwatch.text.format import (
     call_site,
     duration,
+    lasts,
     place,
     plural,
     short_time,
@@ -100,7 +101,7 @@ def exhausted_text(
     names. ``out``: the connections that are out, also by what was not recorded.
     """
     capacity = sum(pool.capacity or 0 for pool in pools)
-    oldest = duration(max(wait.waited_s for wait in waits))
+    oldest = lasts(max(waits, key=lambda wait: wait.known_s))
     limits = {pool.timeout_s for pool in pools}
     (limit,) = limits if len(limits) == 1 else (None,)
     most = f" of {duration(limit)}" if limit else ""
@@ -246,7 +247,7 @@ def undersized(
     small: more connections would be held in the same way.
     """
     capacity = pool.capacity
-    longest = max((wait.waited_s for wait in waits), default=0.0)
+    longest = max((wait.known_s for wait in waits), default=0.0)
     out = len(holds) - pool.slotless
     if capacity is None or out < capacity or longest < _NOTICEABLE_WAIT_S:
         return []

@@ -13,8 +13,7 @@ from poolwatch.stacks.classify import activity_of
 from poolwatch.text.format import (
     activity,
     call_site,
-    duration,
-    held_for,
+    lasts,
     one_line,
     place,
     plural,
@@ -66,17 +65,17 @@ def _holder(site: Frame | None, caller: Frame | None, group: Sequence[Hold]) -> 
         function += f" from {place(caller)} in {caller.function}"
     return _line(
         f"{len(group)} held by {place(site)}{function}, longest "
-        f"{held_for(first)} ({_who(first)}); now: {_now(first)}"
+        f"{lasts(first)} ({_who(first)}); now: {_now(first)}"
     )
 
 
 def _waiters(waits: Sequence[Wait]) -> list[str]:
     if not waits:
         return []
-    oldest = max(waits, key=lambda wait: wait.waited_s)
+    oldest = max(waits, key=lambda wait: wait.known_s)
     return [
         _line(
-            f"{len(waits)} waiting, the longest for {duration(oldest.waited_s)} "
+            f"{len(waits)} waiting, the longest for {lasts(oldest)} "
             f"at {call_site(oldest)}"
         )
     ]

@@ -147,6 +147,10 @@ class Hold:
     evidence: tuple[str, ...]
     server: ServerRow | None
     connection: Connection | None = field(default=None, metadata=VIEWERS_ONLY)
+    user: str | None = field(default=None, metadata=VIEWERS_ONLY)
+    """If it was out before poolwatch attached: the thread or task that has it now."""
+    used_at: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
+    """Where the code of that user is now that has it in a variable."""
     used: tuple[Frame, ...] = field(default=(), metadata=VIEWERS_ONLY)
     """The stack that sent the last statement, innermost frame first; empty if no
     statement was seen."""
@@ -176,7 +180,8 @@ class Wait:
 
     id: str
     pool: str
-    waited_s: float
+    waited_s: float | None
+    """None if it was waiting already when poolwatch attached: see ``adopted_s``."""
     thread: str | None
     task: str | None
     labels: Mapping[str, str]
@@ -184,3 +189,10 @@ class Wait:
     stack: tuple[Frame, ...]
     caller: Frame | None = field(default=None, metadata=VIEWERS_ONLY)
     """If the call site is shared: see :attr:`Hold.caller`."""
+    adopted_s: float | None = field(default=None, metadata=VIEWERS_ONLY)
+    """How long ago poolwatch found it waiting, if it waited before; else None."""
+
+    @property
+    def known_s(self) -> float:
+        """How long it is known to wait: the least that it can be."""
+        return self.waited_s if self.waited_s is not None else self.adopted_s or 0.0

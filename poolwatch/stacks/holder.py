@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Holder",
+    "OtherThread",
     "PerGreenlet",
     "PerThread",
     "TaskRef",
@@ -109,24 +110,26 @@ class Holder:
         return id(greenlet)
 
 
+class OtherThread(Holder):
+    """The record of another thread than the running one, without greenlets."""
+
+    __slots__ = ()
+
+    def __init__(self, thread: threading.Thread) -> None:
+        super().__init__()
+        self.ident = self.thread_ident = thread.ident or -1
+        self._name, self._thread = thread.name, ref(thread)
+
+
 class UnknownHolder(Holder):
     """Stands for a holder that nobody has seen: it never counts as ended."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
+        super().__init__()
         self.ident = self.thread_ident = -1
-        self._name = "unknown"
-        self._greenlet = None
-        self._is_first = False
-        self.first_seen = monotonic()
-        self.hold_count = 0
-        self.request = None
-
-    @property
-    def name(self) -> str:
-        """A word for it; records have None."""
-        return self._name
+        self._name, self._is_first = "unknown", False
 
     def has_ended(self) -> bool:
         """Whether it has ended: unknown, so it has not."""

@@ -25,7 +25,7 @@ from poolwatch.text.format import (
     activity,
     call_site,
     duration,
-    held_for,
+    lasts,
     one_line,
     place,
     plural,
@@ -235,7 +235,7 @@ def _holder(
     where = "" if home is process else f", in pid {home.pid}"
     yield _line(
         2,
-        f"{count} of pool {pool!r} held for {held_for(hold)}, checked out at "
+        f"{count} of pool {pool!r} held for {lasts(hold)}, checked out at "
         f"{call_site(hold)}{function}, by {_owner(hold)}{where}",
     )
     now = activity_of(hold.now)

@@ -27,6 +27,7 @@ class Engines(LibraryPools):
     target_classes = (Engine, Pool)
     patched_classes = (Engine,)
     lent_classes = (_ConnectionFairy,)
+    request_codes = (Pool.connect.__code__,)
 
     def unwrapped(self, target: Any) -> Any:
         """The engine behind an AsyncEngine or an engine with options."""

@@ -11,7 +11,7 @@ from poolwatch.text.format import (
     about,
     call_site,
     duration,
-    held_for,
+    lasts,
     local_time,
     neutral,
     one_line,
@@ -69,7 +69,7 @@ def headline(
     if ending is not None:
         ink = "good" if ending == "returned" else "muted"
         state: Line = (
-            (f"  ○ {_ENDINGS[ending]} after {held_for(hold)}", ink),
+            (f"  ○ {_ENDINGS[ending]} after {lasts(hold)}", ink),
             ("  as last seen", "muted"),
         )
         return (*state, ("   ", "text"), where)
@@ -77,7 +77,7 @@ def headline(
     return (
         (f"  {mark}", mark_ink),
         ("   held ", "muted"),
-        (held_for(hold), "strong"),
+        (lasts(hold), "strong"),
         (f" (usual {about(usual_s)})" if usual_s is not None else "", "muted"),
         ("   ", "text"),
         where,
@@ -237,7 +237,7 @@ def facts_of(row: Row) -> list[tuple[str, str, str]]:
     task = task_name(hold.task) if hold.task else ""
     holder = f"task {task} on thread {hold.thread}" if has_both else row.holder
     caller = full_place(hold.caller) if hold.caller else ""
-    held = f"{held_for(hold)}, after waiting {duration(hold.waited_s)}"
+    held = f"{lasts(hold)}, after waiting {duration(hold.waited_s)}"
     usual = _usual_s(row)
     if usual is not None:
         held += f"; 99 of 100 holds of this line are shorter than {about(usual)}"

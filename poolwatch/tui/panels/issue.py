@@ -14,7 +14,7 @@ from poolwatch.text.format import (
     call_site,
     clock,
     duration,
-    held_for,
+    lasts,
     neutral,
     plural,
     utc_time,
@@ -38,7 +38,7 @@ _Facts = Iterable[tuple[str, str]]
 def hold_issue(board: Board, row: Row, count: int = 1) -> str:
     """Return what is known of a hold; ``count``: how many are like it."""
     hold = row.hold
-    held, pool = held_for(hold), row.pool_name
+    held, pool = lasts(hold), row.pool_name
     alike = f" ({plural(count, 'hold')} like it)" if count > 1 else ""
     title = f"{row.verdict}: {call_site(hold)} holds a connection of {pool} for {held}"
     facts = [(name, value) for name, value, _ in facts_of(row)]
@@ -66,7 +66,7 @@ def hold_issue(board: Board, row: Row, count: int = 1) -> str:
 def wait_issue(board: Board, row: WaitGroup) -> str:
     """Return what is known of a wait, or of several of one call site."""
     wait = row.longest
-    waited, count = duration(wait.waited_s), plural(len(row.waits), "request")
+    waited, count = lasts(wait), plural(len(row.waits), "request")
     title = f"{count} for a connection of {row.pool_name}, the longest for {waited}"
     facts = [(name, value) for name, value, _ in wait_facts(row)]
     holders = "\n".join(map(plain, holder_lines(board, row, 30)))
@@ -117,7 +117,7 @@ def _table(holds: Sequence[tuple[Process, Hold]]) -> str:
         cells = (
             f"{process.pid} {process_name(process)}",
             call_site(hold),
-            held_for(hold),
+            lasts(hold),
             hold.verdict,
             str(hold.backend_pid or "-"),
         )

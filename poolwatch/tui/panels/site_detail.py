@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poolwatch.text.format import held_for, neutral, one_line, place, plural
+from poolwatch.text.format import lasts, neutral, one_line, place, plural
 from poolwatch.tui.draw.line import BLANK, Line, beside, rule
 from poolwatch.tui.draw.stack import stack_lines
 from poolwatch.tui.draw.table import process_cell
@@ -50,7 +50,7 @@ def _hold(row: Row) -> Line:
     state = short_state(row.hold.server) or "-"
     return (
         (f"    {mark:<12}", ink),
-        (f"{held_for(row.hold):>6}  ", "strong"),
+        (f"{lasts(row.hold):>6}  ", "strong"),
         (f"{one_line(row.holder, 24):<24}  ", "text"),
         (f"{process_cell(row.process)[0]}  ", "muted"),
         (neutral(state), "muted"),

@@ -8,7 +8,7 @@ from poolwatch.model import Finding, PoolStats
 from poolwatch.text.format import (
     call_site,
     duration,
-    held_for,
+    lasts,
     neutral,
     one_line,
     place,
@@ -41,7 +41,7 @@ from poolwatch.tui.state.wait_rows import WaitGroup
 def wait_headline(row: WaitGroup, *, gone: bool = False) -> Line:
     """Return how long the longest of the waits lasts, its call site and who waits."""
     wait = row.longest
-    waited = duration(wait.waited_s)
+    waited = lasts(wait)
     timeout = row.pool.timeout_s if row.pool else None
     state: Line = (("   waits for ", "muted"), (waited, "strong"))
     if gone:
@@ -150,7 +150,7 @@ def _holder(rows: Sequence[Row]) -> Line:
     return (
         (right(str(len(rows)), 5), "strong"),
         (f"  {call_site(longest.hold)}", "strong"),
-        (f"  longest {held_for(longest.hold)}", "muted"),
+        (f"  longest {lasts(longest.hold)}", "muted"),
         (f"  {mark[0]}", mark[1]),
         *doing,
     )
@@ -168,6 +168,6 @@ def wait_facts(row: WaitGroup) -> list[tuple[str, str, str]]:
         ("process", f"{process_name(process)} pid {process.pid} on {process.host}"),
         ("holder", holder_name(wait)),
         ("labels", labels),
-        ("waited", f"{duration(wait.waited_s)}{timeout}"),
+        ("waited", f"{lasts(wait)}{timeout}"),
     ]
     return [(name, value, "text") for name, value in facts if value]
