@@ -30,6 +30,7 @@ class InstrumentedPools:
         self._adapters: dict[str, LibraryPools | None] = {}
         """By the module of the library; None if the adapter failed to load."""
         self._settings_for_all: Settings | None = None
+        self._looks_again = False
         self._pending_imports: dict[str, Callable[[], None]] = {}
         """By the module that is not loaded yet: the function that cancels its import
         hook.
@@ -94,8 +95,15 @@ class InstrumentedPools:
 
     def adopt(self) -> None:
         """Make holds of the connections that were out before the pools were hooked."""
+        self._looks_again = True
         for adapter in self._loaded_adapters():
             adapter.adopt()
+
+    def look_again(self) -> None:
+        """After adopt(): look for what was on its way then, and took its time."""
+        if self._looks_again:
+            self.adopt()
+            self._looks_again = False
 
     def unwatch_all(self) -> None:
         """Remove all hooks, including the import hooks."""

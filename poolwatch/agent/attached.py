@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Lock
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 from poolwatch.agent.instrument import (
     agent,
@@ -28,20 +28,17 @@ from poolwatch.runtime.program import program
 from poolwatch.version import VERSION
 
 _SECOND_LOOK_S = 0.1
-_THIRD_LOOK_S = 0.9
-"""Pauses before the next look for connections that were on their way at the last."""
+"""Until what was on its way at the first look has arrived; the third is at a tick."""
 
 Answer = dict[str, Any]
 """What is told to the command, as a JSON object."""
 
 
-class _Attachment:
-    """The attach that has instrumented this process, if one has."""
+class _Attachment(NamedTuple):
+    """The attach that has instrumented this process."""
 
-    def __init__(self, made: Path | None) -> None:
-        self.made = made
-        """The socket directory, if there was none."""
-        self.ended = Event()
+    made: Path | None
+    """The socket directory, if there was none."""
 
 
 _lock = Lock()
@@ -59,16 +56,10 @@ def obey(order: Answer, tell: Callable[[Answer], object]) -> None:
     except PoolwatchError as error:
         answer = {"refused": str(error), "exit_code": error.exit_code}
     tell(answer)
-    current = _attachment
-    if "holds" in answer and current is not None:
-        current.ended.wait(_THIRD_LOOK_S)
-        with _lock:
-            if not current.ended.is_set() and agent.pools is not None:
-                agent.pools.adopt()
 
 
 def _begin(directory: str | None) -> Answer:
-    global _attachment  # noqa: PLW0603 - one per process, like the agent
+    global _attachment
     if agent.pools is not None and (agent.ledger.pools or agent.pools.watches_all):
         return {"said": "already"}
     if disabled():
@@ -80,9 +71,9 @@ def _begin(directory: str | None) -> Answer:
         )
     began = time.monotonic()
     folder = sockets.runtime_directory(directory)
-    _attachment = _Attachment(None if folder.exists() else folder)
+    made = None if folder.exists() else folder
     sockets.prepare(folder)
-    agent.directory = folder
+    _attachment, agent.directory = _Attachment(made), folder
     instrument_without_agent()  # hooks first: they record what is checked out from now
     if agent.pools is not None:
         agent.pools.adopt()
@@ -106,7 +97,6 @@ def _end() -> Answer:
     current, _attachment = _attachment, None
     if current is None:
         return {"said": "not attached"}
-    current.ended.set()
     uninstrument()
     if current.made is not None:
         with suppress(OSError):  # another process has its socket there

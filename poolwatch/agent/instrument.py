@@ -194,6 +194,8 @@ class Agent:
         if self._watchdog is None or self._guard.tripped or not self.listens:
             return
         try:
+            if self.pools is not None:
+                self.pools.look_again()
             self.outages.check(self.ledger.pools.values())
             self._watchdog.tick()
         except Exception as error:  # noqa: BLE001 - no error may reach the application
@@ -319,11 +321,7 @@ agent = Agent()
 
 
 def _at_fork(method: str) -> Callable[[], None]:
-    """Return a fork handler that calls a method of the agent.
-
-    It holds a weak reference only: fork handlers stay alive until the interpreter ends,
-    and so does everything they refer to.
-    """
+    """Return a fork handler, with a weak reference: it lives as long as Python."""
     return partial(methodcaller(method), proxy(agent))
 
 

@@ -102,7 +102,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"poolwatch is not attached to process {target.pid}")
             return 0
     elif socket is not None:
-        return _already(target, str(socket.parent))
+        where = target.outside(str(socket.parent))
+        print(f"process {target.pid} is already watched; its socket is in {where}")
+        return 0
     return _order(target, options, pending, began)
 
 
@@ -135,7 +137,7 @@ def _order(
         raise
     answer = _answer(target, armed, options)
     if answer is None:
-        return _not_answered(target, until, wake=options.wake)
+        return _not_answered(target, until, undo=options.undo, wake=options.wake)
     armed.remove(all_of_it=answer.get("said") != "attached")
     for each in arming.of_process(target) if options.undo else earlier:
         each.remove(all_of_it=True)
@@ -159,21 +161,16 @@ def _answer(
         time.sleep(_PAUSE_S)
 
 
-def _not_answered(target: Target, until: float, *, wake: bool) -> int:
+def _not_answered(target: Target, until: float, *, undo: bool, wake: bool) -> int:
     at = f"{datetime.fromtimestamp(until).astimezone():%H:%M}"
     print(
         f"process {target.pid} has not answered: {target.state()}. The script stays "
         f"armed until {at}; it runs as soon as the main thread runs Python again"
         + ("" if wake else ": a request, a signal or --wake may bring that about")
-        + f". To take it back: poolwatch attach --undo {target.pid}",
+        + ("" if undo else f". To take it back: poolwatch attach --undo {target.pid}"),
         file=sys.stderr,
     )
     return 1
-
-
-def _already(target: Target, directory: str) -> int:
-    print(f"process {target.pid} is already watched; its socket is in {directory}")
-    return 0
 
 
 def _told(target: Target, answer: dict[str, Any], took: float) -> int:
@@ -215,9 +212,7 @@ def _tell_attached(target: Target, answer: dict[str, Any], took: float) -> None:
             f"{'it' if holds == 1 else 'them'}, its thread or task, and since "
             f"when; {them} out before.{plain} What is taken from now on has its line."
         )
-    where = one_line(str(answer.get("directory", "")))
-    if target.has_other_root:
-        where = f"{target.root}{where}"
+    where = target.outside(one_line(str(answer.get("directory", ""))))
     print(f"see it: poolwatch ps --dir {where}, poolwatch tui --dir {where}")
     print(f"undo:   poolwatch attach --undo {target.pid}")
 

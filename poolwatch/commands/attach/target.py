@@ -87,6 +87,10 @@ class Target:
         """Its root directory, seen from here."""
         return self._proc("root") if self.has_other_root else Path("/")
 
+    def outside(self, path: str) -> str:
+        """A path as it is seen from here."""
+        return f"{self.root}{path}" if self.has_other_root else path
+
     @cached_property
     def has_other_root(self) -> bool:
         """Whether it is in a container, or a chroot."""
